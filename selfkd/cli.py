@@ -1,0 +1,144 @@
+"""The command `selfkd`: nothing but arguments to stage functions."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from selfkd.errors import InputError
+
+Stage = tuple[type, Callable[[Any], Any]]
+
+# each import waits until its command is called: `selfkd --help` and `selfkd report` need no torch
+
+
+def _demo() -> Stage:
+    from selfkd.demo import DemoConfig, demo
+
+    return DemoConfig, demo
+
+
+def _synthesize() -> Stage:
+    from selfkd.data.synthesize import SynthesizeConfig, synthesize
+
+    return SynthesizeConfig, synthesize
+
+
+def _align() -> Stage:
+    from selfkd.training.align import AlignConfig, align
+
+    return AlignConfig, align
+
+
+def _distill() -> Stage:
+    from selfkd.training.distill import DistillConfig, distill
+
+    return DistillConfig, distill
+
+
+def _evaluate() -> Stage:
+    from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
+
+    return EvaluateConfig, evaluate
+
+
+def _compare() -> Stage:
+    from selfkd.evaluation.compare import CompareConfig, compare
+
+    return CompareConfig, compare
+
+
+def _report() -> Stage:
+    from selfkd.report.build import ReportConfig, report
+
+    return ReportConfig, report
+
+
+# command: (what it does, an example, its stage)
+COMMANDS: dict[str, tuple[str, str, Callable[[], Stage]]] = {
+    "demo": (
+        "the whole pipeline on the embedded model, on a laptop's CPU",
+        "selfkd demo --output runs/demo",
+        _demo,
+    ),
+    "synthesize": (
+        "questions -> spoken questions",
+        "selfkd synthesize --source world-annotated --count 3000 --output runs/data/train",
+        _synthesize,
+    ),
+    "align": (
+        "stage 1: speech -> text, through the projector",
+        "selfkd align --data runs/data/words --output runs/align",
+        _align,
+    ),
+    "distill": (
+        "stage 2: SFT and Self-KD, one switch: alpha",
+        "selfkd distill --data runs/data/train --model runs/align/model --alpha 1 --output runs/selfkd",
+        _distill,
+    ),
+    "evaluate": (
+        "written against spoken: scores of a model",
+        "selfkd evaluate --model runs/selfkd/model --data+=runs/data/test --views+=text --views+=speech --output runs/eval",
+        _evaluate,
+    ),
+    "compare": (
+        "evaluated runs side by side, and the share of the gap closed",
+        "selfkd compare --base runs/eval-base --sft runs/eval-sft --selfkd runs/eval-selfkd --output runs/comparison",
+        _compare,
+    ),
+    "report": (
+        "a comparison -> one HTML file",
+        "selfkd report --comparison runs/comparison --output report.html",
+        _report,
+    ),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; 0 when it went well, 2 for input that the user can put right."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        print(f"selfkd: no command {name!r}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    debug = "--debug" in rest
+    try:
+        return run_command(name, [a for a in rest if a != "--debug"])
+    except InputError as error:
+        if debug:
+            raise
+        print(f"selfkd {name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\nselfkd {name}: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def run_command(name: str, arguments: list[str]) -> int:
+    what, example, load = COMMANDS[name]
+    config_class, stage = load()
+    parser = ArgumentParser(
+        prog=f"selfkd {name}",
+        description=f"{what}.  Example:  {example}",
+        epilog="Lists grow by --field+=value. --debug shows the traceback of an error.",
+    )
+    parser.add_argument("--recipe", action="config", help="YAML file with any of the fields below")
+    parser.add_class_arguments(config_class, as_group=False)
+    values = parser.parse_args(arguments)
+    stage(config_class(**{k: v for k, v in parser.instantiate_classes(values).items() if k != "recipe"}))
+    return 0
+
+
+def _overview() -> str:
+    lines = ["usage: selfkd COMMAND [--field value ...] [--recipe FILE] [--debug]", ""]
+    lines += ["Measures how much worse a model answers about an image when the question is spoken", "and closes that gap.", ""]
+    lines += [f"  {name:<12}{what}" for name, (what, _, _) in COMMANDS.items()]
+    return "\n".join([*lines, "", "selfkd COMMAND --help lists its fields.  To begin:  selfkd demo"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""The record that every stage reads and writes, and the folder of Parquet shards that holds it.
+
+A folder is complete when it holds `manifest.json`, which is written last. `datasets.load_dataset` and pyarrow read the
+shards as they are: image (PNG) and speech (FLAC, mono, 16 kHz) are encoded bytes in the layout of `datasets.Image` and
+`datasets.Audio`.
+"""
+
+import io
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import soundfile
+from numpy.typing import NDArray
+from PIL import Image
+
+from selfkd.errors import InputError
+from selfkd.files import write_atomically
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+SAMPLE_RATE_HZ = 16_000
+
+
+@dataclass(frozen=True)
+class Example:
+    id: str
+    question: str  # what is spoken in the speech view and written in the text view
+    answer: str  # the response to learn, in whatever words the source has
+    source: str
+    kind: str  # how `truth` is scored: see evaluation/scorers.py
+    truth: str  # the right short answer; equals `answer` where the source makes no mistakes
+    category: str = ""  # a subset of the source, for tables
+    instruction: str = ""  # stays written in both views, before the question
+    image: bytes | None = None  # PNG or JPEG
+    speech: bytes | None = None  # FLAC
+    voice: str = ""
+    duration_seconds: float = 0.0
+
+    def picture(self) -> Image.Image | None:
+        """The decoded image, RGB; raises InputError naming the example where it cannot be read."""
+        if self.image is None:
+            return None
+        try:
+            return Image.open(io.BytesIO(self.image)).convert("RGB")
+        except (OSError, ValueError) as error:
+            raise InputError(f"example {self.id}: field image: not a readable picture ({error})") from error
+
+    def samples(self) -> NDArray[np.float32]:
+        """The decoded speech, mono, 16 kHz; raises InputError naming the example where it cannot be read."""
+        if self.speech is None:
+            raise InputError(f"example {self.id}: field speech: this example has not been spoken (selfkd synthesize)")
+        try:
+            samples, rate_hz = soundfile.read(io.BytesIO(self.speech), dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError as error:
+            raise InputError(f"example {self.id}: field speech: not readable sound ({error})") from error
+        if rate_hz != SAMPLE_RATE_HZ or samples.shape[1] != 1:
+            found = f"{samples.shape[1]} channels at {rate_hz} Hz"
+            raise InputError(f"example {self.id}: field speech: {found}, expected mono at {SAMPLE_RATE_HZ} Hz")
+        return samples[:, 0]
+
+    def spoken(self, samples: NDArray[np.float32], voice: str) -> "Example":
+        buffer = io.BytesIO()
+        soundfile.write(buffer, samples, SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
+        return replace(self, speech=buffer.getvalue(), voice=voice, duration_seconds=len(samples) / SAMPLE_RATE_HZ)
+
+
+def encode_picture(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+_BINARY = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+_FEATURES = {"image": {"_type": "Image"}, "speech": {"sampling_rate": SAMPLE_RATE_HZ, "_type": "Audio"}}
+
+
+def _schema() -> pa.Schema:
+    columns, features = [], {}
+    for field in fields(Example):
+        arrow, name = (pa.float64(), "float64") if field.name == "duration_seconds" else (pa.string(), "string")
+        columns.append((field.name, _BINARY if field.name in _FEATURES else arrow))
+        features[field.name] = _FEATURES.get(field.name, {"dtype": name, "_type": "Value"})
+    # what `datasets` and the hub's viewer look for, so that they show pictures and players without being told
+    return pa.schema(columns, metadata={"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def write_shard(path: Path, examples: Iterable[Example], metadata: dict[str, Any]) -> None:
+    """Writes one Parquet file under a temporary name, then renames it. `metadata` travels in the file's footer."""
+    suffixes = {"image": "png", "speech": "flac"}
+    rows = []
+    for example in examples:
+        row = asdict(example)
+        for name, suffix in suffixes.items():
+            row[name] = row[name] and {"bytes": row[name], "path": f"{example.id}.{suffix}"}
+        rows.append(row)
+    schema = _schema()
+    schema = schema.with_metadata({**(schema.metadata or {}), b"selfkd": json.dumps(metadata).encode()})
+    with write_atomically(path) as temporary:
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary, row_group_size=256, compression="zstd")
+
+
+def shard_metadata(path: Path) -> dict[str, Any]:
+    return json.loads(pq.read_schema(path).metadata[b"selfkd"])
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a complete folder; raises InputError where there is none."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        hint = "unfinished: run the same synthesize command again" if folder.is_dir() else "no such folder"
+        raise InputError(f"{path}: not found ({hint})")
+    return json.loads(path.read_text())
+
+
+def read_examples(folder: Path) -> Iterator[Example]:
+    """All examples of a complete folder, in order."""
+    for shard in read_manifest(folder)["shards"]:
+        path = folder / shard["file"]
+        try:
+            batches = pq.ParquetFile(path).iter_batches(batch_size=256)
+            for batch in batches:
+                for row in batch.to_pylist():
+                    yield Example(**{k: v["bytes"] if isinstance(v, dict) else v for k, v in row.items()})
+        except (OSError, pa.ArrowException, TypeError) as error:
+            raise InputError(f"{path}: not a readable shard of schema {SCHEMA_VERSION} ({error})") from error

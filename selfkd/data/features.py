@@ -1,0 +1,33 @@
+"""Speech samples -> log-mel frames, as many as there are; batches padded on the right."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import WhisperFeatureExtractor
+
+from selfkd.errors import InputError
+
+
+def log_mel(extractor: WhisperFeatureExtractor, samples: NDArray[np.float32], name: str) -> Tensor:
+    """(mel bins, frames) at 100 frames a second. `name` says in errors which example it is.
+
+    Raises InputError for speech that is empty or over the encoder's length.
+    """
+    seconds, limit = len(samples) / extractor.sampling_rate, extractor.chunk_length
+    if len(samples) < extractor.n_fft:
+        raise InputError(f"{name}: field speech: {seconds:.3f} s of sound is too short")
+    if seconds > limit:
+        raise InputError(f"{name}: field speech: {seconds:.1f} s is over the encoder's {limit} s")
+    features = extractor(samples, sampling_rate=extractor.sampling_rate, padding=False, return_tensors="np")
+    return torch.from_numpy(features["input_features"][0])
+
+
+def pad_mels(mels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """(mel_BFM, mel_mask_BM) of clips of different lengths."""
+    frames = max(m.shape[1] for m in mels)
+    mel_BFM = torch.stack([torch.nn.functional.pad(m, (0, frames - m.shape[1])) for m in mels])
+    lengths = torch.tensor([m.shape[1] for m in mels])
+    return mel_BFM, (torch.arange(frames) < lengths[:, None]).long()

@@ -1,0 +1,121 @@
+"""Text -> speech. A `Speaker` is an engine with voices; espeak-ng is the embedded one.
+
+espeak-ng is GPL-3 and comes in the wheel `espeakng-loader`; it is loaded at run time, in process, and nothing of it is
+part of this package. Its speech is easy to reproduce and far from natural: right for tests and the demo.
+"""
+
+import _ctypes
+import ctypes
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import espeakng_loader
+import numpy as np
+from numpy.typing import NDArray
+from scipy.signal import resample_poly
+
+from selfkd.errors import InputError
+
+SAMPLE_RATE_HZ = 16_000
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """What is said and how. The same utterance gives the same samples."""
+
+    text: str
+    voice: str
+    rate_wpm: int = 175
+    pitch: int = 50  # 0 to 99
+    seed: int = 1
+
+
+class Speaker(Protocol):
+    engine: str
+    license: str
+
+    def voices(self) -> list[str]:
+        """Names that `speak` accepts."""
+        ...
+
+    def speak(self, utterance: Utterance) -> NDArray[np.float32]:
+        """Mono samples in [-1, 1] at 16 kHz; raises InputError for an unknown voice or a text without speech."""
+        ...
+
+
+_ACCENTS = {
+    "training": ("en-US", "en", "en-GB-x-rp", "en-GB-x-gbclan", "en-029"),
+    "unseen": ("en-GB-scotland", "en-US-nyc", "en-GB-x-gbcwmd"),
+}
+_VARIANTS = {
+    "training": ("m1", "m2", "m3", "m5", "m7", "f1", "f2", "f4", "Alex", "Andy", "Annie", "Diogo", "Lee", "Mario",
+                 "Michael", "Reed", "adam", "anika", "benjamin", "david", "edward", "iven", "john", "linda"),
+    "unseen": ("m4", "m6", "m8", "f3", "f5", "Alicia", "Denis", "Marco", "ian", "max", "steph", "victor"),
+}  # fmt: skip
+# training and unseen share neither an accent nor a variant
+ESPEAK_VOICES = {part: [f"{a}+{v}" for a in _ACCENTS[part] for v in _VARIANTS[part]] for part in _ACCENTS}
+
+_SYNCHRONOUS, _NO_EXIT, _UTF8, _RATE, _PITCH = 2, 0x8000, 1, 1, 3
+_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+
+
+class EspeakSpeaker:
+    """espeak-ng in process: 8 English accents by 104 variants, named "accent+variant" (say "en-GB-scotland+f3")."""
+
+    engine, license = "espeak-ng 1.52", "GPL-3.0 (engine, loaded at run time)"
+
+    def __init__(self) -> None:
+        data = Path(espeakng_loader.get_data_path())
+        self._library_path, self._data_folder = espeakng_loader.get_library_path(), str(data.parent).encode()
+        self._accents = {p.name for p in (data / "lang" / "gmw").glob("en*") if p.name != "en-Shaw"}
+        self._variants = {p.name for p in (data / "voices" / "!v").iterdir()}
+
+    def voices(self) -> list[str]:
+        return [f"{a}+{v}" for a in sorted(self._accents) for v in sorted(self._variants)]
+
+    def speak(self, utterance: Utterance) -> NDArray[np.float32]:
+        # espeak takes a name it does not know without a word and goes on in another voice, so both parts of the name
+        # are looked up among its files first
+        accent, plus, variant = utterance.voice.partition("+")
+        if accent not in self._accents or (plus and variant not in self._variants):
+            accents = ", ".join(sorted(self._accents))
+            raise InputError(f"voice: espeak-ng has no voice {utterance.voice!r}; accents: {accents}")
+        samples, native_rate_hz = self._synthesize(utterance)
+        if not len(samples) or not np.abs(samples).max():
+            raise InputError(f"text: espeak-ng found nothing to say in {utterance.text!r}")
+        divisor = math.gcd(SAMPLE_RATE_HZ, native_rate_hz)
+        speech = resample_poly(samples / 32768, SAMPLE_RATE_HZ // divisor, native_rate_hz // divisor)
+        return np.clip(speech, -1, 1).astype(np.float32)
+
+    def _synthesize(self, utterance: Utterance) -> tuple[NDArray[np.float64], int]:
+        # The library keeps phases and counters from one utterance to the next, which no call resets: the same text came
+        # out with other samples, even another length, each time. Loading it anew (7 ms) and seeding both of its
+        # random generators makes the samples a function of the utterance.
+        library = ctypes.CDLL(self._library_path)
+        try:
+            native_rate_hz = library.espeak_Initialize(_SYNCHRONOUS, 0, self._data_folder, _NO_EXIT)
+            if native_rate_hz <= 0:
+                raise InputError(f"espeak-ng could not start with the data in {self._data_folder.decode()}")
+            chunks: list[NDArray[np.int16]] = []
+
+            def collect(samples, count, _events) -> int:
+                if samples and count > 0:
+                    chunks.append(np.ctypeslib.as_array(samples, (count,)).copy())
+                return 0
+
+            callback = _CALLBACK(collect)
+            library.espeak_SetSynthCallback(callback)
+            if library.espeak_SetVoiceByName(utterance.voice.encode()) != 0:
+                raise InputError(f"voice: espeak-ng refused the voice {utterance.voice!r}")
+            library.espeak_SetParameter(_RATE, utterance.rate_wpm, 0)
+            library.espeak_SetParameter(_PITCH, utterance.pitch, 0)
+            library.espeak_ng_SetRandSeed(ctypes.c_long(utterance.seed))
+            ctypes.CDLL(None).srand(utterance.seed)
+            text = utterance.text.encode()
+            library.espeak_Synth(text, len(text) + 1, 0, 0, 0, _UTF8, None, None)
+            library.espeak_Terminate()
+            return np.concatenate(chunks or [np.zeros(0)]).astype(np.float64), native_rate_hz
+        finally:
+            _ctypes.dlclose(library._handle)

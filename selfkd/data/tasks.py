@@ -1,0 +1,66 @@
+"""Written tasks of the embedded world: questions about a picture, words to repeat, questions about a description."""
+
+import random
+
+from selfkd.data.annotator import SENTENCE_INSTRUCTION, annotated_response, own_response, sentence_response
+from selfkd.data.questions import KINDS, Question, ask, enumerate_names
+from selfkd.data.shapes import Scene, draw_scene
+
+REPEAT_INSTRUCTION = "Repeat the words."
+# relations are the hard part (two things to find, then a sign), so they are asked more often
+KIND_WEIGHTS = {"exists": 2.0, "color": 1.0, "shape": 1.0, "size": 1.0, "count": 1.5, "relation": 3.0, "neighbor": 2.0,
+                "place": 1.5, "describe": 1.5, "choice": 1.0}  # fmt: skip
+SENTENCE_SHARE = 0.2
+
+
+def picture_task(scene: Scene, rng: random.Random) -> tuple[str, str]:
+    """(what is asked about the picture, response)."""
+    question = None
+    while question is None:
+        kind = rng.choices(list(KIND_WEIGHTS), list(KIND_WEIGHTS.values()))[0]
+        question = ask(scene, kind, rng)
+    if rng.random() < SENTENCE_SHARE:
+        return f"{question.text} {SENTENCE_INSTRUCTION}", sentence_response(question)
+    return question.text, own_response(question)
+
+
+def text_task(scene: Scene, rng: random.Random) -> tuple[str, str]:
+    """A task without a picture: repeat the words, or answer from a written description."""
+    if rng.random() < 0.6:
+        words = some_words(scene, rng)
+        return f"{REPEAT_INSTRUCTION}\n{words}", words
+    question = some_question(scene, rng, ("exists", "color", "shape", "count"))
+    told = f"The image shows {enumerate_names([t.name for t in scene.things])}."
+    return f"{told} {question.text}", own_response(question)
+
+
+def some_question(scene: Scene, rng: random.Random, kinds: tuple[str, ...] = tuple(KINDS)) -> Question:
+    while True:
+        question = ask(scene, rng.choice(kinds), rng)
+        if question is not None:
+            return question
+
+
+def some_words(scene: Scene, rng: random.Random) -> str:
+    """Words to say or repeat: a question, a sentence, or the words of a question in another order."""
+    question = some_question(scene, rng)
+    draw = rng.random()
+    if draw < 0.5:
+        return question.text
+    if draw < 0.75:
+        return rng.choice([sentence_response(question), annotated_response(question, rng)])
+    words = question.text.split()
+    rng.shuffle(words)
+    return " ".join(words)
+
+
+def corpus(count: int, seed: int) -> list[str]:
+    """Text to train the tokenizer on: what is asked and answered, in every form, and the words of the chat frame."""
+    rng = random.Random(f"corpus/{seed}")
+    texts = [f"user\nassistant\n{REPEAT_INSTRUCTION} {SENTENCE_INSTRUCTION}"] * count
+    for index in range(count):
+        scene = draw_scene("train", seed, index)
+        for question in (q for kind in KINDS if (q := ask(scene, kind, rng))):
+            texts += [question.text, own_response(question), sentence_response(question)]
+            texts.append(annotated_response(question, rng))
+    return texts

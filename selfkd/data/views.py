@@ -1,0 +1,99 @@
+"""One example, two views: image + written question, and image + spoken question, with the same response.
+
+Decoding, image processing and mel are done here, in the loader's workers, once for both views.
+
+Legend: B examples, P prefix tokens, T tokens, R response tokens, F mel bins, M mel frames.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+
+from selfkd.data.example import Example
+from selfkd.data.features import pad_mels
+from selfkd.errors import InputError
+
+
+@dataclass(frozen=True)
+class PairedItem:
+    """An example as ids and features. Each view is prefix + its own question + `after` + response."""
+
+    id: str
+    prefix_ids: list[int]
+    text_ids: list[int]  # the written question
+    speech_before_ids: list[int]  # what the spoken view alone has between prefix and speech; most often nothing
+    mel_FM: Tensor
+    after_ids: list[int]
+    response_ids: list[int]
+    tiles: Tensor | None
+
+
+def paired_item(processor: Any, example: Example) -> PairedItem:
+    """Both views of an example; raises InputError naming example and field where one cannot be made."""
+    for field in ("question", "answer"):
+        if not getattr(example, field).strip():
+            raise InputError(f"example {example.id}: field {field}: is empty")
+    picture = example.picture()
+    mel_FM = processor.mel(example.samples(), f"example {example.id}")
+    text = processor.text_prompt(example.question, picture, example.instruction)
+    speech = processor.speech_prompt(mel_FM, picture, example.instruction)
+    shared = len(text.prefix_ids)
+    assert speech.prefix_ids[:shared] == text.prefix_ids and speech.after_ids == text.after_ids
+    return PairedItem(
+        id=example.id,
+        prefix_ids=text.prefix_ids,
+        text_ids=text.question_ids,
+        speech_before_ids=speech.prefix_ids[shared:],
+        mel_FM=mel_FM,
+        after_ids=text.after_ids,
+        response_ids=processor.ids(example.answer) + [processor.tokenizer.eos_token_id],
+        tiles=None if picture is None else processor.picture(picture),
+    )
+
+
+class PairedDataset(Dataset):
+    def __init__(self, examples: Sequence[Example], processor: Any):
+        self.examples, self.processor = examples, processor
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> PairedItem:
+        return paired_item(self.processor, self.examples[index])
+
+
+class PairedCollator:
+    """Items -> a batch for `SelfKDTrainer`. Prefixes are padded on the left, what follows them on the right.
+
+    The last response token (the end of the turn) is predicted and never read, so it stands in `labels` alone.
+    """
+
+    def __init__(self, processor: Any):
+        self.processor = processor
+
+    def __call__(self, items: Sequence[PairedItem]) -> dict[str, Any]:
+        prefix_ids, prefix_mask = self.processor.pad_left([i.prefix_ids for i in items])
+        text = [torch.tensor(i.text_ids + i.after_ids + i.response_ids[:-1]) for i in items]
+        mel_BFM, mel_mask_BM = pad_mels([i.mel_FM for i in items])
+        lengths = torch.tensor([len(t) for t in text])
+        text_ids = pad_sequence(text, batch_first=True, padding_value=self.processor.tokenizer.pad_token_id)
+        batch = {
+            "prefix_ids": prefix_ids,
+            "prefix_mask": prefix_mask,
+            "text_ids": text_ids,
+            "text_mask": (torch.arange(text_ids.shape[1]) < lengths[:, None]).long(),
+            "speech_before_ids": [torch.tensor(i.speech_before_ids, dtype=torch.long) for i in items],
+            "speech_after_ids": [torch.tensor(i.after_ids + i.response_ids[:-1]) for i in items],
+            "mel_BFM": mel_BFM,
+            "mel_mask_BM": mel_mask_BM,
+            "labels": pad_sequence([torch.tensor(i.response_ids) for i in items], True, -100),
+        }
+        tiles = [i.tiles for i in items if i.tiles is not None]
+        if tiles:
+            batch["pixel_values"] = torch.cat(tiles)
+        return batch

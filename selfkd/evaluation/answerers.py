@@ -1,0 +1,78 @@
+"""Who answers: the text view, the speech view, and the cascade (transcribe, then read) of a model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from selfkd.data.example import Example
+from selfkd.data.features import log_mel, pad_mels
+from selfkd.model.omni import OmniModel
+from selfkd.model.processor import OmniProcessor, Prompt
+from selfkd.model.speech_encoder import SpeechRecognizer
+
+MAX_NEW_TOKENS = 48
+
+
+@dataclass(frozen=True)
+class Reply:
+    text: str
+    heard: str = ""  # the transcript, where there is one
+
+
+class Answerer(Protocol):
+    def answer(self, examples: Sequence[Example]) -> list[Reply]: ...
+
+
+def generate_replies(
+    model: OmniModel, processor: OmniProcessor, prompts: Sequence[Prompt], examples: Sequence[Example]
+) -> list[str]:
+    """Greedy replies to a batch of prompts about the examples' pictures."""
+    batch = processor(prompts, [e.picture() for e in examples]).to(model.device)
+    return processor.decode(model.generate(**batch, max_new_tokens=MAX_NEW_TOKENS, do_sample=False))
+
+
+@dataclass
+class TextAnswerer:
+    model: OmniModel
+    processor: OmniProcessor
+
+    def answer(self, examples: Sequence[Example]) -> list[Reply]:
+        return [Reply(t) for t in self.read(examples, [e.question for e in examples])]
+
+    def read(self, examples: Sequence[Example], questions: Sequence[str]) -> list[str]:
+        prompts = [
+            self.processor.text_prompt(question, example.picture(), example.instruction)
+            for question, example in zip(questions, examples, strict=True)
+        ]
+        return generate_replies(self.model, self.processor, prompts, examples)
+
+
+@dataclass
+class SpeechAnswerer:
+    model: OmniModel
+    processor: OmniProcessor
+
+    def answer(self, examples: Sequence[Example]) -> list[Reply]:
+        prompts = [
+            self.processor.speech_prompt(self.processor.mel(e.samples(), f"example {e.id}"), e.picture(), e.instruction)
+            for e in examples
+        ]
+        return [Reply(t) for t in generate_replies(self.model, self.processor, prompts, examples)]
+
+
+@dataclass
+class CascadeAnswerer:
+    """The baseline that users would pick: the speech encoder's own recogniser, then the text view."""
+
+    recognizer: SpeechRecognizer
+    text: TextAnswerer
+
+    def transcribe(self, examples: Sequence[Example]) -> list[str]:
+        extractor = self.text.processor.feature_extractor
+        mels = [log_mel(extractor, e.samples(), f"example {e.id}") for e in examples]
+        heard = self.recognizer.recognize(*(t.to(self.recognizer.device) for t in pad_mels(mels)))
+        return [self.text.processor.tokenizer.decode(ids, skip_special_tokens=True) for ids in heard]
+
+    def answer(self, examples: Sequence[Example]) -> list[Reply]:
+        heard = self.transcribe(examples)
+        return [Reply(t, h) for t, h in zip(self.text.read(examples, heard), heard, strict=True)]

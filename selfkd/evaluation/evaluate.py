@@ -1,0 +1,123 @@
+"""Asks a model the questions of finished data folders, written and spoken, and scores its replies.
+
+Writes into a run directory one JSON-lines file for each benchmark and view (`samples/BENCHMARK.VIEW.jsonl`, one item a
+line) and the scores (`result.json`). A run that was cut short goes on with the files that are missing.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from tqdm import tqdm
+from transformers.utils import logging as transformers_logging
+
+from selfkd.data.example import Example, read_examples, read_manifest
+from selfkd.errors import InputError
+from selfkd.evaluation.answerers import Answerer, CascadeAnswerer, SpeechAnswerer, TextAnswerer
+from selfkd.evaluation.samples import read_samples, samples_path
+from selfkd.evaluation.scorers import is_right, parse
+from selfkd.evaluation.statistics import summarize
+from selfkd.files import write_text
+from selfkd.model.embedded import recognizer_path
+from selfkd.model.omni import OmniModel
+from selfkd.model.processor import OmniProcessor
+from selfkd.model.speech_encoder import SpeechRecognizer
+from selfkd.runs import Run
+
+View = Literal["text", "speech", "cascade"]
+
+
+@dataclass
+class EvaluateConfig:
+    """Written against spoken: asks a model the same questions in several views.
+
+    Args:
+        model: Folder of an OmniModel (the output of selfkd align or distill, with /model).
+        data: Folders of spoken questions, one a benchmark.
+        output: Run directory.
+        views: Views to ask in: text, speech, cascade (the recogniser, then text).
+        recognizer: Checkpoint of the cascade's recogniser; the embedded one by default.
+        limit: At most so many items of each benchmark; 0 takes all.
+        batch_size: Items that are asked together.
+    """
+
+    model: str
+    data: list[Path]
+    output: Path
+    views: list[View] = field(default_factory=lambda: ["text", "speech"])
+    recognizer: str = ""
+    limit: int = 0
+    batch_size: int = 50
+
+
+def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+    """Returns {benchmark: {view: scores}}."""
+    if not (Path(config.model) / "config.json").is_file():
+        raise InputError(f"model: {config.model}: no model there; give the /model folder of a run")
+    if config.batch_size < 1 or config.limit < 0:
+        raise InputError("batch_size, limit: must not be negative, and batch_size not 0")
+    benchmarks = {benchmark_name(folder): folder for folder in config.data}
+    with Run.open(config.output, "evaluate", config) as run:
+        answerers = _answerers(config)
+        result: dict[str, Any] = {}
+        for name, folder in benchmarks.items():
+            examples = list(read_examples(folder))[: config.limit or None]
+            for view, answerer in answerers.items():
+                path = samples_path(run.folder, name, view)
+                if not path.is_file():
+                    samples = _ask_all(answerer, examples, config.batch_size, f"{name}, {view}")
+                    write_text(path, "".join(json.dumps(s, ensure_ascii=False) + "\n" for s in samples))
+                result.setdefault(name, {})[view] = summarize(read_samples(path))
+        run.finish(**result)
+        return result
+
+
+def benchmark_name(folder: Path) -> str:
+    """The source of a data folder names the benchmark."""
+    return read_manifest(folder)["source"]
+
+
+def _answerers(config: EvaluateConfig) -> dict[str, Answerer]:
+    transformers_logging.disable_progress_bar()
+    model = OmniModel.from_pretrained(config.model).eval()
+    processor = OmniProcessor.from_pretrained(config.model)
+    made: dict[str, Answerer] = {}
+    for view in config.views:
+        if view == "text":
+            made[view] = TextAnswerer(model, processor)
+        elif view == "speech":
+            made[view] = SpeechAnswerer(model, processor)
+        else:
+            recognizer = SpeechRecognizer.from_pretrained(config.recognizer or recognizer_path()).eval()
+            made[view] = CascadeAnswerer(recognizer, TextAnswerer(model, processor))
+    return made
+
+
+def _ask_all(answerer: Answerer, examples: list[Example], batch_size: int, title: str) -> list[dict[str, Any]]:
+    # alike lengths together, so that little is padding; the samples keep the order of the data
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i].question))
+    samples: list[dict[str, Any]] = [{}] * len(examples)
+    with tqdm(total=len(examples), desc=title, unit="item") as progress:
+        for start in range(0, len(order), batch_size):
+            at = order[start : start + batch_size]
+            for i, reply in zip(at, answerer.answer([examples[i] for i in at]), strict=True):
+                samples[i] = score(examples[i], asdict(reply))
+            progress.update(len(at))
+    return samples
+
+
+def score(example: Example, reply: dict[str, str]) -> dict[str, Any]:
+    parsed = parse(example.kind, example.question, reply["text"])
+    return {
+        "id": example.id,
+        "kind": example.kind,
+        "category": example.category,
+        "question": example.question,
+        "truth": example.truth,
+        "reply": reply["text"],
+        "heard": reply["heard"],
+        "parsed": parsed,
+        "correct": is_right(example.kind, example.truth, parsed),
+        "voice": example.voice,
+    }

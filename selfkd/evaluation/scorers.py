@@ -1,0 +1,62 @@
+"""Replies -> answers: what a reply says, by kind of question, or None where it says nothing or several things.
+
+A reply may be a word or a sentence; both are read by the same rules, so no style of answering is favoured.
+"""
+
+import re
+
+from selfkd.data.questions import COLORS, NUMBERS, SHAPES, SIZES
+
+YES_NO_KINDS = ("exists", "relation")
+_NAME = re.compile(rf"\b({'|'.join(COLORS)}) ({'|'.join(SHAPES)})\b")
+
+
+def parse(kind: str, question: str, reply: str) -> str | None:
+    """The answer in the form of `Example.truth`. Raises KeyError for a kind without rules."""
+    if kind == "choice":
+        return _only(re.findall(r"\b[AB]\b", reply))
+    reply, question = reply.lower().strip(), question.lower()
+    match kind:
+        case "exists" | "relation":
+            first = re.match(r"\W*(yes|no)\b", reply)
+            return first[1] if first else _only(re.findall(r"\b(?:yes|no)\b", reply))
+        case "color":
+            return _only(_words(COLORS, reply) - _words(COLORS, question))
+        case "shape":
+            return _only(_words(SHAPES, reply) - _words(SHAPES, question))
+        case "size":
+            return _only(_words(SIZES, reply))
+        case "count":
+            return _only(_words(NUMBERS, reply) | {NUMBERS[int(d)] for d in re.findall(r"\b[0-4]\b", reply)})
+        case "place":
+            vertical, horizontal = _only(_words(("top", "bottom"), reply)), _only(_words(("left", "right"), reply))
+            return f"{vertical} {horizontal}" if vertical and horizontal else None
+        case "neighbor":
+            return _only(set(_names(reply)) - set(_names(question)))
+        case "describe":
+            return ", ".join(sorted(_names(reply))) or None
+        case "repeat":
+            return reply or None
+    raise KeyError(kind)
+
+
+def is_right(kind: str, truth: str, parsed: str | None) -> bool:
+    """Whether a parsed answer is the true one. A description is right when it names the very things, in any order."""
+    if parsed is None:
+        return False
+    if kind in ("neighbor", "describe"):
+        return parsed == ", ".join(sorted(_names(truth)))
+    return parsed == (truth.lower() if kind != "choice" else truth)
+
+
+def _words(known: tuple[str, ...], text: str) -> set[str]:
+    return set(known) & set(re.findall(r"[a-z]+", text))
+
+
+def _names(text: str) -> list[str]:
+    return [f"{color} {shape}" for color, shape in _NAME.findall(text)]
+
+
+def _only(found) -> str | None:
+    found = set(found)
+    return found.pop() if len(found) == 1 else None

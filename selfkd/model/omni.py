@@ -1,0 +1,143 @@
+"""A transformers vision-language model with ears: `OmniModel` = VLM + Whisper encoder + projector.
+
+The VLM is used as it is: on the text view nothing of ours runs, so written answers stay what they were.
+
+Legend: B items, T tokens, F mel bins, M mel frames, S speech vectors, D width, N response rows.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    PretrainedConfig,
+    PreTrainedModel,
+    WhisperConfig,
+)
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from selfkd.model.projector import SpeechProjector
+from selfkd.model.speech_encoder import encode_speech
+
+
+class OmniConfig(PretrainedConfig):
+    """Configuration of the VLM and of the speech encoder, and how the two are joined.
+
+    `speech_token_id` stands for one speech vector in `input_ids`; the VLM's embedding never sees it.
+    """
+
+    model_type = "selfkd_omni"
+    sub_configs = {"vlm_config": AutoConfig, "speech_config": WhisperConfig}
+
+    def __init__(self, vlm_config=None, speech_config=None, speech_stack: int = 4, speech_token_id: int = 0, **kwargs):
+        if isinstance(vlm_config, dict):
+            vlm_config = AutoConfig.for_model(**vlm_config)
+        if isinstance(speech_config, dict):
+            speech_config = WhisperConfig(**{k: v for k, v in speech_config.items() if k != "model_type"})
+        self.vlm_config, self.speech_config = vlm_config, speech_config
+        self.speech_stack, self.speech_token_id = speech_stack, speech_token_id
+        super().__init__(**kwargs)
+
+    def get_text_config(self, *args, **kwargs):
+        return self.vlm_config.get_text_config(*args, **kwargs) if self.vlm_config is not None else self
+
+
+class OmniModel(PreTrainedModel):
+    config_class = OmniConfig
+    base_model_prefix = "vlm"
+    main_input_name = "input_ids"
+    _supports_sdpa = True
+    supports_gradient_checkpointing = True
+
+    def __init__(self, config: OmniConfig):
+        super().__init__(config)
+        self.vlm = AutoModelForImageTextToText.from_config(config.vlm_config)
+        self.speech_encoder = WhisperEncoder(config.speech_config)
+        self.projector = SpeechProjector(
+            config.speech_config.d_model, self.vlm.get_input_embeddings().embedding_dim, config.speech_stack
+        )
+        self.post_init()
+
+    @classmethod
+    def from_parts(
+        cls, vlm: PreTrainedModel, speech_encoder: WhisperEncoder, speech_token_id: int, speech_stack: int = 4
+    ) -> "OmniModel":
+        """Joins a trained VLM and a trained Whisper encoder by a new, untrained projector."""
+        speech_config = WhisperConfig(**_without_model_type(speech_encoder.config.to_dict()))
+        model = cls(OmniConfig(vlm.config, speech_config, speech_stack, speech_token_id))
+        model.vlm.load_state_dict(vlm.state_dict())
+        model.speech_encoder.load_state_dict(speech_encoder.state_dict())
+        model.vlm.generation_config = vlm.generation_config
+        return model
+
+    def get_input_embeddings(self):
+        return self.vlm.get_input_embeddings()
+
+    def get_output_embeddings(self):
+        return self.vlm.get_output_embeddings()
+
+    def hear(self, mel_BFM: Tensor, mel_mask_BM: Tensor) -> tuple[Tensor, Tensor]:
+        """Speech vectors (B, S, D) in the LLM's space and their mask; how many an item gets is the ears' business."""
+        return self.projector(*encode_speech(self.speech_encoder, mel_BFM, mel_mask_BM))
+
+    def embed(self, input_ids_BT: Tensor, mel_BFM: Tensor | None, mel_mask_BM: Tensor | None) -> Tensor:
+        """Token embeddings (B, T, D), the heard vectors in the places of the speech token, in order."""
+        is_speech = input_ids_BT == self.config.speech_token_id
+        embeddings = self.get_input_embeddings()(input_ids_BT.masked_fill(is_speech, 0))
+        if mel_BFM is None or mel_mask_BM is None:
+            return embeddings
+        vectors, mask = self.hear(mel_BFM, mel_mask_BM)
+        heard = vectors[mask].to(embeddings.dtype)
+        if len(heard) != int(is_speech.sum()):
+            raise ValueError(f"{len(heard)} speech vectors for {int(is_speech.sum())} places in the prompt")
+        return embeddings.masked_scatter(is_speech[..., None], heard)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        mel_BFM: Tensor | None = None,
+        mel_mask_BM: Tensor | None = None,
+        **vlm_inputs: Any,
+    ):
+        """The VLM's outputs for prompts with pictures, text and speech; without speech this is the VLM itself."""
+        if mel_BFM is None:
+            return self.vlm(input_ids=input_ids, attention_mask=attention_mask, **vlm_inputs)
+        embeddings = self.embed(input_ids, mel_BFM, mel_mask_BM)
+        return self.vlm(inputs_embeds=embeddings, attention_mask=attention_mask, **vlm_inputs)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        mel_BFM: Tensor | None = None,
+        mel_mask_BM: Tensor | None = None,
+        **generate_inputs: Any,
+    ) -> Tensor:
+        """Ids of the replies alone (B, new tokens). Takes what `OmniProcessor` gives and the arguments of
+        `transformers.GenerationMixin.generate`."""
+        embeddings = self.embed(input_ids, mel_BFM, mel_mask_BM)
+        # from embeddings, generate returns the new tokens alone
+        return self.vlm.generate(inputs_embeds=embeddings, attention_mask=attention_mask, **generate_inputs)
+
+    def speech_suffixes(
+        self, before: list[Tensor], after: list[Tensor], mel_BFM: Tensor, mel_mask_BM: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Embeddings (B, T, D) of `before` + what is heard + `after` for each item, padded on the right, and the mask."""
+        vectors, mask = self.hear(mel_BFM, mel_mask_BM)
+        embed = self.get_input_embeddings()
+        items = [
+            torch.cat([embed(b), v[m].to(embed.weight.dtype), embed(a)])
+            for b, v, m, a in zip(before, vectors, mask, after, strict=True)
+        ]
+        lengths = torch.tensor([len(i) for i in items], device=vectors.device)
+        padded = pad_sequence(items, batch_first=True)
+        return padded, (torch.arange(padded.shape[1], device=lengths.device) < lengths[:, None]).long()
+
+
+def _without_model_type(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in values.items() if k not in ("model_type", "architectures", "dtype")}

@@ -1,0 +1,136 @@
+"""The processor of an `OmniModel`: pictures and text as the VLM's own processor makes them, speech as log-mel frames.
+
+It knows the two views of a question (written, spoken) as token ids, and where they part.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from transformers import AutoConfig, AutoProcessor, BatchFeature, WhisperFeatureExtractor
+
+from selfkd.data.chat import ChatFrame, chat_frame
+from selfkd.data.features import log_mel, pad_mels
+from selfkd.model.picture_processor import InternVLPictureProcessor
+from selfkd.model.projector import stacked_length
+from selfkd.model.speech_encoder import encoder_frames
+
+SPEECH_TOKEN = "<speech>"
+_SPEECH_CONFIG = "speech"  # subfolder of the feature extractor
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One question for one view. `prefix_ids` is what both views share; `mel_FM` is there in the speech view alone."""
+
+    prefix_ids: list[int]
+    question_ids: list[int]  # the written question; empty in the speech view
+    after_ids: list[int]  # from the end of the question to where the response begins
+    mel_FM: Tensor | None = None
+
+
+def load_vlm_processor(path: str | Path) -> Any:
+    """The processor of a VLM checkpoint; InternVL's without its video part, which would need torchvision."""
+    internvl = AutoConfig.from_pretrained(path).model_type in ("internvl", "selfkd_omni")
+    return (InternVLPictureProcessor if internvl else AutoProcessor).from_pretrained(path)
+
+
+class OmniProcessor:
+    def __init__(self, vlm_processor: Any, feature_extractor: WhisperFeatureExtractor, speech_stack: int = 4):
+        self.vlm_processor, self.feature_extractor = vlm_processor, feature_extractor
+        self.speech_stack = speech_stack
+        self.tokenizer = vlm_processor.tokenizer
+        # beyond the VLM's vocabulary or in its spare rows: the model never looks this id up
+        self.tokenizer.add_tokens([SPEECH_TOKEN], special_tokens=True)
+        self.speech_token_id: int = self.tokenizer.convert_tokens_to_ids(SPEECH_TOKEN)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path) -> "OmniProcessor":
+        """Reads what `save_pretrained` wrote (a local folder)."""
+        folder = Path(path)
+        extractor = WhisperFeatureExtractor.from_pretrained(folder / _SPEECH_CONFIG)
+        return cls(load_vlm_processor(folder), extractor, AutoConfig.from_pretrained(folder).speech_stack)
+
+    def save_pretrained(self, path: str | Path) -> None:
+        self.vlm_processor.save_pretrained(path)
+        self.feature_extractor.save_pretrained(Path(path) / _SPEECH_CONFIG)
+
+    @cached_property
+    def _frames(self) -> dict[bool, ChatFrame]:
+        return {with_image: chat_frame(self.vlm_processor, with_image) for with_image in (False, True)}
+
+    def ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def speech_places(self, mel_frames: int) -> int:
+        """How many places in a prompt the speech of so many mel frames takes."""
+        return stacked_length(encoder_frames(mel_frames), self.speech_stack)
+
+    def picture(self, picture: Image.Image) -> Tensor:
+        """Tiles of one picture, (tiles, 3, height, width)."""
+        return self.vlm_processor.image_processor(picture, return_tensors="pt")["pixel_values"]
+
+    def mel(self, samples: NDArray[np.float32], name: str = "speech") -> Tensor:
+        return log_mel(self.feature_extractor, samples, name)
+
+    def text_prompt(self, question: str, picture: Image.Image | None, instruction: str = "") -> Prompt:
+        """The written view. The prompt is tokenized whole and cut where the spoken view's begins to differ."""
+        before, after = self._before_after(picture, instruction)
+        frame = self._frames[picture is not None]
+        whole = self._expanded(picture, frame.before + instruction + question)
+        shared = _common_length(before, whole)
+        return Prompt(whole[:shared], whole[shared:], after)
+
+    def speech_prompt(self, mel_FM: Tensor, picture: Image.Image | None, instruction: str = "") -> Prompt:
+        """The spoken view: the question is in `mel_FM` and nowhere in the ids."""
+        before, after = self._before_after(picture, instruction)
+        return Prompt(before, [], after, mel_FM)
+
+    def _before_after(self, picture: Image.Image | None, instruction: str) -> tuple[list[int], list[int]]:
+        frame = self._frames[picture is not None]
+        return self._expanded(picture, frame.before + instruction), self.ids(frame.after)
+
+    def _expanded(self, picture: Image.Image | None, text: str) -> list[int]:
+        """Ids of `text` with the placeholders of the picture's tiles put in by the VLM's own processor."""
+        if picture is None:
+            return self.ids(text)
+        return self.vlm_processor(images=[picture], text=[text])["input_ids"][0]
+
+    def __call__(self, prompts: Sequence[Prompt], pictures: Sequence[Image.Image | None]) -> BatchFeature:
+        """Prompts padded on the left, as `OmniModel.generate` takes them."""
+        rows = []
+        for p in prompts:
+            places = 0 if p.mel_FM is None else self.speech_places(p.mel_FM.shape[1])
+            rows.append(p.prefix_ids + p.question_ids + [self.speech_token_id] * places + p.after_ids)
+        batch = dict(zip(("input_ids", "attention_mask"), self.pad_left(rows), strict=True))
+        tiles = [self.picture(p) for p in pictures if p is not None]
+        if tiles:
+            batch["pixel_values"] = torch.cat(tiles)
+        mels = [p.mel_FM for p in prompts if p.mel_FM is not None]
+        if mels:
+            batch["mel_BFM"], batch["mel_mask_BM"] = pad_mels(mels)
+        return BatchFeature(batch)
+
+    def pad_left(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+        """(ids, mask) of rows of different lengths."""
+        width, pad = max(map(len, rows)), self.tokenizer.pad_token_id
+        ids = torch.tensor([[pad] * (width - len(r)) + r for r in rows])
+        mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows])
+        return ids, mask
+
+    def decode(self, ids_BT: Tensor) -> list[str]:
+        return [t.strip() for t in self.tokenizer.batch_decode(ids_BT, skip_special_tokens=True)]
+
+
+def _common_length(a: list[int], b: list[int]) -> int:
+    length = 0
+    while length < min(len(a), len(b)) and a[length] == b[length]:
+        length += 1
+    return length

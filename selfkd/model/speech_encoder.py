@@ -1,0 +1,90 @@
+"""A Whisper encoder that is fed the frames there are, and a recogniser made of it.
+
+transformers' `WhisperEncoder.forward` wants 30 seconds whatever was said. Here its own layers run over the real frames,
+with padding masked, so that a clip costs what it lasts and gives the same vectors alone and in a batch.
+
+Legend: B clips, F mel bins, M mel frames (100 a second), S encoder frames (50 a second), D width, V vocabulary.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel, WhisperConfig
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+
+def encoder_frames(mel_frames: int | Tensor):
+    """Encoder frames for a number of mel frames: the second convolution has stride 2."""
+    return (mel_frames + 1) // 2
+
+
+def encode_speech(encoder: WhisperEncoder, mel_BFM: Tensor, mel_mask_BM: Tensor) -> tuple[Tensor, Tensor]:
+    """(hidden states (B, S, D), mask (B, S)) of clips that are padded on the right with zeros."""
+    mel_BFM = mel_BFM * mel_mask_BM[:, None]  # beyond its end a clip looks as to the convolution of that clip alone
+    hidden = F.gelu(encoder.conv1(mel_BFM)) * mel_mask_BM[:, None]
+    hidden_BSD = F.gelu(encoder.conv2(hidden)).transpose(1, 2)
+    length = hidden_BSD.shape[1]
+    mask_BS = torch.arange(length, device=mel_BFM.device) < encoder_frames(mel_mask_BM.sum(-1, keepdim=True))
+    hidden_BSD = hidden_BSD + encoder.embed_positions.weight[:length]
+    hidden_BSD = F.dropout(hidden_BSD, p=encoder.dropout, training=encoder.training)
+    bias = torch.zeros(mask_BS.shape, dtype=hidden_BSD.dtype, device=hidden_BSD.device)
+    bias = bias.masked_fill(~mask_BS, torch.finfo(hidden_BSD.dtype).min)
+    bias_B1SS = bias[:, None, None, :].expand(-1, 1, length, -1)
+    for layer in encoder.layers:
+        hidden_BSD = layer(hidden_BSD, bias_B1SS)
+    return encoder.layer_norm(hidden_BSD), mask_BS
+
+
+class RecognizerConfig(WhisperConfig):
+    """A Whisper configuration; `vocab_size` counts the tokens that can be heard, the CTC blank comes after them."""
+
+    model_type = "selfkd_recognizer"
+
+
+class SpeechRecognizer(PreTrainedModel):
+    """A Whisper encoder with a CTC head over the tokens of the LLM."""
+
+    config_class = RecognizerConfig
+    base_model_prefix = "encoder"
+    main_input_name = "mel_BFM"
+    _supports_sdpa = True
+
+    def __init__(self, config: RecognizerConfig):
+        super().__init__(config)
+        self.encoder = WhisperEncoder(config)
+        self.ctc_head = nn.Linear(config.d_model, config.vocab_size + 1)
+        self.post_init()
+
+    @property
+    def blank(self) -> int:
+        return self.config.vocab_size
+
+    def forward(self, mel_BFM: Tensor, mel_mask_BM: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        """CTC log-probabilities (B, S, V + 1), their mask, and with `labels` (B, T; -100 pads) the loss per clip."""
+        hidden_BSD, mask_BS = encode_speech(self.encoder, mel_BFM, mel_mask_BM)
+        log_probs = F.log_softmax(self.ctc_head(hidden_BSD).float(), dim=-1)
+        outputs = {"log_probs": log_probs, "mask": mask_BS}
+        if labels is not None:
+            lengths = (labels != -100).sum(-1)
+            loss = F.ctc_loss(
+                log_probs.transpose(0, 1),
+                labels.clamp(min=0),
+                mask_BS.sum(-1),
+                lengths,
+                blank=self.blank,
+                reduction="none",
+                zero_infinity=True,
+            )
+            outputs["loss"] = (loss / lengths.clamp(min=1)).mean()
+        return outputs
+
+    @torch.no_grad()
+    def recognize(self, mel_BFM: Tensor, mel_mask_BM: Tensor) -> list[list[int]]:
+        """Token ids heard in each clip: the likeliest token a frame, repeats and blanks removed."""
+        outputs = self(mel_BFM, mel_mask_BM)
+        best = outputs["log_probs"].argmax(-1)
+        heard = []
+        for ids, mask in zip(best, outputs["mask"], strict=True):
+            ids = torch.unique_consecutive(ids[mask])
+            heard.append(ids[ids != self.blank].tolist())
+        return heard

@@ -1,0 +1,108 @@
+"""A run directory: what was asked (`config.json`), with what (`provenance.json`), what happened (`log.jsonl`), and what
+came of it (`result.json`, written last: its being there means that the run is complete).
+
+The same command continues a run that was cut short; another configuration is refused.
+"""
+
+import fcntl
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from selfkd.errors import InputError
+from selfkd.files import write_json
+
+CONFIG, RESULT, LOG = "config.json", "result.json", "log.jsonl"
+_LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "numpy")
+
+
+class Run:
+    """An open run directory. `with Run.open(folder, stage, config) as run:` holds its lock."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    @classmethod
+    @contextmanager
+    def open(cls, folder: Path, stage: str, config: Any) -> "Iterator[Run]":
+        """Claims `folder` for this stage and configuration (a dataclass with the field `output`).
+
+        Raises InputError where the directory is in use, complete, or holds something else.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(f"{folder}: run directory in use by another process") from None
+            run = cls(folder)
+            run._claim({"stage": stage, **_plain(config)})
+            yield run
+
+    def _claim(self, config: dict[str, Any]) -> None:
+        path = self.folder / CONFIG
+        if not path.is_file():
+            if any(p.name != ".lock" for p in self.folder.iterdir()):
+                raise InputError(f"{self.folder}: not empty and not a run directory; give another output")
+            write_json(self.folder / "provenance.json", provenance())
+            write_json(path, config)
+            return
+        before = json.loads(path.read_text())
+        for key in sorted(set(before) | set(config)):
+            if key != "output" and before.get(key) != config.get(key):
+                difference = f"{key}: {before.get(key)!r} there, {config.get(key)!r} here"
+                raise InputError(f"{self.folder}: run directory holds another run ({difference}); give another output")
+        if self.is_complete:
+            raise InputError(f"{self.folder}: run is complete already; give another output or delete it")
+
+    @property
+    def is_complete(self) -> bool:
+        return (self.folder / RESULT).is_file()
+
+    def log(self, **values: Any) -> None:
+        with (self.folder / LOG).open("a") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def finish(self, **result: Any) -> None:
+        write_json(self.folder / RESULT, result)
+
+
+def is_complete(folder: Path) -> bool:
+    return (folder / RESULT).is_file()
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The log's entries, the last one of each step: a resumed run goes over some steps again."""
+    path = folder / LOG
+    entries = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    return list({entry.get("step", i): entry for i, entry in enumerate(entries)}.values())
+
+
+def provenance() -> dict[str, Any]:
+    """Commit, versions and machine, for whoever wants to make the run again."""
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--exclude=*"], cwd=here, capture_output=True, text=True
+        ).stdout.strip()
+    except FileNotFoundError:
+        commit = ""
+    return {
+        "selfkd": version("selfkd"),
+        "commit": commit or "not from a git checkout",
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        **{name: version(name) for name in _LIBRARIES},
+    }
+
+
+def _plain(config: Any) -> Mapping[str, Any]:
+    return json.loads(json.dumps(asdict(config), default=str))

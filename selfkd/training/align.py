@@ -1,0 +1,58 @@
+"""Stage 1, audio-text alignment: the frozen LLM learns to repeat what it hears, through the projector."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import AutoModelForImageTextToText, WhisperFeatureExtractor, set_seed
+
+from selfkd.model.embedded import recognizer_path, vlm_path
+from selfkd.model.omni import OmniModel
+from selfkd.model.processor import OmniProcessor, load_vlm_processor
+from selfkd.model.speech_encoder import SpeechRecognizer
+from selfkd.runs import Run
+from selfkd.training.stage import TrainConfig, load_examples, train
+
+
+@dataclass
+class AlignConfig(TrainConfig):
+    """Stage 1: speech to text through the projector, the vision-language model frozen.
+
+    Args:
+        data: Folder of spoken words (selfkd synthesize --source words).
+        output: Run directory.
+        vlm: Checkpoint of the vision-language model; the embedded one by default.
+        speech_encoder: Checkpoint of the speech encoder; the embedded one by default.
+        speech_stack: Encoder frames (50 a second) that make one vector.
+        trainable: Parts that train, among projector and speech_encoder.
+        steps: Optimizer steps.
+        batch_size: Examples a step and device.
+        learning_rate: Peak learning rate.
+        warmup_steps: Steps of linear warm-up.
+        save_steps: Steps between checkpoints.
+        seed: Seed of the projector's weights and of the order of the data.
+        training: Further fields of transformers.TrainingArguments.
+    """
+
+    vlm: str = ""
+    speech_encoder: str = ""
+    speech_stack: int = 4
+    steps: int = 400
+
+
+def align(config: AlignConfig) -> dict[str, Any]:
+    """Writes `output/model`, an `OmniModel` that repeats what it hears."""
+    with Run.open(config.output, "align", config) as run:
+        examples = load_examples(config.data)
+        return train(run, *assemble(config), examples, config, alpha=0.0)
+
+
+def assemble(config: AlignConfig) -> tuple[OmniModel, OmniProcessor]:
+    """VLM + speech encoder + a new projector, its weights drawn from the seed."""
+    vlm_source, encoder_source = config.vlm or vlm_path(), config.speech_encoder or recognizer_path()
+    processor = OmniProcessor(
+        load_vlm_processor(vlm_source), WhisperFeatureExtractor.from_pretrained(encoder_source), config.speech_stack
+    )
+    vlm = AutoModelForImageTextToText.from_pretrained(vlm_source)
+    encoder = SpeechRecognizer.from_pretrained(encoder_source).encoder
+    set_seed(config.seed)
+    return OmniModel.from_parts(vlm, encoder, processor.speech_token_id, config.speech_stack), processor

@@ -1,0 +1,53 @@
+"""Stage 2: the vision-audio path learns from responses (SFT) and from the model's own vision-text path (Self-KD)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfkd.errors import InputError
+from selfkd.model.omni import OmniModel
+from selfkd.model.processor import OmniProcessor
+from selfkd.runs import Run
+from selfkd.training.stage import TrainConfig, load_examples, train
+
+
+@dataclass
+class DistillConfig(TrainConfig):
+    """Stage 2: SFT and Self-KD, one switch: alpha.
+
+    L = alpha * KL(teacher || student) + (1 - alpha) * SFT
+
+    Args:
+        data: Folder of spoken questions with images (selfkd synthesize).
+        output: Run directory.
+        model: Folder of the model to start from (the output of selfkd align, with /model).
+        alpha: Weight of Self-KD; 0 is plain SFT, 1 is Self-KD alone.
+        temperature: Temperature of the KL term.
+        trainable: Parts that train, among projector and speech_encoder.
+        steps: Optimizer steps.
+        batch_size: Examples a step and device.
+        learning_rate: Peak learning rate.
+        warmup_steps: Steps of linear warm-up.
+        save_steps: Steps between checkpoints.
+        seed: Seed of the order of the data.
+        training: Further fields of transformers.TrainingArguments.
+    """
+
+    model: str = ""
+    alpha: float = 1.0
+    temperature: float = 1.0
+
+
+def distill(config: DistillConfig) -> dict[str, Any]:
+    """Writes `output/model`."""
+    if not 0 <= config.alpha <= 1:
+        raise InputError(f"alpha: {config.alpha} is not between 0 and 1")
+    if config.temperature <= 0:
+        raise InputError(f"temperature: {config.temperature} is not above 0")
+    if not (Path(config.model) / "config.json").is_file():
+        raise InputError(f"model: {config.model or '(empty)'}: no model there; give the /model folder of a run")
+    with Run.open(config.output, "distill", config) as run:
+        examples = load_examples(config.data)
+        model = OmniModel.from_pretrained(config.model)
+        processor = OmniProcessor.from_pretrained(config.model)
+        return train(run, model, processor, examples, config, config.alpha, config.temperature)

@@ -1,0 +1,116 @@
+"""What both training stages do: examples -> a trained `OmniModel` in a run directory, resumable to the same bytes."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from selfkd.data.example import Example, read_examples
+from selfkd.errors import InputError
+from selfkd.model.omni import OmniModel
+from selfkd.model.processor import OmniProcessor
+from selfkd.runs import Run
+from selfkd.training.trainer import RunLog, SelfKDTrainer, freeze_all_but
+
+MODEL = "model"  # subfolder of the run
+TRAINABLE = ("projector", "speech_encoder")
+
+
+@dataclass
+class TrainConfig:
+    """What both training stages take; `training` holds any further field of `transformers.TrainingArguments`."""
+
+    data: Path
+    output: Path
+    trainable: list[str] = field(default_factory=lambda: ["projector"])
+    steps: int = 300
+    batch_size: int = 32
+    learning_rate: float = 2e-3
+    warmup_steps: int = 30
+    save_steps: int = 200
+    seed: int = 0
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+def load_examples(folder: Path) -> list[Example]:
+    examples = list(read_examples(folder))
+    if not examples:
+        raise InputError(f"{folder}: holds no examples")
+    return examples
+
+
+def training_arguments(config: TrainConfig) -> TrainingArguments:
+    known = {f.name for f in fields(TrainingArguments)}
+    unknown = [name for name in config.training if name not in known]
+    if unknown:
+        raise InputError(f"training.{unknown[0]}: transformers.TrainingArguments has no such field")
+    settings: dict[str, Any] = {
+        "output_dir": str(config.output / "checkpoints"),
+        "max_steps": config.steps,
+        "per_device_train_batch_size": config.batch_size,
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": config.warmup_steps,
+        "weight_decay": 0.01,
+        "save_steps": config.save_steps,
+        "save_total_limit": 1,
+        "logging_steps": 10,
+        "dataloader_num_workers": 1,
+        "remove_unused_columns": False,
+        "use_cpu": not torch.cuda.is_available(),
+        "bf16": torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
+        "report_to": "none",
+        "seed": config.seed,
+        "data_seed": config.seed,
+        "average_tokens_across_devices": True,
+    }
+    return TrainingArguments(**{**settings, **config.training})
+
+
+def train(
+    run: Run,
+    model: OmniModel,
+    processor: OmniProcessor,
+    examples: Sequence[Example],
+    config: TrainConfig,
+    alpha: float,
+    temperature: float = 1.0,
+) -> dict[str, Any]:
+    """Trains `config.trainable`, saves the model under the run, and returns the run's result."""
+    unknown = [part for part in config.trainable if part not in TRAINABLE]
+    if unknown or not config.trainable:
+        raise InputError(f"trainable: {unknown or 'empty'}; choose among {', '.join(TRAINABLE)}")
+    set_seed(config.seed)
+    trained_parameters = freeze_all_but(model, config.trainable)
+    arguments = training_arguments(config)
+    trainer = SelfKDTrainer(
+        model, arguments, examples, processor, alpha, temperature, callbacks=[RunLog(run.folder)]
+    )
+    outcome = trainer.train(resume_from_checkpoint=_last_checkpoint(arguments.output_dir))
+    temporary = run.folder / f".{MODEL}"
+    model.save_pretrained(temporary)
+    processor.save_pretrained(temporary)
+    temporary.rename(run.folder / MODEL)
+    result = {
+        "examples": len(examples),
+        "steps": outcome.global_step,
+        "trained_parameters": trained_parameters,
+        "final_loss": outcome.training_loss,
+        "seconds": outcome.metrics["train_runtime"],
+    }
+    run.finish(**result)
+    shutil.rmtree(arguments.output_dir, ignore_errors=True)
+    return result
+
+
+def _last_checkpoint(folder: str) -> str | None:
+    """The newest checkpoint that was written whole: transformers writes `trainer_state.json` last."""
+    for path in sorted(Path(folder).glob("checkpoint-*")):
+        if not (path / "trainer_state.json").is_file():
+            shutil.rmtree(path)
+    return get_last_checkpoint(folder) if Path(folder).is_dir() else None

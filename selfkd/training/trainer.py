@@ -1,0 +1,90 @@
+"""`transformers.Trainer` with the loss of Self-KD."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from selfkd.data.example import Example
+from selfkd.data.views import PairedCollator, PairedDataset
+from selfkd.losses import self_kd_loss
+from selfkd.model.omni import OmniModel
+from selfkd.model.paired import paired_rows
+from selfkd.model.processor import OmniProcessor
+from selfkd.runs import LOG
+
+
+class SelfKDTrainer(Trainer):
+    """L = alpha * KL(teacher || student) + (1 - alpha) * SFT over response tokens (arXiv 2503.00059).
+
+    The sum over a step is divided by the number of response tokens of the whole step, over accumulation and ranks, so
+    that 8 x 1 and 2 x 4 give the same loss. With alpha = 0 no teacher is run.
+    """
+
+    def __init__(
+        self,
+        model: OmniModel,
+        args: TrainingArguments,
+        examples: Sequence[Example],
+        processor: OmniProcessor,
+        alpha: float = 1.0,
+        temperature: float = 1.0,
+        **trainer_arguments: Any,
+    ):
+        super().__init__(
+            model,
+            args,
+            data_collator=PairedCollator(processor),
+            train_dataset=PairedDataset(examples, processor),
+            **trainer_arguments,
+        )
+        self.alpha, self.temperature = alpha, temperature
+        self.model_accepts_loss_kwargs = True  # the Trainer hands us the global count of response tokens
+        self._loss_shifts_labels = False  # our labels are the response alone: every one of them counts
+        self._parts: dict[str, float] = {}
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        student, teacher, labels = paired_rows(model, inputs, with_teacher=self.alpha > 0)
+        head = model.get_output_embeddings().weight
+        loss = self_kd_loss(student, teacher, head, labels, self.alpha, self.temperature)
+        count = loss.count if num_items_in_batch is None else num_items_in_batch
+        for name, value in (("kl", loss.kl), ("sft", loss.sft), ("tokens", loss.count)):
+            self._parts[name] = self._parts.get(name, 0.0) + float(value)
+        return (loss.total / count, {}) if return_outputs else loss.total / count
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        tokens = self._parts.pop("tokens", 0)
+        if tokens and "loss" in logs:
+            logs |= {f"{name}_per_token": value / tokens for name, value in self._parts.items()}
+        self._parts.clear()
+        super().log(logs, start_time)
+
+
+class RunLog(TrainerCallback):
+    """Writes the Trainer's figures to the run's log."""
+
+    def __init__(self, folder: Path):
+        self.path = folder / LOG
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if logs and "loss" in logs:
+            with self.path.open("a") as file:
+                values = {k: float(v) for k, v in logs.items()}
+                file.write(json.dumps({"step": state.global_step, **values}) + "\n")
+
+
+def freeze_all_but(model: OmniModel, parts: Sequence[str]) -> int:
+    """Lets only the named sub-modules train; returns how many parameters that is."""
+    model.requires_grad_(False)
+    for part in parts:
+        model.get_submodule(part).requires_grad_(True)
+    model.speech_encoder.embed_positions.requires_grad_(False)  # fixed sinusoids
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def deterministic() -> None:
+    """Same seed, same bytes: operations without a deterministic form would raise."""
+    torch.use_deterministic_algorithms(True)

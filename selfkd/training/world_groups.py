@@ -1,0 +1,81 @@
+"""What the embedded VLM is pretrained on: groups of written tasks that share a picture, or share none.
+
+Made on the fly from a seed, so that no file is needed; group `index` is always the same.
+"""
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from selfkd.data.chat import chat_frame
+from selfkd.data.shapes import Split, draw_scene, render
+from selfkd.data.tasks import picture_task, text_task
+
+TEXT_ONLY_SHARE = 0.15
+QUESTIONS_PER_GROUP = 5
+
+
+@dataclass(frozen=True)
+class Group:
+    picture: Any  # PIL image, or None
+    tasks: tuple[tuple[str, str], ...]  # (what is asked, response)
+
+
+class WorldGroups(Dataset):
+    """`count` groups of one split, drawn anew from the seed each time they are asked for."""
+
+    def __init__(self, count: int, seed: int, split: Split = "train"):
+        self.count, self.seed, self.split = count, seed, split
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Group:
+        rng = random.Random(f"group/{self.seed}/{index}")
+        scene = draw_scene(self.split, self.seed, index)
+        if rng.random() < TEXT_ONLY_SHARE:
+            return Group(None, tuple(text_task(scene, rng) for _ in range(QUESTIONS_PER_GROUP)))
+        return Group(render(scene), tuple(picture_task(scene, rng) for _ in range(QUESTIONS_PER_GROUP)))
+
+
+class GroupCollator:
+    """Groups -> one batch: G prefixes (left-padded), B continuations (right-padded), labels on the response alone."""
+
+    def __init__(self, processor: Any):
+        self.processor, self.tokenizer = processor, processor.tokenizer
+        self.frames = {with_image: chat_frame(processor, with_image) for with_image in (False, True)}
+
+    def __call__(self, groups: list[Group]) -> dict[str, Tensor]:
+        pictures = [g.picture for g in groups if g.picture is not None]
+        before = [self.frames[g.picture is not None].before for g in groups]
+        self.tokenizer.padding_side = "left"
+        prefix = self.processor(images=pictures or None, text=before, padding=True, return_tensors="pt")
+        end, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
+        asked = [q + self.frames[g.picture is not None].after for g in groups for q, _ in g.tasks]
+        asked_ids = self.tokenizer(asked, add_special_tokens=False)["input_ids"]
+        response_ids = self.tokenizer([r for g in groups for _, r in g.tasks], add_special_tokens=False)["input_ids"]
+        rows = [(a, r + [end]) for a, r in zip(asked_ids, response_ids, strict=True)]
+        width = max(len(a) + len(r) for a, r in rows)
+        input_ids = torch.full((len(rows), width), pad)
+        labels = torch.full((len(rows), width), -100)
+        mask = torch.zeros((len(rows), width), dtype=torch.long)
+        for i, (a, r) in enumerate(rows):
+            input_ids[i, : len(a) + len(r)] = torch.tensor(a + r)
+            mask[i, : len(a) + len(r)] = 1
+            # the row at position t predicts token t + 1
+            labels[i, len(a) - 1 : len(a) + len(r) - 1] = torch.tensor(r)
+        batch = {
+            "prefix_ids": prefix["input_ids"],
+            "prefix_mask": prefix["attention_mask"],
+            "group": torch.tensor([i for i, g in enumerate(groups) for _ in g.tasks]),
+            "input_ids": input_ids,
+            "mask": mask,
+            "labels": labels,
+        }
+        if pictures:
+            batch["pixel_values"] = prefix["pixel_values"]
+        return batch
