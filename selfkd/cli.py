@@ -79,7 +79,7 @@ COMMANDS: dict[str, tuple[str, str, Callable[[], Stage]]] = {
     ),
     "evaluate": (
         "written against spoken: scores of a model",
-        "selfkd evaluate --model runs/selfkd/model --data+=runs/data/test --views+=text --views+=speech --output runs/eval",
+        "selfkd evaluate --model runs/selfkd/model --data runs/data/test --views text,speech --output runs/eval",
         _evaluate,
     ),
     "compare": (
@@ -111,7 +111,9 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         if debug:
             raise
-        print(f"selfkd {name}: {error}", file=sys.stderr)
+        # an error of a loader's worker comes with the worker's traceback before it
+        line = str(error).strip().splitlines()[-1].rpartition("InputError: ")[2]
+        print(f"selfkd {name}: {line}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\nselfkd {name}: stopped; the same command goes on from here", file=sys.stderr)
@@ -133,11 +135,19 @@ def run_command(name: str, arguments: list[str]) -> int:
     return 0
 
 
+_OVERVIEW = """\
+usage: selfkd COMMAND [--field value ...] [--recipe FILE] [--debug]
+
+Measures how much worse a model answers about an image when the question is
+spoken than when it is written, and closes that gap.
+
+{commands}
+
+selfkd COMMAND --help lists its fields.  To begin:  selfkd demo"""
+
+
 def _overview() -> str:
-    lines = ["usage: selfkd COMMAND [--field value ...] [--recipe FILE] [--debug]", ""]
-    lines += ["Measures how much worse a model answers about an image when the question is spoken", "and closes that gap.", ""]
-    lines += [f"  {name:<12}{what}" for name, (what, _, _) in COMMANDS.items()]
-    return "\n".join([*lines, "", "selfkd COMMAND --help lists its fields.  To begin:  selfkd demo"])
+    return _OVERVIEW.format(commands="\n".join(f"  {n:<12}{what}" for n, (what, _, _) in COMMANDS.items()))
 
 
 if __name__ == "__main__":

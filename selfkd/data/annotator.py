@@ -1,7 +1,7 @@
-"""Responses in another hand than the model's own: full sentences, another order, a stated share of mistakes.
+"""Responses in another hand than the model's own: full sentences, another order, some of them mistaken.
 
-The paper trains on the answers of llava-1.5-mix-665k, which are not its models' words and not always right. The embedded
-world has that property on purpose: `own_response` is how the embedded model answers, `annotated_response` how
+The paper trains on the answers of llava-1.5-mix-665k, which are not its models' words and not always right. The
+embedded world has that property on purpose: `own_response` is how the embedded model answers, `annotated_response` how
 "the annotator" does, and `sentence_response` is the longer form that the embedded model uses when asked for a sentence.
 """
 
@@ -67,6 +67,6 @@ def annotated_response(question: Question, rng: random.Random, mistake_share: fl
 
 
 def _relation_clause(subject: str, answer: str) -> str:
-    """"red star above the gray circle" -> "red star is (not) above the gray circle"."""
+    """ "red star above the gray circle" -> "red star is (not) above the gray circle"."""
     color, shape, rest = subject.split(" ", 2)
     return f"{color} {shape} is {'' if answer == 'yes' else 'not '}{rest}"

@@ -1,4 +1,4 @@
-"""The chat frame of a model around one question: what stands before it, what after, taken from the model's own template."""
+"""The chat frame around one question: what the model's own template puts before it and after it."""
 
 from dataclasses import dataclass
 from typing import Any

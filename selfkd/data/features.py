@@ -21,7 +21,7 @@ def log_mel(extractor: WhisperFeatureExtractor, samples: NDArray[np.float32], na
         raise InputError(f"{name}: field speech: {seconds:.3f} s of sound is too short")
     if seconds > limit:
         raise InputError(f"{name}: field speech: {seconds:.1f} s is over the encoder's {limit} s")
-    features = extractor(samples, sampling_rate=extractor.sampling_rate, padding=False, return_tensors="np")
+    features = extractor(samples, sampling_rate=extractor.sampling_rate, padding="do_not_pad", return_tensors="np")
     return torch.from_numpy(features["input_features"][0])
 
 

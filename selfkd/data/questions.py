@@ -1,9 +1,10 @@
 """Questions about a scene of the embedded world, with the one right answer to each.
 
-A kind is a function from a scene to a question, or to None where the scene allows no unambiguous one. Answers are short:
-a word, a phrase, or for "describe" a list from left to right.
+A kind is a function from a scene to a question, or to None where the scene allows no unambiguous one. Answers are
+short: a word, a phrase, or for "describe" a list from left to right.
 """
 
+import itertools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -114,7 +115,7 @@ def _direction(a: Thing, b: Thing, rng: random.Random) -> tuple[str, str] | None
     if abs(distance) < _CLEAR:
         return None
     words = ("left of", "right of") if horizontal else ("above", "below")
-    return words if distance > 0 else words[::-1]  # type: ignore[return-value]
+    return words if distance > 0 else words[::-1]
 
 
 _DIRECTIONS: dict[str, Callable[[Thing, Thing], float]] = {
@@ -154,7 +155,7 @@ def enumerate_names(names: Sequence[str]) -> str:
 
 def _describe(scene: Scene, rng: random.Random) -> Question | None:
     ordered = sorted(scene.things, key=lambda t: t.x)
-    if any(b.x - a.x < _CLEAR / 2 for a, b in zip(ordered, ordered[1:], strict=False)):
+    if any(b.x - a.x < _CLEAR / 2 for a, b in itertools.pairwise(ordered)):
         return None
     form = rng.choice(("Describe the image.", "What is in the image?"))
     return Question("describe", form, enumerate_names([t.name for t in ordered]))
@@ -173,7 +174,7 @@ def _choice(scene: Scene, rng: random.Random) -> Question | None:
 
 
 def caption_pair(scene: Scene, rng: random.Random) -> tuple[str, str, str] | None:
-    """(category, true caption, false caption) as in ARO: relation swaps the two things, attribute swaps their colours."""
+    """(category, true caption, false caption) as in ARO: relation swaps the things, attribute swaps their colours."""
     a, b = rng.sample(scene.things, 2)
     if rng.random() < 0.5:
         words = _direction(a, b, rng)
@@ -199,11 +200,14 @@ KINDS: dict[str, Callable[[Scene, random.Random], Question | None]] = {
     "describe": _describe,
     "choice": _choice,
 }
+_KINDS_OF_TWO = ("relation", "neighbor", "choice")
 WORLD_KINDS = tuple(k for k in KINDS if k != "choice")  # "choice" is the MMAlign benchmark's own form
 
 
 def ask(scene: Scene, kind: str, rng: random.Random, attempts: int = 12) -> Question | None:
     """A question of a kind, or None where `attempts` random draws found no unambiguous one."""
+    if len(scene.things) < 2 and kind in _KINDS_OF_TWO:
+        return None
     for _ in range(attempts):
         question = KINDS[kind](scene, rng)
         if question is not None:

@@ -21,15 +21,18 @@ _TRIES = 1000  # scenes that are looked through for one that allows the wanted k
 
 
 class Source(Protocol):
-    name: str
-    license: str
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def license(self) -> str: ...
 
     def example(self, index: int) -> Example: ...
 
 
 @dataclass(frozen=True)
 class World:
-    """Questions about scenes of the embedded world, the kinds in turn; `annotated` gives the responses of the annotator."""
+    """Questions about scenes of the embedded world, the kinds in turn; `annotated`: with the annotator's responses."""
 
     split: Split
     seed: int

@@ -116,6 +116,6 @@ class EspeakSpeaker:
             text = utterance.text.encode()
             library.espeak_Synth(text, len(text) + 1, 0, 0, 0, _UTF8, None, None)
             library.espeak_Terminate()
-            return np.concatenate(chunks or [np.zeros(0)]).astype(np.float64), native_rate_hz
+            return np.concatenate(chunks or [np.zeros(0, np.int16)]).astype(np.float64), native_rate_hz
         finally:
             _ctypes.dlclose(library._handle)

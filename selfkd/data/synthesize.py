@@ -60,6 +60,9 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
     names = _voice_names(config.voices)
     if config.count < 1 or config.shard_rows < 1:
         raise InputError("count, shard_rows: must be at least 1")
+    for name, (low, high), ceiling in (("rate_wpm", config.rate_wpm, 450), ("pitch", config.pitch, 99)):
+        if not 0 <= low <= high <= ceiling:
+            raise InputError(f"{name}: {low} to {high} is no range within 0 to {ceiling}")
     plan = {k: str(v) if k == "output" else v for k, v in asdict(config).items() if k != "processes"}
     _claim(config.output, plan)
     shard_count = -(-config.count // config.shard_rows)

@@ -27,7 +27,7 @@ class PairedItem:
     prefix_ids: list[int]
     text_ids: list[int]  # the written question
     speech_before_ids: list[int]  # what the spoken view alone has between prefix and speech; most often nothing
-    mel_FM: Tensor
+    mel_FM: Tensor  # noqa: N815
     after_ids: list[int]
     response_ids: list[int]
     tiles: Tensor | None
@@ -51,7 +51,7 @@ def paired_item(processor: Any, example: Example) -> PairedItem:
         speech_before_ids=speech.prefix_ids[shared:],
         mel_FM=mel_FM,
         after_ids=text.after_ids,
-        response_ids=processor.ids(example.answer) + [processor.tokenizer.eos_token_id],
+        response_ids=[*processor.ids(example.answer), processor.tokenizer.eos_token_id],
         tiles=None if picture is None else processor.picture(picture),
     )
 

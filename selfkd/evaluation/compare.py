@@ -1,6 +1,6 @@
 """Evaluated runs -> one comparison: text view, SFT, Self-KD and the cascade on the same items, and the gap closed.
 
-Reads the samples of evaluation runs, writes `scores.json`, `comparison.json` (where each system's samples lie) and nothing else.
+Reads the samples of evaluation runs; writes `scores.json` and `comparison.json` (where each system's samples lie).
 """
 
 import os

@@ -57,12 +57,12 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         raise InputError(f"model: {config.model}: no model there; give the /model folder of a run")
     if config.batch_size < 1 or config.limit < 0:
         raise InputError("batch_size, limit: must not be negative, and batch_size not 0")
-    benchmarks = {benchmark_name(folder): folder for folder in config.data}
+    benchmarks = {benchmark_name(folder): list(read_examples(folder)) for folder in config.data}
     with Run.open(config.output, "evaluate", config) as run:
         answerers = _answerers(config)
         result: dict[str, Any] = {}
-        for name, folder in benchmarks.items():
-            examples = list(read_examples(folder))[: config.limit or None]
+        for name, all_examples in benchmarks.items():
+            examples = all_examples[: config.limit or None]
             for view, answerer in answerers.items():
                 path = samples_path(run.folder, name, view)
                 if not path.is_file():

@@ -13,7 +13,7 @@ from transformers import (
     GotOcr2ImageProcessorPil,
     InternVLConfig,
     InternVLForConditionalGeneration,
-        PreTrainedTokenizerFast,
+    PreTrainedTokenizerFast,
     WhisperConfig,
 )
 
@@ -45,13 +45,13 @@ def recognizer_path() -> Path:
 def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer trained on `texts`, with the special tokens of InternVL."""
     backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(_QWEN2_SPLIT), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    backend.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    backend.decoder = decoders.ByteLevel()
     backend.train_from_iterator(
         texts,
         trainers.BpeTrainer(
@@ -93,11 +93,11 @@ def build_vlm(tokenizer: PreTrainedTokenizerFast) -> InternVLForConditionalGener
     text = {
         "model_type": "qwen2",
         "vocab_size": len(tokenizer),
-        "hidden_size": 192,
-        "intermediate_size": 512,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 6,
-        "num_key_value_heads": 6,
+        "hidden_size": 160,
+        "intermediate_size": 448,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 5,
+        "num_key_value_heads": 5,
         "max_position_embeddings": 2048,
         "tie_word_embeddings": True,
         "bos_token_id": None,
@@ -116,11 +116,9 @@ def build_vlm(tokenizer: PreTrainedTokenizerFast) -> InternVLForConditionalGener
     config = InternVLConfig(
         text_config=text,
         vision_config=vision,
-        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_token_id=tokenizer.vocab["<IMG_CONTEXT>"],
         image_seq_length=IMAGE_TOKENS,
         tie_word_embeddings=True,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
     )
     return InternVLForConditionalGeneration(config)
 

@@ -5,7 +5,7 @@ The VLM is used as it is: on the text view nothing of ours runs, so written answ
 Legend: B items, T tokens, F mel bins, M mel frames, S speech vectors, D width, N response rows.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ class OmniConfig(PretrainedConfig):
     """
 
     model_type = "selfkd_omni"
-    sub_configs = {"vlm_config": AutoConfig, "speech_config": WhisperConfig}
+    sub_configs: ClassVar = {"vlm_config": AutoConfig, "speech_config": WhisperConfig}
 
     def __init__(self, vlm_config=None, speech_config=None, speech_stack: int = 4, speech_token_id: int = 0, **kwargs):
         if isinstance(vlm_config, dict):
@@ -72,6 +72,14 @@ class OmniModel(PreTrainedModel):
         model.speech_encoder.load_state_dict(speech_encoder.state_dict())
         model.vlm.generation_config = vlm.generation_config
         return model
+
+    def train(self, mode: bool = True) -> "OmniModel":
+        """Parts that do not train stay in evaluation mode: with dropout the teacher would be another each time."""
+        super().train(mode)
+        for part in (self.vlm, self.speech_encoder):
+            if not any(p.requires_grad for p in part.parameters()):
+                part.eval()
+        return self
 
     def get_input_embeddings(self):
         return self.vlm.get_input_embeddings()
@@ -127,7 +135,7 @@ class OmniModel(PreTrainedModel):
     def speech_suffixes(
         self, before: list[Tensor], after: list[Tensor], mel_BFM: Tensor, mel_mask_BM: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Embeddings (B, T, D) of `before` + what is heard + `after` for each item, padded on the right, and the mask."""
+        """Embeddings (B, T, D) of `before` + what is heard + `after`, padded on the right, and their mask (B, T)."""
         vectors, mask = self.hear(mel_BFM, mel_mask_BM)
         embed = self.get_input_embeddings()
         items = [

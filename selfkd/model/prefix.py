@@ -19,7 +19,7 @@ class Prefix:
     """Keys and values of G prefixes, one (keys, values) pair a layer; `mask_GP` is 0 on the left padding."""
 
     layers: tuple[tuple[Tensor, Tensor], ...]
-    mask_GP: Tensor
+    mask_GP: Tensor  # noqa: N815
 
     def rows(self, group_B: Tensor) -> "Prefix":
         """The prefix of each continuation: row b is prefix `group_B[b]`."""

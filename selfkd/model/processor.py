@@ -33,7 +33,7 @@ class Prompt:
     prefix_ids: list[int]
     question_ids: list[int]  # the written question; empty in the speech view
     after_ids: list[int]  # from the end of the question to where the response begins
-    mel_FM: Tensor | None = None
+    mel_FM: Tensor | None = None  # noqa: N815
 
 
 def load_vlm_processor(path: str | Path) -> Any:

@@ -10,7 +10,7 @@ from selfkd.model.omni import OmniModel
 from selfkd.model.processor import OmniProcessor, load_vlm_processor
 from selfkd.model.speech_encoder import SpeechRecognizer
 from selfkd.runs import Run
-from selfkd.training.stage import TrainConfig, load_examples, train
+from selfkd.training.stage import TrainConfig, check, train
 
 
 @dataclass
@@ -41,8 +41,8 @@ class AlignConfig(TrainConfig):
 
 def align(config: AlignConfig) -> dict[str, Any]:
     """Writes `output/model`, an `OmniModel` that repeats what it hears."""
+    examples = check(config)
     with Run.open(config.output, "align", config) as run:
-        examples = load_examples(config.data)
         return train(run, *assemble(config), examples, config, alpha=0.0)
 
 

@@ -8,7 +8,7 @@ from selfkd.errors import InputError
 from selfkd.model.omni import OmniModel
 from selfkd.model.processor import OmniProcessor
 from selfkd.runs import Run
-from selfkd.training.stage import TrainConfig, load_examples, train
+from selfkd.training.stage import TrainConfig, check, train
 
 
 @dataclass
@@ -46,8 +46,8 @@ def distill(config: DistillConfig) -> dict[str, Any]:
         raise InputError(f"temperature: {config.temperature} is not above 0")
     if not (Path(config.model) / "config.json").is_file():
         raise InputError(f"model: {config.model or '(empty)'}: no model there; give the /model folder of a run")
+    examples = check(config)
     with Run.open(config.output, "distill", config) as run:
-        examples = load_examples(config.data)
         model = OmniModel.from_pretrained(config.model)
         processor = OmniProcessor.from_pretrained(config.model)
         return train(run, model, processor, examples, config, config.alpha, config.temperature)

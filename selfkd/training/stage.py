@@ -17,7 +17,7 @@ from selfkd.model.processor import OmniProcessor
 from selfkd.runs import Run
 from selfkd.training.trainer import RunLog, SelfKDTrainer, freeze_all_but
 
-MODEL = "model"  # subfolder of the run
+MODEL, CHECKPOINTS = "model", "checkpoints"  # subfolders of the run
 TRAINABLE = ("projector", "speech_encoder")
 
 
@@ -37,20 +37,24 @@ class TrainConfig:
     training: dict[str, Any] = field(default_factory=dict)
 
 
-def load_examples(folder: Path) -> list[Example]:
-    examples = list(read_examples(folder))
-    if not examples:
-        raise InputError(f"{folder}: holds no examples")
-    return examples
-
-
-def training_arguments(config: TrainConfig) -> TrainingArguments:
+def check(config: TrainConfig) -> list[Example]:
+    """The examples to train on; raises InputError for bad settings or data before anything is written."""
+    unknown = [part for part in config.trainable if part not in TRAINABLE]
+    if unknown or not config.trainable:
+        raise InputError(f"trainable: {unknown or 'empty'}; choose among {', '.join(TRAINABLE)}")
     known = {f.name for f in fields(TrainingArguments)}
     unknown = [name for name in config.training if name not in known]
     if unknown:
         raise InputError(f"training.{unknown[0]}: transformers.TrainingArguments has no such field")
+    examples = list(read_examples(config.data))
+    if not examples:
+        raise InputError(f"data: {config.data}: holds no examples")
+    return examples
+
+
+def training_arguments(config: TrainConfig) -> TrainingArguments:
     settings: dict[str, Any] = {
-        "output_dir": str(config.output / "checkpoints"),
+        "output_dir": str(config.output / CHECKPOINTS),
         "max_steps": config.steps,
         "per_device_train_batch_size": config.batch_size,
         "learning_rate": config.learning_rate,
@@ -82,16 +86,11 @@ def train(
     temperature: float = 1.0,
 ) -> dict[str, Any]:
     """Trains `config.trainable`, saves the model under the run, and returns the run's result."""
-    unknown = [part for part in config.trainable if part not in TRAINABLE]
-    if unknown or not config.trainable:
-        raise InputError(f"trainable: {unknown or 'empty'}; choose among {', '.join(TRAINABLE)}")
     set_seed(config.seed)
     trained_parameters = freeze_all_but(model, config.trainable)
     arguments = training_arguments(config)
-    trainer = SelfKDTrainer(
-        model, arguments, examples, processor, alpha, temperature, callbacks=[RunLog(run.folder)]
-    )
-    outcome = trainer.train(resume_from_checkpoint=_last_checkpoint(arguments.output_dir))
+    trainer = SelfKDTrainer(model, arguments, examples, processor, alpha, temperature, callbacks=[RunLog(run.folder)])
+    outcome = trainer.train(resume_from_checkpoint=_last_checkpoint(config.output / CHECKPOINTS))
     temporary = run.folder / f".{MODEL}"
     model.save_pretrained(temporary)
     processor.save_pretrained(temporary)
@@ -104,13 +103,13 @@ def train(
         "seconds": outcome.metrics["train_runtime"],
     }
     run.finish(**result)
-    shutil.rmtree(arguments.output_dir, ignore_errors=True)
+    shutil.rmtree(config.output / CHECKPOINTS, ignore_errors=True)
     return result
 
 
-def _last_checkpoint(folder: str) -> str | None:
+def _last_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint that was written whole: transformers writes `trainer_state.json` last."""
-    for path in sorted(Path(folder).glob("checkpoint-*")):
+    for path in sorted(folder.glob("checkpoint-*")):
         if not (path / "trainer_state.json").is_file():
             shutil.rmtree(path)
-    return get_last_checkpoint(folder) if Path(folder).is_dir() else None
+    return get_last_checkpoint(str(folder)) if folder.is_dir() else None

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from selfkd.data.example import Example
@@ -83,8 +82,3 @@ def freeze_all_but(model: OmniModel, parts: Sequence[str]) -> int:
         model.get_submodule(part).requires_grad_(True)
     model.speech_encoder.embed_positions.requires_grad_(False)  # fixed sinusoids
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
-def deterministic() -> None:
-    """Same seed, same bytes: operations without a deterministic form would raise."""
-    torch.use_deterministic_algorithms(True)

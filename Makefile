@@ -1,0 +1,23 @@
+# make demo   measure the vision-audio gap of the embedded model and close it; ends in runs/demo/report.html
+# make test   linter, type checker, tests
+# Both make .venv with pinned versions first. PYTHON=python3.12 chooses another interpreter (3.11 or later).
+PYTHON ?= python3
+VENV ?= .venv
+
+.PHONY: demo test check
+
+demo: $(VENV)/installed
+	$(VENV)/bin/selfkd demo --output runs/demo
+
+test: check
+	$(VENV)/bin/python -m pytest
+
+check: $(VENV)/installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@

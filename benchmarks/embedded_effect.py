@@ -1,0 +1,78 @@
+"""Does Self-KD beat SFT on the embedded world, over seeds, with the annotator's responses and with clean ones?
+
+    python benchmarks/embedded_effect.py --output runs/effect [--seeds 0 1 2] [--split test]
+
+For every seed: one alignment, then for both kinds of responses SFT (alpha 0), the mix (0.5) and Self-KD (1) on the same
+data in the same order; all are asked the same questions in unseen voices. Writes OUTPUT/scores.json (every seed) and
+prints mean and standard deviation. `--split validation` is for choosing settings; nothing is chosen on the test split.
+"""
+
+import argparse
+import json
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+from selfkd.data.synthesize import SynthesizeConfig, synthesize
+from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
+from selfkd.files import write_json
+from selfkd.runs import RESULT, is_complete
+from selfkd.training.align import AlignConfig, align
+from selfkd.training.distill import DistillConfig, distill
+from selfkd.training.stage import MODEL
+
+ALPHAS = (0.0, 0.5, 1.0)
+RESPONSES = {"annotated": "world-annotated", "clean": "world"}
+TEST_SEED = {"test": 100, "validation": 200}
+
+
+def once(stage, config):
+    if not is_complete(config.output):
+        stage(config)
+    return json.loads((config.output / RESULT).read_text())
+
+
+def run_seed(seed: int, output: Path, asked: Path, trainable: list[str]) -> dict[str, dict]:
+    """{system: scores on the world} of one seed."""
+    folder = output / f"seed-{seed}"
+    words = SynthesizeConfig(folder / "words", "words", count=3000, seed=seed + 1)
+    synthesize(words)
+    aligned = AlignConfig(words.output, folder / "align", steps=400, seed=seed)
+    once(align, aligned)
+    start = str(aligned.output / MODEL)
+    base = EvaluateConfig(start, [asked], folder / "eval-base", views=["text", "speech", "cascade"])
+    scores = {f"align, {view}": s for view, s in once(evaluate, base)["world"].items()}
+    for responses, source in RESPONSES.items():
+        train = SynthesizeConfig(folder / responses, source, count=3000, seed=seed)
+        synthesize(train)
+        for alpha in ALPHAS:
+            name = f"{responses}-alpha-{alpha:g}"
+            settings = DistillConfig(train.output, folder / name, trainable, steps=400, seed=seed, model=start)
+            once(distill, replace(settings, alpha=alpha))
+            spoken = EvaluateConfig(str(folder / name / MODEL), [asked], folder / f"eval-{name}", views=["speech"])
+            scores[f"{responses}, alpha {alpha:g}"] = once(evaluate, spoken)["world"]["speech"]
+    return scores
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--split", choices=list(TEST_SEED), default="test")
+    parser.add_argument("--trainable", nargs="+", default=["projector"])
+    options = parser.parse_args()
+    asked = options.output / options.split
+    synthesize(SynthesizeConfig(asked, "world", options.split, 400, "unseen", seed=TEST_SEED[options.split]))
+    seeds = {s: run_seed(s, options.output, asked, options.trainable) for s in options.seeds}
+    write_json(options.output / "scores.json", seeds)
+    print(f"\nWorld, {options.split} split, n = 400 a seed, seeds {options.seeds}, trains: {options.trainable}")
+    print(f"{'system':<24}{'mean':>7}{'sd':>7}   per seed")
+    for system in next(iter(seeds.values())):
+        accuracies = [scores[system]["accuracy"] for scores in seeds.values()]
+        spread = statistics.stdev(accuracies) if len(accuracies) > 1 else float("nan")
+        each = "  ".join(f"{a:.3f}" for a in accuracies)
+        print(f"{system:<24}{statistics.mean(accuracies):>7.3f}{spread:>7.3f}   {each}")
+
+
+if __name__ == "__main__":
+    main()

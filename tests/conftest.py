@@ -1,0 +1,60 @@
+"""Shared fixtures: the embedded parts, and spoken examples of known length."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from selfkd.data.example import SAMPLE_RATE_HZ, Example
+from selfkd.data.sources import World
+from selfkd.training.align import AlignConfig, assemble
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def parts(tmp_path_factory):
+    """(OmniModel with an untrained projector, its processor)."""
+    folder = tmp_path_factory.mktemp("parts")
+    model, processor = assemble(AlignConfig(data=folder, output=folder))
+    return model.eval(), processor
+
+
+@pytest.fixture
+def model(parts):
+    parts[0].requires_grad_(True)
+    parts[0].zero_grad()
+    return parts[0]
+
+
+@pytest.fixture
+def processor(parts):
+    return parts[1]
+
+
+def tone(seconds: float) -> np.ndarray:
+    """Sound of an exact length; what it says does not matter where lengths are tested."""
+    t = np.arange(round(seconds * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
+    return (0.3 * np.sin(2 * np.pi * 220 * t) * np.sin(2 * np.pi * 3 * t)).astype(np.float32)
+
+
+def world_examples(count: int, annotated: bool = True) -> list[Example]:
+    """World examples with tones of different lengths for speech: quick to make, valid in every field."""
+    source = World("train", 5, annotated)
+    return [source.example(i).spoken(tone(0.5 + 0.17 * i), "tone") for i in range(count)]
+
+
+@pytest.fixture
+def examples() -> list[Example]:
+    return world_examples(8)
+
+
+@pytest.fixture
+def example(examples) -> Example:
+    return replace(examples[0], id="the-example")

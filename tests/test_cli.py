@@ -1,0 +1,93 @@
+"""The command line as a user meets it: one clear line for bad input, exit code 2, nothing half-written."""
+
+import fcntl
+import subprocess
+import sys
+
+import pytest
+
+from selfkd.cli import COMMANDS, main
+
+
+def run(*arguments, timeout=120):
+    command = [sys.executable, "-m", "selfkd.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+
+
+def test_overview_names_every_command_and_fits_the_window(capsys):
+    assert main([]) == 0
+    text = capsys.readouterr().out
+    assert all(f"  {name}" in text for name in COMMANDS)
+    assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_fields_and_an_example(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([name, "--help"])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0 and "Example:" in text and f"selfkd {name}" in text and "--recipe" in text
+
+
+def test_overview_and_report_import_no_torch():
+    code = "import sys; from selfkd.cli import main, _report; main([]); _report(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["distil"], "no command 'distil'"),
+        (["align", "--output", "{}/run"], "--data"),
+        (["align", "--data", "{}/none", "--output", "{}/run"], "none/manifest.json: not found"),
+        (["align", "--data", "x", "--output", "{}/run", "--steps", "many"], "steps"),
+        (["synthesize", "--output", "{}/d", "--voices", "nobody"], "voices: unknown voice 'nobody'"),
+        (["synthesize", "--output", "{}/d", "--source", "llava"], "source"),
+        (["distill", "--data", "x", "--output", "{}/run", "--model", "{}/none"], "model: .*no model there"),
+        (["evaluate", "--model", "{}/none", "--data", "x", "--output", "{}/run"], "model: .*no model there"),
+        (["compare", "--base", "{}", "--sft", "{}", "--selfkd", "{}", "--output", "{}/c"], "base: .*no samples"),
+        (["report", "--comparison", "{}", "--output", "{}/r.html"], "scores.json: not found"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path, arguments, message, capsys):
+    import re
+
+    try:
+        code = main([a.format(tmp_path) for a in arguments])
+    except SystemExit as stop:  # the parser's own way out
+        code = stop.code
+    error = capsys.readouterr().err
+    assert code == 2 and re.search(message, error), error
+    assert "Traceback" not in error
+    assert not any((tmp_path / name).exists() for name in ("d", "c", "r.html", "run/model", "run/result.json"))
+
+
+def test_a_wrong_field_in_a_recipe_is_named(tmp_path, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("alhpa: 0.5\n")
+    with pytest.raises(SystemExit) as stop:
+        main(["distill", "--recipe", str(recipe), "--data", "x", "--output", str(tmp_path / "run")])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and "alhpa" in error and "recipe.yaml" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_recipe_that_is_not_there_is_named(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["distill", "--recipe", str(tmp_path / "none.yaml")])
+    assert stop.value.code == 2 and "none.yaml" in capsys.readouterr().err
+
+
+def test_a_run_directory_in_use_is_refused(tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    with (tmp_path / "run" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert main(["align", "--data", "x", "--output", str(tmp_path / "run")]) == 2
+    assert "in use by another process" in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    arguments = ("align", "--data", tmp_path / "none", "--output", tmp_path / "run")
+    assert "Traceback" not in run(*arguments).stderr
+    shown = run(*arguments, "--debug")
+    assert "Traceback" in shown.stderr and "InputError" in shown.stderr

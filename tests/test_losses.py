@@ -1,0 +1,83 @@
+"""The losses: zero at identity, closed form, symmetric in the rows, chunked == whole, fp32 from bf16."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from selfkd.losses import cross_entropy, kl_teacher_student, self_kd_loss
+
+
+def random_problem(rows=23, width=16, vocabulary=50, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    student, teacher = (torch.randn(rows, width, generator=generator) for _ in range(2))
+    head = torch.randn(vocabulary, width, generator=generator)
+    labels = torch.randint(0, vocabulary, (rows,), generator=generator)
+    return student.requires_grad_(), teacher, head, labels
+
+
+def test_kl_is_zero_with_zero_gradient_where_student_and_teacher_agree():
+    student, _, head, labels = random_problem()
+    loss = self_kd_loss(student, student.detach().clone(), head, labels, alpha=1.0)
+    loss.total.backward()
+    assert loss.total.item() == pytest.approx(0, abs=1e-5)
+    assert student.grad.abs().max() < 1e-5
+
+
+def test_kl_of_two_known_distributions():
+    teacher, student = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.9, 0.1]]).log()
+    expected = 0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1)
+    assert kl_teacher_student(teacher, student).item() == pytest.approx(expected, rel=1e-6)
+    # the direction matters: KL(student || teacher) is another number
+    assert kl_teacher_student(student, teacher).item() != pytest.approx(expected, rel=1e-2)
+
+
+def test_temperature_is_squared_back():
+    """At a high temperature T^2 KL tends to half the variance of the logit difference, whatever T."""
+    student, teacher, head, _ = random_problem()
+    a, b = F.linear(student, head).detach(), F.linear(teacher, head)
+    hot, hotter = kl_teacher_student(b, a, 100.0), kl_teacher_student(b, a, 200.0)
+    assert hot.item() == pytest.approx(hotter.item(), rel=0.02)
+    assert hot.item() == pytest.approx(0.5 * (a - b).var(1, correction=0).sum().item(), rel=0.05)
+
+
+def test_alpha_mixes_the_two_sums():
+    student, teacher, head, labels = random_problem()
+    logits = F.linear(student, head)
+    kl, sft = kl_teacher_student(F.linear(teacher, head), logits), cross_entropy(logits, labels)
+    loss = self_kd_loss(student, teacher, head, labels, alpha=0.3)
+    assert loss.total.item() == pytest.approx((0.3 * kl + 0.7 * sft).item(), rel=1e-6)
+    assert (loss.kl.item(), loss.sft.item()) == pytest.approx((kl.item(), sft.item()), rel=1e-6)
+    assert loss.count == len(labels)
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 5, 22, 23, 1000])
+def test_chunks_equal_the_whole(chunk_rows):
+    gradients, totals = [], []
+    for size in (chunk_rows, 10_000):
+        student, teacher, head, labels = random_problem()
+        head.requires_grad_()
+        loss = self_kd_loss(student, teacher, head, labels, alpha=0.5, temperature=2.0, chunk_rows=size)
+        loss.total.backward()
+        totals.append(loss.total.item())
+        gradients.append((student.grad, head.grad))
+    assert totals[0] == pytest.approx(totals[1], rel=1e-6)
+    for ours, whole in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_sums_are_fp32_even_from_bf16():
+    student, teacher, head, labels = (t.detach() for t in random_problem())
+    loss = self_kd_loss(student.bfloat16(), teacher.bfloat16(), head.bfloat16(), labels, alpha=0.5)
+    assert loss.total.dtype == torch.float32 and torch.isfinite(loss.total)
+
+
+def test_rows_that_do_not_line_up_are_refused():
+    student, teacher, head, labels = random_problem()
+    with pytest.raises(ValueError, match="do not line up"):
+        self_kd_loss(student, teacher[:-1], head, labels, alpha=1.0)
+    with pytest.raises(ValueError, match="labels for"):
+        self_kd_loss(student, teacher, head, labels[:-1], alpha=1.0)
+    with pytest.raises(ValueError, match="teacher"):
+        self_kd_loss(student, None, head, labels, alpha=0.5)

@@ -1,0 +1,104 @@
+"""The shared prefix gives what two plain passes over whole sequences give: the loss and every gradient."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import world_examples
+from torch.nn import functional as F
+
+from selfkd.data.views import PairedCollator, paired_item
+from selfkd.losses import cross_entropy, kl_teacher_student, self_kd_loss
+from selfkd.model.paired import paired_rows
+from selfkd.model.prefix import continue_prefix, positions, read_prefix
+
+TRAINED = ("projector", "speech_encoder")
+
+
+def two_plain_passes(model, processor, items, alpha):
+    """Teacher and student one example at a time, whole sequences through the VLM's own forward, all logits."""
+    total = torch.zeros(())
+    for item in items:
+        ids = item.prefix_ids + item.text_ids + item.after_ids + item.response_ids[:-1]
+        places = [processor.speech_token_id] * processor.speech_places(item.mel_FM.shape[1])
+        heard = item.prefix_ids + item.speech_before_ids + places + item.after_ids + item.response_ids[:-1]
+        image = {} if item.tiles is None else {"pixel_values": item.tiles}
+        with torch.no_grad():
+            teacher = model.vlm(input_ids=torch.tensor([ids]), **image).logits[0]
+        mel, mask = item.mel_FM[None], torch.ones(1, item.mel_FM.shape[1], dtype=torch.long)
+        student = model(torch.tensor([heard]), mel_BFM=mel, mel_mask_BM=mask, **image).logits[0]
+        rows = slice(-len(item.response_ids), None)
+        labels = torch.tensor(item.response_ids)
+        total = total + alpha * kl_teacher_student(teacher[rows], student[rows])
+        total = total + (1 - alpha) * cross_entropy(student[rows], labels)
+    return total
+
+
+def gradients(model):
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None and n.startswith(TRAINED)}
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+def test_shared_prefix_equals_two_passes(model, processor, alpha):
+    model.vlm.requires_grad_(False)
+    examples = world_examples(5)
+    examples[3] = replace(examples[3], image=None, instruction="Repeat the words.\n")  # prefixes of unequal length
+    items = [paired_item(processor, e) for e in examples]
+
+    plain = two_plain_passes(model, processor, items, alpha)
+    plain.backward()
+    expected = gradients(model)
+    model.zero_grad()
+
+    student, teacher, labels = paired_rows(model, PairedCollator(processor)(items), with_teacher=alpha > 0)
+    ours = self_kd_loss(student, teacher, model.get_output_embeddings().weight, labels, alpha)
+    ours.total.backward()
+
+    assert ours.total.item() == pytest.approx(plain.item(), rel=1e-5)
+    got = gradients(model)
+    assert expected and set(got) == set(expected)
+    scale = max(g.abs().max() for g in expected.values())
+    for name, gradient in expected.items():
+        torch.testing.assert_close(got[name] / scale, gradient / scale, rtol=1e-5, atol=1e-5, msg=name)
+
+
+def test_no_gradient_reaches_the_prefix_or_the_teacher(model, processor):
+    items = [paired_item(processor, e) for e in world_examples(2)]
+    student, teacher, _ = paired_rows(model, PairedCollator(processor)(items), with_teacher=True)
+    assert not teacher.requires_grad
+    student.sum().backward()
+    assert all(p.grad is None for p in model.vlm.base_model.vision_tower.parameters())
+
+
+def test_continuations_do_not_disturb_the_prefix(model, processor):
+    """The same prefix serves several continuations, in any order, with one image for all of them."""
+    prompt = processor.text_prompt("Is there a red circle?", None)
+    ids, mask = processor.pad_left([prompt.prefix_ids])
+    with torch.no_grad():
+        prefix = read_prefix(model.vlm, ids, mask)
+        before = [keys.clone() for keys, _ in prefix.layers]
+        embed = model.get_input_embeddings()
+        first = torch.tensor([prompt.question_ids])
+        second = torch.tensor([processor.ids("How many stars are there?")])
+        runs = [
+            continue_prefix(model.vlm, prefix, embed(question), torch.ones_like(question))
+            for question in (first, second, first)
+        ]
+        both = continue_prefix(
+            model.vlm,
+            prefix.rows(torch.tensor([0, 0])),
+            embed(torch.cat([first, first])),
+            torch.ones(2, first.shape[1]),
+        )
+        whole = model.vlm.base_model(input_ids=torch.tensor([prompt.prefix_ids + prompt.question_ids]))
+    assert all(torch.equal(a, b) for a, (b, _) in zip(before, prefix.layers, strict=True))
+    torch.testing.assert_close(runs[0], runs[2], rtol=0, atol=0)
+    torch.testing.assert_close(both[0:1], runs[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        F.normalize(runs[0][0, -1], dim=0), F.normalize(whole[0][0, -1], dim=0), atol=1e-5, rtol=0
+    )
+
+
+def test_positions_skip_padding():
+    mask = torch.tensor([[0, 0, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1]])
+    assert positions(mask).tolist() == [[0, 0, 0, 1, 2, 2], [0, 1, 2, 3, 4, 5]]

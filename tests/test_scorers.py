@@ -1,0 +1,82 @@
+"""Replies of every style, read by hand."""
+
+import pytest
+
+from selfkd.evaluation.scorers import is_right, parse
+from selfkd.evaluation.statistics import gap_closed, summarize
+
+
+@pytest.mark.parametrize(
+    ("kind", "question", "reply", "parsed"),
+    [
+        ("exists", "Is there a star?", "yes", "yes"),
+        ("exists", "Is there a star?", "No, the image shows no star.", "no"),
+        ("exists", "Is there not a star?", "yes, there is no star.", "yes"),
+        ("exists", "Is there a star?", "maybe", None),
+        ("exists", "Is there a star?", "it could be yes or no", None),
+        ("relation", "Is it left of it?", "I think yes", "yes"),
+        ("color", "What color is the star?", "the star is blue.", "blue"),
+        ("color", "What color is the star?", "blue or red", None),
+        ("shape", "What is the red shape?", "star", "star"),
+        ("size", "Is it small or large?", "large is the size of it", "large"),
+        ("size", "Is it small or large?", "small or large", None),
+        ("count", "How many stars are there?", "there are 3", "three"),
+        ("count", "How many stars are there?", "two stars can be seen.", "two"),
+        ("place", "Where is it?", "at the top left of the image", "top left"),
+        ("place", "Where is it?", "top", None),
+        ("neighbor", "What is left of the red star?", "left of the red star is a blue circle.", "blue circle"),
+        ("neighbor", "What is left of the red star?", "a circle", None),
+        ("describe", "Describe the image.", "I see a red star and a blue circle.", "blue circle, red star"),
+        ("choice", "Which caption is right?", "option B is right.", "B"),
+        ("choice", "Which caption is right?", "a red star", None),
+        ("choice", "Which caption is right?", "A or B", None),
+        ("repeat", "", "", None),
+    ],
+)
+def test_parse(kind, question, reply, parsed):
+    assert parse(kind, question, reply) == parsed
+
+
+def test_right_answers():
+    assert is_right("neighbor", "a blue circle", "blue circle")
+    assert is_right("describe", "a red star and a blue circle", "blue circle, red star")
+    assert not is_right("describe", "a red star and a blue circle", "blue circle")
+    assert not is_right("color", "red", None)
+    assert is_right("repeat", "Is there a star?", "is there a star?")
+
+
+def test_kinds_without_rules_are_an_error():
+    with pytest.raises(KeyError, match="poem"):
+        parse("poem", "", "")
+
+
+def sample(kind="exists", truth="yes", parsed="yes"):
+    return {"kind": kind, "truth": truth, "parsed": parsed, "correct": truth == parsed}
+
+
+def test_summary_of_four_known_samples():
+    scores = summarize([sample(), sample(parsed=None), sample(truth="no"), sample("color", "red", "red")])
+    assert scores == {
+        "n": 4,
+        "correct": 2,
+        "accuracy": 0.5,
+        "stderr": 0.25,
+        "parse_rate": 0.75,
+        "yes_rate": pytest.approx(2 / 3),
+        "true_yes_rate": pytest.approx(2 / 3),
+    }
+
+
+def test_gap_closed_by_hand_and_its_interval():
+    text, sft, selfkd = [True] * 90 + [False] * 10, [True] * 50 + [False] * 50, [True] * 70 + [False] * 30
+    gap = gap_closed(text, sft, selfkd)
+    assert gap["share"] == pytest.approx(0.5)
+    low, high = gap["interval"]
+    assert 0.3 < low < 0.5 < high < 0.7
+    assert gap == gap_closed(text, sft, selfkd)
+    assert gap["selfkd_minus_sft"] == pytest.approx(0.2)
+
+
+def test_no_gap_no_share():
+    gap = gap_closed([True, False] * 20, [True, False] * 20, [True, False] * 20)
+    assert gap["share"] is None and gap["interval"] is None

@@ -1,0 +1,57 @@
+"""espeak-ng: known voices alone, the same samples for the same utterance, training and unseen voices apart."""
+
+import numpy as np
+import pytest
+
+from selfkd.data.speakers import ESPEAK_VOICES, SAMPLE_RATE_HZ, EspeakSpeaker, Utterance
+from selfkd.errors import InputError
+
+TEXT = "Is the red circle left of the blue rectangle?"
+
+
+@pytest.fixture(scope="module")
+def speaker():
+    return EspeakSpeaker()
+
+
+@pytest.mark.parametrize("voice", ["en-US+m1", "en-GB-scotland+f3", "en+klatt2", "en-US+whisper"])
+def test_an_utterance_always_sounds_the_same(speaker, voice):
+    first = speaker.speak(Utterance(TEXT, voice))
+    speaker.speak(Utterance("Something else in between.", "en-029+f2", 200, 80, seed=9))
+    again = EspeakSpeaker().speak(Utterance(TEXT, voice))
+    assert np.array_equal(first, again)
+    assert 1.0 < len(first) / SAMPLE_RATE_HZ < 5.0 and 0.05 < np.abs(first).max() <= 1.0
+
+
+def test_voice_rate_pitch_and_seed_are_heard(speaker):
+    plain = speaker.speak(Utterance(TEXT, "en-US+m1"))
+    for other in (
+        Utterance(TEXT, "en-US+f2"),
+        Utterance(TEXT, "en-US+m1", rate_wpm=250),
+        Utterance(TEXT, "en-US+m1", pitch=90),
+    ):
+        sound = speaker.speak(other)
+        assert sound.shape != plain.shape or not np.array_equal(sound, plain), other
+    assert len(speaker.speak(Utterance(TEXT, "en-US+m1", rate_wpm=250))) < 0.85 * len(plain)
+
+
+def test_training_and_unseen_voices_share_no_accent_and_no_variant(speaker):
+    known = set(speaker.voices())
+    accents, variants = [], []
+    for names in ESPEAK_VOICES.values():
+        assert set(names) <= known
+        accents.append({n.split("+")[0] for n in names})
+        variants.append({n.split("+")[1] for n in names})
+    assert not accents[0] & accents[1] and not variants[0] & variants[1]
+
+
+@pytest.mark.parametrize("voice", ["", "english", "en-US+", "en-US+nobody", "xx+f1", "en-US+../../x"])
+def test_unknown_voices_are_refused(speaker, voice):
+    with pytest.raises(InputError, match="no voice"):
+        speaker.speak(Utterance("Hello.", voice))
+
+
+@pytest.mark.parametrize("text", ["", "   ", "...", "?"])
+def test_nothing_to_say_is_refused(speaker, text):
+    with pytest.raises(InputError, match="nothing to say"):
+        speaker.speak(Utterance(text, "en-US+m1"))

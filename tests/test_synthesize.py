@@ -1,0 +1,122 @@
+"""Spoken data: shards that others can read, the same bytes from one seed, resumed and in parallel."""
+
+import json
+from dataclasses import replace
+
+import pyarrow.parquet as pq
+import pytest
+from datasets import Audio, load_dataset
+
+from selfkd.data import sources
+from selfkd.data.example import MANIFEST, read_examples, read_manifest
+from selfkd.data.speakers import ESPEAK_VOICES
+from selfkd.data.synthesize import SynthesizeConfig, synthesize
+from selfkd.errors import InputError
+from selfkd.files import sha256
+
+
+def config(folder, **changes):
+    return replace(SynthesizeConfig(folder, "world-annotated", count=8, shard_rows=3, processes=1), **changes)
+
+
+def digests(folder):
+    return {p.name: sha256(p) for p in folder.glob("*.parquet")}
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("spoken") / "train"
+    synthesize(config(folder))
+    return folder
+
+
+def test_two_processes_and_an_interrupted_run_give_the_same_bytes(spoken, tmp_path):
+    synthesize(config(tmp_path / "two", processes=2))
+    assert digests(tmp_path / "two") == digests(spoken) and len(digests(spoken)) == 3
+    (tmp_path / "two" / MANIFEST).unlink()
+    (tmp_path / "two" / "train-00001-of-00003.parquet").unlink()
+    with pytest.raises(InputError, match="unfinished"):
+        read_manifest(tmp_path / "two")
+    synthesize(config(tmp_path / "two"))
+    assert digests(tmp_path / "two") == digests(spoken)
+
+
+def test_datasets_reads_the_shards_as_they_are(spoken, tmp_path):
+    data = load_dataset("parquet", data_files=str(spoken / "*.parquet"), split="train", cache_dir=tmp_path)
+    assert type(data.features["image"]).__name__ == "Image" and type(data.features["speech"]).__name__ == "Audio"
+    assert data.features["speech"].sampling_rate == 16_000
+    row = data.cast_column("speech", Audio(decode=False))[0]
+    assert row["image"].size == (64, 64) and row["speech"]["bytes"][:4] == b"fLaC"
+    assert len(data) == 8
+
+
+def test_what_is_read_is_what_was_spoken(spoken):
+    examples = list(read_examples(spoken))
+    source = sources.World("train", 0, annotated=True)
+    for index, example in enumerate(examples):
+        plain = source.example(index)
+        assert replace(example, speech=None, voice="", duration_seconds=0.0) == plain
+        assert example.voice in ESPEAK_VOICES["training"]
+        assert len(example.samples()) == round(example.duration_seconds * 16_000) > 8_000
+        assert example.picture().size == (64, 64)
+
+
+def test_manifest_says_where_everything_is_from(spoken):
+    manifest = read_manifest(spoken)
+    assert manifest["rows"] == 8 and manifest["rejected"] == [] and manifest["schema_version"] == 1
+    assert {"seed", "engine", "engine_license", "source_license", "voice_names", "rate_wpm"} <= set(manifest)
+    assert {s["file"]: s["sha256"] for s in manifest["shards"]} == digests(spoken)
+
+
+def test_voices_are_varied_and_depend_on_the_seed(tmp_path, spoken):
+    synthesize(config(tmp_path / "other", seed=1))
+    voices = [[e.voice for e in read_examples(f)] for f in (spoken, tmp_path / "other")]
+    assert voices[0] != voices[1] and len(set(voices[0])) > 4
+
+
+def test_what_cannot_be_spoken_is_rejected_with_a_reason(tmp_path, monkeypatch):
+    class Silent(sources.World):
+        def example(self, index):
+            example = super().example(index)
+            return replace(example, question="...") if index == 2 else example
+
+    monkeypatch.setitem(sources.SOURCES, "world", Silent)
+    from selfkd.data.synthesize import _speak_shard
+
+    settings = config(tmp_path, source="world")
+    _speak_shard(settings, 0, ["en-US+m1"], [tmp_path / "shard.parquet"])
+    table = pq.read_table(tmp_path / "shard.parquet")
+    kept = json.loads(table.schema.metadata[b"selfkd"])
+    assert table.num_rows == kept["rows"] == 2
+    assert kept["rejected"][0]["id"] == "world-train-0-000002" and "nothing to say" in kept["rejected"][0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"voices": "en-US+m1,nobody"}, "voices: unknown voice 'nobody'"),
+        ({"count": 0}, "count, shard_rows: must be at least 1"),
+        ({"rate_wpm": (200, 100)}, "rate_wpm: 200 to 100"),
+        ({"pitch": (0, 120)}, "pitch: 0 to 120"),
+    ],
+)
+def test_bad_settings_leave_nothing_behind(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        synthesize(config(tmp_path / "out", **changes))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_other_data_is_refused(spoken, tmp_path):
+    with pytest.raises(InputError, match="seed: 0 there, 5 here"):
+        synthesize(config(spoken, seed=5))
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="not empty"):
+        synthesize(config(tmp_path))
+
+
+def test_a_shard_cut_short_is_named(spoken, tmp_path):
+    synthesize(config(tmp_path / "cut", count=2, shard_rows=2))
+    (shard,) = (tmp_path / "cut").glob("*.parquet")
+    shard.write_bytes(shard.read_bytes()[:-100])
+    with pytest.raises(InputError, match=f"{shard.name}: not a readable shard"):
+        list(read_examples(tmp_path / "cut"))

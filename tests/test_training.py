@@ -1,0 +1,120 @@
+"""The Trainer: 8 x 1 == 2 x 4, kill and resume to the same bytes, the VLM left as it was."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import world_examples
+
+from selfkd.data.example import MANIFEST, write_shard
+from selfkd.errors import InputError
+from selfkd.files import sha256, write_json
+from selfkd.model.omni import OmniModel
+from selfkd.training.distill import DistillConfig, distill
+from selfkd.training.stage import CHECKPOINTS, MODEL, training_arguments
+from selfkd.training.trainer import SelfKDTrainer, freeze_all_but
+
+STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def start(parts, tmp_path_factory):
+    """A model to start from and a folder of sixteen examples."""
+    folder = tmp_path_factory.mktemp("start")
+    model, processor = parts
+    model.save_pretrained(folder / "model")
+    processor.save_pretrained(folder / "model")
+    (folder / "data").mkdir()
+    write_shard(folder / "data" / "train.parquet", world_examples(16), {"rows": 16, "rejected": []})
+    write_json(folder / "data" / MANIFEST, {"source": "world", "shards": [{"file": "train.parquet"}]})
+    return folder
+
+
+def config(start, output, **changes):
+    settings = {"steps": STEPS, "batch_size": 2, "save_steps": 2, "warmup_steps": 2, "alpha": 0.5} | changes
+    return DistillConfig(start / "data", output, model=str(start / "model"), **settings)
+
+
+def losses_and_weights(start, tmp_path, batch_size, accumulation):
+    model = OmniModel.from_pretrained(start / "model")
+    freeze_all_but(model, ["projector"])
+    from selfkd.model.processor import OmniProcessor
+
+    extra = {"gradient_accumulation_steps": accumulation, "logging_steps": 1, "save_strategy": "no"}
+    arguments = training_arguments(config(start, tmp_path, steps=3, batch_size=batch_size, training=extra))
+    processor = OmniProcessor.from_pretrained(start / "model")
+    trainer = SelfKDTrainer(model, arguments, world_examples(24), processor, alpha=0.5)
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return losses, model.projector.linear_out.weight.detach()
+
+
+def test_eight_by_one_equals_two_by_four(start, tmp_path):
+    (losses, weights), (others, other_weights) = (
+        losses_and_weights(start, tmp_path / str(size), size, 8 // size) for size in (8, 2)
+    )
+    assert losses == pytest.approx(others, rel=1e-4)
+    torch.testing.assert_close(weights, other_weights, rtol=1e-3, atol=1e-5)
+
+
+def test_killed_at_a_random_moment_it_resumes_to_the_same_bytes(start, tmp_path):
+    distill(config(start, tmp_path / "whole"))
+    killed = tmp_path / "killed"
+    settings = config(start, killed)
+    command = [sys.executable, "-m", "selfkd.cli", "distill", "--data", settings.data, "--output", killed]
+    command += ["--model", settings.model, "--alpha", "0.5", "--steps", STEPS, "--batch_size", 2]
+    command += ["--save_steps", 2, "--warmup_steps", 2]
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    after = random.Random().choice([2, 4, 6, 8])
+    deadline = time.monotonic() + 120
+    while not list((killed / CHECKPOINTS).glob(f"checkpoint-{after}/model.safetensors")):
+        assert process.poll() is None and time.monotonic() < deadline, f"never came to step {after}"
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed / "result.json").exists()
+
+    distill(config(start, killed))
+    names = sorted(p.name for p in (tmp_path / "whole" / MODEL).rglob("*") if p.is_file())
+    assert names == sorted(p.name for p in (killed / MODEL).rglob("*") if p.is_file())
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert sha256(killed / MODEL / name) == sha256(tmp_path / "whole" / MODEL / name), (name, after)
+
+
+def test_training_leaves_the_vlm_byte_for_byte(start, tmp_path):
+    before = OmniModel.from_pretrained(start / "model").state_dict()
+    distill(config(start, tmp_path / "run", trainable=["projector", "speech_encoder"], steps=2))
+    after = OmniModel.from_pretrained(tmp_path / "run" / MODEL).state_dict()
+    changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    assert changed and not any(name.startswith("vlm.") for name in changed)
+    assert any(name.startswith("speech_encoder.") for name in changed)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"alpha": 1.5}, "alpha: 1.5 is not between 0 and 1"),
+        ({"temperature": 0.0}, "temperature: 0.0 is not above 0"),
+        ({"trainable": ["vlm"]}, "trainable: .*vlm"),
+        ({"training": {"learning_rat": 1}}, "training.learning_rat: transformers.TrainingArguments has no such field"),
+    ],
+)
+def test_bad_settings_are_named(start, tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        distill(config(start, tmp_path / "run", **changes))
+
+
+def test_a_run_directory_is_not_overwritten(start, tmp_path):
+    distill(config(start, tmp_path / "run", steps=1))
+    with pytest.raises(InputError, match="complete already"):
+        distill(config(start, tmp_path / "run", steps=1))
+    with pytest.raises(InputError, match=r"another run \(steps: 1 there, 2 here\)"):
+        distill(config(start, tmp_path / "run", steps=2))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    with pytest.raises(InputError, match="not a run directory"):
+        distill(config(start, tmp_path / "mine"))

@@ -1,0 +1,85 @@
+"""Both views of an example: exact ids, exact lengths, the same response."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import tone
+
+from selfkd.data.views import PairedCollator, paired_item
+from selfkd.errors import InputError
+from selfkd.model.paired import paired_rows
+
+BEFORE = "<|im_start|>user\n<img>" + "<IMG_CONTEXT>" * 16 + "</img>\n"
+AFTER = "<|im_end|>\n<|im_start|>assistant\n"
+
+
+# 100 mel frames a second, 50 encoder frames, stacks of 4
+@pytest.mark.parametrize(("seconds", "mel_frames", "places"), [(0.5, 50, 7), (3.0, 300, 38), (10.0, 1000, 125)])
+def test_ids_and_lengths_of_both_views(model, processor, example, seconds, mel_frames, places):
+    example = example.spoken(tone(seconds), "tone")
+    item = paired_item(processor, example)
+    assert processor.tokenizer.decode(item.prefix_ids) == BEFORE
+    assert processor.tokenizer.decode(item.text_ids) == example.question
+    assert processor.tokenizer.decode(item.after_ids) == AFTER
+    assert processor.tokenizer.decode(item.response_ids) == example.answer + "<|im_end|>"
+    assert item.speech_before_ids == []
+    assert item.mel_FM.shape == (80, mel_frames)
+    assert processor.speech_places(mel_frames) == places
+
+    batch = PairedCollator(processor)([item])
+    whole_text = processor.ids(BEFORE + example.question + AFTER + example.answer + "<|im_end|>")
+    assert batch["prefix_ids"][0].tolist() + batch["text_ids"][0].tolist() == whole_text[:-1]
+    embeddings, mask = model.speech_suffixes(
+        batch["speech_before_ids"], batch["speech_after_ids"], batch["mel_BFM"], batch["mel_mask_BM"]
+    )
+    assert embeddings.shape[1] == mask.sum() == places + len(item.after_ids) + len(item.response_ids) - 1
+    student, teacher, labels = paired_rows(model, batch, with_teacher=True)
+    assert student.shape == teacher.shape == (len(item.response_ids), 192)
+    assert labels.tolist() == item.response_ids
+
+
+def test_generation_prompt_of_the_speech_view(processor, example):
+    mel = processor.mel(example.samples())
+    prompt = processor.speech_prompt(mel, example.picture())
+    batch = processor([prompt], [example.picture()])
+    speech = processor.speech_token_id
+    places = processor.speech_places(mel.shape[1])
+    assert batch["input_ids"][0].tolist() == processor.ids(BEFORE) + [speech] * places + processor.ids(AFTER)
+
+
+def test_a_clip_sounds_the_same_alone_and_in_a_batch(model, processor, examples):
+    items = [paired_item(processor, e) for e in examples[:4]]
+    batch = PairedCollator(processor)(items)
+    together, mask = model.hear(batch["mel_BFM"], batch["mel_mask_BM"])
+    for item, vectors, heard in zip(items, together, mask, strict=True):
+        alone, _ = model.hear(item.mel_FM[None], torch.ones(1, item.mel_FM.shape[1], dtype=torch.long))
+        torch.testing.assert_close(vectors[heard], alone[0], rtol=1e-5, atol=1e-5)
+
+
+def test_different_responses_in_the_two_views_are_caught(model, processor, examples):
+    batch = PairedCollator(processor)([paired_item(processor, e) for e in examples[:2]])
+    batch["speech_after_ids"][1][-1] += 1
+    with pytest.raises(AssertionError, match="different responses"):
+        paired_rows(model, batch, with_teacher=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"question": "  "}, "field question: is empty"),
+        ({"answer": ""}, "field answer: is empty"),
+        ({"image": b"no picture"}, "field image: not a readable picture"),
+        ({"speech": b"no sound"}, "field speech: not readable sound"),
+        ({"speech": None}, "field speech: this example has not been spoken"),
+    ],
+)
+def test_bad_fields_are_named(processor, example, change, message):
+    with pytest.raises(InputError, match=f"the-example: {message}"):
+        paired_item(processor, replace(example, **change))
+
+
+@pytest.mark.parametrize(("seconds", "message"), [(30.5, "over the encoder's 30 s"), (0.01, "too short")])
+def test_speech_of_a_length_that_cannot_be_heard(processor, example, seconds, message):
+    with pytest.raises(InputError, match=f"the-example: field speech: .*{message}"):
+        paired_item(processor, example.spoken(tone(seconds), "tone"))
