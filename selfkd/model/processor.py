@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from transformers import AutoConfig, AutoProcessor, BatchFeature, WhisperFeatureExtractor
+from transformers import AutoProcessor, BatchFeature, PretrainedConfig, WhisperFeatureExtractor
 
 from selfkd.data.chat import ChatFrame, chat_frame
 from selfkd.data.features import log_mel, pad_mels
@@ -37,9 +37,14 @@ class Prompt:
 
 
 def load_vlm_processor(path: str | Path) -> Any:
-    """The processor of a VLM checkpoint; InternVL's without its video part, which would need torchvision."""
-    internvl = AutoConfig.from_pretrained(path).model_type in ("internvl", "selfkd_omni")
+    """The processor of a VLM or OmniModel checkpoint; InternVL's without its video part, which would need torchvision."""
+    config = _config(path)
+    internvl = config.get("vlm_config", config)["model_type"] == "internvl"
     return (InternVLPictureProcessor if internvl else AutoProcessor).from_pretrained(path)
+
+
+def _config(path: str | Path) -> dict[str, Any]:
+    return PretrainedConfig.get_config_dict(path)[0]
 
 
 class OmniProcessor:
@@ -56,7 +61,7 @@ class OmniProcessor:
         """Reads what `save_pretrained` wrote (a local folder)."""
         folder = Path(path)
         extractor = WhisperFeatureExtractor.from_pretrained(folder / _SPEECH_CONFIG)
-        return cls(load_vlm_processor(folder), extractor, AutoConfig.from_pretrained(folder).speech_stack)
+        return cls(load_vlm_processor(folder), extractor, _config(folder)["speech_stack"])
 
     def save_pretrained(self, path: str | Path) -> None:
         self.vlm_processor.save_pretrained(path)

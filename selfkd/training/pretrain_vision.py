@@ -1,9 +1,9 @@
 """Teaches the embedded vision tower to see before it is joined to the LLM, as InternViT was.
 
 For each of the 4 x 4 image tokens: which colour, shape and size has the thing whose centre lies there, and where in
-the cell. Names are read by likeness to the LLM's own word embeddings, so that image tokens come to lie in the space of
-words and what the LLM learns about words holds for them. Trained through the LLM's answers alone, the tower was still
-near chance after 900 steps (12 minutes).
+the picture. Names are read by likeness to the LLM's own word embeddings, so that image tokens come to lie in the space
+of words and what the LLM learns about words holds for them. Trained through the answers alone, the tower was still
+near chance after 900 steps.
 """
 
 import torch
@@ -17,12 +17,24 @@ from selfkd.data.shapes import COLORS, PICTURE_SIZE, SHAPES, SIZES, draw_scene, 
 
 GRID = 4
 CELL = PICTURE_SIZE / GRID
-_NAMES = {"color": COLORS, "shape": SHAPES, "size": SIZES}
+_NAMES = {
+    "color": COLORS,
+    "shape": SHAPES,
+    "size": SIZES,
+    "vertical": ("top", "bottom"),
+    "horizontal": ("left", "right"),
+}
 PICTURES_PER_STEP = 64
 
 
+def fast_bf16() -> torch.autocast:
+    """bfloat16 where a CPU multiplies it natively. The Trainer's own autocast covers `model.forward`, and no more."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported())
+
+
 class LabelledCells(Dataset):
-    """(picture, per cell: colour, shape, size as indices, -1 where no centre lies; x, y in cells from its corner)."""
+    """(picture, names of the thing whose centre lies in each cell as indices, -1 where none does, its x and y as shares
+    of the picture)."""
 
     def __init__(self, count: int, seed: int, image_processor):
         self.count, self.seed, self.image_processor = count, seed, image_processor
@@ -32,12 +44,14 @@ class LabelledCells(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         scene = draw_scene("train", self.seed + 7, index)
-        names = torch.full((GRID * GRID, 3), -1)
+        names = torch.full((GRID * GRID, len(_NAMES)), -1)
         places = torch.zeros(GRID * GRID, 2)
         for thing in scene.things:
             cell = int(thing.y // CELL) * GRID + int(thing.x // CELL)
-            names[cell] = torch.tensor([known.index(getattr(thing, kind)) for kind, known in _NAMES.items()])
-            places[cell] = torch.tensor([thing.x % CELL, thing.y % CELL]) / CELL
+            half = [int(thing.y > PICTURE_SIZE / 2), int(thing.x > PICTURE_SIZE / 2)]
+            told = [COLORS.index(thing.color), SHAPES.index(thing.shape), SIZES.index(thing.size), *half]
+            names[cell] = torch.tensor(told)
+            places[cell] = torch.tensor([thing.x, thing.y]) / PICTURE_SIZE
         pixels = self.image_processor(render(scene), return_tensors="pt")["pixel_values"][0]
         return pixels, names, places
 
@@ -51,24 +65,26 @@ class CellReader(nn.Module):
         self.place = nn.Linear(words.embedding_dim, 2)
         self.scale = nn.Parameter(torch.full((len(_NAMES),), 4.0))
         self.words = words
-        self.name_ids = [[self._word_id(tokenizer, name) for name in known] for known in _NAMES.values()]
+        self.forms = [[self._forms(tokenizer, name) for name in known] for known in _NAMES.values()]
 
     @staticmethod
-    def _word_id(tokenizer, name: str) -> int:
-        (word_id,) = tokenizer(f" {name}", add_special_tokens=False)["input_ids"]
-        return word_id
+    def _forms(tokenizer, name: str) -> list[int]:
+        """Ids of the word within a sentence and, where it can begin a response, at its beginning."""
+        ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (f" {name}", name)]
+        return [form[0] for form in ids if len(form) == 1]
 
     def forward(self, cells: Tensor, names: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        """(loss, share of the things whose colour, shape and size are all right)."""
+        """(loss, share of the things whose names are all right)."""
         is_there = names[..., 0] >= 0
         loss = F.binary_cross_entropy_with_logits(self.there(cells)[..., 0].float(), is_there.float())
         seen, wanted = cells[is_there], names[is_there]
         right = torch.ones(len(seen), dtype=torch.bool)
-        for i, ids in enumerate(self.name_ids):
-            logits = F.linear(seen.float(), self.words.weight[ids]) * self.scale[i]
+        for i, forms in enumerate(self.forms):
+            words = torch.stack([self.words.weight[ids].mean(0) for ids in forms])
+            logits = F.linear(seen.float(), words) * self.scale[i]
             loss = loss + F.cross_entropy(logits, wanted[:, i])
             right &= logits.argmax(-1) == wanted[:, i]
-        return loss + 4 * F.mse_loss(self.place(seen).float(), places[is_there]), right.float().mean()
+        return loss + 16 * F.mse_loss(self.place(seen).float(), places[is_there]), right.float().mean()
 
 
 def pretrain_vision(
@@ -84,7 +100,7 @@ def pretrain_vision(
     loader = DataLoader(data, PICTURES_PER_STEP, num_workers=1)
     progress = tqdm(loader, "vision tower", mininterval=5)
     for pixels, names, places in progress:
-        with torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported()):
+        with fast_bf16():
             cells = model.get_image_features(pixels, return_dict=True).pooler_output
             loss, right = reader(cells, names, places)
         loss.backward()

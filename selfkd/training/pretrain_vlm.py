@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import InternVLForConditionalGeneration, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from selfkd.data.annotator import own_response
 from selfkd.data.questions import KINDS, ask
@@ -21,13 +21,13 @@ from selfkd.data.tasks import corpus
 from selfkd.losses import cross_entropy
 from selfkd.model.embedded import build_processor, build_vlm
 from selfkd.model.prefix import continue_prefix, read_prefix
-from selfkd.training.pretrain_vision import pretrain_vision
+from selfkd.training.pretrain_vision import fast_bf16, pretrain_vision
 from selfkd.training.world_groups import Group, GroupCollator, WorldGroups
 
 LENGTH_BUCKETS = 5
 QUESTION_WEIGHT = 0.3
 GROUPS_PER_STEP = 32
-VISION_STEPS = 800
+VISION_STEPS = 700
 
 
 def token_logits(model, inputs: dict[str, Tensor]):
@@ -60,9 +60,10 @@ class GroupTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         total, count = torch.zeros(()), inputs["in_response"].sum()
-        for logits, labels, in_response, _ in token_logits(model, inputs):
-            total = total + cross_entropy(logits[in_response], labels[in_response])
-            total = total + QUESTION_WEIGHT * cross_entropy(logits[~in_response], labels[~in_response])
+        with fast_bf16():
+            for logits, labels, in_response, _ in token_logits(model, inputs):
+                total = total + cross_entropy(logits[in_response], labels[in_response])
+                total = total + QUESTION_WEIGHT * cross_entropy(logits[~in_response], labels[~in_response])
         return (total / count, {}) if return_outputs else total / count
 
 
@@ -97,12 +98,18 @@ class AccuracyLog(TrainerCallback):
             print(state.global_step, {k: round(v, 2) for k, v in accuracy.items()}, flush=True)
 
 
-def pretrain_vlm(output: Path, steps: int = 2000, learning_rate: float = 2e-3, seed: int = 0) -> None:
+def pretrain_vlm(output: Path, steps: int = 1800, learning_rate: float = 2e-3, seed: int = 0) -> None:
     set_seed(seed)
     processor = build_processor(corpus(2000, seed))
-    model = build_vlm(processor.tokenizer)
+    seeing = output / "vision"
+    if seeing.is_dir():  # an earlier start came this far
+        model = InternVLForConditionalGeneration.from_pretrained(seeing)
+    else:
+        model = build_vlm(processor.tokenizer)
     model.set_attn_implementation("eager")  # on a CPU faster than fused attention at these lengths
-    pretrain_vision(model, processor, VISION_STEPS, seed)
+    if not seeing.is_dir():
+        pretrain_vision(model, processor, VISION_STEPS, seed)
+        model.save_pretrained(seeing)
     model.model.vision_tower.requires_grad_(False)
     arguments = TrainingArguments(
         output_dir=str(output),
@@ -113,8 +120,7 @@ def pretrain_vlm(output: Path, steps: int = 2000, learning_rate: float = 2e-3, s
         warmup_steps=steps // 20,
         weight_decay=0.05,
         use_cpu=not torch.cuda.is_available(),
-        bf16=torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported(),
-        dataloader_num_workers=1,
+        dataloader_num_workers=0,  # making a batch takes 5% of a step; a worker would fight for the same two cores
         remove_unused_columns=False,
         adam_beta2=0.98,
         save_steps=400,
@@ -136,7 +142,7 @@ def pretrain_vlm(output: Path, steps: int = 2000, learning_rate: float = 2e-3, s
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     pretrain_vlm(options.output, options.steps, seed=options.seed)
