@@ -40,7 +40,7 @@ def run_seed(seed: int, output: Path, asked: Path, trainable: list[str]) -> dict
     aligned = AlignConfig(words.output, folder / "align", steps=400, seed=seed)
     once(align, aligned)
     start = str(aligned.output / MODEL)
-    base = EvaluateConfig(start, [asked], folder / "eval-base", views=["text", "speech", "cascade"])
+    base = EvaluateConfig(start, [str(asked)], folder / "eval-base", views=["text", "speech", "cascade"])
     scores = {f"align, {view}": s for view, s in once(evaluate, base)["world"].items()}
     for responses, source in RESPONSES.items():
         train = SynthesizeConfig(folder / responses, source, count=3000, seed=seed)
@@ -49,7 +49,7 @@ def run_seed(seed: int, output: Path, asked: Path, trainable: list[str]) -> dict
             name = f"{responses}-alpha-{alpha:g}"
             settings = DistillConfig(train.output, folder / name, trainable, steps=400, seed=seed, model=start)
             once(distill, replace(settings, alpha=alpha))
-            spoken = EvaluateConfig(str(folder / name / MODEL), [asked], folder / f"eval-{name}", views=["speech"])
+            spoken = EvaluateConfig(str(folder / name / MODEL), [str(asked)], folder / f"eval-{name}", views=["speech"])
             scores[f"{responses}, alpha {alpha:g}"] = once(evaluate, spoken)["world"]["speech"]
     return scores
 

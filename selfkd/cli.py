@@ -2,9 +2,11 @@
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from dataclasses import fields
+from itertools import pairwise
+from typing import Any, get_origin
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser
 
 from selfkd.errors import InputError
 
@@ -126,13 +128,27 @@ def run_command(name: str, arguments: list[str]) -> int:
     parser = ArgumentParser(
         prog=f"selfkd {name}",
         description=f"{what}.  Example:  {example}",
-        epilog="Lists grow by --field+=value. --debug shows the traceback of an error.",
+        exit_on_error=False,
+        epilog="Lists are written a,b. --debug shows the traceback of an error.",
     )
     parser.add_argument("--recipe", action="config", help="YAML file with any of the fields below")
     parser.add_class_arguments(config_class, as_group=False)
-    values = parser.parse_args(arguments)
-    stage(config_class(**{k: v for k, v in parser.instantiate_classes(values).items() if k != "recipe"}))
+    try:
+        values = parser.parse_args(_bracket_lists(config_class, arguments))
+    except ArgumentError as error:
+        recipe = next((after for a, after in pairwise(arguments) if a == "--recipe"), None)
+        where = f" (in {recipe} or on the command line)" if recipe else ""
+        raise InputError(" ".join(str(error).split()) + where) from error
+    stage(config_class(**{k: v for k, v in parser.instantiate(values).items() if k != "recipe"}))
     return 0
+
+
+def _bracket_lists(config_class: type, arguments: list[str]) -> list[str]:
+    """`--views text,speech` for the parser's own `--views [text,speech]`, which shells take for a pattern."""
+    lists = {f"--{f.name}" for f in fields(config_class) if get_origin(f.type) is list}
+    return [
+        f"[{a}]" if previous in lists and not a.startswith("[") else a for previous, a in pairwise(["", *arguments])
+    ]
 
 
 _OVERVIEW = """\

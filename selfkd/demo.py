@@ -81,14 +81,14 @@ def demo(config: DemoConfig) -> dict[str, Any]:
     selfkd = replace(sft, output=out / "selfkd", alpha=config.alpha)
     once(f"stage 2, distill: Self-KD (alpha = {config.alpha:g})", distill, selfkd)
 
-    base = EvaluateConfig(start, [data[b] for b in BENCHMARKS], out / "eval-base", views=["text", "cascade"])
+    base = EvaluateConfig(start, [str(data[b]) for b in BENCHMARKS], out / "eval-base", views=["text", "cascade"])
     once("evaluate: written, and the cascade", evaluate, base)
     for name in ("sft", "selfkd"):
         spoken = replace(base, model=str(out / name / MODEL), output=out / f"eval-{name}", views=["speech"])
         once(f"evaluate: spoken, {name}", evaluate, spoken)
 
     scores = compare(CompareConfig(out / "eval-base", out / "eval-sft", out / "eval-selfkd", out, config.seed))
-    curves, title = [out / "sft", out / "selfkd"], "Self-KD on the embedded model"
+    curves, title = [str(out / "sft"), str(out / "selfkd")], "Self-KD on the embedded model"
     page = report(ReportConfig(out, out / "report.html", curves, title, _intro(config)))
     console.print(summary_table(scores))
     console.print(f"{time.monotonic() - started:.0f} s. Report: {page}   Scores: {out / 'scores.json'}")

@@ -70,8 +70,7 @@ class CascadeAnswerer:
     def transcribe(self, examples: Sequence[Example]) -> list[str]:
         extractor = self.text.processor.feature_extractor
         mels = [log_mel(extractor, e.samples(), f"example {e.id}") for e in examples]
-        heard = self.recognizer.recognize(*(t.to(self.recognizer.device) for t in pad_mels(mels)))
-        return [self.text.processor.tokenizer.decode(ids, skip_special_tokens=True) for ids in heard]
+        return self.recognizer.recognize(*(t.to(self.recognizer.device) for t in pad_mels(mels)))
 
     def answer(self, examples: Sequence[Example]) -> list[Reply]:
         heard = self.transcribe(examples)

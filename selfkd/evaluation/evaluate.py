@@ -43,7 +43,7 @@ class EvaluateConfig:
     """
 
     model: str
-    data: list[Path]
+    data: list[str]
     output: Path
     views: list[View] = field(default_factory=lambda: ["text", "speech"])
     recognizer: str = ""
@@ -57,7 +57,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         raise InputError(f"model: {config.model}: no model there; give the /model folder of a run")
     if config.batch_size < 1 or config.limit < 0:
         raise InputError("batch_size, limit: must not be negative, and batch_size not 0")
-    benchmarks = {benchmark_name(folder): list(read_examples(folder)) for folder in config.data}
+    benchmarks = {benchmark_name(folder): list(read_examples(folder)) for folder in map(Path, config.data)}
     with Run.open(config.output, "evaluate", config) as run:
         answerers = _answerers(config)
         result: dict[str, Any] = {}

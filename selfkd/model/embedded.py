@@ -14,7 +14,6 @@ from transformers import (
     InternVLConfig,
     InternVLForConditionalGeneration,
     PreTrainedTokenizerFast,
-    WhisperConfig,
 )
 
 from selfkd.model.picture_processor import InternVLPictureProcessor
@@ -123,15 +122,14 @@ def build_vlm(tokenizer: PreTrainedTokenizerFast) -> InternVLForConditionalGener
     return InternVLForConditionalGeneration(config)
 
 
-def whisper_config() -> WhisperConfig:
-    """A Whisper encoder of three layers, width 128."""
-    return WhisperConfig(
-        num_mel_bins=80,
-        d_model=128,
-        encoder_layers=3,
-        encoder_attention_heads=4,
-        encoder_ffn_dim=512,
-        max_source_positions=1500,
-        dropout=0.1,
-        decoder_layers=0,
-    )
+# a Whisper encoder of three layers, width 128; the special tokens are those of Whisper's decoder, which is not there
+WHISPER_SIZE = {
+    "num_mel_bins": 80,
+    "d_model": 128,
+    "encoder_layers": 3,
+    "encoder_attention_heads": 4,
+    "encoder_ffn_dim": 512,
+    "max_source_positions": 1500,
+    "dropout": 0.1,
+    "decoder_layers": 0,
+}

@@ -37,7 +37,7 @@ class Prompt:
 
 
 def load_vlm_processor(path: str | Path) -> Any:
-    """The processor of a VLM or OmniModel checkpoint; InternVL's without its video part, which would need torchvision."""
+    """The processor of a VLM or OmniModel; InternVL's without its video part, which would need torchvision."""
     config = _config(path)
     internvl = config.get("vlm_config", config)["model_type"] == "internvl"
     return (InternVLPictureProcessor if internvl else AutoProcessor).from_pretrained(path)

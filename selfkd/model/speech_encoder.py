@@ -3,7 +3,7 @@
 transformers' `WhisperEncoder.forward` wants 30 seconds whatever was said. Here its own layers run over the real frames,
 with padding masked, so that a clip costs what it lasts and gives the same vectors alone and in a batch.
 
-Legend: B clips, F mel bins, M mel frames (100 a second), S encoder frames (50 a second), D width, V vocabulary.
+Legend: B clips, F mel bins, M mel frames (100 a second), S encoder frames (50 a second), D width, V characters.
 """
 
 import torch
@@ -36,13 +36,17 @@ def encode_speech(encoder: WhisperEncoder, mel_BFM: Tensor, mel_mask_BM: Tensor)
 
 
 class RecognizerConfig(WhisperConfig):
-    """A Whisper configuration; `vocab_size` counts the tokens that can be heard, the CTC blank comes after them."""
+    """A Whisper configuration and the characters that can be heard; the CTC blank comes after them."""
 
     model_type = "selfkd_recognizer"
 
+    def __init__(self, alphabet: str = "", **kwargs):
+        self.alphabet = alphabet
+        super().__init__(**kwargs)
+
 
 class SpeechRecognizer(PreTrainedModel):
-    """A Whisper encoder with a CTC head over the tokens of the LLM."""
+    """A Whisper encoder with a CTC head over characters."""
 
     config_class = RecognizerConfig
     base_model_prefix = "encoder"
@@ -52,12 +56,12 @@ class SpeechRecognizer(PreTrainedModel):
     def __init__(self, config: RecognizerConfig):
         super().__init__(config)
         self.encoder = WhisperEncoder(config)
-        self.ctc_head = nn.Linear(config.d_model, config.vocab_size + 1)
+        self.ctc_head = nn.Linear(config.d_model, len(config.alphabet) + 1)
         self.post_init()
 
     @property
     def blank(self) -> int:
-        return self.config.vocab_size
+        return len(self.config.alphabet)
 
     def forward(self, mel_BFM: Tensor, mel_mask_BM: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
         """CTC log-probabilities (B, S, V + 1), their mask, and with `labels` (B, T; -100 pads) the loss per clip."""
@@ -79,12 +83,12 @@ class SpeechRecognizer(PreTrainedModel):
         return outputs
 
     @torch.no_grad()
-    def recognize(self, mel_BFM: Tensor, mel_mask_BM: Tensor) -> list[list[int]]:
-        """Token ids heard in each clip: the likeliest token a frame, repeats and blanks removed."""
+    def recognize(self, mel_BFM: Tensor, mel_mask_BM: Tensor) -> list[str]:
+        """What is heard in each clip: the likeliest character a frame, repeats and blanks removed."""
         outputs = self(mel_BFM, mel_mask_BM)
         best = outputs["log_probs"].argmax(-1)
         heard = []
         for ids, mask in zip(best, outputs["mask"], strict=True):
             ids = torch.unique_consecutive(ids[mask])
-            heard.append(ids[ids != self.blank].tolist())
+            heard.append("".join(self.config.alphabet[i] for i in ids[ids != self.blank]))
         return heard

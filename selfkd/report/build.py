@@ -40,7 +40,7 @@ class ReportConfig:
 
     comparison: Path
     output: Path
-    training: list[Path] = field(default_factory=list)
+    training: list[str] = field(default_factory=list)
     title: str = "Written against spoken questions"
     intro: list[str] = field(default_factory=list)
     items: int = 12
@@ -132,8 +132,8 @@ def _kind_rows(benchmark: str, samples: dict[str, list[dict[str, Any]]]) -> list
     return rows
 
 
-def _curves(runs: list[Path]) -> list[dict[str, Any]]:
-    logs = {run.name: read_log(run) for run in runs}
+def _curves(runs: list[str]) -> list[dict[str, Any]]:
+    logs = {run.name: read_log(run) for run in map(Path, runs)}
     curves = []
     for key, title in _CURVES.items():
         lines = {n: [(e["step"], e[key]) for e in log if e.get(key)] for n, log in logs.items()}

@@ -91,7 +91,9 @@ def pretrain_vision(
     model: InternVLForConditionalGeneration, processor, steps: int, seed: int, learning_rate: float = 1.5e-3
 ) -> None:
     """Trains vision tower, multimodal projector and the embeddings of the names of `model` in place."""
-    reader = CellReader(model.get_input_embeddings(), processor.tokenizer)
+    words = model.get_input_embeddings()
+    assert isinstance(words, nn.Embedding)
+    reader = CellReader(words, processor.tokenizer)
     seeing = [*model.model.vision_tower.parameters(), *model.model.multi_modal_projector.parameters()]
     parameters = [*seeing, *reader.parameters()]
     optimizer = torch.optim.AdamW(parameters, learning_rate, weight_decay=0.05)
