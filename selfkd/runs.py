@@ -39,8 +39,9 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / ".lock").open("w") as lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                # a record lock belongs to this process alone: a loader's worker that outlives a kill does not hold it
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
                 raise InputError(f"{folder}: run directory in use by another process") from None
             run = cls(folder)
             run._claim({"stage": stage, **_plain(config)})

@@ -75,11 +75,24 @@ def test_a_recipe_that_is_not_there_is_named(tmp_path, capsys):
 
 def test_a_run_directory_in_use_is_refused(tmp_path):
     config = ReportConfig(tmp_path, tmp_path / "run")
-    with (
-        Run.open(tmp_path / "run", "report", config),
-        pytest.raises(InputError, match="in use by another process"),
-        Run.open(tmp_path / "run", "report", config),
-    ):
+    holder = (
+        "import sys; from pathlib import Path\n"
+        "from selfkd.report.build import ReportConfig; from selfkd.runs import Run\n"
+        "folder = Path(sys.argv[1])\n"
+        "with Run.open(folder / 'run', 'report', ReportConfig(folder, folder / 'run')):\n"
+        "    print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", holder, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "held\n"
+        with (
+            pytest.raises(InputError, match="in use by another process"),
+            Run.open(tmp_path / "run", "report", config),
+        ):
+            pass
+        process.stdin.close()
+    with Run.open(tmp_path / "run", "report", config):
         pass
 
 

@@ -58,7 +58,7 @@ def test_report_is_one_page_that_needs_nothing_else(demo):
     assert page.count("data:image/png;base64,") == 12 and page.count("<svg") >= 2
     assert not re.search(r"""(src|href)=["'](?!data:)""", page)
     assert "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page
-    assert "mirror the paper's setting" in page
+    assert "mirror the paper&#39;s setting" in page
 
 
 def test_again_it_does_nothing_twice(demo):

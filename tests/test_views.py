@@ -35,7 +35,7 @@ def test_ids_and_lengths_of_both_views(model, processor, example, seconds, mel_f
     )
     assert embeddings.shape[1] == mask.sum() == places + len(item.after_ids) + len(item.response_ids) - 1
     student, teacher, labels = paired_rows(model, batch, with_teacher=True)
-    assert student.shape == teacher.shape == (len(item.response_ids), 192)
+    assert student.shape == teacher.shape == (len(item.response_ids), model.get_input_embeddings().embedding_dim)
     assert labels.tolist() == item.response_ids
 
 

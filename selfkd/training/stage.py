@@ -63,7 +63,7 @@ def training_arguments(config: TrainConfig) -> TrainingArguments:
         "weight_decay": 0.01,
         "save_steps": config.save_steps,
         "save_total_limit": 1,
-        "logging_steps": 10,
+        "logging_steps": max(1, config.steps // 40),
         "dataloader_num_workers": 1,
         "remove_unused_columns": False,
         "use_cpu": not torch.cuda.is_available(),
