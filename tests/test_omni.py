@@ -14,7 +14,7 @@ from selfkd.model.speech_encoder import encode_speech
 
 def test_text_view_is_the_vlm_itself(model, processor, example):
     vlm = AutoModelForImageTextToText.from_pretrained(vlm_path()).eval()
-    batch = processor([processor.text_prompt(example.question, example.picture())], [example.picture()])
+    batch = processor([processor.text_prompt(example.question, processor.look(example.picture()))])
     with torch.no_grad():
         assert torch.equal(model(**batch).logits, vlm(**batch).logits)
 
@@ -28,9 +28,7 @@ def test_a_batch_answers_as_its_items_do(model, processor, answerer):
 
 def test_generation_follows_the_likeliest_token_of_forward(model, processor, example):
     """The first generated token of the speech view is forward's best: picture and sound both arrive in generate."""
-    batch = processor(
-        [processor.speech_prompt(processor.mel(example.samples()), example.picture())], [example.picture()]
-    )
+    batch = processor([processor.speech_prompt(processor.mel(example.samples()), processor.look(example.picture()))])
     with torch.no_grad():
         best = model(**batch).logits[0, -1].argmax()
         without_picture = model(**{k: v for k, v in batch.items() if k != "pixel_values"}).logits[0, -1]
@@ -44,10 +42,10 @@ def test_saved_and_loaded_it_is_the_same(model, processor, example, tmp_path):
     loaded, loaded_processor = OmniModel.from_pretrained(tmp_path).eval(), OmniProcessor.from_pretrained(tmp_path)
     before, after = model.state_dict(), loaded.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
-    prompts = [p.speech_prompt(p.mel(example.samples()), example.picture()) for p in (processor, loaded_processor)]
-    batches = [
-        p([prompt], [example.picture()]) for p, prompt in zip((processor, loaded_processor), prompts, strict=True)
+    prompts = [
+        p.speech_prompt(p.mel(example.samples()), p.look(example.picture())) for p in (processor, loaded_processor)
     ]
+    batches = [p([prompt]) for p, prompt in zip((processor, loaded_processor), prompts, strict=True)]
     assert all(torch.equal(batches[0][k], batches[1][k]) for k in batches[0])
     assert not list(tmp_path.rglob("*.bin")) + list(tmp_path.rglob("*.pt"))
 
@@ -64,7 +62,7 @@ def test_the_frames_there_are_equal_whisper_at_full_length(model):
 
 def test_speech_that_does_not_fill_its_places_is_an_error(model, processor, example):
     mel = processor.mel(example.samples())
-    batch = processor([processor.speech_prompt(mel, None)], [None])
+    batch = processor([processor.speech_prompt(mel, processor.look(None))])
     batch["input_ids"] = batch["input_ids"].masked_fill(batch["input_ids"] == processor.speech_token_id, 0)
     with pytest.raises(ValueError, match="speech vectors for 0 places"):
         model(**batch)

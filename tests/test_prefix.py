@@ -72,7 +72,7 @@ def test_no_gradient_reaches_the_prefix_or_the_teacher(model, processor):
 
 def test_continuations_do_not_disturb_the_prefix(model, processor):
     """The same prefix serves several continuations, in any order, with one image for all of them."""
-    prompt = processor.text_prompt("Is there a red circle?", None)
+    prompt = processor.text_prompt("Is there a red circle?", processor.look(None))
     ids, mask = processor.pad_left([prompt.prefix_ids])
     with torch.no_grad():
         prefix = read_prefix(model.vlm, ids, mask)

@@ -41,8 +41,8 @@ def test_ids_and_lengths_of_both_views(model, processor, example, seconds, mel_f
 
 def test_generation_prompt_of_the_speech_view(processor, example):
     mel = processor.mel(example.samples())
-    prompt = processor.speech_prompt(mel, example.picture())
-    batch = processor([prompt], [example.picture()])
+    prompt = processor.speech_prompt(mel, processor.look(example.picture()))
+    batch = processor([prompt])
     speech = processor.speech_token_id
     places = processor.speech_places(mel.shape[1])
     assert batch["input_ids"][0].tolist() == processor.ids(BEFORE) + [speech] * places + processor.ids(AFTER)

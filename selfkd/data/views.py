@@ -38,10 +38,10 @@ def paired_item(processor: Any, example: Example) -> PairedItem:
     for field in ("question", "answer"):
         if not getattr(example, field).strip():
             raise InputError(f"example {example.id}: field {field}: is empty")
-    picture = example.picture()
+    seen = processor.look(example.picture())
     mel_FM = processor.mel(example.samples(), f"example {example.id}")
-    text = processor.text_prompt(example.question, picture, example.instruction)
-    speech = processor.speech_prompt(mel_FM, picture, example.instruction)
+    text = processor.text_prompt(example.question, seen, example.instruction)
+    speech = processor.speech_prompt(mel_FM, seen, example.instruction)
     shared = len(text.prefix_ids)
     assert speech.prefix_ids[:shared] == text.prefix_ids and speech.after_ids == text.after_ids
     return PairedItem(
@@ -52,7 +52,7 @@ def paired_item(processor: Any, example: Example) -> PairedItem:
         mel_FM=mel_FM,
         after_ids=text.after_ids,
         response_ids=[*processor.ids(example.answer), processor.tokenizer.eos_token_id],
-        tiles=None if picture is None else processor.picture(picture),
+        tiles=seen.tiles,
     )
 
 

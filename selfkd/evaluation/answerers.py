@@ -23,11 +23,9 @@ class Answerer(Protocol):
     def answer(self, examples: Sequence[Example]) -> list[Reply]: ...
 
 
-def generate_replies(
-    model: OmniModel, processor: OmniProcessor, prompts: Sequence[Prompt], examples: Sequence[Example]
-) -> list[str]:
-    """Greedy replies to a batch of prompts about the examples' pictures."""
-    batch = processor(prompts, [e.picture() for e in examples]).to(model.device)
+def generate_replies(model: OmniModel, processor: OmniProcessor, prompts: Sequence[Prompt]) -> list[str]:
+    """Greedy replies to a batch of prompts."""
+    batch = processor(prompts).to(model.device)
     return processor.decode(model.generate(**batch, max_new_tokens=MAX_NEW_TOKENS, do_sample=False))
 
 
@@ -41,10 +39,10 @@ class TextAnswerer:
 
     def read(self, examples: Sequence[Example], questions: Sequence[str]) -> list[str]:
         prompts = [
-            self.processor.text_prompt(question, example.picture(), example.instruction)
+            self.processor.text_prompt(question, self.processor.look(example.picture()), example.instruction)
             for question, example in zip(questions, examples, strict=True)
         ]
-        return generate_replies(self.model, self.processor, prompts, examples)
+        return generate_replies(self.model, self.processor, prompts)
 
 
 @dataclass
@@ -54,10 +52,12 @@ class SpeechAnswerer:
 
     def answer(self, examples: Sequence[Example]) -> list[Reply]:
         prompts = [
-            self.processor.speech_prompt(self.processor.mel(e.samples(), f"example {e.id}"), e.picture(), e.instruction)
+            self.processor.speech_prompt(
+                self.processor.mel(e.samples(), f"example {e.id}"), self.processor.look(e.picture()), e.instruction
+            )
             for e in examples
         ]
-        return [Reply(t) for t in generate_replies(self.model, self.processor, prompts, examples)]
+        return [Reply(t) for t in generate_replies(self.model, self.processor, prompts)]
 
 
 @dataclass

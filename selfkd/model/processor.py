@@ -27,12 +27,23 @@ _SPEECH_CONFIG = "speech"  # subfolder of the feature extractor
 
 
 @dataclass(frozen=True)
+class Seen:
+    """A picture as a model takes it: the chat text before the question, placeholders put in by the VLM's own processor,
+    the chat text after it, and the tiles (tiles, 3, height, width); without a picture the text alone."""
+
+    before: str
+    after: str
+    tiles: Tensor | None
+
+
+@dataclass(frozen=True)
 class Prompt:
     """One question for one view. `prefix_ids` is what both views share; `mel_FM` is there in the speech view alone."""
 
     prefix_ids: list[int]
     question_ids: list[int]  # the written question; empty in the speech view
     after_ids: list[int]  # from the end of the question to where the response begins
+    tiles: Tensor | None = None
     mel_FM: Tensor | None = None  # noqa: N815
 
 
@@ -78,44 +89,35 @@ class OmniProcessor:
         """How many places in a prompt the speech of so many mel frames takes."""
         return stacked_length(encoder_frames(mel_frames), self.speech_stack)
 
-    def picture(self, picture: Image.Image) -> Tensor:
-        """Tiles of one picture, (tiles, 3, height, width)."""
-        return self.vlm_processor.image_processor(picture, return_tensors="pt")["pixel_values"]
+    def look(self, picture: Image.Image | None) -> Seen:
+        """What a picture becomes, worked out once for all prompts about it."""
+        frame = self._frames[picture is not None]
+        if picture is None:
+            return Seen(frame.before, frame.after, None)
+        batch = self.vlm_processor(images=[picture], text=[frame.before], return_tensors="pt")
+        return Seen(self.tokenizer.decode(batch["input_ids"][0]), frame.after, batch["pixel_values"])
 
     def mel(self, samples: NDArray[np.float32], name: str = "speech") -> Tensor:
         return log_mel(self.feature_extractor, samples, name)
 
-    def text_prompt(self, question: str, picture: Image.Image | None, instruction: str = "") -> Prompt:
+    def text_prompt(self, question: str, seen: Seen, instruction: str = "") -> Prompt:
         """The written view. The prompt is tokenized whole and cut where the spoken view's begins to differ."""
-        before, after = self._before_after(picture, instruction)
-        frame = self._frames[picture is not None]
-        whole = self._expanded(picture, frame.before + instruction + question)
+        before, whole = self.ids(seen.before + instruction), self.ids(seen.before + instruction + question)
         shared = _common_length(before, whole)
-        return Prompt(whole[:shared], whole[shared:], after)
+        return Prompt(whole[:shared], whole[shared:], self.ids(seen.after), seen.tiles)
 
-    def speech_prompt(self, mel_FM: Tensor, picture: Image.Image | None, instruction: str = "") -> Prompt:
+    def speech_prompt(self, mel_FM: Tensor, seen: Seen, instruction: str = "") -> Prompt:
         """The spoken view: the question is in `mel_FM` and nowhere in the ids."""
-        before, after = self._before_after(picture, instruction)
-        return Prompt(before, [], after, mel_FM)
+        return Prompt(self.ids(seen.before + instruction), [], self.ids(seen.after), seen.tiles, mel_FM)
 
-    def _before_after(self, picture: Image.Image | None, instruction: str) -> tuple[list[int], list[int]]:
-        frame = self._frames[picture is not None]
-        return self._expanded(picture, frame.before + instruction), self.ids(frame.after)
-
-    def _expanded(self, picture: Image.Image | None, text: str) -> list[int]:
-        """Ids of `text` with the placeholders of the picture's tiles put in by the VLM's own processor."""
-        if picture is None:
-            return self.ids(text)
-        return self.vlm_processor(images=[picture], text=[text])["input_ids"][0]
-
-    def __call__(self, prompts: Sequence[Prompt], pictures: Sequence[Image.Image | None]) -> BatchFeature:
+    def __call__(self, prompts: Sequence[Prompt]) -> BatchFeature:
         """Prompts padded on the left, as `OmniModel.generate` takes them."""
         rows = []
         for p in prompts:
             places = 0 if p.mel_FM is None else self.speech_places(p.mel_FM.shape[1])
             rows.append(p.prefix_ids + p.question_ids + [self.speech_token_id] * places + p.after_ids)
         batch = dict(zip(("input_ids", "attention_mask"), self.pad_left(rows), strict=True))
-        tiles = [self.picture(p) for p in pictures if p is not None]
+        tiles = [p.tiles for p in prompts if p.tiles is not None]
         if tiles:
             batch["pixel_values"] = torch.cat(tiles)
         mels = [p.mel_FM for p in prompts if p.mel_FM is not None]
