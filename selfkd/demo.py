@@ -29,7 +29,7 @@ TEST_SEED = 100
 
 @dataclass
 class DemoConfig:
-    """The whole pipeline, on two CPU cores in minutes; ends in OUTPUT/report.html and OUTPUT/scores.json.
+    """The whole pipeline, on two CPU cores; ends in OUTPUT/report.html and OUTPUT/scores.json.
 
     Args:
         output: Folder for everything.
@@ -59,7 +59,7 @@ def demo(config: DemoConfig) -> dict[str, Any]:
     """Returns the scores that it prints and writes."""
     console, started = Console(), time.monotonic()
     out = config.output
-    console.print(f"Self-KD on the embedded model, into {out}: about 7 minutes on two cores.")
+    console.print(f"Self-KD on the embedded model, into {out}: about a quarter of an hour on two cores.")
 
     console.print("[bold]synthesize[/bold]: spoken questions with espeak-ng")
     data = {name: out / "data" / name for name in ("words", "train", *BENCHMARKS)}
@@ -119,7 +119,7 @@ def _intro(config: DemoConfig) -> list[str]:
         f"{origin} SFT and Self-KD start from the same aligned projector and see the same data in the same order.",
         "Test scenes, some of their colour-shape combinations, and all test voices were never trained on. easy-VQA is "
         "a third party's set of pictures and questions; nothing was trained on it. Speech is espeak-ng's, not human.",
-        f"Training seed {config.seed}; one seed is an anecdote: records/ holds several.",
+        f"Training seed {config.seed}; one seed is an anecdote; benchmarks/embedded_effect.py runs several.",
     ]
 
 
