@@ -29,9 +29,14 @@ def text_task(scene: Scene, rng: random.Random) -> tuple[str, str]:
     if rng.random() < 0.6:
         words = some_words(scene, rng)
         return f"{REPEAT_INSTRUCTION}\n{words}", words
+    asked, question = told_question(scene, rng)
+    return asked, own_response(question)
+
+
+def told_question(scene: Scene, rng: random.Random) -> tuple[str, Question]:
+    """(a written description of the scene and a question about it, that question)."""
     question = some_question(scene, rng, ("exists", "color", "shape", "count"))
-    told = f"The image shows {enumerate_names([t.name for t in scene.things])}."
-    return f"{told} {question.text}", own_response(question)
+    return f"The image shows {enumerate_names([t.name for t in scene.things])}. {question.text}", question
 
 
 def some_question(scene: Scene, rng: random.Random, kinds: tuple[str, ...] = tuple(KINDS)) -> Question:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from selfkd.data.example import Example
-from selfkd.data.questions import WORLD_KINDS, enumerate_names
+from selfkd.data.questions import WORLD_KINDS
 from selfkd.data.shapes import draw_scene
 from selfkd.data.sources import MMAlignWorld, World
 from selfkd.data.speakers import ESPEAK_VOICES, EspeakSpeaker, Utterance
-from selfkd.data.tasks import REPEAT_INSTRUCTION, some_question, some_words
+from selfkd.data.tasks import REPEAT_INSTRUCTION, some_words, told_question
 from selfkd.evaluation.answerers import CascadeAnswerer, TextAnswerer
 from selfkd.evaluation.scorers import is_right, parse
 from selfkd.files import write_json
@@ -52,9 +52,7 @@ def told_examples(count: int) -> list[Example]:
     """Questions about a description in writing, no picture."""
     rng, examples = random.Random(f"bundle/told/{SEED}"), []
     for i in range(count):
-        scene = draw_scene("test", SEED, i)
-        question = some_question(scene, rng, ("exists", "color", "shape", "count"))
-        text = f"The image shows {enumerate_names([t.name for t in scene.things])}. {question.text}"
+        text, question = told_question(draw_scene("test", SEED, i), rng)
         examples.append(Example(f"told-{i}", text, question.answer, "told", question.kind, question.answer))
     return examples
 
