@@ -8,7 +8,6 @@ prints mean and standard deviation. `--split validation` is for choosing setting
 """
 
 import argparse
-import json
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 from selfkd.data.synthesize import SynthesizeConfig, synthesize
 from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
 from selfkd.files import write_json
-from selfkd.runs import RESULT, is_complete
+from selfkd.runs import once
 from selfkd.training.align import AlignConfig, align
 from selfkd.training.distill import DistillConfig, distill
 from selfkd.training.stage import MODEL
@@ -24,12 +23,6 @@ from selfkd.training.stage import MODEL
 ALPHAS = (0.0, 0.5, 1.0)
 RESPONSES = {"annotated": "world-annotated", "clean": "world"}
 TEST_SEED = {"test": 100, "validation": 200}
-
-
-def once(stage, config):
-    if not is_complete(config.output):
-        stage(config)
-    return json.loads((config.output / RESULT).read_text())
 
 
 def run_seed(seed: int, output: Path, asked: Path, trainable: list[str]) -> dict[str, dict]:

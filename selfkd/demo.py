@@ -4,7 +4,6 @@ Nothing but calls of the stages, joined by files under one folder; stopped and s
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +17,7 @@ from selfkd.data.synthesize import SynthesizeConfig, synthesize
 from selfkd.evaluation.compare import SYSTEMS, CompareConfig, compare
 from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
 from selfkd.report.build import ReportConfig, report
-from selfkd.runs import is_complete
+from selfkd.runs import is_complete, once
 from selfkd.training.align import AlignConfig, align
 from selfkd.training.distill import DistillConfig, distill
 from selfkd.training.stage import MODEL
@@ -66,26 +65,24 @@ def demo(config: DemoConfig) -> dict[str, Any]:
     for speech in _speech(config, data):
         synthesize(speech)
 
-    def once(title: str, stage: Callable[[Any], Any], stage_config: Any) -> None:
-        done = is_complete(stage_config.output)
-        console.print(f"[bold]{title}[/bold]{': done before' if done else ''}")
-        if not done:
-            stage(stage_config)
+    def show(title: str, stage_config: Any) -> Any:
+        console.print(f"[bold]{title}[/bold]{': done before' if is_complete(stage_config.output) else ''}")
+        return stage_config
 
     aligned = AlignConfig(data["words"], out / "align", steps=config.align_steps, seed=config.seed)
-    once("stage 1, align: the projector learns to hear", align, aligned)
+    once(align, show("stage 1, align: the projector learns to hear", aligned))
 
     start, steps = str(out / "align" / MODEL), config.distill_steps
     sft = DistillConfig(data["train"], out / "sft", steps=steps, seed=config.seed, model=start, alpha=0.0)
-    once("stage 2, distill: SFT (alpha = 0)", distill, sft)
+    once(distill, show("stage 2, distill: SFT (alpha = 0)", sft))
     selfkd = replace(sft, output=out / "selfkd", alpha=config.alpha)
-    once(f"stage 2, distill: Self-KD (alpha = {config.alpha:g})", distill, selfkd)
+    once(distill, show(f"stage 2, distill: Self-KD (alpha = {config.alpha:g})", selfkd))
 
     base = EvaluateConfig(start, [str(data[b]) for b in BENCHMARKS], out / "eval-base", views=["text", "cascade"])
-    once("evaluate: written, and the cascade", evaluate, base)
+    once(evaluate, show("evaluate: written, and the cascade", base))
     for name in ("sft", "selfkd"):
         spoken = replace(base, model=str(out / name / MODEL), output=out / f"eval-{name}", views=["speech"])
-        once(f"evaluate: spoken, {name}", evaluate, spoken)
+        once(evaluate, show(f"evaluate: spoken, {name}", spoken))
 
     scores = compare(CompareConfig(out / "eval-base", out / "eval-sft", out / "eval-selfkd", out, config.seed))
     curves, title = [str(out / "sft"), str(out / "selfkd")], "Self-KD on the embedded model"

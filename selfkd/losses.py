@@ -5,12 +5,13 @@ Self-KD (arXiv 2503.00059):  L = alpha * KL(p_T || p_S) + (1 - alpha) * SFT,  SF
 Legend: N response rows, D width, V vocabulary.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 CHUNK_ROWS = 1024
 
@@ -52,7 +53,7 @@ def self_kd_loss(
     """The paper's loss from hidden states of the response rows and the weight of the language-model head.
 
     `teacher_ND` may be None where alpha is 0 (plain SFT needs no teacher). Logits exist for `chunk_rows` rows at a
-    time and are made again in the backward pass, so memory does not grow with the number of rows.
+    time, in the forward pass alone; the gradient of the head is made only where the head trains.
     """
     if teacher_ND is None and alpha > 0:
         raise ValueError("alpha > 0 needs the teacher's hidden states")
@@ -61,19 +62,60 @@ def self_kd_loss(
     if len(labels_N) != len(student_ND):
         raise ValueError(f"{len(labels_N)} labels for {len(student_ND)} response rows")
 
-    def chunk(student: Tensor, teacher: Tensor | None, labels: Tensor) -> tuple[Tensor, Tensor]:
-        logits = F.linear(student, head_VD)
-        sft = cross_entropy(logits, labels)
-        if teacher is None:
-            return torch.zeros_like(sft), sft
+    def chunk(student: Tensor, head: Tensor, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
+        logits = F.linear(student, head)
+        sft = cross_entropy(logits, labels_N[rows])
+        if teacher_ND is None:
+            return sft, torch.zeros_like(sft), sft
         with torch.no_grad():
-            teacher_logits = F.linear(teacher, head_VD)
-        return kl_teacher_student(teacher_logits, logits, temperature), sft
+            teacher_logits = F.linear(teacher_ND[rows], head)
+        kl = kl_teacher_student(teacher_logits, logits, temperature)
+        return alpha * kl + (1 - alpha) * sft, kl, sft
 
-    kl, sft = student_ND.new_zeros((), dtype=torch.float32), student_ND.new_zeros((), dtype=torch.float32)
-    for start in range(0, len(labels_N), chunk_rows):
-        rows = slice(start, start + chunk_rows)
-        teacher = None if teacher_ND is None else teacher_ND[rows]
-        chunk_kl, chunk_sft = checkpoint(chunk, student_ND[rows], teacher, labels_N[rows], use_reentrant=False)
-        kl, sft = kl + chunk_kl, sft + chunk_sft
-    return SelfKDLoss(alpha * kl + (1 - alpha) * sft, kl.detach(), sft.detach(), len(labels_N))
+    return SelfKDLoss(*_SumOverChunks.apply(student_ND, head_VD, chunk, chunk_rows), len(labels_N))
+
+
+_Chunk = Callable[[Tensor, Tensor, slice], tuple[Tensor, Tensor, Tensor]]
+
+
+class _SumOverChunks(torch.autograd.Function):
+    """Sums of a loss over chunks of rows, with the gradient made in the forward pass.
+
+    The product with the head is the costly part. To make it again in the backward pass, as checkpointing would, costs
+    it twice; to keep its logits costs (N, V) of memory; here each chunk's gradient is taken while its logits are there,
+    and what stays is (N, D).
+    """
+
+    @staticmethod
+    def forward(ctx, student_ND: Tensor, head_VD: Tensor, chunk: _Chunk, chunk_rows: int):
+        rows_train, head_trains = ctx.needs_input_grad[:2]
+        rows_gradient = torch.empty_like(student_ND) if rows_train else None
+        head_gradient = torch.zeros_like(head_VD, dtype=torch.float32) if head_trains else None
+        sums = [student_ND.new_zeros((), dtype=torch.float32) for _ in range(3)]
+        for start in range(0, len(student_ND), chunk_rows):
+            rows = slice(start, start + chunk_rows)
+            student = student_ND[rows].detach().requires_grad_(rows_train)
+            head = head_VD.detach().requires_grad_(head_trains)
+            with torch.enable_grad():
+                parts = chunk(student, head, rows)
+            wanted = [t for t in (student, head) if t.requires_grad]
+            gradients = list(torch.autograd.grad(parts[0], wanted)) if wanted else []
+            if rows_gradient is not None:
+                rows_gradient[rows] = gradients.pop(0)
+            if head_gradient is not None:
+                head_gradient += gradients.pop(0)
+            sums = [s + p.detach() for s, p in zip(sums, parts, strict=True)]
+        ctx.save_for_backward(rows_gradient, None if head_gradient is None else head_gradient.to(head_VD.dtype))
+        ctx.mark_non_differentiable(*sums[1:])
+        return tuple(sums)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, total_gradient: Tensor, *_):
+        rows, head = ctx.saved_tensors
+        return (
+            None if rows is None else rows * total_gradient,
+            None if head is None else head * total_gradient,
+            None,
+            None,
+        )

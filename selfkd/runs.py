@@ -9,7 +9,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
@@ -77,6 +77,13 @@ class Run:
 
 def is_complete(folder: Path) -> bool:
     return (folder / RESULT).is_file()
+
+
+def once(stage: Callable[[Any], Any], config: Any) -> dict[str, Any]:
+    """The result of a stage, which is run unless its run directory is complete."""
+    if not is_complete(config.output):
+        stage(config)
+    return json.loads((config.output / RESULT).read_text())
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

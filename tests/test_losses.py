@@ -67,6 +67,35 @@ def test_chunks_equal_the_whole(chunk_rows):
         torch.testing.assert_close(ours, whole, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("alpha", "temperature"), [(0.0, 1.0), (0.5, 2.0), (1.0, 1.0)])
+@pytest.mark.parametrize("head_trains", [True, False])
+def test_gradient_made_in_the_forward_pass_is_autograds(alpha, temperature, head_trains):
+    gradients = []
+    for fused in (True, False):
+        student, teacher, head, labels = random_problem()
+        head.requires_grad_(head_trains)
+        if fused:
+            total = self_kd_loss(student, teacher, head, labels, alpha, temperature, chunk_rows=7).total
+        else:
+            logits, teacher_logits = F.linear(student, head), F.linear(teacher, head).detach()
+            kl, sft = kl_teacher_student(teacher_logits, logits, temperature), cross_entropy(logits, labels)
+            total = alpha * kl + (1 - alpha) * sft
+        (total / 3).backward()
+        gradients.append((student.grad, head.grad))
+    (student, head), (plain_student, plain_head) = gradients
+    torch.testing.assert_close(student, plain_student, rtol=1e-5, atol=1e-5)
+    assert (head is None) == (not head_trains)
+    if head_trains:
+        torch.testing.assert_close(head, plain_head, rtol=1e-5, atol=1e-5)
+
+
+def test_without_gradients_there_is_a_loss_still():
+    student, teacher, head, labels = random_problem()
+    with torch.no_grad():
+        loss = self_kd_loss(student, teacher, head, labels, alpha=0.5)
+    assert loss.total > 0 and not loss.total.requires_grad
+
+
 def test_sums_are_fp32_even_from_bf16():
     student, teacher, head, labels = (t.detach() for t in random_problem())
     loss = self_kd_loss(student.bfloat16(), teacher.bfloat16(), head.bfloat16(), labels, alpha=0.5)

@@ -26,6 +26,8 @@ from selfkd.evaluation.statistics import gap_closed, summarize
         ("place", "Where is it?", "top", None),
         ("neighbor", "What is left of the red star?", "left of the red star is a blue circle.", "blue circle"),
         ("neighbor", "What is left of the red star?", "a circle", None),
+        ("side", "Is the red star left of or right of the pink circle?", "I see the red star left of it.", "left"),
+        ("side", "Is the red star left of or right of the pink circle?", "left or right", None),
         ("describe", "Describe the image.", "I see a red star and a blue circle.", "blue circle, red star"),
         ("choice", "Which caption is right?", "option B is right.", "B"),
         ("choice", "Which caption is right?", "a red star", None),

@@ -1,12 +1,14 @@
 """Both views of an example: exact ids, exact lengths, the same response."""
 
+import random
 from dataclasses import replace
 
 import pytest
 import torch
-from conftest import tone
+from conftest import tone, world_examples
 
-from selfkd.data.views import PairedCollator, paired_item
+from selfkd.data.batches import CostSampler
+from selfkd.data.views import PairedCollator, PairedDataset, paired_item
 from selfkd.errors import InputError
 from selfkd.model.paired import paired_rows
 
@@ -83,3 +85,24 @@ def test_bad_fields_are_named(processor, example, change, message):
 def test_speech_of_a_length_that_cannot_be_heard(processor, example, seconds, message):
     with pytest.raises(InputError, match=f"the-example: field speech: .*{message}"):
         paired_item(processor, example.spoken(tone(seconds), "tone"))
+
+
+def test_examples_of_like_cost_share_a_step_and_each_comes_once_an_epoch():
+    costs = [random.Random(i).randint(1, 100) for i in range(203)]
+    sampler = CostSampler(costs, step_size=8, seed=3)
+    first, again = list(sampler), list(sampler)
+    assert first == again and sorted(first) == list(range(203))
+    sampler.set_epoch(1)
+    assert list(sampler) != first and sorted(sampler) == list(range(203))
+    spread = [max(c) - min(c) for c in ([costs[i] for i in first[s : s + 8]] for s in range(0, 200, 8))]
+    assert sum(spread) / len(spread) < 15, "random steps of 8 would spread over about 78"
+
+
+def test_a_small_set_is_prepared_once_and_a_large_one_does_not_fill_memory(parts, monkeypatch):
+    _, processor = parts
+    examples = world_examples(4)
+    dataset = PairedDataset(examples, processor)
+    assert all(dataset[i] is dataset[i] for i in range(4))
+    monkeypatch.setattr("selfkd.data.views.KEPT_BYTES", dataset[0].mel_FM.nbytes + dataset[0].tiles.nbytes)
+    dataset = PairedDataset(examples, processor)
+    assert dataset[0] is dataset[0] and dataset[1] is not dataset[1]

@@ -112,7 +112,7 @@ def test_annotator_asks_the_same_and_errs_at_the_stated_share():
 
 
 def test_world_source_takes_the_kinds_in_turn():
-    kinds = [World("test", 0).example(i).kind for i in range(18)]
+    kinds = [World("test", 0).example(i).kind for i in range(2 * len(WORLD_KINDS))]
     assert kinds == list(WORLD_KINDS) * 2 and len(WORLD_KINDS) >= 7
 
 

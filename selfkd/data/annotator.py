@@ -30,6 +30,8 @@ def sentence_response(question: Question) -> str:
             return f"there {'is' if answer == 'one' else 'are'} {answer} {subject}{'' if answer == 'one' else 's'}."
         case "relation":
             return f"{answer}, the {_relation_clause(subject, answer)}."
+        case "side":
+            return f"the {_side_clause(subject, f'is {answer}')}."
         case "neighbor":
             return f"{subject} is {answer}."
         case "place":
@@ -55,6 +57,8 @@ def annotated_response(question: Question, rng: random.Random, mistake_share: fl
             return f"{answer} {subject}{'' if answer == 'one' else 's'} can be seen."
         case "relation":
             return f"{answer}, I see that the {_relation_clause(subject, answer)}."
+        case "side":
+            return f"I see the {_side_clause(subject, answer)}."
         case "neighbor":
             return f"there is {answer} {subject}."
         case "place":
@@ -70,3 +74,8 @@ def _relation_clause(subject: str, answer: str) -> str:
     """ "red star above the gray circle" -> "red star is (not) above the gray circle"."""
     color, shape, rest = subject.split(" ", 2)
     return f"{color} {shape} is {'' if answer == 'yes' else 'not '}{rest}"
+
+
+def _side_clause(subject: str, answer: str) -> str:
+    """ "red star ... the gray circle", "is left" -> "red star is left of the gray circle"."""
+    return subject.replace("...", f"{answer} of" if answer.endswith(("left", "right")) else answer)

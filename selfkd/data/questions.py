@@ -108,6 +108,18 @@ def _relation(scene: Scene, rng: random.Random) -> Question | None:
     return Question("relation", text, "yes" if asked == true else "no", f"{a.name} {asked} the {b.name}", ("yes", "no"))
 
 
+def _side(scene: Scene, rng: random.Random) -> Question | None:
+    """The relation itself, where "relation" asks whether one that is named holds: a step on the way to it."""
+    a, b = rng.sample(scene.things, 2)
+    words = _direction(a, b, rng)
+    if words is None:
+        return None
+    first, second = sorted(words)
+    options = (first.split()[0], second.split()[0])
+    text = f"Is the {a.name} {first} or {second} the {b.name}?"
+    return Question("side", text, words[0].split()[0], f"{a.name} ... the {b.name}", options)
+
+
 def _direction(a: Thing, b: Thing, rng: random.Random) -> tuple[str, str] | None:
     """(where a is from b, the opposite), on an axis drawn at random; None where they are near level on it."""
     horizontal = rng.random() < 0.5
@@ -195,12 +207,13 @@ KINDS: dict[str, Callable[[Scene, random.Random], Question | None]] = {
     "size": _size,
     "count": _count,
     "relation": _relation,
+    "side": _side,
     "neighbor": _neighbor,
     "place": _place,
     "describe": _describe,
     "choice": _choice,
 }
-_KINDS_OF_TWO = ("relation", "neighbor", "choice")
+_KINDS_OF_TWO = ("relation", "side", "neighbor", "choice")
 WORLD_KINDS = tuple(k for k in KINDS if k != "choice")  # "choice" is the MMAlign benchmark's own form
 
 

@@ -46,12 +46,14 @@ class Speaker(Protocol):
 
 
 _ACCENTS = {
-    "training": ("en-US", "en", "en-GB-x-rp", "en-GB-x-gbclan", "en-029"),
-    "unseen": ("en-GB-scotland", "en-US-nyc", "en-GB-x-gbcwmd"),
+    "training": ("en-US", "en", "en-GB-x-rp", "en-GB-x-gbclan", "en-029", "en-GB-scotland"),
+    "unseen": ("en-US-nyc", "en-GB-x-gbcwmd"),
 }
 _VARIANTS = {
     "training": ("m1", "m2", "m3", "m5", "m7", "f1", "f2", "f4", "Alex", "Andy", "Annie", "Diogo", "Lee", "Mario",
-                 "Michael", "Reed", "adam", "anika", "benjamin", "david", "edward", "iven", "john", "linda"),
+                 "Michael", "Reed", "adam", "anika", "benjamin", "david", "edward", "iven", "john", "linda", "antonio",
+                 "aunty", "belinda", "boris", "caleb", "ed", "grandma", "gustave", "marcelo", "miguel", "norbert",
+                 "pablo", "paul", "pedro", "quincy", "rob", "robert", "sandro", "shelby", "travis", "zac"),
     "unseen": ("m4", "m6", "m8", "f3", "f5", "Alicia", "Denis", "Marco", "ian", "max", "steph", "victor"),
 }  # fmt: skip
 # training and unseen share neither an accent nor a variant

@@ -73,17 +73,19 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
         jobs = pool.map(_speak_shard, [config] * len(missing), missing, [names] * len(missing), [paths] * len(missing))
         for _ in tqdm(jobs, f"speaking {config.source}", len(missing), unit="shard", disable=not missing):
             pass
-    speaker = EspeakSpeaker()
+    speaker, footers = EspeakSpeaker(), [shard_metadata(p) for p in paths]
     manifest = {
         "schema_version": SCHEMA_VERSION,
         **{k: v for k, v in plan.items() if k != "output"},
-        "rows": sum(shard_metadata(p)["rows"] for p in paths),
-        "rejected": [reject for p in paths for reject in shard_metadata(p)["rejected"]],
+        "rows": sum(f["rows"] for f in footers),
+        "rejected": [reject for f in footers for reject in f["rejected"]],
         "source_license": SOURCES[config.source](config.split, config.seed).license,
         "engine": speaker.engine,
         "engine_license": speaker.license,
         "voice_names": names,
-        "shards": [{"file": p.name, "rows": shard_metadata(p)["rows"], "sha256": sha256(p)} for p in paths],
+        "shards": [
+            {"file": p.name, "rows": f["rows"], "sha256": sha256(p)} for p, f in zip(paths, footers, strict=True)
+        ],
     }
     write_json(config.output / MANIFEST, manifest)
     return manifest

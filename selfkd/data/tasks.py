@@ -7,9 +7,9 @@ from selfkd.data.questions import KINDS, Question, ask, enumerate_names
 from selfkd.data.shapes import Scene, draw_scene
 
 REPEAT_INSTRUCTION = "Repeat the words."
-# relations are the hard part (two things to find, then a sign), so they are asked more often
-KIND_WEIGHTS = {"exists": 2.0, "color": 1.0, "shape": 1.0, "size": 1.0, "count": 1.5, "relation": 3.0, "neighbor": 2.0,
-                "place": 1.5, "describe": 1.5, "choice": 1.0}  # fmt: skip
+# what is hard is asked more often: relations (two things to find, then a sign) and what color a shape has
+KIND_WEIGHTS = {"exists": 2.0, "color": 2.5, "shape": 1.0, "size": 1.0, "count": 1.5, "relation": 3.0, "side": 3.0,
+                "neighbor": 1.5, "place": 1.0, "describe": 1.5, "choice": 1.0}  # fmt: skip
 SENTENCE_SHARE = 0.2
 
 

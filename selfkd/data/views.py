@@ -18,6 +18,8 @@ from selfkd.data.example import Example
 from selfkd.data.features import pad_mels
 from selfkd.errors import InputError
 
+KEPT_BYTES = 512 * 2**20  # of one loader worker
+
 
 @dataclass(frozen=True)
 class PairedItem:
@@ -57,14 +59,24 @@ def paired_item(processor: Any, example: Example) -> PairedItem:
 
 
 class PairedDataset(Dataset):
+    """Examples as items. Up to `KEPT_BYTES` of them are kept: a small set is prepared once, not in each epoch."""
+
     def __init__(self, examples: Sequence[Example], processor: Any):
         self.examples, self.processor = examples, processor
+        self._kept: dict[int, PairedItem] = {}
+        self._room = KEPT_BYTES
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def __getitem__(self, index: int) -> PairedItem:
-        return paired_item(self.processor, self.examples[index])
+        if index in self._kept:
+            return self._kept[index]
+        item = paired_item(self.processor, self.examples[index])
+        self._room -= item.mel_FM.nbytes + (0 if item.tiles is None else item.tiles.nbytes)
+        if self._room >= 0:
+            self._kept[index] = item
+        return item
 
 
 class PairedCollator:

@@ -31,12 +31,9 @@ SEED = 1000
 BATCH = 50
 
 
-def written_examples(per_kind: int) -> list[Example]:
-    """As many test questions of every kind of the world, and of MMAlign's form."""
-    world, captions = World("test", SEED), MMAlignWorld("test", SEED)
-    return [world.example(i) for i in range(per_kind * len(WORLD_KINDS))] + [
-        captions.example(i) for i in range(per_kind)
-    ]
+def world_examples(per_kind: int) -> list[Example]:
+    """As many test questions of every kind of the world."""
+    return [World("test", SEED).example(i) for i in range(per_kind * len(WORLD_KINDS))]
 
 
 def repeat_examples(count: int) -> list[Example]:
@@ -93,13 +90,13 @@ def sentence_error(cascade: CascadeAnswerer, examples: list[Example]) -> float:
 def measure(model: OmniModel, processor: OmniProcessor, recognizer: SpeechRecognizer, per_kind: int) -> dict[str, Any]:
     text = TextAnswerer(model, processor)
     cascade = CascadeAnswerer(recognizer, text)
-    written = written_examples(per_kind)
-    questions = [e for e in written if e.kind != "choice"]
+    questions = world_examples(per_kind)
+    captions = [MMAlignWorld("test", SEED).example(i) for i in range(per_kind)]
     return {
         "n_per_kind": per_kind,
         "seed": SEED,
         "written": share_right(text, questions),
-        "written_mmalign": share_right(text, [e for e in written if e.kind == "choice"])["all"],
+        "written_mmalign": share_right(text, captions)["all"],
         "repeats": share_right(text, repeat_examples(per_kind))["all"],
         "answers_without_a_picture": share_right(text, told_examples(per_kind))["all"],
         "sentence_error_unseen_voices": sentence_error(cascade, spoken(questions)),

@@ -31,6 +31,8 @@ def parse(kind: str, question: str, reply: str) -> str | None:
         case "place":
             vertical, horizontal = _only(_words(("top", "bottom"), reply)), _only(_words(("left", "right"), reply))
             return f"{vertical} {horizontal}" if vertical and horizontal else None
+        case "side":
+            return _only(_words(("left", "right", "above", "below"), reply))
         case "neighbor":
             return _only(set(_names(reply)) - set(_names(question)))
         case "describe":

@@ -1,9 +1,9 @@
 """Trains the embedded speech encoder with a CTC head over characters; bundled under `selfkd/assets/recognizer`.
 
-    selfkd synthesize --source words --count 12600 --seed 1 --output DATA
+    selfkd synthesize --source words --count 18000 --seed 1 --output DATA
     python -m selfkd.training.pretrain_recognizer DATA OUTPUT [--steps N] [--seed N]
 
-Reads spoken words (training voices); writes the recogniser and its feature extractor. Ten minutes on two cores. A head
+Reads spoken words (training voices); writes the recogniser and its feature extractor. Half an hour on two cores. A head
 over the LLM's tokens was still at the loss of saying nothing after 1,000 steps: a word is many frames, a character few.
 """
 
@@ -23,6 +23,7 @@ from selfkd.model.speech_encoder import RecognizerConfig, SpeechRecognizer
 
 CLIPS_PER_STEP = 32
 MASKED_BINS, MASKED_FRAMES = 12, 10  # SpecAugment: the widest stripe in each direction
+WARP = 0.12  # of the frequency axis: vocal tracts are up to so much longer or shorter
 
 
 class SpokenWords(Dataset):
@@ -39,6 +40,15 @@ class SpokenWords(Dataset):
         return {"mel_FM": self.mels[index], "input_ids": self.ids[index]}
 
 
+def warped(mel_FM: Tensor) -> Tensor:
+    """Another speaker's vocal tract (VTLP, Jaitly & Hinton 2013): bin f takes what was at f times a random factor."""
+    bins = mel_FM.shape[0]
+    place = torch.arange(bins) * (1 + WARP * float(torch.empty(()).uniform_(-1, 1)))
+    low = place.clamp(max=bins - 1).floor().long()
+    high = (low + 1).clamp(max=bins - 1)
+    return torch.lerp(mel_FM[low], mel_FM[high], (place - low).clamp(0, 1)[:, None])
+
+
 def masked(mel_FM: Tensor) -> Tensor:
     """SpecAugment (Park et al. 2019): two stripes of mel bins and two of frames are set to the mean."""
     mel_FM = mel_FM.clone()
@@ -51,7 +61,7 @@ def masked(mel_FM: Tensor) -> Tensor:
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Tensor]:
-    mel, mask = pad_mels([masked(item["mel_FM"]) for item in items])
+    mel, mask = pad_mels([masked(warped(item["mel_FM"])) for item in items])
     labels = torch.nn.utils.rnn.pad_sequence([torch.tensor(item["input_ids"]) for item in items], True, -100)
     return {"mel_BFM": mel, "mel_mask_BM": mask, "labels": labels}
 
@@ -62,7 +72,7 @@ class RecognizerTrainer(Trainer):
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 
 
-def pretrain_recognizer(data: Path, output: Path, steps: int = 2600, seed: int = 0) -> None:
+def pretrain_recognizer(data: Path, output: Path, steps: int = 6000, seed: int = 0) -> None:
     set_seed(seed)
     examples, extractor = list(read_examples(data)), WhisperFeatureExtractor(feature_size=80)
     alphabet = "".join(sorted({character for e in examples for character in e.question}))
@@ -95,7 +105,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("data", "output"):
         parser.add_argument(name, type=Path)
-    parser.add_argument("--steps", type=int, default=2600)
+    parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     pretrain_recognizer(options.data, options.output, options.steps, options.seed)

@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from selfkd.data.batches import CostSampler, example_cost
 from selfkd.data.example import Example
 from selfkd.data.views import PairedCollator, PairedDataset
 from selfkd.losses import self_kd_loss
@@ -40,10 +41,16 @@ class SelfKDTrainer(Trainer):
             train_dataset=PairedDataset(examples, processor),
             **trainer_arguments,
         )
+        self.examples = examples
         self.alpha, self.temperature = alpha, temperature
         self.model_accepts_loss_kwargs = True  # the Trainer hands us the global count of response tokens
         self._loss_shifts_labels = False  # our labels are the response alone: every one of them counts
         self._parts: dict[str, float] = {}
+
+    def _get_train_sampler(self, train_dataset=None) -> CostSampler:
+        a_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return CostSampler([example_cost(e) for e in self.examples], a_step, seed)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         student, teacher, labels = paired_rows(model, inputs, with_teacher=self.alpha > 0)

@@ -30,8 +30,9 @@ class Group:
 class WorldGroups(Dataset):
     """`count` groups of one split, drawn anew from the seed each time they are asked for."""
 
-    def __init__(self, count: int, seed: int, split: Split = "train"):
+    def __init__(self, count: int, seed: int, split: Split = "train", curriculum: bool = True):
         self.count, self.seed, self.split = count, seed, split
+        self.curriculum = _CURRICULUM if curriculum else _CURRICULUM[-1:]
 
     def __len__(self) -> int:
         return self.count
@@ -48,7 +49,7 @@ class WorldGroups(Dataset):
 
         To bind a colour to a shape among several things is what the LLM learns last; first it has to look.
         """
-        most = next(things for until, things in _CURRICULUM if progress <= until)
+        most = next(things for until, things in self.curriculum if progress <= until)
         if rng.random() < ONE_THING_SHARE:
             most = 1
         fewer = Scene(scene.background, scene.things[:most])
