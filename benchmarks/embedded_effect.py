@@ -1,10 +1,11 @@
 """Does Self-KD beat SFT on the embedded world, over seeds, with the annotator's responses and with clean ones?
 
-    python benchmarks/embedded_effect.py --output runs/effect [--seeds 0 1 2] [--split test]
+    python benchmarks/embedded_effect.py --output runs/effect [--seeds 0 1 2] [--alphas 0 0.5 1] [--split test]
 
 For every seed: one alignment, then for both kinds of responses SFT (alpha 0), the mix (0.5) and Self-KD (1) on the same
 data in the same order; all are asked the same questions in unseen voices. Writes OUTPUT/scores.json (every seed) and
 prints mean and standard deviation. `--split validation` is for choosing settings; nothing is chosen on the test split.
+What is done is kept: with more seeds or alphas the same folder is continued.
 """
 
 import argparse
@@ -20,12 +21,11 @@ from selfkd.training.align import AlignConfig, align
 from selfkd.training.distill import DistillConfig, distill
 from selfkd.training.stage import MODEL
 
-ALPHAS = (0.0, 0.5, 1.0)
 RESPONSES = {"annotated": "world-annotated", "clean": "world"}
 TEST_SEED = {"test": 100, "validation": 200}
 
 
-def run_seed(seed: int, output: Path, asked: Path, trainable: list[str]) -> dict[str, dict]:
+def run_seed(seed: int, output: Path, asked: Path, alphas: list[float], trainable: list[str]) -> dict[str, dict]:
     """{system: scores on the world} of one seed."""
     folder = output / f"seed-{seed}"
     words = SynthesizeConfig(folder / "words", "words", count=3000, seed=seed + 1)
@@ -33,16 +33,17 @@ def run_seed(seed: int, output: Path, asked: Path, trainable: list[str]) -> dict
     aligned = AlignConfig(words.output, folder / "align", steps=400, seed=seed)
     once(align, aligned)
     start = str(aligned.output / MODEL)
-    base = EvaluateConfig(start, [str(asked)], folder / "eval-base", views=["text", "speech", "cascade"])
+    base = EvaluateConfig(start, [str(asked)], folder / f"eval-{asked.name}-base", views=["text", "speech", "cascade"])
     scores = {f"align, {view}": s for view, s in once(evaluate, base)["world"].items()}
     for responses, source in RESPONSES.items():
         train = SynthesizeConfig(folder / responses, source, count=3000, seed=seed)
         synthesize(train)
-        for alpha in ALPHAS:
+        for alpha in alphas:
             name = f"{responses}-alpha-{alpha:g}"
             settings = DistillConfig(train.output, folder / name, trainable, steps=400, seed=seed, model=start)
             once(distill, replace(settings, alpha=alpha))
-            spoken = EvaluateConfig(str(folder / name / MODEL), [str(asked)], folder / f"eval-{name}", views=["speech"])
+            where = folder / f"eval-{asked.name}-{name}"
+            spoken = EvaluateConfig(str(folder / name / MODEL), [str(asked)], where, views=["speech"])
             scores[f"{responses}, alpha {alpha:g}"] = once(evaluate, spoken)["world"]["speech"]
     return scores
 
@@ -51,12 +52,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--alphas", type=float, nargs="+", default=[0.0, 0.5, 1.0])
     parser.add_argument("--split", choices=list(TEST_SEED), default="test")
     parser.add_argument("--trainable", nargs="+", default=["projector"])
     options = parser.parse_args()
     asked = options.output / options.split
     synthesize(SynthesizeConfig(asked, "world", options.split, 400, "unseen", seed=TEST_SEED[options.split]))
-    seeds = {s: run_seed(s, options.output, asked, options.trainable) for s in options.seeds}
+    seeds = {s: run_seed(s, options.output, asked, options.alphas, options.trainable) for s in options.seeds}
     write_json(options.output / "scores.json", seeds)
     print(f"\nWorld, {options.split} split, n = 400 a seed, seeds {options.seeds}, trains: {options.trainable}")
     print(f"{'system':<24}{'mean':>7}{'sd':>7}   per seed")

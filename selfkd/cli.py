@@ -57,6 +57,12 @@ def _report() -> Stage:
     return ReportConfig, report
 
 
+def _convert() -> Stage:
+    from selfkd.model.convert import ConvertConfig, convert
+
+    return ConvertConfig, convert
+
+
 # command: (what it does, an example, its stage)
 COMMANDS: dict[str, tuple[str, str, Callable[[], Stage]]] = {
     "demo": (
@@ -68,6 +74,11 @@ COMMANDS: dict[str, tuple[str, str, Callable[[], Stage]]] = {
         "questions -> spoken questions",
         "selfkd synthesize --source world-annotated --count 3000 --output runs/data/train",
         _synthesize,
+    ),
+    "convert": (
+        "an original InternVL2 checkpoint -> the classes of transformers",
+        "selfkd convert --source InternVL2-1B --output internvl2-1b",
+        _convert,
     ),
     "align": (
         "stage 1: speech -> text, through the projector",

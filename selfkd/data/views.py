@@ -53,7 +53,7 @@ def paired_item(processor: Any, example: Example) -> PairedItem:
         speech_before_ids=speech.prefix_ids[shared:],
         mel_FM=mel_FM,
         after_ids=text.after_ids,
-        response_ids=[*processor.ids(example.answer), processor.tokenizer.eos_token_id],
+        response_ids=[*processor.ids(example.answer), processor.end_id],
         tiles=seen.tiles,
     )
 

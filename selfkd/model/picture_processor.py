@@ -19,5 +19,5 @@ class InternVLPictureProcessor(InternVLProcessor):
         self.start_image_token_id = tokenizer.start_image_token_id
         self.end_image_token_id = tokenizer.end_image_token_id
         self.image_token, self.image_token_id = tokenizer.context_image_token, tokenizer.context_image_token_id
-        self.video_token = tokenizer.video_token
+        self.video_token = getattr(tokenizer, "video_token", None)  # InternVL2 has none
         self.multimodal_pattern = re.compile(f"(?P<image>{re.escape(self.image_token)})")

@@ -82,6 +82,12 @@ class OmniProcessor:
     def _frames(self) -> dict[bool, ChatFrame]:
         return {with_image: chat_frame(self.vlm_processor, with_image) for with_image in (False, True)}
 
+    @cached_property
+    def end_id(self) -> int:
+        """The token that ends a response in the model's own chat template."""
+        end = self._frames[False].end
+        return self.ids(end)[0] if end else self.tokenizer.eos_token_id
+
     def ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 

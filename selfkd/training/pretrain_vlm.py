@@ -1,9 +1,10 @@
 """Trains the embedded VLM on written tasks of the embedded world; its weights are bundled under `selfkd/assets/vlm`.
 
-    python -m selfkd.training.pretrain_vlm OUTPUT [--steps N] [--seed N] [--start CHECKPOINT]
+    python -m selfkd.training.pretrain_vlm OUTPUT [--steps N] [--seed N] [--learning_rate R]
+    python -m selfkd.training.pretrain_vlm OUTPUT --start CHECKPOINT --seed ANOTHER [--tower_rate SHARE] ...
 
-Reads nothing, or the checkpoint to go on from; writes a transformers checkpoint with its processor. About 1 s a step on
-two cores.
+Reads nothing, or the checkpoint to go on from; writes a transformers checkpoint with its processor. One to two seconds
+a step on two cores.
 """
 
 import argparse
@@ -30,6 +31,7 @@ LENGTH_BUCKETS = 5
 QUESTION_WEIGHT, LATER_QUESTION_WEIGHT = 0.3, 0.1
 GROUPS_PER_STEP = 32
 VISION_STEPS = 700
+WEIGHT_DECAY = 0.05
 
 
 def token_logits(model, inputs: dict[str, Tensor]):
@@ -62,6 +64,16 @@ class GroupTrainer(Trainer):
     """
 
     question_weight = QUESTION_WEIGHT
+    tower_rate = 0.0
+
+    def create_optimizer(self, model=None):
+        tower = [p for p in self.model.model.vision_tower.parameters() if p.requires_grad]
+        of_tower = {id(p) for p in self.model.model.vision_tower.parameters()}
+        rest = [p for p in self.model.parameters() if p.requires_grad and id(p) not in of_tower]
+        rate, betas = self.args.learning_rate, (self.args.adam_beta1, self.args.adam_beta2)
+        groups = [{"params": rest, "lr": rate}, {"params": tower, "lr": self.tower_rate * rate}]
+        self.optimizer = torch.optim.AdamW(groups, betas=betas, weight_decay=WEIGHT_DECAY)
+        return self.optimizer
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         total, count = torch.zeros(()), inputs["in_response"].sum()
@@ -116,8 +128,19 @@ def seeing_vlm(output: Path, seed: int):
     return model, processor
 
 
-def pretrain_vlm(output: Path, steps: int = 1800, seed: int = 0, start: Path | None = None) -> None:
-    """Trains from random weights, with a curriculum, or goes on from the checkpoint `start`, without one."""
+def pretrain_vlm(
+    output: Path,
+    steps: int = 1800,
+    seed: int = 0,
+    start: Path | None = None,
+    learning_rate: float = 2e-3,
+    tower_rate: float = 0.0,
+) -> None:
+    """Trains from random weights, with a curriculum, or goes on from the checkpoint `start`, without one.
+
+    The vision tower's learning rate is `tower_rate` times the others'; at 0 it stays as it was warmed up: while the LLM
+    learns to look, what it sees must not move.
+    """
     set_seed(seed)
     if start is None:
         model, processor = seeing_vlm(output, seed)
@@ -125,15 +148,15 @@ def pretrain_vlm(output: Path, steps: int = 1800, seed: int = 0, start: Path | N
         model = InternVLForConditionalGeneration.from_pretrained(start)
         processor = InternVLPictureProcessor.from_pretrained(start)
     model.set_attn_implementation("eager")  # on a CPU faster than fused attention at these lengths
-    model.model.vision_tower.requires_grad_(False)
+    model.model.vision_tower.requires_grad_(tower_rate > 0)
     arguments = TrainingArguments(
         output_dir=str(output),
         max_steps=steps,
         per_device_train_batch_size=GROUPS_PER_STEP,
-        learning_rate=2e-3 if start is None else 1.5e-3,
+        learning_rate=learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=steps // 20,
-        weight_decay=0.05,
+        weight_decay=WEIGHT_DECAY,
         use_cpu=not torch.cuda.is_available(),
         dataloader_num_workers=0,  # making a batch takes 5% of a step; a worker would fight for the same two cores
         remove_unused_columns=False,
@@ -146,6 +169,7 @@ def pretrain_vlm(output: Path, steps: int = 1800, seed: int = 0, start: Path | N
     )
     data = WorldGroups(steps * GROUPS_PER_STEP, seed, curriculum=start is None)
     trainer = GroupTrainer(model, arguments, GroupCollator(processor), data, callbacks=[AccuracyLog(processor, 200)])
+    trainer.tower_rate = tower_rate
     if start is not None:
         trainer.question_weight = LATER_QUESTION_WEIGHT
     trainer.train()
@@ -162,5 +186,6 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--start", type=Path, help="checkpoint to go on from, with another seed than its own")
-    options = parser.parse_args()
-    pretrain_vlm(options.output, options.steps, options.seed, options.start)
+    parser.add_argument("--learning_rate", type=float, default=2e-3)
+    parser.add_argument("--tower_rate", type=float, default=0.0, help="share of it that the vision tower gets")
+    pretrain_vlm(**vars(parser.parse_args()))

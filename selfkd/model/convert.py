@@ -1,0 +1,185 @@
+"""An original InternVL2 checkpoint (`InternVLChatModel`, with remote code) -> the classes of transformers.
+
+Tensors are read, renamed and written one at a time, so that memory holds one shard of the output, whatever the model's
+size. Every key of the input must find its place and every parameter of the model must be given, or nothing is written.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+from transformers import InternVLConfig, InternVLForConditionalGeneration, LlamaConfig, Phi3Config, Qwen2Config
+
+from selfkd.errors import InputError
+from selfkd.files import write_json
+from selfkd.model.convert_processor import convert_processor, image_tokens_a_tile, stop_tokens
+from selfkd.model.internvl_keys import converted
+
+_LLM_CONFIGS = {
+    "Qwen2ForCausalLM": Qwen2Config,
+    "InternLM2ForCausalLM": LlamaConfig,
+    "Phi3ForCausalLM": Phi3Config,
+    "LlamaForCausalLM": LlamaConfig,
+}
+# what the configurations have in common with the original's dumps, which hold much that is only a default
+_LLM_FIELDS = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "hidden_act", "max_position_embeddings", "original_max_position_embeddings",
+    "initializer_range", "rms_norm_eps", "bos_token_id", "eos_token_id", "pad_token_id", "use_sliding_window",
+    "sliding_window", "max_window_layers", "attention_bias",
+)  # fmt: skip
+_INDEX = "model.safetensors.index.json"
+
+
+@dataclass
+class ConvertConfig:
+    """An original InternVL2 checkpoint to the classes of transformers.
+
+    Args:
+        source: Folder of the original checkpoint (config.json, safetensors, tokenizer).
+        output: Folder to write.
+        shard_gigabytes: Size of a written weights file.
+    """
+
+    source: Path
+    output: Path
+    shard_gigabytes: float = 5.0
+
+
+def convert(config: ConvertConfig) -> Path:
+    """Writes and returns `output`: weights, configuration and processor, for `from_pretrained`."""
+    if config.output.exists():
+        raise InputError(f"output: {config.output}: is there already; give another")
+    original = read_original_config(config.source)
+    temporary = config.output.with_name(f".{config.output.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        processor = convert_processor(config.source, original)
+        tokenizer = processor.tokenizer
+        model_config = internvl_config(original, tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"))
+        with torch.device("meta"):
+            model = InternVLForConditionalGeneration(model_config)
+        _write_weights(config, original, model, temporary)
+        processor.save_pretrained(temporary)
+        model_config.architectures = [type(model).__name__]
+        model_config.save_pretrained(temporary)
+        model.generation_config.eos_token_id = stop_tokens(original, tokenizer)
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
+        model.generation_config.save_pretrained(temporary)
+    except BaseException:
+        shutil.rmtree(temporary)
+        raise
+    temporary.rename(config.output)
+    return config.output
+
+
+def read_original_config(source: Path) -> dict[str, Any]:
+    """The original `config.json`; raises InputError where it is not one that we can convert exactly."""
+    path = source / "config.json"
+    if not path.is_file():
+        raise InputError(f"source: {source}: no config.json there")
+    original = json.loads(path.read_text())
+    if original.get("model_type") != "internvl_chat":
+        raise InputError(f"{path}: field model_type: {original.get('model_type')!r}, expected 'internvl_chat'")
+    architecture = original["llm_config"]["architectures"][0]
+    if architecture not in _LLM_CONFIGS:
+        raise InputError(f"{path}: field llm_config.architectures: {architecture}; known: {', '.join(_LLM_CONFIGS)}")
+    if original.get("ps_version", "v1") != "v2":
+        raise InputError(f"{path}: field ps_version: 'v1' transposes the picture; transformers has 'v2' alone")
+    vision_size = original["vision_config"]["image_size"]
+    if (original.get("force_image_size") or vision_size) != vision_size:
+        raise InputError(f"{path}: field force_image_size: differs from vision_config.image_size ({vision_size})")
+    return original
+
+
+def internvl_config(original: dict[str, Any], image_token_id: int) -> InternVLConfig:
+    """The configuration in transformers' terms."""
+    vision, llm = original["vision_config"], original["llm_config"]
+    fields = {name: llm[name] for name in _LLM_FIELDS if llm.get(name) is not None}
+    if llm["architectures"][0] == "InternLM2ForCausalLM":
+        fields["attention_bias"] = llm.get("bias", True)
+    fields["rope_parameters"] = _rope_parameters(llm)
+    text_config = _LLM_CONFIGS[llm["architectures"][0]](**fields, tie_word_embeddings=False)
+    vision_config = {
+        "hidden_size": vision["hidden_size"],
+        "num_hidden_layers": vision["num_hidden_layers"],
+        "num_attention_heads": vision["num_attention_heads"],
+        "intermediate_size": vision["intermediate_size"],
+        "image_size": vision["image_size"],
+        "patch_size": vision["patch_size"],
+        "attention_bias": vision.get("qkv_bias", False),
+        "use_qk_norm": vision.get("qk_normalization", True),
+        "norm_type": vision.get("norm_type", "rms_norm"),
+        "hidden_act": vision.get("hidden_act", "gelu"),
+        "layer_norm_eps": vision.get("layer_norm_eps", 1e-6),
+    }
+    return InternVLConfig(
+        text_config=text_config,
+        vision_config=vision_config,
+        image_token_id=image_token_id,
+        image_seq_length=image_tokens_a_tile(original),
+        downsample_ratio=original.get("downsample_ratio", 0.5),
+        vision_feature_layer=original.get("select_layer", -1),
+        tie_word_embeddings=False,
+        dtype=original.get("torch_dtype", "bfloat16"),
+    )
+
+
+def _rope_parameters(llm: dict[str, Any]) -> dict[str, Any]:
+    rope = dict(llm.get("rope_scaling") or {"type": "default"})
+    kind = rope.pop("type", None) or rope.pop("rope_type")
+    if kind == "su":  # the name of LongRoPE in Phi-3's first months
+        kind, rope["original_max_position_embeddings"] = "longrope", llm["original_max_position_embeddings"]
+    return {"rope_type": kind, "rope_theta": float(llm.get("rope_theta", 10_000)), **rope}
+
+
+def _write_weights(config: ConvertConfig, original: dict[str, Any], model: torch.nn.Module, folder: Path) -> None:
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    shards, shard, size, where = 0, {}, 0, {}
+    for old_name, tensor in _original_tensors(config.source):
+        for name, part in converted(old_name, tensor, original["llm_config"]).items():
+            if name not in wanted:
+                raise InputError(f"key {old_name}: the configuration has no place for it ({name})")
+            if wanted[name] != tuple(part.shape):
+                raise InputError(f"key {old_name}: shape {tuple(part.shape)}, the configuration says {wanted[name]}")
+            if name in where:
+                raise InputError(f"key {old_name}: {name} is given twice")
+            bytes_of_part = part.numel() * part.element_size()
+            if shard and size + bytes_of_part > config.shard_gigabytes * 1e9:
+                save_file(shard, folder / f"{shards}.safetensors", {"format": "pt"})
+                shards, shard, size = shards + 1, {}, 0
+            shard[name], where[name], size = part, shards, size + bytes_of_part
+    missing = sorted(set(wanted) - set(where))
+    if missing:
+        raise InputError(f"source: {config.source}: {len(missing)} keys are missing, among them {missing[0]}")
+    save_file(shard, folder / f"{shards}.safetensors", {"format": "pt"})
+    names = [f"model-{i + 1:05d}-of-{shards + 1:05d}.safetensors" for i in range(shards + 1)]
+    names = ["model.safetensors"] if shards == 0 else names
+    for i, name in enumerate(names):
+        (folder / f"{i}.safetensors").rename(folder / name)
+    if shards:
+        total = sum((folder / n).stat().st_size for n in names)
+        index = {"metadata": {"total_size": total}, "weight_map": {n: names[i] for n, i in sorted(where.items())}}
+        write_json(folder / _INDEX, index)
+
+
+def _original_tensors(source: Path) -> Iterator[tuple[str, Tensor]]:
+    paths = sorted(source.glob("*.safetensors"))
+    if not paths:
+        raise InputError(f"source: {source}: no safetensors file there (pickled weights are not read)")
+    for path in tqdm(paths, "converting", unit="file"):
+        try:
+            with safe_open(path, "pt") as file:
+                for name in file.keys():  # noqa: SIM118 (not a dict)
+                    yield name, file.get_tensor(name)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{path}: not a whole safetensors file ({error})") from error
