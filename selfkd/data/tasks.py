@@ -8,9 +8,9 @@ from selfkd.data.shapes import Scene, draw_scene
 
 REPEAT_INSTRUCTION = "Repeat the words."
 # what is hard is asked more often: relations (two things to find, then a sign) and what color a shape has
-KIND_WEIGHTS = {"exists": 2.0, "color": 2.5, "shape": 1.0, "size": 1.0, "count": 1.5, "relation": 3.0, "side": 3.0,
-                "neighbor": 1.5, "place": 1.0, "describe": 1.5, "choice": 1.0}  # fmt: skip
-SENTENCE_SHARE = 0.2
+KIND_WEIGHTS = {"exists": 2.0, "color": 1.5, "shape": 1.5, "size": 1.0, "count": 2.0, "relation": 2.5, "side": 2.0,
+                "neighbor": 2.0, "place": 1.0, "describe": 3.0, "choice": 0.5}  # fmt: skip
+SENTENCE_SHARE = 0.1
 
 
 def picture_task(scene: Scene, rng: random.Random) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from selfkd.data.chat import chat_frame
 from selfkd.data.shapes import Scene, Split, draw_scene, render, split_of
 from selfkd.data.tasks import picture_task, text_task
 
-TEXT_ONLY_SHARE = 0.15
+TEXT_ONLY_SHARE = 0.1
 QUESTIONS_PER_GROUP = 8
 ONE_THING_SHARE = 0.1
 _CURRICULUM = ((0.1, 1), (0.3, 2), (1.0, 4))  # (up to this share of the training, most things in a scene)
