@@ -27,10 +27,10 @@ def response_rows(hidden_BTD: Tensor, mask_BT: Tensor, labels_BR: Tensor) -> Ten
 def paired_rows(model: OmniModel, batch: Mapping[str, Any], with_teacher: bool) -> tuple[Tensor, Tensor | None, Tensor]:
     """(student (N, D), teacher (N, D) or None, labels (N,)). Gradient reaches the student's question and response."""
     labels_BR = batch["labels"]
-    image_inputs = {k: batch[k] for k in ("pixel_values",) if k in batch}
     teacher_ND = None
     with torch.no_grad():
-        prefix = read_prefix(model.vlm, batch["prefix_ids"], batch["prefix_mask"], **image_inputs)
+        prefix = read_prefix(model.vlm, batch["prefix_ids"], batch["prefix_mask"], **batch["image_inputs"])
+        prefix = prefix.rows(batch["group"])
         if with_teacher:
             _assert_same_response(batch)
             embeddings = model.get_input_embeddings()(batch["text_ids"])

@@ -16,15 +16,19 @@ from transformers import DynamicCache, PreTrainedModel
 
 @dataclass(frozen=True)
 class Prefix:
-    """Keys and values of G prefixes, one (keys, values) pair a layer; `mask_GP` is 0 on the left padding."""
+    """Keys and values of G prefixes, one (keys, values) pair a layer; `mask_GP` is 0 on the left padding; `next_G` is
+    the position of the token that comes after each."""
 
     layers: tuple[tuple[Tensor, Tensor], ...]
     mask_GP: Tensor  # noqa: N815
+    next_G: Tensor  # noqa: N815
 
     def rows(self, group_B: Tensor) -> "Prefix":
         """The prefix of each continuation: row b is prefix `group_B[b]`."""
+        if group_B.tolist() == list(range(len(self.next_G))):
+            return self
         layers = tuple((keys[group_B], values[group_B]) for keys, values in self.layers)
-        return Prefix(layers, self.mask_GP[group_B])
+        return Prefix(layers, self.mask_GP[group_B], self.next_G[group_B])
 
 
 def positions(mask_BT: Tensor) -> Tensor:
@@ -32,16 +36,40 @@ def positions(mask_BT: Tensor) -> Tensor:
     return (mask_BT.cumsum(-1) - 1).clamp(min=0)
 
 
+def prefix_positions(
+    vlm: PreTrainedModel, input_ids_GP: Tensor, mask_GP: Tensor, image_inputs: dict[str, Tensor]
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """(positions, (G, P) or with M-RoPE (3, G, P); the position of the next token (G,); inputs that go with them).
+
+    With M-RoPE (Qwen2-VL and its kin) an image of h x w tokens takes only max(h, w) positions, so the next position is not
+    the length of the prefix.
+    """
+    if "image_grid_thw" not in image_inputs:
+        position_ids = positions(mask_GP)
+        return position_ids, mask_GP.sum(-1), {}
+    token_types = (input_ids_GP == vlm.config.image_token_id).int()
+    position_ids, _ = vlm.base_model.get_rope_index(
+        input_ids_GP,
+        mm_token_type_ids=token_types,
+        image_grid_thw=image_inputs["image_grid_thw"],
+        attention_mask=mask_GP,
+    )
+    return position_ids, position_ids.amax((0, 2)) + 1, {"mm_token_type_ids": token_types}
+
+
 def read_prefix(vlm: PreTrainedModel, input_ids_GP: Tensor, mask_GP: Tensor, **image_inputs: Tensor) -> Prefix:
     """Runs the vision tower and the LLM over the left-padded prefixes and keeps the keys and values."""
+    position_ids, next_G, more = prefix_positions(vlm, input_ids_GP, mask_GP, image_inputs)
     outputs = vlm.base_model(
         input_ids=input_ids_GP,
         attention_mask=mask_GP,
-        position_ids=positions(mask_GP),
+        position_ids=position_ids,
         use_cache=True,
         **image_inputs,
+        **more,
     )
-    return Prefix(tuple((layer.keys, layer.values) for layer in outputs.past_key_values.layers), mask_GP)
+    layers = tuple((layer.keys, layer.values) for layer in outputs.past_key_values.layers)
+    return Prefix(layers, mask_GP, next_G)
 
 
 def continue_prefix(vlm: PreTrainedModel, prefix: Prefix, embeddings_BSD: Tensor, mask_BS: Tensor) -> Tensor:
@@ -52,7 +80,7 @@ def continue_prefix(vlm: PreTrainedModel, prefix: Prefix, embeddings_BSD: Tensor
     outputs = vlm.base_model(
         inputs_embeds=embeddings_BSD,
         attention_mask=mask_BT,
-        position_ids=positions(mask_BT)[:, -mask_BS.shape[1] :],
+        position_ids=prefix.next_G[:, None] + positions(mask_BS),
         past_key_values=cache,
         use_cache=True,
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from selfkd.data.batches import CostSampler, example_cost
+from selfkd.data.batches import CostSampler, example_cost, picture_key
 from selfkd.data.example import Example
 from selfkd.data.views import PairedCollator, PairedDataset
 from selfkd.losses import self_kd_loss
@@ -50,7 +50,8 @@ class SelfKDTrainer(Trainer):
     def _get_train_sampler(self, train_dataset=None) -> CostSampler:
         a_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return CostSampler([example_cost(e) for e in self.examples], a_step, seed)
+        costs, pictures = ([f(e) for e in self.examples] for f in (example_cost, picture_key))
+        return CostSampler(costs, a_step, seed, pictures)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         student, teacher, labels = paired_rows(model, inputs, with_teacher=self.alpha > 0)
