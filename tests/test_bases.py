@@ -120,6 +120,20 @@ def test_shared_prefix_gives_the_logits_of_the_whole(base):
             torch.testing.assert_close(ours[row, : len(question)], expected, rtol=1e-4, atol=1e-5)
 
 
+def test_generation_after_the_prefix_is_transformers_own(base):
+    model, image_inputs, tokens = base
+    prefixes = [[5, 6, VISION_START, *[IMAGE] * n, VISION_END, *range(10, 10 + 3 * i)] for i, n in enumerate(tokens)]
+    questions = [[20, 21, 22, 23], [30, 31]]
+    settings = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": PAD}
+    ids, mask = padded_left(prefixes)
+    suffix, suffix_mask = padded_left(questions)
+    ours = model.generate(ids, mask, torch.tensor([0, 1]), suffix, suffix_mask, image_inputs, **settings)
+    for g, (prefix, question) in enumerate(zip(prefixes, questions, strict=True)):
+        whole = torch.tensor([prefix + question])
+        expected = model.vlm.generate(input_ids=whole, **one_picture(image_inputs, g, whole), **settings)
+        assert ours[g].tolist() == expected[0, whole.shape[1] :].tolist()
+
+
 def one_picture(image_inputs, index, ids):
     """The image inputs of one of the two pictures, as transformers' own processors give them."""
     if "image_grid_thw" not in image_inputs:

@@ -47,7 +47,8 @@ def test_generation_prompt_of_the_speech_view(processor, example):
     batch = processor([prompt])
     speech = processor.speech_token_id
     places = processor.speech_places(mel.shape[1])
-    assert batch["input_ids"][0].tolist() == processor.ids(BEFORE) + [speech] * places + processor.ids(AFTER)
+    assert batch["prefix_ids"][0].tolist() == processor.ids(BEFORE)
+    assert batch["suffix_ids"][0].tolist() == [speech] * places + processor.ids(AFTER)
 
 
 def test_a_clip_sounds_the_same_alone_and_in_a_batch(model, processor, examples):

@@ -19,6 +19,7 @@ from transformers import (
 )
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from selfkd.model.prefix import generate_after, read_prefix
 from selfkd.model.projector import SpeechProjector
 from selfkd.model.speech_encoder import encode_speech
 
@@ -120,17 +121,21 @@ class OmniModel(PreTrainedModel):
     @torch.no_grad()
     def generate(
         self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
+        prefix_ids: Tensor,
+        prefix_mask: Tensor,
+        group: Tensor,
+        suffix_ids: Tensor,
+        suffix_mask: Tensor,
+        image_inputs: dict[str, Tensor],
         mel_BFM: Tensor | None = None,
         mel_mask_BM: Tensor | None = None,
         **generate_inputs: Any,
     ) -> Tensor:
         """Ids of the replies alone (B, new tokens). Takes what `OmniProcessor` gives and the arguments of
-        `transformers.GenerationMixin.generate`."""
-        embeddings = self.embed(input_ids, mel_BFM, mel_mask_BM)
-        # from embeddings, generate returns the new tokens alone
-        return self.vlm.generate(inputs_embeds=embeddings, attention_mask=attention_mask, **generate_inputs)
+        `transformers.GenerationMixin.generate`. A picture is read once for all prompts about it."""
+        prefix = read_prefix(self.vlm, prefix_ids, prefix_mask, **image_inputs).rows(group)
+        embeddings = self.embed(suffix_ids, mel_BFM, mel_mask_BM)
+        return generate_after(self.vlm, prefix, embeddings, suffix_mask, **generate_inputs)
 
     def speech_suffixes(
         self, before: list[Tensor], after: list[Tensor], mel_BFM: Tensor, mel_mask_BM: Tensor

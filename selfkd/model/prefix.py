@@ -8,6 +8,7 @@ Legend: B continuations, G prefixes (groups), P prefix tokens, S continuation to
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,13 +76,32 @@ def read_prefix(vlm: PreTrainedModel, input_ids_GP: Tensor, mask_GP: Tensor, **i
 def continue_prefix(vlm: PreTrainedModel, prefix: Prefix, embeddings_BSD: Tensor, mask_BS: Tensor) -> Tensor:
     """Last hidden states (B, S, D) of right-padded continuations; `prefix` is left as it was."""
     mask_BT = torch.cat([prefix.mask_GP, mask_BS], dim=1)
-    # a cache of its own: `update` concatenates into new tensors, so other continuations never see these tokens
-    cache = DynamicCache(ddp_cache_data=prefix.layers)
     outputs = vlm.base_model(
         inputs_embeds=embeddings_BSD,
         attention_mask=mask_BT,
         position_ids=prefix.next_G[:, None] + positions(mask_BS),
-        past_key_values=cache,
+        past_key_values=_cache(prefix),
         use_cache=True,
     )
     return outputs.last_hidden_state
+
+
+def generate_after(
+    vlm: PreTrainedModel, prefix: Prefix, embeddings_BSD: Tensor, mask_BS: Tensor, **generate_inputs: Any
+) -> Tensor:
+    """Ids of the replies (B, new tokens) to left-padded continuations; takes the arguments of transformers' `generate`."""
+    # generate cuts from its inputs what the cache holds already: it wants them whole, whatever stands in that part
+    whole = torch.cat([embeddings_BSD.new_zeros(*prefix.mask_GP.shape, embeddings_BSD.shape[2]), embeddings_BSD], dim=1)
+    after = prefix.next_G[:, None] + positions(mask_BS)
+    return vlm.generate(
+        inputs_embeds=whole,
+        attention_mask=torch.cat([prefix.mask_GP, mask_BS], dim=1),
+        position_ids=torch.cat([positions(prefix.mask_GP), after], dim=1),
+        past_key_values=_cache(prefix),
+        **generate_inputs,
+    )
+
+
+def _cache(prefix: Prefix) -> DynamicCache:
+    # a cache of its own: `update` concatenates into new tensors, so other continuations never see these tokens
+    return DynamicCache(ddp_cache_data=prefix.layers)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from transformers import AutoProcessor, BatchFeature, PretrainedConfig, WhisperFeatureExtractor
+from transformers import AutoProcessor, PretrainedConfig, WhisperFeatureExtractor
 
 from selfkd.data.chat import ChatFrame, chat_frame
 from selfkd.data.features import log_mel, pad_mels
@@ -119,18 +119,26 @@ class OmniProcessor:
         """The spoken view: the question is in `mel_FM` and nowhere in the ids."""
         return Prompt(self.ids(seen.before + instruction), [], self.ids(seen.after), seen.image_inputs, mel_FM)
 
-    def __call__(self, prompts: Sequence[Prompt]) -> BatchFeature:
-        """Prompts padded on the left, as `OmniModel.generate` takes them."""
-        rows = []
+    def __call__(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
+        """Prompts as `OmniModel.generate` takes them: prefixes, those of one picture once, and what follows them (with
+        the speech token in the places of the speech vectors), both padded on the left."""
+        keys = [(id(p.image_inputs), tuple(p.prefix_ids)) for p in prompts]
+        groups = list(dict.fromkeys(keys))
+        sharing = [prompts[keys.index(key)] for key in groups]  # the first of each group
+        suffixes = []
         for p in prompts:
             places = 0 if p.mel_FM is None else self.speech_places(p.mel_FM.shape[1])
-            rows.append(p.prefix_ids + p.question_ids + [self.speech_token_id] * places + p.after_ids)
-        batch = dict(zip(("input_ids", "attention_mask"), self.pad_left(rows), strict=True))
-        batch |= join_image_inputs([p.image_inputs for p in prompts])
+            suffixes.append(p.question_ids + [self.speech_token_id] * places + p.after_ids)
+        batch: dict[str, Any] = dict(
+            zip(("prefix_ids", "prefix_mask"), self.pad_left([p.prefix_ids for p in sharing]), strict=True)
+        )
+        batch |= zip(("suffix_ids", "suffix_mask"), self.pad_left(suffixes), strict=True)
+        batch["group"] = torch.tensor([groups.index(key) for key in keys])
+        batch["image_inputs"] = join_image_inputs([p.image_inputs for p in sharing])
         mels = [p.mel_FM for p in prompts if p.mel_FM is not None]
         if mels:
             batch["mel_BFM"], batch["mel_mask_BM"] = pad_mels(mels)
-        return BatchFeature(batch)
+        return batch
 
     def pad_left(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
         """(ids, mask) of rows of different lengths."""
