@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from selfkd.model.adapters import adapters_on
 from selfkd.model.omni import OmniModel
 from selfkd.model.prefix import continue_prefix, read_prefix
 
@@ -39,7 +40,8 @@ def paired_rows(model: OmniModel, batch: Mapping[str, Any], with_teacher: bool) 
     embeddings, mask = model.speech_suffixes(
         batch["speech_before_ids"], batch["speech_after_ids"], batch["mel_BFM"], batch["mel_mask_BM"]
     )
-    hidden = continue_prefix(model.vlm, prefix, embeddings, mask)
+    with adapters_on(model.vlm):
+        hidden = continue_prefix(model.vlm, prefix, embeddings, mask)
     return response_rows(hidden, mask, labels_BR), teacher_ND, labels_BR[labels_BR != -100]
 
 

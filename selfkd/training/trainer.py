@@ -11,10 +11,14 @@ from selfkd.data.batches import CostSampler, example_cost, picture_key
 from selfkd.data.example import Example
 from selfkd.data.views import PairedCollator, PairedDataset
 from selfkd.losses import self_kd_loss
+from selfkd.model.adapters import adapter_parameters
 from selfkd.model.omni import OmniModel
 from selfkd.model.paired import paired_rows
 from selfkd.model.processor import OmniProcessor
 from selfkd.runs import LOG
+
+
+ADAPTERS = "llm_adapters"
 
 
 class SelfKDTrainer(Trainer):
@@ -84,9 +88,11 @@ class RunLog(TrainerCallback):
 
 
 def freeze_all_but(model: OmniModel, parts: Sequence[str]) -> int:
-    """Lets only the named sub-modules train; returns how many parameters that is."""
+    """Lets only the named parts train; returns how many parameters that is."""
     model.requires_grad_(False)
     for part in parts:
-        model.get_submodule(part).requires_grad_(True)
+        trained = adapter_parameters(model.vlm) if part == ADAPTERS else model.get_submodule(part).parameters()
+        for parameter in trained:
+            parameter.requires_grad_(True)
     model.speech_encoder.embed_positions.requires_grad_(False)  # fixed sinusoids
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
