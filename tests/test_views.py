@@ -112,6 +112,8 @@ def test_a_small_set_is_prepared_once_and_a_large_one_does_not_fill_memory(parts
     examples = world_examples(4)
     dataset = PairedDataset(examples, processor)
     assert all(dataset[i] is dataset[i] for i in range(4))
-    monkeypatch.setattr("selfkd.data.views.KEPT_BYTES", dataset[0].mel_FM.nbytes + dataset[0].image_inputs["pixel_values"].nbytes)
+    monkeypatch.setattr(
+        "selfkd.data.views.KEPT_BYTES", dataset[0].mel_FM.nbytes + dataset[0].image_inputs["pixel_values"].nbytes
+    )
     dataset = PairedDataset(examples, processor)
     assert dataset[0] is dataset[0] and dataset[1] is not dataset[1]

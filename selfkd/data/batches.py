@@ -34,7 +34,13 @@ class CostSampler(Sampler[int]):
         groups: dict[Hashable, list[int]] = {}
         for i, picture in enumerate(range(len(costs)) if pictures is None else pictures):
             groups.setdefault(picture, []).append(i)
-        self.groups, self.costs, self.step_size, self.seed, self.epoch = list(groups.values()), costs, step_size, seed, 0
+        self.groups, self.costs, self.step_size, self.seed, self.epoch = (
+            list(groups.values()),
+            costs,
+            step_size,
+            seed,
+            0,
+        )
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch

@@ -103,6 +103,7 @@ class PairedCollator:
         lengths = torch.tensor([len(t) for t in text])
         text_ids = pad_sequence(text, batch_first=True, padding_value=self.processor.tokenizer.pad_token_id)
         return {
+            "ids": [i.id for i in items],
             "prefix_ids": prefix_ids,
             "prefix_mask": prefix_mask,
             "image_inputs": join_image_inputs([i.image_inputs for i in sharing]),

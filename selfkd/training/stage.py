@@ -94,7 +94,13 @@ def train(
     trained_parameters = freeze_all_but(model, config.trainable)
     arguments = training_arguments(config)
     trainer = SelfKDTrainer(model, arguments, examples, processor, alpha, temperature, callbacks=[RunLog(run.folder)])
-    outcome = trainer.train(resume_from_checkpoint=_last_checkpoint(config.output / CHECKPOINTS))
+    try:
+        outcome = trainer.train(resume_from_checkpoint=_last_checkpoint(config.output / CHECKPOINTS))
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"{error} (batch_size is {config.batch_size}; a smaller one with training.gradient_accumulation_steps gives "
+            "the same loss, training.gradient_checkpointing takes less memory and more time)"
+        ) from error
     temporary = run.folder / f".{MODEL}"
     model.save_pretrained(temporary)
     processor.save_pretrained(temporary)

@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from selfkd.data.batches import CostSampler, example_cost, picture_key
 from selfkd.data.example import Example
 from selfkd.data.views import PairedCollator, PairedDataset
+from selfkd.errors import InputError
 from selfkd.losses import self_kd_loss
 from selfkd.model.adapters import adapter_parameters
 from selfkd.model.omni import OmniModel
@@ -61,6 +63,11 @@ class SelfKDTrainer(Trainer):
         student, teacher, labels = paired_rows(model, inputs, with_teacher=self.alpha > 0)
         head = model.get_output_embeddings().weight
         loss = self_kd_loss(student, teacher, head, labels, self.alpha, self.temperature)
+        if not torch.isfinite(loss.total):
+            raise InputError(
+                f"the loss of step {self.state.global_step + 1} is {loss.total.item()}; examples {', '.join(inputs['ids'])}. "
+                "What was saved before is kept; a lower learning_rate may help"
+            )
         count = loss.count if num_items_in_batch is None else num_items_in_batch
         for name, value in (("kl", loss.kl), ("sft", loss.sft), ("tokens", loss.count)):
             self._parts[name] = self._parts.get(name, 0.0) + float(value)
