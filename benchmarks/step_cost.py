@@ -2,14 +2,14 @@
 
     python benchmarks/step_cost.py [--device cpu] [--check]
 
-Geometry of InternVL2-1B (Qwen2-0.5B: 24 layers, width 896, 151,655 tokens) with 1, 7 and 13 tiles of 256 tokens, 30 tokens
-of chat frame, a question of 20 written tokens or 50 speech vectors, a response of 60 tokens, and 1 or 4 questions about a
-picture. On a CPU depth and width are a quarter; on a GPU it is the full size; weights are random. The vision tower is left
-out on both sides (ours runs it once, others twice), the LLM is frozen, the projector trains.
+Geometry of InternVL2-1B (Qwen2-0.5B: 24 layers, width 896, 151,655 tokens) with 1, 7 and 13 tiles of 256 tokens, 30
+tokens of chat frame, a question of 20 written tokens or 50 speech vectors, a response of 60 tokens, and 1 or 4
+questions about a picture. On a CPU depth and width are a quarter; on a GPU it is the full size; weights are random. The vision
+tower is left out on both sides (ours runs it once, others twice), the LLM is frozen, the projector trains.
 
-The plain way is that of the projects in docs/choices.md: two full forward passes, logits of all tokens, gradients
-through the image's tokens. `--check` ends with 1 where a bar is missed (7 tiles, 1 question): Self-KD at most 0.42 of the
-plain Self-KD's FLOPs, 0.60 of the plain SFT's, 1.06 of our own SFT's; wall time at most 1.25 times those ratios.
+The plain way: two full forward passes, logits of all tokens, gradients through the image's tokens. `--check` ends with
+1 where a bar is missed (7 tiles, 1 question): Self-KD at most 0.42 of the plain Self-KD's FLOPs, 0.60 of the plain
+SFT's, 1.06 of our own SFT's; wall time at most 1.25 times those ratios.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -193,7 +194,7 @@ def main() -> int:
         batch = make_batch(tiles, questions, model)
         with NoFullLogits(questions * RESPONSE):
             our_step(model, batch, 1.0)
-        costs = {n: measure(lambda s=s, a=a: s(model, batch, a), model, options.repeats) for n, (s, a) in steps.items()}
+        costs = {n: measure(partial(s, model, batch, a), model, options.repeats) for n, (s, a) in steps.items()}
         for name, cost in costs.items():
             plain = costs[name.replace("ours", "plain")]
             ratios = cost.flops / plain.flops, cost.seconds / plain.seconds

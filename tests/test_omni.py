@@ -37,7 +37,7 @@ def test_a_batch_answers_as_its_items_do(model, processor, answerer):
 
 
 def test_questions_about_one_picture_are_answered_as_if_alone(model, processor):
-    """Written and spoken prompts about one picture share its prefix, and get the replies of transformers' own generate."""
+    """Prompts about one picture share its prefix, and get the replies of transformers' own generate."""
     example = world_examples(1)[0]
     seen, mel = processor.look(example.picture()), processor.mel(example.samples())
     prompts = [processor.text_prompt(q, seen) for q in ("Describe the image.", "How many objects are there?")]

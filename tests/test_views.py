@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -103,7 +104,7 @@ def test_questions_about_one_picture_follow_each_other():
     pictures = [i // 3 for i in range(60)]
     order = list(CostSampler([1] * 60, step_size=12, seed=0, pictures=pictures))
     assert sorted(order) == list(range(60)) and order != list(range(60))
-    changes = sum(pictures[a] != pictures[b] for a, b in zip(order, order[1:], strict=False))
+    changes = sum(pictures[a] != pictures[b] for a, b in pairwise(order))
     assert changes == 19, "twenty pictures, each in one run"
 
 

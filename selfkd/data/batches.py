@@ -25,8 +25,8 @@ class CostSampler(Sampler[int]):
     """Indices of an epoch: examples with the same picture follow each other, and those of a step are alike in cost.
 
     So a picture is read once for all its questions in a batch, and little of a batch is padding. Shuffled groups of one
-    picture are pooled by about `POOL_STEPS` steps, sorted within the pool and cut into steps, and the steps shuffled; the
-    rest that fills no step comes last. A step is the same whether it is one batch or several smaller ones.
+    picture are pooled by about `POOL_STEPS` steps, sorted within the pool and cut into steps, and the steps shuffled;
+    the rest that fills no step comes last. A step is the same whether it is one batch or several smaller ones.
     """
 
     def __init__(self, costs: Sequence[int], step_size: int, seed: int, pictures: Sequence[Hashable] | None = None):
@@ -34,13 +34,8 @@ class CostSampler(Sampler[int]):
         groups: dict[Hashable, list[int]] = {}
         for i, picture in enumerate(range(len(costs)) if pictures is None else pictures):
             groups.setdefault(picture, []).append(i)
-        self.groups, self.costs, self.step_size, self.seed, self.epoch = (
-            list(groups.values()),
-            costs,
-            step_size,
-            seed,
-            0,
-        )
+        self.groups = list(groups.values())
+        self.costs, self.step_size, self.seed, self.epoch = costs, step_size, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch

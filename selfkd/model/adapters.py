@@ -37,5 +37,5 @@ def adapters_on(vlm: nn.Module) -> Iterator[None]:
 def _switch(vlm: nn.Module, on: bool) -> None:
     for module in vlm.modules():
         if isinstance(module, BaseTunerLayer):
-            # peft's own `enable_adapters` also turns off the gradients of what it turns off, which must stay as they are
+            # peft's own `enable_adapters` also freezes what it turns off, and that must stay as it is
             module._disable_adapters = not on

@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from selfkd.model.adapters import add_adapters, adapters_on
+from selfkd.model.adapters import adapters_on, add_adapters
 from selfkd.model.prefix import generate_after, read_prefix
 from selfkd.model.projector import SpeechProjector
 from selfkd.model.speech_encoder import encode_speech
@@ -29,8 +29,8 @@ from selfkd.model.speech_encoder import encode_speech
 class OmniConfig(PretrainedConfig):
     """Configuration of the VLM and of the speech encoder, and how the two are joined.
 
-    `speech_token_id` stands for one speech vector in `input_ids`; the VLM's embedding never sees it. `llm_lora` holds the
-    fields of `peft.LoraConfig` where the LLM has adapters.
+    `speech_token_id` stands for one speech vector in `input_ids`; the VLM's embedding never sees it. `llm_lora` holds
+    the fields of `peft.LoraConfig` where the LLM has adapters.
     """
 
     model_type = "selfkd_omni"

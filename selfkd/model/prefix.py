@@ -42,8 +42,8 @@ def prefix_positions(
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """(positions, (G, P) or with M-RoPE (3, G, P); the position of the next token (G,); inputs that go with them).
 
-    With M-RoPE (Qwen2-VL and its kin) an image of h x w tokens takes only max(h, w) positions, so the next position is not
-    the length of the prefix.
+    With M-RoPE (Qwen2-VL and its kin) an image of h x w tokens takes only max(h, w) positions, so the next position is
+    not the length of the prefix.
     """
     if "image_grid_thw" not in image_inputs:
         position_ids = positions(mask_GP)
@@ -89,7 +89,7 @@ def continue_prefix(vlm: PreTrainedModel, prefix: Prefix, embeddings_BSD: Tensor
 def generate_after(
     vlm: PreTrainedModel, prefix: Prefix, embeddings_BSD: Tensor, mask_BS: Tensor, **generate_inputs: Any
 ) -> Tensor:
-    """Ids of the replies (B, new tokens) to left-padded continuations; takes the arguments of transformers' `generate`."""
+    """Ids of the replies (B, new tokens) to left-padded continuations; takes the arguments of `generate`."""
     # generate cuts from its inputs what the cache holds already: it wants them whole, whatever stands in that part
     whole = torch.cat([embeddings_BSD.new_zeros(*prefix.mask_GP.shape, embeddings_BSD.shape[2]), embeddings_BSD], dim=1)
     after = prefix.next_G[:, None] + positions(mask_BS)

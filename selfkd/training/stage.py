@@ -98,8 +98,8 @@ def train(
         outcome = trainer.train(resume_from_checkpoint=_last_checkpoint(config.output / CHECKPOINTS))
     except torch.OutOfMemoryError as error:
         raise InputError(
-            f"{error} (batch_size is {config.batch_size}; a smaller one with training.gradient_accumulation_steps gives "
-            "the same loss, training.gradient_checkpointing takes less memory and more time)"
+            f"{error} (batch_size is {config.batch_size}; a smaller one with training.gradient_accumulation_steps "
+            "gives the same loss, training.gradient_checkpointing takes less memory and more time)"
         ) from error
     temporary = run.folder / f".{MODEL}"
     model.save_pretrained(temporary)

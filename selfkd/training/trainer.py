@@ -19,7 +19,6 @@ from selfkd.model.paired import paired_rows
 from selfkd.model.processor import OmniProcessor
 from selfkd.runs import LOG
 
-
 ADAPTERS = "llm_adapters"
 
 
@@ -65,8 +64,8 @@ class SelfKDTrainer(Trainer):
         loss = self_kd_loss(student, teacher, head, labels, self.alpha, self.temperature)
         if not torch.isfinite(loss.total):
             raise InputError(
-                f"the loss of step {self.state.global_step + 1} is {loss.total.item()}; examples {', '.join(inputs['ids'])}. "
-                "What was saved before is kept; a lower learning_rate may help"
+                f"the loss of step {self.state.global_step + 1} is {loss.total.item()}; "
+                f"examples {', '.join(inputs['ids'])}. What was saved before is kept; a lower learning_rate may help"
             )
         count = loss.count if num_items_in_batch is None else num_items_in_batch
         for name, value in (("kl", loss.kl), ("sft", loss.sft), ("tokens", loss.count)):
