@@ -4,8 +4,9 @@
 
 Geometry of InternVL2-1B (Qwen2-0.5B: 24 layers, width 896, 151,655 tokens) with 1, 7 and 13 tiles of 256 tokens, 30
 tokens of chat frame, a question of 20 written tokens or 50 speech vectors, a response of 60 tokens, and 1 or 4
-questions about a picture. On a CPU depth and width are a quarter; on a GPU it is the full size; weights are random. The vision
-tower is left out on both sides (ours runs it once, others twice), the LLM is frozen, the projector trains.
+questions about a picture. On a CPU depth and width are a quarter; on a GPU it is the full size; weights are random.
+The vision tower is left out on both sides (ours runs it once, others twice), the LLM is frozen, the projector
+trains.
 
 The plain way: two full forward passes, logits of all tokens, gradients through the image's tokens. `--check` ends with
 1 where a bar is missed (7 tiles, 1 question): Self-KD at most 0.42 of the plain Self-KD's FLOPs, 0.60 of the plain
