@@ -12,11 +12,21 @@ from selfkd.model.processor import OmniProcessor
 from selfkd.model.speech_encoder import encode_speech
 
 
+def whole(prompt, processor):
+    """One prompt as the plain inputs of `OmniModel.forward`."""
+    places = 0 if prompt.mel_FM is None else processor.speech_places(prompt.mel_FM.shape[1])
+    heard = [processor.speech_token_id] * places
+    inputs = {"input_ids": torch.tensor([prompt.prefix_ids + prompt.question_ids + heard + prompt.after_ids])}
+    if prompt.mel_FM is not None:
+        inputs |= {"mel_BFM": prompt.mel_FM[None], "mel_mask_BM": torch.ones(1, prompt.mel_FM.shape[1])}
+    return inputs | prompt.image_inputs
+
+
 def test_text_view_is_the_vlm_itself(model, processor, example):
     vlm = AutoModelForImageTextToText.from_pretrained(vlm_path()).eval()
-    batch = processor([processor.text_prompt(example.question, processor.look(example.picture()))])
+    inputs = whole(processor.text_prompt(example.question, processor.look(example.picture())), processor)
     with torch.no_grad():
-        assert torch.equal(model(**batch).logits, vlm(**batch).logits)
+        assert torch.equal(model(**inputs).logits, vlm(**inputs).logits)
 
 
 @pytest.mark.parametrize("answerer", [TextAnswerer, SpeechAnswerer])
@@ -26,14 +36,34 @@ def test_a_batch_answers_as_its_items_do(model, processor, answerer):
     assert together == [answerer(model, processor).answer([e])[0] for e in examples]
 
 
+def test_questions_about_one_picture_are_answered_as_if_alone(model, processor):
+    """Prompts about one picture share its prefix, and get the replies of transformers' own generate."""
+    example = world_examples(1)[0]
+    seen, mel = processor.look(example.picture()), processor.mel(example.samples())
+    prompts = [processor.text_prompt(q, seen) for q in ("Describe the image.", "How many objects are there?")]
+    batch = processor(prompts)
+    assert len(batch["prefix_ids"]) == 1 and batch["group"].tolist() == [0, 0]
+    settings = {"max_new_tokens": 12, "do_sample": False}
+    together = processor.decode(model.generate(**batch, **settings))
+    for prompt, reply in zip(prompts, together, strict=True):
+        inputs = whole(prompt, processor)
+        ids = model.vlm.generate(**inputs, **settings)[:, inputs["input_ids"].shape[1] :]
+        assert processor.decode(ids) == [reply]
+    spoken = processor.speech_prompt(mel, seen)
+    alone = model.generate(**processor([spoken]), **settings)
+    both = model.generate(**processor([spoken, spoken]), **settings)
+    assert torch.equal(both, alone.expand(2, -1))
+
+
 def test_generation_follows_the_likeliest_token_of_forward(model, processor, example):
     """The first generated token of the speech view is forward's best: picture and sound both arrive in generate."""
-    batch = processor([processor.speech_prompt(processor.mel(example.samples()), processor.look(example.picture()))])
+    prompt = processor.speech_prompt(processor.mel(example.samples()), processor.look(example.picture()))
+    inputs = whole(prompt, processor)
     with torch.no_grad():
-        best = model(**batch).logits[0, -1].argmax()
-        without_picture = model(**{k: v for k, v in batch.items() if k != "pixel_values"}).logits[0, -1]
-        assert not torch.allclose(model(**batch).logits[0, -1], without_picture)
-    assert model.generate(**batch, max_new_tokens=1, do_sample=False)[0, 0] == best
+        logits = model(**inputs).logits[0, -1]
+        without_picture = model(**{k: v for k, v in inputs.items() if k != "pixel_values"}).logits[0, -1]
+    assert not torch.allclose(logits, without_picture)
+    assert model.generate(**processor([prompt]), max_new_tokens=1, do_sample=False)[0, 0] == logits.argmax()
 
 
 def test_saved_and_loaded_it_is_the_same(model, processor, example, tmp_path):
@@ -46,7 +76,8 @@ def test_saved_and_loaded_it_is_the_same(model, processor, example, tmp_path):
         p.speech_prompt(p.mel(example.samples()), p.look(example.picture())) for p in (processor, loaded_processor)
     ]
     batches = [p([prompt]) for p, prompt in zip((processor, loaded_processor), prompts, strict=True)]
-    assert all(torch.equal(batches[0][k], batches[1][k]) for k in batches[0])
+    assert all(torch.equal(batches[0][k], batches[1][k]) for k in batches[0] if k != "image_inputs")
+    assert torch.equal(*(b["image_inputs"]["pixel_values"] for b in batches))
     assert not list(tmp_path.rglob("*.bin")) + list(tmp_path.rglob("*.pt"))
 
 
@@ -61,8 +92,7 @@ def test_the_frames_there_are_equal_whisper_at_full_length(model):
 
 
 def test_speech_that_does_not_fill_its_places_is_an_error(model, processor, example):
-    mel = processor.mel(example.samples())
-    batch = processor([processor.speech_prompt(mel, processor.look(None))])
-    batch["input_ids"] = batch["input_ids"].masked_fill(batch["input_ids"] == processor.speech_token_id, 0)
+    inputs = whole(processor.speech_prompt(processor.mel(example.samples()), processor.look(None)), processor)
+    inputs["input_ids"] = inputs["input_ids"].masked_fill(inputs["input_ids"] == processor.speech_token_id, 0)
     with pytest.raises(ValueError, match="speech vectors for 0 places"):
-        model(**batch)
+        model(**inputs)

@@ -22,7 +22,7 @@ def two_plain_passes(model, processor, items, alpha):
         ids = item.prefix_ids + item.text_ids + item.after_ids + item.response_ids[:-1]
         places = [processor.speech_token_id] * processor.speech_places(item.mel_FM.shape[1])
         heard = item.prefix_ids + item.speech_before_ids + places + item.after_ids + item.response_ids[:-1]
-        image = {} if item.tiles is None else {"pixel_values": item.tiles}
+        image = item.image_inputs
         with torch.no_grad():
             teacher = model.vlm(input_ids=torch.tensor([ids]), **image).logits[0]
         mel, mask = item.mel_FM[None], torch.ones(1, item.mel_FM.shape[1], dtype=torch.long)
@@ -57,6 +57,27 @@ def test_shared_prefix_equals_two_passes(model, processor, alpha):
     assert ours.total.item() == pytest.approx(plain.item(), rel=1e-5)
     got = gradients(model)
     assert expected and set(got) == set(expected)
+    scale = max(g.abs().max() for g in expected.values())
+    for name, gradient in expected.items():
+        torch.testing.assert_close(got[name] / scale, gradient / scale, rtol=1e-5, atol=1e-5, msg=name)
+
+
+def test_questions_about_one_picture_read_it_once(model, processor):
+    """Four examples, two pictures: two prefixes in the batch, and still the loss and gradients of plain passes."""
+    model.vlm.requires_grad_(False)
+    examples = world_examples(4)
+    examples = [replace(e, image=examples[i // 2].image) for i, e in enumerate(examples)]
+    items = [paired_item(processor, e) for e in examples]
+    batch = PairedCollator(processor)(items)
+    assert batch["group"].tolist() == [0, 0, 1, 1]
+    assert len(batch["prefix_ids"]) == len(batch["image_inputs"]["pixel_values"]) == 2
+
+    two_plain_passes(model, processor, items, 0.5).backward()
+    expected = gradients(model)
+    model.zero_grad()
+    student, teacher, labels = paired_rows(model, batch, with_teacher=True)
+    self_kd_loss(student, teacher, model.get_output_embeddings().weight, labels, 0.5).total.backward()
+    got = gradients(model)
     scale = max(g.abs().max() for g in expected.values())
     for name, gradient in expected.items():
         torch.testing.assert_close(got[name] / scale, gradient / scale, rtol=1e-5, atol=1e-5, msg=name)

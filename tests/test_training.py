@@ -94,6 +94,24 @@ def test_training_leaves_the_vlm_byte_for_byte(start, tmp_path):
     assert any(name.startswith("speech_encoder.") for name in changed)
 
 
+def test_adapters_train_and_leave_the_vlm_byte_for_byte(start, tmp_path):
+    before = OmniModel.from_pretrained(start / "model").state_dict()
+    distill(config(start, tmp_path / "run", trainable=["llm_adapters"], lora={"r": 2, "lora_alpha": 4}, steps=3))
+    after = OmniModel.from_pretrained(tmp_path / "run" / MODEL).state_dict()
+    kept = {name.replace(".base_layer", ""): t for name, t in after.items() if "lora_" not in name}
+    assert kept.keys() == before.keys() and all(torch.equal(before[name], t) for name, t in kept.items())
+    trained = [t for name, t in after.items() if "lora_B" in name]
+    assert trained and all(t.abs().max() > 0 for t in trained)
+
+
+def test_a_loss_that_is_no_number_stops_with_the_examples_and_keeps_what_was_saved(start, tmp_path):
+    settings = {"learning_rate": 1e30, "save_steps": 1, "warmup_steps": 1}
+    with pytest.raises(InputError, match=r"the loss of step \d+ is (nan|inf); examples world-train-5-\d+, world-"):
+        distill(config(start, tmp_path / "run", **settings))
+    assert list((tmp_path / "run" / CHECKPOINTS).glob("checkpoint-*/trainer_state.json"))
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -47,7 +48,8 @@ def test_generation_prompt_of_the_speech_view(processor, example):
     batch = processor([prompt])
     speech = processor.speech_token_id
     places = processor.speech_places(mel.shape[1])
-    assert batch["input_ids"][0].tolist() == processor.ids(BEFORE) + [speech] * places + processor.ids(AFTER)
+    assert batch["prefix_ids"][0].tolist() == processor.ids(BEFORE)
+    assert batch["suffix_ids"][0].tolist() == [speech] * places + processor.ids(AFTER)
 
 
 def test_a_clip_sounds_the_same_alone_and_in_a_batch(model, processor, examples):
@@ -98,11 +100,21 @@ def test_examples_of_like_cost_share_a_step_and_each_comes_once_an_epoch():
     assert sum(spread) / len(spread) < 15, "random steps of 8 would spread over about 78"
 
 
+def test_questions_about_one_picture_follow_each_other():
+    pictures = [i // 3 for i in range(60)]
+    order = list(CostSampler([1] * 60, step_size=12, seed=0, pictures=pictures))
+    assert sorted(order) == list(range(60)) and order != list(range(60))
+    changes = sum(pictures[a] != pictures[b] for a, b in pairwise(order))
+    assert changes == 19, "twenty pictures, each in one run"
+
+
 def test_a_small_set_is_prepared_once_and_a_large_one_does_not_fill_memory(parts, monkeypatch):
     _, processor = parts
     examples = world_examples(4)
     dataset = PairedDataset(examples, processor)
     assert all(dataset[i] is dataset[i] for i in range(4))
-    monkeypatch.setattr("selfkd.data.views.KEPT_BYTES", dataset[0].mel_FM.nbytes + dataset[0].tiles.nbytes)
+    monkeypatch.setattr(
+        "selfkd.data.views.KEPT_BYTES", dataset[0].mel_FM.nbytes + dataset[0].image_inputs["pixel_values"].nbytes
+    )
     dataset = PairedDataset(examples, processor)
     assert dataset[0] is dataset[0] and dataset[1] is not dataset[1]

@@ -1,7 +1,8 @@
-"""Which examples make a step together: examples of like cost, in an order that a seed and an epoch fix."""
+"""Which examples make a step together, in an order that a seed and an epoch fix."""
 
+import hashlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 
 from torch.utils.data import Sampler
 
@@ -10,19 +11,30 @@ from selfkd.data.example import Example
 POOL_STEPS = 16
 
 
+def picture_key(example: Example) -> Hashable:
+    """The same for examples with the same picture, and for no two without one."""
+    return example.id if example.image is None else hashlib.blake2b(example.image, digest_size=8).digest()
+
+
 def example_cost(example: Example) -> int:
     """A stand-in for the tokens and frames of an example, good enough to sort by: nothing is decoded for it."""
     return len(example.question) + len(example.answer)
 
 
 class CostSampler(Sampler[int]):
-    """Indices of an epoch, those of a step alike in cost, so that little of a batch is padding.
+    """Indices of an epoch: examples with the same picture follow each other, and those of a step are alike in cost.
 
-    Shuffled examples are pooled by `POOL_STEPS` steps, sorted within the pool, cut into steps, and the steps shuffled;
+    So a picture is read once for all its questions in a batch, and little of a batch is padding. Shuffled groups of one
+    picture are pooled by about `POOL_STEPS` steps, sorted within the pool and cut into steps, and the steps shuffled;
     the rest that fills no step comes last. A step is the same whether it is one batch or several smaller ones.
     """
 
-    def __init__(self, costs: Sequence[int], step_size: int, seed: int):
+    def __init__(self, costs: Sequence[int], step_size: int, seed: int, pictures: Sequence[Hashable] | None = None):
+        """`pictures[i]` names the picture of example i; without it no two examples share one."""
+        groups: dict[Hashable, list[int]] = {}
+        for i, picture in enumerate(range(len(costs)) if pictures is None else pictures):
+            groups.setdefault(picture, []).append(i)
+        self.groups = list(groups.values())
         self.costs, self.step_size, self.seed, self.epoch = costs, step_size, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -33,11 +45,16 @@ class CostSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         rng = random.Random(f"order/{self.seed}/{self.epoch}")
-        order = rng.sample(range(len(self.costs)), len(self.costs))
+        pools: list[list[list[int]]] = [[]]
+        for group in rng.sample(self.groups, len(self.groups)):
+            if sum(map(len, pools[-1])) >= POOL_STEPS * self.step_size:
+                pools.append([])
+            pools[-1].append(group)
+        order = [i for pool in pools for group in sorted(pool, key=self._mean_cost) for i in group]
         whole = len(order) - len(order) % self.step_size
-        steps: list[list[int]] = []
-        for start in range(0, whole, POOL_STEPS * self.step_size):
-            pool = sorted(order[start : min(whole, start + POOL_STEPS * self.step_size)], key=self.costs.__getitem__)
-            steps += [pool[i : i + self.step_size] for i in range(0, len(pool), self.step_size)]
+        steps = [order[i : i + self.step_size] for i in range(0, whole, self.step_size)]
         rng.shuffle(steps)
         return iter([i for step in steps for i in step] + order[whole:])
+
+    def _mean_cost(self, group: list[int]) -> float:
+        return sum(self.costs[i] for i in group) / len(group)

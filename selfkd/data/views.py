@@ -5,7 +5,7 @@ Decoding, image processing and mel are done here, in the loader's workers, once 
 Legend: B examples, P prefix tokens, T tokens, R response tokens, F mel bins, M mel frames.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
+from selfkd.data.batches import picture_key
 from selfkd.data.example import Example
 from selfkd.data.features import pad_mels
+from selfkd.data.images import join_image_inputs
 from selfkd.errors import InputError
 
 KEPT_BYTES = 512 * 2**20  # of one loader worker
@@ -32,7 +34,8 @@ class PairedItem:
     mel_FM: Tensor  # noqa: N815
     after_ids: list[int]
     response_ids: list[int]
-    tiles: Tensor | None
+    image_inputs: dict[str, Tensor]
+    picture: Hashable  # the same for examples with the same picture
 
 
 def paired_item(processor: Any, example: Example) -> PairedItem:
@@ -54,7 +57,8 @@ def paired_item(processor: Any, example: Example) -> PairedItem:
         mel_FM=mel_FM,
         after_ids=text.after_ids,
         response_ids=[*processor.ids(example.answer), processor.end_id],
-        tiles=seen.tiles,
+        image_inputs=seen.image_inputs,
+        picture=picture_key(example),
     )
 
 
@@ -73,14 +77,15 @@ class PairedDataset(Dataset):
         if index in self._kept:
             return self._kept[index]
         item = paired_item(self.processor, self.examples[index])
-        self._room -= item.mel_FM.nbytes + (0 if item.tiles is None else item.tiles.nbytes)
+        self._room -= item.mel_FM.nbytes + sum(t.nbytes for t in item.image_inputs.values())
         if self._room >= 0:
             self._kept[index] = item
         return item
 
 
 class PairedCollator:
-    """Items -> a batch for `SelfKDTrainer`. Prefixes are padded on the left, what follows them on the right.
+    """Items -> a batch for `SelfKDTrainer`. Prefixes are padded on the left, what follows them on the right; items with
+    the same prefix (the same picture) share one, `group` says which.
 
     The last response token (the end of the turn) is predicted and never read, so it stands in `labels` alone.
     """
@@ -89,14 +94,20 @@ class PairedCollator:
         self.processor = processor
 
     def __call__(self, items: Sequence[PairedItem]) -> dict[str, Any]:
-        prefix_ids, prefix_mask = self.processor.pad_left([i.prefix_ids for i in items])
+        keys = [(i.picture, tuple(i.prefix_ids)) for i in items]
+        group = {key: g for g, key in enumerate(dict.fromkeys(keys))}
+        sharing = [items[keys.index(key)] for key in group]  # the first of each group
+        prefix_ids, prefix_mask = self.processor.pad_left([i.prefix_ids for i in sharing])
         text = [torch.tensor(i.text_ids + i.after_ids + i.response_ids[:-1]) for i in items]
         mel_BFM, mel_mask_BM = pad_mels([i.mel_FM for i in items])
         lengths = torch.tensor([len(t) for t in text])
         text_ids = pad_sequence(text, batch_first=True, padding_value=self.processor.tokenizer.pad_token_id)
-        batch = {
+        return {
+            "ids": [i.id for i in items],
             "prefix_ids": prefix_ids,
             "prefix_mask": prefix_mask,
+            "image_inputs": join_image_inputs([i.image_inputs for i in sharing]),
+            "group": torch.tensor([group[key] for key in keys]),
             "text_ids": text_ids,
             "text_mask": (torch.arange(text_ids.shape[1]) < lengths[:, None]).long(),
             "speech_before_ids": [torch.tensor(i.speech_before_ids, dtype=torch.long) for i in items],
@@ -105,7 +116,3 @@ class PairedCollator:
             "mel_mask_BM": mel_mask_BM,
             "labels": pad_sequence([torch.tensor(i.response_ids) for i in items], True, -100),
         }
-        tiles = [i.tiles for i in items if i.tiles is not None]
-        if tiles:
-            batch["pixel_values"] = torch.cat(tiles)
-        return batch

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from accelerate.utils import send_to_device
+
 from selfkd.data.example import Example
 from selfkd.data.features import log_mel, pad_mels
 from selfkd.model.omni import OmniModel
@@ -25,7 +27,7 @@ class Answerer(Protocol):
 
 def generate_replies(model: OmniModel, processor: OmniProcessor, prompts: Sequence[Prompt]) -> list[str]:
     """Greedy replies to a batch of prompts."""
-    batch = processor(prompts).to(model.device)
+    batch = send_to_device(processor(prompts), model.device)
     return processor.decode(model.generate(**batch, max_new_tokens=MAX_NEW_TOKENS, do_sample=False))
 
 

@@ -5,6 +5,7 @@ The VLM is used as it is: on the text view nothing of ours runs, so written answ
 Legend: B items, T tokens, F mel bins, M mel frames, S speech vectors, D width, N response rows.
 """
 
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +20,8 @@ from transformers import (
 )
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from selfkd.model.adapters import adapters_on, add_adapters
+from selfkd.model.prefix import generate_after, read_prefix
 from selfkd.model.projector import SpeechProjector
 from selfkd.model.speech_encoder import encode_speech
 
@@ -26,19 +29,28 @@ from selfkd.model.speech_encoder import encode_speech
 class OmniConfig(PretrainedConfig):
     """Configuration of the VLM and of the speech encoder, and how the two are joined.
 
-    `speech_token_id` stands for one speech vector in `input_ids`; the VLM's embedding never sees it.
+    `speech_token_id` stands for one speech vector in `input_ids`; the VLM's embedding never sees it. `llm_lora` holds
+    the fields of `peft.LoraConfig` where the LLM has adapters.
     """
 
     model_type = "selfkd_omni"
     sub_configs: ClassVar = {"vlm_config": AutoConfig, "speech_config": WhisperConfig}
 
-    def __init__(self, vlm_config=None, speech_config=None, speech_stack: int = 4, speech_token_id: int = 0, **kwargs):
+    def __init__(
+        self,
+        vlm_config=None,
+        speech_config=None,
+        speech_stack: int = 4,
+        speech_token_id: int = 0,
+        llm_lora: dict[str, Any] | None = None,
+        **kwargs,
+    ):
         if isinstance(vlm_config, dict):
             vlm_config = AutoConfig.for_model(**vlm_config)
         if isinstance(speech_config, dict):
             speech_config = WhisperConfig(**{k: v for k, v in speech_config.items() if k != "model_type"})
         self.vlm_config, self.speech_config = vlm_config, speech_config
-        self.speech_stack, self.speech_token_id = speech_stack, speech_token_id
+        self.speech_stack, self.speech_token_id, self.llm_lora = speech_stack, speech_token_id, llm_lora
         super().__init__(**kwargs)
 
     def get_text_config(self, *args, **kwargs):
@@ -59,7 +71,14 @@ class OmniModel(PreTrainedModel):
         self.projector = SpeechProjector(
             config.speech_config.d_model, self.vlm.get_input_embeddings().embedding_dim, config.speech_stack
         )
+        if config.llm_lora is not None:
+            add_adapters(self.vlm, config.llm_lora)
         self.post_init()
+
+    def add_llm_adapters(self, **settings: Any) -> None:
+        """LoRA for the spoken question and the response; `settings` are fields of `peft.LoraConfig`."""
+        add_adapters(self.vlm, settings)
+        self.config.llm_lora = settings
 
     @classmethod
     def from_parts(
@@ -77,7 +96,7 @@ class OmniModel(PreTrainedModel):
         """Parts that do not train stay in evaluation mode: with dropout the teacher would be another each time."""
         super().train(mode)
         for part in (self.vlm, self.speech_encoder):
-            if not any(p.requires_grad for p in part.parameters()):
+            if not any(p.requires_grad for name, p in part.named_parameters() if "lora_" not in name):
                 part.eval()
         return self
 
@@ -115,22 +134,29 @@ class OmniModel(PreTrainedModel):
         if mel_BFM is None:
             return self.vlm(input_ids=input_ids, attention_mask=attention_mask, **vlm_inputs)
         embeddings = self.embed(input_ids, mel_BFM, mel_mask_BM)
+        if self.config.llm_lora is not None:
+            raise ValueError("adapters are on after the prefix alone: use paired_rows or generate")
         return self.vlm(inputs_embeds=embeddings, attention_mask=attention_mask, **vlm_inputs)
 
     @torch.no_grad()
     def generate(
         self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
+        prefix_ids: Tensor,
+        prefix_mask: Tensor,
+        group: Tensor,
+        suffix_ids: Tensor,
+        suffix_mask: Tensor,
+        image_inputs: dict[str, Tensor],
         mel_BFM: Tensor | None = None,
         mel_mask_BM: Tensor | None = None,
         **generate_inputs: Any,
     ) -> Tensor:
         """Ids of the replies alone (B, new tokens). Takes what `OmniProcessor` gives and the arguments of
-        `transformers.GenerationMixin.generate`."""
-        embeddings = self.embed(input_ids, mel_BFM, mel_mask_BM)
-        # from embeddings, generate returns the new tokens alone
-        return self.vlm.generate(inputs_embeds=embeddings, attention_mask=attention_mask, **generate_inputs)
+        `transformers.GenerationMixin.generate`. A picture is read once for all prompts about it."""
+        prefix = read_prefix(self.vlm, prefix_ids, prefix_mask, **image_inputs).rows(group)
+        embeddings = self.embed(suffix_ids, mel_BFM, mel_mask_BM)
+        with nullcontext() if mel_BFM is None else adapters_on(self.vlm):
+            return generate_after(self.vlm, prefix, embeddings, suffix_mask, **generate_inputs)
 
     def speech_suffixes(
         self, before: list[Tensor], after: list[Tensor], mel_BFM: Tensor, mel_mask_BM: Tensor

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from selfkd.model.adapters import adapters_on
 from selfkd.model.omni import OmniModel
 from selfkd.model.prefix import continue_prefix, read_prefix
 
@@ -27,10 +28,10 @@ def response_rows(hidden_BTD: Tensor, mask_BT: Tensor, labels_BR: Tensor) -> Ten
 def paired_rows(model: OmniModel, batch: Mapping[str, Any], with_teacher: bool) -> tuple[Tensor, Tensor | None, Tensor]:
     """(student (N, D), teacher (N, D) or None, labels (N,)). Gradient reaches the student's question and response."""
     labels_BR = batch["labels"]
-    image_inputs = {k: batch[k] for k in ("pixel_values",) if k in batch}
     teacher_ND = None
     with torch.no_grad():
-        prefix = read_prefix(model.vlm, batch["prefix_ids"], batch["prefix_mask"], **image_inputs)
+        prefix = read_prefix(model.vlm, batch["prefix_ids"], batch["prefix_mask"], **batch["image_inputs"])
+        prefix = prefix.rows(batch["group"])
         if with_teacher:
             _assert_same_response(batch)
             embeddings = model.get_input_embeddings()(batch["text_ids"])
@@ -39,7 +40,8 @@ def paired_rows(model: OmniModel, batch: Mapping[str, Any], with_teacher: bool) 
     embeddings, mask = model.speech_suffixes(
         batch["speech_before_ids"], batch["speech_after_ids"], batch["mel_BFM"], batch["mel_mask_BM"]
     )
-    hidden = continue_prefix(model.vlm, prefix, embeddings, mask)
+    with adapters_on(model.vlm):
+        hidden = continue_prefix(model.vlm, prefix, embeddings, mask)
     return response_rows(hidden, mask, labels_BR), teacher_ND, labels_BR[labels_BR != -100]
 
 

@@ -14,26 +14,28 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from transformers import AutoProcessor, BatchFeature, PretrainedConfig, WhisperFeatureExtractor
+from transformers import AutoProcessor, PretrainedConfig, WhisperFeatureExtractor
 
 from selfkd.data.chat import ChatFrame, chat_frame
 from selfkd.data.features import log_mel, pad_mels
+from selfkd.data.images import join_image_inputs
 from selfkd.model.picture_processor import InternVLPictureProcessor
 from selfkd.model.projector import stacked_length
 from selfkd.model.speech_encoder import encoder_frames
 
 SPEECH_TOKEN = "<speech>"
 _SPEECH_CONFIG = "speech"  # subfolder of the feature extractor
+_OF_TEXT = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 
 
 @dataclass(frozen=True)
 class Seen:
     """A picture as a model takes it: the chat text before the question, placeholders put in by the VLM's own processor,
-    the chat text after it, and the tiles (tiles, 3, height, width); without a picture the text alone."""
+    the chat text after it, and what its image processor gives, by name; without a picture the text alone."""
 
     before: str
     after: str
-    tiles: Tensor | None
+    image_inputs: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Prompt:
     prefix_ids: list[int]
     question_ids: list[int]  # the written question; empty in the speech view
     after_ids: list[int]  # from the end of the question to where the response begins
-    tiles: Tensor | None = None
+    image_inputs: dict[str, Tensor]
     mel_FM: Tensor | None = None  # noqa: N815
 
 
@@ -99,9 +101,10 @@ class OmniProcessor:
         """What a picture becomes, worked out once for all prompts about it."""
         frame = self._frames[picture is not None]
         if picture is None:
-            return Seen(frame.before, frame.after, None)
+            return Seen(frame.before, frame.after, {})
         batch = self.vlm_processor(images=[picture], text=[frame.before], return_tensors="pt")
-        return Seen(self.tokenizer.decode(batch["input_ids"][0]), frame.after, batch["pixel_values"])
+        image_inputs = {name: value for name, value in batch.items() if name not in _OF_TEXT}
+        return Seen(self.tokenizer.decode(batch["input_ids"][0]), frame.after, image_inputs)
 
     def mel(self, samples: NDArray[np.float32], name: str = "speech") -> Tensor:
         return log_mel(self.feature_extractor, samples, name)
@@ -110,26 +113,32 @@ class OmniProcessor:
         """The written view. The prompt is tokenized whole and cut where the spoken view's begins to differ."""
         before, whole = self.ids(seen.before + instruction), self.ids(seen.before + instruction + question)
         shared = _common_length(before, whole)
-        return Prompt(whole[:shared], whole[shared:], self.ids(seen.after), seen.tiles)
+        return Prompt(whole[:shared], whole[shared:], self.ids(seen.after), seen.image_inputs)
 
     def speech_prompt(self, mel_FM: Tensor, seen: Seen, instruction: str = "") -> Prompt:
         """The spoken view: the question is in `mel_FM` and nowhere in the ids."""
-        return Prompt(self.ids(seen.before + instruction), [], self.ids(seen.after), seen.tiles, mel_FM)
+        return Prompt(self.ids(seen.before + instruction), [], self.ids(seen.after), seen.image_inputs, mel_FM)
 
-    def __call__(self, prompts: Sequence[Prompt]) -> BatchFeature:
-        """Prompts padded on the left, as `OmniModel.generate` takes them."""
-        rows = []
+    def __call__(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
+        """Prompts as `OmniModel.generate` takes them: prefixes, those of one picture once, and what follows them (with
+        the speech token in the places of the speech vectors), both padded on the left."""
+        keys = [(id(p.image_inputs), tuple(p.prefix_ids)) for p in prompts]
+        groups = list(dict.fromkeys(keys))
+        sharing = [prompts[keys.index(key)] for key in groups]  # the first of each group
+        suffixes = []
         for p in prompts:
             places = 0 if p.mel_FM is None else self.speech_places(p.mel_FM.shape[1])
-            rows.append(p.prefix_ids + p.question_ids + [self.speech_token_id] * places + p.after_ids)
-        batch = dict(zip(("input_ids", "attention_mask"), self.pad_left(rows), strict=True))
-        tiles = [p.tiles for p in prompts if p.tiles is not None]
-        if tiles:
-            batch["pixel_values"] = torch.cat(tiles)
+            suffixes.append(p.question_ids + [self.speech_token_id] * places + p.after_ids)
+        batch: dict[str, Any] = dict(
+            zip(("prefix_ids", "prefix_mask"), self.pad_left([p.prefix_ids for p in sharing]), strict=True)
+        )
+        batch |= zip(("suffix_ids", "suffix_mask"), self.pad_left(suffixes), strict=True)
+        batch["group"] = torch.tensor([groups.index(key) for key in keys])
+        batch["image_inputs"] = join_image_inputs([p.image_inputs for p in sharing])
         mels = [p.mel_FM for p in prompts if p.mel_FM is not None]
         if mels:
             batch["mel_BFM"], batch["mel_mask_BM"] = pad_mels(mels)
-        return BatchFeature(batch)
+        return batch
 
     def pad_left(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
         """(ids, mask) of rows of different lengths."""

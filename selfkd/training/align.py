@@ -23,13 +23,14 @@ class AlignConfig(TrainConfig):
         vlm: Checkpoint of the vision-language model; the embedded one by default.
         speech_encoder: Checkpoint of the speech encoder; the embedded one by default.
         speech_stack: Encoder frames (50 a second) that make one vector.
-        trainable: Parts that train, among projector and speech_encoder.
+        trainable: Parts that train, among projector, speech_encoder and llm_adapters.
         steps: Optimizer steps.
         batch_size: Examples a step and device.
         learning_rate: Peak learning rate.
         warmup_steps: Steps of linear warm-up.
         save_steps: Steps between checkpoints.
         seed: Seed of the projector's weights and of the order of the data.
+        lora: Fields of peft.LoraConfig for llm_adapters: LoRA on the LLM, on for the spoken question and the response.
         training: Further fields of transformers.TrainingArguments.
     """
 

@@ -23,13 +23,14 @@ class DistillConfig(TrainConfig):
         model: Folder of the model to start from (the output of selfkd align, with /model).
         alpha: Weight of Self-KD; 0 is plain SFT, 1 is Self-KD alone.
         temperature: Temperature of the KL term.
-        trainable: Parts that train, among projector and speech_encoder.
+        trainable: Parts that train, among projector, speech_encoder and llm_adapters.
         steps: Optimizer steps.
         batch_size: Examples a step and device.
         learning_rate: Peak learning rate.
         warmup_steps: Steps of linear warm-up.
         save_steps: Steps between checkpoints.
         seed: Seed of the order of the data.
+        lora: Fields of peft.LoraConfig for llm_adapters: LoRA on the LLM, on for the spoken question and the response.
         training: Further fields of transformers.TrainingArguments.
     """
 

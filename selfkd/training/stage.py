@@ -15,10 +15,10 @@ from selfkd.errors import InputError
 from selfkd.model.omni import OmniModel
 from selfkd.model.processor import OmniProcessor
 from selfkd.runs import Run
-from selfkd.training.trainer import RunLog, SelfKDTrainer, freeze_all_but
+from selfkd.training.trainer import ADAPTERS, RunLog, SelfKDTrainer, freeze_all_but
 
 MODEL, CHECKPOINTS = "model", "checkpoints"  # subfolders of the run
-TRAINABLE = ("projector", "speech_encoder")
+TRAINABLE = ("projector", "speech_encoder", ADAPTERS)
 
 
 @dataclass
@@ -34,6 +34,7 @@ class TrainConfig:
     warmup_steps: int = 30
     save_steps: int = 200
     seed: int = 0
+    lora: dict[str, Any] = field(default_factory=lambda: {"r": 16, "lora_alpha": 32})
     training: dict[str, Any] = field(default_factory=dict)
 
 
@@ -88,10 +89,18 @@ def train(
 ) -> dict[str, Any]:
     """Trains `config.trainable`, saves the model under the run, and returns the run's result."""
     set_seed(config.seed)
+    if ADAPTERS in config.trainable and model.config.llm_lora is None:
+        model.add_llm_adapters(**config.lora)
     trained_parameters = freeze_all_but(model, config.trainable)
     arguments = training_arguments(config)
     trainer = SelfKDTrainer(model, arguments, examples, processor, alpha, temperature, callbacks=[RunLog(run.folder)])
-    outcome = trainer.train(resume_from_checkpoint=_last_checkpoint(config.output / CHECKPOINTS))
+    try:
+        outcome = trainer.train(resume_from_checkpoint=_last_checkpoint(config.output / CHECKPOINTS))
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"{error} (batch_size is {config.batch_size}; a smaller one with training.gradient_accumulation_steps "
+            "gives the same loss, training.gradient_checkpointing takes less memory and more time)"
+        ) from error
     temporary = run.folder / f".{MODEL}"
     model.save_pretrained(temporary)
     processor.save_pretrained(temporary)

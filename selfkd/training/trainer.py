@@ -5,16 +5,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from selfkd.data.batches import CostSampler, example_cost
+from selfkd.data.batches import CostSampler, example_cost, picture_key
 from selfkd.data.example import Example
 from selfkd.data.views import PairedCollator, PairedDataset
+from selfkd.errors import InputError
 from selfkd.losses import self_kd_loss
+from selfkd.model.adapters import adapter_parameters
 from selfkd.model.omni import OmniModel
 from selfkd.model.paired import paired_rows
 from selfkd.model.processor import OmniProcessor
 from selfkd.runs import LOG
+
+ADAPTERS = "llm_adapters"
 
 
 class SelfKDTrainer(Trainer):
@@ -50,12 +55,18 @@ class SelfKDTrainer(Trainer):
     def _get_train_sampler(self, train_dataset=None) -> CostSampler:
         a_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return CostSampler([example_cost(e) for e in self.examples], a_step, seed)
+        costs, pictures = ([f(e) for e in self.examples] for f in (example_cost, picture_key))
+        return CostSampler(costs, a_step, seed, pictures)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         student, teacher, labels = paired_rows(model, inputs, with_teacher=self.alpha > 0)
         head = model.get_output_embeddings().weight
         loss = self_kd_loss(student, teacher, head, labels, self.alpha, self.temperature)
+        if not torch.isfinite(loss.total):
+            raise InputError(
+                f"the loss of step {self.state.global_step + 1} is {loss.total.item()}; "
+                f"examples {', '.join(inputs['ids'])}. What was saved before is kept; a lower learning_rate may help"
+            )
         count = loss.count if num_items_in_batch is None else num_items_in_batch
         for name, value in (("kl", loss.kl), ("sft", loss.sft), ("tokens", loss.count)):
             self._parts[name] = self._parts.get(name, 0.0) + float(value)
@@ -83,9 +94,11 @@ class RunLog(TrainerCallback):
 
 
 def freeze_all_but(model: OmniModel, parts: Sequence[str]) -> int:
-    """Lets only the named sub-modules train; returns how many parameters that is."""
+    """Lets only the named parts train; returns how many parameters that is."""
     model.requires_grad_(False)
     for part in parts:
-        model.get_submodule(part).requires_grad_(True)
+        trained = adapter_parameters(model.vlm) if part == ADAPTERS else model.get_submodule(part).parameters()
+        for parameter in trained:
+            parameter.requires_grad_(True)
     model.speech_encoder.embed_positions.requires_grad_(False)  # fixed sinusoids
     return sum(p.numel() for p in model.parameters() if p.requires_grad)

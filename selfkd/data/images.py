@@ -1,0 +1,24 @@
+"""What image processors give, joined to a batch. Their tensors differ from base to base and are passed on by name."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def join_image_inputs(items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Inputs of several pictures as one batch: joined along the first dimension, zeros where others are larger (the
+    pictures of an Idefics-like base have unequal numbers of tiles, and a tile of zeros is no tile to it)."""
+    with_picture = [item for item in items if item]
+    return {name: _join([item[name] for item in with_picture]) for name in (with_picture[0] if with_picture else {})}
+
+
+def _join(tensors: Sequence[Tensor]) -> Tensor:
+    sizes = [max(t.shape[d] for t in tensors) for d in range(1, tensors[0].ndim)]
+    return torch.cat([_padded(t, sizes) for t in tensors])
+
+
+def _padded(tensor: Tensor, sizes: Sequence[int]) -> Tensor:
+    padding = [p for size, wanted in zip(tensor.shape[:0:-1], sizes[::-1], strict=True) for p in (0, wanted - size)]
+    return F.pad(tensor, padding) if any(padding) else tensor

@@ -1,0 +1,41 @@
+"""LoRA on the LLM, on for the student's question and response alone.
+
+Off, the LLM is what it was, to the bit: so are the written answers, the teacher, and the keys and values of the shared
+prefix. That is why they are never merged.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+from transformers import PreTrainedModel
+
+
+def add_adapters(vlm: PreTrainedModel, settings: dict[str, Any]) -> None:
+    """Adds LoRA to every linear layer of the LLM, switched off. `settings` are fields of `peft.LoraConfig`."""
+    inject_adapter_in_model(LoraConfig(target_modules="all-linear", **settings), vlm.get_decoder())
+    _switch(vlm, on=False)
+
+
+def adapter_parameters(vlm: nn.Module) -> list[nn.Parameter]:
+    return [p for name, p in vlm.named_parameters() if "lora_" in name]
+
+
+@contextmanager
+def adapters_on(vlm: nn.Module) -> Iterator[None]:
+    """Within it the adapters, if there are any, take part."""
+    _switch(vlm, on=True)
+    try:
+        yield
+    finally:
+        _switch(vlm, on=False)
+
+
+def _switch(vlm: nn.Module, on: bool) -> None:
+    for module in vlm.modules():
+        if isinstance(module, BaseTunerLayer):
+            # peft's own `enable_adapters` also freezes what it turns off, and that must stay as it is
+            module._disable_adapters = not on

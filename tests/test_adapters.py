@@ -1,0 +1,73 @@
+"""LoRA on the LLM is on for the spoken question and the response, and off everywhere else."""
+
+import pytest
+import torch
+from conftest import world_examples
+
+from selfkd.data.views import PairedCollator, paired_item
+from selfkd.evaluation.answerers import SpeechAnswerer, TextAnswerer
+from selfkd.losses import self_kd_loss
+from selfkd.model.adapters import adapter_parameters, adapters_on
+from selfkd.model.omni import OmniModel
+from selfkd.model.paired import paired_rows
+from selfkd.model.processor import OmniProcessor
+from selfkd.training.align import AlignConfig, assemble
+from selfkd.training.trainer import ADAPTERS, freeze_all_but
+
+
+@pytest.fixture
+def adapted(tmp_path):
+    """A model whose adapters do something, and its processor."""
+    model, processor = assemble(AlignConfig(data=tmp_path, output=tmp_path))
+    model.add_llm_adapters(r=4, lora_alpha=8)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in adapter_parameters(model.vlm):
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return model.eval(), processor
+
+
+def test_written_answers_stay_the_same_and_spoken_ones_do_not(adapted, parts):
+    model, processor = adapted
+    plain, _ = parts
+    with torch.no_grad():
+        plain.projector.load_state_dict(model.projector.state_dict())
+    examples = world_examples(4)
+    assert TextAnswerer(model, processor).answer(examples) == TextAnswerer(plain, processor).answer(examples)
+    batch = PairedCollator(processor)([paired_item(processor, e) for e in examples])
+    (student, teacher, _), (plain_student, plain_teacher, _) = (paired_rows(m, batch, True) for m in (model, plain))
+    assert torch.equal(teacher, plain_teacher)
+    assert not torch.allclose(student, plain_student, atol=1e-2)
+
+
+def test_gradient_reaches_every_adapter_and_nothing_else_of_the_vlm(adapted):
+    model, processor = adapted
+    count = freeze_all_but(model, ["projector", ADAPTERS])
+    assert count == sum(p.numel() for p in [*adapter_parameters(model.vlm), *model.projector.parameters()])
+    batch = PairedCollator(processor)([paired_item(processor, e) for e in world_examples(2)])
+    student, teacher, labels = paired_rows(model.train(), batch, with_teacher=True)
+    self_kd_loss(student, teacher, model.get_output_embeddings().weight, labels, 1.0).total.backward()
+    with_gradient = {n for n, p in model.vlm.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+    assert with_gradient == {n for n, _ in model.vlm.named_parameters() if "lora_" in n}
+
+
+def test_saved_and_loaded_it_answers_the_same(adapted, tmp_path):
+    model, processor = adapted
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    loaded = OmniModel.from_pretrained(tmp_path / "model").eval()
+    examples = world_examples(3)
+    for answerer in (TextAnswerer, SpeechAnswerer):
+        again = answerer(loaded, OmniProcessor.from_pretrained(tmp_path / "model")).answer(examples)
+        assert again == answerer(model, processor).answer(examples)
+
+
+def test_adapters_are_off_outside_of_their_context_even_after_an_error(adapted):
+    model, processor = adapted
+    ids = torch.tensor([processor.ids("Is there a red circle?")])
+    with torch.no_grad():
+        off = model.vlm(input_ids=ids).logits
+        with pytest.raises(RuntimeError), adapters_on(model.vlm):
+            assert not torch.allclose(model.vlm(input_ids=ids).logits, off)
+            raise RuntimeError
+        assert torch.equal(model.vlm(input_ids=ids).logits, off)
