@@ -72,7 +72,8 @@ def self_kd_loss(
         kl = kl_teacher_student(teacher_logits, logits, temperature)
         return alpha * kl + (1 - alpha) * sft, kl, sft
 
-    return SelfKDLoss(*_SumOverChunks.apply(student_ND, head_VD, chunk, chunk_rows), len(labels_N))
+    total, kl, sft = _SumOverChunks.apply(student_ND, head_VD, chunk, chunk_rows)
+    return SelfKDLoss(total, kl, sft, len(labels_N))
 
 
 _Chunk = Callable[[Tensor, Tensor, slice], tuple[Tensor, Tensor, Tensor]]

@@ -144,7 +144,9 @@ def _rope_parameters(llm: dict[str, Any]) -> dict[str, Any]:
 
 def _write_weights(config: ConvertConfig, original: dict[str, Any], model: torch.nn.Module, folder: Path) -> None:
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    shards, shard, size, where = 0, {}, 0, {}
+    shards, size = 0, 0
+    shard: dict[str, Tensor] = {}
+    where: dict[str, int] = {}
     for old_name, tensor in _original_tensors(config.source):
         for name, part in converted(old_name, tensor, original["llm_config"]).items():
             if name not in wanted:

@@ -38,7 +38,7 @@ def positions(mask_BT: Tensor) -> Tensor:
 
 
 def prefix_positions(
-    vlm: PreTrainedModel, input_ids_GP: Tensor, mask_GP: Tensor, image_inputs: dict[str, Tensor]
+    vlm: Any, input_ids_GP: Tensor, mask_GP: Tensor, image_inputs: dict[str, Tensor]
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """(positions, (G, P) or with M-RoPE (3, G, P); the position of the next token (G,); inputs that go with them).
 
@@ -86,9 +86,7 @@ def continue_prefix(vlm: PreTrainedModel, prefix: Prefix, embeddings_BSD: Tensor
     return outputs.last_hidden_state
 
 
-def generate_after(
-    vlm: PreTrainedModel, prefix: Prefix, embeddings_BSD: Tensor, mask_BS: Tensor, **generate_inputs: Any
-) -> Tensor:
+def generate_after(vlm: Any, prefix: Prefix, embeddings_BSD: Tensor, mask_BS: Tensor, **generate_inputs: Any) -> Tensor:
     """Ids of the replies (B, new tokens) to left-padded continuations; takes the arguments of `generate`."""
     # generate cuts from its inputs what the cache holds already: it wants them whole, whatever stands in that part
     whole = torch.cat([embeddings_BSD.new_zeros(*prefix.mask_GP.shape, embeddings_BSD.shape[2]), embeddings_BSD], dim=1)

@@ -67,9 +67,10 @@ class GroupTrainer(Trainer):
     tower_rate = 0.0
 
     def create_optimizer(self, model=None):
-        tower = [p for p in self.model.model.vision_tower.parameters() if p.requires_grad]
-        of_tower = {id(p) for p in self.model.model.vision_tower.parameters()}
-        rest = [p for p in self.model.parameters() if p.requires_grad and id(p) not in of_tower]
+        assert self.model is not None
+        trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        tower = [p for name, p in trained.items() if name.startswith("model.vision_tower.")]
+        rest = [p for name, p in trained.items() if not name.startswith("model.vision_tower.")]
         rate, betas = self.args.learning_rate, (self.args.adam_beta1, self.args.adam_beta2)
         groups = [{"params": rest, "lr": rate}, {"params": tower, "lr": self.tower_rate * rate}]
         self.optimizer = torch.optim.AdamW(groups, betas=betas, weight_decay=WEIGHT_DECAY)

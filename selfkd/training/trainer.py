@@ -55,8 +55,8 @@ class SelfKDTrainer(Trainer):
     def _get_train_sampler(self, train_dataset=None) -> CostSampler:
         a_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        costs, pictures = ([f(e) for e in self.examples] for f in (example_cost, picture_key))
-        return CostSampler(costs, a_step, seed, pictures)
+        costs = [example_cost(e) for e in self.examples]
+        return CostSampler(costs, a_step, seed, [picture_key(e) for e in self.examples])
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         student, teacher, labels = paired_rows(model, inputs, with_teacher=self.alpha > 0)
