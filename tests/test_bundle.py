@@ -42,15 +42,15 @@ def text(parts):
 
 def test_written_questions_are_answered(text):
     shares = share_right(text, world_examples(15))
-    assert shares["all"] >= 0.7, shares
+    assert shares["all"] >= 0.9, shares
 
 
 def test_it_repeats_and_answers_without_a_picture(text):
-    assert share_right(text, repeat_examples(40))["all"] >= 0.85
-    assert share_right(text, told_examples(40))["all"] >= 0.65
+    assert share_right(text, repeat_examples(40))["all"] >= 0.95
+    assert share_right(text, told_examples(40))["all"] >= 0.95
 
 
-def test_the_recogniser_hears_its_training_voices(text):
+@pytest.mark.parametrize(("part", "most"), [("training", 0.2), ("unseen", 0.35)])
+def test_the_recogniser_hears(text, part, most):
     recognizer = SpeechRecognizer.from_pretrained(recognizer_path()).eval()
-    said = spoken(world_examples(10), "training")
-    assert sentence_error(CascadeAnswerer(recognizer, text), said) <= 0.6
+    assert sentence_error(CascadeAnswerer(recognizer, text), spoken(world_examples(10), part)) <= most

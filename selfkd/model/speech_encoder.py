@@ -3,8 +3,10 @@
 transformers' `WhisperEncoder.forward` wants 30 seconds whatever was said. Here its own layers run over the real frames,
 with padding masked, so that a clip costs what it lasts and gives the same vectors alone and in a batch.
 
-Legend: B clips, F mel bins, M mel frames (100 a second), S encoder frames (50 a second), D width, V characters.
+Legend: B clips, F mel bins, M mel frames (100 a second), S encoder frames (50 a second), D width, V pieces.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -36,17 +38,17 @@ def encode_speech(encoder: WhisperEncoder, mel_BFM: Tensor, mel_mask_BM: Tensor)
 
 
 class RecognizerConfig(WhisperConfig):
-    """A Whisper configuration and the characters that can be heard; the CTC blank comes after them."""
+    """A Whisper configuration and the pieces of text that can be heard; the CTC blank comes after them."""
 
     model_type = "selfkd_recognizer"
 
-    def __init__(self, alphabet: str = "", **kwargs):
-        self.alphabet = alphabet
+    def __init__(self, pieces: Sequence[str] = (), **kwargs):
+        self.pieces = list(pieces)
         super().__init__(**kwargs)
 
 
 class SpeechRecognizer(PreTrainedModel):
-    """A Whisper encoder with a CTC head over characters."""
+    """A Whisper encoder with a CTC head over pieces of text: characters, or tokens of an LLM."""
 
     config_class = RecognizerConfig
     base_model_prefix = "encoder"
@@ -56,12 +58,12 @@ class SpeechRecognizer(PreTrainedModel):
     def __init__(self, config: RecognizerConfig):
         super().__init__(config)
         self.encoder = WhisperEncoder(config)
-        self.ctc_head = nn.Linear(config.d_model, len(config.alphabet) + 1)
+        self.ctc_head = nn.Linear(config.d_model, len(config.pieces) + 1)
         self.post_init()
 
     @property
     def blank(self) -> int:
-        return len(self.config.alphabet)
+        return len(self.config.pieces)
 
     def forward(self, mel_BFM: Tensor, mel_mask_BM: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
         """CTC log-probabilities (B, S, V + 1), their mask, and with `labels` (B, T; -100 pads) the loss per clip."""
@@ -84,11 +86,11 @@ class SpeechRecognizer(PreTrainedModel):
 
     @torch.no_grad()
     def recognize(self, mel_BFM: Tensor, mel_mask_BM: Tensor) -> list[str]:
-        """What is heard in each clip: the likeliest character a frame, repeats and blanks removed."""
+        """What is heard in each clip: the likeliest piece a frame, repeats and blanks removed."""
         outputs = self(mel_BFM, mel_mask_BM)
         best = outputs["log_probs"].argmax(-1)
         heard = []
         for ids, mask in zip(best, outputs["mask"], strict=True):
             ids = torch.unique_consecutive(ids[mask])
-            heard.append("".join(self.config.alphabet[i] for i in ids[ids != self.blank]))
+            heard.append("".join(self.config.pieces[i] for i in ids[ids != self.blank]))
         return heard

@@ -1,24 +1,26 @@
-"""Trains the embedded speech encoder with a CTC head over characters; bundled under `selfkd/assets/recognizer`.
+"""Trains the embedded speech encoder with a CTC head over the LLM's tokens; bundled under `selfkd/assets/recognizer`.
 
     selfkd synthesize --source words --count 18000 --seed 1 --output DATA
-    python -m selfkd.training.pretrain_recognizer DATA OUTPUT [--steps N] [--seed N]
+    python -m selfkd.training.pretrain_recognizer DATA OUTPUT [--seed N]
 
-Reads spoken words (training voices); writes the recogniser and its feature extractor. Half an hour on two cores. A head
-over the LLM's tokens was still at the loss of saying nothing after 1,000 steps: a word is many frames, a character few.
+Reads spoken words (training voices); writes the recogniser and its feature extractor. An hour on two cores. A head
+over the LLM's tokens alone was still at the loss of saying nothing after 1,000 steps: a word is many frames, a character
+few. So characters come first, and the tokens once the encoder knows sounds; spelling is then no longer asked of it.
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainingArguments, WhisperFeatureExtractor, set_seed
+from transformers import AutoTokenizer, Trainer, TrainingArguments, WhisperFeatureExtractor, set_seed
 
 from selfkd.data.example import Example, read_examples
 from selfkd.data.features import log_mel, pad_mels
-from selfkd.model.embedded import WHISPER_SIZE
+from selfkd.model.embedded import WHISPER_SIZE, vlm_path
 from selfkd.model.speech_encoder import RecognizerConfig, SpeechRecognizer
 
 CLIPS_PER_STEP = 32
@@ -27,17 +29,24 @@ WARP = 0.12  # of the frequency axis: vocal tracts are up to so much longer or s
 
 
 class SpokenWords(Dataset):
-    """Mel frames and characters of spoken examples, kept in memory. The Trainer groups by the length of `input_ids`."""
+    """Mel frames and pieces of spoken examples, kept in memory. The Trainer groups by the length of `input_ids`."""
 
-    def __init__(self, examples: list[Example], extractor: WhisperFeatureExtractor, alphabet: str):
+    def __init__(self, examples: list[Example], extractor: WhisperFeatureExtractor):
         self.mels = [log_mel(extractor, e.samples(), e.id) for e in examples]
-        self.ids = [[alphabet.index(character) for character in e.question] for e in examples]
+        self.ids: list[list[int]] = []
 
     def __len__(self) -> int:
         return len(self.mels)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return {"mel_FM": self.mels[index], "input_ids": self.ids[index]}
+
+
+def cut(texts: list[str], split: Callable[[str], list[str]]) -> tuple[list[str], list[list[int]]]:
+    """(the pieces that occur, each text as their numbers)."""
+    pieces = sorted({piece for text in texts for piece in split(text)})
+    number = {piece: i for i, piece in enumerate(pieces)}
+    return pieces, [[number[piece] for piece in split(text)] for text in texts]
 
 
 def warped(mel_FM: Tensor) -> Tensor:
@@ -72,18 +81,34 @@ class RecognizerTrainer(Trainer):
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 
 
-def pretrain_recognizer(data: Path, output: Path, steps: int = 6000, seed: int = 0) -> None:
+def pretrain_recognizer(
+    data: Path, output: Path, character_steps: int = 4500, token_steps: int = 2000, seed: int = 0, start: str = ""
+) -> None:
+    """Characters first (or the recogniser `start`, which knows them), then a new head over the LLM's tokens."""
     set_seed(seed)
     examples, extractor = list(read_examples(data)), WhisperFeatureExtractor(feature_size=80)
-    alphabet = "".join(sorted({character for e in examples for character in e.question}))
-    words = SpokenWords(examples, extractor, alphabet)
-    config = RecognizerConfig(alphabet, **WHISPER_SIZE)
-    model = SpeechRecognizer(config)
+    texts, words = [e.question for e in examples], SpokenWords(examples, extractor)
+    if start:
+        recognizer = SpeechRecognizer.from_pretrained(start)
+    else:
+        pieces, words.ids = cut(texts, list)
+        recognizer = SpeechRecognizer(RecognizerConfig(pieces, **WHISPER_SIZE))
+        _train(recognizer, words, output, character_steps, 1.5e-3, seed)
+    tokenizer = AutoTokenizer.from_pretrained(vlm_path())
+    pieces, words.ids = cut(texts, lambda text: [tokenizer.decode(i) for i in tokenizer(text)["input_ids"]])
+    listener = SpeechRecognizer(RecognizerConfig(pieces, **WHISPER_SIZE))
+    listener.encoder.load_state_dict(recognizer.encoder.state_dict())
+    _train(listener, words, output, token_steps, 8e-4, seed)
+    listener.save_pretrained(output)
+    extractor.save_pretrained(output)
+
+
+def _train(model: SpeechRecognizer, words: SpokenWords, output: Path, steps: int, rate: float, seed: int) -> None:
     arguments = TrainingArguments(
         output_dir=str(output),
         max_steps=steps,
         per_device_train_batch_size=CLIPS_PER_STEP,
-        learning_rate=1.5e-3,
+        learning_rate=rate,
         lr_scheduler_type="cosine",
         warmup_steps=steps // 10,
         weight_decay=0.05,
@@ -97,15 +122,14 @@ def pretrain_recognizer(data: Path, output: Path, steps: int = 6000, seed: int =
         seed=seed,
     )
     RecognizerTrainer(model, arguments, collate, words).train()
-    model.save_pretrained(output)
-    extractor.save_pretrained(output)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("data", "output"):
         parser.add_argument(name, type=Path)
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--character_steps", type=int, default=4500)
+    parser.add_argument("--token_steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    pretrain_recognizer(options.data, options.output, options.steps, options.seed)
+    parser.add_argument("--start", default="", help="recogniser to begin the second part from")
+    pretrain_recognizer(**vars(parser.parse_args()))
