@@ -4,8 +4,9 @@
     python -m selfkd.training.pretrain_recognizer DATA OUTPUT [--seed N]
 
 Reads spoken words (training voices); writes the recogniser and its feature extractor. An hour on two cores. A head
-over the LLM's tokens alone was still at the loss of saying nothing after 1,000 steps: a word is many frames, a character
-few. So characters come first, and the tokens once the encoder knows sounds; spelling is then no longer asked of it.
+over the LLM's tokens alone was still at the loss of saying nothing after 1,000 steps: a word is many frames, a
+character few. So characters come first, and the tokens once the encoder knows sounds; spelling is then no longer
+asked of it.
 """
 
 import argparse
@@ -95,7 +96,7 @@ def pretrain_recognizer(
         recognizer = SpeechRecognizer(RecognizerConfig(pieces, **WHISPER_SIZE))
         _train(recognizer, words, output, character_steps, 1.5e-3, seed)
     tokenizer = AutoTokenizer.from_pretrained(vlm_path())
-    pieces, words.ids = cut(texts, lambda text: [tokenizer.decode(i) for i in tokenizer(text)["input_ids"]])
+    pieces, words.ids = cut(texts, lambda text: [str(tokenizer.decode(i)) for i in tokenizer(text)["input_ids"]])
     listener = SpeechRecognizer(RecognizerConfig(pieces, **WHISPER_SIZE))
     listener.encoder.load_state_dict(recognizer.encoder.state_dict())
     _train(listener, words, output, token_steps, 8e-4, seed)
