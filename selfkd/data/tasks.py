@@ -11,6 +11,20 @@ REPEAT_INSTRUCTION = "Repeat the words."
 KIND_WEIGHTS = {"exists": 2.0, "color": 1.5, "shape": 1.5, "size": 1.0, "count": 2.0, "relation": 2.5, "side": 2.0,
                 "neighbor": 2.0, "place": 1.0, "describe": 3.0, "choice": 0.5}  # fmt: skip
 SENTENCE_SHARE = 0.1
+SPREAD_SHARE, WIDEST_GAP = 0.4, 6
+
+
+def spread(text: str, rng: random.Random) -> str:
+    """The text with more spaces between its words, now and then.
+
+    What speech makes of a sentence comes to the LLM with gaps: some vectors are words, most are sounds between them. A
+    large LLM has read enough untidy text not to mind. This one, taught on tidy text alone, answered 0 to 13% of the
+    questions with two to six spaces between words, against 95%, and no projector can undo that.
+    """
+    if rng.random() >= SPREAD_SHARE:
+        return text
+    widest = rng.randint(1, WIDEST_GAP)
+    return " ".join(word + " " * rng.randrange(widest) for word in ("", *text.split(" ")))
 
 
 def picture_task(scene: Scene, rng: random.Random) -> tuple[str, str]:
@@ -20,17 +34,17 @@ def picture_task(scene: Scene, rng: random.Random) -> tuple[str, str]:
         kind = rng.choices(list(KIND_WEIGHTS), list(KIND_WEIGHTS.values()))[0]
         question = ask(scene, kind, rng)
     if rng.random() < SENTENCE_SHARE:
-        return f"{question.text} {SENTENCE_INSTRUCTION}", sentence_response(question)
-    return question.text, own_response(question)
+        return spread(f"{question.text} {SENTENCE_INSTRUCTION}", rng), sentence_response(question)
+    return spread(question.text, rng), own_response(question)
 
 
 def text_task(scene: Scene, rng: random.Random) -> tuple[str, str]:
     """A task without a picture: repeat the words, or answer from a written description."""
     if rng.random() < 0.6:
         words = some_words(scene, rng)
-        return f"{REPEAT_INSTRUCTION}\n{words}", words
+        return f"{REPEAT_INSTRUCTION}\n{spread(words, rng)}", words
     asked, question = told_question(scene, rng)
-    return asked, own_response(question)
+    return spread(asked, rng), own_response(question)
 
 
 def told_question(scene: Scene, rng: random.Random) -> tuple[str, Question]:

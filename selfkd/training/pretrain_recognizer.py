@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import Dataset
 from transformers import AutoTokenizer, Trainer, TrainingArguments, WhisperFeatureExtractor, set_seed
 
@@ -27,6 +28,7 @@ from selfkd.model.speech_encoder import RecognizerConfig, SpeechRecognizer
 CLIPS_PER_STEP = 32
 MASKED_BINS, MASKED_FRAMES = 12, 10  # SpecAugment: the widest stripe in each direction
 WARP = 0.12  # of the frequency axis: vocal tracts are up to so much longer or shorter
+VOWEL_SHIFT = 2.5  # mel bins, at each of five knots apart: in another accent the formants of a vowel lie elsewhere
 
 
 class SpokenWords(Dataset):
@@ -51,12 +53,16 @@ def cut(texts: list[str], split: Callable[[str], list[str]]) -> tuple[list[str],
 
 
 def warped(mel_FM: Tensor) -> Tensor:
-    """Another speaker's vocal tract (VTLP, Jaitly & Hinton 2013): bin f takes what was at f times a random factor."""
+    """Another speaker: bin f takes what was at f times a random factor (the length of the vocal tract; VTLP, Jaitly &
+    Hinton 2013), and at a random distance from there (first and second formants move apart from each other)."""
     bins = mel_FM.shape[0]
-    place = torch.arange(bins) * (1 + WARP * float(torch.empty(()).uniform_(-1, 1)))
-    low = place.clamp(max=bins - 1).floor().long()
+    knots = VOWEL_SHIFT * torch.empty(1, 1, 5).uniform_(-1, 1)
+    shift = F.interpolate(knots, bins, mode="linear", align_corners=True)[0, 0]
+    place = torch.arange(bins) * (1 + WARP * float(torch.empty(()).uniform_(-1, 1))) + shift
+    place = place.clamp(0, bins - 1)
+    low = place.floor().long()
     high = (low + 1).clamp(max=bins - 1)
-    return torch.lerp(mel_FM[low], mel_FM[high], (place - low).clamp(0, 1)[:, None])
+    return torch.lerp(mel_FM[low], mel_FM[high], (place - low)[:, None])
 
 
 def masked(mel_FM: Tensor) -> Tensor:
@@ -85,7 +91,7 @@ class RecognizerTrainer(Trainer):
 def pretrain_recognizer(
     data: Path, output: Path, character_steps: int = 4500, token_steps: int = 2000, seed: int = 0, start: str = ""
 ) -> None:
-    """Characters first (or the recogniser `start`, which knows them), then a new head over the LLM's tokens."""
+    """Characters first, then a new head over the LLM's tokens; or only more of the second part, from `start`."""
     set_seed(seed)
     examples, extractor = list(read_examples(data)), WhisperFeatureExtractor(feature_size=80)
     texts, words = [e.question for e in examples], SpokenWords(examples, extractor)
@@ -97,8 +103,11 @@ def pretrain_recognizer(
         _train(recognizer, words, output, character_steps, 1.5e-3, seed)
     tokenizer = AutoTokenizer.from_pretrained(vlm_path())
     pieces, words.ids = cut(texts, lambda text: [str(tokenizer.decode(i)) for i in tokenizer(text)["input_ids"]])
-    listener = SpeechRecognizer(RecognizerConfig(pieces, **WHISPER_SIZE))
-    listener.encoder.load_state_dict(recognizer.encoder.state_dict())
+    if recognizer.config.pieces == pieces:
+        listener = recognizer
+    else:
+        listener = SpeechRecognizer(RecognizerConfig(pieces, **WHISPER_SIZE))
+        listener.encoder.load_state_dict(recognizer.encoder.state_dict())
     _train(listener, words, output, token_steps, 8e-4, seed)
     listener.save_pretrained(output)
     extractor.save_pretrained(output)
@@ -132,5 +141,5 @@ if __name__ == "__main__":
     parser.add_argument("--character_steps", type=int, default=4500)
     parser.add_argument("--token_steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--start", default="", help="recogniser to begin the second part from")
+    parser.add_argument("--start", default="", help="recogniser to go on from, with the second part")
     pretrain_recognizer(**vars(parser.parse_args()))
