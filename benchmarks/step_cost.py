@@ -99,8 +99,8 @@ def make_batch(tiles: int, questions: int, model: OmniModel) -> dict[str, Any]:
 def our_step(model: OmniModel, batch: dict[str, Any], alpha: float) -> Tensor:
     student, teacher, labels = paired_rows(model, batch, with_teacher=alpha > 0)
     loss = self_kd_loss(student, teacher, model.get_output_embeddings().weight, labels, alpha)
-    (loss.total / loss.count).backward()
-    return loss.total.detach() / loss.count
+    (loss.total / loss.tokens).backward()
+    return loss.total.detach() / loss.tokens
 
 
 def plain_step(model: OmniModel, batch: dict[str, Any], alpha: float) -> Tensor:

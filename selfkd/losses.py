@@ -6,7 +6,7 @@ Legend: N response rows, D width, V vocabulary.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,14 +16,13 @@ from torch.nn import functional as F
 CHUNK_ROWS = 1024
 
 
-@dataclass(frozen=True)
-class SelfKDLoss:
-    """Sums over `count` response tokens; `total` = alpha * kl + (1 - alpha) * sft carries the gradient."""
+class SelfKDLoss(NamedTuple):
+    """Sums over `tokens` response tokens; `total` = alpha * kl + (1 - alpha) * sft carries the gradient."""
 
     total: Tensor
     kl: Tensor
     sft: Tensor
-    count: int
+    tokens: int
 
 
 def kl_teacher_student(teacher_logits_NV: Tensor, student_logits_NV: Tensor, temperature: float = 1.0) -> Tensor:

@@ -6,6 +6,7 @@ The same command continues a run that was cut short; another configuration is re
 
 import fcntl
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -34,8 +35,12 @@ class Run:
     def open(cls, folder: Path, stage: str, config: Any) -> "Iterator[Run]":
         """Claims `folder` for this stage and configuration (a dataclass with the field `output`).
 
-        Raises InputError where the directory is in use, complete, or holds something else.
+        Raises InputError where the directory is in use, complete, or holds something else. Of several processes of one
+        launch the first alone holds and writes it.
         """
+        if not is_main_process():
+            yield cls(folder)
+            return
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / ".lock").open("w") as lock:
             try:
@@ -72,7 +77,13 @@ class Run:
             file.write(json.dumps(values) + "\n")
 
     def finish(self, **result: Any) -> None:
+        """Marks the run as complete; call it on the main process."""
         write_json(self.folder / RESULT, result)
+
+
+def is_main_process() -> bool:
+    """Whether this is the first, or the only, process of a launch (`accelerate launch` and torchrun set RANK)."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def is_complete(folder: Path) -> bool:

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from selfkd.data.example import SAMPLE_RATE_HZ, Example
+from selfkd.data.example import MANIFEST, SAMPLE_RATE_HZ, Example, write_shard
 from selfkd.data.sources import World
+from selfkd.files import write_json
 from selfkd.training.align import AlignConfig, assemble
 
 torch.set_num_threads(2)
@@ -58,3 +59,14 @@ def examples() -> list[Example]:
 @pytest.fixture
 def example(examples) -> Example:
     return replace(examples[0], id="the-example")
+
+
+def training_start(parts, folder):
+    """Writes a model to start from (`folder/model`) and sixteen examples (`folder/data`); returns the folder."""
+    model, processor = parts
+    model.save_pretrained(folder / "model")
+    processor.save_pretrained(folder / "model")
+    (folder / "data").mkdir()
+    write_shard(folder / "data" / "train.parquet", world_examples(16), {"rows": 16, "rejected": []})
+    write_json(folder / "data" / MANIFEST, {"source": "world", "shards": [{"file": "train.parquet"}]})
+    return folder

@@ -49,7 +49,7 @@ def test_alpha_mixes_the_two_sums():
     loss = self_kd_loss(student, teacher, head, labels, alpha=0.3)
     assert loss.total.item() == pytest.approx((0.3 * kl + 0.7 * sft).item(), rel=1e-6)
     assert (loss.kl.item(), loss.sft.item()) == pytest.approx((kl.item(), sft.item()), rel=1e-6)
-    assert loss.count == len(labels)
+    assert loss.tokens == len(labels)
 
 
 @pytest.mark.parametrize("chunk_rows", [1, 5, 22, 23, 1000])

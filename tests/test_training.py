@@ -8,11 +8,10 @@ import time
 
 import pytest
 import torch
-from conftest import world_examples
+from conftest import training_start, world_examples
 
-from selfkd.data.example import MANIFEST, write_shard
 from selfkd.errors import InputError
-from selfkd.files import sha256, write_json
+from selfkd.files import sha256
 from selfkd.model.omni import OmniModel
 from selfkd.training.distill import DistillConfig, distill
 from selfkd.training.stage import CHECKPOINTS, MODEL, training_arguments
@@ -24,14 +23,7 @@ STEPS = 12
 @pytest.fixture(scope="module")
 def start(parts, tmp_path_factory):
     """A model to start from and a folder of sixteen examples."""
-    folder = tmp_path_factory.mktemp("start")
-    model, processor = parts
-    model.save_pretrained(folder / "model")
-    processor.save_pretrained(folder / "model")
-    (folder / "data").mkdir()
-    write_shard(folder / "data" / "train.parquet", world_examples(16), {"rows": 16, "rejected": []})
-    write_json(folder / "data" / MANIFEST, {"source": "world", "shards": [{"file": "train.parquet"}]})
-    return folder
+    return training_start(parts, tmp_path_factory.mktemp("start"))
 
 
 def config(start, output, **changes):

@@ -5,11 +5,12 @@ The VLM is used as it is: on the text view nothing of ours runs, so written answ
 Legend: B items, T tokens, F mel bins, M mel frames, S speech vectors, D width, N response rows.
 """
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoConfig,
@@ -20,7 +21,9 @@ from transformers import (
 )
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from selfkd.model.adapters import adapters_on, add_adapters
+from selfkd.losses import SelfKDLoss, self_kd_loss
+from selfkd.model.adapters import adapters_on, add_adapters, is_adapter
+from selfkd.model.paired import paired_rows
 from selfkd.model.prefix import generate_after, read_prefix
 from selfkd.model.projector import SpeechProjector
 from selfkd.model.speech_encoder import encode_speech
@@ -29,8 +32,9 @@ from selfkd.model.speech_encoder import encode_speech
 class OmniConfig(PretrainedConfig):
     """Configuration of the VLM and of the speech encoder, and how the two are joined.
 
-    `speech_token_id` stands for one speech vector in `input_ids`; the VLM's embedding never sees it. `llm_lora` holds
-    the fields of `peft.LoraConfig` where the LLM has adapters.
+    `speech_token_id` stands for one speech vector in `input_ids`; the VLM's embedding never sees it. With
+    `speech_padded` the encoder reads 30 seconds whatever was said. `llm_lora` holds the fields of `peft.LoraConfig`
+    where the LLM has adapters.
     """
 
     model_type = "selfkd_omni"
@@ -42,6 +46,7 @@ class OmniConfig(PretrainedConfig):
         speech_config=None,
         speech_stack: int = 4,
         speech_token_id: int = 0,
+        speech_padded: bool = False,
         llm_lora: dict[str, Any] | None = None,
         **kwargs,
     ):
@@ -50,7 +55,8 @@ class OmniConfig(PretrainedConfig):
         if isinstance(speech_config, dict):
             speech_config = WhisperConfig(**{k: v for k, v in speech_config.items() if k != "model_type"})
         self.vlm_config, self.speech_config = vlm_config, speech_config
-        self.speech_stack, self.speech_token_id, self.llm_lora = speech_stack, speech_token_id, llm_lora
+        self.speech_stack, self.speech_token_id, self.speech_padded = speech_stack, speech_token_id, speech_padded
+        self.llm_lora = llm_lora
         super().__init__(**kwargs)
 
     def get_text_config(self, *args, **kwargs):
@@ -63,6 +69,7 @@ class OmniModel(PreTrainedModel):
     main_input_name = "input_ids"
     _supports_sdpa = True
     supports_gradient_checkpointing = True
+    _keep_in_fp32_modules_strict = {"projector"}  # noqa: RUF012 (what trains, where the rest may be bf16)
 
     def __init__(self, config: OmniConfig):
         super().__init__(config)
@@ -82,13 +89,20 @@ class OmniModel(PreTrainedModel):
 
     @classmethod
     def from_parts(
-        cls, vlm: PreTrainedModel, speech_encoder: WhisperEncoder, speech_token_id: int, speech_stack: int = 4
+        cls,
+        vlm: PreTrainedModel,
+        speech_encoder: WhisperEncoder,
+        speech_token_id: int,
+        speech_stack: int = 4,
+        speech_padded: bool = False,
     ) -> "OmniModel":
-        """Joins a trained VLM and a trained Whisper encoder by a new, untrained projector."""
+        """Joins a trained VLM and a trained Whisper encoder, each in its own dtype, by a new projector in fp32."""
         speech_config = WhisperConfig(**_without_model_type(speech_encoder.config.to_dict()))
-        model = cls(OmniConfig(vlm.config, speech_config, speech_stack, speech_token_id))
-        model.vlm.load_state_dict(vlm.state_dict())
-        model.speech_encoder.load_state_dict(speech_encoder.state_dict())
+        model = cls(OmniConfig(vlm.config, speech_config, speech_stack, speech_token_id, speech_padded))
+        parts: tuple[tuple[nn.Module, PreTrainedModel], ...]
+        parts = ((model.vlm, vlm), (model.speech_encoder, speech_encoder))
+        for part, trained in parts:
+            part.to(trained.dtype).load_state_dict(trained.state_dict())
         model.vlm.generation_config = vlm.generation_config
         return model
 
@@ -96,7 +110,7 @@ class OmniModel(PreTrainedModel):
         """Parts that do not train stay in evaluation mode: with dropout the teacher would be another each time."""
         super().train(mode)
         for part in (self.vlm, self.speech_encoder):
-            if not any(p.requires_grad for name, p in part.named_parameters() if "lora_" not in name):
+            if not any(p.requires_grad for name, p in part.named_parameters() if not is_adapter(name)):
                 part.eval()
         return self
 
@@ -108,7 +122,8 @@ class OmniModel(PreTrainedModel):
 
     def hear(self, mel_BFM: Tensor, mel_mask_BM: Tensor) -> tuple[Tensor, Tensor]:
         """Speech vectors (B, S, D) in the LLM's space and their mask; how many an item gets is the ears' business."""
-        return self.projector(*encode_speech(self.speech_encoder, mel_BFM, mel_mask_BM))
+        frames_BSD, mask_BS = encode_speech(self.speech_encoder, mel_BFM, mel_mask_BM, self.config.speech_padded)
+        return self.projector(frames_BSD.to(self.projector.linear_in.weight.dtype), mask_BS)
 
     def embed(self, input_ids_BT: Tensor, mel_BFM: Tensor | None, mel_mask_BM: Tensor | None) -> Tensor:
         """Token embeddings (B, T, D), the heard vectors in the places of the speech token, in order."""
@@ -124,19 +139,33 @@ class OmniModel(PreTrainedModel):
 
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         mel_BFM: Tensor | None = None,
         mel_mask_BM: Tensor | None = None,
+        paired: Mapping[str, Any] | None = None,
+        alpha: float = 1.0,
+        temperature: float = 1.0,
         **vlm_inputs: Any,
     ):
-        """The VLM's outputs for prompts with pictures, text and speech; without speech this is the VLM itself."""
+        """The VLM's outputs for prompts with pictures, text and speech; without speech this is the VLM itself.
+
+        With `paired`, a batch as `PairedCollator` makes it, the loss of Self-KD instead (a `SelfKDLoss`): here, and not
+        in the trainer, for DDP and FSDP follow a model through its `forward` alone.
+        """
+        if paired is not None:
+            return self._paired_loss(paired, alpha, temperature)
+        assert input_ids is not None, "input_ids or paired"
         if mel_BFM is None:
             return self.vlm(input_ids=input_ids, attention_mask=attention_mask, **vlm_inputs)
         embeddings = self.embed(input_ids, mel_BFM, mel_mask_BM)
         if self.config.llm_lora is not None:
             raise ValueError("adapters are on after the prefix alone: use paired_rows or generate")
         return self.vlm(inputs_embeds=embeddings, attention_mask=attention_mask, **vlm_inputs)
+
+    def _paired_loss(self, batch: Mapping[str, Any], alpha: float, temperature: float) -> SelfKDLoss:
+        student, teacher, labels = paired_rows(self, batch, with_teacher=alpha > 0)
+        return self_kd_loss(student, teacher, self.get_output_embeddings().weight, labels, alpha, temperature)
 
     @torch.no_grad()
     def generate(

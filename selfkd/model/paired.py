@@ -7,14 +7,16 @@ Legend: B examples, T tokens, R response tokens, N response rows (all examples' 
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from selfkd.model.adapters import adapters_on
-from selfkd.model.omni import OmniModel
 from selfkd.model.prefix import continue_prefix, read_prefix
+
+if TYPE_CHECKING:
+    from selfkd.model.omni import OmniModel
 
 
 def response_rows(hidden_BTD: Tensor, mask_BT: Tensor, labels_BR: Tensor) -> Tensor:
@@ -25,7 +27,9 @@ def response_rows(hidden_BTD: Tensor, mask_BT: Tensor, labels_BR: Tensor) -> Ten
     return hidden_BTD[(place >= starts) & (place < ends)]
 
 
-def paired_rows(model: OmniModel, batch: Mapping[str, Any], with_teacher: bool) -> tuple[Tensor, Tensor | None, Tensor]:
+def paired_rows(
+    model: "OmniModel", batch: Mapping[str, Any], with_teacher: bool
+) -> tuple[Tensor, Tensor | None, Tensor]:
     """(student (N, D), teacher (N, D) or None, labels (N,)). Gradient reaches the student's question and response."""
     labels_BR = batch["labels"]
     teacher_ND = None

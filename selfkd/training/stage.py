@@ -14,7 +14,7 @@ from selfkd.data.example import Example, read_examples
 from selfkd.errors import InputError
 from selfkd.model.omni import OmniModel
 from selfkd.model.processor import OmniProcessor
-from selfkd.runs import Run
+from selfkd.runs import Run, is_main_process
 from selfkd.training.trainer import ADAPTERS, RunLog, SelfKDTrainer, freeze_all_but
 
 MODEL, CHECKPOINTS = "model", "checkpoints"  # subfolders of the run
@@ -74,6 +74,7 @@ def training_arguments(config: TrainConfig) -> TrainingArguments:
         "seed": config.seed,
         "data_seed": config.seed,
         "average_tokens_across_devices": True,
+        "ddp_find_unused_parameters": False,
     }
     return TrainingArguments(**{**settings, **config.training})
 
@@ -101,10 +102,7 @@ def train(
             f"{error} (batch_size is {config.batch_size}; a smaller one with training.gradient_accumulation_steps "
             "gives the same loss, training.gradient_checkpointing takes less memory and more time)"
         ) from error
-    temporary = run.folder / f".{MODEL}"
-    model.save_pretrained(temporary)
-    processor.save_pretrained(temporary)
-    temporary.rename(run.folder / MODEL)
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # whole, where ranks hold shards
     result = {
         "examples": len(examples),
         "steps": outcome.global_step,
@@ -112,8 +110,14 @@ def train(
         "final_loss": outcome.training_loss,
         "seconds": outcome.metrics["train_runtime"],
     }
-    run.finish(**result)
-    shutil.rmtree(config.output / CHECKPOINTS, ignore_errors=True)
+    if is_main_process():
+        temporary = run.folder / f".{MODEL}"
+        model.save_pretrained(temporary, state_dict=weights)
+        processor.save_pretrained(temporary)
+        temporary.rename(run.folder / MODEL)
+        run.finish(**result)
+        shutil.rmtree(config.output / CHECKPOINTS, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
     return result
 
 
@@ -121,5 +125,5 @@ def _last_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint that was written whole: transformers writes `trainer_state.json` last."""
     for path in sorted(folder.glob("checkpoint-*")):
         if not (path / "trainer_state.json").is_file():
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)
     return get_last_checkpoint(str(folder)) if folder.is_dir() else None

@@ -12,10 +12,8 @@ from selfkd.data.batches import CostSampler, example_cost, picture_key
 from selfkd.data.example import Example
 from selfkd.data.views import PairedCollator, PairedDataset
 from selfkd.errors import InputError
-from selfkd.losses import self_kd_loss
 from selfkd.model.adapters import adapter_parameters
 from selfkd.model.omni import OmniModel
-from selfkd.model.paired import paired_rows
 from selfkd.model.processor import OmniProcessor
 from selfkd.runs import LOG
 
@@ -59,23 +57,25 @@ class SelfKDTrainer(Trainer):
         return CostSampler(costs, a_step, seed, [picture_key(e) for e in self.examples])
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        student, teacher, labels = paired_rows(model, inputs, with_teacher=self.alpha > 0)
-        head = model.get_output_embeddings().weight
-        loss = self_kd_loss(student, teacher, head, labels, self.alpha, self.temperature)
+        loss = model(paired=inputs, alpha=self.alpha, temperature=self.temperature)
         if not torch.isfinite(loss.total):
             raise InputError(
                 f"the loss of step {self.state.global_step + 1} is {loss.total.item()}; "
                 f"examples {', '.join(inputs['ids'])}. What was saved before is kept; a lower learning_rate may help"
             )
-        count = loss.count if num_items_in_batch is None else num_items_in_batch
-        for name, value in (("kl", loss.kl), ("sft", loss.sft), ("tokens", loss.count)):
+        count = loss.tokens if num_items_in_batch is None else num_items_in_batch
+        for name, value in (("kl", loss.kl), ("sft", loss.sft), ("tokens", loss.tokens)):
             self._parts[name] = self._parts.get(name, 0.0) + float(value)
-        return (loss.total / count, {}) if return_outputs else loss.total / count
+        # DDP and FSDP average the ranks' gradients; ours is a sum over all of them, divided by the count of all
+        ranks = 1 if num_items_in_batch is None else self.accelerator.num_processes
+        mean = loss.total * ranks / count
+        return (mean, {}) if return_outputs else mean
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        tokens = self._parts.pop("tokens", 0)
-        if tokens and "loss" in logs:
-            logs |= {f"{name}_per_token": value / tokens for name, value in self._parts.items()}
+        if self._parts and "loss" in logs:
+            own = torch.tensor([self._parts[name] for name in ("kl", "sft", "tokens")], device=self.args.device)
+            kl, sft, tokens = self.accelerator.reduce(own, "sum").tolist()
+            logs |= {"kl_per_token": kl / tokens, "sft_per_token": sft / tokens}
         self._parts.clear()
         super().log(logs, start_time)
 
@@ -87,7 +87,7 @@ class RunLog(TrainerCallback):
         self.path = folder / LOG
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if logs and "loss" in logs:
+        if logs and "loss" in logs and state.is_world_process_zero:
             with self.path.open("a") as file:
                 values = {k: float(v) for k, v in logs.items()}
                 file.write(json.dumps({"step": state.global_step, **values}) + "\n")

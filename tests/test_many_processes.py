@@ -1,0 +1,45 @@
+"""Two processes on a CPU (gloo) give the loss and the weights of one."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import training_start
+
+from selfkd.model.omni import OmniModel
+from selfkd.runs import read_log
+from selfkd.training.distill import DistillConfig, distill
+from selfkd.training.stage import MODEL
+
+
+@pytest.fixture(scope="module")
+def start(parts, tmp_path_factory):
+    return training_start(parts, tmp_path_factory.mktemp("start"))
+
+
+def test_two_processes_equal_one(start, tmp_path):
+    settings = {"steps": 3, "batch_size": 8, "warmup_steps": 1, "alpha": 0.5, "training": {"logging_steps": 1}}
+    distill(DistillConfig(start / "data", tmp_path / "one", model=str(start / "model"), **settings))
+
+    # with --cpu accelerate starts one process unless mpirun is there; --multi_gpu starts as many as it is told
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "selfkd.cli"]
+    command += ["distill", "--data", start / "data", "--output", tmp_path / "two", "--model", start / "model"]
+    command += ["--steps", "3", "--batch_size", "4", "--warmup_steps", "1", "--alpha", "0.5"]
+    command += ["--training.logging_steps", "1"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=300)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+
+    one, two = (read_log(tmp_path / name) for name in ("one", "two"))
+    assert [e["step"] for e in two if "loss" in e] == [1, 2, 3]
+    for figure in ("loss", "kl_per_token", "grad_norm"):
+        assert [e[figure] for e in one] == pytest.approx([e[figure] for e in two], rel=1e-3), figure
+    before, alone, together = (
+        OmniModel.from_pretrained(folder).projector.linear_out.weight
+        for folder in (start / "model", tmp_path / "one" / MODEL, tmp_path / "two" / MODEL)
+    )
+    assert (alone - before).abs().max() > 1e-4
+    torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-5)
