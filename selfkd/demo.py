@@ -4,6 +4,7 @@ Nothing but calls of the stages, joined by files under one folder; stopped and s
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -65,24 +66,24 @@ def demo(config: DemoConfig) -> dict[str, Any]:
     for speech in _speech(config, data):
         synthesize(speech)
 
-    def show(title: str, stage_config: Any) -> Any:
+    def titled(title: str, stage: Callable[[Any], Any], stage_config: Any) -> None:
         console.print(f"[bold]{title}[/bold]{': done before' if is_complete(stage_config.output) else ''}")
-        return stage_config
+        once(stage, stage_config)
 
     aligned = AlignConfig(data["words"], out / "align", steps=config.align_steps, seed=config.seed)
-    once(align, show("stage 1, align: the projector learns to hear", aligned))
+    titled("stage 1, align: the projector learns to hear", align, aligned)
 
     start, steps = str(out / "align" / MODEL), config.distill_steps
     sft = DistillConfig(data["train"], out / "sft", steps=steps, seed=config.seed, model=start, alpha=0.0)
-    once(distill, show("stage 2, distill: SFT (alpha = 0)", sft))
+    titled("stage 2, distill: SFT (alpha = 0)", distill, sft)
     selfkd = replace(sft, output=out / "selfkd", alpha=config.alpha)
-    once(distill, show(f"stage 2, distill: Self-KD (alpha = {config.alpha:g})", selfkd))
+    titled(f"stage 2, distill: Self-KD (alpha = {config.alpha:g})", distill, selfkd)
 
     base = EvaluateConfig(start, [str(data[b]) for b in BENCHMARKS], out / "eval-base", views=["text", "cascade"])
-    once(evaluate, show("evaluate: written, and the cascade", base))
+    titled("evaluate: written, and the cascade", evaluate, base)
     for name in ("sft", "selfkd"):
         spoken = replace(base, model=str(out / name / MODEL), output=out / f"eval-{name}", views=["speech"])
-        once(evaluate, show(f"evaluate: spoken, {name}", spoken))
+        titled(f"evaluate: spoken, {name}", evaluate, spoken)
 
     scores = compare(CompareConfig(out / "eval-base", out / "eval-sft", out / "eval-selfkd", out, config.seed))
     curves, title = [str(out / "sft"), str(out / "selfkd")], "Self-KD on the embedded model"

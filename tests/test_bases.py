@@ -95,6 +95,10 @@ def base(request):
     return model.eval(), *images(vlm.config)
 
 
+def prefixes_of_unequal_length(tokens):
+    return [[5, 6, VISION_START, *[IMAGE] * n, VISION_END, *range(10, 10 + 3 * i)] for i, n in enumerate(tokens)]
+
+
 def padded_left(rows):
     width = max(map(len, rows))
     ids = torch.tensor([[PAD] * (width - len(r)) + r for r in rows])
@@ -104,7 +108,7 @@ def padded_left(rows):
 def test_shared_prefix_gives_the_logits_of_the_whole(base):
     """Two pictures with prefixes of unequal length, three questions; the second and third are about one picture."""
     model, image_inputs, tokens = base
-    prefixes = [[5, 6, VISION_START, *[IMAGE] * n, VISION_END, *range(10, 10 + 3 * i)] for i, n in enumerate(tokens)]
+    prefixes = prefixes_of_unequal_length(tokens)
     questions, group = [[20, 21, 22, 23], [30, 31], [40, 41, 42]], [0, 1, 1]
     ids, mask = padded_left(prefixes)
     with torch.no_grad():
@@ -122,7 +126,7 @@ def test_shared_prefix_gives_the_logits_of_the_whole(base):
 
 def test_generation_after_the_prefix_is_transformers_own(base):
     model, image_inputs, tokens = base
-    prefixes = [[5, 6, VISION_START, *[IMAGE] * n, VISION_END, *range(10, 10 + 3 * i)] for i, n in enumerate(tokens)]
+    prefixes = prefixes_of_unequal_length(tokens)
     questions = [[20, 21, 22, 23], [30, 31]]
     settings = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": PAD}
     ids, mask = padded_left(prefixes)

@@ -15,7 +15,7 @@ from selfkd.evaluation.bundle import (
     world_examples,
 )
 from selfkd.model.embedded import recognizer_path, vlm_path
-from selfkd.model.speech_encoder import SpeechRecognizer
+from selfkd.model.load import load_recognizer
 
 ASSETS = vlm_path().parent
 
@@ -42,7 +42,7 @@ def text(parts):
 
 def test_written_questions_are_answered(text):
     shares = share_right(text, world_examples(15))
-    assert shares["all"] >= 0.9, shares
+    assert shares["all"] >= 0.94, shares
 
 
 def test_it_repeats_and_answers_without_a_picture(text):
@@ -50,7 +50,7 @@ def test_it_repeats_and_answers_without_a_picture(text):
     assert share_right(text, told_examples(40))["all"] >= 0.95
 
 
-@pytest.mark.parametrize(("part", "most"), [("training", 0.2), ("unseen", 0.35)])
+@pytest.mark.parametrize(("part", "most"), [("training", 0.05), ("unseen", 0.28)])
 def test_the_recogniser_hears(text, part, most):
-    recognizer = SpeechRecognizer.from_pretrained(recognizer_path()).eval()
-    assert sentence_error(CascadeAnswerer(recognizer, text), spoken(world_examples(10), part)) <= most
+    cascade = CascadeAnswerer(*load_recognizer(recognizer_path()), text)
+    assert sentence_error(cascade, spoken(world_examples(10), part)) <= most

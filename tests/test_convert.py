@@ -16,7 +16,7 @@ from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerFa
 from selfkd.data.shapes import draw_scene, render
 from selfkd.errors import InputError
 from selfkd.model.convert import ConvertConfig, convert, internvl_config, read_original_config
-from selfkd.model.processor import load_vlm_processor
+from selfkd.model.load import load_vlm_processor
 
 SPECIAL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|end|>", "<|user|>", "<|system|>", "<|assistant|>"]
 TOKENS = [*SPECIAL, "<img>", "</img>", "<IMG_CONTEXT>", *sorted(pre_tokenizers.ByteLevel.alphabet())]

@@ -38,6 +38,13 @@ def gradients(model):
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None and n.startswith(TRAINED)}
 
 
+def assert_same_gradients(got, expected):
+    assert expected and set(got) == set(expected)
+    scale = max(g.abs().max() for g in expected.values())
+    for name, gradient in expected.items():
+        torch.testing.assert_close(got[name] / scale, gradient / scale, rtol=1e-5, atol=1e-5, msg=name)
+
+
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
 def test_shared_prefix_equals_two_passes(model, processor, alpha):
     model.vlm.requires_grad_(False)
@@ -55,11 +62,7 @@ def test_shared_prefix_equals_two_passes(model, processor, alpha):
     ours.total.backward()
 
     assert ours.total.item() == pytest.approx(plain.item(), rel=1e-5)
-    got = gradients(model)
-    assert expected and set(got) == set(expected)
-    scale = max(g.abs().max() for g in expected.values())
-    for name, gradient in expected.items():
-        torch.testing.assert_close(got[name] / scale, gradient / scale, rtol=1e-5, atol=1e-5, msg=name)
+    assert_same_gradients(gradients(model), expected)
 
 
 def test_questions_about_one_picture_read_it_once(model, processor):
@@ -77,10 +80,7 @@ def test_questions_about_one_picture_read_it_once(model, processor):
     model.zero_grad()
     student, teacher, labels = paired_rows(model, batch, with_teacher=True)
     self_kd_loss(student, teacher, model.get_output_embeddings().weight, labels, 0.5).total.backward()
-    got = gradients(model)
-    scale = max(g.abs().max() for g in expected.values())
-    for name, gradient in expected.items():
-        torch.testing.assert_close(got[name] / scale, gradient / scale, rtol=1e-5, atol=1e-5, msg=name)
+    assert_same_gradients(gradients(model), expected)
 
 
 def test_no_gradient_reaches_the_prefix_or_the_teacher(model, processor):

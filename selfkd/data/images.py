@@ -1,10 +1,19 @@
 """What image processors give, joined to a batch. Their tensors differ from base to base and are passed on by name."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+
+def shared_by(keys: Sequence[Hashable]) -> tuple[Tensor, list[int]]:
+    """(number of each item's group (B,), index of the first item of each group): items with one key share a prefix."""
+    first: dict[Hashable, int] = {}
+    for i, key in enumerate(keys):
+        first.setdefault(key, i)
+    number = {key: g for g, key in enumerate(first)}
+    return torch.tensor([number[key] for key in keys]), list(first.values())
 
 
 def join_image_inputs(items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

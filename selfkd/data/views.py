@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from selfkd.data.batches import picture_key
 from selfkd.data.example import Example
 from selfkd.data.features import pad_mels
-from selfkd.data.images import join_image_inputs
+from selfkd.data.images import join_image_inputs, shared_by
 from selfkd.errors import InputError
 
 KEPT_BYTES = 512 * 2**20  # of one loader worker
@@ -94,9 +94,8 @@ class PairedCollator:
         self.processor = processor
 
     def __call__(self, items: Sequence[PairedItem]) -> dict[str, Any]:
-        keys = [(i.picture, tuple(i.prefix_ids)) for i in items]
-        group = {key: g for g, key in enumerate(dict.fromkeys(keys))}
-        sharing = [items[keys.index(key)] for key in group]  # the first of each group
+        group, firsts = shared_by([(i.picture, tuple(i.prefix_ids)) for i in items])
+        sharing = [items[i] for i in firsts]
         prefix_ids, prefix_mask = self.processor.pad_left([i.prefix_ids for i in sharing])
         text = [torch.tensor(i.text_ids + i.after_ids + i.response_ids[:-1]) for i in items]
         mel_BFM, mel_mask_BM = pad_mels([i.mel_FM for i in items])
@@ -107,7 +106,7 @@ class PairedCollator:
             "prefix_ids": prefix_ids,
             "prefix_mask": prefix_mask,
             "image_inputs": join_image_inputs([i.image_inputs for i in sharing]),
-            "group": torch.tensor([group[key] for key in keys]),
+            "group": group,
             "text_ids": text_ids,
             "text_mask": (torch.arange(text_ids.shape[1]) < lengths[:, None]).long(),
             "speech_before_ids": [torch.tensor(i.speech_before_ids, dtype=torch.long) for i in items],

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from accelerate.utils import send_to_device
+from transformers import WhisperFeatureExtractor
 
 from selfkd.data.example import Example
 from selfkd.data.features import log_mel, pad_mels
+from selfkd.model.load import WhisperRecognizer
 from selfkd.model.omni import OmniModel
 from selfkd.model.processor import OmniProcessor, Prompt
 from selfkd.model.speech_encoder import SpeechRecognizer
@@ -66,12 +68,12 @@ class SpeechAnswerer:
 class CascadeAnswerer:
     """The baseline that users would pick: the speech encoder's own recogniser, then the text view."""
 
-    recognizer: SpeechRecognizer
+    recognizer: SpeechRecognizer | WhisperRecognizer
+    extractor: WhisperFeatureExtractor
     text: TextAnswerer
 
     def transcribe(self, examples: Sequence[Example]) -> list[str]:
-        extractor = self.text.processor.feature_extractor
-        mels = [log_mel(extractor, e.samples(), f"example {e.id}") for e in examples]
+        mels = [log_mel(self.extractor, e.samples(), f"example {e.id}") for e in examples]
         return self.recognizer.recognize(*(t.to(self.recognizer.device) for t in pad_mels(mels)))
 
     def answer(self, examples: Sequence[Example]) -> list[Reply]:

@@ -22,9 +22,9 @@ from selfkd.evaluation.answerers import CascadeAnswerer, TextAnswerer
 from selfkd.evaluation.scorers import is_right, parse
 from selfkd.files import write_json
 from selfkd.model.embedded import recognizer_path
+from selfkd.model.load import load_recognizer
 from selfkd.model.omni import OmniModel
 from selfkd.model.processor import OmniProcessor
-from selfkd.model.speech_encoder import SpeechRecognizer
 from selfkd.training.align import AlignConfig, assemble
 
 SEED = 1000
@@ -87,9 +87,9 @@ def sentence_error(cascade: CascadeAnswerer, examples: list[Example]) -> float:
     return wrong / len(examples)
 
 
-def measure(model: OmniModel, processor: OmniProcessor, recognizer: SpeechRecognizer, per_kind: int) -> dict[str, Any]:
+def measure(model: OmniModel, processor: OmniProcessor, per_kind: int) -> dict[str, Any]:
     text = TextAnswerer(model, processor)
-    cascade = CascadeAnswerer(recognizer, text)
+    cascade = CascadeAnswerer(*load_recognizer(recognizer_path()), text)
     questions = world_examples(per_kind)
     captions = [MMAlignWorld("test", SEED).example(i) for i in range(per_kind)]
     return {
@@ -110,8 +110,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=recognizer_path().parent / "figures.json")
     options = parser.parse_args()
     model, processor = assemble(AlignConfig(Path(), Path()))
-    recognizer = SpeechRecognizer.from_pretrained(recognizer_path()).eval()
-    figures = measure(model.eval(), processor, recognizer, options.per_kind)
+    figures = measure(model.eval(), processor, options.per_kind)
     write_json(options.output, figures)
     print(json.dumps(figures, indent=2))
 

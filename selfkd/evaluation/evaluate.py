@@ -20,9 +20,9 @@ from selfkd.evaluation.scorers import is_right, parse
 from selfkd.evaluation.statistics import summarize
 from selfkd.files import write_text
 from selfkd.model.embedded import recognizer_path
+from selfkd.model.load import load_recognizer
 from selfkd.model.omni import OmniModel
 from selfkd.model.processor import OmniProcessor
-from selfkd.model.speech_encoder import SpeechRecognizer
 from selfkd.runs import Run
 
 View = Literal["text", "speech", "cascade"]
@@ -37,7 +37,7 @@ class EvaluateConfig:
         data: Folders of spoken questions, one a benchmark.
         output: Run directory.
         views: Views to ask in: text, speech, cascade (the recogniser, then text).
-        recognizer: Checkpoint of the cascade's recogniser; the embedded one by default.
+        recognizer: Checkpoint of the cascade's recogniser, Whisper's or ours; the embedded one by default.
         limit: At most so many items of each benchmark; 0 takes all.
         batch_size: Items that are asked together.
     """
@@ -89,8 +89,8 @@ def _answerers(config: EvaluateConfig) -> dict[str, Answerer]:
         elif view == "speech":
             made[view] = SpeechAnswerer(model, processor)
         else:
-            recognizer = SpeechRecognizer.from_pretrained(config.recognizer or recognizer_path()).eval()
-            made[view] = CascadeAnswerer(recognizer, TextAnswerer(model, processor))
+            recognizer, extractor = load_recognizer(config.recognizer or recognizer_path())
+            made[view] = CascadeAnswerer(recognizer, extractor, TextAnswerer(model, processor))
     return made
 
 

@@ -20,8 +20,13 @@ def add_adapters(vlm: PreTrainedModel, settings: dict[str, Any]) -> None:
     _switch(vlm, on=False)
 
 
+def is_adapter(name: str) -> bool:
+    """Whether a parameter of this name is an adapter's, as peft names them."""
+    return "lora_" in name
+
+
 def adapter_parameters(vlm: nn.Module) -> list[nn.Parameter]:
-    return [p for name, p in vlm.named_parameters() if "lora_" in name]
+    return [p for name, p in vlm.named_parameters() if is_adapter(name)]
 
 
 @contextmanager

@@ -31,7 +31,7 @@ _IMAGENET_MEAN, _IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 def convert_processor(source: Path, original: dict[str, Any]) -> InternVLPictureProcessor:
     """Raises InputError where the chat template or a token of InternVL2 is not known."""
     tokenizer = _tokenizer(source)
-    for token in ("<img>", "</img>", "<IMG_CONTEXT>", _turns(original)[3]):
+    for token in (*_IMAGE_TOKENS.values(), _turns(original)[3]):
         if token not in tokenizer.get_vocab():
             raise InputError(f"source: {source}: the tokenizer has no token {token!r}")
     side = original["vision_config"]["image_size"]

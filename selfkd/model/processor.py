@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from transformers import AutoProcessor, PretrainedConfig, WhisperFeatureExtractor
+from transformers import WhisperFeatureExtractor
 
 from selfkd.data.chat import ChatFrame, chat_frame
 from selfkd.data.features import log_mel, pad_mels
-from selfkd.data.images import join_image_inputs
-from selfkd.model.picture_processor import InternVLPictureProcessor
+from selfkd.data.images import join_image_inputs, shared_by
+from selfkd.model.load import config_of, load_vlm_processor
 from selfkd.model.projector import stacked_length
 from selfkd.model.speech_encoder import encoder_frames
 
@@ -49,17 +49,6 @@ class Prompt:
     mel_FM: Tensor | None = None  # noqa: N815
 
 
-def load_vlm_processor(path: str | Path) -> Any:
-    """The processor of a VLM or OmniModel; InternVL's without its video part, which would need torchvision."""
-    config = _config(path)
-    internvl = config.get("vlm_config", config)["model_type"] == "internvl"
-    return (InternVLPictureProcessor if internvl else AutoProcessor).from_pretrained(path)
-
-
-def _config(path: str | Path) -> dict[str, Any]:
-    return PretrainedConfig.get_config_dict(path)[0]
-
-
 class OmniProcessor:
     def __init__(self, vlm_processor: Any, feature_extractor: WhisperFeatureExtractor, speech_stack: int = 4):
         self.vlm_processor, self.feature_extractor = vlm_processor, feature_extractor
@@ -74,7 +63,7 @@ class OmniProcessor:
         """Reads what `save_pretrained` wrote (a local folder)."""
         folder = Path(path)
         extractor = WhisperFeatureExtractor.from_pretrained(folder / _SPEECH_CONFIG)
-        return cls(load_vlm_processor(folder), extractor, _config(folder)["speech_stack"])
+        return cls(load_vlm_processor(folder), extractor, config_of(folder, "model")["speech_stack"])
 
     def save_pretrained(self, path: str | Path) -> None:
         self.vlm_processor.save_pretrained(path)
@@ -122,19 +111,22 @@ class OmniProcessor:
     def __call__(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
         """Prompts as `OmniModel.generate` takes them: prefixes, those of one picture once, and what follows them (with
         the speech token in the places of the speech vectors), both padded on the left."""
-        keys = [(id(p.image_inputs), tuple(p.prefix_ids)) for p in prompts]
-        groups = list(dict.fromkeys(keys))
-        sharing = [prompts[keys.index(key)] for key in groups]  # the first of each group
+        group, firsts = shared_by([(id(p.image_inputs), tuple(p.prefix_ids)) for p in prompts])
+        sharing = [prompts[i] for i in firsts]
         suffixes = []
         for p in prompts:
             places = 0 if p.mel_FM is None else self.speech_places(p.mel_FM.shape[1])
             suffixes.append(p.question_ids + [self.speech_token_id] * places + p.after_ids)
-        batch: dict[str, Any] = dict(
-            zip(("prefix_ids", "prefix_mask"), self.pad_left([p.prefix_ids for p in sharing]), strict=True)
-        )
-        batch |= zip(("suffix_ids", "suffix_mask"), self.pad_left(suffixes), strict=True)
-        batch["group"] = torch.tensor([groups.index(key) for key in keys])
-        batch["image_inputs"] = join_image_inputs([p.image_inputs for p in sharing])
+        prefix_ids, prefix_mask = self.pad_left([p.prefix_ids for p in sharing])
+        suffix_ids, suffix_mask = self.pad_left(suffixes)
+        batch: dict[str, Any] = {
+            "prefix_ids": prefix_ids,
+            "prefix_mask": prefix_mask,
+            "group": group,
+            "suffix_ids": suffix_ids,
+            "suffix_mask": suffix_mask,
+            "image_inputs": join_image_inputs([p.image_inputs for p in sharing]),
+        }
         mels = [p.mel_FM for p in prompts if p.mel_FM is not None]
         if mels:
             batch["mel_BFM"], batch["mel_mask_BM"] = pad_mels(mels)

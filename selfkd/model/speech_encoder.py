@@ -20,8 +20,34 @@ def encoder_frames(mel_frames: int | Tensor):
     return (mel_frames + 1) // 2
 
 
-def encode_speech(encoder: WhisperEncoder, mel_BFM: Tensor, mel_mask_BM: Tensor) -> tuple[Tensor, Tensor]:
-    """(hidden states (B, S, D), mask (B, S)) of clips that are padded on the right with zeros."""
+def pad_to_window(mel_BFM: Tensor, mel_mask_BM: Tensor, positions: int) -> tuple[Tensor, Tensor]:
+    """Clips as Whisper was trained on them: silence up to the whole window (30 s: `positions` = 1500), and their mask.
+
+    Whisper's log-mel reaches two below its highest value, so that is what silence looks like.
+    """
+    missing = 2 * positions - mel_BFM.shape[2]
+    silence_B11 = mel_BFM.masked_fill(~mel_mask_BM[:, None].bool(), -torch.inf).amax((1, 2), keepdim=True) - 2
+    mask = F.pad(mel_mask_BM, (0, missing))
+    return torch.where(mask[:, None].bool(), F.pad(mel_BFM, (0, missing)), silence_B11), mask
+
+
+def encode_speech(
+    encoder: WhisperEncoder, mel_BFM: Tensor, mel_mask_BM: Tensor, padded: bool = False
+) -> tuple[Tensor, Tensor]:
+    """(hidden states (B, S, D), mask (B, S)) of clips that are padded on the right with zeros.
+
+    With `padded` the encoder reads 30 seconds, as Whisper was trained, and the frames of the speech are kept: ten times
+    the cost for a question of 3 s.
+    """
+    mel_BFM = mel_BFM.to(encoder.conv1.weight.dtype)
+    if padded:
+        window, mask_BM = pad_to_window(mel_BFM, mel_mask_BM, encoder.config.max_source_positions)
+        hidden_BSD = encoder(window).last_hidden_state
+        mask_BS = torch.arange(hidden_BSD.shape[1], device=window.device) < encoder_frames(
+            mask_BM.sum(-1, keepdim=True)
+        )
+        longest = encoder_frames(mel_BFM.shape[2])
+        return hidden_BSD[:, :longest], mask_BS[:, :longest]
     mel_BFM = mel_BFM * mel_mask_BM[:, None]  # beyond its end a clip looks as to the convolution of that clip alone
     hidden = F.gelu(encoder.conv1(mel_BFM)) * mel_mask_BM[:, None]
     hidden_BSD = F.gelu(encoder.conv2(hidden)).transpose(1, 2)

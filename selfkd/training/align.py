@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import AutoModelForImageTextToText, WhisperFeatureExtractor, set_seed
+from transformers import WhisperFeatureExtractor, set_seed
 
 from selfkd.model.embedded import recognizer_path, vlm_path
+from selfkd.model.load import load_speech_encoder, load_vlm, load_vlm_processor
 from selfkd.model.omni import OmniModel
-from selfkd.model.processor import OmniProcessor, load_vlm_processor
-from selfkd.model.speech_encoder import SpeechRecognizer
+from selfkd.model.processor import OmniProcessor
 from selfkd.runs import Run
 from selfkd.training.stage import TrainConfig, check, train
 
@@ -20,9 +20,10 @@ class AlignConfig(TrainConfig):
     Args:
         data: Folder of spoken words (selfkd synthesize --source words).
         output: Run directory.
-        vlm: Checkpoint of the vision-language model; the embedded one by default.
-        speech_encoder: Checkpoint of the speech encoder; the embedded one by default.
+        vlm: Checkpoint of the vision-language model, a hub id or a path; the embedded one by default.
+        speech_encoder: Whisper checkpoint, a hub id or a path; the embedded one by default.
         speech_stack: Encoder frames (50 a second) that make one vector.
+        speech_padded: Whether the encoder reads 30 seconds whatever was said, as Whisper was trained.
         trainable: Parts that train, among projector, speech_encoder and llm_adapters.
         steps: Optimizer steps.
         batch_size: Examples a step and device.
@@ -37,6 +38,7 @@ class AlignConfig(TrainConfig):
     vlm: str = ""
     speech_encoder: str = ""
     speech_stack: int = 4
+    speech_padded: bool = False
     steps: int = 400
 
 
@@ -50,10 +52,9 @@ def align(config: AlignConfig) -> dict[str, Any]:
 def assemble(config: AlignConfig) -> tuple[OmniModel, OmniProcessor]:
     """VLM + speech encoder + a new projector, its weights drawn from the seed."""
     vlm_source, encoder_source = config.vlm or vlm_path(), config.speech_encoder or recognizer_path()
-    processor = OmniProcessor(
-        load_vlm_processor(vlm_source), WhisperFeatureExtractor.from_pretrained(encoder_source), config.speech_stack
-    )
-    vlm = AutoModelForImageTextToText.from_pretrained(vlm_source)
-    encoder = SpeechRecognizer.from_pretrained(encoder_source).encoder
+    vlm, encoder = load_vlm(vlm_source), load_speech_encoder(encoder_source)
+    extractor = WhisperFeatureExtractor.from_pretrained(encoder_source)
+    processor = OmniProcessor(load_vlm_processor(vlm_source), extractor, config.speech_stack)
     set_seed(config.seed)
-    return OmniModel.from_parts(vlm, encoder, processor.speech_token_id, config.speech_stack), processor
+    stack, padded = config.speech_stack, config.speech_padded
+    return OmniModel.from_parts(vlm, encoder, processor.speech_token_id, stack, padded), processor

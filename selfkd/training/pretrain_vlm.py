@@ -31,7 +31,6 @@ LENGTH_BUCKETS = 5
 QUESTION_WEIGHT, LATER_QUESTION_WEIGHT = 0.3, 0.1
 GROUPS_PER_STEP = 32
 VISION_STEPS = 700
-WEIGHT_DECAY = 0.05
 
 
 def token_logits(model, inputs: dict[str, Tensor]):
@@ -73,7 +72,7 @@ class GroupTrainer(Trainer):
         rest = [p for name, p in trained.items() if not name.startswith("model.vision_tower.")]
         rate, betas = self.args.learning_rate, (self.args.adam_beta1, self.args.adam_beta2)
         groups = [{"params": rest, "lr": rate}, {"params": tower, "lr": self.tower_rate * rate}]
-        self.optimizer = torch.optim.AdamW(groups, betas=betas, weight_decay=WEIGHT_DECAY)
+        self.optimizer = torch.optim.AdamW(groups, betas=betas, weight_decay=self.args.weight_decay)
         return self.optimizer
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -157,7 +156,7 @@ def pretrain_vlm(
         learning_rate=learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=steps // 20,
-        weight_decay=WEIGHT_DECAY,
+        weight_decay=0.05,
         use_cpu=not torch.cuda.is_available(),
         dataloader_num_workers=0,  # making a batch takes 5% of a step; a worker would fight for the same two cores
         remove_unused_columns=False,

@@ -1,0 +1,126 @@
+"""Whisper encoders of any size as ears: what is loaded, the padded form, and Whisper's own decoder in the cascade."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    LlamaConfig,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+)
+
+from selfkd.data.features import pad_mels
+from selfkd.data.speakers import EspeakSpeaker, Utterance
+from selfkd.errors import InputError
+from selfkd.model.embedded import recognizer_path
+from selfkd.model.load import load_recognizer, load_speech_encoder, load_vlm
+from selfkd.model.speech_encoder import encode_speech, encoder_frames
+from selfkd.training.align import AlignConfig, assemble
+
+SENTENCE = "Is there a red circle in the image?"
+real_whisper = pytest.mark.skipif(
+    not (Path(os.environ.get("SELFKD_MODELS", "")) / "whisper-tiny.en").is_dir(),
+    reason="SELFKD_MODELS names no folder with whisper-tiny.en",
+)
+
+
+@pytest.fixture(scope="module")
+def tiny_whisper(tmp_path_factory):
+    """A Whisper checkpoint of the real classes at tiny size, with weights at random."""
+    folder = tmp_path_factory.mktemp("whisper")
+    config = WhisperConfig(
+        vocab_size=64, num_mel_bins=80, d_model=32, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=64,
+        decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=64, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        decoder_start_token_id=1, suppress_tokens=None, begin_suppress_tokens=None,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    WhisperForConditionalGeneration(config).save_pretrained(folder)
+    WhisperFeatureExtractor(feature_size=80).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def speech():
+    speaker = EspeakSpeaker()
+    return [speaker.speak(Utterance(text, "en-US")) for text in (SENTENCE, "What is left of the star?")]
+
+
+def test_the_encoder_of_a_whisper_checkpoint(tiny_whisper, tmp_path):
+    encoder = load_speech_encoder(tiny_whisper)
+    whole = WhisperForConditionalGeneration.from_pretrained(tiny_whisper)
+    for name, weight in whole.model.encoder.state_dict().items():
+        assert torch.equal(encoder.state_dict()[name], weight), name
+    config = AlignConfig(tmp_path, tmp_path, speech_encoder=str(tiny_whisper), speech_stack=8, speech_padded=True)
+    model, processor = assemble(config)
+    assert model.projector.linear_in.in_features == 32 * 8 and model.config.speech_padded
+    assert torch.equal(model.speech_encoder.conv1.weight, encoder.conv1.weight)
+    model.save_pretrained(tmp_path / "saved")
+    assert type(model).from_pretrained(tmp_path / "saved").config.speech_padded
+    assert processor.speech_stack == 8
+
+
+def test_the_padded_form_is_what_whisper_does(speech):
+    """The frames of the speech out of 30 seconds, in a batch and alone; what follows the cut is silence."""
+    encoder = load_speech_encoder(recognizer_path()).eval()
+    extractor = WhisperFeatureExtractor.from_pretrained(recognizer_path())
+    speech = [np.pad(s, (0, 1600)) for s in speech]
+    window = extractor(speech, sampling_rate=16_000, return_tensors="pt")["input_features"]
+    frames = [len(s) // extractor.hop_length for s in speech]
+    mel, mask = pad_mels([w[:, :n] for w, n in zip(window, frames, strict=True)])
+    with torch.no_grad():
+        expected = encoder(window).last_hidden_state
+        hidden, hidden_mask = encode_speech(encoder, mel, mask, padded=True)
+        alone, _ = encode_speech(encoder, mel[1:, :, : frames[1]], mask[1:, : frames[1]], padded=True)
+    assert hidden_mask.sum(-1).tolist() == [encoder_frames(n) for n in frames]
+    for i, heard in enumerate(hidden_mask):
+        torch.testing.assert_close(hidden[i][heard], expected[i, : heard.sum()], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(alone[0], hidden[1, : alone.shape[1]], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("load", "kind", "said"),
+    [
+        (load_vlm, "llama", "vlm: .*'llama' is not a model that takes images and text"),
+        (load_vlm, "internvl_chat", "vlm: .*selfkd convert first"),
+        (load_speech_encoder, "llama", "speech_encoder: .*'llama' is not a Whisper checkpoint"),
+        (load_recognizer, "llama", "recognizer: .*'llama' is neither"),
+        (load_vlm, None, "vlm: .*no checkpoint there"),
+        (load_speech_encoder, None, "speech_encoder: .*no checkpoint there"),
+    ],
+)
+def test_what_does_not_fit_is_said(load, kind, said, tmp_path):
+    if kind is not None:
+        LlamaConfig().save_pretrained(tmp_path)
+        config = tmp_path / "config.json"
+        config.write_text(config.read_text().replace('"llama"', f'"{kind}"'))
+    with pytest.raises(InputError, match=said):
+        load(tmp_path)
+
+
+@real_whisper
+def test_real_whisper_hears_with_and_without_padding(speech):
+    """OpenAI's whisper-tiny.en transcribes espeak's speech; its encoder gives alike vectors of the frames there are."""
+    recognizer, extractor = load_recognizer(Path(os.environ["SELFKD_MODELS"]) / "whisper-tiny.en")
+    mels = [
+        torch.from_numpy(
+            extractor(s, sampling_rate=16_000, padding="do_not_pad", return_tensors="np").input_features[0]
+        )
+        for s in speech
+    ]
+    mel, mask = pad_mels(mels)
+    whole = extractor(speech, sampling_rate=16_000, return_tensors="pt")["input_features"]
+    plain = recognizer.model.generate(input_features=whole, do_sample=False)
+    heard = recognizer.recognize(mel, mask)
+    assert heard == [t.strip() for t in recognizer.tokenizer.batch_decode(plain, skip_special_tokens=True)]
+    assert heard[0].lower().startswith("is there a"), heard  # espeak's "red circle" is not for ears this small
+    encoder = recognizer.model.get_encoder()
+    with torch.no_grad():
+        padded, frames = encode_speech(encoder, mel, mask, padded=True)
+        short, same = encode_speech(encoder, mel, mask)
+    assert torch.equal(frames, same)
+    alike = torch.nn.functional.cosine_similarity(padded[frames], short[frames], dim=-1)
+    assert alike.mean() > 0.8, alike.mean()
