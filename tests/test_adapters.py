@@ -12,7 +12,7 @@ from selfkd.model.omni import OmniModel
 from selfkd.model.paired import paired_rows
 from selfkd.model.processor import OmniProcessor
 from selfkd.training.align import AlignConfig, assemble
-from selfkd.training.trainer import ADAPTERS, freeze_all_but
+from selfkd.training.parts import ADAPTERS, freeze_all_but
 
 
 @pytest.fixture

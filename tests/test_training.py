@@ -14,8 +14,9 @@ from selfkd.errors import InputError
 from selfkd.files import sha256
 from selfkd.model.omni import OmniModel
 from selfkd.training.distill import DistillConfig, distill
+from selfkd.training.parts import freeze_all_but
 from selfkd.training.stage import CHECKPOINTS, MODEL, training_arguments
-from selfkd.training.trainer import SelfKDTrainer, freeze_all_but
+from selfkd.training.trainer import SelfKDTrainer
 
 STEPS = 12
 

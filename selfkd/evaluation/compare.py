@@ -3,6 +3,7 @@
 Reads the samples of evaluation runs; writes `scores.json` and `comparison.json` (where each system's samples lie).
 """
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from selfkd.errors import InputError
 from selfkd.evaluation.samples import read_samples, samples_path
 from selfkd.evaluation.statistics import gap_closed, summarize
 from selfkd.files import write_json
+from selfkd.runs import RESULT
 
 SYSTEMS = ("text", "sft", "selfkd", "cascade")
 
@@ -43,7 +45,9 @@ def compare(config: CompareConfig) -> dict[str, Any]:
         "selfkd": (config.selfkd, "speech"),
         "cascade": (config.base, "cascade"),
     }
-    benchmarks = sorted(p.name.removesuffix(".text.jsonl") for p in (config.base / "samples").glob("*.text.jsonl"))
+    result = config.base / RESULT
+    evaluated = json.loads(result.read_text()) if result.is_file() else {}
+    benchmarks = [name for name, views in evaluated.items() if "text" in views]
     if not benchmarks:
         raise InputError(f"base: {config.base}: no samples of the text view there (selfkd evaluate --views text ...)")
     scores: dict[str, Any] = {}

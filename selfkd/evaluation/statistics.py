@@ -34,7 +34,7 @@ def gap_closed(
     """Share of the gap left by SFT that Self-KD closes, (selfkd - sft) / (text - sft), on the same items.
 
     The 95% interval is the percentile interval of a paired bootstrap over items; resamples without a gap are left out,
-    and where they are more than 1 in 100 there is no interval (None), for the share is then not defined well.
+    and where they are more than 1 in 100 share and interval are None: there is no gap to speak of.
     """
     scores = np.array([text, sft, selfkd], dtype=float)
     n = scores.shape[1]
@@ -43,10 +43,11 @@ def gap_closed(
     has_gap = t - s > 0
     share = (k[has_gap] - s[has_gap]) / (t[has_gap] - s[has_gap])
     text_mean, sft_mean, selfkd_mean = scores.mean(1)
+    clear = has_gap.mean() >= 0.99 and text_mean > sft_mean
     difference = np.percentile(k - s, [2.5, 97.5])
     return {
-        "share": float((selfkd_mean - sft_mean) / (text_mean - sft_mean)) if text_mean > sft_mean else None,
-        "interval": np.percentile(share, [2.5, 97.5]).tolist() if has_gap.mean() >= 0.99 else None,
+        "share": float((selfkd_mean - sft_mean) / (text_mean - sft_mean)) if clear else None,
+        "interval": np.percentile(share, [2.5, 97.5]).tolist() if clear else None,
         "selfkd_minus_sft": float(selfkd_mean - sft_mean),
         "selfkd_minus_sft_interval": difference.tolist(),
         "level": 0.95,

@@ -89,11 +89,12 @@ def _interval(pair: list[float] | None) -> str:
 def _headline(benchmark: str, scores: dict[str, Any]) -> str:
     text, sft, selfkd, cascade = (scores[s]["accuracy"] for s in SYSTEMS)
     gap = scores["gap_closed"]
-    share = "" if gap["share"] is None else f" Self-KD closes {gap['share']:.0%} of the gap that SFT leaves"
-    between = "" if gap["interval"] is None else f" ({_interval(gap['interval'])})"
+    closed = "There is no clear gap between text and SFT to close."
+    if gap["share"] is not None:
+        closed = f"Self-KD closes {gap['share']:.0%} of the gap that SFT leaves ({_interval(gap['interval'])})."
     return (
         f"{benchmark}: written {text:.1%}, spoken {sft:.1%} after SFT and {selfkd:.1%} after Self-KD, "
-        f"cascade {cascade:.1%}.{share}{between}{'.' if share else ''}"
+        f"cascade {cascade:.1%}. {closed}"
     )
 
 
@@ -133,13 +134,14 @@ def _kind_rows(benchmark: str, samples: dict[str, list[dict[str, Any]]]) -> list
 
 
 def _curves(runs: list[str]) -> list[dict[str, Any]]:
+    """One chart for each figure that was logged; a run keeps its colour in all of them."""
     logs = {run.name: read_log(run) for run in map(Path, runs)}
     curves = []
     for key, title in _CURVES.items():
         lines = {n: [(e["step"], e[key]) for e in log if e.get(key)] for n, log in logs.items()}
-        lines = {name: line for name, line in lines.items() if line}
-        if lines:
-            curves.append({"title": title, "names": list(lines), "svg": Markup(line_chart(lines, title))})
+        names = {name: color for color, name in enumerate(lines) if lines[name]}
+        if names:
+            curves.append({"title": title, "names": names, "svg": Markup(line_chart(lines, title))})
     return curves
 
 

@@ -36,6 +36,8 @@ def line_chart(series: Mapping[str, Sequence[tuple[float, float]]], label: str) 
     plot_width, plot_height = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
     parts = [_axis(1 - i / 4, f"{top * i / 4:.2g}") for i in range(5)]
     for s, line in enumerate(series.values()):
+        if not line:
+            continue  # its colour is kept for it
         path = " ".join(
             f"{_LEFT + x / right * plot_width:.1f},{_TOP + plot_height * (1 - y / top):.1f}" for x, y in line
         )

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from selfkd.errors import InputError
-from selfkd.model.omni import OmniModel
+from selfkd.model.omni import OmniConfig, OmniModel
 from selfkd.model.processor import OmniProcessor
 from selfkd.runs import Run
-from selfkd.training.stage import TrainConfig, check, train
+from selfkd.training.plan import plan, read_skeleton
+from selfkd.training.stage import TrainConfig, check_settings, examples_of, train
 
 
 @dataclass
@@ -32,6 +33,8 @@ class DistillConfig(TrainConfig):
         seed: Seed of the order of the data.
         lora: Fields of peft.LoraConfig for llm_adapters: LoRA on the LLM, on for the spoken question and the response.
         training: Further fields of transformers.TrainingArguments.
+        dry_run: Print what the run would take (parameters, data, memory, time) and end; reads no weights.
+        skeleton: Configuration (JSON) to plan with where the model is not there yet.
     """
 
     model: str = ""
@@ -40,14 +43,19 @@ class DistillConfig(TrainConfig):
 
 
 def distill(config: DistillConfig) -> dict[str, Any]:
-    """Writes `output/model`."""
+    """Writes `output/model`; with `dry_run` it writes nothing and returns the plan."""
     if not 0 <= config.alpha <= 1:
         raise InputError(f"alpha: {config.alpha} is not between 0 and 1")
     if config.temperature <= 0:
         raise InputError(f"temperature: {config.temperature} is not above 0")
-    if not (Path(config.model) / "config.json").is_file():
+    check_settings(config)
+    there = (Path(config.model) / "config.json").is_file()
+    if config.dry_run:
+        model_config = OmniConfig.from_pretrained(config.model) if there else read_skeleton(config.skeleton)
+        return plan(config, model_config, config.alpha)
+    if not there:
         raise InputError(f"model: {config.model or '(empty)'}: no model there; give the /model folder of a run")
-    examples = check(config)
+    examples = examples_of(config)
     with Run.open(config.output, "distill", config) as run:
         model = OmniModel.from_pretrained(config.model)
         processor = OmniProcessor.from_pretrained(config.model)

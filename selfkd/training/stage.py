@@ -15,10 +15,10 @@ from selfkd.errors import InputError
 from selfkd.model.omni import OmniModel
 from selfkd.model.processor import OmniProcessor
 from selfkd.runs import Run, is_main_process
-from selfkd.training.trainer import ADAPTERS, RunLog, SelfKDTrainer, freeze_all_but
+from selfkd.training.parts import ADAPTERS, TRAINABLE, freeze_all_but
+from selfkd.training.trainer import RunLog, SelfKDTrainer
 
 MODEL, CHECKPOINTS = "model", "checkpoints"  # subfolders of the run
-TRAINABLE = ("projector", "speech_encoder", ADAPTERS)
 
 
 @dataclass
@@ -36,10 +36,12 @@ class TrainConfig:
     seed: int = 0
     lora: dict[str, Any] = field(default_factory=lambda: {"r": 16, "lora_alpha": 32})
     training: dict[str, Any] = field(default_factory=dict)
+    dry_run: bool = False
+    skeleton: str = ""
 
 
-def check(config: TrainConfig) -> list[Example]:
-    """The examples to train on; raises InputError for bad settings or data before anything is written."""
+def check_settings(config: TrainConfig) -> None:
+    """Raises InputError for settings that cannot be."""
     unknown = [part for part in config.trainable if part not in TRAINABLE]
     if unknown or not config.trainable:
         raise InputError(f"trainable: {unknown or 'empty'}; choose among {', '.join(TRAINABLE)}")
@@ -47,6 +49,9 @@ def check(config: TrainConfig) -> list[Example]:
     unknown = [name for name in config.training if name not in known]
     if unknown:
         raise InputError(f"training.{unknown[0]}: transformers.TrainingArguments has no such field")
+
+
+def examples_of(config: TrainConfig) -> list[Example]:
     examples = list(read_examples(config.data))
     if not examples:
         raise InputError(f"data: {config.data}: holds no examples")

@@ -12,12 +12,9 @@ from selfkd.data.batches import CostSampler, example_cost, picture_key
 from selfkd.data.example import Example
 from selfkd.data.views import PairedCollator, PairedDataset
 from selfkd.errors import InputError
-from selfkd.model.adapters import adapter_parameters
 from selfkd.model.omni import OmniModel
 from selfkd.model.processor import OmniProcessor
 from selfkd.runs import LOG
-
-ADAPTERS = "llm_adapters"
 
 
 class SelfKDTrainer(Trainer):
@@ -91,14 +88,3 @@ class RunLog(TrainerCallback):
             with self.path.open("a") as file:
                 values = {k: float(v) for k, v in logs.items()}
                 file.write(json.dumps({"step": state.global_step, **values}) + "\n")
-
-
-def freeze_all_but(model: OmniModel, parts: Sequence[str]) -> int:
-    """Lets only the named parts train; returns how many parameters that is."""
-    model.requires_grad_(False)
-    for part in parts:
-        trained = adapter_parameters(model.vlm) if part == ADAPTERS else model.get_submodule(part).parameters()
-        for parameter in trained:
-            parameter.requires_grad_(True)
-    model.speech_encoder.embed_positions.requires_grad_(False)  # fixed sinusoids
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -1,0 +1,152 @@
+"""What a training run would take: parameters, data, memory, time. From configurations alone, without weights.
+
+The model is built on torch's meta device, so a plan for 8B parameters takes seconds. Memory and time are counts, no
+measurements: bytes of what must be held, and multiplications at an assumed speed. `benchmarks/step_cost.py` measures.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from selfkd.data.batches import picture_key
+from selfkd.data.example import MANIFEST, Example, read_examples
+from selfkd.errors import InputError
+from selfkd.losses import CHUNK_ROWS
+from selfkd.model.omni import OmniConfig, OmniModel
+from selfkd.training.parts import ADAPTERS, freeze_all_but
+
+FRAMES_PER_SECOND = 50  # of a Whisper encoder
+LETTERS_A_TOKEN = 4
+ASSUMED_TERAFLOPS = 400.0  # bf16 on an H100, at 40% of its peak
+GIGABYTE = 1e9
+
+
+@dataclass(frozen=True)
+class Load:
+    """What an average example of the data holds. The defaults are a LLaVA-like question about a picture of 7 tiles."""
+
+    examples: int = 50_000
+    questions_a_picture: float = 1.0
+    prefix_tokens: int = 7 * 256 + 30
+    question_tokens: int = 20
+    speech_seconds: float = 4.0
+    response_tokens: int = 60
+
+
+def read_skeleton(path: str) -> OmniConfig:
+    """The configuration of an `OmniModel` from a JSON file, as those in recipes/skeletons."""
+    if not Path(path).is_file():
+        raise InputError(f"skeleton: {path or '(empty)'}: no such file; it stands in where the model is not there yet")
+    return OmniConfig(**json.loads(Path(path).read_text()))
+
+
+def load_of(data: Path) -> Load:
+    """The load of a complete folder of spoken questions, or the assumed one where it is not there yet."""
+    if not (data / MANIFEST).is_file():
+        return Load()
+    examples: list[Example] = list(read_examples(data))
+    count = len(examples)
+    return Load(
+        examples=count,
+        questions_a_picture=count / len({picture_key(e) for e in examples}),
+        question_tokens=round(sum(len(e.question) for e in examples) / count / LETTERS_A_TOKEN),
+        speech_seconds=sum(e.duration_seconds for e in examples) / count,
+        response_tokens=round(sum(len(e.answer) for e in examples) / count / LETTERS_A_TOKEN) + 1,
+    )
+
+
+def plan(config: Any, model_config: OmniConfig, alpha: float) -> dict[str, Any]:
+    """Prints and returns the plan of a training configuration (`TrainConfig`) for a model of `model_config`."""
+    with torch.device("meta"):
+        model = OmniModel(model_config)
+        if ADAPTERS in config.trainable and model_config.llm_lora is None:
+            model.add_llm_adapters(**config.lora)
+    trained = freeze_all_but(model, config.trainable)
+    load, total = load_of(config.data), sum(p.numel() for p in model.parameters())
+    flops = step_flops(model, load, config.batch_size, config.trainable, alpha)
+    result = {
+        "parameters": total,
+        "trained_parameters": trained,
+        "load": asdict(load),
+        "epochs": config.steps * config.batch_size / load.examples,
+        "gigabytes": memory(model, load, config.batch_size, trained),
+        "step_teraflop": flops / 1e12,
+        "hours": flops * config.steps / (ASSUMED_TERAFLOPS * 1e12) / 3600,
+    }
+    known = (config.data / MANIFEST).is_file()
+    Console().print(_table(config, result, str(config.data) if known else f"assumed, {config.data} is not there yet"))
+    return result
+
+
+def _sizes(model: OmniModel) -> dict[str, int]:
+    """Parameters of the parts that a token, a patch or a frame is multiplied with."""
+    head = model.get_output_embeddings().weight.numel()
+    tables = {id(p): p.numel() for p in (model.get_input_embeddings().weight, model.get_output_embeddings().weight)}
+    vision = sum(p.numel() for name, p in model.vlm.named_parameters() if "vis" in name)
+    whole = sum(p.numel() for p in model.vlm.parameters())
+    return {
+        "vision": vision,
+        "llm": whole - vision - sum(tables.values()),
+        "head": head,
+        "ears": sum(p.numel() for p in model.speech_encoder.parameters()),
+        "projector": sum(p.numel() for p in model.projector.parameters()),
+    }
+
+
+def step_flops(model: OmniModel, load: Load, batch: int, trainable: list[str], alpha: float) -> float:
+    """Two per parameter and token forward, as many for the gradient of what stands before, as many where weights train.
+
+    The picture's prefix and the teacher are forward alone; a vision tower sees four patches for each token it gives.
+    """
+    size, pictures = _sizes(model), batch / load.questions_a_picture
+    frames = batch * load.speech_seconds * FRAMES_PER_SECOND
+    vectors = frames / model.config.speech_stack
+    responses = batch * load.response_tokens
+    prefix = 2 * pictures * load.prefix_tokens * (4 * size["vision"] + size["llm"])
+    teacher = 2 * (batch * load.question_tokens + responses) * size["llm"] + 2 * responses * size["head"]
+    student = 4 * (vectors + responses) * size["llm"] + 4 * responses * size["head"]
+    ears = (6 if "speech_encoder" in trainable else 2) * frames * size["ears"] + 6 * vectors * size["projector"]
+    return prefix + student + ears + (teacher if alpha > 0 else 0)
+
+
+def memory(model: OmniModel, load: Load, batch: int, trained: int) -> dict[str, float]:
+    """Gigabytes on one device: bf16 for what is frozen; 16 bytes (weight, gradient, AdamW) for a trained parameter."""
+    text = model.config.get_text_config()
+    layers, width = text.num_hidden_layers, text.hidden_size
+    head_width = getattr(text, "head_dim", None) or width // text.num_attention_heads
+    frozen = sum(p.numel() for p in model.parameters()) - trained
+    cache_bytes = 2 * 2 * layers * text.num_key_value_heads * head_width * load.prefix_tokens
+    tokens = load.speech_seconds * FRAMES_PER_SECOND / model.config.speech_stack + load.response_tokens
+    # what a layer keeps of a token for its gradient, bf16: about ten vectors of its width, four of its middle
+    graph_bytes = 2 * layers * tokens * (10 * width + 4 * text.intermediate_size)
+    logits_bytes = 3 * 4 * min(CHUNK_ROWS, batch * load.response_tokens) * text.vocab_size
+    return {
+        "frozen weights": 2 * frozen / GIGABYTE,
+        "what trains": 16 * trained / GIGABYTE,
+        "keys and values of the prefix": batch / load.questions_a_picture * cache_bytes / GIGABYTE,
+        "the student's graph": batch * graph_bytes / GIGABYTE,
+        "logits of a chunk": logits_bytes / GIGABYTE,
+    }
+
+
+def _table(config: Any, result: dict[str, Any], data: str) -> Table:
+    load, gigabytes = result["load"], result["gigabytes"]
+    table = Table(title="Plan; nothing was written", show_header=False)
+    table.add_row("parameters", f"{result['parameters'] / 1e6:,.0f}M, of which train {result['trained_parameters']:,}")
+    table.add_row("trains", ", ".join(config.trainable))
+    table.add_row("data", data)
+    table.add_row("examples", f"{load['examples']:,}; {load['questions_a_picture']:.1f} questions a picture")
+    each = f"{load['prefix_tokens']:,} tokens before the question, {load['question_tokens']} of it written or"
+    table.add_row("an example", f"{each} {load['speech_seconds']:.1f} s spoken, {load['response_tokens']} of response")
+    table.add_row("steps", f"{config.steps:,} of {config.batch_size} a device: {result['epochs']:.2f} epochs")
+    for name, value in gigabytes.items():
+        table.add_row(f"memory: {name}", f"{value:.1f} GB")
+    table.add_row("memory of a device, about", f"{sum(gigabytes.values()):.0f} GB")
+    table.add_row("a step", f"{result['step_teraflop']:.1f} TFLOP a device")
+    table.add_row("time, about", f"{result['hours']:.2f} hours at {ASSUMED_TERAFLOPS:.0f} TFLOP/s")
+    return table

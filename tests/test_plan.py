@@ -1,0 +1,70 @@
+"""`--dry-run`: every recipe plans its run without weights; counts are those of the published models."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import training_start
+
+from selfkd.cli import main
+from selfkd.errors import InputError
+from selfkd.training.align import AlignConfig, align
+from selfkd.training.distill import DistillConfig, distill
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+# billions of parameters of the vision-language models, as their pages on the hub show them
+PUBLISHED = {"internvl2_1b": 0.94, "internvl2_2b": 2.21, "internvl2_4b": 4.15, "internvl2_8b": 8.08,
+             "qwen2_vl_2b": 2.21, "qwen2_vl_7b": 8.29, "qwen2_5_vl_3b": 3.75, "qwen3_vl_2b": 2.13,
+             "smolvlm_2b": 2.25}  # fmt: skip
+WHISPER_LARGE_ENCODER = 0.637
+
+
+def settings(recipe: Path, **changes) -> DistillConfig:
+    values = yaml.safe_load(recipe.read_text()) | {"dry_run": True} | changes
+    values["skeleton"] = str(ROOT / values["skeleton"])
+    return DistillConfig(**{k: Path(v) if k in ("data", "output") else v for k, v in values.items()})
+
+
+def test_every_base_has_a_recipe():
+    assert {r.stem for r in RECIPES} == set(PUBLISHED) == {s.stem for s in (ROOT / "recipes/skeletons").iterdir()}
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.stem)
+def test_a_recipe_plans_its_run(recipe, monkeypatch, tmp_path, capsys):
+    result = distill(settings(recipe))
+    ours = result["trained_parameters"] / 1e9 + WHISPER_LARGE_ENCODER
+    assert result["parameters"] / 1e9 == pytest.approx(PUBLISHED[recipe.stem] + ours, abs=0.006)
+    assert 0.9 < result["epochs"] < 1.1
+    monkeypatch.chdir(ROOT)
+    assert main(["distill", "--recipe", str(recipe), "--dry-run", "--output", str(tmp_path / "run")]) == 0
+    printed = capsys.readouterr().out
+    assert "nothing was written" in printed and max(map(len, printed.splitlines())) <= 80
+    assert not (tmp_path / "run").exists()
+
+
+def test_self_kd_costs_little_more_than_sft_and_adapters_train():
+    recipe = ROOT / "recipes/internvl2_1b.yaml"
+    selfkd, sft = distill(settings(recipe)), distill(settings(recipe, alpha=0.0))
+    assert 1 < selfkd["step_teraflop"] / sft["step_teraflop"] < 1.06
+    wider = distill(settings(recipe, trainable=["projector", "llm_adapters"]))
+    assert wider["trained_parameters"] > selfkd["trained_parameters"]
+    assert wider["parameters"] - selfkd["parameters"] == wider["trained_parameters"] - selfkd["trained_parameters"]
+
+
+def test_a_model_and_data_that_are_there_are_counted(parts, tmp_path):
+    start = training_start(parts, tmp_path)
+    config = DistillConfig(
+        start / "data", tmp_path / "run", model=str(start / "model"), steps=4, batch_size=8, dry_run=True
+    )
+    result = distill(config)
+    assert result["parameters"] == sum(p.numel() for p in parts[0].parameters())
+    assert result["load"]["examples"] == 16 and result["epochs"] == 2
+    assert result["load"]["speech_seconds"] == pytest.approx(0.5 + 0.17 * 7.5, abs=0.01)
+    aligned = align(AlignConfig(start / "data", tmp_path / "run", dry_run=True))
+    assert aligned["parameters"] == result["parameters"]
+
+
+def test_a_skeleton_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match=r"skeleton: .*no such file"):
+        distill(DistillConfig(tmp_path, tmp_path / "run", model=str(tmp_path), dry_run=True))
