@@ -1,6 +1,7 @@
 """The Trainer: 8 x 1 == 2 x 4, kill and resume to the same bytes, the VLM left as it was."""
 
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,11 @@ from conftest import training_start, world_examples
 
 from selfkd.errors import InputError
 from selfkd.files import sha256
+from selfkd.model.adapters import adapter_parameters
+from selfkd.model.embedded import vlm_path
+from selfkd.model.load import load_vlm
 from selfkd.model.omni import OmniModel
+from selfkd.training.align import AlignConfig, align
 from selfkd.training.distill import DistillConfig, distill
 from selfkd.training.parts import freeze_all_but
 from selfkd.training.stage import CHECKPOINTS, MODEL, training_arguments
@@ -28,8 +33,8 @@ def start(parts, tmp_path_factory):
 
 
 def config(start, output, **changes):
-    settings = {"steps": STEPS, "batch_size": 2, "save_steps": 2, "warmup_steps": 2, "alpha": 0.5} | changes
-    return DistillConfig(start / "data", output, model=str(start / "model"), **settings)
+    settings = {"model": str(start / "model"), "steps": STEPS, "batch_size": 2, "save_steps": 2, "warmup_steps": 2}
+    return DistillConfig(start / "data", output, **(settings | {"alpha": 0.5} | changes))
 
 
 def losses_and_weights(start, tmp_path, batch_size, accumulation):
@@ -129,3 +134,21 @@ def test_a_run_directory_is_not_overwritten(start, tmp_path):
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     with pytest.raises(InputError, match="not a run directory"):
         distill(config(start, tmp_path / "mine"))
+
+
+def test_a_vlm_in_bfloat16_stays_so_and_the_projector_trains_in_float32(start, tmp_path):
+    """As the published checkpoints are: half the memory for what is frozen, full precision for what trains."""
+    folder = tmp_path / "vlm"
+    shutil.copytree(vlm_path(), folder)
+    load_vlm(vlm_path()).to(torch.bfloat16).save_pretrained(folder)
+    align(AlignConfig(start / "data", tmp_path / "run", vlm=str(folder), steps=2, batch_size=4, warmup_steps=1))
+    model = OmniModel.from_pretrained(tmp_path / "run" / MODEL)
+    kinds = {part: {p.dtype for p in getattr(model, part).parameters()} for part in ("vlm", "projector")}
+    assert kinds == {"vlm": {torch.bfloat16}, "projector": {torch.float32}}
+    settings = {"model": str(tmp_path / "run" / MODEL), "steps": 2, "trainable": ["projector", "llm_adapters"]}
+    distill(config(start, tmp_path / "next", **settings))
+    adapted = OmniModel.from_pretrained(tmp_path / "next" / MODEL)
+    assert {p.dtype for p in adapter_parameters(adapted)} == {torch.float32}
+    trained = adapted.projector.linear_out.weight
+    assert trained.dtype == torch.float32 and not torch.equal(trained, model.projector.linear_out.weight)
+    assert not torch.equal(trained, trained.bfloat16().float())

@@ -15,8 +15,10 @@ from transformers import PreTrainedModel
 
 
 def add_adapters(vlm: PreTrainedModel, settings: dict[str, Any]) -> None:
-    """Adds LoRA to every linear layer of the LLM, switched off. `settings` are fields of `peft.LoraConfig`."""
+    """Adds LoRA to every linear layer of the LLM, in fp32, switched off; `settings` are `peft.LoraConfig`'s fields."""
     inject_adapter_in_model(LoraConfig(target_modules="all-linear", **settings), vlm.get_decoder())
+    for parameter in adapter_parameters(vlm):
+        parameter.data = parameter.data.float()
     _switch(vlm, on=False)
 
 

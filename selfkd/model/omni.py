@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoConfig,
@@ -69,7 +69,10 @@ class OmniModel(PreTrainedModel):
     main_input_name = "input_ids"
     _supports_sdpa = True
     supports_gradient_checkpointing = True
-    _keep_in_fp32_modules_strict = {"projector"}  # noqa: RUF012 (what trains, where the rest may be bf16)
+    # what may train beside a VLM in bf16; looked for anywhere in a name: "projector" alone would be the VLM's own too
+    _keep_in_fp32_modules_strict: Any = frozenset(
+        {"speech_encoder", "projector.norm", "projector.linear_in", "projector.linear_out", "lora_"}
+    )
 
     def __init__(self, config: OmniConfig):
         super().__init__(config)
@@ -96,13 +99,12 @@ class OmniModel(PreTrainedModel):
         speech_stack: int = 4,
         speech_padded: bool = False,
     ) -> "OmniModel":
-        """Joins a trained VLM and a trained Whisper encoder, each in its own dtype, by a new projector in fp32."""
+        """Joins a trained VLM, in its own dtype, and a trained Whisper encoder by a new projector; ours is in fp32."""
         speech_config = WhisperConfig(**_without_model_type(speech_encoder.config.to_dict()))
         model = cls(OmniConfig(vlm.config, speech_config, speech_stack, speech_token_id, speech_padded))
-        parts: tuple[tuple[nn.Module, PreTrainedModel], ...]
-        parts = ((model.vlm, vlm), (model.speech_encoder, speech_encoder))
-        for part, trained in parts:
-            part.to(trained.dtype).load_state_dict(trained.state_dict())
+        model.vlm = model.vlm.to(vlm.dtype)
+        model.vlm.load_state_dict(vlm.state_dict())
+        model.speech_encoder.load_state_dict(speech_encoder.state_dict())
         model.vlm.generation_config = vlm.generation_config
         return model
 

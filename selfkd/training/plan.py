@@ -5,6 +5,7 @@ measurements: bytes of what must be held, and multiplications at an assumed spee
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -115,23 +116,28 @@ def step_flops(model: OmniModel, load: Load, batch: int, trainable: list[str], a
 
 
 def memory(model: OmniModel, load: Load, batch: int, trained: int) -> dict[str, float]:
-    """Gigabytes on one device: bf16 for what is frozen; 16 bytes (weight, gradient, AdamW) for a trained parameter."""
+    """Gigabytes on one device: a frozen VLM in bf16, frozen ears in fp32, 16 bytes for each parameter that trains (its
+    weight, its gradient and AdamW's two moments)."""
     text = model.config.get_text_config()
     layers, width = text.num_hidden_layers, text.hidden_size
     head_width = getattr(text, "head_dim", None) or width // text.num_attention_heads
-    frozen = sum(p.numel() for p in model.parameters()) - trained
+    frozen_bytes = sum((4 if n.startswith("speech") else 2) * p.numel() for n, p in _frozen(model))
     cache_bytes = 2 * 2 * layers * text.num_key_value_heads * head_width * load.prefix_tokens
     tokens = load.speech_seconds * FRAMES_PER_SECOND / model.config.speech_stack + load.response_tokens
     # what a layer keeps of a token for its gradient, bf16: about ten vectors of its width, four of its middle
     graph_bytes = 2 * layers * tokens * (10 * width + 4 * text.intermediate_size)
     logits_bytes = 3 * 4 * min(CHUNK_ROWS, batch * load.response_tokens) * text.vocab_size
     return {
-        "frozen weights": 2 * frozen / GIGABYTE,
+        "frozen weights": frozen_bytes / GIGABYTE,
         "what trains": 16 * trained / GIGABYTE,
         "keys and values of the prefix": batch / load.questions_a_picture * cache_bytes / GIGABYTE,
         "the student's graph": batch * graph_bytes / GIGABYTE,
         "logits of a chunk": logits_bytes / GIGABYTE,
     }
+
+
+def _frozen(model: OmniModel) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    return ((name, p) for name, p in model.named_parameters() if not p.requires_grad)
 
 
 def _table(config: Any, result: dict[str, Any], data: str) -> Table:
