@@ -63,6 +63,12 @@ def _convert() -> Stage:
     return ConvertConfig, convert
 
 
+def _publish() -> Stage:
+    from selfkd.publish import PublishConfig, publish
+
+    return PublishConfig, publish
+
+
 # command: (what it does, an example, its stage)
 COMMANDS: dict[str, tuple[str, str, Callable[[], Stage]]] = {
     "demo": (
@@ -104,6 +110,11 @@ COMMANDS: dict[str, tuple[str, str, Callable[[], Stage]]] = {
         "a comparison -> one HTML file",
         "selfkd report --comparison runs/comparison --output report.html",
         _report,
+    ),
+    "publish": (
+        "a trained model -> the hub, with a card",
+        "selfkd publish --run runs/selfkd --repo me/my-model --license apache-2.0 --comparison runs/comparison",
+        _publish,
     ),
 }
 

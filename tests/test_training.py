@@ -10,6 +10,7 @@ import time
 import pytest
 import torch
 from conftest import training_start, world_examples
+from safetensors.torch import load_file
 
 from selfkd.errors import InputError
 from selfkd.files import sha256
@@ -21,7 +22,7 @@ from selfkd.training.align import AlignConfig, align
 from selfkd.training.distill import DistillConfig, distill
 from selfkd.training.parts import freeze_all_but
 from selfkd.training.stage import CHECKPOINTS, MODEL, training_arguments
-from selfkd.training.trainer import SelfKDTrainer
+from selfkd.training.trainer import TRAINED, SelfKDTrainer
 
 STEPS = 12
 
@@ -69,7 +70,7 @@ def test_killed_at_a_random_moment_it_resumes_to_the_same_bytes(start, tmp_path)
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     after = random.Random().choice([2, 4, 6, 8])
     deadline = time.monotonic() + 120
-    while not list((killed / CHECKPOINTS).glob(f"checkpoint-{after}/model.safetensors")):
+    while not list((killed / CHECKPOINTS).glob(f"checkpoint-{after}/{TRAINED}")):
         assert process.poll() is None and time.monotonic() < deadline, f"never came to step {after}"
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
@@ -102,12 +103,14 @@ def test_adapters_train_and_leave_the_vlm_byte_for_byte(start, tmp_path):
     assert trained and all(t.abs().max() > 0 for t in trained)
 
 
-def test_a_loss_that_is_no_number_stops_with_the_examples_and_keeps_what_was_saved(start, tmp_path):
+def test_a_loss_that_is_no_number_stops_with_the_examples_and_keeps_what_was_saved(start, parts, tmp_path):
     settings = {"learning_rate": 1e30, "save_steps": 1, "warmup_steps": 1}
     with pytest.raises(InputError, match=r"the loss of step \d+ is (nan|inf); examples world-train-5-\d+, world-"):
         distill(config(start, tmp_path / "run", **settings))
-    assert list((tmp_path / "run" / CHECKPOINTS).glob("checkpoint-*/trainer_state.json"))
+    checkpoint = next((tmp_path / "run" / CHECKPOINTS).glob("checkpoint-*/trainer_state.json")).parent
     assert not (tmp_path / "run" / "result.json").exists()
+    saved = load_file(checkpoint / TRAINED)  # what trains, and no more
+    assert set(saved) == {f"projector.{name}" for name, _ in parts[0].projector.named_parameters()}
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from accelerate.utils import send_to_device
 from transformers import WhisperFeatureExtractor
 
 from selfkd.data.example import Example
@@ -29,8 +28,7 @@ class Answerer(Protocol):
 
 def generate_replies(model: OmniModel, processor: OmniProcessor, prompts: Sequence[Prompt]) -> list[str]:
     """Greedy replies to a batch of prompts."""
-    batch = send_to_device(processor(prompts), model.device)
-    return processor.decode(model.generate(**batch, max_new_tokens=MAX_NEW_TOKENS, do_sample=False))
+    return processor.decode(model.generate(**processor(prompts), max_new_tokens=MAX_NEW_TOKENS, do_sample=False))
 
 
 @dataclass

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
@@ -182,9 +183,13 @@ class OmniModel(PreTrainedModel):
         mel_mask_BM: Tensor | None = None,
         **generate_inputs: Any,
     ) -> Tensor:
-        """Ids of the replies alone (B, new tokens). Takes what `OmniProcessor` gives and the arguments of
-        `transformers.GenerationMixin.generate`. A picture is read once for all prompts about it."""
-        prefix = read_prefix(self.vlm, prefix_ids, prefix_mask, **image_inputs).rows(group)
+        """Ids of the replies alone (B, new tokens). Takes what `OmniProcessor` gives, on any device, and the arguments
+        of `transformers.GenerationMixin.generate`. A picture is read once for all prompts about it."""
+        prefix_inputs = {"input_ids_GP": prefix_ids, "mask_GP": prefix_mask, **image_inputs}
+        prefix = read_prefix(self.vlm, **send_to_device(prefix_inputs, self.device)).rows(group.to(self.device))
+        suffix_ids, suffix_mask, mel_BFM, mel_mask_BM = send_to_device(
+            (suffix_ids, suffix_mask, mel_BFM, mel_mask_BM), self.device
+        )
         embeddings = self.embed(suffix_ids, mel_BFM, mel_mask_BM)
         with nullcontext() if mel_BFM is None else adapters_on(self.vlm):
             return generate_after(self.vlm, prefix, embeddings, suffix_mask, **generate_inputs)

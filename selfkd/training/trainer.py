@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from selfkd.data.batches import CostSampler, example_cost, picture_key
@@ -15,6 +17,8 @@ from selfkd.errors import InputError
 from selfkd.model.omni import OmniModel
 from selfkd.model.processor import OmniProcessor
 from selfkd.runs import LOG
+
+TRAINED = "trained.safetensors"
 
 
 class SelfKDTrainer(Trainer):
@@ -34,6 +38,7 @@ class SelfKDTrainer(Trainer):
         temperature: float = 1.0,
         **trainer_arguments: Any,
     ):
+        args.remove_unused_columns = False  # our items are no columns
         super().__init__(
             model,
             args,
@@ -67,6 +72,29 @@ class SelfKDTrainer(Trainer):
         ranks = 1 if num_items_in_batch is None else self.accelerator.num_processes
         mean = loss.total * ranks / count
         return (mean, {}) if return_outputs else mean
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """A checkpoint holds what trains; the rest is, to the bit, in the model that the run started from."""
+        model = self.accelerator.unwrap_model(self.model)
+        weights = model.state_dict() if state_dict is None else state_dict
+        trained = {name: weights[name].contiguous() for name, p in model.named_parameters() if p.requires_grad}
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(trained, folder / TRAINED)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        path = Path(resume_from_checkpoint) / TRAINED
+        if not path.is_file():  # FSDP and DeepSpeed keep shards of their own
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        whole = self.accelerator.unwrap_model(self.model if model is None else model)
+        saved, trained = load_file(path), {name for name, p in whole.named_parameters() if p.requires_grad}
+        if set(saved) != trained:
+            different = sorted(set(saved) ^ trained)
+            raise InputError(
+                f"{path}: holds other weights than those that train ({different[0]}, {len(different)} in all)"
+            )
+        whole.load_state_dict(saved, strict=False)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self._parts and "loss" in logs:

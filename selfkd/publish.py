@@ -1,0 +1,139 @@
+"""A trained model -> the hub, with a card that says what it was made of and what it scored."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, ModelCard, ModelCardData
+
+from selfkd.data.example import MANIFEST, read_manifest
+from selfkd.errors import InputError
+from selfkd.evaluation.compare import SYSTEMS
+from selfkd.files import write_text
+from selfkd.runs import CONFIG, RESULT
+
+_TEMPLATE = """\
+---
+{metadata}
+---
+# {name}
+
+A vision-language model with ears: it takes an image and a question, written or spoken. Trained with
+[selfkd](https://arxiv.org/abs/2503.00059)'s method, Self-KD (an independent implementation); load it with
+`selfkd.model.omni.OmniModel.from_pretrained`.
+
+## Training
+
+{training}
+
+## Data and voices
+
+{data}
+
+## Scores
+
+{scores}
+"""
+
+
+@dataclass
+class PublishConfig:
+    """A trained model to the hub, with a card: data, voices, licences, scores.
+
+    Args:
+        run: Run directory of selfkd distill or selfkd align.
+        repo: Repository on the hub, as owner/name.
+        license: Licence of the model, as the hub names it; the base's licence must allow it.
+        base_model: Hub id of the vision-language model underneath.
+        comparison: Folder of selfkd compare; its scores go into the card.
+        private: Whether the repository is private.
+        dry_run: Write the card beside the model and upload nothing.
+    """
+
+    run: Path
+    repo: str
+    license: str
+    base_model: str = ""
+    comparison: str = ""
+    private: bool = False
+    dry_run: bool = False
+
+
+def publish(config: PublishConfig) -> Path:
+    """Writes the card into the run's model folder, uploads the folder, and returns the card's path."""
+    folder = config.run / "model"
+    if not (config.run / RESULT).is_file() or not (folder / "config.json").is_file():
+        raise InputError(f"run: {config.run}: not a complete training run")
+    owner, slash, name = config.repo.partition("/")
+    if not (owner and slash and name) or "/" in name:
+        raise InputError(f"repo: {config.repo!r} is not owner/name")
+    path = folder / "README.md"
+    write_text(path, card(config))
+    ModelCard.load(path)  # the hub reads it the same way
+    if not config.dry_run:
+        hub = HfApi()
+        hub.create_repo(config.repo, private=config.private, exist_ok=True)
+        hub.upload_folder(repo_id=config.repo, folder_path=folder, commit_message="Model of selfkd")
+    print(f"{path}{'' if config.dry_run else f' and its folder are at {config.repo}'}")
+    return path
+
+
+def card(config: PublishConfig) -> str:
+    """The model card's text, from the files of the run and of the comparison."""
+    asked, result, provenance = (
+        json.loads((config.run / name).read_text()) for name in (CONFIG, RESULT, "provenance.json")
+    )
+    metadata = ModelCardData(
+        license=config.license,
+        base_model=config.base_model or None,
+        library_name="selfkd",
+        pipeline_tag="image-text-to-text",
+        tags=["speech", "self-distillation", "arxiv:2503.00059"],
+    )
+    fields = ("stage", "alpha", "temperature", "trainable", "steps", "batch_size", "learning_rate", "seed")
+    settings = {name: asked[name] for name in fields if name in asked}
+    settings |= {"examples": result["examples"], "trained parameters": result["trained_parameters"]}
+    settings |= {name: provenance[name] for name in ("selfkd", "commit", "torch", "transformers")}
+    return _TEMPLATE.format(
+        metadata=metadata.to_yaml(),
+        name=config.repo.partition("/")[2],
+        training=_rows(("", ""), settings.items()),
+        data=_data(Path(asked["data"])),
+        scores=_scores(Path(config.comparison)) if config.comparison else "Not stated.",
+    )
+
+
+def _rows(head: tuple[str, ...], rows: Any) -> str:
+    lines = [head, ("---",) * len(head), *(map(str, row) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _data(folder: Path) -> str:
+    if not (folder / MANIFEST).is_file():
+        return f"{folder.name}; its manifest is no longer there."
+    manifest = read_manifest(folder)
+    voices = manifest.get("voice_names", [])
+    said = {
+        "source": manifest["source"],
+        "licence of the source": manifest.get("source_license", "not stated"),
+        "spoken questions": manifest.get("rows", "not stated"),
+        "speech": manifest.get("engine", "not stated"),
+        "licence of the speech engine": manifest.get("engine_license", "not stated"),
+        "voices": f"{len(voices)}: {', '.join(voices[:8])}{', ...' if len(voices) > 8 else ''}",
+    }
+    return _rows(("", ""), said.items())
+
+
+def _scores(comparison: Path) -> str:
+    path = comparison / "scores.json"
+    if not path.is_file():
+        raise InputError(f"comparison: {comparison}: no scores.json there (selfkd compare writes it)")
+    head = ("benchmark", "n", *SYSTEMS, "share of the gap closed")
+    rows = []
+    for benchmark, scores in json.loads(path.read_text()).items():
+        accuracies = [f"{scores[s]['accuracy']:.1%} ({scores[s]['stderr']:.1%})" for s in SYSTEMS]
+        share, interval = scores["gap_closed"]["share"], scores["gap_closed"]["interval"]
+        closed = "no clear gap" if share is None else f"{share:.0%} ({interval[0]:.0%} to {interval[1]:.0%})"
+        rows.append((benchmark, scores["text"]["n"], *accuracies, closed))
+    return f"Accuracy (standard error); text is the written question.\n\n{_rows(head, rows)}"
