@@ -59,7 +59,7 @@ def demo(config: DemoConfig) -> dict[str, Any]:
     """Returns the scores that it prints and writes."""
     console, started = Console(), time.monotonic()
     out = config.output
-    console.print(f"Self-KD on the embedded model, into {out}: about a quarter of an hour on two cores.")
+    console.print(f"Self-KD on the embedded model, into {out}: about eight minutes on two cores.")
 
     console.print("[bold]synthesize[/bold]: spoken questions with espeak-ng")
     data = {name: out / "data" / name for name in ("words", "train", *BENCHMARKS)}
