@@ -49,8 +49,8 @@ class DemoConfig:
     seed: int = 0
     words: int = 3000
     questions: int = 3000
-    align_steps: int = 400
-    distill_steps: int = 400
+    align_steps: int = 350
+    distill_steps: int = 350
     alpha: float = 1.0
     test_share: float = 1.0
 
