@@ -19,8 +19,8 @@ _TEMPLATE = """\
 ---
 # {name}
 
-A vision-language model with ears: it takes an image and a question, written or spoken. Trained with selfkd, an independent
-implementation of Self-KD ([arXiv 2503.00059](https://arxiv.org/abs/2503.00059)); load it with
+A vision-language model with ears: it takes an image and a question, written or spoken. Trained with selfkd, an
+independent implementation of Self-KD ([arXiv 2503.00059](https://arxiv.org/abs/2503.00059)); load it with
 `selfkd.model.omni.OmniModel.from_pretrained`.
 
 ## Training
