@@ -16,10 +16,9 @@ from pathlib import Path
 from selfkd.data.synthesize import SynthesizeConfig, synthesize
 from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
 from selfkd.files import write_json
-from selfkd.runs import once
+from selfkd.runs import MODEL, once
 from selfkd.training.align import AlignConfig, align
 from selfkd.training.distill import DistillConfig, distill
-from selfkd.training.stage import MODEL
 
 RESPONSES = {"annotated": "world-annotated", "clean": "world"}
 TEST_SEED = {"test": 100, "validation": 200}

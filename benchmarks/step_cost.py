@@ -30,9 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForImageTextToText, InternVLConfig, WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from selfkd.losses import self_kd_loss
 from selfkd.model.omni import OmniModel
-from selfkd.model.paired import paired_rows
 
 TILE, FRAME, QUESTION, SPEECH, RESPONSE = 256, 30, 20, 50, 60
 STACK = 4
@@ -97,8 +95,7 @@ def make_batch(tiles: int, questions: int, model: OmniModel) -> dict[str, Any]:
 
 
 def our_step(model: OmniModel, batch: dict[str, Any], alpha: float) -> Tensor:
-    student, teacher, labels = paired_rows(model, batch, with_teacher=alpha > 0)
-    loss = self_kd_loss(student, teacher, model.get_output_embeddings().weight, labels, alpha)
+    loss = model(paired=batch, alpha=alpha)
     (loss.total / loss.tokens).backward()
     return loss.total.detach() / loss.tokens
 

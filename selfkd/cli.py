@@ -119,9 +119,6 @@ COMMANDS: dict[str, tuple[str, str, Callable[[], Stage]]] = {
 }
 
 
-_DRY_RUN = "--dry_run=true"
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; 0 when it went well, 2 for input that the user can put right."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -134,7 +131,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     debug = "--debug" in rest
     try:
-        return run_command(name, [_DRY_RUN if a == "--dry-run" else a for a in rest if a != "--debug"])
+        return run_command(name, ["--dry_run=true" if a == "--dry-run" else a for a in rest if a != "--debug"])
     except InputError as error:
         if debug:
             raise

@@ -15,13 +15,12 @@ from rich.table import Table
 from selfkd.data.annotator import MISTAKE_SHARE
 from selfkd.data.sources import SourceName
 from selfkd.data.synthesize import SynthesizeConfig, synthesize
-from selfkd.evaluation.compare import SYSTEMS, CompareConfig, compare
+from selfkd.evaluation.compare import SYSTEMS, CompareConfig, accuracy_cells, compare
 from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
 from selfkd.report.build import ReportConfig, report
-from selfkd.runs import is_complete, once
+from selfkd.runs import MODEL, is_complete, once
 from selfkd.training.align import AlignConfig, align
 from selfkd.training.distill import DistillConfig, distill
-from selfkd.training.stage import MODEL
 
 BENCHMARKS: dict[SourceName, int] = {"world": 400, "easy-vqa": 200, "mmalign-world": 200}
 TEST_SEED = 100
@@ -127,7 +126,6 @@ def summary_table(scores: dict[str, Any]) -> Table:
     for system in (*SYSTEMS, "gap closed"):
         table.add_column(system, justify="right")
     for benchmark, score in scores.items():
-        cells = [f"{score[s]['accuracy']:.1%} ({score[s]['stderr']:.1%})" for s in SYSTEMS]
         share = score["gap_closed"]["share"]
-        table.add_row(benchmark, *cells, "–" if share is None else f"{share:.0%}")
+        table.add_row(benchmark, *accuracy_cells(score), "–" if share is None else f"{share:.0%}")
     return table

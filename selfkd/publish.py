@@ -9,9 +9,9 @@ from huggingface_hub import HfApi, ModelCard, ModelCardData
 
 from selfkd.data.example import MANIFEST, read_manifest
 from selfkd.errors import InputError
-from selfkd.evaluation.compare import SYSTEMS
+from selfkd.evaluation.compare import SYSTEMS, accuracy_cells
 from selfkd.files import write_text
-from selfkd.runs import CONFIG, RESULT
+from selfkd.runs import CONFIG, MODEL, PROVENANCE, RESULT
 
 _TEMPLATE = """\
 ---
@@ -62,7 +62,7 @@ class PublishConfig:
 
 def publish(config: PublishConfig) -> Path:
     """Writes the card into the run's model folder, uploads the folder, and returns the card's path."""
-    folder = config.run / "model"
+    folder = config.run / MODEL
     if not (config.run / RESULT).is_file() or not (folder / "config.json").is_file():
         raise InputError(f"run: {config.run}: not a complete training run")
     owner, slash, name = config.repo.partition("/")
@@ -81,9 +81,7 @@ def publish(config: PublishConfig) -> Path:
 
 def card(config: PublishConfig) -> str:
     """The model card's text, from the files of the run and of the comparison."""
-    asked, result, provenance = (
-        json.loads((config.run / name).read_text()) for name in (CONFIG, RESULT, "provenance.json")
-    )
+    asked, result, provenance = (json.loads((config.run / name).read_text()) for name in (CONFIG, RESULT, PROVENANCE))
     metadata = ModelCardData(
         license=config.license,
         base_model=config.base_model or None,
@@ -132,8 +130,7 @@ def _scores(comparison: Path) -> str:
     head = ("benchmark", "n", *SYSTEMS, "share of the gap closed")
     rows = []
     for benchmark, scores in json.loads(path.read_text()).items():
-        accuracies = [f"{scores[s]['accuracy']:.1%} ({scores[s]['stderr']:.1%})" for s in SYSTEMS]
         share, interval = scores["gap_closed"]["share"], scores["gap_closed"]["interval"]
         closed = "no clear gap" if share is None else f"{share:.0%} ({interval[0]:.0%} to {interval[1]:.0%})"
-        rows.append((benchmark, scores["text"]["n"], *accuracies, closed))
+        rows.append((benchmark, scores["text"]["n"], *accuracy_cells(scores), closed))
     return f"Accuracy (standard error); text is the written question.\n\n{_rows(head, rows)}"

@@ -20,7 +20,8 @@ from typing import Any
 from selfkd.errors import InputError
 from selfkd.files import write_json
 
-CONFIG, RESULT, LOG = "config.json", "result.json", "log.jsonl"
+CONFIG, PROVENANCE, RESULT, LOG = "config.json", "provenance.json", "result.json", "log.jsonl"
+MODEL = "model"  # subfolder, where the run trains one
 _LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "numpy")
 
 
@@ -57,7 +58,7 @@ class Run:
         if not path.is_file():
             if any(p.name != ".lock" for p in self.folder.iterdir()):
                 raise InputError(f"{self.folder}: not empty and not a run directory; give another output")
-            write_json(self.folder / "provenance.json", provenance())
+            write_json(self.folder / PROVENANCE, provenance())
             write_json(path, config)
             return
         before = json.loads(path.read_text())

@@ -13,7 +13,7 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
-from selfkd.data.features import pad_mels
+from selfkd.data.features import log_mel, pad_mels
 from selfkd.data.speakers import EspeakSpeaker, Utterance
 from selfkd.errors import InputError
 from selfkd.model.embedded import recognizer_path
@@ -105,13 +105,7 @@ def test_what_does_not_fit_is_said(load, kind, said, tmp_path):
 def test_real_whisper_hears_with_and_without_padding(speech):
     """OpenAI's whisper-tiny.en transcribes espeak's speech; its encoder gives alike vectors of the frames there are."""
     recognizer, extractor = load_recognizer(Path(os.environ["SELFKD_MODELS"]) / "whisper-tiny.en")
-    mels = [
-        torch.from_numpy(
-            extractor(s, sampling_rate=16_000, padding="do_not_pad", return_tensors="np").input_features[0]
-        )
-        for s in speech
-    ]
-    mel, mask = pad_mels(mels)
+    mel, mask = pad_mels([log_mel(extractor, s, "speech") for s in speech])
     whole = extractor(speech, sampling_rate=16_000, return_tensors="pt")["input_features"]
     plain = recognizer.model.generate(input_features=whole, do_sample=False)
     heard = recognizer.recognize(mel, mask)

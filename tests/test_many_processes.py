@@ -9,9 +9,8 @@ import torch
 from conftest import training_start
 
 from selfkd.model.omni import OmniModel
-from selfkd.runs import read_log
+from selfkd.runs import MODEL, read_log
 from selfkd.training.distill import DistillConfig, distill
-from selfkd.training.stage import MODEL
 
 
 @pytest.fixture(scope="module")

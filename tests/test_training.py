@@ -18,10 +18,11 @@ from selfkd.model.adapters import adapter_parameters
 from selfkd.model.embedded import vlm_path
 from selfkd.model.load import load_vlm
 from selfkd.model.omni import OmniModel
+from selfkd.runs import MODEL
 from selfkd.training.align import AlignConfig, align
 from selfkd.training.distill import DistillConfig, distill
 from selfkd.training.parts import freeze_all_but
-from selfkd.training.stage import CHECKPOINTS, MODEL, training_arguments
+from selfkd.training.stage import CHECKPOINTS, training_arguments
 from selfkd.training.trainer import TRAINED, SelfKDTrainer
 
 STEPS = 12

@@ -19,7 +19,7 @@ def spread(text: str, rng: random.Random) -> str:
 
     What speech makes of a sentence comes to the LLM with gaps: some vectors are words, most are sounds between them. A
     large LLM has read enough untidy text not to mind. This one, taught on tidy text alone, answered 0 to 13% of the
-    questions with two to six spaces between words, against 95%, and no projector can undo that.
+    questions with one to six spaces between words, against 95%, and no projector can undo that.
     """
     if rng.random() >= SPREAD_SHARE:
         return text

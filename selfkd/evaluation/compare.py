@@ -64,3 +64,8 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     write_json(config.output / "comparison.json", here)
     write_json(config.output / "scores.json", scores)
     return scores
+
+
+def accuracy_cells(scores: dict[str, Any]) -> list[str]:
+    """Accuracy (standard error) of each of `SYSTEMS` on a benchmark, for a table's row."""
+    return [f"{scores[s]['accuracy']:.1%} ({scores[s]['stderr']:.1%})" for s in SYSTEMS]

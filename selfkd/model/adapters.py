@@ -13,6 +13,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel
 
+ADAPTER_MARK = "lora_"  # in the names that peft gives to an adapter's parameters
+
 
 def add_adapters(vlm: PreTrainedModel, settings: dict[str, Any]) -> None:
     """Adds LoRA to every linear layer of the LLM, in fp32, switched off; `settings` are `peft.LoraConfig`'s fields."""
@@ -23,8 +25,8 @@ def add_adapters(vlm: PreTrainedModel, settings: dict[str, Any]) -> None:
 
 
 def is_adapter(name: str) -> bool:
-    """Whether a parameter of this name is an adapter's, as peft names them."""
-    return "lora_" in name
+    """Whether a parameter of this name is an adapter's."""
+    return ADAPTER_MARK in name
 
 
 def adapter_parameters(vlm: nn.Module) -> list[nn.Parameter]:

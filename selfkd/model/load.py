@@ -24,7 +24,7 @@ from selfkd.model.picture_processor import InternVLPictureProcessor
 from selfkd.model.speech_encoder import RecognizerConfig, SpeechRecognizer, pad_to_window
 
 Source = str | Path
-_MOST_WORDS = 200  # tokens that a clip of 30 s is transcribed to
+_MOST_TOKENS = 200  # that a clip of 30 s is transcribed to
 
 
 def load_vlm(source: Source) -> PreTrainedModel:
@@ -79,8 +79,8 @@ class WhisperRecognizer:
 
     @torch.no_grad()
     def recognize(self, mel_BFM: Tensor, mel_mask_BM: Tensor) -> list[str]:
-        window, _ = pad_to_window(mel_BFM, mel_mask_BM, self.model.config.max_source_positions)
-        ids = self.model.generate(input_features=window, max_new_tokens=_MOST_WORDS, do_sample=False)
+        window = pad_to_window(mel_BFM, mel_mask_BM, self.model.config.max_source_positions)
+        ids = self.model.generate(input_features=window, max_new_tokens=_MOST_TOKENS, do_sample=False)
         return [t.strip() for t in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
 

@@ -23,7 +23,7 @@ from transformers import (
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from selfkd.losses import SelfKDLoss, self_kd_loss
-from selfkd.model.adapters import adapters_on, add_adapters, is_adapter
+from selfkd.model.adapters import ADAPTER_MARK, adapters_on, add_adapters, is_adapter
 from selfkd.model.paired import paired_rows
 from selfkd.model.prefix import generate_after, read_prefix
 from selfkd.model.projector import SpeechProjector
@@ -72,7 +72,7 @@ class OmniModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     # what may train beside a VLM in bf16; looked for anywhere in a name: "projector" alone would be the VLM's own too
     _keep_in_fp32_modules_strict: Any = frozenset(
-        {"speech_encoder", "projector.norm", "projector.linear_in", "projector.linear_out", "lora_"}
+        {"speech_encoder", "projector.norm", "projector.linear_in", "projector.linear_out", ADAPTER_MARK}
     )
 
     def __init__(self, config: OmniConfig):
@@ -185,11 +185,10 @@ class OmniModel(PreTrainedModel):
     ) -> Tensor:
         """Ids of the replies alone (B, new tokens). Takes what `OmniProcessor` gives, on any device, and the arguments
         of `transformers.GenerationMixin.generate`. A picture is read once for all prompts about it."""
-        prefix_inputs = {"input_ids_GP": prefix_ids, "mask_GP": prefix_mask, **image_inputs}
-        prefix = read_prefix(self.vlm, **send_to_device(prefix_inputs, self.device)).rows(group.to(self.device))
-        suffix_ids, suffix_mask, mel_BFM, mel_mask_BM = send_to_device(
-            (suffix_ids, suffix_mask, mel_BFM, mel_mask_BM), self.device
+        prefix_ids, prefix_mask, group, suffix_ids, suffix_mask, image_inputs, mel_BFM, mel_mask_BM = send_to_device(
+            (prefix_ids, prefix_mask, group, suffix_ids, suffix_mask, image_inputs, mel_BFM, mel_mask_BM), self.device
         )
+        prefix = read_prefix(self.vlm, prefix_ids, prefix_mask, **image_inputs).rows(group)
         embeddings = self.embed(suffix_ids, mel_BFM, mel_mask_BM)
         with nullcontext() if mel_BFM is None else adapters_on(self.vlm):
             return generate_after(self.vlm, prefix, embeddings, suffix_mask, **generate_inputs)

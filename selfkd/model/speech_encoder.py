@@ -20,15 +20,15 @@ def encoder_frames(mel_frames: int | Tensor):
     return (mel_frames + 1) // 2
 
 
-def pad_to_window(mel_BFM: Tensor, mel_mask_BM: Tensor, positions: int) -> tuple[Tensor, Tensor]:
-    """Clips as Whisper was trained on them: silence up to the whole window (30 s: `positions` = 1500), and their mask.
+def pad_to_window(mel_BFM: Tensor, mel_mask_BM: Tensor, positions: int) -> Tensor:
+    """Clips as Whisper was trained on them: silence up to the whole window (30 s: `positions` = 1500).
 
     Whisper's log-mel reaches two below its highest value, so that is what silence looks like.
     """
     missing = 2 * positions - mel_BFM.shape[2]
     silence_B11 = mel_BFM.masked_fill(~mel_mask_BM[:, None].bool(), -torch.inf).amax((1, 2), keepdim=True) - 2
     mask = F.pad(mel_mask_BM, (0, missing))
-    return torch.where(mask[:, None].bool(), F.pad(mel_BFM, (0, missing)), silence_B11), mask
+    return torch.where(mask[:, None].bool(), F.pad(mel_BFM, (0, missing)), silence_B11)
 
 
 def encode_speech(
@@ -40,19 +40,14 @@ def encode_speech(
     the cost for a question of 3 s.
     """
     mel_BFM = mel_BFM.to(encoder.conv1.weight.dtype)
+    length = encoder_frames(mel_BFM.shape[2])
+    mask_BS = torch.arange(length, device=mel_BFM.device) < encoder_frames(mel_mask_BM.sum(-1, keepdim=True))
     if padded:
-        window, mask_BM = pad_to_window(mel_BFM, mel_mask_BM, encoder.config.max_source_positions)
-        hidden_BSD = encoder(window).last_hidden_state
-        mask_BS = torch.arange(hidden_BSD.shape[1], device=window.device) < encoder_frames(
-            mask_BM.sum(-1, keepdim=True)
-        )
-        longest = encoder_frames(mel_BFM.shape[2])
-        return hidden_BSD[:, :longest], mask_BS[:, :longest]
+        window = pad_to_window(mel_BFM, mel_mask_BM, encoder.config.max_source_positions)
+        return encoder(window).last_hidden_state[:, :length], mask_BS
     mel_BFM = mel_BFM * mel_mask_BM[:, None]  # beyond its end a clip looks as to the convolution of that clip alone
     hidden = F.gelu(encoder.conv1(mel_BFM)) * mel_mask_BM[:, None]
     hidden_BSD = F.gelu(encoder.conv2(hidden)).transpose(1, 2)
-    length = hidden_BSD.shape[1]
-    mask_BS = torch.arange(length, device=mel_BFM.device) < encoder_frames(mel_mask_BM.sum(-1, keepdim=True))
     hidden_BSD = hidden_BSD + encoder.embed_positions.weight[:length]
     hidden_BSD = F.dropout(hidden_BSD, p=encoder.dropout, training=encoder.training)
     bias = torch.zeros(mask_BS.shape, dtype=hidden_BSD.dtype, device=hidden_BSD.device)

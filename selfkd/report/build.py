@@ -14,7 +14,7 @@ from selfkd.errors import InputError
 from selfkd.evaluation.samples import read_samples, samples_path
 from selfkd.files import write_text
 from selfkd.report.charts import bar_chart, line_chart
-from selfkd.runs import CONFIG, read_log
+from selfkd.runs import CONFIG, PROVENANCE, read_log
 
 SYSTEMS = {
     "text": "Written (text view)",
@@ -66,7 +66,7 @@ def report(config: ReportConfig) -> Path:
         kinds=[row for b in scores for row in _kind_rows(b, samples[b])],
         curves=_curves(config.training),
         items=_items(config, samples, runs["text"]),
-        provenance=_read(runs["text"] / "provenance.json"),
+        provenance=_read(runs["text"] / PROVENANCE),
     )
     write_text(config.output, html)
     return config.output

@@ -5,7 +5,6 @@ measurements: bytes of what must be held, and multiplications at an assumed spee
 """
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from selfkd.data.example import MANIFEST, Example, read_examples
 from selfkd.errors import InputError
 from selfkd.losses import CHUNK_ROWS
 from selfkd.model.omni import OmniConfig, OmniModel
-from selfkd.training.parts import ADAPTERS, freeze_all_but
+from selfkd.training.parts import let_train
 
 FRAMES_PER_SECOND = 50  # of a Whisper encoder
 LETTERS_A_TOKEN = 4
@@ -46,10 +45,10 @@ def read_skeleton(path: str) -> OmniConfig:
     return OmniConfig(**json.loads(Path(path).read_text()))
 
 
-def load_of(data: Path) -> Load:
-    """The load of a complete folder of spoken questions, or the assumed one where it is not there yet."""
+def load_of(data: Path) -> Load | None:
+    """The load of a complete folder of spoken questions; None where it is not there yet."""
     if not (data / MANIFEST).is_file():
-        return Load()
+        return None
     examples: list[Example] = list(read_examples(data))
     count = len(examples)
     return Load(
@@ -65,10 +64,9 @@ def plan(config: Any, model_config: OmniConfig, alpha: float) -> dict[str, Any]:
     """Prints and returns the plan of a training configuration (`TrainConfig`) for a model of `model_config`."""
     with torch.device("meta"):
         model = OmniModel(model_config)
-        if ADAPTERS in config.trainable and model_config.llm_lora is None:
-            model.add_llm_adapters(**config.lora)
-    trained = freeze_all_but(model, config.trainable)
-    load, total = load_of(config.data), sum(p.numel() for p in model.parameters())
+        trained = let_train(model, config.trainable, config.lora)
+    counted, total = load_of(config.data), sum(p.numel() for p in model.parameters())
+    load = counted or Load()
     flops = step_flops(model, load, config.batch_size, config.trainable, alpha)
     result = {
         "parameters": total,
@@ -79,21 +77,21 @@ def plan(config: Any, model_config: OmniConfig, alpha: float) -> dict[str, Any]:
         "step_teraflop": flops / 1e12,
         "hours": flops * config.steps / (ASSUMED_TERAFLOPS * 1e12) / 3600,
     }
-    known = (config.data / MANIFEST).is_file()
-    Console().print(_table(config, result, str(config.data) if known else f"assumed, {config.data} is not there yet"))
+    data = f"assumed, {config.data} is not there yet" if counted is None else str(config.data)
+    Console().print(_table(config, result, data))
     return result
 
 
 def _sizes(model: OmniModel) -> dict[str, int]:
     """Parameters of the parts that a token, a patch or a frame is multiplied with."""
-    head = model.get_output_embeddings().weight.numel()
-    tables = {id(p): p.numel() for p in (model.get_input_embeddings().weight, model.get_output_embeddings().weight)}
+    head = model.get_output_embeddings().weight
+    tables = {head, model.get_input_embeddings().weight}  # one where they are tied
     vision = sum(p.numel() for name, p in model.vlm.named_parameters() if "vis" in name)
     whole = sum(p.numel() for p in model.vlm.parameters())
     return {
         "vision": vision,
-        "llm": whole - vision - sum(tables.values()),
-        "head": head,
+        "llm": whole - vision - sum(p.numel() for p in tables),
+        "head": head.numel(),
         "ears": sum(p.numel() for p in model.speech_encoder.parameters()),
         "projector": sum(p.numel() for p in model.projector.parameters()),
     }
@@ -121,7 +119,8 @@ def memory(model: OmniModel, load: Load, batch: int, trained: int) -> dict[str, 
     text = model.config.get_text_config()
     layers, width = text.num_hidden_layers, text.hidden_size
     head_width = getattr(text, "head_dim", None) or width // text.num_attention_heads
-    frozen_bytes = sum((4 if n.startswith("speech") else 2) * p.numel() for n, p in _frozen(model))
+    frozen = [(name, p) for name, p in model.named_parameters() if not p.requires_grad]
+    frozen_bytes = sum((4 if name.startswith("speech") else 2) * p.numel() for name, p in frozen)
     cache_bytes = 2 * 2 * layers * text.num_key_value_heads * head_width * load.prefix_tokens
     tokens = load.speech_seconds * FRAMES_PER_SECOND / model.config.speech_stack + load.response_tokens
     # what a layer keeps of a token for its gradient, bf16: about ten vectors of its width, four of its middle
@@ -134,10 +133,6 @@ def memory(model: OmniModel, load: Load, batch: int, trained: int) -> dict[str, 
         "the student's graph": batch * graph_bytes / GIGABYTE,
         "logits of a chunk": logits_bytes / GIGABYTE,
     }
-
-
-def _frozen(model: OmniModel) -> Iterator[tuple[str, torch.nn.Parameter]]:
-    return ((name, p) for name, p in model.named_parameters() if not p.requires_grad)
 
 
 def _table(config: Any, result: dict[str, Any], data: str) -> Table:

@@ -14,11 +14,11 @@ from selfkd.data.example import Example, read_examples
 from selfkd.errors import InputError
 from selfkd.model.omni import OmniModel
 from selfkd.model.processor import OmniProcessor
-from selfkd.runs import Run, is_main_process
-from selfkd.training.parts import ADAPTERS, TRAINABLE, freeze_all_but
+from selfkd.runs import MODEL, Run, is_main_process
+from selfkd.training.parts import TRAINABLE, let_train
 from selfkd.training.trainer import RunLog, SelfKDTrainer
 
-MODEL, CHECKPOINTS = "model", "checkpoints"  # subfolders of the run
+CHECKPOINTS = "checkpoints"  # subfolder of the run
 
 
 @dataclass
@@ -72,7 +72,6 @@ def training_arguments(config: TrainConfig) -> TrainingArguments:
         "logging_steps": max(1, config.steps // 40),
         # a worker beside compute threads on the same few cores costs more than it saves; a GPU has to be fed
         "dataloader_num_workers": 4 if torch.cuda.is_available() else 0,
-        "remove_unused_columns": False,
         "use_cpu": not torch.cuda.is_available(),
         "bf16": torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
         "report_to": "none",
@@ -95,9 +94,7 @@ def train(
 ) -> dict[str, Any]:
     """Trains `config.trainable`, saves the model under the run, and returns the run's result."""
     set_seed(config.seed)
-    if ADAPTERS in config.trainable and model.config.llm_lora is None:
-        model.add_llm_adapters(**config.lora)
-    trained_parameters = freeze_all_but(model, config.trainable)
+    trained_parameters = let_train(model, config.trainable, config.lora)
     arguments = training_arguments(config)
     trainer = SelfKDTrainer(model, arguments, examples, processor, alpha, temperature, callbacks=[RunLog(run.folder)])
     try:
