@@ -34,6 +34,7 @@ from selfkd.model.omni import OmniModel
 
 TILE, FRAME, QUESTION, SPEECH, RESPONSE = 256, 30, 20, 50, 60
 STACK = 4
+SPEECH_TOKEN = 151_655  # beyond the vocabulary, as in InternVL2-1B
 BARS = {("ours, Self-KD", "plain, Self-KD"): 0.42, ("ours, Self-KD", "plain, SFT"): 0.60,
         ("ours, Self-KD", "ours, SFT"): 1.06}  # fmt: skip
 WALL_TIME_SLACK = 1.25
@@ -61,7 +62,7 @@ def build(full_size: bool, device: str) -> OmniModel:
     ears = WhisperConfig(d_model=1280 // share, encoder_layers=1, encoder_attention_heads=20 // share, decoder_layers=0)
     with torch.device(device):
         model = OmniModel.from_parts(
-            AutoModelForImageTextToText.from_config(config), WhisperEncoder(ears), 151_655, STACK
+            AutoModelForImageTextToText.from_config(config), WhisperEncoder(ears), SPEECH_TOKEN, STACK
         ).to(dtype)
     model.requires_grad_(False)
     model.projector.requires_grad_(True)
@@ -86,10 +87,12 @@ def make_batch(tiles: int, questions: int, model: OmniModel) -> dict[str, Any]:
         "image_inputs": {},
         "text_ids": torch.cat([question, response[:, :-1]], 1),
         "text_mask": torch.ones(questions, QUESTION + RESPONSE - 1, dtype=torch.long, device=device),
-        "speech_before_ids": [ids(1, 0)[0] for _ in range(questions)],
-        "speech_after_ids": list(response[:, :-1]),
-        "mel_BFM": torch.randn(questions, 80, frames, generator=generator).to(device, model.dtype),
-        "mel_mask_BM": torch.ones(questions, frames, dtype=torch.long, device=device),
+        "speech_ids": torch.cat([response.new_full((questions, 1), SPEECH_TOKEN), response[:, :-1]], 1),
+        "speech_mask": torch.ones(questions, RESPONSE, dtype=torch.long, device=device),
+        "speech_inputs": {
+            "mel_BFM": torch.randn(questions, 80, frames, generator=generator).to(device, model.dtype),
+            "mel_mask_BM": torch.ones(questions, frames, dtype=torch.long, device=device),
+        },
         "labels": response,
     }
 
@@ -105,8 +108,8 @@ def plain_step(model: OmniModel, batch: dict[str, Any], alpha: float) -> Tensor:
     questions = len(batch["group"])
     embed = model.get_input_embeddings()
     prefix = embed(batch["prefix_ids"]).expand(questions, -1, -1)
-    vectors, _ = model.hear(batch["mel_BFM"], batch["mel_mask_BM"])
-    response = embed(torch.stack(batch["speech_after_ids"]))
+    vectors, _ = model.hear(**batch["speech_inputs"])
+    response = embed(batch["speech_ids"][:, 1:])
     logits = model.vlm(inputs_embeds=torch.cat([prefix, vectors.to(prefix.dtype), response], 1)).logits
     student = logits[:, -RESPONSE:].flatten(0, 1).float()
     loss = (1 - alpha) * F.cross_entropy(student, batch["labels"].flatten())

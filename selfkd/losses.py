@@ -48,8 +48,11 @@ def self_kd_loss(
     alpha: float,
     temperature: float = 1.0,
     chunk_rows: int = CHUNK_ROWS,
+    softcap: float | None = None,
 ) -> SelfKDLoss:
     """The paper's loss from hidden states of the response rows and the weight of the language-model head.
+
+    `softcap` c makes c * tanh(logits / c) of the logits, as Gemma's models do.
 
     `teacher_ND` may be None where alpha is 0 (plain SFT needs no teacher). Logits exist for `chunk_rows` rows at a
     time, in the forward pass alone; the gradient of the head is made only where the head trains.
@@ -62,17 +65,22 @@ def self_kd_loss(
         raise ValueError(f"{len(labels_N)} labels for {len(student_ND)} response rows")
 
     def chunk(student: Tensor, head: Tensor, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
-        logits = F.linear(student, head)
+        logits = _logits(student, head, softcap)
         sft = cross_entropy(logits, labels_N[rows])
         if teacher_ND is None:
             return sft, torch.zeros_like(sft), sft
         with torch.no_grad():
-            teacher_logits = F.linear(teacher_ND[rows], head)
+            teacher_logits = _logits(teacher_ND[rows], head, softcap)
         kl = kl_teacher_student(teacher_logits, logits, temperature)
         return alpha * kl + (1 - alpha) * sft, kl, sft
 
     total, kl, sft = _SumOverChunks.apply(student_ND, head_VD, chunk, chunk_rows)
     return SelfKDLoss(total, kl, sft, len(labels_N))
+
+
+def _logits(rows_ND: Tensor, head_VD: Tensor, softcap: float | None) -> Tensor:
+    logits = F.linear(rows_ND, head_VD)
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
 
 _Chunk = Callable[[Tensor, Tensor, slice], tuple[Tensor, Tensor, Tensor]]

@@ -66,7 +66,12 @@ def training_start(parts, folder):
     model, processor = parts
     model.save_pretrained(folder / "model")
     processor.save_pretrained(folder / "model")
+    training_data(folder)
+    return folder
+
+
+def training_data(folder):
+    """Writes sixteen examples (`folder/data`)."""
     (folder / "data").mkdir()
     write_shard(folder / "data" / "train.parquet", world_examples(16), {"rows": 16, "rejected": []})
     write_json(folder / "data" / MANIFEST, {"source": "world", "shards": [{"file": "train.parquet"}]})
-    return folder

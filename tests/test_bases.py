@@ -116,7 +116,7 @@ def test_shared_prefix_gives_the_logits_of_the_whole(base):
         width = max(map(len, questions))
         right = torch.tensor([q + [PAD] * (width - len(q)) for q in questions])
         right_mask = torch.tensor([[1] * len(q) + [0] * (width - len(q)) for q in questions])
-        hidden = continue_prefix(model.vlm, prefix, model.get_input_embeddings()(right), right_mask)
+        hidden = continue_prefix(model.vlm, prefix, {"input_ids": right}, right_mask)
         ours = model.get_output_embeddings()(hidden)
         for row, (question, g) in enumerate(zip(questions, group, strict=True)):
             whole = torch.tensor([prefixes[g] + question])

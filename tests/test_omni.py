@@ -12,19 +12,15 @@ from selfkd.model.processor import OmniProcessor
 from selfkd.model.speech_encoder import encode_speech
 
 
-def whole(prompt, processor):
+def whole(prompt):
     """One prompt as the plain inputs of `OmniModel.forward`."""
-    places = 0 if prompt.mel_FM is None else processor.speech_places(prompt.mel_FM.shape[1])
-    heard = [processor.speech_token_id] * places
-    inputs = {"input_ids": torch.tensor([prompt.prefix_ids + prompt.question_ids + heard + prompt.after_ids])}
-    if prompt.mel_FM is not None:
-        inputs |= {"mel_BFM": prompt.mel_FM[None], "mel_mask_BM": torch.ones(1, prompt.mel_FM.shape[1])}
-    return inputs | prompt.image_inputs
+    inputs = {"input_ids": torch.tensor([prompt.prefix_ids + prompt.suffix_ids])}
+    return inputs | prompt.image_inputs | ({"speech_inputs": prompt.speech_inputs} if prompt.speech_inputs else {})
 
 
 def test_text_view_is_the_vlm_itself(model, processor, example):
     vlm = AutoModelForImageTextToText.from_pretrained(vlm_path()).eval()
-    inputs = whole(processor.text_prompt(example.question, processor.look(example.picture())), processor)
+    inputs = whole(processor.text_prompt(example.question, processor.look(example.picture())))
     with torch.no_grad():
         assert torch.equal(model(**inputs).logits, vlm(**inputs).logits)
 
@@ -39,17 +35,17 @@ def test_a_batch_answers_as_its_items_do(model, processor, answerer):
 def test_questions_about_one_picture_are_answered_as_if_alone(model, processor):
     """Prompts about one picture share its prefix, and get the replies of transformers' own generate."""
     example = world_examples(1)[0]
-    seen, mel = processor.look(example.picture()), processor.mel(example.samples())
+    seen, heard = processor.look(example.picture()), processor.hear(example.samples())
     prompts = [processor.text_prompt(q, seen) for q in ("Describe the image.", "How many objects are there?")]
     batch = processor(prompts)
     assert len(batch["prefix_ids"]) == 1 and batch["group"].tolist() == [0, 0]
     settings = {"max_new_tokens": 12, "do_sample": False}
     together = processor.decode(model.generate(**batch, **settings))
     for prompt, reply in zip(prompts, together, strict=True):
-        inputs = whole(prompt, processor)
+        inputs = whole(prompt)
         ids = model.vlm.generate(**inputs, **settings)[:, inputs["input_ids"].shape[1] :]
         assert processor.decode(ids) == [reply]
-    spoken = processor.speech_prompt(mel, seen)
+    spoken = processor.speech_prompt(heard, seen)
     alone = model.generate(**processor([spoken]), **settings)
     both = model.generate(**processor([spoken, spoken]), **settings)
     assert torch.equal(both, alone.expand(2, -1))
@@ -57,8 +53,8 @@ def test_questions_about_one_picture_are_answered_as_if_alone(model, processor):
 
 def test_generation_follows_the_likeliest_token_of_forward(model, processor, example):
     """The first generated token of the speech view is forward's best: picture and sound both arrive in generate."""
-    prompt = processor.speech_prompt(processor.mel(example.samples()), processor.look(example.picture()))
-    inputs = whole(prompt, processor)
+    prompt = processor.speech_prompt(processor.hear(example.samples()), processor.look(example.picture()))
+    inputs = whole(prompt)
     with torch.no_grad():
         logits = model(**inputs).logits[0, -1]
         without_picture = model(**{k: v for k, v in inputs.items() if k != "pixel_values"}).logits[0, -1]
@@ -73,11 +69,13 @@ def test_saved_and_loaded_it_is_the_same(model, processor, example, tmp_path):
     before, after = model.state_dict(), loaded.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
     prompts = [
-        p.speech_prompt(p.mel(example.samples()), p.look(example.picture())) for p in (processor, loaded_processor)
+        p.speech_prompt(p.hear(example.samples()), p.look(example.picture())) for p in (processor, loaded_processor)
     ]
     batches = [p([prompt]) for p, prompt in zip((processor, loaded_processor), prompts, strict=True)]
-    assert all(torch.equal(batches[0][k], batches[1][k]) for k in batches[0] if k != "image_inputs")
+    nested = ("image_inputs", "speech_inputs")
+    assert all(torch.equal(batches[0][k], batches[1][k]) for k in batches[0] if k not in nested)
     assert torch.equal(*(b["image_inputs"]["pixel_values"] for b in batches))
+    assert torch.equal(*(b["speech_inputs"]["mel_BFM"] for b in batches))
     assert not list(tmp_path.rglob("*.bin")) + list(tmp_path.rglob("*.pt"))
 
 
@@ -91,8 +89,8 @@ def test_the_frames_there_are_equal_whisper_at_full_length(model):
     assert mask.all()
 
 
-def test_speech_that_does_not_fill_its_places_is_an_error(model, processor, example):
-    inputs = whole(processor.speech_prompt(processor.mel(example.samples()), processor.look(None)), processor)
+def test_a_spoken_prompt_without_a_place_for_the_speech_is_an_error(model, processor, example):
+    inputs = whole(processor.speech_prompt(processor.hear(example.samples()), processor.look(None)))
     inputs["input_ids"] = inputs["input_ids"].masked_fill(inputs["input_ids"] == processor.speech_token_id, 0)
-    with pytest.raises(ValueError, match="speech vectors for 0 places"):
+    with pytest.raises(ValueError, match="has the speech token once, this one has it 0 times"):
         model(**inputs)

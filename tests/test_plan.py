@@ -67,4 +67,4 @@ def test_a_model_and_data_that_are_there_are_counted(parts, tmp_path):
 
 def test_a_skeleton_that_is_not_there(tmp_path):
     with pytest.raises(InputError, match=r"skeleton: .*no such file"):
-        distill(DistillConfig(tmp_path, tmp_path / "run", model=str(tmp_path), dry_run=True))
+        distill(DistillConfig(tmp_path, tmp_path / "run", skeleton="none.json", dry_run=True))

@@ -15,18 +15,16 @@ from selfkd.model.prefix import continue_prefix, positions, read_prefix
 TRAINED = ("projector", "speech_encoder")
 
 
-def two_plain_passes(model, processor, items, alpha):
+def two_plain_passes(model, items, alpha):
     """Teacher and student one example at a time, whole sequences through the VLM's own forward, all logits."""
     total = torch.zeros(())
     for item in items:
-        ids = item.prefix_ids + item.text_ids + item.after_ids + item.response_ids[:-1]
-        places = [processor.speech_token_id] * processor.speech_places(item.mel_FM.shape[1])
-        heard = item.prefix_ids + item.speech_before_ids + places + item.after_ids + item.response_ids[:-1]
+        ids = item.prefix_ids + item.text_ids + item.response_ids[:-1]
+        heard = item.prefix_ids + item.speech_ids + item.response_ids[:-1]
         image = item.image_inputs
         with torch.no_grad():
             teacher = model.vlm(input_ids=torch.tensor([ids]), **image).logits[0]
-        mel, mask = item.mel_FM[None], torch.ones(1, item.mel_FM.shape[1], dtype=torch.long)
-        student = model(torch.tensor([heard]), mel_BFM=mel, mel_mask_BM=mask, **image).logits[0]
+        student = model(torch.tensor([heard]), speech_inputs=item.speech_inputs, **image).logits[0]
         rows = slice(-len(item.response_ids), None)
         labels = torch.tensor(item.response_ids)
         total = total + alpha * kl_teacher_student(teacher[rows], student[rows])
@@ -52,7 +50,7 @@ def test_shared_prefix_equals_two_passes(model, processor, alpha):
     examples[3] = replace(examples[3], image=None, instruction="Repeat the words.\n")  # prefixes of unequal length
     items = [paired_item(processor, e) for e in examples]
 
-    plain = two_plain_passes(model, processor, items, alpha)
+    plain = two_plain_passes(model, items, alpha)
     plain.backward()
     expected = gradients(model)
     model.zero_grad()
@@ -75,7 +73,7 @@ def test_questions_about_one_picture_read_it_once(model, processor):
     assert batch["group"].tolist() == [0, 0, 1, 1]
     assert len(batch["prefix_ids"]) == len(batch["image_inputs"]["pixel_values"]) == 2
 
-    two_plain_passes(model, processor, items, 0.5).backward()
+    two_plain_passes(model, items, 0.5).backward()
     expected = gradients(model)
     model.zero_grad()
     student, teacher, labels = paired_rows(model, batch, with_teacher=True)
@@ -98,20 +96,19 @@ def test_continuations_do_not_disturb_the_prefix(model, processor):
     with torch.no_grad():
         prefix = read_prefix(model.vlm, ids, mask)
         before = [keys.clone() for keys, _ in prefix.layers]
-        embed = model.get_input_embeddings()
-        first = torch.tensor([prompt.question_ids])
+        first = torch.tensor([prompt.suffix_ids])
         second = torch.tensor([processor.ids("How many stars are there?")])
         runs = [
-            continue_prefix(model.vlm, prefix, embed(question), torch.ones_like(question))
+            continue_prefix(model.vlm, prefix, {"input_ids": question}, torch.ones_like(question))
             for question in (first, second, first)
         ]
         both = continue_prefix(
             model.vlm,
             prefix.rows(torch.tensor([0, 0])),
-            embed(torch.cat([first, first])),
+            {"input_ids": torch.cat([first, first])},
             torch.ones(2, first.shape[1]),
         )
-        whole = model.vlm.base_model(input_ids=torch.tensor([prompt.prefix_ids + prompt.question_ids]))
+        whole = model.vlm.base_model(input_ids=torch.tensor([prompt.prefix_ids + prompt.suffix_ids]))
     assert all(torch.equal(a, b) for a, (b, _) in zip(before, prefix.layers, strict=True))
     torch.testing.assert_close(runs[0], runs[2], rtol=0, atol=0)
     torch.testing.assert_close(both[0:1], runs[0], rtol=1e-5, atol=1e-5)

@@ -12,6 +12,7 @@ from selfkd.data.batches import CostSampler
 from selfkd.data.views import PairedCollator, PairedDataset, paired_item
 from selfkd.errors import InputError
 from selfkd.model.paired import paired_rows
+from selfkd.model.processor import SPEECH_TOKEN
 
 BEFORE = "<|im_start|>user\n<img>" + "<IMG_CONTEXT>" * 16 + "</img>\n"
 AFTER = "<|im_end|>\n<|im_start|>assistant\n"
@@ -23,47 +24,41 @@ def test_ids_and_lengths_of_both_views(model, processor, example, seconds, mel_f
     example = example.spoken(tone(seconds), "tone")
     item = paired_item(processor, example)
     assert processor.tokenizer.decode(item.prefix_ids) == BEFORE
-    assert processor.tokenizer.decode(item.text_ids) == example.question
-    assert processor.tokenizer.decode(item.after_ids) == AFTER
+    assert processor.tokenizer.decode(item.text_ids) == example.question + AFTER
+    assert processor.tokenizer.decode(item.speech_ids) == SPEECH_TOKEN + AFTER
     assert processor.tokenizer.decode(item.response_ids) == example.answer + "<|im_end|>"
-    assert item.speech_before_ids == []
-    assert item.mel_FM.shape == (80, mel_frames)
-    assert processor.speech_places(mel_frames) == places
+    assert item.speech_inputs["mel_BFM"].shape == (1, 80, mel_frames)
 
     batch = PairedCollator(processor)([item])
     whole_text = processor.ids(BEFORE + example.question + AFTER + example.answer + "<|im_end|>")
     assert batch["prefix_ids"][0].tolist() + batch["text_ids"][0].tolist() == whole_text[:-1]
-    embeddings, mask = model.speech_suffixes(
-        batch["speech_before_ids"], batch["speech_after_ids"], batch["mel_BFM"], batch["mel_mask_BM"]
-    )
-    assert embeddings.shape[1] == mask.sum() == places + len(item.after_ids) + len(item.response_ids) - 1
+    inputs, mask = model.listen(batch["speech_ids"], batch["speech_mask"], batch["speech_inputs"], "right")
+    after = len(processor.ids(AFTER))
+    assert inputs["inputs_embeds"].shape[1] == mask.sum() == places + after + len(item.response_ids) - 1
     student, teacher, labels = paired_rows(model, batch, with_teacher=True)
     assert student.shape == teacher.shape == (len(item.response_ids), model.get_input_embeddings().embedding_dim)
     assert labels.tolist() == item.response_ids
 
 
 def test_generation_prompt_of_the_speech_view(processor, example):
-    mel = processor.mel(example.samples())
-    prompt = processor.speech_prompt(mel, processor.look(example.picture()))
+    prompt = processor.speech_prompt(processor.hear(example.samples()), processor.look(example.picture()))
     batch = processor([prompt])
-    speech = processor.speech_token_id
-    places = processor.speech_places(mel.shape[1])
     assert batch["prefix_ids"][0].tolist() == processor.ids(BEFORE)
-    assert batch["suffix_ids"][0].tolist() == [speech] * places + processor.ids(AFTER)
+    assert batch["suffix_ids"][0].tolist() == [processor.speech_token_id, *processor.ids(AFTER)]
 
 
 def test_a_clip_sounds_the_same_alone_and_in_a_batch(model, processor, examples):
     items = [paired_item(processor, e) for e in examples[:4]]
     batch = PairedCollator(processor)(items)
-    together, mask = model.hear(batch["mel_BFM"], batch["mel_mask_BM"])
+    together, mask = model.hear(**batch["speech_inputs"])
     for item, vectors, heard in zip(items, together, mask, strict=True):
-        alone, _ = model.hear(item.mel_FM[None], torch.ones(1, item.mel_FM.shape[1], dtype=torch.long))
+        alone, _ = model.hear(**item.speech_inputs)
         torch.testing.assert_close(vectors[heard], alone[0], rtol=1e-5, atol=1e-5)
 
 
 def test_different_responses_in_the_two_views_are_caught(model, processor, examples):
     batch = PairedCollator(processor)([paired_item(processor, e) for e in examples[:2]])
-    batch["speech_after_ids"][1][-1] += 1
+    batch["speech_ids"][1, batch["speech_mask"][1].sum() - 1] += 1
     with pytest.raises(AssertionError, match="different responses"):
         paired_rows(model, batch, with_teacher=True)
 
@@ -113,8 +108,7 @@ def test_a_small_set_is_prepared_once_and_a_large_one_does_not_fill_memory(parts
     examples = world_examples(4)
     dataset = PairedDataset(examples, processor)
     assert all(dataset[i] is dataset[i] for i in range(4))
-    monkeypatch.setattr(
-        "selfkd.data.views.KEPT_BYTES", dataset[0].mel_FM.nbytes + dataset[0].image_inputs["pixel_values"].nbytes
-    )
+    tensors = (*dataset[0].speech_inputs.values(), *dataset[0].image_inputs.values())
+    monkeypatch.setattr("selfkd.data.views.KEPT_BYTES", sum(t.nbytes for t in tensors))
     dataset = PairedDataset(examples, processor)
     assert dataset[0] is dataset[0] and dataset[1] is not dataset[1]

@@ -10,17 +10,23 @@ from transformers import WhisperFeatureExtractor
 
 from selfkd.errors import InputError
 
+SHORTEST_SECONDS, LONGEST_SECONDS = 0.025, 30.0  # a window of the spectrum; what Whisper was trained on
 
-def log_mel(extractor: WhisperFeatureExtractor, samples: NDArray[np.float32], name: str) -> Tensor:
-    """(mel bins, frames) at 100 frames a second. `name` says in errors which example it is.
 
-    Raises InputError for speech that is empty or over the encoder's length.
-    """
-    seconds, limit = len(samples) / extractor.sampling_rate, extractor.chunk_length
-    if len(samples) < extractor.n_fft:
+def check_length(
+    samples: NDArray[np.float32], name: str, rate_hz: int = 16_000, limit: float = LONGEST_SECONDS
+) -> None:
+    """Raises InputError for speech that is empty or over what the ears can take. `name` says which example it is."""
+    seconds = len(samples) / rate_hz
+    if seconds < SHORTEST_SECONDS:
         raise InputError(f"{name}: field speech: {seconds:.3f} s of sound is too short")
     if seconds > limit:
-        raise InputError(f"{name}: field speech: {seconds:.1f} s is over the encoder's {limit} s")
+        raise InputError(f"{name}: field speech: {seconds:.1f} s is over the encoder's {limit:.0f} s")
+
+
+def log_mel(extractor: WhisperFeatureExtractor, samples: NDArray[np.float32], name: str) -> Tensor:
+    """(mel bins, frames) at 100 frames a second; raises InputError as `check_length` does."""
+    check_length(samples, name, extractor.sampling_rate, extractor.chunk_length)
     features = extractor(samples, sampling_rate=extractor.sampling_rate, padding="do_not_pad", return_tensors="np")
     return torch.from_numpy(features["input_features"][0])
 

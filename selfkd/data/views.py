@@ -2,7 +2,7 @@
 
 Decoding, image processing and mel are done here, in the loader's workers, once for both views.
 
-Legend: B examples, P prefix tokens, T tokens, R response tokens, F mel bins, M mel frames.
+Legend: B examples, P prefix tokens, T tokens, R response tokens.
 """
 
 from collections.abc import Hashable, Sequence
@@ -16,8 +16,7 @@ from torch.utils.data import Dataset
 
 from selfkd.data.batches import picture_key
 from selfkd.data.example import Example
-from selfkd.data.features import pad_mels
-from selfkd.data.images import join_image_inputs, shared_by
+from selfkd.data.joining import join_inputs, shared_by
 from selfkd.errors import InputError
 
 KEPT_BYTES = 512 * 2**20  # of one loader worker
@@ -25,16 +24,16 @@ KEPT_BYTES = 512 * 2**20  # of one loader worker
 
 @dataclass(frozen=True)
 class PairedItem:
-    """An example as ids and features. Each view is prefix + its own question + `after` + response."""
+    """An example as ids and features. Each view is prefix + its own question, up to where the response begins, +
+    response."""
 
     id: str
     prefix_ids: list[int]
-    text_ids: list[int]  # the written question
-    speech_before_ids: list[int]  # what the spoken view alone has between prefix and speech; most often nothing
-    mel_FM: Tensor  # noqa: N815
-    after_ids: list[int]
+    text_ids: list[int]
+    speech_ids: list[int]
     response_ids: list[int]
     image_inputs: dict[str, Tensor]
+    speech_inputs: dict[str, Tensor]
     picture: Hashable  # the same for examples with the same picture
 
 
@@ -44,20 +43,19 @@ def paired_item(processor: Any, example: Example) -> PairedItem:
         if not getattr(example, field).strip():
             raise InputError(f"example {example.id}: field {field}: is empty")
     seen = processor.look(example.picture())
-    mel_FM = processor.mel(example.samples(), f"example {example.id}")
+    heard = processor.hear(example.samples(), f"example {example.id}")
     text = processor.text_prompt(example.question, seen, example.instruction)
-    speech = processor.speech_prompt(mel_FM, seen, example.instruction)
-    shared = len(text.prefix_ids)
-    assert speech.prefix_ids[:shared] == text.prefix_ids and speech.after_ids == text.after_ids
+    speech = processor.speech_prompt(heard, seen, example.instruction)
+    shared = min(len(text.prefix_ids), len(speech.prefix_ids))
+    assert speech.prefix_ids[:shared] == text.prefix_ids[:shared]
     return PairedItem(
         id=example.id,
-        prefix_ids=text.prefix_ids,
-        text_ids=text.question_ids,
-        speech_before_ids=speech.prefix_ids[shared:],
-        mel_FM=mel_FM,
-        after_ids=text.after_ids,
+        prefix_ids=text.prefix_ids[:shared],
+        text_ids=text.prefix_ids[shared:] + text.suffix_ids,
+        speech_ids=speech.prefix_ids[shared:] + speech.suffix_ids,
         response_ids=[*processor.ids(example.answer), processor.end_id],
         image_inputs=seen.image_inputs,
+        speech_inputs=heard.speech_inputs,
         picture=picture_key(example),
     )
 
@@ -77,7 +75,7 @@ class PairedDataset(Dataset):
         if index in self._kept:
             return self._kept[index]
         item = paired_item(self.processor, self.examples[index])
-        self._room -= item.mel_FM.nbytes + sum(t.nbytes for t in item.image_inputs.values())
+        self._room -= sum(t.nbytes for t in (*item.image_inputs.values(), *item.speech_inputs.values()))
         if self._room >= 0:
             self._kept[index] = item
         return item
@@ -97,21 +95,24 @@ class PairedCollator:
         group, firsts = shared_by([(i.picture, tuple(i.prefix_ids)) for i in items])
         sharing = [items[i] for i in firsts]
         prefix_ids, prefix_mask = self.processor.pad_left([i.prefix_ids for i in sharing])
-        text = [torch.tensor(i.text_ids + i.after_ids + i.response_ids[:-1]) for i in items]
-        mel_BFM, mel_mask_BM = pad_mels([i.mel_FM for i in items])
-        lengths = torch.tensor([len(t) for t in text])
-        text_ids = pad_sequence(text, batch_first=True, padding_value=self.processor.tokenizer.pad_token_id)
+        text_ids, text_mask = self._padded([i.text_ids + i.response_ids[:-1] for i in items])
+        speech_ids, speech_mask = self._padded([i.speech_ids + i.response_ids[:-1] for i in items])
         return {
             "ids": [i.id for i in items],
             "prefix_ids": prefix_ids,
             "prefix_mask": prefix_mask,
-            "image_inputs": join_image_inputs([i.image_inputs for i in sharing]),
+            "image_inputs": join_inputs([i.image_inputs for i in sharing]),
             "group": group,
             "text_ids": text_ids,
-            "text_mask": (torch.arange(text_ids.shape[1]) < lengths[:, None]).long(),
-            "speech_before_ids": [torch.tensor(i.speech_before_ids, dtype=torch.long) for i in items],
-            "speech_after_ids": [torch.tensor(i.after_ids + i.response_ids[:-1]) for i in items],
-            "mel_BFM": mel_BFM,
-            "mel_mask_BM": mel_mask_BM,
+            "text_mask": text_mask,
+            "speech_ids": speech_ids,
+            "speech_mask": speech_mask,
+            "speech_inputs": join_inputs([i.speech_inputs for i in items]),
             "labels": pad_sequence([torch.tensor(i.response_ids) for i in items], True, -100),
         }
+
+    def _padded(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+        """(ids, mask) of rows of different lengths, padded on the right."""
+        ids = pad_sequence([torch.tensor(r) for r in rows], True, self.processor.tokenizer.pad_token_id)
+        lengths = torch.tensor([len(r) for r in rows])
+        return ids, (torch.arange(ids.shape[1]) < lengths[:, None]).long()

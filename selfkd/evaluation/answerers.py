@@ -55,7 +55,7 @@ class SpeechAnswerer:
     def answer(self, examples: Sequence[Example]) -> list[Reply]:
         prompts = [
             self.processor.speech_prompt(
-                self.processor.mel(e.samples(), f"example {e.id}"), self.processor.look(e.picture()), e.instruction
+                self.processor.hear(e.samples(), f"example {e.id}"), self.processor.look(e.picture()), e.instruction
             )
             for e in examples
         ]

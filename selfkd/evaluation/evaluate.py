@@ -19,10 +19,9 @@ from selfkd.evaluation.samples import read_samples, samples_path
 from selfkd.evaluation.scorers import is_right, parse
 from selfkd.evaluation.statistics import summarize
 from selfkd.files import write_text
+from selfkd.model.checkpoint import is_ours, load_omni
 from selfkd.model.embedded import recognizer_path
 from selfkd.model.load import load_recognizer
-from selfkd.model.omni import OmniModel
-from selfkd.model.processor import OmniProcessor
 from selfkd.runs import Run
 
 View = Literal["text", "speech", "cascade"]
@@ -33,7 +32,7 @@ class EvaluateConfig:
     """Written against spoken: asks a model the same questions in several views.
 
     Args:
-        model: Folder of an OmniModel (the output of selfkd align or distill, with /model).
+        model: The output of selfkd align or distill (with /model), or a native omni model, a hub id or a path.
         data: Folders of spoken questions, one a benchmark.
         output: Run directory.
         views: Views to ask in: text, speech, cascade (the recogniser, then text).
@@ -53,8 +52,7 @@ class EvaluateConfig:
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Returns {benchmark: {view: scores}}."""
-    if not (Path(config.model) / "config.json").is_file():
-        raise InputError(f"model: {config.model}: no model there; give the /model folder of a run")
+    is_ours(config.model)  # before anything is made
     if config.batch_size < 1 or config.limit < 0:
         raise InputError("batch_size, limit: must not be negative, and batch_size not 0")
     benchmarks = {benchmark_name(folder): list(read_examples(folder)) for folder in map(Path, config.data)}
@@ -80,8 +78,8 @@ def benchmark_name(folder: Path) -> str:
 
 def _answerers(config: EvaluateConfig) -> dict[str, Answerer]:
     transformers_logging.disable_progress_bar()
-    model = OmniModel.from_pretrained(config.model).eval()
-    processor = OmniProcessor.from_pretrained(config.model)
+    model, processor = load_omni(config.model)
+    model.eval()
     made: dict[str, Answerer] = {}
     for view in config.views:
         if view == "text":

@@ -1,14 +1,15 @@
 """The parts of an `OmniModel` from checkpoints, by hub id or local path; what does not fit is said in one line."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 from transformers import (
     AutoModelForImageTextToText,
-    AutoProcessor,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -16,11 +17,15 @@ from transformers import (
     WhisperForConditionalGeneration,
     WhisperModel,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+)
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from selfkd.errors import InputError
-from selfkd.model.picture_processor import InternVLPictureProcessor
+from selfkd.model.native import NATIVE_EARS, THINKERS
+from selfkd.model.picture_processor import picture_processor_class
 from selfkd.model.speech_encoder import RecognizerConfig, SpeechRecognizer, pad_to_window
 
 Source = str | Path
@@ -34,23 +39,37 @@ def load_vlm(source: Source) -> PreTrainedModel:
         raise InputError(f"vlm: {source}: an original InternVL checkpoint; give it to selfkd convert first")
     if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         raise InputError(f"vlm: {source}: {kind!r} is not a model that takes images and text")
-    return AutoModelForImageTextToText.from_pretrained(source)
+    return load_whole(AutoModelForImageTextToText, source, "vlm")
+
+
+def hears_natively(source: Source) -> bool:
+    """Whether a checkpoint is an omni model that hears by itself; raises InputError where there is none."""
+    kind = config_of(source, "model").get("model_type", "")
+    return THINKERS.get(kind, kind) in NATIVE_EARS
+
+
+def load_native(source: Source) -> PreTrainedModel:
+    """A native omni model; of one that speaks too, the part that sees, hears and answers."""
+    kind = config_of(source, "model")["model_type"]
+    name = MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES[THINKERS.get(kind, kind)]
+    return load_whole(getattr(transformers, name), source, "model")
 
 
 def load_vlm_processor(source: Source) -> Any:
-    """The processor of a VLM or OmniModel; InternVL's without its video part, which would need torchvision."""
+    """The processor of a VLM or OmniModel, without its video part, which would need torchvision."""
     config = config_of(source, "vlm")
-    internvl = config.get("vlm_config", config)["model_type"] == "internvl"
-    return (InternVLPictureProcessor if internvl else AutoProcessor).from_pretrained(source)
+    kind = config.get("vlm_config", config)["model_type"]
+    whole = {thinker: omni for omni, thinker in THINKERS.items()}.get(kind, kind)
+    return picture_processor_class(whole).from_pretrained(source)
 
 
 def load_speech_encoder(source: Source) -> WhisperEncoder:
     """The encoder of a Whisper checkpoint of any size, or of a `SpeechRecognizer`."""
     kind = config_of(source, "speech_encoder").get("model_type")
     if kind == RecognizerConfig.model_type:
-        return SpeechRecognizer.from_pretrained(source).encoder
+        return load_whole(SpeechRecognizer, source, "speech_encoder").encoder
     if kind == "whisper":
-        return WhisperModel.from_pretrained(source, dtype=torch.float32).get_encoder()
+        return load_whole(WhisperModel, source, "speech_encoder", dtype=torch.float32).get_encoder()
     raise InputError(f"speech_encoder: {source}: {kind!r} is not a Whisper checkpoint")
 
 
@@ -58,9 +77,10 @@ def load_recognizer(source: Source) -> "tuple[SpeechRecognizer | WhisperRecogniz
     """What transcribes for the cascade, and the feature extractor that it was trained with."""
     kind = config_of(source, "recognizer").get("model_type")
     if kind == RecognizerConfig.model_type:
-        return SpeechRecognizer.from_pretrained(source).eval(), WhisperFeatureExtractor.from_pretrained(source)
+        recognizer = load_whole(SpeechRecognizer, source, "recognizer").eval()
+        return recognizer, WhisperFeatureExtractor.from_pretrained(source)
     if kind == "whisper":
-        model = WhisperForConditionalGeneration.from_pretrained(source, dtype=torch.float32).eval()
+        model = load_whole(WhisperForConditionalGeneration, source, "recognizer", dtype=torch.float32).eval()
         recognizer = WhisperRecognizer(model, AutoTokenizer.from_pretrained(source))
         return recognizer, WhisperFeatureExtractor.from_pretrained(source)
     raise InputError(f"recognizer: {source}: {kind!r} is neither a Whisper checkpoint nor a recogniser of selfkd")
@@ -84,12 +104,27 @@ class WhisperRecognizer:
         return [t.strip() for t in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
 
+def load_whole(kind: Any, source: Source, name: str, **settings: Any) -> Any:
+    """`kind.from_pretrained(source)`; raises InputError where weights and configuration do not fit to the last key.
+
+    transformers would draw what is missing at random, with a warning, and go on.
+    """
+    model, info = kind.from_pretrained(source, output_loading_info=True, ignore_mismatched_sizes=True, **settings)
+    wrong = {what: sorted(map(str, info[f"{what}_keys"])) for what in ("missing", "unexpected", "mismatched")}
+    found = [f"{len(keys)} {what} (such as {keys[0]})" for what, keys in wrong.items() if keys]
+    if found:
+        raise InputError(f"{name}: {source}: weights that do not fit the configuration: {', '.join(found)}")
+    return model
+
+
 def config_of(source: Source, name: str) -> dict[str, Any]:
     """The configuration of a checkpoint as it stands in its file; `name` is the field that holds `source`."""
     try:
         config = PretrainedConfig.get_config_dict(source)[0]
     except OSError as error:
-        raise InputError(f"{name}: {source}: no checkpoint there ({str(error).splitlines()[0]})") from error
+        is_hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", str(source))
+        why = str(error).splitlines()[0] if is_hub_id else "no such folder"
+        raise InputError(f"{name}: {str(source) or '(empty)'}: no checkpoint there ({why})") from error
     if not config:
         raise InputError(f"{name}: {source}: no checkpoint there (config.json is missing)")
     return config

@@ -1,21 +1,21 @@
-"""A transformers vision-language model with ears: `OmniModel` = VLM + Whisper encoder + projector.
+"""A transformers vision-language model with ears: `OmniModel` = VLM + Whisper encoder + projector, or a native omni
+model with the ears that it has.
 
 The VLM is used as it is: on the text view nothing of ours runs, so written answers stay what they were.
 
 Legend: B items, T tokens, F mel bins, M mel frames, S speech vectors, D width, N response rows.
 """
 
-from collections.abc import Mapping
-from contextlib import nullcontext
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from accelerate.utils import send_to_device
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoConfig,
-    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
     PretrainedConfig,
     PreTrainedModel,
     WhisperConfig,
@@ -24,18 +24,22 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from selfkd.losses import SelfKDLoss, self_kd_loss
 from selfkd.model.adapters import ADAPTER_MARK, adapters_on, add_adapters, is_adapter
+from selfkd.model.native import NATIVE_EARS, native_speech_token
 from selfkd.model.paired import paired_rows
 from selfkd.model.prefix import generate_after, read_prefix
 from selfkd.model.projector import SpeechProjector
 from selfkd.model.speech_encoder import encode_speech
 
+Side = Literal["left", "right"]
+
 
 class OmniConfig(PretrainedConfig):
     """Configuration of the VLM and of the speech encoder, and how the two are joined.
 
-    `speech_token_id` stands for one speech vector in `input_ids`; the VLM's embedding never sees it. With
-    `speech_padded` the encoder reads 30 seconds whatever was said. `llm_lora` holds the fields of `peft.LoraConfig`
-    where the LLM has adapters.
+    Without a `speech_config` the VLM is a native omni model and hears by itself. `speech_token_id` stands for what is
+    heard in `input_ids`, however many vectors that will be; the VLM's embedding never sees it (a native model has its
+    own, once for each vector). With `speech_padded` the encoder reads 30 seconds whatever was said. `llm_lora` holds
+    the fields of `peft.LoraConfig` where the LLM has adapters.
     """
 
     model_type = "selfkd_omni"
@@ -77,14 +81,17 @@ class OmniModel(PreTrainedModel):
 
     def __init__(self, config: OmniConfig):
         super().__init__(config)
-        self.vlm = AutoModelForImageTextToText.from_config(config.vlm_config)
-        self.speech_encoder = WhisperEncoder(config.speech_config)
-        self.projector = SpeechProjector(
-            config.speech_config.d_model, self.vlm.get_input_embeddings().embedding_dim, config.speech_stack
-        )
+        self.vlm = AutoModelForMultimodalLM.from_config(config.vlm_config)
+        if config.speech_config is not None:
+            self.speech_encoder = WhisperEncoder(config.speech_config)
+            self.projector = self._new_projector()
         if config.llm_lora is not None:
             add_adapters(self.vlm, config.llm_lora)
         self.post_init()
+
+    def _new_projector(self) -> SpeechProjector:
+        heard, read = self.config.speech_config.d_model, self.config.get_text_config().hidden_size
+        return SpeechProjector(heard, read, self.config.speech_stack)
 
     def add_llm_adapters(self, **settings: Any) -> None:
         """LoRA for the spoken question and the response; `settings` are fields of `peft.LoraConfig`."""
@@ -100,21 +107,47 @@ class OmniModel(PreTrainedModel):
         speech_stack: int = 4,
         speech_padded: bool = False,
     ) -> "OmniModel":
-        """Joins a trained VLM, in its own dtype, and a trained Whisper encoder by a new projector; ours is in fp32."""
+        """Joins a trained VLM, in its own dtype, and a trained Whisper encoder by a new projector; ours is in fp32.
+
+        The parts are taken over, not copied."""
         speech_config = WhisperConfig(**_without_model_type(speech_encoder.config.to_dict()))
-        model = cls(OmniConfig(vlm.config, speech_config, speech_stack, speech_token_id, speech_padded))
-        model.vlm = model.vlm.to(vlm.dtype)
-        model.vlm.load_state_dict(vlm.state_dict())
-        model.speech_encoder.load_state_dict(speech_encoder.state_dict())
-        model.vlm.generation_config = vlm.generation_config
+        model = cls._around(vlm, OmniConfig(vlm.config, speech_config, speech_stack, speech_token_id, speech_padded))
+        model.speech_encoder = speech_encoder.float()
+        model.projector = model._new_projector().apply(model._init_weights)
         return model
+
+    @classmethod
+    def from_native(cls, vlm: PreTrainedModel) -> "OmniModel":
+        """A native omni model with its own ears; it is taken over, not copied."""
+        return cls._around(vlm, OmniConfig(vlm.config, speech_token_id=native_speech_token(vlm.config)))
+
+    @classmethod
+    def _around(cls, vlm: PreTrainedModel, config: OmniConfig) -> "OmniModel":
+        with torch.device("meta"):  # no second model is made beside the one that is there
+            model = cls(config)
+        model.vlm = vlm
+        return model
+
+    @property
+    def hears_natively(self) -> bool:
+        return self.config.speech_config is None
+
+    def part(self, name: str) -> Iterator[nn.Module]:
+        """The modules of a part: "projector" or "speech_encoder"."""
+        if self.hears_natively:
+            yield from NATIVE_EARS[self.config.vlm_config.model_type].modules(self.vlm, name)
+        else:
+            yield self.get_submodule(name)
 
     def train(self, mode: bool = True) -> "OmniModel":
         """Parts that do not train stay in evaluation mode: with dropout the teacher would be another each time."""
         super().train(mode)
-        for part in (self.vlm, self.speech_encoder):
-            if not any(p.requires_grad for name, p in part.named_parameters() if not is_adapter(name)):
-                part.eval()
+        ears = [module for name in ("speech_encoder", "projector") for module in self.part(name)]
+        heard = {id(p) for module in ears for p in module.parameters()}
+        trains = [(name, p) for name, p in self.vlm.named_parameters() if p.requires_grad and not is_adapter(name)]
+        self.vlm.train(mode and any(id(p) not in heard for _, p in trains))
+        for module in ears:
+            module.train(mode and any(p.requires_grad for p in module.parameters()))
         return self
 
     def get_input_embeddings(self):
@@ -128,24 +161,35 @@ class OmniModel(PreTrainedModel):
         frames_BSD, mask_BS = encode_speech(self.speech_encoder, mel_BFM, mel_mask_BM, self.config.speech_padded)
         return self.projector(frames_BSD.to(self.projector.linear_in.weight.dtype), mask_BS)
 
-    def embed(self, input_ids_BT: Tensor, mel_BFM: Tensor | None, mel_mask_BM: Tensor | None) -> Tensor:
-        """Token embeddings (B, T, D), the heard vectors in the places of the speech token, in order."""
-        is_speech = input_ids_BT == self.config.speech_token_id
-        embeddings = self.get_input_embeddings()(input_ids_BT.masked_fill(is_speech, 0))
-        if mel_BFM is None or mel_mask_BM is None:
-            return embeddings
-        vectors, mask = self.hear(mel_BFM, mel_mask_BM)
-        heard = vectors[mask].to(embeddings.dtype)
-        if len(heard) != int(is_speech.sum()):
-            raise ValueError(f"{len(heard)} speech vectors for {int(is_speech.sum())} places in the prompt")
-        return embeddings.masked_scatter(is_speech[..., None], heard)
+    def listen(
+        self, ids_BT: Tensor, mask_BT: Tensor, speech_inputs: Mapping[str, Tensor], side: Side
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """(inputs, mask) of the VLM for tokens with speech among them; rows are padded on `side`.
+
+        A native model takes `ids_BT` and its own features as they are. Otherwise the speech token of each row gives way
+        to the vectors of what is heard, as many as there are: `inputs_embeds` (B, longer T, D) and their mask.
+        """
+        if self.hears_natively:
+            return {"input_ids": ids_BT, **speech_inputs}, mask_BT
+        vectors_BSD, heard_BS = self.hear(**speech_inputs)
+        embed, rows = self.get_input_embeddings(), []
+        for ids, mask, vectors, heard in zip(ids_BT, mask_BT.bool(), vectors_BSD, heard_BS, strict=True):
+            ids = ids[mask]
+            places = (ids == self.config.speech_token_id).nonzero().flatten().tolist()
+            if len(places) != 1:
+                raise ValueError(f"a spoken prompt has the speech token once, this one has it {len(places)} times")
+            before, after = ids[: places[0]], ids[places[0] + 1 :]
+            rows.append(torch.cat([embed(before), vectors[heard].to(embed.weight.dtype), embed(after)]))
+        there = [torch.ones(len(row), dtype=torch.long, device=ids_BT.device) for row in rows]
+        return {"inputs_embeds": pad_sequence(rows, True, padding_side=side)}, pad_sequence(
+            there, True, padding_side=side
+        )
 
     def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        mel_BFM: Tensor | None = None,
-        mel_mask_BM: Tensor | None = None,
+        speech_inputs: Mapping[str, Tensor] | None = None,
         paired: Mapping[str, Any] | None = None,
         alpha: float = 1.0,
         temperature: float = 1.0,
@@ -159,16 +203,19 @@ class OmniModel(PreTrainedModel):
         if paired is not None:
             return self._paired_loss(paired, alpha, temperature)
         assert input_ids is not None, "input_ids or paired"
-        if mel_BFM is None:
+        if not speech_inputs:
             return self.vlm(input_ids=input_ids, attention_mask=attention_mask, **vlm_inputs)
-        embeddings = self.embed(input_ids, mel_BFM, mel_mask_BM)
         if self.config.llm_lora is not None:
             raise ValueError("adapters are on after the prefix alone: use paired_rows or generate")
-        return self.vlm(inputs_embeds=embeddings, attention_mask=attention_mask, **vlm_inputs)
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        inputs, mask = self.listen(input_ids, mask, speech_inputs, "right")
+        return self.vlm(attention_mask=mask, **inputs, **vlm_inputs)
 
     def _paired_loss(self, batch: Mapping[str, Any], alpha: float, temperature: float) -> SelfKDLoss:
         student, teacher, labels = paired_rows(self, batch, with_teacher=alpha > 0)
-        return self_kd_loss(student, teacher, self.get_output_embeddings().weight, labels, alpha, temperature)
+        cap = getattr(self.config.get_text_config(), "final_logit_softcapping", None)
+        head = self.get_output_embeddings().weight
+        return self_kd_loss(student, teacher, head, labels, alpha, temperature, softcap=cap)
 
     @torch.no_grad()
     def generate(
@@ -179,33 +226,20 @@ class OmniModel(PreTrainedModel):
         suffix_ids: Tensor,
         suffix_mask: Tensor,
         image_inputs: dict[str, Tensor],
-        mel_BFM: Tensor | None = None,
-        mel_mask_BM: Tensor | None = None,
+        speech_inputs: dict[str, Tensor] | None = None,
         **generate_inputs: Any,
     ) -> Tensor:
         """Ids of the replies alone (B, new tokens). Takes what `OmniProcessor` gives, on any device, and the arguments
         of `transformers.GenerationMixin.generate`. A picture is read once for all prompts about it."""
-        prefix_ids, prefix_mask, group, suffix_ids, suffix_mask, image_inputs, mel_BFM, mel_mask_BM = send_to_device(
-            (prefix_ids, prefix_mask, group, suffix_ids, suffix_mask, image_inputs, mel_BFM, mel_mask_BM), self.device
+        prefix_ids, prefix_mask, group, suffix_ids, suffix_mask, image_inputs, speech_inputs = send_to_device(
+            (prefix_ids, prefix_mask, group, suffix_ids, suffix_mask, image_inputs, speech_inputs), self.device
         )
         prefix = read_prefix(self.vlm, prefix_ids, prefix_mask, **image_inputs).rows(group)
-        embeddings = self.embed(suffix_ids, mel_BFM, mel_mask_BM)
-        with nullcontext() if mel_BFM is None else adapters_on(self.vlm):
-            return generate_after(self.vlm, prefix, embeddings, suffix_mask, **generate_inputs)
-
-    def speech_suffixes(
-        self, before: list[Tensor], after: list[Tensor], mel_BFM: Tensor, mel_mask_BM: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Embeddings (B, T, D) of `before` + what is heard + `after`, padded on the right, and their mask (B, T)."""
-        vectors, mask = self.hear(mel_BFM, mel_mask_BM)
-        embed = self.get_input_embeddings()
-        items = [
-            torch.cat([embed(b), v[m].to(embed.weight.dtype), embed(a)])
-            for b, v, m, a in zip(before, vectors, mask, after, strict=True)
-        ]
-        lengths = torch.tensor([len(i) for i in items], device=vectors.device)
-        padded = pad_sequence(items, batch_first=True)
-        return padded, (torch.arange(padded.shape[1], device=lengths.device) < lengths[:, None]).long()
+        if not speech_inputs:
+            return generate_after(self.vlm, prefix, {"input_ids": suffix_ids}, suffix_mask, **generate_inputs)
+        inputs, mask = self.listen(suffix_ids, suffix_mask, speech_inputs, "left")
+        with adapters_on(self.vlm):
+            return generate_after(self.vlm, prefix, inputs, mask, **generate_inputs)
 
 
 def _without_model_type(values: dict[str, Any]) -> dict[str, Any]:

@@ -32,29 +32,24 @@ def paired_rows(
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """(student (N, D), teacher (N, D) or None, labels (N,)). Gradient reaches the student's question and response."""
     labels_BR = batch["labels"]
+    _assert_same_response(batch)
     teacher_ND = None
     with torch.no_grad():
         prefix = read_prefix(model.vlm, batch["prefix_ids"], batch["prefix_mask"], **batch["image_inputs"])
         prefix = prefix.rows(batch["group"])
         if with_teacher:
-            _assert_same_response(batch)
-            embeddings = model.get_input_embeddings()(batch["text_ids"])
-            hidden = continue_prefix(model.vlm, prefix, embeddings, batch["text_mask"])
+            hidden = continue_prefix(model.vlm, prefix, {"input_ids": batch["text_ids"]}, batch["text_mask"])
             teacher_ND = response_rows(hidden, batch["text_mask"], labels_BR)
-    embeddings, mask = model.speech_suffixes(
-        batch["speech_before_ids"], batch["speech_after_ids"], batch["mel_BFM"], batch["mel_mask_BM"]
-    )
+    inputs, mask = model.listen(batch["speech_ids"], batch["speech_mask"], batch["speech_inputs"], "right")
     with adapters_on(model.vlm):
-        hidden = continue_prefix(model.vlm, prefix, embeddings, mask)
+        hidden = continue_prefix(model.vlm, prefix, inputs, mask)
     return response_rows(hidden, mask, labels_BR), teacher_ND, labels_BR[labels_BR != -100]
 
 
 def _assert_same_response(batch: Mapping[str, Any]) -> None:
     """Both views must read the very response that the labels hold, or their rows would not line up."""
-    for text, mask, speech, labels in zip(
-        batch["text_ids"], batch["text_mask"], batch["speech_after_ids"], batch["labels"], strict=True
-    ):
+    for i, labels in enumerate(batch["labels"]):
         read = labels[labels != -100][:-1].tolist()
-        in_text = text[mask.bool()].tolist()
-        tails = in_text[len(in_text) - len(read) :], speech.tolist()[len(speech) - len(read) :]
+        views = (batch[f"{view}_ids"][i][batch[f"{view}_mask"][i].bool()].tolist() for view in ("text", "speech"))
+        tails = tuple(ids[len(ids) - len(read) :] for ids in views)
         assert tails == (read, read), f"the two views read different responses: {tails}"

@@ -7,29 +7,34 @@ them gives exactly what reading each view whole would give; `tests/test_prefix.p
 Legend: B continuations, G prefixes (groups), P prefix tokens, S continuation tokens, D width.
 """
 
+import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from torch.nn.utils.rnn import pad_sequence
+from transformers import DynamicCache
 
 
 @dataclass(frozen=True)
 class Prefix:
     """Keys and values of G prefixes, one (keys, values) pair a layer; `mask_GP` is 0 on the left padding; `next_G` is
-    the position of the token that comes after each."""
+    the position of the token that comes after each. `again` are inputs that a model wants with every continuation."""
 
     layers: tuple[tuple[Tensor, Tensor], ...]
+    ids_GP: Tensor  # noqa: N815
     mask_GP: Tensor  # noqa: N815
     next_G: Tensor  # noqa: N815
+    again: Mapping[str, Tensor]
 
     def rows(self, group_B: Tensor) -> "Prefix":
         """The prefix of each continuation: row b is prefix `group_B[b]`."""
         if group_B.tolist() == list(range(len(self.next_G))):
             return self
         layers = tuple((keys[group_B], values[group_B]) for keys, values in self.layers)
-        return Prefix(layers, self.mask_GP[group_B], self.next_G[group_B])
+        return Prefix(layers, self.ids_GP[group_B], self.mask_GP[group_B], self.next_G[group_B], self.again)
 
 
 def positions(mask_BT: Tensor) -> Tensor:
@@ -37,67 +42,95 @@ def positions(mask_BT: Tensor) -> Tensor:
     return (mask_BT.cumsum(-1) - 1).clamp(min=0)
 
 
-def prefix_positions(
-    vlm: Any, input_ids_GP: Tensor, mask_GP: Tensor, image_inputs: dict[str, Tensor]
-) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """(positions, (G, P) or with M-RoPE (3, G, P); the position of the next token (G,); inputs that go with them).
-
-    With M-RoPE (Qwen2-VL and its kin) an image of h x w tokens takes only max(h, w) positions, so the next position is
-    not the length of the prefix.
-    """
-    if "image_grid_thw" not in image_inputs:
-        position_ids = positions(mask_GP)
-        return position_ids, mask_GP.sum(-1), {}
-    token_types = (input_ids_GP == vlm.config.image_token_id).int()
-    position_ids, _ = vlm.base_model.get_rope_index(
-        input_ids_GP,
-        mm_token_type_ids=token_types,
-        image_grid_thw=image_inputs["image_grid_thw"],
-        attention_mask=mask_GP,
-    )
-    return position_ids, position_ids.amax((0, 2)) + 1, {"mm_token_type_ids": token_types}
-
-
-def read_prefix(vlm: PreTrainedModel, input_ids_GP: Tensor, mask_GP: Tensor, **image_inputs: Tensor) -> Prefix:
+def read_prefix(vlm: Any, input_ids_GP: Tensor, mask_GP: Tensor, **image_inputs: Tensor) -> Prefix:
     """Runs the vision tower and the LLM over the left-padded prefixes and keeps the keys and values."""
-    position_ids, next_G, more = prefix_positions(vlm, input_ids_GP, mask_GP, image_inputs)
+    inputs: dict[str, Any] = dict(image_inputs)
+    if image_inputs:
+        inputs |= _token_types(vlm, input_ids_GP)
+    has_mrope = "image_grid_thw" in image_inputs
+    if not has_mrope:
+        inputs["position_ids"] = positions(mask_GP)
     outputs = vlm.base_model(
         input_ids=input_ids_GP,
         attention_mask=mask_GP,
-        position_ids=position_ids,
+        past_key_values=DynamicCache(),  # whole layers: a cache of the model's own would cut those that slide
         use_cache=True,
-        **image_inputs,
-        **more,
+        **inputs,
     )
     layers = tuple((layer.keys, layer.values) for layer in outputs.past_key_values.layers)
-    return Prefix(layers, mask_GP, next_G)
+    next_G = mask_GP.sum(-1)
+    if has_mrope:  # an image of h x w tokens takes only max(h, w) positions; the model has worked them out
+        next_G = next_G + vlm.base_model.rope_deltas.flatten().to(next_G)
+    return Prefix(layers, input_ids_GP, mask_GP, next_G, _again(image_inputs))
 
 
-def continue_prefix(vlm: PreTrainedModel, prefix: Prefix, embeddings_BSD: Tensor, mask_BS: Tensor) -> Tensor:
-    """Last hidden states (B, S, D) of right-padded continuations; `prefix` is left as it was."""
-    mask_BT = torch.cat([prefix.mask_GP, mask_BS], dim=1)
+def _token_types(vlm: Any, input_ids_GP: Tensor) -> dict[str, Tensor]:
+    """1 for the tokens of a picture, under the name that the model asks for them by, if it does."""
+    asked = inspect.signature(vlm.base_model.forward).parameters
+    names = [name for name in ("mm_token_type_ids", "token_type_ids") if name in asked]
+    return {name: (input_ids_GP == vlm.config.image_token_id).int() for name in names}
+
+
+def _again(image_inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    # by there being a picture Phi-4 chooses the projection of what it hears; it is not looked at a second time
+    return {name: value for name, value in image_inputs.items() if name == "image_pixel_values"}
+
+
+def continue_prefix(vlm: Any, prefix: Prefix, inputs: Mapping[str, Tensor], mask_BS: Tensor) -> Tensor:
+    """Last hidden states (B, S, D) of right-padded continuations: `inputs` are `input_ids` (B, S) with what goes with
+    them, or `inputs_embeds` (B, S, D). `prefix` is left as it was."""
     outputs = vlm.base_model(
-        inputs_embeds=embeddings_BSD,
-        attention_mask=mask_BT,
+        attention_mask=torch.cat([prefix.mask_GP, mask_BS], dim=1),
         position_ids=prefix.next_G[:, None] + positions(mask_BS),
         past_key_values=_cache(prefix),
         use_cache=True,
+        **inputs,
+        **prefix.again,
     )
     return outputs.last_hidden_state
 
 
-def generate_after(vlm: Any, prefix: Prefix, embeddings_BSD: Tensor, mask_BS: Tensor, **generate_inputs: Any) -> Tensor:
+def generate_after(
+    vlm: Any, prefix: Prefix, inputs: Mapping[str, Tensor], mask_BS: Tensor, **generate_inputs: Any
+) -> Tensor:
     """Ids of the replies (B, new tokens) to left-padded continuations; takes the arguments of `generate`."""
-    # generate cuts from its inputs what the cache holds already: it wants them whole, whatever stands in that part
-    whole = torch.cat([embeddings_BSD.new_zeros(*prefix.mask_GP.shape, embeddings_BSD.shape[2]), embeddings_BSD], dim=1)
+    text_config, lengths = vlm.config.get_text_config(), mask_BS.sum(-1)
+    window = getattr(text_config, "sliding_window", None)
+    if window is None or prefix.mask_GP.shape[1] + mask_BS.shape[1] <= window or len(lengths.unique()) == 1:
+        return _generate_after(vlm, prefix, inputs, mask_BS, **generate_inputs)
+    # a window that slides counts places, and so the padding between prefix and continuation: there must be none
+    replies: dict[int, Tensor] = {}
+    for length in lengths.unique().tolist():
+        rows = (lengths == length).nonzero().flatten()
+        some = {name: value[rows] for name, value in inputs.items()}
+        some |= {name: some[name][:, -length:] for name in ("input_ids", "inputs_embeds") if name in some}
+        ids = _generate_after(vlm, prefix.rows(rows), some, mask_BS[rows, -length:], **generate_inputs)
+        replies |= dict(zip(rows.tolist(), ids, strict=True))
+    return pad_sequence([replies[row] for row in range(len(lengths))], True, text_config.pad_token_id or 0)
+
+
+def _generate_after(
+    vlm: Any, prefix: Prefix, inputs: Mapping[str, Tensor], mask_BS: Tensor, **generate_inputs: Any
+) -> Tensor:
+    # generate cuts from its inputs what the cache holds already: it wants them whole
+    whole, skipped = dict(inputs), 0
+    if "input_ids" in whole:
+        whole["input_ids"] = torch.cat([prefix.ids_GP, whole["input_ids"]], dim=1)
+        skipped = whole["input_ids"].shape[1]
+    else:
+        embeddings = whole["inputs_embeds"]
+        nothing = embeddings.new_zeros(*prefix.ids_GP.shape, embeddings.shape[2])
+        whole["inputs_embeds"] = torch.cat([nothing, embeddings], dim=1)
     after = prefix.next_G[:, None] + positions(mask_BS)
-    return vlm.generate(
-        inputs_embeds=whole,
+    reply_ids = vlm.generate(
         attention_mask=torch.cat([prefix.mask_GP, mask_BS], dim=1),
         position_ids=torch.cat([positions(prefix.mask_GP), after], dim=1),
         past_key_values=_cache(prefix),
+        **whole,
+        **prefix.again,
         **generate_inputs,
     )
+    return reply_ids[:, skipped:]
 
 
 def _cache(prefix: Prefix) -> DynamicCache:

@@ -1,10 +1,11 @@
-"""The processor of an `OmniModel`: pictures and text as the VLM's own processor makes them, speech as log-mel frames.
+"""The processor of an `OmniModel`: pictures and text as the VLM's own processor makes them, speech as log-mel frames
+(a native omni model's own processor takes the speech too).
 
 It knows the two views of a question (written, spoken) as token ids, and where they part.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,10 @@ from PIL import Image
 from torch import Tensor
 from transformers import WhisperFeatureExtractor
 
-from selfkd.data.chat import ChatFrame, chat_frame
-from selfkd.data.features import log_mel, pad_mels
-from selfkd.data.images import join_image_inputs, shared_by
+from selfkd.data.chat import ChatFrame, audio_frame, chat_frame
+from selfkd.data.features import check_length, log_mel
+from selfkd.data.joining import join_inputs, shared_by
 from selfkd.model.load import config_of, load_vlm_processor
-from selfkd.model.projector import stacked_length
-from selfkd.model.speech_encoder import encoder_frames
 
 SPEECH_TOKEN = "<speech>"
 _SPEECH_CONFIG = "speech"  # subfolder of the feature extractor
@@ -39,35 +38,51 @@ class Seen:
 
 
 @dataclass(frozen=True)
+class Heard:
+    """A clip as a model takes it: what stands for it in the chat text, and what is made of the sound, by name."""
+
+    text: str
+    speech_inputs: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
 class Prompt:
-    """One question for one view. `prefix_ids` is what both views share; `mel_FM` is there in the speech view alone."""
+    """One question for one view. `prefix_ids` is what both views share, `suffix_ids` the question and what follows it
+    up to where the response begins; `speech_inputs` are there in the spoken view alone."""
 
     prefix_ids: list[int]
-    question_ids: list[int]  # the written question; empty in the speech view
-    after_ids: list[int]  # from the end of the question to where the response begins
+    suffix_ids: list[int]
     image_inputs: dict[str, Tensor]
-    mel_FM: Tensor | None = None  # noqa: N815
+    speech_inputs: dict[str, Tensor] = field(default_factory=dict)
 
 
 class OmniProcessor:
-    def __init__(self, vlm_processor: Any, feature_extractor: WhisperFeatureExtractor, speech_stack: int = 4):
+    """Without a `feature_extractor` the VLM's own processor takes the sound too: that of a native omni model."""
+
+    def __init__(
+        self, vlm_processor: Any, feature_extractor: WhisperFeatureExtractor | None = None, speech_stack: int = 4
+    ):
         self.vlm_processor, self.feature_extractor = vlm_processor, feature_extractor
         self.speech_stack = speech_stack
         self.tokenizer = vlm_processor.tokenizer
-        # beyond the VLM's vocabulary or in its spare rows: the model never looks this id up
-        self.tokenizer.add_tokens([SPEECH_TOKEN], special_tokens=True)
-        self.speech_token_id: int = self.tokenizer.convert_tokens_to_ids(SPEECH_TOKEN)
+        if feature_extractor is not None:
+            # beyond the VLM's vocabulary or in its spare rows: the model never looks this id up
+            self.tokenizer.add_tokens([SPEECH_TOKEN], special_tokens=True)
+            self.speech_token_id: int = self.tokenizer.convert_tokens_to_ids(SPEECH_TOKEN)
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> "OmniProcessor":
-        """Reads what `save_pretrained` wrote (a local folder)."""
-        folder = Path(path)
-        extractor = WhisperFeatureExtractor.from_pretrained(folder / _SPEECH_CONFIG)
-        return cls(load_vlm_processor(folder), extractor, config_of(folder, "model")["speech_stack"])
+        """Reads what `save_pretrained` wrote, or the processor of a native omni model, by hub id or path."""
+        config = config_of(path, "model")
+        if config.get("speech_config") is None:
+            return cls(load_vlm_processor(path))
+        extractor = WhisperFeatureExtractor.from_pretrained(path, subfolder=_SPEECH_CONFIG)
+        return cls(load_vlm_processor(path), extractor, config["speech_stack"])
 
     def save_pretrained(self, path: str | Path) -> None:
         self.vlm_processor.save_pretrained(path)
-        self.feature_extractor.save_pretrained(Path(path) / _SPEECH_CONFIG)
+        if self.feature_extractor is not None:
+            self.feature_extractor.save_pretrained(Path(path) / _SPEECH_CONFIG)
 
     @cached_property
     def _frames(self) -> dict[bool, ChatFrame]:
@@ -82,10 +97,6 @@ class OmniProcessor:
     def ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def speech_places(self, mel_frames: int) -> int:
-        """How many places in a prompt the speech of so many mel frames takes."""
-        return stacked_length(encoder_frames(mel_frames), self.speech_stack)
-
     def look(self, picture: Image.Image | None) -> Seen:
         """What a picture becomes, worked out once for all prompts about it."""
         frame = self._frames[picture is not None]
@@ -95,42 +106,56 @@ class OmniProcessor:
         image_inputs = {name: value for name, value in batch.items() if name not in _OF_TEXT}
         return Seen(self.tokenizer.decode(batch["input_ids"][0]), frame.after, image_inputs)
 
-    def mel(self, samples: NDArray[np.float32], name: str = "speech") -> Tensor:
-        return log_mel(self.feature_extractor, samples, name)
+    def hear(self, samples: NDArray[np.float32], name: str = "speech") -> Heard:
+        """What a clip (mono, 16 kHz) becomes. `name` says in errors which it is."""
+        if self.feature_extractor is not None:
+            mel_BFM = log_mel(self.feature_extractor, samples, name)[None]
+            mask_BM = torch.ones(1, mel_BFM.shape[2], dtype=torch.long)
+            return Heard(SPEECH_TOKEN, {"mel_BFM": mel_BFM, "mel_mask_BM": mask_BM})
+        check_length(samples, name)
+        token = self.vlm_processor.audio_token
+        batch = self.vlm_processor(text=[token], audio=[samples], return_tensors="pt")
+        speech_inputs = {n: value for n, value in batch.items() if n not in _OF_TEXT}
+        frames = speech_inputs.get("audio_input_features")
+        if frames is not None:  # Phi-4's processor gives no mask for one clip alone
+            speech_inputs.setdefault("audio_attention_mask", torch.ones(frames.shape[:2], dtype=torch.bool))
+        text = self.tokenizer.decode(batch["input_ids"][0])
+        frame = self._spoken_frame
+        return Heard(frame.before + text + frame.after, speech_inputs)
+
+    @cached_property
+    def _spoken_frame(self) -> ChatFrame:
+        return audio_frame(self.vlm_processor)
 
     def text_prompt(self, question: str, seen: Seen, instruction: str = "") -> Prompt:
         """The written view. The prompt is tokenized whole and cut where the spoken view's begins to differ."""
-        before, whole = self.ids(seen.before + instruction), self.ids(seen.before + instruction + question)
-        shared = _common_length(before, whole)
-        return Prompt(whole[:shared], whole[shared:], self.ids(seen.after), seen.image_inputs)
+        return self._prompt(question, seen, instruction, {})
 
-    def speech_prompt(self, mel_FM: Tensor, seen: Seen, instruction: str = "") -> Prompt:
-        """The spoken view: the question is in `mel_FM` and nowhere in the ids."""
-        return Prompt(self.ids(seen.before + instruction), [], self.ids(seen.after), seen.image_inputs, mel_FM)
+    def speech_prompt(self, heard: Heard, seen: Seen, instruction: str = "") -> Prompt:
+        """The spoken view: the question is in the sound and nowhere in the ids."""
+        return self._prompt(heard.text, seen, instruction, heard.speech_inputs)
+
+    def _prompt(self, question: str, seen: Seen, instruction: str, speech_inputs: dict[str, Tensor]) -> Prompt:
+        before, whole = self.ids(seen.before + instruction), self.ids(seen.before + instruction + question)
+        shared = common_length(before, whole)
+        return Prompt(whole[:shared], whole[shared:] + self.ids(seen.after), seen.image_inputs, speech_inputs)
 
     def __call__(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
-        """Prompts as `OmniModel.generate` takes them: prefixes, those of one picture once, and what follows them (with
-        the speech token in the places of the speech vectors), both padded on the left."""
+        """Prompts as `OmniModel.generate` takes them: prefixes, those of one picture once, and what follows them, both
+        padded on the left."""
         group, firsts = shared_by([(id(p.image_inputs), tuple(p.prefix_ids)) for p in prompts])
         sharing = [prompts[i] for i in firsts]
-        suffixes = []
-        for p in prompts:
-            places = 0 if p.mel_FM is None else self.speech_places(p.mel_FM.shape[1])
-            suffixes.append(p.question_ids + [self.speech_token_id] * places + p.after_ids)
         prefix_ids, prefix_mask = self.pad_left([p.prefix_ids for p in sharing])
-        suffix_ids, suffix_mask = self.pad_left(suffixes)
-        batch: dict[str, Any] = {
+        suffix_ids, suffix_mask = self.pad_left([p.suffix_ids for p in prompts])
+        return {
             "prefix_ids": prefix_ids,
             "prefix_mask": prefix_mask,
             "group": group,
             "suffix_ids": suffix_ids,
             "suffix_mask": suffix_mask,
-            "image_inputs": join_image_inputs([p.image_inputs for p in sharing]),
+            "image_inputs": join_inputs([p.image_inputs for p in sharing]),
+            "speech_inputs": join_inputs([p.speech_inputs for p in prompts]),
         }
-        mels = [p.mel_FM for p in prompts if p.mel_FM is not None]
-        if mels:
-            batch["mel_BFM"], batch["mel_mask_BM"] = pad_mels(mels)
-        return batch
 
     def pad_left(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
         """(ids, mask) of rows of different lengths."""
@@ -143,7 +168,7 @@ class OmniProcessor:
         return [t.strip() for t in self.tokenizer.batch_decode(ids_BT, skip_special_tokens=True)]
 
 
-def _common_length(a: list[int], b: list[int]) -> int:
+def common_length(a: list[int], b: list[int]) -> int:
     length = 0
     while length < min(len(a), len(b)) and a[length] == b[length]:
         length += 1

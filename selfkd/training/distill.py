@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from selfkd.errors import InputError
-from selfkd.model.omni import OmniConfig, OmniModel
-from selfkd.model.processor import OmniProcessor
+from selfkd.model.checkpoint import is_ours, load_omni, omni_config
 from selfkd.runs import Run
 from selfkd.training.plan import plan, read_skeleton
 from selfkd.training.stage import TrainConfig, check_settings, examples_of, train
@@ -21,7 +20,7 @@ class DistillConfig(TrainConfig):
     Args:
         data: Folder of spoken questions with images (selfkd synthesize).
         output: Run directory.
-        model: Folder of the model to start from (the output of selfkd align, with /model).
+        model: Model to start from: the output of selfkd align (with /model), or a native omni model (hub id or path).
         alpha: Weight of Self-KD; 0 is plain SFT, 1 is Self-KD alone.
         temperature: Temperature of the KL term.
         trainable: Parts that train, among projector, speech_encoder and llm_adapters.
@@ -49,14 +48,11 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     if config.temperature <= 0:
         raise InputError(f"temperature: {config.temperature} is not above 0")
     check_settings(config)
-    there = (Path(config.model) / "config.json").is_file()
     if config.dry_run:
-        model_config = OmniConfig.from_pretrained(config.model) if there else read_skeleton(config.skeleton)
-        return plan(config, model_config, config.alpha)
-    if not there:
-        raise InputError(f"model: {config.model or '(empty)'}: no model there; give the /model folder of a run")
+        there = (Path(config.model) / "config.json").is_file()
+        stand_in = config.skeleton and not there
+        return plan(config, read_skeleton(config.skeleton) if stand_in else omni_config(config.model), config.alpha)
+    is_ours(config.model)  # before anything is made
     examples = examples_of(config)
     with Run.open(config.output, "distill", config) as run:
-        model = OmniModel.from_pretrained(config.model)
-        processor = OmniProcessor.from_pretrained(config.model)
-        return train(run, model, processor, examples, config, config.alpha, config.temperature)
+        return train(run, *load_omni(config.model), examples, config, config.alpha, config.temperature)

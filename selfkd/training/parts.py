@@ -3,10 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from selfkd.model.adapters import adapter_parameters
+from selfkd.model.adapters import is_adapter
 from selfkd.model.omni import OmniModel
 
 ADAPTERS = "llm_adapters"
+_NEVER_TRAINED = {
+    "embed_positions.weight",  # Whisper's fixed sinusoids
+    "audio_bos_eos_token.weight",  # of Qwen2.5-Omni's encoder, which its own forward does not use
+}
 TRAINABLE = ("projector", "speech_encoder", ADAPTERS)
 
 
@@ -21,8 +25,9 @@ def freeze_all_but(model: OmniModel, parts: Sequence[str]) -> int:
     """Lets only the named parts train; returns how many parameters that is."""
     model.requires_grad_(False)
     for part in parts:
-        trained = adapter_parameters(model.vlm) if part == ADAPTERS else model.get_submodule(part).parameters()
-        for parameter in trained:
-            parameter.requires_grad_(True)
-    model.speech_encoder.embed_positions.requires_grad_(False)  # fixed sinusoids
+        trained = [model.vlm] if part == ADAPTERS else list(model.part(part))
+        for name, parameter in ((n, p) for module in trained for n, p in module.named_parameters()):
+            if (part != ADAPTERS or is_adapter(name)) and name not in _NEVER_TRAINED:
+                parameter.data = parameter.data.float()  # a native model may come in bf16
+                parameter.requires_grad_(True)
     return sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -21,6 +21,7 @@ from selfkd.model.omni import OmniConfig, OmniModel
 from selfkd.training.parts import let_train
 
 FRAMES_PER_SECOND = 50  # of a Whisper encoder
+NATIVE_STACK = 2  # Qwen2.5-Omni and Gemma make 25 vectors a second, others fewer
 LETTERS_A_TOKEN = 4
 ASSUMED_TERAFLOPS = 400.0  # bf16 on an H100, at 40% of its peak
 GIGABYTE = 1e9
@@ -82,19 +83,26 @@ def plan(config: Any, model_config: OmniConfig, alpha: float) -> dict[str, Any]:
     return result
 
 
-def _sizes(model: OmniModel) -> dict[str, int]:
-    """Parameters of the parts that a token, a patch or a frame is multiplied with."""
-    head = model.get_output_embeddings().weight
-    tables = {head, model.get_input_embeddings().weight}  # one where they are tied
-    vision = sum(p.numel() for name, p in model.vlm.named_parameters() if "vis" in name)
-    whole = sum(p.numel() for p in model.vlm.parameters())
-    return {
-        "vision": vision,
-        "llm": whole - vision - sum(p.numel() for p in tables),
-        "head": head.numel(),
-        "ears": sum(p.numel() for p in model.speech_encoder.parameters()),
-        "projector": sum(p.numel() for p in model.projector.parameters()),
-    }
+def _sizes(model: OmniModel) -> dict[str, float]:
+    """Parameters of the parts that a token, a patch or a frame is multiplied with; of experts, those that take part."""
+    head, text = model.get_output_embeddings().weight, model.config.get_text_config()
+    of_ears = {id(p) for module in model.part("speech_encoder") for p in module.parameters()}
+    of_projector = {id(p) for module in model.part("projector") for p in module.parameters()}
+    looked_up = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
+    sizes = {"vision": 0.0, "llm": 0.0, "head": float(head.numel()), "ears": 0.0, "projector": 0.0}
+    for name, p in model.named_parameters():
+        if id(p) in of_projector:
+            sizes["projector"] += p.numel()
+        elif id(p) in of_ears:
+            sizes["ears"] += p.numel()
+        elif id(p) not in looked_up and p is not head:
+            of_experts = text.num_experts_per_tok / text.num_experts if ".experts." in name else 1
+            sizes["vision" if "vis" in name else "llm"] += p.numel() * of_experts
+    return sizes
+
+
+def _stack(model: OmniModel) -> int:
+    return NATIVE_STACK if model.hears_natively else model.config.speech_stack
 
 
 def step_flops(model: OmniModel, load: Load, batch: int, trainable: list[str], alpha: float) -> float:
@@ -104,7 +112,7 @@ def step_flops(model: OmniModel, load: Load, batch: int, trainable: list[str], a
     """
     size, pictures = _sizes(model), batch / load.questions_a_picture
     frames = batch * load.speech_seconds * FRAMES_PER_SECOND
-    vectors = frames / model.config.speech_stack
+    vectors = frames / _stack(model)
     responses = batch * load.response_tokens
     prefix = 2 * pictures * load.prefix_tokens * (4 * size["vision"] + size["llm"])
     teacher = 2 * (batch * load.question_tokens + responses) * size["llm"] + 2 * responses * size["head"]
@@ -120,9 +128,9 @@ def memory(model: OmniModel, load: Load, batch: int, trained: int) -> dict[str, 
     layers, width = text.num_hidden_layers, text.hidden_size
     head_width = getattr(text, "head_dim", None) or width // text.num_attention_heads
     frozen = [(name, p) for name, p in model.named_parameters() if not p.requires_grad]
-    frozen_bytes = sum((4 if name.startswith("speech") else 2) * p.numel() for name, p in frozen)
+    frozen_bytes = sum((4 if name.startswith("speech_encoder") else 2) * p.numel() for name, p in frozen)
     cache_bytes = 2 * 2 * layers * text.num_key_value_heads * head_width * load.prefix_tokens
-    tokens = load.speech_seconds * FRAMES_PER_SECOND / model.config.speech_stack + load.response_tokens
+    tokens = load.speech_seconds * FRAMES_PER_SECOND / _stack(model) + load.response_tokens
     # what a layer keeps of a token for its gradient, bf16: about ten vectors of its width, four of its middle
     graph_bytes = 2 * layers * tokens * (10 * width + 4 * text.intermediate_size)
     logits_bytes = 3 * 4 * min(CHUNK_ROWS, batch * load.response_tokens) * text.vocab_size

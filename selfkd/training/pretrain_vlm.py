@@ -45,8 +45,8 @@ def token_logits(model, inputs: dict[str, Tensor]):
     for rows in lengths.argsort().chunk(LENGTH_BUCKETS):
         width = int(lengths[rows].max())
         labels, mask = inputs["labels"][rows, :width], inputs["mask"][rows, :width]
-        embeddings = model.get_input_embeddings()(inputs["input_ids"][rows, :width])
-        hidden = continue_prefix(model, prefix.rows(inputs["group"][rows]), embeddings, mask)
+        ids = {"input_ids": inputs["input_ids"][rows, :width]}
+        hidden = continue_prefix(model, prefix.rows(inputs["group"][rows]), ids, mask)
         chosen = labels != -100
         logits = F.linear(hidden[chosen], model.get_output_embeddings().weight)
         row_of = rows[:, None].expand_as(labels)[chosen]

@@ -1,4 +1,7 @@
-"""What image processors give, joined to a batch. Their tensors differ from base to base and are passed on by name."""
+"""What processors give for pictures and sound, joined to a batch.
+
+Their tensors differ from base to base and are passed on by name.
+"""
 
 from collections.abc import Hashable, Sequence
 
@@ -16,11 +19,11 @@ def shared_by(keys: Sequence[Hashable]) -> tuple[Tensor, list[int]]:
     return torch.tensor([number[key] for key in keys]), list(first.values())
 
 
-def join_image_inputs(items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Inputs of several pictures as one batch: joined along the first dimension, zeros where others are larger (the
-    pictures of an Idefics-like base have unequal numbers of tiles, and a tile of zeros is no tile to it)."""
-    with_picture = [item for item in items if item]
-    return {name: _join([item[name] for item in with_picture]) for name in (with_picture[0] if with_picture else {})}
+def join_inputs(items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Inputs of several pictures or clips as one batch: joined along the first dimension, zeros where others are larger
+    (an Idefics-like base takes a tile of zeros for no tile; sound comes with a mask)."""
+    with_any = [item for item in items if item]
+    return {name: _join([item[name] for item in with_any]) for name in (with_any[0] if with_any else {})}
 
 
 def _join(tensors: Sequence[Tensor]) -> Tensor:

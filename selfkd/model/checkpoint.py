@@ -1,0 +1,36 @@
+"""A model to evaluate or to train, from a checkpoint: one of ours, or a native omni model."""
+
+from selfkd.errors import InputError
+from selfkd.model.load import Source, config_of, hears_natively, load_native, load_whole
+from selfkd.model.native import THINKERS, native_speech_token
+from selfkd.model.omni import OmniConfig, OmniModel
+from selfkd.model.processor import OmniProcessor
+
+
+def load_omni(source: Source) -> tuple[OmniModel, OmniProcessor]:
+    """The model and its processor, by hub id or path; raises InputError for what is neither."""
+    model = load_whole(OmniModel, source, "model") if is_ours(source) else OmniModel.from_native(load_native(source))
+    return model, OmniProcessor.from_pretrained(source)
+
+
+def omni_config(source: Source) -> OmniConfig:
+    """The configuration alone, for what can be said without weights."""
+    if is_ours(source):
+        return OmniConfig.from_pretrained(source)
+    values = config_of(source, "model")
+    if values["model_type"] in THINKERS:
+        values = values["thinker_config"] | {"model_type": THINKERS[values["model_type"]]}
+    config = OmniConfig(values)
+    config.speech_token_id = native_speech_token(config.vlm_config)
+    return config
+
+
+def is_ours(source: Source) -> bool:
+    """True for a model of selfkd, False for a native omni model; raises InputError for any other."""
+    kind = config_of(source, "model").get("model_type")
+    if kind != OmniConfig.model_type and not hears_natively(source):
+        raise InputError(
+            f"model: {source}: {kind!r} does not hear; give the /model folder of a run (selfkd align makes one of a "
+            "vision-language model) or a native omni model"
+        )
+    return kind == OmniConfig.model_type

@@ -1,0 +1,174 @@
+"""Native omni models through their own ears: both views equal transformers' own forward and generate; they train, are
+kept and go on like the others."""
+
+import json
+from dataclasses import replace
+from itertools import count
+from unittest.mock import patch
+
+import pytest
+import torch
+from conftest import training_data, world_examples
+from native_models import NATIVE
+from safetensors.torch import load_file, save_file
+from transformers import Qwen2_5OmniConfig, Trainer
+
+from selfkd.data.views import PairedCollator, paired_item
+from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
+from selfkd.model.checkpoint import load_omni
+from selfkd.model.omni import OmniModel
+from selfkd.model.paired import paired_rows
+from selfkd.model.processor import OmniProcessor
+from selfkd.training.distill import DistillConfig, distill
+from selfkd.training.parts import let_train
+
+
+@pytest.fixture(scope="module", params=list(NATIVE))
+def native(request):
+    torch.manual_seed(0)
+    vlm, processor = NATIVE[request.param]()
+    return OmniModel.from_native(vlm).eval(), OmniProcessor(processor)
+
+
+@pytest.fixture(scope="module")
+def items(native):
+    """Three questions with pictures, the last two about the same one; clips of unequal length."""
+    examples = world_examples(3)
+    examples[2] = replace(examples[2], image=examples[1].image)
+    return [paired_item(native[1], e) for e in examples]
+
+
+def plain_inputs(model, ids, image_inputs, speech_inputs):
+    """One prompt as transformers' own processors give it to the model."""
+    inputs = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
+    if model.config.vlm_config.model_type == "gemma4":
+        inputs["mm_token_type_ids"] = (inputs["input_ids"] == model.config.vlm_config.image_token_id).int()
+    return inputs | image_inputs | speech_inputs
+
+
+def test_both_views_give_the_logits_of_the_whole(native, items):
+    model, processor = native
+    batch = PairedCollator(processor)(items)
+    assert batch["group"].tolist() == [0, 1, 1]
+    with torch.no_grad():
+        student, teacher, labels = paired_rows(model, batch, with_teacher=True)
+        loss = model(paired=batch, alpha=0.5)
+        for rows, view in ((teacher, "text_ids"), (student, "speech_ids")):
+            expected = []
+            for item in items:
+                ids = item.prefix_ids + getattr(item, view) + item.response_ids[:-1]
+                speech = item.speech_inputs if view == "speech_ids" else {}
+                logits = model.vlm(**plain_inputs(model, ids, item.image_inputs, speech)).logits[0]
+                expected.append(logits[-len(item.response_ids) :])
+            expected = torch.cat(expected)
+            ours = model.get_output_embeddings()(rows)
+            cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+            ours = ours if cap is None else cap * torch.tanh(ours / cap)
+            torch.testing.assert_close(ours, expected, rtol=1e-4, atol=2e-5)
+        sft = torch.nn.functional.cross_entropy(expected, labels, reduction="sum")
+    assert loss.sft.item() == pytest.approx(sft.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("view", ["text", "speech"])
+def test_generation_is_transformers_own(native, view):
+    model, processor = native
+    settings = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    prompts = []
+    for example in world_examples(2):
+        seen, heard = processor.look(example.picture()), processor.hear(example.samples())
+        written, spoken = processor.text_prompt(example.question, seen), processor.speech_prompt(heard, seen)
+        prompts.append(written if view == "text" else spoken)
+    ours = model.generate(**processor(prompts), **settings)
+    for prompt, reply in zip(prompts, ours, strict=True):
+        inputs = plain_inputs(model, prompt.prefix_ids + prompt.suffix_ids, prompt.image_inputs, prompt.speech_inputs)
+        expected = model.vlm.generate(**inputs, **settings)[0, inputs["input_ids"].shape[1] :]
+        assert reply.tolist() == expected.tolist()
+
+
+def test_the_spoken_prompt_is_that_of_the_models_own_processor(native):
+    """The clip, what stands around it, and its places: as transformers makes them of a chat with picture and clip."""
+    _, processor = native
+    own, example = processor.vlm_processor, world_examples(1)[0]
+    turn = {"role": "user", "content": [{"type": "image"}, {"type": "audio"}]}
+    chat = own.apply_chat_template([turn], add_generation_prompt=True)
+    whole = own(text=[chat], images=[example.picture()], audio=[example.samples()], return_tensors="pt")
+    prompt = processor.speech_prompt(processor.hear(example.samples()), processor.look(example.picture()))
+    assert prompt.prefix_ids + prompt.suffix_ids == whole["input_ids"][0].tolist()
+    for name, value in (prompt.image_inputs | prompt.speech_inputs).items():
+        torch.testing.assert_close(value, whole[name])
+
+
+@pytest.fixture(scope="module")
+def start(native, tmp_path_factory):
+    """A native checkpoint, as it would be on the hub, and sixteen examples."""
+    folder = tmp_path_factory.mktemp("native")
+    training_data(folder)
+    model, processor = native
+    model.vlm.save_pretrained(folder / "model")
+    processor.save_pretrained(folder / "model")
+    return folder
+
+
+def test_it_is_trained_resumed_kept_and_asked(native, start, tmp_path):
+    settings = {"steps": 4, "batch_size": 4, "warmup_steps": 1, "alpha": 0.5, "learning_rate": 0.05}
+    config = DistillConfig(start / "data", tmp_path / "whole", model=str(start / "model"), **settings)
+    planned = distill(replace(config, dry_run=True))
+    result = distill(config)
+    assert planned["trained_parameters"] == result["trained_parameters"] > 0
+
+    again = replace(config, output=tmp_path / "again", save_steps=2)
+    with patch("transformers.trainer.Trainer.training_step", fails_at(3)), pytest.raises(KeyboardInterrupt):
+        distill(again)
+    distill(again)
+    weights = [load_file(c.output / "model/model.safetensors") for c in (config, again)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+    (model, processor), before = load_omni(tmp_path / "whole/model"), native[0]
+    changed = {name for name, p in model.vlm.named_parameters() if not torch.equal(p, before.vlm.get_parameter(name))}
+    projector = {id(p) for module in before.part("projector") for p in module.parameters()}
+    assert changed == {name for name, p in before.vlm.named_parameters() if id(p) in projector}
+
+    text = paired_item(processor, world_examples(1)[0])
+    inputs = plain_inputs(model, text.prefix_ids + text.text_ids, text.image_inputs, {})
+    with torch.no_grad():
+        assert torch.equal(model.eval().vlm(**inputs).logits, before.vlm(**inputs).logits), "the written view moved"
+    scores = evaluate(EvaluateConfig(str(tmp_path / "whole/model"), [str(start / "data")], tmp_path / "eval", limit=2))
+    assert {view: s["n"] for view, s in scores["world"].items()} == {"text": 2, "speech": 2}
+
+
+def fails_at(step):
+    """A training step that is interrupted the third time."""
+    plain, calls = Trainer.training_step, count(1)
+
+    def training_step(self, *args, **kwargs):
+        if next(calls) == step:
+            raise KeyboardInterrupt
+        return plain(self, *args, **kwargs)
+
+    return training_step
+
+
+@pytest.mark.parametrize("part", ["speech_encoder", "llm_adapters"])
+def test_what_else_can_train(part):
+    torch.manual_seed(0)
+    vlm, processor = NATIVE["Gemma 4"]()
+    model, processor = OmniModel.from_native(vlm), OmniProcessor(processor)
+    let_train(model, [part], {"r": 2})
+    model.train()
+    items = [paired_item(processor, e) for e in world_examples(2)]
+    model(paired=PairedCollator(processor)(items), alpha=1.0).total.backward()
+    moved = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert moved and all(("lora_B" if part == "llm_adapters" else "audio_tower") in name for name in moved)
+    assert not model.vlm.base_model.vision_tower.training
+
+
+def test_of_a_model_that_speaks_too_the_thinker_is_taken(tmp_path):
+    vlm, processor = NATIVE["Qwen2.5-Omni"]()
+    whole = Qwen2_5OmniConfig(thinker_config=vlm.config.to_dict()).to_dict() | {"enable_audio_output": False}
+    (tmp_path / "config.json").write_text(json.dumps(whole))
+    weights = {f"thinker.{name}": p.contiguous() for name, p in vlm.state_dict().items()}
+    save_file(weights | {"talker.some.weight": torch.zeros(2)}, tmp_path / "model.safetensors", {"format": "pt"})
+    processor.save_pretrained(tmp_path)
+    model, _ = load_omni(tmp_path)
+    for name, weight in vlm.state_dict().items():
+        assert torch.equal(model.vlm.state_dict()[name], weight), name
