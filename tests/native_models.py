@@ -6,15 +6,21 @@ Their chat templates stand on the hub; those here put the same tokens around tex
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForMultimodalLM,
+    Gemma3nAudioFeatureExtractor,
+    Gemma3nConfig,
     Gemma4AudioFeatureExtractor,
     Gemma4Config,
     Gemma4ImageProcessorPil,
+    Phi4MultimodalConfig,
+    Phi4MultimodalFeatureExtractor,
     PreTrainedTokenizerFast,
     Qwen2_5OmniThinkerConfig,
     Qwen2VLImageProcessorPil,
     Qwen3OmniMoeThinkerConfig,
+    SiglipImageProcessorPil,
     WhisperFeatureExtractor,
 )
+from transformers.utils import is_timm_available, is_torchvision_available
 
 from selfkd.model.picture_processor import picture_processor_class
 
@@ -44,17 +50,17 @@ TEXT = {
 MROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}
 
 
-def tokenizer(tokens: dict[str, str], template: str) -> PreTrainedTokenizerFast:
-    """Bytes as tokens, and the special tokens of a model."""
+def tokenizer(tokens: dict[str, str], template: str, last: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
+    """Bytes as tokens, and the special tokens of a model, those in `last` after all others."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    made = PreTrainedTokenizerFast(
+    others = [t for t in tokens.values() if t not in last]
+    backend.add_special_tokens([END, PAD, "<|im_start|>", *others, *last])
+    return PreTrainedTokenizerFast(
         tokenizer_object=backend, eos_token=END, pad_token=PAD, chat_template=template, extra_special_tokens=tokens
     )
-    made.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
-    return made
 
 
 def ids_of(made: PreTrainedTokenizerFast) -> dict[str, int]:
@@ -141,4 +147,62 @@ def gemma4():
     return AutoModelForMultimodalLM.from_config(config), processor
 
 
+def gemma3n():
+    """As Gemma 4, and its own: 188 places for any clip, and vocabularies of their own for pictures and sound."""
+    template = TEMPLATE % ("<image_soft_token>", "<audio_soft_token>")
+    tokens = {"boi_token": "<start_of_image>", "boa_token": "<start_of_audio>", "eoi_token": "<end_of_image>"}
+    tokens |= {"image_token": "<image_soft_token>", "eoa_token": "<end_of_audio>", "audio_token": "<audio_soft_token>"}
+    made = tokenizer(tokens, template, last=tuple(tokens.values())[2:])
+    processor = picture_processor_class("gemma3n")(
+        feature_extractor=Gemma3nAudioFeatureExtractor(),
+        image_processor=SiglipImageProcessorPil(size={"height": 64, "width": 64}),
+        tokenizer=made,
+        chat_template=template,
+        image_seq_length=4,
+    )
+    pictures, sounds = made.eoi_token_id, made.eoa_token_id
+    text = TEXT | ids_of(made) | {"num_hidden_layers": 4, "sliding_window": 16, "num_kv_shared_layers": 2}
+    text |= {"layer_types": ["sliding_attention", "full_attention"] * 2, "hidden_size_per_layer_input": 8}
+    text |= {"laurel_rank": 4, "final_logit_softcapping": 0.5, "vocab_size": len(made)}
+    audio = {"hidden_size": 16, "conf_num_hidden_layers": 2, "conf_num_attention_heads": 2}
+    audio |= {"sscp_conv_channel_size": [8, 4], "vocab_size": 2, "vocab_offset": sounds}
+    vision = {"architecture": "test_efficientnet", "hidden_size": 256, "vocab_size": 2, "vocab_offset": pictures}
+    config = Gemma3nConfig(
+        text_config=text | {"vocab_size_per_layer_input": pictures},
+        vision_config=vision,
+        audio_config=audio,
+        vision_soft_tokens_per_image=4,
+        image_token_id=made.image_token_id,
+        audio_token_id=made.audio_token_id,
+    )
+    return AutoModelForMultimodalLM.from_config(config), processor
+
+
+def phi4():
+    template = TEMPLATE % ("<|image|>", "<|audio|>")
+    made = tokenizer({"image_token": "<|image|>", "audio_token": "<|audio|>"}, template)
+    from transformers import Phi4MultimodalImageProcessor  # needs torchvision
+
+    processor = picture_processor_class("phi4_multimodal")(
+        image_processor=Phi4MultimodalImageProcessor(dynamic_hd=4),
+        audio_processor=Phi4MultimodalFeatureExtractor(),
+        tokenizer=made,
+        chat_template=template,
+    )
+    vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2}
+    vision |= {"image_token_id": made.image_token_id}  # its processor counts on pictures of 448 pixels
+    audio = {"hidden_size": 16, "intermediate_size": 24, "num_blocks": 2, "num_attention_heads": 2}
+    audio |= {"ext_pw_out_channel": 16, "depthwise_separable_out_channel": 16, "nemo_conv_channels": 8}
+    config = Phi4MultimodalConfig(
+        **TEXT | ids_of(made) | {"max_position_embeddings": 4096},
+        vision_config=vision,
+        audio_config=audio | {"audio_token_id": made.audio_token_id},
+    )
+    return AutoModelForMultimodalLM.from_config(config), processor
+
+
 NATIVE = {"Qwen2.5-Omni": qwen2_5_omni, "Qwen3-Omni": qwen3_omni, "Gemma 4": gemma4}
+if is_torchvision_available():
+    NATIVE["Phi-4-multimodal"] = phi4
+if is_timm_available():
+    NATIVE["Gemma 3n"] = gemma3n

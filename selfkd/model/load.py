@@ -60,7 +60,10 @@ def load_vlm_processor(source: Source) -> Any:
     config = config_of(source, "vlm")
     kind = config.get("vlm_config", config)["model_type"]
     whole = {thinker: omni for omni, thinker in THINKERS.items()}.get(kind, kind)
-    return picture_processor_class(whole).from_pretrained(source)
+    processor = picture_processor_class(whole).from_pretrained(source)
+    if processor.chat_template is None:  # of Phi-4's, transformers hands it to the tokenizer alone
+        processor.chat_template = processor.tokenizer.chat_template
+    return processor
 
 
 def load_speech_encoder(source: Source) -> WhisperEncoder:

@@ -132,7 +132,9 @@ def memory(model: OmniModel, load: Load, batch: int, trained: int) -> dict[str, 
     cache_bytes = 2 * 2 * layers * text.num_key_value_heads * head_width * load.prefix_tokens
     tokens = load.speech_seconds * FRAMES_PER_SECOND / _stack(model) + load.response_tokens
     # what a layer keeps of a token for its gradient, bf16: about ten vectors of its width, four of its middle
-    graph_bytes = 2 * layers * tokens * (10 * width + 4 * text.intermediate_size)
+    middles = text.intermediate_size
+    middle = max(middles) if isinstance(middles, list) else middles
+    graph_bytes = 2 * layers * tokens * (10 * width + 4 * middle)
     logits_bytes = 3 * 4 * min(CHUNK_ROWS, batch * load.response_tokens) * text.vocab_size
     return {
         "frozen weights": frozen_bytes / GIGABYTE,
