@@ -112,7 +112,10 @@ def load_whole(kind: Any, source: Source, name: str, **settings: Any) -> Any:
 
     transformers would draw what is missing at random, with a warning, and go on.
     """
-    model, info = kind.from_pretrained(source, output_loading_info=True, ignore_mismatched_sizes=True, **settings)
+    try:
+        model, info = kind.from_pretrained(source, output_loading_info=True, ignore_mismatched_sizes=True, **settings)
+    except ImportError as error:  # Gemma 3n's eyes are timm's
+        raise InputError(f"{name}: {source}: {' '.join(str(error).split())}") from error
     wrong = {what: sorted(map(str, info[f"{what}_keys"])) for what in ("missing", "unexpected", "mismatched")}
     found = [f"{len(keys)} {what} (such as {keys[0]})" for what, keys in wrong.items() if keys]
     if found:

@@ -63,9 +63,12 @@ def load_of(data: Path) -> Load | None:
 
 def plan(config: Any, model_config: OmniConfig, alpha: float) -> dict[str, Any]:
     """Prints and returns the plan of a training configuration (`TrainConfig`) for a model of `model_config`."""
-    with torch.device("meta"):
-        model = OmniModel(model_config)
-        trained = let_train(model, config.trainable, config.lora)
+    try:
+        with torch.device("meta"):
+            model = OmniModel(model_config)
+            trained = let_train(model, config.trainable, config.lora)
+    except ImportError as error:  # Gemma 3n's eyes are timm's
+        raise InputError(f"model: {' '.join(str(error).split())}") from error
     counted, total = load_of(config.data), sum(p.numel() for p in model.parameters())
     load = counted or Load()
     flops = step_flops(model, load, config.batch_size, config.trainable, alpha)
