@@ -5,18 +5,24 @@ Each is made from its real configuration class. What is verified how, for real w
 
 import pytest
 import torch
+from conftest import world_examples
+from native_models import QWEN_TEMPLATE, QWEN_TOKENS, ids_of, tokenizer
 from transformers import (
     AutoModelForImageTextToText,
     Qwen2_5_VLConfig,
     Qwen2VLConfig,
+    Qwen2VLImageProcessorPil,
     Qwen3VLConfig,
     SmolVLMConfig,
     WhisperConfig,
 )
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from selfkd.data.views import PairedCollator, paired_item
 from selfkd.model.omni import OmniModel
+from selfkd.model.picture_processor import picture_processor_class
 from selfkd.model.prefix import continue_prefix, read_prefix
+from selfkd.training.align import AlignConfig, assemble
 
 VOCABULARY, IMAGE, VISION_START, VISION_END, PAD = 120, 100, 101, 102, 0
 TEXT = {
@@ -157,3 +163,31 @@ def test_text_view_is_the_plain_model(base):
     with torch.no_grad():
         ours = model(input_ids=ids, attention_mask=mask, **inputs).logits
         assert torch.equal(ours, model.vlm(input_ids=ids, attention_mask=mask, **inputs).logits)
+
+
+@pytest.mark.parametrize("kind", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_the_processor_of_a_checkpoint(kind, tmp_path):
+    """From a folder as it is on the hub to both views, without torchvision: the written one is transformers' own."""
+    torch.manual_seed(0)
+    made = tokenizer(QWEN_TOKENS, QWEN_TEMPLATE)
+    config = {"qwen2_vl": qwen2_vl, "qwen2_5_vl": qwen2_5_vl, "qwen3_vl": qwen3_vl}[kind]()
+    config.image_token_id, config.video_token_id = made.image_token_id, made.video_token_id
+    config.vision_start_token_id = made.vision_bos_token_id
+    for name, value in ids_of(made).items():
+        setattr(config.text_config, name, value)
+    images = Qwen2VLImageProcessorPil(patch_size=4, merge_size=2, size={"shortest_edge": 64, "longest_edge": 1024})
+    own = picture_processor_class(kind)(image_processor=images, tokenizer=made, chat_template=QWEN_TEMPLATE)
+    own.save_pretrained(tmp_path / "vlm")
+    AutoModelForImageTextToText.from_config(config).save_pretrained(tmp_path / "vlm")
+
+    model, processor = assemble(AlignConfig(tmp_path, tmp_path, vlm=str(tmp_path / "vlm")))
+    example, settings = world_examples(1)[0], {"max_new_tokens": 5, "do_sample": False}
+    turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": example.question}]}
+    chat = own.apply_chat_template([turn], add_generation_prompt=True)
+    whole = own(text=[chat], images=[example.picture()], return_tensors="pt")
+    prompt = processor.text_prompt(example.question, processor.look(example.picture()))
+    assert prompt.prefix_ids + prompt.suffix_ids == whole["input_ids"][0].tolist()
+    expected = model.eval().vlm.generate(**whole, **settings)[:, whole["input_ids"].shape[1] :]
+    assert model.generate(**processor([prompt]), **settings).tolist() == expected.tolist()
+    loss = model(paired=PairedCollator(processor)([paired_item(processor, e) for e in world_examples(3)]), alpha=0.5)
+    assert torch.isfinite(loss.total) and loss.kl > 0

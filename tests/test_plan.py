@@ -37,7 +37,7 @@ def test_every_base_has_a_recipe():
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.stem)
 def test_a_recipe_plans_its_run(recipe, monkeypatch, tmp_path, capsys):
     if recipe.stem == "gemma3n_e4b" and not is_timm_available():
-        with pytest.raises(InputError, match="model: .*requires the timm library"):
+        with pytest.raises(InputError, match=r"model: .*requires the timm library"):
             distill(settings(recipe))
         return
     result = distill(settings(recipe))
