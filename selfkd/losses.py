@@ -49,10 +49,12 @@ def self_kd_loss(
     temperature: float = 1.0,
     chunk_rows: int = CHUNK_ROWS,
     softcap: float | None = None,
+    teacher_head_VD: Tensor | None = None,
 ) -> SelfKDLoss:
     """The paper's loss from hidden states of the response rows and the weight of the language-model head.
 
-    `softcap` c makes c * tanh(logits / c) of the logits, as Gemma's models do.
+    `softcap` c makes c * tanh(logits / c) of the logits, as Gemma's models do. The teacher has the student's head
+    unless it brings one of its own.
 
     `teacher_ND` may be None where alpha is 0 (plain SFT needs no teacher). Logits exist for `chunk_rows` rows at a
     time, in the forward pass alone; the gradient of the head is made only where the head trains.
@@ -70,7 +72,7 @@ def self_kd_loss(
         if teacher_ND is None:
             return sft, torch.zeros_like(sft), sft
         with torch.no_grad():
-            teacher_logits = _logits(teacher_ND[rows], head, softcap)
+            teacher_logits = _logits(teacher_ND[rows], head if teacher_head_VD is None else teacher_head_VD, softcap)
         kl = kl_teacher_student(teacher_logits, logits, temperature)
         return alpha * kl + (1 - alpha) * sft, kl, sft
 

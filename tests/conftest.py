@@ -5,11 +5,15 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import count
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
+from transformers import Trainer
 
 from selfkd.data.example import MANIFEST, SAMPLE_RATE_HZ, Example, write_shard
 from selfkd.data.sources import World
@@ -30,6 +34,8 @@ def parts(tmp_path_factory):
 @pytest.fixture
 def model(parts):
     parts[0].requires_grad_(True)
+    for module in parts[0].part("llm"):
+        module.requires_grad_(False)
     parts[0].zero_grad()
     return parts[0]
 
@@ -75,3 +81,17 @@ def training_data(folder):
     (folder / "data").mkdir()
     write_shard(folder / "data" / "train.parquet", world_examples(16), {"rows": 16, "rejected": []})
     write_json(folder / "data" / MANIFEST, {"source": "world", "shards": [{"file": "train.parquet"}]})
+
+
+@contextmanager
+def interrupted_at(step):
+    """Within it a training run is interrupted, as by ctrl-C, in that step."""
+    plain, calls = Trainer.training_step, count(1)
+
+    def training_step(self, *args, **kwargs):
+        if next(calls) == step:
+            raise KeyboardInterrupt
+        return plain(self, *args, **kwargs)
+
+    with patch.object(Trainer, "training_step", training_step):
+        yield

@@ -23,6 +23,7 @@ from selfkd.model.omni import OmniModel
 from selfkd.model.picture_processor import picture_processor_class
 from selfkd.model.prefix import continue_prefix, read_prefix
 from selfkd.training.align import AlignConfig, assemble
+from selfkd.training.parts import freeze_all_but
 
 VOCABULARY, IMAGE, VISION_START, VISION_END, PAD = 120, 100, 101, 102, 0
 TEXT = {
@@ -189,5 +190,6 @@ def test_the_processor_of_a_checkpoint(kind, tmp_path):
     assert prompt.prefix_ids + prompt.suffix_ids == whole["input_ids"][0].tolist()
     expected = model.eval().vlm.generate(**whole, **settings)[:, whole["input_ids"].shape[1] :]
     assert model.generate(**processor([prompt]), **settings).tolist() == expected.tolist()
+    freeze_all_but(model, ["projector"])
     loss = model(paired=PairedCollator(processor)([paired_item(processor, e) for e in world_examples(3)]), alpha=0.5)
     assert torch.isfinite(loss.total) and loss.kl > 0

@@ -3,15 +3,13 @@ kept and go on like the others."""
 
 import json
 from dataclasses import replace
-from itertools import count
-from unittest.mock import patch
 
 import pytest
 import torch
-from conftest import training_data, world_examples
+from conftest import interrupted_at, training_data, world_examples
 from native_models import NATIVE
 from safetensors.torch import load_file, save_file
-from transformers import Qwen2_5OmniConfig, Trainer
+from transformers import Qwen2_5OmniConfig
 
 from selfkd.data.views import PairedCollator, paired_item
 from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
@@ -119,7 +117,7 @@ def test_it_is_trained_resumed_kept_and_asked(native, start, tmp_path):
     assert planned["trained_parameters"] == result["trained_parameters"] > 0
 
     again = replace(config, output=tmp_path / "again", save_steps=2)
-    with patch("transformers.trainer.Trainer.training_step", fails_at(3)), pytest.raises(KeyboardInterrupt):
+    with interrupted_at(3), pytest.raises(KeyboardInterrupt):
         distill(again)
     distill(again)
     weights = [load_file(c.output / "model/model.safetensors") for c in (config, again)]
@@ -136,18 +134,6 @@ def test_it_is_trained_resumed_kept_and_asked(native, start, tmp_path):
         assert torch.equal(model.eval().vlm(**inputs).logits, before.vlm(**inputs).logits), "the written view moved"
     scores = evaluate(EvaluateConfig(str(tmp_path / "whole/model"), [str(start / "data")], tmp_path / "eval", limit=2))
     assert {view: s["n"] for view, s in scores["world"].items()} == {"text": 2, "speech": 2}
-
-
-def fails_at(step):
-    """A training step that is interrupted the third time."""
-    plain, calls = Trainer.training_step, count(1)
-
-    def training_step(self, *args, **kwargs):
-        if next(calls) == step:
-            raise KeyboardInterrupt
-        return plain(self, *args, **kwargs)
-
-    return training_step
 
 
 @pytest.mark.parametrize("part", ["speech_encoder", "llm_adapters"])

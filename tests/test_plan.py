@@ -56,6 +56,9 @@ def test_self_kd_costs_little_more_than_sft_and_adapters_train():
     recipe = ROOT / "recipes/internvl2_1b.yaml"
     selfkd, sft = distill(settings(recipe)), distill(settings(recipe, alpha=0.0))
     assert 1 < selfkd["step_teraflop"] / sft["step_teraflop"] < 1.06
+    whole = distill(settings(recipe, trainable=["projector", "llm"]))
+    assert whole["step_teraflop"] > 2 * selfkd["step_teraflop"]
+    assert sum(whole["gigabytes"].values()) > 1.5 * sum(selfkd["gigabytes"].values())
     wider = distill(settings(recipe, trainable=["projector", "llm_adapters"]))
     assert wider["trained_parameters"] > selfkd["trained_parameters"]
     assert wider["parameters"] - selfkd["parameters"] == wider["trained_parameters"] - selfkd["trained_parameters"]

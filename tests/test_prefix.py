@@ -1,5 +1,6 @@
 """The shared prefix gives what two plain passes over whole sequences give: the loss and every gradient."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -9,13 +10,14 @@ from torch.nn import functional as F
 
 from selfkd.data.views import PairedCollator, paired_item
 from selfkd.losses import cross_entropy, kl_teacher_student, self_kd_loss
-from selfkd.model.paired import paired_rows
+from selfkd.model.paired import FrozenTeacher, paired_rows
 from selfkd.model.prefix import continue_prefix, positions, read_prefix
+from selfkd.training.parts import freeze_all_but
 
 TRAINED = ("projector", "speech_encoder")
 
 
-def two_plain_passes(model, items, alpha):
+def two_plain_passes(model, items, alpha, teacher_vlm=None):
     """Teacher and student one example at a time, whole sequences through the VLM's own forward, all logits."""
     total = torch.zeros(())
     for item in items:
@@ -23,7 +25,7 @@ def two_plain_passes(model, items, alpha):
         heard = item.prefix_ids + item.speech_ids + item.response_ids[:-1]
         image = item.image_inputs
         with torch.no_grad():
-            teacher = model.vlm(input_ids=torch.tensor([ids]), **image).logits[0]
+            teacher = (teacher_vlm or model.vlm)(input_ids=torch.tensor([ids]), **image).logits[0]
         student = model(torch.tensor([heard]), speech_inputs=item.speech_inputs, **image).logits[0]
         rows = slice(-len(item.response_ids), None)
         labels = torch.tensor(item.response_ids)
@@ -82,6 +84,7 @@ def test_questions_about_one_picture_read_it_once(model, processor):
 
 
 def test_no_gradient_reaches_the_prefix_or_the_teacher(model, processor):
+    model.vlm.get_decoder().requires_grad_(False)
     items = [paired_item(processor, e) for e in world_examples(2)]
     student, teacher, _ = paired_rows(model, PairedCollator(processor)(items), with_teacher=True)
     assert not teacher.requires_grad
@@ -120,3 +123,48 @@ def test_continuations_do_not_disturb_the_prefix(model, processor):
 def test_positions_skip_padding():
     mask = torch.tensor([[0, 0, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1]])
     assert positions(mask).tolist() == [[0, 0, 0, 1, 2, 2], [0, 1, 2, 3, 4, 5]]
+
+
+@pytest.mark.parametrize("parts_that_train", [["projector"], ["projector", "llm"]])
+def test_gradient_checkpointing_changes_memory_alone(parts, parts_that_train):
+    """The same loss and gradients; layers of the LLM run again in the backward pass, frozen or not."""
+    model, processor = deepcopy(parts[0]), parts[1]
+    freeze_all_but(model, parts_that_train)
+    batch = PairedCollator(processor)([paired_item(processor, e) for e in world_examples(3)])
+    teacher, calls, found = FrozenTeacher(model)(batch), [], []
+    model.vlm.get_decoder().layers[0].input_layernorm.register_forward_hook(
+        lambda *_: calls.append(torch.is_grad_enabled())
+    )
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.activation_checkpointing_enable()
+        calls.clear()
+        model.train().zero_grad()
+        loss = model(paired=batch, alpha=0.5, teacher=teacher).total
+        loss.backward()
+        found.append((loss.item(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}))
+        passes = len(parts_that_train)  # with gradient: the continuation, and the prefix where the LLM trains
+        assert sum(calls) == passes * (2 if checkpointing else 1)
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
+    assert_same_gradients(found[1][1], found[0][1])
+
+
+def test_where_the_llm_trains_a_frozen_copy_teaches(parts):
+    """The loss and every gradient of the LLM, through the prefix too, are those of plain passes."""
+    model, processor = deepcopy(parts[0]), parts[1]
+    freeze_all_but(model, ["projector", "llm"])
+    items = [paired_item(processor, e) for e in world_examples(3)]
+    batch = PairedCollator(processor)(items)
+    teacher = FrozenTeacher(model)
+    with torch.no_grad():  # the student has learnt something that its teacher has not
+        for parameter in model.vlm.get_decoder().parameters():
+            parameter.mul_(1.01)
+    two_plain_passes(model, items, 0.5, teacher.vlm).backward()
+    expected = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    assert any("layers.0.self_attn.k_proj" in name for name in expected)
+    model.zero_grad()
+    loss = model(paired=batch, alpha=0.5, teacher=teacher(batch))
+    loss.total.backward()
+    assert_same_gradients({n: p.grad for n, p in model.named_parameters() if p.grad is not None}, expected)
+    with pytest.raises(AssertionError, match="would learn with its student"):
+        model(paired=batch, alpha=0.5)

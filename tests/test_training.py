@@ -6,10 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
-from conftest import training_start, world_examples
+from conftest import interrupted_at, training_start, world_examples
 from safetensors.torch import load_file
 
 from selfkd.errors import InputError
@@ -51,6 +52,24 @@ def losses_and_weights(start, tmp_path, batch_size, accumulation):
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return losses, model.projector.linear_out.weight.detach()
+
+
+def test_the_whole_llm_trains_against_a_frozen_teacher(start, tmp_path):
+    """The LLM moves, its teacher does not: what is interrupted and resumed ends in the same bytes."""
+    settings = config(start, tmp_path / "whole", trainable=["projector", "llm"], steps=4, learning_rate=1e-3)
+    result = distill(settings)
+    before, after = (OmniModel.from_pretrained(f) for f in (start / "model", tmp_path / "whole" / MODEL))
+    moved = {n for n, p in after.named_parameters() if not torch.equal(p, before.get_parameter(n))}
+    assert result["trained_parameters"] == sum(after.get_parameter(n).numel() for n in moved)
+    assert not any("vision" in name for name in moved) and any("k_proj" in name for name in moved)
+
+    again = replace(settings, output=tmp_path / "again")
+    with interrupted_at(3), pytest.raises(KeyboardInterrupt):
+        distill(again)
+    distill(again)
+    assert sha256(tmp_path / "again" / MODEL / "model.safetensors") == sha256(
+        tmp_path / "whole" / MODEL / "model.safetensors"
+    )
 
 
 def test_eight_by_one_equals_two_by_four(start, tmp_path):

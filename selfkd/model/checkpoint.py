@@ -3,7 +3,8 @@
 from selfkd.errors import InputError
 from selfkd.model.load import Source, config_of, hears_natively, load_native, load_whole
 from selfkd.model.native import THINKERS, native_speech_token
-from selfkd.model.omni import OmniConfig, OmniModel
+from selfkd.model.omni import OmniModel
+from selfkd.model.omni_config import OmniConfig
 from selfkd.model.processor import OmniProcessor
 
 

@@ -7,65 +7,26 @@ Legend: B items, T tokens, F mel bins, M mel frames, S speech vectors, D width, 
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import (
-    AutoConfig,
-    AutoModelForMultimodalLM,
-    PretrainedConfig,
-    PreTrainedModel,
-    WhisperConfig,
-)
+from transformers import AutoModelForMultimodalLM, PreTrainedModel, WhisperConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from selfkd.losses import SelfKDLoss, self_kd_loss
 from selfkd.model.adapters import ADAPTER_MARK, adapters_on, add_adapters, is_adapter
 from selfkd.model.native import NATIVE_EARS, native_speech_token
-from selfkd.model.paired import paired_rows
+from selfkd.model.omni_config import OmniConfig
+from selfkd.model.paired import Teacher, paired_rows
 from selfkd.model.prefix import generate_after, read_prefix
 from selfkd.model.projector import SpeechProjector
 from selfkd.model.speech_encoder import encode_speech
 
 Side = Literal["left", "right"]
-
-
-class OmniConfig(PretrainedConfig):
-    """Configuration of the VLM and of the speech encoder, and how the two are joined.
-
-    Without a `speech_config` the VLM is a native omni model and hears by itself. `speech_token_id` stands for what is
-    heard in `input_ids`, however many vectors that will be; the VLM's embedding never sees it (a native model has its
-    own, once for each vector). With `speech_padded` the encoder reads 30 seconds whatever was said. `llm_lora` holds
-    the fields of `peft.LoraConfig` where the LLM has adapters.
-    """
-
-    model_type = "selfkd_omni"
-    sub_configs: ClassVar = {"vlm_config": AutoConfig, "speech_config": WhisperConfig}
-
-    def __init__(
-        self,
-        vlm_config=None,
-        speech_config=None,
-        speech_stack: int = 4,
-        speech_token_id: int = 0,
-        speech_padded: bool = False,
-        llm_lora: dict[str, Any] | None = None,
-        **kwargs,
-    ):
-        if isinstance(vlm_config, dict):
-            vlm_config = AutoConfig.for_model(**vlm_config)
-        if isinstance(speech_config, dict):
-            speech_config = WhisperConfig(**{k: v for k, v in speech_config.items() if k != "model_type"})
-        self.vlm_config, self.speech_config = vlm_config, speech_config
-        self.speech_stack, self.speech_token_id, self.speech_padded = speech_stack, speech_token_id, speech_padded
-        self.llm_lora = llm_lora
-        super().__init__(**kwargs)
-
-    def get_text_config(self, *args, **kwargs):
-        return self.vlm_config.get_text_config(*args, **kwargs) if self.vlm_config is not None else self
 
 
 class OmniModel(PreTrainedModel):
@@ -132,9 +93,16 @@ class OmniModel(PreTrainedModel):
     def hears_natively(self) -> bool:
         return self.config.speech_config is None
 
+    @property
+    def llm_trains(self) -> bool:
+        """Whether weights of the LLM itself train, adapters apart."""
+        return any(p.requires_grad and not is_adapter(n) for m in self.part("llm") for n, p in m.named_parameters())
+
     def part(self, name: str) -> Iterator[nn.Module]:
-        """The modules of a part: "projector" or "speech_encoder"."""
-        if self.hears_natively:
+        """The modules of a part: "projector", "speech_encoder" or "llm"."""
+        if name == "llm":
+            yield from (self.vlm.get_decoder(), self.vlm.get_output_embeddings())
+        elif self.hears_natively:
             yield from NATIVE_EARS[self.config.vlm_config.model_type].modules(self.vlm, name)
         else:
             yield self.get_submodule(name)
@@ -142,12 +110,14 @@ class OmniModel(PreTrainedModel):
     def train(self, mode: bool = True) -> "OmniModel":
         """Parts that do not train stay in evaluation mode: with dropout the teacher would be another each time."""
         super().train(mode)
-        ears = [module for name in ("speech_encoder", "projector") for module in self.part(name)]
-        heard = {id(p) for module in ears for p in module.parameters()}
-        trains = [(name, p) for name, p in self.vlm.named_parameters() if p.requires_grad and not is_adapter(name)]
-        self.vlm.train(mode and any(id(p) not in heard for _, p in trains))
-        for module in ears:
-            module.train(mode and any(p.requires_grad for p in module.parameters()))
+        self.vlm.eval()
+        for module in (module for name in ("speech_encoder", "projector", "llm") for module in self.part(name)):
+            module.train(mode and any(p.requires_grad and not is_adapter(n) for n, p in module.named_parameters()))
+        if self.is_activation_checkpointing:
+            for layer in self.vlm.get_decoder().modules():
+                if isinstance(layer, GradientCheckpointingLayer):
+                    layer.training = mode  # of the layer alone, it is what lets its activations be made again
+                    layer._can_checkpoint_with_cache = True  # ours gives a layer the same however often it asks
         return self
 
     def get_input_embeddings(self):
@@ -193,15 +163,17 @@ class OmniModel(PreTrainedModel):
         paired: Mapping[str, Any] | None = None,
         alpha: float = 1.0,
         temperature: float = 1.0,
+        teacher: Teacher | None = None,
         **vlm_inputs: Any,
     ):
         """The VLM's outputs for prompts with pictures, text and speech; without speech this is the VLM itself.
 
         With `paired`, a batch as `PairedCollator` makes it, the loss of Self-KD instead (a `SelfKDLoss`): here, and not
-        in the trainer, for DDP and FSDP follow a model through its `forward` alone.
+        in the trainer, for DDP and FSDP follow a model through its `forward` alone. Its teacher is the text view of the
+        same weights unless one is given.
         """
         if paired is not None:
-            return self._paired_loss(paired, alpha, temperature)
+            return self._paired_loss(paired, alpha, temperature, teacher)
         assert input_ids is not None, "input_ids or paired"
         if not speech_inputs:
             return self.vlm(input_ids=input_ids, attention_mask=attention_mask, **vlm_inputs)
@@ -211,11 +183,21 @@ class OmniModel(PreTrainedModel):
         inputs, mask = self.listen(input_ids, mask, speech_inputs, "right")
         return self.vlm(attention_mask=mask, **inputs, **vlm_inputs)
 
-    def _paired_loss(self, batch: Mapping[str, Any], alpha: float, temperature: float) -> SelfKDLoss:
-        student, teacher, labels = paired_rows(self, batch, with_teacher=alpha > 0)
-        cap = getattr(self.config.get_text_config(), "final_logit_softcapping", None)
-        head = self.get_output_embeddings().weight
-        return self_kd_loss(student, teacher, head, labels, alpha, temperature, softcap=cap)
+    def _paired_loss(
+        self, batch: Mapping[str, Any], alpha: float, temperature: float, teacher: Teacher | None
+    ) -> SelfKDLoss:
+        student, own_teacher, labels = paired_rows(self, batch, with_teacher=alpha > 0 and teacher is None)
+        rows, head = (own_teacher, None) if teacher is None else teacher
+        return self_kd_loss(
+            student,
+            rows,
+            self.get_output_embeddings().weight,
+            labels,
+            alpha,
+            temperature,
+            softcap=getattr(self.config.get_text_config(), "final_logit_softcapping", None),
+            teacher_head_VD=head,
+        )
 
     @torch.no_grad()
     def generate(

@@ -1,22 +1,44 @@
 """Teacher's and student's hidden states on the response rows of a batch (`data/views.py` makes the batch).
 
-The teacher is the text view of the very same weights, without gradient. The prefix is read once, without gradient, and
-serves both: nothing that trains stands before the question.
+The teacher is the text view of the very same weights, without gradient, and the prefix is read once, without gradient,
+for both: nothing that trains stands before the question. Where the LLM itself trains that is no longer so: the teacher
+is then a frozen copy, and gradient flows through the student's prefix too.
 
 Legend: B examples, T tokens, R response tokens, N response rows (all examples' R, one after another), D width.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from selfkd.model.adapters import adapters_on
-from selfkd.model.prefix import continue_prefix, read_prefix
+from selfkd.model.prefix import Prefix, continue_prefix, read_prefix
 
 if TYPE_CHECKING:
     from selfkd.model.omni import OmniModel
+
+
+class Teacher(NamedTuple):
+    """The teacher's side of the response rows: hidden states (N, D) and the head (vocabulary, D) for their logits."""
+
+    rows: Tensor
+    head: Tensor
+
+
+class FrozenTeacher:
+    """A copy of the LLM and of the eyes as they were, for a student whose LLM trains."""
+
+    def __init__(self, model: "OmniModel"):
+        self.vlm = deepcopy(model.vlm).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def __call__(self, batch: Mapping[str, Any]) -> Teacher:
+        self.vlm.to(batch["labels"].device)
+        rows = _written_rows(self.vlm, _prefix(self.vlm, batch), batch)
+        return Teacher(rows, self.vlm.get_output_embeddings().weight)
 
 
 def response_rows(hidden_BTD: Tensor, mask_BT: Tensor, labels_BR: Tensor) -> Tensor:
@@ -33,17 +55,28 @@ def paired_rows(
     """(student (N, D), teacher (N, D) or None, labels (N,)). Gradient reaches the student's question and response."""
     labels_BR = batch["labels"]
     _assert_same_response(batch)
+    llm_learns = model.llm_trains and torch.is_grad_enabled()
+    assert not (llm_learns and with_teacher), "a teacher of the same weights would learn with its student"
+    with torch.set_grad_enabled(llm_learns):
+        prefix = _prefix(model.vlm, batch)
     teacher_ND = None
-    with torch.no_grad():
-        prefix = read_prefix(model.vlm, batch["prefix_ids"], batch["prefix_mask"], **batch["image_inputs"])
-        prefix = prefix.rows(batch["group"])
-        if with_teacher:
-            hidden = continue_prefix(model.vlm, prefix, {"input_ids": batch["text_ids"]}, batch["text_mask"])
-            teacher_ND = response_rows(hidden, batch["text_mask"], labels_BR)
+    if with_teacher:
+        with torch.no_grad():
+            teacher_ND = _written_rows(model.vlm, prefix, batch)
     inputs, mask = model.listen(batch["speech_ids"], batch["speech_mask"], batch["speech_inputs"], "right")
     with adapters_on(model.vlm):
         hidden = continue_prefix(model.vlm, prefix, inputs, mask)
     return response_rows(hidden, mask, labels_BR), teacher_ND, labels_BR[labels_BR != -100]
+
+
+def _prefix(vlm: Any, batch: Mapping[str, Any]) -> Prefix:
+    prefix = read_prefix(vlm, batch["prefix_ids"], batch["prefix_mask"], **batch["image_inputs"])
+    return prefix.rows(batch["group"])
+
+
+def _written_rows(vlm: Any, prefix: Prefix, batch: Mapping[str, Any]) -> Tensor:
+    hidden = continue_prefix(vlm, prefix, {"input_ids": batch["text_ids"]}, batch["text_mask"])
+    return response_rows(hidden, batch["text_mask"], batch["labels"])
 
 
 def _assert_same_response(batch: Mapping[str, Any]) -> None:

@@ -50,14 +50,9 @@ def read_prefix(vlm: Any, input_ids_GP: Tensor, mask_GP: Tensor, **image_inputs:
     has_mrope = "image_grid_thw" in image_inputs
     if not has_mrope:
         inputs["position_ids"] = positions(mask_GP)
-    outputs = vlm.base_model(
-        input_ids=input_ids_GP,
-        attention_mask=mask_GP,
-        past_key_values=DynamicCache(),  # whole layers: a cache of the model's own would cut those that slide
-        use_cache=True,
-        **inputs,
-    )
-    layers = tuple((layer.keys, layer.values) for layer in outputs.past_key_values.layers)
+    cache = _PrefixCache()  # holds layers whole: one of the model's own making would cut those whose window slides
+    vlm.base_model(input_ids=input_ids_GP, attention_mask=mask_GP, past_key_values=cache, use_cache=True, **inputs)
+    layers = tuple(cache.new[i] for i in sorted(cache.new))
     next_G = mask_GP.sum(-1)
     if has_mrope:  # an image of h x w tokens takes only max(h, w) positions; the model has worked them out
         next_G = next_G + vlm.base_model.rope_deltas.flatten().to(next_G)
@@ -82,7 +77,7 @@ def continue_prefix(vlm: Any, prefix: Prefix, inputs: Mapping[str, Tensor], mask
     outputs = vlm.base_model(
         attention_mask=torch.cat([prefix.mask_GP, mask_BS], dim=1),
         position_ids=prefix.next_G[:, None] + positions(mask_BS),
-        past_key_values=_cache(prefix),
+        past_key_values=_PrefixCache(prefix.layers),
         use_cache=True,
         **inputs,
         **prefix.again,
@@ -125,7 +120,7 @@ def _generate_after(
     reply_ids = vlm.generate(
         attention_mask=torch.cat([prefix.mask_GP, mask_BS], dim=1),
         position_ids=torch.cat([positions(prefix.mask_GP), after], dim=1),
-        past_key_values=_cache(prefix),
+        past_key_values=DynamicCache(ddp_cache_data=prefix.layers),
         **whole,
         **prefix.again,
         **generate_inputs,
@@ -133,6 +128,20 @@ def _generate_after(
     return reply_ids[:, skipped:]
 
 
-def _cache(prefix: Prefix) -> DynamicCache:
-    # a cache of its own: `update` concatenates into new tensors, so other continuations never see these tokens
-    return DynamicCache(ddp_cache_data=prefix.layers)
+class _PrefixCache(DynamicCache):
+    """Gives each layer what was there with what is new, and keeps the new apart.
+
+    So other continuations never see it, and a layer that runs again, as gradient checkpointing lets it in the backward
+    pass, gets the same again.
+    """
+
+    def __init__(self, layers: tuple[tuple[Tensor, Tensor], ...] = ()):
+        super().__init__(ddp_cache_data=layers)
+        self.past, self.new = layers, dict[int, tuple[Tensor, Tensor]]()
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any):
+        self.new[layer_idx] = key_states, value_states
+        if layer_idx >= len(self.past):
+            return key_states, value_states
+        keys, values = self.past[layer_idx]
+        return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)

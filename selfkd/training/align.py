@@ -7,7 +7,8 @@ from transformers import WhisperFeatureExtractor, set_seed
 
 from selfkd.model.embedded import recognizer_path, vlm_path
 from selfkd.model.load import config_of, load_speech_encoder, load_vlm, load_vlm_processor
-from selfkd.model.omni import OmniConfig, OmniModel
+from selfkd.model.omni import OmniModel
+from selfkd.model.omni_config import OmniConfig
 from selfkd.model.processor import OmniProcessor
 from selfkd.runs import Run
 from selfkd.training.plan import plan, read_skeleton
@@ -25,7 +26,7 @@ class AlignConfig(TrainConfig):
         speech_encoder: Whisper checkpoint, a hub id or a path; the embedded one by default.
         speech_stack: Encoder frames (50 a second) that make one vector.
         speech_padded: Whether the encoder reads 30 seconds whatever was said, as Whisper was trained.
-        trainable: Parts that train, among projector, speech_encoder and llm_adapters.
+        trainable: Parts that train, among projector, speech_encoder, llm_adapters and llm.
         steps: Optimizer steps.
         batch_size: Examples a step and device.
         learning_rate: Peak learning rate.

@@ -23,7 +23,7 @@ class DistillConfig(TrainConfig):
         model: Model to start from: the output of selfkd align (with /model), or a native omni model (hub id or path).
         alpha: Weight of Self-KD; 0 is plain SFT, 1 is Self-KD alone.
         temperature: Temperature of the KL term.
-        trainable: Parts that train, among projector, speech_encoder and llm_adapters.
+        trainable: Parts that train, among projector, speech_encoder, llm_adapters and llm.
         steps: Optimizer steps.
         batch_size: Examples a step and device.
         learning_rate: Peak learning rate.

@@ -17,7 +17,8 @@ from selfkd.data.batches import picture_key
 from selfkd.data.example import MANIFEST, Example, read_examples
 from selfkd.errors import InputError
 from selfkd.losses import CHUNK_ROWS
-from selfkd.model.omni import OmniConfig, OmniModel
+from selfkd.model.omni import OmniModel
+from selfkd.model.omni_config import OmniConfig
 from selfkd.training.parts import let_train
 
 FRAMES_PER_SECOND = 50  # of a Whisper encoder
@@ -112,14 +113,18 @@ def step_flops(model: OmniModel, load: Load, batch: int, trainable: list[str], a
     """Two per parameter and token forward, as many for the gradient of what stands before, as many where weights train.
 
     The picture's prefix and the teacher are forward alone; a vision tower sees four patches for each token it gives.
+    Where the LLM trains, the teacher reads a prefix of its own and the student's has a gradient.
     """
+    llm_trains = "llm" in trainable
     size, pictures = _sizes(model), batch / load.questions_a_picture
     frames = batch * load.speech_seconds * FRAMES_PER_SECOND
     vectors = frames / _stack(model)
     responses = batch * load.response_tokens
-    prefix = 2 * pictures * load.prefix_tokens * (4 * size["vision"] + size["llm"])
-    teacher = 2 * (batch * load.question_tokens + responses) * size["llm"] + 2 * responses * size["head"]
-    student = 4 * (vectors + responses) * size["llm"] + 4 * responses * size["head"]
+    prefix = 2 * pictures * load.prefix_tokens * (4 * size["vision"] + (3 if llm_trains else 1) * size["llm"])
+    teacher = 2 * pictures * load.prefix_tokens * (4 * size["vision"] + size["llm"]) if llm_trains else 0
+    teacher += 2 * (batch * load.question_tokens + responses) * size["llm"] + 2 * responses * size["head"]
+    passes = 6 if llm_trains else 4
+    student = passes * (vectors + responses) * size["llm"] + passes * responses * size["head"]
     ears = (6 if "speech_encoder" in trainable else 2) * frames * size["ears"] + 6 * vectors * size["projector"]
     return prefix + student + ears + (teacher if alpha > 0 else 0)
 
@@ -134,6 +139,9 @@ def memory(model: OmniModel, load: Load, batch: int, trained: int) -> dict[str, 
     frozen_bytes = sum((4 if name.startswith("speech_encoder") else 2) * p.numel() for name, p in frozen)
     cache_bytes = 2 * 2 * layers * text.num_key_value_heads * head_width * load.prefix_tokens
     tokens = load.speech_seconds * FRAMES_PER_SECOND / _stack(model) + load.response_tokens
+    if model.llm_trains:  # beside a frozen teacher, with the prefix in the graph
+        frozen_bytes += 2 * sum(p.numel() for p in model.vlm.parameters())
+        tokens += load.prefix_tokens
     # what a layer keeps of a token for its gradient, bf16: about ten vectors of its width, four of its middle
     middles = text.intermediate_size
     middle = max(middles) if isinstance(middles, list) else middles

@@ -15,7 +15,7 @@ from selfkd.errors import InputError
 from selfkd.model.omni import OmniModel
 from selfkd.model.processor import OmniProcessor
 from selfkd.runs import MODEL, Run, is_main_process
-from selfkd.training.parts import TRAINABLE, let_train
+from selfkd.training.parts import ADAPTERS, TRAINABLE, let_train
 from selfkd.training.trainer import RunLog, SelfKDTrainer
 
 CHECKPOINTS = "checkpoints"  # subfolder of the run
@@ -45,6 +45,8 @@ def check_settings(config: TrainConfig) -> None:
     unknown = [part for part in config.trainable if part not in TRAINABLE]
     if unknown or not config.trainable:
         raise InputError(f"trainable: {unknown or 'empty'}; choose among {', '.join(TRAINABLE)}")
+    if {"llm", ADAPTERS} <= set(config.trainable):
+        raise InputError(f"trainable: llm and {ADAPTERS} exclude each other")
     known = {f.name for f in fields(TrainingArguments)}
     unknown = [name for name in config.training if name not in known]
     if unknown:
@@ -102,7 +104,7 @@ def train(
     except torch.OutOfMemoryError as error:
         raise InputError(
             f"{error} (batch_size is {config.batch_size}; a smaller one with training.gradient_accumulation_steps "
-            "gives the same loss, training.gradient_checkpointing takes less memory and more time)"
+            "gives the same loss, training.activation_checkpointing takes less memory and more time)"
         ) from error
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # whole, where ranks hold shards
     result = {

@@ -15,6 +15,7 @@ from selfkd.data.example import Example
 from selfkd.data.views import PairedCollator, PairedDataset
 from selfkd.errors import InputError
 from selfkd.model.omni import OmniModel
+from selfkd.model.paired import FrozenTeacher
 from selfkd.model.processor import OmniProcessor
 from selfkd.runs import LOG
 
@@ -38,6 +39,8 @@ class SelfKDTrainer(Trainer):
         temperature: float = 1.0,
         **trainer_arguments: Any,
     ):
+        # the weights as they are now, if they are to change; a resumed run loads what it has learnt after this
+        self.teacher = FrozenTeacher(model) if alpha > 0 and model.llm_trains else None
         args.remove_unused_columns = False  # our items are no columns
         super().__init__(
             model,
@@ -59,7 +62,8 @@ class SelfKDTrainer(Trainer):
         return CostSampler(costs, a_step, seed, [picture_key(e) for e in self.examples])
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        loss = model(paired=inputs, alpha=self.alpha, temperature=self.temperature)
+        teacher = self.teacher(inputs) if self.teacher else None
+        loss = model(paired=inputs, alpha=self.alpha, temperature=self.temperature, teacher=teacher)
         if not torch.isfinite(loss.total):
             raise InputError(
                 f"the loss of step {self.state.global_step + 1} is {loss.total.item()}; "
@@ -69,7 +73,8 @@ class SelfKDTrainer(Trainer):
         for name, value in (("kl", loss.kl), ("sft", loss.sft), ("tokens", loss.tokens)):
             self._parts[name] = self._parts.get(name, 0.0) + float(value)
         # DDP and FSDP average the ranks' gradients; ours is a sum over all of them, divided by the count of all
-        ranks = 1 if num_items_in_batch is None else self.accelerator.num_processes
+        of_all = num_items_in_batch is not None and self.args.average_tokens_across_devices
+        ranks = self.accelerator.num_processes if of_all else 1
         mean = loss.total * ranks / count
         return (mean, {}) if return_outputs else mean
 

@@ -1,0 +1,40 @@
+"""The configuration of an `OmniModel`."""
+
+from typing import Any, ClassVar
+
+from transformers import AutoConfig, PretrainedConfig, WhisperConfig
+
+
+class OmniConfig(PretrainedConfig):
+    """Configuration of the VLM and of the speech encoder, and how the two are joined.
+
+    Without a `speech_config` the VLM is a native omni model and hears by itself. `speech_token_id` stands for what is
+    heard in `input_ids`, however many vectors that will be; the VLM's embedding never sees it (a native model has its
+    own, once for each vector). With `speech_padded` the encoder reads 30 seconds whatever was said. `llm_lora` holds
+    the fields of `peft.LoraConfig` where the LLM has adapters.
+    """
+
+    model_type = "selfkd_omni"
+    sub_configs: ClassVar = {"vlm_config": AutoConfig, "speech_config": WhisperConfig}
+
+    def __init__(
+        self,
+        vlm_config=None,
+        speech_config=None,
+        speech_stack: int = 4,
+        speech_token_id: int = 0,
+        speech_padded: bool = False,
+        llm_lora: dict[str, Any] | None = None,
+        **kwargs,
+    ):
+        if isinstance(vlm_config, dict):
+            vlm_config = AutoConfig.for_model(**vlm_config)
+        if isinstance(speech_config, dict):
+            speech_config = WhisperConfig(**{k: v for k, v in speech_config.items() if k != "model_type"})
+        self.vlm_config, self.speech_config = vlm_config, speech_config
+        self.speech_stack, self.speech_token_id, self.speech_padded = speech_stack, speech_token_id, speech_padded
+        self.llm_lora = llm_lora
+        super().__init__(**kwargs)
+
+    def get_text_config(self, *args, **kwargs):
+        return self.vlm_config.get_text_config(*args, **kwargs) if self.vlm_config is not None else self
