@@ -5,9 +5,11 @@ shards as they are: image (PNG) and speech (FLAC, mono, 16 kHz) are encoded byte
 `datasets.Audio`.
 """
 
+import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,8 @@ from PIL import Image
 from selfkd.errors import InputError
 from selfkd.files import write_atomically
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+ROWS_PER_GROUP = 32  # what must be read to get at one of them
 MANIFEST = "manifest.json"
 SAMPLE_RATE_HZ = 16_000
 
@@ -76,6 +79,21 @@ def encode_picture(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+def index_of(example: Example) -> dict[str, Any]:
+    """What the shards say of a picture beside the picture: its hash ("" without one) and its size in pixels."""
+    if example.image is None:
+        return dict(zip(INDEX_COLUMNS, ("", 0, 0), strict=True))
+    with suppress(OSError, ValueError), Image.open(io.BytesIO(example.image)) as picture:
+        width, height = picture.size  # reads the head of the file alone
+        return dict(zip(INDEX_COLUMNS, (image_hash(example.image), width, height), strict=True))
+    return dict(zip(INDEX_COLUMNS, (image_hash(example.image), 0, 0), strict=True))
+
+
+def image_hash(image: bytes) -> str:
+    return hashlib.blake2b(image, digest_size=8).hexdigest()
+
+
+INDEX_COLUMNS = ("image_hash", "image_width", "image_height")
 _BINARY = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _FEATURES = {"image": {"_type": "Image"}, "speech": {"sampling_rate": SAMPLE_RATE_HZ, "_type": "Audio"}}
 
@@ -86,6 +104,9 @@ def _schema() -> pa.Schema:
         arrow, name = (pa.float64(), "float64") if field.name == "duration_seconds" else (pa.string(), "string")
         columns.append((field.name, _BINARY if field.name in _FEATURES else arrow))
         features[field.name] = _FEATURES.get(field.name, {"dtype": name, "_type": "Value"})
+    for column, name in zip(INDEX_COLUMNS, ("string", "int32", "int32"), strict=True):
+        columns.append((column, pa.type_for_alias(name)))
+        features[column] = {"dtype": name, "_type": "Value"}
     # what `datasets` and the hub's viewer look for, so that they show pictures and players without being told
     return pa.schema(columns, metadata={"huggingface": json.dumps({"info": {"features": features}})})
 
@@ -95,14 +116,22 @@ def write_shard(path: Path, examples: Iterable[Example], metadata: dict[str, Any
     suffixes = {"image": "png", "speech": "flac"}
     rows = []
     for example in examples:
-        row = asdict(example)
+        row = asdict(example) | index_of(example)
         for name, suffix in suffixes.items():
             row[name] = row[name] and {"bytes": row[name], "path": f"{example.id}.{suffix}"}
         rows.append(row)
     schema = _schema()
     schema = schema.with_metadata({**(schema.metadata or {}), b"selfkd": json.dumps(metadata).encode()})
     with write_atomically(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary, row_group_size=256, compression="zstd")
+        pq.write_table(
+            pa.Table.from_pylist(rows, schema=schema), temporary, row_group_size=ROWS_PER_GROUP, compression="zstd"
+        )
+
+
+def example_of_row(row: dict[str, Any]) -> Example:
+    """An example from a row of a shard."""
+    values = {k: v for k, v in row.items() if k not in INDEX_COLUMNS}
+    return Example(**{k: v["bytes"] if isinstance(v, dict) else v for k, v in values.items()})
 
 
 def shard_metadata(path: Path) -> dict[str, Any]:
@@ -126,6 +155,6 @@ def read_examples(folder: Path) -> Iterator[Example]:
             batches = pq.ParquetFile(path).iter_batches(batch_size=256)
             for batch in batches:
                 for row in batch.to_pylist():
-                    yield Example(**{k: v["bytes"] if isinstance(v, dict) else v for k, v in row.items()})
+                    yield example_of_row(row)
         except (OSError, pa.ArrowException, TypeError) as error:
             raise InputError(f"{path}: not a readable shard of schema {SCHEMA_VERSION} ({error})") from error

@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from selfkd.data.batches import picture_key
-from selfkd.data.example import Example
+from selfkd.data.example import Example, image_hash
 from selfkd.data.joining import join_inputs, shared_by
 from selfkd.errors import InputError
 
@@ -56,7 +55,7 @@ def paired_item(processor: Any, example: Example) -> PairedItem:
         response_ids=[*processor.ids(example.answer), processor.end_id],
         image_inputs=seen.image_inputs,
         speech_inputs=heard.speech_inputs,
-        picture=picture_key(example),
+        picture=example.id if example.image is None else image_hash(example.image),
     )
 
 

@@ -106,6 +106,15 @@ class OmniProcessor:
         image_inputs = {name: value for name, value in batch.items() if name not in _OF_TEXT}
         return Seen(self.tokenizer.decode(batch["input_ids"][0]), frame.after, image_inputs)
 
+    def image_tokens(self, width: int, height: int) -> int:
+        """How many tokens a picture of so many pixels takes; 0 for none."""
+        if not width or not height:
+            return 0
+        count = getattr(self.vlm_processor, "_get_num_multimodal_tokens", None)
+        if count is None:  # Phi-4's has none: 256 tokens for each 448 x 448 pixels, about
+            return width * height // 28**2
+        return count(image_sizes=[[height, width]])["num_image_tokens"][0]
+
     def hear(self, samples: NDArray[np.float32], name: str = "speech") -> Heard:
         """What a clip (mono, 16 kHz) becomes. `name` says in errors which it is."""
         if self.feature_extractor is not None:

@@ -13,8 +13,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from selfkd.data.batches import picture_key
-from selfkd.data.example import MANIFEST, Example, read_examples
+from selfkd.data.batches import LETTERS_A_TOKEN
+from selfkd.data.example import MANIFEST
+from selfkd.data.folder import ExampleFolder
 from selfkd.errors import InputError
 from selfkd.losses import CHUNK_ROWS
 from selfkd.model.omni import OmniModel
@@ -23,7 +24,6 @@ from selfkd.training.parts import let_train
 
 FRAMES_PER_SECOND = 50  # of a Whisper encoder
 NATIVE_STACK = 2  # Qwen2.5-Omni and Gemma make 25 vectors a second, others fewer
-LETTERS_A_TOKEN = 4
 ASSUMED_TERAFLOPS = 400.0  # bf16 on an H100, at 40% of its peak
 GIGABYTE = 1e9
 
@@ -51,14 +51,14 @@ def load_of(data: Path) -> Load | None:
     """The load of a complete folder of spoken questions; None where it is not there yet."""
     if not (data / MANIFEST).is_file():
         return None
-    examples: list[Example] = list(read_examples(data))
-    count = len(examples)
+    known = ExampleFolder(data).sketches()
+    count = len(known)
     return Load(
         examples=count,
-        questions_a_picture=count / len({picture_key(e) for e in examples}),
-        question_tokens=round(sum(len(e.question) for e in examples) / count / LETTERS_A_TOKEN),
-        speech_seconds=sum(e.duration_seconds for e in examples) / count,
-        response_tokens=round(sum(len(e.answer) for e in examples) / count / LETTERS_A_TOKEN) + 1,
+        questions_a_picture=count / len({s.picture for s in known}),
+        question_tokens=round(sum(s.question_letters for s in known) / count / LETTERS_A_TOKEN),
+        speech_seconds=sum(s.speech_seconds for s in known) / count,
+        response_tokens=round(sum(s.answer_letters for s in known) / count / LETTERS_A_TOKEN) + 1,
     )
 
 

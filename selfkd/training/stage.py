@@ -10,7 +10,8 @@ import torch
 from transformers import TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from selfkd.data.example import Example, read_examples
+from selfkd.data.example import Example
+from selfkd.data.folder import ExampleFolder
 from selfkd.errors import InputError
 from selfkd.model.omni import OmniModel
 from selfkd.model.processor import OmniProcessor
@@ -53,8 +54,8 @@ def check_settings(config: TrainConfig) -> None:
         raise InputError(f"training.{unknown[0]}: transformers.TrainingArguments has no such field")
 
 
-def examples_of(config: TrainConfig) -> list[Example]:
-    examples = list(read_examples(config.data))
+def examples_of(config: TrainConfig) -> ExampleFolder:
+    examples = ExampleFolder(config.data)
     if not examples:
         raise InputError(f"data: {config.data}: holds no examples")
     return examples

@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from selfkd.data.batches import CostSampler, example_cost, picture_key
+from selfkd.data.batches import CostSampler, token_cost
 from selfkd.data.example import Example
+from selfkd.data.folder import sketches
 from selfkd.data.views import PairedCollator, PairedDataset
 from selfkd.errors import InputError
 from selfkd.model.omni import OmniModel
@@ -49,7 +50,7 @@ class SelfKDTrainer(Trainer):
             train_dataset=PairedDataset(examples, processor),
             **trainer_arguments,
         )
-        self.examples = examples
+        self.examples, self.processor = examples, processor
         self.alpha, self.temperature = alpha, temperature
         self.model_accepts_loss_kwargs = True  # the Trainer hands us the global count of response tokens
         self._loss_shifts_labels = False  # our labels are the response alone: every one of them counts
@@ -58,8 +59,9 @@ class SelfKDTrainer(Trainer):
     def _get_train_sampler(self, train_dataset=None) -> CostSampler:
         a_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        costs = [example_cost(e) for e in self.examples]
-        return CostSampler(costs, a_step, seed, [picture_key(e) for e in self.examples])
+        known = sketches(self.examples)
+        costs = [token_cost(s, self.processor.image_tokens(s.width, s.height)) for s in known]
+        return CostSampler(costs, a_step, seed, [s.picture for s in known])
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         teacher = self.teacher(inputs) if self.teacher else None

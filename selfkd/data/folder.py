@@ -1,0 +1,108 @@
+"""The examples of a folder, read from disk as they are asked for: memory stays flat however large the folder.
+
+A sampler needs to know of each example how long it is and whose picture it shows, but not the picture: that much
+stands in small columns of the shards, which are read at once (`Sketch`).
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, overload
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from selfkd.data.example import INDEX_COLUMNS, SCHEMA_VERSION, Example, example_of_row, index_of, read_manifest
+from selfkd.errors import InputError
+
+ROW_GROUPS_KEPT = 4  # of a process
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """What is known of an example without its picture and its sound."""
+
+    picture: str  # the same for examples with the same picture; the example's id where there is none
+    width: int  # of the picture, pixels; 0 without one
+    height: int
+    speech_seconds: float
+    question_letters: int
+    answer_letters: int
+
+
+def sketch(example: Example) -> Sketch:
+    return _sketch(vars(example) | index_of(example))
+
+
+def sketches(examples: Sequence[Example]) -> list[Sketch]:
+    """Of a folder without reading pictures, of any other sequence from its examples."""
+    return examples.sketches() if isinstance(examples, ExampleFolder) else [sketch(e) for e in examples]
+
+
+def _sketch(row: dict[str, Any]) -> Sketch:
+    return Sketch(
+        row["image_hash"] or row["id"],
+        row["image_width"],
+        row["image_height"],
+        row["duration_seconds"],
+        len(row["question"]),
+        len(row["answer"]),
+    )
+
+
+class ExampleFolder(Sequence[Example]):
+    """A complete folder as a sequence; raises InputError where there is none or a shard cannot be read.
+
+    It can be sent to a loader's workers: each opens the shards for itself and keeps the last row groups that it read.
+    """
+
+    def __init__(self, folder: Path):
+        self.paths = [folder / shard["file"] for shard in read_manifest(folder)["shards"]]
+        self._groups: list[tuple[Path, int]] = []  # shard and number in it
+        rows = []
+        for path in self.paths:
+            metadata = _read(path, lambda p: pq.read_metadata(p))
+            for number in range(metadata.num_row_groups):
+                self._groups.append((path, number))
+                rows.append(metadata.row_group(number).num_rows)
+        self._ends = list(accumulate(rows))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index %= len(self)
+        group = bisect_right(self._ends, index)
+        start = self._ends[group - 1] if group else 0
+        path, number = self._groups[group]
+        table = _read(path, lambda p: _row_group(p, number))
+        return example_of_row(table.slice(index - start, 1).to_pylist()[0])
+
+    def sketches(self) -> list[Sketch]:
+        columns = ["id", "question", "answer", "duration_seconds", *INDEX_COLUMNS]
+        tables = [_read(path, lambda p: pq.read_table(p, columns=columns).select(columns)) for path in self.paths]
+        return [_sketch(row) for table in tables for row in table.to_pylist()]
+
+
+@lru_cache(maxsize=ROW_GROUPS_KEPT)
+def _row_group(path: Path, number: int) -> pa.Table:
+    with pq.ParquetFile(path) as file:
+        return file.read_row_group(number)
+
+
+def _read(path: Path, how: Any) -> Any:
+    try:
+        return how(path)
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise InputError(f"{path}: not a readable shard of schema {SCHEMA_VERSION} ({error})") from error
