@@ -1,8 +1,9 @@
-"""Two processes on a CPU (gloo) give the loss and the weights of one."""
+"""Two processes on a CPU (gloo) give the loss and the weights of one, with whole copies (DDP) and in shares (FSDP2)."""
 
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -42,3 +43,16 @@ def test_two_processes_equal_one(start, tmp_path):
     )
     assert (alone - before).abs().max() > 1e-4
     torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(("parts_that_train", "count"), [("projector", 6), ("projector,llm_adapters", 6 + 84)])
+def test_a_model_in_shares_gives_the_gradients_of_a_whole_one(start, parts_that_train, count):
+    """FSDP2's `fully_shard` around our forward: see run_sharded.py."""
+    script = Path(__file__).with_name("run_sharded.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", script, start / "model"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(
+        list(map(str, [*command, parts_that_train])), capture_output=True, text=True, env=environment, timeout=300
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert f"{count} gradients equal" in ended.stdout

@@ -175,3 +175,11 @@ def test_a_vlm_in_bfloat16_stays_so_and_the_projector_trains_in_float32(start, t
     trained = adapted.projector.linear_out.weight
     assert trained.dtype == torch.float32 and not torch.equal(trained, model.projector.linear_out.weight)
     assert not torch.equal(trained, trained.bfloat16().float())
+
+
+def test_settings_that_exclude_each_other(start, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="llm and llm_adapters exclude each other"):
+        distill(config(start, tmp_path, trainable=["llm", "llm_adapters"]))
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(InputError, match="llm: not with FSDP"):
+        distill(config(start, tmp_path, trainable=["llm"]))

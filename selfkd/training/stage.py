@@ -1,5 +1,6 @@
 """What both training stages do: examples -> a trained `OmniModel` in a run directory, resumable to the same bytes."""
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -48,6 +49,9 @@ def check_settings(config: TrainConfig) -> None:
         raise InputError(f"trainable: {unknown or 'empty'}; choose among {', '.join(TRAINABLE)}")
     if {"llm", ADAPTERS} <= set(config.trainable):
         raise InputError(f"trainable: llm and {ADAPTERS} exclude each other")
+    if "llm" in config.trainable and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+        # its layers run twice in a step, prefix and continuation, and FSDP2 frees them after the first backward pass
+        raise InputError("trainable: llm: not with FSDP; recipes/accelerate/deepspeed_zero2.yaml shares what it trains")
     known = {f.name for f in fields(TrainingArguments)}
     unknown = [name for name in config.training if name not in known]
     if unknown:
