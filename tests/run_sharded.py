@@ -23,9 +23,9 @@ def main(folder: str, parts: list[str]) -> None:
     mesh, rank = init_device_mesh("cpu", (2,)), dist.get_rank()
     (whole, processor), (shared, _) = load_omni(folder), load_omni(folder)
     for model in (whole, shared):
+        torch.manual_seed(0)  # adapters begin at random, and in all processes alike
         let_train(model, parts, {"r": 4})
         model.train()
-    shared.load_state_dict(whole.state_dict())  # adapters begin at random
     items = [paired_item(processor, e) for e in world_examples(4)]
     collate = PairedCollator(processor)
     batch, mine = collate(items), collate(items[rank::2])

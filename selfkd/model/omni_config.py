@@ -38,3 +38,6 @@ class OmniConfig(PretrainedConfig):
 
     def get_text_config(self, *args, **kwargs):
         return self.vlm_config.get_text_config(*args, **kwargs) if self.vlm_config is not None else self
+
+
+AutoConfig.register(OmniConfig.model_type, OmniConfig)
