@@ -71,7 +71,7 @@ def test_memory_stays_flat(tmp_path, examples):
 def test_workers_read_for_themselves(tmp_path, parts):
     _, processor = parts
     folder = write_folder(tmp_path, world_examples(12))
-    dataset = PairedDataset(folder, processor)
+    dataset = PairedDataset(folder, processor, context=2048)
     loader = DataLoader(dataset, batch_size=1, num_workers=2, collate_fn=lambda items: items[0].id)
     assert list(loader) == [e.id for e in folder]
 

@@ -11,6 +11,7 @@ from conftest import tone, world_examples
 from selfkd.data.batches import CostSampler
 from selfkd.data.views import PairedCollator, PairedDataset, paired_item
 from selfkd.errors import InputError
+from selfkd.evaluation.answerers import SpeechAnswerer, TextAnswerer
 from selfkd.model.paired import paired_rows
 from selfkd.model.processor import SPEECH_TOKEN
 
@@ -106,9 +107,20 @@ def test_questions_about_one_picture_follow_each_other():
 def test_a_small_set_is_prepared_once_and_a_large_one_does_not_fill_memory(parts, monkeypatch):
     _, processor = parts
     examples = world_examples(4)
-    dataset = PairedDataset(examples, processor)
+    dataset = PairedDataset(examples, processor, context=2048)
     assert all(dataset[i] is dataset[i] for i in range(4))
     tensors = (*dataset[0].speech_inputs.values(), *dataset[0].image_inputs.values())
     monkeypatch.setattr("selfkd.data.views.KEPT_BYTES", sum(t.nbytes for t in tensors))
-    dataset = PairedDataset(examples, processor)
+    dataset = PairedDataset(examples, processor, context=2048)
     assert dataset[0] is dataset[0] and dataset[1] is not dataset[1]
+
+
+@pytest.mark.parametrize(("context", "view"), [(50, TextAnswerer), (80, SpeechAnswerer)])
+def test_tokens_that_do_not_fit_the_context(model, processor, example, monkeypatch, context, view):
+    """The spoken view is the longer one here: six seconds are 75 vectors."""
+    example = example.spoken(tone(6), "tone")
+    with pytest.raises(InputError, match=f"the-example: .* tokens do not fit the model's context of {context}"):
+        PairedDataset([example], processor, context)[0]
+    monkeypatch.setattr(model.config.get_text_config(), "max_position_embeddings", context)
+    with pytest.raises(InputError, match=f"the-example: .* tokens do not fit the model's context of {context - 48}"):
+        view(model, processor).answer([example])

@@ -62,8 +62,9 @@ def paired_item(processor: Any, example: Example) -> PairedItem:
 class PairedDataset(Dataset):
     """Examples as items. Up to `KEPT_BYTES` of them are kept: a small set is prepared once, not in each epoch."""
 
-    def __init__(self, examples: Sequence[Example], processor: Any):
-        self.examples, self.processor = examples, processor
+    def __init__(self, examples: Sequence[Example], processor: Any, context: int):
+        """`context` is how many tokens the LLM can read at once: InputError for an example that is longer."""
+        self.examples, self.processor, self.context = examples, processor, context
         self._kept: dict[int, PairedItem] = {}
         self._room = KEPT_BYTES
 
@@ -74,6 +75,9 @@ class PairedDataset(Dataset):
         if index in self._kept:
             return self._kept[index]
         item = paired_item(self.processor, self.examples[index])
+        for question, speech in ((item.text_ids, {}), (item.speech_ids, item.speech_inputs)):
+            ids = [*item.prefix_ids, *question, *item.response_ids]
+            self.processor.check_context(f"example {item.id}", ids, speech, self.context)
         self._room -= sum(t.nbytes for t in (*item.image_inputs.values(), *item.speech_inputs.values()))
         if self._room >= 0:
             self._kept[index] = item

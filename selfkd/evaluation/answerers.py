@@ -26,8 +26,13 @@ class Answerer(Protocol):
     def answer(self, examples: Sequence[Example]) -> list[Reply]: ...
 
 
-def generate_replies(model: OmniModel, processor: OmniProcessor, prompts: Sequence[Prompt]) -> list[str]:
-    """Greedy replies to a batch of prompts."""
+def generate_replies(
+    model: OmniModel, processor: OmniProcessor, prompts: Sequence[Prompt], examples: Sequence[Example]
+) -> list[str]:
+    """Greedy replies to a batch of prompts, one for each of `examples`."""
+    for prompt, example in zip(prompts, examples, strict=True):
+        ids, room = prompt.prefix_ids + prompt.suffix_ids, model.context - MAX_NEW_TOKENS
+        processor.check_context(f"example {example.id}", ids, prompt.speech_inputs, room)
     return processor.decode(model.generate(**processor(prompts), max_new_tokens=MAX_NEW_TOKENS, do_sample=False))
 
 
@@ -44,7 +49,7 @@ class TextAnswerer:
             self.processor.text_prompt(question, self.processor.look(example.picture()), example.instruction)
             for question, example in zip(questions, examples, strict=True)
         ]
-        return generate_replies(self.model, self.processor, prompts)
+        return generate_replies(self.model, self.processor, prompts, examples)
 
 
 @dataclass
@@ -59,7 +64,7 @@ class SpeechAnswerer:
             )
             for e in examples
         ]
-        return [Reply(t) for t in generate_replies(self.model, self.processor, prompts)]
+        return [Reply(t) for t in generate_replies(self.model, self.processor, prompts, examples)]
 
 
 @dataclass

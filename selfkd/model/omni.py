@@ -94,6 +94,11 @@ class OmniModel(PreTrainedModel):
         return self.config.speech_config is None
 
     @property
+    def context(self) -> int:
+        """Tokens that the LLM can read at once."""
+        return self.config.get_text_config().max_position_embeddings
+
+    @property
     def llm_trains(self) -> bool:
         """Whether weights of the LLM itself train, adapters apart."""
         return any(p.requires_grad and not is_adapter(n) for m in self.part("llm") for n, p in m.named_parameters())

@@ -20,7 +20,10 @@ from transformers import WhisperFeatureExtractor
 from selfkd.data.chat import ChatFrame, audio_frame, chat_frame
 from selfkd.data.features import check_length, log_mel
 from selfkd.data.joining import join_inputs, shared_by
+from selfkd.errors import InputError
 from selfkd.model.load import config_of, load_vlm_processor
+from selfkd.model.projector import stacked_length
+from selfkd.model.speech_encoder import encoder_frames
 
 SPEECH_TOKEN = "<speech>"
 _SPEECH_CONFIG = "speech"  # subfolder of the feature extractor
@@ -165,6 +168,14 @@ class OmniProcessor:
             "image_inputs": join_inputs([p.image_inputs for p in sharing]),
             "speech_inputs": join_inputs([p.speech_inputs for p in prompts]),
         }
+
+    def check_context(self, name: str, ids: Sequence[int], speech_inputs: dict[str, Tensor], context: int) -> None:
+        """Raises InputError where what the LLM reads for `ids` is longer than its context; `name` says which it is."""
+        length = len(ids)
+        if self.feature_extractor is not None and speech_inputs:  # the speech token makes way for what is heard
+            length += stacked_length(encoder_frames(speech_inputs["mel_BFM"].shape[2]), self.speech_stack) - 1
+        if length > context:
+            raise InputError(f"{name}: {length} tokens do not fit the model's context of {context}")
 
     def pad_left(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
         """(ids, mask) of rows of different lengths."""

@@ -47,7 +47,7 @@ class SelfKDTrainer(Trainer):
             model,
             args,
             data_collator=PairedCollator(processor),
-            train_dataset=PairedDataset(examples, processor),
+            train_dataset=PairedDataset(examples, processor, model.context),
             **trainer_arguments,
         )
         self.examples, self.processor = examples, processor
