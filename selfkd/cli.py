@@ -63,6 +63,12 @@ def _convert() -> Stage:
     return ConvertConfig, convert
 
 
+def _merge() -> Stage:
+    from selfkd.model.merge import MergeConfig, merge
+
+    return MergeConfig, merge
+
+
 def _publish() -> Stage:
     from selfkd.publish import PublishConfig, publish
 
@@ -110,6 +116,11 @@ COMMANDS: dict[str, tuple[str, str, Callable[[], Stage]]] = {
         "a comparison -> one HTML file",
         "selfkd report --comparison runs/comparison --output report.html",
         _report,
+    ),
+    "merge": (
+        "a trained model -> one plain checkpoint, adapters merged",
+        "selfkd merge --model runs/selfkd/model --output merged",
+        _merge,
     ),
     "publish": (
         "a trained model -> the hub, with a card",

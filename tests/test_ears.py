@@ -1,11 +1,13 @@
 """Whisper encoders of any size as ears: what is loaded, the padded form, and Whisper's own decoder in the cascade."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     LlamaConfig,
     WhisperConfig,
@@ -99,6 +101,24 @@ def test_what_does_not_fit_is_said(load, kind, said, tmp_path):
         config.write_text(config.read_text().replace('"llama"', f'"{kind}"'))
     with pytest.raises(InputError, match=said):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda w: w.pop("model.encoder.conv1.bias"), r"1 missing \(such as encoder.conv1.bias\)"),
+        (lambda w: w.update(extra=torch.zeros(1)), r"1 unexpected \(such as extra\)"),
+        (lambda w: w.update({"model.encoder.conv1.bias": torch.zeros(3)}), r"1 mismatched \(such as .*conv1.bias"),
+    ],
+)
+def test_a_checkpoint_with_missing_or_extra_keys(tiny_whisper, tmp_path, change, said):
+    """transformers would draw what is missing at random and go on."""
+    folder = shutil.copytree(tiny_whisper, tmp_path / "whisper")
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=rf"speech_encoder: .*weights that do not fit the configuration: {said}"):
+        load_speech_encoder(folder)
 
 
 @real_whisper
