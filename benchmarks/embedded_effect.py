@@ -56,7 +56,9 @@ def main() -> None:
     parser.add_argument("--trainable", nargs="+", default=["projector"])
     options = parser.parse_args()
     asked = options.output / options.split
-    synthesize(SynthesizeConfig(asked, "world", options.split, 400, "unseen", seed=TEST_SEED[options.split]))
+    synthesize(
+        SynthesizeConfig(asked, "world", split=options.split, count=400, voices="unseen", seed=TEST_SEED[options.split])
+    )
     seeds = {s: run_seed(s, options.output, asked, options.alphas, options.trainable) for s in options.seeds}
     write_json(options.output / "scores.json", seeds)
     print(f"\nWorld, {options.split} split, n = 400 a seed, seeds {options.seeds}, trains: {options.trainable}")

@@ -101,7 +101,7 @@ def _speech(config: DemoConfig, data: dict[str, Path]) -> list[SynthesizeConfig]
     ]
     for name, count in BENCHMARKS.items():
         asked = max(1, round(count * config.test_share))
-        wanted.append(SynthesizeConfig(data[name], name, "test", asked, "unseen", seed=TEST_SEED))
+        wanted.append(SynthesizeConfig(data[name], name, split="test", count=asked, voices="unseen", seed=TEST_SEED))
     # two shards at least, so that both cores speak
     return [replace(w, shard_rows=max(1, min(500, w.count // 2))) for w in wanted]
 

@@ -116,7 +116,7 @@ def _data(folder: Path) -> str:
         "source": manifest["source"],
         "licence of the source": manifest.get("source_license", "not stated"),
         "spoken questions": manifest.get("rows", "not stated"),
-        "speech": manifest.get("engine", "not stated"),
+        "speech": manifest.get("engine_name", "not stated"),
         "licence of the speech engine": manifest.get("engine_license", "not stated"),
         "voices": f"{len(voices)}: {', '.join(voices[:8])}{', ...' if len(voices) > 8 else ''}",
     }

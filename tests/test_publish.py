@@ -17,7 +17,7 @@ from selfkd.training.distill import DistillConfig, distill
 def run(parts, tmp_path_factory):
     start = training_start(parts, tmp_path_factory.mktemp("start"))
     manifest = json.loads((start / "data" / MANIFEST).read_text())
-    more = {"source_license": "CC0-1.0", "engine": "an engine", "engine_license": "MIT", "voice_names": ["a", "b"]}
+    more = {"source_license": "CC0-1.0", "engine_name": "an engine", "engine_license": "MIT", "voice_names": ["a", "b"]}
     write_json(start / "data" / MANIFEST, manifest | more | {"rows": 16})
     distill(DistillConfig(start / "data", start / "run", model=str(start / "model"), steps=1, alpha=0.25))
     return start / "run"

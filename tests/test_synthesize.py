@@ -1,14 +1,14 @@
 """Spoken data: shards that others can read, the same bytes from one seed, resumed and in parallel."""
 
-import json
 from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
 from datasets import Audio, load_dataset
 
-from selfkd.data import sources
-from selfkd.data.example import MANIFEST, read_examples, read_manifest
+from selfkd.data import embedded_sources
+from selfkd.data.example import MANIFEST, read_examples, read_manifest, shard_metadata
+from selfkd.data.speak_shard import speak_shard
 from selfkd.data.speakers import ESPEAK_VOICES
 from selfkd.data.synthesize import SynthesizeConfig, synthesize
 from selfkd.errors import InputError
@@ -34,7 +34,7 @@ def test_two_processes_and_an_interrupted_run_give_the_same_bytes(spoken, tmp_pa
     synthesize(config(tmp_path / "two", processes=2))
     assert digests(tmp_path / "two") == digests(spoken) and len(digests(spoken)) == 3
     (tmp_path / "two" / MANIFEST).unlink()
-    (tmp_path / "two" / "train-00001-of-00003.parquet").unlink()
+    next((tmp_path / "two").glob("train-00001-of-00003-*.parquet")).unlink()
     with pytest.raises(InputError, match="unfinished"):
         read_manifest(tmp_path / "two")
     synthesize(config(tmp_path / "two"))
@@ -52,10 +52,11 @@ def test_datasets_reads_the_shards_as_they_are(spoken, tmp_path):
 
 def test_what_is_read_is_what_was_spoken(spoken):
     examples = list(read_examples(spoken))
-    source = sources.World("train", 0, annotated=True)
+    source = embedded_sources.World("train", 0, annotated=True)
     for index, example in enumerate(examples):
         plain = source.example(index)
-        assert replace(example, speech=None, voice="", duration_seconds=0.0) == plain
+        assert replace(example, speech=None, voice="", duration_seconds=0.0, said="") == plain
+        assert example.said == plain.question
         assert example.voice in ESPEAK_VOICES["training"]
         assert len(example.samples()) == round(example.duration_seconds * 16_000) > 8_000
         assert example.picture().size == (64, 64)
@@ -74,20 +75,15 @@ def test_voices_are_varied_and_depend_on_the_seed(tmp_path, spoken):
     assert voices[0] != voices[1] and len(set(voices[0])) > 4
 
 
-def test_what_cannot_be_spoken_is_rejected_with_a_reason(tmp_path, monkeypatch):
-    class Silent(sources.World):
+def test_what_cannot_be_spoken_is_rejected_with_a_reason(tmp_path):
+    class Silent(embedded_sources.World):
         def example(self, index):
             example = super().example(index)
             return replace(example, question="...") if index == 2 else example
 
-    monkeypatch.setitem(sources.SOURCES, "world", Silent)
-    from selfkd.data.synthesize import _speak_shard
-
-    settings = config(tmp_path, source="world")
-    _speak_shard(settings, 0, ["en-US+m1"], [tmp_path / "shard.parquet"])
-    table = pq.read_table(tmp_path / "shard.parquet")
-    kept = json.loads(table.schema.metadata[b"selfkd"])
-    assert table.num_rows == kept["rows"] == 2
+    path = speak_shard(config(tmp_path, source="world"), Silent("train", 0), {"en-US+m1": 1.0}, (0, 3), "shard")
+    kept = shard_metadata(path)
+    assert pq.read_table(path).num_rows == kept["rows"] == 2
     assert kept["rejected"][0]["id"] == "world-train-0-000002" and "nothing to say" in kept["rejected"][0]["reason"]
 
 
@@ -95,7 +91,12 @@ def test_what_cannot_be_spoken_is_rejected_with_a_reason(tmp_path, monkeypatch):
     ("changes", "message"),
     [
         ({"voices": "en-US+m1,nobody"}, "voices: unknown voice 'nobody'"),
-        ({"count": 0}, "count, shard_rows: must be at least 1"),
+        ({"shard_rows": 0}, "count, shard_rows: must be at least 1"),
+        ({"count": 0}, "count: 0 takes all of a source that ends"),
+        ({"voices": "de+m1"}, r"voices: 'de\+m1' speaks de, the questions are in en"),
+        ({"voices": "en-US+m1:x"}, "is not name:weight"),
+        ({"source": "llava"}, "path: llava needs one"),
+        ({"engine": "kokoro"}, r"engine_path: \(empty\): no such folder"),
         ({"rate_wpm": (200, 100)}, "rate_wpm: 200 to 100"),
         ({"pitch": (0, 120)}, "pitch: 0 to 120"),
     ],

@@ -11,8 +11,9 @@ import json
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +25,7 @@ from PIL import Image
 from selfkd.errors import InputError
 from selfkd.files import write_atomically
 
+Item = TypeVar("Item")
 SCHEMA_VERSION = 2
 ROWS_PER_GROUP = 32  # what must be read to get at one of them
 MANIFEST = "manifest.json"
@@ -44,6 +46,9 @@ class Example:
     speech: bytes | None = None  # FLAC
     voice: str = ""
     duration_seconds: float = 0.0
+    said: str = ""  # the question in the words that were given to the voice
+    heard: str = ""  # what ASR made of the speech, where it was asked
+    word_error_rate: float = -1.0  # of `heard` against `said`; -1 where ASR was not asked
 
     def picture(self) -> Image.Image | None:
         """The decoded image, RGB; raises InputError naming the example where it cannot be read."""
@@ -67,10 +72,11 @@ class Example:
             raise InputError(f"example {self.id}: field speech: {found}, expected mono at {SAMPLE_RATE_HZ} Hz")
         return samples[:, 0]
 
-    def spoken(self, samples: NDArray[np.float32], voice: str) -> "Example":
+    def spoken(self, samples: NDArray[np.float32], voice: str, said: str = "") -> "Example":
         buffer = io.BytesIO()
         soundfile.write(buffer, samples, SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
-        return replace(self, speech=buffer.getvalue(), voice=voice, duration_seconds=len(samples) / SAMPLE_RATE_HZ)
+        seconds, said = len(samples) / SAMPLE_RATE_HZ, said or self.question
+        return replace(self, speech=buffer.getvalue(), voice=voice, duration_seconds=seconds, said=said)
 
 
 def encode_picture(picture: Image.Image) -> bytes:
@@ -101,7 +107,7 @@ _FEATURES = {"image": {"_type": "Image"}, "speech": {"sampling_rate": SAMPLE_RAT
 def _schema() -> pa.Schema:
     columns, features = [], {}
     for field in fields(Example):
-        arrow, name = (pa.float64(), "float64") if field.name == "duration_seconds" else (pa.string(), "string")
+        arrow, name = (pa.float64(), "float64") if field.type is float else (pa.string(), "string")
         columns.append((field.name, _BINARY if field.name in _FEATURES else arrow))
         features[field.name] = _FEATURES.get(field.name, {"dtype": name, "_type": "Value"})
     for column, name in zip(INDEX_COLUMNS, ("string", "int32", "int32"), strict=True):
@@ -112,20 +118,26 @@ def _schema() -> pa.Schema:
 
 
 def write_shard(path: Path, examples: Iterable[Example], metadata: dict[str, Any]) -> None:
-    """Writes one Parquet file under a temporary name, then renames it. `metadata` travels in the file's footer."""
-    suffixes = {"image": "png", "speech": "flac"}
-    rows = []
-    for example in examples:
-        row = asdict(example) | index_of(example)
-        for name, suffix in suffixes.items():
-            row[name] = row[name] and {"bytes": row[name], "path": f"{example.id}.{suffix}"}
-        rows.append(row)
+    """Writes one Parquet file under a temporary name, a row group at a time, then renames it. `metadata` travels in the
+    file's footer, as it is when the last example has been taken."""
     schema = _schema()
-    schema = schema.with_metadata({**(schema.metadata or {}), b"selfkd": json.dumps(metadata).encode()})
-    with write_atomically(path) as temporary:
-        pq.write_table(
-            pa.Table.from_pylist(rows, schema=schema), temporary, row_group_size=ROWS_PER_GROUP, compression="zstd"
-        )
+    with write_atomically(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        for some in groups_of(examples, ROWS_PER_GROUP):
+            writer.write_table(pa.Table.from_pylist([_row(e) for e in some], schema=schema))
+        writer.add_key_value_metadata({"selfkd": json.dumps(metadata)})
+
+
+def groups_of(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of `size` items, the last one of what is left."""
+    iterator = iter(items)
+    return iter(lambda: list(islice(iterator, size)), [])
+
+
+def _row(example: Example) -> dict[str, Any]:
+    row = asdict(example) | index_of(example)
+    for name, suffix in (("image", "png"), ("speech", "flac")):
+        row[name] = row[name] and {"bytes": row[name], "path": f"{example.id}.{suffix}"}
+    return row
 
 
 def example_of_row(row: dict[str, Any]) -> Example:
@@ -135,7 +147,7 @@ def example_of_row(row: dict[str, Any]) -> Example:
 
 
 def shard_metadata(path: Path) -> dict[str, Any]:
-    return json.loads(pq.read_schema(path).metadata[b"selfkd"])
+    return json.loads(pq.read_metadata(path).metadata[b"selfkd"])
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -1,23 +1,24 @@
-"""Where questions come from: a source gives example `index` of a split, always the same one, not yet spoken."""
+"""Where questions come from. A source gives example `index`, always the same one, not yet spoken."""
 
-import random
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-import easy_vqa
-
-from selfkd.data.annotator import annotated_response, own_response
-from selfkd.data.example import Example, encode_picture
-from selfkd.data.questions import COLORS, KINDS, SHAPES, WORLD_KINDS, ask, caption_pair
-from selfkd.data.shapes import Split, draw_scene, has_held_out, render
-from selfkd.data.tasks import REPEAT_INSTRUCTION, some_words
+from selfkd.data import corpora
+from selfkd.data.embedded_sources import EasyVQA, MMAlignWorld, Words, World
+from selfkd.data.example import Example
+from selfkd.data.llava import llava
+from selfkd.data.shapes import Split
+from selfkd.data.tables import dataset, json_lines
 from selfkd.errors import InputError
 
-SourceName = Literal["words", "world", "world-annotated", "easy-vqa", "mmalign-world"]
-_TRIES = 1000  # scenes that are looked through for one that allows the wanted kind of question
+if TYPE_CHECKING:
+    from selfkd.data.synthesize import SynthesizeConfig
+
+SourceName = Literal[
+    "words", "world", "world-annotated", "easy-vqa", "mmalign-world",
+    "llava", "jsonl", "datasets", "librispeech", "common-voice", "gigaspeech", "lhotse",
+]  # fmt: skip
 
 
 class Source(Protocol):
@@ -27,141 +28,44 @@ class Source(Protocol):
     @property
     def license(self) -> str: ...
 
+    def __len__(self) -> int:
+        """How many examples there are; raises InputError for a source that makes as many as are asked for."""
+        ...
+
+    def part(self, start: int, stop: int) -> "Source":
+        """All that is needed for these examples, to be sent to another process."""
+        ...
+
     def example(self, index: int) -> Example: ...
 
 
-@dataclass(frozen=True)
-class World:
-    """Questions about scenes of the embedded world, the kinds in turn; `annotated`: with the annotator's responses."""
-
-    split: Split
-    seed: int
-    annotated: bool = False
-    license: str = "Apache-2.0"
-
-    @property
-    def name(self) -> str:
-        return "world-annotated" if self.annotated else "world"
-
-    def example(self, index: int) -> Example:
-        rng = random.Random(f"{self.name.removesuffix('-annotated')}/{self.split}/{self.seed}/{index}")
-        kinds = tuple(KINDS) if self.split == "train" else WORLD_KINDS
-        kind = kinds[index % len(kinds)]
-        for attempt in range(_TRIES):
-            scene = draw_scene(self.split, self.seed, index * _TRIES + attempt)
-            question = ask(scene, kind, rng)
-            if question is not None:
-                break
-        else:
-            raise RuntimeError(f"no scene allows a question of kind {kind}")
-        # the annotator draws from a generator of its own, so that both variants ask the same questions
-        hand = random.Random(f"annotator/{self.seed}/{index}")
-        return Example(
-            id=f"world-{self.split}-{self.seed}-{index:06d}",
-            question=question.text,
-            answer=annotated_response(question, hand) if self.annotated else own_response(question),
-            source=self.name,
-            kind=kind,
-            truth=question.answer,
-            category="unseen combination" if has_held_out(scene) else "seen combinations",
-            image=encode_picture(render(scene)),
-        )
-
-
-@dataclass(frozen=True)
-class Words:
-    """Words to repeat, without a picture: speech recognition as a task for the LLM (stage 1)."""
-
-    split: Split
-    seed: int
-    name: str = "words"
-    license: str = "Apache-2.0"
-
-    def example(self, index: int) -> Example:
-        rng = random.Random(f"words/{self.split}/{self.seed}/{index}")
-        text = some_words(draw_scene(self.split, self.seed, index), rng)
-        return Example(
-            id=f"words-{self.split}-{self.seed}-{index:06d}",
-            question=text,
-            answer=text,
-            source=self.name,
-            kind="repeat",
-            truth=text,
-            instruction=f"{REPEAT_INSTRUCTION}\n",
-        )
-
-
-@dataclass(frozen=True)
-class MMAlignWorld:
-    """MMAlign's form on the embedded world: a picture, a true and a false caption; the model chooses. Half of the
-    pairs test relations, half attributes; the true caption is first in half of them."""
-
-    split: Split
-    seed: int
-    name: str = "mmalign-world"
-    license: str = "Apache-2.0"
-
-    def example(self, index: int) -> Example:
-        rng = random.Random(f"mmalign/{self.split}/{self.seed}/{index}")
-        wanted, true_first = ("relation", "attribute")[index % 2], index // 2 % 2 == 0
-        attempt, pair = 0, None
-        while pair is None or pair[0] != wanted:
-            scene = draw_scene(self.split, self.seed + 1, index * _TRIES + attempt)
-            pair, attempt = caption_pair(scene, rng), attempt + 1
-        _, true, false = pair
-        first, second = (true, false) if true_first else (false, true)
-        truth = "A" if true_first else "B"
-        return Example(
-            id=f"mmalign-{self.split}-{self.seed}-{index:06d}",
-            question=f"Which caption is right? Option A is {first}. Option B is {second}.",
-            answer=truth,
-            source=self.name,
-            kind="choice",
-            truth=truth,
-            category=wanted,
-            image=encode_picture(render(scene)),
-        )
-
-
-@dataclass(frozen=True)
-class EasyVQA:
-    """easy-VQA (MIT): 64 x 64 pictures of one shape, 107 distinct questions. Nothing is trained on it. Questions get a
-    capital letter; a seeded order makes the first n a sample of the whole test split."""
-
-    split: Split
-    seed: int
-    name: str = "easy-vqa"
-    license: str = "MIT"
-
-    def example(self, index: int) -> Example:
-        questions, answers, image_ids, paths = _easy_vqa_test()
-        order = random.Random(f"easy-vqa/{self.seed}").sample(range(len(questions)), len(questions))
-        if index >= len(order):
-            raise InputError(f"count: easy-vqa has {len(order)} test questions")
-        at = order[index]
-        answer = answers[at]
-        kind = "color" if answer in COLORS else "shape" if answer in SHAPES else "exists"
-        return Example(
-            id=f"easy-vqa-{at:05d}",
-            question=questions[at][0].upper() + questions[at][1:],
-            answer=answer,
-            source=self.name,
-            kind=kind,
-            truth=answer,
-            category="negated" if {"no", "not"} & set(questions[at].rstrip("?").split()) else "plain",
-            image=Path(paths[image_ids[at]]).read_bytes(),
-        )
-
-
-@cache
-def _easy_vqa_test():
-    return (*easy_vqa.get_test_questions(), easy_vqa.get_test_image_paths())
-
-
-SOURCES: dict[SourceName, Callable[[Split, int], Source]] = {
+EMBEDDED: dict[str, Callable[[Split, int], Source]] = {
     "words": Words,
     "world": World,
     "world-annotated": lambda split, seed: World(split, seed, annotated=True),
     "easy-vqa": EasyVQA,
     "mmalign-world": MMAlignWorld,
 }
+
+
+def open_source(config: "SynthesizeConfig") -> Source:
+    """The source of a configuration; raises InputError, naming file and field, where it cannot be read."""
+    if config.source in EMBEDDED:
+        return EMBEDDED[config.source](config.split, config.seed)
+    if not config.path:
+        raise InputError(f"path: {config.source} needs one")
+    path, images, count, seed = Path(config.path), Path(config.images), config.count, config.seed
+    match config.source:
+        case "llava":
+            return llava(path, images, count, seed, config.instruction == "spoken")
+        case "jsonl":
+            return json_lines(path, images, config.columns, count, seed)
+        case "datasets":
+            return dataset(config.path, config.split, config.columns, count, seed)
+        case "librispeech":
+            return corpora.librispeech(path, count, seed)
+        case "common-voice":
+            return corpora.common_voice(path, count, seed)
+        case "gigaspeech":
+            return corpora.gigaspeech(path, count, seed)
+    return corpora.lhotse_cuts(path, count, seed)

@@ -30,14 +30,22 @@ class Utterance:
     rate_wpm: int = 175
     pitch: int = 50  # 0 to 99
     seed: int = 1
+    id: str = ""  # of the example, for engines that look up a recording
 
 
 class Speaker(Protocol):
-    engine: str
-    license: str
+    @property
+    def engine(self) -> str: ...
+
+    @property
+    def license(self) -> str: ...
 
     def voices(self) -> list[str]:
         """Names that `speak` accepts."""
+        ...
+
+    def language(self, voice: str) -> str:
+        """The language of a voice (en, de, en-gb); "any" where the voice follows the text."""
         ...
 
     def speak(self, utterance: Utterance) -> NDArray[np.float32]:
@@ -64,26 +72,30 @@ _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 
 class EspeakSpeaker:
-    """espeak-ng in process: 8 English accents by 104 variants, named "accent+variant" (say "en-GB-scotland+f3")."""
+    """espeak-ng in process: some 130 languages and accents (8 of them English) by 104 variants, named "accent+variant"
+    (say "en-GB-scotland+f3" or "de+m1")."""
 
     engine, license = "espeak-ng 1.52", "GPL-3.0 (engine, loaded at run time)"
 
     def __init__(self) -> None:
         data = Path(espeakng_loader.get_data_path())
         self._library_path, self._data_folder = espeakng_loader.get_library_path(), str(data.parent).encode()
-        self._accents = {p.name for p in (data / "lang" / "gmw").glob("en*") if p.name != "en-Shaw"}
+        self._accents = {p.name for p in (data / "lang").rglob("*") if p.is_file() and p.name != "en-Shaw"}
         self._variants = {p.name for p in (data / "voices" / "!v").iterdir()}
 
     def voices(self) -> list[str]:
         return [f"{a}+{v}" for a in sorted(self._accents) for v in sorted(self._variants)]
+
+    def language(self, voice: str) -> str:
+        return voice.partition("+")[0].lower()
 
     def speak(self, utterance: Utterance) -> NDArray[np.float32]:
         # espeak takes a name it does not know without a word and goes on in another voice, so both parts of the name
         # are looked up among its files first
         accent, plus, variant = utterance.voice.partition("+")
         if accent not in self._accents or (plus and variant not in self._variants):
-            accents = ", ".join(sorted(self._accents))
-            raise InputError(f"voice: espeak-ng has no voice {utterance.voice!r}; accents: {accents}")
+            accents = ", ".join(sorted(a for a in self._accents if a.startswith("en")))
+            raise InputError(f"voice: espeak-ng has no voice {utterance.voice!r}; English accents: {accents}")
         samples, native_rate_hz = self._synthesize(utterance)
         if not len(samples) or not np.abs(samples).max():
             raise InputError(f"text: espeak-ng found nothing to say in {utterance.text!r}")

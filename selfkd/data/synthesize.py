@@ -1,29 +1,32 @@
 """Questions -> spoken questions: reads a source, writes a folder of Parquet shards (see `example.py`).
 
-Voice, rate and pitch of an example are drawn from a hash of the seed and its id, so any shard can be made again alone.
-A folder that was cut short is continued by the same command and ends in the same bytes.
+What is drawn for an example (voice, rate, pitch) comes from a hash of the seed and its id, so any shard can be made
+again alone. A folder that was cut short is continued by the same command and ends in the same bytes.
 """
 
-import hashlib
 import json
-import random
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tqdm import tqdm
 
-from selfkd.data.example import MANIFEST, SCHEMA_VERSION, Example, shard_metadata, write_shard
+from selfkd.data.engines import EngineName, open_engine
+from selfkd.data.example import MANIFEST, SCHEMA_VERSION, shard_metadata
 from selfkd.data.shapes import Split
-from selfkd.data.sources import SOURCES, SourceName
-from selfkd.data.speakers import ESPEAK_VOICES, EspeakSpeaker, Utterance
+from selfkd.data.sources import Source, SourceName, open_source
+from selfkd.data.speak_shard import speak_shard
+from selfkd.data.speakers import ESPEAK_VOICES, Speaker
 from selfkd.errors import InputError
 from selfkd.files import sha256, write_json
 
 PLAN = "plan.json"
+_HOW = ("processes", "shard")  # settings that do not change the data
 
 
 @dataclass
@@ -33,56 +36,107 @@ class SynthesizeConfig:
     Args:
         output: Folder for the shards and the manifest.
         source: Where the questions come from.
+        path: File, folder or dataset of the source, where it is not embedded.
+        images: Folder of the pictures that the source names (llava, jsonl).
+        columns: Columns of a jsonl or datasets source where they are called otherwise (question, answer, image, ...).
         split: Split of the source; easy-vqa has its test split alone.
-        count: How many questions to take.
-        voices: "training" or "unseen" (the two parts of the espeak voices), or names divided by commas.
+        count: How many questions to take, drawn by the seed; 0 takes all of a source that ends.
+        engine: Speech engine.
+        engine_path: Folder of Kokoro's files or of recordings; base URL of an endpoint.
+        engine_model: Model of an endpoint.
+        voices: "training" or "unseen" (the two parts of the espeak voices), or names divided by commas, name:weight.
+        language: Language of the questions; voices of another are refused.
+        instruction: Whether the sentence on the form of the answer is written or spoken too (llava).
         rate_wpm: Slowest and fastest rate, in words a minute.
         pitch: Lowest and highest pitch, 0 to 99.
+        verify: Whisper checkpoint (hub id or path) that listens to what was spoken; empty for none.
+        most_wer: Highest word error rate that is kept.
+        time_limit_seconds: Longest that an engine may take for a row.
         seed: Seed of the questions and of the voices.
-        shard_rows: Rows of a shard.
+        shard_rows: Rows of a shard; 3,000 with photographs are about 500 MB.
         processes: Processes that synthesize side by side.
+        shard: Makes this shard alone (an array job); the manifest comes with the last one.
     """
 
     output: Path
     source: SourceName = "world"
+    path: str = ""
+    images: str = ""
+    columns: dict[str, str] = field(default_factory=dict)
     split: Split = "train"
     count: int = 1000
+    engine: EngineName = "espeak"
+    engine_path: str = ""
+    engine_model: str = ""
     voices: str = "training"
+    language: str = "en"
+    instruction: Literal["written", "spoken"] = "written"
     rate_wpm: tuple[int, int] = (150, 200)
     pitch: tuple[int, int] = (35, 65)
+    verify: str = ""
+    most_wer: float = 0.3
+    time_limit_seconds: float = 60.0
     seed: int = 0
     shard_rows: int = 500
     processes: int = 2
+    shard: int = -1
 
 
 def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
     """Writes the folder and returns its manifest. Rows that cannot be spoken are left out and listed with a reason."""
-    names = _voice_names(config.voices)
-    if config.count < 1 or config.shard_rows < 1:
-        raise InputError("count, shard_rows: must be at least 1")
+    if config.count < 0 or config.shard_rows < 1:
+        raise InputError("count, shard_rows: must be at least 1, or count 0 for all")
     for name, (low, high), ceiling in (("rate_wpm", config.rate_wpm, 450), ("pitch", config.pitch, 99)):
         if not 0 <= low <= high <= ceiling:
             raise InputError(f"{name}: {low} to {high} is no range within 0 to {ceiling}")
-    plan = {k: str(v) if k == "output" else v for k, v in asdict(config).items() if k != "processes"}
+    speaker = open_engine(config.engine, config.engine_path, config.engine_model)
+    voices = weighted_voices(config.voices, speaker, config.language)
+    source = open_source(config)
+    count = config.count or len(source)
+    plan = {k: str(v) if k == "output" else v for k, v in asdict(config).items() if k not in _HOW}
     _claim(config.output, plan)
-    shard_count = -(-config.count // config.shard_rows)
-    paths = [config.output / f"{config.split}-{i:05d}-of-{shard_count:05d}.parquet" for i in range(shard_count)]
-    missing = [i for i, path in enumerate(paths) if not path.exists()]
+    shard_count = -(-count // config.shard_rows)
+    if config.shard >= shard_count:
+        raise InputError(f"shard: {config.shard} of {shard_count}; they are counted from 0")
+    wanted = range(shard_count) if config.shard < 0 else [config.shard]
+    missing = [i for i in wanted if _shard_path(config, i, shard_count) is None]
+    jobs = []
+    for i in missing:
+        bounds = i * config.shard_rows, min((i + 1) * config.shard_rows, count)
+        jobs.append((config, source.part(*bounds), voices, bounds, _stem(config, i, shard_count)))
     # spawn: a fork of a process that holds torch's threads can hang
-    with ProcessPoolExecutor(max(1, min(config.processes, len(missing))), get_context("spawn")) as pool:
-        jobs = pool.map(_speak_shard, [config] * len(missing), missing, [names] * len(missing), [paths] * len(missing))
-        for _ in tqdm(jobs, f"speaking {config.source}", len(missing), unit="shard", disable=not missing):
-            pass
-    speaker, footers = EspeakSpeaker(), [shard_metadata(p) for p in paths]
+    with ProcessPoolExecutor(max(1, min(config.processes, len(jobs))), get_context("spawn")) as pool:
+        done = (pool.submit(speak_shard, *job) for job in jobs)
+        for one in tqdm(list(done), f"speaking {config.source}", unit="shard", disable=not jobs):
+            one.result()
+    paths = [_shard_path(config, i, shard_count) for i in range(shard_count)]
+    present = [p for p in paths if p is not None]
+    if len(present) < shard_count:
+        return {"shards": [p.name for p in present], "missing": shard_count - len(present)}
+    return _write_manifest(config, plan, source, speaker, voices, present)
+
+
+def _write_manifest(
+    config: SynthesizeConfig,
+    plan: dict[str, Any],
+    source: Source,
+    speaker: Speaker,
+    voices: dict[str, float],
+    paths: Sequence[Path],
+) -> dict[str, Any]:
+    footers = [shard_metadata(p) for p in paths]
+    rejected = [reject for f in footers for reject in f["rejected"]]
     manifest = {
         "schema_version": SCHEMA_VERSION,
         **{k: v for k, v in plan.items() if k != "output"},
         "rows": sum(f["rows"] for f in footers),
-        "rejected": [reject for f in footers for reject in f["rejected"]],
-        "source_license": SOURCES[config.source](config.split, config.seed).license,
-        "engine": speaker.engine,
+        "rejected": rejected,
+        "skipped_by_the_source": getattr(source, "skipped", {}),
+        "source_license": source.license,
+        "engine_name": speaker.engine,
         "engine_license": speaker.license,
-        "voice_names": names,
+        "voice_names": list(voices),
+        "word_error_rates": _mean_by_voice(footers),
         "shards": [
             {"file": p.name, "rows": f["rows"], "sha256": sha256(p)} for p, f in zip(paths, footers, strict=True)
         ],
@@ -91,13 +145,47 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
     return manifest
 
 
-def _voice_names(voices: str) -> list[str]:
-    names = ESPEAK_VOICES.get(voices) or [v.strip() for v in voices.split(",")]
-    known = set(EspeakSpeaker().voices())
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise InputError(f"voices: unknown voice {unknown[0]!r}; say 'training', 'unseen' or accent+variant (en-US+f3)")
-    return names
+def _mean_by_voice(footers: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Mean word error rate of each voice, rejected rows included; empty where ASR was not asked."""
+    total: Counter[str] = Counter()
+    rows: Counter[str] = Counter()
+    for footer in footers:
+        for voice, (words_wrong, count) in footer["word_error_rates"].items():
+            total[voice] += words_wrong
+            rows[voice] += count
+    return {voice: round(total[voice] / rows[voice], 4) for voice in sorted(rows)}
+
+
+def weighted_voices(names: str, speaker: Speaker, language: str) -> dict[str, float]:
+    """Voices and their weights; raises InputError for one that the engine lacks, or that speaks another language."""
+    wanted = ESPEAK_VOICES.get(names) or [v.strip() for v in names.split(",")]
+    if names in ESPEAK_VOICES and not speaker.engine.startswith("espeak"):
+        wanted = [v for v in speaker.voices() if _speaks(speaker, v, language)]
+    voices, known = {}, set(speaker.voices())
+    for entry in wanted:
+        name, colon, weight = entry.partition(":")
+        if name not in known:
+            raise InputError(f"voices: unknown voice {name!r}; say 'training', 'unseen' or names such as {min(known)}")
+        if not _speaks(speaker, name, language):
+            raise InputError(f"voices: {name!r} speaks {speaker.language(name)}, the questions are in {language}")
+        if colon and not re.fullmatch(r"\d+(\.\d+)?", weight):
+            raise InputError(f"voices: {entry!r} is not name:weight")
+        voices[name] = float(weight) if colon else 1.0
+    return voices
+
+
+def _speaks(speaker: Speaker, voice: str, language: str) -> bool:
+    spoken = speaker.language(voice)
+    return spoken == "any" or spoken.partition("-")[0] == language.lower().partition("-")[0]
+
+
+def _stem(config: SynthesizeConfig, shard: int, count: int) -> str:
+    return f"{config.split}-{shard:05d}-of-{count:05d}"
+
+
+def _shard_path(config: SynthesizeConfig, shard: int, count: int) -> Path | None:
+    """A finished shard: its name ends in a hash of what it holds."""
+    return next(iter(sorted(config.output.glob(f"{_stem(config, shard, count)}-*.parquet"))), None)
 
 
 def _claim(folder: Path, plan: dict[str, Any]) -> None:
@@ -114,32 +202,3 @@ def _claim(folder: Path, plan: dict[str, Any]) -> None:
         raise InputError(f"{folder}: not empty and not made by this command; give another output")
     else:
         write_json(path, plan)
-
-
-def _speak_shard(config: SynthesizeConfig, shard: int, names: list[str], paths: list[Path]) -> None:
-    rejected: list[dict[str, str]] = []
-    spoken = list(_spoken_examples(config, shard, names, rejected))
-    write_shard(paths[shard], spoken, {"rows": len(spoken), "rejected": rejected})
-
-
-def _spoken_examples(config: SynthesizeConfig, shard: int, names: list[str], rejected: list) -> Iterator[Example]:
-    source, speaker = SOURCES[config.source](config.split, config.seed), EspeakSpeaker()
-    for index in range(shard * config.shard_rows, min((shard + 1) * config.shard_rows, config.count)):
-        example = source.example(index)
-        utterance = draw_utterance(example, names, config)
-        try:
-            yield example.spoken(speaker.speak(utterance), utterance.voice)
-        except InputError as error:
-            rejected.append({"id": example.id, "question": example.question, "reason": str(error)})
-
-
-def draw_utterance(example: Example, names: list[str], config: SynthesizeConfig) -> Utterance:
-    key = hashlib.sha256(f"{config.seed}/{example.id}".encode()).digest()
-    rng = random.Random(key)
-    return Utterance(
-        text=example.question,
-        voice=rng.choice(names),
-        rate_wpm=rng.randint(*config.rate_wpm),
-        pitch=rng.randint(*config.pitch),
-        seed=int.from_bytes(key[:3], "big") + 1,
-    )

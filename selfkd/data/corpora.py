@@ -1,0 +1,131 @@
+"""Recorded speech with transcripts, in the layouts in which corpora are published: what stage 1 repeats.
+
+Each reader takes the corpus as it was unpacked and gives rows whose question and answer are the transcript.
+"""
+
+import csv
+import gzip
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from selfkd.data.listed import Clip, Listed, Row, drawn
+from selfkd.data.llava import read_json
+from selfkd.data.tasks import REPEAT_INSTRUCTION
+from selfkd.errors import InputError
+
+LONGEST_SECONDS = 30.0  # what Whisper reads at once
+_GIGA_SIGNS = {"<COMMA>": ",", "<PERIOD>": ".", "<QUESTIONMARK>": "?", "<EXCLAMATIONPOINT>": "!"}
+_GIGA_NOISE = ("<SIL>", "<MUSIC>", "<NOISE>", "<OTHER>")
+
+
+def librispeech(folder: Path, count: int, seed: int) -> Listed:
+    """A folder with LibriSpeech's chapters in it: SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt beside FLAC files."""
+    transcripts = sorted(_folder(folder).rglob("*.trans.txt"))
+    if not transcripts:
+        raise InputError(f"path: {folder}: no *.trans.txt within; this is not LibriSpeech's layout")
+    return Listed("librispeech", drawn(_librispeech(transcripts), count, seed), "CC-BY-4.0")
+
+
+def _librispeech(transcripts: Iterable[Path]) -> Iterator[Row]:
+    for path in transcripts:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            name, _, text = line.partition(" ")
+            yield _row(f"librispeech-{name}", _cased(text), Clip(path.parent / f"{name}.flac"), name.partition("-")[0])
+
+
+def common_voice(path: Path, count: int, seed: int) -> Listed:
+    """A .tsv of Common Voice, beside its folder `clips`."""
+    if not path.is_file():
+        raise InputError(f"path: {path}: no such file; give one of Common Voice's .tsv files")
+    with path.open(encoding="utf-8", newline="") as file:
+        table = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    missing = [c for c in ("path", "sentence", "client_id") if table and c not in table[0]]
+    if missing or not table:
+        raise InputError(f"path: {path}: {f'no column {missing[0]!r}' if missing else 'no rows'}")
+    rows = (
+        _row(
+            f"common-voice-{Path(r['path']).stem}",
+            r["sentence"].strip(),
+            Clip(path.parent / "clips" / r["path"]),
+            r["client_id"][:12],
+        )
+        for r in table
+    )
+    language = table[0].get("locale") or "en"
+    return Listed("common-voice", drawn(rows, count, seed), "CC0-1.0", language)
+
+
+def gigaspeech(path: Path, count: int, seed: int) -> Listed:
+    """GigaSpeech.json, beside its folder `audio`; segments of noise, and those over 30 s, are skipped and counted."""
+    skipped: Counter[str] = Counter()
+    rows = drawn(_gigaspeech(path, skipped), count, seed)
+    return Listed("gigaspeech", rows, "as GigaSpeech's terms say", skipped=dict(skipped))
+
+
+def _gigaspeech(path: Path, skipped: Counter[str]) -> Iterator[Row]:
+    for audio in read_json(path).get("audios", []):
+        for segment in audio["segments"]:
+            text = segment["text_tn"]
+            start, stop = float(segment["begin_time"]), float(segment["end_time"])
+            if any(sign in text for sign in _GIGA_NOISE):
+                skipped["noise"] += 1
+            elif stop - start > LONGEST_SECONDS:
+                skipped["over 30 s"] += 1
+            else:
+                for sign, mark in _GIGA_SIGNS.items():
+                    text = text.replace(f" {sign}", mark).replace(sign, mark)
+                clip = Clip(path.parent / audio["path"], start, stop)
+                yield _row(f"gigaspeech-{segment['sid']}", _cased(text), clip, audio["aid"])
+
+
+def lhotse_cuts(path: Path, count: int, seed: int) -> Listed:
+    """A lhotse manifest of cuts, .jsonl or .jsonl.gz, with one supervision each: Libriheavy's form. Recordings are
+    files, their paths absolute or from the manifest's folder; a supervision's own texts (Libriheavy) come first."""
+    skipped: Counter[str] = Counter()
+    return Listed("lhotse", drawn(_cuts(path, skipped), count, seed), skipped=dict(skipped))
+
+
+def _cuts(path: Path, skipped: Counter[str]) -> Iterator[Row]:
+    if not path.is_file():
+        raise InputError(f"path: {path}: no such file")
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                yield from _cut(json.loads(line), path, number, skipped)
+    except (UnicodeDecodeError, json.JSONDecodeError, gzip.BadGzipFile, EOFError) as error:
+        raise InputError(f"path: {path}: not lhotse's JSON lines ({error})") from error
+
+
+def _cut(cut: dict[str, Any], path: Path, number: int, skipped: Counter[str]) -> Iterator[Row]:
+    supervisions = cut.get("supervisions") or []
+    if len(supervisions) != 1 or cut["duration"] > LONGEST_SECONDS:
+        skipped["not one supervision" if len(supervisions) != 1 else "over 30 s"] += 1
+        return
+    (source, *more) = cut["recording"]["sources"]
+    if source["type"] != "file" or more:
+        raise InputError(f"path: {path}: line {number}: field recording.sources: not one file")
+    own_texts = (supervisions[0].get("custom") or {}).get("texts") or []
+    text = own_texts[0] if own_texts else supervisions[0].get("text", "")
+    file = Path(source["source"])
+    clip = Clip(file if file.is_absolute() else path.parent / file, cut["start"], cut["start"] + cut["duration"])
+    yield _row(f"lhotse-{cut['id']}", " ".join(text.split()), clip, str(supervisions[0].get("speaker") or ""))
+
+
+def _row(name: str, text: str, clip: Clip, speaker: str) -> Row:
+    return Row(name, text, text, f"{REPEAT_INSTRUCTION}\n", clip=clip, speaker=speaker)
+
+
+def _cased(text: str) -> str:
+    """Transcripts in capitals as sentences are written."""
+    text = re.sub(r"\bi\b", "I", text.lower()) if text.isupper() else text
+    return re.sub(r"(^|[.?!] )([a-z])", lambda m: m[1] + m[2].upper(), text)
+
+
+def _folder(path: Path) -> Path:
+    if not path.is_dir():
+        raise InputError(f"path: {path}: no such folder")
+    return path

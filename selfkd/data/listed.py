@@ -1,0 +1,125 @@
+"""Questions that stand in files: a list of rows, drawn by a seed, whose pictures and sound are read one at a time."""
+
+import io
+import random
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import soundfile
+from PIL import Image
+
+from selfkd.data.example import Example
+from selfkd.errors import InputError
+
+MOST_PIXELS = 64_000_000  # a picture with more is no photograph but an attack on memory
+MOST_BYTES = 50_000_000
+
+
+class Clip(NamedTuple):
+    """Recorded speech: a sound file, or a part of it in seconds (to its end where `stop` is 0)."""
+
+    path: Path
+    start: float = 0.0
+    stop: float = 0.0
+
+
+class Row(NamedTuple):
+    """A question as a source lists it. `image` is a file or its bytes; `clip` is there where it has been spoken."""
+
+    id: str
+    question: str
+    answer: str
+    instruction: str = ""
+    image: Path | bytes | None = None
+    clip: Clip | None = None
+    category: str = ""
+    speaker: str = ""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A source (see sources.py) over rows; `skipped` counts what the files hold and this source has no use for."""
+
+    name: str
+    rows: tuple[Row, ...]
+    license: str = "not stated"
+    language: str = "en"
+    first: int = 0
+    skipped: dict[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def part(self, start: int, stop: int) -> "Listed":
+        """The rows of a shard alone, under their own numbers: all that a process needs of a large list."""
+        return replace(self, rows=self.rows[start - self.first : stop - self.first], first=start)
+
+    def example(self, index: int) -> Example:
+        """Raises InputError, naming the field, for a picture or a clip that cannot be used."""
+        row = self.rows[index - self.first]
+        kind = "repeat" if row.clip is not None and row.image is None else "open"
+        example = Example(row.id, row.question, row.answer, self.name, kind, row.answer, row.category, row.instruction)
+        if row.image is not None:
+            example = replace(example, image=checked_image(row.image))
+        return example if row.clip is None else replace(example, voice=row.speaker)
+
+    def recorded(self, index: int) -> Clip | None:
+        return self.rows[index - self.first].clip
+
+
+def drawn(rows: Iterable[Row], count: int, seed: int) -> tuple[Row, ...]:
+    """`count` rows drawn by the seed (all for 0), in the order of the files: questions about a picture stay together.
+
+    Raises InputError where there are fewer, or where two have one id.
+    """
+    every = list(rows)
+    twice = [name for name, times in Counter(row.id for row in every).items() if times > 1]
+    if twice:
+        raise InputError(f"field id: {twice[0]!r} stands for more than one row")
+    if count > len(every):
+        raise InputError(f"count: {count} are asked for, the source has {len(every)}")
+    chosen = sorted(random.Random(f"draw/{seed}").sample(range(len(every)), count)) if count else range(len(every))
+    return tuple(every[i] for i in chosen)
+
+
+def checked_image(image: Path | bytes) -> bytes:
+    """The bytes of a picture that can be decoded to its end; raises InputError, naming the field, for any other."""
+    try:
+        data = image if isinstance(image, bytes) else _read(image)
+        with Image.open(io.BytesIO(data)) as picture:
+            if picture.width * picture.height > MOST_PIXELS:
+                raise InputError(f"field image: {picture.width} x {picture.height} pixels are too many")
+            picture.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"field image: {_name(image)}: not a readable picture ({error})") from error
+    return data
+
+
+def read_clip(clip: Clip):
+    """(samples (frames,), rate in Hz) of recorded speech, channels averaged; raises InputError, naming the field."""
+    try:
+        with soundfile.SoundFile(clip.path) as file:
+            rate_hz = file.samplerate
+            file.seek(int(clip.start * rate_hz))
+            frames = int((clip.stop - clip.start) * rate_hz) if clip.stop else -1
+            samples = file.read(frames, dtype="float32", always_2d=True).mean(axis=1)
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise InputError(f"field speech: {clip.path}: not readable sound ({error})") from error
+    if not len(samples):
+        raise InputError(f"field speech: {clip.path}: holds no samples")
+    return samples, rate_hz
+
+
+def _read(path: Path) -> bytes:
+    if not path.is_file():
+        raise InputError(f"field image: {path}: no such file")
+    if path.stat().st_size > MOST_BYTES:
+        raise InputError(f"field image: {path}: {path.stat().st_size} bytes are too many")
+    return path.read_bytes()
+
+
+def _name(image: Path | bytes) -> str:
+    return "bytes" if isinstance(image, bytes) else str(image)

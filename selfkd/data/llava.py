@@ -1,0 +1,78 @@
+"""llava-1.5-mix-665k as it is published: one JSON file of conversations about pictures, and the folders of pictures.
+
+A conversation's turns become single questions about its picture. What asks for boxes, or gives them, cannot be spoken
+or answered aloud and is left out; conversations without a picture are skipped. Both are counted.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from selfkd.data.listed import Listed, Row, drawn
+from selfkd.errors import InputError
+
+_BOX = re.compile(r"\[\s*\d*\.\d+\s*(,\s*\d*\.\d+\s*){3}\]|bounding box coordinate")
+# how the answer is to look: the mixture's own sentences, each at the end of a question or on a line of its own
+_FORMAT = re.compile(
+    r"\s*(Answer the question using a single word or phrase\."
+    r"|Answer with the option's letter from the given choices directly\."
+    r"|Provide a one-sentence caption for the provided image\.(?=\s*\Z))\s*"
+)
+_OCR = re.compile(r"\s*Reference OCR token:[^\n]*\n?")
+
+
+def llava(path: Path, images: Path, count: int, seed: int, instruction_spoken: bool) -> Listed:
+    """The questions of a llava file; raises InputError, naming file and field, for what is not one."""
+    skipped: Counter[str] = Counter()
+    rows = drawn(_rows(path, images, instruction_spoken, skipped), count, seed)
+    return Listed("llava", rows, "CC-BY-4.0 (annotations); the pictures have their own", skipped=dict(skipped))
+
+
+def _rows(path: Path, images: Path, instruction_spoken: bool, skipped: Counter[str]) -> Iterator[Row]:
+    for number, record in enumerate(read_json(path)):
+        if not isinstance(record, dict) or not isinstance(record.get("conversations"), list):
+            raise InputError(f"{path}: record {number}: field conversations: not a list of turns")
+        if not record.get("image"):
+            skipped["no picture"] += 1
+            continue
+        turns = record["conversations"]
+        for turn, (asked, answered) in enumerate(zip(turns[::2], turns[1::2], strict=False)):
+            if (asked.get("from"), answered.get("from")) != ("human", "gpt"):
+                raise InputError(
+                    f"{path}: record {number}: field conversations: turn {2 * turn} is not human, then gpt"
+                )
+            question, instruction = split_question(asked["value"], instruction_spoken)
+            if _BOX.search(asked["value"]) or _BOX.search(answered["value"]):
+                skipped["boxes"] += 1
+            elif not question:
+                skipped["no question"] += 1
+            else:
+                # an id of the mixture may stand for several conversations: the record's number does not
+                name = f"llava-{number:06d}-{turn:02d}"
+                image = images / record["image"]
+                yield Row(name, question, answered["value"].strip(), instruction, image, category=image.parts[-2])
+
+
+def split_question(value: str, instruction_spoken: bool) -> tuple[str, str]:
+    """(what is asked, what stays written): the place of the picture goes, OCR tokens stay written, and so does the
+    sentence on the form of the answer unless it is to be spoken."""
+    text = value.replace("<image>", "").strip()
+    written = [m.strip() for m in _OCR.findall(text)]
+    text = _OCR.sub("\n", text).strip()
+    if not instruction_spoken:
+        written += [m.strip() for m in _FORMAT.findall(text)]
+        text = _FORMAT.sub("\n", text).strip()
+    return text, "".join(f"{line}\n" for line in written)
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file; raises InputError, naming it, where it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"path: {path}: no such file") from error
+    except (UnicodeDecodeError, json.JSONDecodeError, IsADirectoryError) as error:
+        raise InputError(f"path: {path}: not a JSON file in UTF-8 ({error})") from error

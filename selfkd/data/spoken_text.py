@@ -1,0 +1,71 @@
+"""Written questions -> what a voice can say: numbers, units, dates and symbols in words, options by their letters.
+
+Numbers and units are wetext's (weighted finite-state transducers, Apache-2.0), leftovers of LaTeX pylatexenc's.
+"""
+
+import re
+from functools import cache
+from typing import Any
+
+from selfkd.errors import InputError
+
+MOST_CHARACTERS = 600  # 40 s of speech and more
+_CODE = re.compile(r"```|^\s*(def |class |import |#include|function |SELECT )|[{;]\s*$", re.MULTILINE)
+_TABLE_LINE = re.compile(r"^[^|\n]*\|[^|\n]*\|.*$", re.MULTILINE)
+_OPTION = re.compile(r"^\s*\(?([A-H])[.):]\s+(.+?)\s*[.;]?\s*$", re.MULTILINE)
+_TAG = re.compile(r"</?\w+/?>")
+_ONE_THOUSAND = re.compile(r"(?<![$€£\d.,])\b1,(\d{3})(?![\d.,]\d)")  # which wetext says without its "one"
+_URL = re.compile(r"(?:https?://|www\.)([\w.-]+)\S*")
+_MATH = re.compile(r"\$([^$\n]*[\\^_][^$\n]*)\$|\\\((.+?)\\\)|(\\[A-Za-z]+(?:\{[^{}]*\})*)")
+_QUOTES = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "—": ", ", "–": "-", "…": "...", "×": " times ",
+                         "≤": " at most ", "≥": " at least ", "≠": " is not ", "√": " square root of ",
+                         "²": "^2", "³": "^3", "#": " number "})  # fmt: skip
+_UNSPOKEN = re.compile(r'[][{}<>|~`*_\\"]')
+
+
+def spoken_form(text: str, language: str = "en") -> str:
+    """What is to be said for a written question; raises InputError for code, tables, and too long a text."""
+    if len(text) > MOST_CHARACTERS:
+        raise InputError(f"field question: {len(text)} characters are too many to speak (at most {MOST_CHARACTERS})")
+    if len(_TABLE_LINE.findall(text)) > 1:
+        raise InputError("field question: a table cannot be spoken")
+    text = _OPTION.sub(lambda m: f"Option {m[1]} is {m[2]}.", _TAG.sub(" ", text))
+    if _CODE.search(text):
+        raise InputError("field question: code cannot be spoken")
+    text = _MATH.sub(lambda m: _plain_math(m[1] or m[2] or m[3]), _URL.sub(r"\1", text))
+    lines = [line.strip() for line in text.translate(_QUOTES).splitlines()]
+    text = " ".join(line if line[-1] in ".?!:;," else f"{line}." for line in lines if line).removesuffix(".") + (
+        "." if lines and lines[-1].endswith(".") else ""
+    )
+    if language.startswith("en"):
+        text = _in_words(text)
+    text = " ".join(_UNSPOKEN.sub(" ", text).split())
+    if not any(c.isalnum() for c in text):
+        raise InputError("field question: nothing of it can be spoken")
+    return re.sub(r"\s+([.,?!;:])", r"\1", text)
+
+
+def _in_words(text: str) -> str:
+    text = _ONE_THOUSAND.sub(lambda m: f"one thousand {int(m[1]) or ''}", text)
+    text = " ".join(_UNSPOKEN.sub(" ", text).split())
+    try:
+        return _normalizer().normalize(text)
+    except (AssertionError, RuntimeError):  # wetext has no path for some signs
+        plain = " ".join(re.sub(r"[^\w\s.,?!;:'%$°/^+=-]", " ", text).split())
+        try:
+            return _normalizer().normalize(plain)
+        except (AssertionError, RuntimeError) as error:
+            raise InputError("field question: holds signs that cannot be put into words") from error
+
+
+@cache
+def _normalizer() -> Any:
+    from wetext import Normalizer  # a third of a second, once in a process
+
+    return Normalizer(lang="en", operator="tn")
+
+
+def _plain_math(latex: str) -> str:
+    from pylatexenc.latex2text import LatexNodes2Text
+
+    return LatexNodes2Text(math_mode="text").latex_to_text(latex)

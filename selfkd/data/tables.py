@@ -1,0 +1,94 @@
+"""Questions in a table: JSON lines beside a folder of pictures, or any dataset of `datasets`, its columns named."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from selfkd.data.listed import Listed, Row, drawn
+from selfkd.errors import InputError
+
+FIELDS = ("id", "question", "answer", "image", "instruction", "category")
+NEEDED = ("question", "answer")
+
+
+def json_lines(path: Path, images: Path, columns: Mapping[str, str], count: int, seed: int) -> Listed:
+    """One JSON object a line; `image` is a path within `images`. `columns` names fields that are called otherwise."""
+    skipped: Counter[str] = Counter()
+    rows = _rows(_lines(path), {"image": images}, _checked(columns), str(path), skipped)
+    return Listed(path.stem, drawn(rows, count, seed), skipped=dict(skipped))
+
+
+def dataset(name: str, split: str, columns: Mapping[str, str], count: int, seed: int) -> Listed:
+    """A dataset by hub id or local path, NAME or NAME:CONFIG; pictures as its `Image` columns hold them."""
+    from datasets import Image, load_dataset
+    from datasets.exceptions import DatasetNotFoundError
+
+    source, _, config = name.partition(":")
+    try:
+        data = load_dataset(source, config or None, split=split)
+    except (FileNotFoundError, DatasetNotFoundError, ValueError, ConnectionError) as error:
+        raise InputError(f"path: {name}: {str(error).splitlines()[0]}") from error
+    wanted = _checked(columns)
+    image = wanted["image"]
+    if image in data.column_names and isinstance(data.features[image], Image):
+        data = data.cast_column(image, Image(decode=False))
+    skipped: Counter[str] = Counter()
+    rows = drawn(_rows(data, {}, wanted, name, skipped), count, seed)
+    return Listed(source.rpartition("/")[2], rows, data.info.license or "not stated", skipped=dict(skipped))
+
+
+def _checked(columns: Mapping[str, str]) -> dict[str, str]:
+    unknown = [name for name in columns if name not in FIELDS]
+    if unknown:
+        raise InputError(f"columns: {unknown[0]!r} is no field; there are {', '.join(FIELDS)}")
+    return {name: columns.get(name, name) for name in FIELDS}
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.is_file():
+        raise InputError(f"path: {path}: no such file")
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                row = json.loads(line.decode("utf-8"))
+            except (UnicodeDecodeError, json.JSONDecodeError) as error:
+                raise InputError(f"path: {path}: line {number}: not JSON in UTF-8 ({error})") from error
+            if not isinstance(row, dict):
+                raise InputError(f"path: {path}: line {number}: not a JSON object")
+            yield row
+
+
+def _rows(
+    table: Iterable[Mapping[str, Any]],
+    folders: Mapping[str, Path],
+    columns: Mapping[str, str],
+    where: str,
+    skipped: Counter[str],
+) -> Iterator[Row]:
+    for number, record in enumerate(table):
+        missing = [columns[name] for name in NEEDED if columns[name] not in record]
+        if missing:
+            there = ", ".join(record)
+            raise InputError(f"columns: {where}: row {number} has no {missing[0]!r}; there are {there}")
+        values = {name: record.get(column) for name, column in columns.items()}
+        if not values["question"] or not values["answer"]:
+            skipped["no question or answer"] += 1
+            continue
+        yield Row(
+            id=str(values["id"] if values["id"] is not None else f"{Path(where).stem}-{number:06d}"),
+            question=str(values["question"]).strip(),
+            answer=str(values["answer"]).strip(),
+            instruction=f"{values['instruction']}\n" if values["instruction"] else "",
+            image=_image(values["image"], folders.get("image", Path())),
+            category=str(values["category"] or ""),
+        )
+
+
+def _image(value: Any, folder: Path) -> Path | bytes | None:
+    if value is None or isinstance(value, bytes):
+        return value
+    if isinstance(value, Mapping):  # as `datasets` keeps what it has not decoded
+        return value["bytes"] or Path(value["path"])
+    return folder / str(value)

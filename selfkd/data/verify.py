@@ -1,0 +1,78 @@
+"""Whether what was spoken can be understood: sound that is there, of a likely length, and a round trip through ASR.
+
+WER is jiwer's, on text that Whisper's own English normaliser has levelled ("twenty three" and "23" are the same).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selfkd.data.example import SAMPLE_RATE_HZ, Example
+from selfkd.errors import InputError
+
+SECONDS_A_LETTER = (0.02, 0.3)  # faster and slower than anybody speaks
+SLACK_SECONDS = 1.5  # of silence around a short utterance
+MOST_CLIPPED, LEAST_RMS = 0.01, 1e-3  # share of samples at full scale; -60 dBFS
+
+
+def check_sound(samples: NDArray[np.float32], said: str) -> None:
+    """Raises InputError for speech that is silent, clipped, or much too short or long for its text."""
+    seconds = len(samples) / SAMPLE_RATE_HZ
+    level = float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))) if len(samples) else 0.0
+    if level < LEAST_RMS:
+        raise InputError(f"field speech: silent (root mean square {level:.5f})")
+    clipped = float(np.mean(np.abs(samples) >= 0.999))
+    if clipped > MOST_CLIPPED:
+        raise InputError(f"field speech: clipped ({clipped:.1%} of the samples)")
+    letters = sum(c.isalnum() for c in said)
+    low, high = (letters * s for s in SECONDS_A_LETTER)
+    if not low <= seconds <= high + SLACK_SECONDS:
+        raise InputError(f"field speech: {seconds:.1f} s for {letters} letters is not a likely length")
+
+
+@dataclass
+class Verifier:
+    """ASR by any Whisper checkpoint; `most_wer` is the highest word error rate that is kept."""
+
+    checkpoint: str
+    most_wer: float
+
+    @cached_property
+    def _recognizer(self) -> Any:
+        from transformers import pipeline
+
+        try:
+            return pipeline("automatic-speech-recognition", model=self.checkpoint, device="cpu")
+        except (OSError, ValueError) as error:
+            raise InputError(f"verify: {self.checkpoint}: {str(error).splitlines()[0]}") from error
+
+    @cached_property
+    def _normalize(self) -> Any:
+        from whisper_normalizer.english import EnglishTextNormalizer
+
+        return EnglishTextNormalizer()
+
+    def heard(self, examples: Sequence[Example]) -> list[Example]:
+        """The examples with `heard` and `word_error_rate`."""
+        clips = [{"raw": e.samples(), "sampling_rate": SAMPLE_RATE_HZ} for e in examples]
+        texts = [reply["text"].strip() for reply in self._recognizer(clips, batch_size=8)]
+        return [
+            replace(e, heard=text, word_error_rate=self.word_error_rate(e.said, text))
+            for e, text in zip(examples, texts, strict=True)
+        ]
+
+    def word_error_rate(self, said: str, heard: str) -> float:
+        """Words wrong, missing and added, over the words said, after normalisation."""
+        import jiwer
+
+        reference = self._normalize(said)
+        return float(jiwer.wer(reference, self._normalize(heard))) if reference else 0.0
+
+    def check(self, example: Example) -> None:
+        if example.word_error_rate > self.most_wer:
+            wer = f"word error rate {example.word_error_rate:.2f}"
+            raise InputError(f"field speech: {wer} is over {self.most_wer:.2f} (heard: {example.heard!r})")

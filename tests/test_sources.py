@@ -1,0 +1,261 @@
+"""Sources in files: each on a fixture in the layout in which it is published; bad rows are named and kept apart."""
+
+import gzip
+import io
+import json
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import tone, world_examples
+from datasets import Dataset, Features, Image, Value
+from PIL import Image as Pictures
+
+from selfkd.data.example import read_examples, read_manifest
+from selfkd.data.listed import MOST_PIXELS, checked_image
+from selfkd.data.llava import split_question
+from selfkd.data.sources import open_source
+from selfkd.data.synthesize import SynthesizeConfig, synthesize
+from selfkd.errors import InputError
+
+PICTURE = world_examples(1)[0].image
+
+
+def settings(tmp_path, source, path, **changes):
+    return SynthesizeConfig(tmp_path / "out", source, str(path), **({"count": 0, "processes": 1} | changes))
+
+
+@pytest.fixture
+def llava_folder(tmp_path):
+    """Records as in llava_v1_5_mix665k.json: turns, tokens for the picture, boxes, OCR, options, text alone."""
+
+    def turns(*texts):
+        return [{"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(texts)]
+
+    short = "Answer the question using a single word or phrase."
+    records = [
+        {"id": "000000033471", "image": "coco/train2017/000000033471.jpg", "conversations": turns(
+            "<image>\nWhat are the colors of the bus in the image?", "White and red.",
+            "What is on the back?", "An advertisement.")},
+        {"id": "vg1", "image": "vg/VG_100K/1.jpg", "conversations": turns(
+            f"<image>\nIs it day?\n{short}", "Yes",
+            "Please provide the bounding box coordinate of the region this sentence describes: a bus.",
+            "[0.1, 0.2, 0.3, 0.4]",
+            "Please provide a short description for this region: [0.28, 0.4, 0.9, 1.00].", "a man")},
+        {"id": "t1", "image": "textvqa/train_images/t.jpg", "conversations": turns(
+            f"<image>\nWhat is written?\nReference OCR token: STOP, ALL\n{short}", "stop")},
+        {"id": "x", "conversations": turns("Write a poem.", "Roses")},
+        {"id": "sqa", "image": "coco/train2017/000000033471.jpg", "conversations": turns(
+            "<image>\nWhich is it?\nA. 5 cats\nB. a dog\n"
+            "Answer with the option's letter from the given choices directly.", "A")},
+        {"id": "gone", "image": "coco/train2017/missing.jpg", "conversations": turns("<image>\nWhat is it?", "A cat.")},
+    ]  # fmt: skip
+    for record in records[:3]:
+        file = tmp_path / "images" / record["image"]
+        file.parent.mkdir(parents=True)
+        file.write_bytes(PICTURE)
+    (tmp_path / "llava.json").write_text(json.dumps(records))
+    return tmp_path
+
+
+def test_llava(llava_folder, tmp_path):
+    config = settings(tmp_path, "llava", llava_folder / "llava.json", images=str(llava_folder / "images"))
+    manifest = synthesize(config)
+    assert manifest["skipped_by_the_source"] == {"no picture": 1, "boxes": 2}
+    (gone,) = manifest["rejected"]
+    assert gone["id"] == "llava-000005-00" and "missing.jpg: no such file" in gone["reason"]
+    examples = {e.id: e for e in read_examples(config.output)}
+    assert len(examples) == manifest["rows"] == 5
+    first, second = examples["llava-000000-00"], examples["llava-000000-01"]
+    assert first.question == "What are the colors of the bus in the image?" and first.image == second.image == PICTURE
+    assert examples["llava-000001-00"].instruction == "Answer the question using a single word or phrase.\n"
+    assert "OCR token: STOP, ALL" in examples["llava-000002-00"].instruction
+    options = examples["llava-000004-00"]
+    assert options.said == "Which is it? Option A is five cats. Option B is a dog."
+    assert options.question == "Which is it?\nA. 5 cats\nB. a dog" and options.category == "train2017"
+
+
+def test_what_stays_written_and_what_is_spoken():
+    value = "<image>\nIs it day?\nAnswer the question using a single word or phrase."
+    assert split_question(value, False) == ("Is it day?", "Answer the question using a single word or phrase.\n")
+    assert split_question(value, True) == ("Is it day?\nAnswer the question using a single word or phrase.", "")
+
+
+def test_a_sample_is_drawn_by_the_seed_and_keeps_the_order(llava_folder, tmp_path):
+    def ids(**changes):
+        config = settings(tmp_path, "llava", llava_folder / "llava.json", images="x", **changes)
+        return [row.id for row in open_source(config).rows]
+
+    assert ids(count=3) == ids(count=3) == sorted(ids(count=3)) and len(ids(count=3)) == 3
+    assert len({tuple(ids(count=3, seed=seed)) for seed in range(8)}) > 1
+    with pytest.raises(InputError, match="count: 9 are asked for, the source has 6"):
+        ids(count=9)
+
+
+def test_json_lines_and_their_columns(tmp_path):
+    (tmp_path / "a.png").write_bytes(PICTURE)
+    lines = [{"query": "What is it?", "reply": "A star.", "file": "a.png"}, {"query": "", "reply": "?"}]
+    lines.append({"query": "Say it.", "reply": "It."})
+    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    columns = {"question": "query", "answer": "reply", "image": "file"}
+    config = settings(tmp_path, "jsonl", tmp_path / "mine.jsonl", images=str(tmp_path), columns=columns)
+    manifest = synthesize(config)
+    assert manifest["skipped_by_the_source"] == {"no question or answer": 1}
+    first, second = read_examples(config.output)
+    assert (first.id, first.image, first.source) == ("mine-000000", PICTURE, "mine") and second.image is None
+
+
+def test_a_dataset_by_its_columns(tmp_path):
+    features = Features({"q": Value("string"), "a": Value("string"), "picture": Image()})
+    rows = {"q": ["What is it?", "And this?"], "a": ["A star.", "The same."], "picture": [{"bytes": PICTURE}] * 2}
+    Dataset.from_dict(rows, features).to_parquet(tmp_path / "data" / "train.parquet")
+    columns = {"question": "q", "answer": "a", "image": "picture"}
+    source = open_source(settings(tmp_path, "datasets", tmp_path / "data", columns=columns))
+    assert [source.example(i).question for i in range(2)] == rows["q"] and source.example(1).image == PICTURE
+    with pytest.raises(InputError, match=r"columns: .*row 0 has no 'question'; there are q, a, picture"):
+        open_source(settings(tmp_path, "datasets", tmp_path / "data"))
+
+
+def sound(path, seconds=1.0, rate_hz=16_000, channels=1, **more):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    samples = np.repeat(np.resize(tone(seconds), round(seconds * rate_hz))[:, None], channels, axis=1)
+    soundfile.write(path, samples, rate_hz, **more)
+
+
+def test_librispeech(tmp_path):
+    chapter = tmp_path / "LibriSpeech/train-clean-100/103/1240"
+    sound(chapter / "103-1240-0000.flac", 2.0)
+    (chapter / "103-1240.trans.txt").write_text("103-1240-0000 MISSUS RACHEL AND I LIVED THERE\n")
+    config = settings(tmp_path, "librispeech", tmp_path / "LibriSpeech")
+    synthesize(config)
+    (example,) = read_examples(config.output)
+    assert example.question == example.answer == example.said == "Missus rachel and I lived there"
+    assert (example.kind, example.voice, example.duration_seconds) == ("repeat", "103", 2.0)
+
+
+def test_common_voice(tmp_path):
+    sound(tmp_path / "en/clips/common_voice_en_1.mp3", 2.0, 32_000, format="MP3")
+    table = 'client_id\tpath\tsentence\tlocale\nabcdefabcdefabcdef\tcommon_voice_en_1.mp3\tIt is a "cat".\ten\n'
+    (tmp_path / "en/validated.tsv").write_text(table)
+    config = settings(tmp_path, "common-voice", tmp_path / "en/validated.tsv")
+    synthesize(config)
+    (example,) = read_examples(config.output)
+    assert example.question == 'It is a "cat".' and example.voice == "abcdefabcdef"
+    assert example.duration_seconds == pytest.approx(2.0, abs=0.1)
+
+
+def test_gigaspeech(tmp_path):
+    sound(tmp_path / "audio/podcast/P1/POD1.opus", 6.0, 16_000, format="OGG", subtype="OPUS")
+    segments = [
+        {"sid": "POD1_1", "begin_time": 1.0, "end_time": 3.0, "text_tn": "AS THEY SAY <COMMA> I GO <PERIOD>"},
+        {"sid": "POD1_2", "begin_time": 3.0, "end_time": 4.0, "text_tn": "<MUSIC>"},
+        {"sid": "POD1_3", "begin_time": 0.0, "end_time": 31.0, "text_tn": "LONG"},
+    ]
+    audio = {"aid": "POD1", "path": "audio/podcast/P1/POD1.opus", "segments": segments}
+    (tmp_path / "GigaSpeech.json").write_text(json.dumps({"audios": [audio]}))
+    config = settings(tmp_path, "gigaspeech", tmp_path / "GigaSpeech.json")
+    manifest = synthesize(config)
+    assert manifest["skipped_by_the_source"] == {"noise": 1, "over 30 s": 1}
+    (example,) = read_examples(config.output)
+    assert example.question == "As they say, I go." and example.duration_seconds == 2.0
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_lhotse_cuts_and_libriheavy(tmp_path, zipped):
+    sound(tmp_path / "download/large/a.flac", 5.0)
+    recording = {"id": "a", "sources": [{"type": "file", "channels": [0], "source": "download/large/a.flac"}]}
+    supervision = {"id": "a_1", "speaker": "98", "text": "old", "custom": {"texts": ["The cat, at last.", "THE CAT"]}}
+    cut = {"id": "large/a_1", "start": 1.5, "duration": 2.5, "supervisions": [supervision], "recording": recording}
+    text = json.dumps(cut) + "\n" + json.dumps(cut | {"id": "b", "supervisions": []}) + "\n"
+    path = tmp_path / ("cuts.jsonl.gz" if zipped else "cuts.jsonl")
+    path.write_bytes(gzip.compress(text.encode()) if zipped else text.encode())
+    config = settings(tmp_path, "lhotse", path)
+    manifest = synthesize(config)
+    assert manifest["skipped_by_the_source"] == {"not one supervision": 1}
+    (example,) = read_examples(config.output)
+    assert (example.question, example.voice, example.duration_seconds) == ("The cat, at last.", "98", 2.5)
+
+
+def jpeg(width, height):
+    buffer = io.BytesIO()
+    Pictures.new("RGB", (width, height), "red").save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (jpeg(200, 200)[:-500], "not a readable picture"),
+        (b"no picture", "not a readable picture"),
+        (jpeg(9000, 9000), f"9000 x 9000 pixels are too many|exceeds limit of {MOST_PIXELS}"),
+    ],
+)
+def test_pictures_that_cannot_be_used(data, reason):
+    with pytest.raises(InputError, match=f"field image: .*({reason})"):
+        checked_image(data)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda p: sound(p, 0), "holds no samples"),
+        (lambda p: p.write_bytes(b"RIFF"), "not readable sound"),
+        (lambda p: None, "not readable sound"),
+        (lambda p: soundfile.write(p, np.zeros(32_000), 16_000), "silent"),
+        (lambda p: soundfile.write(p, np.sign(tone(2.0)), 16_000, subtype="FLOAT"), "clipped"),
+        (lambda p: sound(p, 29.0), "29.0 s for 26 letters is not a likely length"),
+    ],
+)
+def test_recordings_that_cannot_be_used(tmp_path, make, reason):
+    chapter = tmp_path / "LibriSpeech/1/2"
+    chapter.mkdir(parents=True)
+    make(chapter / "1-2-0.wav")
+    (chapter / "1-2-0.wav").exists() and (chapter / "1-2-0.wav").rename(chapter / "1-2-0.flac")
+    (chapter / "1-2.trans.txt").write_text("1-2-0 MISSUS RACHEL AND I LIVED THERE\n")
+    manifest = synthesize(settings(tmp_path, "librispeech", tmp_path / "LibriSpeech"))
+    assert manifest["rows"] == 0 and reason in manifest["rejected"][0]["reason"], manifest["rejected"]
+    assert manifest["rejected"][0]["id"] == "librispeech-1-2-0"
+
+
+@pytest.mark.parametrize(("name", "make"), [
+    ("eight channels at 96 kHz", lambda p: sound(p, 2.0, 96_000, 8)),
+    ("an mp3 named .wav", lambda p: sound(p, 2.0, 16_000, format="MP3")),
+])  # fmt: skip
+def test_recordings_of_another_form_are_brought_to_ours(tmp_path, name, make):
+    make(tmp_path / "voices" / "mine-000000.wav")
+    (tmp_path / "mine.jsonl").write_text('{"question": "What is in it?", "answer": "A star."}')
+    changes = {"engine": "recorded", "engine_path": str(tmp_path / "voices"), "voices": "recorded"}
+    config = settings(tmp_path, "jsonl", tmp_path / "mine.jsonl", **changes)
+    assert synthesize(config)["rejected"] == []
+    (example,) = read_examples(config.output)
+    assert example.samples().shape[0] == pytest.approx(32_000, abs=2_000)
+
+
+@pytest.mark.parametrize(
+    ("source", "text", "message"),
+    [
+        ("llava", "{", "not a JSON file in UTF-8"),
+        ("llava", b'["\xff"]', "not a JSON file in UTF-8"),
+        ("llava", '[{"id": 1}]', "record 0: field conversations"),
+        ("jsonl", '{"question": "a", "answer": "b"}\nnonsense', "line 2: not JSON in UTF-8"),
+        ("jsonl", b'{"question": "\xff"}', "line 1: not JSON in UTF-8"),
+        ("jsonl", '{"question": "a"}', "row 0 has no 'answer'; there are question"),
+        ("jsonl", '{"id": 1, "question": "a", "answer": "b"}\n' * 2, "field id: '1' stands for more than one row"),
+        ("common-voice", "a\tb\n1\t2\n", "no column 'path'"),
+        ("lhotse", "nonsense", "not lhotse's JSON lines"),
+        ("gigaspeech", "nonsense", "not a JSON file"),
+        ("librispeech", "", "no such folder"),
+    ],
+)
+def test_files_that_cannot_be_read_are_named(tmp_path, source, text, message):
+    (tmp_path / "file").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(InputError, match=message):
+        synthesize(settings(tmp_path, source, tmp_path / "file"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_question_too_long_to_speak_is_kept_with_its_reason(tmp_path):
+    (tmp_path / "mine.jsonl").write_text(json.dumps({"id": "long", "question": "why " * 5000, "answer": "b"}))
+    manifest = synthesize(settings(tmp_path, "jsonl", tmp_path / "mine.jsonl"))
+    assert manifest["rejected"][0]["id"] == "long" and "too many to speak" in manifest["rejected"][0]["reason"]
+    assert read_manifest(tmp_path / "out")["rows"] == 0

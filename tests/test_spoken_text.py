@@ -1,0 +1,45 @@
+"""What is said for a written question."""
+
+import pytest
+
+from selfkd.data.spoken_text import spoken_form
+from selfkd.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("Is there a red circle in the image?", "Is there a red circle in the image?"),
+        ("How many of the 12 dogs weigh 5kg?", "How many of the twelve dogs weigh five kilograms?"),
+        ("Is it 23.5°C at 3:45 PM?", "Is it twenty three point five degrees Celsius at three forty five PM?"),
+        ("What is 20% of 1,000?", "What is twenty percent of one thousand?"),
+        ("What does https://www.example.com/a?b=1 show?", "What does WWW dot example dot com show?"),
+        (r"What is $\frac{1}{2}$ of $x^2$?", "What is one half of x squared?"),
+        ("Which tastes “better” — <b>this</b>?", "Which tastes better, this?"),
+        ("What is it?\nA. a cat\nB. a dog\n", "What is it? Option A is a cat. Option B is a dog."),
+        ("What is it? \n(A) red;\n(B) blue", "What is it? Option A is red. Option B is blue."),
+        ("Who is #1 & why?", "Who is number one and why?"),
+        ("Read [it] {aloud}", "Read it aloud"),
+    ],
+)
+def test_what_is_said(written, said):
+    assert spoken_form(written) == said
+
+
+def test_other_languages_are_left_to_their_voice():
+    assert spoken_form("Wie viele der 12 Hunde sind rot?", "de") == "Wie viele der 12 Hunde sind rot?"
+
+
+@pytest.mark.parametrize(
+    ("written", "reason"),
+    [
+        ("why? " * 4000, "20000 characters are too many to speak"),
+        ("What does this do?\n```print(1)```", "code cannot be spoken"),
+        ("What does this do?\ndef f(x):\n  return x", "code cannot be spoken"),
+        ("Sum it up.\n| a | b |\n|---|---|\n| 1 | 2 |", "a table cannot be spoken"),
+        ("...?!", "nothing of it can be spoken"),
+    ],
+)
+def test_what_cannot_be_said(written, reason):
+    with pytest.raises(InputError, match=f"field question: {reason}"):
+        spoken_form(written)
