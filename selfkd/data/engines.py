@@ -2,7 +2,6 @@
 OpenAI-compatible speech endpoint (`selfkd[openai]`), recordings of people in a folder."""
 
 import io
-import math
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,10 +11,9 @@ from typing import Any, Literal
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
-from scipy.signal import resample_poly
 
 from selfkd.data.listed import Clip, read_clip
-from selfkd.data.speakers import SAMPLE_RATE_HZ, EspeakSpeaker, Speaker, Utterance
+from selfkd.data.speakers import EspeakSpeaker, Speaker, Utterance, resampled
 from selfkd.errors import InputError
 
 EngineName = Literal["espeak", "kokoro", "openai", "recorded"]
@@ -23,14 +21,6 @@ USUAL_RATE_WPM = 175
 # the first letter of a voice of Kokoro-82M, by its model card
 _KOKORO_LANGUAGES = {"a": "en-us", "b": "en-gb", "e": "es", "f": "fr-fr", "h": "hi", "i": "it", "p": "pt-br"}
 _OPENAI_VOICES = ("alloy", "ash", "ballad", "coral", "echo", "fable", "onyx", "nova", "sage", "shimmer", "verse")
-
-
-def resampled(samples: NDArray[Any], rate_hz: int) -> NDArray[np.float32]:
-    """Samples at 16 kHz."""
-    if rate_hz != SAMPLE_RATE_HZ:
-        divisor = math.gcd(SAMPLE_RATE_HZ, rate_hz)
-        samples = resample_poly(samples, SAMPLE_RATE_HZ // divisor, rate_hz // divisor)
-    return np.clip(samples, -1, 1).astype(np.float32)
 
 
 def open_engine(engine: EngineName, path: str, model: str = "") -> Speaker:

@@ -53,9 +53,7 @@ def _spoken(
         try:
             example = source.example(index)
             name, question = example.id, example.question
-            spoken = _recorded(source, index, example) or _say(config, voices, example)
-            check_sound(spoken.samples(), spoken.said)
-            yield spoken
+            yield _recorded(source, index, example) or _say(config, voices, example)
         except InputError as error:
             if name.startswith("row ") and isinstance(source, Listed):
                 name, question = source.rows[index - source.first][:2]
@@ -64,7 +62,11 @@ def _spoken(
 
 def _recorded(source: Source, index: int, example: Example) -> Example | None:
     clip = source.recorded(index) if isinstance(source, Listed) else None
-    return None if clip is None else example.spoken(resampled(*read_clip(clip)), example.voice or "recorded")
+    if clip is None:
+        return None
+    samples = resampled(*read_clip(clip))
+    check_sound(samples, example.question)
+    return example.spoken(samples, example.voice or "recorded")
 
 
 def _say(config: "SynthesizeConfig", voices: dict[str, float], example: Example) -> Example:
@@ -72,7 +74,9 @@ def _say(config: "SynthesizeConfig", voices: dict[str, float], example: Example)
     said = example.question if config.source in EMBEDDED else spoken_form(example.question, config.language)
     utterance = draw_utterance(config, voices, example.id, said)
     engine = _engine(config.engine, config.engine_path, config.engine_model, config.time_limit_seconds)
-    return example.spoken(engine.speak(utterance), utterance.voice, said)
+    samples = engine.speak(utterance)
+    check_sound(samples, said)
+    return example.spoken(samples, utterance.voice, said)
 
 
 def _verified(config: "SynthesizeConfig", examples: Iterator[Example], report: dict[str, Any]) -> Iterator[Example]:

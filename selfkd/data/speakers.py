@@ -8,13 +8,14 @@ import _ctypes
 import ctypes
 import math
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
 import espeakng_loader
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import resample_poly
+from scipy.signal import firwin, resample_poly
 
 from selfkd.errors import InputError
 
@@ -31,6 +32,21 @@ class Utterance:
     pitch: int = 50  # 0 to 99
     seed: int = 1
     id: str = ""  # of the example, for engines that look up a recording
+
+
+def resampled(samples: NDArray[np.float32], rate_hz: int) -> NDArray[np.float32]:
+    """Samples at 16 kHz, in [-1, 1]."""
+    if rate_hz != SAMPLE_RATE_HZ:
+        divisor = math.gcd(SAMPLE_RATE_HZ, rate_hz)
+        up, down = SAMPLE_RATE_HZ // divisor, rate_hz // divisor
+        samples = resample_poly(samples, up, down, window=_low_pass(max(up, down)))
+    return np.clip(samples, -1, 1).astype(np.float32)
+
+
+@cache
+def _low_pass(rate: int) -> NDArray[np.float32]:
+    # scipy's own filter, which it would design anew for each clip: more work than the filtering
+    return firwin(20 * rate + 1, 1 / rate, window=("kaiser", 5.0)).astype(np.float32)
 
 
 class Speaker(Protocol):
@@ -99,11 +115,9 @@ class EspeakSpeaker:
         samples, native_rate_hz = self._synthesize(utterance)
         if not len(samples) or not np.abs(samples).max():
             raise InputError(f"text: espeak-ng found nothing to say in {utterance.text!r}")
-        divisor = math.gcd(SAMPLE_RATE_HZ, native_rate_hz)
-        speech = resample_poly(samples / 32768, SAMPLE_RATE_HZ // divisor, native_rate_hz // divisor)
-        return np.clip(speech, -1, 1).astype(np.float32)
+        return resampled(samples / np.float32(32768), native_rate_hz)
 
-    def _synthesize(self, utterance: Utterance) -> tuple[NDArray[np.float64], int]:
+    def _synthesize(self, utterance: Utterance) -> tuple[NDArray[np.float32], int]:
         # The library keeps phases and counters from one utterance to the next, which no call resets: the same text came
         # out with other samples, even another length, each time. Loading it anew (7 ms) and seeding both of its
         # random generators makes the samples a function of the utterance.
@@ -130,6 +144,6 @@ class EspeakSpeaker:
             text = utterance.text.encode()
             library.espeak_Synth(text, len(text) + 1, 0, 0, 0, _UTF8, None, None)
             library.espeak_Terminate()
-            return np.concatenate(chunks or [np.zeros(0, np.int16)]).astype(np.float64), native_rate_hz
+            return np.concatenate(chunks or [np.zeros(0, np.int16)]).astype(np.float32), native_rate_hz
         finally:
             _ctypes.dlclose(library._handle)

@@ -46,9 +46,12 @@ class Verifier:
         from transformers import pipeline
 
         try:
-            return pipeline("automatic-speech-recognition", model=self.checkpoint, device="cpu")
+            recognizer = pipeline("automatic-speech-recognition", model=self.checkpoint, device="cpu")
         except (OSError, ValueError) as error:
             raise InputError(f"verify: {self.checkpoint}: {str(error).splitlines()[0]}") from error
+        if recognizer.tokenizer.pad_token_id is None:  # batches need one
+            recognizer.tokenizer.pad_token_id = recognizer.model.config.eos_token_id
+        return recognizer
 
     @cached_property
     def _normalize(self) -> Any:

@@ -1,0 +1,198 @@
+"""Speech engines behind one interface: what each says, and what happens when one hangs, dies or is not there."""
+
+import io
+import json
+import os
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import tone
+
+from selfkd.data.engines import RecordedSpeaker, open_engine
+from selfkd.data.example import read_examples
+from selfkd.data.guarded import GuardedSpeaker
+from selfkd.data.speakers import EspeakSpeaker, Utterance
+from selfkd.data.synthesize import SynthesizeConfig, synthesize, weighted_voices
+from selfkd.data.verify import Verifier, check_sound
+from selfkd.errors import InputError
+
+MODELS = Path(os.environ.get("SELFKD_MODELS", "/nowhere"))
+
+
+def needs(name):
+    return pytest.mark.skipif(
+        not (MODELS / name / "DONE").is_file(), reason=f"SELFKD_MODELS names no folder with {name}"
+    )
+
+
+class Moody:
+    """An engine that hangs, dies or fails by what it is told to say."""
+
+    engine = license = "none"
+
+    def __init__(self, works=True):
+        if not works:
+            raise InputError("engine_path: nothing there")
+
+    def speak(self, utterance):
+        if utterance.text == "hang":
+            time.sleep(60)
+        if utterance.text == "die":
+            os._exit(7)
+        if utterance.text == "fail":
+            raise KeyError("phoneme")
+        return tone(0.5)
+
+
+def test_an_engine_that_hangs_dies_or_fails_costs_its_row_alone():
+    speaker = GuardedSpeaker(Moody, (), time_limit_seconds=1.0)
+    for text, reason in (
+        ("hang", "said nothing for 1 s"),
+        ("die", r"died on this row \(exit code 7\)"),
+        ("fail", "KeyError"),
+    ):
+        with pytest.raises(InputError, match=f"engine: {reason}"):
+            speaker.speak(Utterance(text, "v"))
+        assert len(speaker.speak(Utterance("well", "v"))) == 8_000
+    speaker.close()
+    with pytest.raises(RuntimeError, match="nothing there"):
+        GuardedSpeaker(Moody, (False,), 1.0).speak(Utterance("well", "v"))
+
+
+def test_voices_have_weights_and_a_language():
+    speaker = EspeakSpeaker()
+    assert weighted_voices("en-US+m1:3, en-GB-scotland+f3", speaker, "en") == {
+        "en-US+m1": 3.0,
+        "en-GB-scotland+f3": 1.0,
+    }
+    assert weighted_voices("de+m1", speaker, "de-DE") == {"de+m1": 1.0}
+    with pytest.raises(InputError, match=r"'de\+m1' speaks de, the questions are in en"):
+        weighted_voices("de+m1", speaker, "en")
+    german = speaker.speak(Utterance("Wie viele Kreise sind rot?", "de+m1"))
+    assert len(german) > 16_000 and not np.array_equal(
+        german, speaker.speak(Utterance("Wie viele Kreise sind rot?", "en-US+m1"))
+    )
+
+
+class Endpoint(BaseHTTPRequestHandler):
+    """`/v1/audio/speech` as OpenAI's: a tone at 24 kHz, and an error now and then, which a client must bear."""
+
+    asked: ClassVar[list] = []
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.asked.append(body)
+        if len(self.asked) == 1:
+            self.send_response(500)
+            self.end_headers()
+            return
+        if body["voice"] == "nobody":
+            self.send_response(400)
+            self.end_headers()
+            self.wfile.write(b'{"error": {"message": "no such voice"}}')
+            return
+        buffer = io.BytesIO()
+        soundfile.write(buffer, np.resize(tone(2.0), 48_000), 24_000, format="WAV")
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(buffer.getvalue())
+
+    def log_message(self, *_):
+        pass
+
+
+def test_an_openai_compatible_endpoint(tmp_path):
+    """The official client asks; a failure of the server is tried again; what comes back is brought to 16 kHz."""
+    pytest.importorskip("openai")
+    Endpoint.asked = []
+    server = HTTPServer(("127.0.0.1", 0), Endpoint)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/v1"
+    (tmp_path / "q.jsonl").write_text('{"id": "a", "question": "How many of the 3 are red?", "answer": "Two."}')
+    config = SynthesizeConfig(
+        tmp_path / "out", "jsonl", str(tmp_path / "q.jsonl"), count=0, processes=1,
+        engine="openai", engine_path=url, engine_model="some-tts", voices="nova", rate_wpm=(175, 175),
+    )  # fmt: skip
+    manifest = synthesize(config)
+    assert manifest["engine_name"] == f"some-tts at {url}" and manifest["rejected"] == []
+    (example,) = read_examples(config.output)
+    assert (example.voice, example.duration_seconds) == ("nova", 2.0)
+    assert Endpoint.asked[-1]["input"] == "How many of the three are red?" and Endpoint.asked[-1]["model"] == "some-tts"
+    with pytest.raises(InputError, match="no such voice"):
+        open_engine("openai", url).speak(Utterance("well", "nobody"))
+    server.shutdown()
+
+
+def test_recordings_of_people(tmp_path):
+    soundfile.write(tmp_path / "a.flac", np.resize(tone(1.0), 44_100), 44_100)
+    speaker = RecordedSpeaker(tmp_path)
+    assert len(speaker.speak(Utterance("x", "recorded", id="a"))) == 16_000
+    with pytest.raises(InputError, match=r"field speech: .*no recording"):
+        speaker.speak(Utterance("x", "recorded", id="b"))
+
+
+@pytest.mark.parametrize(
+    ("samples", "reason"),
+    [
+        (np.zeros(16_000, np.float32), "silent"),
+        (np.zeros(0, np.float32), "silent"),
+        (np.sign(tone(1.0)), "clipped"),
+        (tone(0.1), "0.1 s for 21 letters is not a likely length"),
+        (tone(20), "20.0 s for 21 letters is not a likely length"),
+    ],
+)
+def test_sound_that_cannot_be_right(samples, reason):
+    check_sound(tone(2.0), "Is there a red circle in it?")
+    with pytest.raises(InputError, match=f"field speech: .*{reason}"):
+        check_sound(samples, "Is there a red circle here??" if len(samples) else "x")
+
+
+@needs("kokoro")
+def test_kokoro_says_the_same_twice_and_can_be_understood(tmp_path):
+    """The real Kokoro-82M, heard by the real whisper-tiny.en."""
+    (tmp_path / "q.jsonl").write_text(
+        '{"id": "a", "question": "How many of the 12 dogs are brown?", "answer": "Two."}\n'
+        '{"id": "b", "question": "What is the man holding in his left hand?", "answer": "A cup."}\n'
+    )
+    digests = []
+    for name in ("one", "two"):
+        config = SynthesizeConfig(
+            tmp_path / name, "jsonl", str(tmp_path / "q.jsonl"), count=0, processes=1, engine="kokoro",
+            engine_path=str(MODELS / "kokoro"), voices="af_heart,bm_george", verify=str(MODELS / "whisper-tiny.en"),
+        )  # fmt: skip
+        manifest = synthesize(config)
+        digests.append([s["sha256"] for s in manifest["shards"]])
+        assert manifest["rejected"] == [] and manifest["engine_name"].startswith("Kokoro-82M")
+    assert digests[0] == digests[1]
+    examples = list(read_examples(tmp_path / "one"))
+    assert [e.word_error_rate for e in examples] == [0.0, 0.0] and "brown" in examples[0].heard.lower()
+    assert sum(manifest["word_error_rates"].values()) == 0
+
+
+@needs("whisper-tiny.en")
+def test_what_cannot_be_understood_is_rejected_with_its_score(tmp_path):
+    """espeak at 450 words a minute is not for ears: rows go with their word error rate and what was heard."""
+    config = SynthesizeConfig(
+        tmp_path / "out", "world", count=12, processes=1, verify=str(MODELS / "whisper-tiny.en"), most_wer=0.2,
+        rate_wpm=(440, 450), voices="en-029+m3",
+    )  # fmt: skip
+    manifest = synthesize(config)
+    assert manifest["rows"] + len(manifest["rejected"]) == 12 and manifest["rejected"]
+    for reject in manifest["rejected"]:
+        assert reject["word_error_rate"] > 0.2 and "heard:" in reject["reason"]
+    assert all(e.word_error_rate <= 0.2 for e in read_examples(config.output))
+    assert list(manifest["word_error_rates"]) == ["en-029+m3"]
+
+
+def test_word_error_rate_is_that_of_levelled_text():
+    verifier = Verifier("none", 0.3)
+    assert verifier.word_error_rate("How many of the twelve dogs?", "how many of the 12 dogs") == 0
+    assert verifier.word_error_rate("Is it red?", "Is it a bed?") == pytest.approx(2 / 3)
+    with pytest.raises(InputError, match="verify: none: "):
+        verifier.heard([])
