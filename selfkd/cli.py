@@ -57,6 +57,12 @@ def _report() -> Stage:
     return ReportConfig, report
 
 
+def _check() -> Stage:
+    from selfkd.data.check import CheckConfig, check
+
+    return CheckConfig, check
+
+
 def _convert() -> Stage:
     from selfkd.model.convert import ConvertConfig, convert
 
@@ -86,6 +92,11 @@ COMMANDS: dict[str, tuple[str, str, Callable[[], Stage]]] = {
         "questions -> spoken questions",
         "selfkd synthesize --source world-annotated --count 3000 --output runs/data/train",
         _synthesize,
+    ),
+    "check": (
+        "a folder of spoken questions: whole or not",
+        "selfkd check --data runs/data/train",
+        _check,
     ),
     "convert": (
         "an original InternVL2 checkpoint -> the classes of transformers",

@@ -1,12 +1,19 @@
 """Spoken data: shards that others can read, the same bytes from one seed, resumed and in parallel."""
 
+import random
+import shutil
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
 from datasets import Audio, load_dataset
 
+from selfkd.cli import main
 from selfkd.data import embedded_sources
+from selfkd.data.check import CheckConfig, check
 from selfkd.data.example import MANIFEST, read_examples, read_manifest, shard_metadata
 from selfkd.data.speak_shard import speak_shard
 from selfkd.data.speakers import ESPEAK_VOICES
@@ -121,3 +128,44 @@ def test_a_shard_cut_short_is_named(spoken, tmp_path):
     shard.write_bytes(shard.read_bytes()[:-100])
     with pytest.raises(InputError, match=f"{shard.name}: not a readable shard"):
         list(read_examples(tmp_path / "cut"))
+
+
+def test_a_whole_folder_passes_the_check_and_a_damaged_one_does_not(spoken, tmp_path, capsys):
+    assert main(["check", "--data", str(spoken)]) == 0
+    assert "is whole" in capsys.readouterr().out
+    assert check(CheckConfig(spoken))["examples"] == 8
+    folder = shutil.copytree(spoken, tmp_path / "copy")
+    shard = sorted(folder.glob("*.parquet"))[1]
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:200] + b"?" + whole[201:])
+    with pytest.raises(InputError, match=f"{shard.name}: field sha256"):
+        check(CheckConfig(folder))
+    shard.unlink()
+    with pytest.raises(InputError, match="not there, though the manifest names it"):
+        check(CheckConfig(folder))
+
+
+def test_shards_are_named_by_what_they_hold_and_can_be_made_alone(spoken, tmp_path):
+    """As an array job would: each shard by itself, the manifest with the last."""
+    for shard in (2, 0, 1):
+        made = synthesize(config(tmp_path / "array", shard=shard))
+        assert ("missing" in made) == (shard != 1)
+    assert digests(tmp_path / "array") == digests(spoken)
+    assert all(name.endswith(f"-{digest[:12]}.parquet") for name, digest in digests(spoken).items())
+    with pytest.raises(InputError, match="shard: 3 of 3"):
+        synthesize(config(tmp_path / "array", shard=3))
+
+
+def test_killed_at_random_moments_it_ends_in_the_same_bytes(spoken, tmp_path):
+    command = [sys.executable, "-m", "selfkd.cli", "synthesize", "--source", "world-annotated", "--count", "8"]
+    command += ["--shard_rows", "3", "--output", str(tmp_path / "killed")]
+    for _ in range(4):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(random.Random().uniform(1, 6))
+        process.kill()
+        process.wait()
+        names = [p.name for p in (tmp_path / "killed").glob("train-*.parquet")]
+        assert set(names) <= set(digests(spoken))
+    if not (tmp_path / "killed" / MANIFEST).is_file():
+        synthesize(config(tmp_path / "killed"))
+    assert digests(tmp_path / "killed") == digests(spoken)

@@ -16,6 +16,7 @@ from selfkd.errors import InputError
 
 SECONDS_A_LETTER = (0.02, 0.3)  # faster and slower than anybody speaks
 SLACK_SECONDS = 1.5  # of silence around a short utterance
+MOST_EXTRA_TOKENS = 16
 MOST_CLIPPED, LEAST_RMS = 0.01, 1e-3  # share of samples at full scale; -60 dBFS
 
 
@@ -46,11 +47,12 @@ class Verifier:
         from transformers import pipeline
 
         try:
-            recognizer = pipeline("automatic-speech-recognition", model=self.checkpoint, device="cpu")
+            recognizer = pipeline("automatic-speech-recognition", self.checkpoint, device="cpu", dtype="float32")
         except (OSError, ValueError) as error:
             raise InputError(f"verify: {self.checkpoint}: {str(error).splitlines()[0]}") from error
-        if recognizer.tokenizer.pad_token_id is None:  # batches need one
-            recognizer.tokenizer.pad_token_id = recognizer.model.config.eos_token_id
+        tokenizer: Any = recognizer.tokenizer
+        if tokenizer.pad_token_id is None:  # batches need one
+            tokenizer.pad_token_id = tokenizer.eos_token_id
         return recognizer
 
     @cached_property
@@ -62,7 +64,9 @@ class Verifier:
     def heard(self, examples: Sequence[Example]) -> list[Example]:
         """The examples with `heard` and `word_error_rate`."""
         clips = [{"raw": e.samples(), "sampling_rate": SAMPLE_RATE_HZ} for e in examples]
-        texts = [reply["text"].strip() for reply in self._recognizer(clips, batch_size=8)]
+        # Whisper may say the same word until its window is full: what is longer than the text by far is wrong already
+        most = {"max_new_tokens": MOST_EXTRA_TOKENS + max((len(e.said) for e in examples), default=0) // 2}
+        texts = [r["text"].strip() for r in self._recognizer(clips, batch_size=8, generate_kwargs=most)]
         return [
             replace(e, heard=text, word_error_rate=self.word_error_rate(e.said, text))
             for e, text in zip(examples, texts, strict=True)

@@ -1,0 +1,86 @@
+"""Whether a folder of spoken questions is whole: every shard by its hash, every picture and every clip decoded."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from selfkd.data.example import SCHEMA_VERSION, Example, example_of_row, index_of, read_manifest
+from selfkd.errors import InputError
+from selfkd.files import sha256
+
+
+@dataclass
+class CheckConfig:
+    """Checks a folder of spoken questions: hashes, rows, pictures, sound.
+
+    Args:
+        data: Folder that selfkd synthesize wrote.
+    """
+
+    data: Path
+
+
+def check(config: CheckConfig) -> dict[str, Any]:
+    """Returns figures of the folder; raises InputError naming the first file, row and field that is wrong."""
+    manifest = read_manifest(config.data)
+    if manifest.get("schema_version") != SCHEMA_VERSION:
+        raise InputError(f"{config.data}: field schema_version: {manifest.get('schema_version')}, not {SCHEMA_VERSION}")
+    seen: set[str] = set()
+    seconds, pictures, voices = 0.0, set(), set()
+    for shard in tqdm(manifest["shards"], "checking", unit="shard"):
+        path = config.data / shard["file"]
+        if not path.is_file():
+            raise InputError(f"{path}: not there, though the manifest names it")
+        if sha256(path) != shard["sha256"]:
+            raise InputError(f"{path}: field sha256: the file is not the one that the manifest was written for")
+        before = len(seen)
+        try:
+            for batch in pq.ParquetFile(path).iter_batches(batch_size=32):
+                for row in batch.to_pylist():
+                    example = _checked(path, row, seen)
+                    seconds += example.duration_seconds
+                    pictures.add(row["image_hash"])
+                    voices.add(example.voice)
+        except (OSError, KeyError, TypeError, pa.ArrowException) as error:
+            raise InputError(f"{path}: not a readable shard of schema {SCHEMA_VERSION} ({error})") from error
+        if len(seen) - before != shard["rows"]:
+            raise InputError(f"{path}: field rows: {len(seen) - before} there, {shard['rows']} in the manifest")
+    if manifest["rows"] != len(seen):
+        raise InputError(f"{config.data}: field rows: {manifest['rows']} in the manifest, {len(seen)} in the shards")
+    figures = {
+        "examples": len(seen),
+        "rejected": len(manifest["rejected"]),
+        "pictures": len(pictures - {""}),
+        "hours of speech": round(seconds / 3600, 2),
+        "voices": len(voices),
+        "shards": len(manifest["shards"]),
+    }
+    table = Table(show_header=False)
+    for name, value in figures.items():
+        table.add_row(name, f"{value:,}")
+    Console().print(table)
+    print(f"{config.data} is whole")
+    return figures
+
+
+def _checked(path: Path, row: dict[str, Any], seen: set[str]) -> Example:
+    example = example_of_row(row)
+    where = f"{path}: row {len(seen)}"
+    if example.id in seen:
+        raise InputError(f"{where}: field id: {example.id!r} is there twice")
+    seen.add(example.id)
+    for name, value in index_of(example).items():
+        if row[name] != value:
+            raise InputError(f"{where}: field {name}: {row[name]!r}, the picture has {value!r}")
+    picture, samples = example.picture(), example.samples()  # name the example where they cannot be read
+    if picture is not None:
+        picture.load()
+    if abs(len(samples) / 16_000 - example.duration_seconds) > 1e-6:
+        raise InputError(f"{where}: field duration_seconds: not the length of the speech")
+    return example
