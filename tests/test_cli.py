@@ -45,7 +45,7 @@ def test_overview_and_report_import_no_torch():
         (["align", "--data", "{}/none", "--output", "{}/run"], "none/manifest.json: not found"),
         (["align", "--data", "x", "--output", "{}/run", "--steps", "many"], "steps"),
         (["synthesize", "--output", "{}/d", "--voices", "nobody"], "voices: unknown voice 'nobody'"),
-        (["synthesize", "--output", "{}/d", "--source", "llava"], "source"),
+        (["synthesize", "--output", "{}/d", "--source", "nowhere"], "source"),
         (["distill", "--data", "x", "--output", "{}/run", "--model", "{}/none"], "model: .*no checkpoint there"),
         (["evaluate", "--model", "{}/none", "--data", "x", "--output", "{}/run"], "model: .*no checkpoint there"),
         (["compare", "--base", "{}", "--sft", "{}", "--selfkd", "{}", "--output", "{}/c"], "base: .*no samples"),

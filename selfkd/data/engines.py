@@ -60,7 +60,11 @@ class KokoroSpeaker:
         return Kokoro.from_session(session, str(files[1]))
 
     def voices(self) -> list[str]:
-        return sorted(self._kokoro.voices)
+        file = self.folder / "voices.bin"
+        if not file.is_file():
+            raise InputError(f"engine_path: {file}: no such file")
+        with np.load(file) as voices:
+            return sorted(voices.keys())
 
     def language(self, voice: str) -> str:
         return _KOKORO_LANGUAGES.get(voice[0], "unknown")

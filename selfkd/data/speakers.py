@@ -7,9 +7,11 @@ part of this package. Its speech is easy to reproduce and far from natural: righ
 import _ctypes
 import ctypes
 import math
+import shutil
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol
 
 import espeakng_loader
@@ -95,7 +97,10 @@ class EspeakSpeaker:
 
     def __init__(self) -> None:
         data = Path(espeakng_loader.get_data_path())
-        self._library_path, self._data_folder = espeakng_loader.get_library_path(), str(data.parent).encode()
+        self._data_folder = str(data.parent).encode()
+        # a copy of our own: one that others in this process hold open (Kokoro's phonemizer does) cannot be loaded anew
+        self._folder = TemporaryDirectory(prefix="espeak-")
+        self._library_path = shutil.copy(espeakng_loader.get_library_path(), self._folder.name)
         self._accents = {p.name for p in (data / "lang").rglob("*") if p.is_file() and p.name != "en-Shaw"}
         self._variants = {p.name for p in (data / "voices" / "!v").iterdir()}
 

@@ -17,16 +17,17 @@ from selfkd.errors import InputError
 SECONDS_A_LETTER = (0.02, 0.3)  # faster and slower than anybody speaks
 SLACK_SECONDS = 1.5  # of silence around a short utterance
 MOST_EXTRA_TOKENS = 16
-MOST_CLIPPED, LEAST_RMS = 0.01, 1e-3  # share of samples at full scale; -60 dBFS
+FULL_SCALE, MOST_CLIPPED, LEAST_RMS = 0.999, 0.01, 1e-3  # share of samples at full scale; -60 dBFS
 
 
 def check_sound(samples: NDArray[np.float32], said: str) -> None:
     """Raises InputError for speech that is silent, clipped, or much too short or long for its text."""
     seconds = len(samples) / SAMPLE_RATE_HZ
-    level = float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))) if len(samples) else 0.0
+    level = float(np.sqrt(np.dot(samples, samples) / len(samples))) if len(samples) else 0.0
     if level < LEAST_RMS:
         raise InputError(f"field speech: silent (root mean square {level:.5f})")
-    clipped = float(np.mean(np.abs(samples) >= 0.999))
+    at_full_scale = max(samples.max(), -samples.min()) >= FULL_SCALE
+    clipped = float(np.mean(np.abs(samples) >= FULL_SCALE)) if at_full_scale else 0.0
     if clipped > MOST_CLIPPED:
         raise InputError(f"field speech: clipped ({clipped:.1%} of the samples)")
     letters = sum(c.isalnum() for c in said)
