@@ -106,7 +106,7 @@ def test_what_does_not_fit_is_said(load, kind, said, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda w: w.pop("model.encoder.conv1.bias"), r"1 missing \(such as encoder.conv1.bias\)"),
+        (lambda w: w.pop("model.encoder.conv1.bias"), r"1 missing \(such as model.encoder.conv1.bias\)"),
         (lambda w: w.update(extra=torch.zeros(1)), r"1 unexpected \(such as extra\)"),
         (lambda w: w.update({"model.encoder.conv1.bias": torch.zeros(3)}), r"1 mismatched \(such as .*conv1.bias"),
     ],

@@ -15,7 +15,7 @@ import soundfile
 from conftest import tone
 
 from selfkd.data.engines import RecordedSpeaker, open_engine
-from selfkd.data.example import read_examples
+from selfkd.data.folder import ExampleFolder
 from selfkd.data.guarded import GuardedSpeaker
 from selfkd.data.speakers import EspeakSpeaker, Utterance
 from selfkd.data.synthesize import SynthesizeConfig, synthesize, weighted_voices
@@ -121,7 +121,7 @@ def test_an_openai_compatible_endpoint(tmp_path):
     )  # fmt: skip
     manifest = synthesize(config)
     assert manifest["engine_name"] == f"some-tts at {url}" and manifest["rejected"] == []
-    (example,) = read_examples(config.output)
+    (example,) = ExampleFolder(config.output)
     assert (example.voice, example.duration_seconds) == ("nova", 2.0)
     assert Endpoint.asked[-1]["input"] == "How many of the three are red?" and Endpoint.asked[-1]["model"] == "some-tts"
     with pytest.raises(InputError, match="no such voice"):
@@ -170,7 +170,7 @@ def test_kokoro_says_the_same_twice_and_can_be_understood(tmp_path):
         digests.append([s["sha256"] for s in manifest["shards"]])
         assert manifest["rejected"] == [] and manifest["engine_name"].startswith("Kokoro-82M")
     assert digests[0] == digests[1]
-    examples = list(read_examples(tmp_path / "one"))
+    examples = list(ExampleFolder(tmp_path / "one"))
     assert [e.word_error_rate for e in examples] == [0.0, 0.0] and "brown" in examples[0].heard.lower()
     assert sum(manifest["word_error_rates"].values()) == 0
 
@@ -186,7 +186,7 @@ def test_what_cannot_be_understood_is_rejected_with_its_score(tmp_path):
     assert manifest["rows"] + len(manifest["rejected"]) == 6 and manifest["rejected"]
     for reject in manifest["rejected"]:
         assert reject["word_error_rate"] > 0.2 and "heard:" in reject["reason"]
-    assert all(e.word_error_rate <= 0.2 for e in read_examples(config.output))
+    assert all(e.word_error_rate <= 0.2 for e in ExampleFolder(config.output))
     assert list(manifest["word_error_rates"]) == ["en-029+m3"]
 
 

@@ -10,7 +10,7 @@ from conftest import world_examples
 from torch.utils.data import DataLoader
 
 from selfkd.data.batches import CostSampler, token_cost
-from selfkd.data.example import MANIFEST, ROWS_PER_GROUP, encode_picture, image_hash, read_examples, write_shard
+from selfkd.data.example import MANIFEST, ROWS_PER_GROUP, encode_picture, image_hash, write_shard
 from selfkd.data.folder import ROW_GROUPS_KEPT, ExampleFolder, sketch, sketches
 from selfkd.data.views import PairedDataset
 from selfkd.errors import InputError
@@ -34,7 +34,7 @@ def examples():
 
 def test_the_same_examples_in_any_order(tmp_path, examples):
     folder = write_folder(tmp_path, examples)
-    assert len(folder) == 75 and list(folder) == examples == list(read_examples(tmp_path))
+    assert len(folder) == 75 and list(folder) == examples == list(ExampleFolder(tmp_path))
     assert [folder[i] for i in (74, 0, 40, -1)] == [examples[i] for i in (74, 0, 40, -1)]
     assert folder[36:39] == examples[36:39]
     with pytest.raises(IndexError):

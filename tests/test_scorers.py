@@ -1,7 +1,13 @@
 """Replies of every style, read by hand."""
 
-import pytest
+from dataclasses import replace
 
+import pytest
+from conftest import training_start, world_examples
+
+from selfkd.data.example import write_shard
+from selfkd.errors import InputError
+from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
 from selfkd.evaluation.scorers import is_right, parse
 from selfkd.evaluation.statistics import gap_closed, summarize
 
@@ -82,3 +88,13 @@ def test_gap_closed_by_hand_and_its_interval():
 def test_no_gap_no_share():
     gap = gap_closed([True, False] * 20, [True, False] * 20, [True, False] * 20)
     assert gap["share"] is None and gap["interval"] is None
+
+
+def test_a_folder_without_rules_to_score_by_is_refused(parts, tmp_path):
+    """A training set such as llava's has answers, and no rule that says whether another one is right."""
+    training_start(parts, tmp_path)
+    examples = [replace(e, kind="open") for e in world_examples(2)]
+    write_shard(tmp_path / "data" / "train.parquet", examples, {"rows": 2, "rejected": []})
+    with pytest.raises(InputError, match="data: world: questions of kind 'open' have no rule"):
+        evaluate(EvaluateConfig(str(tmp_path / "model"), [str(tmp_path / "data")], tmp_path / "run"))
+    assert not (tmp_path / "run").exists()

@@ -11,7 +11,8 @@ from conftest import tone, world_examples
 from datasets import Dataset, Features, Image, Value
 from PIL import Image as Pictures
 
-from selfkd.data.example import read_examples, read_manifest
+from selfkd.data.example import read_manifest
+from selfkd.data.folder import ExampleFolder
 from selfkd.data.listed import MOST_PIXELS, checked_image
 from selfkd.data.llava import split_question
 from selfkd.data.sources import open_source
@@ -64,7 +65,7 @@ def test_llava(llava_folder, tmp_path):
     assert manifest["skipped_by_the_source"] == {"no picture": 1, "boxes": 2}
     (gone,) = manifest["rejected"]
     assert gone["id"] == "llava-000005-00" and "missing.jpg: no such file" in gone["reason"]
-    examples = {e.id: e for e in read_examples(config.output)}
+    examples = {e.id: e for e in ExampleFolder(config.output)}
     assert len(examples) == manifest["rows"] == 5
     first, second = examples["llava-000000-00"], examples["llava-000000-01"]
     assert first.question == "What are the colors of the bus in the image?" and first.image == second.image == PICTURE
@@ -101,7 +102,7 @@ def test_json_lines_and_their_columns(tmp_path):
     config = settings(tmp_path, "jsonl", tmp_path / "mine.jsonl", images=str(tmp_path), columns=columns)
     manifest = synthesize(config)
     assert manifest["skipped_by_the_source"] == {"no question or answer": 1}
-    first, second = read_examples(config.output)
+    first, second = ExampleFolder(config.output)
     assert (first.id, first.image, first.source) == ("mine-000000", PICTURE, "mine") and second.image is None
 
 
@@ -128,7 +129,7 @@ def test_librispeech(tmp_path):
     (chapter / "103-1240.trans.txt").write_text("103-1240-0000 MISSUS RACHEL AND I LIVED THERE\n")
     config = settings(tmp_path, "librispeech", tmp_path / "LibriSpeech")
     synthesize(config)
-    (example,) = read_examples(config.output)
+    (example,) = ExampleFolder(config.output)
     assert example.question == example.answer == example.said == "Missus rachel and I lived there"
     assert (example.kind, example.voice, example.duration_seconds) == ("repeat", "103", 2.0)
 
@@ -139,7 +140,7 @@ def test_common_voice(tmp_path):
     (tmp_path / "en/validated.tsv").write_text(table)
     config = settings(tmp_path, "common-voice", tmp_path / "en/validated.tsv")
     synthesize(config)
-    (example,) = read_examples(config.output)
+    (example,) = ExampleFolder(config.output)
     assert example.question == 'It is a "cat".' and example.voice == "abcdefabcdef"
     assert example.duration_seconds == pytest.approx(2.0, abs=0.1)
 
@@ -156,7 +157,7 @@ def test_gigaspeech(tmp_path):
     config = settings(tmp_path, "gigaspeech", tmp_path / "GigaSpeech.json")
     manifest = synthesize(config)
     assert manifest["skipped_by_the_source"] == {"noise": 1, "over 30 s": 1}
-    (example,) = read_examples(config.output)
+    (example,) = ExampleFolder(config.output)
     assert example.question == "As they say, I go." and example.duration_seconds == 2.0
 
 
@@ -172,7 +173,7 @@ def test_lhotse_cuts_and_libriheavy(tmp_path, zipped):
     config = settings(tmp_path, "lhotse", path)
     manifest = synthesize(config)
     assert manifest["skipped_by_the_source"] == {"not one supervision": 1}
-    (example,) = read_examples(config.output)
+    (example,) = ExampleFolder(config.output)
     assert (example.question, example.voice, example.duration_seconds) == ("The cat, at last.", "98", 2.5)
 
 
@@ -227,7 +228,7 @@ def test_recordings_of_another_form_are_brought_to_ours(tmp_path, name, make):
     changes = {"engine": "recorded", "engine_path": str(tmp_path / "voices"), "voices": "recorded"}
     config = settings(tmp_path, "jsonl", tmp_path / "mine.jsonl", **changes)
     assert synthesize(config)["rejected"] == []
-    (example,) = read_examples(config.output)
+    (example,) = ExampleFolder(config.output)
     assert example.samples().shape[0] == pytest.approx(32_000, abs=2_000)
 
 

@@ -14,7 +14,8 @@ from datasets import Audio, load_dataset
 from selfkd.cli import main
 from selfkd.data import embedded_sources
 from selfkd.data.check import CheckConfig, check
-from selfkd.data.example import MANIFEST, read_examples, read_manifest, shard_metadata
+from selfkd.data.example import MANIFEST, read_manifest, shard_metadata
+from selfkd.data.folder import ExampleFolder
 from selfkd.data.speak_shard import speak_shard
 from selfkd.data.speakers import ESPEAK_VOICES
 from selfkd.data.synthesize import SynthesizeConfig, synthesize
@@ -58,7 +59,7 @@ def test_datasets_reads_the_shards_as_they_are(spoken, tmp_path):
 
 
 def test_what_is_read_is_what_was_spoken(spoken):
-    examples = list(read_examples(spoken))
+    examples = list(ExampleFolder(spoken))
     source = embedded_sources.World("train", 0, annotated=True)
     for index, example in enumerate(examples):
         plain = source.example(index)
@@ -78,7 +79,7 @@ def test_manifest_says_where_everything_is_from(spoken):
 
 def test_voices_are_varied_and_depend_on_the_seed(tmp_path, spoken):
     synthesize(config(tmp_path / "other", seed=1))
-    voices = [[e.voice for e in read_examples(f)] for f in (spoken, tmp_path / "other")]
+    voices = [[e.voice for e in ExampleFolder(f)] for f in (spoken, tmp_path / "other")]
     assert voices[0] != voices[1] and len(set(voices[0])) > 4
 
 
@@ -127,7 +128,7 @@ def test_a_shard_cut_short_is_named(spoken, tmp_path):
     (shard,) = (tmp_path / "cut").glob("*.parquet")
     shard.write_bytes(shard.read_bytes()[:-100])
     with pytest.raises(InputError, match=f"{shard.name}: not a readable shard"):
-        list(read_examples(tmp_path / "cut"))
+        list(ExampleFolder(tmp_path / "cut"))
 
 
 def test_a_whole_folder_passes_the_check_and_a_damaged_one_does_not(spoken, tmp_path, capsys):

@@ -157,16 +157,3 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         hint = "unfinished: run the same synthesize command again" if folder.is_dir() else "no such folder"
         raise InputError(f"{path}: not found ({hint})")
     return json.loads(path.read_text())
-
-
-def read_examples(folder: Path) -> Iterator[Example]:
-    """All examples of a complete folder, in order."""
-    for shard in read_manifest(folder)["shards"]:
-        path = folder / shard["file"]
-        try:
-            batches = pq.ParquetFile(path).iter_batches(batch_size=256)
-            for batch in batches:
-                for row in batch.to_pylist():
-                    yield example_of_row(row)
-        except (OSError, pa.ArrowException, TypeError) as error:
-            raise InputError(f"{path}: not a readable shard of schema {SCHEMA_VERSION} ({error})") from error

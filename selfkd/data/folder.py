@@ -87,7 +87,8 @@ class ExampleFolder(Sequence[Example]):
         start = self._ends[group - 1] if group else 0
         path, number = self._groups[group]
         table = _read(path, lambda p: _row_group(p, number))
-        return example_of_row(table.slice(index - start, 1).to_pylist()[0])
+        row = table.slice(index - start, 1).to_pylist()[0]
+        return _read(path, lambda _: example_of_row(row))
 
     def sketches(self) -> list[Sketch]:
         columns = ["id", "question", "answer", "duration_seconds", *INDEX_COLUMNS]
@@ -104,5 +105,5 @@ def _row_group(path: Path, number: int) -> pa.Table:
 def _read(path: Path, how: Any) -> Any:
     try:
         return how(path)
-    except (OSError, KeyError, pa.ArrowException) as error:
+    except (OSError, KeyError, TypeError, pa.ArrowException) as error:
         raise InputError(f"{path}: not a readable shard of schema {SCHEMA_VERSION} ({error})") from error

@@ -142,6 +142,8 @@ def _write_manifest(
         ],
     }
     write_json(config.output / MANIFEST, manifest)
+    reasons = f", the first because: {rejected[0]['reason']}" if rejected else ""
+    print(f"{config.output}: {manifest['rows']} questions, {len(rejected)} rejected{reasons}")
     return manifest
 
 

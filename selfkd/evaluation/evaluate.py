@@ -12,11 +12,12 @@ from typing import Any, Literal
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
-from selfkd.data.example import Example, read_examples, read_manifest
+from selfkd.data.example import Example, read_manifest
+from selfkd.data.folder import ExampleFolder
 from selfkd.errors import InputError
 from selfkd.evaluation.answerers import Answerer, CascadeAnswerer, SpeechAnswerer, TextAnswerer
 from selfkd.evaluation.samples import read_samples, samples_path
-from selfkd.evaluation.scorers import is_right, parse
+from selfkd.evaluation.scorers import SCORED_KINDS, is_right, parse
 from selfkd.evaluation.statistics import summarize
 from selfkd.files import write_text
 from selfkd.model.checkpoint import is_ours, load_omni
@@ -55,7 +56,11 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     is_ours(config.model)  # before anything is made
     if config.batch_size < 1 or config.limit < 0:
         raise InputError("batch_size, limit: must not be negative, and batch_size not 0")
-    benchmarks = {benchmark_name(folder): list(read_examples(folder)) for folder in map(Path, config.data)}
+    benchmarks = {benchmark_name(folder): list(ExampleFolder(folder)) for folder in map(Path, config.data)}
+    for name, examples in benchmarks.items():
+        without = sorted({e.kind for e in examples} - SCORED_KINDS)
+        if without:
+            raise InputError(f"data: {name}: questions of kind {without[0]!r} have no rule to be scored by")
     with Run.open(config.output, "evaluate", config) as run:
         answerers = _answerers(config)
         result: dict[str, Any] = {}

@@ -8,6 +8,8 @@ import re
 from selfkd.data.questions import COLORS, NUMBERS, SHAPES, SIZES
 
 YES_NO_KINDS = ("exists", "relation")
+SCORED_KINDS = {*YES_NO_KINDS, "color", "shape", "size", "count", "place", "side", "neighbor", "describe"}
+SCORED_KINDS |= {"choice", "repeat"}
 _NAME = re.compile(rf"\b({'|'.join(COLORS)}) ({'|'.join(SHAPES)})\b")
 
 

@@ -15,7 +15,6 @@ from transformers import (
     PreTrainedModel,
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
-    WhisperModel,
 )
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
@@ -72,7 +71,9 @@ def load_speech_encoder(source: Source) -> WhisperEncoder:
     if kind == RecognizerConfig.model_type:
         return load_whole(SpeechRecognizer, source, "speech_encoder").encoder
     if kind == "whisper":
-        return load_whole(WhisperModel, source, "speech_encoder", dtype=torch.float32).get_encoder()
+        # with its decoder, or the keys of one would be too many
+        whole = load_whole(WhisperForConditionalGeneration, source, "speech_encoder", dtype=torch.float32)
+        return whole.get_encoder()
     raise InputError(f"speech_encoder: {source}: {kind!r} is not a Whisper checkpoint")
 
 

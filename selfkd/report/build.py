@@ -9,7 +9,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
-from selfkd.data.example import Example, read_examples
+from selfkd.data.example import Example
+from selfkd.data.folder import ExampleFolder
 from selfkd.errors import InputError
 from selfkd.evaluation.samples import read_samples, samples_path
 from selfkd.files import write_text
@@ -150,7 +151,7 @@ def _items(config: ReportConfig, samples: dict[str, dict[str, list]], run: Path)
     folders = json.loads((run / CONFIG).read_text())["data"]
     shown = []
     for folder in map(Path, folders):
-        examples = list(read_examples(folder))
+        examples = list(ExampleFolder(folder))
         by_system = samples[examples[0].source]
         count = min(len(by_system["text"]), -(-config.items // len(folders)))
         for i in range(count):

@@ -20,8 +20,9 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from transformers import AutoTokenizer, Trainer, TrainingArguments, WhisperFeatureExtractor, set_seed
 
-from selfkd.data.example import Example, read_examples
+from selfkd.data.example import Example
 from selfkd.data.features import log_mel, pad_mels
+from selfkd.data.folder import ExampleFolder
 from selfkd.model.embedded import WHISPER_SIZE, vlm_path
 from selfkd.model.speech_encoder import RecognizerConfig, SpeechRecognizer
 
@@ -93,7 +94,7 @@ def pretrain_recognizer(
 ) -> None:
     """Characters first, then a new head over the LLM's tokens; or only more of the second part, from `start`."""
     set_seed(seed)
-    examples, extractor = list(read_examples(data)), WhisperFeatureExtractor(feature_size=80)
+    examples, extractor = list(ExampleFolder(data)), WhisperFeatureExtractor(feature_size=80)
     texts, words = [e.question for e in examples], SpokenWords(examples, extractor)
     if start:
         recognizer = SpeechRecognizer.from_pretrained(start)
