@@ -112,4 +112,7 @@ def _engine(engine: EngineName, path: str, model: str, time_limit_seconds: float
 
 @cache
 def _verifier(checkpoint: str, most_wer: float) -> Verifier:
+    import torch  # needed by nothing else here
+
+    torch.set_num_threads(1)  # processes are what runs side by side
     return Verifier(checkpoint, most_wer)
