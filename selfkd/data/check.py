@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from selfkd.data.example import SCHEMA_VERSION, Example, example_of_row, index_of, read_manifest
+from selfkd.data.example import SAMPLE_RATE_HZ, SCHEMA_VERSION, Example, example_of_row, index_of, read_manifest
 from selfkd.errors import InputError
 from selfkd.files import sha256
 
@@ -81,6 +81,6 @@ def _checked(path: Path, row: dict[str, Any], seen: set[str]) -> Example:
     picture, samples = example.picture(), example.samples()  # name the example where they cannot be read
     if picture is not None:
         picture.load()
-    if abs(len(samples) / 16_000 - example.duration_seconds) > 1e-6:
+    if abs(len(samples) / SAMPLE_RATE_HZ - example.duration_seconds) > 1e-6:
         raise InputError(f"{where}: field duration_seconds: not the length of the speech")
     return example

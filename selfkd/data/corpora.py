@@ -55,8 +55,7 @@ def common_voice(path: Path, count: int, seed: int) -> Listed:
         )
         for r in table
     )
-    language = table[0].get("locale") or "en"
-    return Listed("common-voice", drawn(rows, count, seed), "CC0-1.0", language)
+    return Listed("common-voice", drawn(rows, count, seed), "CC0-1.0")
 
 
 def gigaspeech(path: Path, count: int, seed: int) -> Listed:

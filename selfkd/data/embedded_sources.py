@@ -24,6 +24,16 @@ class _Generated:
     def __len__(self) -> int:
         raise InputError("count: 0 takes all of a source that ends; this one makes as many as are asked for")
 
+    @property
+    def skipped(self) -> dict[str, int]:
+        return {}
+
+    def named(self, index: int) -> tuple[str, str]:
+        return f"row {index}", ""
+
+    def recorded(self, index: int) -> None:
+        return None
+
     def part(self, start: int, stop: int):
         return self
 

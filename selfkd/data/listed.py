@@ -46,7 +46,6 @@ class Listed:
     name: str
     rows: tuple[Row, ...]
     license: str = "not stated"
-    language: str = "en"
     first: int = 0
     skipped: dict[str, int] = field(default_factory=dict)
 
@@ -65,6 +64,10 @@ class Listed:
         if row.image is not None:
             example = replace(example, image=checked_image(row.image))
         return example if row.clip is None else replace(example, voice=row.speaker)
+
+    def named(self, index: int) -> tuple[str, str]:
+        row = self.rows[index - self.first]
+        return row.id, row.question
 
     def recorded(self, index: int) -> Clip | None:
         return self.rows[index - self.first].clip

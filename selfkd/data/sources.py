@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from selfkd.data import corpora
 from selfkd.data.embedded_sources import EasyVQA, MMAlignWorld, Words, World
 from selfkd.data.example import Example
+from selfkd.data.listed import Clip
 from selfkd.data.llava import llava
 from selfkd.data.shapes import Split
 from selfkd.data.tables import dataset, json_lines
@@ -30,6 +31,19 @@ class Source(Protocol):
 
     def __len__(self) -> int:
         """How many examples there are; raises InputError for a source that makes as many as are asked for."""
+        ...
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """What the source has no use for, counted by the reason."""
+        ...
+
+    def named(self, index: int) -> tuple[str, str]:
+        """(id, question), for a row that cannot be made."""
+        ...
+
+    def recorded(self, index: int) -> Clip | None:
+        """The speech of an example that has been spoken already."""
         ...
 
     def part(self, start: int, stop: int) -> "Source":

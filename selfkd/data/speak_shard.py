@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from selfkd.data.engines import EngineName, open_engine, resampled
 from selfkd.data.example import Example, groups_of, write_shard
 from selfkd.data.guarded import GuardedSpeaker
-from selfkd.data.listed import Listed, read_clip
+from selfkd.data.listed import read_clip
 from selfkd.data.sources import EMBEDDED, Source
 from selfkd.data.speakers import Utterance
 from selfkd.data.spoken_text import spoken_form
@@ -49,19 +49,17 @@ def _spoken(
     report: dict[str, Any],
 ) -> Iterator[Example]:
     for index in range(*bounds):
-        name, question = f"row {index}", ""
+        name, question = source.named(index)
         try:
             example = source.example(index)
             name, question = example.id, example.question
             yield _recorded(source, index, example) or _say(config, voices, example)
         except InputError as error:
-            if name.startswith("row ") and isinstance(source, Listed):
-                name, question = source.rows[index - source.first][:2]
             report["rejected"].append({"id": name, "question": question[:200], "reason": str(error)})
 
 
 def _recorded(source: Source, index: int, example: Example) -> Example | None:
-    clip = source.recorded(index) if isinstance(source, Listed) else None
+    clip = source.recorded(index)
     if clip is None:
         return None
     samples = resampled(*read_clip(clip))

@@ -131,7 +131,7 @@ def _write_manifest(
         **{k: v for k, v in plan.items() if k != "output"},
         "rows": sum(f["rows"] for f in footers),
         "rejected": rejected,
-        "skipped_by_the_source": getattr(source, "skipped", {}),
+        "skipped_by_the_source": source.skipped,
         "source_license": source.license,
         "engine_name": speaker.engine,
         "engine_license": speaker.license,

@@ -16,7 +16,7 @@ NEEDED = ("question", "answer")
 def json_lines(path: Path, images: Path, columns: Mapping[str, str], count: int, seed: int) -> Listed:
     """One JSON object a line; `image` is a path within `images`. `columns` names fields that are called otherwise."""
     skipped: Counter[str] = Counter()
-    rows = _rows(_lines(path), {"image": images}, _checked(columns), str(path), skipped)
+    rows = _rows(_lines(path), images, _checked(columns), str(path), skipped)
     return Listed(path.stem, drawn(rows, count, seed), skipped=dict(skipped))
 
 
@@ -35,7 +35,7 @@ def dataset(name: str, split: str, columns: Mapping[str, str], count: int, seed:
     if image in data.column_names and isinstance(data.features[image], Image):
         data = data.cast_column(image, Image(decode=False))
     skipped: Counter[str] = Counter()
-    rows = drawn(_rows(data, {}, wanted, name, skipped), count, seed)
+    rows = drawn(_rows(data, Path(), wanted, name, skipped), count, seed)
     return Listed(source.rpartition("/")[2], rows, data.info.license or "not stated", skipped=dict(skipped))
 
 
@@ -62,7 +62,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 def _rows(
     table: Iterable[Mapping[str, Any]],
-    folders: Mapping[str, Path],
+    images: Path,
     columns: Mapping[str, str],
     where: str,
     skipped: Counter[str],
@@ -81,7 +81,7 @@ def _rows(
             question=str(values["question"]).strip(),
             answer=str(values["answer"]).strip(),
             instruction=f"{values['instruction']}\n" if values["instruction"] else "",
-            image=_image(values["image"], folders.get("image", Path())),
+            image=_image(values["image"], images),
             category=str(values["category"] or ""),
         )
 

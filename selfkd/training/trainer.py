@@ -60,7 +60,8 @@ class SelfKDTrainer(Trainer):
         a_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         known = sketches(self.examples)
-        costs = [token_cost(s, self.processor.image_tokens(s.width, s.height)) for s in known]
+        image_tokens = {size: self.processor.image_tokens(*size) for size in {(s.width, s.height) for s in known}}
+        costs = [token_cost(s, image_tokens[s.width, s.height]) for s in known]
         return CostSampler(costs, a_step, seed, [s.picture for s in known])
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
