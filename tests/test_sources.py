@@ -69,7 +69,7 @@ def test_llava(llava_folder, tmp_path):
     assert len(examples) == manifest["rows"] == 5
     first, second = examples["llava-000000-00"], examples["llava-000000-01"]
     assert first.question == "What are the colors of the bus in the image?" and first.image == second.image == PICTURE
-    assert examples["llava-000001-00"].instruction == "Answer the question using a single word or phrase.\n"
+    assert examples["llava-000001-00"].answer_format == "\nAnswer the question using a single word or phrase."
     assert "OCR token: STOP, ALL" in examples["llava-000002-00"].instruction
     options = examples["llava-000004-00"]
     assert options.said == "Which is it? Option A is five cats. Option B is a dog."
@@ -78,8 +78,8 @@ def test_llava(llava_folder, tmp_path):
 
 def test_what_stays_written_and_what_is_spoken():
     value = "<image>\nIs it day?\nAnswer the question using a single word or phrase."
-    assert split_question(value, False) == ("Is it day?", "Answer the question using a single word or phrase.\n")
-    assert split_question(value, True) == ("Is it day?\nAnswer the question using a single word or phrase.", "")
+    assert split_question(value, False) == ("Is it day?", "", "\nAnswer the question using a single word or phrase.")
+    assert split_question(value, True) == ("Is it day?\nAnswer the question using a single word or phrase.", "", "")
 
 
 def test_a_sample_is_drawn_by_the_seed_and_keeps_the_order(llava_folder, tmp_path):

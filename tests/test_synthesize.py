@@ -72,7 +72,7 @@ def test_what_is_read_is_what_was_spoken(spoken):
 
 def test_manifest_says_where_everything_is_from(spoken):
     manifest = read_manifest(spoken)
-    assert manifest["rows"] == 8 and manifest["rejected"] == [] and manifest["schema_version"] == 2
+    assert manifest["rows"] == 8 and manifest["rejected"] == [] and manifest["schema_version"] == 3
     assert {"seed", "engine", "engine_license", "source_license", "voice_names", "rate_wpm"} <= set(manifest)
     assert {s["file"]: s["sha256"] for s in manifest["shards"]} == digests(spoken)
 

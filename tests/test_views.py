@@ -41,6 +41,15 @@ def test_ids_and_lengths_of_both_views(model, processor, example, seconds, mel_f
     assert labels.tolist() == item.response_ids
 
 
+def test_what_stays_written_stands_around_the_question_in_both_views(processor, example):
+    example = replace(example, instruction="Reference: STOP\n", answer_format="\nAnswer with one word.")
+    item = paired_item(processor, example)
+    assert processor.tokenizer.decode(item.prefix_ids) == BEFORE + "Reference: STOP\n"
+    after = "\nAnswer with one word." + AFTER
+    assert processor.tokenizer.decode(item.text_ids) == example.question + after
+    assert processor.tokenizer.decode(item.speech_ids) == SPEECH_TOKEN + after
+
+
 def test_generation_prompt_of_the_speech_view(processor, example):
     prompt = processor.speech_prompt(processor.hear(example.samples()), processor.look(example.picture()))
     batch = processor([prompt])

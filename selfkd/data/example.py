@@ -26,7 +26,7 @@ from selfkd.errors import InputError
 from selfkd.files import write_atomically
 
 Item = TypeVar("Item")
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 ROWS_PER_GROUP = 32  # what must be read to get at one of them
 MANIFEST = "manifest.json"
 SAMPLE_RATE_HZ = 16_000
@@ -42,6 +42,8 @@ class Example:
     truth: str  # the right short answer; equals `answer` where the source makes no mistakes
     category: str = ""  # a subset of the source, for tables
     instruction: str = ""  # stays written in both views, before the question
+    answer_format: str = ""  # stays written in both views, after the question: "\nAnswer with one word."
+    details: str = ""  # JSON: what a benchmark's rule of scoring needs beside `truth`
     image: bytes | None = None  # PNG or JPEG
     speech: bytes | None = None  # FLAC
     voice: str = ""

@@ -33,10 +33,13 @@ class Row(NamedTuple):
     question: str
     answer: str
     instruction: str = ""
+    answer_format: str = ""
     image: Path | bytes | None = None
     clip: Clip | None = None
     category: str = ""
     speaker: str = ""
+    kind: str = "open"
+    details: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,18 @@ class Listed:
     def example(self, index: int) -> Example:
         """Raises InputError, naming the field, for a picture or a clip that cannot be used."""
         row = self.rows[index - self.first]
-        kind = "repeat" if row.clip is not None and row.image is None else "open"
-        example = Example(row.id, row.question, row.answer, self.name, kind, row.answer, row.category, row.instruction)
+        example = Example(
+            id=row.id,
+            question=row.question,
+            answer=row.answer,
+            source=self.name,
+            kind="repeat" if row.clip is not None and row.image is None else row.kind,
+            truth=row.answer,
+            category=row.category,
+            instruction=row.instruction,
+            answer_format=row.answer_format,
+            details=row.details,
+        )
         if row.image is not None:
             example = replace(example, image=checked_image(row.image))
         return example if row.clip is None else replace(example, voice=row.speaker)

@@ -44,7 +44,7 @@ def _rows(path: Path, images: Path, instruction_spoken: bool, skipped: Counter[s
                 raise InputError(
                     f"{path}: record {number}: field conversations: turn {2 * turn} is not human, then gpt"
                 )
-            question, instruction = split_question(asked["value"], instruction_spoken)
+            question, instruction, answer_format = split_question(asked["value"], instruction_spoken)
             if _BOX.search(asked["value"]) or _BOX.search(answered["value"]):
                 skipped["boxes"] += 1
             elif not question:
@@ -53,19 +53,20 @@ def _rows(path: Path, images: Path, instruction_spoken: bool, skipped: Counter[s
                 # an id of the mixture may stand for several conversations: the record's number does not
                 name = f"llava-{number:06d}-{turn:02d}"
                 image = images / record["image"]
-                yield Row(name, question, answered["value"].strip(), instruction, image, category=image.parts[-2])
+                answer = answered["value"].strip()
+                yield Row(name, question, answer, instruction, answer_format, image, category=image.parts[-2])
 
 
-def split_question(value: str, instruction_spoken: bool) -> tuple[str, str]:
-    """(what is asked, what stays written): the place of the picture goes, OCR tokens stay written, and so does the
-    sentence on the form of the answer unless it is to be spoken."""
+def split_question(value: str, instruction_spoken: bool) -> tuple[str, str, str]:
+    """(what is asked, what stays written before it, what after it): the place of the picture goes, OCR tokens stay
+    written, and so does the sentence on the form of the answer unless it is to be spoken."""
     text = value.replace("<image>", "").strip()
-    written = [m.strip() for m in _OCR.findall(text)]
+    before = "".join(f"{m.strip()}\n" for m in _OCR.findall(text))
     text = _OCR.sub("\n", text).strip()
-    if not instruction_spoken:
-        written += [m.strip() for m in _FORMAT.findall(text)]
-        text = _FORMAT.sub("\n", text).strip()
-    return text, "".join(f"{line}\n" for line in written)
+    if instruction_spoken:
+        return text, before, ""
+    after = "".join(f"\n{m.strip()}" for m in _FORMAT.findall(text))
+    return _FORMAT.sub("\n", text).strip(), before, after
 
 
 def read_json(path: Path) -> Any:

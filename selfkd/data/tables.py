@@ -9,7 +9,7 @@ from typing import Any
 from selfkd.data.listed import Listed, Row, drawn
 from selfkd.errors import InputError
 
-FIELDS = ("id", "question", "answer", "image", "instruction", "category")
+FIELDS = ("id", "question", "answer", "image", "instruction", "answer_format", "category")
 NEEDED = ("question", "answer")
 
 
@@ -81,6 +81,7 @@ def _rows(
             question=str(values["question"]).strip(),
             answer=str(values["answer"]).strip(),
             instruction=f"{values['instruction']}\n" if values["instruction"] else "",
+            answer_format=f"\n{values['answer_format']}" if values["answer_format"] else "",
             image=_image(values["image"], images),
             category=str(values["category"] or ""),
         )

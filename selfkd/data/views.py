@@ -43,8 +43,8 @@ def paired_item(processor: Any, example: Example) -> PairedItem:
             raise InputError(f"example {example.id}: field {field}: is empty")
     seen = processor.look(example.picture())
     heard = processor.hear(example.samples(), f"example {example.id}")
-    text = processor.text_prompt(example.question, seen, example.instruction)
-    speech = processor.speech_prompt(heard, seen, example.instruction)
+    text = processor.text_prompt(example.question, seen, example.instruction, example.answer_format)
+    speech = processor.speech_prompt(heard, seen, example.instruction, example.answer_format)
     shared = min(len(text.prefix_ids), len(speech.prefix_ids))
     assert speech.prefix_ids[:shared] == text.prefix_ids[:shared]
     return PairedItem(

@@ -46,8 +46,8 @@ class TextAnswerer:
 
     def read(self, examples: Sequence[Example], questions: Sequence[str]) -> list[str]:
         prompts = [
-            self.processor.text_prompt(question, self.processor.look(example.picture()), example.instruction)
-            for question, example in zip(questions, examples, strict=True)
+            self.processor.text_prompt(q, self.processor.look(e.picture()), e.instruction, e.answer_format)
+            for q, e in zip(questions, examples, strict=True)
         ]
         return generate_replies(self.model, self.processor, prompts, examples)
 
@@ -60,7 +60,10 @@ class SpeechAnswerer:
     def answer(self, examples: Sequence[Example]) -> list[Reply]:
         prompts = [
             self.processor.speech_prompt(
-                self.processor.hear(e.samples(), f"example {e.id}"), self.processor.look(e.picture()), e.instruction
+                self.processor.hear(e.samples(), f"example {e.id}"),
+                self.processor.look(e.picture()),
+                e.instruction,
+                e.answer_format,
             )
             for e in examples
         ]

@@ -139,13 +139,13 @@ class OmniProcessor:
     def _spoken_frame(self) -> ChatFrame:
         return audio_frame(self.vlm_processor)
 
-    def text_prompt(self, question: str, seen: Seen, instruction: str = "") -> Prompt:
+    def text_prompt(self, question: str, seen: Seen, instruction: str = "", answer_format: str = "") -> Prompt:
         """The written view. The prompt is tokenized whole and cut where the spoken view's begins to differ."""
-        return self._prompt(question, seen, instruction, {})
+        return self._prompt(question + answer_format, seen, instruction, {})
 
-    def speech_prompt(self, heard: Heard, seen: Seen, instruction: str = "") -> Prompt:
+    def speech_prompt(self, heard: Heard, seen: Seen, instruction: str = "", answer_format: str = "") -> Prompt:
         """The spoken view: the question is in the sound and nowhere in the ids."""
-        return self._prompt(heard.text, seen, instruction, heard.speech_inputs)
+        return self._prompt(heard.text + answer_format, seen, instruction, heard.speech_inputs)
 
     def _prompt(self, question: str, seen: Seen, instruction: str, speech_inputs: dict[str, Tensor]) -> Prompt:
         before, whole = self.ids(seen.before + instruction), self.ids(seen.before + instruction + question)
