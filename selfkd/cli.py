@@ -9,6 +9,7 @@ from typing import Any, get_origin
 from jsonargparse import ArgumentError, ArgumentParser
 
 from selfkd.errors import InputError
+from selfkd.files import NO_ROOM
 
 Stage = tuple[type, Callable[[Any], Any]]
 
@@ -160,6 +161,11 @@ def main(arguments: list[str] | None = None) -> int:
         # an error of a loader's worker comes with the worker's traceback before it
         line = str(error).strip().splitlines()[-1].rpartition("InputError: ")[2]
         print(f"selfkd {name}: {line}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if debug or error.errno not in NO_ROOM:
+            raise
+        print(f"selfkd {name}: no room left on the disk: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\nselfkd {name}: stopped; the same command goes on from here", file=sys.stderr)

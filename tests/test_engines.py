@@ -5,6 +5,7 @@ import json
 import os
 import threading
 import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import ClassVar
@@ -14,6 +15,7 @@ import pytest
 import soundfile
 from conftest import tone
 
+from selfkd.data.check import CheckConfig, check
 from selfkd.data.engines import RecordedSpeaker, open_engine
 from selfkd.data.folder import ExampleFolder
 from selfkd.data.guarded import GuardedSpeaker
@@ -129,6 +131,34 @@ def test_an_openai_compatible_endpoint(tmp_path):
     server.shutdown()
 
 
+def test_piper():
+    """The real engine with a voice that hums (see its folder)."""
+    pytest.importorskip("piper")
+    speaker = open_engine("piper", str(Path(__file__).parent / "fixtures" / "piper"))
+    assert weighted_voices("training", speaker, "en") == {"en_US-hum-low": 1.0}
+    with pytest.raises(InputError, match="'en_US-hum-low' speaks en-us, the questions are in de"):
+        weighted_voices("en_US-hum-low", speaker, "de")
+    question = Utterance("Is there a red bus?", "en_US-hum-low")
+    samples = speaker.speak(question)
+    assert np.array_equal(samples, speaker.speak(question)) and 0.5 < np.abs(samples).max() <= 0.91
+    assert not np.array_equal(samples, speaker.speak(replace(question, text="Is there a bed, Russ?")))
+    assert len(speaker.speak(replace(question, rate_wpm=350))) == pytest.approx(len(samples) / 2, rel=0.02)
+    with pytest.raises(InputError, match="Piper has no voice 'nobody'"):
+        speaker.speak(replace(question, voice="nobody"))
+    with pytest.raises(InputError, match="Piper found nothing to say"):
+        speaker.speak(replace(question, text="..."))
+
+
+def test_an_engine_that_is_not_there_is_told_at_once(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="holds no voice"):
+        open_engine("piper", str(tmp_path))
+    with pytest.raises(InputError, match=r"engine_path: .*model\.onnx: no such file"):
+        open_engine("kokoro", str(tmp_path))
+    monkeypatch.setattr("selfkd.data.neural_voices.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"kokoro_onnx is not installed; pip install 'selfkd\[kokoro\]'"):
+        open_engine("kokoro", str(tmp_path))
+
+
 def test_recordings_of_people(tmp_path):
     soundfile.write(tmp_path / "a.flac", np.resize(tone(1.0), 44_100), 44_100)
     speaker = RecordedSpeaker(tmp_path)
@@ -187,6 +217,10 @@ def test_what_cannot_be_understood_is_rejected_with_its_score(tmp_path):
     for reject in manifest["rejected"]:
         assert reject["word_error_rate"] > 0.2 and "heard:" in reject["reason"]
     assert all(e.word_error_rate <= 0.2 for e in ExampleFolder(config.output))
+    kept_apart = list(ExampleFolder(config.output, rejected=True))
+    assert [e.rejected for e in kept_apart] == [r["reason"] for r in manifest["rejected"]]
+    assert all(len(e.samples()) > 4_000 and e.image is None for e in kept_apart)
+    assert check(CheckConfig(config.output))["rejected"] == len(kept_apart)
     assert list(manifest["word_error_rates"]) == ["en-029+m3"]
 
 

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
 from selfkd.data.example import SAMPLE_RATE_HZ, SCHEMA_VERSION, Example, example_of_row, index_of, read_manifest
+from selfkd.data.folder import readable
 from selfkd.errors import InputError
 from selfkd.files import sha256
 
@@ -33,28 +33,31 @@ def check(config: CheckConfig) -> dict[str, Any]:
         raise InputError(f"{config.data}: field schema_version: {manifest.get('schema_version')}, not {SCHEMA_VERSION}")
     seen: set[str] = set()
     seconds, pictures, voices = 0.0, set(), set()
-    for shard in tqdm(manifest["shards"], "checking", unit="shard"):
+    shards = manifest["shards"]
+    for shard in tqdm([*shards, *manifest["rejected_shards"]], "checking", unit="shard"):
         path = config.data / shard["file"]
         if not path.is_file():
             raise InputError(f"{path}: not there, though the manifest names it")
         if sha256(path) != shard["sha256"]:
             raise InputError(f"{path}: field sha256: the file is not the one that the manifest was written for")
         before = len(seen)
-        try:
+        with readable(path):
             for batch in pq.ParquetFile(path).iter_batches(batch_size=32):
                 for row in batch.to_pylist():
                     example = _checked(path, row, seen)
-                    seconds += example.duration_seconds
-                    pictures.add(row["image_hash"])
-                    voices.add(example.voice)
-        except (OSError, KeyError, TypeError, pa.ArrowException) as error:
-            raise InputError(f"{path}: not a readable shard of schema {SCHEMA_VERSION} ({error})") from error
+                    if bool(example.rejected) != (shard not in shards):
+                        raise InputError(f"{path}: row {len(seen) - 1}: field rejected: {example.rejected!r} is not so")
+                    if not example.rejected:
+                        seconds += example.duration_seconds
+                        pictures.add(row["image_hash"])
+                        voices.add(example.voice)
         if len(seen) - before != shard["rows"]:
             raise InputError(f"{path}: field rows: {len(seen) - before} there, {shard['rows']} in the manifest")
-    if manifest["rows"] != len(seen):
-        raise InputError(f"{config.data}: field rows: {manifest['rows']} in the manifest, {len(seen)} in the shards")
+    rows = sum(shard["rows"] for shard in shards)
+    if manifest["rows"] != rows:
+        raise InputError(f"{config.data}: field rows: {manifest['rows']} in the manifest, {rows} in the shards")
     figures = {
-        "examples": len(seen),
+        "examples": rows,
         "rejected": len(manifest["rejected"]),
         "pictures": len(pictures - {""}),
         "hours of speech": round(seconds / 3600, 2),

@@ -29,6 +29,7 @@ Item = TypeVar("Item")
 SCHEMA_VERSION = 3
 ROWS_PER_GROUP = 32  # what must be read to get at one of them
 MANIFEST = "manifest.json"
+REJECTED = "rejected"  # folder of what was spoken and refused
 SAMPLE_RATE_HZ = 16_000
 
 
@@ -51,6 +52,8 @@ class Example:
     said: str = ""  # the question in the words that were given to the voice
     heard: str = ""  # what ASR made of the speech, where it was asked
     word_error_rate: float = -1.0  # of `heard` against `said`; -1 where ASR was not asked
+    augmentation: str = ""  # what was done to the voice: "room, noise 12 dB"
+    rejected: str = ""  # why it is not among the data: only rows of the folder `REJECTED` have a reason
 
     def picture(self) -> Image.Image | None:
         """The decoded image, RGB; raises InputError naming the example where it cannot be read."""

@@ -5,7 +5,8 @@ stands in small columns of the shards, which are read at once (`Sketch`).
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -53,18 +54,30 @@ def _sketch(row: dict[str, Any]) -> Sketch:
     )
 
 
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turns what goes wrong with a shard within it into an InputError that names the shard."""
+    try:
+        yield
+    except (OSError, KeyError, TypeError, pa.ArrowException) as error:
+        raise InputError(f"{path}: not a readable shard of schema {SCHEMA_VERSION} ({error})") from error
+
+
 class ExampleFolder(Sequence[Example]):
     """A complete folder as a sequence; raises InputError where there is none or a shard cannot be read.
 
     It can be sent to a loader's workers: each opens the shards for itself and keeps the last row groups that it read.
     """
 
-    def __init__(self, folder: Path):
-        self.paths = [folder / shard["file"] for shard in read_manifest(folder)["shards"]]
+    def __init__(self, folder: Path, rejected: bool = False):
+        """With `rejected` what was spoken and refused: no pictures, a reason in the field of that name."""
+        shards = read_manifest(folder)["rejected_shards" if rejected else "shards"]
+        self.paths = [folder / shard["file"] for shard in shards]
         self._groups: list[tuple[Path, int]] = []  # shard and number in it
         rows = []
         for path in self.paths:
-            metadata = _read(path, lambda p: pq.read_metadata(p))
+            with readable(path):
+                metadata = pq.read_metadata(path)
             for number in range(metadata.num_row_groups):
                 self._groups.append((path, number))
                 rows.append(metadata.row_group(number).num_rows)
@@ -86,24 +99,22 @@ class ExampleFolder(Sequence[Example]):
         group = bisect_right(self._ends, index)
         start = self._ends[group - 1] if group else 0
         path, number = self._groups[group]
-        table = _read(path, lambda p: _row_group(p, number))
-        row = table.slice(index - start, 1).to_pylist()[0]
-        return _read(path, lambda _: example_of_row(row))
+        with readable(path):
+            return example_of_row(_row_group(path, number).slice(index - start, 1).to_pylist()[0])
 
     def sketches(self) -> list[Sketch]:
-        columns = ["id", "question", "answer", "duration_seconds", *INDEX_COLUMNS]
-        tables = [_read(path, lambda p: pq.read_table(p, columns=columns).select(columns)) for path in self.paths]
-        return [_sketch(row) for table in tables for row in table.to_pylist()]
+        return [_sketch(row) for row in self.columns("id", "question", "answer", "duration_seconds", *INDEX_COLUMNS)]
+
+    def columns(self, *names: str) -> list[dict[str, Any]]:
+        """Some fields of all examples; the others are not read from the disk."""
+        rows = []
+        for path in self.paths:
+            with readable(path):
+                rows += pq.read_table(path, columns=list(names)).select(names).to_pylist()
+        return rows
 
 
 @lru_cache(maxsize=ROW_GROUPS_KEPT)
 def _row_group(path: Path, number: int) -> pa.Table:
     with pq.ParquetFile(path) as file:
         return file.read_row_group(number)
-
-
-def _read(path: Path, how: Any) -> Any:
-    try:
-        return how(path)
-    except (OSError, KeyError, TypeError, pa.ArrowException) as error:
-        raise InputError(f"{path}: not a readable shard of schema {SCHEMA_VERSION} ({error})") from error

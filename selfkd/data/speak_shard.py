@@ -3,12 +3,14 @@
 import hashlib
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from selfkd.data.augment import augmented
 from selfkd.data.engines import EngineName, open_engine, resampled
-from selfkd.data.example import Example, groups_of, write_shard
+from selfkd.data.example import REJECTED, Example, groups_of, write_shard
 from selfkd.data.guarded import GuardedSpeaker
 from selfkd.data.listed import read_clip
 from selfkd.data.sources import EMBEDDED, Source
@@ -28,70 +30,88 @@ NAME_DIGITS = 12  # of the hash in a shard's name
 def speak_shard(
     config: "SynthesizeConfig", source: Source, voices: dict[str, float], bounds: tuple[int, int], stem: str
 ) -> Path:
-    """Writes `stem`-HASH.parquet with the examples of these bounds that could be spoken; returns its path."""
-    report: dict[str, Any] = {"rows": 0, "rejected": [], "word_error_rates": {}}
+    """Writes `stem`-HASH.parquet with the examples of these bounds that can be understood; returns its path.
 
-    def rows() -> Iterator[Example]:
-        for example in _verified(config, _spoken(config, source, voices, bounds, report), report):
-            report["rows"] += 1
-            yield example
-
+    What was spoken and refused goes, without its picture, into rejected/`number`.parquet, which is written first.
+    """
+    shard = _Shard(config, source, voices)
     partial = config.output / f".{stem}.parquet"
-    write_shard(partial, rows(), report)
+    write_shard(partial, shard.examples(*bounds), shard.report)
+    refused = config.output / REJECTED / f"{stem.partition('-')[2]}.parquet"
+    if shard.refused:
+        write_shard(refused, shard.refused, {"rows": len(shard.refused)})
     return partial.rename(config.output / f"{stem}-{sha256(partial)[:NAME_DIGITS]}.parquet")
 
 
-def _spoken(
-    config: "SynthesizeConfig",
-    source: Source,
-    voices: dict[str, float],
-    bounds: tuple[int, int],
-    report: dict[str, Any],
-) -> Iterator[Example]:
-    for index in range(*bounds):
-        name, question = source.named(index)
+class _Shard:
+    """The examples of a shard as they are made; `report` and `refused` are complete when the last has been taken."""
+
+    def __init__(self, config: "SynthesizeConfig", source: Source, voices: dict[str, float]):
+        self.config, self.source, self.voices = config, source, voices
+        self.report: dict[str, Any] = {"rows": 0, "rejected": [], "word_error_rates": {}}
+        self.refused: list[Example] = []
+
+    def examples(self, start: int, stop: int) -> Iterator[Example]:
+        spoken = (e for index in range(start, stop) if (e := self._spoken(index)))
+        for some in groups_of(spoken, VERIFIED_AT_ONCE):
+            for example in self._heard(some):
+                self.report["rows"] += 1
+                yield example
+
+    def _spoken(self, index: int) -> Example | None:
+        name, question = self.source.named(index)
         try:
-            example = source.example(index)
+            example = self.source.example(index)
             name, question = example.id, example.question
-            yield _recorded(source, index, example) or _say(config, voices, example)
+            example = self._recorded(index, example) or self._say(example)
+        except InputError as error:  # no picture, no text to be said, no sound: there is nothing to keep
+            self.report["rejected"].append({"id": name, "question": question[:200], "reason": str(error)})
+            return None
+        try:
+            check_sound(example.samples(), example.said)
+            return example
         except InputError as error:
-            report["rejected"].append({"id": name, "question": question[:200], "reason": str(error)})
+            self._refuse(example, error)
+            return None
 
+    def _recorded(self, index: int, example: Example) -> Example | None:
+        clip = self.source.recorded(index)
+        if clip is None:
+            return None
+        return self._augmented(example, resampled(*read_clip(clip)), example.voice or "recorded", example.question)
 
-def _recorded(source: Source, index: int, example: Example) -> Example | None:
-    clip = source.recorded(index)
-    if clip is None:
-        return None
-    samples = resampled(*read_clip(clip))
-    check_sound(samples, example.question)
-    return example.spoken(samples, example.voice or "recorded")
+    def _say(self, example: Example) -> Example:
+        config = self.config
+        # what the embedded sources ask is in plain words already
+        said = example.question if config.source in EMBEDDED else spoken_form(example.question, config.language)
+        utterance = draw_utterance(config, self.voices, example.id, said)
+        engine = _engine(config.engine, config.engine_path, config.engine_model, config.time_limit_seconds)
+        return self._augmented(example, engine.speak(utterance), utterance.voice, said)
 
+    def _augmented(self, example: Example, samples: Any, voice: str, said: str) -> Example:
+        config, key = self.config, f"{self.config.seed}/{example.id}"
+        samples, done = augmented(samples, config.augment, config.noise_snr_db, config.noise_folder, key)
+        return replace(example, augmentation=done).spoken(samples, voice, said)
 
-def _say(config: "SynthesizeConfig", voices: dict[str, float], example: Example) -> Example:
-    # what the embedded sources ask is in plain words already
-    said = example.question if config.source in EMBEDDED else spoken_form(example.question, config.language)
-    utterance = draw_utterance(config, voices, example.id, said)
-    engine = _engine(config.engine, config.engine_path, config.engine_model, config.time_limit_seconds)
-    samples = engine.speak(utterance)
-    check_sound(samples, said)
-    return example.spoken(samples, utterance.voice, said)
-
-
-def _verified(config: "SynthesizeConfig", examples: Iterator[Example], report: dict[str, Any]) -> Iterator[Example]:
-    if not config.verify:
-        yield from examples
-        return
-    verifier = _verifier(config.verify, config.most_wer)
-    for some in groups_of(examples, VERIFIED_AT_ONCE):
-        for example in verifier.heard(some):
-            total, rows = report["word_error_rates"].get(example.voice, (0.0, 0))
-            report["word_error_rates"][example.voice] = (total + example.word_error_rate, rows + 1)
+    def _heard(self, examples: list[Example]) -> Iterator[Example]:
+        if not self.config.verify:
+            yield from examples
+            return
+        verifier = _verifier(self.config.verify, self.config.most_wer)
+        for example in verifier.heard(examples):
+            total, rows = self.report["word_error_rates"].get(example.voice, (0.0, 0))
+            self.report["word_error_rates"][example.voice] = (total + example.word_error_rate, rows + 1)
             try:
                 verifier.check(example)
                 yield example
             except InputError as error:
-                rejected = {"id": example.id, "question": example.question[:200], "reason": str(error)}
-                report["rejected"].append(rejected | {"word_error_rate": example.word_error_rate})
+                self._refuse(example, error)
+
+    def _refuse(self, example: Example, reason: InputError) -> None:
+        said = {"id": example.id, "question": example.question[:200], "reason": str(reason), "voice": example.voice}
+        scored = {"word_error_rate": example.word_error_rate} if example.word_error_rate >= 0 else {}
+        self.report["rejected"].append(said | scored)
+        self.refused.append(replace(example, image=None, rejected=str(reason)))
 
 
 def draw_utterance(config: "SynthesizeConfig", voices: dict[str, float], name: str, said: str) -> Utterance:

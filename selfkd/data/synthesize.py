@@ -8,25 +8,25 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
 from tqdm import tqdm
 
+from selfkd.data.augment import check_effects
 from selfkd.data.engines import EngineName, open_engine
-from selfkd.data.example import MANIFEST, SCHEMA_VERSION, shard_metadata
+from selfkd.data.example import MANIFEST, REJECTED, SCHEMA_VERSION, shard_metadata
 from selfkd.data.shapes import Split
+from selfkd.data.shard_pool import PoolName, check_pool, run_jobs
 from selfkd.data.sources import Source, SourceName, open_source
 from selfkd.data.speak_shard import speak_shard
 from selfkd.data.speakers import ESPEAK_VOICES, Speaker
 from selfkd.errors import InputError
-from selfkd.files import sha256, write_json
+from selfkd.files import NO_ROOM, sha256, write_json
 
 PLAN = "plan.json"
-_HOW = ("processes", "shard")  # settings that do not change the data
+_HOW = ("processes", "shard", "pool", "address")  # settings that do not change the data
 
 
 @dataclass
@@ -49,6 +49,9 @@ class SynthesizeConfig:
         instruction: Whether the sentence on the form of the answer is written or spoken too (llava).
         rate_wpm: Slowest and fastest rate, in words a minute.
         pitch: Lowest and highest pitch, 0 to 99.
+        augment: Chances that the voice is heard in a room, among noise, over a telephone: {room: 0.3, noise: 0.5}.
+        noise_snr_db: Lowest and highest ratio of voice to noise, in dB.
+        noise_folder: Folder of recorded noise; pink noise without one.
         verify: Whisper checkpoint (hub id or path) that listens to what was spoken; empty for none.
         most_wer: Highest word error rate that is kept.
         time_limit_seconds: Longest that an engine may take for a row.
@@ -56,6 +59,8 @@ class SynthesizeConfig:
         shard_rows: Rows of a shard; 3,000 with photographs are about 500 MB.
         processes: Processes that synthesize side by side.
         shard: Makes this shard alone (an array job); the manifest comes with the last one.
+        pool: Who makes shards side by side: processes of this machine, or the nodes of a Ray cluster.
+        address: Address of the Ray cluster (auto, ray://HOST:PORT); a cluster on this machine without one.
     """
 
     output: Path
@@ -73,6 +78,9 @@ class SynthesizeConfig:
     instruction: Literal["written", "spoken"] = "written"
     rate_wpm: tuple[int, int] = (150, 200)
     pitch: tuple[int, int] = (35, 65)
+    augment: dict[str, float] = field(default_factory=dict)
+    noise_snr_db: tuple[float, float] = (5.0, 20.0)
+    noise_folder: str = ""
     verify: str = ""
     most_wer: float = 0.3
     time_limit_seconds: float = 60.0
@@ -80,6 +88,8 @@ class SynthesizeConfig:
     shard_rows: int = 500
     processes: int = 2
     shard: int = -1
+    pool: PoolName = "local"
+    address: str = ""
 
 
 def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
@@ -89,6 +99,8 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
     for name, (low, high), ceiling in (("rate_wpm", config.rate_wpm, 450), ("pitch", config.pitch, 99)):
         if not 0 <= low <= high <= ceiling:
             raise InputError(f"{name}: {low} to {high} is no range within 0 to {ceiling}")
+    check_effects(config.augment, config.noise_snr_db, config.noise_folder)
+    check_pool(config.pool)
     speaker = open_engine(config.engine, config.engine_path, config.engine_model)
     voices = weighted_voices(config.voices, speaker, config.language)
     source = open_source(config)
@@ -104,11 +116,18 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
     for i in missing:
         bounds = i * config.shard_rows, min((i + 1) * config.shard_rows, count)
         jobs.append((config, source.part(*bounds), voices, bounds, _stem(config, i, shard_count)))
-    # spawn: a fork of a process that holds torch's threads can hang
-    with ProcessPoolExecutor(max(1, min(config.processes, len(jobs))), get_context("spawn")) as pool:
-        done = (pool.submit(speak_shard, *job) for job in jobs)
-        for one in tqdm(list(done), f"speaking {config.source}", unit="shard", disable=not jobs):
-            one.result()
+    made = run_jobs(speak_shard, jobs, config.pool, config.processes, config.address)
+    try:
+        for _ in tqdm(made, f"speaking {config.source}", len(jobs), unit="shard", disable=not jobs):
+            pass
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        left = sum(_shard_path(config, i, shard_count) is None for i in wanted)
+        raise InputError(
+            f"{config.output}: no room left ({error.strerror}); {left} of {shard_count} shards are missing, "
+            "the same command makes them"
+        ) from error
     paths = [_shard_path(config, i, shard_count) for i in range(shard_count)]
     present = [p for p in paths if p is not None]
     if len(present) < shard_count:
@@ -137,14 +156,17 @@ def _write_manifest(
         "engine_license": speaker.license,
         "voice_names": list(voices),
         "word_error_rates": _mean_by_voice(footers),
-        "shards": [
-            {"file": p.name, "rows": f["rows"], "sha256": sha256(p)} for p, f in zip(paths, footers, strict=True)
-        ],
+        "shards": [_entry(config.output, p) for p in paths],
+        "rejected_shards": [_entry(config.output, p) for p in sorted((config.output / REJECTED).glob("*.parquet"))],
     }
     write_json(config.output / MANIFEST, manifest)
     reasons = f", the first because: {rejected[0]['reason']}" if rejected else ""
     print(f"{config.output}: {manifest['rows']} questions, {len(rejected)} rejected{reasons}")
     return manifest
+
+
+def _entry(folder: Path, path: Path) -> dict[str, Any]:
+    return {"file": str(path.relative_to(folder)), "rows": shard_metadata(path)["rows"], "sha256": sha256(path)}
 
 
 def _mean_by_voice(footers: Sequence[dict[str, Any]]) -> dict[str, float]:

@@ -1,0 +1,60 @@
+"""Shards side by side: a map over jobs, by processes of this machine or by a Ray cluster (`selfkd[ray]`)."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from importlib.util import find_spec
+from multiprocessing import get_context
+from typing import Any, Literal
+
+from selfkd.errors import InputError
+
+PoolName = Literal["local", "ray"]
+
+
+def check_pool(pool: PoolName) -> None:
+    if pool == "ray" and find_spec("ray") is None:
+        raise InputError("pool: ray is not installed; pip install 'selfkd[ray]'")
+
+
+def run_jobs(
+    stage: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], pool: PoolName, processes: int, address: str
+) -> Iterator[Any]:
+    """`stage(*job)` of each job as they get done. What one raises is raised here, and those not begun are dropped."""
+    run = _on_ray(stage, jobs, address) if pool == "ray" else _on_processes(stage, jobs, processes)
+    yield from run
+
+
+def _on_processes(stage: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], processes: int) -> Iterator[Any]:
+    # spawn: a fork of a process that holds torch's threads can hang
+    with ProcessPoolExecutor(max(1, min(processes, len(jobs))), get_context("spawn")) as pool:
+        try:
+            for done in as_completed([pool.submit(stage, *job) for job in jobs]):
+                yield done.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _on_ray(stage: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], address: str) -> Iterator[Any]:
+    """A core of the cluster for each job. Nodes share the output folder, and each has this package."""
+    import ray
+
+    already = ray.is_initialized()
+    if not already:
+        try:
+            ray.init(address=address or None, include_dashboard=False, log_to_driver=False, configure_logging=False)
+        except ConnectionError as error:
+            raise InputError(f"address: {address}: {error}") from error
+    try:
+        remote = ray.remote(stage)
+        waiting = [remote.remote(*job) for job in jobs]
+        while waiting:
+            (done,), waiting = ray.wait(waiting)
+            try:
+                yield ray.get(done)
+            except ray.exceptions.RayTaskError as error:
+                for other in waiting:
+                    ray.cancel(other)
+                raise error.cause from error
+    finally:
+        if not already:
+            ray.shutdown()

@@ -1,0 +1,64 @@
+"""Shards made side by side: by processes, by a Ray cluster, on a disk without room."""
+
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from selfkd.data.check import CheckConfig, check
+from selfkd.data.shard_pool import run_jobs
+from selfkd.data.synthesize import SynthesizeConfig, synthesize
+from selfkd.errors import InputError
+
+# a cluster of two workers, and the same job by this machine's processes
+_ON_RAY = """
+import sys
+from pathlib import Path
+import ray
+from selfkd.data.synthesize import SynthesizeConfig, synthesize
+
+if __name__ == "__main__":
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    synthesize(SynthesizeConfig(Path(sys.argv[1]), "world-annotated", count=8, shard_rows=2, pool="ray"))
+"""
+
+
+def names(folder):
+    return sorted(p.name for p in folder.rglob("*.parquet"))
+
+
+def test_a_ray_cluster_makes_the_shards_that_processes_make(tmp_path):
+    pytest.importorskip("ray")
+    synthesize(SynthesizeConfig(tmp_path / "local", "world-annotated", count=8, shard_rows=2))
+    (tmp_path / "job.py").write_text(_ON_RAY)
+    subprocess.run([sys.executable, str(tmp_path / "job.py"), str(tmp_path / "ray")], check=True, timeout=120)
+    assert names(tmp_path / "ray") == names(tmp_path / "local")  # which end in a hash of what they hold
+    assert check(CheckConfig(tmp_path / "ray"))["examples"] == 8
+
+
+def _tenth(number):
+    if number == 3:
+        raise InputError("field x: three is wrong")
+    return number * 10
+
+
+def test_what_a_job_raises_is_raised_and_the_others_come_as_they_are_done():
+    assert sorted(run_jobs(_tenth, [(1,), (2,)], "local", 2, "")) == [10, 20]
+    with pytest.raises(InputError, match="field x: three is wrong"):
+        list(run_jobs(_tenth, [(1,), (3,)], "local", 1, ""))
+
+
+def _with_room_for(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def test_no_room_on_the_disk(tmp_path):
+    """A limit on the size of a file stands in for a full disk: the system refuses to write either way."""
+    command = [sys.executable, "-m", "selfkd.cli", "synthesize", "--count", "60", "--shard_rows", "30"]
+    command += ["--processes", "1", "--output", str(tmp_path / "out")]
+    ended = subprocess.run(command, preexec_fn=lambda: _with_room_for(1_000_000), capture_output=True, text=True)
+    assert ended.returncode == 2 and "2 of 2 shards are missing, the same command makes them" in ended.stderr
+    assert "Traceback" not in ended.stderr and not names(tmp_path / "out")
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    assert check(CheckConfig(tmp_path / "out"))["examples"] == 60
