@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 LETTERS = "ABCDEFGH"
 _MOST_WORDS = 30  # a reply with more, beyond the words of the option itself, describes and does not choose
-_FIRST = re.compile(r"\W*(yes|no)\b(?:\W+(?:or|and))?(?:\W+(yes|no)\b)?")
+_FIRST = re.compile(r"\W*(yes|no)\b(?:(?:\s*/\s*|\s+(?:or|and)\s+)(yes|no)\b)?")
 # letters may touch signs of other scripts ("答案是B") but no Latin ones
 _START, _END = r"(?<![A-Za-z0-9'’])", r"(?![A-Za-z0-9'’])"
 _DECLARED = re.compile(rf"\b(?i:answer|choice)(?i:\s+is|\s*[:=])\s*(?i:option|choice)?[\s:*(\[\"']*([A-H]){_END}")
@@ -18,7 +18,7 @@ _MARKED = (
     re.compile(rf"{_START}([A-H])(?:[):.](?=\s|\*|$)|[):])"),
 )
 _BARE = re.compile(rf"{_START}([A-H]){_END}")
-_ARTICLE = re.compile(r"\bA(?=\s+(?!because\b|since\b|as\b|is\b)[a-z])")
+_ARTICLE = re.compile(r"\bA(?=\s+(?!(?:because|since|as|is|and|or)\b)[a-z])")
 
 
 def yes_or_no(reply: str) -> str | None:
