@@ -12,7 +12,7 @@ import easy_vqa
 
 from selfkd.data.annotator import annotated_response, own_response
 from selfkd.data.example import Example, encode_picture
-from selfkd.data.questions import COLORS, KINDS, SHAPES, WORLD_KINDS, ask, caption_pair
+from selfkd.data.questions import COLORS, KINDS, SHAPES, WORLD_KINDS, ask, caption_pair, which_caption
 from selfkd.data.shapes import Split, draw_scene, has_held_out, render
 from selfkd.data.tasks import REPEAT_INSTRUCTION, some_words
 from selfkd.errors import InputError
@@ -121,7 +121,7 @@ class MMAlignWorld(_Generated):
         truth = "A" if true_first else "B"
         return Example(
             id=f"mmalign-{self.split}-{self.seed}-{index:06d}",
-            question=f"Which caption is right? Option A is {first}. Option B is {second}.",
+            question=which_caption(first, second),
             answer=truth,
             source=self.name,
             kind="choice",

@@ -181,8 +181,12 @@ def _choice(scene: Scene, rng: random.Random) -> Question | None:
     _, true, false = pair
     true_first = rng.random() < 0.5
     first, second = (true, false) if true_first else (false, true)
-    text = f"Which caption is right? Option A is {first}. Option B is {second}."
-    return Question("choice", text, "A" if true_first else "B", "caption", ("A", "B"))
+    return Question("choice", which_caption(first, second), "A" if true_first else "B", "caption", ("A", "B"))
+
+
+def which_caption(first: str, second: str) -> str:
+    """The two-way choice of MMAlign, in one wording for the embedded world and for ARO."""
+    return f"Which caption is right? Option A is {first}. Option B is {second}."
 
 
 def caption_pair(scene: Scene, rng: random.Random) -> tuple[str, str, str] | None:

@@ -1,0 +1,84 @@
+"""What a public benchmark is to selfkd: where its copy lies, how a row of it becomes a question, how a reply is graded.
+
+`rows` and `grade` work on one item, `figures` on all of them: a benchmark's own figures are no plain means (pairs of
+questions about a picture, rotated options, F1).
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfkd.data.listed import Row
+from selfkd.errors import InputError
+
+Sample = Mapping[str, Any]  # id, question, truth, category, details; once graded also parsed, score
+
+
+@dataclass(frozen=True)
+class Grade:
+    parsed: str | None  # None where the reply says nothing that the rule can read
+    score: float  # 0 to 1
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    name: str
+    hub: str  # repository of the public copy, in the layout of `datasets`
+    config: str | None
+    split: str
+    columns: tuple[str, ...]  # all that `rows` reads
+    license: str
+    metric: str  # the headline among the figures, always in percent
+    rows: Callable[[Iterable[Mapping[str, Any]]], Iterator[Row]]
+    grade: Callable[[Sample, str], Grade]
+    figures: Callable[[Sequence[Sample]], dict[str, float]]  # headline first
+    revision: str | None = None  # commit of the copy; None takes the newest
+
+
+def needed(record: Mapping[str, Any], field: str, number: int) -> Any:
+    """A field that must not be empty; raises InputError naming it and the row. A test split without answers fails."""
+    value = record[field]
+    if value is None or value == "" or (isinstance(value, list) and not value):
+        raise InputError(f"row {number}: field {field}: empty (is this the split with the answers?)")
+    return value
+
+
+def picture(record: Mapping[str, Any], number: int) -> Path | bytes:
+    """The picture of a row as `datasets` keeps what it has not decoded; raises InputError where there is none."""
+    value = record["image"]
+    found = (value.get("bytes") or value.get("path")) if isinstance(value, Mapping) else value
+    if isinstance(found, bytes) and found:
+        return found
+    if isinstance(value, Mapping) and found:
+        return Path(found)
+    raise InputError(f"row {number}: field image: holds no picture")
+
+
+def as_details(**values: Any) -> str:
+    return json.dumps(values, ensure_ascii=False)
+
+
+def percent(samples: Sequence[Sample]) -> float:
+    """The mean score of samples, 0 to 100; 0 for none."""
+    return 100 * sum(s["score"] for s in samples) / len(samples) if samples else 0.0
+
+
+def grouped(samples: Sequence[Sample], key: Callable[[Sample], Hashable]) -> dict[Any, list[Sample]]:
+    groups: dict[Any, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        groups[key(sample)].append(sample)
+    return dict(groups)
+
+
+def by_category(samples: Sequence[Sample]) -> dict[str, float]:
+    """{category: percent}, in the order of the alphabet."""
+    return {name: percent(some) for name, some in sorted(grouped(samples, lambda s: s["category"]).items())}
+
+
+def percent_all_right(samples: Sequence[Sample], key: Callable[[Sample], Hashable]) -> float:
+    """The share of groups in which every sample is right, 0 to 100."""
+    groups = grouped(samples, key).values()
+    return 100 * sum(all(s["score"] == 1 for s in group) for group in groups) / len(groups) if groups else 0.0

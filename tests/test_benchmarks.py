@@ -1,0 +1,320 @@
+"""The benchmarks' copies: each a fixture in its public layout, opened from a local file; prompts to the letter."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from datasets import Dataset, Features, Image, Sequence, Value
+from PIL import Image as Pictures
+
+from selfkd.data.embedded_sources import MMAlignWorld
+from selfkd.data.spoken_text import spoken_form
+from selfkd.errors import InputError
+from selfkd.evaluation.benchmarks.aro import mmalign
+from selfkd.evaluation.benchmarks.catalog import BENCHMARKS, PAPER8, open_benchmark
+from selfkd.evaluation.scorers import parse
+
+ONE_WORD = "\nAnswer the question using a single word or phrase."
+LETTER = "\nAnswer with the option's letter from the given choices directly."
+
+
+def png(color, size=(8, 6)):
+    buffer = io.BytesIO()
+    Pictures.new("RGB", size, color).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+PICTURE = png("red")
+TEXT, NUMBER, TEXTS = Value("string"), Value("int64"), Sequence(Value("string"))
+# column names and types as the public copies declare them
+LAYOUTS = {
+    "mme": {"question_id": TEXT, "image": Image(), "question": TEXT, "answer": TEXT, "category": TEXT},
+    "pope": {"id": TEXT, "question_id": TEXT, "question": TEXT, "answer": TEXT, "image_source": TEXT, "image": Image(),
+             "category": TEXT},
+    "hallusionbench": {"category": TEXT, "subcategory": TEXT, "visual_input": TEXT, "set_id": TEXT, "figure_id": TEXT,
+                       "sample_note": TEXT, "question_id": TEXT, "question": TEXT, "gt_answer_details": TEXT,
+                       "gt_answer": TEXT, "filename": TEXT, "image": Image()},
+    "textvqa": {"image_id": TEXT, "question_id": NUMBER, "question": TEXT, "question_tokens": TEXTS, "image": Image(),
+                "image_width": NUMBER, "answers": TEXTS, "set_name": TEXT, "ocr_tokens": TEXTS},
+    "realworldqa": {"image": Image(), "image_path": TEXT, "question": TEXT, "answer": TEXT},
+    "ai2d": {"question": TEXT, "options": TEXTS, "answer": TEXT, "image": Image()},
+    "chartqa": {"type": TEXT, "question": TEXT, "answer": TEXT, "image": Image()},
+    "mmstar": {"index": NUMBER, "question": TEXT, "image": Image(), "answer": TEXT, "category": TEXT,
+               "l2_category": TEXT, "meta_info": {"source": TEXT, "split": TEXT, "image_path": TEXT}},
+    "docvqa": {"questionId": TEXT, "question": TEXT, "question_types": TEXTS, "image": Image(), "docId": NUMBER,
+               "ucsf_document_id": TEXT, "ucsf_document_page_no": TEXT, "answers": TEXTS, "data_split": TEXT},
+    "infovqa": {"questionId": TEXT, "question": TEXT, "answers": TEXTS, "answer_type": TEXTS, "image": Image(),
+                "image_url": TEXT, "operation/reasoning": TEXTS, "ocr": TEXT, "data_split": TEXT},
+    "ocrbench": {"dataset": TEXT, "question": TEXT, "question_type": TEXT, "answer": TEXTS, "image": Image()},
+    "mmbench": {"index": TEXT, "question": TEXT, "hint": TEXT, "answer": TEXT, "A": TEXT, "B": TEXT, "C": TEXT,
+                "D": TEXT, "category": TEXT, "image": Image(), "source": TEXT, "L2-category": TEXT, "comment": TEXT,
+                "split": TEXT},
+}  # fmt: skip
+ROWS = {
+    "mme": [
+        {"question_id": "code_reasoning/0020.png", "question": "Is a c++ code shown in the picture? Please answer yes "
+         "or no.", "answer": answer, "category": "code_reasoning"} for answer in ("Yes", "No")],
+    "pope": [{"question_id": "1", "question": "Is there a snowboard in the image?", "answer": "yes",
+              "image_source": "COCO_val2014_000000310196", "category": kind} for kind in ("popular", "random")],
+    "hallusionbench": [
+        {"category": "VS", "subcategory": "ocr", "visual_input": "2", "set_id": "6", "figure_id": "2",
+         "question_id": "0", "question": "According to the image, is G 6.67?", "gt_answer": "0"},
+        {"category": "VS", "subcategory": "ocr", "visual_input": "0", "set_id": "6", "figure_id": "0",
+         "question_id": "0", "question": "Is G 6.67?", "gt_answer": "1", "image": None}],
+    "textvqa": [{"question_id": 34602, "question": "what is the brand of this Camera?",
+                 "answers": ["nous les gosses", *["dakota"] * 8, "clos culombu"]}],
+    "realworldqa": [
+        {"question": "In which direction is the sign?\n\nA. Left\nB. Right\nC. Up\nPlease answer directly with only "
+         "the letter of the correct option and nothing else.", "answer": "B"},
+        {"question": "How many cars are there? Please answer directly with a single word or number.", "answer": "3"}],
+    "ai2d": [{"question": "Which is the larva?", "options": ["egg", "1", "C", "d"], "answer": "2"}],
+    "chartqa": [{"type": kind, "question": "What is the value of 2018?", "answer": "14"}
+                for kind in ("human_test", "augmented_test")],
+    "mmstar": [{"index": 0, "question": "Which option describe the object relationship in the image correctly?\n"
+                "Options: A: The suitcase is on the book., B: The suitcase is beneath the cat., C: The suitcase is "
+                "beneath the bed., D: The suitcase is beneath the book.", "answer": "A",
+                "category": "coarse perception", "l2_category": "image scene and topic"}],
+    "docvqa": [{"questionId": "49153", "question": "What is the ‘actual’ value per 1000?", "answers": ["0.28"],
+                "question_types": ["figure/diagram"]}],
+    "infovqa": [{"questionId": "98313", "question": "Which platform has heavy FEMALE audience?",
+                 "answers": ["pinterest"], "answer_type": ["single span"]}],
+    "ocrbench": [{"dataset": "IIIT5K", "question": "what is written in the image?", "answer": ["CENTRE"],
+                  "question_type": "Regular Text Recognition"}],
+    "mmbench": [
+        {"index": "241", "question": "Which of these is a dog?", "hint": "nan", "answer": "B", "A": "one", "B": "two",
+         "C": "nan", "D": None, "category": "ocr", "L2-category": "finegrained_perception (instance-level)"},
+        {"index": "1000241", "question": "Which of these is a dog?", "hint": "Look.", "answer": "A", "A": "two",
+         "B": "one", "C": "nan", "D": None, "category": "ocr",
+         "L2-category": "finegrained_perception (instance-level)"}],
+}  # fmt: skip
+PROMPTS = {
+    "mme": [f"Is a c++ code shown in the picture?{ONE_WORD}"] * 2,
+    "pope": [f"Is there a snowboard in the image?{ONE_WORD}"] * 2,
+    "hallusionbench": ["According to the image, is G 6.67?"],
+    "textvqa": [f"What is the brand of this camera?{ONE_WORD}"],  # str.capitalize, as lmms-eval has it
+    "realworldqa": [row["question"] for row in ROWS["realworldqa"]],
+    "ai2d": [f"Which is the larva?\nA. egg\nB. 1\nC. C\nD. d{LETTER}"],
+    "chartqa": ["What is the value of 2018?\nAnswer the question with a single word."] * 2,
+    "mmstar": [ROWS["mmstar"][0]["question"] + LETTER.removesuffix(".")],
+    "docvqa": [f"What is the ‘actual’ value per 1000?{ONE_WORD}"],
+    "infovqa": [f"Which platform has heavy FEMALE audience?{ONE_WORD}"],
+    "ocrbench": ["what is written in the image?"],
+    "mmbench": [
+        f"Which of these is a dog? There are several options:\nA. one\nB. two\n{LETTER}",
+        f"Look. Which of these is a dog? There are several options:\nA. two\nB. one\n{LETTER}",
+    ],
+}
+ANSWERS = {
+    "mme": ["yes", "no"], "pope": ["yes"] * 2, "hallusionbench": ["no"], "textvqa": ["dakota"],
+    "realworldqa": ["B", "3"], "ai2d": ["C"], "chartqa": ["14"] * 2, "mmstar": ["A"], "docvqa": ["0.28"],
+    "infovqa": ["pinterest"], "ocrbench": ["CENTRE"], "mmbench": ["B", "A"],
+}  # fmt: skip
+IDS = {
+    "mme": ["mme-code_reasoning-code_reasoning-0020.png-1", "mme-code_reasoning-code_reasoning-0020.png-2"],
+    "pope": ["pope-popular-1", "pope-random-1"], "hallusionbench": ["hallusionbench-VS-ocr-6-2-0"],
+    "textvqa": ["textvqa-34602"], "realworldqa": ["realworldqa-000", "realworldqa-001"], "ai2d": ["ai2d-0000"],
+    "chartqa": ["chartqa-0000", "chartqa-0001"], "mmstar": ["mmstar-0000"], "docvqa": ["docvqa-49153"],
+    "infovqa": ["infovqa-98313"], "ocrbench": ["ocrbench-0000"], "mmbench": ["mmbench-0000241", "mmbench-1000241"],
+}  # fmt: skip
+
+
+def copy_of(folder, name, rows=None, without=()):
+    """A Parquet file in the layout of the public copy, with pictures as `datasets.Image`."""
+    layout = {k: v for k, v in LAYOUTS[name].items() if k not in without}
+    filled = [
+        {k: row.get(k, {"bytes": PICTURE} if k == "image" else None) for k in layout} for row in rows or ROWS[name]
+    ]
+    path = folder / f"{name}.parquet"
+    Dataset.from_list(filled, Features(layout)).to_parquet(path)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_copies_in_their_layout_and_prompts_to_the_letter(tmp_path, name):
+    source = open_benchmark(name, copy_of(tmp_path, name))
+    examples = [source.example(i) for i in range(len(source))]
+    assert [e.question + e.answer_format for e in examples] == PROMPTS[name]
+    assert [e.truth for e in examples] == ANSWERS[name] and [e.id for e in examples] == IDS[name]
+    assert all(e.image == PICTURE and e.source == source.name == name for e in examples)
+    assert not any("Answer the" in e.question or "Answer with" in e.question for e in examples)
+    assert source.license == BENCHMARKS[name].license
+    # what is stored is enough to grade: the truth, said back, is right
+    for e in examples:
+        sample = {"id": e.id, "question": e.question, "truth": e.truth, "category": e.category,
+                  "details": json.loads(e.details)}  # fmt: skip
+        grade, empty = BENCHMARKS[name].grade(sample, e.truth), BENCHMARKS[name].grade(sample, " \n")
+        assert grade.score == 1 and grade.parsed is not None, (name, grade)
+        assert (empty.parsed, empty.score) == (None, 0.0)
+        figures = BENCHMARKS[name].figures([sample | {"parsed": grade.parsed, "score": grade.score}])
+        assert next(iter(figures.items())) == (BENCHMARKS[name].metric, 100.0), figures
+
+
+def test_there_are_twelve_and_the_papers_eight_are_among_them():
+    assert len(BENCHMARKS) == 12 and len(PAPER8) == len(set(PAPER8)) == 8 and set(PAPER8) < set(BENCHMARKS)
+    assert set(BENCHMARKS) == set(LAYOUTS)
+    for name, benchmark in BENCHMARKS.items():
+        assert benchmark.name == name and set(benchmark.columns) <= set(LAYOUTS[name])
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_missing_column_is_named(tmp_path, name):
+    column = next(c for c in BENCHMARKS[name].columns if c != "image")
+    with pytest.raises(InputError, match=rf"^{name}: .*column '{column}' is missing; there are .*image"):
+        open_benchmark(name, copy_of(tmp_path, name, without=(column,)))
+
+
+def test_the_form_of_the_answer_may_be_spoken_with_the_question(tmp_path):
+    path = copy_of(tmp_path, "ai2d")
+    assert open_benchmark("ai2d", path).rows[0].answer_format == LETTER
+    spoken = open_benchmark("ai2d", path, instruction_spoken=True).rows[0]
+    assert (spoken.question, spoken.answer_format) == (PROMPTS["ai2d"][0], "")
+    assert "Option B is one. Option C is C." in spoken_form(spoken.question)
+
+
+def test_a_sample_is_drawn_by_the_seed(tmp_path):
+    rows = [{**ROWS["chartqa"][0], "question": f"What is {i}?"} for i in range(40)]
+    path = copy_of(tmp_path, "chartqa", rows)
+
+    def ids(seed):
+        return [row.id for row in open_benchmark("chartqa", path, count=10, seed=seed).rows]
+
+    assert ids(0) == ids(0) == sorted(ids(0)) and len(ids(0)) == 10 and ids(0) != ids(1)
+    with pytest.raises(InputError, match="count: 41 are asked for, the source has 40"):
+        open_benchmark("chartqa", path, count=41)
+
+
+def test_a_downloaded_copy_with_configs_and_splits(tmp_path):
+    """As lmms-lab/DocVQA lies on disk: two configs in folders, each with validation and test, named in the README."""
+    configs = ""
+    for config, name in (("DocVQA", "docvqa"), ("InfographicVQA", "infovqa")):
+        (tmp_path / "copy" / config).mkdir(parents=True)
+        configs += f"- config_name: {config}\n  data_files:\n"
+        for split in ("validation", "test"):
+            rows = [ROWS[name][0] | ({} if split == "validation" else {"answers": None})]
+            made = tmp_path / name
+            made.mkdir(exist_ok=True)
+            file = tmp_path / "copy" / config / f"{split}-00000-of-00001.parquet"
+            file.write_bytes(Path(copy_of(made, name, rows)).read_bytes())
+            configs += f"  - split: {split}\n    path: {config}/{split}-*\n"
+    (tmp_path / "copy" / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    assert open_benchmark("docvqa", str(tmp_path / "copy")).rows[0].id == "docvqa-49153"
+    assert open_benchmark("infovqa", str(tmp_path / "copy")).rows[0].id == "infovqa-98313"
+    with pytest.raises(InputError, match=r"mmbench: path: .*no config 'en'; there are DocVQA, InfographicVQA"):
+        open_benchmark("mmbench", str(tmp_path / "copy"))
+    only_test = str(tmp_path / "copy" / "DocVQA" / "test-00000-of-00001.parquet")
+    with pytest.raises(InputError, match=r"docvqa: .*row 0: field answers: empty"):
+        open_benchmark("docvqa", only_test)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("mme", {"answer": "maybe"}, "row 0: field answer: 'maybe' is neither yes nor no"),
+        ("hallusionbench", {"gt_answer": "2"}, "row 0: field gt_answer: '2' is neither 0 nor 1"),
+        ("ai2d", {"answer": "4"}, "row 0: field answer: '4' is no number of the 4 options"),
+        ("mmstar", {"answer": "Z"}, "row 0: field answer: 'Z' is no letter"),
+        ("mmbench", {"index": "x"}, "row 0: field index: 'x' is no number"),
+        ("pope", {"image": None}, "row 0: field image: holds no picture"),
+        ("ocrbench", {"question": ""}, "row 0: field question: empty"),
+    ],
+)
+def test_rows_that_cannot_be_used_are_named(tmp_path, name, change, message):
+    with pytest.raises(InputError, match=rf"^{name}: .*{message}"):
+        open_benchmark(name, copy_of(tmp_path, name, [ROWS[name][0] | change]))
+
+
+def test_what_cannot_be_opened_is_named(tmp_path):
+    with pytest.raises(InputError, match="'vqav2' is not known; there are mme, hallusionbench"):
+        open_benchmark("vqav2")
+    with pytest.raises(InputError, match="mme: path: nowhere: no such file or folder"):
+        open_benchmark("mme", "nowhere")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 no table")
+    with pytest.raises(InputError, match=r"mme: path: .*broken\.parquet"):
+        open_benchmark("mme", str(tmp_path / "broken.parquet"))
+
+
+@pytest.fixture
+def aro(tmp_path):
+    """ARO's two files and its pictures: 20 items each, about pictures of four coloured quarters (20 x 10 pixels)."""
+    (tmp_path / "images").mkdir()
+    picture = Pictures.new("RGB", (20, 10), "red")
+    for color, corner in (("green", (10, 0)), ("blue", (0, 5)), ("white", (10, 5))):
+        picture.paste(color, (*corner, corner[0] + 10, corner[1] + 5))
+    picture.save(tmp_path / "images" / "1.jpg", "PNG")
+    items = [
+        {"image_id": "1", "image_path": "1.jpg", "bbox_x": 10 * (i % 2), "bbox_y": 5, "bbox_w": 10, "bbox_h": 5,
+         "true_caption": f"the dog is above the cat {i}", "false_caption": f"the cat is above the dog {i}",
+         "relation_name": "above", "attributes": ["big", "small"]} for i in range(20)
+    ]  # fmt: skip
+    for name in ("relation", "attribution"):
+        (tmp_path / f"visual_genome_{name}.json").write_text(json.dumps(items))
+    return tmp_path
+
+
+def drawn_from(folder, **settings):
+    files = (folder / f"visual_genome_{name}.json" for name in ("relation", "attribution"))
+    return mmalign(*files, folder / "images", **settings)
+
+
+def test_mmalign_is_balanced_and_cut_to_the_box(aro):
+    source = drawn_from(aro, per_kind=10)
+    examples = [source.example(i) for i in range(len(source))]
+    assert [e.category for e in examples] == ["relation"] * 10 + ["attribution"] * 10
+    for kind in ("relation", "attribution"):
+        assert sorted(e.truth for e in examples if e.category == kind) == ["A"] * 5 + ["B"] * 5
+    for e in examples:
+        number = int(e.id.rpartition("-")[2])
+        true, false = f"the dog is above the cat {number}", f"the cat is above the dog {number}"
+        first, second = (true, false) if e.truth == "A" else (false, true)
+        assert e.question == f"Which caption is right? Option A is {first}. Option B is {second}."
+        cut = e.picture()
+        color = (255, 255, 255) if number % 2 else (0, 0, 255)  # the lower right quarter, or the lower left
+        assert cut.size == (10, 5) and cut.getcolors() == [(50, color)]
+        assert e.kind == "choice" and parse(e.kind, e.question, f"Option {e.truth}.") == e.truth
+    assert json.loads(examples[0].details)["swapped"] == "above"
+    world = MMAlignWorld("test", 0).example(0)
+    assert world.question.split("Option A")[0] == examples[0].question.split("Option A")[0] and world.kind == e.kind
+
+
+def test_mmalign_is_drawn_by_the_seed(aro):
+    assert drawn_from(aro, per_kind=10) == drawn_from(aro, per_kind=10)
+    assert drawn_from(aro, per_kind=10).rows != drawn_from(aro, per_kind=10, seed=1).rows
+    assert len({row.id for row in drawn_from(aro, per_kind=20).rows}) == 40
+
+
+def test_a_box_over_the_edge_is_filled_with_black_as_in_aros_loader(aro):
+    file = aro / "visual_genome_relation.json"
+    file.write_text(json.dumps([item | {"bbox_x": 15, "bbox_w": 10} for item in json.loads(file.read_text())]))
+    cut = drawn_from(aro, per_kind=1).example(0).picture()
+    assert [cut.getpixel((x, 0)) for x in (0, 4, 5, 9)] == [(255, 255, 255)] * 2 + [(0, 0, 0)] * 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_path": "gone.jpg"}, r"relation\.json: item \d+: field image: .*gone\.jpg: no such file"),
+        ({"bbox_x": 20}, r"relation\.json: item \d+: field bbox: .* is outside the picture of 20 x 10"),
+        ({"bbox_w": 0}, r"relation\.json: item \d+: field bbox: .* is outside the picture"),
+        ({"bbox_h": "5"}, r"relation\.json: item \d+: field bbox: .* are not four numbers"),
+        ({"true_caption": None}, r"relation\.json: item \d+: field true_caption: missing"),
+        ({"relation_name": None}, r"relation\.json: item \d+: field relation_name: missing"),
+    ],
+)
+def test_items_of_aro_that_cannot_be_used_are_named(aro, change, message):
+    file = aro / "visual_genome_relation.json"
+    items = [{k: v for k, v in (item | change).items() if v is not None} for item in json.loads(file.read_text())]
+    file.write_text(json.dumps(items))
+    with pytest.raises(InputError, match=message):
+        drawn_from(aro, per_kind=2)
+
+
+def test_aros_files_that_cannot_be_used_are_named(aro):
+    with pytest.raises(InputError, match=r"relation\.json: per_kind: 21 are asked for, there are 20"):
+        drawn_from(aro, per_kind=21)
+    (aro / "visual_genome_attribution.json").write_text("{}")
+    with pytest.raises(InputError, match=r"attribution\.json: not a list of items"):
+        drawn_from(aro, per_kind=2)
+    (aro / "visual_genome_attribution.json").unlink()
+    with pytest.raises(InputError, match=r"attribution\.json: no such file"):
+        drawn_from(aro, per_kind=2)
