@@ -44,7 +44,7 @@ class Asked:
 
 
 def read_parts(parts: list[dict[str, Any]]) -> tuple[bytes, bytes]:
-    """(picture's file, samples of the sound or else the last text that is not the form of the answer)."""
+    """(the picture's file, the samples of the sound or else the longest text)."""
     image, sound, texts = b"", b"", []
     for part in parts:
         if part["type"] == "image_url":

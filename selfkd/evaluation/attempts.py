@@ -10,9 +10,6 @@ from typing import Any
 
 import openai
 
-# openai stands on httpx or on httpx2, by its version; it retries after timeouts of its own one
-_http = importlib.import_module(openai.Timeout.__module__.partition(".")[0])
-
 
 class Attempts(openai.DefaultAsyncHttpxClient):
     """`before(is_retry)` is awaited before each attempt; `timeout_seconds` is from then to the response's last byte."""
@@ -28,5 +25,7 @@ class Attempts(openai.DefaultAsyncHttpxClient):
             async with asyncio.timeout(self._timeout_seconds):
                 return await super().send(request, *arguments, **options)
         except TimeoutError as error:
+            # openai stands on httpx or httpx2, by its version, and retries after the timeouts of that one
+            library = importlib.import_module(type(request).__module__)
             reason = f"no whole response within {self._timeout_seconds:g} s"
-            raise _http.ReadTimeout(reason, request=request) from error
+            raise library.ReadTimeout(reason, request=request) from error
