@@ -8,6 +8,7 @@ import base64
 import hashlib
 import io
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -81,7 +82,9 @@ BODIES: dict[str, Callable[[str], bytes]] = {
     "filter": lambda text: body_of({"content": ""}, "content_filter"),
     "silence": lambda text: body_of({"content": ""}),
     "refusal": lambda text: body_of({"content": None, "refusal": "I cannot help with that."}),
-    "parts": lambda text: body_of({"content": [{"type": "text", "text": text[:3]}, {"type": "text", "text": text[3:]}]}),
+    "parts": lambda text: body_of(
+        {"content": [{"type": "text", "text": text[:3]}, {"type": "text", "text": text[3:]}]}
+    ),
     "bytes": lambda text: body_of({"content": f"{text} caf#"}).replace(b"#", b"\xe9"),
     "surrogate": lambda text: body_of({"content": f"{text} \ud83d and \ud83d\ude00"}),
     "endless": lambda text: body_of({"content": text + LONG_TEXT}, "length"),
@@ -172,6 +175,10 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
     daemon_threads = True
     block_on_close = False  # threads that hang are let go
+
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exception(), ConnectionError):  # a client that has gone is nothing to print
+            super().handle_error(request, client_address)
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """Asks a chat endpoint many things at once through the official `openai` client, and counts what that costs.
 
 The client retries by itself what may pass: 408, 409, 429, 5xx, timeouts, lost connections; with exponential backoff and
-jitter, or after Retry-After where that is at most two minutes. What is left after that is one item's `Reply.error`,
-except where it means that nothing would be answered: then InputError ends the asking.
+jitter, or after Retry-After where that is no more than a minute or two. What is left after that is one item's
+`Reply.error`, except where it means that nothing would be answered: then InputError ends the asking.
 """
 
 import asyncio
