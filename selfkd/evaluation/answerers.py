@@ -20,6 +20,8 @@ MAX_NEW_TOKENS = 48
 class Reply:
     text: str
     heard: str = ""  # the transcript, where there is one
+    error: str = ""  # why there is no reply; `text` is "" then, and it is no wrong answer: who asked decides
+    seconds: float = 0.0  # how long an endpoint took for it, waiting and earlier tries not counted
 
 
 class Answerer(Protocol):

@@ -1,0 +1,195 @@
+"""A local server that speaks the OpenAI chat protocol and misbehaves on demand.
+
+Its reply names the picture and the sound (or text) that came together in the request, so a wrong pairing shows. What it
+does wrong is scripted for each such pair: a list of behaviours, one for each request about it, then "ok".
+"""
+
+import base64
+import hashlib
+import io
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import soundfile
+
+LONG_TEXT = "and so on " * 20_000
+USAGE = {"prompt_tokens": 1000, "completion_tokens": 10, "total_tokens": 1010}
+
+
+def pair_of(image: bytes, question: bytes) -> str:
+    """Names a picture (b"" where there is none) and what was asked about it: samples of sound, or text in UTF-8."""
+    return hashlib.blake2b(hashlib.sha1(image).digest() + question, digest_size=6).hexdigest()
+
+
+@dataclass
+class Asked:
+    body: dict[str, Any]
+    headers: dict[str, str]
+    pair: str
+    seconds: float  # monotonic, at arrival
+
+    @property
+    def parts(self) -> list[dict[str, Any]]:
+        return self.body["messages"][-1]["content"]
+
+    @property
+    def texts(self) -> list[str]:
+        return [p["text"] for p in self.parts if p["type"] == "text"]
+
+
+def read_parts(parts: list[dict[str, Any]]) -> tuple[bytes, bytes]:
+    """(the picture's file, the samples of the sound or else the longest text)."""
+    image, sound, texts = b"", b"", []
+    for part in parts:
+        if part["type"] == "image_url":
+            image = base64.b64decode(part["image_url"]["url"].partition(";base64,")[2], validate=True)
+        elif part["type"] == "input_audio":
+            assert part["input_audio"]["format"] == "wav"
+            wav = base64.b64decode(part["input_audio"]["data"], validate=True)
+            samples, rate_hz = soundfile.read(io.BytesIO(wav), dtype="int16")
+            assert rate_hz == 16_000 and samples.ndim == 1 and wav[:4] == b"RIFF"
+            sound = samples.tobytes()
+        else:
+            texts.append(part["text"])
+    return image, sound or max(texts, key=len).encode()
+
+
+def body_of(message: dict[str, Any], finish: str = "stop", **others: Any) -> bytes:
+    choices = [{"index": 0, "message": {"role": "assistant", **message}, "finish_reason": finish}]
+    body = {"id": "chat-1", "object": "chat.completion", "created": 1, "model": "m", "choices": choices}
+    return json.dumps(body | {"usage": USAGE} | others).encode()
+
+
+# bodies with status 200, from the reply that would be right
+BODIES: dict[str, Callable[[str], bytes]] = {
+    "ok": lambda text: body_of({"content": text}),
+    "html": lambda text: b"<!doctype html><html><body>Bad gateway, but 200</body></html>",
+    "half": lambda text: body_of({"content": text})[:60],
+    "list": lambda text: b"[1, 2]",
+    "empty": lambda text: b"",
+    "no choices": lambda text: json.dumps({"choices": [], "usage": USAGE}).encode(),
+    "error inside": lambda text: b'{"error": {"message": "the model behind me fell over", "code": 502}}',
+    "null": lambda text: body_of({"content": None}),
+    "no message": lambda text: b'{"choices": [{"index": 0, "finish_reason": "stop"}]}',
+    "number": lambda text: body_of({"content": 7}),
+    "filter": lambda text: body_of({"content": ""}, "content_filter"),
+    "silence": lambda text: body_of({"content": ""}),
+    "refusal": lambda text: body_of({"content": None, "refusal": "I cannot help with that."}),
+    "parts": lambda text: body_of(
+        {"content": [{"type": "text", "text": text[:3]}, {"type": "text", "text": text[3:]}]}
+    ),
+    "bytes": lambda text: body_of({"content": f"{text} caf#"}).replace(b"#", b"\xe9"),
+    "surrogate": lambda text: body_of({"content": f"{text} \ud83d and \ud83d\ude00"}),
+    "endless": lambda text: body_of({"content": text + LONG_TEXT}, "length"),
+    "no usage": lambda text: body_of({"content": text}, usage=None),
+    "odd usage": lambda text: body_of({"content": text}, usage={"prompt_tokens": "many", "completion_tokens": None}),
+}
+
+
+@dataclass
+class ChatServer:
+    """`script[pair]` says what requests about a pair meet, in turn; `always` what all others do."""
+
+    url: str = ""
+    script: dict[str, list[str]] = field(default_factory=dict)
+    always: str = "ok"
+    delay_seconds: Callable[[], float] = lambda: 0.0
+    reply: Callable[[Asked], str] = lambda asked: asked.pair
+    asked: list[Asked] = field(default_factory=list)
+    most_at_once: int = 0
+    closing: threading.Event = field(default_factory=threading.Event)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    at_once: int = 0
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"  # connections are kept, as real servers do
+    chat: ChatServer
+
+    def do_POST(self):
+        chat = self.chat
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        assert self.path == "/v1/chat/completions", self.path
+        content = body["messages"][-1]["content"]
+        pair = pair_of(*read_parts(content)) if isinstance(content, list) else content
+        asked = Asked(body, {k.lower(): v for k, v in self.headers.items()}, pair, time.monotonic())
+        with chat.lock:
+            chat.asked.append(asked)
+            left = chat.script.get(pair)
+            behaviour = left.pop(0) if left else "ok" if left is not None else chat.always
+            chat.at_once += 1
+            chat.most_at_once = max(chat.most_at_once, chat.at_once)
+        try:
+            time.sleep(chat.delay_seconds())
+        finally:
+            with chat.lock:
+                chat.at_once -= 1
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self._behave(behaviour, asked)
+
+    def _behave(self, behaviour: str, asked: Asked) -> None:
+        """`behaviour`: a name of BODIES, "hang", "drip", "cut", or "429" or "429 after 0.3" (Retry-After, seconds)."""
+        if behaviour in BODIES:
+            page = behaviour == "html"
+            self._send(200, BODIES[behaviour](self.chat.reply(asked)), {"Content-Type": "text/html"} if page else {})
+        elif behaviour == "hang":
+            self.chat.closing.wait()
+            self.close_connection = True
+        elif behaviour in ("cut", "drip"):
+            content = BODIES["ok"](self.chat.reply(asked))
+            self._head(200, len(content), {})
+            self.wfile.write(content[:20])
+            for byte in content[20:] if behaviour == "drip" else b"":
+                if self.chat.closing.wait(0.1):
+                    break
+                self.wfile.write(bytes([byte]))
+            self.close_connection = True
+        else:
+            status, _, after = behaviour.partition(" after ")
+            message = f"status {status} on demand, {self.headers.get('Authorization')}"
+            content = json.dumps({"error": {"message": message}}).encode()
+            self._send(int(status), content, {"Retry-After": after} if after else {})
+
+    def _send(self, status: int, content: bytes, headers: dict[str, str]) -> None:
+        self._head(status, len(content), headers)
+        self.wfile.write(content)
+
+    def _head(self, status: int, length: int, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in ({"Content-Type": "application/json", "Content-Length": str(length)} | headers).items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128
+    daemon_threads = True
+    block_on_close = False  # threads that hang are let go
+
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exception(), ConnectionError):  # a client that has gone is nothing to print
+            super().handle_error(request, client_address)
+
+
+@contextmanager
+def chat_server():
+    chat = ChatServer()
+    server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"chat": chat}))
+    chat.url = f"http://127.0.0.1:{server.server_port}/v1"
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    try:
+        yield chat
+    finally:
+        chat.closing.set()
+        server.shutdown()
+        server.server_close()
