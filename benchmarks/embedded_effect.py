@@ -29,7 +29,7 @@ def run_seed(seed: int, output: Path, asked: Path, alphas: list[float], trainabl
     folder = output / f"seed-{seed}"
     words = SynthesizeConfig(folder / "words", "words", count=3000, seed=seed + 1)
     synthesize(words)
-    aligned = AlignConfig(words.output, folder / "align", steps=400, seed=seed)
+    aligned = AlignConfig([str(words.output)], folder / "align", steps=400, seed=seed)
     once(align, aligned)
     start = str(aligned.output / MODEL)
     base = EvaluateConfig(start, [str(asked)], folder / f"eval-{asked.name}-base", views=["text", "speech", "cascade"])
@@ -39,7 +39,7 @@ def run_seed(seed: int, output: Path, asked: Path, alphas: list[float], trainabl
         synthesize(train)
         for alpha in alphas:
             name = f"{responses}-alpha-{alpha:g}"
-            settings = DistillConfig(train.output, folder / name, trainable, steps=400, seed=seed, model=start)
+            settings = DistillConfig([str(train.output)], folder / name, trainable, steps=400, seed=seed, model=start)
             once(distill, replace(settings, alpha=alpha))
             where = folder / f"eval-{asked.name}-{name}"
             spoken = EvaluateConfig(str(folder / name / MODEL), [str(asked)], where, views=["speech"])

@@ -69,11 +69,11 @@ def demo(config: DemoConfig) -> dict[str, Any]:
         console.print(f"[bold]{title}[/bold]{': done before' if is_complete(stage_config.output) else ''}")
         once(stage, stage_config)
 
-    aligned = AlignConfig(data["words"], out / "align", steps=config.align_steps, seed=config.seed)
+    aligned = AlignConfig([str(data["words"])], out / "align", steps=config.align_steps, seed=config.seed)
     titled("stage 1, align: the projector learns to hear", align, aligned)
 
     start, steps = str(out / "align" / MODEL), config.distill_steps
-    sft = DistillConfig(data["train"], out / "sft", steps=steps, seed=config.seed, model=start, alpha=0.0)
+    sft = DistillConfig([str(data["train"])], out / "sft", steps=steps, seed=config.seed, model=start, alpha=0.0)
     titled("stage 2, distill: SFT (alpha = 0)", distill, sft)
     selfkd = replace(sft, output=out / "selfkd", alpha=config.alpha)
     titled(f"stage 2, distill: Self-KD (alpha = {config.alpha:g})", distill, selfkd)

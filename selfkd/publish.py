@@ -8,6 +8,7 @@ from typing import Any
 from huggingface_hub import HfApi, ModelCard, ModelCardData
 
 from selfkd.data.example import MANIFEST, read_manifest
+from selfkd.data.mixture import split_weight
 from selfkd.errors import InputError
 from selfkd.evaluation.compare import SYSTEMS, accuracy_cells
 from selfkd.files import write_text
@@ -97,7 +98,7 @@ def card(config: PublishConfig) -> str:
         metadata=metadata.to_yaml(),
         name=config.repo.partition("/")[2],
         training=_rows(("", ""), settings.items()),
-        data=_data(Path(asked["data"])),
+        data="\n\n".join(map(_data, asked["data"])),
         scores=_scores(Path(config.comparison)) if config.comparison else "Not stated.",
     )
 
@@ -107,12 +108,14 @@ def _rows(head: tuple[str, ...], rows: Any) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _data(folder: Path) -> str:
+def _data(entry: str) -> str:
+    folder, weight = split_weight(entry)
     if not (folder / MANIFEST).is_file():
         return f"{folder.name}; its manifest is no longer there."
     manifest = read_manifest(folder)
     voices = manifest.get("voice_names", [])
     said = {
+        **({} if weight is None else {"weight in the mixture": weight}),
         "source": manifest["source"],
         "licence of the source": manifest.get("source_license", "not stated"),
         "spoken questions": manifest.get("rows", "not stated"),

@@ -27,7 +27,7 @@ torch.set_num_threads(2)
 def parts(tmp_path_factory):
     """(OmniModel with an untrained projector, its processor)."""
     folder = tmp_path_factory.mktemp("parts")
-    model, processor = assemble(AlignConfig(data=folder, output=folder))
+    model, processor = assemble(AlignConfig([], folder))
     return model.eval(), processor
 
 

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from selfkd.cli import COMMANDS, main
+from selfkd.cli import main
+from selfkd.commands import COMMANDS
 from selfkd.errors import InputError
 from selfkd.report.build import ReportConfig
 from selfkd.runs import Run
@@ -27,13 +28,14 @@ def test_overview_names_every_command_and_fits_the_window(capsys):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_shows_fields_and_an_example(name, capsys):
     with pytest.raises(SystemExit) as stop:
-        main([name, "--help"])
+        main([*name.split(), "--help"])
     text = capsys.readouterr().out
     assert stop.value.code == 0 and "Example:" in text and f"selfkd {name}" in text and "--recipe" in text
 
 
 def test_overview_and_report_import_no_torch():
-    code = "import sys; from selfkd.cli import main, _report; main([]); _report(); sys.exit('torch' in sys.modules)"
+    code = "import sys; from selfkd.cli import main; from selfkd.commands import COMMANDS; main([])"
+    code += "; COMMANDS['report'].load(); COMMANDS['data report'].load(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
@@ -44,6 +46,9 @@ def test_overview_and_report_import_no_torch():
         (["align", "--output", "{}/run"], "required: data"),
         (["align", "--data", "{}/none", "--output", "{}/run"], "none/manifest.json: not found"),
         (["align", "--data", "x", "--output", "{}/run", "--steps", "many"], "steps"),
+        (["data", "check"], "required: data"),
+        (["data", "check", "{}/none", "{}/more"], "only data may stand without its name"),
+        (["data", "report", "{}/none", "--output", "{}/r.html"], "none/manifest.json: not found"),
         (["synthesize", "--output", "{}/d", "--voices", "nobody"], "voices: unknown voice 'nobody'"),
         (["synthesize", "--output", "{}/d", "--source", "nowhere"], "source"),
         (["distill", "--data", "x", "--output", "{}/run", "--model", "{}/none"], "model: .*no checkpoint there"),

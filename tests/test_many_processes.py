@@ -21,7 +21,7 @@ def start(parts, tmp_path_factory):
 
 def test_two_processes_equal_one(start, tmp_path):
     settings = {"steps": 3, "batch_size": 8, "warmup_steps": 1, "alpha": 0.5, "training": {"logging_steps": 1}}
-    distill(DistillConfig(start / "data", tmp_path / "one", model=str(start / "model"), **settings))
+    distill(DistillConfig([str(start / "data")], tmp_path / "one", model=str(start / "model"), **settings))
 
     # with --cpu accelerate starts one process unless mpirun is there; --multi_gpu starts as many as it is told
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]

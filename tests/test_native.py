@@ -111,7 +111,7 @@ def start(native, tmp_path_factory):
 
 def test_it_is_trained_resumed_kept_and_asked(native, start, tmp_path):
     settings = {"steps": 4, "batch_size": 4, "warmup_steps": 1, "alpha": 0.5, "learning_rate": 0.05}
-    config = DistillConfig(start / "data", tmp_path / "whole", model=str(start / "model"), **settings)
+    config = DistillConfig([str(start / "data")], tmp_path / "whole", model=str(start / "model"), **settings)
     planned = distill(replace(config, dry_run=True))
     result = distill(config)
     assert planned["trained_parameters"] == result["trained_parameters"] > 0

@@ -25,7 +25,7 @@ WHISPER_LARGE_ENCODER = 0.637
 def settings(recipe: Path, **changes) -> DistillConfig:
     values = yaml.safe_load(recipe.read_text()) | {"dry_run": True} | changes
     values["skeleton"] = str(ROOT / values["skeleton"])
-    return DistillConfig(**{k: Path(v) if k in ("data", "output") else v for k, v in values.items()})
+    return DistillConfig(**{k: Path(v) if k == "output" else v for k, v in values.items()})
 
 
 def test_every_base_has_a_recipe():
@@ -67,16 +67,16 @@ def test_self_kd_costs_little_more_than_sft_and_adapters_train():
 def test_a_model_and_data_that_are_there_are_counted(parts, tmp_path):
     start = training_start(parts, tmp_path)
     config = DistillConfig(
-        start / "data", tmp_path / "run", model=str(start / "model"), steps=4, batch_size=8, dry_run=True
+        [str(start / "data")], tmp_path / "run", model=str(start / "model"), steps=4, batch_size=8, dry_run=True
     )
     result = distill(config)
     assert result["parameters"] == sum(p.numel() for p in parts[0].parameters())
     assert result["load"]["examples"] == 16 and result["epochs"] == 2
     assert result["load"]["speech_seconds"] == pytest.approx(0.5 + 0.17 * 7.5, abs=0.01)
-    aligned = align(AlignConfig(start / "data", tmp_path / "run", dry_run=True))
+    aligned = align(AlignConfig([str(start / "data")], tmp_path / "run", dry_run=True))
     assert aligned["parameters"] == result["parameters"]
 
 
 def test_a_skeleton_that_is_not_there(tmp_path):
     with pytest.raises(InputError, match=r"skeleton: .*no such file"):
-        distill(DistillConfig(tmp_path, tmp_path / "run", skeleton="none.json", dry_run=True))
+        distill(DistillConfig([str(tmp_path)], tmp_path / "run", skeleton="none.json", dry_run=True))

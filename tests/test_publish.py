@@ -19,7 +19,7 @@ def run(parts, tmp_path_factory):
     manifest = json.loads((start / "data" / MANIFEST).read_text())
     more = {"source_license": "CC0-1.0", "engine_name": "an engine", "engine_license": "MIT", "voice_names": ["a", "b"]}
     write_json(start / "data" / MANIFEST, manifest | more | {"rows": 16})
-    distill(DistillConfig(start / "data", start / "run", model=str(start / "model"), steps=1, alpha=0.25))
+    distill(DistillConfig([str(start / "data")], start / "run", model=str(start / "model"), steps=1, alpha=0.25))
     return start / "run"
 
 

@@ -132,7 +132,7 @@ def test_a_shard_cut_short_is_named(spoken, tmp_path):
 
 
 def test_a_whole_folder_passes_the_check_and_a_damaged_one_does_not(spoken, tmp_path, capsys):
-    assert main(["check", "--data", str(spoken)]) == 0
+    assert main(["data", "check", str(spoken)]) == 0
     assert "is whole" in capsys.readouterr().out
     assert check(CheckConfig(spoken))["examples"] == 8
     folder = shutil.copytree(spoken, tmp_path / "copy")

@@ -37,7 +37,7 @@ def start(parts, tmp_path_factory):
 
 def config(start, output, **changes):
     settings = {"model": str(start / "model"), "steps": STEPS, "batch_size": 2, "save_steps": 2, "warmup_steps": 2}
-    return DistillConfig(start / "data", output, **(settings | {"alpha": 0.5} | changes))
+    return DistillConfig([str(start / "data")], output, **(settings | {"alpha": 0.5} | changes))
 
 
 def losses_and_weights(start, tmp_path, batch_size, accumulation):
@@ -164,7 +164,7 @@ def test_a_vlm_in_bfloat16_stays_so_and_the_projector_trains_in_float32(start, t
     folder = tmp_path / "vlm"
     shutil.copytree(vlm_path(), folder)
     load_vlm(vlm_path()).to(torch.bfloat16).save_pretrained(folder)
-    align(AlignConfig(start / "data", tmp_path / "run", vlm=str(folder), steps=2, batch_size=4, warmup_steps=1))
+    align(AlignConfig([str(start / "data")], tmp_path / "run", vlm=str(folder), steps=2, batch_size=4, warmup_steps=1))
     model = OmniModel.from_pretrained(tmp_path / "run" / MODEL)
     kinds = {part: {p.dtype for p in getattr(model, part).parameters()} for part in ("vlm", "projector")}
     assert kinds == {"vlm": {torch.bfloat16}, "projector": {torch.float32}}

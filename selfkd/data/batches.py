@@ -1,7 +1,7 @@
 """Which examples make a step together, in an order that a seed and an epoch fix."""
 
 import random
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 
 from torch.utils.data import Sampler
 
@@ -26,24 +26,33 @@ class CostSampler(Sampler[int]):
     the rest that fills no step comes last. A step is the same whether it is one batch or several smaller ones.
     """
 
-    def __init__(self, costs: Sequence[float], step_size: int, seed: int, pictures: Sequence[Hashable] | None = None):
-        """`pictures[i]` names the picture of example i; without it no two examples share one."""
-        groups: dict[Hashable, list[int]] = {}
-        for i, picture in enumerate(range(len(costs)) if pictures is None else pictures):
-            groups.setdefault(picture, []).append(i)
-        self.groups = list(groups.values())
+    def __init__(
+        self,
+        costs: Sequence[float],
+        step_size: int,
+        seed: int,
+        pictures: Sequence[Hashable] | None = None,
+        taken: Callable[[int], Sequence[int]] | None = None,
+    ):
+        """`pictures[i]` names the picture of example i; without it no two examples share one. `taken(epoch)` are the
+        examples of an epoch, as many in each; without it all of them."""
         self.costs, self.step_size, self.seed, self.epoch = costs, step_size, seed, 0
+        self.pictures = range(len(costs)) if pictures is None else pictures
+        self.taken = taken or (lambda epoch: range(len(costs)))
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.costs)
+        return len(self.taken(0))
 
     def __iter__(self) -> Iterator[int]:
         rng = random.Random(f"order/{self.seed}/{self.epoch}")
+        by_picture: dict[Hashable, list[int]] = {}
+        for i in self.taken(self.epoch):
+            by_picture.setdefault(self.pictures[i], []).append(i)
         pools: list[list[list[int]]] = [[]]
-        for group in rng.sample(self.groups, len(self.groups)):
+        for group in rng.sample(list(by_picture.values()), len(by_picture)):
             if sum(map(len, pools[-1])) >= POOL_STEPS * self.step_size:
                 pools.append([])
             pools[-1].append(group)

@@ -38,11 +38,6 @@ def sketch(example: Example) -> Sketch:
     return _sketch(vars(example) | index_of(example))
 
 
-def sketches(examples: Sequence[Example]) -> list[Sketch]:
-    """Of a folder without reading pictures, of any other sequence from its examples."""
-    return examples.sketches() if isinstance(examples, ExampleFolder) else [sketch(e) for e in examples]
-
-
 def _sketch(row: dict[str, Any]) -> Sketch:
     return Sketch(
         row["image_hash"] or row["id"],

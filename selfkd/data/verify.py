@@ -67,7 +67,7 @@ class Verifier:
         clips = [{"raw": e.samples(), "sampling_rate": SAMPLE_RATE_HZ} for e in examples]
         # Whisper may say the same word until its window is full: what is longer than the text by far is wrong already
         most = MOST_EXTRA_TOKENS + max((len(e.said) for e in examples), default=0) // 2
-        how = {"max_new_tokens": most, "num_beams": 1}  # the pipeline's own five beams cost three times as much
+        how = {"max_length": most, "num_beams": 1}  # the pipeline's own five beams cost three times as much
         texts = [r["text"].strip() for r in self._recognizer(clips, batch_size=8, generate_kwargs=how)]
         return [
             replace(e, heard=text, word_error_rate=self.word_error_rate(e.said, text))

@@ -166,12 +166,12 @@ def _item(example: Example, answers: dict[str, dict[str, Any]]) -> dict[str, Any
         "question": example.question,
         "truth": example.truth,
         "voice": example.voice,
-        "image": example.image and _data_uri(example.image, "image/png"),
-        "speech": _data_uri(example.speech or b"", "audio/flac"),
+        "image": example.image and data_uri(example.image, "image/png"),
+        "speech": data_uri(example.speech or b"", "audio/flac"),
         "heard": answers["cascade"]["heard"],
         "answers": [{"system": SYSTEMS[s], **answers[s]} for s in SYSTEMS],
     }
 
 
-def _data_uri(content: bytes, media_type: str) -> Markup:
+def data_uri(content: bytes, media_type: str) -> Markup:
     return Markup(f"data:{media_type};base64,{base64.b64encode(content).decode()}")

@@ -20,7 +20,7 @@ class AlignConfig(TrainConfig):
     """Stage 1: speech to text through the projector, the vision-language model frozen.
 
     Args:
-        data: Folder of spoken words (selfkd synthesize --source words).
+        data: Folders of spoken words (selfkd synthesize --source words); FOLDER:WEIGHT mixes them by weight.
         output: Run directory.
         vlm: Checkpoint of the vision-language model, a hub id or a path; the embedded one by default.
         speech_encoder: Whisper checkpoint, a hub id or a path; the embedded one by default.

@@ -18,7 +18,7 @@ class DistillConfig(TrainConfig):
     L = alpha * KL(teacher || student) + (1 - alpha) * SFT
 
     Args:
-        data: Folder of spoken questions with images (selfkd synthesize).
+        data: Folders of spoken questions with images (selfkd synthesize); FOLDER:WEIGHT mixes them by weight.
         output: Run directory.
         model: Model to start from: the output of selfkd align (with /model), or a native omni model (hub id or path).
         alpha: Weight of Self-KD; 0 is plain SFT, 1 is Self-KD alone.

@@ -5,6 +5,7 @@ measurements: bytes of what must be held, and multiplications at an assumed spee
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from rich.table import Table
 
 from selfkd.data.batches import LETTERS_A_TOKEN
 from selfkd.data.example import MANIFEST
-from selfkd.data.folder import ExampleFolder
+from selfkd.data.mixture import open_mixture, split_weight
 from selfkd.errors import InputError
 from selfkd.losses import CHUNK_ROWS
 from selfkd.model.omni import OmniModel
@@ -47,11 +48,11 @@ def read_skeleton(path: str) -> OmniConfig:
     return OmniConfig(**json.loads(Path(path).read_text()))
 
 
-def load_of(data: Path) -> Load | None:
-    """The load of a complete folder of spoken questions; None where it is not there yet."""
-    if not (data / MANIFEST).is_file():
+def load_of(data: Sequence[str]) -> Load | None:
+    """The load of complete folders of spoken questions; None where one is not there yet."""
+    if not all((split_weight(entry)[0] / MANIFEST).is_file() for entry in data):
         return None
-    known = ExampleFolder(data).sketches()
+    known = open_mixture(data, seed=0).sketches()
     count = len(known)
     return Load(
         examples=count,
@@ -82,7 +83,8 @@ def plan(config: Any, model_config: OmniConfig, alpha: float) -> dict[str, Any]:
         "step_teraflop": flops / 1e12,
         "hours": flops * config.steps / (ASSUMED_TERAFLOPS * 1e12) / 3600,
     }
-    data = f"assumed, {config.data} is not there yet" if counted is None else str(config.data)
+    folders = ", ".join(config.data)
+    data = f"assumed, {folders} is not there yet" if counted is None else folders
     Console().print(_table(config, result, data))
     return result
 

@@ -13,6 +13,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from selfkd.data.example import Example
 from selfkd.data.folder import ExampleFolder
+from selfkd.data.mixture import Mixture, open_mixture
 from selfkd.errors import InputError
 from selfkd.model.omni import OmniModel
 from selfkd.model.processor import OmniProcessor
@@ -27,7 +28,7 @@ CHECKPOINTS = "checkpoints"  # subfolder of the run
 class TrainConfig:
     """What both training stages take; `training` holds any further field of `transformers.TrainingArguments`."""
 
-    data: Path
+    data: list[str]
     output: Path
     trainable: list[str] = field(default_factory=lambda: ["projector"])
     steps: int = 300
@@ -58,11 +59,8 @@ def check_settings(config: TrainConfig) -> None:
         raise InputError(f"training.{unknown[0]}: transformers.TrainingArguments has no such field")
 
 
-def examples_of(config: TrainConfig) -> ExampleFolder:
-    examples = ExampleFolder(config.data)
-    if not examples:
-        raise InputError(f"data: {config.data}: holds no examples")
-    return examples
+def examples_of(config: TrainConfig) -> ExampleFolder | Mixture:
+    return open_mixture(config.data, config.seed)
 
 
 def training_arguments(config: TrainConfig) -> TrainingArguments:

@@ -12,7 +12,8 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from selfkd.data.batches import CostSampler, token_cost
 from selfkd.data.example import Example
-from selfkd.data.folder import sketches
+from selfkd.data.folder import ExampleFolder, sketch
+from selfkd.data.mixture import Mixture
 from selfkd.data.views import PairedCollator, PairedDataset
 from selfkd.errors import InputError
 from selfkd.model.omni import OmniModel
@@ -59,10 +60,14 @@ class SelfKDTrainer(Trainer):
     def _get_train_sampler(self, train_dataset=None) -> CostSampler:
         a_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        known = sketches(self.examples)
+        if isinstance(self.examples, ExampleFolder | Mixture):  # without reading a picture
+            known = self.examples.sketches()
+        else:
+            known = [sketch(example) for example in self.examples]
         image_tokens = {size: self.processor.image_tokens(*size) for size in {(s.width, s.height) for s in known}}
         costs = [token_cost(s, image_tokens[s.width, s.height]) for s in known]
-        return CostSampler(costs, a_step, seed, [s.picture for s in known])
+        taken = self.examples.epoch if isinstance(self.examples, Mixture) else None
+        return CostSampler(costs, a_step, seed, [s.picture for s in known], taken)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         teacher = self.teacher(inputs) if self.teacher else None

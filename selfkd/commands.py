@@ -1,0 +1,82 @@
+"""The commands: what each does, an example, and where its configuration and its stage are."""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, NamedTuple
+
+
+class Command(NamedTuple):
+    what: str
+    example: str
+    module: str  # imported when the command is called: `selfkd --help` and `selfkd report` need no torch
+    config: str  # a dataclass of the module, its fields are the command's
+    stage: str  # a function of the module, which takes the configuration
+    leading: str = ""  # the field that what stands before the first --field is for
+
+    def load(self) -> tuple[type, Callable[[Any], Any]]:
+        module = import_module(self.module)
+        return getattr(module, self.config), getattr(module, self.stage)
+
+
+COMMANDS = {
+    "demo": Command(
+        "the whole pipeline on the embedded model, on a laptop's CPU",
+        "selfkd demo --output runs/demo",
+        "selfkd.demo", "DemoConfig", "demo",
+    ),
+    "synthesize": Command(
+        "questions -> spoken questions",
+        "selfkd synthesize --source world-annotated --count 3000 --output runs/data/train",
+        "selfkd.data.synthesize", "SynthesizeConfig", "synthesize",
+    ),
+    "data check": Command(
+        "a folder of spoken questions: whole or not",
+        "selfkd data check runs/data/train",
+        "selfkd.data.check", "CheckConfig", "check", "data",
+    ),
+    "data report": Command(
+        "how well spoken questions can be understood -> one HTML file",
+        "selfkd data report runs/data/train --output runs/speech.html",
+        "selfkd.report.speech", "SpeechReportConfig", "speech_report", "data",
+    ),
+    "convert": Command(
+        "an original InternVL2 checkpoint -> the classes of transformers",
+        "selfkd convert --source InternVL2-1B --output internvl2-1b",
+        "selfkd.model.convert", "ConvertConfig", "convert",
+    ),
+    "align": Command(
+        "stage 1: speech -> text, through the projector",
+        "selfkd align --data runs/data/words --output runs/align",
+        "selfkd.training.align", "AlignConfig", "align",
+    ),
+    "distill": Command(
+        "stage 2: SFT and Self-KD, one switch: alpha",
+        "selfkd distill --data runs/data/train --model runs/align/model --alpha 1 --output runs/selfkd",
+        "selfkd.training.distill", "DistillConfig", "distill",
+    ),
+    "evaluate": Command(
+        "written against spoken: scores of a model",
+        "selfkd evaluate runs/selfkd/model --data runs/data/test --views text,speech --output runs/eval",
+        "selfkd.evaluation.evaluate", "EvaluateConfig", "evaluate", "model",
+    ),
+    "compare": Command(
+        "evaluated runs side by side, and the share of the gap closed",
+        "selfkd compare --base runs/eval-base --sft runs/eval-sft --selfkd runs/eval-selfkd --output runs/comparison",
+        "selfkd.evaluation.compare", "CompareConfig", "compare",
+    ),
+    "report": Command(
+        "a comparison -> one HTML file",
+        "selfkd report --comparison runs/comparison --output report.html",
+        "selfkd.report.build", "ReportConfig", "report",
+    ),
+    "merge": Command(
+        "a trained model -> one plain checkpoint, adapters merged",
+        "selfkd merge --model runs/selfkd/model --output merged",
+        "selfkd.model.merge", "MergeConfig", "merge",
+    ),
+    "publish": Command(
+        "a trained model -> the hub, with a card",
+        "selfkd publish --run runs/selfkd --repo me/my-model --license apache-2.0 --comparison runs/comparison",
+        "selfkd.publish", "PublishConfig", "publish",
+    ),
+}  # fmt: skip

@@ -1,0 +1,90 @@
+"""Several folders of spoken questions as one, in proportions of one's own."""
+
+import random
+import re
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import overload
+
+from selfkd.data.example import Example
+from selfkd.data.folder import ExampleFolder, Sketch
+from selfkd.errors import InputError
+
+
+class Mixture(Sequence[Example]):
+    """The examples of all folders, one folder after the other, and which of them an epoch takes.
+
+    An epoch has as many examples as the folders hold together. With weights a folder gives its share of them: it walks
+    through its examples in an order that the seed draws, and begins a new one when all have been taken, so that over
+    the epochs none is taken twice before all were taken once.
+    """
+
+    def __init__(self, folders: Sequence[ExampleFolder], weights: Sequence[float], seed: int = 0):
+        self.folders, self.seed = list(folders), seed
+        self._ends = list(accumulate(map(len, self.folders)))
+        whole = sum(weights)
+        self.quotas = [round(len(self) * weight / whole) for weight in weights]
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index %= len(self)
+        number = next(i for i, end in enumerate(self._ends) if index < end)
+        return self.folders[number][index - self._ends[number]]  # counted from the folder's end
+
+    def sketches(self) -> list[Sketch]:
+        return [sketch for folder in self.folders for sketch in folder.sketches()]
+
+    def epoch(self, number: int) -> list[int]:
+        """Indices of the examples of an epoch, in no order that matters."""
+        taken = []
+        for folder, (end, quota) in enumerate(zip(self._ends, self.quotas, strict=True)):
+            size = len(self.folders[folder])
+            first, last = number * quota, (number + 1) * quota
+            for turn in range(first // size, -(-last // size)):
+                order = random.Random(f"mixture/{self.seed}/{folder}/{turn}").sample(range(size), size)
+                taken += [end - size + i for i in order[max(0, first - turn * size) : last - turn * size]]
+        return taken
+
+
+def open_mixture(data: Sequence[str], seed: int) -> ExampleFolder | Mixture:
+    """The folders of a setting `data`, each FOLDER or FOLDER:WEIGHT; raises InputError naming the one that is wrong.
+
+    Without weights each example is taken once an epoch.
+    """
+    if not data:
+        raise InputError("data: names no folder")
+    folders, weights = [], []
+    for entry in data:
+        path, weight = split_weight(entry)
+        folder = ExampleFolder(path)
+        if not len(folder):
+            raise InputError(f"data: {path}: holds no examples")
+        if weight is not None and weight <= 0:
+            raise InputError(f"data: {entry}: a weight must be above 0")
+        folders.append(folder)
+        weights.append(weight)
+    if len(folders) == 1:
+        return folders[0]
+    given = [w for w in weights if w is not None]
+    if given and len(given) < len(weights):
+        raise InputError("data: some folders have a weight and some have none")
+    return Mixture(folders, given or [float(len(f)) for f in folders], seed)
+
+
+def split_weight(entry: str) -> tuple[Path, float | None]:
+    """("runs/data", 2.0) of "runs/data:2"."""
+    path, colon, weight = entry.rpartition(":")
+    if colon and re.fullmatch(r"\d+(\.\d+)?", weight):
+        return Path(path), float(weight)
+    return Path(entry), None
