@@ -1,4 +1,4 @@
-"""The page on how well speech can be understood: figures by hand, sound that plays, what was refused with its reason."""
+"""The page on how well speech can be understood: figures by hand, sound that plays, what was refused and why."""
 
 from dataclasses import replace
 
