@@ -61,8 +61,8 @@ COMMANDS = {
     ),
     "compare": Command(
         "evaluated runs side by side, and the share of the gap closed",
-        "selfkd compare --base runs/eval-base --sft runs/eval-sft --selfkd runs/eval-selfkd --output runs/comparison",
-        "selfkd.evaluation.compare", "CompareConfig", "compare",
+        "selfkd compare runs/eval-base runs/eval-sft runs/eval-selfkd --output runs/comparison",
+        "selfkd.evaluation.compare", "CompareConfig", "compare", "runs",
     ),
     "report": Command(
         "a comparison -> one HTML file",

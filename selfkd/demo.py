@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
-from rich.table import Table
 
 from selfkd.data.annotator import MISTAKE_SHARE
 from selfkd.data.sources import SourceName
 from selfkd.data.synthesize import SynthesizeConfig, synthesize
-from selfkd.evaluation.compare import SYSTEMS, CompareConfig, accuracy_cells, compare
+from selfkd.evaluation.compare import CompareConfig, compare
 from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
 from selfkd.report.build import ReportConfig, report
 from selfkd.runs import MODEL, is_complete, once
@@ -84,10 +83,9 @@ def demo(config: DemoConfig) -> dict[str, Any]:
         spoken = replace(base, model=str(out / name / MODEL), output=out / f"eval-{name}", views=["speech"])
         titled(f"evaluate: spoken, {name}", evaluate, spoken)
 
-    scores = compare(CompareConfig(out / "eval-base", out / "eval-sft", out / "eval-selfkd", out, config.seed))
+    scores = compare(CompareConfig([str(out / f"eval-{name}") for name in ("base", "sft", "selfkd")], out, config.seed))
     curves, title = [str(out / "sft"), str(out / "selfkd")], "Self-KD on the embedded model"
     page = report(ReportConfig(out, out / "report.html", curves, title, _intro(config)))
-    console.print(summary_table(scores))
     console.print(f"{time.monotonic() - started:.0f} s. Report: {page}   Scores: {out / 'scores.json'}")
     return scores
 
@@ -118,14 +116,3 @@ def _intro(config: DemoConfig) -> list[str]:
         "a third party's set of pictures and questions; nothing was trained on it. Speech is espeak-ng's, not human.",
         f"Training seed {config.seed}; one seed is an anecdote; benchmarks/embedded_effect.py runs several.",
     ]
-
-
-def summary_table(scores: dict[str, Any]) -> Table:
-    table = Table(title="Accuracy (standard error)")
-    table.add_column("benchmark")
-    for system in (*SYSTEMS, "gap closed"):
-        table.add_column(system, justify="right")
-    for benchmark, score in scores.items():
-        share = score["gap_closed"]["share"]
-        table.add_row(benchmark, *accuracy_cells(score), "–" if share is None else f"{share:.0%}")
-    return table

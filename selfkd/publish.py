@@ -10,7 +10,7 @@ from huggingface_hub import HfApi, ModelCard, ModelCardData
 from selfkd.data.example import MANIFEST, read_manifest
 from selfkd.data.mixture import split_weight
 from selfkd.errors import InputError
-from selfkd.evaluation.compare import SYSTEMS, accuracy_cells
+from selfkd.evaluation.compare import accuracy_cells
 from selfkd.files import write_text
 from selfkd.runs import CONFIG, MODEL, PROVENANCE, RESULT
 
@@ -130,10 +130,17 @@ def _scores(comparison: Path) -> str:
     path = comparison / "scores.json"
     if not path.is_file():
         raise InputError(f"comparison: {comparison}: no scores.json there (selfkd compare writes it)")
-    head = ("benchmark", "n", *SYSTEMS, "share of the gap closed")
-    rows = []
+    rows, systems = [], []
     for benchmark, scores in json.loads(path.read_text()).items():
-        share, interval = scores["gap_closed"]["share"], scores["gap_closed"]["interval"]
-        closed = "no clear gap" if share is None else f"{share:.0%} ({interval[0]:.0%} to {interval[1]:.0%})"
-        rows.append((benchmark, scores["text"]["n"], *accuracy_cells(scores), closed))
-    return f"Accuracy (standard error); text is the written question.\n\n{_rows(head, rows)}"
+        systems = list(scores["systems"])
+        rows.append((benchmark, scores["systems"]["text"]["n"], *accuracy_cells(scores), _closed(scores["gap_closed"])))
+    head = ("benchmark", "n", *systems, "share of the gap closed")
+    return f"Accuracy in % (standard error); text is the written question.\n\n{_rows(head, rows)}"
+
+
+def _closed(gap_closed: dict[str, Any]) -> str:
+    clear = {s: c for s, c in gap_closed.items() if c["share"] is not None}
+    return (
+        "; ".join(f"{s} {c['share']:.0%} ({c['interval'][0]:.0%} to {c['interval'][1]:.0%})" for s, c in clear.items())
+        or "no clear gap"
+    )

@@ -133,7 +133,7 @@ def test_it_is_trained_resumed_kept_and_asked(native, start, tmp_path):
     with torch.no_grad():
         assert torch.equal(model.eval().vlm(**inputs).logits, before.vlm(**inputs).logits), "the written view moved"
     scores = evaluate(EvaluateConfig(str(tmp_path / "whole/model"), [str(start / "data")], tmp_path / "eval", limit=2))
-    assert {view: s["n"] for view, s in scores["world"].items()} == {"text": 2, "speech": 2}
+    assert {key: s["n"] for key, s in scores["world-annotated"].items()} == {"text": 2, "speech": 2, "gap": 2}
 
 
 @pytest.mark.parametrize("part", ["speech_encoder", "llm_adapters"])

@@ -9,7 +9,6 @@ from selfkd.data.example import write_shard
 from selfkd.errors import InputError
 from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
 from selfkd.evaluation.scorers import is_right, parse
-from selfkd.evaluation.statistics import gap_closed, summarize
 
 
 @pytest.mark.parametrize(
@@ -58,43 +57,11 @@ def test_kinds_without_rules_are_an_error():
         parse("poem", "", "")
 
 
-def sample(kind="exists", truth="yes", parsed="yes"):
-    return {"kind": kind, "truth": truth, "parsed": parsed, "correct": truth == parsed}
-
-
-def test_summary_of_four_known_samples():
-    scores = summarize([sample(), sample(parsed=None), sample(truth="no"), sample("color", "red", "red")])
-    assert scores == {
-        "n": 4,
-        "correct": 2,
-        "accuracy": 0.5,
-        "stderr": 0.25,
-        "parse_rate": 0.75,
-        "yes_rate": pytest.approx(2 / 3),
-        "true_yes_rate": pytest.approx(2 / 3),
-    }
-
-
-def test_gap_closed_by_hand_and_its_interval():
-    text, sft, selfkd = [True] * 90 + [False] * 10, [True] * 50 + [False] * 50, [True] * 70 + [False] * 30
-    gap = gap_closed(text, sft, selfkd)
-    assert gap["share"] == pytest.approx(0.5)
-    low, high = gap["interval"]
-    assert 0.3 < low < 0.5 < high < 0.7
-    assert gap == gap_closed(text, sft, selfkd)
-    assert gap["selfkd_minus_sft"] == pytest.approx(0.2)
-
-
-def test_no_gap_no_share():
-    gap = gap_closed([True, False] * 20, [True, False] * 20, [True, False] * 20)
-    assert gap["share"] is None and gap["interval"] is None
-
-
 def test_a_folder_without_rules_to_score_by_is_refused(parts, tmp_path):
     """A training set such as llava's has answers, and no rule that says whether another one is right."""
     training_start(parts, tmp_path)
     examples = [replace(e, kind="open") for e in world_examples(2)]
     write_shard(tmp_path / "data" / "train.parquet", examples, {"rows": 2, "rejected": []})
-    with pytest.raises(InputError, match="data: world: questions of kind 'open' have no rule"):
+    with pytest.raises(InputError, match="data: world-annotated: questions of kind 'open' have no rule"):
         evaluate(EvaluateConfig(str(tmp_path / "model"), [str(tmp_path / "data")], tmp_path / "run"))
     assert not (tmp_path / "run").exists()

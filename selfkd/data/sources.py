@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SourceName = Literal[
     "words", "world", "world-annotated", "easy-vqa", "mmalign-world",
-    "llava", "jsonl", "datasets", "librispeech", "common-voice", "gigaspeech", "lhotse",
+    "benchmark", "llava", "jsonl", "datasets", "librispeech", "common-voice", "gigaspeech", "lhotse",
 ]  # fmt: skip
 
 
@@ -66,6 +66,8 @@ def open_source(config: "SynthesizeConfig") -> Source:
     """The source of a configuration; raises InputError, naming file and field, where it cannot be read."""
     if config.source in EMBEDDED:
         return EMBEDDED[config.source](config.split, config.seed)
+    if config.source == "benchmark":
+        raise InputError("source: benchmark: selfkd evaluate --benchmarks NAME speaks public benchmarks")
     if not config.path:
         raise InputError(f"path: {config.source} needs one")
     path, images, count, seed = Path(config.path), Path(config.images), config.count, config.seed

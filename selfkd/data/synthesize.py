@@ -92,8 +92,11 @@ class SynthesizeConfig:
     address: str = ""
 
 
-def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
-    """Writes the folder and returns its manifest. Rows that cannot be spoken are left out and listed with a reason."""
+def synthesize(config: SynthesizeConfig, source: Source | None = None) -> dict[str, Any]:
+    """Writes the folder and returns its manifest. Rows that cannot be spoken are left out and listed with a reason.
+
+    `source` stands for the one that the configuration names, where it has been opened already.
+    """
     if config.count < 0 or config.shard_rows < 1:
         raise InputError("count, shard_rows: must be at least 1, or count 0 for all")
     for name, (low, high), ceiling in (("rate_wpm", config.rate_wpm, 450), ("pitch", config.pitch, 99)):
@@ -103,7 +106,7 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any]:
     check_pool(config.pool)
     speaker = open_engine(config.engine, config.engine_path, config.engine_model)
     voices = weighted_voices(config.voices, speaker, config.language)
-    source = open_source(config)
+    source = source or open_source(config)
     count = config.count or len(source)
     plan = {k: str(v) if k == "output" else v for k, v in asdict(config).items() if k not in _HOW}
     _claim(config.output, plan)

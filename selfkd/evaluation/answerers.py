@@ -87,3 +87,8 @@ class CascadeAnswerer:
     def answer(self, examples: Sequence[Example]) -> list[Reply]:
         heard = self.transcribe(examples)
         return [Reply(t, h) for t, h in zip(self.text.read(examples, heard), heard, strict=True)]
+
+
+def answer_views(model, processor, examples, views, max_new_tokens=MAX_NEW_TOKENS):
+    of = {"text": TextAnswerer, "speech": SpeechAnswerer}
+    return {view: of[view](model, processor).answer(examples) for view in views}

@@ -1,71 +1,123 @@
-"""Evaluated runs -> one comparison: text view, SFT, Self-KD and the cascade on the same items, and the gap closed.
+"""Evaluated runs -> one comparison on the same items: the written view, each run's spoken view, the cascade, and the
+share of the gap that a run closes.
 
 Reads the samples of evaluation runs; writes `scores.json` and `comparison.json` (where each system's samples lie).
 """
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table
+
 from selfkd.errors import InputError
 from selfkd.evaluation.samples import read_samples, samples_path
-from selfkd.evaluation.statistics import gap_closed, summarize
+from selfkd.evaluation.statistics import gap_closed, paired, summarize, vision_audio_gap
 from selfkd.files import write_json
 from selfkd.runs import RESULT
 
-SYSTEMS = ("text", "sft", "selfkd", "cascade")
+TEXT, CASCADE = "text", "cascade"  # names that no run can have
+Places = dict[str, tuple[Path, str]]  # {system: (run, view)}
 
 
 @dataclass
 class CompareConfig:
     """Puts evaluated runs side by side and states the share of the gap closed.
 
+    The written view, and the cascade, are those of the first run that has them. The first run with a spoken view is
+    what the others are measured against: SFT, if they are to close the gap that it leaves.
+
     Args:
-        base: Evaluation run with the views text and cascade.
-        sft: Evaluation run of the SFT model with the view speech.
-        selfkd: Evaluation run of the Self-KD model with the view speech.
+        runs: Evaluation runs, RUN or NAME=RUN; a folder eval-sft is called sft.
         output: Folder for scores.json.
         seed: Seed of the bootstrap.
     """
 
-    base: Path
-    sft: Path
-    selfkd: Path
+    runs: list[str]
     output: Path
     seed: int = 0
 
 
 def compare(config: CompareConfig) -> dict[str, Any]:
-    """Returns {benchmark: {system: scores, "gap_closed": ...}}; raises InputError where the items are not the same."""
-    places = {
-        "text": (config.base, "text"),
-        "sft": (config.sft, "speech"),
-        "selfkd": (config.selfkd, "speech"),
-        "cascade": (config.base, "cascade"),
-    }
-    result = config.base / RESULT
-    evaluated = json.loads(result.read_text()) if result.is_file() else {}
-    benchmarks = [name for name, views in evaluated.items() if "text" in views]
-    if not benchmarks:
-        raise InputError(f"base: {config.base}: no samples of the text view there (selfkd evaluate --views text ...)")
+    """Returns {benchmark: {"systems": {system: scores}, "gap": {system: ...}, "gap_closed": {system: ...}}}; raises
+    InputError where the items are not the same. The written view comes first among the systems, the cascade last."""
+    places = _places(config.runs)
+    benchmarks = [b for b, views in _result(places[TEXT][0]).items() if TEXT in views]
     scores: dict[str, Any] = {}
     for benchmark in benchmarks:
         samples = {s: read_samples(samples_path(run, benchmark, view)) for s, (run, view) in places.items()}
         ids = {system: [s["id"] for s in items] for system, items in samples.items()}
-        for system in SYSTEMS:
-            if ids[system] != ids["text"]:
-                raise InputError(f"{system}: {places[system][0]}: {benchmark} has other items than {config.base}")
-        right = {system: [s["correct"] for s in items] for system, items in samples.items()}
-        scores[benchmark] = {system: summarize(samples[system]) for system in SYSTEMS}
-        scores[benchmark]["gap_closed"] = gap_closed(right["text"], right["sft"], right["selfkd"], config.seed)
+        for system in places:
+            if ids[system] != ids[TEXT]:
+                raise InputError(f"runs: {places[system][0]}: {benchmark} has other items than {places[TEXT][0]}")
+        spoken = [s for s in places if s not in (TEXT, CASCADE)]
+        scores[benchmark] = {
+            "systems": {system: summarize(items) for system, items in samples.items()},
+            "gap": {s: vision_audio_gap(samples[TEXT], samples[s], config.seed) for s in places if s != TEXT},
+            "gap_closed": {s: _closed(samples, spoken[0], s, config.seed) for s in spoken[1:]},
+        }
     here = {s: {"run": os.path.relpath(run, config.output), "view": view} for s, (run, view) in places.items()}
     write_json(config.output / "comparison.json", here)
     write_json(config.output / "scores.json", scores)
+    Console().print(comparison_table(scores))
     return scores
 
 
-def accuracy_cells(scores: dict[str, Any]) -> list[str]:
-    """Accuracy (standard error) of each of `SYSTEMS` on a benchmark, for a table's row."""
-    return [f"{scores[s]['accuracy']:.1%} ({scores[s]['stderr']:.1%})" for s in SYSTEMS]
+def _places(runs: list[str]) -> Places:
+    named = {}
+    for entry in runs:
+        name, equals, path = entry.rpartition("=")
+        run = Path(path)
+        name = name if equals else run.name.removeprefix("eval-")
+        if name in named or name in (TEXT, CASCADE):
+            raise InputError(f"runs: {entry}: a second {name!r}; write NAME={path}")
+        named[name] = run
+    views = {name: {v for of in _result(run).values() for v in of} for name, run in named.items()}
+    written = next((name for name in named if TEXT in views[name]), None)
+    if written is None:
+        raise InputError(f"runs: {', '.join(runs)}: none has the written view (selfkd evaluate --views text ...)")
+    places: Places = {TEXT: (named[written], TEXT)}
+    places |= {name: (run, "speech") for name, run in named.items() if "speech" in views[name]}
+    cascaded = next((name for name in named if CASCADE in views[name]), None)
+    return places if cascaded is None else places | {CASCADE: (named[cascaded], CASCADE)}
+
+
+def _result(run: Path) -> dict[str, Any]:
+    path = run / RESULT
+    if not path.is_file():
+        raise InputError(f"runs: {run}: not a complete evaluation (selfkd evaluate writes {RESULT})")
+    return json.loads(path.read_text())
+
+
+def _closed(samples: Mapping[str, list[dict[str, Any]]], first: str, second: str, seed: int) -> dict[str, Any]:
+    """On the items that have a reply everywhere."""
+    text, one = paired(samples[TEXT], samples[first])
+    text, two = paired(text, samples[second])
+    one, _ = paired(one, two)
+    written, left, right = ([s["score"] for s in items] for items in (text, one, two))
+    return {"of": first, **gap_closed(written, left, right, seed)}
+
+
+def comparison_table(scores: Mapping[str, Any]) -> Table:
+    """Accuracy (standard error) of each system, and the share of the gap that the last run closes."""
+    table = Table(title="Accuracy in % (standard error)")
+    systems = list(next(iter(scores.values()))["systems"]) if scores else []
+    for column in ("benchmark", *systems, "gap closed"):
+        table.add_column(column, justify="left" if column == "benchmark" else "right")
+    for benchmark, score in scores.items():
+        shares = [
+            f"{s} {closed['share']:.0%}" for s, closed in score["gap_closed"].items() if closed["share"] is not None
+        ]
+        table.add_row(benchmark, *accuracy_cells(score), ", ".join(shares) or "–")
+    return table
+
+
+def accuracy_cells(score: Mapping[str, Any]) -> list[str]:
+    """Accuracy (standard error) of each system on a benchmark, in percent, for a table's row."""
+    return [
+        f"{100 * s['accuracy']:.1f} ({100 * s['stderr']:.1f})" if s["n"] > 1 else "–" for s in score["systems"].values()
+    ]

@@ -1,31 +1,31 @@
-"""Asks a model the questions of finished data folders, written and spoken, and scores its replies.
+"""Asks a model the same questions written and spoken, and scores its replies: the model's vision-audio gap.
 
 Writes into a run directory one JSON-lines file for each benchmark and view (`samples/BENCHMARK.VIEW.jsonl`, one item a
-line) and the scores (`result.json`). A run that was cut short goes on with the files that are missing.
+line) and the scores (`result.json`). A run that was cut short goes on with the items that are missing.
 """
 
-import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from tqdm import tqdm
-from transformers.utils import logging as transformers_logging
+import torch
+from accelerate import PartialState
+from rich.console import Console
 
-from selfkd.data.example import Example, read_manifest
 from selfkd.data.folder import ExampleFolder
 from selfkd.errors import InputError
-from selfkd.evaluation.answerers import Answerer, CascadeAnswerer, SpeechAnswerer, TextAnswerer
-from selfkd.evaluation.samples import read_samples, samples_path
-from selfkd.evaluation.scorers import SCORED_KINDS, is_right, parse
-from selfkd.evaluation.statistics import summarize
-from selfkd.files import write_text
-from selfkd.model.checkpoint import is_ours, load_omni
-from selfkd.model.embedded import recognizer_path
-from selfkd.model.load import load_recognizer
-from selfkd.runs import Run
-
-View = Literal["text", "speech", "cascade"]
+from selfkd.evaluation.benchmark_speech import VOICE_MARK, InstructionForm, speak_benchmarks
+from selfkd.evaluation.gap_table import gap_table
+from selfkd.evaluation.grading import check_gradable
+from selfkd.evaluation.records import SampleFile, prompt_hash, sample
+from selfkd.evaluation.samples import QUESTIONS, read_samples, samples_path
+from selfkd.evaluation.statistics import spread_over_voices, summarize, vision_audio_gap
+from selfkd.evaluation.systems import EndpointSystem, LocalSystem, System, View, endpoint_settings, with_progress
+from selfkd.evaluation.transcriber import Transcriber
+from selfkd.files import write_json
+from selfkd.model.checkpoint import is_ours
+from selfkd.runs import Run, is_main_process
 
 
 @dataclass
@@ -33,94 +33,139 @@ class EvaluateConfig:
     """Written against spoken: asks a model the same questions in several views.
 
     Args:
-        model: The output of selfkd align or distill (with /model), or a native omni model, a hub id or a path.
-        data: Folders of spoken questions, one a benchmark.
+        model: The output of selfkd align or distill (with /model), a native omni model, a hub id or a path; with url
+            the endpoint's name of the model.
+        data: Folders of spoken questions, one a benchmark (selfkd synthesize).
         output: Run directory.
-        views: Views to ask in: text, speech, cascade (the recogniser, then text).
+        benchmarks: Public benchmarks by name, or paper8 or all; they are spoken first.
+        copies: Local copies of benchmarks where the hub is not to be asked: {mme: /data/MME}.
+        views: Views to ask in: text, speech, cascade (a recogniser, then text).
+        instruction: Whether the sentence on the form of the answer is written in both views or spoken too.
+        voices: Voices that speak the benchmarks, one after another; scores are given for each.
+        speech: Further fields of selfkd synthesize for benchmarks: {engine: kokoro, verify: openai/whisper-base.en}.
+        cache: Folder that keeps spoken benchmarks for the next run.
         recognizer: Checkpoint of the cascade's recogniser, Whisper's or ours; the embedded one by default.
+        url: Base URL of an OpenAI-compatible endpoint, or openai; its key comes from OPENAI_API_KEY.
+        endpoint: How it is asked: {concurrency: 8, requests_per_minute: 60, budget: 5, price_in: 2.5, price_out: 10}.
         limit: At most so many items of each benchmark; 0 takes all.
         batch_size: Items that are asked together.
+        max_new_tokens: Longest reply, in tokens.
+        keep_failures: End although some items have no reply; they are counted, not scored.
+        seed: Seed of the bootstrap.
     """
 
     model: str
-    data: list[str]
-    output: Path
+    data: list[str] = field(default_factory=list)
+    output: Path = Path("runs/evaluate")
+    benchmarks: list[str] = field(default_factory=list)
+    copies: dict[str, str] = field(default_factory=dict)
     views: list[View] = field(default_factory=lambda: ["text", "speech"])
+    instruction: InstructionForm = "written"
+    voices: list[str] = field(default_factory=lambda: ["unseen"])
+    speech: dict[str, Any] = field(default_factory=dict)
+    cache: Path = Path("~/.cache/selfkd/speech")
     recognizer: str = ""
+    url: str = ""
+    endpoint: dict[str, Any] = field(default_factory=dict)
     limit: int = 0
     batch_size: int = 50
+    max_new_tokens: int = 48
+    keep_failures: bool = False
+    seed: int = 0
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """Returns {benchmark: {view: scores}}."""
-    is_ours(config.model)  # before anything is made
-    if config.batch_size < 1 or config.limit < 0:
-        raise InputError("batch_size, limit: must not be negative, and batch_size not 0")
-    benchmarks = {benchmark_name(folder): list(ExampleFolder(folder)) for folder in map(Path, config.data)}
-    for name, examples in benchmarks.items():
-        without = sorted({e.kind for e in examples} - SCORED_KINDS)
-        if without:
-            raise InputError(f"data: {name}: questions of kind {without[0]!r} have no rule to be scored by")
+    """Returns {benchmark: {view: scores, "gap": written against spoken}}.
+
+    Raises InputError where an item has no reply in the end: nothing is lost, and nothing counted as wrong in silence.
+    """
+    settings = endpoint_settings(config.endpoint)
+    if not config.url:
+        is_ours(config.model)  # before anything is made
+    if config.batch_size < 1 or config.limit < 0 or config.max_new_tokens < 1 or not config.views:
+        raise InputError("batch_size, limit, max_new_tokens, views: must not be negative or empty")
+    asked = _folders(config)
+    for name, folder in asked.items():
+        check_gradable(name.partition(VOICE_MARK)[0], {row["kind"] for row in folder.columns("kind")})
     with Run.open(config.output, "evaluate", config) as run:
-        answerers = _answerers(config)
-        result: dict[str, Any] = {}
-        for name, all_examples in benchmarks.items():
-            examples = all_examples[: config.limit or None]
-            for view, answerer in answerers.items():
-                path = samples_path(run.folder, name, view)
-                if not path.is_file():
-                    samples = _ask_all(answerer, examples, config.batch_size, f"{name}, {view}")
-                    write_text(path, "".join(json.dumps(s, ensure_ascii=False) + "\n" for s in samples))
-                result.setdefault(name, {})[view] = summarize(read_samples(path))
-        run.finish(**result)
+        transcriber = Transcriber.from_pretrained(config.recognizer) if "cascade" in config.views else None
+        system: System
+        if config.url:
+            system = EndpointSystem(config.url.removeprefix("openai"), config.model, settings, transcriber)
+        else:
+            system = LocalSystem(config.model, transcriber, config.batch_size, config.max_new_tokens)
+        result = {name: _ask(config, run.folder, name, folder, system) for name, folder in asked.items()}
+        result |= spread_over_voices(result, VOICE_MARK)
+        if is_main_process():
+            write_json(run.folder / QUESTIONS, {name: str(folder.folder) for name, folder in asked.items()})
+            run.finish(**result)
+            Console().print(gap_table(result))
         return result
 
 
-def benchmark_name(folder: Path) -> str:
-    """The source of a data folder names the benchmark."""
-    return read_manifest(folder)["source"]
+def _folders(config: EvaluateConfig) -> dict[str, ExampleFolder]:
+    """{benchmark: its spoken questions}, "mme@af_heart" where several voices speak."""
+    with _processes().main_process_first():  # one process speaks
+        found = speak_benchmarks(config)
+    for path in map(Path, config.data):
+        folder = ExampleFolder(path)
+        name = next((row["source"] for row in folder.columns("source")), "")
+        if name in found:
+            raise InputError(f"data: {path}: a second folder of {name!r}")
+        found[name] = folder
+    if not found:
+        raise InputError("data, benchmarks: name at least one")
+    empty = [name for name, folder in found.items() if not len(folder)]
+    if empty:
+        raise InputError(f"data: {empty[0]}: holds no examples")
+    return found
 
 
-def _answerers(config: EvaluateConfig) -> dict[str, Answerer]:
-    transformers_logging.disable_progress_bar()
-    model, processor = load_omni(config.model)
-    model.eval()
-    made: dict[str, Answerer] = {}
-    for view in config.views:
-        if view == "text":
-            made[view] = TextAnswerer(model, processor)
-        elif view == "speech":
-            made[view] = SpeechAnswerer(model, processor)
-        else:
-            recognizer, extractor = load_recognizer(config.recognizer or recognizer_path())
-            made[view] = CascadeAnswerer(recognizer, extractor, TextAnswerer(model, processor))
-    return made
+def _processes() -> PartialState:
+    """Those of `accelerate launch`, or this one alone."""
+    return PartialState(cpu=not torch.cuda.is_available())
 
 
-def _ask_all(answerer: Answerer, examples: list[Example], batch_size: int, title: str) -> list[dict[str, Any]]:
-    # alike lengths together, so that little is padding; the samples keep the order of the data
-    order = sorted(range(len(examples)), key=lambda i: len(examples[i].question))
-    samples: list[dict[str, Any]] = [{}] * len(examples)
-    with tqdm(total=len(examples), desc=title, unit="item") as progress:
-        for start in range(0, len(order), batch_size):
-            at = order[start : start + batch_size]
-            for i, reply in zip(at, answerer.answer([examples[i] for i in at]), strict=True):
-                samples[i] = score(examples[i], asdict(reply))
-            progress.update(len(at))
-    return samples
+def _ask(config: EvaluateConfig, folder: Path, name: str, examples: ExampleFolder, system: System) -> dict[str, Any]:
+    ids = [row["id"] for row in examples.columns("id")][: config.limit or None]
+    state = _processes()
+    files = {v: SampleFile(samples_path(folder, name, v), ids, state.process_index) for v in config.views}
+    _reuse_written(files, folder, name, examples)
+    wanted = {v: [i for i in f.missing() if i % state.num_processes == state.process_index] for v, f in files.items()}
+    answers = system.answer(examples, {v: positions for v, positions in wanted.items() if positions})
+    for i, view, reply in with_progress(answers, sum(map(len, wanted.values())), name):
+        files[view].add(sample(examples[i], view, reply))
+    state.wait_for_everyone()
+    if not state.is_main_process:
+        return {}
+    failed = [r for f in files.values() for r in f.known().values() if r["error"]]
+    if failed and not config.keep_failures:
+        reason = f"{len(failed)} items of {name} have no reply, the first because: {failed[0]['error']}"
+        raise InputError(f"{reason} (the same command asks them again; --keep_failures true ends without them)")
+    for file in files.values():
+        file.finish()
+    return score({view: read_samples(file.path) for view, file in files.items()}, config.seed)
 
 
-def score(example: Example, reply: dict[str, str]) -> dict[str, Any]:
-    parsed = parse(example.kind, example.question, reply["text"])
-    return {
-        "id": example.id,
-        "kind": example.kind,
-        "category": example.category,
-        "question": example.question,
-        "truth": example.truth,
-        "reply": reply["text"],
-        "heard": reply["heard"],
-        "parsed": parsed,
-        "correct": is_right(example.kind, example.truth, parsed),
-        "voice": example.voice,
-    }
+def _reuse_written(files: Mapping[View, SampleFile], folder: Path, name: str, examples: ExampleFolder) -> None:
+    """What was asked in writing beside one voice is not asked again beside the next."""
+    benchmark, mark, _ = name.partition(VOICE_MARK)
+    if not mark or "text" not in files or not is_main_process():
+        return
+    others = sorted(
+        samples_path(folder, f"{benchmark}{VOICE_MARK}*", "text").parent.glob(f"{benchmark}{VOICE_MARK}*.text.jsonl")
+    )
+    known = {s["id"]: s for path in others for s in read_samples(path) if not s["error"]}
+    for i in files["text"].missing():
+        record = known.get(files["text"].ids[i])
+        if record is not None and record["prompt"] == prompt_hash(examples[i], "text"):
+            files["text"].add(record)
+
+
+def score(samples: Mapping[str, Sequence[Mapping[str, Any]]], seed: int) -> dict[str, Any]:
+    """{view: scores} of one benchmark, and "gap" and "cascade_gap", written against spoken on the same items."""
+    scores: dict[str, Any] = {view: summarize(some) for view, some in samples.items()}
+    for view, key in (("speech", "gap"), ("cascade", "cascade_gap")):
+        if "text" in samples and view in samples:
+            scores[key] = vision_audio_gap(samples["text"], samples[view], seed)
+    return scores

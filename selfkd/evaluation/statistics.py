@@ -1,55 +1,133 @@
-"""Scores with their uncertainty."""
+"""Scores with their uncertainty, and two views of the same items side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
+from scipy.stats import binomtest
 
+from selfkd.evaluation.grading import official_figures
 from selfkd.evaluation.scorers import YES_NO_KINDS
 
 RESAMPLES = 10_000
+Sample = Mapping[str, Any]
 
 
-def summarize(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """n, correct, accuracy, its standard error, parse rate, and the rate of "yes" among yes/no questions beside the
-    true rate. A reply that cannot be parsed counts as wrong."""
-    n = len(samples)
-    correct = sum(s["correct"] for s in samples)
-    accuracy = correct / n
-    yes_no = [s for s in samples if s["kind"] in YES_NO_KINDS]
-    return {
-        "n": n,
-        "correct": correct,
-        "accuracy": accuracy,
-        "stderr": float(np.sqrt(accuracy * (1 - accuracy) / n)),
-        "parse_rate": sum(s["parsed"] is not None for s in samples) / n,
-        "yes_rate": sum(s["parsed"] == "yes" for s in yes_no) / len(yes_no) if yes_no else None,
-        "true_yes_rate": sum(s["truth"] == "yes" for s in yes_no) / len(yes_no) if yes_no else None,
+def summarize(samples: Sequence[Sample]) -> dict[str, Any]:
+    """Of the items with a reply: n, correct, accuracy (the mean score), its standard error, parse rate; the rate of
+    "yes" among yes/no questions, the true one, and the bias between them; the benchmark's own figures. `failed` items
+    have no reply and count nowhere else. A reply that cannot be parsed counts as wrong."""
+    answered = [s for s in samples if not s["error"]]
+    n = len(answered)
+    result: dict[str, Any] = {"n": n, "failed": len(samples) - n}
+    if not n:
+        return result
+    scores = np.array([s["score"] for s in answered], dtype=float)
+    yes_no = [s for s in answered if s["kind"] in (*YES_NO_KINDS, "yes_no")]
+    said = fmean(s["parsed"] == "yes" for s in yes_no) if yes_no else None
+    true = fmean(s["truth"] == "yes" for s in yes_no) if yes_no else None
+    wers = [s["word_error_rate"] for s in answered if s["word_error_rate"] is not None]
+    return result | {
+        "correct": sum(s["correct"] for s in answered),
+        "accuracy": float(scores.mean()),
+        "stderr": float(scores.std(ddof=1) / np.sqrt(n)) if n > 1 else None,
+        "parse_rate": fmean(s["parsed"] is not None for s in answered),
+        "yes_rate": said,
+        "true_yes_rate": true,
+        "yes_bias": None if said is None or true is None else said - true,
+        "heard_wer": fmean(wers) if wers else None,  # of the speech, as the data stage's recogniser heard it
+        "seconds": fmean(s["seconds"] for s in answered),
+        "figures": official_figures(answered),
     }
 
 
+def paired(first: Sequence[Sample], second: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
+    """The items that have a reply in both, in the order of the first."""
+    others = {s["id"]: s for s in second if not s["error"]}
+    both = [s for s in first if not s["error"] and s["id"] in others]
+    return both, [others[s["id"]] for s in both]
+
+
+def vision_audio_gap(text: Sequence[Sample], speech: Sequence[Sample], seed: int = 0) -> dict[str, Any]:
+    """Written minus spoken on the same items: the gap in mean score with a 95% interval (paired bootstrap over items),
+    McNemar's exact test of the items that are right in one view alone, and where the two views agree. An item is right
+    where its score is one half or more."""
+    written, spoken = paired(text, speech)
+    if not written:
+        return {"n": 0}
+    difference = np.array([a["score"] - b["score"] for a, b in zip(written, spoken, strict=True)], dtype=float)
+    right = [(bool(a["correct"]), bool(b["correct"])) for a, b in zip(written, spoken, strict=True)]
+    only_written, only_spoken = right.count((True, False)), right.count((False, True))
+    discordant = only_written + only_spoken
+    return {
+        "n": len(written),
+        "gap": float(difference.mean()),
+        "gap_interval": bootstrap(difference, seed).tolist(),
+        "both_right": right.count((True, True)),
+        "only_written": only_written,
+        "only_spoken": only_spoken,
+        "neither": right.count((False, False)),
+        "mcnemar_p": float(binomtest(only_written, discordant).pvalue) if discordant else 1.0,
+        "level": 0.95,
+        "resamples": RESAMPLES,
+    }
+
+
+def spread_over_voices(result: Mapping[str, Any], mark: str) -> dict[str, Any]:
+    """{benchmark: {"over_voices": ...}} of the results "benchmark@voice": mean, standard deviation, least and most of
+    the spoken accuracies and of the gaps over the voices."""
+    by_benchmark: dict[str, list[Mapping[str, Any]]] = {}
+    for name, scores in result.items():
+        benchmark, found, _ = name.partition(mark)
+        if found and scores.get("speech", {}).get("n"):
+            by_benchmark.setdefault(benchmark, []).append(scores)
+    return {b: {"over_voices": _over_voices(some)} for b, some in by_benchmark.items()}
+
+
+def _over_voices(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    figures = {
+        "accuracy": [s["speech"]["accuracy"] for s in scores],
+        "gap": [s["gap"]["gap"] for s in scores if s.get("gap", {}).get("n")],
+    }
+    return {"voices": len(scores)} | {
+        name: {"mean": fmean(v), "sd": stdev(v) if len(v) > 1 else None, "least": min(v), "most": max(v)}
+        for name, v in figures.items()
+        if v
+    }
+
+
+def bootstrap(values: np.ndarray, seed: int) -> np.ndarray:
+    """The 95% percentile interval of a mean over items, (2,)."""
+    rng, means = np.random.default_rng(seed), []
+    for start in range(0, RESAMPLES, 500):  # in parts: a large benchmark's resamples would fill the memory
+        picks = rng.integers(0, len(values), (min(500, RESAMPLES - start), len(values)))
+        means.append(values[picks].mean(1))
+    return np.percentile(np.concatenate(means), [2.5, 97.5])
+
+
 def gap_closed(
-    text: Sequence[bool], sft: Sequence[bool], selfkd: Sequence[bool], seed: int = 0, resamples: int = RESAMPLES
+    text: Sequence[float], first: Sequence[float], second: Sequence[float], seed: int = 0, resamples: int = RESAMPLES
 ) -> dict[str, Any]:
-    """Share of the gap left by SFT that Self-KD closes, (selfkd - sft) / (text - sft), on the same items.
+    """Share of the gap left by `first` that `second` closes, (second - first) / (text - first), on the same items.
 
     The 95% interval is the percentile interval of a paired bootstrap over items; resamples without a gap are left out,
     and where they are more than 1 in 100 share and interval are None: there is no gap to speak of.
     """
-    scores = np.array([text, sft, selfkd], dtype=float)
+    scores = np.array([text, first, second], dtype=float)
     n = scores.shape[1]
-    picks = np.random.default_rng(seed).integers(0, n, (resamples, n))
-    t, s, k = (scores[i][picks].mean(1) for i in range(3))
+    rng = np.random.default_rng(seed)
+    parts = [scores[:, rng.integers(0, n, (min(500, resamples - s), n))].mean(2) for s in range(0, resamples, 500)]
+    t, s, k = np.concatenate(parts, axis=1)
     has_gap = t - s > 0
     share = (k[has_gap] - s[has_gap]) / (t[has_gap] - s[has_gap])
-    text_mean, sft_mean, selfkd_mean = scores.mean(1)
-    clear = has_gap.mean() >= 0.99 and text_mean > sft_mean
-    difference = np.percentile(k - s, [2.5, 97.5])
+    text_mean, first_mean, second_mean = scores.mean(1)
+    clear = has_gap.mean() >= 0.99 and text_mean > first_mean
     return {
-        "share": float((selfkd_mean - sft_mean) / (text_mean - sft_mean)) if clear else None,
+        "share": float((second_mean - first_mean) / (text_mean - first_mean)) if clear else None,
         "interval": np.percentile(share, [2.5, 97.5]).tolist() if clear else None,
-        "selfkd_minus_sft": float(selfkd_mean - sft_mean),
-        "selfkd_minus_sft_interval": difference.tolist(),
+        "difference": float(second_mean - first_mean),
+        "difference_interval": np.percentile(k - s, [2.5, 97.5]).tolist(),
         "level": 0.95,
         "resamples": resamples,
     }

@@ -12,17 +12,12 @@ from markupsafe import Markup
 from selfkd.data.example import Example
 from selfkd.data.folder import ExampleFolder
 from selfkd.errors import InputError
-from selfkd.evaluation.samples import read_samples, samples_path
+from selfkd.evaluation.samples import QUESTIONS, read_samples, samples_path
 from selfkd.files import write_text
 from selfkd.report.charts import bar_chart, line_chart
-from selfkd.runs import CONFIG, PROVENANCE, read_log
+from selfkd.runs import PROVENANCE, read_log
 
-SYSTEMS = {
-    "text": "Written (text view)",
-    "sft": "Spoken, SFT",
-    "selfkd": "Spoken, Self-KD",
-    "cascade": "Spoken, cascade",
-}
+LABELS = {"text": "Written", "sft": "Spoken, SFT", "selfkd": "Spoken, Self-KD", "cascade": "Spoken, cascade"}
 _CURVES = {"sft_per_token": "Cross-entropy to the labels", "kl_per_token": "KL(teacher || student)"}
 
 
@@ -51,22 +46,24 @@ def report(config: ReportConfig) -> Path:
     """Writes the page and returns its path."""
     scores, places = (_read(config.comparison / name) for name in ("scores.json", "comparison.json"))
     runs = {system: config.comparison / place["run"] for system, place in places.items()}
+    names = {s: LABELS.get(s, f"Spoken, {s}") for s in places}
     samples = {
-        benchmark: {s: read_samples(samples_path(runs[s], benchmark, places[s]["view"])) for s in SYSTEMS}
+        benchmark: {s: read_samples(samples_path(runs[s], benchmark, place["view"])) for s, place in places.items()}
         for benchmark in scores
     }
     page = Environment(loader=PackageLoader("selfkd", "report"), autoescape=True).get_template("template.html")
     html = page.render(
         title=config.title,
         intro=config.intro,
-        systems=SYSTEMS,
-        headlines=[_headline(name, s) for name, s in scores.items()],
-        bars=Markup(bar_chart(_bars(scores), "Accuracy by benchmark and system")),
-        table=[_score_row(b, s, scores[b][s]) for b in scores for s in SYSTEMS],
-        gaps=[_gap_row(b, scores[b], samples[b]["cascade"]) for b in scores],
+        systems=names,
+        headlines=[_headline(name, s, names) for name, s in scores.items()],
+        bars=Markup(bar_chart(_bars(scores, names), "Accuracy by benchmark and system")),
+        table=[_score_row(b, names[s], score) for b in scores for s, score in scores[b]["systems"].items()],
+        gaps=[_gap_row(b, names[s], gap) for b in scores for s, gap in scores[b]["gap"].items()],
+        closed=[_closed_row(b, names, s, c) for b in scores for s, c in scores[b]["gap_closed"].items()],
         kinds=[row for b in scores for row in _kind_rows(b, samples[b])],
         curves=_curves(config.training),
-        items=_items(config, samples, runs["text"]),
+        items=_items(config, samples, runs["text"], names),
         provenance=_read(runs["text"] / PROVENANCE),
     )
     write_text(config.output, html)
@@ -87,50 +84,58 @@ def _interval(pair: list[float] | None) -> str:
     return "–" if pair is None else f"{pair[0]:.1%} to {pair[1]:.1%}"
 
 
-def _headline(benchmark: str, scores: dict[str, Any]) -> str:
-    text, sft, selfkd, cascade = (scores[s]["accuracy"] for s in SYSTEMS)
-    gap = scores["gap_closed"]
-    closed = "There is no clear gap between text and SFT to close."
-    if gap["share"] is not None:
-        closed = f"Self-KD closes {gap['share']:.0%} of the gap that SFT leaves ({_interval(gap['interval'])})."
-    return (
-        f"{benchmark}: written {text:.1%}, spoken {sft:.1%} after SFT and {selfkd:.1%} after Self-KD, "
-        f"cascade {cascade:.1%}. {closed}"
-    )
+def _headline(benchmark: str, scores: dict[str, Any], names: dict[str, str]) -> str:
+    said = ", ".join(f"{names[s].lower()} {score['accuracy']:.1%}" for s, score in scores["systems"].items())
+    closed = [
+        f"{names[s]} closes {c['share']:.0%} of the gap left by {names[c['of']].lower()} ({_interval(c['interval'])})."
+        for s, c in scores["gap_closed"].items()
+        if c["share"] is not None
+    ]
+    if scores["gap_closed"] and not closed:
+        closed = ["There is no clear gap to close."]
+    return " ".join([f"{benchmark}: {said}.", *closed])
 
 
-def _bars(scores: dict[str, Any]) -> dict[str, dict[str, tuple[float, float]]]:
+def _bars(scores: dict[str, Any], names: dict[str, str]) -> dict[str, dict[str, tuple[float, float]]]:
     return {
-        benchmark: {name: (s[system]["accuracy"], s[system]["stderr"]) for system, name in SYSTEMS.items()}
-        for benchmark, s in scores.items()
+        benchmark: {names[s]: (score["accuracy"], score["stderr"] or 0.0) for s, score in of["systems"].items()}
+        for benchmark, of in scores.items()
     }
 
 
 def _score_row(benchmark: str, system: str, score: dict[str, Any]) -> dict[str, Any]:
     percents = {k: _percent(score[k]) for k in ("accuracy", "stderr", "parse_rate", "yes_rate", "true_yes_rate")}
-    return {"benchmark": benchmark, "system": SYSTEMS[system], "n": score["n"], "correct": score["correct"], **percents}
+    official = ", ".join(f"{name} {value:.1f}" for name, value in list(score["figures"].items())[:1]) or "–"
+    counts = {k: score[k] for k in ("n", "failed", "correct")}
+    return {"benchmark": benchmark, "system": system, "official": official, **counts, **percents}
 
 
-def _gap_row(benchmark: str, scores: dict[str, Any], heard: list[dict[str, Any]]) -> dict[str, str]:
-    gap = scores["gap_closed"]
+def _gap_row(benchmark: str, system: str, gap: dict[str, Any]) -> dict[str, Any]:
+    shown = {"gap": _percent(gap["gap"]), "interval": _interval(gap["gap_interval"]), "p": f"{gap['mcnemar_p']:.2g}"}
+    agreement = {k: gap[k] for k in ("n", "both_right", "only_written", "only_spoken", "neither")}
+    return {"benchmark": benchmark, "system": system, **shown, **agreement}
+
+
+def _closed_row(benchmark: str, names: dict[str, str], system: str, closed: dict[str, Any]) -> dict[str, str]:
     return {
         "benchmark": benchmark,
-        "gap": _percent(scores["text"]["accuracy"] - scores["sft"]["accuracy"]),
-        "share": _percent(gap["share"]),
-        "interval": _interval(gap["interval"]),
-        "difference": _percent(gap["selfkd_minus_sft"]),
-        "difference_interval": _interval(gap["selfkd_minus_sft_interval"]),
-        "heard": _percent(sum(s["heard"] == s["question"] for s in heard) / len(heard)),
+        "system": names[system],
+        "of": names[closed["of"]],
+        "share": _percent(closed["share"]),
+        "interval": _interval(closed["interval"]),
+        "difference": _percent(closed["difference"]),
+        "difference_interval": _interval(closed["difference_interval"]),
     }
 
 
 def _kind_rows(benchmark: str, samples: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    kinds = sorted({s["kind"] for s in samples["text"]})
+    """By kind of question, or by category where all questions are of one kind."""
+    by = "kind" if len({s["kind"] for s in samples["text"]}) > 1 else "category"
     rows = []
-    for kind in kinds:
-        right = {system: [s["correct"] for s in items if s["kind"] == kind] for system, items in samples.items()}
-        accuracies = [_percent(sum(r) / len(r)) for r in right.values()]
-        rows.append({"benchmark": benchmark, "kind": kind, "n": len(right["text"]), "accuracies": accuracies})
+    for value in sorted({s[by] for s in samples["text"]}):
+        some = {name: [s for s in items if s[by] == value and not s["error"]] for name, items in samples.items()}
+        means = [_percent(sum(s["score"] for s in of) / len(of)) if of else "–" for of in some.values()]
+        rows.append({"benchmark": benchmark, "kind": value or "–", "n": len(some["text"]), "accuracies": means})
     return rows
 
 
@@ -146,21 +151,23 @@ def _curves(runs: list[str]) -> list[dict[str, Any]]:
     return curves
 
 
-def _items(config: ReportConfig, samples: dict[str, dict[str, list]], run: Path) -> list[dict[str, Any]]:
+def _items(
+    config: ReportConfig, samples: dict[str, dict[str, list]], run: Path, names: dict[str, str]
+) -> list[dict[str, Any]]:
     """Items evenly spread over each benchmark, as many of one as of another."""
-    folders = json.loads((run / CONFIG).read_text())["data"]
-    shown = []
-    for folder in map(Path, folders):
-        examples = list(ExampleFolder(folder))
-        by_system = samples[examples[0].source]
-        count = min(len(by_system["text"]), -(-config.items // len(folders)))
+    folders, shown = _read(run / QUESTIONS), []
+    for benchmark, by_system in samples.items():
+        if not Path(folders[benchmark]).is_dir():
+            continue  # the spoken questions have been deleted since
+        examples = ExampleFolder(Path(folders[benchmark]))
+        count = min(len(by_system["text"]), -(-config.items // len(samples)))
         for i in range(count):
             at = i * len(by_system["text"]) // count
-            shown.append(_item(examples[at], {system: items[at] for system, items in by_system.items()}))
+            shown.append(_item(examples[at], {s: items[at] for s, items in by_system.items()}, names))
     return shown[: config.items]
 
 
-def _item(example: Example, answers: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _item(example: Example, answers: dict[str, dict[str, Any]], names: dict[str, str]) -> dict[str, Any]:
     return {
         "id": example.id,
         "question": example.question,
@@ -168,8 +175,8 @@ def _item(example: Example, answers: dict[str, dict[str, Any]]) -> dict[str, Any
         "voice": example.voice,
         "image": example.image and data_uri(example.image, "image/png"),
         "speech": data_uri(example.speech or b"", "audio/flac"),
-        "heard": answers["cascade"]["heard"],
-        "answers": [{"system": SYSTEMS[s], **answers[s]} for s in SYSTEMS],
+        "heard": next((a["heard"] for a in answers.values() if a["heard"]), ""),
+        "answers": [{"system": names[s], **answer} for s, answer in answers.items()],
     }
 
 

@@ -1,0 +1,64 @@
+"""Public benchmarks as spoken questions: made once by the data stage, kept under a name that says how."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from selfkd.data.example import MANIFEST
+from selfkd.data.folder import ExampleFolder
+from selfkd.data.listed import Listed
+from selfkd.data.synthesize import SynthesizeConfig, synthesize
+from selfkd.errors import InputError
+from selfkd.evaluation.benchmarks.catalog import BENCHMARKS, PAPER8, open_benchmark
+
+if TYPE_CHECKING:
+    from selfkd.evaluation.evaluate import EvaluateConfig
+
+InstructionForm = Literal["written", "spoken"]
+SUITES: dict[str, Sequence[str]] = {"paper8": PAPER8, "all": tuple(BENCHMARKS)}
+VOICE_MARK = "@"
+_OURS = ("output", "source", "path", "images", "columns", "split", "count", "voices", "instruction", "shard")
+
+
+def speak_benchmarks(config: "EvaluateConfig") -> dict[str, ExampleFolder]:
+    """{benchmark: folder}, or {"benchmark@voice": folder} where several voices are asked for."""
+    names = [name for entry in config.benchmarks for name in SUITES.get(entry, [entry])]
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        known = ", ".join([*SUITES, *BENCHMARKS])
+        raise InputError(f"benchmarks: {unknown[0]!r} is not known; there are {known}")
+    settings = {f.name for f in fields(SynthesizeConfig)} - set(_OURS)
+    wrong = [name for name in config.speech if name not in settings]
+    if wrong:
+        raise InputError(f"speech: {wrong[0]!r} is no setting here; there are {', '.join(sorted(settings))}")
+    found = {}
+    for name in dict.fromkeys(names):
+        spoken = config.instruction == "spoken"
+        source = open_benchmark(name, config.copies.get(name, ""), count=config.limit, instruction_spoken=spoken)
+        for voice in config.voices:
+            key = name if len(config.voices) == 1 else f"{name}{VOICE_MARK}{voice}"
+            found[key] = ExampleFolder(_speak(config, name, source, voice))
+    return found
+
+
+def _speak(config: "EvaluateConfig", name: str, source: Listed, voice: str) -> Path:
+    asked: dict[str, Any] = {
+        "source": "benchmark",
+        "path": config.copies.get(name, BENCHMARKS[name].hub),
+        "instruction": config.instruction,
+        "voices": voice,
+        "count": len(source),
+        **config.speech,
+    }
+    made = SynthesizeConfig(Path(), **asked)
+    # all that the speech follows from, the questions too: another copy under the same path is spoken anew
+    plan = {k: v for k, v in asdict(made).items() if k not in ("output", "processes", "pool", "address")}
+    questions = hashlib.sha256(repr([(r.id, r.question, r.answer_format) for r in source.rows]).encode())
+    key = hashlib.sha256((json.dumps(plan, default=str, sort_keys=True) + questions.hexdigest()).encode())
+    output = config.cache.expanduser() / f"{name}-{key.hexdigest()[:12]}"
+    if not (output / MANIFEST).is_file():
+        synthesize(replace(made, output=output), source)
+    return output

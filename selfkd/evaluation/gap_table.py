@@ -1,0 +1,44 @@
+"""Scores of an evaluation as a table for a terminal of 80 columns."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+VIEWS = {"text": "written", "speech": "spoken", "cascade": "cascade"}
+
+
+def gap_table(result: Mapping[str, Any]) -> Table:
+    """One row a benchmark: score and standard error of each view in percent, the gap with its interval."""
+    views = [v for v in VIEWS if any(v in scores for scores in result.values())]
+    table = Table(title="Score in % (standard error)")
+    for column in ("benchmark", "n", *(VIEWS[v] for v in views), "gap (95%)", "p"):
+        table.add_column(column, justify="left" if column == "benchmark" else "right")
+    for name, scores in result.items():
+        if "over_voices" in scores:
+            over = scores["over_voices"]["accuracy"]
+            spread = f"{100 * over['mean']:.1f} ± {100 * over['sd']:.1f}" if over["sd"] is not None else "–"
+            cells = [spread if v == "speech" else "" for v in views]
+            table.add_row(f"{name}, over voices", str(scores["over_voices"]["voices"]), *cells, "", "")
+            continue
+        counts = sorted({scores[v]["n"] for v in views if v in scores})
+        cells = [_cell(scores.get(v)) for v in views]
+        table.add_row(name, "/".join(map(str, counts)), *cells, *_gap_cells(scores.get("gap")))
+    failed = sum(s["failed"] for scores in result.values() for v, s in scores.items() if v in VIEWS)
+    if failed:
+        table.caption = f"{failed} items have no reply and are not in n"
+    return table
+
+
+def _gap_cells(gap: Mapping[str, Any] | None) -> tuple[str, str]:
+    if not gap or not gap["n"]:
+        return "–", "–"
+    low, high = (100 * side for side in gap["gap_interval"])
+    return f"{100 * gap['gap']:.1f} ({low:.1f} to {high:.1f})", f"{gap['mcnemar_p']:.2g}"
+
+
+def _cell(scores: Mapping[str, Any] | None) -> str:
+    if not scores or not scores["n"]:
+        return "–"
+    error = scores["stderr"]
+    return f"{100 * scores['accuracy']:.1f}" + (f" ({100 * error:.1f})" if error is not None else "")

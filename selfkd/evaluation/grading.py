@@ -1,0 +1,30 @@
+"""How a reply is graded: a public benchmark by its own rules, the embedded world's questions by `scorers.py`."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from selfkd.errors import InputError
+from selfkd.evaluation.benchmarks.benchmark import Grade
+from selfkd.evaluation.benchmarks.catalog import BENCHMARKS
+from selfkd.evaluation.scorers import SCORED_KINDS, is_right, parse
+
+
+def check_gradable(name: str, kinds: Iterable[str]) -> None:
+    """Raises InputError where questions of a source cannot be scored."""
+    without = sorted(set(kinds) - SCORED_KINDS) if name not in BENCHMARKS else []
+    if without:
+        raise InputError(f"data: {name}: questions of kind {without[0]!r} have no rule to be scored by")
+
+
+def grade(sample: Mapping[str, Any], reply: str) -> Grade:
+    """`sample` has id, source, kind, category, question, truth, details."""
+    if sample["source"] in BENCHMARKS:
+        return BENCHMARKS[sample["source"]].grade(sample, reply)
+    parsed = parse(sample["kind"], sample["question"], reply)
+    return Grade(parsed, float(is_right(sample["kind"], sample["truth"], parsed)))
+
+
+def official_figures(samples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """A benchmark's own figures, its headline first; empty for a source that has none."""
+    name = samples[0]["source"] if samples else ""
+    return BENCHMARKS[name].figures(samples) if name in BENCHMARKS else {}

@@ -1,0 +1,94 @@
+"""The record of a reply, and the file that records are kept in as they come.
+
+While a view is being asked its records stand in a partial file, in the order in which replies came, so that a run that
+was cut short goes on with the items that are missing. The whole file has the order of the data.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from selfkd.data.example import Example
+from selfkd.evaluation.answerers import Reply
+from selfkd.evaluation.grading import grade
+from selfkd.evaluation.samples import read_samples
+from selfkd.files import write_text
+
+
+def sample(example: Example, view: str, reply: Reply) -> dict[str, Any]:
+    """The record of a reply. One with an `error` has no score: no reply is no wrong answer."""
+    known = {
+        "id": example.id,
+        "source": example.source,
+        "kind": example.kind,
+        "category": example.category,
+        "question": example.question,
+        "truth": example.truth,
+        "details": json.loads(example.details) if example.details else {},
+        "voice": "" if view == "text" else example.voice,
+        "word_error_rate": None if view == "text" or example.word_error_rate < 0 else example.word_error_rate,
+        "prompt": prompt_hash(example, view),
+        "reply": reply.text,
+        "heard": reply.heard,
+        "seconds": round(reply.seconds, 4),
+        "error": reply.error,
+    }
+    if reply.error:
+        return known | {"parsed": None, "score": None, "correct": None}
+    found = grade(known, reply.text)
+    return known | {"parsed": found.parsed, "score": found.score, "correct": found.score >= 0.5}
+
+
+def prompt_hash(example: Example, view: str) -> str:
+    """Of all that is shown and said: two runs with equal hashes asked the very same."""
+    asked = example.question.encode() if view == "text" else example.speech or b""
+    parts = (example.image or b"", example.instruction.encode(), asked, example.answer_format.encode())
+    return hashlib.blake2b(b"".join(hashlib.blake2b(p).digest() for p in parts), digest_size=8).hexdigest()
+
+
+class SampleFile:
+    """The records of a benchmark and view as they come. `ids` are all its items, in their order.
+
+    Each process of a launch adds to a partial file of its own; a record with an error is one to be asked again.
+    """
+
+    def __init__(self, path: Path, ids: Sequence[str], rank: int = 0):
+        self.path, self.ids = path, list(ids)
+        self._own = path.with_name(f"{path.name}.partial-{rank}")
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if self._own.is_file():  # what stands after the last newline was cut short
+                self._own.write_bytes(b"".join(line + b"\n" for line in self._own.read_bytes().split(b"\n")[:-1]))
+
+    def known(self) -> dict[str, dict[str, Any]]:
+        """{id: record}; of an item that was asked twice the one without an error."""
+        if self.path.is_file():
+            return {s["id"]: s for s in read_samples(self.path)}
+        found: dict[str, dict[str, Any]] = {}
+        for partial in sorted(self.path.parent.glob(f"{self.path.name}.partial-*")):
+            for record in map(json.loads, partial.read_bytes().split(b"\n")[:-1]):
+                if record["id"] not in found or found[record["id"]]["error"]:
+                    found[record["id"]] = record
+        return found
+
+    def missing(self) -> list[int]:
+        """Positions of the items without a reply."""
+        if self.path.is_file():
+            return []
+        known = self.known()
+        return [i for i, name in enumerate(self.ids) if name not in known or known[name]["error"]]
+
+    def add(self, record: dict[str, Any]) -> None:
+        with self._own.open("a", encoding="utf-8") as file:  # closed, so that it is there when the process is not
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+    def finish(self) -> None:
+        """Writes the whole file once every item has a record, be it an error; call it on one process."""
+        if self.path.is_file():
+            return
+        known = self.known()
+        write_text(self.path, "".join(json.dumps(known[n], ensure_ascii=False) + "\n" for n in self.ids))
+        for partial in self.path.parent.glob(f"{self.path.name}.partial-*"):
+            partial.unlink()

@@ -1,0 +1,128 @@
+"""Who is evaluated: a model on this machine, or one behind an endpoint. Each answers items of a folder in some views,
+one after another as replies come, and gives an error for an item that it cannot answer."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
+
+from tqdm import tqdm
+from transformers.utils import logging as transformers_logging
+
+from selfkd.data.batches import VECTORS_A_SECOND
+from selfkd.data.example import Example, groups_of
+from selfkd.data.folder import ExampleFolder
+from selfkd.errors import InputError
+from selfkd.evaluation.answerers import Reply, answer_views
+from selfkd.evaluation.asker import EndpointSettings, Usage
+from selfkd.evaluation.endpoint import EndpointAnswerer, EndpointView
+from selfkd.evaluation.transcriber import Transcriber
+from selfkd.model.checkpoint import load_omni
+
+View = Literal["text", "speech", "cascade"]
+Answers = Iterator[tuple[int, View, Reply]]
+
+
+class System(Protocol):
+    def answer(self, examples: ExampleFolder, wanted: Mapping[View, Sequence[int]]) -> Answers:
+        """Yields (position, view, reply) for every wanted position, in whatever order replies come."""
+        ...
+
+
+class LocalSystem:
+    """A model in the classes of transformers. Items of like length are asked together, an item's views with them, so
+    that its picture is looked at once."""
+
+    def __init__(self, model: str, transcriber: Transcriber | None, batch_size: int, max_new_tokens: int):
+        transformers_logging.disable_progress_bar()
+        self.model, self.processor = load_omni(model)
+        self.model.eval()
+        self.transcriber, self.batch_size, self.max_new_tokens = transcriber, batch_size, max_new_tokens
+
+    def answer(self, examples: ExampleFolder, wanted: Mapping[View, Sequence[int]]) -> Answers:
+        known = examples.sketches()
+        views_of: dict[int, tuple[View, ...]] = {}
+        for view, positions in wanted.items():
+            for i in positions:
+                views_of[i] = (*views_of.get(i, ()), view)
+        alike: dict[tuple[View, ...], list[int]] = {}
+        for i in sorted(views_of, key=lambda i: known[i].question_letters + VECTORS_A_SECOND * known[i].speech_seconds):
+            alike.setdefault(views_of[i], []).append(i)
+        for views, positions in alike.items():
+            for some in groups_of(positions, self.batch_size):
+                for view, replies in self._together([examples[i] for i in some], views).items():
+                    yield from ((i, view, reply) for i, reply in zip(some, replies, strict=True))
+
+    def _together(self, examples: Sequence[Example], views: Sequence[View]) -> dict[View, list[Reply]]:
+        try:
+            return self._replies(examples, views)
+        except InputError as error:
+            if len(examples) == 1:  # a picture that cannot be read, a question beyond the model's context
+                return {view: [Reply("", error=str(error))] for view in views}
+            alone = [self._together([example], views) for example in examples]
+            return {view: [one[view][0] for one in alone] for view in views}
+
+    def _replies(self, examples: Sequence[Example], views: Sequence[View]) -> dict[View, list[Reply]]:
+        start = time.perf_counter()
+        asked: list[EndpointView] = [v for v in views if v != "cascade"]
+        replies: dict[View, list[Reply]] = {}
+        if asked:
+            replies |= answer_views(self.model, self.processor, examples, asked, self.max_new_tokens)
+        if "cascade" in views:
+            heard = _heard(self.transcriber, examples)
+            told = [replace(e, question=h) for e, h in zip(examples, heard, strict=True)]
+            texts = answer_views(self.model, self.processor, told, ["text"], self.max_new_tokens)["text"]
+            replies["cascade"] = [replace(r, heard=h) for r, h in zip(texts, heard, strict=True)]
+        seconds = (time.perf_counter() - start) / (len(examples) * len(views))
+        return {view: [replace(r, seconds=seconds) for r in some] for view, some in replies.items()}
+
+
+@dataclass
+class EndpointSystem:
+    """A model behind an OpenAI-compatible endpoint; all views share one budget."""
+
+    url: str
+    model: str
+    settings: EndpointSettings
+    transcriber: Transcriber | None = None
+    usage: Usage = field(default_factory=Usage)
+
+    def answer(self, examples: ExampleFolder, wanted: Mapping[View, Sequence[int]]) -> Answers:
+        for view, positions in wanted.items():
+            if view == "cascade":
+                yield from self._cascade(examples, positions)
+            else:
+                asked = (examples[i] for i in positions)
+                for at, reply in self._answerer(view).answer_each(asked):
+                    yield positions[at], view, reply
+
+    def _cascade(self, examples: ExampleFolder, positions: Sequence[int]) -> Answers:
+        heard: list[str] = []
+
+        def told() -> Iterator[Example]:
+            for i in positions:
+                heard.extend(_heard(self.transcriber, [examples[i]]))
+                yield replace(examples[i], question=heard[-1])
+
+        for at, reply in self._answerer("text").answer_each(told()):
+            yield positions[at], "cascade", replace(reply, heard=heard[at])
+
+    def _answerer(self, view: EndpointView) -> EndpointAnswerer:
+        return EndpointAnswerer(self.url, self.model, view, self.settings, self.usage)
+
+
+def _heard(transcriber: Transcriber | None, examples: Sequence[Example]) -> list[str]:
+    assert transcriber is not None, "the view cascade is asked with a transcriber"
+    return transcriber.transcribe(examples)
+
+
+def with_progress(answers: Answers, total: int, title: str) -> Answers:
+    return iter(tqdm(answers, title, total, unit="reply", disable=not total))
+
+
+def endpoint_settings(fields: Mapping[str, Any]) -> EndpointSettings:
+    """Raises InputError for a field that there is not, or a value that cannot be."""
+    try:
+        return EndpointSettings(**fields)
+    except TypeError as error:
+        raise InputError(f"endpoint: {str(error).rpartition('__init__() ')[2]}") from error

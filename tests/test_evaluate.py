@@ -1,0 +1,222 @@
+"""`selfkd evaluate`: any model, written and spoken; cut short it goes on; what has no reply is never a wrong answer."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pandas
+import pytest
+from chat_server import chat_server, pair_of
+from conftest import training_start, world_examples
+from datasets import Dataset, Features, Image, Value
+
+from selfkd.cli import main
+from selfkd.data.example import MANIFEST, write_shard
+from selfkd.data.folder import ExampleFolder
+from selfkd.errors import InputError
+from selfkd.evaluation.answerers import Reply
+from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
+from selfkd.evaluation.records import SampleFile, sample
+from selfkd.evaluation.samples import read_samples, samples_path
+from selfkd.files import write_json
+
+VIEWS = ["text", "speech", "cascade"]
+NAME = "world-annotated"  # what the examples say that they are from
+
+
+@pytest.fixture(scope="module")
+def start(parts, tmp_path_factory):
+    return training_start(parts, tmp_path_factory.mktemp("start"))
+
+
+@pytest.fixture(scope="module")
+def run(start, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "whole"
+    config = EvaluateConfig(str(start / "model"), [str(start / "data")], folder, views=VIEWS, batch_size=5)
+    return folder, evaluate(config)
+
+
+def without_time(folder):
+    return {
+        path.name: [{k: v for k, v in s.items() if k != "seconds"} for s in read_samples(path)]
+        for path in sorted((folder / "samples").iterdir())
+    }
+
+
+def test_a_run_holds_every_sample_and_every_figure(run):
+    folder, result = run
+    scores = result[NAME]
+    assert [scores[v]["n"] for v in VIEWS] == [16] * 3 and scores["text"]["accuracy"] > 0.8
+    assert {"accuracy", "stderr", "parse_rate", "yes_bias", "failed"} <= set(scores["speech"])
+    assert scores["gap"]["n"] == scores["cascade_gap"]["n"] == 16 and len(scores["gap"]["gap_interval"]) == 2
+    table = pandas.read_json(samples_path(folder, NAME, "speech"), lines=True)
+    assert len(table) == 16 and {"id", "prompt", "reply", "parsed", "score", "seconds", "error"} <= set(table)
+    assert list(table["id"]) == [f"world-train-5-{i:06d}" for i in range(16)] and (table["seconds"] > 0).all()
+    written = pandas.read_json(samples_path(folder, NAME, "text"), lines=True)
+    assert (written["prompt"] != table["prompt"]).all() and table["prompt"].is_unique
+    assert json.loads((folder / "provenance.json").read_text())["commit"]
+
+
+def test_killed_in_the_middle_it_ends_in_the_same_samples(start, run, tmp_path):
+    command = [sys.executable, "-m", "selfkd.cli", "evaluate", start / "model", "--data", start / "data", "--views"]
+    command += ["text,speech,cascade", "--batch_size", "2", "--output", tmp_path / "killed"]
+    command = list(map(str, command))
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    partial = tmp_path / "killed" / "samples" / f"{NAME}.speech.jsonl.partial-0"
+    deadline = time.monotonic() + 90
+    while not (partial.is_file() and partial.read_bytes().count(b"\n") >= 3) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = partial.read_bytes().count(b"\n")
+    assert 3 <= kept < 16
+    with partial.open("ab") as file:
+        file.write(b'{"id": "world-train-5-0000')  # as a kill in the middle of a line leaves it
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and "Score in % (standard error)" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert without_time(tmp_path / "killed") == without_time(run[0])
+
+
+def test_two_processes_ask_each_item_once(start, run, tmp_path):
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--no_python"]
+    command += [sys.executable, "-m", "selfkd.cli", "evaluate", start / "model", "--data", start / "data"]
+    command += ["--views", "text,speech,cascade", "--output", tmp_path / "two", "--batch_size", "5"]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run(list(map(str, command)), check=True, env=environment, timeout=300, capture_output=True)
+    assert without_time(tmp_path / "two") == without_time(run[0])
+
+
+def test_an_item_that_cannot_be_asked_is_told_and_costs_no_other(start, tmp_path):
+    rows = world_examples(3)
+    rows[1] = replace(rows[1], image=b"no picture at all")
+    (tmp_path / "data").mkdir()
+    write_shard(tmp_path / "data" / "a.parquet", rows, {"rows": 3})
+    write_json(tmp_path / "data" / MANIFEST, {"shards": [{"file": "a.parquet"}]})
+    config = EvaluateConfig(str(start / "model"), [str(tmp_path / "data")], tmp_path / "run")
+    with pytest.raises(InputError, match=r"2 items of .* have no reply, the first because: .*not a readable"):
+        evaluate(config)
+    assert not (tmp_path / "run" / "result.json").exists()
+    config.keep_failures = True
+    config.output = tmp_path / "kept"
+    scores = evaluate(config)[NAME]
+    assert (scores["text"]["n"], scores["text"]["failed"], scores["gap"]["n"]) == (2, 1, 2)
+    lost = read_samples(samples_path(tmp_path / "kept", NAME, "text"))[1]
+    assert lost["score"] is None and lost["correct"] is None and "not a readable picture" in lost["error"]
+
+
+def test_an_endpoint_that_fails_and_comes_back(start, tmp_path):
+    """What was answered is kept; the same command asks the rest again; both views and a cascade."""
+    examples = list(ExampleFolder(start / "data"))[:6]
+    flaky = pair_of(examples[2].image, examples[2].question.encode())
+    with chat_server() as server:
+        server.script[flaky] = ["400"]
+        config = EvaluateConfig(
+            "some-omni", [str(start / "data")], tmp_path / "run", views=VIEWS, limit=6, url=server.url,
+            endpoint={"price_in": 1.0, "budget": 5.0, "max_retries": 0},
+        )  # fmt: skip
+        with pytest.raises(InputError, match="1 items of world-annotated have no reply, the first because: "):
+            evaluate(config)
+        asked_first = len(server.asked)
+        result = evaluate(config)[NAME]
+        assert len(server.asked) == asked_first + 1, "only what had no reply is asked again"
+    assert [result[v]["n"] for v in VIEWS] == [6] * 3
+    spoken = read_samples(samples_path(tmp_path / "run", NAME, "speech"))
+    assert len({s["reply"] for s in spoken}) == 6
+    cascade = read_samples(samples_path(tmp_path / "run", NAME, "cascade"))
+    assert all(isinstance(s["heard"], str) for s in cascade)
+
+
+@pytest.fixture
+def pope_copy(tmp_path):
+    """Four rows in POPE's layout."""
+    pictures = [{"bytes": e.image, "path": None} for e in world_examples(4)]
+    table = {
+        "id": list("0123"), "question_id": list("0123"), "answer": ["yes", "no", "yes", "no"],
+        "question": ["Is there a dog in the image?", "Is there a cat in the image?", "Is there a bus in the image?",
+                     "Is there a red car in the image?"],
+        "image_source": ["x"] * 4, "image": pictures, "category": ["random"] * 4,
+    }  # fmt: skip
+    features = Features({**{k: Value("string") for k in table if k != "image"}, "image": Image()})
+    Dataset.from_dict(table, features=features).to_parquet(tmp_path / "pope.parquet")
+    return tmp_path / "pope.parquet"
+
+
+def test_a_public_benchmark_is_spoken_once_and_asked_in_several_voices(start, pope_copy, tmp_path):
+    config = EvaluateConfig(
+        str(start / "model"), [], tmp_path / "run", benchmarks=["pope"], copies={"pope": str(pope_copy)},
+        voices=["en-US+m1", "en-GB-scotland+f3"], cache=tmp_path / "cache", speech={"processes": 1},
+    )  # fmt: skip
+    result = evaluate(config)
+    assert set(result) == {"pope@en-US+m1", "pope@en-GB-scotland+f3", "pope"}
+    scores = result["pope@en-US+m1"]
+    assert scores["text"]["n"] == 4 and set(scores["text"]["figures"]) >= {"accuracy", "f1", "yes rate"}
+    assert scores["text"]["accuracy"] * 100 == scores["text"]["figures"]["accuracy"]
+    assert result["pope"]["over_voices"]["voices"] == 2
+    spoken = [ExampleFolder(folder) for folder in sorted((tmp_path / "cache").iterdir())]
+    assert len(spoken) == 2 and all(e.answer_format.startswith("\nAnswer the question using") for e in spoken[0])
+    written = [read_samples(samples_path(tmp_path / "run", name, "text")) for name in list(result)[:2]]
+    assert written[0] == written[1], "the second voice's written view is the first one's"
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*.parquet")}
+    config.output, config.instruction = tmp_path / "again", "written"
+    evaluate(config)
+    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*.parquet")}
+    config.output, config.instruction, config.voices = tmp_path / "said", "spoken", ["en-US+m1"]
+    evaluate(config)
+    (said,) = [f for f in map(ExampleFolder, (tmp_path / "cache").iterdir()) if not f[0].answer_format]
+    assert said[0].question.endswith("Answer the question using a single word or phrase.") and len(spoken[0]) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": []}, "data, benchmarks: name at least one"),
+        ({"benchmarks": ["mmme"]}, "benchmarks: 'mmme' is not known; there are paper8, all, mme"),
+        ({"benchmarks": ["pope"], "speech": {"voice": "x"}}, "speech: 'voice' is no setting here"),
+        ({"endpoint": {"speed": 3}}, "endpoint: .*'speed'"),
+        ({"views": []}, "views: must not be"),
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+    ],
+)
+def test_bad_settings(start, tmp_path, changes, message):
+    settings = {"model": str(start / "model"), "data": [str(start / "data")], "output": tmp_path / "run"} | changes
+    with pytest.raises(InputError, match=message):
+        evaluate(EvaluateConfig(**settings))
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_folder_given_twice_is_refused(start, tmp_path):
+    with pytest.raises(InputError, match="a second folder of 'world-annotated'"):
+        evaluate(EvaluateConfig(str(start / "model"), [str(start / "data")] * 2, tmp_path / "run"))
+
+
+def test_records_of_several_processes_are_one_file_in_the_order_of_the_data(tmp_path):
+    examples = world_examples(3)
+    ids = [e.id for e in examples]
+    files = [SampleFile(tmp_path / "world.text.jsonl", ids, rank) for rank in (0, 1)]
+    files[1].add(sample(examples[2], "text", Reply("two")))
+    files[0].add(sample(examples[0], "text", Reply("", error="lost")))
+    assert files[0].missing() == [0, 1]
+    files[1].add(sample(examples[0], "text", Reply("zero")))
+    files[0].add(sample(examples[1], "text", Reply("one")))
+    assert files[0].missing() == []
+    files[0].finish()
+    assert [s["reply"] for s in read_samples(tmp_path / "world.text.jsonl")] == ["zero", "one", "two"]
+    assert [p.name for p in tmp_path.iterdir()] == ["world.text.jsonl"]
+
+
+def test_runs_side_by_side(start, run, tmp_path, capsys):
+    again = tmp_path / "eval-again"
+    evaluate(EvaluateConfig(str(start / "model"), [str(start / "data")], again, views=["speech"]))
+    capsys.readouterr()
+    assert main(["compare", f"base={run[0]}", str(again), "--output", str(tmp_path / "c")]) == 0
+    scores = json.loads((tmp_path / "c" / "scores.json").read_text())[NAME]
+    assert list(scores["systems"]) == ["text", "base", "again", "cascade"]
+    assert scores["gap_closed"]["again"]["of"] == "base" and scores["gap_closed"]["again"]["difference"] == 0
+    assert set(scores["gap"]) == {"base", "again", "cascade"} and "gap closed" in capsys.readouterr().out
+    with pytest.raises(InputError, match="a second 'base'"):
+        main(["compare", f"base={run[0]}", f"base={again}", "--output", str(tmp_path / "d"), "--debug"])
