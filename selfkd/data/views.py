@@ -98,8 +98,8 @@ class PairedCollator:
         group, firsts = shared_by([(i.picture, tuple(i.prefix_ids)) for i in items])
         sharing = [items[i] for i in firsts]
         prefix_ids, prefix_mask = self.processor.pad_left([i.prefix_ids for i in sharing])
-        text_ids, text_mask = self._padded([i.text_ids + i.response_ids[:-1] for i in items])
-        speech_ids, speech_mask = self._padded([i.speech_ids + i.response_ids[:-1] for i in items])
+        text_ids, text_mask = self.processor.pad_right([i.text_ids + i.response_ids[:-1] for i in items])
+        speech_ids, speech_mask = self.processor.pad_right([i.speech_ids + i.response_ids[:-1] for i in items])
         return {
             "ids": [i.id for i in items],
             "prefix_ids": prefix_ids,
@@ -113,9 +113,3 @@ class PairedCollator:
             "speech_inputs": join_inputs([i.speech_inputs for i in items]),
             "labels": pad_sequence([torch.tensor(i.response_ids) for i in items], True, -100),
         }
-
-    def _padded(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
-        """(ids, mask) of rows of different lengths, padded on the right."""
-        ids = pad_sequence([torch.tensor(r) for r in rows], True, self.processor.tokenizer.pad_token_id)
-        lengths = torch.tensor([len(r) for r in rows])
-        return ids, (torch.arange(ids.shape[1]) < lengths[:, None]).long()
