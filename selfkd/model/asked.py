@@ -55,8 +55,9 @@ def read_prompts(
     speech_inputs: dict[str, Tensor],
     spoken: Tensor,
 ) -> list[Asked]:
-    """Takes what `OmniProcessor` makes of prompts, on any device: prefixes (G, P), padded on the left; `group` (B,), the
-    prefix of each prompt; what follows it (B, S), padded on the right; clips, one for each prompt that is `spoken`."""
+    """Takes what `OmniProcessor` makes of prompts, on any device: prefixes (G, P), padded on the left; `group` (B,),
+    the prefix of each prompt; what follows it (B, S), padded on the right; clips, one for each prompt that is `spoken`.
+    """
     prefix_ids, prefix_mask, group, suffix_ids, suffix_mask, image_inputs, speech_inputs, spoken = send_to_device(
         (prefix_ids, prefix_mask, group, suffix_ids, suffix_mask, image_inputs, speech_inputs, spoken), model.device
     )

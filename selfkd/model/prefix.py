@@ -97,10 +97,12 @@ def join_prefixes(prefixes: Sequence[Prefix]) -> Prefix:
         return prefixes[0]
     width = max(p.mask_GP.shape[1] for p in prefixes)
     missing = [width - p.mask_GP.shape[1] for p in prefixes]
+
+    def joined(tensors: Sequence[Tensor]) -> Tensor:
+        return torch.cat([F.pad(t, (0, 0, n, 0)) for t, n in zip(tensors, missing, strict=True)])
+
     layers = tuple(
-        tuple(
-            torch.cat([F.pad(layer[of], (0, 0, n, 0)) for layer, n in zip(same, missing, strict=True)]) for of in (0, 1)
-        )
+        (joined([keys for keys, _ in same]), joined([values for _, values in same]))
         for same in zip(*(p.layers for p in prefixes), strict=True)
     )
     ids, mask = (
@@ -125,9 +127,7 @@ def generate_after(vlm: Any, prefix: Prefix, last_ids_B: Tensor, **generate_inpu
     return reply_ids[:, whole.shape[1] :]
 
 
-def _continue(
-    vlm: Any, prefix: Prefix, inputs: Mapping[str, Tensor], mask_BS: Tensor
-) -> "tuple[Tensor, _PrefixCache]":
+def _continue(vlm: Any, prefix: Prefix, inputs: Mapping[str, Tensor], mask_BS: Tensor) -> "tuple[Tensor, _PrefixCache]":
     """(last hidden states (B, S, D), the cache with the continuations' own keys and values)."""
     cache = _PrefixCache(prefix.layers)
     outputs = vlm.base_model(
