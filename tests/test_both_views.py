@@ -60,7 +60,7 @@ def asked():
     speaker, examples = EspeakSpeaker(), world_examples(4)
     examples[3] = replace(examples[3], image=examples[2].image)
     examples[1] = replace(examples[1], instruction="Look:\n", answer_format="\nOne word.")
-    return [e.spoken(speaker.speak(Utterance(e.question, "en-us")), "en-us") for e in examples]
+    return [e.spoken(speaker.speak(Utterance(e.question, "en-US")), "en-US") for e in examples]
 
 
 def test_both_views_together_reply_as_each_alone(any_model, asked):
@@ -147,7 +147,7 @@ def plain_log_likelihood(model, prompt, answer_ids):
         if speech and not model.hears_natively:
             listened, mask = model.listen(ids, torch.ones_like(ids), speech)
             if "mm_token_type_ids" in inputs:
-                inputs |= whole_positions(model, prompt, ids.shape[1], mask.shape[1])
+                inputs |= whole_positions(model, prompt, mask.shape[1])
             logits = model.vlm(attention_mask=mask, **listened, **inputs).logits
         else:
             logits = model.vlm(input_ids=ids, **inputs, **speech).logits
@@ -155,10 +155,9 @@ def plain_log_likelihood(model, prompt, answer_ids):
     return float(log_p[range(len(answer_ids)), answer_ids].sum())
 
 
-def whole_positions(model, prompt, tokens, places):
+def whole_positions(model, prompt, places):
     """Token types and positions of a whole prompt of Qwen2-VL's with speech in it, as transformers' own counting gives
     them for as many ordinary tokens in the place of the speech."""
-    del tokens
     stand_in = torch.tensor([prompt.prefix_ids + [5] * (places - len(prompt.prefix_ids))])
     types = (stand_in == model.config.vlm_config.image_token_id).int()
     grid = prompt.image_inputs["image_grid_thw"]
