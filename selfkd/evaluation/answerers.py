@@ -2,21 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
+import torch
 from transformers import WhisperFeatureExtractor
 
 from selfkd.data.example import Example
 from selfkd.data.features import log_mel, pad_mels
 from selfkd.data.views import VIEWS, View, view_prompts
+from selfkd.model.asked import generate_replies, read_prompts
 from selfkd.model.load import WhisperRecognizer
 from selfkd.model.omni import OmniModel
 from selfkd.model.processor import OmniProcessor, Prompt, Seen
+from selfkd.model.rounds import generate_in_rounds
 from selfkd.model.speech_encoder import SpeechRecognizer
 
 MAX_NEW_TOKENS = 48
-# a checkpoint's own penalty on repetition would count the words of a written question and not those of a spoken one
-_GREEDY: dict[str, Any] = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0}
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Answerer(Protocol):
     def answer(self, examples: Sequence[Example]) -> list[Reply]: ...
 
 
+@torch.no_grad()
 def answer_views(
     model: OmniModel,
     processor: OmniProcessor,
@@ -49,17 +51,12 @@ def answer_views(
         check_room(model, processor, example, of_views, max_new_tokens)
     own_end = model.vlm.generation_config.eos_token_id
     ends = {processor.end_id, *(own_end if isinstance(own_end, list) else [own_end])} - {None}
-    replies = iter(
-        processor.decode(
-            model.generate(
-                **processor([p for of_views in prompts for p in of_views]),
-                max_new_tokens=max_new_tokens,
-                eos_token_id=sorted(ends),
-                pad_token_id=processor.tokenizer.pad_token_id,
-                **_GREEDY,
-            )
-        )
+    parts = read_prompts(model, **processor([p for of_views in prompts for p in of_views]))
+    pad = processor.tokenizer.pad_token_id
+    ids = generate_replies(
+        model, parts, generate_in_rounds, max_new_tokens=max_new_tokens, eos_token_id=sorted(ends), pad_token_id=pad
     )
+    replies = iter(processor.decode(ids))
     by_example = [[Reply(next(replies)) for _ in views] for _ in examples]
     return {view: [of_views[at] for of_views in by_example] for at, view in enumerate(views)}
 

@@ -6,7 +6,7 @@ on apart from there, for LoRA is on for the spoken ones alone.
 Legend: B prompts, G pictures (prefixes), P prefix tokens, S tokens after it, N prompts of one part.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,10 +17,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from selfkd.model.adapters import adapters_on
-from selfkd.model.prefix import Prefix, generate_after, join_prefixes, read_on, read_prefix
+from selfkd.model.prefix import Prefix, join_prefixes, read_on, read_prefix
 
 if TYPE_CHECKING:
     from selfkd.model.omni import OmniModel
+
+Generate = Callable[..., Tensor]  # ids of the replies from the VLM, a prefix, the last ids of its rows, and settings
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def read_prompts(
     return parts
 
 
-def generate_replies(model: "OmniModel", parts: list[Asked], **generate_inputs: Any) -> Tensor:
+def generate_replies(model: "OmniModel", parts: list[Asked], generate: Generate, **generate_inputs: Any) -> Tensor:
     """Ids of the replies (B, new tokens), in the order that the prompts had. All rows are generated together, but for
     those of a model with adapters: they would be on for the written ones too."""
     if model.config.llm_lora is None and len(parts) > 1:
@@ -89,7 +91,7 @@ def generate_replies(model: "OmniModel", parts: list[Asked], **generate_inputs: 
     replies: dict[int, Tensor] = {}
     for part in parts:
         with part.going_on(model.vlm):
-            ids = generate_after(model.vlm, part.prefix, part.last_ids_N, **generate_inputs)
+            ids = generate(model.vlm, part.prefix, part.last_ids_N, **generate_inputs)
         replies |= dict(zip(part.rows_N.tolist(), ids, strict=True))
     pad = model.config.get_text_config().pad_token_id or 0
     return pad_sequence([replies[row] for row in range(len(replies))], True, pad)

@@ -22,6 +22,7 @@ from selfkd.model.asked import generate_replies, read_prompts
 from selfkd.model.native import NATIVE_EARS, native_speech_token
 from selfkd.model.omni_config import OmniConfig
 from selfkd.model.paired import Teacher, paired_rows
+from selfkd.model.prefix import generate_after
 from selfkd.model.projector import SpeechProjector
 from selfkd.model.speech_encoder import encode_speech
 
@@ -225,7 +226,7 @@ class OmniModel(PreTrainedModel):
         parts = read_prompts(
             self, prefix_ids, prefix_mask, group, suffix_ids, suffix_mask, image_inputs, speech_inputs or {}, spoken
         )
-        return generate_replies(self, parts, **generate_inputs)
+        return generate_replies(self, parts, lambda *asked, **how: generate_after(*asked, **how)[0], **generate_inputs)
 
 
 def _without_model_type(values: dict[str, Any]) -> dict[str, Any]:

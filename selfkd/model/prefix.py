@@ -74,21 +74,18 @@ def _again(image_inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def continue_prefix(vlm: Any, prefix: Prefix, inputs: Mapping[str, Tensor], mask_BS: Tensor) -> Tensor:
     """Last hidden states (B, S, D) of right-padded continuations: `inputs` are `input_ids` (B, S) with what goes with
     them, or `inputs_embeds` (B, S, D). `prefix` is left as it was."""
-    return _continue(vlm, prefix, inputs, mask_BS)[0]
+    return _continue(vlm, prefix, inputs, mask_BS, _PrefixCache(prefix.layers))
 
 
 def read_on(vlm: Any, prefix: Prefix, inputs: Mapping[str, Tensor], mask_BS: Tensor) -> Prefix:
     """What comes after right-padded continuations has each of them for its prefix, with all that stood before it."""
     if not mask_BS.any():
         return prefix
-    _, cache = _continue(vlm, prefix, inputs, mask_BS)
-    layers = tuple(
-        (torch.cat([keys, cache.new[i][0]], dim=-2), torch.cat([values, cache.new[i][1]], dim=-2))
-        for i, (keys, values) in enumerate(prefix.layers)
-    )
+    cache = DynamicCache(ddp_cache_data=prefix.layers)
+    _continue(vlm, prefix, inputs, mask_BS, cache)
     read = inputs.get("input_ids", torch.zeros_like(mask_BS))  # vectors have no ids, and nobody looks these up again
     ids, mask = torch.cat([prefix.ids_GP, read], dim=1), torch.cat([prefix.mask_GP, mask_BS], dim=1)
-    return _padded_left(Prefix(layers, ids, mask, prefix.next_G + mask_BS.sum(-1), prefix.again))
+    return _padded_left(Prefix(_layers(cache), ids, mask, prefix.next_G + mask_BS.sum(-1), prefix.again))
 
 
 def join_prefixes(prefixes: Sequence[Prefix]) -> Prefix:
@@ -112,24 +109,25 @@ def join_prefixes(prefixes: Sequence[Prefix]) -> Prefix:
     return Prefix(layers, ids, mask, torch.cat([p.next_G for p in prefixes]), prefixes[0].again)
 
 
-def generate_after(vlm: Any, prefix: Prefix, last_ids_B: Tensor, **generate_inputs: Any) -> Tensor:
-    """Ids of the replies (B, new tokens) to prompts of which `prefix` holds all but the last token; takes the arguments
-    of `generate`."""
+def generate_after(vlm: Any, prefix: Prefix, last_ids_B: Tensor, **generate_inputs: Any) -> tuple[Tensor, Prefix]:
+    """(ids of the replies (B, new tokens), all but the last of them read on) to prompts of which `prefix` holds all but
+    the last token; takes the arguments of `generate`."""
     # generate cuts from its inputs what the cache holds already: it wants them whole
-    whole = torch.cat([prefix.ids_GP, last_ids_B[:, None]], dim=1)
-    reply_ids = vlm.generate(
+    whole, cache = torch.cat([prefix.ids_GP, last_ids_B[:, None]], dim=1), DynamicCache(ddp_cache_data=prefix.layers)
+    ids = vlm.generate(
         input_ids=whole,
         attention_mask=F.pad(prefix.mask_GP, (0, 1), value=1),
         position_ids=torch.cat([positions(prefix.mask_GP), prefix.next_G[:, None]], dim=1),
-        past_key_values=DynamicCache(ddp_cache_data=prefix.layers),
+        past_key_values=cache,
         **generate_inputs,
     )
-    return reply_ids[:, whole.shape[1] :]
+    new = ids.shape[1] - whole.shape[1]
+    mask = F.pad(prefix.mask_GP, (0, new), value=1)
+    return ids[:, whole.shape[1] :], Prefix(_layers(cache), ids[:, :-1], mask, prefix.next_G + new, prefix.again)
 
 
-def _continue(vlm: Any, prefix: Prefix, inputs: Mapping[str, Tensor], mask_BS: Tensor) -> "tuple[Tensor, _PrefixCache]":
-    """(last hidden states (B, S, D), the cache with the continuations' own keys and values)."""
-    cache = _PrefixCache(prefix.layers)
+def _continue(vlm: Any, prefix: Prefix, inputs: Mapping[str, Tensor], mask_BS: Tensor, cache: DynamicCache) -> Tensor:
+    """Last hidden states (B, S, D); `cache` holds the prefix and takes what is new."""
     outputs = vlm.base_model(
         attention_mask=torch.cat([prefix.mask_GP, mask_BS], dim=1),
         position_ids=prefix.next_G[:, None] + positions(mask_BS),
@@ -138,7 +136,11 @@ def _continue(vlm: Any, prefix: Prefix, inputs: Mapping[str, Tensor], mask_BS: T
         **inputs,
         **prefix.again,
     )
-    return outputs.last_hidden_state, cache
+    return outputs.last_hidden_state
+
+
+def _layers(cache: Any) -> tuple[tuple[Tensor, Tensor], ...]:
+    return tuple((layer.keys, layer.values) for layer in cache.layers)
 
 
 def _padded_left(prefix: Prefix) -> Prefix:
