@@ -6,15 +6,18 @@ Both views: geometry of InternVL2-1B at a quarter of depth and width, 7 tiles, a
 spoken one of 4 s (32 layers of Whisper, quartered too), 5 tokens of chat frame after it, 8 new tokens, random weights,
 CPU, for one picture and for four. The vision tower is left out: it would run once for both sides, so what is measured
 is more than the real ratio. In a batch: the embedded model, questions of all kinds, spoken by espeak-ng in unseen
-voices, 50 items a batch; its projector is untrained, so that spoken replies are no answers and mostly run to the end.
+voices, both views, 50 items a batch; its projector is untrained, so that spoken replies are no answers (7 tokens).
 
-CPU time of one thread: two of them wait for each other on a machine that others use. A ratio is taken within a repeat,
-both sides one after the other, in the other order each time; mean and standard deviation over the repeats. `--check`
-exits with 1 where a bar is missed: both views at most 1.3 times the written one alone; a batch at least 3 times as many
-items a second as one at a time.
+CPU time of one thread, which does not hear of what else runs on the machine; items a second, which the second bar is
+about, in wall time with all cores too, for a batch can use them and one item can not. A ratio is taken within a repeat,
+both sides one after the other, in the other order each time; mean and standard deviation over the repeats. "fastest" is
+the ratio of each side's fastest, which the bars are held against: what else runs only adds to a time. `--check` exits
+with 1 where a bar is missed: both views at most 1.3 times the written one alone; a batch at least 3 times as many items
+a second as one at a time.
 """
 
 import argparse
+import os
 import statistics
 import sys
 import time
@@ -79,20 +82,23 @@ def answer_in_batches(model: OmniModel, processor: OmniProcessor, examples: list
         answer_views(model, processor, ordered[start : start + size], VIEWS)
 
 
-def seconds(action: Callable[[], Any]) -> float:
-    """CPU time of one thread: what other processes on the machine do is not in it."""
-    started = time.process_time()
+def seconds(action: Callable[[], Any], clock: Callable[[], float]) -> float:
+    started = clock()
     action()
-    return time.process_time() - started
+    return clock() - started
 
 
-def compare(first: Callable[[], Any], second: Callable[[], Any], repeats: int) -> list[tuple[float, float]]:
+def compare(
+    first: Callable[[], Any], second: Callable[[], Any], repeats: int, threads: int = 1
+) -> list[tuple[float, float]]:
     """Seconds of both, a pair a repeat, the order turned each time; what runs first of all is not counted."""
+    torch.set_num_threads(threads)
+    clock = time.process_time if threads == 1 else time.perf_counter
     sides, pairs = (first, second), []
-    seconds(first), seconds(second)
+    first(), second()
     for repeat in range(repeats):
         order = (0, 1) if repeat % 2 == 0 else (1, 0)
-        took = {side: seconds(sides[side]) for side in order}
+        took = {side: seconds(sides[side], clock) for side in order}
         pairs.append((took[0], took[1]))
     return pairs
 
@@ -104,8 +110,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     torch.manual_seed(0)
-    torch.set_num_threads(1)
-    found = []
+    found: list[tuple[str, list[tuple[float, float]], float | None, bool]] = []
     model = build(full_size=False, device="cpu", ears_layers=EARS_LAYERS // 4).eval()
     for pictures in (1, 4):
         both, text = (
@@ -118,27 +123,29 @@ def main() -> int:
             )
             for views in (("text", "speech"), ("text",))
         )
-        name = f"both views over text alone, {pictures} picture{'s' * (pictures > 1)}"
+        name = f"CPU s, both views over text, {pictures} picture{'s' * (pictures > 1)}"
         found.append((name, compare(both, text, options.repeats), MOST_OF_BOTH, True))
     model, processor = assemble(AlignConfig(Path(), Path()))
     model.eval()
     examples = spoken_examples(options.n)
     one_by_one, batched = (partial(answer_in_batches, model, processor, examples, size) for size in (1, BATCH))
-    found.append((f"batches over one at a time, n = {options.n}", compare(one_by_one, batched, options.repeats),
-                  LEAST_OF_BATCH, False))  # fmt: skip
+    cores = os.cpu_count() or 1
+    for threads, bar in ((1, None), (cores, LEAST_OF_BATCH)):
+        name = f"{'CPU s' if threads == 1 else f'wall s, {threads} cores'}, batch of {BATCH} over one"
+        found.append((name, compare(one_by_one, batched, options.repeats, threads), bar, False))
 
-    print(f"CPU, one thread, torch {torch.__version__}; {options.repeats} repeats")
-    print(f"{'':40}{'CPU seconds':>14}{'ratio':>7}{'sd':>6}{'bar':>7}")
+    print(f"CPU, torch {torch.__version__}; {options.repeats} repeats; n = {options.n} for batches")
+    print(f"{'':38}{'seconds':>12}{'ratio':>6}{'sd':>6}{'fastest':>8}{'bar':>6}")
     missed = False
     for name, pairs, bar, is_most in found:
         ratios, means = [a / b for a, b in pairs], [statistics.mean(side) for side in zip(*pairs, strict=True)]
-        ratio, spread = statistics.mean(ratios), statistics.stdev(ratios) if len(ratios) > 1 else 0.0
-        is_met = ratio <= bar if is_most else ratio >= bar
+        fastest = min(a for a, _ in pairs) / min(b for _, b in pairs)
+        is_met = bar is None or (fastest <= bar if is_most else fastest >= bar)
         missed |= not is_met
-        sign = "<=" if is_most else ">="
+        limit = "" if bar is None else f" {'<=' if is_most else '>='}{bar:3.1f}{'' if is_met else ' miss'}"
         print(
-            f"{name:40}{means[0]:7.2f}{means[1]:7.2f}{ratio:7.2f}{spread:6.2f} {sign}{bar:4.1f}"
-            f"{'' if is_met else ' miss'}"
+            f"{name:38}{means[0]:6.2f}{means[1]:6.2f}{statistics.mean(ratios):6.2f}{statistics.pstdev(ratios):6.2f}"
+            f"{fastest:8.2f}{limit}"
         )
     return 1 if options.check and missed else 0
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from selfkd.model.prefix import Prefix, generate_after
 
-FIRST_ROUND = 2  # tokens; each round has twice as many as the one before
+FIRST_ROUND = 4  # tokens; each round has twice as many as the one before
 
 
 def generate_in_rounds(
