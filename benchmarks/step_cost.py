@@ -23,50 +23,18 @@ from functools import partial
 from typing import Any
 
 import torch
+from internvl2_1b import FRAME, QUESTION, SPEECH, SPEECH_TOKEN, STACK, TILE, build
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForImageTextToText, InternVLConfig, WhisperConfig
-from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from selfkd.model.omni import OmniModel
 
-TILE, FRAME, QUESTION, SPEECH, RESPONSE = 256, 30, 20, 50, 60
-STACK = 4
-SPEECH_TOKEN = 151_655  # beyond the vocabulary, as in InternVL2-1B
+RESPONSE = 60
 BARS = {("ours, Self-KD", "plain, Self-KD"): 0.42, ("ours, Self-KD", "plain, SFT"): 0.60,
         ("ours, Self-KD", "ours, SFT"): 1.06}  # fmt: skip
 WALL_TIME_SLACK = 1.25
-
-
-def build(full_size: bool, device: str) -> OmniModel:
-    share = 1 if full_size else 4
-    text = {
-        "model_type": "qwen2",
-        "vocab_size": 151_655 // share**2,
-        "hidden_size": 896 // share,
-        "intermediate_size": 4864 // share,
-        "num_hidden_layers": 24 // share,
-        "num_attention_heads": 14,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 8192,
-        "tie_word_embeddings": True,
-        "bos_token_id": None,
-        "eos_token_id": 0,
-        "pad_token_id": 0,
-    }
-    vision = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16}
-    config = InternVLConfig(text_config=text, vision_config=vision, image_token_id=1, tie_word_embeddings=True)
-    dtype = torch.bfloat16 if full_size else torch.float32
-    ears = WhisperConfig(d_model=1280 // share, encoder_layers=1, encoder_attention_heads=20 // share, decoder_layers=0)
-    with torch.device(device):
-        model = OmniModel.from_parts(
-            AutoModelForImageTextToText.from_config(config), WhisperEncoder(ears), SPEECH_TOKEN, STACK
-        ).to(dtype)
-    model.requires_grad_(False)
-    model.projector.requires_grad_(True)
-    return model.train()
 
 
 def make_batch(tiles: int, questions: int, model: OmniModel) -> dict[str, Any]:

@@ -67,12 +67,14 @@ def self_kd_loss(
         raise ValueError(f"{len(labels_N)} labels for {len(student_ND)} response rows")
 
     def chunk(student: Tensor, head: Tensor, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
-        logits = _logits(student, head, softcap)
+        logits = head_logits(student, head, softcap)
         sft = cross_entropy(logits, labels_N[rows])
         if teacher_ND is None:
             return sft, torch.zeros_like(sft), sft
         with torch.no_grad():
-            teacher_logits = _logits(teacher_ND[rows], head if teacher_head_VD is None else teacher_head_VD, softcap)
+            teacher_logits = head_logits(
+                teacher_ND[rows], head if teacher_head_VD is None else teacher_head_VD, softcap
+            )
         kl = kl_teacher_student(teacher_logits, logits, temperature)
         return alpha * kl + (1 - alpha) * sft, kl, sft
 
@@ -80,7 +82,8 @@ def self_kd_loss(
     return SelfKDLoss(total, kl, sft, len(labels_N))
 
 
-def _logits(rows_ND: Tensor, head_VD: Tensor, softcap: float | None) -> Tensor:
+def head_logits(rows_ND: Tensor, head_VD: Tensor, softcap: float | None) -> Tensor:
+    """Logits (N, V) of hidden states; `softcap` c makes c * tanh(logits / c) of them."""
     logits = F.linear(rows_ND, head_VD)
     return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 

@@ -112,6 +112,12 @@ def padded_left(rows):
     return ids, torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows])
 
 
+def padded_right(rows):
+    width = max(map(len, rows))
+    ids = torch.tensor([r + [PAD] * (width - len(r)) for r in rows])
+    return ids, torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in rows])
+
+
 def test_shared_prefix_gives_the_logits_of_the_whole(base):
     """Two pictures with prefixes of unequal length, three questions; the second and third are about one picture."""
     model, image_inputs, tokens = base
@@ -120,9 +126,7 @@ def test_shared_prefix_gives_the_logits_of_the_whole(base):
     ids, mask = padded_left(prefixes)
     with torch.no_grad():
         prefix = read_prefix(model.vlm, ids, mask, **image_inputs).rows(torch.tensor(group))
-        width = max(map(len, questions))
-        right = torch.tensor([q + [PAD] * (width - len(q)) for q in questions])
-        right_mask = torch.tensor([[1] * len(q) + [0] * (width - len(q)) for q in questions])
+        right, right_mask = padded_right(questions)
         hidden = continue_prefix(model.vlm, prefix, {"input_ids": right}, right_mask)
         ours = model.get_output_embeddings()(hidden)
         for row, (question, g) in enumerate(zip(questions, group, strict=True)):
@@ -137,7 +141,7 @@ def test_generation_after_the_prefix_is_transformers_own(base):
     questions = [[20, 21, 22, 23], [30, 31]]
     settings = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": PAD}
     ids, mask = padded_left(prefixes)
-    suffix, suffix_mask = padded_left(questions)
+    suffix, suffix_mask = padded_right(questions)
     ours = model.generate(ids, mask, torch.tensor([0, 1]), suffix, suffix_mask, image_inputs, **settings)
     for g, (prefix, question) in enumerate(zip(prefixes, questions, strict=True)):
         whole = torch.tensor([prefix + question])

@@ -33,7 +33,7 @@ def test_ids_and_lengths_of_both_views(model, processor, example, seconds, mel_f
     batch = PairedCollator(processor)([item])
     whole_text = processor.ids(BEFORE + example.question + AFTER + example.answer + "<|im_end|>")
     assert batch["prefix_ids"][0].tolist() + batch["text_ids"][0].tolist() == whole_text[:-1]
-    inputs, mask = model.listen(batch["speech_ids"], batch["speech_mask"], batch["speech_inputs"], "right")
+    inputs, mask = model.listen(batch["speech_ids"], batch["speech_mask"], batch["speech_inputs"])
     after = len(processor.ids(AFTER))
     assert inputs["inputs_embeds"].shape[1] == mask.sum() == places + after + len(item.response_ids) - 1
     student, teacher, labels = paired_rows(model, batch, with_teacher=True)

@@ -7,7 +7,7 @@ Legend: B examples, P prefix tokens, T tokens, R response tokens.
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,7 +17,10 @@ from torch.utils.data import Dataset
 from selfkd.data.example import Example, image_hash
 from selfkd.data.joining import join_inputs, shared_by
 from selfkd.errors import InputError
+from selfkd.model.processor import Prompt, Seen, cut_alike
 
+View = Literal["text", "speech"]
+VIEWS: tuple[View, ...] = ("text", "speech")
 KEPT_BYTES = 512 * 2**20  # of one loader worker
 
 
@@ -41,22 +44,30 @@ def paired_item(processor: Any, example: Example) -> PairedItem:
     for field in ("question", "answer"):
         if not getattr(example, field).strip():
             raise InputError(f"example {example.id}: field {field}: is empty")
-    seen = processor.look(example.picture())
-    heard = processor.hear(example.samples(), f"example {example.id}")
-    text = processor.text_prompt(example.question, seen, example.instruction, example.answer_format)
-    speech = processor.speech_prompt(heard, seen, example.instruction, example.answer_format)
-    shared = min(len(text.prefix_ids), len(speech.prefix_ids))
-    assert speech.prefix_ids[:shared] == text.prefix_ids[:shared]
+    text, speech = view_prompts(processor, example, VIEWS, processor.look(example.picture()))
     return PairedItem(
         id=example.id,
-        prefix_ids=text.prefix_ids[:shared],
-        text_ids=text.prefix_ids[shared:] + text.suffix_ids,
-        speech_ids=speech.prefix_ids[shared:] + speech.suffix_ids,
+        prefix_ids=text.prefix_ids,
+        text_ids=text.suffix_ids,
+        speech_ids=speech.suffix_ids,
         response_ids=[*processor.ids(example.answer), processor.end_id],
-        image_inputs=seen.image_inputs,
-        speech_inputs=heard.speech_inputs,
+        image_inputs=text.image_inputs,
+        speech_inputs=speech.speech_inputs,
         picture=example.id if example.image is None else image_hash(example.image),
     )
+
+
+def view_prompts(processor: Any, example: Example, views: Sequence[View], seen: Seen) -> list[Prompt]:
+    """The question of an example in each of `views`, with one prefix; `seen` is its picture. Raises InputError naming
+    example and field where the speech cannot be heard."""
+    around = seen, example.instruction, example.answer_format
+    prompts = [
+        processor.text_prompt(example.question, *around)
+        if view == "text"
+        else processor.speech_prompt(processor.hear(example.samples(), f"example {example.id}"), *around)
+        for view in views
+    ]
+    return cut_alike(prompts)
 
 
 class PairedDataset(Dataset):
@@ -98,8 +109,8 @@ class PairedCollator:
         group, firsts = shared_by([(i.picture, tuple(i.prefix_ids)) for i in items])
         sharing = [items[i] for i in firsts]
         prefix_ids, prefix_mask = self.processor.pad_left([i.prefix_ids for i in sharing])
-        text_ids, text_mask = self._padded([i.text_ids + i.response_ids[:-1] for i in items])
-        speech_ids, speech_mask = self._padded([i.speech_ids + i.response_ids[:-1] for i in items])
+        text_ids, text_mask = self.processor.pad_right([i.text_ids + i.response_ids[:-1] for i in items])
+        speech_ids, speech_mask = self.processor.pad_right([i.speech_ids + i.response_ids[:-1] for i in items])
         return {
             "ids": [i.id for i in items],
             "prefix_ids": prefix_ids,
@@ -113,9 +124,3 @@ class PairedCollator:
             "speech_inputs": join_inputs([i.speech_inputs for i in items]),
             "labels": pad_sequence([torch.tensor(i.response_ids) for i in items], True, -100),
         }
-
-    def _padded(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
-        """(ids, mask) of rows of different lengths, padded on the right."""
-        ids = pad_sequence([torch.tensor(r) for r in rows], True, self.processor.tokenizer.pad_token_id)
-        lengths = torch.tensor([len(r) for r in rows])
-        return ids, (torch.arange(ids.shape[1]) < lengths[:, None]).long()

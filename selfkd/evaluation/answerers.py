@@ -1,16 +1,20 @@
 """Who answers: the text view, the speech view, and the cascade (transcribe, then read) of a model."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+import torch
 from transformers import WhisperFeatureExtractor
 
 from selfkd.data.example import Example
 from selfkd.data.features import log_mel, pad_mels
+from selfkd.data.views import VIEWS, View, view_prompts
+from selfkd.model.asked import generate_replies, read_prompts
 from selfkd.model.load import WhisperRecognizer
 from selfkd.model.omni import OmniModel
-from selfkd.model.processor import OmniProcessor, Prompt
+from selfkd.model.processor import OmniProcessor, Prompt, Seen
+from selfkd.model.rounds import generate_in_rounds
 from selfkd.model.speech_encoder import SpeechRecognizer
 
 MAX_NEW_TOKENS = 48
@@ -28,48 +32,76 @@ class Answerer(Protocol):
     def answer(self, examples: Sequence[Example]) -> list[Reply]: ...
 
 
-def generate_replies(
-    model: OmniModel, processor: OmniProcessor, prompts: Sequence[Prompt], examples: Sequence[Example]
-) -> list[str]:
-    """Greedy replies to a batch of prompts, one for each of `examples`."""
-    for prompt, example in zip(prompts, examples, strict=True):
-        ids, room = prompt.prefix_ids + prompt.suffix_ids, model.context - MAX_NEW_TOKENS
-        processor.check_context(f"example {example.id}", ids, prompt.speech_inputs, room)
-    return processor.decode(model.generate(**processor(prompts), max_new_tokens=MAX_NEW_TOKENS, do_sample=False))
+@torch.no_grad()
+def answer_views(
+    model: OmniModel,
+    processor: OmniProcessor,
+    examples: Sequence[Example],
+    views: Sequence[View] = VIEWS,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+) -> dict[View, list[Reply]]:
+    """Greedy replies to the examples in each of `views`, in the order of `examples`; one generation for all of them.
+
+    Each picture is looked at once and read once, whatever the number of views and of questions about it, and a reply is
+    the one that its view gets when asked alone. It ends where the model ends it or after `max_new_tokens`; when all
+    have ended, so does the call.
+    """
+    prompts = prompts_of(processor, examples, views)
+    for example, of_views in zip(examples, prompts, strict=True):
+        check_room(model, processor, example, of_views, max_new_tokens)
+    own_end = model.vlm.generation_config.eos_token_id
+    ends = {processor.end_id, *(own_end if isinstance(own_end, list) else [own_end])} - {None}
+    parts = read_prompts(model, **processor([p for of_views in prompts for p in of_views]))
+    pad = processor.tokenizer.pad_token_id
+    ids = generate_replies(
+        model, parts, generate_in_rounds, max_new_tokens=max_new_tokens, eos_token_id=sorted(ends), pad_token_id=pad
+    )
+    replies = iter(processor.decode(ids))
+    by_example = [[Reply(next(replies)) for _ in views] for _ in examples]
+    return {view: [of_views[at] for of_views in by_example] for at, view in enumerate(views)}
+
+
+def prompts_of(processor: OmniProcessor, examples: Sequence[Example], views: Sequence[View]) -> list[list[Prompt]]:
+    """The prompts of each example, one a view; examples with the same picture have the very same image inputs."""
+    seen: dict[bytes | None, Seen] = {}
+    for example in examples:
+        if example.image not in seen:
+            seen[example.image] = processor.look(example.picture())
+    return [view_prompts(processor, e, views, seen[e.image]) for e in examples]
+
+
+def check_room(
+    model: OmniModel, processor: OmniProcessor, example: Example, prompts: Sequence[Prompt], new_tokens: int
+) -> None:
+    """Raises InputError where the prompts of an example leave no room for so many new tokens."""
+    for prompt in prompts:
+        ids = prompt.prefix_ids + prompt.suffix_ids
+        processor.check_context(f"example {example.id}", ids, prompt.speech_inputs, model.context - new_tokens)
 
 
 @dataclass
 class TextAnswerer:
     model: OmniModel
     processor: OmniProcessor
+    max_new_tokens: int = MAX_NEW_TOKENS
 
     def answer(self, examples: Sequence[Example]) -> list[Reply]:
-        return [Reply(t) for t in self.read(examples, [e.question for e in examples])]
+        return answer_views(self.model, self.processor, examples, ["text"], self.max_new_tokens)["text"]
 
     def read(self, examples: Sequence[Example], questions: Sequence[str]) -> list[str]:
-        prompts = [
-            self.processor.text_prompt(q, self.processor.look(e.picture()), e.instruction, e.answer_format)
-            for q, e in zip(questions, examples, strict=True)
-        ]
-        return generate_replies(self.model, self.processor, prompts, examples)
+        """Replies to other words than the examples' own questions."""
+        asked = [replace(e, question=q) for q, e in zip(questions, examples, strict=True)]
+        return [reply.text for reply in self.answer(asked)]
 
 
 @dataclass
 class SpeechAnswerer:
     model: OmniModel
     processor: OmniProcessor
+    max_new_tokens: int = MAX_NEW_TOKENS
 
     def answer(self, examples: Sequence[Example]) -> list[Reply]:
-        prompts = [
-            self.processor.speech_prompt(
-                self.processor.hear(e.samples(), f"example {e.id}"),
-                self.processor.look(e.picture()),
-                e.instruction,
-                e.answer_format,
-            )
-            for e in examples
-        ]
-        return [Reply(t) for t in generate_replies(self.model, self.processor, prompts, examples)]
+        return answer_views(self.model, self.processor, examples, ["speech"], self.max_new_tokens)["speech"]
 
 
 @dataclass

@@ -7,10 +7,9 @@ Legend: B items, T tokens, F mel bins, M mel frames, S speech vectors, D width, 
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForMultimodalLM, PreTrainedModel, WhisperConfig
@@ -18,15 +17,14 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from selfkd.losses import SelfKDLoss, self_kd_loss
-from selfkd.model.adapters import ADAPTER_MARK, adapters_on, add_adapters, is_adapter
+from selfkd.model.adapters import ADAPTER_MARK, add_adapters, is_adapter
+from selfkd.model.asked import generate_replies, read_prompts
 from selfkd.model.native import NATIVE_EARS, native_speech_token
 from selfkd.model.omni_config import OmniConfig
 from selfkd.model.paired import Teacher, paired_rows
-from selfkd.model.prefix import generate_after, read_prefix
+from selfkd.model.prefix import generate_after
 from selfkd.model.projector import SpeechProjector
 from selfkd.model.speech_encoder import encode_speech
-
-Side = Literal["left", "right"]
 
 
 class OmniModel(PreTrainedModel):
@@ -99,6 +97,11 @@ class OmniModel(PreTrainedModel):
         return self.config.get_text_config().max_position_embeddings
 
     @property
+    def logit_softcap(self) -> float | None:
+        """c of the c * tanh(logits / c) that Gemma's models make of their logits."""
+        return getattr(self.config.get_text_config(), "final_logit_softcapping", None)
+
+    @property
     def llm_trains(self) -> bool:
         """Whether weights of the LLM itself train, adapters apart."""
         return any(p.requires_grad and not is_adapter(n) for m in self.part("llm") for n, p in m.named_parameters())
@@ -137,9 +140,9 @@ class OmniModel(PreTrainedModel):
         return self.projector(frames_BSD.to(self.projector.linear_in.weight.dtype), mask_BS)
 
     def listen(
-        self, ids_BT: Tensor, mask_BT: Tensor, speech_inputs: Mapping[str, Tensor], side: Side
+        self, ids_BT: Tensor, mask_BT: Tensor, speech_inputs: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """(inputs, mask) of the VLM for tokens with speech among them; rows are padded on `side`.
+        """(inputs, mask) of the VLM for tokens with speech among them; rows are padded on the right.
 
         A native model takes `ids_BT` and its own features as they are. Otherwise the speech token of each row gives way
         to the vectors of what is heard, as many as there are: `inputs_embeds` (B, longer T, D) and their mask.
@@ -156,9 +159,7 @@ class OmniModel(PreTrainedModel):
             before, after = ids[: places[0]], ids[places[0] + 1 :]
             rows.append(torch.cat([embed(before), vectors[heard].to(embed.weight.dtype), embed(after)]))
         there = [torch.ones(len(row), dtype=torch.long, device=ids_BT.device) for row in rows]
-        return {"inputs_embeds": pad_sequence(rows, True, padding_side=side)}, pad_sequence(
-            there, True, padding_side=side
-        )
+        return {"inputs_embeds": pad_sequence(rows, True)}, pad_sequence(there, True)
 
     def forward(
         self,
@@ -185,7 +186,7 @@ class OmniModel(PreTrainedModel):
         if self.config.llm_lora is not None:
             raise ValueError("adapters are on after the prefix alone: use paired_rows or generate")
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        inputs, mask = self.listen(input_ids, mask, speech_inputs, "right")
+        inputs, mask = self.listen(input_ids, mask, speech_inputs)
         return self.vlm(attention_mask=mask, **inputs, **vlm_inputs)
 
     def _paired_loss(
@@ -200,7 +201,7 @@ class OmniModel(PreTrainedModel):
             labels,
             alpha,
             temperature,
-            softcap=getattr(self.config.get_text_config(), "final_logit_softcapping", None),
+            softcap=self.logit_softcap,
             teacher_head_VD=head,
         )
 
@@ -214,19 +215,18 @@ class OmniModel(PreTrainedModel):
         suffix_mask: Tensor,
         image_inputs: dict[str, Tensor],
         speech_inputs: dict[str, Tensor] | None = None,
+        spoken: Tensor | None = None,
         **generate_inputs: Any,
     ) -> Tensor:
         """Ids of the replies alone (B, new tokens). Takes what `OmniProcessor` gives, on any device, and the arguments
-        of `transformers.GenerationMixin.generate`. A picture is read once for all prompts about it."""
-        prefix_ids, prefix_mask, group, suffix_ids, suffix_mask, image_inputs, speech_inputs = send_to_device(
-            (prefix_ids, prefix_mask, group, suffix_ids, suffix_mask, image_inputs, speech_inputs), self.device
+        of `transformers.GenerationMixin.generate`. A picture is read once for all prompts about it, written and spoken.
+        `spoken` (B,) says which prompts have speech; without it all have, or none."""
+        if spoken is None:
+            spoken = torch.full((len(suffix_ids),), bool(speech_inputs))
+        parts = read_prompts(
+            self, prefix_ids, prefix_mask, group, suffix_ids, suffix_mask, image_inputs, speech_inputs or {}, spoken
         )
-        prefix = read_prefix(self.vlm, prefix_ids, prefix_mask, **image_inputs).rows(group)
-        if not speech_inputs:
-            return generate_after(self.vlm, prefix, {"input_ids": suffix_ids}, suffix_mask, **generate_inputs)
-        inputs, mask = self.listen(suffix_ids, suffix_mask, speech_inputs, "left")
-        with adapters_on(self.vlm):
-            return generate_after(self.vlm, prefix, inputs, mask, **generate_inputs)
+        return generate_replies(self, parts, lambda *asked, **how: generate_after(*asked, **how)[0], **generate_inputs)
 
 
 def _without_model_type(values: dict[str, Any]) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def paired_rows(
     if with_teacher:
         with torch.no_grad():
             teacher_ND = _written_rows(model.vlm, prefix, batch)
-    inputs, mask = model.listen(batch["speech_ids"], batch["speech_mask"], batch["speech_inputs"], "right")
+    inputs, mask = model.listen(batch["speech_ids"], batch["speech_mask"], batch["speech_inputs"])
     with adapters_on(model.vlm):
         hidden = continue_prefix(model.vlm, prefix, inputs, mask)
     return response_rows(hidden, mask, labels_BR), teacher_ND, labels_BR[labels_BR != -100]

@@ -8,13 +8,13 @@ Legend: B continuations, G prefixes (groups), P prefix tokens, S continuation to
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
+from torch.nn import functional as F
 from transformers import DynamicCache
 
 
@@ -74,10 +74,64 @@ def _again(image_inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def continue_prefix(vlm: Any, prefix: Prefix, inputs: Mapping[str, Tensor], mask_BS: Tensor) -> Tensor:
     """Last hidden states (B, S, D) of right-padded continuations: `inputs` are `input_ids` (B, S) with what goes with
     them, or `inputs_embeds` (B, S, D). `prefix` is left as it was."""
+    return _continue(vlm, prefix, inputs, mask_BS, _PrefixCache(prefix.layers))
+
+
+def read_on(vlm: Any, prefix: Prefix, inputs: Mapping[str, Tensor], mask_BS: Tensor) -> Prefix:
+    """What comes after right-padded continuations has each of them for its prefix, with all that stood before it."""
+    if not mask_BS.any():
+        return prefix
+    cache = DynamicCache(ddp_cache_data=prefix.layers)
+    _continue(vlm, prefix, inputs, mask_BS, cache)
+    read = inputs.get("input_ids", torch.zeros_like(mask_BS))  # vectors have no ids, and nobody looks these up again
+    ids, mask = torch.cat([prefix.ids_GP, read], dim=1), torch.cat([prefix.mask_GP, mask_BS], dim=1)
+    return _padded_left(Prefix(_layers(cache), ids, mask, prefix.next_G + mask_BS.sum(-1), prefix.again))
+
+
+def join_prefixes(prefixes: Sequence[Prefix]) -> Prefix:
+    """The rows of several prefixes of the same pictures, one after another."""
+    if len(prefixes) == 1:
+        return prefixes[0]
+    width = max(p.mask_GP.shape[1] for p in prefixes)
+    missing = [width - p.mask_GP.shape[1] for p in prefixes]
+
+    def joined(tensors: Sequence[Tensor]) -> Tensor:
+        return torch.cat([F.pad(t, (0, 0, n, 0)) for t, n in zip(tensors, missing, strict=True)])
+
+    layers = tuple(
+        (joined([keys for keys, _ in same]), joined([values for _, values in same]))
+        for same in zip(*(p.layers for p in prefixes), strict=True)
+    )
+    ids, mask = (
+        torch.cat([F.pad(getattr(p, name), (n, 0)) for p, n in zip(prefixes, missing, strict=True)])
+        for name in ("ids_GP", "mask_GP")
+    )
+    return Prefix(layers, ids, mask, torch.cat([p.next_G for p in prefixes]), prefixes[0].again)
+
+
+def generate_after(vlm: Any, prefix: Prefix, last_ids_B: Tensor, **generate_inputs: Any) -> tuple[Tensor, Prefix]:
+    """(ids of the replies (B, new tokens), all but the last of them read on) to prompts of which `prefix` holds all but
+    the last token; takes the arguments of `generate`."""
+    # generate cuts from its inputs what the cache holds already: it wants them whole
+    whole, cache = torch.cat([prefix.ids_GP, last_ids_B[:, None]], dim=1), DynamicCache(ddp_cache_data=prefix.layers)
+    ids = vlm.generate(
+        input_ids=whole,
+        attention_mask=F.pad(prefix.mask_GP, (0, 1), value=1),
+        position_ids=torch.cat([positions(prefix.mask_GP), prefix.next_G[:, None]], dim=1),
+        past_key_values=cache,
+        **generate_inputs,
+    )
+    new = ids.shape[1] - whole.shape[1]
+    mask = F.pad(prefix.mask_GP, (0, new), value=1)
+    return ids[:, whole.shape[1] :], Prefix(_layers(cache), ids[:, :-1], mask, prefix.next_G + new, prefix.again)
+
+
+def _continue(vlm: Any, prefix: Prefix, inputs: Mapping[str, Tensor], mask_BS: Tensor, cache: DynamicCache) -> Tensor:
+    """Last hidden states (B, S, D); `cache` holds the prefix and takes what is new."""
     outputs = vlm.base_model(
         attention_mask=torch.cat([prefix.mask_GP, mask_BS], dim=1),
         position_ids=prefix.next_G[:, None] + positions(mask_BS),
-        past_key_values=_PrefixCache(prefix.layers),
+        past_key_values=cache,
         use_cache=True,
         **inputs,
         **prefix.again,
@@ -85,47 +139,25 @@ def continue_prefix(vlm: Any, prefix: Prefix, inputs: Mapping[str, Tensor], mask
     return outputs.last_hidden_state
 
 
-def generate_after(
-    vlm: Any, prefix: Prefix, inputs: Mapping[str, Tensor], mask_BS: Tensor, **generate_inputs: Any
-) -> Tensor:
-    """Ids of the replies (B, new tokens) to left-padded continuations; takes the arguments of `generate`."""
-    text_config, lengths = vlm.config.get_text_config(), mask_BS.sum(-1)
-    window = getattr(text_config, "sliding_window", None)
-    if window is None or prefix.mask_GP.shape[1] + mask_BS.shape[1] <= window or len(lengths.unique()) == 1:
-        return _generate_after(vlm, prefix, inputs, mask_BS, **generate_inputs)
-    # a window that slides counts places, and so the padding between prefix and continuation: there must be none
-    replies: dict[int, Tensor] = {}
-    for length in lengths.unique().tolist():
-        rows = (lengths == length).nonzero().flatten()
-        some = {name: value[rows] for name, value in inputs.items()}
-        some |= {name: some[name][:, -length:] for name in ("input_ids", "inputs_embeds") if name in some}
-        ids = _generate_after(vlm, prefix.rows(rows), some, mask_BS[rows, -length:], **generate_inputs)
-        replies |= dict(zip(rows.tolist(), ids, strict=True))
-    return pad_sequence([replies[row] for row in range(len(lengths))], True, text_config.pad_token_id or 0)
+def _layers(cache: Any) -> tuple[tuple[Tensor, Tensor], ...]:
+    return tuple((layer.keys, layer.values) for layer in cache.layers)
 
 
-def _generate_after(
-    vlm: Any, prefix: Prefix, inputs: Mapping[str, Tensor], mask_BS: Tensor, **generate_inputs: Any
-) -> Tensor:
-    # generate cuts from its inputs what the cache holds already: it wants them whole
-    whole, skipped = dict(inputs), 0
-    if "input_ids" in whole:
-        whole["input_ids"] = torch.cat([prefix.ids_GP, whole["input_ids"]], dim=1)
-        skipped = whole["input_ids"].shape[1]
-    else:
-        embeddings = whole["inputs_embeds"]
-        nothing = embeddings.new_zeros(*prefix.ids_GP.shape, embeddings.shape[2])
-        whole["inputs_embeds"] = torch.cat([nothing, embeddings], dim=1)
-    after = prefix.next_G[:, None] + positions(mask_BS)
-    reply_ids = vlm.generate(
-        attention_mask=torch.cat([prefix.mask_GP, mask_BS], dim=1),
-        position_ids=torch.cat([positions(prefix.mask_GP), after], dim=1),
-        past_key_values=DynamicCache(ddp_cache_data=prefix.layers),
-        **whole,
-        **prefix.again,
-        **generate_inputs,
-    )
-    return reply_ids[:, skipped:]
+def _padded_left(prefix: Prefix) -> Prefix:
+    """The same with all padding on the left: a window that slides counts places, and so the padding between two parts
+    of a row. Places where no row has anything go."""
+    mask = prefix.mask_GP
+    places_BP = mask.argsort(dim=1, stable=True)[:, -int(mask.sum(-1).max()) :]
+    if torch.equal(places_BP, torch.arange(mask.shape[1], device=mask.device).expand_as(mask)):
+        return prefix
+
+    def moved(tensor_BHPD: Tensor) -> Tensor:
+        _, heads, _, width = tensor_BHPD.shape
+        return tensor_BHPD.gather(2, places_BP[:, None, :, None].expand(-1, heads, -1, width))
+
+    layers = tuple((moved(keys), moved(values)) for keys, values in prefix.layers)
+    ids, mask = prefix.ids_GP.gather(1, places_BP), mask.gather(1, places_BP)
+    return Prefix(layers, ids, mask, prefix.next_G, prefix.again)
 
 
 class _PrefixCache(DynamicCache):

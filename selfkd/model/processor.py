@@ -5,7 +5,7 @@ It knows the two views of a question (written, spoken) as token ids, and where t
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import WhisperFeatureExtractor
 
 from selfkd.data.chat import ChatFrame, audio_frame, chat_frame
@@ -153,12 +154,12 @@ class OmniProcessor:
         return Prompt(whole[:shared], whole[shared:] + self.ids(seen.after), seen.image_inputs, speech_inputs)
 
     def __call__(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
-        """Prompts as `OmniModel.generate` takes them: prefixes, those of one picture once, and what follows them, both
-        padded on the left."""
+        """Prompts, written and spoken, as `OmniModel.generate` takes them: prefixes, those of one picture once, padded
+        on the left, and what follows them, padded on the right."""
         group, firsts = shared_by([(id(p.image_inputs), tuple(p.prefix_ids)) for p in prompts])
         sharing = [prompts[i] for i in firsts]
         prefix_ids, prefix_mask = self.pad_left([p.prefix_ids for p in sharing])
-        suffix_ids, suffix_mask = self.pad_left([p.suffix_ids for p in prompts])
+        suffix_ids, suffix_mask = self.pad_right([p.suffix_ids for p in prompts])
         return {
             "prefix_ids": prefix_ids,
             "prefix_mask": prefix_mask,
@@ -167,6 +168,7 @@ class OmniProcessor:
             "suffix_mask": suffix_mask,
             "image_inputs": join_inputs([p.image_inputs for p in sharing]),
             "speech_inputs": join_inputs([p.speech_inputs for p in prompts]),
+            "spoken": torch.tensor([bool(p.speech_inputs) for p in prompts]),
         }
 
     def check_context(self, name: str, ids: Sequence[int], speech_inputs: dict[str, Tensor], context: int) -> None:
@@ -178,14 +180,30 @@ class OmniProcessor:
             raise InputError(f"{name}: {length} tokens do not fit the model's context of {context}")
 
     def pad_left(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
-        """(ids, mask) of rows of different lengths."""
+        """(ids, mask) of rows of different lengths, padded on the left."""
         width, pad = max(map(len, rows)), self.tokenizer.pad_token_id
         ids = torch.tensor([[pad] * (width - len(r)) + r for r in rows])
         mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows])
         return ids, mask
 
+    def pad_right(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+        """(ids, mask) of rows of different lengths, padded on the right."""
+        ids = pad_sequence([torch.tensor(r) for r in rows], True, self.tokenizer.pad_token_id)
+        lengths = torch.tensor([len(r) for r in rows])
+        return ids, (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+
     def decode(self, ids_BT: Tensor) -> list[str]:
         return [t.strip() for t in self.tokenizer.batch_decode(ids_BT, skip_special_tokens=True)]
+
+
+def cut_alike(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Prompts about one picture with the same prefix: what all of theirs begin with. A question may take the end of the
+    instruction before it into its first token, and the two views would read the picture twice."""
+    shared = prompts[0].prefix_ids
+    for prompt in prompts[1:]:
+        shared = shared[: common_length(shared, prompt.prefix_ids)]
+    cut = len(shared)
+    return [replace(p, prefix_ids=shared, suffix_ids=p.prefix_ids[cut:] + p.suffix_ids) for p in prompts]
 
 
 def common_length(a: list[int], b: list[int]) -> int:

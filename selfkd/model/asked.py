@@ -1,0 +1,97 @@
+"""Prompts read up to their last token: what generation and the likelihood of given answers both go on from.
+
+Prompts about one picture share its prefix whether they are written or spoken. The written and the spoken ones are read
+on apart from there, for LoRA is on for the spoken ones alone.
+
+Legend: B prompts, G pictures (prefixes), P prefix tokens, S tokens after it, N prompts of one part.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import send_to_device
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from selfkd.model.adapters import adapters_on
+from selfkd.model.prefix import Prefix, join_prefixes, read_on, read_prefix
+
+if TYPE_CHECKING:
+    from selfkd.model.omni import OmniModel
+
+Generate = Callable[..., Tensor]  # ids of the replies from the VLM, a prefix, the last ids of its rows, and settings
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The written or the spoken ones of some prompts: which rows (N,) they were, all of them but the last token (N
+    prefixes), and that token (N,)."""
+
+    is_spoken: bool
+    rows_N: Tensor  # noqa: N815
+    prefix: Prefix
+    last_ids_N: Tensor  # noqa: N815
+
+    @contextmanager
+    def going_on(self, vlm: Any) -> Iterator[None]:
+        """Within it the model goes on as it has read these prompts."""
+        if not self.is_spoken:
+            yield
+            return
+        with adapters_on(vlm):
+            yield
+
+
+@torch.no_grad()
+def read_prompts(
+    model: "OmniModel",
+    prefix_ids: Tensor,
+    prefix_mask: Tensor,
+    group: Tensor,
+    suffix_ids: Tensor,
+    suffix_mask: Tensor,
+    image_inputs: dict[str, Tensor],
+    speech_inputs: dict[str, Tensor],
+    spoken: Tensor,
+) -> list[Asked]:
+    """Takes what `OmniProcessor` makes of prompts, on any device: prefixes (G, P), padded on the left; `group` (B,),
+    the prefix of each prompt; what follows it (B, S), padded on the right; clips, one for each prompt that is `spoken`.
+    """
+    prefix_ids, prefix_mask, group, suffix_ids, suffix_mask, image_inputs, speech_inputs, spoken = send_to_device(
+        (prefix_ids, prefix_mask, group, suffix_ids, suffix_mask, image_inputs, speech_inputs, spoken), model.device
+    )
+    prefix, parts = read_prefix(model.vlm, prefix_ids, prefix_mask, **image_inputs), []
+    lengths_B = suffix_mask.sum(-1)
+    last_B = suffix_ids.gather(1, lengths_B[:, None] - 1).squeeze(1)
+    place = torch.arange(suffix_ids.shape[1], device=suffix_ids.device)
+    before_last = (place < lengths_B[:, None] - 1).long()
+    for is_spoken in (False, True):
+        rows = (spoken == is_spoken).nonzero().flatten()
+        if not len(rows):
+            continue
+        width = int(lengths_B[rows].max()) - 1
+        ids, mask = suffix_ids[rows, :width], before_last[rows, :width]
+        inputs, mask = model.listen(ids, mask, speech_inputs) if is_spoken else ({"input_ids": ids}, mask)
+        part = Asked(is_spoken, rows, prefix.rows(group[rows]), last_B[rows])
+        with part.going_on(model.vlm):
+            read = read_on(model.vlm, part.prefix, inputs, mask)
+        parts.append(Asked(is_spoken, rows, read, part.last_ids_N))
+    return parts
+
+
+def generate_replies(model: "OmniModel", parts: list[Asked], generate: Generate, **generate_inputs: Any) -> Tensor:
+    """Ids of the replies (B, new tokens), in the order that the prompts had. All rows are generated together, but for
+    those of a model with adapters: they would be on for the written ones too."""
+    if model.config.llm_lora is None and len(parts) > 1:
+        rows, last = (torch.cat([getattr(p, name) for p in parts]) for name in ("rows_N", "last_ids_N"))
+        parts = [Asked(False, rows, join_prefixes([p.prefix for p in parts]), last)]
+    replies: dict[int, Tensor] = {}
+    for part in parts:
+        with part.going_on(model.vlm):
+            ids = generate(model.vlm, part.prefix, part.last_ids_N, **generate_inputs)
+        replies |= dict(zip(part.rows_N.tolist(), ids, strict=True))
+    pad = model.config.get_text_config().pad_token_id or 0
+    return pad_sequence([replies[row] for row in range(len(replies))], True, pad)
