@@ -1,5 +1,5 @@
-"""The recorder of attention gives what whole sequences with eager attention give, on bases of every kind, and never makes
-a whole matrix; shares that are known by hand; the stage, cut short and taken up again."""
+"""The recorder of attention gives what whole sequences with eager attention give, on bases of every kind, and never
+makes a whole matrix; shares that are known by hand; the stage, cut short and taken up again."""
 
 import json
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from selfkd.analysis import analyze_attention as stage
 from selfkd.analysis.analyze_attention import AttentionConfig, analyze_attention
 from selfkd.analysis.attention import MEASURES, attention_of_batch, image_map
-from selfkd.analysis.attention_rows import CHUNK_ROWS, AttentionSums, attention_rows
+from selfkd.analysis.attention_rows import CHUNK_ROWS, AttentionSums, attention_rows, recording
 from selfkd.analysis.views import KEYS, Places, image_token, written_question
 from selfkd.data.views import PairedCollator, paired_item
 from selfkd.errors import InputError
@@ -111,12 +111,14 @@ def whole_attentions(model, inputs):
 
 @contextmanager
 def attending(model, how):
-    """Within it the VLM has that implementation of attention."""
-    model.vlm.set_attn_implementation(how)
+    """Within it the LLM has that implementation of attention."""
+    llm = model.vlm.get_decoder()
+    before = llm.config._attn_implementation
+    llm.set_attn_implementation(how)
     try:
         yield
     finally:
-        model.vlm.set_attn_implementation("sdpa")
+        llm.set_attn_implementation(before)
 
 
 def groups_by_hand(model, item, view, question, length):
@@ -243,28 +245,22 @@ def test_rows_with_a_cap_and_a_window():
 
 
 def test_a_model_that_hides_its_attention_is_refused(parts):
-    model, processor = deepcopy(parts[0]), parts[1]
-    layer = model.vlm.get_decoder().layers[2]
-    layer.self_attn.forward = lambda hidden_states, **_: (hidden_states, None)
-    _, batch, questions = batch_of(processor, world_examples(1))
-    with pytest.raises(InputError, match="attention of layer 2 cannot be seen"):
-        attention_of_batch(model, batch, questions)
-    assert "get_interface" not in vars(ALL_ATTENTION_FUNCTIONS)
+    nothing = torch.zeros(1, 1, dtype=torch.bool)
+    sums = AttentionSums(Places(nothing, nothing, nothing.long()))
+    with pytest.raises(InputError, match="attention of layer 0 cannot be seen"), recording(parts[0].vlm, sums):
+        pass
+    assert "get_interface" not in vars(ALL_ATTENTION_FUNCTIONS), "what was put in the way is still there"
 
 
 def test_the_map_lies_as_the_picture_does(parts):
-    """Where one corner of the picture changes, the image token at that corner of the map changes most."""
+    """A token of 2 x 2 patches: the patch in row 1, column 6 of 8 is in row 0, column 3 of the map."""
     model, processor = parts
+    patches = torch.zeros(1, 8, 8, 1)
+    patches[0, 1, 6] = 1
+    tokens = model.vlm.base_model.pixel_shuffle(patches, scale_factor=0.5).reshape(16, -1)
+    assert tokens.any(-1).nonzero().flatten().tolist() == [4 * 0 + 3]
     example = world_examples(1)[0]
     item = paired_item(processor, example)
-    pixels = item.image_inputs["pixel_values"]
-    for row, column in ((0, 3), (2, 1)):
-        changed = pixels.clone()
-        changed[..., 16 * row : 16 * row + 16, 16 * column : 16 * column + 16] += 3
-        with torch.no_grad():
-            tokens = [model.vlm.base_model.get_image_features(p).pooler_output[0] for p in (pixels, changed)]
-        moved = (tokens[1] - tokens[0]).norm(dim=-1)
-        assert moved.argmax().item() == 4 * row + column
     _, batch, questions = batch_of(processor, [example])
     found = attention_of_batch(model, batch, questions, map_layers=(3,))["speech"][0]
     grid = np.array(image_map(model, item, found, 3))
@@ -273,7 +269,7 @@ def test_the_map_lies_as_the_picture_does(parts):
     assert grid.ravel().tolist() == found.maps[3]
     with pytest.raises(InputError, match="was not recorded"):
         image_map(model, item, found, 0)
-    tiles = replace(item, image_inputs={"pixel_values": pixels.repeat(4, 1, 1, 1)})
+    tiles = replace(item, image_inputs={"pixel_values": item.image_inputs["pixel_values"].repeat(4, 1, 1, 1)})
     with pytest.raises(InputError, match="not one grid"):
         image_map(model, tiles, found, 3)
 
@@ -297,7 +293,7 @@ def test_the_stage_goes_on_and_ends_the_same(parts, tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "attention_of_batch", interrupted)
     with pytest.raises(KeyboardInterrupt):
         analyze_attention(cut)
-    assert analyze_attention(cut) == result
+    assert analyze_attention(cut)["world"] == result
     assert len(calls) == 5 + 3, "the first model's items were measured again"
     for name in ("items/world.one.jsonl", "heads/world.again.json", "maps/world.one.jsonl", "result.json"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

@@ -20,10 +20,10 @@ _CHUNK_NUMBERS = 2_000_000  # counts that are there at a time
 
 def intervals(values: NDArray[np.float64], seed: int, resamples: int = RESAMPLES) -> dict[str, Any]:
     """{"n", "mean", "low", "high"} of items (n, M) or (n,): the percentile interval of the mean, by figure."""
-    flat_nM = np.asarray(values, dtype=np.float64).reshape(len(values), -1)
-    n = len(flat_nM)
+    n = len(values)
     if not n:
         raise ValueError("no items to take a mean of")
+    flat_nM = np.asarray(values, dtype=np.float64).reshape(n, -1)
     rng, means, chunk = np.random.default_rng(seed), [], max(1, _CHUNK_NUMBERS // n)
     for start in range(0, resamples, chunk):
         count = min(chunk, resamples - start)
