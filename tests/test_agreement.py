@@ -21,7 +21,7 @@ from selfkd.model.paired import paired_rows
 
 
 def test_kl_and_ranks_in_closed_form():
-    """Three tokens, by hand; the teacher's top token is the student's last. A constant added to logits changes nothing."""
+    """Three tokens, by hand; the teacher's top is the student's last. A constant added to logits changes nothing."""
     teacher, student = torch.tensor([0.5, 0.25, 0.25]).log(), torch.tensor([0.2, 0.3, 0.5]).log()
     rows = row_agreement(torch.stack([teacher, teacher]), torch.stack([student, teacher + 7]))
     expected = 0.5 * np.log(0.5 / 0.2) + 0.25 * np.log(0.25 / 0.3) + 0.25 * np.log(0.25 / 0.5)
