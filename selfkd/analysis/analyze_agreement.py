@@ -23,6 +23,7 @@ from selfkd.analysis.measured import (
     check_numbers,
     measure_missing,
     named,
+    named_models,
     read_benchmarks,
     read_items,
     rounded,
@@ -82,7 +83,7 @@ class AgreementConfig:
 def analyze_agreement(config: AgreementConfig) -> dict[str, Any]:
     """Returns {benchmark: {"models": ..., "between_models": ...}}, as in `result.json` under "benchmarks"."""
     check_numbers(config.batch_size, config.limit)
-    models, benchmarks = named("models", config.models), read_benchmarks(config.data, config.limit)
+    models, benchmarks = named_models(config.models), read_benchmarks(config.data, config.limit)
     outcomes = {b: _outcomes(config, b, examples, list(models)) for b, examples in benchmarks.items()}
 
     def measure(

@@ -20,7 +20,7 @@ from selfkd.analysis.measured import (
     about,
     check_numbers,
     measure_missing,
-    named,
+    named_models,
     read_benchmarks,
     read_items,
     rounded,
@@ -64,7 +64,7 @@ class AttentionConfig:
 def analyze_attention(config: AttentionConfig) -> dict[str, Any]:
     """Returns {benchmark: {"models": ..., "between_models": ...}}, as in `result.json` under "benchmarks"."""
     check_numbers(config.batch_size, config.limit)
-    models, benchmarks = named("models", config.models), read_benchmarks(config.data, config.limit)
+    models, benchmarks = named_models(config.models), read_benchmarks(config.data, config.limit)
     with_maps = {e.id for examples in benchmarks.values() for e in examples[: config.maps]}
 
     def measure(

@@ -42,6 +42,14 @@ def named(field: str, entries: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def named_models(entries: Sequence[str]) -> dict[str, str]:
+    """{name: checkpoint}; raises InputError, before anything is made, for what is no model that hears."""
+    models = named("models", entries)
+    for path in models.values():
+        is_ours(path)
+    return models
+
+
 def read_benchmarks(data: Sequence[str], limit: int) -> dict[str, list[Example]]:
     """{source: its first `limit` examples that have a picture, 0 for all}; raises InputError where none is left."""
     benchmarks: dict[str, list[Example]] = {}
@@ -76,8 +84,6 @@ def measure_missing(
 ) -> None:
     """Writes the item files that are not there. `measure` gives a record for each item of a batch; `also(benchmark,
     model, records)` may take something out of them, and write it, before they are written."""
-    for path in models.values():
-        is_ours(path)  # before anything is loaded
     transformers_logging.disable_progress_bar()
     for name, path in models.items():
         missing = [b for b in benchmarks if not items_path(folder, b, name).is_file()]
