@@ -1,0 +1,204 @@
+"""Agreement of the spoken with the written view of models, side by side: KL, top tokens, hidden states by layer.
+
+Writes into a run directory `items/BENCHMARK.MODEL.jsonl` (one item a line) and last `result.json`: means over items
+with their intervals, by benchmark, kind, category, voice, position in the response, and, where evaluation runs are
+given, by whether the written and the spoken reply were right; differences of models on the same items.
+
+An item's figure is the mean over its response rows, so items weigh alike, however long their responses.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selfkd.analysis.agreement import agreement_of_batch
+from selfkd.analysis.intervals import LEVEL, intervals, layer_intervals, pairs
+from selfkd.analysis.measured import (
+    Record,
+    about,
+    check_numbers,
+    measure_missing,
+    named,
+    named_models,
+    read_benchmarks,
+    read_items,
+    rounded,
+)
+from selfkd.data.example import Example
+from selfkd.data.views import PairedItem
+from selfkd.errors import InputError
+from selfkd.evaluation.samples import read_samples, samples_path
+from selfkd.evaluation.statistics import RESAMPLES
+from selfkd.model.omni import OmniModel
+from selfkd.runs import Run
+
+FIGURES = {
+    "kl": "KL(p_text || p_speech), nats per response row",
+    "same_top": "share of response rows whose top token is the same in both views",
+    "rank": "place of the written view's top token in the spoken view; 1 is its top",
+}
+BY_LAYER = {
+    "cosine": "cosine between the two views' hidden states at response rows",
+    "distance": "|speech - text| / |text| of those hidden states",
+}
+MOST_POSITIONS = 32  # of a response, in the table by position
+OUTCOMES = {
+    (True, True): "both right",
+    (True, False): "written alone right",
+    (False, True): "spoken alone right",
+    (False, False): "neither right",
+}
+
+
+@dataclass
+class AgreementConfig:
+    """How far the spoken view's answers are from the written view's, by token and by layer.
+
+    Args:
+        models: Models to put side by side, NAME=PATH or PATH (the name is then the run's): a model of selfkd, or a
+            native omni model.
+        data: Folders of spoken questions, one a benchmark.
+        output: Run directory.
+        limit: At most so many items of each benchmark; 0 takes all.
+        batch_size: Items that are read together.
+        seed: Seed of the bootstrap.
+        written_run: Evaluation run with the view text, for whether an item flips; none by default.
+        spoken_runs: Evaluation runs with the view speech, NAME=PATH for each of the models.
+    """
+
+    models: list[str]
+    data: list[str]
+    output: Path
+    limit: int = 0
+    batch_size: int = 16
+    seed: int = 0
+    written_run: str = ""
+    spoken_runs: list[str] = field(default_factory=list)
+
+
+def analyze_agreement(config: AgreementConfig) -> dict[str, Any]:
+    """Returns {benchmark: {"models": ..., "between_models": ...}}, as in `result.json` under "benchmarks"."""
+    check_numbers(config.batch_size, config.limit)
+    models, benchmarks = named_models(config.models), read_benchmarks(config.data, config.limit)
+    outcomes = {b: _outcomes(config, b, examples, list(models)) for b, examples in benchmarks.items()}
+
+    def measure(
+        model: OmniModel, _: list[PairedItem], examples: list[Example], batch: Any, questions: list[slice]
+    ) -> list[Record]:
+        found = agreement_of_batch(model, batch, questions)
+        return [
+            about(e)
+            | {"kl": rounded(a.kl), "same_top": a.same_top, "rank": a.rank}
+            | {"cosine": rounded(a.cosine), "distance": rounded(a.distance)}
+            for e, a in zip(examples, found, strict=True)
+        ]
+
+    with Run.open(config.output, "agreement", config) as run:
+        measure_missing(run.folder, models, benchmarks, config.batch_size, measure)
+        result = {
+            b: summarize_agreement({m: read_items(run.folder, b, m) for m in models}, outcomes[b], config.seed)
+            for b in benchmarks
+        }
+        what = {"figures": FIGURES | BY_LAYER, "level": LEVEL, "resamples": RESAMPLES, "seed": config.seed}
+        run.finish(benchmarks=result, about=what)
+        return result
+
+
+def summarize_agreement(
+    records: dict[str, list[Record]], outcomes: dict[str, dict[str, str]], seed: int
+) -> dict[str, Any]:
+    """{"models": {model: {figure: interval, "by_layer", "by_kind", ...}}, "between_models": {"B minus A": ...}};
+    `outcomes` is {model: {item's id: one of `OUTCOMES`}}, and may lack models."""
+    result: dict[str, Any] = {"models": {}, "between_models": {}}
+    for model, items in records.items():
+        result["models"][model] = {
+            **_figure_intervals(_figures(items), seed),
+            "by_layer": layer_intervals(_layers(items), seed),
+            "by_position": _by_position(items, seed),
+            **{f"by_{name}": _by(items, _field(name), seed) for name in ("kind", "category", "voice")},
+        }
+        if model in outcomes:
+            by_id = outcomes[model]
+            result["models"][model]["by_outcome"] = _by(items, _outcome(by_id), seed)
+    for a, b in pairs(list(records)):
+        moved = _figures(records[b]) - _figures(records[a])
+        between: dict[str, Any] = _figure_intervals(moved, seed)
+        first, second = _layers(records[a]), _layers(records[b])
+        if first["cosine"].shape == second["cosine"].shape:
+            between["by_layer"] = layer_intervals({m: second[m] - first[m] for m in BY_LAYER}, seed)
+        result["between_models"][f"{b} minus {a}"] = between
+    return result
+
+
+def _figures(items: list[Record]) -> NDArray[np.float64]:
+    """(n, 3): `FIGURES` of each item, mean over its response rows."""
+    return np.array([[np.mean(item[name]) for name in FIGURES] for item in items])
+
+
+def _layers(items: list[Record]) -> dict[str, NDArray[np.float64]]:
+    return {name: np.array([item[name] for item in items]) for name in BY_LAYER}
+
+
+def _figure_intervals(values_n3: NDArray[np.float64], seed: int) -> dict[str, Any]:
+    found = intervals(values_n3, seed)
+    figures = {name: {figure: found[figure][i] for figure in ("mean", "low", "high")} for i, name in enumerate(FIGURES)}
+    return {"n": found["n"], **figures}
+
+
+def _by(items: list[Record], group_of: Callable[[Record], str], seed: int) -> dict[str, Any]:
+    groups: dict[str, list[Record]] = {}
+    for item in items:
+        groups.setdefault(group_of(item), []).append(item)
+    return {name: _figure_intervals(_figures(groups[name]), seed) for name in sorted(groups)}
+
+
+def _field(name: str) -> Callable[[Record], str]:
+    return lambda item: item[name]
+
+
+def _outcome(by_id: dict[str, str]) -> Callable[[Record], str]:
+    return lambda item: by_id[item["id"]]
+
+
+def _by_position(items: list[Record], seed: int) -> list[dict[str, Any]]:
+    """By place in the response, 0 the first token; over the items whose response is that long."""
+    longest = min(max(len(item["kl"]) for item in items), MOST_POSITIONS)
+    found = []
+    for position in range(longest):
+        there = [item for item in items if len(item["kl"]) > position]
+        values = np.array([[item[name][position] for name in FIGURES] for item in there], dtype=float)
+        found.append({"position": position, **_figure_intervals(values, seed)})
+    return found
+
+
+def _outcomes(
+    config: AgreementConfig, benchmark: str, examples: list[Example], models: list[str]
+) -> dict[str, dict[str, str]]:
+    """{model: {item's id: outcome}} from the samples of evaluation runs; raises InputError where they do not fit."""
+    if bool(config.written_run) != bool(config.spoken_runs):
+        raise InputError("written_run, spoken_runs: an item flips between the two: give both or neither")
+    if not config.written_run:
+        return {}
+    spoken = named("spoken_runs", config.spoken_runs)
+    unknown = sorted(set(spoken) - set(models))
+    if unknown:
+        raise InputError(f"spoken_runs: {unknown[0]}: not the name of a model ({', '.join(models)})")
+    ids = [e.id for e in examples]
+    written = _right("written_run", config.written_run, benchmark, "text", ids)
+    found = {}
+    for model, run in spoken.items():
+        right = _right("spoken_runs", run, benchmark, "speech", ids)
+        found[model] = {i: OUTCOMES[written[i], right[i]] for i in ids}
+    return found
+
+
+def _right(name: str, run: str, benchmark: str, view: str, ids: list[str]) -> dict[str, bool]:
+    right = {s["id"]: s["correct"] for s in read_samples(samples_path(Path(run), benchmark, view))}
+    missing = [i for i in ids if i not in right]
+    if missing:
+        raise InputError(f"{name}: {run}: {benchmark} lacks item {missing[0]}")
+    return right

@@ -1,0 +1,181 @@
+"""Attention of models to the image, written and spoken, side by side.
+
+Writes into a run directory for each benchmark and model `items/BENCHMARK.MODEL.jsonl` (one item a line: each of
+`MEASURES` by layer, for both views), `heads/BENCHMARK.MODEL.json` (means over items by layer and head),
+`maps/BENCHMARK.MODEL.jsonl` (grids of attention on the picture), and last `result.json` (means over items, differences
+of views and of models on the same items, with their intervals).
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from selfkd.analysis.attention import BY_HEAD, MEASURES, ViewAttention, attention_of_batch, image_map
+from selfkd.analysis.intervals import LEVEL, layer_intervals, pairs, thirds_of
+from selfkd.analysis.measured import (
+    Record,
+    about,
+    check_numbers,
+    measure_missing,
+    named_models,
+    read_benchmarks,
+    read_items,
+    rounded,
+)
+from selfkd.analysis.views import VIEWS
+from selfkd.data.example import Example
+from selfkd.data.views import PairedItem
+from selfkd.errors import InputError
+from selfkd.evaluation.statistics import RESAMPLES
+from selfkd.files import write_json, write_text
+from selfkd.model.omni import OmniModel
+from selfkd.runs import Run
+
+
+@dataclass
+class AttentionConfig:
+    """How much question and response attend to the image, written and spoken, by layer.
+
+    Args:
+        models: Models to put side by side, NAME=PATH or PATH (the name is then the run's): a model of selfkd, or a
+            native omni model.
+        data: Folders of spoken questions, one a benchmark.
+        output: Run directory.
+        limit: At most so many items of each benchmark; 0 takes all.
+        batch_size: Items that are read together.
+        seed: Seed of the bootstrap.
+        maps: Of so many items of each benchmark the attention on the picture is written, where it is one tile.
+        map_layers: Layers of those maps; empty takes the middle one and the last.
+    """
+
+    models: list[str]
+    data: list[str]
+    output: Path
+    limit: int = 0
+    batch_size: int = 16
+    seed: int = 0
+    maps: int = 8
+    map_layers: list[int] = field(default_factory=list)
+
+
+def analyze_attention(config: AttentionConfig) -> dict[str, Any]:
+    """Returns {benchmark: {"models": ..., "between_models": ...}}, as in `result.json` under "benchmarks"."""
+    check_numbers(config.batch_size, config.limit)
+    models, benchmarks = named_models(config.models), read_benchmarks(config.data, config.limit)
+    with_maps = {e.id for examples in benchmarks.values() for e in examples[: config.maps]}
+
+    def measure(
+        model: OmniModel, items: list[PairedItem], examples: list[Example], batch: Any, questions: list[slice]
+    ) -> list[Record]:
+        count = len(model.vlm.get_decoder().layers)
+        layers = sorted(set(config.map_layers or (count // 2, count - 1)))
+        if not 0 <= layers[0] <= layers[-1] < count:
+            raise InputError(f"map_layers: {layers}: the model has layers 0 to {count - 1}")
+        is_shown = any(e.id in with_maps for e in examples)
+        found = attention_of_batch(model, batch, questions, layers if is_shown else ())
+        records = []
+        for i, (item, example) in enumerate(zip(items, examples, strict=True)):
+            views = {view: found[view][i] for view in VIEWS}
+            record = about(example) | _figures(views)
+            record["heads"] = {view: v.of_heads() for view, v in views.items()}
+            record["maps"] = [
+                {"id": item.id, "view": view, "layer": layer, "grid": grid}
+                for view, v in views.items()
+                for layer in layers
+                if item.id in with_maps and (grid := _map(model, item, v, layer))
+            ]
+            records.append(record)
+        return records
+
+    with Run.open(config.output, "attention", config) as run:
+
+        def write_heads_and_maps(benchmark: str, model: str, records: list[Record]) -> None:
+            heads = [record.pop("heads") for record in records]
+            means = {
+                view: {m: np.mean([h[view][m].numpy() for h in heads], axis=0).tolist() for m in BY_HEAD}
+                for view in VIEWS
+            }
+            write_json(run.folder / "heads" / f"{benchmark}.{model}.json", {"n": len(heads)} | means)
+            maps = [m for record in records for m in record.pop("maps")]
+            text = "".join(json.dumps(m) + "\n" for m in maps)
+            write_text(run.folder / "maps" / f"{benchmark}.{model}.jsonl", text)
+
+        measure_missing(run.folder, models, benchmarks, config.batch_size, measure, write_heads_and_maps)
+        result = {
+            benchmark: summarize_attention({m: read_items(run.folder, benchmark, m) for m in models}, config.seed)
+            for benchmark in benchmarks
+        }
+        run.finish(benchmarks=result, about=_about(config))
+        return result
+
+
+def summarize_attention(records: dict[str, list[Record]], seed: int) -> dict[str, Any]:
+    """{"models": {model: {"tokens", "views", "speech_minus_text"}}, "between_models": {"B minus A": ...}}: each of
+    `MEASURES` by layer and by third of depth. Between models it is the spoken views that are compared, and the gaps
+    (speech minus text), on the same items; models of other depth are left out there."""
+    values = {
+        model: {view: {m: np.array([r["views"][view][m] for r in items]) for m in MEASURES} for view in VIEWS}
+        for model, items in records.items()
+    }
+    result: dict[str, Any] = {"models": {}, "between_models": {}}
+    for model, views in values.items():
+        gaps = {m: views["speech"][m] - views["text"][m] for m in MEASURES}
+        result["models"][model] = {
+            "tokens": _tokens(records[model]),
+            "thirds": thirds_of(gaps["query_to_image"].shape[1]),
+            "views": {view: layer_intervals(views[view], seed) for view in VIEWS},
+            "speech_minus_text": layer_intervals(gaps, seed),
+        }
+    for a, b in pairs(list(values)):
+        first, second = values[a], values[b]
+        if first["text"]["query_to_image"].shape == second["text"]["query_to_image"].shape:
+            moved = {v: {m: second[v][m] - first[v][m] for m in MEASURES} for v in VIEWS}
+            gap = {m: moved["speech"][m] - moved["text"][m] for m in MEASURES}
+            between = {view: layer_intervals(moved[view], seed) for view in VIEWS} | {"gap": layer_intervals(gap, seed)}
+            result["between_models"][f"{b} minus {a}"] = between
+    return result
+
+
+def _tokens(items: list[Record]) -> dict[str, float]:
+    """Means over items: how many tokens stand for what, and the uniform share."""
+    written, spoken = ([r["tokens"][view] for r in items] for view in VIEWS)
+    return {
+        "n": len(items),
+        "image": float(np.mean([t["image"] for t in written])),
+        "response_rows": float(np.mean([t["response_rows"] for t in written])),
+        **{
+            f"{name}_{view}": float(np.mean([t[name] for t in tokens]))
+            for name in ("query", "uniform")
+            for view, tokens in zip(VIEWS, (written, spoken), strict=True)
+        },
+    }
+
+
+def _figures(views: dict[Any, ViewAttention]) -> Record:
+    tokens = {
+        view: {
+            "query": v.query_tokens,
+            "image": v.image_tokens,
+            "response_rows": v.response_rows,
+            "uniform": rounded([v.uniform])[0],
+        }
+        for view, v in views.items()
+    }
+    by_layer = {view: {m: rounded(x) for m, x in v.of_layers().items()} for view, v in views.items()}
+    return {"tokens": tokens, "views": by_layer}
+
+
+def _map(model: OmniModel, item: PairedItem, attention: ViewAttention, layer: int) -> list[list[float]]:
+    """Empty for a picture of several tiles: there is no one grid to draw."""
+    try:
+        grid = image_map(model, item, attention, layer)
+    except InputError:
+        return []
+    return [rounded(row) for row in grid]
+
+
+def _about(config: AttentionConfig) -> dict[str, Any]:
+    return {"measures": MEASURES, "level": LEVEL, "resamples": RESAMPLES, "seed": config.seed}

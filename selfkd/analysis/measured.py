@@ -1,0 +1,129 @@
+"""What the two analyses have in common: models by name, the items of data folders, and one file of items for each model
+and benchmark, which is whole or not there, so that a run that was cut short goes on with those that are missing."""
+
+import gc
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import send_to_device
+from tqdm import tqdm
+from transformers.utils import logging as transformers_logging
+
+from selfkd.analysis.views import written_question
+from selfkd.data.example import Example
+from selfkd.data.folder import ExampleFolder
+from selfkd.data.views import PairedCollator, PairedDataset, PairedItem
+from selfkd.errors import InputError
+from selfkd.evaluation.evaluate import benchmark_name
+from selfkd.files import write_text
+from selfkd.model.checkpoint import is_ours, load_omni
+from selfkd.model.omni import OmniModel
+
+Record = dict[str, Any]
+Measure = Callable[[OmniModel, list[PairedItem], list[Example], dict[str, Any], list[slice]], list[Record]]
+
+
+def named(field: str, entries: Sequence[str]) -> dict[str, str]:
+    """{name: path} of NAME=PATH or PATH; a path's own name is that of its run: runs/sft/model is "sft"."""
+    found: dict[str, str] = {}
+    for entry in entries:
+        name, mark, path = entry.rpartition("=")
+        if not mark:
+            parts = [p for p in Path(path).parts if p != "model"]
+            name = parts[-1] if parts else path
+        if not name or "/" in name or name in found:
+            raise InputError(f"{field}: {entry}: give each a name of its own, NAME=PATH")
+        found[name] = path
+    if not found:
+        raise InputError(f"{field}: give at least one")
+    return found
+
+
+def named_models(entries: Sequence[str]) -> dict[str, str]:
+    """{name: checkpoint}; raises InputError, before anything is made, for what is no model that hears."""
+    models = named("models", entries)
+    for path in models.values():
+        is_ours(path)
+    return models
+
+
+def read_benchmarks(data: Sequence[str], limit: int) -> dict[str, list[Example]]:
+    """{source: its first `limit` examples that have a picture, 0 for all}; raises InputError where none is left."""
+    benchmarks: dict[str, list[Example]] = {}
+    for folder in map(Path, data):
+        name = benchmark_name(folder)
+        if name in benchmarks:
+            raise InputError(f"data: {folder}: a second folder of {name}")
+        benchmarks[name] = [e for e in ExampleFolder(folder)[: limit or None] if e.image is not None]
+        if not benchmarks[name]:
+            raise InputError(f"data: {folder}: no example with a picture")
+    if not benchmarks:
+        raise InputError("data: give at least one folder of spoken questions")
+    return benchmarks
+
+
+def check_numbers(batch_size: int, limit: int) -> None:
+    if batch_size < 1 or limit < 0:
+        raise InputError("batch_size, limit: must not be negative, and batch_size not 0")
+
+
+def items_path(folder: Path, benchmark: str, model: str) -> Path:
+    return folder / "items" / f"{benchmark}.{model}.jsonl"
+
+
+def measure_missing(
+    folder: Path,
+    models: dict[str, str],
+    benchmarks: dict[str, list[Example]],
+    batch_size: int,
+    measure: Measure,
+    also: Callable[[str, str, list[Record]], None] = lambda *_: None,
+) -> None:
+    """Writes the item files that are not there. `measure` gives a record for each item of a batch; `also(benchmark,
+    model, records)` may take something out of them, and write it, before they are written."""
+    transformers_logging.disable_progress_bar()
+    for name, path in models.items():
+        missing = [b for b in benchmarks if not items_path(folder, b, name).is_file()]
+        if not missing:
+            continue
+        model, processor = load_omni(path)
+        model.eval()
+        for benchmark in missing:
+            records: list[Record] = []
+            for batch in _batches(model, processor, benchmarks[benchmark], batch_size, f"{benchmark}, {name}"):
+                records += measure(model, *batch)
+            also(benchmark, name, records)
+            lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+            write_text(items_path(folder, benchmark, name), "".join(lines))
+        del model  # before the next one is loaded
+        gc.collect()
+
+
+def _batches(
+    model: OmniModel, processor: Any, examples: list[Example], batch_size: int, title: str
+) -> Iterator[tuple[list[PairedItem], list[Example], dict[str, Any], list[slice]]]:
+    dataset, collate = PairedDataset(examples, processor, model.context), PairedCollator(processor)
+    with tqdm(total=len(examples), desc=title, unit="item") as progress, torch.no_grad():
+        for start in range(0, len(examples), batch_size):
+            some = examples[start : start + batch_size]
+            items = [dataset[start + i] for i in range(len(some))]
+            questions = [written_question(processor, e, i) for e, i in zip(some, items, strict=True)]
+            yield items, some, send_to_device(collate(items), model.device), questions
+            progress.update(len(some))
+
+
+def about(example: Example) -> Record:
+    """What a record says of its item beside the figures."""
+    return {name: getattr(example, name) for name in ("id", "kind", "category", "voice")}
+
+
+def rounded(numbers: Iterable[float]) -> list[float]:
+    """Six digits that count: what fp32 knows, and no more."""
+    return [float(f"{x:.6g}") for x in numbers]
+
+
+def read_items(folder: Path, benchmark: str, model: str) -> list[Record]:
+    return [json.loads(line) for line in items_path(folder, benchmark, model).read_text().splitlines()]
