@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from selfkd.model.omni import OmniModel
 from selfkd.model.processor import OmniProcessor
 from selfkd.serving.exchange import Exchange, error_response
-from selfkd.serving.house import House
+from selfkd.serving.house import House, no_such_model
 from selfkd.serving.protocol import model_card
 from selfkd.serving.refused import RefusedError
 from selfkd.serving.settings import KEY_VARIABLE, ServeConfig
@@ -64,6 +64,12 @@ def _routes(house: House) -> APIRouter:
     @router.get("/v1/models", dependencies=checked)
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [model_card(config.served_name, house.started_at)]}
+
+    @router.get("/v1/models/{name:path}", dependencies=checked)
+    async def model(name: str) -> dict[str, Any]:
+        if name != config.served_name:
+            raise no_such_model(name, config)
+        return model_card(config.served_name, house.started_at)
 
     @router.get("/health")
     async def health() -> JSONResponse:

@@ -58,8 +58,7 @@ class House:
         """Reads a body and makes its prompt, away from the event loop; raises RefusedError."""
         request = await self._in_thread(lambda: read_request(body))
         if request.model != self.config.served_name:
-            message = f"model: there is no model {request.model[:100]!r}, this one is {self.config.served_name!r}"
-            raise RefusedError(404, message, "model", "model_not_found")
+            raise no_such_model(request.model, self.config)
         asked = asked_in(request)
         image = None
         if is_remote(asked, self.config.remote_images):
@@ -74,3 +73,8 @@ class House:
 
     async def _in_thread(self, make: Callable[[], Made]) -> Made:
         return await asyncio.get_running_loop().run_in_executor(self._threads, make)
+
+
+def no_such_model(name: str, config: ServeConfig) -> RefusedError:
+    message = f"model: there is no model {name[:100]!r}, this one is {config.served_name!r}"
+    return RefusedError(404, message, "model", "model_not_found")

@@ -39,7 +39,7 @@ class Asked:
 
 def asked_in(request: ChatRequest) -> Asked:
     """Texts are joined as they are, with nothing between. Raises RefusedError where nothing is asked, or too much."""
-    parts = request.messages[0].parts
+    parts = request.messages[0].content
     images = [p.image_url.url for p in parts if isinstance(p, ImagePart)]
     sounds = [p for p in parts if isinstance(p, AudioPart)]
     if len(images) > 1 or len(sounds) > 1:

@@ -64,11 +64,12 @@ Part = Annotated[TextPart | ImagePart | AudioPart, Field(discriminator="type")]
 
 class Message(_Strict):
     role: Literal["user"]
-    content: str | list[Part]
+    content: list[Part]
 
-    @property
-    def parts(self) -> list[TextPart | ImagePart | AudioPart]:
-        return [TextPart(type="text", text=self.content)] if isinstance(self.content, str) else self.content
+    @field_validator("content", mode="before")
+    @classmethod
+    def _text_as_part(cls, content: Any) -> Any:
+        return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
 class StreamOptions(_Strict):

@@ -66,7 +66,7 @@ class ServeConfig:
             raise InputError(f"max_audio_seconds: {self.max_audio_seconds}: must be {allowed}")
         if not self.served_name.strip():
             raise InputError("served_name: must not be empty")
-        if not is_own_machine(self.host) and not api_key():
+        if not api_key() and not is_own_machine(self.host):
             raise InputError(f"host: {self.host}: others could ask; set {KEY_VARIABLE}, or listen at 127.0.0.1")
 
 
