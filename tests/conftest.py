@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
+import threading
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
@@ -95,3 +96,34 @@ def interrupted_at(step):
 
     with patch.object(Trainer, "training_step", training_step):
         yield
+
+
+@pytest.fixture(scope="module")
+def server(parts):
+    """The model of `parts` behind HTTP, with the usual settings."""
+    from serving import served
+
+    with served(parts) as running:
+        yield running
+
+
+@pytest.fixture
+def endless(parts, monkeypatch):
+    """No token ends a reply: each goes on to its limit."""
+    monkeypatch.setattr(parts[0].vlm.generation_config, "eos_token_id", [parts[1].tokenizer.pad_token_id])
+
+
+@pytest.fixture
+def gate(parts, monkeypatch):
+    """Batches wait until it is set; `gate.sizes` are theirs."""
+    opened, plain = threading.Event(), parts[0].generate
+    opened.sizes = []
+
+    def generate(*arguments, **inputs):
+        opened.sizes.append(len(inputs["suffix_ids"]))
+        assert opened.wait(20)
+        return plain(*arguments, **inputs)
+
+    monkeypatch.setattr(parts[0], "generate", generate)
+    yield opened
+    opened.set()

@@ -9,7 +9,7 @@ import ctypes
 import math
 import shutil
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol
@@ -45,7 +45,7 @@ def resampled(samples: NDArray[np.float32], rate_hz: int) -> NDArray[np.float32]
     return np.clip(samples, -1, 1).astype(np.float32)
 
 
-@cache
+@lru_cache(maxsize=32)
 def _low_pass(rate: int) -> NDArray[np.float32]:
     # scipy's own filter, which it would design anew for each clip: more work than the filtering
     return firwin(20 * rate + 1, 1 / rate, window=("kaiser", 5.0)).astype(np.float32)

@@ -173,11 +173,16 @@ class OmniProcessor:
 
     def check_context(self, name: str, ids: Sequence[int], speech_inputs: dict[str, Tensor], context: int) -> None:
         """Raises InputError where what the LLM reads for `ids` is longer than its context; `name` says which it is."""
-        length = len(ids)
-        if self.feature_extractor is not None and speech_inputs:  # the speech token makes way for what is heard
-            length += stacked_length(encoder_frames(speech_inputs["mel_BFM"].shape[2]), self.speech_stack) - 1
+        length = self.length(ids, speech_inputs)
         if length > context:
             raise InputError(f"{name}: {length} tokens do not fit the model's context of {context}")
+
+    def length(self, ids: Sequence[int], speech_inputs: dict[str, Tensor]) -> int:
+        """Tokens that the LLM reads for `ids`; a vector of what is heard counts as one."""
+        if self.feature_extractor is None or not speech_inputs:
+            return len(ids)
+        # the speech token makes way for what is heard
+        return len(ids) + stacked_length(encoder_frames(speech_inputs["mel_BFM"].shape[2]), self.speech_stack) - 1
 
     def pad_left(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
         """(ids, mask) of rows of different lengths, padded on the left."""

@@ -1,0 +1,1 @@
+"""A trained model behind OpenAI's chat protocol; needs the extra `selfkd[serve]`."""

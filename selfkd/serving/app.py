@@ -1,0 +1,93 @@
+"""The paths of the server: /v1/chat/completions, /v1/models, /health."""
+
+import hmac
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, FastAPI, Header, Request
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from selfkd.model.omni import OmniModel
+from selfkd.model.processor import OmniProcessor
+from selfkd.serving.exchange import Exchange, error_response
+from selfkd.serving.house import House, no_such_model
+from selfkd.serving.protocol import model_card
+from selfkd.serving.refused import RefusedError
+from selfkd.serving.settings import KEY_VARIABLE, ServeConfig
+
+
+def create_app(config: ServeConfig, model: OmniModel, processor: OmniProcessor) -> FastAPI:
+    """The application; its worker begins and ends with it. `model` is taken over, in evaluation mode."""
+    house = House(config, model.eval(), processor)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        house.start()
+        yield
+        house.close()
+
+    # no pages of its own making: they load scripts from elsewhere
+    app = FastAPI(title="selfkd", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.house = house
+    app.include_router(_routes(house))
+    app.add_exception_handler(RefusedError, _refused)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _failed)
+    return app
+
+
+def _routes(house: House) -> APIRouter:
+    config, router = house.config, APIRouter()
+
+    def check_key(authorization: Annotated[str, Header()] = "") -> None:
+        kind, _, key = authorization.partition(" ")
+        # in a time that does not say how much of the key was right
+        is_right = hmac.compare_digest(key.strip().encode(), house.key.encode())
+        if house.key and not (is_right and kind.lower() == "bearer"):
+            raise RefusedError(
+                401, f"Authorization: expected 'Bearer' and the server's {KEY_VARIABLE}", code="wrong_key"
+            )
+
+    def check_content_type(content_type: Annotated[str, Header()] = "") -> None:
+        # a page in a browser can send anything else to this machine without being asked
+        if content_type.partition(";")[0].strip().lower() != "application/json":
+            raise RefusedError(415, "Content-Type: expected application/json")
+
+    checked = [Depends(check_key)]
+
+    @router.post("/v1/chat/completions", dependencies=[*checked, Depends(check_content_type)])
+    async def chat() -> Exchange:
+        return Exchange(house)
+
+    @router.get("/v1/models", dependencies=checked)
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [model_card(config.served_name, house.started_at)]}
+
+    @router.get("/v1/models/{name:path}", dependencies=checked)
+    async def model(name: str) -> dict[str, Any]:
+        if name != config.served_name:
+            raise no_such_model(name, config)
+        return model_card(config.served_name, house.started_at)
+
+    @router.get("/health")
+    async def health() -> JSONResponse:
+        is_well = house.worker.is_alive
+        return JSONResponse({"status": "ok" if is_well else "the worker has ended"}, 200 if is_well else 503)
+
+    return router
+
+
+async def _refused(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RefusedError)
+    return error_response(error)
+
+
+async def _http_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    return error_response(RefusedError(error.status_code, str(error.detail)))
+
+
+async def _failed(_: Request, error: Exception) -> JSONResponse:
+    return error_response(RefusedError(500, "the server failed on this request", code="server_failed"))

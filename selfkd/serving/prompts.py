@@ -1,0 +1,117 @@
+"""One request -> one prompt of the model, in the written or the spoken view, with everything that may be wrong with it
+found here, before it meets other requests in a batch."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from selfkd.errors import InputError
+from selfkd.model.processor import OmniProcessor, Prompt
+from selfkd.serving.media import REMOTE, base64_bytes, data_url_bytes, read_picture, read_sound
+from selfkd.serving.protocol import AudioPart, ChatRequest, ImagePart, TextPart
+from selfkd.serving.refused import RefusedError, bad_field
+from selfkd.serving.settings import ServeConfig
+
+_MOST_LETTERS_A_TOKEN = 64  # texts far beyond the context are refused before the tokenizer works on them
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prompt, how many tokens the LLM reads for it, and the most that it may answer."""
+
+    prompt: Prompt
+    prompt_tokens: int
+    new_tokens: int
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The parts of a message by their role: text before the sound is an instruction, after it the form of the answer;
+    without sound all text is the question. At most one picture and one sound."""
+
+    before: str
+    after: str
+    image_url: str | None
+    sound: AudioPart | None
+
+
+def asked_in(request: ChatRequest) -> Asked:
+    """Texts are joined as they are, with nothing between. Raises RefusedError where nothing is asked, or too much."""
+    parts = request.messages[0].content
+    images = [p.image_url.url for p in parts if isinstance(p, ImagePart)]
+    sounds = [p for p in parts if isinstance(p, AudioPart)]
+    if len(images) > 1 or len(sounds) > 1:
+        what = "image_url" if len(images) > 1 else "input_audio"
+        raise bad_field("messages.0.content", f"one part of type {what} is taken, there are more")
+    place = parts.index(sounds[0]) if sounds else len(parts)
+    before, after = (
+        "".join(p.text for p in some if isinstance(p, TextPart)) for some in (parts[:place], parts[place:])
+    )
+    if not sounds and not before.strip():
+        raise bad_field("messages.0.content", "asks nothing: send text, or input_audio")
+    return Asked(before, after, images[0] if images else None, sounds[0] if sounds else None)
+
+
+def is_remote(asked: Asked, allowed: bool) -> bool:
+    """Whether the picture is to be fetched; raises RefusedError where that is not allowed."""
+    if asked.image_url is None or not asked.image_url.lower().startswith(REMOTE):
+        return False
+    if not allowed:
+        raise bad_field("image_url", "remote pictures are not fetched here; send a data URL")
+    return True
+
+
+def prepare(
+    asked: Asked, image: bytes | None, request: ChatRequest, config: ServeConfig, processor: OmniProcessor, context: int
+) -> Prepared:
+    """`image` is the picture where it was fetched; `context` the tokens that the LLM can read and write.
+
+    Raises RefusedError for what cannot be read, and for what does not fit.
+    """
+    _check_text(asked.before + asked.after, processor, context)
+    picture = samples = None
+    if asked.image_url is not None:
+        picture = read_picture(data_url_bytes(asked.image_url) if image is None else image, config.max_pixels)
+    if asked.sound is not None:
+        sound = asked.sound.input_audio
+        content = base64_bytes(sound.data, "input_audio")
+        samples = read_sound(content, sound.format, config.max_audio_seconds)
+    prompt = _prompt(asked, picture, samples, processor)
+    length = processor.length(prompt.prefix_ids + prompt.suffix_ids, prompt.speech_inputs)
+    if length >= context:
+        raise _too_long(f"{length} tokens do not fit the model's context of {context} with room for a reply")
+    new_tokens = min(request.most_tokens or config.max_new_tokens, config.max_new_tokens, context - length)
+    return Prepared(prompt, length, new_tokens)
+
+
+def _prompt(
+    asked: Asked, picture: Image.Image | None, samples: NDArray[np.float32] | None, processor: OmniProcessor
+) -> Prompt:
+    try:
+        seen = processor.look(picture)
+    except ValueError as error:  # some image processors refuse strips of a picture
+        raise bad_field("image_url", f"the model does not take this picture: {error}") from error
+    if samples is None:
+        return processor.text_prompt(asked.before, seen)
+    try:
+        heard = processor.hear(samples, "input_audio")
+    except InputError as error:
+        raise bad_field("input_audio", str(error)) from error
+    return processor.speech_prompt(heard, seen, asked.before, asked.after)
+
+
+def _check_text(text: str, processor: OmniProcessor, context: int) -> None:
+    if len(text) > context * _MOST_LETTERS_A_TOKEN:
+        raise _too_long(f"{len(text)} letters do not fit the model's context of {context} tokens")
+    # a mark for the end of a turn would forge one; one for a picture or for speech stands for what is not there, which
+    # on a GPU would end the process
+    marks = {id_: token.content for id_, token in processor.tokenizer.added_tokens_decoder.items() if token.special}
+    found = sorted({marks[id_] for id_ in processor.ids(text) if id_ in marks})
+    if found:
+        raise bad_field("messages.0.content", f"the text holds {found[0]!r}, which is a mark of the model's own")
+
+
+def _too_long(message: str) -> RefusedError:
+    return RefusedError(400, f"messages: {message}", "messages", "context_length_exceeded")

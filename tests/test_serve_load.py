@@ -1,0 +1,115 @@
+"""64 clients at once, some of them bad, for ten seconds: everybody gets the answer to what was asked, memory stays.
+
+SELFKD_SOAK_SECONDS sets another length; a minute is the long form. `pytest -s` shows the figures.
+"""
+
+import asyncio
+import json
+import os
+import random
+import socket
+import time
+from dataclasses import replace
+
+import psutil
+import pytest
+from conftest import tone, world_examples
+from openai import AsyncOpenAI
+from serving import head, post, request, served_by_process
+
+from selfkd.evaluation.answerers import SpeechAnswerer, TextAnswerer
+from selfkd.evaluation.endpoint import user_message
+
+SECONDS = float(os.environ.get("SELFKD_SOAK_SECONDS", "10"))
+CLIENTS, WARM_UP = 64, 0.3  # the share of the time after which memory must not grow any more
+MOST_GROWTH = 40_000_000  # bytes; a single picture of the largest size is 60 MB
+
+
+@pytest.fixture(scope="module")
+def folder(parts, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("served")
+    for part in parts:
+        part.save_pretrained(folder)
+    return folder
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def questions(parts):
+    """(message, reply) of both views, sounds of different lengths; each view answered in one batch of its own."""
+    examples = [replace(e, id=str(i)) for i, e in enumerate(world_examples(24))]
+    examples = [e.spoken(tone(0.5 + 0.1 * i), "tone") for i, e in enumerate(examples)]
+    made = []
+    for view, answerer in (("text", TextAnswerer(*parts)), ("speech", SpeechAnswerer(*parts))):
+        replies = answerer.answer(examples)
+        made += [(user_message(e, view), reply.text) for e, reply in zip(examples, replies, strict=True)]
+    assert len({reply for _, reply in made}) > 20  # a wrong pairing shows
+    return made
+
+
+def test_64_clients(folder, questions):
+    with served_by_process(folder, free_port(), max_requests=CLIENTS + 40) as (url, process):
+        answered, wrong, sizes = asyncio.run(load(url, questions, psutil.Process(process.pid)))
+        assert post(url, request("What?", max_tokens=2))[0] == 200
+        growth = max(sizes[-3:]) - max(sizes[: max(1, round(len(sizes) * WARM_UP))])
+        print(
+            f"\n{CLIENTS} clients, {SECONDS:g} s: {answered / SECONDS:.1f} answers a second; "
+            f"memory {sizes[0] / 1e6:.0f} MB, at the end {sizes[-1] / 1e6:.0f} MB, "
+            f"growth after {WARM_UP:.0%} of the time {growth / 1e6:+.0f} MB"
+        )
+        assert not wrong, wrong[:3]
+        assert answered > CLIENTS
+        assert growth < MOST_GROWTH
+        assert not [line for line in process.log if "Traceback" in line], "".join(process.log)[-3000:]
+
+
+async def load(url, questions, process):
+    """(answers, what was wrong, bytes of memory over time)."""
+    until, counts, wrong, sizes = time.monotonic() + SECONDS, [0], [], []
+
+    async def good(number):
+        draw = random.Random(number)
+        async with AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=60) as client:
+            while time.monotonic() < until:
+                message, expected = draw.choice(questions)
+                settings = {"model": "selfkd", "messages": [message], "max_tokens": 48}
+                if draw.random() < 0.5:
+                    reply = (await client.chat.completions.create(**settings)).choices[0].message.content
+                else:
+                    chunks = await client.chat.completions.create(**settings, stream=True)
+                    reply = "".join([c.choices[0].delta.content or "" async for c in chunks])
+                counts[0] += 1
+                if reply != expected:
+                    wrong.append((reply, expected))
+
+    async def bad(number):
+        """Slow bodies, connections cut before, while and after they are answered, bodies that are no requests."""
+        draw = random.Random(-number)
+        host, port = url.removeprefix("http://").removesuffix("/v1").split(":")
+        while time.monotonic() < until:
+            message, _ = draw.choice(questions)
+            body = {"model": "selfkd", "messages": [message], "stream": draw.random() < 0.5}
+            content = json.dumps(body).encode()
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(head(body))
+            cut = draw.choice([0, len(content) // 2, len(content), len(content)])
+            for start in range(0, cut, 4_000):
+                writer.write(content[start : min(cut, start + 4_000)])
+                await asyncio.sleep(draw.uniform(0, 0.05))
+            if cut == len(content) and draw.random() < 0.5:
+                await reader.read(200)
+            await asyncio.sleep(draw.uniform(0, 0.3))
+            (writer.transport.abort if draw.random() < 0.5 else writer.close)()
+
+    async def watch():
+        while time.monotonic() < until:
+            sizes.append(process.memory_info().rss)
+            await asyncio.sleep(0.25)
+
+    await asyncio.gather(*map(good, range(CLIENTS)), *map(bad, range(8)), watch())
+    return counts[0], wrong, sizes
