@@ -35,12 +35,12 @@ COMMANDS = {
         "selfkd.data.check", "CheckConfig", "check", "data",
     ),
     "data report": Command(
-        "how well spoken questions can be understood -> one HTML file",
+        "how well spoken questions are understood -> one HTML file",
         "selfkd data report runs/data/train --output runs/speech.html",
         "selfkd.report.speech", "SpeechReportConfig", "speech_report", "data",
     ),
     "convert": Command(
-        "an original InternVL2 checkpoint -> the classes of transformers",
+        "an original InternVL2 checkpoint -> transformers' classes",
         "selfkd convert --source InternVL2-1B --output internvl2-1b",
         "selfkd.model.convert", "ConvertConfig", "convert",
     ),
@@ -60,14 +60,29 @@ COMMANDS = {
         "selfkd.evaluation.evaluate", "EvaluateConfig", "evaluate", "model",
     ),
     "compare": Command(
-        "evaluated runs side by side, and the share of the gap closed",
+        "evaluated runs side by side, the share of the gap closed",
         "selfkd compare runs/eval-base runs/eval-sft runs/eval-selfkd --output runs/comparison",
         "selfkd.evaluation.compare", "CompareConfig", "compare", "runs",
+    ),
+    "analyze attention": Command(
+        "where written and spoken questions look, by layer",
+        "selfkd analyze attention runs/sft/model runs/selfkd/model --data runs/data/test --output runs/attention",
+        "selfkd.analysis.analyze_attention", "AttentionConfig", "analyze_attention", "models",
+    ),
+    "analyze agreement": Command(
+        "how far spoken answers are from written ones, and where",
+        "selfkd analyze agreement runs/sft/model runs/selfkd/model --data runs/data/test --output runs/agreement",
+        "selfkd.analysis.analyze_agreement", "AgreementConfig", "analyze_agreement", "models",
     ),
     "report": Command(
         "a comparison -> one HTML file",
         "selfkd report --comparison runs/comparison --output report.html",
         "selfkd.report.build", "ReportConfig", "report",
+    ),
+    "serve": Command(
+        "a model behind an OpenAI-compatible endpoint",
+        "selfkd serve runs/selfkd/model --port 8000",
+        "selfkd.serving.serve", "ServeConfig", "serve", "model",
     ),
     "merge": Command(
         "a trained model -> one plain checkpoint, adapters merged",

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from selfkd.data.questions import WORLD_KINDS
-from selfkd.evaluation.answerers import CascadeAnswerer, TextAnswerer
+from selfkd.evaluation.answerers import TextAnswerer
 from selfkd.evaluation.bundle import (
     repeat_examples,
     sentence_error,
@@ -14,8 +14,8 @@ from selfkd.evaluation.bundle import (
     told_examples,
     world_examples,
 )
+from selfkd.evaluation.transcriber import Transcriber
 from selfkd.model.embedded import recognizer_path, vlm_path
-from selfkd.model.load import load_recognizer
 
 ASSETS = vlm_path().parent
 
@@ -52,5 +52,5 @@ def test_it_repeats_and_answers_without_a_picture(text):
 
 @pytest.mark.parametrize(("part", "most"), [("training", 0.05), ("unseen", 0.28)])
 def test_the_recogniser_hears(text, part, most):
-    cascade = CascadeAnswerer(*load_recognizer(recognizer_path()), text)
-    assert sentence_error(cascade, spoken(world_examples(10), part)) <= most
+    transcriber = Transcriber.from_pretrained()
+    assert sentence_error(transcriber, spoken(world_examples(10), part)) <= most

@@ -53,7 +53,7 @@ def test_overview_and_report_import_no_torch():
         (["synthesize", "--output", "{}/d", "--source", "nowhere"], "source"),
         (["distill", "--data", "x", "--output", "{}/run", "--model", "{}/none"], "model: .*no checkpoint there"),
         (["evaluate", "--model", "{}/none", "--data", "x", "--output", "{}/run"], "model: .*no checkpoint there"),
-        (["compare", "{}", "{}", "--output", "{}/c"], "runs: .*not a complete evaluation"),
+        (["compare", "{}", "--output", "{}/c"], "runs: .*not a complete evaluation"),
         (["report", "--comparison", "{}", "--output", "{}/r.html"], "scores.json: not found"),
     ],
 )

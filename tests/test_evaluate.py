@@ -18,9 +18,9 @@ from selfkd.cli import main
 from selfkd.data.example import MANIFEST, write_shard
 from selfkd.data.folder import ExampleFolder
 from selfkd.errors import InputError
-from selfkd.evaluation.answerers import Reply
 from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
 from selfkd.evaluation.records import SampleFile, sample
+from selfkd.evaluation.reply import Reply
 from selfkd.evaluation.samples import read_samples, samples_path
 from selfkd.files import write_json
 

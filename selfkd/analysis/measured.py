@@ -17,7 +17,6 @@ from selfkd.data.example import Example
 from selfkd.data.folder import ExampleFolder
 from selfkd.data.views import PairedCollator, PairedDataset, PairedItem
 from selfkd.errors import InputError
-from selfkd.evaluation.evaluate import benchmark_name
 from selfkd.files import write_text
 from selfkd.model.checkpoint import is_ours, load_omni
 from selfkd.model.omni import OmniModel
@@ -54,11 +53,11 @@ def read_benchmarks(data: Sequence[str], limit: int) -> dict[str, list[Example]]
     """{source: its first `limit` examples that have a picture, 0 for all}; raises InputError where none is left."""
     benchmarks: dict[str, list[Example]] = {}
     for folder in map(Path, data):
-        name = benchmark_name(folder)
-        if name in benchmarks:
-            raise InputError(f"data: {folder}: a second folder of {name}")
-        benchmarks[name] = [e for e in ExampleFolder(folder)[: limit or None] if e.image is not None]
-        if not benchmarks[name]:
+        examples = ExampleFolder(folder)
+        if examples.source in benchmarks:
+            raise InputError(f"data: {folder}: a second folder of {examples.source}")
+        benchmarks[examples.source] = [e for e in examples[: limit or None] if e.image is not None]
+        if not benchmarks[examples.source]:
             raise InputError(f"data: {folder}: no example with a picture")
     if not benchmarks:
         raise InputError("data: give at least one folder of spoken questions")

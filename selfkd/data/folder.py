@@ -98,6 +98,11 @@ class ExampleFolder(Sequence[Example]):
         with readable(path):
             return example_of_row(_row_group(path, number).slice(index - start, 1).to_pylist()[0])
 
+    @property
+    def source(self) -> str:
+        """Where the first example says that it is from; "" for a folder without examples."""
+        return next((row["source"] for row in self.columns("source")), "")
+
     def sketches(self) -> list[Sketch]:
         return [_sketch(row) for row in self.columns("id", "question", "answer", "duration_seconds", *INDEX_COLUMNS)]
 

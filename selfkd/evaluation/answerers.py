@@ -1,35 +1,20 @@
-"""Who answers: the text view, the speech view, and the cascade (transcribe, then read) of a model."""
+"""A model answers: in the text view, in the speech view, or in both at once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
-from transformers import WhisperFeatureExtractor
+from accelerate.utils import send_to_device
 
 from selfkd.data.example import Example
-from selfkd.data.features import log_mel, pad_mels
 from selfkd.data.views import VIEWS, View, view_prompts
+from selfkd.evaluation.reply import Reply
 from selfkd.model.asked import generate_replies, read_prompts
-from selfkd.model.load import WhisperRecognizer
 from selfkd.model.omni import OmniModel
 from selfkd.model.processor import OmniProcessor, Prompt, Seen
 from selfkd.model.rounds import generate_in_rounds
-from selfkd.model.speech_encoder import SpeechRecognizer
 
 MAX_NEW_TOKENS = 48
-
-
-@dataclass(frozen=True)
-class Reply:
-    text: str
-    heard: str = ""  # the transcript, where there is one
-    error: str = ""  # why there is no reply; `text` is "" then, and it is no wrong answer: who asked decides
-    seconds: float = 0.0  # how long an endpoint took for it, waiting and earlier tries not counted
-
-
-class Answerer(Protocol):
-    def answer(self, examples: Sequence[Example]) -> list[Reply]: ...
 
 
 @torch.no_grad()
@@ -51,7 +36,8 @@ def answer_views(
         check_room(model, processor, example, of_views, max_new_tokens)
     own_end = model.vlm.generation_config.eos_token_id
     ends = {processor.end_id, *(own_end if isinstance(own_end, list) else [own_end])} - {None}
-    parts = read_prompts(model, **processor([p for of_views in prompts for p in of_views]))
+    inputs = processor([p for of_views in prompts for p in of_views])
+    parts = read_prompts(model, **send_to_device(inputs, model.device))
     pad = processor.tokenizer.pad_token_id
     ids = generate_replies(
         model, parts, generate_in_rounds, max_new_tokens=max_new_tokens, eos_token_id=sorted(ends), pad_token_id=pad
@@ -102,25 +88,3 @@ class SpeechAnswerer:
 
     def answer(self, examples: Sequence[Example]) -> list[Reply]:
         return answer_views(self.model, self.processor, examples, ["speech"], self.max_new_tokens)["speech"]
-
-
-@dataclass
-class CascadeAnswerer:
-    """The baseline that users would pick: the speech encoder's own recogniser, then the text view."""
-
-    recognizer: SpeechRecognizer | WhisperRecognizer
-    extractor: WhisperFeatureExtractor
-    text: TextAnswerer
-
-    def transcribe(self, examples: Sequence[Example]) -> list[str]:
-        mels = [log_mel(self.extractor, e.samples(), f"example {e.id}") for e in examples]
-        return self.recognizer.recognize(*(t.to(self.recognizer.device) for t in pad_mels(mels)))
-
-    def answer(self, examples: Sequence[Example]) -> list[Reply]:
-        heard = self.transcribe(examples)
-        return [Reply(t, h) for t, h in zip(self.text.read(examples, heard), heard, strict=True)]
-
-
-def answer_views(model, processor, examples, views, max_new_tokens=MAX_NEW_TOKENS):
-    of = {"text": TextAnswerer, "speech": SpeechAnswerer}
-    return {view: of[view](model, processor).answer(examples) for view in views}

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from selfkd.errors import InputError
-from selfkd.evaluation.answerers import Reply
 from selfkd.evaluation.chat_reply import ChatReply, read_chat_reply, short
+from selfkd.evaluation.reply import Reply
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 NOT_FOR_US = (401, 403, 404)  # key, permission, path or model: the same for every item

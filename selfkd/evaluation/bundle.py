@@ -18,11 +18,11 @@ from selfkd.data.shapes import draw_scene
 from selfkd.data.sources import MMAlignWorld, World
 from selfkd.data.speakers import ESPEAK_VOICES, EspeakSpeaker, Utterance
 from selfkd.data.tasks import REPEAT_INSTRUCTION, some_words, told_question
-from selfkd.evaluation.answerers import CascadeAnswerer, TextAnswerer
+from selfkd.evaluation.answerers import TextAnswerer
 from selfkd.evaluation.scorers import is_right, parse
+from selfkd.evaluation.transcriber import Transcriber
 from selfkd.files import write_json
 from selfkd.model.embedded import recognizer_path
-from selfkd.model.load import load_recognizer
 from selfkd.model.omni import OmniModel
 from selfkd.model.processor import OmniProcessor
 from selfkd.training.align import AlignConfig, assemble
@@ -78,18 +78,18 @@ def spoken(examples: list[Example], part: str = "unseen") -> list[Example]:
     return said
 
 
-def sentence_error(cascade: CascadeAnswerer, examples: list[Example]) -> float:
+def sentence_error(transcriber: Transcriber, examples: list[Example]) -> float:
     """Share of spoken sentences whose transcript differs from what was said."""
     wrong = 0
     for start in range(0, len(examples), BATCH):
         batch = examples[start : start + BATCH]
-        wrong += sum(h != e.question for h, e in zip(cascade.transcribe(batch), batch, strict=True))
+        wrong += sum(h != e.question for h, e in zip(transcriber.transcribe(batch), batch, strict=True))
     return wrong / len(examples)
 
 
 def measure(model: OmniModel, processor: OmniProcessor, per_kind: int) -> dict[str, Any]:
     text = TextAnswerer(model, processor)
-    cascade = CascadeAnswerer(*load_recognizer(recognizer_path()), text)
+    transcriber = Transcriber.from_pretrained()
     questions = world_examples(per_kind)
     captions = [MMAlignWorld("test", SEED).example(i) for i in range(per_kind)]
     return {
@@ -99,8 +99,8 @@ def measure(model: OmniModel, processor: OmniProcessor, per_kind: int) -> dict[s
         "written_mmalign": share_right(text, captions)["all"],
         "repeats": share_right(text, repeat_examples(per_kind))["all"],
         "answers_without_a_picture": share_right(text, told_examples(per_kind))["all"],
-        "sentence_error_unseen_voices": sentence_error(cascade, spoken(questions)),
-        "sentence_error_training_voices": sentence_error(cascade, spoken(questions, "training")),
+        "sentence_error_unseen_voices": sentence_error(transcriber, spoken(questions)),
+        "sentence_error_training_voices": sentence_error(transcriber, spoken(questions, "training")),
     }
 
 

@@ -14,8 +14,8 @@ import numpy as np
 import soundfile
 
 from selfkd.data.example import SAMPLE_RATE_HZ, Example, encode_picture
-from selfkd.evaluation.answerers import Reply
 from selfkd.evaluation.asker import Asker, EndpointSettings, Usage
+from selfkd.evaluation.reply import Reply
 
 EndpointView = Literal["text", "speech"]
 

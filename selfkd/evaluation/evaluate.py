@@ -109,10 +109,9 @@ def _folders(config: EvaluateConfig) -> dict[str, ExampleFolder]:
         found = speak_benchmarks(config)
     for path in map(Path, config.data):
         folder = ExampleFolder(path)
-        name = next((row["source"] for row in folder.columns("source")), "")
-        if name in found:
-            raise InputError(f"data: {path}: a second folder of {name!r}")
-        found[name] = folder
+        if folder.source in found:
+            raise InputError(f"data: {path}: a second folder of {folder.source!r}")
+        found[folder.source] = folder
     if not found:
         raise InputError("data, benchmarks: name at least one")
     empty = [name for name, folder in found.items() if not len(folder)]

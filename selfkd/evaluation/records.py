@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from selfkd.data.example import Example
-from selfkd.evaluation.answerers import Reply
 from selfkd.evaluation.grading import grade
+from selfkd.evaluation.reply import Reply
 from selfkd.evaluation.samples import read_samples
 from selfkd.files import write_text
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
+import torch
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
@@ -13,9 +14,10 @@ from selfkd.data.batches import VECTORS_A_SECOND
 from selfkd.data.example import Example, groups_of
 from selfkd.data.folder import ExampleFolder
 from selfkd.errors import InputError
-from selfkd.evaluation.answerers import Reply, answer_views
+from selfkd.evaluation.answerers import answer_views
 from selfkd.evaluation.asker import EndpointSettings, Usage
 from selfkd.evaluation.endpoint import EndpointAnswerer, EndpointView
+from selfkd.evaluation.reply import Reply
 from selfkd.evaluation.transcriber import Transcriber
 from selfkd.model.checkpoint import load_omni
 
@@ -36,7 +38,7 @@ class LocalSystem:
     def __init__(self, model: str, transcriber: Transcriber | None, batch_size: int, max_new_tokens: int):
         transformers_logging.disable_progress_bar()
         self.model, self.processor = load_omni(model)
-        self.model.eval()
+        self.model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
         self.transcriber, self.batch_size, self.max_new_tokens = transcriber, batch_size, max_new_tokens
 
     def answer(self, examples: ExampleFolder, wanted: Mapping[View, Sequence[int]]) -> Answers:
@@ -67,7 +69,7 @@ class LocalSystem:
         asked: list[EndpointView] = [v for v in views if v != "cascade"]
         replies: dict[View, list[Reply]] = {}
         if asked:
-            replies |= answer_views(self.model, self.processor, examples, asked, self.max_new_tokens)
+            replies.update(answer_views(self.model, self.processor, examples, asked, self.max_new_tokens).items())
         if "cascade" in views:
             heard = _heard(self.transcriber, examples)
             told = [replace(e, question=h) for e, h in zip(examples, heard, strict=True)]
