@@ -59,6 +59,16 @@ COMMANDS = {
         "selfkd evaluate runs/selfkd/model --data runs/data/test --views text,speech --output runs/eval",
         "selfkd.evaluation.evaluate", "EvaluateConfig", "evaluate", "model",
     ),
+    "judge": Command(
+        "wrong replies: on topic or about something else",
+        "selfkd judge runs/eval --model gpt-4o-mini",
+        "selfkd.evaluation.judge_run", "JudgeConfig", "judge_run", "run",
+    ),
+    "mmalign build": Command(
+        "MMAlign, out of ARO or the embedded world, as spoken questions",
+        "selfkd mmalign build --relation r.json --attribution a.json --images aro --output runs/data/mmalign",
+        "selfkd.evaluation.mmalign", "MMAlignConfig", "build_mmalign",
+    ),
     "compare": Command(
         "evaluated runs side by side, the share of the gap closed",
         "selfkd compare runs/eval-base runs/eval-sft runs/eval-selfkd --output runs/comparison",

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from selfkd.data.batches import CostSampler, token_cost
 from selfkd.data.example import MANIFEST, ROWS_PER_GROUP, encode_picture, image_hash, write_shard
-from selfkd.data.folder import ROW_GROUPS_KEPT, ExampleFolder, sketch, sketches
+from selfkd.data.folder import ROW_GROUPS_KEPT, ExampleFolder, sketch
 from selfkd.data.views import PairedDataset
 from selfkd.errors import InputError
 from selfkd.files import write_json
@@ -45,7 +45,7 @@ def test_what_a_sampler_must_know_is_read_without_the_pictures(tmp_path, example
     folder = write_folder(tmp_path, examples)
     read, asked = pq.read_table, []
     monkeypatch.setattr(pq, "read_table", lambda path, columns: asked.extend(columns) or read(path, columns=columns))
-    assert sketches(folder) == [sketch(e) for e in examples]
+    assert folder.sketches() == [sketch(e) for e in examples]
     assert not {"image", "speech"} & set(asked)
     assert folder.sketches()[2].picture == examples[2].id
     first = sketch(examples[0])

@@ -11,7 +11,7 @@ def sample(number, score, kind="exists", truth="yes", parsed="yes", error=""):
     return {
         "id": str(number), "source": "world", "kind": kind, "truth": truth, "parsed": parsed, "error": error,
         "score": None if error else score, "correct": None if error else score >= 0.5, "seconds": 0.5,
-        "word_error_rate": None, "category": "", "details": {},
+        "log_likelihoods": [], "word_error_rate": None, "category": "", "details": {},
     }  # fmt: skip
 
 
@@ -35,6 +35,9 @@ def test_summary_of_known_samples():
         "yes_rate": pytest.approx(2 / 3),
         "true_yes_rate": pytest.approx(2 / 3),
         "yes_bias": pytest.approx(0.0),
+        "first_rate": None,
+        "true_first_rate": None,
+        "likelihood_accuracy": None,
         "heard_wer": None,
         "seconds": 0.5,
         "figures": {},
@@ -87,6 +90,15 @@ def test_gap_closed_by_hand_and_its_interval():
 def test_no_gap_no_share():
     gap = gap_closed([1.0, 0.0] * 20, [1.0, 0.0] * 20, [1.0, 0.0] * 20)
     assert gap["share"] is None and gap["interval"] is None
+
+
+def test_multiple_choice_by_letter_and_by_likelihood():
+    rows = [sample(i, 0.0, "choice", truth, parsed) for i, (truth, parsed) in enumerate(["AA", "BA", "AA", "BB"])]
+    rows[1] |= {"log_likelihoods": [-2.0, -1.0]}
+    rows[2] |= {"log_likelihoods": [-2.0, -1.0]}
+    scores = summarize(rows)
+    figures = [scores[k] for k in ("first_rate", "true_first_rate", "likelihood_accuracy")]
+    assert figures == [0.75, 0.5, 0.5]
 
 
 def test_the_spread_over_voices():

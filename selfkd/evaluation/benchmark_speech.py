@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,28 +30,34 @@ def speak_benchmarks(config: "EvaluateConfig") -> dict[str, ExampleFolder]:
     if unknown:
         known = ", ".join([*SUITES, *BENCHMARKS])
         raise InputError(f"benchmarks: {unknown[0]!r} is not known; there are {known}")
-    settings = {f.name for f in fields(SynthesizeConfig)} - set(_OURS)
-    wrong = [name for name in config.speech if name not in settings]
-    if wrong:
-        raise InputError(f"speech: {wrong[0]!r} is no setting here; there are {', '.join(sorted(settings))}")
+    settings = speech_settings(config.speech)
     found = {}
     for name in dict.fromkeys(names):
         spoken = config.instruction == "spoken"
         source = open_benchmark(name, config.copies.get(name, ""), count=config.limit, instruction_spoken=spoken)
         for voice in config.voices:
             key = name if len(config.voices) == 1 else f"{name}{VOICE_MARK}{voice}"
-            found[key] = ExampleFolder(_speak(config, name, source, voice))
+            found[key] = ExampleFolder(_speak(config, name, source, voice, settings))
     return found
 
 
-def _speak(config: "EvaluateConfig", name: str, source: Listed, voice: str) -> Path:
+def speech_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of `SynthesizeConfig` that say how a benchmark is spoken; raises InputError for any other."""
+    known = {f.name for f in fields(SynthesizeConfig)} - set(_OURS)
+    wrong = [name for name in given if name not in known]
+    if wrong:
+        raise InputError(f"speech: {wrong[0]!r} is no setting here; there are {', '.join(sorted(known))}")
+    return dict(given)
+
+
+def _speak(config: "EvaluateConfig", name: str, source: Listed, voice: str, settings: Mapping[str, Any]) -> Path:
     asked: dict[str, Any] = {
         "source": "benchmark",
         "path": config.copies.get(name, BENCHMARKS[name].hub),
         "instruction": config.instruction,
         "voices": voice,
         "count": len(source),
-        **config.speech,
+        **settings,
     }
     made = SynthesizeConfig(Path(), **asked)
     # all that the speech follows from, the questions too: another copy under the same path is spoken anew

@@ -50,6 +50,7 @@ class EvaluateConfig:
         limit: At most so many items of each benchmark; 0 takes all.
         batch_size: Items that are asked together.
         max_new_tokens: Longest reply, in tokens.
+        likelihood: Score the options of multiple-choice questions by their likelihood too (MMAlign); local models.
         keep_failures: End although some items have no reply; they are counted, not scored.
         seed: Seed of the bootstrap.
     """
@@ -70,6 +71,7 @@ class EvaluateConfig:
     limit: int = 0
     batch_size: int = 50
     max_new_tokens: int = 48
+    likelihood: bool = False
     keep_failures: bool = False
     seed: int = 0
 
@@ -93,7 +95,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         if config.url:
             system = EndpointSystem(config.url.removeprefix("openai"), config.model, settings, transcriber)
         else:
-            system = LocalSystem(config.model, transcriber, config.batch_size, config.max_new_tokens)
+            system = LocalSystem(config.model, transcriber, config.batch_size, config.max_new_tokens, config.likelihood)
         result = {name: _ask(config, run.folder, name, folder, system) for name, folder in asked.items()}
         result |= spread_over_voices(result, VOICE_MARK)
         if is_main_process():

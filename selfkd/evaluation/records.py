@@ -32,6 +32,7 @@ def sample(example: Example, view: str, reply: Reply) -> dict[str, Any]:
         "prompt": prompt_hash(example, view),
         "reply": reply.text,
         "heard": reply.heard,
+        "log_likelihoods": list(reply.log_likelihoods),
         "seconds": round(reply.seconds, 4),
         "error": reply.error,
     }

@@ -16,8 +16,9 @@ Sample = Mapping[str, Any]
 
 def summarize(samples: Sequence[Sample]) -> dict[str, Any]:
     """Of the items with a reply: n, correct, accuracy (the mean score), its standard error, parse rate; the rate of
-    "yes" among yes/no questions, the true one, and the bias between them; the benchmark's own figures. `failed` items
-    have no reply and count nowhere else. A reply that cannot be parsed counts as wrong."""
+    "yes" among yes/no questions, the true one, and the bias between them; of multiple choice how often the first option
+    is taken and how often it is right, and the accuracy of the likeliest option; the benchmark's own figures. `failed`
+    items have no reply and count nowhere else. A reply that cannot be parsed counts as wrong."""
     answered = [s for s in samples if not s["error"]]
     n = len(answered)
     result: dict[str, Any] = {"n": n, "failed": len(samples) - n}
@@ -27,6 +28,8 @@ def summarize(samples: Sequence[Sample]) -> dict[str, Any]:
     yes_no = [s for s in answered if s["kind"] in (*YES_NO_KINDS, "yes_no")]
     said = fmean(s["parsed"] == "yes" for s in yes_no) if yes_no else None
     true = fmean(s["truth"] == "yes" for s in yes_no) if yes_no else None
+    chosen = [s for s in answered if s["kind"] in ("choice", "multiple_choice") and s["parsed"] is not None]
+    weighed = [s for s in answered if s["log_likelihoods"]]
     wers = [s["word_error_rate"] for s in answered if s["word_error_rate"] is not None]
     return result | {
         "correct": sum(s["correct"] for s in answered),
@@ -36,10 +39,18 @@ def summarize(samples: Sequence[Sample]) -> dict[str, Any]:
         "yes_rate": said,
         "true_yes_rate": true,
         "yes_bias": None if said is None or true is None else said - true,
+        "first_rate": fmean(s["parsed"] == "A" for s in chosen) if chosen else None,
+        "true_first_rate": fmean(s["truth"] == "A" for s in chosen) if chosen else None,
+        "likelihood_accuracy": fmean(map(_likeliest_is_true, weighed)) if weighed else None,
         "heard_wer": fmean(wers) if wers else None,  # of the speech, as the data stage's recogniser heard it
         "seconds": fmean(s["seconds"] for s in answered),
         "figures": official_figures(answered),
     }
+
+
+def _likeliest_is_true(sample: Sample) -> bool:
+    nats = sample["log_likelihoods"]
+    return "ABCDEFGH"[nats.index(max(nats))] == sample["truth"]
 
 
 def paired(first: Sequence[Sample], second: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:

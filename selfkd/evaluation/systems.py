@@ -16,7 +16,9 @@ from selfkd.data.folder import ExampleFolder
 from selfkd.errors import InputError
 from selfkd.evaluation.answerers import answer_views
 from selfkd.evaluation.asker import EndpointSettings, Usage
+from selfkd.evaluation.benchmarks.replies import options_of
 from selfkd.evaluation.endpoint import EndpointAnswerer, EndpointView
+from selfkd.evaluation.likelihood import choice_log_likelihoods
 from selfkd.evaluation.reply import Reply
 from selfkd.evaluation.transcriber import Transcriber
 from selfkd.model.checkpoint import load_omni
@@ -35,11 +37,14 @@ class LocalSystem:
     """A model in the classes of transformers. Items of like length are asked together, an item's views with them, so
     that its picture is looked at once."""
 
-    def __init__(self, model: str, transcriber: Transcriber | None, batch_size: int, max_new_tokens: int):
+    def __init__(
+        self, model: str, transcriber: Transcriber | None, batch_size: int, max_new_tokens: int, likelihood: bool
+    ):
         transformers_logging.disable_progress_bar()
         self.model, self.processor = load_omni(model)
         self.model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
         self.transcriber, self.batch_size, self.max_new_tokens = transcriber, batch_size, max_new_tokens
+        self.likelihood = likelihood
 
     def answer(self, examples: ExampleFolder, wanted: Mapping[View, Sequence[int]]) -> Answers:
         known = examples.sketches()
@@ -70,6 +75,8 @@ class LocalSystem:
         replies: dict[View, list[Reply]] = {}
         if asked:
             replies.update(answer_views(self.model, self.processor, examples, asked, self.max_new_tokens).items())
+            if self.likelihood:
+                self._add_likelihoods(examples, asked, replies)
         if "cascade" in views:
             heard = _heard(self.transcriber, examples)
             told = [replace(e, question=h) for e, h in zip(examples, heard, strict=True)]
@@ -77,6 +84,18 @@ class LocalSystem:
             replies["cascade"] = [replace(r, heard=h) for r, h in zip(texts, heard, strict=True)]
         seconds = (time.perf_counter() - start) / (len(examples) * len(views))
         return {view: [replace(r, seconds=seconds) for r in some] for view, some in replies.items()}
+
+    def _add_likelihoods(
+        self, examples: Sequence[Example], views: Sequence[EndpointView], replies: dict[View, list[Reply]]
+    ) -> None:
+        at = [i for i, example in enumerate(examples) if option_letters(example)]
+        if not at:
+            return
+        letters = [option_letters(examples[i]) for i in at]
+        found = choice_log_likelihoods(self.model, self.processor, [examples[i] for i in at], letters, views)
+        for view in views:
+            for i, nats in zip(at, found[view], strict=True):
+                replies[view][i] = replace(replies[view][i], log_likelihoods=tuple(nats))
 
 
 @dataclass
@@ -111,6 +130,13 @@ class EndpointSystem:
 
     def _answerer(self, view: EndpointView) -> EndpointAnswerer:
         return EndpointAnswerer(self.url, self.model, view, self.settings, self.usage)
+
+
+def option_letters(example: Example) -> list[str]:
+    """The letters that a multiple-choice question offers; none for any other."""
+    if example.kind == "choice":
+        return ["A", "B"]
+    return list(options_of(example.question)) if example.kind == "multiple_choice" else []
 
 
 def _heard(transcriber: Transcriber | None, examples: Sequence[Example]) -> list[str]:

@@ -1,0 +1,99 @@
+"""The wrong replies of an evaluation run before a judge: are they on topic, as the paper holds, or not?
+
+Reads a run's samples; writes `judged/BENCHMARK.VIEW.jsonl` and `judged.json` into the run. A run that was cut short
+goes on with the replies that have no verdict.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from selfkd.errors import InputError
+from selfkd.evaluation.asker import Asker
+from selfkd.evaluation.judge import PROMPT, PROMPT_VERSION, judge_each
+from selfkd.evaluation.overlap import overlap
+from selfkd.evaluation.samples import read_samples
+from selfkd.evaluation.systems import endpoint_settings
+from selfkd.files import write_json
+
+JUDGED = "judged"
+
+
+@dataclass
+class JudgeConfig:
+    """Are wrong replies on topic? A judge over any OpenAI-compatible endpoint, and a free measure by words beside it.
+
+    Args:
+        run: Evaluation run.
+        model: The endpoint's name of the judge; without it the measure by words alone is taken.
+        url: Base URL of the endpoint; OpenAI's by default. Its key comes from OPENAI_API_KEY.
+        endpoint: How it is asked: {concurrency: 8, budget: 5, price_in: 2.5, price_out: 10}.
+    """
+
+    run: Path
+    model: str = ""
+    url: str = ""
+    endpoint: dict[str, Any] = field(default_factory=dict)
+
+
+def judge_run(config: JudgeConfig) -> dict[str, Any]:
+    """Returns and writes {benchmark.view: figures}: wrong replies, those with a verdict, the share on topic."""
+    paths = sorted((config.run / "samples").glob("*.jsonl"))
+    if not paths:
+        raise InputError(f"run: {config.run}: holds no samples (selfkd evaluate writes them)")
+    settings = endpoint_settings(config.endpoint)
+    asker = Asker(config.url, config.model, settings) if config.model else None
+    figures: dict[str, Any] = {}
+    for path in paths:
+        wrong = [s for s in read_samples(path) if not s["error"] and not s["correct"]]
+        verdicts = _judged(config.run / JUDGED / path.name, wrong, asker, path.stem) if asker else {}
+        figures[path.stem] = _figures(wrong, verdicts)
+    about = {"judge": config.model, "prompt_version": PROMPT_VERSION, "prompt": PROMPT} if asker else {}
+    write_json(config.run / "judged.json", {"about": about, "figures": figures})
+    Console().print(_table(figures))
+    return figures
+
+
+def _judged(path: Path, wrong: Sequence[dict[str, Any]], asker: Asker, title: str) -> dict[str, dict[str, Any]]:
+    """{id: verdict}. Verdicts are appended as they come; one without an answer is asked for again."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []  # the last one may have been cut short
+    path.write_bytes(b"".join(line + b"\n" for line in lines))
+    known = {v["id"]: v for v in map(json.loads, lines) if not v["error"] and v["prompt"] == PROMPT_VERSION}
+    left = [s for s in wrong if s["id"] not in known]
+    with path.open("a", encoding="utf-8") as file:
+        for at, verdict in tqdm(judge_each(left, asker), title, len(left), unit="verdict", disable=not left):
+            known[left[at]["id"]] = {"id": left[at]["id"], **asdict(verdict)}
+            file.write(json.dumps(known[left[at]["id"]], ensure_ascii=False) + "\n")
+            file.flush()
+    return known
+
+
+def _figures(wrong: Sequence[dict[str, Any]], verdicts: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    said = [v["on_topic"] for v in verdicts.values() if v["on_topic"] is not None]
+    share = fmean(said) if said else None
+    return {
+        "wrong": len(wrong),
+        "judged": len(said),
+        "on_topic": share,
+        "stderr": None if share is None else (share * (1 - share) / len(said)) ** 0.5,
+        "overlap": fmean(overlap(s["question"], s["reply"]) for s in wrong) if wrong else None,
+    }
+
+
+def _table(figures: dict[str, Any]) -> Table:
+    table = Table(title="Wrong replies: on topic or not")
+    for column in ("benchmark and view", "wrong", "judged", "on topic", "by words"):
+        table.add_column(column, justify="left" if column.startswith("bench") else "right")
+    for name, f in figures.items():
+        topic = "–" if f["on_topic"] is None else f"{100 * f['on_topic']:.1f} ({100 * f['stderr']:.1f})"
+        words = "–" if f["overlap"] is None else f"{100 * f['overlap']:.1f}"
+        table.add_row(name, str(f["wrong"]), str(f["judged"]), topic, words)
+    return table
