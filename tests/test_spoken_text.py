@@ -17,6 +17,11 @@ from selfkd.errors import InputError
         (r"What is $\frac{1}{2}$ of $x^2$?", "What is one half of x squared?"),
         ("Which tastes “better” — <b>this</b>?", "Which tastes better, this?"),
         ("What is it?\nA. a cat\nB. a dog\n", "What is it? Option A is a cat. Option B is a dog."),
+        (
+            "Which describes it?\nOptions: A: two dogs, cats, B: none, C: it is red.",
+            "Which describes it? Option A is two dogs, cats. Option B is none. Option C is it is red.",
+        ),
+        ("Is it A, B: or C?", "Is it A, B: or C?"),
         ("What is it? \n(A) red;\n(B) blue", "What is it? Option A is red. Option B is blue."),
         ("Who is #1 & why?", "Who is number one and why?"),
         ("Read [it] {aloud}", "Read it aloud"),

@@ -13,6 +13,8 @@ MOST_CHARACTERS = 600  # 40 s of speech and more
 _CODE = re.compile(r"```|^\s*(def |class |import |#include|function |SELECT )|[{;]\s*$", re.MULTILINE)
 _TABLE_LINE = re.compile(r"^[^|\n]*\|[^|\n]*\|.*$", re.MULTILINE)
 _OPTION = re.compile(r"^\s*\(?([A-H])[.):]\s+(.+?)\s*[.;]?\s*$", re.MULTILINE)
+# MMStar's form: "Options: A: a cat, B: two dogs", each option up to the next letter
+_INLINE = re.compile(r"(?:(?<=Options:)|,)\s*([A-H]):\s+(.+?)\s*(?:(?=,\s*[A-H]:\s)|[.;]?\s*$)", re.MULTILINE)
 _TAG = re.compile(r"</?\w+/?>")
 _ONE_THOUSAND = re.compile(r"(?<![$€£\d.,])\b1,(\d{3})(?![\d.,]\d)")  # which wetext says without its "one"
 _URL = re.compile(r"(?:https?://|www\.)([\w.-]+)\S*")
@@ -29,7 +31,10 @@ def spoken_form(text: str, language: str = "en") -> str:
         raise InputError(f"field question: {len(text)} characters are too many to speak (at most {MOST_CHARACTERS})")
     if len(_TABLE_LINE.findall(text)) > 1:
         raise InputError("field question: a table cannot be spoken")
-    text = _OPTION.sub(lambda m: f"Option {m[1]} is {m[2]}.", _TAG.sub(" ", text))
+    text = _OPTION.sub(_named_option, _TAG.sub(" ", text))
+    asked, mark, options = text.partition("Options:")
+    if mark:
+        text = asked + _INLINE.sub(lambda m: f" {_named_option(m)}", mark + options).removeprefix(mark)
     if _CODE.search(text):
         raise InputError("field question: code cannot be spoken")
     text = _MATH.sub(lambda m: _plain_math(m[1] or m[2] or m[3]), _URL.sub(r"\1", text))
@@ -43,6 +48,10 @@ def spoken_form(text: str, language: str = "en") -> str:
     if not any(c.isalnum() for c in text):
         raise InputError("field question: nothing of it can be spoken")
     return re.sub(r"\s+([.,?!;:])", r"\1", text)
+
+
+def _named_option(option: re.Match[str]) -> str:
+    return f"Option {option[1]} is {option[2]}."
 
 
 def _in_words(text: str) -> str:

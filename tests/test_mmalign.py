@@ -1,0 +1,97 @@
+"""MMAlign from its files to scores, and wrong replies before a judge: the commands as they are used."""
+
+import json
+
+import pytest
+from chat_server import chat_server
+from conftest import training_start
+from PIL import Image
+
+from selfkd.cli import main
+from selfkd.data.folder import ExampleFolder
+from selfkd.errors import InputError
+from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
+from selfkd.evaluation.judge_run import JudgeConfig, judge_run
+from selfkd.evaluation.samples import read_samples, samples_path
+
+
+@pytest.fixture
+def aro(tmp_path):
+    """Six items of each kind in ARO's layout, about one picture."""
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "pictures" / "1.jpg")
+    box = {"image_path": "1.jpg", "bbox_x": 0, "bbox_y": 0, "bbox_w": 60, "bbox_h": 60}
+    for kind, more in (("relation", {"relation_name": "left of"}), ("attribution", {"attributes": ["red", "blue"]})):
+        items = [
+            {
+                **box,
+                **more,
+                "true_caption": f"the red cup {i} is on the blue table",
+                "false_caption": f"the blue cup {i}",
+            }
+            for i in range(6)
+        ]
+        (tmp_path / f"{kind}.json").write_text(json.dumps(items))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def start(parts, tmp_path_factory):
+    return training_start(parts, tmp_path_factory.mktemp("start"))
+
+
+def test_mmalign_is_built_spoken_and_asked_both_ways(aro, start, tmp_path):
+    built = ["mmalign", "build", "--output", tmp_path / "data", "--per_kind", "4", "--speech.processes", "1"]
+    built += ["--relation", aro / "relation.json", "--attribution", aro / "attribution.json"]
+    assert main([*map(str, built), "--images", str(aro / "pictures")]) == 0
+    spoken = ExampleFolder(tmp_path / "data")
+    assert len(spoken) == 8 and sorted(e.truth for e in spoken) == list("AAAABBBB")
+    assert spoken.source == "mmalign" and "red cup" in spoken[0].said
+    config = EvaluateConfig(str(start / "model"), [str(tmp_path / "data")], tmp_path / "run", likelihood=True)
+    scores = evaluate(config)["mmalign"]
+    for view in ("text", "speech"):
+        samples = read_samples(samples_path(tmp_path / "run", "mmalign", view))
+        assert all(len(s["log_likelihoods"]) == 2 and max(s["log_likelihoods"]) < 0 for s in samples)
+        likeliest = [("A", "B")[s["log_likelihoods"][1] > s["log_likelihoods"][0]] for s in samples]
+        right = sum(a == s["truth"] for a, s in zip(likeliest, samples, strict=True))
+        assert scores[view]["likelihood_accuracy"] == right / 8
+        assert scores[view]["true_first_rate"] is None or 0 <= scores[view]["first_rate"] <= 1
+
+
+def test_the_embedded_worlds_mmalign(tmp_path):
+    assert main(["mmalign", "build", "--output", str(tmp_path / "data"), "--per_kind", "2"]) == 0
+    assert [e.category for e in ExampleFolder(tmp_path / "data")] == ["relation", "attribute"] * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--relation", "r.json"], "attribution: ARO's questions need"),
+        (["--per_kind", "0"], "per_kind: 0: must be at least 1"),
+        (["--speech.voice", "x"], "speech: 'voice' is no setting here"),
+    ],
+)
+def test_bad_settings(tmp_path, capsys, arguments, message):
+    assert main(["mmalign", "build", "--output", str(tmp_path / "data"), *arguments]) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "data").exists()
+
+
+def test_a_judge_reads_wrong_replies_alone_and_goes_on(start, tmp_path):
+    run = tmp_path / "run"
+    evaluate(EvaluateConfig(str(start / "model"), [str(start / "data")], run, views=["text", "speech"]))
+    free = judge_run(JudgeConfig(run))
+    name = "world-annotated.speech"
+    wrong = [s for s in read_samples(samples_path(run, "world-annotated", "speech")) if not s["correct"]]
+    assert free[name]["wrong"] == len(wrong) > 0 and free[name]["judged"] == 0 and 0 <= free[name]["overlap"] <= 1
+    with chat_server() as server:
+        server.reply = lambda asked: '{"on_topic": true, "reason": "it answers"}'
+        judged = judge_run(JudgeConfig(run, "a-judge", server.url))
+        assert judged[name] == {**free[name], "judged": len(wrong), "on_topic": 1.0, "stderr": 0.0}
+        asked = len(server.asked)
+        assert asked == sum(figures["wrong"] for figures in judged.values())
+        with (run / "judged" / f"{name}.jsonl").open("ab") as file:
+            file.write(b'{"id": "cut sh')
+        assert judge_run(JudgeConfig(run, "a-judge", server.url)) == judged and len(server.asked) == asked
+    assert json.loads((run / "judged.json").read_text())["about"]["prompt_version"] == "on-topic-1"
+    with pytest.raises(InputError, match="holds no samples"):
+        judge_run(JudgeConfig(tmp_path))
