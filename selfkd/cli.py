@@ -1,9 +1,10 @@
 """The command `selfkd`: nothing but arguments to stage functions."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from itertools import pairwise, takewhile
-from typing import get_origin
+from typing import Any, get_origin
 
 from jsonargparse import ArgumentError, ArgumentParser
 
@@ -25,7 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     debug = "--debug" in rest
     try:
-        return run_command(name, ["--dry_run=true" if a == "--dry-run" else a for a in rest if a != "--debug"])
+        config, stage = parsed(name, [a for a in rest if a != "--debug"])
+        stage(config)
+        return 0
     except InputError as error:
         if debug:
             raise
@@ -43,8 +46,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def run_command(name: str, arguments: list[str]) -> int:
+def parsed(name: str, arguments: list[str]) -> tuple[Any, Callable[[Any], Any]]:
+    """The configuration that a command's arguments make, and its stage; raises InputError for one that is wrong."""
     command = COMMANDS[name]
+    arguments = ["--dry_run=true" if a == "--dry-run" else a for a in arguments]
     config_class, stage = command.load()
     lists = {f"--{f.name}" for f in fields(config_class) if get_origin(f.type) is list}
     parser = ArgumentParser(
@@ -61,8 +66,7 @@ def run_command(name: str, arguments: list[str]) -> int:
         recipe = next((after for a, after in pairwise(arguments) if a == "--recipe"), None)
         where = f" (in {recipe} or on the command line)" if recipe else ""
         raise InputError(" ".join(str(error).split()) + where) from error
-    stage(config_class(**{k: v for k, v in parser.instantiate(values).items() if k != "recipe"}))
-    return 0
+    return config_class(**{k: v for k, v in parser.instantiate(values).items() if k != "recipe"}), stage
 
 
 def _named(command: Command, arguments: list[str], lists: set[str]) -> list[str]:

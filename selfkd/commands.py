@@ -65,7 +65,7 @@ COMMANDS = {
         "selfkd.evaluation.judge_run", "JudgeConfig", "judge_run", "run",
     ),
     "mmalign build": Command(
-        "MMAlign, out of ARO or the embedded world, as spoken questions",
+        "MMAlign out of ARO or the embedded world, spoken",
         "selfkd mmalign build --relation r.json --attribution a.json --images aro --output runs/data/mmalign",
         "selfkd.evaluation.mmalign", "MMAlignConfig", "build_mmalign",
     ),

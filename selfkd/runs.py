@@ -10,7 +10,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
@@ -33,8 +33,9 @@ class Run:
 
     @classmethod
     @contextmanager
-    def open(cls, folder: Path, stage: str, config: Any) -> "Iterator[Run]":
-        """Claims `folder` for this stage and configuration (a dataclass with the field `output`).
+    def open(cls, folder: Path, stage: str, config: Any, free: Sequence[str] = ()) -> "Iterator[Run]":
+        """Claims `folder` for this stage and configuration (a dataclass with the field `output`). Fields in `free` may
+        be others when a run is continued: they say how it gets on and not what comes out.
 
         Raises InputError where the directory is in use, complete, or holds something else. Of several processes of one
         launch the first alone holds and writes it.
@@ -50,10 +51,10 @@ class Run:
             except (BlockingIOError, PermissionError):
                 raise InputError(f"{folder}: run directory in use by another process") from None
             run = cls(folder)
-            run._claim({"stage": stage, **_plain(config)})
+            run._claim({"stage": stage, **_plain(config)}, {"output", *free})
             yield run
 
-    def _claim(self, config: dict[str, Any]) -> None:
+    def _claim(self, config: dict[str, Any], free: set[str]) -> None:
         path = self.folder / CONFIG
         if not path.is_file():
             if any(p.name != ".lock" for p in self.folder.iterdir()):
@@ -63,7 +64,7 @@ class Run:
             return
         before = json.loads(path.read_text())
         for key in sorted(set(before) | set(config)):
-            if key != "output" and before.get(key) != config.get(key):
+            if key not in free and before.get(key) != config.get(key):
                 difference = f"{key}: {before.get(key)!r} there, {config.get(key)!r} here"
                 raise InputError(f"{self.folder}: run directory holds another run ({difference}); give another output")
         if self.is_complete:

@@ -118,7 +118,7 @@ def evaluation(folder, view, right):
     lines = (
         json.dumps({"id": e.id, "correct": r}) + "\n" for e, r in zip(world_examples(len(right)), right, strict=True)
     )
-    write_text(folder / "samples" / f"world.{view}.jsonl", "".join(lines))
+    write_text(folder / "samples" / f"world-annotated.{view}.jsonl", "".join(lines))
     return str(folder)
 
 
@@ -126,7 +126,7 @@ def test_the_stage(start):
     written = evaluation(start / "eval", "text", [True, True, True, False, False, True])
     spoken = evaluation(start / "eval", "speech", [True, False, False, False, True, True])
     config = config_of(start, written_run=written, spoken_runs=[f"two={spoken}"])
-    result = analyze_agreement.analyze_agreement(config)["world"]
+    result = analyze_agreement.analyze_agreement(config)["world-annotated"]
     one, two = result["models"]["one"], result["models"]["two"]
     assert one["n"] == 6 and one["kl"]["low"] < one["kl"]["mean"] < one["kl"]["high"]
     assert {name: by["n"] for name, by in two["by_outcome"].items()} == {
@@ -136,11 +136,11 @@ def test_the_stage(start):
     assert one["by_voice"]["tone"]["kl"] == one["kl"]
     assert sum(by["n"] for by in one["by_kind"].values()) == 6
     assert one["by_position"][0]["n"] == 6 and one["by_position"][-1]["n"] <= 6
-    lines = [json.loads(line) for line in (start / "out/items/world.one.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (start / "out/items/world-annotated.one.jsonl").read_text().splitlines()]
     assert one["kl"]["mean"] == pytest.approx(np.mean([np.mean(line["kl"]) for line in lines]))
     assert one["by_position"][0]["rank"]["mean"] == pytest.approx(np.mean([line["rank"][0] for line in lines]))
     assert result["between_models"]["two minus one"]["kl"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
-    assert json.loads((start / "out/result.json").read_text())["benchmarks"] == {"world": result}
+    assert json.loads((start / "out/result.json").read_text())["benchmarks"] == {"world-annotated": result}
     with pytest.raises(InputError, match="run is complete already"):
         analyze_agreement.analyze_agreement(config)
 
@@ -159,7 +159,7 @@ def test_item_files_that_are_there_are_kept(start, monkeypatch):
     monkeypatch.setattr(analyze_agreement, "agreement_of_batch", interrupted)
     with pytest.raises(KeyboardInterrupt):
         analyze_agreement.analyze_agreement(config)
-    assert [p.name for p in (start / "out/items").iterdir()] == ["world.one.jsonl"]
+    assert [p.name for p in (start / "out/items").iterdir()] == ["world-annotated.one.jsonl"]
     analyze_agreement.analyze_agreement(config)
     assert len(calls) == 4 + 2
 

@@ -279,7 +279,7 @@ def test_the_stage_goes_on_and_ends_the_same(parts, tmp_path, monkeypatch):
     again = f"again={start / 'model'}"
     config = AttentionConfig([f"one={start / 'model'}", again], [str(start / "data")], tmp_path / "whole", limit=5)
     config = replace(config, batch_size=2, maps=1)
-    result = analyze_attention(config)["world"]
+    result = analyze_attention(config)["world-annotated"]
 
     cut = replace(config, output=tmp_path / "cut")
     calls, plain = [], stage.attention_of_batch
@@ -293,12 +293,12 @@ def test_the_stage_goes_on_and_ends_the_same(parts, tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "attention_of_batch", interrupted)
     with pytest.raises(KeyboardInterrupt):
         analyze_attention(cut)
-    assert analyze_attention(cut)["world"] == result
+    assert analyze_attention(cut)["world-annotated"] == result
     assert len(calls) == 5 + 3, "the first model's items were measured again"
-    for name in ("items/world.one.jsonl", "heads/world.again.json", "maps/world.one.jsonl", "result.json"):
+    for name in ("items/world-annotated.one.jsonl", "heads/world-annotated.again.json", "maps/world-annotated.one.jsonl", "result.json"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
-    lines = [json.loads(line) for line in (tmp_path / "whole/items/world.one.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "whole/items/world-annotated.one.jsonl").read_text().splitlines()]
     assert len(lines) == 5 and lines[0]["id"] == world_examples(1)[0].id
     by_hand = np.mean([line["views"]["speech"]["query_to_image"] for line in lines], axis=0)
     one = result["models"]["one"]
@@ -307,11 +307,11 @@ def test_the_stage_goes_on_and_ends_the_same(parts, tmp_path, monkeypatch):
     assert late["mean"] == pytest.approx(by_hand[4:].mean()) and late["low"] < late["mean"] < late["high"]
     same = result["between_models"]["again minus one"]["gap"]["query_to_image"]["layers"]
     assert same["mean"] == same["low"] == same["high"] == [0.0] * 6
-    heads = json.loads((tmp_path / "whole/heads/world.one.json").read_text())
+    heads = json.loads((tmp_path / "whole/heads/world-annotated.one.json").read_text())
     assert np.mean(heads["text"]["query_to_image"], axis=1) == pytest.approx(
         one["views"]["text"]["query_to_image"]["layers"]["mean"], rel=1e-4
     )
-    maps = [json.loads(line) for line in (tmp_path / "whole/maps/world.one.jsonl").read_text().splitlines()]
+    maps = [json.loads(line) for line in (tmp_path / "whole/maps/world-annotated.one.jsonl").read_text().splitlines()]
     assert [(m["view"], m["layer"]) for m in maps] == [("text", 3), ("text", 5), ("speech", 3), ("speech", 5)]
 
 

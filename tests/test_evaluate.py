@@ -101,11 +101,10 @@ def test_an_item_that_cannot_be_asked_is_told_and_costs_no_other(start, tmp_path
     with pytest.raises(InputError, match=r"2 items of .* have no reply, the first because: .*not a readable"):
         evaluate(config)
     assert not (tmp_path / "run" / "result.json").exists()
-    config.keep_failures = True
-    config.output = tmp_path / "kept"
+    config.keep_failures = True  # what the message says: the same run, ended without them
     scores = evaluate(config)[NAME]
     assert (scores["text"]["n"], scores["text"]["failed"], scores["gap"]["n"]) == (2, 1, 2)
-    lost = read_samples(samples_path(tmp_path / "kept", NAME, "text"))[1]
+    lost = read_samples(samples_path(tmp_path / "run", NAME, "text"))[1]
     assert lost["score"] is None and lost["correct"] is None and "not a readable picture" in lost["error"]
 
 

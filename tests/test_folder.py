@@ -95,12 +95,12 @@ def test_bad_folders(tmp_path, examples):
         ExampleFolder(tmp_path)
     write_folder(tmp_path, examples[:4])
     (tmp_path / "train-1.parquet").write_bytes(b"no parquet")
-    with pytest.raises(InputError, match=r"train-1.parquet: not a readable shard of schema 2"):
+    with pytest.raises(InputError, match=r"train-1.parquet: not a readable shard of schema 3"):
         ExampleFolder(tmp_path)
     (tmp_path / MANIFEST).write_text(json.dumps({"shards": [{"file": "train-2.parquet"}]}))
     with pytest.raises(InputError, match=r"train-2.parquet: not a readable shard"):
         ExampleFolder(tmp_path)
     table = pq.read_table(tmp_path / "train-0.parquet").drop_columns(["image_hash"])
     pq.write_table(table, tmp_path / "train-2.parquet")
-    with pytest.raises(InputError, match=r"train-2.parquet: not a readable shard of schema 2 .*image_hash"):
+    with pytest.raises(InputError, match=r"train-2.parquet: not a readable shard of schema 3 .*image_hash"):
         ExampleFolder(tmp_path).sketches()

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from selfkd.cli import parsed
+from selfkd.commands import COMMANDS
+
 ROOT = Path(__file__).parent.parent
 SMALLER = {
     "synthesize": ["--count", "24", "--shard_rows", "12"],
@@ -17,10 +20,10 @@ SMALLER = {
 }
 
 
-def commands() -> list[list[str]]:
-    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def commands(page: str = "README.md") -> list[list[str]]:
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [shlex.split(line, comments=True) for line in lines if line.strip() and not line.startswith("#")]
+    return [shlex.split(line, comments=True) for line in lines if line.startswith(("make ", "selfkd "))]
 
 
 def test_make_targets_exist():
@@ -35,7 +38,8 @@ def test_make_targets_exist():
 def pipeline(tmp_path_factory):
     """A folder in which the step-by-step commands were run, in the order of the README."""
     folder = tmp_path_factory.mktemp("pipeline")
-    steps = [c for c in commands() if c[0] == "selfkd" and c[1] != "demo"]
+    # public benchmarks and models come from a hub: those commands are parsed below
+    steps = [c for c in commands() if c[0] == "selfkd" and c[1] != "demo" and "--benchmarks" not in c]
     assert {c[1] for c in steps} == {"synthesize", "align", "distill", "evaluate", "compare", "report"}
     for command in steps:
         smaller = SMALLER.get(command[1], [])
@@ -48,6 +52,16 @@ def pipeline(tmp_path_factory):
         )
         assert done.returncode == 0, (command, done.stderr[-2000:])
     return folder
+
+
+@pytest.mark.parametrize("page", ["README.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))])
+def test_every_command_of_the_docs_is_one(page):
+    """Its name, its fields and their values: what no hub is needed for."""
+    for command in commands(page):
+        if command[0] == "selfkd":
+            words = 2 if " ".join(command[1:3]) in COMMANDS else 1
+            config, stage = parsed(" ".join(command[1 : 1 + words]), command[1 + words :])
+            assert callable(stage) and config
 
 
 def test_the_pipeline_step_by_step(pipeline):

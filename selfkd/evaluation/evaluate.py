@@ -13,6 +13,7 @@ import torch
 from accelerate import PartialState
 from rich.console import Console
 
+from selfkd.data.example import read_manifest
 from selfkd.data.folder import ExampleFolder
 from selfkd.errors import InputError
 from selfkd.evaluation.benchmark_speech import VOICE_MARK, InstructionForm, speak_benchmarks
@@ -26,6 +27,8 @@ from selfkd.evaluation.transcriber import Transcriber
 from selfkd.files import write_json
 from selfkd.model.checkpoint import is_ours
 from selfkd.runs import Run, is_main_process
+
+_FREE = ("keep_failures", "endpoint", "cache", "batch_size")  # a run goes on with others of these
 
 
 @dataclass
@@ -81,7 +84,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
     Raises InputError where an item has no reply in the end: nothing is lost, and nothing counted as wrong in silence.
     """
-    settings = endpoint_settings(config.endpoint)
+    settings = endpoint_settings({"max_new_tokens": config.max_new_tokens, **config.endpoint})
     if not config.url:
         is_ours(config.model)  # before anything is made
     if config.batch_size < 1 or config.limit < 0 or config.max_new_tokens < 1 or not config.views:
@@ -89,7 +92,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     asked = _folders(config)
     for name, folder in asked.items():
         check_gradable(name.partition(VOICE_MARK)[0], {row["kind"] for row in folder.columns("kind")})
-    with Run.open(config.output, "evaluate", config) as run:
+    with Run.open(config.output, "evaluate", config, _FREE) as run:
         transcriber = Transcriber.from_pretrained(config.recognizer) if "cascade" in config.views else None
         system: System
         if config.url:
@@ -131,7 +134,7 @@ def _ask(config: EvaluateConfig, folder: Path, name: str, examples: ExampleFolde
     ids = [row["id"] for row in examples.columns("id")][: config.limit or None]
     state = _processes()
     files = {v: SampleFile(samples_path(folder, name, v), ids, state.process_index) for v in config.views}
-    _reuse_written(files, folder, name, examples)
+    _reuse_written(files, name, examples)
     wanted = {v: [i for i in f.missing() if i % state.num_processes == state.process_index] for v, f in files.items()}
     answers = system.answer(examples, {v: positions for v, positions in wanted.items() if positions})
     for i, view, reply in with_progress(answers, sum(map(len, wanted.values())), name):
@@ -145,17 +148,18 @@ def _ask(config: EvaluateConfig, folder: Path, name: str, examples: ExampleFolde
         raise InputError(f"{reason} (the same command asks them again; --keep_failures true ends without them)")
     for file in files.values():
         file.finish()
-    return score({view: read_samples(file.path) for view, file in files.items()}, config.seed)
+    scores = score({view: read_samples(file.path) for view, file in files.items()}, config.seed)
+    if "speech" in scores:  # what could not be spoken or understood is asked in no view
+        scores["speech"]["not_spoken"] = len(read_manifest(examples.folder).get("rejected", []))
+    return scores
 
 
-def _reuse_written(files: Mapping[View, SampleFile], folder: Path, name: str, examples: ExampleFolder) -> None:
+def _reuse_written(files: Mapping[View, SampleFile], name: str, examples: ExampleFolder) -> None:
     """What was asked in writing beside one voice is not asked again beside the next."""
     benchmark, mark, _ = name.partition(VOICE_MARK)
     if not mark or "text" not in files or not is_main_process():
         return
-    others = sorted(
-        samples_path(folder, f"{benchmark}{VOICE_MARK}*", "text").parent.glob(f"{benchmark}{VOICE_MARK}*.text.jsonl")
-    )
+    others = sorted(files["text"].path.parent.glob(f"{benchmark}{VOICE_MARK}*.text.jsonl"))
     known = {s["id"]: s for path in others for s in read_samples(path) if not s["error"]}
     for i in files["text"].missing():
         record = known.get(files["text"].ids[i])
