@@ -18,16 +18,10 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-import torch
-
-from selfkd.data.folder import ExampleFolder
 from selfkd.data.sources import open_source
 from selfkd.data.speak_shard import speak_shard
 from selfkd.data.speakers import ESPEAK_VOICES
 from selfkd.data.synthesize import SynthesizeConfig, synthesize
-from selfkd.data.views import PairedCollator, PairedDataset
-from selfkd.training.align import AlignConfig, assemble
-from selfkd.training.parts import freeze_all_but
 
 BARS = {
     "questions a second, one process": 150.0,
@@ -62,6 +56,14 @@ def _shard_of(rows: int) -> float:
 
 def loader_over_step(steps: int = 10, batch: int = 32) -> float:
     """Seconds of a training step over the seconds in which one process makes its batch; both views, Self-KD."""
+    # imported here: each process that speaks imports this file, and would hold torch
+    import torch
+
+    from selfkd.data.folder import ExampleFolder
+    from selfkd.data.views import PairedCollator, PairedDataset
+    from selfkd.training.align import AlignConfig, assemble
+    from selfkd.training.parts import freeze_all_but
+
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         synthesize(SynthesizeConfig(folder / "data", "world-annotated", count=(steps + 1) * batch))

@@ -295,7 +295,8 @@ def test_the_stage_goes_on_and_ends_the_same(parts, tmp_path, monkeypatch):
         analyze_attention(cut)
     assert analyze_attention(cut)["world-annotated"] == result
     assert len(calls) == 5 + 3, "the first model's items were measured again"
-    for name in ("items/world-annotated.one.jsonl", "heads/world-annotated.again.json", "maps/world-annotated.one.jsonl", "result.json"):
+    files = ("items/world-annotated.one.jsonl", "heads/world-annotated.again.json", "maps/world-annotated.one.jsonl")
+    for name in (*files, "result.json"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
     lines = [json.loads(line) for line in (tmp_path / "whole/items/world-annotated.one.jsonl").read_text().splitlines()]
