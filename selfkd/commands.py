@@ -39,6 +39,11 @@ COMMANDS = {
         "selfkd data report runs/data/train --output runs/speech.html",
         "selfkd.report.speech", "SpeechReportConfig", "speech_report", "data",
     ),
+    "data publish": Command(
+        "a folder of spoken questions -> the hub, with a card",
+        "selfkd data publish runs/data/test --repo me/spoken-world --license apache-2.0",
+        "selfkd.data.publish", "PublishDataConfig", "publish_data", "data",
+    ),
     "convert": Command(
         "an original InternVL2 checkpoint -> transformers' classes",
         "selfkd convert --source InternVL2-1B --output internvl2-1b",

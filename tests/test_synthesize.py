@@ -58,6 +58,19 @@ def test_datasets_reads_the_shards_as_they_are(spoken, tmp_path):
     assert len(data) == 8
 
 
+def test_a_folder_becomes_a_dataset_repository(spoken, tmp_path):
+    """All but the upload, for which there is no hub here."""
+    folder = shutil.copytree(spoken, tmp_path / "spoken")
+    arguments = ["--repo", "me/spoken-world", "--license", "apache-2.0", "--dry-run"]
+    assert main(["data", "publish", str(folder), *arguments]) == 0
+    card = (folder / "README.md").read_text()
+    assert "| questions | 8 |" in card and "espeak-ng" in card and str(tmp_path) not in card
+    data = load_dataset(str(folder), cache_dir=tmp_path / "cache")  # by the card's own configuration
+    assert list(data) == ["train"] and len(data["train"]) == 8
+    assert check(CheckConfig(folder))["examples"] == 8
+    assert main(["data", "publish", str(folder), "--repo", "nobody", "--license", "mit"]) == 2
+
+
 def test_what_is_read_is_what_was_spoken(spoken):
     examples = list(ExampleFolder(spoken))
     source = embedded_sources.World("train", 0, annotated=True)
