@@ -4,6 +4,7 @@ A sampler needs to know of each example how long it is and whose picture it show
 stands in small columns of the shards, which are read at once (`Sketch`).
 """
 
+from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -58,7 +59,29 @@ def readable(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: not a readable shard of schema {SCHEMA_VERSION} ({error})") from error
 
 
-class ExampleFolder(Sequence[Example]):
+class Examples(Sequence[Example]):
+    """Examples that are read one at a time: a class says how many there are and how to read one of them."""
+
+    @abstractmethod
+    def read(self, position: int) -> Example: ...
+
+    @abstractmethod
+    def sketches(self) -> list[Sketch]:
+        """Of all of them, without reading a picture."""
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return self.read(index % len(self))
+
+
+class ExampleFolder(Examples):
     """A complete folder as a sequence; raises InputError where there is none or a shard cannot be read.
 
     It can be sent to a loader's workers: each opens the shards for itself and keeps the last row groups that it read.
@@ -82,21 +105,12 @@ class ExampleFolder(Sequence[Example]):
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-    def __getitem__(self, index):
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        index %= len(self)
-        group = bisect_right(self._ends, index)
+    def read(self, position: int) -> Example:
+        group = bisect_right(self._ends, position)
         start = self._ends[group - 1] if group else 0
         path, number = self._groups[group]
         with readable(path):
-            return example_of_row(_row_group(path, number).slice(index - start, 1).to_pylist()[0])
+            return example_of_row(_row_group(path, number).slice(position - start, 1).to_pylist()[0])
 
     @property
     def source(self) -> str:

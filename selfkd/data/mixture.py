@@ -5,14 +5,13 @@ import re
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import overload
 
 from selfkd.data.example import Example
-from selfkd.data.folder import ExampleFolder, Sketch
+from selfkd.data.folder import ExampleFolder, Examples, Sketch
 from selfkd.errors import InputError
 
 
-class Mixture(Sequence[Example]):
+class Mixture(Examples):
     """The examples of all folders, one folder after the other, and which of them an epoch takes.
 
     An epoch has as many examples as the folders hold together. With weights a folder gives its share of them: it walks
@@ -29,18 +28,9 @@ class Mixture(Sequence[Example]):
     def __len__(self) -> int:
         return self._ends[-1]
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-    def __getitem__(self, index):
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        index %= len(self)
-        number = next(i for i, end in enumerate(self._ends) if index < end)
-        return self.folders[number][index - self._ends[number]]  # counted from the folder's end
+    def read(self, position: int) -> Example:
+        number = next(i for i, end in enumerate(self._ends) if position < end)
+        return self.folders[number][position - self._ends[number]]  # counted from the folder's end
 
     def sketches(self) -> list[Sketch]:
         return [sketch for folder in self.folders for sketch in folder.sketches()]
@@ -57,7 +47,7 @@ class Mixture(Sequence[Example]):
         return taken
 
 
-def open_mixture(data: Sequence[str], seed: int) -> ExampleFolder | Mixture:
+def open_mixture(data: Sequence[str], seed: int) -> Examples:
     """The folders of a setting `data`, each FOLDER or FOLDER:WEIGHT; raises InputError naming the one that is wrong.
 
     Without weights each example is taken once an epoch.

@@ -12,8 +12,8 @@ from transformers import TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from selfkd.data.example import Example
-from selfkd.data.folder import ExampleFolder
-from selfkd.data.mixture import Mixture, open_mixture
+from selfkd.data.folder import Examples
+from selfkd.data.mixture import open_mixture
 from selfkd.errors import InputError
 from selfkd.model.omni import OmniModel
 from selfkd.model.processor import OmniProcessor
@@ -59,7 +59,7 @@ def check_settings(config: TrainConfig) -> None:
         raise InputError(f"training.{unknown[0]}: transformers.TrainingArguments has no such field")
 
 
-def examples_of(config: TrainConfig) -> ExampleFolder | Mixture:
+def examples_of(config: TrainConfig) -> Examples:
     return open_mixture(config.data, config.seed)
 
 

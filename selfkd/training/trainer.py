@@ -12,7 +12,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from selfkd.data.batches import CostSampler, token_cost
 from selfkd.data.example import Example
-from selfkd.data.folder import ExampleFolder, sketch
+from selfkd.data.folder import Examples, sketch
 from selfkd.data.mixture import Mixture
 from selfkd.data.views import PairedCollator, PairedDataset
 from selfkd.errors import InputError
@@ -60,7 +60,7 @@ class SelfKDTrainer(Trainer):
     def _get_train_sampler(self, train_dataset=None) -> CostSampler:
         a_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        if isinstance(self.examples, ExampleFolder | Mixture):  # without reading a picture
+        if isinstance(self.examples, Examples):  # without reading a picture
             known = self.examples.sketches()
         else:
             known = [sketch(example) for example in self.examples]
