@@ -124,6 +124,9 @@ def test_an_endpoint_that_fails_and_comes_back(start, tmp_path):
         result = evaluate(config)[NAME]
         assert len(server.asked) == asked_first + 1, "only what had no reply is asked again"
     assert [result[v]["n"] for v in VIEWS] == [6] * 3
+    usage = json.loads((tmp_path / "run" / "usage.json").read_text())
+    assert usage["requests"] == len(server.asked) and usage["prompt_tokens"] == 1000 * 18  # over both runs
+    assert usage["dollars"] == pytest.approx(18 * 1000 / 1e6)
     spoken = read_samples(samples_path(tmp_path / "run", NAME, "speech"))
     assert len({s["reply"] for s in spoken}) == 6
     cascade = read_samples(samples_path(tmp_path / "run", NAME, "cascade"))

@@ -4,8 +4,10 @@ Writes into a run directory one JSON-lines file for each benchmark and view (`sa
 line) and the scores (`result.json`). A run that was cut short goes on with the items that are missing.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from rich.console import Console
 from selfkd.data.example import read_manifest
 from selfkd.data.folder import ExampleFolder
 from selfkd.errors import InputError
+from selfkd.evaluation.asker import EndpointSettings, Usage
 from selfkd.evaluation.benchmark_speech import VOICE_MARK, InstructionForm, speak_benchmarks
 from selfkd.evaluation.gap_table import gap_table
 from selfkd.evaluation.grading import check_gradable
@@ -28,6 +31,7 @@ from selfkd.files import write_json
 from selfkd.model.checkpoint import is_ours
 from selfkd.runs import Run, is_main_process
 
+USAGE = "usage.json"
 _FREE = ("keep_failures", "endpoint", "cache", "batch_size")  # a run goes on with others of these
 
 
@@ -94,18 +98,33 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         check_gradable(name.partition(VOICE_MARK)[0], {row["kind"] for row in folder.columns("kind")})
     with Run.open(config.output, "evaluate", config, _FREE) as run:
         transcriber = Transcriber.from_pretrained(config.recognizer) if "cascade" in config.views else None
-        system: System
-        if config.url:
-            system = EndpointSystem(config.url.removeprefix("openai"), config.model, settings, transcriber)
-        else:
-            system = LocalSystem(config.model, transcriber, config.batch_size, config.max_new_tokens, config.likelihood)
-        result = {name: _ask(config, run.folder, name, folder, system) for name, folder in asked.items()}
+        with _system(config, settings, transcriber, run.folder) as system:
+            result = {name: _ask(config, run.folder, name, folder, system) for name, folder in asked.items()}
         result |= spread_over_voices(result, VOICE_MARK)
         if is_main_process():
             write_json(run.folder / QUESTIONS, {name: str(folder.folder) for name, folder in asked.items()})
             run.finish(**result)
             Console().print(gap_table(result))
         return result
+
+
+@contextmanager
+def _system(
+    config: EvaluateConfig, settings: EndpointSettings, transcriber: Transcriber | None, folder: Path
+) -> Iterator[System]:
+    """The model to ask. What an endpoint cost stands in the run's usage.json, and counts when the run goes on."""
+    if not config.url:
+        yield LocalSystem(config.model, transcriber, config.batch_size, config.max_new_tokens, config.likelihood)
+        return
+    path = folder / USAGE
+    usage = Usage(**json.loads(path.read_text())) if path.is_file() else Usage()
+    try:
+        yield EndpointSystem(config.url.removeprefix("openai"), config.model, settings, transcriber, usage)
+    finally:
+        write_json(path, asdict(usage))
+        spent = f", ${usage.dollars:.2f}" if settings.price_in or settings.price_out else ""
+        tokens = f"{usage.prompt_tokens:,} + {usage.completion_tokens:,} tokens"
+        print(f"{config.model}: {usage.requests:,} requests ({usage.retries:,} again), {tokens}{spent}")
 
 
 def _folders(config: EvaluateConfig) -> dict[str, ExampleFolder]:
