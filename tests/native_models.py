@@ -67,6 +67,11 @@ def ids_of(made: PreTrainedTokenizerFast) -> dict[str, int]:
     return {"vocab_size": len(made) + 8, "pad_token_id": made.pad_token_id, "eos_token_id": made.eos_token_id}
 
 
+QWEN_AUDIO = {
+    "d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 24, "output_dim": 32
+}  # fmt: skip
+
+
 def qwen_processor(kind: str):
     images = Qwen2VLImageProcessorPil(patch_size=4, merge_size=2, size={"shortest_edge": 64, "longest_edge": 1024})
     return picture_processor_class(kind)(
@@ -82,11 +87,10 @@ def qwen2_5_omni():
     made = processor.tokenizer
     vision = {"depth": 2, "hidden_size": 16, "out_hidden_size": 32, "num_heads": 2, "patch_size": 4}
     vision |= {"intermediate_size": 24, "window_size": 16, "fullatt_block_indexes": [1]}
-    audio = {"d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 24, "output_dim": 32}
     config = Qwen2_5OmniThinkerConfig(
         text_config=TEXT | ids_of(made) | {"rope_parameters": MROPE, "tie_word_embeddings": False},
         vision_config=vision,
-        audio_config=audio,
+        audio_config=QWEN_AUDIO,
         audio_token_index=made.audio_token_id,
         image_token_index=made.image_token_id,
         video_token_index=made.video_token_id,
@@ -102,13 +106,11 @@ def qwen3_omni():
     made = processor.tokenizer
     vision = {"depth": 3, "hidden_size": 16, "out_hidden_size": 32, "num_heads": 2, "patch_size": 4}
     vision |= {"intermediate_size": 24, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}
-    audio = {"d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 24, "output_dim": 32}
-    audio |= {"downsample_hidden_size": 8}
     experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
     config = Qwen3OmniMoeThinkerConfig(
         text_config=TEXT | ids_of(made) | experts | {"rope_parameters": MROPE | {"mrope_interleaved": True}},
         vision_config=vision,
-        audio_config=audio,
+        audio_config=QWEN_AUDIO | {"downsample_hidden_size": 8},
         audio_token_id=made.audio_token_id,
         image_token_id=made.image_token_id,
         video_token_id=made.video_token_id,
