@@ -5,6 +5,7 @@ line) and the scores (`result.json`). A run that was cut short goes on with the 
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -102,7 +103,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             result = {name: _ask(config, run.folder, name, folder, system) for name, folder in asked.items()}
         result |= spread_over_voices(result, VOICE_MARK)
         if is_main_process():
-            write_json(run.folder / QUESTIONS, {name: str(folder.folder) for name, folder in asked.items()})
+            places = {name: os.path.relpath(folder.folder, run.folder) for name, folder in asked.items()}
+            write_json(run.folder / QUESTIONS, places)
             run.finish(**result)
             Console().print(gap_table(result))
         return result

@@ -9,7 +9,7 @@ from typing import Any
 
 from selfkd.errors import InputError
 
-QUESTIONS = "questions.json"  # of an evaluation run: {benchmark: folder of its spoken questions}
+QUESTIONS = "questions.json"  # of an evaluation run: {benchmark: folder of its spoken questions, seen from the run}
 
 
 def samples_path(folder: Path, benchmark: str, view: str) -> Path:

@@ -85,9 +85,12 @@ def _interval(pair: list[float] | None) -> str:
 
 
 def _headline(benchmark: str, scores: dict[str, Any], names: dict[str, str]) -> str:
-    said = ", ".join(f"{names[s].lower()} {score['accuracy']:.1%}" for s, score in scores["systems"].items())
+    said = "; ".join(
+        f"{names[s][0].lower()}{names[s][1:]} {score['accuracy']:.1%}" for s, score in scores["systems"].items()
+    )
+    models = {system: name.removeprefix("Spoken, ") for system, name in names.items()}
     closed = [
-        f"{names[s]} closes {c['share']:.0%} of the gap left by {names[c['of']].lower()} ({_interval(c['interval'])})."
+        f"{models[s]} closes {c['share']:.0%} of the gap that {models[c['of']]} leaves ({_interval(c['interval'])})."
         for s, c in scores["gap_closed"].items()
         if c["share"] is not None
     ]
@@ -157,9 +160,10 @@ def _items(
     """Items evenly spread over each benchmark, as many of one as of another."""
     folders, shown = _read(run / QUESTIONS), []
     for benchmark, by_system in samples.items():
-        if not Path(folders[benchmark]).is_dir():
+        folder = run / folders[benchmark]
+        if not folder.is_dir():
             continue  # the spoken questions have been deleted since
-        examples = ExampleFolder(Path(folders[benchmark]))
+        examples = ExampleFolder(folder)
         count = min(len(by_system["text"]), -(-config.items // len(samples)))
         for i in range(count):
             at = i * len(by_system["text"]) // count
