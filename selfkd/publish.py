@@ -9,6 +9,7 @@ from huggingface_hub import HfApi, ModelCard, ModelCardData
 
 from selfkd.data.example import MANIFEST, read_manifest
 from selfkd.data.mixture import split_weight
+from selfkd.data.publish import checked_name
 from selfkd.errors import InputError
 from selfkd.evaluation.compare import accuracy_cells
 from selfkd.files import write_text
@@ -66,9 +67,7 @@ def publish(config: PublishConfig) -> Path:
     folder = config.run / MODEL
     if not (config.run / RESULT).is_file() or not (folder / "config.json").is_file():
         raise InputError(f"run: {config.run}: not a complete training run")
-    owner, slash, name = config.repo.partition("/")
-    if not (owner and slash and name) or "/" in name:
-        raise InputError(f"repo: {config.repo!r} is not owner/name")
+    checked_name(config.repo)
     path = folder / "README.md"
     write_text(path, card(config))
     ModelCard.load(path)  # the hub reads it the same way

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from selfkd.analysis.views import VIEWS, read_shared_prefix, read_view, view_of
+from selfkd.analysis.views import read_shared_prefix, read_view, view_of
+from selfkd.data.views import VIEWS
 from selfkd.model.omni import OmniModel
 
 CHUNK_ROWS = 256  # whose logits (rows, V) are there at a time

@@ -25,9 +25,8 @@ from selfkd.analysis.measured import (
     read_items,
     rounded,
 )
-from selfkd.analysis.views import VIEWS
 from selfkd.data.example import Example
-from selfkd.data.views import PairedItem
+from selfkd.data.views import VIEWS, PairedItem
 from selfkd.errors import InputError
 from selfkd.evaluation.statistics import RESAMPLES
 from selfkd.files import write_json, write_text

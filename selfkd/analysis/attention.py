@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from selfkd.analysis.attention_rows import ROWS, AttentionSums, recording
-from selfkd.analysis.views import KEYS, VIEWS, View, read_shared_prefix, read_view, view_of
-from selfkd.data.views import PairedItem
+from selfkd.analysis.views import KEYS, read_shared_prefix, read_view, view_of
+from selfkd.data.views import VIEWS, PairedItem, View
 from selfkd.errors import InputError
 from selfkd.model.omni import OmniModel
 

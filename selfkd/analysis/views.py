@@ -10,21 +10,19 @@ Legend: B examples, P prefix tokens, S tokens after the prefix, T = P + S, R res
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from selfkd.data.example import Example
-from selfkd.data.views import PairedItem
+from selfkd.data.views import PairedItem, View
 from selfkd.model.adapters import adapters_on
 from selfkd.model.omni import OmniModel
 from selfkd.model.prefix import Prefix, continue_prefix, read_prefix
 from selfkd.model.processor import common_length
 
-View = Literal["text", "speech"]
-VIEWS: tuple[View, View] = ("text", "speech")
 KEYS = ("image", "query", "response", "other")  # other: chat template, instruction, format of the answer
 
 

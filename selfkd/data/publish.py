@@ -54,9 +54,7 @@ class PublishDataConfig:
 
 def publish_data(config: PublishDataConfig) -> Path:
     """Writes the card into the folder, uploads shards, card and manifest, and returns the card's path."""
-    owner, slash, name = config.repo.partition("/")
-    if not (owner and slash and name) or "/" in name:
-        raise InputError(f"repo: {config.repo!r} is not owner/name")
+    name = checked_name(config.repo)
     manifest = {k: v for k, v in read_manifest(config.data).items() if k not in _LOCAL}
     path = config.data / "README.md"
     write_text(path, _card(config, name, manifest))
@@ -70,6 +68,14 @@ def publish_data(config: PublishDataConfig) -> Path:
         hub.upload_file(repo_id=repo, repo_type="dataset", path_or_fileobj=content, path_in_repo=MANIFEST)
     print(f"{path}{'' if config.dry_run else f' and the data are at {config.repo}'}")
     return path
+
+
+def checked_name(repo: str) -> str:
+    """The name of a repository owner/name; raises InputError for what is none."""
+    owner, slash, name = repo.partition("/")
+    if not (owner and slash and name) or "/" in name:
+        raise InputError(f"repo: {repo!r} is not owner/name")
+    return name
 
 
 def _card(config: PublishDataConfig, name: str, manifest: dict[str, Any]) -> str:

@@ -1,10 +1,9 @@
 """A model answers: in the text view, in the speech view, or in both at once."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
-from accelerate.utils import send_to_device
 
 from selfkd.data.example import Example
 from selfkd.data.views import VIEWS, View, view_prompts
@@ -36,8 +35,7 @@ def answer_views(
         check_room(model, processor, example, of_views, max_new_tokens)
     own_end = model.vlm.generation_config.eos_token_id
     ends = {processor.end_id, *(own_end if isinstance(own_end, list) else [own_end])} - {None}
-    inputs = processor([p for of_views in prompts for p in of_views])
-    parts = read_prompts(model, **send_to_device(inputs, model.device))
+    parts = read_prompts(model, **processor([p for of_views in prompts for p in of_views]))
     pad = processor.tokenizer.pad_token_id
     ids = generate_replies(
         model, parts, generate_in_rounds, max_new_tokens=max_new_tokens, eos_token_id=sorted(ends), pad_token_id=pad
@@ -73,11 +71,6 @@ class TextAnswerer:
 
     def answer(self, examples: Sequence[Example]) -> list[Reply]:
         return answer_views(self.model, self.processor, examples, ["text"], self.max_new_tokens)["text"]
-
-    def read(self, examples: Sequence[Example], questions: Sequence[str]) -> list[str]:
-        """Replies to other words than the examples' own questions."""
-        asked = [replace(e, question=q) for q, e in zip(questions, examples, strict=True)]
-        return [reply.text for reply in self.answer(asked)]
 
 
 @dataclass

@@ -8,16 +8,15 @@ import base64
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import soundfile
 
 from selfkd.data.example import SAMPLE_RATE_HZ, Example, encode_picture
+from selfkd.data.views import View
 from selfkd.evaluation.asker import Asker, EndpointSettings, Usage
 from selfkd.evaluation.reply import Reply
-
-EndpointView = Literal["text", "speech"]
 
 
 @dataclass
@@ -29,7 +28,7 @@ class EndpointAnswerer:
 
     url: str
     model: str
-    view: EndpointView
+    view: View
     settings: EndpointSettings = field(default_factory=EndpointSettings)
     usage: Usage = field(default_factory=Usage)
 
@@ -47,7 +46,7 @@ class EndpointAnswerer:
         return self._asker.ask_each(examples, lambda example: [user_message(example, self.view)])
 
 
-def user_message(example: Example, view: EndpointView) -> dict[str, Any]:
+def user_message(example: Example, view: View) -> dict[str, Any]:
     """Picture, instruction, question, form of the answer; parts that the example does not have are left out."""
     question = text_part(example.question) if view == "text" else audio_part(example)
     parts = [

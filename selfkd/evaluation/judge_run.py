@@ -19,7 +19,7 @@ from selfkd.errors import InputError
 from selfkd.evaluation.asker import Asker
 from selfkd.evaluation.judge import PROMPT, PROMPT_VERSION, judge_each
 from selfkd.evaluation.overlap import overlap
-from selfkd.evaluation.samples import read_samples
+from selfkd.evaluation.samples import keep_whole_lines, read_samples, whole_lines
 from selfkd.evaluation.systems import endpoint_settings
 from selfkd.files import write_json
 
@@ -64,9 +64,9 @@ def judge_run(config: JudgeConfig) -> dict[str, Any]:
 def _judged(path: Path, wrong: Sequence[dict[str, Any]], asker: Asker, title: str) -> dict[str, dict[str, Any]]:
     """{id: verdict}. Verdicts are appended as they come; one without an answer is asked for again."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []  # the last one may have been cut short
-    path.write_bytes(b"".join(line + b"\n" for line in lines))
-    known = {v["id"]: v for v in map(json.loads, lines) if not v["error"] and v["prompt"] == PROMPT_VERSION}
+    path.touch()
+    keep_whole_lines(path)
+    known = {v["id"]: v for v in map(json.loads, whole_lines(path)) if not v["error"] and v["prompt"] == PROMPT_VERSION}
     left = [s for s in wrong if s["id"] not in known]
     with path.open("a", encoding="utf-8") as file:
         for at, verdict in tqdm(judge_each(left, asker), title, len(left), unit="verdict", disable=not left):

@@ -13,7 +13,7 @@ from typing import Any
 from selfkd.data.example import Example
 from selfkd.evaluation.grading import grade
 from selfkd.evaluation.reply import Reply
-from selfkd.evaluation.samples import read_samples
+from selfkd.evaluation.samples import keep_whole_lines, read_samples, whole_lines
 from selfkd.files import write_text
 
 
@@ -60,8 +60,8 @@ class SampleFile:
         self._own = path.with_name(f"{path.name}.partial-{rank}")
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            if self._own.is_file():  # what stands after the last newline was cut short
-                self._own.write_bytes(b"".join(line + b"\n" for line in self._own.read_bytes().split(b"\n")[:-1]))
+            if self._own.is_file():
+                keep_whole_lines(self._own)
 
     def known(self) -> dict[str, dict[str, Any]]:
         """{id: record}; of an item that was asked twice the one without an error."""
@@ -69,7 +69,7 @@ class SampleFile:
             return {s["id"]: s for s in read_samples(self.path)}
         found: dict[str, dict[str, Any]] = {}
         for partial in sorted(self.path.parent.glob(f"{self.path.name}.partial-*")):
-            for record in map(json.loads, partial.read_bytes().split(b"\n")[:-1]):
+            for record in map(json.loads, whole_lines(partial)):
                 if record["id"] not in found or found[record["id"]]["error"]:
                     found[record["id"]] = record
         return found

@@ -16,6 +16,16 @@ def samples_path(folder: Path, benchmark: str, view: str) -> Path:
     return folder / "samples" / f"{benchmark}.{view}.jsonl"
 
 
+def whole_lines(path: Path) -> list[bytes]:
+    """The lines of a file that records are appended to; what stands after the last newline was cut short."""
+    return path.read_bytes().split(b"\n")[:-1]
+
+
+def keep_whole_lines(path: Path) -> None:
+    """So that the next record does not go on in the middle of one that was cut short."""
+    path.write_bytes(b"".join(line + b"\n" for line in whole_lines(path)))
+
+
 def read_samples(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise InputError(f"{path}: not found (selfkd evaluate writes it)")

@@ -10,14 +10,15 @@ import torch
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
-from selfkd.data.batches import VECTORS_A_SECOND
+from selfkd.data.batches import token_cost
 from selfkd.data.example import Example, groups_of
 from selfkd.data.folder import ExampleFolder
+from selfkd.data.views import View as OneView
 from selfkd.errors import InputError
 from selfkd.evaluation.answerers import answer_views
 from selfkd.evaluation.asker import EndpointSettings, Usage
 from selfkd.evaluation.benchmarks.replies import options_of
-from selfkd.evaluation.endpoint import EndpointAnswerer, EndpointView
+from selfkd.evaluation.endpoint import EndpointAnswerer
 from selfkd.evaluation.likelihood import choice_log_likelihoods
 from selfkd.evaluation.reply import Reply
 from selfkd.evaluation.transcriber import Transcriber
@@ -53,7 +54,7 @@ class LocalSystem:
             for i in positions:
                 views_of[i] = (*views_of.get(i, ()), view)
         alike: dict[tuple[View, ...], list[int]] = {}
-        for i in sorted(views_of, key=lambda i: known[i].question_letters + VECTORS_A_SECOND * known[i].speech_seconds):
+        for i in sorted(views_of, key=lambda i: token_cost(known[i], 0)):
             alike.setdefault(views_of[i], []).append(i)
         for views, positions in alike.items():
             for some in groups_of(positions, self.batch_size):
@@ -71,7 +72,7 @@ class LocalSystem:
 
     def _replies(self, examples: Sequence[Example], views: Sequence[View]) -> dict[View, list[Reply]]:
         start = time.perf_counter()
-        asked: list[EndpointView] = [v for v in views if v != "cascade"]
+        asked: list[OneView] = [v for v in views if v != "cascade"]
         replies: dict[View, list[Reply]] = {}
         if asked:
             replies.update(answer_views(self.model, self.processor, examples, asked, self.max_new_tokens).items())
@@ -86,7 +87,7 @@ class LocalSystem:
         return {view: [replace(r, seconds=seconds) for r in some] for view, some in replies.items()}
 
     def _add_likelihoods(
-        self, examples: Sequence[Example], views: Sequence[EndpointView], replies: dict[View, list[Reply]]
+        self, examples: Sequence[Example], views: Sequence[OneView], replies: dict[View, list[Reply]]
     ) -> None:
         at = [i for i, example in enumerate(examples) if option_letters(example)]
         if not at:
@@ -128,7 +129,7 @@ class EndpointSystem:
         for at, reply in self._answerer("text").answer_each(told()):
             yield positions[at], "cascade", replace(reply, heard=heard[at])
 
-    def _answerer(self, view: EndpointView) -> EndpointAnswerer:
+    def _answerer(self, view: OneView) -> EndpointAnswerer:
         return EndpointAnswerer(self.url, self.model, view, self.settings, self.usage)
 
 
