@@ -70,7 +70,7 @@ def prepare(
 
     Raises RefusedError for what cannot be read, and for what does not fit.
     """
-    _check_text(asked.before + asked.after, processor, context)
+    check_text(asked.before + asked.after, processor, context)
     picture = samples = None
     if asked.image_url is not None:
         picture = read_picture(data_url_bytes(asked.image_url) if image is None else image, config.max_pixels)
@@ -102,7 +102,8 @@ def _prompt(
     return processor.speech_prompt(heard, seen, asked.before, asked.after)
 
 
-def _check_text(text: str, processor: OmniProcessor, context: int) -> None:
+def check_text(text: str, processor: OmniProcessor, context: int) -> None:
+    """Raises RefusedError for a text that cannot fit, or that holds a special token of the model."""
     if len(text) > context * _MOST_LETTERS_A_TOKEN:
         raise _too_long(f"{len(text)} letters do not fit the model's context of {context} tokens")
     # a mark for the end of a turn would forge one; one for a picture or for speech stands for what is not there, which

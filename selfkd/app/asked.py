@@ -1,0 +1,126 @@
+"""What comes from the page -> a question that models are asked; everything that may be wrong with it is found here.
+
+Limits and decoding are the endpoint's. Also the ready examples, and the voices that speak for who types.
+"""
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import get_args
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+from PIL import ExifTags, ImageOps
+
+from selfkd.app.settings import AppConfig
+from selfkd.data.embedded_sources import World
+from selfkd.data.example import SAMPLE_RATE_HZ, Example, encode_picture
+from selfkd.data.questions import WORLD_KINDS
+from selfkd.data.speakers import EspeakSpeaker, Utterance
+from selfkd.errors import InputError
+from selfkd.model.omni import OmniModel
+from selfkd.model.processor import OmniProcessor
+from selfkd.serving.media import read_picture, read_sound, sound_format
+from selfkd.serving.prompts import check_text
+from selfkd.serving.protocol import SoundFormat
+from selfkd.serving.refused import RefusedError
+
+MOST_LETTERS = 600  # said in 30 seconds
+VOICES = {
+    "New York, woman": "en-US-nyc+f3",
+    "New York, man": "en-US-nyc+m4",
+    "West Midlands, woman": "en-GB-x-gbcwmd+f5",
+    "West Midlands, man": "en-GB-x-gbcwmd+m6",
+    "American, woman (in training)": "en-US+f2",
+    "Scottish, man (in training)": "en-GB-scotland+m3",
+}
+_READY_KINDS = ("exists", "color", "count", "neighbor", "place", "describe")
+_READY_SEED = 7
+
+
+@dataclass(frozen=True)
+class Said:
+    """A clip (WAV) that was made of a question: it goes with these words in this voice and no others."""
+
+    wav: bytes
+    text: str
+    voice: str
+
+
+def ready_examples() -> list[Example]:
+    """Pictures of the test split with a question and its right answer, one of each kind."""
+    world = World("test", _READY_SEED)
+    return [world.example(WORLD_KINDS.index(kind)) for kind in _READY_KINDS]
+
+
+def truth_of(example: Example) -> str:
+    """The right answer where this very question was asked about a ready picture; "" elsewhere."""
+    known = {(ready.image, ready.question.lower()): ready.truth for ready in ready_examples()}
+    return known.get((example.image, example.question.lower()), "")
+
+
+def say(speaker: EspeakSpeaker, text: str, voice: str) -> Said:
+    """Raises InputError for an empty or too long text, and where it holds nothing that can be said."""
+    text = _checked(text)
+    if not text:
+        raise InputError("Question: type one first, then it can be spoken")
+    samples = speaker.speak(Utterance(text, voice))
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, SAMPLE_RATE_HZ, format="WAV", subtype="PCM_16")
+    return Said(buffer.getvalue(), text, voice)
+
+
+def read_question(
+    picture: bytes | None,
+    text: str,
+    speech: bytes | None,
+    config: AppConfig,
+    models: Sequence[tuple[OmniModel, OmniProcessor]],
+) -> Example:
+    """The question as an example: with `question` where it is written, with `speech` where it is spoken. Raises
+    InputError, in words for who asked."""
+    if not picture:
+        raise InputError("Picture: choose one of the examples, or upload one")
+    text = _checked(text)
+    if not text and speech is None:
+        raise InputError("Question: type it, or speak it")
+    with _in_words("Question"):
+        for model, processor in models:
+            check_text(text, processor, model.context)
+    example = Example("question", text, "", "app", "", "", image=_upright(picture, config.max_pixels))
+    if speech is None:
+        return example
+    return example.spoken(_samples(speech, config.max_audio_seconds), "")
+
+
+def _checked(text: str) -> str:
+    if len(text) > MOST_LETTERS:
+        raise InputError(f"Question: {len(text)} letters are too many, at most {MOST_LETTERS} are taken")
+    return text.strip()
+
+
+def _upright(content: bytes, most_pixels: int) -> bytes:
+    """The very bytes, but for a photograph that says it is to be turned: models do not look at that."""
+    with _in_words("Picture"):
+        picture = read_picture(content, most_pixels)
+    is_upright = picture.getexif().get(ExifTags.Base.Orientation, 1) == 1
+    return content if is_upright else encode_picture(ImageOps.exif_transpose(picture))
+
+
+def _samples(content: bytes, most_seconds: float) -> NDArray[np.float32]:
+    for expected in get_args(SoundFormat):
+        if sound_format(content) == expected:
+            with _in_words("Speech"):
+                return read_sound(content, expected, most_seconds)
+    raise InputError("Speech: not a WAV, FLAC or MP3 file")
+
+
+@contextmanager
+def _in_words(where: str) -> Iterator[None]:
+    """A refusal of the endpoint names fields of its protocol; on the page it names what one sees."""
+    try:
+        yield
+    except RefusedError as error:
+        raise InputError(f"{where}: {error.message.partition(': ')[2]}") from error

@@ -1,0 +1,122 @@
+"""Answers -> HTML: what each model said in each view with the probability of every token, and where it looked.
+
+Everything that somebody typed, or a model said, is escaped here.
+"""
+
+from html import escape
+
+from selfkd.app.answer import Answer, Token
+from selfkd.app.looks import Looks
+from selfkd.app.overlay import data_uri, shade
+from selfkd.app.panel import Answered
+from selfkd.data.views import View
+
+NAMES: dict[View, str] = {"text": "Written", "speech": "Spoken"}
+ROWS = {"query": "while it takes in the question", "response": "while it answers"}
+_SURE = 0.5  # a token below it is marked
+
+
+def answers_html(answered: Answered) -> str:
+    cards = "".join(_model_card(name, answered) for name in answered.answers)
+    return f'<div class="kd-results" aria-live="polite">{_asked(answered)}<div class="kd-models">{cards}</div></div>'
+
+
+def looks_html(answered: Answered, rows: str, layer: int) -> str:
+    """`layer` counts from 1; of a model that has fewer, the last is shown. All maps have one scale."""
+    shown = {
+        (name, view): None if isinstance(a.looks, str) else a.looks.by_rows[rows][min(layer, a.looks.layers) - 1]
+        for name, views in answered.answers.items()
+        for view, a in views.items()
+    }
+    most = max((float(share_YX.max()) for share_YX in shown.values() if share_YX is not None), default=0.0)
+    picture, cards = data_uri(answered.picture), ""
+    for name, views in answered.answers.items():
+        figures = ""
+        for view, found in views.items():
+            share_YX = shown[name, view]
+            if share_YX is None:
+                figures += f'<figure class="kd-look"><h4>{NAMES[view]}</h4><p>Not drawn: {escape(str(found.looks))}.</p></figure>'
+                continue
+            assert isinstance(found.looks, Looks)
+            depth = f"layer {min(layer, found.looks.layers)} of {found.looks.layers}"
+            share = f"{float(share_YX.sum()):.0%} of its attention is on the picture"
+            figures += (
+                f'<figure class="kd-look"><h4>{NAMES[view]}</h4><div class="kd-map">'
+                f'<img src="{picture}" alt="The picture"><img class="kd-shade" src="{data_uri(shade(share_YX, most))}" alt="">'
+                f"</div><figcaption><b>{share}</b><br>{depth}</figcaption></figure>"
+            )
+        cards += f'<section class="kd-model"><h3>{escape(name)}</h3><div class="kd-views">{figures}</div></section>'
+    scale = f"Bright places get up to {most:.1%} each, black ones nothing; all pictures here have this one scale."
+    note = f'<p class="kd-note">{scale}</p>' if most else ""
+    return f'<div class="kd-results"><div class="kd-models">{cards}</div>{note}</div>'
+
+
+def _asked(answered: Answered) -> str:
+    question = answered.question or "(not written)"
+    if answered.heard is None:
+        heard = '<span class="kd-off">no recogniser (see --recognizer)</span>'
+    else:
+        heard = f"<q>{escape(answered.heard)}</q>" if answered.heard else "nothing"
+    rows = {"Asked": f"<q>{escape(question)}</q>", "Heard": heard}
+    if answered.truth:
+        rows["Right answer"] = escape(answered.truth)
+    return f'<dl class="kd-asked">{"".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in rows.items())}</dl>'
+
+
+def _model_card(name: str, answered: Answered) -> str:
+    views = answered.answers[name]
+    badge = ""
+    if len(views) > 1:
+        are_one = len({a.text.strip().lower().rstrip(".") for a in views.values()}) == 1
+        said = "same answer" if are_one else "different answers"
+        badge = f'<span class="kd-badge{"" if are_one else " kd-apart"}">{said}</span>'
+    seconds = f'<span class="kd-seconds">{answered.seconds[name]:.1f} s</span>'
+    articles = "".join(_view(view, views[view]) for view in views)
+    if len(views) == 1:
+        articles += (
+            '<article class="kd-view kd-off"><h4>Written</h4><p>Type the question as well to compare.</p></article>'
+        )
+    return (
+        f'<section class="kd-model"><header><h3>{escape(name)}</h3>{badge}{seconds}</header>'
+        f'<div class="kd-views">{articles}</div></section>'
+    )
+
+
+def _view(view: View, answer: Answer) -> str:
+    ended = "" if answer.has_ended else '<p class="kd-note">Cut off here: the limit of tokens.</p>'
+    chips = "".join(_chip(token, is_end) for token, is_end in _with_ends(answer))
+    rows = "".join(_row(token, is_end) for token, is_end in _with_ends(answer))
+    return (
+        f'<article class="kd-view"><h4>{NAMES[view]}</h4><p class="kd-answer">{escape(answer.text) or "(nothing)"}</p>'
+        f'<ol class="kd-tokens" aria-label="Tokens and their probabilities">{chips}</ol>{ended}'
+        f"<details><summary>What else it might have said</summary><table><thead><tr><th>Token</th><th>Prob.</th>"
+        f"<th>Likeliest others</th></tr></thead><tbody>{rows}</tbody></table></details></article>"
+    )
+
+
+def _with_ends(answer: Answer) -> list[tuple[Token, bool]]:
+    last = len(answer.tokens) - 1
+    return [(token, answer.has_ended and at == last) for at, token in enumerate(answer.tokens)]
+
+
+def _chip(token: Token, is_end: bool) -> str:
+    unsure = " kd-unsure" if token.probability < _SURE else ""
+    return (
+        f'<li class="kd-token{unsure}" style="--p:{token.probability:.3f}"><span>{_shown(token.text, is_end)}</span>'
+        f"<small>{_percent(token.probability)}</small></li>"
+    )
+
+
+def _row(token: Token, is_end: bool) -> str:
+    others = ", ".join(f"<code>{_shown(text)}</code> {_percent(p)}" for text, p in token.others)
+    code = f"<code>{_shown(token.text, is_end)}</code>"
+    return f"<tr><td>{code}</td><td>{_percent(token.probability)}</td><td>{others}</td></tr>"
+
+
+def _shown(text: str, is_end: bool = False) -> str:
+    """A token as one can see it: the space that it begins with is no part of what is compared."""
+    return "<i>end</i>" if is_end else escape(text.strip() or repr(text)[1:-1])
+
+
+def _percent(share: float) -> str:
+    return "<0.1%".replace("<", "&lt;") if share < 0.001 else f"{share:.0%}" if share > 0.995 else f"{share:.1%}"
