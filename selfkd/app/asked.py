@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import get_args
 
 import numpy as np
@@ -49,16 +50,17 @@ class Said:
     voice: str
 
 
-def ready_examples() -> list[Example]:
+@cache
+def ready_examples() -> tuple[Example, ...]:
     """Pictures of the test split with a question and its right answer, one of each kind."""
     world = World("test", _READY_SEED)
-    return [world.example(WORLD_KINDS.index(kind)) for kind in _READY_KINDS]
+    return tuple(world.example(WORLD_KINDS.index(kind)) for kind in _READY_KINDS)
 
 
-def truth_of(example: Example) -> str:
-    """The right answer where this very question was asked about a ready picture; "" elsewhere."""
-    known = {(ready.image, ready.question.lower()): ready.truth for ready in ready_examples()}
-    return known.get((example.image, example.question.lower()), "")
+def ready_one(example: Example) -> Example | None:
+    """The ready example whose very question is asked about its very picture, if it is one."""
+    asked = example.image, example.question.lower()
+    return next((ready for ready in ready_examples() if (ready.image, ready.question.lower()) == asked), None)
 
 
 def say(speaker: EspeakSpeaker, text: str, voice: str) -> Said:

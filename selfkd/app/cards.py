@@ -35,14 +35,16 @@ def looks_html(answered: Answered, rows: str, layer: int) -> str:
         for view, found in views.items():
             share_YX = shown[name, view]
             if share_YX is None:
-                figures += f'<figure class="kd-look"><h4>{NAMES[view]}</h4><p>Not drawn: {escape(str(found.looks))}.</p></figure>'
+                why = f"<p>Not drawn: {escape(str(found.looks))}.</p>"
+                figures += f'<figure class="kd-look"><h4>{NAMES[view]}</h4>{why}</figure>'
                 continue
             assert isinstance(found.looks, Looks)
             depth = f"layer {min(layer, found.looks.layers)} of {found.looks.layers}"
+            shaded = data_uri(shade(share_YX, most))
             share = f"{float(share_YX.sum()):.0%} of its attention is on the picture"
             figures += (
                 f'<figure class="kd-look"><h4>{NAMES[view]}</h4><div class="kd-map">'
-                f'<img src="{picture}" alt="The picture"><img class="kd-shade" src="{data_uri(shade(share_YX, most))}" alt="">'
+                f'<img src="{picture}" alt="The picture"><img class="kd-shade" src="{shaded}" alt="">'
                 f"</div><figcaption><b>{share}</b><br>{depth}</figcaption></figure>"
             )
         cards += f'<section class="kd-model"><h3>{escape(name)}</h3><div class="kd-views">{figures}</div></section>'
@@ -58,8 +60,8 @@ def _asked(answered: Answered) -> str:
     else:
         heard = f"<q>{escape(answered.heard)}</q>" if answered.heard else "nothing"
     rows = {"Asked": f"<q>{escape(question)}</q>", "Heard": heard}
-    if answered.truth:
-        rows["Right answer"] = escape(answered.truth)
+    if answered.ready is not None:
+        rows["Right answer"] = escape(answered.ready.truth)
     return f'<dl class="kd-asked">{"".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in rows.items())}</dl>'
 
 
@@ -68,10 +70,10 @@ def _model_card(name: str, answered: Answered) -> str:
     badge = ""
     if len(views) > 1:
         are_one = len({a.text.strip().lower().rstrip(".") for a in views.values()}) == 1
-        said = "same answer" if are_one else "different answers"
+        said = "same words" if are_one else "other words"
         badge = f'<span class="kd-badge{"" if are_one else " kd-apart"}">{said}</span>'
     seconds = f'<span class="kd-seconds">{answered.seconds[name]:.1f} s</span>'
-    articles = "".join(_view(view, views[view]) for view in views)
+    articles = "".join(_view(view, views[view], answered.is_right(views[view])) for view in views)
     if len(views) == 1:
         articles += (
             '<article class="kd-view kd-off"><h4>Written</h4><p>Type the question as well to compare.</p></article>'
@@ -82,12 +84,14 @@ def _model_card(name: str, answered: Answered) -> str:
     )
 
 
-def _view(view: View, answer: Answer) -> str:
+def _view(view: View, answer: Answer, is_right: bool | None) -> str:
+    verdict = {None: "", True: '<span class="kd-right">right</span>', False: '<span class="kd-wrong">wrong</span>'}
+    text = escape(answer.text) or "(nothing)"
     ended = "" if answer.has_ended else '<p class="kd-note">Cut off here: the limit of tokens.</p>'
     chips = "".join(_chip(token, is_end) for token, is_end in _with_ends(answer))
     rows = "".join(_row(token, is_end) for token, is_end in _with_ends(answer))
     return (
-        f'<article class="kd-view"><h4>{NAMES[view]}</h4><p class="kd-answer">{escape(answer.text) or "(nothing)"}</p>'
+        f'<article class="kd-view"><h4>{NAMES[view]}{verdict[is_right]}</h4><p class="kd-answer">{text}</p>'
         f'<ol class="kd-tokens" aria-label="Tokens and their probabilities">{chips}</ol>{ended}'
         f"<details><summary>What else it might have said</summary><table><thead><tr><th>Token</th><th>Prob.</th>"
         f"<th>Likeliest others</th></tr></thead><tbody>{rows}</tbody></table></details></article>"
@@ -119,4 +123,4 @@ def _shown(text: str, is_end: bool = False) -> str:
 
 
 def _percent(share: float) -> str:
-    return "<0.1%".replace("<", "&lt;") if share < 0.001 else f"{share:.0%}" if share > 0.995 else f"{share:.1%}"
+    return "&lt;0.1%" if share < 0.001 else f"{share:.0%}" if share > 0.995 else f"{share:.1%}"

@@ -43,8 +43,8 @@ class _BothRows(AttentionSums):
         super().add(layer, query_BHSE, key_BHTE, mask, **how)
         self.of_response.add(layer, query_BHSE, key_BHTE, mask, **how)
 
-    def maps_LI(self, rows: str) -> Tensor:
-        """Mean over the rows; of the one item that there is."""
+    def of_image(self, rows: str) -> Tensor:
+        """(L, I), mean over the rows; of the one item that there is."""
         places = self.places
         is_image_T = places.keys_BT[0] == KEYS.index("image")
         sums = self if rows == "query" else self.of_response
@@ -56,8 +56,8 @@ class _BothRows(AttentionSums):
 def read_answer(
     model: OmniModel, processor: OmniProcessor, item: PairedItem, view: View, question: slice
 ) -> tuple[Tensor, Looks | str]:
-    """Hidden states (N, D) that predict each token of `item.response_ids`, and where the view looked, or why that cannot
-    be drawn; `question` is the place of a written question in the item's ids."""
+    """Hidden states (N, D) that predict each token of `item.response_ids`, and where the view looked, or why that
+    cannot be drawn; `question` is the place of a written question in the item's ids."""
     batch = {name: _moved(value, model.device) for name, value in PairedCollator(processor)([item]).items()}
     prefix, after = read_shared_prefix(model, batch), view_of(model, batch, view, [question])
     sums = _BothRows(after.places, tuple(range(len(model.vlm.get_decoder().layers))))
@@ -73,7 +73,7 @@ def read_answer(
 def _looks(model: OmniModel, item: PairedItem, sums: _BothRows) -> Looks | str:
     if not bool(sums.places.query_BS.any()):
         return "the question has no token of its own"
-    maps = {rows: sums.maps_LI(rows) for rows in ROWS}
+    maps = {rows: sums.of_image(rows) for rows in ROWS}
     tokens = maps["query"].shape[1]
     try:
         height, width = image_grid(model, item, tokens)

@@ -19,8 +19,9 @@ log = logging.getLogger("selfkd.app")
 _KEPT_SECONDS = 3600  # what was uploaded, and what a page that was left had shown
 _HEAD = """\
 <div class="kd-head"><h1>Written or spoken?</h1>
-<p>One question about a picture, put to a model twice: once in writing, once in speech. Below: what it answers, how sure it is
-of each word, and where on the picture it looks.</p></div>"""
+<p>One question about a picture, put to a model twice: once in writing, once in speech. See what it answers, how sure it
+is of each word, and where on the picture it looks.</p></div>"""
+_SHOW = "() => document.getElementById('answers').scrollIntoView({block: 'nearest', behavior: 'smooth'})"
 _NOTHING_YET = '<p class="kd-note">Nothing has been asked yet: choose an example, or ask a question of your own.</p>'
 
 
@@ -28,7 +29,17 @@ def theme() -> gr.themes.Base:
     """With the fonts that the machine has."""
     sans = ("system-ui", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
     mono = ("ui-monospace", "Menlo", "Consolas", "monospace")
-    return gr.themes.Base(primary_hue="teal", secondary_hue="teal", neutral_hue="slate", font=sans, font_mono=mono)
+    base = gr.themes.Base(primary_hue="teal", secondary_hue="teal", neutral_hue="slate", font=sans, font_mono=mono)
+    return base.set(  # Gradio's own are too pale to read
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        block_label_text_color="*neutral_600",
+        block_title_text_color="*neutral_700",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_600",
+    )
 
 
 def style() -> str:
@@ -41,7 +52,7 @@ def style() -> str:
 
 def build_page(panel: Panel, folder: Path) -> gr.Blocks:
     """`folder` takes the pictures of the ready examples, and has to stay while the page is shown."""
-    config, ready = panel.config, ready_examples()
+    config, ready, most = panel.config, ready_examples(), panel.config.max_audio_seconds
     for i, example in enumerate(ready):
         (folder / f"example-{i}.png").write_bytes(example.image or b"")
 
@@ -80,7 +91,7 @@ def build_page(panel: Panel, folder: Path) -> gr.Blocks:
         with gr.Row():
             with gr.Column(scale=2, min_width=240):
                 picture = gr.Image(
-                    label="Picture", sources=["upload", "clipboard"], type="filepath", image_mode=None, height=288,
+                    label="Picture", sources=["upload", "clipboard"], type="filepath", image_mode=None, height=324,
                     buttons=[], elem_id="picture",
                 )  # fmt: skip
                 # as it came: Gradio's own would open it, and what cannot be opened is ours to say in words
@@ -91,16 +102,18 @@ def build_page(panel: Panel, folder: Path) -> gr.Blocks:
                     elem_id="question",
                 )  # fmt: skip
                 speech = gr.Audio(
-                    label=f"The same question, spoken (at most {config.max_audio_seconds:g} s; left empty, it is spoken for you)",
+                    label=f"The same question, spoken (up to {most:g} s); left empty, it is spoken for you",
                     sources=["microphone", "upload"], type="filepath", buttons=[], editable=False, elem_id="speech",
                 )  # fmt: skip
-                with gr.Row(equal_height=True):
-                    voice = gr.Dropdown(
-                        list(VOICES.items()), value=next(iter(VOICES.values())), label="Voice", filterable=False,
-                        min_width=180, elem_id="voice",
-                    )  # fmt: skip
-                    speak_button = gr.Button("Speak it for me", min_width=140, elem_id="speak")
-                ask_button = gr.Button("Ask in writing and in speech", variant="primary", elem_id="ask")
+        with gr.Row(equal_height=True, elem_id="asking"):
+            voice = gr.Dropdown(
+                list(VOICES.items()), value=next(iter(VOICES.values())), label="Voice", filterable=False,
+                min_width=200, elem_id="voice",
+            )  # fmt: skip
+            speak_button = gr.Button("Speak it for me", min_width=160, elem_id="speak")
+            ask_button = gr.Button(
+                "Ask in writing and in speech", variant="primary", scale=2, min_width=240, elem_id="ask"
+            )
         gr.HTML('<h2 class="kd-title">What it answers</h2>')
         answers = gr.HTML(_NOTHING_YET, elem_id="answers")
         with gr.Column(visible=False) as looking:
@@ -109,21 +122,25 @@ def build_page(panel: Panel, folder: Path) -> gr.Blocks:
                 rows = gr.Radio(
                     [(name, r) for r, name in ROWS.items()], value="response", label="Attention to the picture"
                 )
-                layer = gr.Slider(1, 2, value=1, step=1, label="Layer", buttons=[], elem_id="layer")
+                layer = gr.Slider(1, 2, value=1, step=1, label="Layer", buttons=[], min_width=280, elem_id="layer")
             looks = gr.HTML(elem_id="looks")
 
         # one generation at a time: attention is followed where all models take it from, and a GPU has one memory
-        one = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
+        one: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
         asked = [picture, question, speech, said_state, voice, rows]
         shown = [answers, looking, layer, looks, answered_state, said_state, speech]
         in_words_ask, in_words_speak = in_words(ask), in_words(speak)
         for button, example, i in zip(buttons, ready, range(len(ready)), strict=True):
             path = str(folder / f"example-{i}.png")
             button.click(
-                lambda path=path, text=example.question: (path, text, None), None, [picture, question, speech],
+                lambda path=path, text=example.question: (path, text, None),
+                None,
+                [picture, question, speech],
                 api_visibility="private",
-            ).then(in_words_ask, asked, shown, show_progress_on=[answers, looks], **one)  # fmt: skip
-        gr.on([ask_button.click, question.submit], in_words_ask, asked, shown, show_progress_on=[answers, looks], **one)
+            ).then(in_words_ask, asked, shown, show_progress_on=[answers, looks], **one).success(None, js=_SHOW)
+        gr.on(
+            [ask_button.click, question.submit], in_words_ask, asked, shown, show_progress_on=[answers, looks], **one
+        ).success(None, js=_SHOW)
         speak_button.click(in_words_speak, [question, voice], [speech, said_state], **one)
         for control in (rows.change, layer.change):
             control(look, [answered_state, rows, layer], looks, show_progress="hidden", api_visibility="private")

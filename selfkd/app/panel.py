@@ -9,11 +9,13 @@ from PIL import Image
 
 from selfkd.analysis.measured import named
 from selfkd.app.answer import Answer, answer
-from selfkd.app.asked import Said, read_question, say, truth_of
+from selfkd.app.asked import Said, read_question, ready_one, say
 from selfkd.app.overlay import thumbnail
 from selfkd.app.settings import AppConfig
+from selfkd.data.example import Example
 from selfkd.data.speakers import EspeakSpeaker
 from selfkd.data.views import VIEWS, View
+from selfkd.evaluation.scorers import is_right, parse
 from selfkd.evaluation.transcriber import Transcriber
 from selfkd.model.bundled import load_bundled
 from selfkd.model.checkpoint import is_ours, load_omni
@@ -31,7 +33,7 @@ class Answered:
     picture: Image.Image  # small
     question: str
     heard: str | None  # None where nobody writes down what was heard
-    truth: str  # "" where it is not known
+    ready: Example | None  # whose right answer is known
     answers: dict[str, dict[View, Answer]]  # by the model's name
     seconds: dict[str, float]
 
@@ -40,6 +42,13 @@ class Answered:
         """Of the deepest model of which it is known where it looked; 0 where that is known of none."""
         looks = [a.looks for views in self.answers.values() for a in views.values()]
         return max((found.layers for found in looks if not isinstance(found, str)), default=0)
+
+    def is_right(self, answer: Answer) -> bool | None:
+        """None where the right answer is not known."""
+        if self.ready is None:
+            return None
+        kind, truth = self.ready.kind, self.ready.truth
+        return is_right(kind, truth, parse(kind, self.question, answer.text))
 
 
 class Panel:
@@ -89,7 +98,7 @@ class Panel:
             seconds[name] = time.perf_counter() - start
         heard = None if self.transcriber is None else self.transcriber.transcribe([example])[0]
         small = thumbnail(example.picture())
-        answered = Answered(small, example.question, heard, truth_of(example), answers, seconds)
+        answered = Answered(small, example.question, heard, ready_one(example), answers, seconds)
         return answered, said if is_ours_to_say else None
 
 

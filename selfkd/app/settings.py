@@ -16,10 +16,10 @@ class AppConfig:
     It has no login, so it listens to this machine alone.
 
     Args:
-        models: One or two models to put side by side, NAME=PATH or PATH (the name is then the run's): a model of selfkd,
-            or a native omni model. The bundled model by default.
-        recognizer: Whisper checkpoint, a hub id or a path, that writes down what was heard; models with the bundled ears
-            take the bundled recogniser by default, others none.
+        models: One or two models to put side by side, NAME=PATH or PATH (the name is then the run's): a model of
+            selfkd, or a native omni model. The bundled model by default.
+        recognizer: Whisper checkpoint, a hub id or a path, that writes down what was heard; models with the bundled
+            ears take the bundled recogniser by default, others none.
         host: Address of this machine to listen at.
         port: Port to listen at; 0 takes a free one.
         max_upload_bytes: Longest file that is taken.

@@ -11,6 +11,8 @@ from selfkd.model.processor import OmniProcessor
 def load_bundled() -> tuple[OmniModel, OmniProcessor]:
     """The model and its processor; its projector is untrained, drawn from a fixed seed."""
     vlm, encoder = load_vlm(vlm_path()), load_speech_encoder(recognizer_path())
-    processor = OmniProcessor(load_vlm_processor(vlm_path()), WhisperFeatureExtractor.from_pretrained(recognizer_path()))
+    processor = OmniProcessor(
+        load_vlm_processor(vlm_path()), WhisperFeatureExtractor.from_pretrained(recognizer_path())
+    )
     set_seed(0)
     return OmniModel.from_parts(vlm, encoder, processor.speech_token_id), processor
