@@ -99,6 +99,11 @@ COMMANDS = {
         "selfkd serve runs/selfkd/model --port 8000",
         "selfkd.serving.serve", "ServeConfig", "serve", "model",
     ),
+    "app": Command(
+        "a page in the browser: one question, written and spoken",
+        "selfkd app runs/sft/model runs/selfkd/model",
+        "selfkd.app.app", "AppConfig", "app", "models",
+    ),
     "merge": Command(
         "a trained model -> one plain checkpoint, adapters merged",
         "selfkd merge --model runs/selfkd/model --output merged",

@@ -24,7 +24,7 @@ def chromium_page(*extra_arguments: str) -> Iterator[Page]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*_QUIET, *extra_arguments])
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.complaints, page.strangers = [], []
-        page.on("console", lambda m: page.complaints.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("console", lambda m: page.complaints.append(m.text) if m.type == "error" else None)
         page.on("pageerror", lambda error: page.complaints.append(str(error)))
 
         def stay_here(route: Route) -> None:

@@ -68,7 +68,8 @@ def build_page(panel: Panel, folder: Path) -> gr.Blocks:
         return (
             answers_html(answered),
             gr.Column(visible=True),
-            gr.Slider(maximum=max(answered.layers, 1), value=layer, interactive=answered.layers > 1),
+            gr.Row(visible=answered.layers > 0),
+            gr.Slider(maximum=max(answered.layers, 2), value=layer, interactive=answered.layers > 1),
             looks_html(answered, rows, layer),
             answered,
             said,
@@ -118,7 +119,7 @@ def build_page(panel: Panel, folder: Path) -> gr.Blocks:
         answers = gr.HTML(_NOTHING_YET, elem_id="answers")
         with gr.Column(visible=False) as looking:
             gr.HTML('<h2 class="kd-title">Where it looks</h2>')
-            with gr.Row():
+            with gr.Row() as controls:
                 rows = gr.Radio(
                     [(name, r) for r, name in ROWS.items()], value="response", label="Attention to the picture"
                 )
@@ -128,7 +129,7 @@ def build_page(panel: Panel, folder: Path) -> gr.Blocks:
         # one generation at a time: attention is followed where all models take it from, and a GPU has one memory
         one: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
         asked = [picture, question, speech, said_state, voice, rows]
-        shown = [answers, looking, layer, looks, answered_state, said_state, speech]
+        shown = [answers, looking, controls, layer, looks, answered_state, said_state, speech]
         in_words_ask, in_words_speak = in_words(ask), in_words(speak)
         for button, example, i in zip(buttons, ready, range(len(ready)), strict=True):
             path = str(folder / f"example-{i}.png")

@@ -96,7 +96,7 @@ class Panel:
             start = time.perf_counter()
             answers[name] = answer(model, processor, example, views, self.config.max_new_tokens)
             seconds[name] = time.perf_counter() - start
-        heard = None if self.transcriber is None else self.transcriber.transcribe([example])[0]
+        heard = None if self.transcriber is None else self.transcriber.transcribe([example])[0].strip()
         small = thumbnail(example.picture())
         answered = Answered(small, example.question, heard, ready_one(example), answers, seconds)
         return answered, said if is_ours_to_say else None

@@ -8,16 +8,22 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import gradio as gr
 from fastapi import FastAPI
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from selfkd.app.page import build_page, style, theme
 from selfkd.app.panel import Panel
 
+_OWN_NAMES = ("127.0.0.1", "localhost", "::1", "[::1]")
+
 
 def create_app(panel: Panel, folder: Path) -> FastAPI:
-    """`folder` takes files of the page, and has to stay while it is shown. No docs of FastAPI's own: they load scripts
-    from elsewhere."""
+    """`folder` takes files of the page, and has to stay while it is shown."""
+    # no docs of FastAPI's own: they load scripts from elsewhere
+    outer = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    # a page elsewhere could have its own name lead here, and would then count as this one
+    outer.add_middleware(TrustedHostMiddleware, allowed_hosts=[panel.config.host, *_OWN_NAMES])
     return gr.mount_gradio_app(
-        FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+        outer,
         build_page(panel, folder),
         path="/",
         server_name=panel.config.host,
