@@ -8,30 +8,18 @@ from transformers.utils import logging as transformers_logging
 from selfkd.app.settings import AppConfig
 from selfkd.errors import InputError
 
-_STOP_SECONDS = 3
-
 
 def app(config: AppConfig) -> None:
     """Comes back after SIGINT or SIGTERM."""
     try:
-        import uvicorn
-
         from selfkd.app.panel import Panel
-        from selfkd.app.server import create_app
+        from selfkd.app.server import PageServer
     except ImportError as error:
         raise InputError(f"{error}; pip install 'selfkd[app]'") from error
     transformers_logging.disable_progress_bar()
     panel = Panel.load(config)
     with TemporaryDirectory(prefix="selfkd-app-") as folder:
-        settings = uvicorn.Config(
-            create_app(panel, Path(folder)),
-            config.host,
-            config.port,
-            server_header=False,
-            access_log=False,
-            timeout_graceful_shutdown=_STOP_SECONDS,
-        )
         try:
-            uvicorn.Server(settings).run()
+            PageServer(panel, Path(folder)).run()
         except KeyboardInterrupt:  # it stops in good order first, then says it again
             return

@@ -1,41 +1,75 @@
 """The page behind HTTP: Gradio with everything off that is not this page."""
 
 import os
+import socket
 from pathlib import Path
 
 # read by Gradio when it is imported: it tells nobody, and asks nobody whether there is a newer one
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import gradio as gr
+import uvicorn
 from fastapi import FastAPI
+from gradio.routes import App
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.routing import Mount
 
 from selfkd.app.page import build_page, style, theme
 from selfkd.app.panel import Panel
 
 _OWN_NAMES = ("127.0.0.1", "localhost", "::1", "[::1]")
+_STOP_SECONDS = 10  # for an answer under way, once the server is told to stop
 
 
-def create_app(panel: Panel, folder: Path) -> FastAPI:
+class PageServer(uvicorn.Server):
     """`folder` takes files of the page, and has to stay while it is shown."""
-    # no docs of FastAPI's own: they load scripts from elsewhere
-    outer = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    # a page elsewhere could have its own name lead here, and would then count as this one
-    outer.add_middleware(TrustedHostMiddleware, allowed_hosts=[panel.config.host, *_OWN_NAMES])
-    return gr.mount_gradio_app(
-        outer,
-        build_page(panel, folder),
-        path="/",
-        server_name=panel.config.host,
-        server_port=panel.config.port,
-        footer_links=[],
-        run_history=False,
-        show_error=True,
-        max_file_size=panel.config.max_upload_bytes,
-        ssr_mode=False,
-        enable_monitoring=False,
-        mcp_server=False,
-        pwa=False,
-        theme=theme(),
-        css=style(),
-    )
+
+    def __init__(self, panel: Panel, folder: Path):
+        page, config = build_page(panel, folder), panel.config
+        # no docs of FastAPI's own: they load scripts from elsewhere
+        outer = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+        # a page elsewhere could have its own name lead here, and would then count as this one
+        outer.add_middleware(TrustedHostMiddleware, allowed_hosts=[config.host, *_OWN_NAMES])
+        gr.mount_gradio_app(
+            outer,
+            page,
+            path="/",
+            server_name=config.host,
+            server_port=config.port,
+            footer_links=[],
+            run_history=False,
+            show_error=True,
+            max_file_size=config.max_upload_bytes,
+            ssr_mode=False,
+            enable_monitoring=False,
+            mcp_server=False,
+            pwa=False,
+            theme=theme(),
+            css=style(),
+        )
+        (mounted,) = [route.app for route in outer.routes if isinstance(route, Mount)]
+        assert isinstance(mounted, App)
+        self._mounted = mounted
+        settings = uvicorn.Config(
+            outer,
+            config.host,
+            config.port,
+            server_header=False,
+            log_level="warning",
+            timeout_graceful_shutdown=_STOP_SECONDS,
+        )
+        super().__init__(settings)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            print(f"{self.url}  (Ctrl-C ends it)", flush=True)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._mounted.stop_event.set()  # open pages hold a stream each, which would be waited for
+        await super().shutdown(sockets)
+
+    @property
+    def url(self) -> str:
+        host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
+        return f"http://{host}:{self.servers[0].sockets[0].getsockname()[1]}"
