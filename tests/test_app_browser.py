@@ -26,6 +26,7 @@ from selfkd.evaluation.transcriber import Transcriber
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
 ASKED = "What color is the circle?"
+MOST_BYTES = 1_000_000
 SOON = 20_000  # ms: two cores may be busy with others
 
 
@@ -33,7 +34,9 @@ SOON = 20_000  # ms: two cores may be busy with others
 def url(parts, tmp_path_factory):
     """The app, with two models that are one, in a thread of this process."""
     panel = Panel(
-        AppConfig(port=0, max_new_tokens=12), {"one": parts, "<b>two</b>": parts}, Transcriber.from_pretrained()
+        AppConfig(port=0, max_new_tokens=12, max_upload_bytes=MOST_BYTES),
+        {"one": parts, "<b>two</b>": parts},
+        Transcriber.from_pretrained(),
     )
     server = PageServer(panel, tmp_path_factory.mktemp("page"))
     thread = threading.Thread(target=server.run, daemon=True)
@@ -209,10 +212,20 @@ _CONTRAST = """() => {
     return (Math.max(a, b) + .05) / (Math.min(a, b) + .05); })); }"""
 
 
-def test_other_names_and_files_are_not_served(url):
+def test_other_names_files_and_lengths_are_refused(url):
     where = url.removeprefix("http://")
     for path, headers in (("/", {"Host": "elsewhere.example"}), ("/gradio_api/file=/etc/passwd", {}), ("/docs", {})):
         connection = http.client.HTTPConnection(where, timeout=20)
         connection.request("GET", path, headers=headers)
         assert connection.getresponse().status in (400, 403, 404), path
         connection.close()
+    form = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+    connection = http.client.HTTPConnection(where, timeout=20)
+    connection.request(
+        "POST",
+        "/gradio_api/upload",
+        form + bytes(MOST_BYTES + 1) + b"\r\n--x--\r\n",
+        {"Content-Type": "multipart/form-data; boundary=x"},
+    )
+    assert connection.getresponse().status == 413
+    connection.close()

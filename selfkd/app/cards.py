@@ -5,14 +5,17 @@ Everything that somebody typed, or a model said, is escaped here.
 
 from html import escape
 
+from torch import Tensor
+
 from selfkd.app.answer import Answer, Token
 from selfkd.app.looks import Looks
 from selfkd.app.overlay import data_uri, shade
 from selfkd.app.panel import Answered
-from selfkd.data.views import View
+from selfkd.data.views import VIEWS, View
 
 NAMES: dict[View, str] = {"text": "Written", "speech": "Spoken"}
 ROWS = {"query": "while it takes in the question", "response": "while it answers"}
+_NOT_ASKED = "<p>Type the question as well to compare.</p>"
 _SURE = 0.5  # a token below it is marked
 
 
@@ -23,43 +26,44 @@ def answers_html(answered: Answered) -> str:
 
 def looks_html(answered: Answered, rows: str, layer: int) -> str:
     """`layer` counts from 1; of a model that has fewer, the last is shown. All maps have one scale."""
-    shown = {
-        (name, view): None if isinstance(a.looks, str) else a.looks.by_rows[rows][min(layer, a.looks.layers) - 1]
-        for name, views in answered.answers.items()
-        for view, a in views.items()
-    }
-    most = max((float(share_YX.max()) for share_YX in shown.values() if share_YX is not None), default=0.0)
+    shares = [_share(a.looks, rows, layer) for views in answered.answers.values() for a in views.values()]
+    most = max((float(share_YX.max()) for share_YX in shares if share_YX is not None), default=0.0)
     picture, cards = data_uri(answered.picture), ""
     for name, views in answered.answers.items():
-        figures = ""
-        for view, found in views.items():
-            share_YX = shown[name, view]
-            if share_YX is None:
-                why = f"<p>Not drawn: {escape(str(found.looks))}.</p>"
-                figures += f'<figure class="kd-look"><h4>{NAMES[view]}</h4>{why}</figure>'
-                continue
-            assert isinstance(found.looks, Looks)
-            depth = f"layer {min(layer, found.looks.layers)} of {found.looks.layers}"
-            shaded = data_uri(shade(share_YX, most))
-            share = f"{float(share_YX.sum()):.0%} of its attention is on the picture"
-            figures += (
-                f'<figure class="kd-look"><h4>{NAMES[view]}</h4><div class="kd-map">'
-                f'<img src="{picture}" alt="The picture"><img class="kd-shade" src="{shaded}" alt="">'
-                f"</div><figcaption><b>{share}</b><br>{depth}</figcaption></figure>"
-            )
+        figures = "".join(
+            f'<figure class="kd-look"><h4>{NAMES[view]}</h4>'
+            f"{_look(views[view].looks, rows, layer, most, picture) if view in views else _NOT_ASKED}</figure>"
+            for view in VIEWS
+        )
         cards += f'<section class="kd-model"><h3>{escape(name)}</h3><div class="kd-views">{figures}</div></section>'
-    scale = f"Bright places get up to {most:.1%} each, black ones nothing; all pictures here have this one scale."
+    scale = f"Bright places get up to {most:.1%} each, dark ones nothing; all pictures here have this one scale."
     note = f'<p class="kd-note">{scale}</p>' if most else ""
     return f'<div class="kd-results"><div class="kd-models">{cards}</div>{note}</div>'
 
 
+def _share(looks: Looks | str, rows: str, layer: int) -> Tensor | None:
+    return None if isinstance(looks, str) else looks.by_rows[rows][min(layer, looks.layers) - 1]
+
+
+def _look(looks: Looks | str, rows: str, layer: int, most: float, picture: str) -> str:
+    share_YX = _share(looks, rows, layer)
+    if isinstance(looks, str) or share_YX is None:
+        return f"<p>Not drawn: {escape(str(looks))}.</p>"
+    shaded = data_uri(shade(share_YX, most))
+    return (
+        f'<div class="kd-map"><img src="{picture}" alt="The picture"><img class="kd-shade" src="{shaded}" alt=""></div>'
+        f"<figcaption><b>{float(share_YX.sum()):.0%} of its attention is on the picture</b><br>"
+        f"layer {min(layer, looks.layers)} of {looks.layers}</figcaption>"
+    )
+
+
 def _asked(answered: Answered) -> str:
-    question = answered.question or "(not written)"
+    question = f"<q>{escape(answered.question)}</q>" if answered.question else "(not written)"
     if answered.heard is None:
         heard = '<span class="kd-off">no recogniser (see --recognizer)</span>'
     else:
         heard = f"<q>{escape(answered.heard)}</q>" if answered.heard else "nothing"
-    rows = {"Asked": f"<q>{escape(question)}</q>", "Heard": heard}
+    rows = {"Asked": question, "Heard": heard}
     if answered.ready is not None:
         rows["Right answer"] = escape(answered.ready.truth)
     return f'<dl class="kd-asked">{"".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in rows.items())}</dl>'
@@ -73,11 +77,12 @@ def _model_card(name: str, answered: Answered) -> str:
         said = "same words" if are_one else "other words"
         badge = f'<span class="kd-badge{"" if are_one else " kd-apart"}">{said}</span>'
     seconds = f'<span class="kd-seconds">{answered.seconds[name]:.1f} s</span>'
-    articles = "".join(_view(view, views[view], answered.is_right(views[view])) for view in views)
-    if len(views) == 1:
-        articles += (
-            '<article class="kd-view kd-off"><h4>Written</h4><p>Type the question as well to compare.</p></article>'
-        )
+    articles = "".join(
+        _view(view, views[view], answered.is_right(views[view]))
+        if view in views
+        else f'<article class="kd-view kd-off"><h4>{NAMES[view]}</h4>{_NOT_ASKED}</article>'
+        for view in VIEWS
+    )
     return (
         f'<section class="kd-model"><header><h3>{escape(name)}</h3>{badge}{seconds}</header>'
         f'<div class="kd-views">{articles}</div></section>'
