@@ -9,6 +9,7 @@ import pytest
 import torch
 from accelerate.utils import send_to_device
 from conftest import tone
+from native_models import NATIVE
 from PIL import Image
 from serving import encoded, png
 
@@ -19,6 +20,7 @@ from selfkd.app.answer import answer
 from selfkd.app.app import app
 from selfkd.app.asked import MOST_LETTERS, VOICES, read_question, ready_examples, say
 from selfkd.app.cards import answers_html, looks_html
+from selfkd.app.looks import Looks
 from selfkd.app.overlay import DARKEST, shade
 from selfkd.app.panel import Panel, hears_as_bundled
 from selfkd.app.settings import AppConfig
@@ -29,6 +31,8 @@ from selfkd.errors import InputError
 from selfkd.evaluation.answerers import answer_views
 from selfkd.evaluation.transcriber import Transcriber
 from selfkd.model.adapters import adapter_parameters
+from selfkd.model.omni import OmniModel
+from selfkd.model.processor import OmniProcessor
 from selfkd.training.align import AlignConfig, assemble
 
 TOKENS = 12
@@ -110,6 +114,19 @@ def test_looks_are_those_of_the_analysis(parts, spoken):
         for at, rows in enumerate(ROWS):
             share_L = expected.share_LHGK.mean(1)[:, at, KEYS.index("image")]
             assert torch.allclose(found.looks.by_rows[rows].sum((1, 2)), share_L, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NATIVE)
+def test_native_models_are_asked_as_well(name, spoken):
+    vlm, vlm_processor = NATIVE[name]()
+    found = answer(OmniModel.from_native(vlm).eval(), OmniProcessor(vlm_processor), spoken, VIEWS, 4)
+    for one in found.values():
+        assert all(token.probability >= p - 1e-4 for token in one.tokens for _, p in token.others), "greedy"
+        if name == "Gemma 4":  # it gives patches one by one
+            assert "no one grid" in one.looks
+        else:
+            assert isinstance(one.looks, Looks) and one.looks.layers == len(vlm.get_decoder().layers)
+            assert one.looks.by_rows["response"].min() >= 0
 
 
 def test_a_picture_of_several_tiles_is_answered_and_not_drawn(panel):

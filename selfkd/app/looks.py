@@ -78,7 +78,9 @@ def _looks(model: OmniModel, item: PairedItem, sums: _BothRows) -> Looks | str:
     try:
         height, width = image_grid(model, item, tokens)
     except InputError:
-        return f"the model cuts this picture into tiles, whose {tokens} tokens make no one grid"
+        return (
+            f"its {tokens} image tokens make no one grid (the model cuts it into tiles, or does not say how they lie)"
+        )
     return Looks({rows: maps_LI.view(-1, height, width) for rows, maps_LI in maps.items()})
 
 
