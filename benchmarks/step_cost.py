@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from selfkd.losses import Objective
 from selfkd.model.omni import OmniModel
 
 RESPONSE = 60
@@ -66,7 +67,7 @@ def make_batch(tiles: int, questions: int, model: OmniModel) -> dict[str, Any]:
 
 
 def our_step(model: OmniModel, batch: dict[str, Any], alpha: float) -> Tensor:
-    loss = model(paired=batch, alpha=alpha)
+    loss = model(paired=batch, objective=Objective(alpha))
     (loss.total / loss.tokens).backward()
     return loss.total.detach() / loss.tokens
 
@@ -76,7 +77,7 @@ def plain_step(model: OmniModel, batch: dict[str, Any], alpha: float) -> Tensor:
     questions = len(batch["group"])
     embed = model.get_input_embeddings()
     prefix = embed(batch["prefix_ids"]).expand(questions, -1, -1)
-    vectors, _ = model.hear(**batch["speech_inputs"])
+    vectors = model.hear(**batch["speech_inputs"]).vectors
     response = embed(batch["speech_ids"][:, 1:])
     logits = model.vlm(inputs_embeds=torch.cat([prefix, vectors.to(prefix.dtype), response], 1)).logits
     student = logits[:, -RESPONSE:].flatten(0, 1).float()

@@ -22,6 +22,7 @@ from selfkd.data.sources import open_source
 from selfkd.data.speak_shard import speak_shard
 from selfkd.data.speakers import ESPEAK_VOICES
 from selfkd.data.synthesize import SynthesizeConfig, synthesize
+from selfkd.losses import Objective
 
 BARS = {
     "questions a second, one process": 150.0,
@@ -77,7 +78,7 @@ def loader_over_step(steps: int = 10, batch: int = 32) -> float:
             start = time.perf_counter()
             inputs = collate([items[i] for i in order[step * batch : (step + 1) * batch]])
             loaded = time.perf_counter()
-            model(paired=inputs, alpha=1.0).total.backward()
+            model(paired=inputs, objective=Objective(1.0)).total.backward()
             optimizer.step()
             optimizer.zero_grad()
             if step:  # the first one warms up

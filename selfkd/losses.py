@@ -2,11 +2,15 @@
 
 Self-KD (arXiv 2503.00059):  L = alpha * KL(p_T || p_S) + (1 - alpha) * SFT,  SFT = -log p_S(y).
 
+`docs/method.md` has the equations, the other terms of an `Objective`, and what each was worth.
+
 Legend: N response rows, D width, V vocabulary.
 """
 
+import math
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,23 +20,66 @@ from torch.nn import functional as F
 CHUNK_ROWS = 1024
 
 
+Divergence = Literal["forward", "reverse", "jensen_shannon"]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised: alpha * KD + (1 - alpha) * SFT + the weighted terms. The paper's is Objective(alpha).
+
+    Args:
+        alpha: Weight of distillation from the text view; 0 is plain SFT.
+        temperature: Of teacher and student in the divergence.
+        divergence: KL(teacher || student), as the paper's; KL(student || teacher); or the Jensen-Shannon divergence.
+        hidden: Weight of the squared distance of last hidden states under the frozen head (DiVA, arXiv 2410.02678).
+        transcript: Weight of CTC on the question, for ears that hear tokens.
+        alignment: Weight of soft-DTW between what is heard and the question's embeddings (Lyra, arXiv 2412.09501).
+    """
+
+    alpha: float = 1.0
+    temperature: float = 1.0
+    divergence: Divergence = "forward"
+    hidden: float = 0.0
+    transcript: float = 0.0
+    alignment: float = 0.0
+
+
 class SelfKDLoss(NamedTuple):
-    """Sums over `tokens` response tokens; `total` = alpha * kl + (1 - alpha) * sft carries the gradient."""
+    """Sums over `tokens` response tokens; `total` carries the gradient of all that the objective weighs, `kd` is the
+    divergence from the teacher, `sft` the cross-entropy to the labels, `terms` the others by name, unweighted."""
 
     total: Tensor
-    kl: Tensor
+    kd: Tensor
     sft: Tensor
     tokens: int
+    terms: dict[str, Tensor]
+
+    def plus(self, name: str, weight: float, value: Tensor) -> "SelfKDLoss":
+        return self._replace(total=self.total + weight * value, terms=self.terms | {name: value.detach()})
 
 
-def kl_teacher_student(teacher_logits_NV: Tensor, student_logits_NV: Tensor, temperature: float = 1.0) -> Tensor:
-    """sum_n KL(softmax(teacher_n / T) || softmax(student_n / T)) * T^2, in nats.
+def divergence(
+    teacher_logits_NV: Tensor, student_logits_NV: Tensor, temperature: float = 1.0, kind: Divergence = "forward"
+) -> Tensor:
+    """sum_n of the divergence between softmax(teacher_n / T) and softmax(student_n / T), times T^2, in nats.
 
-    A true KL: zero where the two are equal. T^2 keeps the size of the gradient independent of the temperature.
+    A true divergence: zero where the two are equal. T^2 keeps the size of the gradient independent of the temperature.
     """
     teacher = F.log_softmax(teacher_logits_NV.float() / temperature, dim=-1)
     student = F.log_softmax(student_logits_NV.float() / temperature, dim=-1)
-    return F.kl_div(student, teacher, log_target=True, reduction="sum") * temperature**2
+    if kind == "forward":
+        found = _kl(teacher, student)
+    elif kind == "reverse":
+        found = _kl(student, teacher)
+    else:
+        middle = torch.logaddexp(teacher, student) - math.log(2)
+        found = (_kl(teacher, middle) + _kl(student, middle)) / 2
+    return found * temperature**2
+
+
+def _kl(p_NV: Tensor, q_NV: Tensor) -> Tensor:
+    """sum_n KL(p_n || q_n) of log-probabilities."""
+    return F.kl_div(q_NV, p_NV, log_target=True, reduction="sum")
 
 
 def cross_entropy(student_logits_NV: Tensor, labels_N: Tensor) -> Tensor:
@@ -45,13 +92,13 @@ def self_kd_loss(
     teacher_ND: Tensor | None,
     head_VD: Tensor,
     labels_N: Tensor,
-    alpha: float,
-    temperature: float = 1.0,
+    objective: Objective,
     chunk_rows: int = CHUNK_ROWS,
     softcap: float | None = None,
     teacher_head_VD: Tensor | None = None,
 ) -> SelfKDLoss:
-    """The paper's loss from hidden states of the response rows and the weight of the language-model head.
+    """The loss of `objective` over response rows, from their hidden states and the weight of the language-model head;
+    what asks about the ears (transcript, alignment) is added by who has heard.
 
     `softcap` c makes c * tanh(logits / c) of the logits, as Gemma's models do. The teacher has the student's head
     unless it brings one of its own.
@@ -59,8 +106,8 @@ def self_kd_loss(
     `teacher_ND` may be None where alpha is 0 (plain SFT needs no teacher). Logits exist for `chunk_rows` rows at a
     time, in the forward pass alone; the gradient of the head is made only where the head trains.
     """
-    if teacher_ND is None and alpha > 0:
-        raise ValueError("alpha > 0 needs the teacher's hidden states")
+    if teacher_ND is None and needs_teacher(objective):
+        raise ValueError("distillation needs the teacher's hidden states")
     if teacher_ND is not None and teacher_ND.shape != student_ND.shape:
         raise ValueError(f"teacher rows {tuple(teacher_ND.shape)} do not line up with {tuple(student_ND.shape)}")
     if len(labels_N) != len(student_ND):
@@ -75,11 +122,19 @@ def self_kd_loss(
             teacher_logits = head_logits(
                 teacher_ND[rows], head if teacher_head_VD is None else teacher_head_VD, softcap
             )
-        kl = kl_teacher_student(teacher_logits, logits, temperature)
-        return alpha * kl + (1 - alpha) * sft, kl, sft
+        kd = divergence(teacher_logits, logits, objective.temperature, objective.divergence)
+        return objective.alpha * kd + (1 - objective.alpha) * sft, kd, sft
 
-    total, kl, sft = _SumOverChunks.apply(student_ND, head_VD, chunk, chunk_rows)
-    return SelfKDLoss(total, kl, sft, len(labels_N))
+    total, kd, sft = _SumOverChunks.apply(student_ND, head_VD, chunk, chunk_rows)
+    loss = SelfKDLoss(total, kd, sft, len(labels_N), {})
+    if objective.hidden and teacher_ND is not None:
+        distance = (student_ND.float() - teacher_ND.float()).square().mean(-1).sum()
+        loss = loss.plus("hidden", objective.hidden, distance)
+    return loss
+
+
+def needs_teacher(objective: Objective) -> bool:
+    return objective.alpha > 0 or objective.hidden > 0
 
 
 def head_logits(rows_ND: Tensor, head_VD: Tensor, softcap: float | None) -> Tensor:

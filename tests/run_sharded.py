@@ -14,6 +14,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from selfkd.data.views import PairedCollator, paired_item
+from selfkd.losses import Objective
 from selfkd.model.checkpoint import load_omni
 from selfkd.training.parts import let_train
 
@@ -29,13 +30,13 @@ def main(folder: str, parts: list[str]) -> None:
     items = [paired_item(processor, e) for e in world_examples(4)]
     collate = PairedCollator(processor)
     batch, mine = collate(items), collate(items[rank::2])
-    expected = whole(paired=batch, alpha=0.5)
+    expected = whole(paired=batch, objective=Objective(0.5))
     (expected.total / expected.tokens).backward()
 
     for layer in [m for m in shared.modules() if type(m).__name__ in shared._no_split_modules]:
         fully_shard(layer, mesh=mesh)
     fully_shard(shared, mesh=mesh)
-    loss = shared(paired=mine, alpha=0.5)
+    loss = shared(paired=mine, objective=Objective(0.5))
     (loss.total * 2 / expected.tokens).backward()  # FSDP averages over ranks
     total = loss.total.detach().clone()
     dist.all_reduce(total)

@@ -6,7 +6,7 @@ from conftest import world_examples
 
 from selfkd.data.views import PairedCollator, paired_item
 from selfkd.evaluation.answerers import SpeechAnswerer, TextAnswerer
-from selfkd.losses import self_kd_loss
+from selfkd.losses import Objective, self_kd_loss
 from selfkd.model.adapters import adapter_parameters, adapters_on
 from selfkd.model.omni import OmniModel
 from selfkd.model.paired import paired_rows
@@ -36,7 +36,9 @@ def test_written_answers_stay_the_same_and_spoken_ones_do_not(adapted, parts):
     assert TextAnswerer(model, processor).answer(examples) == TextAnswerer(plain, processor).answer(examples)
     batch = PairedCollator(processor)([paired_item(processor, e) for e in examples])
     with torch.no_grad():
-        (student, teacher, _), (plain_student, plain_teacher, _) = (paired_rows(m, batch, True) for m in (model, plain))
+        (student, teacher, *_), (plain_student, plain_teacher, *_) = (
+            paired_rows(m, batch, True) for m in (model, plain)
+        )
     assert torch.equal(teacher, plain_teacher)
     assert not torch.allclose(student, plain_student, atol=1e-2)
 
@@ -46,8 +48,8 @@ def test_gradient_reaches_every_adapter_and_nothing_else_of_the_vlm(adapted):
     count = freeze_all_but(model, ["projector", ADAPTERS])
     assert count == sum(p.numel() for p in [*adapter_parameters(model.vlm), *model.projector.parameters()])
     batch = PairedCollator(processor)([paired_item(processor, e) for e in world_examples(2)])
-    student, teacher, labels = paired_rows(model.train(), batch, with_teacher=True)
-    self_kd_loss(student, teacher, model.get_output_embeddings().weight, labels, 1.0).total.backward()
+    student, teacher, labels, _ = paired_rows(model.train(), batch, with_teacher=True)
+    self_kd_loss(student, teacher, model.get_output_embeddings().weight, labels, Objective(1.0)).total.backward()
     with_gradient = {n for n, p in model.vlm.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
     assert with_gradient == {n for n, _ in model.vlm.named_parameters() if "lora_" in n}
 

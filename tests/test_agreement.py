@@ -16,7 +16,7 @@ from selfkd.analysis.intervals import intervals, layer_intervals, pairs, thirds_
 from selfkd.analysis.views import written_view
 from selfkd.errors import InputError
 from selfkd.files import write_text
-from selfkd.losses import self_kd_loss
+from selfkd.losses import Objective, self_kd_loss
 from selfkd.model.paired import paired_rows
 
 
@@ -57,9 +57,9 @@ def test_a_batch_gives_what_the_loss_and_whole_sequences_give(parts, monkeypatch
     items, batch, questions = batch_of(processor, examples_of_all_kinds())
     found = agreement_of_batch(model, batch, questions)
     with torch.no_grad():
-        student, teacher, labels = paired_rows(model, batch, with_teacher=True)
-        loss = self_kd_loss(student, teacher, model.get_output_embeddings().weight, labels, 1.0)
-        assert sum(sum(item.kl) for item in found) == pytest.approx(loss.kl.item(), rel=1e-5)
+        student, teacher, labels, _ = paired_rows(model, batch, with_teacher=True)
+        loss = self_kd_loss(student, teacher, model.get_output_embeddings().weight, labels, Objective(1.0))
+        assert sum(sum(item.kl) for item in found) == pytest.approx(loss.kd.item(), rel=1e-5)
         for item, ours in zip(items, found, strict=True):
             assert len(ours.kl) == len(item.response_ids)
             ids = item.prefix_ids + item.text_ids + item.response_ids[:-1]

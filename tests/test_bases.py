@@ -19,6 +19,7 @@ from transformers import (
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from selfkd.data.views import PairedCollator, paired_item
+from selfkd.losses import Objective
 from selfkd.model.omni import OmniModel
 from selfkd.model.picture_processor import picture_processor_class
 from selfkd.model.prefix import continue_prefix, read_prefix
@@ -195,5 +196,8 @@ def test_the_processor_of_a_checkpoint(kind, tmp_path):
     expected = model.eval().vlm.generate(**whole, **settings)[:, whole["input_ids"].shape[1] :]
     assert model.generate(**processor([prompt]), **settings).tolist() == expected.tolist()
     freeze_all_but(model, ["projector"])
-    loss = model(paired=PairedCollator(processor)([paired_item(processor, e) for e in world_examples(3)]), alpha=0.5)
-    assert torch.isfinite(loss.total) and loss.kl > 0
+    loss = model(
+        paired=PairedCollator(processor)([paired_item(processor, e) for e in world_examples(3)]),
+        objective=Objective(0.5),
+    )
+    assert torch.isfinite(loss.total) and loss.kd > 0

@@ -145,7 +145,7 @@ def plain_log_likelihood(model, prompt, answer_ids):
     speech = prompt.speech_inputs
     with torch.no_grad():
         if speech and not model.hears_natively:
-            listened, mask = model.listen(ids, torch.ones_like(ids), speech)
+            listened, mask, _ = model.listen(ids, torch.ones_like(ids), speech)
             if "mm_token_type_ids" in inputs:
                 inputs |= whole_positions(model, prompt, mask.shape[1])
             logits = model.vlm(attention_mask=mask, **listened, **inputs).logits

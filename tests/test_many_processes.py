@@ -35,7 +35,7 @@ def test_two_processes_equal_one(start, tmp_path):
 
     one, two = (read_log(tmp_path / name) for name in ("one", "two"))
     assert [e["step"] for e in two if "loss" in e] == [1, 2, 3]
-    for figure in ("loss", "kl_per_token", "grad_norm"):
+    for figure in ("loss", "kd_per_token", "grad_norm"):
         assert [e[figure] for e in one] == pytest.approx([e[figure] for e in two], rel=1e-3), figure
     before, alone, together = (
         OmniModel.from_pretrained(folder).projector.linear_out.weight

@@ -13,6 +13,7 @@ from transformers import Qwen2_5OmniConfig
 
 from selfkd.data.views import PairedCollator, paired_item
 from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
+from selfkd.losses import Objective
 from selfkd.model.checkpoint import load_omni
 from selfkd.model.omni import OmniModel
 from selfkd.model.paired import paired_rows
@@ -49,8 +50,8 @@ def test_both_views_give_the_logits_of_the_whole(native, items):
     batch = PairedCollator(processor)(items)
     assert batch["group"].tolist() == [0, 1, 1]
     with torch.no_grad():
-        student, teacher, labels = paired_rows(model, batch, with_teacher=True)
-        loss = model(paired=batch, alpha=0.5)
+        student, teacher, labels, _ = paired_rows(model, batch, with_teacher=True)
+        loss = model(paired=batch, objective=Objective(0.5))
         for rows, view in ((teacher, "text_ids"), (student, "speech_ids")):
             expected = []
             for item in items:
@@ -144,7 +145,7 @@ def test_what_else_can_train(part):
     let_train(model, [part], {"r": 2})
     model.train()
     items = [paired_item(processor, e) for e in world_examples(2)]
-    model(paired=PairedCollator(processor)(items), alpha=1.0).total.backward()
+    model(paired=PairedCollator(processor)(items), objective=Objective(1.0)).total.backward()
     moved = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert moved and all(("lora_B" if part == "llm_adapters" else "audio_tower") in name for name in moved)
     assert not model.vlm.base_model.vision_tower.training

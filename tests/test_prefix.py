@@ -9,7 +9,7 @@ from conftest import world_examples
 from torch.nn import functional as F
 
 from selfkd.data.views import PairedCollator, paired_item
-from selfkd.losses import cross_entropy, kl_teacher_student, self_kd_loss
+from selfkd.losses import Objective, cross_entropy, divergence, self_kd_loss
 from selfkd.model.paired import FrozenTeacher, paired_rows
 from selfkd.model.prefix import continue_prefix, positions, read_prefix
 from selfkd.training.parts import freeze_all_but
@@ -29,7 +29,7 @@ def two_plain_passes(model, items, alpha, teacher_vlm=None):
         student = model(torch.tensor([heard]), speech_inputs=item.speech_inputs, **image).logits[0]
         rows = slice(-len(item.response_ids), None)
         labels = torch.tensor(item.response_ids)
-        total = total + alpha * kl_teacher_student(teacher[rows], student[rows])
+        total = total + alpha * divergence(teacher[rows], student[rows])
         total = total + (1 - alpha) * cross_entropy(student[rows], labels)
     return total
 
@@ -57,8 +57,8 @@ def test_shared_prefix_equals_two_passes(model, processor, alpha):
     expected = gradients(model)
     model.zero_grad()
 
-    student, teacher, labels = paired_rows(model, PairedCollator(processor)(items), with_teacher=alpha > 0)
-    ours = self_kd_loss(student, teacher, model.get_output_embeddings().weight, labels, alpha)
+    student, teacher, labels, _ = paired_rows(model, PairedCollator(processor)(items), with_teacher=alpha > 0)
+    ours = self_kd_loss(student, teacher, model.get_output_embeddings().weight, labels, Objective(alpha))
     ours.total.backward()
 
     assert ours.total.item() == pytest.approx(plain.item(), rel=1e-5)
@@ -78,15 +78,15 @@ def test_questions_about_one_picture_read_it_once(model, processor):
     two_plain_passes(model, items, 0.5).backward()
     expected = gradients(model)
     model.zero_grad()
-    student, teacher, labels = paired_rows(model, batch, with_teacher=True)
-    self_kd_loss(student, teacher, model.get_output_embeddings().weight, labels, 0.5).total.backward()
+    student, teacher, labels, _ = paired_rows(model, batch, with_teacher=True)
+    self_kd_loss(student, teacher, model.get_output_embeddings().weight, labels, Objective(0.5)).total.backward()
     assert_same_gradients(gradients(model), expected)
 
 
 def test_no_gradient_reaches_the_prefix_or_the_teacher(model, processor):
     model.vlm.get_decoder().requires_grad_(False)
     items = [paired_item(processor, e) for e in world_examples(2)]
-    student, teacher, _ = paired_rows(model, PairedCollator(processor)(items), with_teacher=True)
+    student, teacher, *_ = paired_rows(model, PairedCollator(processor)(items), with_teacher=True)
     assert not teacher.requires_grad
     student.sum().backward()
     assert all(p.grad is None for p in model.vlm.base_model.vision_tower.parameters())
@@ -140,7 +140,7 @@ def test_gradient_checkpointing_changes_memory_alone(parts, parts_that_train):
             model.activation_checkpointing_enable()
         calls.clear()
         model.train().zero_grad()
-        loss = model(paired=batch, alpha=0.5, teacher=teacher).total
+        loss = model(paired=batch, objective=Objective(0.5), teacher=teacher).total
         loss.backward()
         found.append((loss.item(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}))
         passes = len(parts_that_train)  # with gradient: the continuation, and the prefix where the LLM trains
@@ -163,8 +163,8 @@ def test_where_the_llm_trains_a_frozen_copy_teaches(parts):
     expected = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     assert any("layers.0.self_attn.k_proj" in name for name in expected)
     model.zero_grad()
-    loss = model(paired=batch, alpha=0.5, teacher=teacher(batch))
+    loss = model(paired=batch, objective=Objective(0.5), teacher=teacher(batch))
     loss.total.backward()
     assert_same_gradients({n: p.grad for n, p in model.named_parameters() if p.grad is not None}, expected)
     with pytest.raises(AssertionError, match="would learn with its student"):
-        model(paired=batch, alpha=0.5)
+        model(paired=batch, objective=Objective(0.5))

@@ -21,6 +21,7 @@ from transformers import (
 
 from selfkd.data.speakers import EspeakSpeaker, Utterance
 from selfkd.data.views import PairedCollator, paired_item
+from selfkd.losses import Objective
 from selfkd.model.load import load_speech_encoder
 from selfkd.model.omni import OmniModel
 from selfkd.model.processor import OmniProcessor
@@ -88,11 +89,11 @@ def test_self_kd_brings_one_spoken_question_to_the_written_answer(real):
     before = processor.decode(model.generate(**processor([prompt]), **SETTINGS))[0]
     optimizer, kl = torch.optim.AdamW(model.projector.parameters(), 3e-4), []
     for _ in range(40):
-        loss = model.train()(paired=batch, alpha=1.0)
+        loss = model.train()(paired=batch, objective=Objective(1.0))
         optimizer.zero_grad()
         loss.total.backward()
         optimizer.step()
-        kl.append(loss.kl.item() / loss.tokens)
+        kl.append(loss.kd.item() / loss.tokens)
     after = processor.decode(model.eval().generate(**processor([prompt]), **SETTINGS))[0]
     assert "Paris" not in before and "Paris" in after, (before, after)
     assert kl[-1] < 0.1 * kl[0], kl

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from selfkd.errors import InputError
 from selfkd.files import sha256
+from selfkd.losses import Objective
 from selfkd.model.adapters import adapter_parameters
 from selfkd.model.embedded import vlm_path
 from selfkd.model.load import load_vlm
@@ -48,7 +49,7 @@ def losses_and_weights(start, tmp_path, batch_size, accumulation):
     extra = {"gradient_accumulation_steps": accumulation, "logging_steps": 1, "save_strategy": "no"}
     arguments = training_arguments(config(start, tmp_path, steps=3, batch_size=batch_size, training=extra))
     processor = OmniProcessor.from_pretrained(start / "model")
-    trainer = SelfKDTrainer(model, arguments, world_examples(24), processor, alpha=0.5)
+    trainer = SelfKDTrainer(model, arguments, world_examples(24), processor, Objective(0.5))
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return losses, model.projector.linear_out.weight.detach()

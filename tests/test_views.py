@@ -33,10 +33,10 @@ def test_ids_and_lengths_of_both_views(model, processor, example, seconds, mel_f
     batch = PairedCollator(processor)([item])
     whole_text = processor.ids(BEFORE + example.question + AFTER + example.answer + "<|im_end|>")
     assert batch["prefix_ids"][0].tolist() + batch["text_ids"][0].tolist() == whole_text[:-1]
-    inputs, mask = model.listen(batch["speech_ids"], batch["speech_mask"], batch["speech_inputs"])
+    inputs, mask, _ = model.listen(batch["speech_ids"], batch["speech_mask"], batch["speech_inputs"])
     after = len(processor.ids(AFTER))
     assert inputs["inputs_embeds"].shape[1] == mask.sum() == places + after + len(item.response_ids) - 1
-    student, teacher, labels = paired_rows(model, batch, with_teacher=True)
+    student, teacher, labels, _ = paired_rows(model, batch, with_teacher=True)
     assert student.shape == teacher.shape == (len(item.response_ids), model.get_input_embeddings().embedding_dim)
     assert labels.tolist() == item.response_ids
 
@@ -60,9 +60,9 @@ def test_generation_prompt_of_the_speech_view(processor, example):
 def test_a_clip_sounds_the_same_alone_and_in_a_batch(model, processor, examples):
     items = [paired_item(processor, e) for e in examples[:4]]
     batch = PairedCollator(processor)(items)
-    together, mask = model.hear(**batch["speech_inputs"])
+    together, mask = model.hear(**batch["speech_inputs"])[:2]
     for item, vectors, heard in zip(items, together, mask, strict=True):
-        alone, _ = model.hear(**item.speech_inputs)
+        alone = model.hear(**item.speech_inputs).vectors
         torch.testing.assert_close(vectors[heard], alone[0], rtol=1e-5, atol=1e-5)
 
 

@@ -73,7 +73,7 @@ def written_view(model: OmniModel, batch: Mapping[str, Any], questions: list[sli
 def spoken_view(model: OmniModel, batch: Mapping[str, Any]) -> Continuation:
     """The spoken view: its question is the speech vectors alone, not the marks that some models put around them."""
     ids_BS, given_BS = batch["speech_ids"], batch["speech_mask"]
-    inputs, mask_BS = model.listen(ids_BS, given_BS, batch["speech_inputs"])
+    inputs, mask_BS, _ = model.listen(ids_BS, given_BS, batch["speech_inputs"])
     is_speech = (ids_BS == model.config.speech_token_id) & given_BS.bool()
     first_B1 = is_speech.int().argmax(-1, keepdim=True)
     # a speech token of ours gave way to vectors; a native model's ids hold one for each vector already

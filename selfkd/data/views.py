@@ -36,6 +36,7 @@ class PairedItem:
     response_ids: list[int]
     image_inputs: dict[str, Tensor]
     speech_inputs: dict[str, Tensor]
+    transcript_ids: list[int]  # of what is said, the question alone
     picture: Hashable  # the same for examples with the same picture
 
 
@@ -53,6 +54,7 @@ def paired_item(processor: Any, example: Example) -> PairedItem:
         response_ids=[*processor.ids(example.answer), processor.end_id],
         image_inputs=text.image_inputs,
         speech_inputs=speech.speech_inputs,
+        transcript_ids=processor.ids(example.question),
         picture=example.id if example.image is None else image_hash(example.image),
     )
 
@@ -122,5 +124,6 @@ class PairedCollator:
             "speech_ids": speech_ids,
             "speech_mask": speech_mask,
             "speech_inputs": join_inputs([i.speech_inputs for i in items]),
+            "transcript_ids": pad_sequence([torch.tensor(i.transcript_ids) for i in items], True, -100),
             "labels": pad_sequence([torch.tensor(i.response_ids) for i in items], True, -100),
         }

@@ -56,14 +56,16 @@ def read_prompts(
     image_inputs: dict[str, Tensor],
     speech_inputs: dict[str, Tensor],
     spoken: Tensor,
+    prefix: Prefix | None = None,
 ) -> list[Asked]:
     """Takes what `OmniProcessor` makes of prompts, on any device: prefixes (G, P), padded on the left; `group` (B,),
     the prefix of each prompt; what follows it (B, S), padded on the right; clips, one for each prompt that is `spoken`.
-    """
+    `prefix` is what the prefixes have been read to, where they have been."""
     prefix_ids, prefix_mask, group, suffix_ids, suffix_mask, image_inputs, speech_inputs, spoken = send_to_device(
         (prefix_ids, prefix_mask, group, suffix_ids, suffix_mask, image_inputs, speech_inputs, spoken), model.device
     )
-    prefix, parts = read_prefix(model.vlm, prefix_ids, prefix_mask, **image_inputs), []
+    prefix = prefix or read_prefix(model.vlm, prefix_ids, prefix_mask, **image_inputs)
+    parts = []
     lengths_B = suffix_mask.sum(-1)
     last_B = suffix_ids.gather(1, lengths_B[:, None] - 1).squeeze(1)
     place = torch.arange(suffix_ids.shape[1], device=suffix_ids.device)
@@ -74,7 +76,7 @@ def read_prompts(
             continue
         width = int(lengths_B[rows].max()) - 1
         ids, mask = suffix_ids[rows, :width], before_last[rows, :width]
-        inputs, mask = model.listen(ids, mask, speech_inputs) if is_spoken else ({"input_ids": ids}, mask)
+        inputs, mask = model.listen(ids, mask, speech_inputs)[:2] if is_spoken else ({"input_ids": ids}, mask)
         part = Asked(is_spoken, rows, prefix.rows(group[rows]), last_B[rows])
         with part.going_on(model.vlm):
             read = read_on(model.vlm, part.prefix, inputs, mask)

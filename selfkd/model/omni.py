@@ -16,14 +16,16 @@ from transformers import AutoModelForMultimodalLM, PreTrainedModel, WhisperConfi
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from selfkd.losses import SelfKDLoss, self_kd_loss
+from selfkd.losses import Objective, SelfKDLoss, needs_teacher, self_kd_loss
 from selfkd.model.adapters import ADAPTER_MARK, add_adapters, is_adapter
+from selfkd.model.alignment import alignment_loss
 from selfkd.model.asked import generate_replies, read_prompts
+from selfkd.model.heard_tokens import HeardTokens, transcript_loss
 from selfkd.model.native import NATIVE_EARS, native_speech_token
 from selfkd.model.omni_config import OmniConfig
 from selfkd.model.paired import Teacher, paired_rows
 from selfkd.model.prefix import generate_after
-from selfkd.model.projector import SpeechProjector
+from selfkd.model.projector import Heard, SpeechProjector
 from selfkd.model.speech_encoder import encode_speech
 
 
@@ -35,7 +37,11 @@ class OmniModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     # what may train beside a VLM in bf16; looked for anywhere in a name: "projector" alone would be the VLM's own too
     _keep_in_fp32_modules_strict: Any = frozenset(
-        {"speech_encoder", "projector.norm", "projector.linear_in", "projector.linear_out", ADAPTER_MARK}
+        {
+            "speech_encoder",
+            *(f"projector.{part}" for part in ("norm", "linear_in", "linear_out", "ctc_head")),
+            ADAPTER_MARK,
+        }
     )
 
     def __init__(self, config: OmniConfig):
@@ -48,8 +54,10 @@ class OmniModel(PreTrainedModel):
             add_adapters(self.vlm, config.llm_lora)
         self.post_init()
 
-    def _new_projector(self) -> SpeechProjector:
+    def _new_projector(self) -> SpeechProjector | HeardTokens:
         heard, read = self.config.speech_config.d_model, self.config.get_text_config().hidden_size
+        if self.config.speech_tokens is not None:
+            return HeardTokens(heard, self.config.speech_tokens)
         return SpeechProjector(heard, read, self.config.speech_stack)
 
     def add_llm_adapters(self, **settings: Any) -> None:
@@ -65,12 +73,14 @@ class OmniModel(PreTrainedModel):
         speech_token_id: int,
         speech_stack: int = 4,
         speech_padded: bool = False,
+        speech_tokens: list[int] | None = None,
     ) -> "OmniModel":
         """Joins a trained VLM, in its own dtype, and a trained Whisper encoder by a new projector; ours is in fp32.
 
         The parts are taken over, not copied."""
         speech_config = WhisperConfig(**_without_model_type(speech_encoder.config.to_dict()))
-        model = cls._around(vlm, OmniConfig(vlm.config, speech_config, speech_stack, speech_token_id, speech_padded))
+        joined = OmniConfig(vlm.config, speech_config, speech_stack, speech_token_id, speech_padded, speech_tokens)
+        model = cls._around(vlm, joined)
         model.speech_encoder = speech_encoder.float()
         model.projector = model._new_projector().apply(model._init_weights)
         return model
@@ -134,32 +144,32 @@ class OmniModel(PreTrainedModel):
     def get_output_embeddings(self):
         return self.vlm.get_output_embeddings()
 
-    def hear(self, mel_BFM: Tensor, mel_mask_BM: Tensor) -> tuple[Tensor, Tensor]:
-        """Speech vectors (B, S, D) in the LLM's space and their mask; how many an item gets is the ears' business."""
+    def hear(self, mel_BFM: Tensor, mel_mask_BM: Tensor) -> Heard:
+        """Speech vectors in the LLM's space and their mask; how many an item gets is the ears' business."""
         frames_BSD, mask_BS = encode_speech(self.speech_encoder, mel_BFM, mel_mask_BM, self.config.speech_padded)
-        return self.projector(frames_BSD.to(self.projector.linear_in.weight.dtype), mask_BS)
+        return self.projector(frames_BSD, mask_BS, self.get_input_embeddings())
 
     def listen(
         self, ids_BT: Tensor, mask_BT: Tensor, speech_inputs: Mapping[str, Tensor]
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """(inputs, mask) of the VLM for tokens with speech among them; rows are padded on the right.
+    ) -> tuple[dict[str, Tensor], Tensor, Heard | None]:
+        """(inputs, mask) of the VLM for tokens with speech among them, rows padded on the right; and what was heard.
 
         A native model takes `ids_BT` and its own features as they are. Otherwise the speech token of each row gives way
         to the vectors of what is heard, as many as there are: `inputs_embeds` (B, longer T, D) and their mask.
         """
         if self.hears_natively:
-            return {"input_ids": ids_BT, **speech_inputs}, mask_BT
-        vectors_BSD, heard_BS = self.hear(**speech_inputs)
+            return {"input_ids": ids_BT, **speech_inputs}, mask_BT, None
+        heard = self.hear(**speech_inputs)
         embed, rows = self.get_input_embeddings(), []
-        for ids, mask, vectors, heard in zip(ids_BT, mask_BT.bool(), vectors_BSD, heard_BS, strict=True):
+        for ids, mask, vectors, there in zip(ids_BT, mask_BT.bool(), heard.vectors, heard.mask, strict=True):
             ids = ids[mask]
             places = (ids == self.config.speech_token_id).nonzero().flatten().tolist()
             if len(places) != 1:
                 raise ValueError(f"a spoken prompt has the speech token once, this one has it {len(places)} times")
             before, after = ids[: places[0]], ids[places[0] + 1 :]
-            rows.append(torch.cat([embed(before), vectors[heard].to(embed.weight.dtype), embed(after)]))
-        there = [torch.ones(len(row), dtype=torch.long, device=ids_BT.device) for row in rows]
-        return {"inputs_embeds": pad_sequence(rows, True)}, pad_sequence(there, True)
+            rows.append(torch.cat([embed(before), vectors[there].to(embed.weight.dtype), embed(after)]))
+        filled = [torch.ones(len(row), dtype=torch.long, device=ids_BT.device) for row in rows]
+        return {"inputs_embeds": pad_sequence(rows, True)}, pad_sequence(filled, True), heard
 
     def forward(
         self,
@@ -167,8 +177,7 @@ class OmniModel(PreTrainedModel):
         attention_mask: Tensor | None = None,
         speech_inputs: Mapping[str, Tensor] | None = None,
         paired: Mapping[str, Any] | None = None,
-        alpha: float = 1.0,
-        temperature: float = 1.0,
+        objective: Objective | None = None,
         teacher: Teacher | None = None,
         **vlm_inputs: Any,
     ):
@@ -179,31 +188,38 @@ class OmniModel(PreTrainedModel):
         same weights unless one is given.
         """
         if paired is not None:
-            return self._paired_loss(paired, alpha, temperature, teacher)
+            return self._paired_loss(paired, objective or Objective(), teacher)
         assert input_ids is not None, "input_ids or paired"
         if not speech_inputs:
             return self.vlm(input_ids=input_ids, attention_mask=attention_mask, **vlm_inputs)
         if self.config.llm_lora is not None:
             raise ValueError("adapters are on after the prefix alone: use paired_rows or generate")
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        inputs, mask = self.listen(input_ids, mask, speech_inputs)
+        inputs, mask, _ = self.listen(input_ids, mask, speech_inputs)
         return self.vlm(attention_mask=mask, **inputs, **vlm_inputs)
 
-    def _paired_loss(
-        self, batch: Mapping[str, Any], alpha: float, temperature: float, teacher: Teacher | None
-    ) -> SelfKDLoss:
-        student, own_teacher, labels = paired_rows(self, batch, with_teacher=alpha > 0 and teacher is None)
+    def _paired_loss(self, batch: Mapping[str, Any], objective: Objective, teacher: Teacher | None) -> SelfKDLoss:
+        with_teacher = needs_teacher(objective) and teacher is None
+        student, own_teacher, labels, heard = paired_rows(self, batch, with_teacher)
         rows, head = (own_teacher, None) if teacher is None else teacher
-        return self_kd_loss(
+        loss = self_kd_loss(
             student,
             rows,
             self.get_output_embeddings().weight,
             labels,
-            alpha,
-            temperature,
+            objective,
             softcap=self.logit_softcap,
             teacher_head_VD=head,
         )
+        if objective.transcript:
+            assert heard is not None and isinstance(self.projector, HeardTokens), "these ears hear no tokens"
+            said = self.projector.labels(batch["transcript_ids"])
+            loss = loss.plus("transcript", objective.transcript, transcript_loss(heard, said))
+        if objective.alignment:
+            assert heard is not None, "a native omni model's ears are its own"
+            value = alignment_loss(heard, batch["transcript_ids"], self.get_input_embeddings())
+            loss = loss.plus("alignment", objective.alignment, value)
+        return loss
 
     @torch.no_grad()
     def generate(

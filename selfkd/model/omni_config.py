@@ -10,8 +10,9 @@ class OmniConfig(PretrainedConfig):
 
     Without a `speech_config` the VLM is a native omni model and hears by itself. `speech_token_id` stands for what is
     heard in `input_ids`, however many vectors that will be; the VLM's embedding never sees it (a native model has its
-    own, once for each vector). With `speech_padded` the encoder reads 30 seconds whatever was said. `llm_lora` holds
-    the fields of `peft.LoraConfig` where the LLM has adapters.
+    own, once for each vector). The ears stack `speech_stack` frames to a vector, or, where `speech_tokens` holds ids of
+    the LLM's tokens, they give one vector for each of these that they hear. With `speech_padded` the encoder reads 30
+    seconds whatever was said. `llm_lora` holds the fields of `peft.LoraConfig` where the LLM has adapters.
     """
 
     model_type = "selfkd_omni"
@@ -24,6 +25,7 @@ class OmniConfig(PretrainedConfig):
         speech_stack: int = 4,
         speech_token_id: int = 0,
         speech_padded: bool = False,
+        speech_tokens: list[int] | None = None,
         llm_lora: dict[str, Any] | None = None,
         **kwargs,
     ):
@@ -33,7 +35,7 @@ class OmniConfig(PretrainedConfig):
             speech_config = WhisperConfig(**{k: v for k, v in speech_config.items() if k != "model_type"})
         self.vlm_config, self.speech_config = vlm_config, speech_config
         self.speech_stack, self.speech_token_id, self.speech_padded = speech_stack, speech_token_id, speech_padded
-        self.llm_lora = llm_lora
+        self.speech_tokens, self.llm_lora = speech_tokens, llm_lora
         super().__init__(**kwargs)
 
     def get_text_config(self, *args, **kwargs):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from selfkd.model.adapters import adapters_on
 from selfkd.model.prefix import Prefix, continue_prefix, read_prefix
+from selfkd.model.projector import Heard
 
 if TYPE_CHECKING:
     from selfkd.model.omni import OmniModel
@@ -26,6 +27,16 @@ class Teacher(NamedTuple):
 
     rows: Tensor
     head: Tensor
+
+
+class PairedRows(NamedTuple):
+    """Hidden states (N, D) of student and teacher (None where not asked) and the labels (N,) of the same rows; and
+    what the student's ears made of the clips (None of a native model)."""
+
+    student: Tensor
+    teacher: Tensor | None
+    labels: Tensor
+    heard: Heard | None
 
 
 class FrozenTeacher:
@@ -49,10 +60,8 @@ def response_rows(hidden_BTD: Tensor, mask_BT: Tensor, labels_BR: Tensor) -> Ten
     return hidden_BTD[(place >= starts) & (place < ends)]
 
 
-def paired_rows(
-    model: "OmniModel", batch: Mapping[str, Any], with_teacher: bool
-) -> tuple[Tensor, Tensor | None, Tensor]:
-    """(student (N, D), teacher (N, D) or None, labels (N,)). Gradient reaches the student's question and response."""
+def paired_rows(model: "OmniModel", batch: Mapping[str, Any], with_teacher: bool) -> PairedRows:
+    """Gradient reaches the student's question and response."""
     labels_BR = batch["labels"]
     _assert_same_response(batch)
     llm_learns = model.llm_trains and torch.is_grad_enabled()
@@ -63,14 +72,17 @@ def paired_rows(
     if with_teacher:
         with torch.no_grad():
             teacher_ND = _written_rows(model.vlm, prefix, batch)
-    inputs, mask = model.listen(batch["speech_ids"], batch["speech_mask"], batch["speech_inputs"])
+    inputs, mask, heard = model.listen(batch["speech_ids"], batch["speech_mask"], batch["speech_inputs"])
     with adapters_on(model.vlm):
         hidden = continue_prefix(model.vlm, prefix, inputs, mask)
-    return response_rows(hidden, mask, labels_BR), teacher_ND, labels_BR[labels_BR != -100]
+    student_ND = response_rows(hidden, mask, labels_BR)
+    return PairedRows(student_ND, teacher_ND, labels_BR[labels_BR != -100], heard)
 
 
 def _prefix(vlm: Any, batch: Mapping[str, Any]) -> Prefix:
-    prefix = read_prefix(vlm, batch["prefix_ids"], batch["prefix_mask"], **batch["image_inputs"])
+    prefix = batch.get("prefix")  # where a roll-out has read it already
+    if prefix is None:
+        prefix = read_prefix(vlm, batch["prefix_ids"], batch["prefix_mask"], **batch["image_inputs"])
     return prefix.rows(batch["group"])
 
 

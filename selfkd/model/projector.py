@@ -1,8 +1,20 @@
 """Speech frames -> vectors in the LLM's space: k frames stacked, LayerNorm, linear, GELU, linear."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+class Heard(NamedTuple):
+    """What ears make of a batch of clips: vectors (B, U, LLM width) and their mask, and of ears that hear tokens their
+    log-probabilities by frame (B, S, tokens + blank) with the frames' mask."""
+
+    vectors: Tensor
+    mask: Tensor
+    log_probs: Tensor | None = None
+    frames_mask: Tensor | None = None
 
 
 def stacked_length(frames: int | Tensor, stack: int):
@@ -23,12 +35,12 @@ class SpeechProjector(nn.Module):
         self.linear_in = nn.Linear(speech_width * stack, llm_width)
         self.linear_out = nn.Linear(llm_width, llm_width)
 
-    def forward(self, frames_BSD: Tensor, mask_BS: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, S, speech width) -> (vectors (B, ceil(S / k), LLM width), their mask)."""
-        frames_BSD = frames_BSD * mask_BS[..., None]
+    def forward(self, frames_BSD: Tensor, mask_BS: Tensor, embed: nn.Module) -> Heard:
+        """(B, S, speech width) -> ceil(S / k) vectors; the LLM's embeddings are not asked."""
+        frames_BSD = frames_BSD.to(self.linear_in.weight.dtype) * mask_BS[..., None]
         missing = -frames_BSD.shape[1] % self.stack
         frames_BSD = F.pad(frames_BSD, (0, 0, 0, missing))
         stacked = frames_BSD.reshape(len(frames_BSD), -1, frames_BSD.shape[2] * self.stack)
         lengths = stacked_length(mask_BS.sum(-1, keepdim=True), self.stack)
         mask = torch.arange(stacked.shape[1], device=lengths.device) < lengths
-        return self.linear_out(F.gelu(self.linear_in(self.norm(stacked)))), mask
+        return Heard(self.linear_out(F.gelu(self.linear_in(self.norm(stacked)))), mask)

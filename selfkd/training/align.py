@@ -5,6 +5,7 @@ from typing import Any
 
 from transformers import WhisperFeatureExtractor, set_seed
 
+from selfkd.losses import Objective
 from selfkd.model.embedded import recognizer_path, vlm_path
 from selfkd.model.load import config_of, load_speech_encoder, load_vlm, load_vlm_processor
 from selfkd.model.omni import OmniModel
@@ -53,7 +54,7 @@ def align(config: AlignConfig) -> dict[str, Any]:
         return plan(config, read_skeleton(config.skeleton) if config.skeleton else _model_config(config), alpha=0.0)
     examples = examples_of(config)
     with Run.open(config.output, "align", config) as run:
-        return train(run, *assemble(config), examples, config, alpha=0.0)
+        return train(run, *assemble(config), examples, config, Objective(alpha=0.0))
 
 
 def assemble(config: AlignConfig) -> tuple[OmniModel, OmniProcessor]:

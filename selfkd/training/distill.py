@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from selfkd.errors import InputError
+from selfkd.losses import Divergence, Objective
 from selfkd.model.checkpoint import is_ours, load_omni, omni_config
+from selfkd.model.omni import OmniModel
 from selfkd.runs import Run
 from selfkd.training.plan import plan, read_skeleton
 from selfkd.training.stage import TrainConfig, check_settings, examples_of, train
@@ -22,7 +24,14 @@ class DistillConfig(TrainConfig):
         output: Run directory.
         model: Model to start from: the output of selfkd align (with /model), or a native omni model (hub id or path).
         alpha: Weight of Self-KD; 0 is plain SFT, 1 is Self-KD alone.
-        temperature: Temperature of the KL term.
+        temperature: Temperature of the distillation term.
+        divergence: forward is KL(teacher || student), the paper's; reverse; or jensen_shannon.
+        hidden_weight: Weight of the distance of last hidden states to the teacher's.
+        transcript_weight: Weight of CTC on the question, where the ears hear tokens.
+        alignment_weight: Weight of soft-DTW between what is heard and the question's embeddings.
+        augment_speech: How much each clip is made another speaker's each time, by warped and masked log-mel frames; 1 is
+            what the bundled recogniser was trained with, 0 is off.
+        on_policy: Share of the steps that learn on the student's own replies, scored by the teacher, not on the data's.
         trainable: Parts that train, among projector, speech_encoder, llm_adapters and llm.
         steps: Optimizer steps.
         batch_size: Examples a step and device.
@@ -39,6 +48,12 @@ class DistillConfig(TrainConfig):
     model: str = ""
     alpha: float = 1.0
     temperature: float = 1.0
+    divergence: Divergence = "forward"
+    hidden_weight: float = 0.0
+    transcript_weight: float = 0.5
+    alignment_weight: float = 0.0
+    augment_speech: float = 0.0
+    on_policy: float = 0.0
 
 
 def distill(config: DistillConfig) -> dict[str, Any]:
@@ -55,4 +70,26 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     is_ours(config.model)  # before anything is made
     examples = examples_of(config)
     with Run.open(config.output, "distill", config) as run:
-        return train(run, *load_omni(config.model), examples, config, config.alpha, config.temperature)
+        model, processor = load_omni(config.model)
+        return train(
+            run,
+            model,
+            processor,
+            examples,
+            config,
+            objective_of(config, model),
+            config.augment_speech,
+            config.on_policy,
+        )
+
+
+def objective_of(config: DistillConfig, model: OmniModel) -> Objective:
+    """The objective that a configuration asks for; a transcript is learnt by ears that hear tokens alone."""
+    return Objective(
+        config.alpha,
+        config.temperature,
+        config.divergence,
+        config.hidden_weight,
+        config.transcript_weight if model.config.speech_tokens else 0.0,
+        config.alignment_weight,
+    )

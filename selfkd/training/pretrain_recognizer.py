@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import Dataset
 from transformers import AutoTokenizer, Trainer, TrainingArguments, WhisperFeatureExtractor, set_seed
 
@@ -25,11 +24,9 @@ from selfkd.data.features import log_mel, pad_mels
 from selfkd.data.folder import ExampleFolder
 from selfkd.model.embedded import WHISPER_SIZE, vlm_path
 from selfkd.model.speech_encoder import RecognizerConfig, SpeechRecognizer
+from selfkd.training.mel_augment import augmented
 
 CLIPS_PER_STEP = 32
-MASKED_BINS, MASKED_FRAMES = 12, 10  # SpecAugment: the widest stripe in each direction
-WARP = 0.12  # of the frequency axis: vocal tracts are up to so much longer or shorter
-VOWEL_SHIFT = 2.5  # mel bins, at each of five knots apart: in another accent the formants of a vowel lie elsewhere
 
 
 class SpokenWords(Dataset):
@@ -53,32 +50,9 @@ def cut(texts: list[str], split: Callable[[str], list[str]]) -> tuple[list[str],
     return pieces, [[number[piece] for piece in split(text)] for text in texts]
 
 
-def warped(mel_FM: Tensor) -> Tensor:
-    """Another speaker: bin f takes what was at f times a random factor (the length of the vocal tract; VTLP, Jaitly &
-    Hinton 2013), and at a random distance from there (first and second formants move apart from each other)."""
-    bins = mel_FM.shape[0]
-    knots = VOWEL_SHIFT * torch.empty(1, 1, 5).uniform_(-1, 1)
-    shift = F.interpolate(knots, bins, mode="linear", align_corners=True)[0, 0]
-    place = torch.arange(bins) * (1 + WARP * float(torch.empty(()).uniform_(-1, 1))) + shift
-    place = place.clamp(0, bins - 1)
-    low = place.floor().long()
-    high = (low + 1).clamp(max=bins - 1)
-    return torch.lerp(mel_FM[low], mel_FM[high], (place - low)[:, None])
-
-
-def masked(mel_FM: Tensor) -> Tensor:
-    """SpecAugment (Park et al. 2019): two stripes of mel bins and two of frames are set to the mean."""
-    mel_FM = mel_FM.clone()
-    for _ in range(2):
-        for axis, widest in ((0, MASKED_BINS), (1, MASKED_FRAMES)):
-            width = int(torch.randint(0, widest + 1, ()))
-            start = int(torch.randint(0, max(1, mel_FM.shape[axis] - width), ()))
-            mel_FM.narrow(axis, start, min(width, mel_FM.shape[axis] - start)).fill_(mel_FM.mean())
-    return mel_FM
-
-
 def collate(items: list[dict[str, Any]]) -> dict[str, Tensor]:
-    mel, mask = pad_mels([masked(warped(item["mel_FM"])) for item in items])
+    mel, mask = pad_mels([item["mel_FM"] for item in items])
+    mel = augmented(mel, mask, torch.default_generator)
     labels = torch.nn.utils.rnn.pad_sequence([torch.tensor(item["input_ids"]) for item in items], True, -100)
     return {"mel_BFM": mel, "mel_mask_BM": mask, "labels": labels}
 

@@ -15,6 +15,7 @@ from selfkd.data.example import Example
 from selfkd.data.folder import Examples
 from selfkd.data.mixture import open_mixture
 from selfkd.errors import InputError
+from selfkd.losses import Objective
 from selfkd.model.omni import OmniModel
 from selfkd.model.processor import OmniProcessor
 from selfkd.runs import MODEL, Run, is_main_process
@@ -94,14 +95,16 @@ def train(
     processor: OmniProcessor,
     examples: Sequence[Example],
     config: TrainConfig,
-    alpha: float,
-    temperature: float = 1.0,
+    objective: Objective,
+    augment_speech: float = 0.0,
+    on_policy: float = 0.0,
 ) -> dict[str, Any]:
     """Trains `config.trainable`, saves the model under the run, and returns the run's result."""
     set_seed(config.seed)
     trained_parameters = let_train(model, config.trainable, config.lora)
     arguments = training_arguments(config)
-    trainer = SelfKDTrainer(model, arguments, examples, processor, alpha, temperature, callbacks=[RunLog(run.folder)])
+    how, log = (objective, augment_speech, on_policy), RunLog(run.folder)
+    trainer = SelfKDTrainer(model, arguments, examples, processor, *how, callbacks=[log])
     try:
         outcome = trainer.train(resume_from_checkpoint=_last_checkpoint(config.output / CHECKPOINTS))
     except torch.OutOfMemoryError as error:

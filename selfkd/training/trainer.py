@@ -1,6 +1,7 @@
 """`transformers.Trainer` with the loss of Self-KD."""
 
 import json
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,25 @@ from selfkd.data.folder import Examples, sketch
 from selfkd.data.mixture import Mixture
 from selfkd.data.views import PairedCollator, PairedDataset
 from selfkd.errors import InputError
+from selfkd.losses import Objective, needs_teacher
 from selfkd.model.omni import OmniModel
 from selfkd.model.paired import FrozenTeacher
 from selfkd.model.processor import OmniProcessor
 from selfkd.runs import LOG
+from selfkd.training.mel_augment import augmented
+from selfkd.training.roll_out import roll_out
 
 TRAINED = "trained.safetensors"
+MOST_NEW_TOKENS = 16  # of a roll-out, or as many as the longest response of its batch
 
 
 class SelfKDTrainer(Trainer):
-    """L = alpha * KL(teacher || student) + (1 - alpha) * SFT over response tokens (arXiv 2503.00059).
+    """The loss of an `Objective` over response tokens: L = alpha * KL(teacher || student) + (1 - alpha) * SFT in the
+    paper (arXiv 2503.00059). With `augment_speech` every clip is of another speaker each time. A share
+    `on_policy` of the steps learns on the student's own replies in place of the data's.
 
     The sum over a step is divided by the number of response tokens of the whole step, over accumulation and ranks, so
-    that 8 x 1 and 2 x 4 give the same loss. With alpha = 0 no teacher is run.
+    that 8 x 1 and 2 x 4 give the same loss. A teacher is run only where the objective asks one.
     """
 
     def __init__(
@@ -37,12 +44,13 @@ class SelfKDTrainer(Trainer):
         args: TrainingArguments,
         examples: Sequence[Example],
         processor: OmniProcessor,
-        alpha: float = 1.0,
-        temperature: float = 1.0,
+        objective: Objective,
+        augment_speech: float = 0.0,
+        on_policy: float = 0.0,
         **trainer_arguments: Any,
     ):
         # the weights as they are now, if they are to change; a resumed run loads what it has learnt after this
-        self.teacher = FrozenTeacher(model) if alpha > 0 and model.llm_trains else None
+        self.teacher = FrozenTeacher(model) if needs_teacher(objective) and model.llm_trains else None
         args.remove_unused_columns = False  # our items are no columns
         super().__init__(
             model,
@@ -52,7 +60,8 @@ class SelfKDTrainer(Trainer):
             **trainer_arguments,
         )
         self.examples, self.processor = examples, processor
-        self.alpha, self.temperature = alpha, temperature
+        self.objective: Objective = objective
+        self.augment_speech, self.on_policy = augment_speech, on_policy
         self.model_accepts_loss_kwargs = True  # the Trainer hands us the global count of response tokens
         self._loss_shifts_labels = False  # our labels are the response alone: every one of them counts
         self._parts: dict[str, float] = {}
@@ -70,21 +79,37 @@ class SelfKDTrainer(Trainer):
         return CostSampler(costs, a_step, seed, [s.picture for s in known], taken)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if self.augment_speech:
+            inputs = self._augmented(inputs)
+        if self.on_policy and self._drawn("policy").random() < self.on_policy:
+            length = max(MOST_NEW_TOKENS, inputs["labels"].shape[1])
+            inputs = roll_out(self.accelerator.unwrap_model(model), inputs, self.processor.end_id, length)
         teacher = self.teacher(inputs) if self.teacher else None
-        loss = model(paired=inputs, alpha=self.alpha, temperature=self.temperature, teacher=teacher)
+        loss = model(paired=inputs, objective=self.objective, teacher=teacher)
         if not torch.isfinite(loss.total):
             raise InputError(
                 f"the loss of step {self.state.global_step + 1} is {loss.total.item()}; "
                 f"examples {', '.join(inputs['ids'])}. What was saved before is kept; a lower learning_rate may help"
             )
         count = loss.tokens if num_items_in_batch is None else num_items_in_batch
-        for name, value in (("kl", loss.kl), ("sft", loss.sft), ("tokens", loss.tokens)):
+        for name, value in {"kd": loss.kd, "sft": loss.sft, **loss.terms, "tokens": loss.tokens}.items():
             self._parts[name] = self._parts.get(name, 0.0) + float(value)
         # DDP and FSDP average the ranks' gradients; ours is a sum over all of them, divided by the count of all
         of_all = num_items_in_batch is not None and self.args.average_tokens_across_devices
         ranks = self.accelerator.num_processes if of_all else 1
         mean = loss.total * ranks / count
         return (mean, {}) if return_outputs else mean
+
+    def _augmented(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The same with other voices. What is drawn depends on seed, step and example alone."""
+        generator = torch.Generator().manual_seed(self._drawn(f"voices/{inputs['ids'][0]}").getrandbits(63))
+        heard = inputs["speech_inputs"]
+        mel_BFM = augmented(heard["mel_BFM"], heard["mel_mask_BM"], generator, self.augment_speech)
+        return inputs | {"speech_inputs": heard | {"mel_BFM": mel_BFM}}
+
+    def _drawn(self, what: str) -> random.Random:
+        """Chance that depends on seed and step alone: the same on every rank, and after a resume."""
+        return random.Random(f"{what}/{self.args.seed}/{self.state.global_step}")
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """A checkpoint holds what trains; the rest is, to the bit, in the model that the run started from."""
@@ -111,9 +136,9 @@ class SelfKDTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self._parts and "loss" in logs:
-            own = torch.tensor([self._parts[name] for name in ("kl", "sft", "tokens")], device=self.args.device)
-            kl, sft, tokens = self.accelerator.reduce(own, "sum").tolist()
-            logs |= {"kl_per_token": kl / tokens, "sft_per_token": sft / tokens}
+            own = torch.tensor(list(self._parts.values()), device=self.args.device)
+            *sums, tokens = self.accelerator.reduce(own, "sum").tolist()
+            logs |= {f"{name}_per_token": value / tokens for name, value in zip(self._parts, sums, strict=False)}
         self._parts.clear()
         super().log(logs, start_time)
 

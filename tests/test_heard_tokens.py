@@ -1,0 +1,181 @@
+"""Ears that speak the LLM's tokens: runs, expected embeddings, the transcript's loss; the bundled parts joined."""
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+import torch
+from conftest import interrupted_at, training_data, world_examples
+from torch import nn
+
+from selfkd.data.speakers import EspeakSpeaker, Utterance
+from selfkd.data.views import PairedCollator, paired_item
+from selfkd.errors import InputError
+from selfkd.losses import Objective
+from selfkd.model.alignment import alignment_loss, soft_dtw
+from selfkd.model.bundled import join_recognizer, load_bundled
+from selfkd.model.checkpoint import load_omni
+from selfkd.model.embedded import recognizer_path
+from selfkd.model.heard_tokens import HeardTokens, runs_of, transcript_loss
+from selfkd.model.load import load_recognizer
+from selfkd.model.projector import Heard
+from selfkd.runs import MODEL
+from selfkd.training.distill import DistillConfig, distill
+from selfkd.training.parts import freeze_all_but
+
+BLANK = 3
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    return load_bundled()
+
+
+def test_runs_of_frames():
+    best = torch.tensor([[3, 0, 0, 3, 0, 1, 1, 2], [2, 2, 3, 3, 1, 1, 1, 1], [3, 3, 3, 3, 3, 3, 3, 3]])
+    mask = torch.ones(3, 8, dtype=torch.bool)
+    mask[1, 5:] = False
+    run, there = runs_of(best, mask, BLANK)
+    assert run.tolist() == [
+        [-1, 0, 0, -1, 1, 2, 2, 3],
+        [0, 0, -1, -1, 1, -1, -1, -1],
+        [-1] * 8,
+    ]
+    assert there.tolist() == [[True] * 4, [True, True, False, False], [False] * 4]
+
+
+def test_a_vector_is_the_mean_of_embeddings_under_the_posteriors_of_its_run():
+    """Against a loop over frames; the table is looked up through the embedding, which may scale it."""
+    torch.manual_seed(0)
+    ears, embed = HeardTokens(6, [7, 2, 5]), nn.Embedding(10, 4)
+    frames, mask = torch.randn(2, 9, 6), torch.ones(2, 9, dtype=torch.bool)
+    mask[1, 6:] = False
+    heard = ears(frames, mask, embed)
+    for clip in range(2):
+        posteriors = ears.ctc_head(frames[clip][mask[clip]]).softmax(-1)
+        runs, last = [], ears.blank
+        for p in posteriors:
+            best = int(p.argmax())
+            if best != ears.blank:
+                if best != last:
+                    runs.append([])
+                runs[-1].append(p[:3])
+            last = best
+        expected = [sum(run) @ embed.weight[[7, 2, 5]] / sum(map(torch.sum, run)) for run in runs]
+        assert int(heard.mask[clip].sum()) == len(expected) > 0
+        torch.testing.assert_close(heard.vectors[clip][heard.mask[clip]], torch.stack(expected))
+    heard.vectors[heard.mask].sum().backward()
+    assert ears.ctc_head.weight.grad.abs().sum() > 0
+
+
+def test_silence_gives_no_vector_and_the_model_still_answers(bundled):
+    model, processor = bundled
+    example = world_examples(1)[0]
+    prompt = processor.speech_prompt(processor.hear(torch.zeros(8000).numpy()), processor.look(example.picture()))
+    heard = model.hear(**prompt.speech_inputs)
+    assert heard.vectors.shape[1] == 0 and not heard.mask.any()
+    assert processor.decode(model.generate(**processor([prompt]), max_new_tokens=4, do_sample=False))[0] is not None
+
+
+def test_the_transcripts_loss_is_the_sum_over_all_alignments():
+    """p(labels) by adding up every path of frames that collapses to them."""
+    torch.manual_seed(1)
+    log_probs = torch.randn(1, 4, 3).log_softmax(-1)
+    labels = torch.tensor([[1, 0]])
+    total = 0.0
+    for path in product(range(3), repeat=4):
+        collapsed = [p for i, p in enumerate(path) if p != 2 and (i == 0 or path[i - 1] != p)]
+        if collapsed == [1, 0]:
+            total += float(sum(log_probs[0, i, p] for i, p in enumerate(path)).exp())
+    heard = Heard(torch.zeros(1, 0, 2), torch.zeros(1, 0, dtype=torch.bool), log_probs, torch.ones(1, 4).bool())
+    assert transcript_loss(heard, labels).item() == pytest.approx(-torch.tensor(total).log().item(), rel=1e-5)
+
+
+def test_labels_are_places_in_the_head():
+    ears = HeardTokens(4, [7, 2, 5])
+    ids = torch.tensor([[5, 9, 7], [2, -100, -100]])  # 9 cannot be heard
+    assert ears.labels(ids).tolist() == [[2, 0], [1, -100]]
+
+
+def test_soft_dtw_is_the_soft_minimum_over_all_paths():
+    torch.manual_seed(0)
+    costs = torch.rand(3, 4, 5)
+    rows, columns = torch.tensor([4, 2, 3]), torch.tensor([5, 5, 1])
+
+    def paths(i, j, ends):
+        if (i, j) == ends:
+            yield [(i, j)]
+            return
+        for a, b in ((i + 1, j), (i, j + 1), (i + 1, j + 1)):
+            if a <= ends[0] and b <= ends[1]:
+                yield from ([(i, j), *rest] for rest in paths(a, b, ends))
+
+    for clip, found in enumerate(soft_dtw(costs, rows, columns, 0.06)):
+        ends = int(rows[clip]) - 1, int(columns[clip]) - 1
+        sums = torch.stack([sum(costs[clip, i, j] for i, j in path) for path in paths(0, 0, ends)])
+        assert found.item() == pytest.approx((-0.06 * torch.logsumexp(-sums / 0.06, 0)).item(), abs=1e-5)
+
+
+def test_alignment_is_least_where_the_words_themselves_are_heard():
+    embed = nn.Embedding(10, 8)
+    ids = torch.tensor([[1, 2, 3, -100]])
+    said, other = (embed(torch.tensor([row])).detach() for row in ([1, 2, 3], [4, 5, 6]))
+    there = torch.ones(1, 3, dtype=torch.bool)
+    right, wrong = (alignment_loss(Heard(v, there), ids, embed).item() for v in (said, other))
+    assert right < 0.01 < wrong
+    nothing = alignment_loss(Heard(torch.zeros(1, 0, 8), torch.zeros(1, 0, dtype=torch.bool)), ids, embed)
+    assert nothing.item() == 0
+
+
+def test_the_bundled_model_hears_what_is_said(bundled, tmp_path):
+    """About as many vectors as tokens, near the embeddings of the words; a checkpoint comes back the same."""
+    model, processor = bundled
+    question = "What is the color of the circle?"
+    inputs = processor.hear(EspeakSpeaker().speak(Utterance(question, "en-US"))).speech_inputs
+    heard, ids = model.hear(**inputs), torch.tensor(processor.ids(question))
+    assert int(heard.mask.sum()) == len(ids)
+    torch.testing.assert_close(heard.vectors[0], model.get_input_embeddings()(ids), atol=0.05, rtol=0.5)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    again = load_omni(tmp_path)[0].hear(**inputs)
+    assert torch.equal(again.vectors, heard.vectors)
+
+
+def test_all_terms_of_an_objective_add_up(bundled):
+    model, processor = bundled
+    freeze_all_but(model, ["projector"])
+    batch = PairedCollator(processor)([paired_item(processor, e) for e in world_examples(3)])
+    parts = model(paired=batch, objective=Objective(0.3, 1.0, "forward", 0.1, 0.5, 0.2))
+    weights = {"hidden": 0.1, "transcript": 0.5, "alignment": 0.2}
+    expected = 0.3 * parts.kd + 0.7 * parts.sft + sum(weights[name] * value for name, value in parts.terms.items())
+    assert set(parts.terms) == set(weights)
+    assert parts.total.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_the_ears_learn_and_what_is_resumed_ends_in_the_same_bytes(bundled, tmp_path):
+    """Other voices each time, roll-outs in half of the steps: all drawn from seed and step."""
+    model, processor = bundled
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    training_data(tmp_path)
+    settings = DistillConfig(
+        [str(tmp_path / "data")], tmp_path / "whole", ["projector", "speech_encoder"], steps=4, batch_size=2,
+        save_steps=1, model=str(tmp_path / "model"), augment_speech=1.0, on_policy=0.5,
+    )  # fmt: skip
+    distill(settings)
+    again = replace(settings, output=tmp_path / "again")
+    with interrupted_at(3), pytest.raises(KeyboardInterrupt):
+        distill(again)
+    distill(again)
+    whole, resumed = ((folder / MODEL / "model.safetensors").read_bytes() for folder in (settings.output, again.output))
+    assert whole == resumed
+    after = load_omni(settings.output / MODEL)[0]
+    moved = {name for name, p in after.named_parameters() if not torch.equal(p, model.get_parameter(name))}
+    assert any("ctc_head" in name for name in moved) and not any(name.startswith("vlm") for name in moved)
+
+
+def test_pieces_that_are_no_tokens_are_refused(bundled):
+    recognizer, extractor = load_recognizer(recognizer_path())
+    recognizer.config.pieces = ["no token of this model at all", *recognizer.config.pieces[1:]]
+    with pytest.raises(InputError, match="no token of the language model"):
+        join_recognizer(bundled[0].vlm, bundled[1].vlm_processor, recognizer, extractor)
