@@ -31,12 +31,22 @@ from selfkd.errors import InputError
 from selfkd.evaluation.answerers import answer_views
 from selfkd.evaluation.transcriber import Transcriber
 from selfkd.model.adapters import adapter_parameters
+from selfkd.model.bundled import load_bundled
 from selfkd.model.omni import OmniModel
 from selfkd.model.processor import OmniProcessor
 from selfkd.training.align import AlignConfig, assemble
 
 TOKENS = 12
 VOICE = next(iter(VOICES.values()))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Models this small are slower with two, where others are at work on the same cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +144,14 @@ def test_a_picture_of_several_tiles_is_answered_and_not_drawn(panel):
     found = answered.answers["one"]["text"]
     assert found.text and "tiles" in found.looks and answered.layers == 0
     assert "tiles" in looks_html(answered, "query", 1)
+
+
+def test_silence_is_answered_with_whatever_comes(panel):
+    """Ears that hear tokens hear none; there is no question whose attention could be drawn."""
+    bundled = Panel(panel.config, {"bundled": load_bundled()}, panel.transcriber)
+    answered, _ = bundled.ask(png(64, 64), "", encoded(np.zeros(16_000), 16_000), None, VOICE)
+    assert answered.answers["bundled"]["speech"].tokens and answered.heard == ""
+    assert "no token" in looks_html(answered, "query", 1) and "nothing" in answers_html(answered)
 
 
 def test_an_answer_that_is_cut_off_says_so(parts, spoken):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from browser import CHROMIUM, chromium_page
 from playwright.sync_api import expect
 from scipy.signal import resample_poly
@@ -24,10 +25,22 @@ from selfkd.data.example import SAMPLE_RATE_HZ
 from selfkd.data.speakers import EspeakSpeaker, Utterance
 from selfkd.evaluation.transcriber import Transcriber
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio"),  # its own affair with pandas
+]
 ASKED = "What color is the circle?"
 MOST_BYTES = 1_000_000
 SOON = 20_000  # ms: two cores may be busy with others
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Models this small are slower with two, where others are at work on the same cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

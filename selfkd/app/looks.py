@@ -72,7 +72,7 @@ def read_answer(
 
 def _looks(model: OmniModel, item: PairedItem, sums: _BothRows) -> Looks | str:
     if not bool(sums.places.query_BS.any()):
-        return "the question has no token of its own"
+        return "the question gave the model no token"
     maps = {rows: sums.of_image(rows) for rows in ROWS}
     tokens = maps["query"].shape[1]
     try:
