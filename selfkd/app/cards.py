@@ -111,20 +111,25 @@ def _with_ends(answer: Answer) -> list[tuple[Token, bool]]:
 def _chip(token: Token, is_end: bool) -> str:
     unsure = " kd-unsure" if token.probability < _SURE else ""
     return (
-        f'<li class="kd-token{unsure}" style="--p:{token.probability:.3f}"><span>{_shown(token.text, is_end)}</span>'
+        f'<li class="kd-token{unsure}" style="--p:{token.probability:.3f}"><span>{_word(token.text, is_end)}</span>'
         f"<small>{_percent(token.probability)}</small></li>"
     )
 
 
 def _row(token: Token, is_end: bool) -> str:
-    others = ", ".join(f"<code>{_shown(text)}</code> {_percent(p)}" for text, p in token.others)
-    code = f"<code>{_shown(token.text, is_end)}</code>"
+    others = ", ".join(f"<code>{_exact(text)}</code> {_percent(p)}" for text, p in token.others)
+    code = f"<code>{_exact(token.text, is_end)}</code>"
     return f"<tr><td>{code}</td><td>{_percent(token.probability)}</td><td>{others}</td></tr>"
 
 
-def _shown(text: str, is_end: bool = False) -> str:
-    """A token as one can see it: the space that it begins with is no part of what is compared."""
-    return "<i>end</i>" if is_end else escape(text.strip() or repr(text)[1:-1])
+def _word(text: str, is_end: bool) -> str:
+    """A token as one reads it."""
+    return _exact(text if is_end else text.strip() or text, is_end)
+
+
+def _exact(text: str, is_end: bool = False) -> str:
+    """With the space that it begins with: "red" and " red" are two tokens."""
+    return "<i>end</i>" if is_end else escape(text.replace(" ", "\N{MIDDLE DOT}").replace("\n", "\\n"))
 
 
 def _percent(share: float) -> str:
