@@ -84,8 +84,9 @@ def demo(config: DemoConfig) -> dict[str, Any]:
         titled(f"evaluate: spoken, {name}", evaluate, spoken)
 
     scores = compare(CompareConfig([str(out / f"eval-{name}") for name in ("base", "sft", "selfkd")], out, config.seed))
-    curves, title = [str(out / "sft"), str(out / "selfkd")], "Self-KD on the embedded model"
-    page = report(ReportConfig(out, out / "report.html", curves, title, _intro(config)))
+    shown = ["eval-base", "eval-sft", "eval-selfkd", "attention", "agreement", "sft", "selfkd", "align"]
+    runs = [str(out / name) for name in shown] + [str(data[b]) for b in BENCHMARKS]
+    page = report(ReportConfig(runs, out / "report.html", "Self-KD on the embedded model", _intro(config)))
     console.print(f"{time.monotonic() - started:.0f} s. Report: {page}   Scores: {out / 'scores.json'}")
     return scores
 
