@@ -107,9 +107,7 @@ def _result(run: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
-def _closed(
-    samples: Mapping[str, list[dict[str, Any]]], first: str, second: str, seed: int
-) -> dict[str, Any] | None:
+def _closed(samples: Mapping[str, list[dict[str, Any]]], first: str, second: str, seed: int) -> dict[str, Any] | None:
     """On the items that have a reply everywhere; None where no item has."""
     text, one = paired(samples[TEXT], samples[first])
     text, two = paired(text, samples[second])

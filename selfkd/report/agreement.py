@@ -32,7 +32,11 @@ def _benchmark(run: RunFolder, name: str, models: Mapping[str, Any], styles: Sty
     return {
         "title": name,
         "n": max(model["n"] for model in models.values()),
-        "finding": {"title": f"{name}: how far spoken answers are from written ones", "text": finding(models)},
+        "finding": {
+            "title": f"{name}: how far spoken answers are from written ones",
+            "figure": "",
+            "text": finding(models),
+        },
         "figures": figures,
         "tables": [table for table in tables if table.rows],
         "notes": [f"{key.replace('_', ' ')}: {what}" for key, what in run.result["about"]["figures"].items()],

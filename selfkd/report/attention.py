@@ -1,7 +1,7 @@
 """Attention to the image by layer, written against spoken: curves, what follows from their intervals, and maps over the
 picture."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from selfkd.report.tables import Table, percent, signed_interval
 MAIN = "query_to_image", "response_to_image", "response_to_query"
 THIRDS = "middle", "late"  # where the paper says that attention falls
 _WRITTEN, _SPOKEN = "text", "speech"
+_BOTH = (_WRITTEN, _SPOKEN)
 _MOST_MAPS = 4  # items of a benchmark
 Interval = Mapping[str, float]
 
@@ -40,33 +41,38 @@ def _benchmark(run: RunFolder, name: str, of: Mapping[str, Any], styles: Styles)
     return {
         "title": name,
         "n": n,
-        "finding": {"title": f"{name}: where questions look", "text": " ".join(findings(of))},
+        "finding": {"title": f"{name}: where questions look", "figure": "", "text": " ".join(findings(of))},
         "main": [{"figure": charts[m], "note": measures[m]} for m in MAIN],
         "others": [{"figure": charts[m], "note": measures[m]} for m in measures if m not in MAIN],
-        "table": _table(name, of, measures),
+        "tables": _tables(name, of, measures),
         "tokens": _tokens(name, models),
         "maps": _maps(run, name, list(models)),
     }
 
 
 def findings(of: Mapping[str, Any]) -> list[str]:
-    """What the intervals of question-to-image attention say, in sentences: of each model spoken against written, and
-    of the later model against the one before it."""
-    said = []
+    """What the intervals of question-to-image attention say, in sentences: of models spoken against written, and of
+    the later model against the one before it."""
+    ways: dict[str, list[str]] = {}
     for name, model in of["models"].items():
-        thirds = model["speech_minus_text"]["query_to_image"]["thirds"]
-        said.append(f"{titled(name)}: under speech, attention from question to image {in_thirds(thirds)}.")
+        ways.setdefault(in_thirds(model["speech_minus_text"]["query_to_image"]["thirds"]), []).append(titled(name))
+    said = [f"Under speech, attention from question to image {way}: {', '.join(who)}." for way, who in ways.items()]
     pair = _pair(list(of["models"]))
-    between = of["between_models"]
-    for a, b in [pair] if pair else []:
-        if f"{b} minus {a}" in between:
-            moved = between[f"{b} minus {a}"]["speech"]["query_to_image"]["thirds"]
-        elif f"{a} minus {b}" in between:
-            moved = {t: _negated(i) for t, i in between[f"{a} minus {b}"]["speech"]["query_to_image"]["thirds"].items()}
-        else:
-            continue  # models of other depth
-        said.append(f"{_again(moved)} from {titled(a)} to {titled(b)}: for spoken questions it {in_thirds(moved)}.")
+    moved = _moved(of["between_models"], *pair) if pair else None
+    if pair and moved:
+        said.append(f"{_again(moved)} from {titled(pair[0])} to {titled(pair[1])}: for spoken questions it ")
+        said[-1] += f"{in_thirds(moved)} ({_figures(moved)})."
     return said
+
+
+def _moved(between: Mapping[str, Any], a: str, b: str) -> dict[str, Interval] | None:
+    """From a to b on the same spoken questions, by third; None for models of other depth."""
+    if f"{b} minus {a}" in between:
+        return between[f"{b} minus {a}"]["speech"]["query_to_image"]["thirds"]
+    if f"{a} minus {b}" in between:
+        back = between[f"{a} minus {b}"]["speech"]["query_to_image"]["thirds"]
+        return {t: {"mean": -i["mean"], "low": -i["high"], "high": -i["low"]} for t, i in back.items()}
+    return None
 
 
 def _pair(models: list[str]) -> tuple[str, str] | None:
@@ -74,10 +80,6 @@ def _pair(models: list[str]) -> tuple[str, str] | None:
     if {"sft", "selfkd"} <= set(models):
         return "sft", "selfkd"
     return (models[-2], models[-1]) if len(models) > 1 else None
-
-
-def _negated(i: Interval) -> dict[str, float]:
-    return {"mean": -i["mean"], "low": -i["high"], "high": -i["low"]}
 
 
 def direction(i: Interval) -> str:
@@ -93,13 +95,16 @@ def _again(thirds: Mapping[str, Interval]) -> str:
 
 
 def in_thirds(thirds: Mapping[str, Interval]) -> str:
-    """ "falls in the middle and the late third (…; …)", or each third by itself where they differ."""
-    there = [t for t in THIRDS if t in thirds]
-    shown = {t: signed_interval(thirds[t]["mean"], thirds[t]["low"], thirds[t]["high"]) for t in there}
-    ways = {t: direction(thirds[t]) for t in there}
-    if len(there) > 1 and len(set(ways.values())) == 1:
-        return f"{ways[there[0]]} in the middle and the late third of the layers ({'; '.join(shown.values())})"
-    return ", ".join(f"{ways[t]} in the {t} third of the layers ({shown[t]})" for t in there)
+    """ "falls in the middle and the late third of the layers", or each third by itself where they differ."""
+    ways: dict[str, list[str]] = {}
+    for third in THIRDS:
+        if third in thirds:
+            ways.setdefault(direction(thirds[third]), []).append(f"the {third}")
+    return " and ".join(f"{way} in {' and '.join(where)} third of the layers" for way, where in ways.items())
+
+
+def _figures(thirds: Mapping[str, Interval]) -> str:
+    return "; ".join(signed_interval(i["mean"], i["low"], i["high"]) for t in THIRDS if (i := thirds.get(t)))
 
 
 def curves(measure: str, models: Mapping[str, Any], styles: Styles) -> Figure:
@@ -121,22 +126,36 @@ def _line(name: str, layers: Mapping[str, Any], style: int) -> Line:
     return Line(name, points, style, list(zip(layers["low"], layers["high"], strict=True)))
 
 
-def _table(name: str, of: Mapping[str, Any], measures: Sequence[str]) -> Table:
-    rows = []
-    for model, found in of["models"].items():
-        for measure in measures:
-            thirds = found["speech_minus_text"][measure]["thirds"]
-            cells = [signed_interval(i["mean"], i["low"], i["high"]) for i in thirds.values()]
-            rows.append([titled(model), measure.replace("_", " "), *cells])
-    thirds = next(iter(of["models"].values()))["thirds"]
+def _tables(name: str, of: Mapping[str, Any], measures: Sequence[str]) -> list[Table]:
+    """Question to image first, by itself; then every measure."""
+    rows, thirds = [], next(iter(of["models"].values()))["thirds"]
+    for measure in measures:
+        for model, found in of["models"].items():
+            rows.append(_row(f"{titled(model)}: spoken minus written", measure, found["speech_minus_text"], thirds))
+        for pair, found in of["between_models"].items():
+            b, _, a = pair.partition(" minus ")
+            rows.append(_row(f"{titled(b)} minus {titled(a)}, spoken", measure, found["speech"], thirds))
     places = [f"{t.capitalize()} (layers {at[0]} to {at[-1]})" for t, at in thirds.items()]
     note = "Means over items with the 95% interval of a paired bootstrap over items."
-    return Table(f"{name}: spoken minus written", ["Model", "Measure", *places], rows, note=note)
+    main = [row for row in rows if row[1] == MAIN[0].replace("_", " ")]
+    columns = ["Difference", "Measure", *places]
+    return [
+        Table(f"{name}: question to image", columns, main, note=note),
+        Table(f"{name}: every measure", columns, rows, note=note),
+    ]
+
+
+def _row(title: str, measure: str, found: Mapping[str, Any], thirds: Iterable[str]) -> list[str]:
+    there = found[measure]["thirds"]
+    cells = [
+        signed_interval(there[t]["mean"], there[t]["low"], there[t]["high"]) if t in there else "–" for t in thirds
+    ]
+    return [title, measure.replace("_", " "), *cells]
 
 
 def _tokens(name: str, models: Mapping[str, Any]) -> Table:
     keys = "n", "image", "query_text", "query_speech", "response_rows"
-    rows = [[titled(m), *(f"{model['tokens'][k]:g}" for k in keys)] for m, model in models.items()]
+    rows = [[titled(m), *(f"{model['tokens'][k]:.4g}" for k in keys)] for m, model in models.items()]
     columns = ["Model", "Items", "Image", "Question, written", "Question, spoken", "Response rows"]
     return Table(f"{name}: tokens, mean over items", columns, rows, words=1)
 
@@ -154,16 +173,13 @@ def _maps(run: RunFolder, benchmark: str, models: list[str]) -> list[dict[str, A
         layers = sorted({layer for _, _, layer in grids})
         tops = {layer: max(max(map(max, g)) for (_, _, of), g in grids.items() if of == layer) for layer in layers}
         rows = [
-            (layer, [_cell(grids.get((m, v, layer)), tops[layer], m, v) for m in models for v in VIEWS if v in _BOTH])
+            (layer, [_cell(grids.get((m, v, layer)), tops[layer], m, v) for m in models for v in _BOTH])
             for layer in layers
         ]
         question, picture = pictures.get(name, ("", None))
         items.append({"id": name, "question": question, "picture": picture, "rows": rows,
                       "models": [titled(m) for m in models]})  # fmt: skip
     return items
-
-
-_BOTH = (_WRITTEN, _SPOKEN)
 
 
 def _cell(grid: list[list[float]] | None, top: float, model: str, view: str) -> dict[str, Any] | None:

@@ -11,8 +11,9 @@ from markupsafe import Markup
 from selfkd.report.tables import minus, percent
 
 WIDTH, HEIGHT = 344, 216  # fits a phone as it is: text keeps its size
-_LEFT, _RIGHT, _TOP, _BOTTOM = 42, 10, 10, 36
+_LEFT, _RIGHT, _TOP, _BOTTOM = 42, 18, 10, 36
 _BAR_ROW = 38
+_MARK_ROW = 12.0  # height of a word beside a point
 _MOST_MARKERS = 24  # on a line
 Point = tuple[float, float]
 
@@ -64,7 +65,8 @@ def bar_chart(title: str, bars: Sequence[Bar], low: float = 0.0, high: float = 1
         parts.append(f'<text class="value" x="{WIDTH - 2}" y="{y - 5}">{percent(bar.value)}</text>')
         parts.append(f'<rect class="track" x="2" y="{y}" width="{WIDTH - 4}" height="12" rx="2"/>')
         parts.append(f'<rect class="fill-{bar.style}" {box}><title>{escape(_bar_words(bar))}</title></rect>')
-        parts.append(f'<path class="whisker" d="M{x_of(bar.low):.1f} {y + 6}H{x_of(bar.high):.1f}"/>')
+        whisker = f'd="M{x_of(bar.low):.1f} {y + 6}H{x_of(bar.high):.1f}"'
+        parts.append(f'<path class="halo" {whisker}/><path class="whisker" {whisker}/>')
     if low < 0:
         parts.append(f'<path class="zero" d="M{x_of(0):.1f} 4V{height}"/>')
     return Figure(title, _svg(WIDTH, height, title, "; ".join(map(_bar_words, bars)), parts))
@@ -113,14 +115,27 @@ def scatter(title: str, dots: Sequence[Dot], across: str, up: str) -> Figure:
     parts.append(f'<path class="even" d="M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}"/>')
     parts.append(f'<text class="tick start" x="{_LEFT + 6}" y="{_TOP + 12}">{escape(up)} ↑</text>')
     for dot in dots:
-        x, y = place.at(*dot.at)
-        parts.append(_marker(dot.style, (x, y), f"{dot.name}: {percent(dot.at[0])}, {percent(dot.at[1])}", 5.5))
-        is_right = x > side * 0.6
-        where = f'class="mark {"end" if is_right else ""}" x="{x + (-9 if is_right else 9):.1f}" y="{y + 4:.1f}"'
-        parts.append(f"<text {where}>{escape(dot.mark)}</text>")
-    words = "; ".join(f"{d.name}: {across} {percent(d.at[0])}, {up} {percent(d.at[1])}" for d in dots)
+        parts.append(_marker(dot.style, place.at(*dot.at), _dot_words(dot, across, up), 5.5))
+    parts += _marks([(place.at(*dot.at), dot.mark) for dot in dots])
+    words = "; ".join(_dot_words(dot, across, up) for dot in dots)
     legend = list(dict.fromkeys((dot.name.rpartition(" on ")[0], dot.style) for dot in dots))
     return Figure(title, _svg(side, side, title, words, parts), legend)
+
+
+def _dot_words(dot: Dot, across: str, up: str) -> str:
+    return f"{dot.name}: {across} {percent(dot.at[0])}, {up} {percent(dot.at[1])}"
+
+
+def _marks(spots: Sequence[tuple[Point, str]]) -> list[str]:
+    """What stands beside points, on the side where there is room, moved down where it would lie on another."""
+    parts: list[str] = []
+    lowest = {True: -_MARK_ROW, False: -_MARK_ROW}
+    for (x, y), mark in sorted(spots, key=lambda s: s[0][1]):
+        is_right = x > WIDTH / 2
+        lowest[is_right] = max(y + 4.0, lowest[is_right] + _MARK_ROW)
+        where = f'class="mark{" end" if is_right else ""}" x="{x + (-9 if is_right else 9):.1f}"'
+        parts.append(f'<text {where} y="{lowest[is_right]:.1f}">{escape(mark)}</text>')
+    return parts
 
 
 def swatch(style: int) -> Markup:

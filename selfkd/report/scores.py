@@ -23,7 +23,7 @@ def scores_section(runs: list[RunFolder], groups: list[Group], styles: Styles) -
     tables = [_score_table(groups, names), _gap_table(groups, names), _closed_table(groups)]
     return {
         "headlines": [headline(group, names) for group in groups],
-        "compared": [_compared(group) for group in groups if group.spoken],
+        "compared": _compared(groups),
         "bars": [_bars(group, names, styles) for group in groups],
         "tables": [t for t in (*tables, _voices_table(runs), _topic_table(runs)) if t.rows],
         "kinds": [t for t in (_kind_table(group, names) for group in groups) if t.rows],
@@ -51,7 +51,7 @@ def headline(group: Group, names: Names) -> dict[str, str]:
     systems = group.scores["systems"]
     said = [f"{_inside(names.of(group, s))} {percent(score['accuracy'])}" for s, score in systems.items() if score["n"]]
     closed = [
-        f"{titled(s)} closes {c['share']:.0%} of the gap that {titled(c['of'])} leaves ({percents(c['interval'])})."
+        f"{titled(s)} closes {percent(c['share'], 0)} of the gap that {titled(c['of'])} leaves ({percents(c['interval'])})."
         for s, c in group.scores["gap_closed"].items()
         if c["share"] is not None
     ]
@@ -61,7 +61,12 @@ def headline(group: Group, names: Names) -> dict[str, str]:
         gaps = {s: g for s, g in group.scores["gap"].items() if s != CASCADE and g["n"]}
         closed = [f"{titled(s)} loses {_points(g)} when the question is spoken." for s, g in gaps.items()]
     text = "; ".join(said) or "no replies"
-    return {"title": names.group(group), "text": " ".join([f"{text[0].upper()}{text[1:]}.", *closed])}
+    shares = [percent(c["share"], 0) for c in group.scores["gap_closed"].values() if c["share"] is not None]
+    return {
+        "title": names.group(group),
+        "figure": f"{shares[-1]} of the gap closed" if shares else "",
+        "text": " ".join([f"{text[0].upper()}{text[1:]}.", *closed]),
+    }
 
 
 def _inside(title: str) -> str:
@@ -74,12 +79,18 @@ def _points(gap: dict[str, Any]) -> str:
     return minus(f"{100 * gap['gap']:.1f} points ({100 * low:.1f} to {100 * high:.1f})")
 
 
-def _compared(group: Group) -> str:
-    """What is measured against what."""
-    who = ", ".join(titled(s) for s in group.spoken)
-    if TEXT not in group.samples:
-        return f"{group.benchmark}: {who}: no run was asked the same items in writing, so there is no gap to state."
-    return f"{group.benchmark}: spoken to {who}, against written to {titled(group.writer)}."
+def _compared(groups: list[Group]) -> list[str]:
+    """What is measured against what, said once for the benchmarks that are alike in it."""
+    said: dict[str, list[str]] = {}
+    for group in groups:
+        who = " and ".join(titled(s) for s in group.spoken)
+        if TEXT not in group.samples:
+            line = f"{who}: no run was asked the same items in writing, so there is no gap."
+        else:
+            line = f"questions spoken to {who}, against the same questions written to {titled(group.writer)}."
+        if who:
+            said.setdefault(line, []).append(group.benchmark)
+    return [f"{', '.join(benchmarks)}: {line}" for line, benchmarks in said.items()]
 
 
 def _bars(group: Group, names: Names, styles: Styles) -> Figure:
