@@ -56,7 +56,9 @@ def findings(of: Mapping[str, Any]) -> list[str]:
     ways: dict[str, list[str]] = {}
     for name, model in of["models"].items():
         ways.setdefault(in_thirds(model["speech_minus_text"]["query_to_image"]["thirds"]), []).append(titled(name))
-    said = [f"Under speech, attention from question to image {way}: {', '.join(who)}." for way, who in ways.items()]
+    said = [
+        f"Under speech, attention from question to image {way} with {' and '.join(who)}." for way, who in ways.items()
+    ]
     pair = _pair(list(of["models"]))
     moved = _moved(of["between_models"], *pair) if pair else None
     if pair and moved:

@@ -13,7 +13,7 @@ from selfkd.report.tables import minus, percent
 WIDTH, HEIGHT = 344, 216  # fits a phone as it is: text keeps its size
 _LEFT, _RIGHT, _TOP, _BOTTOM = 42, 18, 10, 36
 _BAR_ROW = 38
-_MARK_ROW = 12.0  # height of a word beside a point
+_MARK_ROW, _MARK_LETTER = 12.0, 6.2  # height of a word beside a point, and width of its letters, about
 _MOST_MARKERS = 24  # on a line
 Point = tuple[float, float]
 
@@ -129,12 +129,16 @@ def _dot_words(dot: Dot, across: str, up: str) -> str:
 def _marks(spots: Sequence[tuple[Point, str]]) -> list[str]:
     """What stands beside points, on the side where there is room, moved down where it would lie on another."""
     parts: list[str] = []
-    lowest = {True: -_MARK_ROW, False: -_MARK_ROW}
+    taken: list[tuple[float, float, float]] = []  # left, right, height
     for (x, y), mark in sorted(spots, key=lambda s: s[0][1]):
-        is_right = x > WIDTH / 2
-        lowest[is_right] = max(y + 4.0, lowest[is_right] + _MARK_ROW)
-        where = f'class="mark{" end" if is_right else ""}" x="{x + (-9 if is_right else 9):.1f}"'
-        parts.append(f'<text {where} y="{lowest[is_right]:.1f}">{escape(mark)}</text>')
+        is_right, width = x > WIDTH / 2, len(mark) * _MARK_LETTER
+        left, y = x - 9 - width if is_right else x + 9, y + 4
+        for start, end, height in sorted(taken, key=lambda t: t[2]):
+            if left < end and start < left + width and abs(y - height) < _MARK_ROW:
+                y = height + _MARK_ROW
+        taken.append((left, left + width, y))
+        where = f'class="mark{" end" if is_right else ""}" x="{x + (-9 if is_right else 9):.1f}" y="{y:.1f}"'
+        parts.append(f"<text {where}>{escape(mark)}</text>")
     return parts
 
 

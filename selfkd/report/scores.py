@@ -50,23 +50,28 @@ def headline(group: Group, names: Names) -> dict[str, str]:
     """The group's title and what came of it, in a sentence or two."""
     systems = group.scores["systems"]
     said = [f"{_inside(names.of(group, s))} {percent(score['accuracy'])}" for s, score in systems.items() if score["n"]]
-    closed = [
-        f"{titled(s)} closes {percent(c['share'], 0)} of the gap that {titled(c['of'])} leaves ({percents(c['interval'])})."
-        for s, c in group.scores["gap_closed"].items()
-        if c["share"] is not None
-    ]
-    if not closed and group.scores["gap_closed"]:
-        closed = ["There is no clear gap to close."]
+    shares = {s: c for s, c in group.scores["gap_closed"].items() if c["share"] is not None}
+    after = [_closed_words(s, c) for s, c in shares.items()]
+    if not after and group.scores["gap_closed"]:
+        after = ["There is no clear gap to close."]
     if not group.scores["gap_closed"]:
         gaps = {s: g for s, g in group.scores["gap"].items() if s != CASCADE and g["n"]}
-        closed = [f"{titled(s)} loses {_points(g)} when the question is spoken." for s, g in gaps.items()]
+        after = [f"{titled(s)} loses {_points(g)} when the question is spoken." for s, g in gaps.items()]
+    clear = [c["share"] for c in shares.values() if c["interval"][0] > 0]
     text = "; ".join(said) or "no replies"
-    shares = [percent(c["share"], 0) for c in group.scores["gap_closed"].values() if c["share"] is not None]
     return {
         "title": names.group(group),
-        "figure": f"{shares[-1]} of the gap closed" if shares else "",
-        "text": " ".join([f"{text[0].upper()}{text[1:]}.", *closed]),
+        "figure": f"{percent(clear[-1], 0)} of the gap closed" if clear else "",
+        "text": " ".join([f"{text[0].upper()}{text[1:]}.", *after]),
     }
+
+
+def _closed_words(system: str, closed: dict[str, Any]) -> str:
+    """ "closes" is said where the interval of the share leaves out none."""
+    share, low_to_high, of = percent(closed["share"], 0), percents(closed["interval"]), titled(closed["of"])
+    if closed["interval"][0] > 0:
+        return f"{titled(system)} closes {share} of the gap that {of} leaves ({low_to_high})."
+    return f"{titled(system)} closes no clear share of the gap that {of} leaves ({share}; {low_to_high})."
 
 
 def _inside(title: str) -> str:
