@@ -121,7 +121,7 @@ def test_other_items_are_not_compared(tmp_path, data):
     evaluation(tmp_path / "few", spoken_data(tmp_path / "smaller", 6), speech="111000")
     html = rendered([tmp_path / "base", tmp_path / "few"], tmp_path)
     assert "few: no run was asked the same items in writing, so there is no gap." in html
-    assert "Spoken, few" in html and "Written against spoken</caption>" not in html
+    assert "Spoken, few" in html and "Written against spoken</span></caption>" not in html
 
 
 def test_items_without_a_reply_count_nowhere_and_are_shown(tmp_path, data):
@@ -164,7 +164,7 @@ def test_an_interval_at_zero_shows_nothing():
 
 
 def test_attention_on_the_page(page):
-    assert "falls in the middle and the late third of the layers with Base and SFT and Self-KD" in page
+    assert "falls in the middle and the late third of the layers with Base, SFT and Self-KD" in page
     assert "It rises again from SFT to Self-KD" in page
     assert page.count('class="map"') == 3 * 2 * 2 and page.count('alt="The picture of ') == 1
     assert "Base, written: 49.5% of attention on the picture, most in row 2 of 2, column 2 of 2" in page

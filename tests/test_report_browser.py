@@ -71,6 +71,14 @@ def test_items_are_filtered_and_found(path):
         assert shown.count() == 0 and count.inner_text().startswith("0 of 12")
 
 
+def test_an_item_that_a_table_names_is_one_step_away(path):
+    with opened(path) as page:
+        page.locator("#agreement").get_by_role("button", name="world-test-7-000011").first.click()
+        shown = page.locator("#list .item:visible")
+        page.get_by_text("1 of 12 items fit, 1 shown").wait_for()
+        assert "world-test-7-000011" in shown.inner_text() and shown.first.is_visible()
+
+
 def test_a_table_is_sorted_from_the_keyboard(path):
     with opened(path) as page:
         table = page.locator("table", has=page.get_by_text("Scores of each view", exact=True))

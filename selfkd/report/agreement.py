@@ -11,6 +11,7 @@ from selfkd.report.tables import Table, interval, percent
 _FIGURES = {"kl": "KL, nats per row", "same_top": "Same top token", "rank": "Rank of the written top token"}
 _BY_LAYER = {"cosine": "Cosine of hidden states", "distance": "Relative distance of hidden states"}
 _FARTHEST = 8  # items of a model
+_FEWEST = 5  # items whose response is so long, for a point by position
 
 
 def agreement_section(runs: list[RunFolder], styles: Styles) -> dict[str, Any] | None:
@@ -55,7 +56,7 @@ def finding(models: Mapping[str, Any]) -> str:
 def _by_position(key: str, models: Mapping[str, Any], styles: Styles) -> Figure:
     lines = []
     for name, model in models.items():
-        found = model["by_position"]
+        found = [p for p in model["by_position"] if p["n"] >= min(_FEWEST, model["n"])]
         points = [(float(p["position"] + 1), p[key]["mean"]) for p in found]
         lines.append(Line(titled(name), points, styles.of(name), [(p[key]["low"], p[key]["high"]) for p in found]))
     return line_chart(_FIGURES[key], lines, "position in the response")

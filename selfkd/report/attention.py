@@ -12,7 +12,7 @@ from selfkd.evaluation.compare import TEXT
 from selfkd.evaluation.gap_table import VIEWS
 from selfkd.report.charts import Figure, Line, line_chart
 from selfkd.report.media import heat_uri, picture_uri
-from selfkd.report.naming import Styles, titled
+from selfkd.report.naming import Styles, listed, titled
 from selfkd.report.run_folder import RunFolder, data_folder, read_lines
 from selfkd.report.tables import Table, percent, signed_interval
 
@@ -55,10 +55,8 @@ def findings(of: Mapping[str, Any]) -> list[str]:
     the later model against the one before it."""
     ways: dict[str, list[str]] = {}
     for name, model in of["models"].items():
-        ways.setdefault(in_thirds(model["speech_minus_text"]["query_to_image"]["thirds"]), []).append(titled(name))
-    said = [
-        f"Under speech, attention from question to image {way} with {' and '.join(who)}." for way, who in ways.items()
-    ]
+        ways.setdefault(in_thirds(model["speech_minus_text"]["query_to_image"]["thirds"]), []).append(name)
+    said = [f"Under speech, attention from question to image {way} with {listed(who)}." for way, who in ways.items()]
     pair = _pair(list(of["models"]))
     moved = _moved(of["between_models"], *pair) if pair else None
     if pair and moved:

@@ -1,5 +1,7 @@
 """What runs and systems are called on the page, and the style (colour, dashes, marker) that each keeps throughout."""
 
+from collections.abc import Sequence
+
 from selfkd.evaluation.compare import CASCADE, TEXT
 
 STYLES = 8
@@ -20,6 +22,12 @@ class Styles:
 
 def titled(name: str) -> str:
     return _TITLES.get(name, name)
+
+
+def listed(names: Sequence[str]) -> str:
+    """ "SFT, Self-KD and Base"."""
+    *first, last = map(titled, names)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def system_title(system: str, writer: str = "") -> str:

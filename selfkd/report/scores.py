@@ -8,7 +8,7 @@ from typing import Any
 from selfkd.evaluation.compare import CASCADE, TEXT
 from selfkd.report.charts import Bar, Dot, Figure, bar_chart, scatter
 from selfkd.report.evaluated import Group
-from selfkd.report.naming import Styles, system_title, titled
+from selfkd.report.naming import Styles, listed, system_title, titled
 from selfkd.report.run_folder import RunFolder
 from selfkd.report.tables import Table, minus, percent, percents
 
@@ -88,13 +88,14 @@ def _compared(groups: list[Group]) -> list[str]:
     """What is measured against what, said once for the benchmarks that are alike in it."""
     said: dict[str, list[str]] = {}
     for group in groups:
-        who = " and ".join(titled(s) for s in group.spoken)
+        if not group.spoken:
+            continue
+        who = listed(group.spoken)
         if TEXT not in group.samples:
             line = f"{who}: no run was asked the same items in writing, so there is no gap."
         else:
             line = f"questions spoken to {who}, against the same questions written to {titled(group.writer)}."
-        if who:
-            said.setdefault(line, []).append(group.benchmark)
+        said.setdefault(line, []).append(group.benchmark)
     return [f"{', '.join(benchmarks)}: {line}" for line, benchmarks in said.items()]
 
 

@@ -79,6 +79,22 @@ if (filters) {
   filters.addEventListener("reset", () => setTimeout(anew));
   more.addEventListener("click", () => { shown += PAGE; show(); });
   show();
+
+  // an item that a table names is one step away
+  const names = new Set(items.map(item => item.element.querySelector(".id").textContent));
+  for (const cell of document.querySelectorAll("#agreement td.word")) {
+    if (!names.has(cell.textContent)) continue;
+    const button = Object.assign(document.createElement("button"), { type: "button", className: "link" });
+    button.textContent = cell.textContent;
+    button.addEventListener("click", () => {
+      filters.reset();
+      filters.elements.words.value = button.textContent;
+      setTimeout(anew);
+      filters.scrollIntoView();
+      filters.elements.words.focus({ preventScroll: true });
+    });
+    cell.replaceChildren(button);
+  }
 }
 
 // what is folded is printed too
