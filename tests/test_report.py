@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 from report_runs import agreement, all_kinds, attention, evaluation, spoken_data, training
 
 from selfkd.cli import main
-from selfkd.data.example import Example
+from selfkd.data.example import Example, write_shard
 from selfkd.data.folder import ExampleFolder
 from selfkd.errors import InputError
 from selfkd.evaluation.compare import CompareConfig, compare
@@ -204,9 +205,19 @@ def test_data_deleted_since(tmp_path, data):
     attention(tmp_path / "attention", data, {"base": (0.4, 0.3)})
     shutil.rmtree(data)
     html = rendered([tmp_path / "base", tmp_path / "attention"], tmp_path)
-    assert "world: its spoken questions are not where the run left them; shown without media." in html
+    assert "world: its spoken questions are not where the run left them (" in html and "no such folder" in html
     assert html.count("<article") == 12 and "<audio" not in html and ">data</a>" not in html
     assert "its picture is not where the run left it" in html and html.count('class="map"') == 4
+
+
+def test_media_that_cannot_be_read_are_left_out(tmp_path, data):
+    examples = ExampleFolder(data)
+    rows = [replace(examples[0], image=b"no picture"), replace(examples[1], speech=b"no sound"), examples[2]]
+    write_shard(data / "test.parquet", rows, {"rows": 3})
+    html = rendered([evaluation(tmp_path / "base", data, text="111", speech="111")], tmp_path)
+    assert html.count("<article") == 3 and html.count("<audio") == 2 and html.count("<img") == 2
+    (data / "test.parquet").write_bytes(b"cut short")
+    assert "not a readable shard" in rendered([tmp_path / "base"], tmp_path)
 
 
 def test_text_of_others_is_text(tmp_path, data):

@@ -2,12 +2,13 @@
 picture."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
 from markupsafe import Markup
 
 from selfkd.data.folder import ExampleFolder
+from selfkd.errors import InputError
 from selfkd.evaluation.compare import TEXT
 from selfkd.evaluation.gap_table import VIEWS
 from selfkd.report.charts import Figure, Line, line_chart
@@ -128,14 +129,17 @@ def _line(name: str, layers: Mapping[str, Any], style: int) -> Line:
 
 def _tables(name: str, of: Mapping[str, Any], measures: Sequence[str]) -> list[Table]:
     """Question to image first, by itself; then every measure."""
-    rows, thirds = [], next(iter(of["models"].values()))["thirds"]
+    rows, depths = [], [model["thirds"] for model in of["models"].values()]
+    thirds = depths[0]
     for measure in measures:
         for model, found in of["models"].items():
             rows.append(_row(f"{titled(model)}: spoken minus written", measure, found["speech_minus_text"], thirds))
         for pair, found in of["between_models"].items():
             b, _, a = pair.partition(" minus ")
             rows.append(_row(f"{titled(b)} minus {titled(a)}, spoken", measure, found["speech"], thirds))
-    places = [f"{t.capitalize()} (layers {at[0]} to {at[-1]})" for t, at in thirds.items()]
+    places = [t.capitalize() for t in thirds]
+    if all(depth == thirds for depth in depths):
+        places = [f"{t.capitalize()} (layers {at[0]} to {at[-1]})" for t, at in thirds.items()]
     note = "Means over items with the 95% interval of a paired bootstrap over items."
     main = [row for row in rows if row[1] == MAIN[0].replace("_", " ")]
     columns = ["Difference", "Measure", *places]
@@ -194,9 +198,11 @@ def _cell(grid: list[list[float]] | None, top: float, model: str, view: str) -> 
 
 def _pictures(run: RunFolder, benchmark: str, ids: set[str]) -> dict[str, tuple[str, Markup | None]]:
     """{id: (question, picture)}; empty where the data have been deleted since."""
-    places: list[Path] = [p for p in (data_folder(run, path) for path in run.config["data"]) if p]
-    for folder in map(ExampleFolder, places):
-        if folder.source == benchmark:
+    for place in filter(None, (data_folder(run, path) for path in run.config["data"])):
+        with suppress(InputError):  # what can be read of the data
+            folder = ExampleFolder(place)
+            if folder.source != benchmark:
+                continue
             at = {row["id"]: i for i, row in enumerate(folder.columns("id"))}
             examples = [folder[at[name]] for name in ids if name in at]
             return {e.id: (e.question, picture_uri(e)) for e in examples}

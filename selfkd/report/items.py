@@ -9,8 +9,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from selfkd.data.example import MANIFEST
 from selfkd.data.folder import ExampleFolder
+from selfkd.errors import InputError
 from selfkd.evaluation.compare import CASCADE, TEXT
 from selfkd.evaluation.samples import QUESTIONS
 from selfkd.report.evaluated import Group
@@ -115,10 +115,14 @@ def _folders(groups: list[Group]) -> tuple[dict[str, Place], list[str]]:
     for benchmark, folder in _named_folders(groups):
         if benchmark in places:
             continue
-        if folder is None or not (folder / MANIFEST).is_file():
-            lost[benchmark] = f"{benchmark}: its spoken questions are not where the run left them; shown without media."
+        if folder is None:
+            lost[benchmark] = f"{benchmark}: the run does not say where its spoken questions are."
             continue
-        examples = ExampleFolder(folder)
+        try:
+            examples = ExampleFolder(folder)
+        except InputError as error:
+            lost[benchmark] = f"{benchmark}: its spoken questions are not where the run left them ({error})."
+            continue
         places[benchmark] = examples, {row["id"]: i for i, row in enumerate(examples.columns("id"))}
     return places, [note for benchmark, note in lost.items() if benchmark not in places]
 

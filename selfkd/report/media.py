@@ -9,10 +9,12 @@ import soundfile
 from markupsafe import Markup
 from PIL import Image
 
-from selfkd.data.example import Example
+from selfkd.data.example import SAMPLE_RATE_HZ, Example
+from selfkd.errors import InputError
 
 LONGEST_SIDE = 448  # of a picture, pixels
 _PLAIN_BYTES = 24_000  # a picture that is smaller without loss is kept without
+_SMALLER = 0.7  # of MP3: 0 is the best, 1 the smallest; words stay clear
 _HEAT = (214, 40, 57)
 
 
@@ -21,8 +23,11 @@ def data_uri(content: bytes, media_type: str) -> Markup:
 
 
 def picture_uri(example: Example) -> Markup | None:
-    """The picture, at most `LONGEST_SIDE` wide and high; None without one."""
-    picture = example.picture()
+    """The picture, at most `LONGEST_SIDE` wide and high; None without one that can be read."""
+    try:
+        picture = example.picture()
+    except InputError:
+        return None
     if picture is None or example.image is None:
         return None
     fits = max(picture.size) <= LONGEST_SIDE
@@ -46,15 +51,15 @@ def _as_webp(content: bytes) -> Markup:
 
 
 def speech_uri(example: Example) -> Markup | None:
-    """The speech as MP3, a fourth of FLAC's size, or as it is where that is smaller; None where it was not spoken."""
-    if example.speech is None:
+    """The speech as MP3, a fourth of FLAC's size, or as it is where that is smaller; None without any to be heard."""
+    try:
+        samples = example.samples()
+    except InputError:
         return None
-    samples, rate_hz = soundfile.read(io.BytesIO(example.speech), dtype="float32")
-    buffer = io.BytesIO()
-    soundfile.write(buffer, samples, rate_hz, format="MP3", subtype="MPEG_LAYER_III")
-    if buffer.tell() < len(example.speech):
-        return data_uri(buffer.getvalue(), "audio/mpeg")
-    return data_uri(example.speech, "audio/flac")
+    buffer, plain = io.BytesIO(), example.speech or b""
+    soundfile.write(buffer, samples, SAMPLE_RATE_HZ, "MPEG_LAYER_III", format="MP3", compression_level=_SMALLER)
+    is_smaller = len(buffer.getvalue()) < len(plain)
+    return data_uri(buffer.getvalue(), "audio/mpeg") if is_smaller else data_uri(plain, "audio/flac")
 
 
 def heat_uri(grid: Sequence[Sequence[float]], top: float) -> Markup:

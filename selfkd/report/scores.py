@@ -2,10 +2,11 @@
 written against spoken over models."""
 
 import json
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 from selfkd.evaluation.compare import CASCADE, TEXT
+from selfkd.evaluation.scorers import YES_NO_KINDS
 from selfkd.report.charts import Bar, Dot, Figure, bar_chart, scatter
 from selfkd.report.evaluated import Group
 from selfkd.report.naming import Styles, listed, system_title, titled
@@ -193,12 +194,13 @@ def _kind_table(group: Group, names: Names) -> Table:
 
 
 def _bias(group: Group, names: Names, styles: Styles) -> Figure | None:
-    """How much more often than true "yes" is said; standard error of a share of the yes/no questions."""
+    """How much more often "yes" is said than it is true, of the yes/no questions."""
     bars = []
     for system, score in group.scores["systems"].items():
         if score["n"] and score["yes_bias"] is not None:
-            asked = [s for s in group.samples[system] if not s["error"] and s["truth"] in ("yes", "no")]
-            half = _NORMAL * (score["yes_rate"] * (1 - score["yes_rate"]) / max(1, len(asked))) ** 0.5
+            asked = [s for s in group.samples[system] if not s["error"] and s["kind"] in (*YES_NO_KINDS, "yes_no")]
+            beyond = [(s["parsed"] == "yes") - (s["truth"] == "yes") for s in asked]
+            half = _NORMAL * stdev(beyond) / len(beyond) ** 0.5 if len(beyond) > 1 else 0.0
             bias = score["yes_bias"]
             bars.append(Bar(names.of(group, system), bias, bias - half, bias + half, styles.of(system)))
     reach = max((max(abs(b.low), abs(b.high)) for b in bars), default=0.0)
