@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +26,17 @@ from selfkd.training.distill import DistillConfig
 LAYERS = 6
 
 
-def spoken_data(folder: Path, count: int = 12) -> Path:
+def spoken_data(folder: Path, count: int = 12, heard: bool = True) -> Path:
+    """Every third question is misheard, where somebody listened."""
     source = World("test", 7)
     examples = [source.example(i).spoken(tone(0.6), ("anna", "ben")[i % 2]) for i in range(count)]
+    if heard:
+        examples = [replace(e, word_error_rate=(0.25, 0.0, 0.0)[i % 3]) for i, e in enumerate(examples)]
     write_shard(folder / "test.parquet", examples, {"rows": count})
     manifest = {
-        "source": "world", "split": "test", "rows": count, "seed": 7, "engine_name": "some engine", "verify": "",
-        "shards": [{"file": "test.parquet"}], "rejected_shards": [], "rejected": [],
+        "source": "world", "split": "test", "rows": count, "seed": 7, "engine_name": "some engine",
+        "verify": "openai/whisper-base.en" if heard else "", "shards": [{"file": "test.parquet"}],
+        "rejected_shards": [], "rejected": [],
     }  # fmt: skip
     write_json(folder / MANIFEST, manifest)
     return folder

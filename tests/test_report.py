@@ -176,6 +176,14 @@ def test_agreement_on_the_page(page):
     assert "items that flip" in page and "Relative distance of hidden states" in page
 
 
+def test_spoken_data_on_the_page(page, tmp_path):
+    plain = page.replace(' class="word"', "")
+    assert "<td>anna</td><td>some engine</td><td>6</td><td>0.083 ± 0.053</td><td>66.7%</td><td>0</td>" in plain
+    unheard = rendered([spoken_data(tmp_path / "unheard", heard=False)], tmp_path)
+    assert "No recogniser listened" in unheard and "<td>12</td><td>–</td><td>–</td><td>0</td>" in unheard
+    assert "anna" not in unheard
+
+
 def test_media_are_few_and_small(tmp_path, data):
     example = ExampleFolder(data)[0]
     buffer = io.BytesIO()

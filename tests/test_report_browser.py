@@ -4,9 +4,10 @@ from contextlib import contextmanager
 
 import pytest
 from browser import chromium_page, screenshot
-from report_runs import all_kinds
+from report_runs import all_kinds, spoken_data
 
 from selfkd.report.build import ReportConfig, report
+from selfkd.report.speech import SpeechReportConfig, speech_report
 
 # of every text that is seen: its contrast (WCAG 2) with the nearest background that is not see-through
 CONTRASTS = """() => {
@@ -119,6 +120,14 @@ def test_speech_plays(path):
         pictures = page.locator("article img, .map img")
         pictures.evaluate_all("all => all.forEach(i => { i.loading = 'eager'; })")
         assert page.evaluate("Promise.all([...document.images].map(i => i.decode().then(() => i.naturalWidth > 0)))")
+
+
+def test_the_page_on_speech_is_such_a_page(tmp_path):
+    config = SpeechReportConfig([str(spoken_data(tmp_path / "world"))], tmp_path / "speech.html", items=3)
+    with opened(speech_report(config), width=390, color_scheme="dark") as page:
+        assert page.locator("audio").count() == 3 and wide(page) == [390, 390]
+        assert page.evaluate(CONTRASTS) == []
+        screenshot(page, "speech-390")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -36,7 +36,9 @@ def quality_section(runs: list[RunFolder]) -> dict[str, Any] | None:
     if not folders:
         return None
     rows = [row for folder in folders for row in rows_of(folder)]
-    return {"tables": quality_tables(folders, rows), "heard": any(row.wer >= 0 for row in rows)}
+    tables, heard = quality_tables(folders, rows), any(row.wer >= 0 for row in rows)
+    # of voices that nobody listened to there is nothing to say
+    return {"tables": tables if heard else [t for t in tables if t.words != 2], "heard": heard}
 
 
 def rows_of(folder: Path) -> Iterable[Row]:
