@@ -1,7 +1,6 @@
 """Scores of evaluation runs: sentences, bars, tables of gaps and of what was closed, kinds of question, the "yes" bias,
 written against spoken over models."""
 
-import json
 from statistics import fmean, stdev
 from typing import Any
 
@@ -10,7 +9,7 @@ from selfkd.evaluation.scorers import YES_NO_KINDS
 from selfkd.report.charts import Bar, Dot, Figure, bar_chart, scatter
 from selfkd.report.evaluated import Group
 from selfkd.report.naming import Styles, listed, system_title, titled
-from selfkd.report.run_folder import RunFolder
+from selfkd.report.run_folder import RunFolder, read_json
 from selfkd.report.tables import Table, minus, percent, percents
 
 _NORMAL = 1.96  # standard errors to each side of a 95% interval
@@ -57,7 +56,7 @@ def headline(group: Group, names: Names) -> dict[str, str]:
         after = ["There is no clear gap to close."]
     if not group.scores["gap_closed"]:
         gaps = {s: g for s, g in group.scores["gap"].items() if s != CASCADE and g["n"]}
-        after = [f"{titled(s)} loses {_points(g)} when the question is spoken." for s, g in gaps.items()]
+        after = [_gap_words(s, g) for s, g in gaps.items()]
     clear = [c["share"] for c in shares.values() if c["interval"][0] > 0]
     text = "; ".join(said) or "no replies"
     return {
@@ -80,9 +79,17 @@ def _inside(title: str) -> str:
     return title[0].lower() + title[1:]
 
 
-def _points(gap: dict[str, Any]) -> str:
-    low, high = gap["gap_interval"]
-    return minus(f"{100 * gap['gap']:.1f} points ({100 * low:.1f} to {100 * high:.1f})")
+def _gap_words(system: str, gap: dict[str, Any]) -> str:
+    """ "loses" and "gains" are said where the interval of the gap leaves out none."""
+    mean, low, high = (100 * share for share in (gap["gap"], *gap["gap_interval"]))
+    if low <= 0 <= high:
+        points = minus(f"{mean:.1f} points, {low:.1f} to {high:.1f}")
+        return f"{titled(system)} shows no clear gap ({points})."
+    way, sign = ("loses", 1) if low > 0 else ("gains", -1)
+    ends = sorted((sign * low, sign * high))
+    return (
+        f"{titled(system)} {way} {sign * mean:.1f} points ({ends[0]:.1f} to {ends[1]:.1f}) when the question is spoken."
+    )
 
 
 def _compared(groups: list[Group]) -> list[str]:
@@ -170,7 +177,7 @@ def _topic_table(runs: list[RunFolder]) -> Table:
     rows = []
     for run in runs:
         path = run.folder / "judged.json"
-        figures = json.loads(path.read_text())["figures"] if path.is_file() else {}
+        figures = read_json(path)["figures"] if path.is_file() else {}
         for name, f in figures.items():
             topic = [str(f["wrong"]), str(f["judged"]), percent(f["on_topic"]), percent(f["overlap"])]
             rows.append([name, titled(run.name), *topic])
