@@ -1,0 +1,46 @@
+"""A real browser for tests of pages: `with chromium_page() as page:`, Playwright's page that keeps what went wrong.
+
+Tests are skipped where no chromium is installed. Screenshots go where SELFKD_SCREENSHOTS points, if it is set.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+_FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--autoplay-policy=no-user-gesture-required",
+)  # fmt: skip
+
+
+@contextmanager
+def chromium_page(width: int = 1200, height: int = 900, **settings) -> Iterator:
+    """A page with lists of its own: `page.said`, the warnings and errors of its console, and `page.asked`, the
+    addresses that it asked for, files and data of its own not counted. `settings` are those of a browser context:
+    color_scheme, has_touch, ..."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no chromium is installed")
+    with playwright.sync_playwright() as tools:
+        browser = tools.chromium.launch(executable_path=chromium, args=list(_FLAGS))
+        try:
+            page = browser.new_context(viewport={"width": width, "height": height}, **settings).new_page()
+            page.said, page.asked = [], []
+            page.on("console", lambda m: page.said.append(m.text) if m.type in ("error", "warning") else None)
+            page.on("pageerror", lambda error: page.said.append(str(error)))
+            page.on("request", lambda r: page.asked.append(r.url) if not r.url.startswith(("file:", "data:")) else None)
+            yield page
+        finally:
+            browser.close()
+
+
+def screenshot(page, name: str) -> None:
+    folder = os.environ.get("SELFKD_SCREENSHOTS")
+    if folder:
+        page.screenshot(path=Path(folder) / f"{name}.png")
