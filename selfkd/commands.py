@@ -90,9 +90,9 @@ COMMANDS = {
         "selfkd.analysis.analyze_agreement", "AgreementConfig", "analyze_agreement", "models",
     ),
     "report": Command(
-        "a comparison -> one HTML file",
-        "selfkd report --comparison runs/comparison --output report.html",
-        "selfkd.report.build", "ReportConfig", "report",
+        "any runs -> one HTML file: scores, attention, items to hear",
+        "selfkd report runs/eval-base runs/eval-sft runs/eval-selfkd runs/sft runs/selfkd --output report.html",
+        "selfkd.report.build", "ReportConfig", "report", "runs",
     ),
     "serve": Command(
         "a model behind an OpenAI-compatible endpoint",

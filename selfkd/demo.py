@@ -1,4 +1,4 @@
-"""The whole pipeline on the embedded model: synthesize, align, SFT and Self-KD, evaluate, compare, report.
+"""The whole pipeline on the embedded model: synthesize, align, SFT and Self-KD, evaluate, compare, analyze, report.
 
 Nothing but calls of the stages, joined by files under one folder; stopped and started again it goes on.
 """
@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from rich.console import Console
 
+from selfkd.analysis.analyze_agreement import AgreementConfig, analyze_agreement
+from selfkd.analysis.analyze_attention import AttentionConfig, analyze_attention
 from selfkd.data.annotator import MISTAKE_SHARE
 from selfkd.data.sources import SourceName
 from selfkd.data.synthesize import SynthesizeConfig, synthesize
@@ -23,6 +25,8 @@ from selfkd.training.distill import DistillConfig, distill
 
 BENCHMARKS: dict[SourceName, int] = {"world": 400, "easy-vqa": 200, "mmalign-world": 200}
 TEST_SEED = 100
+_MODELS = {"base": "align", "sft": "sft", "selfkd": "selfkd"}  # by name in the analyses, the run that made it
+ANALYZED = 40  # items whose attention and agreement are looked at
 
 
 @dataclass
@@ -83,10 +87,22 @@ def demo(config: DemoConfig) -> dict[str, Any]:
         spoken = replace(base, model=str(out / name / MODEL), output=out / f"eval-{name}", views=["speech"])
         titled(f"evaluate: spoken, {name}", evaluate, spoken)
 
+    models = [f"{name}={out / folder / MODEL}" for name, folder in _MODELS.items()]
+    limit = max(1, round(ANALYZED * config.test_share))
+    attention = AttentionConfig(models, [str(data["world"])], out / "attention", limit, seed=config.seed, maps=4)
+    titled("analyze attention: where written and spoken questions look", analyze_attention, attention)
+    flips = [f"{name}={out / f'eval-{name}'}" for name in ("sft", "selfkd")]
+    agreement = AgreementConfig(models, attention.data, out / "agreement", limit, seed=config.seed)
+    agreement = replace(agreement, written_run=str(base.output), spoken_runs=flips)
+    titled("analyze agreement: how far spoken answers are from written ones", analyze_agreement, agreement)
+
     scores = compare(CompareConfig([str(out / f"eval-{name}") for name in ("base", "sft", "selfkd")], out, config.seed))
-    curves, title = [str(out / "sft"), str(out / "selfkd")], "Self-KD on the embedded model"
-    page = report(ReportConfig(out, out / "report.html", curves, title, _intro(config)))
-    console.print(f"{time.monotonic() - started:.0f} s. Report: {page}   Scores: {out / 'scores.json'}")
+    shown = ["eval-base", "eval-sft", "eval-selfkd", "attention", "agreement", "align", "sft", "selfkd", "data/world"]
+    runs = [str(out / name) for name in shown]
+    page = report(ReportConfig(runs, out / "report.html", "Self-KD on the embedded model", _intro(config)))
+    console.print(f"{time.monotonic() - started:.0f} s. Scores: {out / 'scores.json'}")
+    console.print(f"Report: {page}", soft_wrap=True)
+    console.print(f"Talk to the trained model: selfkd app {out / 'selfkd' / MODEL}", soft_wrap=True)
     return scores
 
 

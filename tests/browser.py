@@ -1,40 +1,46 @@
-"""Chromium, without a window and without a word to anybody but this machine."""
+"""A real browser for tests of pages: `with chromium_page() as page:`, Playwright's page that keeps what went wrong.
 
+Tests are skipped where no chromium is installed. Screenshots go where SELFKD_SCREENSHOTS points, if it is set.
+"""
+
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from urllib.parse import urlsplit
+from pathlib import Path
 
-from playwright.sync_api import Page, Route, sync_playwright
+import pytest
 
-CHROMIUM = shutil.which("chromium")
-_QUIET = [
+_FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-_OWN = ("127.0.0.1", "localhost", "")
+    "--autoplay-policy=no-user-gesture-required",
+)  # fmt: skip
 
 
 @contextmanager
-def chromium_page(*extra_arguments: str) -> Iterator[Page]:
-    """A page whose `complaints` are what its console and scripts complained about, and whose `strangers` are the
-    addresses elsewhere that it asked for, in vain."""
-    assert CHROMIUM is not None, "skip the test where there is no chromium"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*_QUIET, *extra_arguments])
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.complaints, page.strangers = [], []
-        page.on("console", lambda m: page.complaints.append(m.text) if m.type == "error" else None)
-        page.on("pageerror", lambda error: page.complaints.append(str(error)))
+def chromium_page(width: int = 1200, height: int = 900, flags: Sequence[str] = (), **settings) -> Iterator:
+    """A page with lists of its own: `page.said`, the warnings and errors of its console, and `page.asked`, the
+    addresses that it asked for, files and data of its own not counted. `flags` are further ones of Chromium, `settings`
+    those of a browser context: color_scheme, has_touch, ..."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no chromium is installed")
+    with playwright.sync_playwright() as tools:
+        browser = tools.chromium.launch(executable_path=chromium, args=[*_FLAGS, *flags])
+        try:
+            page = browser.new_context(viewport={"width": width, "height": height}, **settings).new_page()
+            page.said, page.asked = [], []
+            page.on("console", lambda m: page.said.append(m.text) if m.type in ("error", "warning") else None)
+            page.on("pageerror", lambda error: page.said.append(str(error)))
+            page.on("request", lambda r: page.asked.append(r.url) if not r.url.startswith(("file:", "data:")) else None)
+            yield page
+        finally:
+            browser.close()
 
-        def stay_here(route: Route) -> None:
-            parts = urlsplit(route.request.url)
-            if parts.scheme in ("data", "blob") or parts.hostname in _OWN:
-                route.continue_()
-            else:
-                page.strangers.append(route.request.url)
-                route.abort()
 
-        page.route("**/*", stay_here)
-        yield page
-        browser.close()
+def screenshot(page, name: str, full_page: bool = False) -> None:
+    folder = os.environ.get("SELFKD_SCREENSHOTS")
+    if folder:
+        page.screenshot(path=Path(folder) / f"{name}.png", full_page=full_page)

@@ -54,7 +54,8 @@ def test_overview_and_report_import_no_torch():
         (["distill", "--data", "x", "--output", "{}/run", "--model", "{}/none"], "model: .*no checkpoint there"),
         (["evaluate", "--model", "{}/none", "--data", "x", "--output", "{}/run"], "model: .*no checkpoint there"),
         (["compare", "{}", "--output", "{}/c"], "runs: .*not a complete evaluation"),
-        (["report", "--comparison", "{}", "--output", "{}/r.html"], "scores.json: not found"),
+        (["report", "{}", "--output", "{}/r.html"], "runs: .*neither a run directory"),
+        (["report", "{}/none", "--output", "{}/r.html"], "runs: .*no such folder"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path, arguments, message, capsys):
@@ -79,12 +80,12 @@ def test_a_recipe_that_is_not_there_is_named(tmp_path, capsys):
 
 
 def test_a_run_directory_in_use_is_refused(tmp_path):
-    config = ReportConfig(tmp_path, tmp_path / "run")
+    config = ReportConfig([], tmp_path / "run")
     holder = (
         "import sys; from pathlib import Path\n"
         "from selfkd.report.build import ReportConfig; from selfkd.runs import Run\n"
         "folder = Path(sys.argv[1])\n"
-        "with Run.open(folder / 'run', 'report', ReportConfig(folder, folder / 'run')):\n"
+        "with Run.open(folder / 'run', 'report', ReportConfig([], folder / 'run')):\n"
         "    print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

@@ -7,7 +7,9 @@ import pytest
 import torch
 from conftest import interrupted_at, training_data, world_examples
 from torch import nn
+from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
+from selfkd.data.folder import ExampleFolder
 from selfkd.data.speakers import EspeakSpeaker, Utterance
 from selfkd.data.views import PairedCollator, paired_item
 from selfkd.errors import InputError
@@ -19,7 +21,8 @@ from selfkd.model.embedded import recognizer_path
 from selfkd.model.heard_tokens import HeardTokens, runs_of, transcript_loss
 from selfkd.model.load import load_recognizer
 from selfkd.model.projector import Heard
-from selfkd.runs import MODEL
+from selfkd.runs import MODEL, read_log
+from selfkd.training.align import AlignConfig, align, assemble
 from selfkd.training.distill import DistillConfig, distill
 from selfkd.training.parts import freeze_all_but
 
@@ -179,3 +182,28 @@ def test_pieces_that_are_no_tokens_are_refused(bundled):
     recognizer.config.pieces = ["no token of this model at all", *recognizer.config.pieces[1:]]
     with pytest.raises(InputError, match="no token of the language model"):
         join_recognizer(bundled[0].vlm, bundled[1].vlm_processor, recognizer, extractor)
+
+
+def test_stage_one_of_ears_that_hear_tokens(tmp_path):
+    """A Whisper encoder gets a new head over the tokens of the data; a recogniser brings its own."""
+    training_data(tmp_path)
+    encoder = tmp_path / "whisper"
+    config = WhisperConfig(
+        vocab_size=64, num_mel_bins=80, d_model=32, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=64,
+        decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=64, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        decoder_start_token_id=1,
+    )  # fmt: skip
+    WhisperForConditionalGeneration(config).save_pretrained(encoder)
+    WhisperFeatureExtractor(feature_size=80).save_pretrained(encoder)
+    settings = AlignConfig(
+        [str(tmp_path / "data")], tmp_path / "align", ears="tokens", speech_encoder=str(encoder), steps=3, batch_size=4,
+        trainable=["projector", "speech_encoder"],
+    )  # fmt: skip
+    align(settings)
+    model, processor = load_omni(settings.output / MODEL)
+    said = {i for e in ExampleFolder(tmp_path / "data") for i in processor.ids(e.question)}
+    assert set(model.config.speech_tokens) == said
+    logged = read_log(settings.output)[-1]
+    assert logged["transcript_per_token"] > 0
+    own, _ = assemble(replace(settings, speech_encoder=""))
+    assert len(own.config.speech_tokens) == len(load_recognizer(recognizer_path())[0].config.pieces)

@@ -54,12 +54,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
         for system in places:
             if ids[system] != ids[TEXT]:
                 raise InputError(f"runs: {places[system][0]}: {benchmark} has other items than {places[TEXT][0]}")
-        spoken = [s for s in places if s not in (TEXT, CASCADE)]
-        scores[benchmark] = {
-            "systems": {system: summarize(items) for system, items in samples.items()},
-            "gap": {s: vision_audio_gap(samples[TEXT], samples[s], config.seed) for s in places if s != TEXT},
-            "gap_closed": {s: _closed(samples, spoken[0], s, config.seed) for s in spoken[1:]},
-        }
+        scores[benchmark] = side_by_side(samples, config.seed)
     here = {s: {"run": os.path.relpath(run, config.output), "view": view} for s, (run, view) in places.items()}
     write_json(config.output / "comparison.json", here)
     write_json(config.output / "scores.json", scores)
@@ -67,12 +62,26 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     return scores
 
 
+def side_by_side(samples: Mapping[str, list[dict[str, Any]]], seed: int) -> dict[str, Any]:
+    """Scores, gaps and shares of the gap closed of {system: its samples} on one benchmark. `TEXT` is what the others
+    are measured against; where it is missing there is no gap. The first spoken system leaves the gap to be closed."""
+    if TEXT not in samples:
+        return {"systems": {s: summarize(items) for s, items in samples.items()}, "gap": {}, "gap_closed": {}}
+    spoken = [s for s in samples if s not in (TEXT, CASCADE)]
+    closed = {s: _closed(samples, spoken[0], s, seed) for s in spoken[1:]}
+    return {
+        "systems": {system: summarize(items) for system, items in samples.items()},
+        "gap": {s: vision_audio_gap(samples[TEXT], samples[s], seed) for s in samples if s != TEXT},
+        "gap_closed": {s: share for s, share in closed.items() if share is not None},
+    }
+
+
 def _places(runs: list[str]) -> Places:
     named = {}
     for entry in runs:
         name, equals, path = entry.rpartition("=")
         run = Path(path)
-        name = name if equals else run.name.removeprefix("eval-")
+        name = name if equals else run_name(run)
         if name in named or name in (TEXT, CASCADE):
             raise InputError(f"runs: {entry}: a second {name!r}; write NAME={path}")
         named[name] = run
@@ -86,6 +95,11 @@ def _places(runs: list[str]) -> Places:
     return places if cascaded is None else places | {CASCADE: (named[cascaded], CASCADE)}
 
 
+def run_name(run: Path) -> str:
+    """What a run is called without NAME=: the folder eval-sft is "sft"."""
+    return run.name.removeprefix("eval-")
+
+
 def _result(run: Path) -> dict[str, Any]:
     path = run / RESULT
     if not path.is_file():
@@ -93,11 +107,13 @@ def _result(run: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
-def _closed(samples: Mapping[str, list[dict[str, Any]]], first: str, second: str, seed: int) -> dict[str, Any]:
-    """On the items that have a reply everywhere."""
+def _closed(samples: Mapping[str, list[dict[str, Any]]], first: str, second: str, seed: int) -> dict[str, Any] | None:
+    """On the items that have a reply everywhere; None where no item has."""
     text, one = paired(samples[TEXT], samples[first])
     text, two = paired(text, samples[second])
     one, _ = paired(one, two)
+    if not one:
+        return None
     written, left, right = ([s["score"] for s in items] for items in (text, one, two))
     return {"of": first, **gap_closed(written, left, right, seed)}
 

@@ -1,58 +1,214 @@
-"""Charts as inline SVG: bars with error whiskers, and lines. Colours and fonts come from the page's style sheet."""
+"""Charts as inline SVG: bars, lines with bands, points. Colours come from the page's style sheet; beside them lines
+have dashes and points have shapes. Every chart says in words what it shows (`desc`)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from html import escape
+from math import ceil, floor, log10
 
-WIDTH, HEIGHT = 720, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 12, 34
+from markupsafe import Markup
 
+from selfkd.report.tables import minus, percent
 
-def bar_chart(groups: Mapping[str, Mapping[str, tuple[float, float]]], label: str) -> str:
-    """{group: {series: (share, standard error)}} as grouped bars from 0 to 1, whiskers of one standard error."""
-    plot_width, plot_height = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
-    parts = [_axis(1 - i / 4, f"{i * 25}%") for i in range(5)]
-    slot = plot_width / len(groups)
-    for g, (group, series) in enumerate(groups.items()):
-        bar = slot * 0.8 / len(series)
-        for s, (name, (value, error)) in enumerate(series.items()):
-            x = _LEFT + g * slot + slot * 0.1 + s * bar
-            y, height = _TOP + plot_height * (1 - value), plot_height * value
-            title = f"<title>{escape(group)}, {escape(name)}: {value:.1%} ± {error:.1%}</title>"
-            box = f'x="{x:.1f}" y="{y:.1f}" width="{bar - 3:.1f}" height="{height:.1f}"'
-            parts.append(f'<rect class="series-{s}" {box}>{title}</rect>')
-            middle, up, down = x + (bar - 3) / 2, y - plot_height * error, y + plot_height * error
-            parts.append(f'<line class="whisker" x1="{middle:.1f}" x2="{middle:.1f}" y1="{up:.1f}" y2="{down:.1f}"/>')
-            parts.append(f'<text class="value" x="{middle:.1f}" y="{max(up - 4, 10):.1f}">{value * 100:.0f}</text>')
-        parts.append(f'<text class="tick" x="{_LEFT + (g + 0.5) * slot:.1f}" y="{HEIGHT - 12}">{escape(group)}</text>')
-    return _svg(parts, label)
+WIDTH, HEIGHT = 344, 216  # fits a phone as it is: text keeps its size
+_LEFT, _RIGHT, _TOP, _BOTTOM = 42, 18, 10, 36
+_BAR_ROW = 38
+_MARK_ROW, _MARK_LETTER = 12.0, 6.2  # height of a word beside a point, and width of its letters, about
+_MOST_MARKERS = 24  # on a line
+Point = tuple[float, float]
 
 
-def line_chart(series: Mapping[str, Sequence[tuple[float, float]]], label: str) -> str:
-    """{name: [(x, y), ...]} as lines, y from 0."""
-    points = [p for line in series.values() for p in line]
-    if not points:
-        return ""
-    right, top = max(p[0] for p in points) or 1, max(p[1] for p in points) or 1
-    plot_width, plot_height = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
-    parts = [_axis(1 - i / 4, f"{top * i / 4:.2g}") for i in range(5)]
-    for s, line in enumerate(series.values()):
-        if not line:
-            continue  # its colour is kept for it
-        path = " ".join(
-            f"{_LEFT + x / right * plot_width:.1f},{_TOP + plot_height * (1 - y / top):.1f}" for x, y in line
-        )
-        parts.append(f'<polyline class="line-{s}" points="{path}"/>')
-    for i in range(5):
-        x = _LEFT + i / 4 * plot_width
-        parts.append(f'<text class="tick" x="{x:.1f}" y="{HEIGHT - 12}">{right * i / 4:.0f}</text>')
-    return _svg(parts, label)
+@dataclass(frozen=True)
+class Figure:
+    title: str
+    svg: Markup
+    legend: Sequence[tuple[str, int]] = ()  # names and styles, where the chart does not name them itself
 
 
-def _axis(from_top: float, text: str) -> str:
-    y = _TOP + (HEIGHT - _TOP - _BOTTOM) * from_top
-    line = f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-    return line + f'<text class="axis" x="{_LEFT - 6}" y="{y + 4:.1f}">{text}</text>'
+@dataclass(frozen=True)
+class Bar:
+    name: str
+    value: float
+    low: float
+    high: float
+    style: int
 
 
-def _svg(parts: Sequence[str], label: str) -> str:
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
+@dataclass(frozen=True)
+class Line:
+    name: str
+    points: Sequence[Point]
+    style: int
+    band: Sequence[Point] = field(default=())  # low and high at each point
+
+
+@dataclass(frozen=True)
+class Dot:
+    name: str
+    at: Point
+    style: int
+    mark: str = ""  # what stands beside it
+
+
+def bar_chart(title: str, bars: Sequence[Bar], low: float = 0.0, high: float = 1.0) -> Figure:
+    """A row for each bar, named, from zero, with its interval."""
+    span, height = high - low, _BAR_ROW * len(bars) + 4
+
+    def x_of(value: float) -> float:
+        return 2 + (WIDTH - 4) * (min(max(value, low), high) - low) / span
+
+    parts = []
+    for i, bar in enumerate(bars):
+        y, zero, end = i * _BAR_ROW + 18, x_of(0), x_of(bar.value)
+        box = f'x="{min(zero, end):.1f}" y="{y}" width="{abs(end - zero):.1f}" height="12" rx="2"'
+        parts.append(f'<text class="name" x="2" y="{y - 5}">{escape(bar.name)}</text>')
+        parts.append(f'<text class="value" x="{WIDTH - 2}" y="{y - 5}">{percent(bar.value)}</text>')
+        parts.append(f'<rect class="track" x="2" y="{y}" width="{WIDTH - 4}" height="12" rx="2"/>')
+        parts.append(f'<rect class="fill-{bar.style}" {box}><title>{escape(_bar_words(bar))}</title></rect>')
+        whisker = f'd="M{x_of(bar.low):.1f} {y + 6}H{x_of(bar.high):.1f}"'
+        parts.append(f'<path class="halo" {whisker}/><path class="whisker" {whisker}/>')
+    if low < 0:
+        parts.append(f'<path class="zero" d="M{x_of(0):.1f} 4V{height}"/>')
+    return Figure(title, _svg(WIDTH, height, title, "; ".join(map(_bar_words, bars)), parts))
+
+
+def _bar_words(bar: Bar) -> str:
+    return f"{bar.name}: {percent(bar.value)} ({percent(bar.low)} to {percent(bar.high)})"
+
+
+def line_chart(title: str, lines: Sequence[Line], across: str, text: Callable[[float], str] | None = None) -> Figure:
+    """Lines over whole numbers, y from zero or below; `across` says what they run over."""
+    lines = [line for line in lines if line.points]
+    heights = [y for line in lines for _, y in line.points] + [y for line in lines for pair in line.band for y in pair]
+    ticks = nice_ticks(min(0.0, *heights), max(heights)) if heights else [0.0, 1.0]
+    xs = [x for line in lines for x, _ in line.points] or [0.0, 1.0]
+    x_ticks = [x for x in nice_ticks(min(xs), max(xs), 6) if x == int(x) and min(xs) <= x <= max(xs)]
+    write = text or (lambda value: minus(f"{value:g}"))
+    place = _Place(min(xs), max(xs), ticks[0], ticks[-1])
+    parts = [*_y_axis(place, ticks, write), *_x_axis(place, x_ticks, across)]
+    for line in lines:
+        if line.band:
+            lower = [place.at(x, low) for (x, _), (low, _) in zip(line.points, line.band, strict=True)]
+            upper = [place.at(x, high) for (x, _), (_, high) in zip(line.points, line.band, strict=True)]
+            parts.append(f'<polygon class="band-{line.style}" points="{_path([*lower, *reversed(upper)])}"/>')
+    for line in lines:
+        spots = [place.at(x, y) for x, y in line.points]
+        parts.append(f'<polyline class="line-{line.style}" points="{_path(spots)}"/>')
+        if len(spots) <= _MOST_MARKERS:
+            for (x, y), spot in zip(line.points, spots, strict=True):
+                tip = f"{line.name}, {across} {x:g}: {write(round(y, 4))}"
+                parts.append(_marker(line.style, spot, tip))
+    words = "; ".join(
+        f"{n.name}: {write(round(n.points[0][1], 4))} at {across} {n.points[0][0]:g}, "
+        f"{write(round(n.points[-1][1], 4))} at {n.points[-1][0]:g}"
+        for n in lines
+    )
+    return Figure(title, _svg(WIDTH, HEIGHT, title, words, parts), [(line.name, line.style) for line in lines])
+
+
+def scatter(title: str, dots: Sequence[Dot], across: str, up: str) -> Figure:
+    """Shares against shares, from 0 to 1, with the line on which both are alike."""
+    side, ticks = WIDTH, [i / 4 for i in range(5)]
+    place = _Place(0, 1, 0, 1, height=side)
+    parts = [*_y_axis(place, ticks, lambda v: percent(v, 0)), *_x_axis(place, ticks, across, lambda v: percent(v, 0))]
+    (x1, y1), (x2, y2) = place.at(0, 0), place.at(1, 1)
+    parts.append(f'<path class="even" d="M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}"/>')
+    parts.append(f'<text class="tick start" x="{_LEFT + 6}" y="{_TOP + 12}">{escape(up)} ↑</text>')
+    for dot in dots:
+        parts.append(_marker(dot.style, place.at(*dot.at), _dot_words(dot, across, up), 5.5))
+    parts += _marks([(place.at(*dot.at), dot.mark) for dot in dots])
+    words = "; ".join(_dot_words(dot, across, up) for dot in dots)
+    legend = list(dict.fromkeys((dot.name.rpartition(" on ")[0], dot.style) for dot in dots))
+    return Figure(title, _svg(side, side, title, words, parts), legend)
+
+
+def _dot_words(dot: Dot, across: str, up: str) -> str:
+    return f"{dot.name}: {across} {percent(dot.at[0])}, {up} {percent(dot.at[1])}"
+
+
+def _marks(spots: Sequence[tuple[Point, str]]) -> list[str]:
+    """What stands beside points, on the side where there is room, moved down where it would lie on another."""
+    parts: list[str] = []
+    taken: list[tuple[float, float, float]] = []  # left, right, height
+    for (x, y), mark in sorted(spots, key=lambda s: s[0][1]):
+        is_right, width = x > WIDTH / 2, len(mark) * _MARK_LETTER
+        left, y = x - 9 - width if is_right else x + 9, y + 4
+        for start, end, height in sorted(taken, key=lambda t: t[2]):
+            if left < end and start < left + width and abs(y - height) < _MARK_ROW:
+                y = height + _MARK_ROW
+        taken.append((left, left + width, y))
+        where = f'class="mark{" end" if is_right else ""}" x="{x + (-9 if is_right else 9):.1f}" y="{y:.1f}"'
+        parts.append(f"<text {where}>{escape(mark)}</text>")
+    return parts
+
+
+def swatch(style: int) -> Markup:
+    """What a legend shows of a style: its line and its marker."""
+    parts = f'<path class="line-{style}" d="M1 7H27"/>{_marker(style, (14, 7))}'
+    return Markup(f'<svg class="swatch" width="28" height="14" aria-hidden="true">{parts}</svg>')
+
+
+@dataclass(frozen=True)
+class _Place:
+    left: float
+    right: float
+    bottom: float
+    top: float
+    height: int = HEIGHT
+
+    def at(self, x: float, y: float) -> Point:
+        across = (x - self.left) / ((self.right - self.left) or 1)
+        up = (y - self.bottom) / ((self.top - self.bottom) or 1)
+        plot_width, plot_height = WIDTH - _LEFT - _RIGHT, self.height - _TOP - _BOTTOM
+        return _LEFT + across * plot_width, self.height - _BOTTOM - up * plot_height
+
+
+def nice_ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Round numbers from at most `low` to at least `high`."""
+    span = (high - low) or 1.0
+    size = 10 ** floor(log10(span / about))
+    step = next(size * m for m in (1, 2, 2.5, 5, 10) if span / (size * m) <= about)
+    return [round(i * step, 10) for i in range(floor(low / step + 1e-9), ceil(high / step - 1e-9) + 1)]
+
+
+def _y_axis(place: _Place, ticks: Sequence[float], write: Callable[[float], str]) -> list[str]:
+    parts = []
+    for tick in ticks:
+        _, y = place.at(place.left, tick)
+        kind = "zero" if tick == 0 else "grid"
+        parts.append(f'<path class="{kind}" d="M{_LEFT} {y:.1f}H{WIDTH - _RIGHT}"/>')
+        parts.append(f'<text class="tick end" x="{_LEFT - 6}" y="{y + 4:.1f}">{write(tick)}</text>')
+    return parts
+
+
+def _x_axis(
+    place: _Place, ticks: Sequence[float], across: str, write: Callable[[float], str] = lambda v: f"{v:g}"
+) -> list[str]:
+    parts = [
+        f'<text class="tick" x="{place.at(x, 0)[0]:.1f}" y="{place.height - _BOTTOM + 15}">{write(x)}</text>'
+        for x in ticks
+    ]
+    return [*parts, f'<text class="tick" x="{(_LEFT + WIDTH) / 2:.0f}" y="{place.height - 4}">{escape(across)}</text>']
+
+
+def _marker(style: int, at: Point, tip: str = "", size: float = 3.6) -> str:
+    x, y, s = at[0], at[1], size
+    shapes = (
+        f"M{x - s:.1f} {y:.1f}a{s} {s} 0 1 0 {2 * s} 0a{s} {s} 0 1 0 {-2 * s} 0z",
+        f"M{x - s:.1f} {y - s:.1f}h{2 * s}v{2 * s}h{-2 * s}z",
+        f"M{x:.1f} {y - 1.2 * s:.1f}l{1.2 * s:.1f} {2.1 * s:.1f}h{-2.4 * s:.1f}z",
+        f"M{x:.1f} {y - 1.35 * s:.1f}l{1.35 * s:.1f} {1.35 * s:.1f}l{-1.35 * s:.1f} {1.35 * s:.1f}"
+        f"l{-1.35 * s:.1f} {-1.35 * s:.1f}z",
+    )
+    words = f"<title>{escape(tip)}</title>" if tip else ""
+    return f'<path class="marker-{style}" d="{shapes[style % len(shapes)]}">{words}</path>'
+
+
+def _path(spots: Sequence[Point]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in spots)
+
+
+def _svg(width: int, height: int, title: str, words: str, parts: Sequence[str]) -> Markup:
+    size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
+    about = f"<title>{escape(title)}</title><desc>{escape(words)}</desc>"
+    return Markup(f'<svg {size} role="img" aria-label="{escape(f"{title}. {words}")}">{about}{"".join(parts)}</svg>')

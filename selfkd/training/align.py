@@ -1,19 +1,25 @@
 """Stage 1, audio-text alignment: the frozen LLM learns to repeat what it hears, through the projector."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from transformers import WhisperFeatureExtractor, set_seed
 
+from selfkd.data.folder import ExampleFolder
+from selfkd.data.mixture import split_weight
 from selfkd.losses import Objective
+from selfkd.model.bundled import load_listening
 from selfkd.model.embedded import recognizer_path, vlm_path
 from selfkd.model.load import config_of, load_speech_encoder, load_vlm, load_vlm_processor
 from selfkd.model.omni import OmniModel
 from selfkd.model.omni_config import OmniConfig
 from selfkd.model.processor import OmniProcessor
+from selfkd.model.speech_encoder import RecognizerConfig
 from selfkd.runs import Run
 from selfkd.training.plan import plan, read_skeleton
 from selfkd.training.stage import TrainConfig, check_settings, examples_of, train
+
+ASSUMED_TOKENS = 4000  # that can be heard, in a plan; the data are not read for it
 
 
 @dataclass
@@ -25,7 +31,10 @@ class AlignConfig(TrainConfig):
         output: Run directory.
         vlm: Checkpoint of the vision-language model, a hub id or a path; the embedded one by default.
         speech_encoder: Whisper checkpoint, a hub id or a path; the embedded one by default.
-        speech_stack: Encoder frames (50 a second) that make one vector.
+        ears: What the LLM is handed: "stacked" frames through an MLP, as in the paper, or one vector for each of its
+            "tokens" that is heard, by CTC. The head is the recogniser's own where speech_encoder is one of selfkd;
+            of another encoder it is new, over the tokens that occur in the data.
+        speech_stack: Encoder frames (50 a second) that make one vector, of stacked ears.
         speech_padded: Whether the encoder reads 30 seconds whatever was said, as Whisper was trained.
         trainable: Parts that train, among projector, speech_encoder, llm_adapters and llm.
         steps: Optimizer steps.
@@ -33,6 +42,7 @@ class AlignConfig(TrainConfig):
         learning_rate: Peak learning rate.
         warmup_steps: Steps of linear warm-up.
         save_steps: Steps between checkpoints.
+        transcript_weight: Weight of CTC on what is said, where the ears hear tokens.
         seed: Seed of the projector's weights and of the order of the data.
         lora: Fields of peft.LoraConfig for llm_adapters: LoRA on the LLM, on for the spoken question and the response.
         training: Further fields of transformers.TrainingArguments.
@@ -42,9 +52,11 @@ class AlignConfig(TrainConfig):
 
     vlm: str = ""
     speech_encoder: str = ""
+    ears: Literal["stacked", "tokens"] = "stacked"
     speech_stack: int = 4
     speech_padded: bool = False
     steps: int = 400
+    transcript_weight: float = 0.5
 
 
 def align(config: AlignConfig) -> dict[str, Any]:
@@ -54,18 +66,31 @@ def align(config: AlignConfig) -> dict[str, Any]:
         return plan(config, read_skeleton(config.skeleton) if config.skeleton else _model_config(config), alpha=0.0)
     examples = examples_of(config)
     with Run.open(config.output, "align", config) as run:
-        return train(run, *assemble(config), examples, config, Objective(alpha=0.0))
+        heard = config.transcript_weight if config.ears == "tokens" else 0.0
+        return train(run, *assemble(config), examples, config, Objective(alpha=0.0, transcript=heard))
 
 
 def assemble(config: AlignConfig) -> tuple[OmniModel, OmniProcessor]:
     """VLM + speech encoder + a new projector, its weights drawn from the seed."""
     vlm_source, encoder_source = _sources(config)
+    of_recognizer = config_of(encoder_source, "speech_encoder").get("model_type") == RecognizerConfig.model_type
+    if config.ears == "tokens" and of_recognizer:
+        return load_listening(vlm_source, encoder_source)
     vlm, encoder = load_vlm(vlm_source), load_speech_encoder(encoder_source)
     extractor = WhisperFeatureExtractor.from_pretrained(encoder_source)
     processor = OmniProcessor(load_vlm_processor(vlm_source), extractor, config.speech_stack)
     set_seed(config.seed)
+    tokens = _tokens_of(config, processor) if config.ears == "tokens" else None
     stack, padded = config.speech_stack, config.speech_padded
-    return OmniModel.from_parts(vlm, encoder, processor.speech_token_id, stack, padded), processor
+    return OmniModel.from_parts(vlm, encoder, processor.speech_token_id, stack, padded, tokens), processor
+
+
+def _tokens_of(config: AlignConfig, processor: OmniProcessor) -> list[int]:
+    """The tokens of what is said in the data: a head over a whole vocabulary of 150,000 would be as large as the LLM's
+    own, and nearly all of it never heard."""
+    folders = [ExampleFolder(split_weight(entry)[0]) for entry in config.data]
+    said = {row["question"] for folder in folders for row in folder.columns("question")}
+    return sorted({token_id for text in said for token_id in processor.ids(text)})
 
 
 def _sources(config: AlignConfig) -> tuple[str, str]:
@@ -75,4 +100,6 @@ def _sources(config: AlignConfig) -> tuple[str, str]:
 def _model_config(config: AlignConfig) -> OmniConfig:
     vlm_source, encoder_source = _sources(config)
     ears = config_of(encoder_source, "speech_encoder")
-    return OmniConfig(config_of(vlm_source, "vlm"), ears, config.speech_stack, speech_padded=config.speech_padded)
+    tokens = list(range(ASSUMED_TOKENS)) if config.ears == "tokens" else None
+    stack, padded = config.speech_stack, config.speech_padded
+    return OmniConfig(config_of(vlm_source, "vlm"), ears, stack, speech_padded=padded, speech_tokens=tokens)

@@ -29,8 +29,8 @@ class DistillConfig(TrainConfig):
         hidden_weight: Weight of the distance of last hidden states to the teacher's.
         transcript_weight: Weight of CTC on the question, where the ears hear tokens.
         alignment_weight: Weight of soft-DTW between what is heard and the question's embeddings.
-        augment_speech: How much each clip is made another speaker's each time, by warped and masked log-mel frames; 1 is
-            what the bundled recogniser was trained with, 0 is off.
+        augment_speech: How much each clip is made another speaker's, by warped and masked log-mel frames; 1 is what the
+            bundled recogniser was trained with, 0 is off.
         on_policy: Share of the steps that learn on the student's own replies, scored by the teacher, not on the data's.
         trainable: Parts that train, among projector, speech_encoder, llm_adapters and llm.
         steps: Optimizer steps.

@@ -13,7 +13,8 @@ VOWEL_SHIFT = 2.5  # mel bins, at each of five knots apart: in another accent th
 
 
 def augmented(mel_BFM: Tensor, mask_BM: Tensor, generator: torch.Generator, strength: float = 1.0) -> Tensor:
-    """Each clip warped, then masked, by up to `strength` times what the constants say. The generator is one of the CPU, whatever the device of the frames."""
+    """Each clip warped, then masked, by up to `strength` times what the constants say. The generator is one of the CPU,
+    whatever the device of the frames."""
     return masked(warped(mel_BFM, generator, strength), mask_BM, generator, strength)
 
 

@@ -1,0 +1,99 @@
+"""Evaluation runs in groups: a written view, and the spoken views and the cascade that are measured against it.
+
+A run's own written view is what its spoken view is measured against. Runs whose written replies are the same, word for
+word, share a group: their language model is the same. A run without a written view goes to the nearest one before it
+that was asked the same items, or else after it.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from selfkd.errors import InputError
+from selfkd.evaluation.compare import CASCADE, TEXT, side_by_side
+from selfkd.evaluation.gap_table import VIEWS
+from selfkd.evaluation.samples import samples_path
+from selfkd.report.run_folder import RunFolder, read_lines
+
+Samples = list[dict[str, Any]]
+_NEEDED = ("id", "kind", "category", "question", "truth", "reply", "heard", "error", "parsed", "score", "correct")
+
+
+@dataclass
+class Group:
+    benchmark: str
+    samples: dict[str, Samples] = field(default_factory=dict)  # by system: TEXT, runs by name, CASCADE
+    runs: dict[str, RunFolder] = field(default_factory=dict)
+    scores: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def writer(self) -> str:
+        """The run whose written view it is; "" without one."""
+        return self.runs[TEXT].name if TEXT in self.runs else ""
+
+    @property
+    def spoken(self) -> list[str]:
+        return [s for s in self.samples if s not in (TEXT, CASCADE)]
+
+    def ids(self) -> list[str]:
+        return [s["id"] for s in next(iter(self.samples.values()))]
+
+    def add(self, system: str, run: RunFolder, samples: Samples) -> None:
+        self.samples.setdefault(system, samples)
+        self.runs.setdefault(system, run)
+
+
+def groups_of(runs: list[RunFolder], seed: int) -> list[Group]:
+    """Of all benchmarks, each with its scores; the written view comes first among the systems, the cascade last."""
+    groups = [group for benchmark in _benchmarks(runs) for group in _of_benchmark(benchmark, runs)]
+    for group in groups:
+        order = [TEXT, *group.spoken, CASCADE]
+        group.samples = {s: group.samples[s] for s in order if s in group.samples}
+        group.scores = side_by_side(group.samples, seed)
+    return groups
+
+
+def _benchmarks(runs: list[RunFolder]) -> list[str]:
+    return list(dict.fromkeys(b for run in runs for b, views in run.result.items() if set(views) & set(VIEWS)))
+
+
+def _of_benchmark(benchmark: str, runs: list[RunFolder]) -> list[Group]:
+    asked = [(run, _views(run, benchmark)) for run in runs]
+    groups: list[Group] = []
+    home: dict[str, Group] = {}
+    for run, views in asked:
+        if TEXT not in views:
+            continue
+        replies = [(s["id"], s["reply"]) for s in views[TEXT]]
+        same = [g for g in groups if [(s["id"], s["reply"]) for s in g.samples[TEXT]] == replies]
+        home[run.name] = same[0] if same else Group(benchmark)
+        home[run.name].add(TEXT, run, views[TEXT])
+        groups += [] if same else [home[run.name]]
+    names = [run.name for run, _ in asked]
+    for at, (run, views) in enumerate(asked):
+        if not views:
+            continue
+        if run.name not in home:
+            ids = [s["id"] for s in next(iter(views.values()))]
+            nearest = [*reversed(names[:at]), *names[at + 1 :]]
+            fitting = [home[n] for n in nearest if n in home and home[n].ids() == ids]
+            home[run.name] = fitting[0] if fitting else Group(benchmark)
+            groups += [] if fitting else [home[run.name]]
+        for view, system in (("speech", run.name), ("cascade", CASCADE)):
+            if view in views:
+                home[run.name].add(system, run, views[view])
+    return groups
+
+
+def _views(run: RunFolder, benchmark: str) -> dict[str, Samples]:
+    return {view: _samples(run, benchmark, view) for view in VIEWS if view in run.result.get(benchmark, {})}
+
+
+def _samples(run: RunFolder, benchmark: str, view: str) -> Samples:
+    path, counted = samples_path(run.folder, benchmark, view), run.result[benchmark][view]
+    records = read_lines(path)
+    missing = [name for name in _NEEDED if records and name not in records[0]]
+    if missing:
+        raise InputError(f"{path}: field {missing[0]}: missing; an older selfkd wrote this run, evaluate again")
+    if len(records) != counted["n"] + counted["failed"]:
+        raise InputError(f"{path}: cut short: {len(records)} records of {counted['n'] + counted['failed']}")
+    return records

@@ -1,0 +1,94 @@
+"""How well spoken questions can be understood: word error rate by folder, voice and effect, what was refused."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from selfkd.data.example import read_manifest
+from selfkd.data.folder import ExampleFolder
+from selfkd.report.run_folder import DATA, RunFolder
+from selfkd.report.tables import Table
+
+_FIELDS = ("id", "voice", "word_error_rate", "augmentation", "rejected")
+_FIGURES = ("Spoken", "Mean WER", "Heard right", "Refused")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A spoken question, kept or refused."""
+
+    folder: Path
+    engine: str
+    at: tuple[bool, int]  # among the rejected, and where
+    fields: dict[str, Any]
+
+    @property
+    def wer(self) -> float:
+        return self.fields["word_error_rate"]
+
+
+def quality_section(runs: list[RunFolder]) -> dict[str, Any] | None:
+    folders = [run.folder for run in runs if run.kind == DATA]
+    if not folders:
+        return None
+    rows = [row for folder in folders for row in rows_of(folder)]
+    tables, heard = quality_tables(folders, rows), any(row.wer >= 0 for row in rows)
+    # of voices that nobody listened to there is nothing to say
+    return {"tables": tables if heard else [t for t in tables if t.words != 2], "heard": heard}
+
+
+def rows_of(folder: Path) -> Iterable[Row]:
+    engine = read_manifest(folder)["engine_name"]
+    for rejected in (False, True):
+        for i, fields in enumerate(ExampleFolder(folder, rejected).columns(*_FIELDS)):
+            yield Row(folder, engine, (rejected, i), fields)
+
+
+def quality_tables(folders: Sequence[Path], rows: Sequence[Row]) -> list[Table]:
+    """By folder, by voice, by what was done to the voice where something was, and the reasons of what was refused."""
+    manifests = {folder: read_manifest(folder) for folder in folders}
+    by_folder = []
+    for folder, manifest in manifests.items():
+        some = [row for row in rows if row.folder == folder]
+        recognizer = Path(manifest["verify"]).name or "nobody listened"
+        by_folder.append([folder.name, manifest["engine_name"], recognizer, *_figures(some)])
+    voices = _by(rows, lambda row: row.fields["voice"])
+    effects = _by(rows, lambda row: re.sub(r" -?\d+ dB", "", row.fields["augmentation"]) or "as spoken")
+    reasons = Counter(_kind(r["reason"]) for manifest in manifests.values() for r in manifest["rejected"])
+    tables = [
+        Table("By engine", ["Data", "Engine", "Recogniser", *_FIGURES], by_folder, words=3),
+        Table("By voice", ["Voice", "Engine", *_FIGURES], voices),
+    ]
+    if len(effects) > 1:
+        tables.append(Table("By what was done to the voice", ["Heard", "Engine", *_FIGURES], effects))
+    if reasons:
+        counted = [[reason, f"{count:,}"] for reason, count in reasons.most_common()]
+        tables.append(Table("Why rows were refused", ["Reason", "Rows"], counted, words=1))
+    return tables
+
+
+def _by(rows: Sequence[Row], name_of: Callable[[Row], str]) -> list[list[str]]:
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.engine, name_of(row)), []).append(row)
+    return [[name, engine, *_figures(some)] for (engine, name), some in sorted(groups.items())]
+
+
+def _figures(rows: Sequence[Row]) -> list[str]:
+    rates = [row.wer for row in rows if row.wer >= 0]
+    error = stdev(rates) / len(rates) ** 0.5 if len(rates) > 1 else 0.0
+    return [
+        f"{len(rows):,}",
+        f"{fmean(rates):.3f} ± {error:.3f}" if rates else "–",
+        f"{sum(rate == 0 for rate in rates) / len(rates):.1%}" if rates else "–",
+        f"{sum(bool(row.fields['rejected']) for row in rows):,}",
+    ]
+
+
+def _kind(reason: str) -> str:
+    """A reason without what is particular to its row."""
+    return re.sub(r"\s*\(.*", "", re.sub(r"[-\d.]*\d", "…", reason))

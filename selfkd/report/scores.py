@@ -1,0 +1,230 @@
+"""Scores of evaluation runs: sentences, bars, tables of gaps and of what was closed, kinds of question, the "yes" bias,
+written against spoken over models."""
+
+from statistics import fmean, stdev
+from typing import Any
+
+from selfkd.evaluation.compare import CASCADE, TEXT
+from selfkd.evaluation.scorers import YES_NO_KINDS
+from selfkd.report.charts import Bar, Dot, Figure, bar_chart, scatter
+from selfkd.report.evaluated import Group
+from selfkd.report.naming import Styles, listed, system_title, titled
+from selfkd.report.run_folder import RunFolder, read_json
+from selfkd.report.tables import Table, minus, percent, percents
+
+_NORMAL = 1.96  # standard errors to each side of a 95% interval
+
+
+def scores_section(runs: list[RunFolder], groups: list[Group], styles: Styles) -> dict[str, Any] | None:
+    """None where no run was evaluated."""
+    if not groups:
+        return None
+    names = Names(groups)
+    tables = [_score_table(groups, names), _gap_table(groups, names), _closed_table(groups)]
+    return {
+        "headlines": [headline(group, names) for group in groups],
+        "compared": _compared(groups),
+        "bars": [_bars(group, names, styles) for group in groups],
+        "tables": [t for t in (*tables, _voices_table(runs), _topic_table(runs)) if t.rows],
+        "kinds": [t for t in (_kind_table(group, names) for group in groups) if t.rows],
+        "bias": [f for f in (_bias(group, names, styles) for group in groups) if f],
+        "scatter": _scatter(groups, styles),
+    }
+
+
+class Names:
+    """What systems are called: the written view by its run too, where several were asked in writing."""
+
+    def __init__(self, groups: list[Group]):
+        self._many = len({group.writer for group in groups if group.writer}) > 1
+
+    def of(self, group: Group, system: str) -> str:
+        owner = group.runs[system].name if system in (TEXT, CASCADE) and self._many else ""
+        return system_title(system, owner)
+
+    def group(self, group: Group) -> str:
+        return f"{group.benchmark}, {titled(group.writer)}" if self._many and group.writer else group.benchmark
+
+
+def headline(group: Group, names: Names) -> dict[str, str]:
+    """The group's title and what came of it, in a sentence or two."""
+    systems = group.scores["systems"]
+    said = [f"{_inside(names.of(group, s))} {percent(score['accuracy'])}" for s, score in systems.items() if score["n"]]
+    shares = {s: c for s, c in group.scores["gap_closed"].items() if c["share"] is not None}
+    after = [_closed_words(s, c) for s, c in shares.items()]
+    if not after and group.scores["gap_closed"]:
+        after = ["There is no clear gap to close."]
+    if not group.scores["gap_closed"]:
+        gaps = {s: g for s, g in group.scores["gap"].items() if s != CASCADE and g["n"]}
+        after = [_gap_words(s, g) for s, g in gaps.items()]
+    clear = [c["share"] for c in shares.values() if c["interval"][0] > 0]
+    text = "; ".join(said) or "no replies"
+    return {
+        "title": names.group(group),
+        "figure": f"{percent(clear[-1], 0)} of the gap closed" if clear else "",
+        "text": " ".join([f"{text[0].upper()}{text[1:]}.", *after]),
+    }
+
+
+def _closed_words(system: str, closed: dict[str, Any]) -> str:
+    """ "closes" is said where the interval of the share leaves out none."""
+    share, low_to_high, of = percent(closed["share"], 0), percents(closed["interval"]), titled(closed["of"])
+    if closed["interval"][0] > 0:
+        return f"{titled(system)} closes {share} of the gap that {of} leaves ({low_to_high})."
+    return f"{titled(system)} closes no clear share of the gap that {of} leaves ({share}; {low_to_high})."
+
+
+def _inside(title: str) -> str:
+    """A title in a sentence."""
+    return title[0].lower() + title[1:]
+
+
+def _gap_words(system: str, gap: dict[str, Any]) -> str:
+    """ "loses" and "gains" are said where the interval of the gap leaves out none."""
+    mean, low, high = (100 * share for share in (gap["gap"], *gap["gap_interval"]))
+    if low <= 0 <= high:
+        points = minus(f"{mean:.1f} points, {low:.1f} to {high:.1f}")
+        return f"{titled(system)} shows no clear gap ({points})."
+    way, sign = ("loses", 1) if low > 0 else ("gains", -1)
+    ends = sorted((sign * low, sign * high))
+    return (
+        f"{titled(system)} {way} {sign * mean:.1f} points ({ends[0]:.1f} to {ends[1]:.1f}) when the question is spoken."
+    )
+
+
+def _compared(groups: list[Group]) -> list[str]:
+    """What is measured against what, said once for the benchmarks that are alike in it."""
+    said: dict[str, list[str]] = {}
+    for group in groups:
+        if not group.spoken:
+            continue
+        who = listed(group.spoken)
+        if TEXT not in group.samples:
+            line = f"{who}: no run was asked the same items in writing, so there is no gap."
+        else:
+            line = f"questions spoken to {who}, against the same questions written to {titled(group.writer)}."
+        said.setdefault(line, []).append(group.benchmark)
+    return [f"{', '.join(benchmarks)}: {line}" for line, benchmarks in said.items()]
+
+
+def _bars(group: Group, names: Names, styles: Styles) -> Figure:
+    bars = []
+    for system, score in group.scores["systems"].items():
+        if score["n"]:
+            half = _NORMAL * (score["stderr"] or 0.0)
+            ends = max(0.0, score["accuracy"] - half), min(1.0, score["accuracy"] + half)
+            bars.append(Bar(names.of(group, system), score["accuracy"], *ends, styles.of(system)))
+    return bar_chart(names.group(group), bars)
+
+
+def _score_table(groups: list[Group], names: Names) -> Table:
+    rows = []
+    for group in groups:
+        for system, s in group.scores["systems"].items():
+            shares = [percent(s.get(k)) for k in ("accuracy", "stderr", "parse_rate", "yes_rate", "true_yes_rate")]
+            official = ", ".join(f"{name} {value:.1f}" for name, value in list(s.get("figures", {}).items())[:1])
+            counts = [f"{s['n']:,}", str(s.get("correct", "–"))]
+            failed = str(s["failed"])
+            rows.append([group.benchmark, names.of(group, system), *counts, *shares, failed, official or "–"])
+    columns = "Benchmark", "Answered by", "n", "Right", "Score", "Std. error", "Parsed", "Says yes", "Truly yes"
+    note = "A reply that cannot be parsed counts as wrong; an item without a reply counts nowhere."
+    return Table("Scores of each view", [*columns, "No reply", "Official"], rows, note=note)
+
+
+def _gap_table(groups: list[Group], names: Names) -> Table:
+    rows = []
+    for group in groups:
+        for system, g in group.scores["gap"].items():
+            if not g["n"]:
+                continue
+            agreement = [str(g[k]) for k in ("both_right", "only_written", "only_spoken", "neither")]
+            shown = [f"{g['n']:,}", percent(g["gap"]), percents(g["gap_interval"]), f"{g['mcnemar_p']:.2g}"]
+            rows.append([group.benchmark, names.of(group, system), *shown, *agreement])
+    columns = "Benchmark", "Answered by", "n", "Gap", "95% interval", "McNemar p", "Both right"
+    note = "The gap is the written score less this one, on the same items; paired bootstrap over items."
+    return Table("Written against spoken", [*columns, "Only written", "Only spoken", "Neither"], rows, note=note)
+
+
+def _closed_table(groups: list[Group]) -> Table:
+    rows = [
+        [
+            group.benchmark, titled(s), titled(c["of"]), percent(c["share"]), percents(c["interval"]),
+            percent(c["difference"]), percents(c["difference_interval"]),
+        ]
+        for group in groups
+        for s, c in group.scores["gap_closed"].items()
+    ]  # fmt: skip
+    columns = "Benchmark", "By", "Of the gap left by", "Share closed", "95% interval", "Difference", "95% interval"
+    note = (
+        "Share closed = (second − first) / (written − first), paired bootstrap over the same items; none is given "
+        "where more than 1 in 100 resamples has no gap."
+    )
+    return Table("Gap closed", columns, rows, words=3, note=note)
+
+
+def _voices_table(runs: list[RunFolder]) -> Table:
+    rows = []
+    for run in runs:
+        for benchmark, of in run.result.items():
+            for figure, f in of.get("over_voices", {}).items():
+                if figure != "voices":
+                    shown = [percent(f[k]) for k in ("mean", "sd", "least", "most")]
+                    rows.append([benchmark, titled(run.name), figure, str(of["over_voices"]["voices"]), *shown])
+    return Table("Over voices", ["Benchmark", "Run", "Figure", "Voices", "Mean", "Sd", "Least", "Most"], rows, words=3)
+
+
+def _topic_table(runs: list[RunFolder]) -> Table:
+    rows = []
+    for run in runs:
+        path = run.folder / "judged.json"
+        figures = read_json(path)["figures"] if path.is_file() else {}
+        for name, f in figures.items():
+            topic = [str(f["wrong"]), str(f["judged"]), percent(f["on_topic"]), percent(f["overlap"])]
+            rows.append([name, titled(run.name), *topic])
+    note = "By words: the share of the question's words that stand in the reply, with no judge."
+    columns = "Benchmark and view", "Run", "Wrong", "Judged", "On topic", "By words"
+    return Table("Wrong replies: on topic or about something else", columns, rows, note=note)
+
+
+def _kind_table(group: Group, names: Names) -> Table:
+    """By kind of question, or by category where all questions are of one kind; none where there is one of both."""
+    first = next(iter(group.samples.values()))
+    by = "kind" if len({s["kind"] for s in first}) > 1 else "category"
+    values = sorted({s[by] for s in first})
+    rows = []
+    for value in values if len(values) > 1 else ():
+        some = {name: [s for s in items if s[by] == value and not s["error"]] for name, items in group.samples.items()}
+        means = [percent(fmean(s["score"] for s in of)) if of else "–" for of in some.values()]
+        rows.append([value or "–", str(len(next(iter(some.values())))), *means])
+    columns = [by.capitalize(), "n", *(names.of(group, s) for s in group.samples)]
+    return Table(f"{names.group(group)} by {by}", columns, rows, words=1)
+
+
+def _bias(group: Group, names: Names, styles: Styles) -> Figure | None:
+    """How much more often "yes" is said than it is true, of the yes/no questions."""
+    bars = []
+    for system, score in group.scores["systems"].items():
+        if score["n"] and score["yes_bias"] is not None:
+            asked = [s for s in group.samples[system] if not s["error"] and s["kind"] in (*YES_NO_KINDS, "yes_no")]
+            beyond = [(s["parsed"] == "yes") - (s["truth"] == "yes") for s in asked]
+            half = _NORMAL * stdev(beyond) / len(beyond) ** 0.5 if len(beyond) > 1 else 0.0
+            bias = score["yes_bias"]
+            bars.append(Bar(names.of(group, system), bias, bias - half, bias + half, styles.of(system)))
+    reach = max((max(abs(b.low), abs(b.high)) for b in bars), default=0.0)
+    reach = min(1.0, max(0.1, reach))
+    return bar_chart(f"{names.group(group)}: “yes” beyond the truth", bars, -reach, reach) if bars else None
+
+
+def _scatter(groups: list[Group], styles: Styles) -> Figure | None:
+    dots = []
+    for group in groups:
+        systems = group.scores["systems"]
+        for s in group.spoken if TEXT in systems and systems[TEXT]["n"] else ():
+            if systems[s]["n"]:
+                at = systems[TEXT]["accuracy"], systems[s]["accuracy"]
+                dots.append(Dot(f"{titled(s)} on {group.benchmark}", at, styles.of(s), group.benchmark))
+    return (
+        scatter("Written against spoken, a point for each model and benchmark", dots, "written", "spoken")
+        if dots
+        else None
+    )

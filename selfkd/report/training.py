@@ -1,0 +1,38 @@
+"""Training curves: a chart for each stage and figure that was logged; a run keeps its style in all of them."""
+
+from typing import Any
+
+from selfkd.report.charts import Figure, Line, line_chart
+from selfkd.report.naming import Styles, titled
+from selfkd.report.run_folder import RunFolder
+from selfkd.report.tables import Table
+from selfkd.runs import read_log
+
+_STAGES = {"align": "Stage 1", "distill": "Stage 2"}
+_CURVES = {"sft_per_token": "cross-entropy to the labels", "kl_per_token": "KL(teacher || student)"}
+
+
+def training_section(runs: list[RunFolder], styles: Styles) -> dict[str, Any] | None:
+    trained = [run for run in runs if run.kind in _STAGES]
+    if not trained:
+        return None
+    curves: list[Figure] = []
+    for stage, title in _STAGES.items():
+        logs = {run.name: read_log(run.folder) for run in trained if run.kind == stage}
+        for key, what in _CURVES.items():
+            lines = [
+                Line(titled(name), [(e["step"], e[key]) for e in log if e.get(key)], styles.of(name))
+                for name, log in logs.items()
+            ]
+            if any(line.points for line in lines):
+                curves.append(line_chart(f"{title}: {what}", lines, "optimizer step"))
+    rows = [
+        [
+            titled(run.name), _STAGES[run.kind], str(run.config.get("alpha", "–")), f"{run.result['examples']:,}",
+            f"{run.result['steps']:,}", f"{run.result['trained_parameters']:,}", f"{run.result['final_loss']:.3f}",
+            f"{run.result['seconds']:,.0f}", str(run.config["seed"]),
+        ]
+        for run in trained
+    ]  # fmt: skip
+    columns = "Run", "Stage", "alpha", "Examples", "Steps", "Trained parameters", "Mean loss", "Seconds", "Seed"
+    return {"curves": curves, "tables": [Table("What was trained", columns, rows)]}

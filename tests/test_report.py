@@ -1,0 +1,236 @@
+"""The page of `selfkd report`, from any runs: what is compared with what, sentences that follow the numbers, sizes, and
+runs that are not as they should be."""
+
+import io
+import re
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+from report_runs import agreement, all_kinds, evaluation, spoken_data, training
+
+from selfkd.cli import main
+from selfkd.data.example import Example
+from selfkd.data.folder import ExampleFolder
+from selfkd.evaluation.compare import CompareConfig, compare
+from selfkd.report.attention import direction, findings
+from selfkd.report.build import ReportConfig, report
+from selfkd.report.charts import Bar, Dot, Line, bar_chart, line_chart, nice_ticks, scatter
+from selfkd.report.evaluated import groups_of
+from selfkd.report.items import items_section
+from selfkd.report.media import LONGEST_SIDE, picture_uri, speech_uri
+from selfkd.report.run_folder import read_runs
+
+SECTIONS = ("scores", "attention", "agreement", "items", "training", "quality")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return all_kinds(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def page(runs, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    assert main(["report", *runs, "--output", str(path), "--items", "6", "--listed", "4"]) == 0
+    return path.read_text()
+
+
+@pytest.fixture
+def data(tmp_path):
+    return spoken_data(tmp_path / "world")
+
+
+def rendered(runs, tmp_path, **settings):
+    return report(ReportConfig(list(map(str, runs)), tmp_path / "page" / "r.html", **settings)).read_text()
+
+
+def sections(html):
+    return [s for s in SECTIONS if f'<section id="{s}"' in html]
+
+
+def test_everything_is_there_and_nothing_is_fetched(page):
+    assert sections(page) == list(SECTIONS)
+    assert not re.search(r"""(src|href)=["'](?!data:|#|\.\.?/)""", page)
+    assert "http://" not in page and "https://" not in page and "default-src 'none'" in page
+    assert page.count("<article") == 10 and page.count("<audio") == 6 and page.count(">data</a>") == 4
+    assert "Written 91.7%; spoken, SFT 25.0%; spoken, Self-KD 75.0%; cascade 83.3%." in page
+    assert "Self-KD closes 75% of the gap that SFT leaves" in page
+    assert "questions spoken to SFT and Self-KD, against the same questions written to Base" in page
+    assert "both right" in page and "only written right" in page and "neither right" in page
+
+
+def test_headings_are_in_order_and_charts_say_what_they_show(page):
+    levels = [int(level) for level in re.findall(r"<h([1-6])", page)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(b - a <= 1 for a, b in pairwise(levels))
+    drawings = re.findall(r"<svg (?!class=\"swatch\")[^>]*>", page)
+    assert len(drawings) > 10 and all('role="img"' in d and "aria-label=" in d for d in drawings)
+    assert page.count("<svg") - page.count('class="swatch"') == page.count("<desc>")
+    assert all("alt=" in image for image in re.findall(r"<img[^>]*>", page))
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+
+
+def test_figures_are_those_of_compare(runs, page, tmp_path, capsys):
+    scores = compare(CompareConfig(runs[:3], tmp_path / "c"))["world"]
+    gap = scores["gap"]["sft"]
+    cells = [str(gap["n"]), f"{gap['gap']:.1%}", f"{gap['gap_interval'][0]:.1%} to {gap['gap_interval'][1]:.1%}"]
+    cells += [f"{gap['mcnemar_p']:.2g}", "3", "8", "0", "1"]
+    assert "".join(f"<td>{c}</td>" for c in cells) in page
+    (group,) = groups_of(read_runs(runs[:3]), 0)
+    assert group.scores == scores
+
+
+@pytest.mark.parametrize("kind", range(8))
+def test_one_run_of_any_kind_makes_a_page(runs, tmp_path, kind):
+    expected = [["scores", "items"]] * 3 + [["attention"], ["agreement"], ["training"], ["training"], ["quality"]]
+    assert sections(rendered([runs[kind]], tmp_path)) == expected[kind]
+
+
+def test_bases_with_their_own_written_view_have_their_own_gaps(tmp_path, data):
+    evaluation(tmp_path / "qwen", data, wording=" it is", text="111111111100", speech="111111000000")
+    evaluation(tmp_path / "gemma", data, text="111111111111", speech="111111111111")
+    evaluation(tmp_path / "tuned", data, speech="111111111110")
+    runs = read_runs([str(tmp_path / name) for name in ("qwen", "gemma", "tuned")])
+    groups = groups_of(runs, 0)
+    assert [(g.writer, g.spoken) for g in groups] == [("qwen", ["qwen"]), ("gemma", ["gemma", "tuned"])]
+    assert [round(g.scores["gap"][s]["gap"] * 12) for g in groups for s in g.spoken] == [4, 0, 1]
+    html = rendered([run.folder for run in runs], tmp_path)
+    assert "world, qwen" in html and "Written, gemma" in html
+    assert "qwen loses 33.3 points" in html and "There is no clear gap to close." in html
+    # an item that both were asked is one card with all the answers
+    assert html.count("<article") == 12 and html.count("<dt>Written, qwen</dt>") == 12
+
+
+def test_a_gap_is_said_as_its_interval_is(tmp_path, data):
+    evaluation(tmp_path / "deaf", data, wording=" or so", text="000000000011", speech="111111111111")
+    evaluation(tmp_path / "even", data, wording=" so", text="000000000011", speech="000000000011")
+    html = rendered([tmp_path / "deaf", tmp_path / "even"], tmp_path)
+    assert "deaf gains 83.3 points" in html and "even shows no clear gap (0.0 points, 0.0 to 0.0)." in html
+
+
+def test_runs_with_the_same_written_replies_share_a_group(tmp_path, data):
+    for name, spoken in (("sft", "111000000000"), ("selfkd", "111111110000")):
+        evaluation(tmp_path / name, data, text="111111111110", speech=spoken)
+    (group,) = groups_of(read_runs([str(tmp_path / "sft"), str(tmp_path / "selfkd")]), 0)
+    assert group.spoken == ["sft", "selfkd"] and group.scores["gap_closed"]["selfkd"]["of"] == "sft"
+
+
+def test_other_items_are_not_compared(tmp_path, data):
+    evaluation(tmp_path / "base", data, text="1" * 12)
+    evaluation(tmp_path / "few", spoken_data(tmp_path / "smaller", 6), speech="111000")
+    html = rendered([tmp_path / "base", tmp_path / "few"], tmp_path)
+    assert "few: no run was asked the same items in writing, so there is no gap." in html
+    assert "Spoken, few" in html and "Written against spoken</span></caption>" not in html
+
+
+def test_items_without_a_reply_count_nowhere_and_are_shown(tmp_path, data):
+    evaluation(tmp_path / "base", data, text="1" * 12, speech="1" * 6 + "-" * 6)
+    html = rendered([tmp_path / "base"], tmp_path)
+    assert "no reply: it fell over" in html and "<td>6</td>" in html
+    nothing = evaluation(tmp_path / "mute", data, speech="-" * 12)
+    assert "No replies." in rendered([nothing], tmp_path)
+
+
+def around(mean):
+    return {"mean": mean, "low": mean - 0.01, "high": mean + 0.01}
+
+
+def thirds(middle, late):
+    return {"query_to_image": {"thirds": {"early": around(0), "middle": around(middle), "late": around(late)}}}
+
+
+@pytest.mark.parametrize(
+    ("gap", "moved", "said"),
+    [
+        ((-0.1, -0.2), (0.05, 0.07), ["falls in the middle and the late third", "It rises again from SFT to Self-KD"]),
+        ((-0.1, -0.2), (-0.05, -0.07), ["It does not rise again", "it falls in the middle and the late third"]),
+        ((-0.1, 0.0), (0.0, 0.07), ["falls in the middle third of the layers and shows no clear difference in the late",
+                                    "It does not clearly rise again"]),
+        ((0.1, 0.2), (0.0, 0.0), ["rises in the middle and the late", "it shows no clear difference in the middle"]),
+    ],
+)  # fmt: skip
+def test_what_is_found_follows_the_intervals(gap, moved, said):
+    models = {name: {"speech_minus_text": thirds(*gap)} for name in ("sft", "selfkd")}
+    text = " ".join(findings({"models": models, "between_models": {"selfkd minus sft": {"speech": thirds(*moved)}}}))
+    assert all(part in text for part in said), text
+    back = {"sft minus selfkd": {"speech": thirds(*(-m for m in moved))}}
+    assert " ".join(findings({"models": models, "between_models": back})) == text, "the order of the models matters"
+
+
+def test_an_interval_at_zero_shows_nothing():
+    ends = [direction({"mean": 0, "low": low, "high": high}) for low, high in ((-2, -1), (1, 2), (-1, 0), (0, 1))]
+    assert ends == ["falls", "rises", "shows no clear difference", "shows no clear difference"]
+
+
+def test_attention_on_the_page(page):
+    assert "falls in the middle and the late third of the layers with Base, SFT and Self-KD" in page
+    assert "It rises again from SFT to Self-KD" in page
+    assert page.count('class="map"') == 3 * 2 * 2 and page.count('alt="The picture of ') == 1
+    assert "Base, written: 49.5% of attention on the picture, most in row 2 of 2, column 2 of 2" in page
+
+
+def test_agreement_on_the_page(page):
+    assert "SFT 3.28 nats per response row" in page and "the same top token in 50.0%" in page
+    assert "items that flip" in page and "Relative distance of hidden states" in page
+
+
+def test_spoken_data_on_the_page(page, tmp_path):
+    plain = page.replace(' class="word"', "")
+    assert "<td>anna</td><td>some engine</td><td>6</td><td>0.083 ± 0.053</td><td>66.7%</td><td>0</td>" in plain
+    unheard = rendered([spoken_data(tmp_path / "unheard", heard=False)], tmp_path)
+    assert "No recogniser listened" in unheard and "<td>12</td><td>–</td><td>–</td><td>0</td>" in unheard
+    assert "anna" not in unheard
+
+
+def test_media_are_few_and_small(tmp_path, data):
+    example = ExampleFolder(data)[0]
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((800, 600)).save(buffer, "PNG")
+    photograph = Example("p", "q", "a", "s", "exists", "yes", image=buffer.getvalue())
+    uri = picture_uri(photograph)
+    assert uri.startswith("data:image/webp") and len(uri) < len(buffer.getvalue()) / 4 and LONGEST_SIDE < 800
+    assert len(picture_uri(example)) <= len(example.image) * 4 / 3 + 40
+    assert picture_uri(Example("p", "q", "a", "s", "exists", "yes")) is None
+    sound = speech_uri(example)
+    assert sound.startswith("data:audio/") and len(sound) < len(example.speech) * 4 / 3 + 30
+    assert soundfile.info(io.BytesIO(example.speech)).duration == pytest.approx(0.6)
+
+
+def test_a_thousand_items_are_a_few_megabytes(tmp_path):
+    data = spoken_data(tmp_path / "world", 1000)
+    evaluation(tmp_path / "base", data, text="10" * 500, speech="1100" * 250)
+    html = rendered([tmp_path / "base"], tmp_path)
+    assert html.count("<article") == 1000 and html.count("<audio") == 96 and len(html) < 4e6
+    shown = re.findall(r'data-outcomes="([^"]+)"', html)[:4]
+    assert len(set(shown)) == 4, "the outcomes do not take turns"
+
+
+def test_text_of_others_is_text(tmp_path, data):
+    evaluation(tmp_path / "base", data, wording="<script>alert(1)</script>", text="1" * 12, speech="0" * 12)
+    html = rendered([tmp_path / "base"], tmp_path, title="<b>", intro=["<i>"])
+    assert "<script>alert" not in html and "&lt;script&gt;alert" in html and "<b>" not in html and "<i>" not in html
+
+
+def test_nothing_of_other_kinds_is_made_up(tmp_path, data):
+    """Agreement and training alone: no scores, no items, no headline of a gap."""
+    runs = [agreement(tmp_path / "agreement", data, {"one": 0.1}), training(tmp_path / "one", 1.0)]
+    html = rendered(runs, tmp_path)
+    assert sections(html) == ["agreement", "training"] and "gap closed" not in html
+    assert items_section([], tmp_path / "r.html", 5, 5) is None
+
+
+def test_charts():
+    assert nice_ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert nice_ticks(-0.3, 0.45)[0] <= -0.3 and nice_ticks(0, 437)[-1] >= 437
+    bars = bar_chart("b", [Bar("<one>", 0.5, 0.4, 0.6, 0)])
+    assert "&lt;one&gt;: 50.0% (40.0% to 60.0%)" in bars.svg and bars.legend == ()
+    lines = line_chart("l", [Line("a", [(0, 1.0), (1, 3.0)], 1, [(0.5, 1.5), (2, 4)]), Line("none", [], 2)], "step")
+    assert lines.legend == [("a", 1)] and "a: 1 at step 0, 3 at 1" in lines.svg and "polygon" in lines.svg
+    dots = scatter("s", [Dot("m on x", (0.9, 0.5), 1, "x"), Dot("n on x", (0.9, 0.5), 2, "x")], "written", "spoken")
+    heights = [float(y) for y in re.findall(r'class="mark end" x="[\d.]+" y="([\d.]+)"', dots.svg)]
+    assert heights[1] - heights[0] == 12 and dots.legend == [("m", 1), ("n", 2)]
