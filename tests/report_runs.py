@@ -116,8 +116,8 @@ def agreement(folder: Path, data: Path, distances: dict[str, float]) -> Path:
 def training(folder: Path, alpha: float) -> Path:
     with Run.open(folder, "distill", DistillConfig(["data"], folder, model="start", alpha=alpha)) as run:
         for step in range(0, 40, 8):
-            name = "kl_per_token" if alpha else "sft_per_token"
-            run.log(step=step, **{"kl_per_token": 0.0, "sft_per_token": 0.0, name: 2 / (step + 1)})
+            name = "kd_per_token" if alpha else "sft_per_token"
+            run.log(step=step, **{"kd_per_token": 0.0, "sft_per_token": 0.0, name: 2 / (step + 1)})
         run.finish(examples=12, steps=40, trained_parameters=1000, final_loss=0.5, seconds=3.0)
     return folder
 

@@ -9,7 +9,7 @@ from selfkd.report.tables import Table
 from selfkd.runs import read_log
 
 _STAGES = {"align": "Stage 1", "distill": "Stage 2"}
-_CURVES = {"sft_per_token": "cross-entropy to the labels", "kl_per_token": "KL(teacher || student)"}
+_CURVES = {"sft_per_token": "cross-entropy to the labels", "kd_per_token": "divergence from the teacher"}
 
 
 def training_section(runs: list[RunFolder], styles: Styles) -> dict[str, Any] | None:
