@@ -1,11 +1,14 @@
 """The benchmarks by name, and how the copy of one becomes a source of questions."""
 
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from selfkd.data.listed import Listed, drawn
+from selfkd.data.listed import Listed, Row, drawn
+from selfkd.data.stored import without_pictures
 from selfkd.errors import InputError
-from selfkd.evaluation.benchmarks.benchmark import Benchmark
+from selfkd.evaluation.benchmarks.benchmark import Benchmark, whole_groups
 from selfkd.evaluation.benchmarks.chart import CHARTQA
 from selfkd.evaluation.benchmarks.choice import AI2D, MMBENCH, MMSTAR, REALWORLDQA
 from selfkd.evaluation.benchmarks.documents import DOCVQA, INFOVQA
@@ -28,19 +31,19 @@ def open_benchmark(
     name: str,
     path: str = "",
     revision: str | None = None,
-    count: int = 0,
+    limit: int = 0,
     seed: int = 0,
     instruction_spoken: bool = False,
 ) -> Listed:
     """The questions of a benchmark, from its hub copy or from `path`, a Parquet file or a folder that `datasets` reads.
 
-    `revision` is a commit of the hub copy, the benchmark's own by default. With `instruction_spoken` the sentence on
-    the form of the answer becomes part of the question, and so is spoken with it. Raises InputError.
+    `revision` is a commit of the hub copy, the benchmark's own by default. `limit` takes at most so many, drawn by the
+    seed in whole groups. With `instruction_spoken` the sentence on the form of the answer becomes part of the question,
+    and so is spoken with it. Pictures are read when an example is. Raises InputError.
     """
     if name not in BENCHMARKS:
         raise InputError(f"benchmark: {name!r} is not known; there are {', '.join(BENCHMARKS)}")
     benchmark = BENCHMARKS[name]
-    from datasets import Image
     from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
     try:
@@ -53,17 +56,21 @@ def open_benchmark(
     if missing:
         there = ", ".join(data.column_names)
         raise InputError(f"{name}: {path or benchmark.hub}: column {missing[0]!r} is missing; there are {there}")
-    data = data.select_columns(list(benchmark.columns))
-    for column, feature in data.features.items():
-        if isinstance(feature, Image):
-            data = data.cast_column(column, Image(decode=False))
+    records = without_pictures(data.select_columns(list(benchmark.columns)), "image")
     try:
-        rows = drawn(benchmark.rows(data), count, seed)
+        every = drawn(benchmark.rows(records), 0, seed)
     except InputError as error:
         raise InputError(f"{name}: {path or benchmark.hub}: {error}") from error
+    rows = tuple(every[i] for i in whole_groups(list(_groups(benchmark, every)), limit, seed))
     if instruction_spoken:
         rows = tuple(row._replace(question=row.question + row.answer_format, answer_format="") for row in rows)
     return Listed(name, rows, benchmark.license)
+
+
+def _groups(benchmark: Benchmark, rows: Sequence[Row]) -> Iterator[str]:
+    for row in rows:
+        of = {"category": row.category, "details": json.loads(row.details)}
+        yield benchmark.group(of) if benchmark.group else row.id
 
 
 def _load(benchmark: Benchmark, path: str, revision: str | None) -> Any:
