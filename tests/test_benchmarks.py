@@ -273,6 +273,10 @@ def test_what_cannot_be_opened_is_named(tmp_path):
         open_benchmark("vqav2")
     with pytest.raises(InputError, match="mme: path: nowhere: no such file or folder"):
         open_benchmark("mme", "nowhere")
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "all.jsonl").write_text('{"question": "?"}\n')
+    with pytest.raises(InputError, match=r"mme: path: .*texts: .*all\.jsonl is not Parquet"):
+        open_benchmark("mme", str(tmp_path / "texts"))
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 no table")
     with pytest.raises(InputError, match=r"mme: path: .*broken\.parquet"):
         open_benchmark("mme", str(tmp_path / "broken.parquet"))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from selfkd.data.listed import Listed, Row, drawn
-from selfkd.data.stored import Stored, without_pictures
+from selfkd.data.stored import Stored, dataset_rows
 from selfkd.errors import InputError
 
 FIELDS = ("id", "question", "answer", "image", "instruction", "answer_format", "category")
@@ -34,7 +34,7 @@ def dataset(name: str, split: str, columns: Mapping[str, str], count: int, seed:
     wanted = _checked(columns)
     image, table = wanted["image"], data
     if image in data.column_names and isinstance(data.features[image], Image):
-        table = without_pictures(data, image)
+        table = dataset_rows(data, image)
     skipped: Counter[str] = Counter()
     rows = drawn(_rows(table, Path(), wanted, name, skipped), count, seed)
     return Listed(source.rpartition("/")[2], rows, data.info.license or "not stated", skipped=dict(skipped))
