@@ -25,6 +25,7 @@ from selfkd.evaluation.benchmarks.benchmark import whole_groups
 from selfkd.evaluation.gap_table import gap_table
 from selfkd.evaluation.grading import check_gradable, group_of
 from selfkd.evaluation.records import SampleFile, prompt_hash, sample
+from selfkd.evaluation.remote_code import ChatSystem, runs_own_code
 from selfkd.evaluation.samples import QUESTIONS, read_samples, samples_path
 from selfkd.evaluation.statistics import spread_over_voices, summarize, vision_audio_gap
 from selfkd.evaluation.systems import EndpointSystem, LocalSystem, System, View, endpoint_settings, with_progress
@@ -54,6 +55,7 @@ class EvaluateConfig:
         speech: Further fields of selfkd synthesize for benchmarks: {engine: kokoro, verify: openai/whisper-base.en}.
         cache: Folder that keeps spoken benchmarks for the next run.
         recognizer: Checkpoint of the cascade's recogniser, Whisper's or ours; the embedded one by default.
+        trust_remote_code: Run the Python code that comes with a checkpoint (Megrez-3B-Omni, MiniCPM-o 2.6).
         url: Base URL of an OpenAI-compatible endpoint, or openai; its key comes from OPENAI_API_KEY.
         endpoint: How it is asked: {concurrency: 8, requests_per_minute: 60, budget: 5, price_in: 2.5, price_out: 10}.
         limit: At most so many items of each benchmark, in whole groups (pairs, rotations, a picture's); 0 takes all.
@@ -75,6 +77,7 @@ class EvaluateConfig:
     speech: dict[str, Any] = field(default_factory=dict)
     cache: Path = Path("~/.cache/selfkd/speech")
     recognizer: str = ""
+    trust_remote_code: bool = False
     url: str = ""
     endpoint: dict[str, Any] = field(default_factory=dict)
     limit: int = 0
@@ -91,8 +94,11 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     Raises InputError where an item has no reply in the end: nothing is lost, and nothing counted as wrong in silence.
     """
     settings = endpoint_settings({"max_new_tokens": config.max_new_tokens, **config.endpoint})
-    if not config.url:
+    own_code = _own_code(config)
+    if not config.url and not own_code:
         is_ours(config.model)  # before anything is made
+    if config.likelihood and (own_code or config.url):
+        raise InputError("likelihood: needs a model in the classes of transformers on this machine")
     if config.batch_size < 1 or config.limit < 0 or config.max_new_tokens < 1 or not config.views:
         raise InputError("batch_size, limit, max_new_tokens, views: must not be negative or empty")
     asked = _folders(config)
@@ -111,11 +117,18 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         return result
 
 
+def _own_code(config: EvaluateConfig) -> bool:
+    return not config.url and runs_own_code(config.model, config.trust_remote_code)
+
+
 @contextmanager
 def _system(
     config: EvaluateConfig, settings: EndpointSettings, transcriber: Transcriber | None, folder: Path
 ) -> Iterator[System]:
     """The model to ask. What an endpoint cost stands in the run's usage.json, and counts when the run goes on."""
+    if _own_code(config):
+        yield ChatSystem(config.model, transcriber, config.max_new_tokens)
+        return
     if not config.url:
         yield LocalSystem(config.model, transcriber, config.batch_size, config.max_new_tokens, config.likelihood)
         return
