@@ -20,7 +20,7 @@ from PIL import Image
 from selfkd.data.example import encode_picture
 from selfkd.data.stored import dataset_rows, parquet_rows
 
-LARGE_MB = int(os.environ.get("SELFKD_LARGE_COPY_MB", "160"))
+LARGE_MB = int(os.environ.get("SELFKD_LARGE_COPY_MB", "120"))
 PICTURE_SIDE = 400  # of noise, which no format makes smaller: 480 kB as PNG, what a page of DocVQA has
 # the peaks are sampled: what the system calls a process's peak holds that of the process that it was forked from
 _MEASURE = """
