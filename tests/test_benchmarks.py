@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from selfkd.data.embedded_sources import MMAlignWorld
 from selfkd.data.spoken_text import spoken_form
 from selfkd.errors import InputError
 from selfkd.evaluation.benchmarks.aro import mmalign
+from selfkd.evaluation.benchmarks.benchmark import whole_groups
 from selfkd.evaluation.benchmarks.catalog import BENCHMARKS, PAPER8, open_benchmark
 from selfkd.evaluation.scorers import parse
 
@@ -177,11 +179,53 @@ def test_a_sample_is_drawn_by_the_seed(tmp_path):
     path = copy_of(tmp_path, "chartqa", rows)
 
     def ids(seed):
-        return [row.id for row in open_benchmark("chartqa", path, count=10, seed=seed).rows]
+        return [row.id for row in open_benchmark("chartqa", path, limit=10, seed=seed).rows]
 
     assert ids(0) == ids(0) == sorted(ids(0)) and len(ids(0)) == 10 and ids(0) != ids(1)
-    with pytest.raises(InputError, match="count: 41 are asked for, the source has 40"):
-        open_benchmark("chartqa", path, count=41)
+    assert len(open_benchmark("chartqa", path, limit=41)) == 40  # at most so many
+
+
+def in_groups(name, groups):
+    """Rows of the copy in groups of the sizes given, the groups' rows far from each other where a copy has them so."""
+    first = ROWS[name][0]
+    rows = [(group, member) for group, size in enumerate(groups) for member in range(size)]
+    if name == "mme":
+        return [first | {"question_id": f"{g}.png", "question": f"{g} {m}?"} for g, m in rows]
+    if name == "pope":  # category by category
+        rows.sort(key=lambda row: row[1])
+        return [first | {"question_id": f"{g}-{m}", "image_source": f"COCO_{g}"} for g, m in rows]
+    if name == "hallusionbench":
+        return [first | {"set_id": str(g), "figure_id": str(m // 2 + 1), "question_id": str(m % 2)} for g, m in rows]
+    rows.sort(key=lambda row: row[1])  # MMBench: every rotation follows on all questions
+    return [first | {"index": str(1_000_000 * m + g)} for g, m in rows]
+
+
+@pytest.mark.parametrize(("name", "groups"), [
+    ("mme", [2] * 12), ("pope", [6] * 8), ("hallusionbench", [4, 2, 6, 3, 5, 4]), ("mmbench", [4, 3, 2, 4, 4, 4]),
+])  # fmt: skip
+def test_a_limit_takes_whole_groups(tmp_path, name, groups):
+    path = copy_of(tmp_path, name, in_groups(name, groups))
+
+    def taken(limit, seed):
+        rows = open_benchmark(name, path, limit=limit, seed=seed).rows
+        return Counter(BENCHMARKS[name].group({"category": r.category, "details": json.loads(r.details)}) for r in rows)
+
+    whole = taken(0, 0)
+    assert sorted(whole.values()) == sorted(groups)
+    drawn = set()
+    for seed in range(6):
+        some = taken(13, seed)
+        assert 13 - max(groups) < some.total() <= 13 and all(whole[group] == n for group, n in some.items())
+        drawn.add(frozenset(some))
+    assert len(drawn) > 1  # not always the copy's first
+    assert len(taken(1, 0)) == 1  # one is always there
+    assert taken(1000, 0) == whole
+
+
+def test_the_first_whole_groups():
+    assert whole_groups("aabbcab", 5) == [0, 1, 5] and whole_groups("aabbcab", 6) == [0, 1, 2, 3, 5, 6]
+    assert whole_groups("aabbcab", 1) == [0, 1, 5] and whole_groups("aabbcab", 0) == [*range(7)]
+    assert whole_groups("aabbcab", 99) == [*range(7)] and whole_groups("", 5) == []
 
 
 def test_a_downloaded_copy_with_configs_and_splits(tmp_path):
@@ -229,6 +273,10 @@ def test_what_cannot_be_opened_is_named(tmp_path):
         open_benchmark("vqav2")
     with pytest.raises(InputError, match="mme: path: nowhere: no such file or folder"):
         open_benchmark("mme", "nowhere")
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "all.jsonl").write_text('{"question": "?"}\n')
+    with pytest.raises(InputError, match=r"mme: path: .*texts: .*all\.jsonl is not Parquet"):
+        open_benchmark("mme", str(tmp_path / "texts"))
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 no table")
     with pytest.raises(InputError, match=r"mme: path: .*broken\.parquet"):
         open_benchmark("mme", str(tmp_path / "broken.parquet"))

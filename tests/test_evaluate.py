@@ -15,7 +15,7 @@ from conftest import training_start, world_examples
 from datasets import Dataset, Features, Image, Value
 
 from selfkd.cli import main
-from selfkd.data.example import MANIFEST, write_shard
+from selfkd.data.example import MANIFEST, image_hash, write_shard
 from selfkd.data.folder import ExampleFolder
 from selfkd.errors import InputError
 from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
@@ -131,6 +131,24 @@ def test_an_endpoint_that_fails_and_comes_back(start, tmp_path):
     assert len({s["reply"] for s in spoken}) == 6
     cascade = read_samples(samples_path(tmp_path / "run", NAME, "cascade"))
     assert all(isinstance(s["heard"], str) for s in cascade)
+
+
+def test_a_limit_takes_all_questions_about_a_picture(tmp_path):
+    """Of pictures 0, 1, 0, 2, 1 three items are those of 0, since 1 would make four; its record says whose they are."""
+    plain = world_examples(5)
+    rows = [replace(e, image=plain[at].image) for e, at in zip(plain, (0, 1, 0, 2, 1), strict=True)]
+    (tmp_path / "data").mkdir()
+    write_shard(tmp_path / "data" / "a.parquet", rows, {"rows": 5})
+    write_json(tmp_path / "data" / MANIFEST, {"shards": [{"file": "a.parquet"}]})
+    with chat_server() as server:
+        for limit, asked, groups in ((3, (0, 2), 1), (4, (0, 1, 2, 4), 2), (1, (0, 2), 1)):
+            run = tmp_path / f"run-{limit}"
+            config = EvaluateConfig("some-omni", [str(tmp_path / "data")], run, limit=limit, url=server.url)
+            scores = evaluate(config)[NAME]
+            assert (scores["speech"]["n"], scores["speech"]["groups"]) == (len(asked), groups)
+            records = read_samples(samples_path(run, NAME, "speech"))
+            assert [r["id"] for r in records] == [rows[i].id for i in asked]
+            assert [r["group"] for r in records] == [image_hash(rows[i].image) for i in asked]
 
 
 @pytest.fixture

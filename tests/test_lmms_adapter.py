@@ -1,6 +1,12 @@
 """Our checkpoints within lmms-eval: the same replies as our own views give. Needs lmms-eval, which is no dependency."""
 
 import io
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,18 +15,28 @@ from PIL import Image
 
 pytest.importorskip("lmms_eval", reason="lmms-eval is not installed (pip install lmms-eval)")
 
+import lmms_eval
+from datasets import Dataset, Features, Value
+from datasets import Image as Picture
 from lmms_eval.models.registry_v2 import ModelRegistryV2
 
+from selfkd.data.sources import World
 from selfkd.errors import InputError
 from selfkd.evaluation.answerers import SpeechAnswerer, TextAnswerer
+from selfkd.evaluation.benchmarks.catalog import BENCHMARKS, open_benchmark
 from selfkd.evaluation.lmms_adapter import MANIFEST
+from selfkd.evaluation.records import sample
 
 
 @pytest.fixture(scope="module")
-def adapter(parts, tmp_path_factory):
+def start(parts, tmp_path_factory):
+    return training_start(parts, tmp_path_factory.mktemp("start"))
+
+
+@pytest.fixture(scope="module")
+def adapter(start):
     registry = ModelRegistryV2()
     registry.register_manifest(MANIFEST)
-    start = training_start(parts, tmp_path_factory.mktemp("start"))
     return registry.get_model_class("selfkd")(pretrained=str(start / "model"), batch_size="3")
 
 
@@ -53,3 +69,48 @@ def test_two_pictures_are_refused(adapter):
     both = SimpleNamespace(args=(*request.args[:2], lambda e: request.args[2](e) * 2, *request.args[3:]))
     with pytest.raises(InputError, match="one picture and one sound"):
         adapter.generate_until([both])
+
+
+POPE_HERE = """
+include: {pope}
+task: pope_here
+dataset_path: parquet
+dataset_kwargs: {{data_files: {{test: {copy}}}}}
+lmms_eval_specific_kwargs: {{default: {{pre_prompt: "", post_prompt: ""}}}}
+"""
+
+
+def test_a_task_of_lmms_eval_gives_the_figures_that_we_give(start, adapter, tmp_path):
+    """Its own POPE over a copy in POPE's layout, without the sentence that the embedded model has never read."""
+    asked = [e for e in map(World("test", 5).example, range(200)) if e.kind == "exists"][:24]
+    rows = [{"id": e.id, "question_id": e.id, "question": e.question, "answer": e.truth, "image_source": e.id,
+             "image": {"bytes": e.image}, "category": "random"} for e in asked]  # fmt: skip
+    layout = Features({k: Picture() if k == "image" else Value("string") for k in rows[0]})
+    Dataset.from_list(rows, layout).to_parquet(tmp_path / "pope.parquet")
+    pope = Path(lmms_eval.__file__).parent / "tasks" / "pope" / "pope.yaml"
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "here.yaml").write_text(POPE_HERE.format(pope=pope, copy=tmp_path / "pope.parquet"))
+    command = [sys.executable, "-m", "lmms_eval", "eval", "--model", "selfkd", "--tasks", "pope_here", "--model_args"]
+    command += [
+        f"pretrained={start / 'model'}",
+        "--include_path",
+        tmp_path / "tasks",
+        "--output_path",
+        tmp_path / "out",
+    ]
+    places = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
+    subprocess.run(list(map(str, command)), env=os.environ | places, check=True, timeout=300, capture_output=True)
+    (found,) = (tmp_path / "out").rglob("*results*.json")
+    theirs = json.loads(found.read_text())["results"]["pope_here"]
+    source = open_benchmark("pope", str(tmp_path / "pope.parquet"))
+    ours = [replace(source.example(i), answer_format="") for i in range(len(source))]
+    replies = TextAnswerer(adapter.model, adapter.processor).answer(ours)
+    figures = BENCHMARKS["pope"].figures([sample(e, "text", r) for e, r in zip(ours, replies, strict=True)])
+    assert figures["accuracy"] > 80
+    for figure, name in (
+        ("accuracy", "accuracy"),
+        ("precision", "precision"),
+        ("recall", "recall"),
+        ("f1", "f1_score"),
+    ):
+        assert 100 * theirs[f"pope_{name},none"] == pytest.approx(figures[figure])

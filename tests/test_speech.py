@@ -1,5 +1,9 @@
 """espeak-ng: known voices alone, the same samples for the same utterance, training and unseen voices apart."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -55,3 +59,39 @@ def test_unknown_voices_are_refused(speaker, voice):
 def test_nothing_to_say_is_refused(speaker, text):
     with pytest.raises(InputError, match="nothing to say"):
         speaker.speak(Utterance(text, "en-US+m1"))
+
+
+_POOL = """
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from selfkd.data.guarded import GuardedSpeaker
+from selfkd.data.speakers import EspeakSpeaker, Utterance
+
+def spoken(number):
+    said = Utterance(f"Number {number}.", "en-US+m1")
+    return len(EspeakSpeaker().speak(said)), len(GuardedSpeaker(EspeakSpeaker, (), 60).speak(said))
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(3, get_context("spawn")) as pool:
+        print([own == guarded > 0 for own, guarded in pool.map(spoken, range(3))])
+"""
+
+
+def test_processes_that_speak_leave_nothing_behind(tmp_path):
+    """Workers of a pool, and the guarded engines that they start and that are killed at their end."""
+    (tmp_path / "job.py").write_text(_POOL)
+    (tmp_path / "temporary").mkdir()
+    places = {"TMPDIR": str(tmp_path / "temporary"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    command = [sys.executable, str(tmp_path / "job.py")]
+    ended = subprocess.run(command, env=os.environ | places, check=True, capture_output=True, text=True, timeout=120)
+    assert ended.stdout == "[True, True, True]\n"
+    assert not list((tmp_path / "temporary").iterdir())
+    (kept,) = (tmp_path / "cache" / "selfkd").iterdir()  # made by three at once, whole and one for all
+    assert kept.name.startswith("espeak-") and len(list(kept.iterdir())) == 2
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(InputError, match=r"file/selfkd/espeak-\w+: cannot be made .*XDG_CACHE_HOME"):
+        EspeakSpeaker()

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from selfkd.evaluation.statistics import bootstrap, gap_closed, paired, spread_over_voices, summarize, vision_audio_gap
+from selfkd.evaluation.resampling import clustered_stderr, percentile_interval, resampled_means
+from selfkd.evaluation.statistics import gap_closed, paired, spread_over_voices, summarize, vision_audio_gap
 
 
-def sample(number, score, kind="exists", truth="yes", parsed="yes", error=""):
+def sample(number, score, kind="exists", truth="yes", parsed="yes", error="", group=""):
     return {
-        "id": str(number), "source": "world", "kind": kind, "truth": truth, "parsed": parsed, "error": error,
+        "id": str(number), "group": group or str(number), "source": "world", "kind": kind, "truth": truth,
+        "parsed": parsed, "error": error,
         "score": None if error else score, "correct": None if error else score >= 0.5, "seconds": 0.5,
         "log_likelihoods": [], "word_error_rate": None, "category": "", "details": {},
     }  # fmt: skip
@@ -28,6 +30,7 @@ def test_summary_of_known_samples():
     assert scores == {
         "n": 4,
         "failed": 1,
+        "groups": 4,
         "correct": 2,
         "accuracy": 0.5,
         "stderr": pytest.approx((1 / 3 / 4) ** 0.5),  # variance of 1, 0, 0, 1 is 1/3
@@ -66,15 +69,84 @@ def test_views_that_agree_have_no_gap():
     assert vision_audio_gap(same, [sample(i, None, error="x") for i in range(9)]) == {"n": 0}
 
 
-def test_the_interval_holds_the_truth_about_as_often_as_it_says():
+def width(values, groups=None, seed=0):
+    low, high = percentile_interval(resampled_means(values, seed, groups)[:, 0])
+    return high - low
+
+
+@pytest.mark.parametrize("of_a_group", [1, 4])
+def test_the_interval_holds_the_truth_about_as_often_as_it_says(of_a_group):
+    """Over groups whose items share most of what moves them; one over items would hold it in little more than half."""
     rng = np.random.default_rng(0)
-    inside = 0
-    for seed in range(60):
-        low, high = bootstrap(rng.normal(0.3, 1.0, 80), seed)
+    groups = np.repeat(np.arange(40), of_a_group).tolist()
+    inside = plain_inside = 0
+    for seed in range(100):
+        shared = rng.normal(0.3, 1.0, 40)[groups] if of_a_group > 1 else 0.3
+        values = shared + rng.normal(0.0, 0.3 if of_a_group > 1 else 1.0, len(groups))
+        low, high = percentile_interval(resampled_means(values, seed, groups, 1000)[:, 0])
         inside += low <= 0.3 <= high
-    assert 0.85 <= inside / 60 <= 1.0
-    values = rng.normal(0.3, 1.0, 80)
-    assert not np.array_equal(bootstrap(values, 1), bootstrap(values, 2))
+        low, high = percentile_interval(resampled_means(values, seed, None, 1000)[:, 0])
+        plain_inside += low <= 0.3 <= high
+    assert 0.87 <= inside / 100 <= 1.0
+    assert (plain_inside < 75) == (of_a_group > 1)
+
+
+def test_resampled_means_by_hand():
+    """Groups (0, 0, 3) and (1,): two are drawn, so 3/3 twice, 1/1 twice, or (3 + 1) / (3 + 1): all of them 1."""
+    assert resampled_means([0.0, 0.0, 3.0, 1.0], 0, ["a", "a", "a", "b"]).tolist() == [[1.0]] * 10_000
+    # groups (0, 0, 2) and (2,): 2/3, 2, or 4/4, the last in half of the draws
+    means = resampled_means([0.0, 0.0, 2.0, 2.0], 0, ["a", "a", "a", "b"])[:, 0]
+    values, counts = np.unique(means.round(6), return_counts=True)
+    assert values.tolist() == [0.666667, 1.0, 2.0] and np.allclose(counts / 10_000, [0.25, 0.5, 0.25], atol=0.02)
+    with pytest.raises(ValueError, match="no items"):
+        resampled_means([], 0)
+
+
+def test_the_clustered_standard_error_by_hand():
+    """0, 0, 1, 1 in two groups of two: s^2 = 1/3, so s^2 / n = 1/12; within a group the two go together:
+    2 * (1/4) in each of two, over n^2 = 16."""
+    values, groups = [0.0, 0.0, 1.0, 1.0], ["a", "a", "b", "b"]
+    assert clustered_stderr(values, groups) == pytest.approx((1 / 12 + 2 * 2 * 0.25 / 16) ** 0.5)
+    # groups that each hold a right and a wrong item make the mean more certain: 2 * (-1/4) in each of two
+    assert clustered_stderr(values, ["a", "b", "a", "b"]) == pytest.approx((1 / 12 - 2 * 2 * 0.25 / 16) ** 0.5)
+    assert clustered_stderr(values, ["a"] * 4) is None and clustered_stderr([1.0]) is None
+    assert clustered_stderr([1.0, 1.0]) == 0
+
+
+def test_one_item_a_group_is_the_plain_form():
+    values = np.random.default_rng(1).normal(size=50)
+    alone = [f"group {i}" for i in range(50)]
+    assert np.array_equal(resampled_means(values, 7), resampled_means(values, 7, alone))
+    plain = np.std(values, ddof=1) / np.sqrt(50)
+    assert clustered_stderr(values) == clustered_stderr(values, alone) == pytest.approx(plain)
+    assert not np.array_equal(resampled_means(values, 1), resampled_means(values, 2))
+
+
+def test_an_item_that_is_there_twice_tells_nothing_new():
+    """Standard error and interval are those of the items once, sqrt(2) times what they would be taken alone."""
+    once = np.random.default_rng(2).normal(size=400)
+    twice, groups = np.repeat(once, 2), np.repeat(np.arange(400), 2).tolist()
+    assert clustered_stderr(twice, groups) == pytest.approx(clustered_stderr(once), rel=0.002)
+    assert clustered_stderr(twice, groups) / clustered_stderr(twice) == pytest.approx(2**0.5, rel=0.002)
+    assert width(twice, groups) == pytest.approx(width(once))
+    assert width(twice, groups) / width(twice) == pytest.approx(2**0.5, rel=0.05)
+
+
+def test_scores_and_gaps_are_over_groups():
+    """Ten pictures, asked about ten times each, all answers about one right or all wrong."""
+    text = [sample(i, 1.0, group=f"picture {i // 10}") for i in range(100)]
+    speech = [sample(i, float(i // 10 < 6), group=f"picture {i // 10}") for i in range(100)]
+    scores = summarize(speech)
+    # s^2 = 100 * 0.24 / 99, and in each group 90 pairs of 0.4^2 or 0.6^2
+    together = 90 * (6 * 0.16 + 4 * 0.36) / 100**2
+    assert (scores["n"], scores["groups"]) == (100, 10)
+    assert scores["stderr"] == pytest.approx((100 * 0.24 / 99 / 100 + together) ** 0.5)
+    grouped, alone = (vision_audio_gap([s | {"group": of(s)} for s in text], speech)["gap_interval"]
+                      for of in (lambda s: s["group"], lambda s: s["id"]))  # fmt: skip
+    assert (grouped[1] - grouped[0]) / (alone[1] - alone[0]) == pytest.approx(10**0.5, rel=0.1)
+    closed = [gap_closed([1.0] * 100, [s["score"] for s in speech], [0.9] * 100, groups=g)["difference_interval"]
+              for g in ([s["group"] for s in text], None)]  # fmt: skip
+    assert (closed[0][1] - closed[0][0]) / (closed[1][1] - closed[1][0]) == pytest.approx(10**0.5, rel=0.1)
 
 
 def test_gap_closed_by_hand_and_its_interval():

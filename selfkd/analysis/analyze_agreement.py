@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfkd.analysis.agreement import agreement_of_batch
-from selfkd.analysis.intervals import LEVEL, intervals, layer_intervals, pairs
+from selfkd.analysis.intervals import intervals, layer_intervals, pairs
 from selfkd.analysis.measured import (
     Record,
     about,
@@ -31,8 +31,8 @@ from selfkd.analysis.measured import (
 from selfkd.data.example import Example
 from selfkd.data.views import PairedItem
 from selfkd.errors import InputError
+from selfkd.evaluation.resampling import LEVEL, RESAMPLES
 from selfkd.evaluation.samples import read_samples, samples_path
-from selfkd.evaluation.statistics import RESAMPLES
 from selfkd.model.omni import OmniModel
 from selfkd.runs import Run
 

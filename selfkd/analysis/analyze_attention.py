@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from selfkd.analysis.attention import BY_HEAD, MEASURES, ViewAttention, attention_of_batch, image_map
-from selfkd.analysis.intervals import LEVEL, layer_intervals, pairs, thirds_of
+from selfkd.analysis.intervals import layer_intervals, pairs, thirds_of
 from selfkd.analysis.measured import (
     Record,
     about,
@@ -28,7 +28,7 @@ from selfkd.analysis.measured import (
 from selfkd.data.example import Example
 from selfkd.data.views import VIEWS, PairedItem
 from selfkd.errors import InputError
-from selfkd.evaluation.statistics import RESAMPLES
+from selfkd.evaluation.resampling import LEVEL, RESAMPLES
 from selfkd.files import write_json, write_text
 from selfkd.model.omni import OmniModel
 from selfkd.runs import Run

@@ -1,9 +1,9 @@
-"""Means over items with 95% intervals of a seeded bootstrap over items.
+"""Means over items with 95% intervals, by figure and by layer (`evaluation/resampling.py` draws).
 
 Items are drawn, not rows or layers: what belongs to one item stays together, and a difference of the same items (of two
 views, of two models) is that of pairs.
 
-Legend: R resamples, n items, M figures of an item.
+Legend: n items, M figures of an item, L layers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,28 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selfkd.evaluation.statistics import RESAMPLES
-
-LEVEL = 0.95
-_CHUNK_NUMBERS = 2_000_000  # counts that are there at a time
+from selfkd.evaluation.resampling import percentile_interval, resampled_means
 
 
-def intervals(values: NDArray[np.float64], seed: int, resamples: int = RESAMPLES) -> dict[str, Any]:
+def intervals(values: NDArray[np.float64], seed: int) -> dict[str, Any]:
     """{"n", "mean", "low", "high"} of items (n, M) or (n,): the percentile interval of the mean, by figure."""
-    n = len(values)
-    if not n:
-        raise ValueError("no items to take a mean of")
-    flat_nM = np.asarray(values, dtype=np.float64).reshape(n, -1)
-    rng, means, chunk = np.random.default_rng(seed), [], max(1, _CHUNK_NUMBERS // n)
-    for start in range(0, resamples, chunk):
-        count = min(chunk, resamples - start)
-        picks_Rn = rng.integers(0, n, (count, n)) + n * np.arange(count)[:, None]
-        times_Rn = np.bincount(picks_Rn.ravel(), minlength=count * n).reshape(count, n)
-        means.append(times_Rn @ flat_nM / n)
-    low, high = np.percentile(np.concatenate(means), [50 - 50 * LEVEL, 50 + 50 * LEVEL], axis=0)
-    shape = np.shape(values)[1:]
-    figures = {"mean": flat_nM.mean(0), "low": low, "high": high}
-    return {"n": n, **{name: figure.reshape(shape).tolist() for name, figure in figures.items()}}
+    low, high = percentile_interval(resampled_means(values, seed))
+    figures = {"mean": values.mean(0), "low": low, "high": high}
+    shape = values.shape[1:]
+    return {"n": len(values), **{name: figure.reshape(shape).tolist() for name, figure in figures.items()}}
 
 
 def layer_intervals(values: Mapping[str, NDArray[np.float64]], seed: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import soundfile
 from PIL import Image
 
 from selfkd.data.example import Example
+from selfkd.data.stored import Stored
 from selfkd.errors import InputError
 
 MOST_PIXELS = 64_000_000  # a picture with more is no photograph but an attack on memory
@@ -27,14 +28,15 @@ class Clip(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A question as a source lists it. `image` is a file or its bytes; `clip` is there where it has been spoken."""
+    """A question as a source lists it. `image` is a file, its bytes, or where they are stored; `clip` is there where it
+    has been spoken."""
 
     id: str
     question: str
     answer: str
     instruction: str = ""
     answer_format: str = ""
-    image: Path | bytes | None = None
+    image: Path | bytes | Stored | None = None
     clip: Clip | None = None
     category: str = ""
     speaker: str = ""
@@ -75,7 +77,8 @@ class Listed:
             details=row.details,
         )
         if row.image is not None:
-            example = replace(example, image=checked_image(row.image))
+            image = row.image.read() if isinstance(row.image, Stored) else row.image
+            example = replace(example, image=checked_image(image))
         return example if row.clip is None else replace(example, voice=row.speaker)
 
     def named(self, index: int) -> tuple[str, str]:

@@ -6,12 +6,14 @@ part of this package. Its speech is easy to reproduce and far from natural: righ
 
 import _ctypes
 import ctypes
+import hashlib
 import math
+import os
 import shutil
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import Protocol
 
 import espeakng_loader
@@ -96,11 +98,9 @@ class EspeakSpeaker:
     engine, license = "espeak-ng 1.52", "GPL-3.0 (engine, loaded at run time)"
 
     def __init__(self) -> None:
-        data = Path(espeakng_loader.get_data_path())
-        # a copy of our own: one that others in this process hold open (Kokoro's phonemizer does) cannot be loaded anew
-        self._folder = TemporaryDirectory(prefix="espeak-")
-        _link_data(data, Path(self._folder.name) / "espeak-ng-data")
-        self._library_path = shutil.copy(espeakng_loader.get_library_path(), self._folder.name)
+        library, data = Path(espeakng_loader.get_library_path()), Path(espeakng_loader.get_data_path())
+        self._folder = _espeak_folder(library, data)
+        self._library_path = str(self._folder / library.name)
         self._accents = {p.name for p in (data / "lang").rglob("*") if p.is_file() and p.name != "en-Shaw"}
         self._variants = {p.name for p in (data / "voices" / "!v").iterdir()}
 
@@ -128,9 +128,9 @@ class EspeakSpeaker:
         # random generators makes the samples a function of the utterance.
         library = ctypes.CDLL(self._library_path)
         try:
-            native_rate_hz = library.espeak_Initialize(_SYNCHRONOUS, 0, self._folder.name.encode(), _NO_EXIT)
+            native_rate_hz = library.espeak_Initialize(_SYNCHRONOUS, 0, str(self._folder).encode(), _NO_EXIT)
             if native_rate_hz <= 0:
-                raise InputError(f"espeak-ng could not start with the data in {self._folder.name}")
+                raise InputError(f"espeak-ng could not start with the data in {self._folder}")
             chunks: list[NDArray[np.int16]] = []
 
             def collect(samples, count, _events) -> int:
@@ -152,6 +152,33 @@ class EspeakSpeaker:
             return np.concatenate(chunks or [np.zeros(0, np.int16)]).astype(np.float32), native_rate_hz
         finally:
             _ctypes.dlclose(library._handle)
+
+
+def _espeak_folder(library: Path, data: Path) -> Path:
+    """A folder with a copy of the library, beside links to its data: one for all processes and kept, since a process
+    that is killed, as a guarded engine is, could not remove one of its own. Raises InputError where none can be made.
+
+    A copy: the library that others in this process hold open (Kokoro's phonemizer does) cannot be loaded anew.
+    """
+    key = hashlib.sha256(library.read_bytes() + str(data).encode()).hexdigest()[:12]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "selfkd"
+    folder = cache / f"espeak-{key}"
+    if folder.is_dir():
+        return folder
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        made = Path(mkdtemp(prefix=f".{folder.name}.", dir=cache))
+        try:
+            _link_data(data, made / "espeak-ng-data")
+            shutil.copy(library, made)
+            made.rename(folder)
+        except OSError:
+            shutil.rmtree(made)
+            if not folder.is_dir():  # else another process was first
+                raise
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror}); XDG_CACHE_HOME names another place") from error
+    return folder
 
 
 def _link_data(theirs: Path, ours: Path) -> None:

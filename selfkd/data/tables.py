@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from selfkd.data.listed import Listed, Row, drawn
+from selfkd.data.stored import Stored, dataset_rows
 from selfkd.errors import InputError
 
 FIELDS = ("id", "question", "answer", "image", "instruction", "answer_format", "category")
@@ -31,11 +32,11 @@ def dataset(name: str, split: str, columns: Mapping[str, str], count: int, seed:
     except (FileNotFoundError, DatasetNotFoundError, ValueError, ConnectionError) as error:
         raise InputError(f"path: {name}: {str(error).splitlines()[0]}") from error
     wanted = _checked(columns)
-    image = wanted["image"]
+    image, table = wanted["image"], data
     if image in data.column_names and isinstance(data.features[image], Image):
-        data = data.cast_column(image, Image(decode=False))
+        table = dataset_rows(data, image)
     skipped: Counter[str] = Counter()
-    rows = drawn(_rows(data, Path(), wanted, name, skipped), count, seed)
+    rows = drawn(_rows(table, Path(), wanted, name, skipped), count, seed)
     return Listed(source.rpartition("/")[2], rows, data.info.license or "not stated", skipped=dict(skipped))
 
 
@@ -87,9 +88,5 @@ def _rows(
         )
 
 
-def _image(value: Any, folder: Path) -> Path | bytes | None:
-    if value is None or isinstance(value, bytes):
-        return value
-    if isinstance(value, Mapping):  # as `datasets` keeps what it has not decoded
-        return value["bytes"] or Path(value["path"])
-    return folder / str(value)
+def _image(value: Any, folder: Path) -> Path | bytes | Stored | None:
+    return value if value is None or isinstance(value, bytes | Stored) else folder / str(value)

@@ -34,7 +34,7 @@ def speak_benchmarks(config: "EvaluateConfig") -> dict[str, ExampleFolder]:
     found = {}
     for name in dict.fromkeys(names):
         spoken = config.instruction == "spoken"
-        source = open_benchmark(name, config.copies.get(name, ""), count=config.limit, instruction_spoken=spoken)
+        source = open_benchmark(name, config.copies.get(name, ""), limit=config.limit, instruction_spoken=spoken)
         for voice in config.voices:
             key = name if len(config.voices) == 1 else f"{name}{VOICE_MARK}{voice}"
             found[key] = ExampleFolder(_speak(config, name, source, voice, settings))

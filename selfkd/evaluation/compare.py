@@ -16,7 +16,7 @@ from rich.table import Table
 
 from selfkd.errors import InputError
 from selfkd.evaluation.samples import read_samples, samples_path
-from selfkd.evaluation.statistics import gap_closed, paired, summarize, vision_audio_gap
+from selfkd.evaluation.statistics import gap_closed, groups_in, paired, summarize, vision_audio_gap
 from selfkd.files import write_json
 from selfkd.runs import RESULT
 
@@ -115,7 +115,7 @@ def _closed(samples: Mapping[str, list[dict[str, Any]]], first: str, second: str
     if not one:
         return None
     written, left, right = ([s["score"] for s in items] for items in (text, one, two))
-    return {"of": first, **gap_closed(written, left, right, seed)}
+    return {"of": first, **gap_closed(written, left, right, seed, groups_in(text))}
 
 
 def comparison_table(scores: Mapping[str, Any]) -> Table:
@@ -135,5 +135,6 @@ def comparison_table(scores: Mapping[str, Any]) -> Table:
 def accuracy_cells(score: Mapping[str, Any]) -> list[str]:
     """Accuracy (standard error) of each system on a benchmark, in percent, for a table's row."""
     return [
-        f"{100 * s['accuracy']:.1f} ({100 * s['stderr']:.1f})" if s["n"] > 1 else "–" for s in score["systems"].values()
+        f"{100 * s['accuracy']:.1f} ({100 * s['stderr']:.1f})" if s["n"] and s["stderr"] is not None else "–"
+        for s in score["systems"].values()
     ]

@@ -85,12 +85,16 @@ def image_media_type(image: bytes) -> str:
 
 
 def audio_part(example: Example) -> dict[str, Any]:
+    return {"type": "input_audio", "input_audio": {"data": _base64(wav(example)), "format": "wav"}}
+
+
+def wav(example: Example) -> bytes:
     """The example's speech as WAV, mono, 16 kHz, 16 bit: the very samples where they were 16 bit."""
     # soundfile would scale floats by 32767 and so change every sample
     samples = np.clip(np.round(example.samples() * 32_768), -32_768, 32_767).astype(np.int16)
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, SAMPLE_RATE_HZ, format="WAV", subtype="PCM_16")
-    return {"type": "input_audio", "input_audio": {"data": _base64(buffer.getvalue()), "format": "wav"}}
+    return buffer.getvalue()
 
 
 def _base64(content: bytes) -> str:

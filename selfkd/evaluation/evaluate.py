@@ -21,9 +21,11 @@ from selfkd.data.folder import ExampleFolder
 from selfkd.errors import InputError
 from selfkd.evaluation.asker import EndpointSettings, Usage
 from selfkd.evaluation.benchmark_speech import VOICE_MARK, InstructionForm, speak_benchmarks
+from selfkd.evaluation.benchmarks.benchmark import whole_groups
 from selfkd.evaluation.gap_table import gap_table
-from selfkd.evaluation.grading import check_gradable
+from selfkd.evaluation.grading import check_gradable, group_of
 from selfkd.evaluation.records import SampleFile, prompt_hash, sample
+from selfkd.evaluation.remote_code import ChatSystem, runs_own_code
 from selfkd.evaluation.samples import QUESTIONS, read_samples, samples_path
 from selfkd.evaluation.statistics import spread_over_voices, summarize, vision_audio_gap
 from selfkd.evaluation.systems import EndpointSystem, LocalSystem, System, View, endpoint_settings, with_progress
@@ -53,9 +55,10 @@ class EvaluateConfig:
         speech: Further fields of selfkd synthesize for benchmarks: {engine: kokoro, verify: openai/whisper-base.en}.
         cache: Folder that keeps spoken benchmarks for the next run.
         recognizer: Checkpoint of the cascade's recogniser, Whisper's or ours; the embedded one by default.
+        trust_remote_code: Run the Python code that comes with a checkpoint (Megrez-3B-Omni, MiniCPM-o 2.6).
         url: Base URL of an OpenAI-compatible endpoint, or openai; its key comes from OPENAI_API_KEY.
         endpoint: How it is asked: {concurrency: 8, requests_per_minute: 60, budget: 5, price_in: 2.5, price_out: 10}.
-        limit: At most so many items of each benchmark; 0 takes all.
+        limit: At most so many items of each benchmark, in whole groups (pairs, rotations, a picture's); 0 takes all.
         batch_size: Items that are asked together.
         max_new_tokens: Longest reply, in tokens.
         likelihood: Score the options of multiple-choice questions by their likelihood too (MMAlign); local models.
@@ -74,6 +77,7 @@ class EvaluateConfig:
     speech: dict[str, Any] = field(default_factory=dict)
     cache: Path = Path("~/.cache/selfkd/speech")
     recognizer: str = ""
+    trust_remote_code: bool = False
     url: str = ""
     endpoint: dict[str, Any] = field(default_factory=dict)
     limit: int = 0
@@ -90,8 +94,11 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     Raises InputError where an item has no reply in the end: nothing is lost, and nothing counted as wrong in silence.
     """
     settings = endpoint_settings({"max_new_tokens": config.max_new_tokens, **config.endpoint})
-    if not config.url:
+    own_code = _own_code(config)
+    if not config.url and not own_code:
         is_ours(config.model)  # before anything is made
+    if config.likelihood and (own_code or config.url):
+        raise InputError("likelihood: needs a model in the classes of transformers on this machine")
     if config.batch_size < 1 or config.limit < 0 or config.max_new_tokens < 1 or not config.views:
         raise InputError("batch_size, limit, max_new_tokens, views: must not be negative or empty")
     asked = _folders(config)
@@ -110,11 +117,18 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         return result
 
 
+def _own_code(config: EvaluateConfig) -> bool:
+    return not config.url and runs_own_code(config.model, config.trust_remote_code)
+
+
 @contextmanager
 def _system(
     config: EvaluateConfig, settings: EndpointSettings, transcriber: Transcriber | None, folder: Path
 ) -> Iterator[System]:
     """The model to ask. What an endpoint cost stands in the run's usage.json, and counts when the run goes on."""
+    if _own_code(config):
+        yield ChatSystem(config.model, transcriber, config.max_new_tokens)
+        return
     if not config.url:
         yield LocalSystem(config.model, transcriber, config.batch_size, config.max_new_tokens, config.likelihood)
         return
@@ -152,11 +166,13 @@ def _processes() -> PartialState:
 
 
 def _ask(config: EvaluateConfig, folder: Path, name: str, examples: ExampleFolder, system: System) -> dict[str, Any]:
-    ids = [row["id"] for row in examples.columns("id")][: config.limit or None]
+    ids = [row["id"] for row in examples.columns("id")]
+    chosen = _limited(examples, config.limit)
     state = _processes()
-    files = {v: SampleFile(samples_path(folder, name, v), ids, state.process_index) for v in config.views}
-    _reuse_written(files, name, examples)
-    wanted = {v: [i for i in f.missing() if i % state.num_processes == state.process_index] for v, f in files.items()}
+    rank = state.process_index
+    files = {v: SampleFile(samples_path(folder, name, v), [ids[i] for i in chosen], rank) for v in config.views}
+    _reuse_written(files, name, examples, chosen)
+    wanted = {v: [chosen[i] for i in f.missing() if i % state.num_processes == rank] for v, f in files.items()}
     answers = system.answer(examples, {v: positions for v, positions in wanted.items() if positions})
     for i, view, reply in with_progress(answers, sum(map(len, wanted.values())), name):
         files[view].add(sample(examples[i], view, reply))
@@ -175,7 +191,14 @@ def _ask(config: EvaluateConfig, folder: Path, name: str, examples: ExampleFolde
     return scores
 
 
-def _reuse_written(files: Mapping[View, SampleFile], name: str, examples: ExampleFolder) -> None:
+def _limited(examples: ExampleFolder, limit: int) -> list[int]:
+    """The positions of the first whole groups."""
+    rows = examples.columns("id", "source", "category", "details", "image_hash")
+    known = [row | {"details": json.loads(row["details"] or "{}")} for row in rows]
+    return whole_groups([group_of(row, row["image_hash"] or row["id"]) for row in known], limit)
+
+
+def _reuse_written(files: Mapping[View, SampleFile], name: str, examples: ExampleFolder, chosen: Sequence[int]) -> None:
     """What was asked in writing beside one voice is not asked again beside the next."""
     benchmark, mark, _ = name.partition(VOICE_MARK)
     if not mark or "text" not in files or not is_main_process():
@@ -184,7 +207,7 @@ def _reuse_written(files: Mapping[View, SampleFile], name: str, examples: Exampl
     known = {s["id"]: s for path in others for s in read_samples(path) if not s["error"]}
     for i in files["text"].missing():
         record = known.get(files["text"].ids[i])
-        if record is not None and record["prompt"] == prompt_hash(examples[i], "text"):
+        if record is not None and record["prompt"] == prompt_hash(examples[chosen[i]], "text"):
             files["text"].add(record)
 
 

@@ -24,6 +24,13 @@ def grade(sample: Mapping[str, Any], reply: str) -> Grade:
     return Grade(parsed, float(is_right(sample["kind"], sample["truth"], parsed)))
 
 
+def group_of(sample: Mapping[str, Any], picture: str) -> str:
+    """What an item is right or wrong with: its benchmark's own group, or all questions about its picture. `sample` has
+    source, category, details; `picture` is the name of its picture."""
+    benchmark = BENCHMARKS.get(sample["source"])
+    return benchmark.group(sample) if benchmark and benchmark.group else picture
+
+
 def official_figures(samples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """A benchmark's own figures, its headline first; empty for a source that has none."""
     name = samples[0]["source"] if samples else ""

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from selfkd.data.example import Example
-from selfkd.evaluation.grading import grade
+from selfkd.data.example import Example, image_hash
+from selfkd.evaluation.grading import grade, group_of
 from selfkd.evaluation.reply import Reply
 from selfkd.evaluation.samples import keep_whole_lines, read_samples, whole_lines
 from selfkd.files import write_text
@@ -36,6 +36,7 @@ def sample(example: Example, view: str, reply: Reply) -> dict[str, Any]:
         "seconds": round(reply.seconds, 4),
         "error": reply.error,
     }
+    known["group"] = group_of(known, image_hash(example.image) if example.image else example.id)
     if reply.error:
         return known | {"parsed": None, "score": None, "correct": None}
     found = grade(known, reply.text)

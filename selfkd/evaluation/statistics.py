@@ -1,4 +1,5 @@
-"""Scores with their uncertainty, and two views of the same items side by side."""
+"""Scores with their uncertainty, and two views of the same items side by side. Items of one `group` (see `grading.py`)
+are held to be right and wrong together: standard errors and intervals are over groups."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
@@ -8,23 +9,31 @@ import numpy as np
 from scipy.stats import binomtest
 
 from selfkd.evaluation.grading import official_figures
+from selfkd.evaluation.resampling import (
+    LEVEL,
+    RESAMPLES,
+    Groups,
+    clustered_stderr,
+    percentile_interval,
+    resampled_means,
+)
 from selfkd.evaluation.scorers import YES_NO_KINDS
 
-RESAMPLES = 10_000
 Sample = Mapping[str, Any]
 
 
 def summarize(samples: Sequence[Sample]) -> dict[str, Any]:
-    """Of the items with a reply: n, correct, accuracy (the mean score), its standard error, parse rate; the rate of
-    "yes" among yes/no questions, the true one, and the bias between them; of multiple choice how often the first option
-    is taken and how often it is right, and the accuracy of the likeliest option; the benchmark's own figures. `failed`
-    items have no reply and count nowhere else. A reply that cannot be parsed counts as wrong."""
+    """Of the items with a reply: n, how many groups they make, correct, accuracy (the mean score), its standard error,
+    parse rate; the rate of "yes" among yes/no questions, the true one, and the bias between them; of multiple choice
+    how often the first option is taken and how often it is right, and the accuracy of the likeliest option; the
+    benchmark's own figures. `failed` items have no reply and count nowhere else. A reply that cannot be parsed counts
+    as wrong."""
     answered = [s for s in samples if not s["error"]]
     n = len(answered)
     result: dict[str, Any] = {"n": n, "failed": len(samples) - n}
     if not n:
         return result
-    scores = np.array([s["score"] for s in answered], dtype=float)
+    scores = [float(s["score"]) for s in answered]
     yes_no = [s for s in answered if s["kind"] in (*YES_NO_KINDS, "yes_no")]
     said = fmean(s["parsed"] == "yes" for s in yes_no) if yes_no else None
     true = fmean(s["truth"] == "yes" for s in yes_no) if yes_no else None
@@ -32,9 +41,10 @@ def summarize(samples: Sequence[Sample]) -> dict[str, Any]:
     weighed = [s for s in answered if s["log_likelihoods"]]
     wers = [s["word_error_rate"] for s in answered if s["word_error_rate"] is not None]
     return result | {
+        "groups": len(set(groups_in(answered))),
         "correct": sum(s["correct"] for s in answered),
-        "accuracy": float(scores.mean()),
-        "stderr": float(scores.std(ddof=1) / np.sqrt(n)) if n > 1 else None,
+        "accuracy": fmean(scores),
+        "stderr": clustered_stderr(scores, groups_in(answered)),
         "parse_rate": fmean(s["parsed"] is not None for s in answered),
         "yes_rate": said,
         "true_yes_rate": true,
@@ -46,6 +56,10 @@ def summarize(samples: Sequence[Sample]) -> dict[str, Any]:
         "seconds": fmean(s["seconds"] for s in answered),
         "figures": official_figures(answered),
     }
+
+
+def groups_in(samples: Sequence[Sample]) -> list[str]:
+    return [s["group"] for s in samples]
 
 
 def _likeliest_is_true(sample: Sample) -> bool:
@@ -61,26 +75,27 @@ def paired(first: Sequence[Sample], second: Sequence[Sample]) -> tuple[list[Samp
 
 
 def vision_audio_gap(text: Sequence[Sample], speech: Sequence[Sample], seed: int = 0) -> dict[str, Any]:
-    """Written minus spoken on the same items: the gap in mean score with a 95% interval (paired bootstrap over items),
-    McNemar's exact test of the items that are right in one view alone, and where the two views agree. An item is right
-    where its score is one half or more."""
+    """Written minus spoken on the same items: the gap in mean score with a 95% interval (paired bootstrap over
+    groups), McNemar's exact test of the items that are right in one view alone, and where the two views agree. An item
+    is right where its score is one half or more."""
     written, spoken = paired(text, speech)
     if not written:
         return {"n": 0}
     difference = np.array([a["score"] - b["score"] for a, b in zip(written, spoken, strict=True)], dtype=float)
+    means = resampled_means(difference, seed, groups_in(written))
     right = [(bool(a["correct"]), bool(b["correct"])) for a, b in zip(written, spoken, strict=True)]
     only_written, only_spoken = right.count((True, False)), right.count((False, True))
     discordant = only_written + only_spoken
     return {
         "n": len(written),
         "gap": float(difference.mean()),
-        "gap_interval": bootstrap(difference, seed).tolist(),
+        "gap_interval": percentile_interval(means[:, 0]).tolist(),
         "both_right": right.count((True, True)),
         "only_written": only_written,
         "only_spoken": only_spoken,
         "neither": right.count((False, False)),
         "mcnemar_p": float(binomtest(only_written, discordant).pvalue) if discordant else 1.0,
-        "level": 0.95,
+        "level": LEVEL,
         "resamples": RESAMPLES,
     }
 
@@ -108,37 +123,25 @@ def _over_voices(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def bootstrap(values: np.ndarray, seed: int) -> np.ndarray:
-    """The 95% percentile interval of a mean over items, (2,)."""
-    rng, means = np.random.default_rng(seed), []
-    for start in range(0, RESAMPLES, 500):  # in parts: a large benchmark's resamples would fill the memory
-        picks = rng.integers(0, len(values), (min(500, RESAMPLES - start), len(values)))
-        means.append(values[picks].mean(1))
-    return np.percentile(np.concatenate(means), [2.5, 97.5])
-
-
 def gap_closed(
-    text: Sequence[float], first: Sequence[float], second: Sequence[float], seed: int = 0, resamples: int = RESAMPLES
+    text: Sequence[float], first: Sequence[float], second: Sequence[float], seed: int = 0, groups: Groups = None
 ) -> dict[str, Any]:
     """Share of the gap left by `first` that `second` closes, (second - first) / (text - first), on the same items.
 
-    The 95% interval is the percentile interval of a paired bootstrap over items; resamples without a gap are left out,
+    The 95% interval is the percentile interval of a paired bootstrap over groups; resamples without a gap are left out,
     and where they are more than 1 in 100 share and interval are None: there is no gap to speak of.
     """
     scores = np.array([text, first, second], dtype=float)
-    n = scores.shape[1]
-    rng = np.random.default_rng(seed)
-    parts = [scores[:, rng.integers(0, n, (min(500, resamples - s), n))].mean(2) for s in range(0, resamples, 500)]
-    t, s, k = np.concatenate(parts, axis=1)
+    t, s, k = resampled_means(scores.T, seed, groups).T
     has_gap = t - s > 0
     share = (k[has_gap] - s[has_gap]) / (t[has_gap] - s[has_gap])
     text_mean, first_mean, second_mean = scores.mean(1)
     clear = has_gap.mean() >= 0.99 and text_mean > first_mean
     return {
         "share": float((second_mean - first_mean) / (text_mean - first_mean)) if clear else None,
-        "interval": np.percentile(share, [2.5, 97.5]).tolist() if clear else None,
+        "interval": percentile_interval(share).tolist() if clear else None,
         "difference": float(second_mean - first_mean),
-        "difference_interval": np.percentile(k - s, [2.5, 97.5]).tolist(),
-        "level": 0.95,
-        "resamples": resamples,
+        "difference_interval": percentile_interval(k - s).tolist(),
+        "level": LEVEL,
+        "resamples": RESAMPLES,
     }

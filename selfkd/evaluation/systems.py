@@ -1,5 +1,6 @@
-"""Who is evaluated: a model on this machine, or one behind an endpoint. Each answers items of a folder in some views,
-one after another as replies come, and gives an error for an item that it cannot answer."""
+"""Who is evaluated: a model on this machine, or one behind an endpoint; `remote_code.py` has those that bring their
+own code. Each answers items of a folder in some views, one after another as replies come, and gives an error for an
+item that it cannot answer."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -79,7 +80,7 @@ class LocalSystem:
             if self.likelihood:
                 self._add_likelihoods(examples, asked, replies)
         if "cascade" in views:
-            heard = _heard(self.transcriber, examples)
+            heard = heard_by(self.transcriber, examples)
             told = [replace(e, question=h) for e, h in zip(examples, heard, strict=True)]
             texts = answer_views(self.model, self.processor, told, ["text"], self.max_new_tokens)["text"]
             replies["cascade"] = [replace(r, heard=h) for r, h in zip(texts, heard, strict=True)]
@@ -123,7 +124,7 @@ class EndpointSystem:
 
         def told() -> Iterator[Example]:
             for i in positions:
-                heard.extend(_heard(self.transcriber, [examples[i]]))
+                heard.extend(heard_by(self.transcriber, [examples[i]]))
                 yield replace(examples[i], question=heard[-1])
 
         for at, reply in self._answerer("text").answer_each(told()):
@@ -140,7 +141,8 @@ def option_letters(example: Example) -> list[str]:
     return list(options_of(example.question)) if example.kind == "multiple_choice" else []
 
 
-def _heard(transcriber: Transcriber | None, examples: Sequence[Example]) -> list[str]:
+def heard_by(transcriber: Transcriber | None, examples: Sequence[Example]) -> list[str]:
+    """What the recogniser of a cascade makes of the examples' speech."""
     assert transcriber is not None, "the view cascade is asked with a transcriber"
     return transcriber.transcribe(examples)
 

@@ -5,13 +5,14 @@ questions about a picture, rotated options, F1).
 """
 
 import json
-from collections import defaultdict
+import random
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from selfkd.data.listed import Row
+from selfkd.data.stored import Stored
 from selfkd.errors import InputError
 
 Sample = Mapping[str, Any]  # id, question, truth, category, details; once graded also parsed, score
@@ -35,7 +36,8 @@ class Benchmark:
     rows: Callable[[Iterable[Mapping[str, Any]]], Iterator[Row]]
     grade: Callable[[Sample, str], Grade]
     figures: Callable[[Sequence[Sample]], dict[str, float]]  # headline first
-    revision: str | None = None  # commit of the copy; None takes the newest
+    revision: str  # commit of the copy
+    group: Callable[[Sample], str] | None = None  # names what is only whole together; None where items stand alone
 
 
 def needed(record: Mapping[str, Any], field: str, number: int) -> Any:
@@ -46,15 +48,11 @@ def needed(record: Mapping[str, Any], field: str, number: int) -> Any:
     return value
 
 
-def picture(record: Mapping[str, Any], number: int) -> Path | bytes:
-    """The picture of a row as `datasets` keeps what it has not decoded; raises InputError where there is none."""
-    value = record["image"]
-    found = (value.get("bytes") or value.get("path")) if isinstance(value, Mapping) else value
-    if isinstance(found, bytes) and found:
-        return found
-    if isinstance(value, Mapping) and found:
-        return Path(found)
-    raise InputError(f"row {number}: field image: holds no picture")
+def picture(record: Mapping[str, Any], number: int) -> Stored:
+    """The picture of a row, not yet read; raises InputError where there is none."""
+    if record["image"] is None:
+        raise InputError(f"row {number}: field image: holds no picture")
+    return record["image"]
 
 
 def as_details(**values: Any) -> str:
@@ -82,3 +80,20 @@ def percent_all_right(samples: Sequence[Sample], key: Callable[[Sample], Hashabl
     """The share of groups in which every sample is right, 0 to 100."""
     groups = grouped(samples, key).values()
     return 100 * sum(all(s["score"] == 1 for s in group) for group in groups) / len(groups) if groups else 0.0
+
+
+def whole_groups(groups: Sequence[Hashable], limit: int, seed: int | None = None) -> list[int]:
+    """The positions, in their order, of the first groups that come to `limit` items at most (all for 0). None is broken
+    up, and one is always there. A seed draws the order of the groups."""
+    sizes = Counter(groups)
+    order = list(sizes)
+    if seed is not None:
+        random.Random(f"draw/{seed}").shuffle(order)
+    taken: set[Hashable] = set()
+    room = limit or len(groups)
+    for group in order:
+        room -= sizes[group]
+        if taken and room < 0:
+            break
+        taken.add(group)
+    return [i for i, group in enumerate(groups) if group in taken]

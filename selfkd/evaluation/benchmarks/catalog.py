@@ -1,11 +1,15 @@
 """The benchmarks by name, and how the copy of one becomes a source of questions."""
 
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from selfkd.data.listed import Listed, drawn
+import pyarrow.parquet as pq
+
+from selfkd.data.listed import Listed, Row, drawn
+from selfkd.data.stored import parquet_rows
 from selfkd.errors import InputError
-from selfkd.evaluation.benchmarks.benchmark import Benchmark
+from selfkd.evaluation.benchmarks.benchmark import Benchmark, whole_groups
 from selfkd.evaluation.benchmarks.chart import CHARTQA
 from selfkd.evaluation.benchmarks.choice import AI2D, MMBENCH, MMSTAR, REALWORLDQA
 from selfkd.evaluation.benchmarks.documents import DOCVQA, INFOVQA
@@ -28,63 +32,66 @@ def open_benchmark(
     name: str,
     path: str = "",
     revision: str | None = None,
-    count: int = 0,
+    limit: int = 0,
     seed: int = 0,
     instruction_spoken: bool = False,
 ) -> Listed:
     """The questions of a benchmark, from its hub copy or from `path`, a Parquet file or a folder that `datasets` reads.
 
-    `revision` is a commit of the hub copy, the benchmark's own by default. With `instruction_spoken` the sentence on
-    the form of the answer becomes part of the question, and so is spoken with it. Raises InputError.
+    `revision` is a commit of the hub copy, the benchmark's own by default. `limit` takes at most so many, drawn by the
+    seed in whole groups. With `instruction_spoken` the sentence on the form of the answer becomes part of the question,
+    and so is spoken with it. Pictures are read when an example is. Raises InputError.
     """
     if name not in BENCHMARKS:
         raise InputError(f"benchmark: {name!r} is not known; there are {', '.join(BENCHMARKS)}")
-    benchmark = BENCHMARKS[name]
-    from datasets import Image
-    from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+    benchmark, where = BENCHMARKS[name], path or BENCHMARKS[name].hub
+    from datasets.exceptions import DatasetNotFoundError
 
     try:
-        data = _load(benchmark, path, revision)
-    except (OSError, ValueError, DatasetNotFoundError, DatasetGenerationError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{name}: path: {path or benchmark.hub}: {(str(error).splitlines() or ['?'])[0]}") from error
-    missing = [column for column in benchmark.columns if column not in data.column_names]
-    if missing:
-        there = ", ".join(data.column_names)
-        raise InputError(f"{name}: {path or benchmark.hub}: column {missing[0]!r} is missing; there are {there}")
-    data = data.select_columns(list(benchmark.columns))
-    for column, feature in data.features.items():
-        if isinstance(feature, Image):
-            data = data.cast_column(column, Image(decode=False))
-    try:
-        rows = drawn(benchmark.rows(data), count, seed)
-    except InputError as error:
-        raise InputError(f"{name}: {path or benchmark.hub}: {error}") from error
+        files = _files(benchmark, path, revision)
+        there = pq.read_schema(files[0]).names
+        missing = [column for column in benchmark.columns if column not in there]
+        if missing:
+            raise InputError(f"column {missing[0]!r} is missing; there are {', '.join(there)}")
+        every = drawn(benchmark.rows(parquet_rows(files, benchmark.columns, "image")), 0, seed)
+    except (OSError, ValueError, DatasetNotFoundError) as error:
+        raise InputError(f"{name}: path: {where}: {(str(error).splitlines() or ['?'])[0]}") from error
+    rows = tuple(every[i] for i in whole_groups(list(_groups(benchmark, every)), limit, seed))
     if instruction_spoken:
         rows = tuple(row._replace(question=row.question + row.answer_format, answer_format="") for row in rows)
     return Listed(name, rows, benchmark.license)
 
 
-def _load(benchmark: Benchmark, path: str, revision: str | None) -> Any:
-    from datasets import get_dataset_config_names, get_dataset_split_names, load_dataset
+def _groups(benchmark: Benchmark, rows: Sequence[Row]) -> Iterator[str]:
+    for row in rows:
+        of = {"category": row.category, "details": json.loads(row.details)}
+        yield benchmark.group(of) if benchmark.group else row.id
 
-    if not path:
-        revision = revision or benchmark.revision
-        return load_dataset(benchmark.hub, benchmark.config, split=benchmark.split, revision=revision)
+
+def _files(benchmark: Benchmark, path: str, revision: str | None) -> list[str]:
+    """The Parquet files of a copy; what the hub has is brought here."""
+    from datasets import DownloadManager, get_dataset_config_names, load_dataset_builder
+
     if Path(path).is_file():
-        return load_dataset("parquet", data_files=path, split="train")
-    if not Path(path).is_dir():
-        raise InputError(f"{benchmark.name}: path: {path}: no such file or folder")
-    # a downloaded copy has the hub's names; a folder with one table alone needs none
-    config = _named("config", benchmark, benchmark.config, path, get_dataset_config_names(path))
-    split = _named("split", benchmark, benchmark.split, path, get_dataset_split_names(path, config))
-    return load_dataset(path, config, split=split)
+        return [path]
+    if path and not Path(path).is_dir():
+        raise InputError("no such file or folder")
+    config, split = benchmark.config, benchmark.split
+    if path:  # a downloaded copy has the hub's names; a folder with one table alone needs none
+        config = _named("config", config, get_dataset_config_names(path))
+    builder = load_dataset_builder(
+        path or benchmark.hub, config, revision=None if path else revision or benchmark.revision
+    )
+    files = builder.config.data_files or {}
+    files = files[_named("split", split, [str(name) for name in files])]
+    if not all(file.endswith(".parquet") for file in files):
+        raise InputError(f"{files[0]} is not Parquet")
+    return DownloadManager().download(list(files))
 
 
-def _named(what: str, benchmark: Benchmark, wanted: str | None, path: str, there: list[str]) -> str:
+def _named(what: str, wanted: str | None, there: list[str]) -> str:
     if wanted in there:
         return str(wanted)
     if len(there) == 1:
         return there[0]
-    raise InputError(f"{benchmark.name}: path: {path}: no {what} {wanted!r}; there are {', '.join(there)}")
+    raise InputError(f"no {what} {wanted!r}; there are {', '.join(there)}")

@@ -129,19 +129,20 @@ def mmbench_rows(records: Records) -> Iterator[Row]:
         )
 
 
+def mmbench_group(sample: Sample) -> str:
+    """A question with all its rotations."""
+    return str(sample["details"]["index"] % ROTATION)
+
+
 def mmbench_figures(samples: Sequence[Sample]) -> dict[str, float]:
     """CircularEval (Liu et al., arXiv 2307.06281): a question counts where the model is right under every rotation of
     its options. "circular" is there only where the samples hold rotations: without, accuracy is the vanilla one."""
-
-    def question(sample: Sample) -> int:
-        return sample["details"]["index"] % ROTATION
-
     plain = [s for s in samples if s["details"]["index"] < ROTATION]
-    result = {"accuracy": percent_all_right(samples, question), "vanilla": percent(plain)}
+    result = {"accuracy": percent_all_right(samples, mmbench_group), "vanilla": percent(plain)}
     if len(plain) < len(samples):
         result["circular"] = result["accuracy"]
     for name, some in sorted(grouped(samples, lambda s: s["category"]).items()):
-        result[name] = percent_all_right(some, question)
+        result[name] = percent_all_right(some, mmbench_group)
     return result
 
 
@@ -215,4 +216,6 @@ MMBENCH = Benchmark(
     rows=mmbench_rows,
     grade=grade,
     figures=mmbench_figures,
+    revision="56ba1af8954932c4804bd3f522e05ed96e63b654",
+    group=mmbench_group,
 )

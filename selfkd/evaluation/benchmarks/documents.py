@@ -68,6 +68,7 @@ DOCVQA = Benchmark(
     rows=rows_of("docvqa", "question_types"),
     grade=grade,
     figures=figures,
+    revision="539088ef8a8ada01ac8e2e6d4e372586748a265e",
 )
 INFOVQA = Benchmark(
     name="infovqa",
@@ -80,4 +81,5 @@ INFOVQA = Benchmark(
     rows=rows_of("infovqa", "answer_type"),
     grade=grade,
     figures=figures,
+    revision="539088ef8a8ada01ac8e2e6d4e372586748a265e",
 )

@@ -90,4 +90,5 @@ TEXTVQA = Benchmark(
     rows=rows,
     grade=grade,
     figures=figures,
+    revision="9c0699cd19768ac5ab97568f6b3cbac4c0062884",
 )

@@ -51,6 +51,10 @@ def mme_rows(records: Records) -> Iterator[Row]:
         )
 
 
+def mme_group(sample: Sample) -> str:
+    return sample["details"]["picture"]
+
+
 def mme_figures(samples: Sequence[Sample]) -> dict[str, float]:
     """A subtask's score is acc + acc+ (the share of pictures with both questions right), 0 to 200; perception is the
     sum of ten (to 2000), cognition of four (to 800). The headline is their sum over 28, or, where subtasks are missing,
@@ -58,7 +62,7 @@ def mme_figures(samples: Sequence[Sample]) -> dict[str, float]:
     scores: dict[str, float] = {}
     each: dict[str, float] = {}
     for name, some in sorted(grouped(samples, lambda s: s["category"]).items()):
-        acc, plus = percent(some), percent_all_right(some, lambda s: s["details"]["picture"])
+        acc, plus = percent(some), percent_all_right(some, mme_group)
         scores[name] = acc + plus
         each |= {f"{name} acc": acc, f"{name} acc+": plus}
     total = sum(scores.values())
@@ -80,6 +84,11 @@ def pope_rows(records: Records) -> Iterator[Row]:
             kind="yes_no",
             details=as_details(image_source=record["image_source"]),
         )
+
+
+def pope_group(sample: Sample) -> str:
+    """A picture is asked about six times in each of three categories."""
+    return sample["details"]["image_source"]
 
 
 def pope_figures(samples: Sequence[Sample]) -> dict[str, float]:
@@ -127,13 +136,18 @@ def hallusion_rows(records: Records) -> Iterator[Row]:
         )
 
 
+def hallusion_group(sample: Sample) -> str:
+    """A set: pictures of one thing, true and edited, and the questions that are asked about each."""
+    return f"{sample['category']}/{sample['details']['set_id']}"
+
+
 def hallusion_figures(samples: Sequence[Sample]) -> dict[str, float]:
     """aAcc: questions; fAcc: pictures with all their questions right; qAcc: questions right on all their pictures.
     Groups as in the official evaluation (tianyi-lab/HallusionBench), which keeps VD and VS apart: both have a
     subcategory "ocr". There GPT-4 judges the replies; here, as in VLMEvalKit without a judge, yes or no is read."""
 
     def key(name: str):
-        return lambda s: (s["category"], s["details"]["set_id"], s["details"][name])
+        return lambda s: (hallusion_group(s), s["details"][name])
 
     return {
         "aAcc": percent(samples),
@@ -161,6 +175,7 @@ MME = Benchmark(
     grade=grade,
     figures=mme_figures,
     revision="d6c9023f017b564f7b3ccccf5348166bce8fdbcd",
+    group=mme_group,
 )
 POPE = Benchmark(
     name="pope",
@@ -174,6 +189,7 @@ POPE = Benchmark(
     grade=grade,
     figures=pope_figures,
     revision="4db1276663dfa5eb8ad16a52d24c31a09e470896",
+    group=pope_group,
 )
 HALLUSIONBENCH = Benchmark(
     name="hallusionbench",
@@ -190,4 +206,5 @@ HALLUSIONBENCH = Benchmark(
     grade=grade,
     figures=hallusion_figures,
     revision="ea5fd49f1b711d12cc8b0ec75be0c0593e17befe",
+    group=hallusion_group,
 )

@@ -1,0 +1,92 @@
+"""Pictures that stay on disk until one is asked for: those of a benchmark can be gigabytes.
+
+Rows of Parquet files are read as they lie there: `datasets.load_dataset` would hold a file at a time in memory to write
+a second copy of it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+ROW_GROUPS_KEPT = 2  # of a process: a benchmark's hold 100 pictures
+
+
+@dataclass(frozen=True)
+class InParquet:
+    """The picture of a row, in the layout of `datasets.Image`."""
+
+    file: str
+    group: int
+    row: int
+    column: str
+
+    def read(self) -> bytes:
+        return _held(self.file, self.group, self.column)[self.row].as_py()
+
+
+@dataclass(frozen=True)
+class InDataset:
+    """The picture of a row. Sent to another process it is the name of the dataset's file, not what is in it."""
+
+    pictures: Any  # a dataset of one column, memory-mapped
+    row: int
+
+    def read(self) -> Path | bytes:
+        (value,) = self.pictures[self.row].values()
+        return value["bytes"] or Path(value["path"])
+
+
+Stored = InParquet | InDataset
+
+
+def parquet_rows(files: Sequence[str], columns: Sequence[str], pictures: str) -> Iterator[dict[str, Any]]:
+    """The rows of Parquet files with `InParquet` in their column of pictures, None where a row has none."""
+    for path in files:
+        with pq.ParquetFile(path) as file:
+            for number in range(file.num_row_groups):
+                rows = file.read_row_group(number, [c for c in columns if c != pictures]).to_pylist()
+                there = _all_there(file.metadata.row_group(number), pictures) or _which_are_there(
+                    path, number, pictures
+                )
+                for at, row in enumerate(rows):
+                    is_there = there is True or there[at]
+                    yield {**row, pictures: InParquet(path, number, at, pictures) if is_there else None}
+
+
+def dataset_rows(data: Any, pictures: str) -> Iterator[dict[str, Any]]:
+    """The rows of a dataset of `datasets` with `InDataset` in their column of pictures, None where a row has none."""
+    from datasets import Image
+
+    held, others = data.select_columns([pictures]), data.remove_columns([pictures])
+    held, row = held.cast_column(pictures, Image(decode=False)), 0
+    for chunk in held.data.column(pictures).chunks:
+        # by the lengths of what is there, without reading it
+        lengths = (pc.fill_null(pc.binary_length(pc.struct_field(chunk, field)), 0) for field in ("bytes", "path"))
+        for is_there in pc.greater(pc.add(*lengths), 0).to_pylist():
+            yield {**others[row], pictures: InDataset(held, row) if is_there else None}
+            row += 1
+
+
+def _all_there(group: Any, column: str) -> bool:
+    """Whether the file says that no row of a row group is without a picture."""
+    parts = (group.column(i) for i in range(group.num_columns))
+    part = next((p for p in parts if p.path_in_schema == f"{column}.bytes"), None)
+    if part is None or part.statistics is None or not part.statistics.has_null_count:
+        return False
+    return part.statistics.null_count == 0
+
+
+def _which_are_there(path: str, group: int, column: str) -> list[bool]:
+    return pc.fill_null(pc.greater(pc.binary_length(_held(path, group, column)), 0), False).to_pylist()
+
+
+@lru_cache(maxsize=ROW_GROUPS_KEPT)
+def _held(path: str, group: int, column: str) -> pa.ChunkedArray:
+    with pq.ParquetFile(path) as file:
+        return pc.struct_field(file.read_row_group(group, [f"{column}.bytes"]).column(column), "bytes")
