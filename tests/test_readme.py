@@ -12,6 +12,7 @@ from selfkd.cli import parsed
 from selfkd.commands import COMMANDS
 
 ROOT = Path(__file__).parent.parent
+PAGES = ["README.md", *sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "docs").rglob("*.md"))]
 SMALLER = {
     "synthesize": ["--count", "24", "--shard_rows", "12"],
     "align": ["--steps", "2"],
@@ -54,7 +55,7 @@ def pipeline(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("page", ["README.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))])
+@pytest.mark.parametrize("page", PAGES)
 def test_every_command_of_the_docs_is_one(page):
     """Its name, its fields and their values: what no hub is needed for."""
     for command in commands(page):
