@@ -28,10 +28,12 @@ def page_of(command: str) -> Path:
 def fields_table(command: str) -> str:
     """The fields of a command as Markdown: names, what they take, defaults, and the docstring's sentence on each."""
     config, _ = COMMANDS[command].load()
+    leading = COMMANDS[command].leading
     said = {p.arg_name: " ".join(p.description.split()) for p in parse(config.__doc__ or "").params}
     lines = ["| field | takes | default | |", "|---|---|---|---|"]
     for field in fields(config):
-        cells = (f"`--{field.name}`", takes(field.type), default(field), said[field.name])
+        what = said[field.name] + (" May stand first, without its name." if field.name == leading else "")
+        cells = (f"`--{field.name}`", takes(field.type), default(field), what)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
 

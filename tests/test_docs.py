@@ -142,12 +142,20 @@ def test_there_is_a_page_for_each_command_and_none_besides():
     assert {p.name for p in (DOCS / "commands").iterdir()} == {build.page_of(c).name for c in COMMANDS}
 
 
+def anchors(page: Path) -> set[str]:
+    """The headings of a page as links name them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_links_lead_to_files_that_are_there(page):
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         if not target.startswith(("http://", "https://", "#")):
-            path = (page.parent / target.partition("#")[0]).resolve()
+            name, _, anchor = target.partition("#")
+            path = (page.parent / name).resolve()
             assert path.exists() and path.is_relative_to(ROOT), target
+            assert not anchor or anchor in anchors(path), target
             assert path.suffix != ".png" or path.stat().st_size < MOST_PICTURE_BYTES, target
 
 

@@ -42,7 +42,7 @@ class SynthesizeConfig:
         split: Split of the source; easy-vqa has its test split alone.
         count: How many questions to take, drawn by the seed; 0 takes all of a source that ends.
         engine: Speech engine.
-        engine_path: Folder of Kokoro's files or of recordings; base URL of an endpoint.
+        engine_path: Folder of Kokoro's files, of Piper's voices or of recordings; base URL of an endpoint.
         engine_model: Model of an endpoint.
         voices: "training" or "unseen" (the two parts of the espeak voices), or names divided by commas, name:weight.
         language: Language of the questions; voices of another are refused.
