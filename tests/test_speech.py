@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+from selfkd.data import drawn_voices
 from selfkd.data.speakers import ESPEAK_VOICES, SAMPLE_RATE_HZ, EspeakSpeaker, Utterance
 from selfkd.errors import InputError
 
@@ -95,3 +96,16 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(InputError, match=r"file/selfkd/espeak-\w+: cannot be made .*XDG_CACHE_HOME"):
         EspeakSpeaker()
+
+
+def test_drawn_voices_speak_and_are_the_same_everywhere():
+    """Each has a file of its own beside espeak's; the same name is the same voice; two names are two voices."""
+    assert drawn_voices.voice_file("drawn007") == drawn_voices.voice_file("drawn007")
+    assert len({drawn_voices.voice_file(name) for name in drawn_voices.NAMES}) == drawn_voices.COUNT
+    speaker = EspeakSpeaker()
+    names = [f"en-US+{name}" for name in ("drawn000", "drawn001")]
+    first, second = (speaker.speak(Utterance("Is there a red circle?", name)) for name in names)
+    assert not np.array_equal(first, second)
+    assert np.array_equal(first, EspeakSpeaker().speak(Utterance("Is there a red circle?", names[0])))
+    parts = {part: {voice.partition("+")[2] for voice in voices} for part, voices in ESPEAK_VOICES.items()}
+    assert not parts["drawn"] & (parts["training"] | parts["unseen"])

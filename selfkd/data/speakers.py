@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import firwin, resample_poly
 
+from selfkd.data import drawn_voices
 from selfkd.errors import InputError
 
 SAMPLE_RATE_HZ = 16_000
@@ -84,8 +85,9 @@ _VARIANTS = {
                  "pablo", "paul", "pedro", "quincy", "rob", "robert", "sandro", "shelby", "travis", "zac"),
     "unseen": ("m4", "m6", "m8", "f3", "f5", "Alicia", "Denis", "Marco", "ian", "max", "steph", "victor"),
 }  # fmt: skip
-# training and unseen share neither an accent nor a variant
+# training and unseen share neither an accent nor a variant; drawn voices have the accents of training
 ESPEAK_VOICES = {part: [f"{a}+{v}" for a in _ACCENTS[part] for v in _VARIANTS[part]] for part in _ACCENTS}
+ESPEAK_VOICES["drawn"] = [f"{a}+{v}" for a in _ACCENTS["training"] for v in drawn_voices.NAMES]
 
 _SYNCHRONOUS, _NO_EXIT, _UTF8, _RATE, _PITCH = 2, 0x8000, 1, 1, 3
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
@@ -102,7 +104,7 @@ class EspeakSpeaker:
         self._folder = _espeak_folder(library, data)
         self._library_path = str(self._folder / library.name)
         self._accents = {p.name for p in (data / "lang").rglob("*") if p.is_file() and p.name != "en-Shaw"}
-        self._variants = {p.name for p in (data / "voices" / "!v").iterdir()}
+        self._variants = {p.name for p in (self._folder / "espeak-ng-data" / "voices" / "!v").iterdir()}
 
     def voices(self) -> list[str]:
         return [f"{a}+{v}" for a in sorted(self._accents) for v in sorted(self._variants)]
@@ -155,12 +157,14 @@ class EspeakSpeaker:
 
 
 def _espeak_folder(library: Path, data: Path) -> Path:
-    """A folder with a copy of the library, beside links to its data: one for all processes and kept, since a process
-    that is killed, as a guarded engine is, could not remove one of its own. Raises InputError where none can be made.
+    """A folder with a copy of the library, beside links to its data and the drawn voices: one for all processes and
+    kept, since a process that is killed, as a guarded engine is, could not remove one of its own. Raises InputError
+    where none can be made.
 
     A copy: the library that others in this process hold open (Kokoro's phonemizer does) cannot be loaded anew.
     """
-    key = hashlib.sha256(library.read_bytes() + str(data).encode()).hexdigest()[:12]
+    drawn = {name: drawn_voices.voice_file(name) for name in drawn_voices.NAMES}
+    key = hashlib.sha256(library.read_bytes() + f"{data}{drawn}".encode()).hexdigest()[:12]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "selfkd"
     folder = cache / f"espeak-{key}"
     if folder.is_dir():
@@ -170,6 +174,8 @@ def _espeak_folder(library: Path, data: Path) -> Path:
         made = Path(mkdtemp(prefix=f".{folder.name}.", dir=cache))
         try:
             _link_data(data, made / "espeak-ng-data")
+            for name, text in drawn.items():
+                (made / "espeak-ng-data" / "voices" / "!v" / name).write_text(text)
             shutil.copy(library, made)
             made.rename(folder)
         except OSError:
@@ -185,9 +191,10 @@ def _link_data(theirs: Path, ours: Path) -> None:
     """Links to espeak's data, its languages by their lower-case names in one folder: the one place and form in which it
     finds a voice at once. Else it reads every voice file there is, which takes longer than to speak a question."""
     (ours / "lang").mkdir(parents=True)
-    for path in theirs.iterdir():
-        if path.name != "lang":
-            (ours / path.name).symlink_to(path)
+    (ours / "voices" / "!v").mkdir(parents=True)
+    for path in (*theirs.iterdir(), *(theirs / "voices").iterdir(), *(theirs / "voices" / "!v").iterdir()):
+        if path.name not in ("lang", "voices", "!v"):
+            (ours / path.relative_to(theirs)).symlink_to(path)
     for path in (theirs / "lang").rglob("*"):
         if path.is_file():
             (ours / "lang" / path.name.lower()).symlink_to(path)

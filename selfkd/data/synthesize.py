@@ -44,7 +44,7 @@ class SynthesizeConfig:
         engine: Speech engine.
         engine_path: Folder of Kokoro's files, of Piper's voices or of recordings; base URL of an endpoint.
         engine_model: Model of an endpoint.
-        voices: "training" or "unseen" (the two parts of the espeak voices), or names divided by commas, name:weight.
+        voices: "training", "drawn" or "unseen" (parts of the espeak voices), or names divided by commas, name:weight.
         language: Language of the questions; voices of another are refused.
         instruction: Whether the sentence on the form of the answer is written or spoken too (llava).
         rate_wpm: Slowest and fastest rate, in words a minute.
