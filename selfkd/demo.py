@@ -16,6 +16,7 @@ from selfkd.analysis.analyze_attention import AttentionConfig, analyze_attention
 from selfkd.data.annotator import MISTAKE_SHARE
 from selfkd.data.sources import SourceName
 from selfkd.data.synthesize import SynthesizeConfig, synthesize
+from selfkd.errors import InputError
 from selfkd.evaluation.compare import CompareConfig, compare
 from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
 from selfkd.report.build import ReportConfig, report
@@ -59,6 +60,8 @@ class DemoConfig:
 
 def demo(config: DemoConfig) -> dict[str, Any]:
     """Returns the scores that it prints and writes."""
+    if not 0 <= config.alpha <= 1:
+        raise InputError(f"alpha: {config.alpha} is not between 0 and 1")
     console, started = Console(), time.monotonic()
     out = config.output
     console.print(f"Self-KD on the embedded model, into {out}: about eight minutes on two cores.")

@@ -38,6 +38,8 @@ from selfkd.evaluation.scorers import is_right, parse
         ("choice", "Which caption is right?", "a red star", None),
         ("choice", "Which caption is right?", "A or B", None),
         ("repeat", "", "", None),
+        ("words", "", "It's a *dark* Red.", "it s a dark red"),
+        ("words", "", " ?!", None),
     ],
 )
 def test_parse(kind, question, reply, parsed):
@@ -50,6 +52,8 @@ def test_right_answers():
     assert not is_right("describe", "a red star and a blue circle", "blue circle")
     assert not is_right("color", "red", None)
     assert is_right("repeat", "Is there a star?", "is there a star?")
+    assert is_right("words", "Dark red", "it s a dark red") and not is_right("words", "red", "it is reddish")
+    assert not is_right("words", "red dark", "it s a dark red")
 
 
 def test_kinds_without_rules_are_an_error():

@@ -10,7 +10,7 @@ from selfkd.data.listed import Listed, Row, drawn
 from selfkd.data.stored import Stored, dataset_rows
 from selfkd.errors import InputError
 
-FIELDS = ("id", "question", "answer", "image", "instruction", "answer_format", "category")
+FIELDS = ("id", "question", "answer", "image", "instruction", "answer_format", "category", "kind")
 NEEDED = ("question", "answer")
 
 
@@ -85,6 +85,7 @@ def _rows(
             answer_format=f"\n{values['answer_format']}" if values["answer_format"] else "",
             image=_image(values["image"], images),
             category=str(values["category"] or ""),
+            kind=str(values["kind"] or "open"),
         )
 
 

@@ -18,7 +18,7 @@ from selfkd.errors import InputError
 from selfkd.evaluation.samples import read_samples, samples_path
 from selfkd.evaluation.statistics import gap_closed, groups_in, paired, summarize, vision_audio_gap
 from selfkd.files import write_json
-from selfkd.runs import RESULT
+from selfkd.runs import CONFIG, RESULT
 
 TEXT, CASCADE = "text", "cascade"  # names that no run can have
 Places = dict[str, tuple[Path, str]]  # {system: (run, view)}
@@ -102,7 +102,8 @@ def run_name(run: Path) -> str:
 
 def _result(run: Path) -> dict[str, Any]:
     path = run / RESULT
-    if not path.is_file():
+    is_evaluation = (run / CONFIG).is_file() and json.loads((run / CONFIG).read_text()).get("stage") == "evaluate"
+    if not is_evaluation or not path.is_file():
         raise InputError(f"runs: {run}: not a complete evaluation (selfkd evaluate writes {RESULT})")
     return json.loads(path.read_text())
 

@@ -13,7 +13,11 @@ def check_gradable(name: str, kinds: Iterable[str]) -> None:
     """Raises InputError where questions of a source cannot be scored."""
     without = sorted(set(kinds) - SCORED_KINDS) if name not in BENCHMARKS else []
     if without:
-        raise InputError(f"data: {name}: questions of kind {without[0]!r} have no rule to be scored by")
+        known = ", ".join(sorted(SCORED_KINDS))
+        raise InputError(
+            f"data: {name}: questions of kind {without[0]!r} have no rule to be scored by; the field kind of your own "
+            f"questions says which: {known}"
+        )
 
 
 def grade(sample: Mapping[str, Any], reply: str) -> Grade:

@@ -9,7 +9,7 @@ from selfkd.data.questions import COLORS, NUMBERS, SHAPES, SIZES
 
 YES_NO_KINDS = ("exists", "relation")
 SCORED_KINDS = {*YES_NO_KINDS, "color", "shape", "size", "count", "place", "side", "neighbor", "describe"}
-SCORED_KINDS |= {"choice", "repeat"}
+SCORED_KINDS |= {"choice", "repeat", "words"}
 _NAME = re.compile(rf"\b({'|'.join(COLORS)}) ({'|'.join(SHAPES)})\b")
 
 
@@ -41,15 +41,21 @@ def parse(kind: str, question: str, reply: str) -> str | None:
             return ", ".join(sorted(_names(reply))) or None
         case "repeat":
             return reply or None
+        case "words":
+            return " ".join(re.findall(r"\w+", reply)) or None
     raise KeyError(kind)
 
 
 def is_right(kind: str, truth: str, parsed: str | None) -> bool:
-    """Whether a parsed answer is the true one. A description is right when it names the very things, in any order."""
+    """Whether a parsed answer is the true one. A description is right when it names the very things, in any order;
+    words, when they stand in the reply on end: a rule for short answers to questions of one's own."""
     if parsed is None:
         return False
     if kind in ("neighbor", "describe"):
         return parsed == ", ".join(sorted(_names(truth)))
+    if kind == "words":
+        wanted = " ".join(re.findall(r"\w+", truth.lower()))
+        return f" {wanted} " in f" {parsed} "
     return parsed == (truth.lower() if kind != "choice" else truth)
 
 

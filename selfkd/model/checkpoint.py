@@ -1,11 +1,14 @@
 """A model to evaluate or to train, from a checkpoint: one of ours, or a native omni model."""
 
+from pathlib import Path
+
 from selfkd.errors import InputError
 from selfkd.model.load import Source, config_of, hears_natively, load_native, load_whole
 from selfkd.model.native import THINKERS, native_speech_token
 from selfkd.model.omni import OmniModel
 from selfkd.model.omni_config import OmniConfig
 from selfkd.model.processor import OmniProcessor
+from selfkd.runs import MODEL
 
 
 def load_omni(source: Source) -> tuple[OmniModel, OmniProcessor]:
@@ -29,6 +32,8 @@ def omni_config(source: Source) -> OmniConfig:
 def is_ours(source: Source) -> bool:
     """True for a model of selfkd, False for a native omni model; raises InputError for any other."""
     kind = config_of(source, "model").get("model_type")
+    if kind is None and (Path(source) / MODEL).is_dir():
+        raise InputError(f"model: {source}: a run, not a model; give {Path(source) / MODEL}")
     if kind != OmniConfig.model_type and not hears_natively(source):
         raise InputError(
             f"model: {source}: {kind!r} does not hear; give the /model folder of a run (selfkd align makes one of a "
