@@ -32,12 +32,12 @@ def test_scores_hold_every_figure(demo):
     scores = json.loads((demo[0] / "scores.json").read_text())
     assert set(scores) == {"world", "easy-vqa", "mmalign-world"}
     for benchmark in scores.values():
-        assert list(benchmark["systems"]) == ["text", "sft", "selfkd", "cascade"]
+        assert list(benchmark["systems"]) == ["text", "sft", "selfkd", "tokens", "cascade"]
         for figures in benchmark["systems"].values():
             assert {"n", "correct", "accuracy", "stderr", "parse_rate", "yes_rate"} <= set(figures)
             assert figures["accuracy"] == pytest.approx(figures["correct"] / figures["n"])
         assert {"share", "interval"} <= set(benchmark["gap_closed"]["selfkd"])
-        assert set(benchmark["gap"]) == {"sft", "selfkd", "cascade"}
+        assert set(benchmark["gap"]) == {"sft", "selfkd", "tokens", "cascade"}
 
 
 def test_the_written_view_is_the_bundled_models(demo):
@@ -67,5 +67,5 @@ def test_again_it_does_nothing_twice(demo):
     folder, _, command = demo
     before = (folder / "scores.json").read_bytes()
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and done.stdout.count("done before") == 8
+    assert done.returncode == 0 and done.stdout.count("done before") == 9
     assert (folder / "scores.json").read_bytes() == before

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from selfkd.evaluation.compare import CASCADE, TEXT
 
 STYLES = 8
-_TITLES = {"sft": "SFT", "selfkd": "Self-KD", "base": "Base"}
+_TITLES = {"sft": "SFT", "selfkd": "Self-KD", "base": "Base", "tokens": "token ears"}
 _WRITTEN_STYLE, _CASCADE_STYLE = 0, STYLES - 1
 
 
