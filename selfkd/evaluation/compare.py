@@ -120,16 +120,16 @@ def _closed(samples: Mapping[str, list[dict[str, Any]]], first: str, second: str
 
 
 def comparison_table(scores: Mapping[str, Any]) -> Table:
-    """Accuracy (standard error) of each system, and the share of the gap that the last run closes."""
+    """A row a system: accuracy (standard error) on each benchmark, and the share that it closes of the gap that the first
+    spoken run leaves."""
     table = Table(title="Accuracy in % (standard error)")
-    systems = list(next(iter(scores.values()))["systems"]) if scores else []
-    for column in ("benchmark", *systems, "gap closed"):
-        table.add_column(column, justify="left" if column == "benchmark" else "right")
+    for column in ("benchmark", "system", "accuracy", "gap closed"):
+        table.add_column(column, justify="left" if column in ("benchmark", "system") else "right")
     for benchmark, score in scores.items():
-        shares = [
-            f"{s} {closed['share']:.0%}" for s, closed in score["gap_closed"].items() if closed["share"] is not None
-        ]
-        table.add_row(benchmark, *accuracy_cells(score), ", ".join(shares) or "–")
+        for i, (system, cell) in enumerate(zip(score["systems"], accuracy_cells(score), strict=True)):
+            closed = score["gap_closed"].get(system) or {"share": None}
+            share = "" if closed["share"] is None else f"{closed['share']:.0%}"
+            table.add_row("" if i else benchmark, system, cell, share, end_section=i + 1 == len(score["systems"]))
     return table
 
 
