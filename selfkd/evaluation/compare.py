@@ -120,8 +120,8 @@ def _closed(samples: Mapping[str, list[dict[str, Any]]], first: str, second: str
 
 
 def comparison_table(scores: Mapping[str, Any]) -> Table:
-    """A row a system: accuracy (standard error) on each benchmark, and the share that it closes of the gap that the first
-    spoken run leaves."""
+    """A row a system: its accuracy (standard error) on a benchmark, and the share that it closes of the gap left by the
+    first spoken run."""
     table = Table(title="Accuracy in % (standard error)")
     for column in ("benchmark", "system", "accuracy", "gap closed"):
         table.add_column(column, justify="left" if column in ("benchmark", "system") else "right")
