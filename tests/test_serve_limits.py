@@ -203,9 +203,7 @@ def test_settings_that_make_no_sense(name, value):
         ServeConfig("m", **{name: value})
 
 
-def test_a_model_must_be_named(tmp_path):
-    with pytest.raises(InputError, match="model: must name a model"):
-        serve(ServeConfig())
+def test_a_model_that_is_not_there(tmp_path):
     with pytest.raises(InputError, match="no checkpoint there"):
         serve(ServeConfig(str(tmp_path / "none")))
 

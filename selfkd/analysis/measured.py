@@ -18,7 +18,7 @@ from selfkd.data.folder import ExampleFolder
 from selfkd.data.views import PairedCollator, PairedDataset, PairedItem
 from selfkd.errors import InputError
 from selfkd.files import write_text
-from selfkd.model.checkpoint import is_ours, load_omni
+from selfkd.model.checkpoint import is_ours, load_omni, ready
 from selfkd.model.omni import OmniModel
 
 Record = dict[str, Any]
@@ -89,7 +89,7 @@ def measure_missing(
         if not missing:
             continue
         model, processor = load_omni(path)
-        model.eval()
+        ready(model)
         for benchmark in missing:
             records: list[Record] = []
             for batch in _batches(model, processor, benchmarks[benchmark], batch_size, f"{benchmark}, {name}"):

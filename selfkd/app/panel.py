@@ -4,7 +4,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from PIL import Image
 
 from selfkd.analysis.measured import named
@@ -18,7 +17,7 @@ from selfkd.data.views import VIEWS, View
 from selfkd.evaluation.scorers import is_right, parse
 from selfkd.evaluation.transcriber import Transcriber
 from selfkd.model.bundled import load_bundled
-from selfkd.model.checkpoint import is_ours, load_omni
+from selfkd.model.checkpoint import is_ours, load_omni, ready
 from selfkd.model.embedded import WHISPER_SIZE
 from selfkd.model.omni import OmniModel
 from selfkd.model.processor import OmniProcessor
@@ -71,9 +70,7 @@ class Panel:
         if config.recognizer or has_bundled_ears:
             transcriber = Transcriber.from_pretrained(config.recognizer)
         for model, _ in models.values():
-            model.eval()
-            if torch.cuda.is_available():
-                torch.nn.Module.cuda(model)
+            ready(model)
         return cls(config, models, transcriber)
 
     def ask(

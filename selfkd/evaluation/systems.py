@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
-import torch
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
@@ -23,7 +22,7 @@ from selfkd.evaluation.endpoint import EndpointAnswerer
 from selfkd.evaluation.likelihood import choice_log_likelihoods
 from selfkd.evaluation.reply import Reply
 from selfkd.evaluation.transcriber import Transcriber
-from selfkd.model.checkpoint import load_omni
+from selfkd.model.checkpoint import load_omni, ready
 
 View = Literal["text", "speech", "cascade"]
 Answers = Iterator[tuple[int, View, Reply]]
@@ -44,7 +43,7 @@ class LocalSystem:
     ):
         transformers_logging.disable_progress_bar()
         self.model, self.processor = load_omni(model)
-        self.model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        ready(self.model)
         self.transcriber, self.batch_size, self.max_new_tokens = transcriber, batch_size, max_new_tokens
         self.likelihood = likelihood
 

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import torch
+
 from selfkd.errors import InputError
 from selfkd.model.load import Source, config_of, hears_natively, load_native, load_whole
 from selfkd.model.native import THINKERS, native_speech_token
@@ -15,6 +17,14 @@ def load_omni(source: Source) -> tuple[OmniModel, OmniProcessor]:
     """The model and its processor, by hub id or path; raises InputError for what is neither."""
     model = load_whole(OmniModel, source, "model") if is_ours(source) else OmniModel.from_native(load_native(source))
     return model, OmniProcessor.from_pretrained(source)
+
+
+def ready(model: OmniModel) -> OmniModel:
+    """The same, in evaluation mode, on the GPU where there is one."""
+    model.eval()
+    if torch.cuda.is_available():
+        torch.nn.Module.cuda(model)
+    return model
 
 
 def omni_config(source: Source) -> OmniConfig:

@@ -1,10 +1,10 @@
 """`selfkd serve`: loads a model and answers until it is stopped."""
 
-import torch
 from transformers.utils import logging as transformers_logging
 
 from selfkd.errors import InputError
-from selfkd.model.checkpoint import is_ours, load_omni
+from selfkd.model.bundled import load_bundled
+from selfkd.model.checkpoint import is_ours, load_omni, ready
 from selfkd.serving.settings import ServeConfig
 
 _STOP_SECONDS = 10  # for replies under way, once the server is told to stop
@@ -18,16 +18,11 @@ def serve(config: ServeConfig) -> None:
         from selfkd.serving.app import create_app
     except ImportError as error:
         raise InputError(f"{error}; pip install 'selfkd[serve]'") from error
-    if not config.model:
-        raise InputError(
-            "model: must name a model; the bundled parts do not hear before selfkd demo or selfkd align has joined them"
-        )
-    is_ours(config.model)  # before anything is loaded
+    if config.model:
+        is_ours(config.model)  # before anything is loaded
     transformers_logging.disable_progress_bar()
-    model, processor = load_omni(config.model)
-    if torch.cuda.is_available():
-        torch.nn.Module.cuda(model)
-    app = create_app(config, model, processor)
+    model, processor = load_omni(config.model) if config.model else load_bundled()
+    app = create_app(config, ready(model), processor)
     settings = uvicorn.Config(
         app, config.host, config.port, server_header=False, timeout_graceful_shutdown=_STOP_SECONDS
     )

@@ -18,7 +18,8 @@ class ServeConfig:
     it only this machine is served.
 
     Args:
-        model: The output of selfkd align or distill (with /model), or a native omni model, a hub id or a path.
+        model: The output of selfkd align or distill (with /model), or a native omni model, a hub id or a path; the
+            bundled model without it.
         host: Address to listen at. Any other than this machine's own needs a key.
         port: Port to listen at; 0 takes a free one.
         served_name: What requests call the model.
