@@ -78,7 +78,7 @@ def run_seed(seed: int, only: list[str], options: argparse.Namespace, asked: Pat
 def _aligned(seed: int, folder: Path, options: argparse.Namespace) -> Path:
     words = SynthesizeConfig(folder / "words", "words", count=3000, seed=seed + 1)
     synthesize(words)
-    aligned = AlignConfig([str(words.output)], folder / "align", steps=options.align_steps, seed=seed)
+    aligned = AlignConfig([str(words.output)], folder / "align", ears="stacked", steps=options.align_steps, seed=seed)
     once(align, aligned)
     return aligned.output / MODEL
 

@@ -29,7 +29,7 @@ def run_seed(seed: int, output: Path, asked: Path, alphas: list[float], trainabl
     folder = output / f"seed-{seed}"
     words = SynthesizeConfig(folder / "words", "words", count=3000, seed=seed + 1)
     synthesize(words)
-    aligned = AlignConfig([str(words.output)], folder / "align", steps=400, seed=seed)
+    aligned = AlignConfig([str(words.output)], folder / "align", ears="stacked", steps=400, seed=seed)
     once(align, aligned)
     start = str(aligned.output / MODEL)
     base = EvaluateConfig(start, [str(asked)], folder / f"eval-{asked.name}-base", views=["text", "speech", "cascade"])

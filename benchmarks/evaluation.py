@@ -125,7 +125,7 @@ def main() -> int:
         )
         name = f"CPU s, both views over text, {pictures} picture{'s' * (pictures > 1)}"
         found.append((name, compare(both, text, options.repeats), MOST_OF_BOTH, True))
-    model, processor = assemble(AlignConfig(Path(), Path()))
+    model, processor = assemble(AlignConfig([], Path(), ears="stacked"))
     model.eval()
     examples = spoken_examples(options.n)
     one_by_one, batched = (partial(answer_in_batches, model, processor, examples, size) for size in (1, BATCH))

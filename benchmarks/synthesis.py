@@ -68,7 +68,7 @@ def loader_over_step(steps: int = 10, batch: int = 32) -> float:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         synthesize(SynthesizeConfig(folder / "data", "world-annotated", count=(steps + 1) * batch))
-        model, processor = assemble(AlignConfig([], folder))
+        model, processor = assemble(AlignConfig([], folder, ears="stacked"))
         freeze_all_but(model, ["projector"])
         items = PairedDataset(ExampleFolder(folder / "data"), processor, model.context)
         collate, order = PairedCollator(processor), random.Random(0).sample(range(len(items)), len(items))

@@ -77,7 +77,9 @@ def demo(config: DemoConfig) -> dict[str, Any]:
         console.print(f"[bold]{title}[/bold]{': done before' if is_complete(stage_config.output) else ''}")
         once(stage, stage_config)
 
-    aligned = AlignConfig([str(data["words"])], out / "align", steps=config.align_steps, seed=config.seed)
+    aligned = AlignConfig(
+        [str(data["words"])], out / "align", ears="stacked", steps=config.align_steps, seed=config.seed
+    )
     titled("stage 1, align: the projector learns to hear", align, aligned)
 
     start, steps = str(out / "align" / MODEL), config.distill_steps

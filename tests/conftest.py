@@ -28,7 +28,7 @@ torch.set_num_threads(2)
 def parts(tmp_path_factory):
     """(OmniModel with an untrained projector, its processor)."""
     folder = tmp_path_factory.mktemp("parts")
-    model, processor = assemble(AlignConfig([], folder))
+    model, processor = assemble(AlignConfig([], folder, ears="stacked"))
     return model.eval(), processor
 
 

@@ -18,7 +18,7 @@ from selfkd.training.parts import ADAPTERS, freeze_all_but
 @pytest.fixture
 def adapted(tmp_path):
     """A model whose adapters do something, and its processor."""
-    model, processor = assemble(AlignConfig([], tmp_path))
+    model, processor = assemble(AlignConfig([], tmp_path, ears="stacked"))
     model.add_llm_adapters(r=4, lora_alpha=8)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -65,7 +65,7 @@ def panel(parts):
 @pytest.fixture(scope="module")
 def adapted(tmp_path_factory):
     """A model whose adapters have learnt something."""
-    model, processor = assemble(AlignConfig([], tmp_path_factory.mktemp("adapted")))
+    model, processor = assemble(AlignConfig([], tmp_path_factory.mktemp("adapted"), ears="stacked"))
     model.add_llm_adapters(r=4, lora_alpha=8)
     torch.manual_seed(0)
     for parameter in adapter_parameters(model.vlm):

@@ -42,7 +42,7 @@ def tiny_qwen2_vl(folder):
     own = picture_processor_class("qwen2_vl")(image_processor=images, tokenizer=made, chat_template=QWEN_TEMPLATE)
     own.save_pretrained(folder / "vlm")
     AutoModelForImageTextToText.from_config(config).save_pretrained(folder / "vlm")
-    return assemble(AlignConfig(folder, folder, vlm=str(folder / "vlm")))
+    return assemble(AlignConfig([], folder, vlm=str(folder / "vlm"), ears="stacked"))
 
 
 def native(name):

@@ -186,7 +186,7 @@ def test_the_processor_of_a_checkpoint(kind, tmp_path):
     own.save_pretrained(tmp_path / "vlm")
     AutoModelForImageTextToText.from_config(config).save_pretrained(tmp_path / "vlm")
 
-    model, processor = assemble(AlignConfig([], tmp_path, vlm=str(tmp_path / "vlm")))
+    model, processor = assemble(AlignConfig([], tmp_path, vlm=str(tmp_path / "vlm"), ears="stacked"))
     example, settings = world_examples(1)[0], {"max_new_tokens": 5, "do_sample": False}
     turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": example.question}]}
     chat = own.apply_chat_template([turn], add_generation_prompt=True)

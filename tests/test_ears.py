@@ -56,7 +56,9 @@ def test_the_encoder_of_a_whisper_checkpoint(tiny_whisper, tmp_path):
     whole = WhisperForConditionalGeneration.from_pretrained(tiny_whisper)
     for name, weight in whole.model.encoder.state_dict().items():
         assert torch.equal(encoder.state_dict()[name], weight), name
-    config = AlignConfig([], tmp_path, speech_encoder=str(tiny_whisper), speech_stack=8, speech_padded=True)
+    config = AlignConfig(
+        [], tmp_path, speech_encoder=str(tiny_whisper), ears="stacked", speech_stack=8, speech_padded=True
+    )
     model, processor = assemble(config)
     assert model.projector.linear_in.in_features == 32 * 8 and model.config.speech_padded
     assert torch.equal(model.speech_encoder.conv1.weight, encoder.conv1.weight)

@@ -73,7 +73,7 @@ def test_a_model_and_data_that_are_there_are_counted(parts, tmp_path):
     assert result["parameters"] == sum(p.numel() for p in parts[0].parameters())
     assert result["load"]["examples"] == 16 and result["epochs"] == 2
     assert result["load"]["speech_seconds"] == pytest.approx(0.5 + 0.17 * 7.5, abs=0.01)
-    aligned = align(AlignConfig([str(start / "data")], tmp_path / "run", dry_run=True))
+    aligned = align(AlignConfig([str(start / "data")], tmp_path / "run", ears="stacked", dry_run=True))
     assert aligned["parameters"] == result["parameters"]
 
 

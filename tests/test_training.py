@@ -165,7 +165,17 @@ def test_a_vlm_in_bfloat16_stays_so_and_the_projector_trains_in_float32(start, t
     folder = tmp_path / "vlm"
     shutil.copytree(vlm_path(), folder)
     load_vlm(vlm_path()).to(torch.bfloat16).save_pretrained(folder)
-    align(AlignConfig([str(start / "data")], tmp_path / "run", vlm=str(folder), steps=2, batch_size=4, warmup_steps=1))
+    align(
+        AlignConfig(
+            [str(start / "data")],
+            tmp_path / "run",
+            vlm=str(folder),
+            ears="stacked",
+            steps=2,
+            batch_size=4,
+            warmup_steps=1,
+        )
+    )
     model = OmniModel.from_pretrained(tmp_path / "run" / MODEL)
     kinds = {part: {p.dtype for p in getattr(model, part).parameters()} for part in ("vlm", "projector")}
     assert kinds == {"vlm": {torch.bfloat16}, "projector": {torch.float32}}

@@ -1,15 +1,29 @@
 """Voices for espeak-ng that nobody made by hand: the settings of its voice files, drawn at random within about what the
-voices that it comes with have. Ears that have heard a few dozen voices know these; ears that have heard hundreds know
-speech.
+voices that it comes with have, and an accent for each: some phonemes are others. Ears that have heard a few dozen
+voices know these; ears that have heard hundreds know speech.
 
-The settings are those of espeak-ng's docs/voices.md; percents are of the accent's own values.
+The settings are those of espeak-ng's docs/voices.md, phonemes those of its English; percents are of the accent's own
+values.
 """
 
 import random
 
-COUNT = 300
+COUNT = 600
 NAMES = [f"drawn{i:03}" for i in range(COUNT)]
 _FORMANTS = 9
+_SHORT, _LONG = ("I", "E", "a", "0", "V", "U"), ("i:", "3:", "A:", "O:", "u:", "aa")
+_GLIDES, _BEFORE_R = ("eI", "aI", "OI", "aU", "oU"), ("e@", "i@", "U@", "O@", "A@")
+_REDUCED = ("@", "I2", "i", "3", "a#")
+# what a vowel may become in another accent: one that is as long, or begins or ends where it does
+_VOWELS = {
+    **dict.fromkeys(_SHORT, _SHORT + _LONG),
+    **dict.fromkeys((*_LONG, *_GLIDES), _LONG + _GLIDES),
+    **dict.fromkeys(_BEFORE_R, _BEFORE_R + _LONG),
+    **dict.fromkeys(_REDUCED, (*_REDUCED, "I", "E", "V", "U")),
+}
+_CONSONANTS = {"h": ("NULL",), "D": ("d", "v", "z"), "T": ("t", "f", "s"), "N": ("n",), "z": ("s",), "w": ("v",),
+               "r": ("l", "w"), "dZ": ("j", "Z"), "t": ("d", "?"), "S": ("s",)}  # fmt: skip
+_VOWEL_CHANCE, _CONSONANT_CHANCE = 0.3, 0.12
 
 
 def voice_file(name: str) -> str:
@@ -36,4 +50,14 @@ def voice_file(name: str) -> str:
         "stressAmp " + " ".join(str(rng.randint(12, 28)) for _ in range(8)),
         "stressAdd " + " ".join(str(rng.randint(-30, 120)) for _ in range(8)),
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_accent(rng)]) + "\n"
+
+
+def _accent(rng: random.Random) -> list[str]:
+    """Which phonemes this voice exchanges, wherever they stand."""
+    exchanged = []
+    for chance, choices in ((_VOWEL_CHANCE, _VOWELS), (_CONSONANT_CHANCE, _CONSONANTS)):
+        for phoneme, others in choices.items():
+            if rng.random() < chance:
+                exchanged.append(f"replace 0 {phoneme} {rng.choice([o for o in others if o != phoneme])}")
+    return exchanged

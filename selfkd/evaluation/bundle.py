@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--per_kind", type=int, default=100)
     parser.add_argument("--output", type=Path, default=recognizer_path().parent / "figures.json")
     options = parser.parse_args()
-    model, processor = assemble(AlignConfig([], Path()))
+    model, processor = assemble(AlignConfig([], Path(), ears="stacked"))
     figures = measure(model.eval(), processor, options.per_kind)
     write_json(options.output, figures)
     print(json.dumps(figures, indent=2))

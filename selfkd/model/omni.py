@@ -30,6 +30,7 @@ from selfkd.model.speech_encoder import encode_speech
 
 
 class OmniModel(PreTrainedModel):
+    config: OmniConfig
     config_class = OmniConfig
     base_model_prefix = "vlm"
     main_input_name = "input_ids"

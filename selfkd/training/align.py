@@ -17,29 +17,36 @@ from selfkd.model.processor import OmniProcessor
 from selfkd.model.speech_encoder import RecognizerConfig
 from selfkd.runs import Run
 from selfkd.training.plan import plan, read_skeleton
-from selfkd.training.stage import TrainConfig, check_settings, examples_of, train
+from selfkd.training.stage import TrainConfig, examples_of, suited, train
 
 ASSUMED_TOKENS = 4000  # that can be heard, in a plan; the data are not read for it
+RECIPES: dict[str, dict[str, Any]] = {
+    "stacked": {"trainable": ["projector"], "learning_rate": 2e-3},
+    "tokens": {"trainable": ["projector", "speech_encoder"], "learning_rate": 4e-4},
+}
 
 
 @dataclass
 class AlignConfig(TrainConfig):
     """Stage 1: speech to text through the projector, the vision-language model frozen.
 
+    `--ears stacked` is the paper's form.
+
     Args:
         data: Folders of spoken words (selfkd synthesize --source words); FOLDER:WEIGHT mixes them by weight.
         output: Run directory.
         vlm: Checkpoint of the vision-language model, a hub id or a path; the embedded one by default.
         speech_encoder: Whisper checkpoint, a hub id or a path; the embedded one by default.
-        ears: What the LLM is handed: "stacked" frames through an MLP, as in the paper, or one vector for each of its
-            "tokens" that is heard, by CTC. The head is the recogniser's own where speech_encoder is one of selfkd;
-            of another encoder it is new, over the tokens that occur in the data.
+        ears: What the LLM is handed: one vector for each of its "tokens" that is heard, by CTC, or "stacked" frames
+            through an MLP, the paper's form. The head of CTC is the recogniser's own where speech_encoder is one of
+            selfkd; of another encoder it is new, over the tokens that occur in the data.
         speech_stack: Encoder frames (50 a second) that make one vector, of stacked ears.
         speech_padded: Whether the encoder reads 30 seconds whatever was said, as Whisper was trained.
-        trainable: Parts that train, among projector, speech_encoder, llm_adapters and llm.
+        trainable: Parts that train, among projector, speech_encoder, llm_adapters and llm; by default the projector,
+            and with ears that hear tokens the speech encoder too.
         steps: Optimizer steps.
         batch_size: Examples a step and device.
-        learning_rate: Peak learning rate.
+        learning_rate: Peak learning rate; by default 2e-3 of stacked ears, 4e-4 of ears that hear tokens.
         warmup_steps: Steps of linear warm-up.
         save_steps: Steps between checkpoints.
         transcript_weight: Weight of CTC on what is said, where the ears hear tokens.
@@ -52,7 +59,7 @@ class AlignConfig(TrainConfig):
 
     vlm: str = ""
     speech_encoder: str = ""
-    ears: Literal["stacked", "tokens"] = "stacked"
+    ears: Literal["tokens", "stacked"] = "tokens"
     speech_stack: int = 4
     speech_padded: bool = False
     steps: int = 400
@@ -61,7 +68,7 @@ class AlignConfig(TrainConfig):
 
 def align(config: AlignConfig) -> dict[str, Any]:
     """Writes `output/model`, an `OmniModel` that repeats what it hears; with `dry_run` it returns the plan."""
-    check_settings(config)
+    config = suited(config, RECIPES[config.ears])
     if config.dry_run:
         return plan(config, read_skeleton(config.skeleton) if config.skeleton else _model_config(config), alpha=0.0)
     examples = examples_of(config)

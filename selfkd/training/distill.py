@@ -6,11 +6,19 @@ from typing import Any
 
 from selfkd.errors import InputError
 from selfkd.losses import Divergence, Objective
-from selfkd.model.checkpoint import is_ours, load_omni, omni_config
+from selfkd.model.bundled import load_bundled
+from selfkd.model.checkpoint import load_omni, omni_config
 from selfkd.model.omni import OmniModel
+from selfkd.model.omni_config import OmniConfig
 from selfkd.runs import Run
 from selfkd.training.plan import plan, read_skeleton
-from selfkd.training.stage import TrainConfig, check_settings, examples_of, train
+from selfkd.training.stage import TrainConfig, examples_of, suited, train
+
+# what suits the ears, by whether they hear tokens: `docs/method.md` says what each part is worth
+RECIPES: dict[bool, dict[str, Any]] = {
+    False: {"trainable": ["projector"], "learning_rate": 2e-3, "augment_speech": 0.0},
+    True: {"trainable": ["projector", "speech_encoder", "llm_adapters"], "learning_rate": 4e-4, "augment_speech": 1.0},
+}
 
 
 @dataclass
@@ -22,7 +30,8 @@ class DistillConfig(TrainConfig):
     Args:
         data: Folders of spoken questions with images (selfkd synthesize); FOLDER:WEIGHT mixes them by weight.
         output: Run directory.
-        model: Model to start from: the output of selfkd align (with /model), or a native omni model (hub id or path).
+        model: Model to start from: the output of selfkd align (with /model), or a native omni model (hub id or path);
+            the bundled model by default.
         alpha: Weight of Self-KD; 0 is plain SFT, 1 is Self-KD alone.
         temperature: Temperature of the distillation term.
         divergence: forward is KL(teacher || student), the paper's; reverse; or jensen_shannon.
@@ -30,12 +39,13 @@ class DistillConfig(TrainConfig):
         transcript_weight: Weight of CTC on the question, where the ears hear tokens.
         alignment_weight: Weight of soft-DTW between what is heard and the question's embeddings.
         augment_speech: How much each clip is made another speaker's, by warped and masked log-mel frames; 1 is what the
-            bundled recogniser was trained with, 0 is off.
+            bundled recogniser was trained with, 0 is off; by default 1 of ears that hear tokens, else 0.
         on_policy: Share of the steps that learn on the student's own replies, scored by the teacher, not on the data's.
-        trainable: Parts that train, among projector, speech_encoder, llm_adapters and llm.
+        trainable: Parts that train, among projector, speech_encoder, llm_adapters and llm; by default the projector,
+            and of ears that hear tokens the first three.
         steps: Optimizer steps.
         batch_size: Examples a step and device.
-        learning_rate: Peak learning rate.
+        learning_rate: Peak learning rate; by default 2e-3, of ears that hear tokens 4e-4.
         warmup_steps: Steps of linear warm-up.
         save_steps: Steps between checkpoints.
         seed: Seed of the order of the data.
@@ -52,7 +62,7 @@ class DistillConfig(TrainConfig):
     hidden_weight: float = 0.0
     transcript_weight: float = 0.5
     alignment_weight: float = 0.0
-    augment_speech: float = 0.0
+    augment_speech: float | None = None
     on_policy: float = 0.0
 
 
@@ -62,15 +72,14 @@ def distill(config: DistillConfig) -> dict[str, Any]:
         raise InputError(f"alpha: {config.alpha} is not between 0 and 1")
     if config.temperature <= 0:
         raise InputError(f"temperature: {config.temperature} is not above 0")
-    check_settings(config)
+    model_config = _model_config(config)
+    config = suited(config, RECIPES[model_config.speech_tokens is not None])
     if config.dry_run:
-        there = (Path(config.model) / "config.json").is_file()
-        stand_in = config.skeleton and not there
-        return plan(config, read_skeleton(config.skeleton) if stand_in else omni_config(config.model), config.alpha)
-    is_ours(config.model)  # before anything is made
+        return plan(config, model_config, config.alpha)
     examples = examples_of(config)
     with Run.open(config.output, "distill", config) as run:
-        model, processor = load_omni(config.model)
+        model, processor = load_omni(config.model) if config.model else load_bundled()
+        assert config.augment_speech is not None, "suited() fills it in"
         return train(
             run,
             model,
@@ -81,6 +90,15 @@ def distill(config: DistillConfig) -> dict[str, Any]:
             config.augment_speech,
             config.on_policy,
         )
+
+
+def _model_config(config: DistillConfig) -> OmniConfig:
+    """The configuration of the model to start from; raises InputError where there is none."""
+    if not config.model and not config.skeleton:
+        return load_bundled()[0].config
+    if config.dry_run and config.skeleton and not (Path(config.model) / "config.json").is_file():
+        return read_skeleton(config.skeleton)
+    return omni_config(config.model)
 
 
 def objective_of(config: DistillConfig, model: OmniModel) -> Objective:

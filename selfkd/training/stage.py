@@ -2,10 +2,10 @@
 
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import TrainingArguments, set_seed
@@ -27,14 +27,17 @@ CHECKPOINTS = "checkpoints"  # subfolder of the run
 
 @dataclass
 class TrainConfig:
-    """What both training stages take; `training` holds any further field of `transformers.TrainingArguments`."""
+    """What both training stages take; `training` holds any further field of `transformers.TrainingArguments`.
+
+    A field that is None takes what suits the ears (`suited`): each kind has a recipe of its own.
+    """
 
     data: list[str]
     output: Path
-    trainable: list[str] = field(default_factory=lambda: ["projector"])
+    trainable: list[str] | None = None
     steps: int = 300
     batch_size: int = 32
-    learning_rate: float = 2e-3
+    learning_rate: float | None = None
     warmup_steps: int = 30
     save_steps: int = 200
     seed: int = 0
@@ -44,8 +47,14 @@ class TrainConfig:
     skeleton: str = ""
 
 
-def check_settings(config: TrainConfig) -> None:
-    """Raises InputError for settings that cannot be."""
+C = TypeVar("C", bound=TrainConfig)
+
+
+def suited(config: C, recipe: Mapping[str, Any]) -> C:
+    """The configuration, checked, with what it leaves open (None) taken from a recipe; raises InputError for settings
+    that cannot be."""
+    config = replace(config, **{name: value for name, value in recipe.items() if getattr(config, name) is None})
+    assert config.trainable is not None
     unknown = [part for part in config.trainable if part not in TRAINABLE]
     if unknown or not config.trainable:
         raise InputError(f"trainable: {unknown or 'empty'}; choose among {', '.join(TRAINABLE)}")
@@ -58,6 +67,7 @@ def check_settings(config: TrainConfig) -> None:
     unknown = [name for name in config.training if name not in known]
     if unknown:
         raise InputError(f"training.{unknown[0]}: transformers.TrainingArguments has no such field")
+    return config
 
 
 def examples_of(config: TrainConfig) -> Examples:
@@ -101,6 +111,7 @@ def train(
 ) -> dict[str, Any]:
     """Trains `config.trainable`, saves the model under the run, and returns the run's result."""
     set_seed(config.seed)
+    assert config.trainable is not None, "suited() fills it in"
     trained_parameters = let_train(model, config.trainable, config.lora)
     arguments = training_arguments(config)
     how, log = (objective, augment_speech, on_policy), RunLog(run.folder)
