@@ -13,9 +13,10 @@ from selfkd.data.folder import ExampleFolder
 from selfkd.data.speakers import EspeakSpeaker, Utterance
 from selfkd.data.views import PairedCollator, paired_item
 from selfkd.errors import InputError
+from selfkd.evaluation.transcriber import Transcriber
 from selfkd.losses import Objective
 from selfkd.model.alignment import alignment_loss, soft_dtw
-from selfkd.model.bundled import join_recognizer, load_bundled
+from selfkd.model.bundled import join_recognizer, load_bundled, recognizer_of
 from selfkd.model.checkpoint import load_omni
 from selfkd.model.embedded import recognizer_path
 from selfkd.model.heard_tokens import HeardTokens, runs_of, transcript_loss
@@ -207,3 +208,20 @@ def test_stage_one_of_ears_that_hear_tokens(tmp_path):
     assert logged["transcript_per_token"] > 0
     own, _ = assemble(replace(settings, speech_encoder=""))
     assert len(own.config.speech_tokens) == len(load_recognizer(recognizer_path())[0].config.pieces)
+
+
+def test_ears_write_down_what_they_hear(bundled, tmp_path):
+    """A cascade may have the ears of a model that hears tokens: the bundled model's are the bundled recogniser."""
+    for part in bundled:
+        part.save_pretrained(tmp_path)
+    said = ["What is the color of the circle?", "How many stars are there?"]
+    speaker = EspeakSpeaker()
+    clips = [speaker.speak(Utterance(text, "en-US+m1")) for text in said]
+    examples = [e.spoken(clip, "en-US+m1", text) for e, clip, text in zip(world_examples(2), clips, said, strict=True)]
+    heard = Transcriber.from_pretrained(str(tmp_path)).transcribe(examples)
+    assert heard == Transcriber.from_pretrained().transcribe(examples) == said
+
+
+def test_stacked_ears_have_no_transcript(parts):
+    with pytest.raises(InputError, match="hear no tokens"):
+        recognizer_of(*parts)

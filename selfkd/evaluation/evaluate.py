@@ -54,7 +54,8 @@ class EvaluateConfig:
         voices: Voices that speak the benchmarks, one after another; scores are given for each.
         speech: Further fields of selfkd synthesize for benchmarks: {engine: kokoro, verify: openai/whisper-base.en}.
         cache: Folder that keeps spoken benchmarks for the next run.
-        recognizer: Checkpoint of the cascade's recogniser, Whisper's or ours; the embedded one by default.
+        recognizer: Checkpoint of the cascade's recogniser: Whisper's, ours, or a model that hears tokens; the embedded
+            one by default.
         trust_remote_code: Run the Python code that comes with a checkpoint (Megrez-3B-Omni, MiniCPM-o 2.6).
         url: Base URL of an OpenAI-compatible endpoint, or openai; its key comes from OPENAI_API_KEY.
         endpoint: How it is asked: {concurrency: 8, requests_per_minute: 60, budget: 5, price_in: 2.5, price_out: 10}.

@@ -1,4 +1,5 @@
-"""The ears of a cascade: any Whisper, or the recogniser of the embedded model, writes down what is said."""
+"""The ears of a cascade: any Whisper, the recogniser of the embedded model, or the ears of a model that hears tokens,
+write down what is said."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,8 +8,11 @@ from transformers import WhisperFeatureExtractor
 
 from selfkd.data.example import Example
 from selfkd.data.features import log_mel, pad_mels
+from selfkd.model.bundled import recognizer_of
+from selfkd.model.checkpoint import load_omni
 from selfkd.model.embedded import recognizer_path
-from selfkd.model.load import WhisperRecognizer, load_recognizer
+from selfkd.model.load import WhisperRecognizer, config_of, load_recognizer
+from selfkd.model.omni_config import OmniConfig
 from selfkd.model.speech_encoder import SpeechRecognizer
 
 
@@ -19,7 +23,10 @@ class Transcriber:
 
     @classmethod
     def from_pretrained(cls, checkpoint: str = "") -> "Transcriber":
-        """A Whisper checkpoint or one of ours, by hub id or path; the embedded one by default."""
+        """A Whisper checkpoint, a recogniser of ours or a model that hears tokens, by hub id or path; the embedded
+        recogniser by default."""
+        if checkpoint and config_of(checkpoint, "recognizer").get("model_type") == OmniConfig.model_type:
+            return cls(*recognizer_of(*load_omni(checkpoint)))
         return cls(*load_recognizer(checkpoint or recognizer_path()))
 
     def transcribe(self, examples: Sequence[Example]) -> list[str]:

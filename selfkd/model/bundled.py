@@ -1,7 +1,9 @@
-"""The model that comes with the package: the embedded VLM with ears that hear its tokens."""
+"""The model that comes with the package: the embedded VLM with ears that hear its tokens. A recogniser whose pieces are
+tokens of the VLM makes such ears, and such ears make a recogniser."""
 
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel, WhisperFeatureExtractor
 
 from selfkd.errors import InputError
@@ -9,7 +11,7 @@ from selfkd.model.embedded import recognizer_path, vlm_path
 from selfkd.model.load import Source, load_recognizer, load_vlm, load_vlm_processor
 from selfkd.model.omni import OmniModel
 from selfkd.model.processor import OmniProcessor
-from selfkd.model.speech_encoder import SpeechRecognizer
+from selfkd.model.speech_encoder import RecognizerConfig, SpeechRecognizer
 
 
 def load_bundled() -> tuple[OmniModel, OmniProcessor]:
@@ -39,3 +41,17 @@ def join_recognizer(
     model = OmniModel.from_parts(vlm, recognizer.encoder, processor.speech_token_id, speech_tokens=token_ids)
     model.get_submodule("projector.ctc_head").load_state_dict(recognizer.ctc_head.state_dict())
     return model, processor
+
+
+def recognizer_of(model: OmniModel, processor: OmniProcessor) -> tuple[SpeechRecognizer, WhisperFeatureExtractor]:
+    """The ears of a model that hears tokens, as a recogniser of their own; it shares the model's weights. Raises
+    InputError for other ears."""
+    if model.config.speech_tokens is None or processor.feature_extractor is None:
+        raise InputError("recognizer: this model's ears hear no tokens, so there is no transcript of what they hear")
+    pieces = [str(processor.tokenizer.decode(token_id)) for token_id in model.config.speech_tokens]
+    config = RecognizerConfig.from_dict(model.config.speech_config.to_dict() | {"pieces": pieces})
+    with torch.device("meta"):
+        recognizer = SpeechRecognizer(config)
+    for name, part in (("encoder", "speech_encoder"), ("ctc_head", "projector.ctc_head")):
+        recognizer.add_module(name, model.get_submodule(part))
+    return recognizer.eval(), processor.feature_extractor
