@@ -1,26 +1,35 @@
-"""Ears x objective on the embedded world: which closes the gap, and does any beat the cascade?
+"""Ears x objective x data on the embedded world: what closes the gap, and does it beat the cascade?
 
-    python benchmarks/ears_study.py --output runs/ears [--seeds 0 1 2 3 4] [--split test] [--only tokens-selfkd ...]
+    python benchmarks/ears_study.py --output runs/ears [--seeds 0 1 2 3 4] [--split test] [--only best best-sft ...]
+    make study-ears
 
-Every recipe sees the annotator's responses to the same questions in the same order; all are asked the same questions in
-unseen voices. Stacked ears are aligned first, on spoken sentences (`--align_steps`); ears that hear tokens begin as the
-bundled recogniser, which was trained on such sentences for an hour and is the cascade's too. Writes
-OUTPUT/scores-SPLIT.json and prints mean and standard deviation over seeds, the share closed of the gap that SFT with
-stacked ears leaves, and the interval of the paired difference from the cascade over all items and seeds. `--split
+"best" is what `selfkd distill` does by default with ears that hear tokens; each other recipe changes what its name
+says. Stacked ears, the paper's, are aligned first, on spoken sentences; ears that hear tokens begin as the bundled
+recogniser, which was trained on such sentences for an hour and is the cascade's too. "own cascade" reads the transcript
+of the very ears that were trained: what is left to the vectors, once the ears are the same. All are asked the same
+questions in unseen voices, and the first of them over again in the speech that `--conditions` names.
+
+Writes OUTPUT/scores-SPLIT.json and prints mean and standard deviation over seeds, the share closed of the gap that the
+paper's SFT leaves, and the interval of the paired difference from the cascade over all items and seeds. `--split
 validation` is for choosing; nothing is chosen on the test split. What is done is kept: with more seeds or recipes the
 same folder is continued.
 """
 
 import argparse
 import statistics
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from selfkd.data.synthesize import SynthesizeConfig, synthesize
 from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
+from selfkd.evaluation.resampling import percentile_interval, resampled_means
 from selfkd.evaluation.samples import read_samples, samples_path
-from selfkd.evaluation.statistics import gap_closed, vision_audio_gap
+from selfkd.evaluation.statistics import gap_closed
 from selfkd.files import write_json
 from selfkd.model.bundled import load_bundled
 from selfkd.runs import MODEL, once
@@ -28,95 +37,159 @@ from selfkd.training.align import AlignConfig, align
 from selfkd.training.distill import DistillConfig, distill
 
 TEST_SEED = {"test": 100, "validation": 200}
-PAPER = {"transcript_weight": 0.0}
-TOKENS: dict[str, Any] = {"trainable": ["projector", "speech_encoder"], "learning_rate": 4e-4}
-DRAWN = TOKENS | {"voices": "drawn", "augment_speech": 1.0}
-ADAPTED = DRAWN | {"trainable": ["projector", "speech_encoder", "llm_adapters"]}
-RECIPES: dict[str, dict[str, Any]] = {
-    "stacked-sft": PAPER | {"alpha": 0.0},
-    "stacked-selfkd": PAPER | {"alpha": 1.0},
-    "tokens-sft": TOKENS | {"alpha": 0.0},
-    "tokens-selfkd": TOKENS,
-    "tokens-selfkd-no-transcript": TOKENS | {"transcript_weight": 0.0},
-    "tokens-selfkd-reverse": TOKENS | {"divergence": "reverse"},
-    "tokens-selfkd-jensen-shannon": TOKENS | {"divergence": "jensen_shannon"},
-    "tokens-selfkd-hidden": TOKENS | {"hidden_weight": 1.0},
-    "tokens-selfkd-alignment": TOKENS | {"alignment_weight": 0.5},
-    "tokens-selfkd-on-policy": TOKENS | {"on_policy": 0.5, "divergence": "reverse"},
-    "tokens-selfkd-voices": DRAWN,
-    "tokens-sft-voices": DRAWN | {"alpha": 0.0},
-    "tokens-selfkd-voices-adapters": ADAPTED,
-    "stacked-selfkd-voices": PAPER | {"voices": "drawn", "augment_speech": 1.0},
+STEPS, BATCH = 600, 16
+SAMPLES = STEPS * BATCH  # each is seen once: two questions to a sentence
+CONDITIONS: dict[str, dict[str, Any]] = {
+    "noise, 20 dB": {"augment": {"noise": 1.0}, "noise_snr_db": (20.0, 20.0)},
+    "noise, 10 dB": {"augment": {"noise": 1.0}, "noise_snr_db": (10.0, 10.0)},
+    "noise, 0 dB": {"augment": {"noise": 1.0}, "noise_snr_db": (0.0, 0.0)},
+    "Kokoro": {"engine": "kokoro", "voices": "af_heart,am_michael,bf_emma,bm_george"},
 }
+FAST = {"bf16": torch.cpu._is_avx512_bf16_supported()}
 
 
-def run_seed(seed: int, only: list[str], options: argparse.Namespace, asked: Path) -> dict[str, Path]:
-    """{recipe: its evaluation run} of one seed."""
-    folder, runs = options.output / f"seed-{seed}", {}
-    tokens = options.output / "tokens"
-    if not (tokens / "config.json").is_file():
-        for part in load_bundled():
-            part.save_pretrained(tokens)
-    base = EvaluateConfig(str(tokens), [str(asked)], options.output / f"eval-{asked.name}-base")
-    once(evaluate, replace(base, views=["text", "speech", "cascade"]))
+@dataclass(frozen=True)
+class Recipe:
+    """How it differs from what `selfkd distill` does by default with ears that hear tokens."""
+
+    ears: str = "tokens"
+    voices: str = "drawn"
+    sentences: bool = True
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+PAPER = {"steps": 400, "batch_size": 32, "warmup_steps": 30}
+RECIPES = {
+    "paper-sft": Recipe("stacked", "training", False, PAPER | {"alpha": 0.0}),
+    "paper-selfkd": Recipe("stacked", "training", False, PAPER),
+    "stacked": Recipe("stacked", settings={"trainable": ["projector", "speech_encoder", "llm_adapters"],
+                                           "learning_rate": 4e-4, "augment_speech": 1.0}),
+    "best": Recipe(),
+    "best-sft": Recipe(settings={"alpha": 0.0}),
+    "best-known-voices": Recipe(voices="training"),
+    "best-no-sentences": Recipe(sentences=False),
+    "best-no-adapters": Recipe(settings={"trainable": ["projector", "speech_encoder"]}),
+    "best-no-transcript": Recipe(settings={"transcript_weight": 0.0}),
+    "best-reverse": Recipe(settings={"divergence": "reverse"}),
+    "best-jensen-shannon": Recipe(settings={"divergence": "jensen_shannon"}),
+    "best-hidden": Recipe(settings={"hidden_weight": 1.0}),
+    "best-alignment": Recipe(settings={"alignment_weight": 0.5}),
+    "best-on-policy": Recipe(settings={"on_policy": 0.5, "divergence": "reverse"}),
+}  # fmt: skip
+
+
+def run_seed(seed: int, only: Sequence[str], options: argparse.Namespace, asked: dict[str, Path]) -> dict[str, Path]:
+    """{recipe: folder of its evaluations} of one seed."""
+    folder, found = options.output / f"seed-{seed}", {}
     for name in only:
-        settings = dict(RECIPES[name])
-        voices = settings.pop("voices", "training")
-        train = SynthesizeConfig(
-            folder / f"train-{voices}", "world-annotated", count=options.samples, seed=seed, voices=voices
-        )
-        synthesize(train)
-        start = tokens if name.startswith("tokens") else _aligned(seed, folder, options)
-        how: dict[str, Any] = {"steps": options.steps, "seed": seed, "model": str(start), **settings}
-        once(distill, DistillConfig([str(train.output)], folder / name, **how))
-        spoken = replace(base, model=str(folder / name / MODEL), output=folder / f"eval-{asked.name}-{name}")
-        once(evaluate, replace(spoken, views=["speech"]))
-        runs[name] = spoken.output
-    return runs
+        recipe = RECIPES[name]
+        data = _spoken(recipe, seed, folder)
+        start = _aligned(seed, options) if recipe.ears == "stacked" else options.output / "tokens"
+        how = {"steps": STEPS, "batch_size": BATCH, "warmup_steps": 60, "seed": seed, "training": FAST}
+        trained = DistillConfig(data, folder / name, model=str(start), **(how | recipe.settings))
+        once(distill, trained)
+        for condition, spoken in asked.items():
+            if condition == options.split or name in ("best", "paper-selfkd"):
+                where, model = folder / f"eval-{name}" / condition, str(folder / name / MODEL)
+                views = ["speech", "cascade"] if recipe.ears == "tokens" else ["speech"]
+                once(evaluate, EvaluateConfig(model, [str(spoken)], where, views=views, recognizer=model))
+        found[name] = folder / f"eval-{name}"
+    return found
 
 
-def _aligned(seed: int, folder: Path, options: argparse.Namespace) -> Path:
+def _spoken(recipe: Recipe, seed: int, folder: Path) -> list[str]:
+    questions = SynthesizeConfig(
+        folder / f"questions-{recipe.voices}", "world-annotated", count=SAMPLES, seed=seed, voices=recipe.voices
+    )
+    synthesize(questions)
+    if not recipe.sentences:
+        return [str(questions.output)]
+    sentences = replace(questions, output=folder / f"sentences-{recipe.voices}", source="words", count=SAMPLES // 3)
+    synthesize(sentences)
+    return [f"{questions.output}:2", f"{sentences.output}:1"]
+
+
+def _aligned(seed: int, options: argparse.Namespace) -> Path:
+    folder = options.output / f"seed-{seed}"
     words = SynthesizeConfig(folder / "words", "words", count=3000, seed=seed + 1)
     synthesize(words)
-    aligned = AlignConfig([str(words.output)], folder / "align", ears="stacked", steps=options.align_steps, seed=seed)
+    aligned = AlignConfig([str(words.output)], folder / "align", ears="stacked", steps=400, seed=seed, training=FAST)
     once(align, aligned)
     return aligned.output / MODEL
 
 
+def ask_all(options: argparse.Namespace) -> dict[str, Path]:
+    """Folders of what is asked, by condition, and the evaluation of what nothing was trained for."""
+    plain = SynthesizeConfig(
+        options.output / options.split, "world", options.split, options.count, voices="unseen",
+        seed=TEST_SEED[options.split],
+    )  # fmt: skip
+    asked = {options.split: plain}
+    for name in options.conditions:
+        how = CONDITIONS[name] | ({"engine_path": options.kokoro} if name == "Kokoro" else {})
+        asked[name] = replace(plain, output=options.output / f"{options.split}, {name}", **({"count": 400} | how))
+    tokens = options.output / "tokens"
+    if not (tokens / "config.json").is_file():
+        for part in load_bundled():
+            part.save_pretrained(tokens)
+    for name, speech in asked.items():
+        synthesize(speech)
+        where = options.output / "eval-untrained" / name
+        once(evaluate, EvaluateConfig(str(tokens), [str(speech.output)], where, views=["text", "speech", "cascade"]))
+    return {name: speech.output for name, speech in asked.items()}
+
+
+def samples(run: Path, view: str = "speech") -> list[dict[str, Any]]:
+    return read_samples(samples_path(run, "world", view))
+
+
 def table(options: argparse.Namespace, runs: dict[int, dict[str, Path]]) -> dict[str, Any]:
     """Prints a row a recipe and returns what it says."""
-    base = options.output / f"eval-{options.split}-base"
-    written, untrained, cascade = (
-        read_samples(samples_path(base, "world", view)) for view in ("text", "speech", "cascade")
-    )
-    found: dict[str, Any] = {"n": len(written), "seeds": list(runs)}
-    spoken = {name: [_samples(of[name]) for of in runs.values()] for name in next(iter(runs.values()))}
-    rows = {"written": [written], "cascade": [cascade], "tokens-untrained": [untrained], **spoken}
-    print(f"\nWorld, {options.split} split, n = {len(written)} a seed, seeds {list(runs)}, {options.steps} steps")
-    print(f"{'recipe':<32}{'mean':>6}{'sd':>7}{'gap closed':>12}{'minus cascade':>22}")
-    for name, by_seed in rows.items():
-        scores = [statistics.mean(s["score"] for s in samples) for samples in by_seed]
-        spread = statistics.stdev(scores) if len(scores) > 1 else float("nan")
-        row: dict[str, Any] = {"mean": statistics.mean(scores), "sd": spread, "by_seed": scores}
-        if "stacked-sft" in spoken and name in spoken:
-            shares = [
-                gap_closed(*([s["score"] for s in of] for of in (written, sft, samples)), seed=0)["share"]
-                for sft, samples in zip(spoken["stacked-sft"], by_seed, strict=True)
-            ]
-            row["gap_closed"] = statistics.mean(shares) if None not in shares else None
-        if name != "cascade":
-            over = vision_audio_gap([s for samples in by_seed for s in samples], cascade * len(by_seed))
-            row["over_cascade"] = {k: over[k] for k in ("gap", "gap_interval", "mcnemar_p")}
-        found[name] = row
-        closed = f"{row['gap_closed']:.0%}" if row.get("gap_closed") is not None else ""
-        over_cascade = row.get("over_cascade")
-        interval = "" if over_cascade is None else "{:+.3f} to {:+.3f}".format(*over_cascade["gap_interval"])
-        print(f"{name:<32}{row['mean']:>6.3f}{spread:>7.3f}{closed:>12}{interval:>22}")
+    found: dict[str, Any] = {"seeds": list(runs), "steps": STEPS, "batch_size": BATCH}
+    for condition in (options.split, *options.conditions):
+        untrained = options.output / "eval-untrained" / condition
+        written, cascade = samples(untrained, "text"), samples(untrained, "cascade")
+        rows = {"written": [written], "cascade": [cascade], "untrained": [samples(untrained)]}
+        for name in next(iter(runs.values())):
+            at = [of[name] / condition for of in runs.values() if (of[name] / condition).is_dir()]
+            rows |= {name: [samples(run) for run in at]} if at else {}
+            if at and RECIPES[name].ears == "tokens":
+                rows[f"{name}, own cascade"] = [samples(run, "cascade") for run in at]
+        print(f"\nWorld, {condition}, n = {len(written)} a seed, seeds {list(runs)}")
+        print(f"{'':<36}{'mean':>6}{'sd':>7}{'gap closed (95%)':>22}{'minus cascade (95%)':>22}")
+        found[condition] = {"n": len(written)}
+        for name, by_seed in rows.items():
+            found[condition][name] = row(name, by_seed, written, cascade, rows.get("paper-sft"))
     return found
 
 
-def _samples(run: Path) -> list[dict[str, Any]]:
-    return read_samples(samples_path(run, "world", "speech"))
+def row(name: str, by_seed: list, written: list, cascade: list, sft: list | None) -> dict[str, Any]:
+    """Intervals are over items: the seeds answer the same ones, so an item counts once, by its mean over the seeds."""
+    scores = [statistics.mean(s["score"] for s in one) for one in by_seed]
+    spread = statistics.stdev(scores) if len(scores) > 1 else float("nan")
+    found: dict[str, Any] = {"mean": statistics.mean(scores), "sd": spread, "by_seed": scores}
+    closed = over = ""
+    if sft and name != "written":
+        share = gap_closed(*(over_seeds(some) for some in ([written], sft, by_seed)), seed=0)
+        found["gap_closed"] = share
+        if share["share"] is not None:
+            closed = "{:.0%} ({:.0%} to {:.0%})".format(share["share"], *share["interval"])
+    if name != "cascade":
+        better = np.subtract(over_seeds(by_seed), over_seeds([cascade]))
+        interval = percentile_interval(resampled_means(better, seed=0)[:, 0]).tolist()
+        stderr = float(better.std(ddof=1) / len(better) ** 0.5)
+        found["over_cascade"] = {"difference": float(better.mean()), "stderr": stderr, "interval": interval}
+        over = "{:+.3f} to {:+.3f}".format(*interval)
+    print(f"{name:<36}{found['mean']:>6.3f}{spread:>7.3f}{closed:>22}{over:>22}")
+    return found
+
+
+def over_seeds(by_seed: list[list[dict[str, Any]]]) -> list[float]:
+    """Each item's mean score over the seeds, in the order of the items."""
+    by_item: dict[str, list[float]] = {}
+    for sample in (s for one in by_seed for s in one):
+        by_item.setdefault(sample["id"], []).append(sample["score"])
+    return [statistics.mean(by_item[item]) for item in sorted(by_item)]
 
 
 def main() -> None:
@@ -125,13 +198,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--split", choices=list(TEST_SEED), default="test")
     parser.add_argument("--only", choices=list(RECIPES), nargs="+", default=list(RECIPES))
-    parser.add_argument("--samples", type=int, default=3000)
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--align_steps", type=int, default=400)
-    parser.add_argument("--count", type=int, default=1000, help="questions asked")
+    parser.add_argument("--conditions", choices=list(CONDITIONS), nargs="*", default=[])
+    parser.add_argument("--kokoro", default="", help="folder of Kokoro's model and voices, for that condition")
+    parser.add_argument("--count", type=int, default=1000, help="questions asked; 400 of them in other conditions")
     options = parser.parse_args()
-    asked, seed = options.output / options.split, TEST_SEED[options.split]
-    synthesize(SynthesizeConfig(asked, "world", options.split, options.count, voices="unseen", seed=seed))
+    asked = ask_all(options)
     runs = {seed: run_seed(seed, options.only, options, asked) for seed in options.seeds}
     write_json(options.output / f"scores-{options.split}.json", table(options, runs))
 

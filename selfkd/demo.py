@@ -1,4 +1,5 @@
-"""The whole pipeline on the embedded model: synthesize, align, SFT and Self-KD, evaluate, compare, analyze, report.
+"""The whole pipeline on the embedded model: synthesize, align, SFT, Self-KD, ears that hear tokens, evaluate, compare,
+analyze, report.
 
 Nothing but calls of the stages, joined by files under one folder; stopped and started again it goes on.
 """
@@ -19,7 +20,6 @@ from selfkd.data.synthesize import SynthesizeConfig, synthesize
 from selfkd.errors import InputError
 from selfkd.evaluation.compare import CompareConfig, compare
 from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
-from selfkd.model.bundled import load_bundled
 from selfkd.report.build import ReportConfig, report
 from selfkd.runs import MODEL, is_complete, once
 from selfkd.training.align import AlignConfig, align
@@ -27,8 +27,8 @@ from selfkd.training.distill import DistillConfig, distill
 
 BENCHMARKS: dict[SourceName, int] = {"world": 400, "easy-vqa": 200, "mmalign-world": 200}
 TEST_SEED = 100
-_MODELS = {"base": "align", "sft": "sft", "selfkd": "selfkd"}  # by name in the analyses, the run that made it
-_SPOKEN = {"sft": "SFT", "selfkd": "Self-KD", "tokens": "ears that hear tokens, untrained"}
+_MODELS = {"base": "align", "sft": "sft", "selfkd": "selfkd", "tokens": "tokens"}  # by name, the run that made it
+_SPOKEN = {"sft": "SFT", "selfkd": "the paper's Self-KD", "tokens": "Self-KD of ears that hear tokens"}
 ANALYZED = 40  # items whose attention and agreement are looked at
 
 
@@ -44,8 +44,9 @@ class DemoConfig:
         words: Spoken sentences for stage 1.
         questions: Spoken questions for stage 2.
         align_steps: Steps of stage 1.
-        distill_steps: Steps of stage 2, for SFT and for Self-KD alike.
-        alpha: Weight of Self-KD in the Self-KD run.
+        distill_steps: Steps of stage 2, for SFT and for the paper's Self-KD alike.
+        token_steps: Steps of Self-KD of ears that hear tokens, of half as many examples.
+        alpha: Weight of Self-KD in the Self-KD runs.
         test_share: Share of the test questions to ask; below 1 for a quick look.
     """
 
@@ -56,6 +57,7 @@ class DemoConfig:
     questions: int = 3000
     align_steps: int = 350
     distill_steps: int = 350
+    token_steps: int = 300
     alpha: float = 1.0
     test_share: float = 1.0
 
@@ -86,13 +88,13 @@ def demo(config: DemoConfig) -> dict[str, Any]:
     sft = DistillConfig([str(data["train"])], out / "sft", steps=steps, seed=config.seed, model=start, alpha=0.0)
     titled("stage 2, distill: SFT (alpha = 0)", distill, sft)
     selfkd = replace(sft, output=out / "selfkd", alpha=config.alpha)
-    titled(f"stage 2, distill: Self-KD (alpha = {config.alpha:g})", distill, selfkd)
+    titled(f"stage 2, distill: the paper's Self-KD (alpha = {config.alpha:g})", distill, selfkd)
+    mixed = [f"{data['train']}:2", f"{data['words']}:1"]
+    tokens = replace(selfkd, data=mixed, output=out / "tokens", model="", steps=config.token_steps, batch_size=16)
+    titled("stage 2, distill: Self-KD of ears that hear tokens", distill, tokens)
 
     base = EvaluateConfig(start, [str(data[b]) for b in BENCHMARKS], out / "eval-base", views=["text", "cascade"])
     titled("evaluate: written, and the cascade", evaluate, base)
-    if not is_complete(out / "eval-tokens"):
-        for part in load_bundled():
-            part.save_pretrained(out / "tokens" / MODEL)
     for name, title in _SPOKEN.items():
         spoken = replace(base, model=str(out / name / MODEL), output=out / f"eval-{name}", views=["speech"])
         titled(f"evaluate: spoken, {title}", evaluate, spoken)
@@ -108,20 +110,24 @@ def demo(config: DemoConfig) -> dict[str, Any]:
 
     evaluated = [f"eval-{name}" for name in ("base", *_SPOKEN)]
     scores = compare(CompareConfig([str(out / name) for name in evaluated], out, config.seed))
-    runs = [str(out / n) for n in (*evaluated, "attention", "agreement", "align", "sft", "selfkd", "data/world")]
+    runs = [
+        str(out / n) for n in (*evaluated, "attention", "agreement", "align", "sft", "selfkd", "tokens", "data/world")
+    ]
     page = report(ReportConfig(runs, out / "report.html", "Self-KD on the embedded model", _intro(config)))
     console.print(f"{time.monotonic() - started:.0f} s. Scores: {out / 'scores.json'}")
     console.print(f"Report: {page}", soft_wrap=True)
-    console.print(f"Talk to the trained model: selfkd app {out / 'selfkd' / MODEL}", soft_wrap=True)
+    console.print(
+        f"Talk to the trained models: selfkd app {out / 'tokens' / MODEL} {out / 'sft' / MODEL}", soft_wrap=True
+    )
     return scores
 
 
 def _speech(config: DemoConfig, data: dict[str, Path]) -> list[SynthesizeConfig]:
-    """What is spoken: training voices for training, unseen voices for the tests."""
+    """What is spoken: drawn voices for training, unseen voices for the tests."""
     responses: SourceName = "world-annotated" if config.responses == "annotated" else "world"
     wanted = [
-        SynthesizeConfig(data["words"], "words", count=config.words, seed=config.seed + 1),
-        SynthesizeConfig(data["train"], responses, count=config.questions, seed=config.seed),
+        SynthesizeConfig(data["words"], "words", count=config.words, voices="drawn", seed=config.seed + 1),
+        SynthesizeConfig(data["train"], responses, count=config.questions, voices="drawn", seed=config.seed),
     ]
     for name, count in BENCHMARKS.items():
         asked = max(1, round(count * config.test_share))
@@ -137,9 +143,11 @@ def _intro(config: DemoConfig) -> list[str]:
         "clean": "The responses to train on are the model's own short words, all of them right.",
     }[config.responses]
     return [
-        f"{origin} SFT and Self-KD start from the same aligned projector and see the same data in the same order.",
-        "Token ears are of another kind: the bundled recogniser's, which the cascade has too, but what is handed on is "
-        "one vector a heard token in place of a transcript. Nothing in them was trained here.",
+        f"{origin} SFT and Self-KD are the paper's: they start from the same aligned projector and see the same data "
+        "in the same order.",
+        "Token ears are of another kind, selfkd distill's default: they begin as the bundled recogniser, which the "
+        "cascade has too, hand on one vector a heard token in place of a transcript, and learn by Self-KD on the same "
+        "speech.",
         "Test scenes, some of their colour-shape combinations, and all test voices were never trained on. easy-VQA is "
         "a third party's set of pictures and questions; nothing was trained on it. Speech is espeak-ng's, not human.",
         f"Training seed {config.seed}; one seed is an anecdote; benchmarks/embedded_effect.py runs several.",

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-SMALL = {"words": 40, "questions": 40, "align_steps": 3, "distill_steps": 3, "test_share": 0.06}
+SMALL = {"words": 40, "questions": 40, "align_steps": 3, "distill_steps": 3, "token_steps": 2, "test_share": 0.06}
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def demo(tmp_path_factory):
 def test_terminal_shows_the_table(demo):
     _, done, _ = demo
     assert "Accuracy in % (standard error)" in done.stdout and "easy-vqa" in done.stdout and "Report:" in done.stdout
-    assert f"selfkd app {demo[0]}/selfkd/model" in done.stdout
+    assert f"selfkd app {demo[0]}/tokens/model" in done.stdout
     assert max(len(line) for line in done.stdout.splitlines()) <= 200
 
 
@@ -55,7 +55,7 @@ def test_sft_and_selfkd_saw_the_same_data_in_the_same_order(demo):
 def test_report_is_one_page_that_needs_nothing_else(demo):
     page = (demo[0] / "report.html").read_text()
     assert page.count("<article") == page.count("data:audio/") == 48 and page.count("<svg") >= 20
-    assert page.count('class="map"') == 2 * 3 * 2 * 2, "two items, three models, both views, two layers"
+    assert page.count('class="map"') == 2 * 4 * 2 * 2, "two items, four models, both views, two layers"
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
     for section in ("scores", "attention", "agreement", "items", "training", "quality", "origins"):
         assert f'<section id="{section}"' in page
@@ -67,5 +67,5 @@ def test_again_it_does_nothing_twice(demo):
     folder, _, command = demo
     before = (folder / "scores.json").read_bytes()
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and done.stdout.count("done before") == 9
+    assert done.returncode == 0 and done.stdout.count("done before") == 10
     assert (folder / "scores.json").read_bytes() == before
