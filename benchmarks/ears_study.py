@@ -37,7 +37,7 @@ from selfkd.training.align import AlignConfig, align
 from selfkd.training.distill import DistillConfig, distill
 
 TEST_SEED = {"test": 100, "validation": 200}
-STEPS, BATCH = 600, 16
+STEPS, BATCH = 300, 16
 SAMPLES = STEPS * BATCH  # each is seen once: two questions to a sentence
 CONDITIONS: dict[str, dict[str, Any]] = {
     "noise, 20 dB": {"augment": {"noise": 1.0}, "noise_snr_db": (20.0, 20.0)},
@@ -85,7 +85,7 @@ def run_seed(seed: int, only: Sequence[str], options: argparse.Namespace, asked:
         recipe = RECIPES[name]
         data = _spoken(recipe, seed, folder)
         start = _aligned(seed, options) if recipe.ears == "stacked" else options.output / "tokens"
-        how = {"steps": STEPS, "batch_size": BATCH, "warmup_steps": 60, "seed": seed, "training": FAST}
+        how = {"steps": STEPS, "batch_size": BATCH, "warmup_steps": 30, "seed": seed, "training": FAST}
         trained = DistillConfig(data, folder / name, model=str(start), **(how | recipe.settings))
         once(distill, trained)
         for condition, spoken in asked.items():

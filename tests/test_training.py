@@ -47,7 +47,8 @@ def losses_and_weights(start, tmp_path, batch_size, accumulation):
     from selfkd.model.processor import OmniProcessor
 
     extra = {"gradient_accumulation_steps": accumulation, "logging_steps": 1, "save_strategy": "no"}
-    arguments = training_arguments(config(start, tmp_path, steps=3, batch_size=batch_size, training=extra))
+    settings = config(start, tmp_path, steps=3, batch_size=batch_size, learning_rate=2e-3, training=extra)
+    arguments = training_arguments(settings)
     processor = OmniProcessor.from_pretrained(start / "model")
     trainer = SelfKDTrainer(model, arguments, world_examples(24), processor, Objective(0.5))
     trainer.train()

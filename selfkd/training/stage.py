@@ -29,12 +29,12 @@ CHECKPOINTS = "checkpoints"  # subfolder of the run
 class TrainConfig:
     """What both training stages take; `training` holds any further field of `transformers.TrainingArguments`.
 
-    A field that is None takes what suits the ears (`suited`): each kind has a recipe of its own.
+    A field that is None or an empty list takes what suits the ears (`suited`): each kind has a recipe of its own.
     """
 
     data: list[str]
     output: Path
-    trainable: list[str] | None = None
+    trainable: list[str] = field(default_factory=list)
     steps: int = 300
     batch_size: int = 32
     learning_rate: float | None = None
@@ -51,13 +51,12 @@ C = TypeVar("C", bound=TrainConfig)
 
 
 def suited(config: C, recipe: Mapping[str, Any]) -> C:
-    """The configuration, checked, with what it leaves open (None) taken from a recipe; raises InputError for settings
-    that cannot be."""
-    config = replace(config, **{name: value for name, value in recipe.items() if getattr(config, name) is None})
-    assert config.trainable is not None
+    """The configuration, checked, with what it leaves open taken from a recipe; raises InputError for settings that
+    cannot be."""
+    config = replace(config, **{name: value for name, value in recipe.items() if getattr(config, name) in (None, [])})
     unknown = [part for part in config.trainable if part not in TRAINABLE]
-    if unknown or not config.trainable:
-        raise InputError(f"trainable: {unknown or 'empty'}; choose among {', '.join(TRAINABLE)}")
+    if unknown:
+        raise InputError(f"trainable: {unknown}; choose among {', '.join(TRAINABLE)}")
     if {"llm", ADAPTERS} <= set(config.trainable):
         raise InputError(f"trainable: llm and {ADAPTERS} exclude each other")
     if "llm" in config.trainable and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
@@ -111,7 +110,6 @@ def train(
 ) -> dict[str, Any]:
     """Trains `config.trainable`, saves the model under the run, and returns the run's result."""
     set_seed(config.seed)
-    assert config.trainable is not None, "suited() fills it in"
     trained_parameters = let_train(model, config.trainable, config.lora)
     arguments = training_arguments(config)
     how, log = (objective, augment_speech, on_policy), RunLog(run.folder)
