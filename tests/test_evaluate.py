@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pandas
 import pytest
+from benchmark_copies import ANSWERS, ROWS, copy_of
 from chat_server import chat_server, pair_of
 from conftest import training_start, world_examples
 from datasets import Dataset, Features, Image, Value
@@ -18,6 +19,7 @@ from selfkd.cli import main
 from selfkd.data.example import MANIFEST, image_hash, write_shard
 from selfkd.data.folder import ExampleFolder
 from selfkd.errors import InputError
+from selfkd.evaluation.benchmarks.catalog import BENCHMARKS, open_benchmark
 from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
 from selfkd.evaluation.records import SampleFile, sample
 from selfkd.evaluation.reply import Reply
@@ -191,6 +193,31 @@ def test_a_public_benchmark_is_spoken_once_and_asked_in_several_voices(start, po
     assert said[0].question.endswith("Answer the question using a single word or phrase.") and len(spoken[0]) == 4
 
 
+def test_every_benchmark_from_its_layout_to_its_gap(tmp_path):
+    """All twelve as their copies lie, spoken, asked in both views; a model that reads well and does not hear. A tone in
+    the reply, U+2028, ends a line for Python and not for JSON."""
+    rows = dict(ROWS) | {"mme": [ROWS["mme"][0], ROWS["mme"][1] | {"question": "Is a poem shown in the picture?"}]}
+    copies = {name: copy_of(tmp_path, name, rows[name]) for name in BENCHMARKS}
+    known = {row.question: row.answer for name, path in copies.items() for row in open_benchmark(name, path).rows}
+    config = EvaluateConfig(
+        "reads", [], tmp_path / "run", benchmarks=["all"], copies=copies, cache=tmp_path / "cache",
+        speech={"processes": 1},
+    )  # fmt: skip
+    with chat_server() as server:
+        server.reply = lambda asked: next((known[t] for t in asked.texts if t in known), "I hear\u2028a tone.\x85")
+        config.url = server.url
+        result = evaluate(config)
+    assert list(result) == list(BENCHMARKS)
+    for name, scores in result.items():
+        written, spoken = (scores[view] for view in ("text", "speech"))
+        assert written["n"] == spoken["n"] == len(ANSWERS[name]) and written["failed"] == spoken["failed"] == 0
+        for view, headline in ((written, 100.0), (spoken, 0.0)):
+            assert next(iter(view["figures"].items())) == (BENCHMARKS[name].metric, headline), name
+        assert (scores["gap"]["gap"], scores["gap"]["only_written"]) == (1.0, len(ANSWERS[name]))
+        read = pandas.read_json(samples_path(config.output, name, "speech"), lines=True)
+        assert list(read["reply"]) == ["I hear\u2028a tone."] * len(ANSWERS[name])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -227,6 +254,17 @@ def test_records_of_several_processes_are_one_file_in_the_order_of_the_data(tmp_
     files[0].finish()
     assert [s["reply"] for s in read_samples(tmp_path / "world.text.jsonl")] == ["zero", "one", "two"]
     assert [p.name for p in tmp_path.iterdir()] == ["world.text.jsonl"]
+
+
+def test_what_was_heard_is_told_of_each_view():
+    """Of the cascade what its own recogniser heard ("red" is gone, "a bed" is there: 2 of 3 words), of the speech view
+    what the data stage's did."""
+    (example,) = world_examples(1)
+    example = replace(example, question="Is it red?", said="Is it red?", word_error_rate=0.25)
+    heard = {v: sample(example, v, Reply("yes", "Is it a bed?"))["word_error_rate"] for v in VIEWS}
+    assert heard == {"text": None, "speech": 0.25, "cascade": pytest.approx(2 / 3)}
+    assert sample(example, "cascade", Reply("", error="lost"))["word_error_rate"] is None
+    assert sample(replace(example, word_error_rate=-1.0), "speech", Reply("yes"))["word_error_rate"] is None
 
 
 def test_runs_side_by_side(start, run, tmp_path, capsys):

@@ -101,6 +101,8 @@ def test_a_judge_reads_wrong_replies_alone_and_goes_on(start, tmp_path, capsys):
         assert judge_run(JudgeConfig(run, "a-judge", server.url)) == judged and len(server.asked) == asked
         server.reply = lambda asked: '{"on_topic": false, "reason": "it does not"}'
         other = judge_run(JudgeConfig(run, "another-judge", server.url))
-        assert other[name]["on_topic"] == 0 and len(server.asked) == 2 * asked, "another judge's verdicts are not its own"
+        assert other[name]["on_topic"] == 0 and len(server.asked) == 2 * asked, (
+            "another judge's verdicts are not its own"
+        )
     with pytest.raises(InputError, match="holds no samples"):
         judge_run(JudgeConfig(tmp_path))

@@ -46,8 +46,8 @@ class JudgeConfig:
 
 
 def judge_run(config: JudgeConfig) -> dict[str, Any]:
-    """Returns and writes {benchmark.view: figures}: wrong replies, those with a verdict, the share on topic. Beside them
-    `judged.json` says who judged, with what prompt, and the agreement of its verdicts with labels."""
+    """Returns and writes {benchmark.view: figures}: wrong replies, those with a verdict, the share on topic.
+    `judged.json` says beside them who judged, with what prompt, and how far it agrees with labels."""
     paths = sorted((config.run / "samples").glob("*.jsonl"))
     if not paths:
         raise InputError(f"run: {config.run}: holds no samples (selfkd evaluate writes them)")

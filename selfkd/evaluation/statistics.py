@@ -52,7 +52,7 @@ def summarize(samples: Sequence[Sample]) -> dict[str, Any]:
         "first_rate": fmean(s["parsed"] == "A" for s in chosen) if chosen else None,
         "true_first_rate": fmean(s["truth"] == "A" for s in chosen) if chosen else None,
         "likelihood_accuracy": fmean(map(_likeliest_is_true, weighed)) if weighed else None,
-        "heard_wer": fmean(wers) if wers else None,  # of the speech, as the data stage's recogniser heard it
+        "heard_wer": fmean(wers) if wers else None,  # as the cascade's recogniser, else the data stage's, heard it
         "seconds": fmean(s["seconds"] for s in answered),
         "figures": official_figures(answered),
     }
