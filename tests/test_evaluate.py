@@ -7,12 +7,13 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pandas
 import pytest
 from benchmark_copies import ANSWERS, ROWS, copy_of
 from chat_server import chat_server, pair_of
-from conftest import training_start, world_examples
+from conftest import tone, training_start, world_examples
 from datasets import Dataset, Features, Image, Value
 
 from selfkd.cli import main
@@ -135,6 +136,28 @@ def test_an_endpoint_that_fails_and_comes_back(start, tmp_path):
     assert all(isinstance(s["heard"], str) for s in cascade)
 
 
+def test_a_cascade_before_an_endpoint_loses_no_other_item_to_one_that_cannot_be_heard(start, tmp_path, monkeypatch):
+    """Speech over the recogniser's 30 s is that item's error; those after it are asked."""
+    rows = world_examples(3)
+    rows[1] = rows[1].spoken(tone(31), "tone")
+    (tmp_path / "data").mkdir()
+    write_shard(tmp_path / "data" / "a.parquet", rows, {"rows": 3})
+    write_json(tmp_path / "data" / MANIFEST, {"shards": [{"file": "a.parquet"}]})
+    with chat_server() as server:
+        config = EvaluateConfig(
+            "some-omni", [str(tmp_path / "data")], tmp_path / "run", views=["cascade"], url=server.url,
+            keep_failures=True,
+        )  # fmt: skip
+        scores = evaluate(config)[NAME]["cascade"]
+        assert (scores["n"], scores["failed"], len(server.asked)) == (2, 1, 2)
+    samples = read_samples(samples_path(tmp_path / "run", NAME, "cascade"))
+    assert [s["id"] for s in samples] == [e.id for e in rows]
+    assert "31.0 s is over the encoder's 30 s" in samples[1]["error"]
+    monkeypatch.setattr("selfkd.evaluation.evaluate._processes", lambda: SimpleNamespace(num_processes=2))
+    with pytest.raises(InputError, match="url: an endpoint is asked by one process"):
+        evaluate(config)
+
+
 def test_a_limit_takes_all_questions_about_a_picture(tmp_path):
     """Of pictures 0, 1, 0, 2, 1 three items are those of 0, since 1 would make four; its record says whose they are."""
     plain = world_examples(5)
@@ -184,7 +207,7 @@ def test_a_public_benchmark_is_spoken_once_and_asked_in_several_voices(start, po
     written = [read_samples(samples_path(tmp_path / "run", name, "text")) for name in list(result)[:2]]
     assert written[0] == written[1], "the second voice's written view is the first one's"
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*.parquet")}
-    config.output, config.instruction = tmp_path / "again", "written"
+    config.output, config.instruction = tmp_path / "again", "text"
     evaluate(config)
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*.parquet")}
     config.output, config.instruction, config.voices = tmp_path / "said", "spoken", ["en-US+m1"]
@@ -193,7 +216,7 @@ def test_a_public_benchmark_is_spoken_once_and_asked_in_several_voices(start, po
     assert said[0].question.endswith("Answer the question using a single word or phrase.") and len(spoken[0]) == 4
 
 
-def test_every_benchmark_from_its_layout_to_its_gap(tmp_path):
+def test_every_benchmark_from_its_layout_to_its_gap(tmp_path, monkeypatch):
     """All twelve as their copies lie, spoken, asked in both views; a model that reads well and does not hear. A tone in
     the reply, U+2028, ends a line for Python and not for JSON."""
     rows = dict(ROWS) | {"mme": [ROWS["mme"][0], ROWS["mme"][1] | {"question": "Is a poem shown in the picture?"}]}
@@ -203,6 +226,7 @@ def test_every_benchmark_from_its_layout_to_its_gap(tmp_path):
         "reads", [], tmp_path / "run", benchmarks=["all"], copies=copies, cache=tmp_path / "cache",
         speech={"processes": 1},
     )  # fmt: skip
+    monkeypatch.setattr("selfkd.data.synthesize.run_jobs", lambda stage, jobs, *_: (stage(*job) for job in jobs))
     with chat_server() as server:
         server.reply = lambda asked: next((known[t] for t in asked.texts if t in known), "I hear\u2028a tone.\x85")
         config.url = server.url

@@ -50,7 +50,7 @@ class EvaluateConfig:
         benchmarks: Public benchmarks by name, or paper8 or all; they are spoken first.
         copies: Local copies of benchmarks where the hub is not to be asked: {mme: /data/MME}.
         views: Views to ask in: text, speech, cascade (a recogniser, then text).
-        instruction: Whether the sentence on the form of the answer is written in both views or spoken too.
+        instruction: Whether the sentence on the form of the answer stays text in both views or is spoken too.
         voices: Voices that speak the benchmarks, one after another; scores are given for each.
         speech: Further fields of selfkd synthesize for benchmarks: {engine: kokoro, verify: openai/whisper-base.en}.
         cache: Folder that keeps spoken benchmarks for the next run.
@@ -72,7 +72,7 @@ class EvaluateConfig:
     benchmarks: list[str] = field(default_factory=list)
     copies: dict[str, str] = field(default_factory=dict)
     views: list[View] = field(default_factory=lambda: ["text", "speech"])
-    instruction: InstructionForm = "written"
+    instruction: InstructionForm = "text"
     voices: list[str] = field(default_factory=lambda: ["unseen"])
     speech: dict[str, Any] = field(default_factory=dict)
     cache: Path = Path("~/.cache/selfkd/speech")
@@ -82,7 +82,7 @@ class EvaluateConfig:
     endpoint: dict[str, Any] = field(default_factory=dict)
     limit: int = 0
     batch_size: int = 50
-    max_new_tokens: int = 48
+    max_new_tokens: int = 128
     likelihood: bool = False
     keep_failures: bool = False
     seed: int = 0
@@ -99,6 +99,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         is_ours(config.model)  # before anything is made
     if config.likelihood and (own_code or config.url):
         raise InputError("likelihood: needs a model in the classes of transformers on this machine")
+    if config.url and _processes().num_processes > 1:  # each would have a budget and a pace of its own
+        raise InputError("url: an endpoint is asked by one process; endpoint.concurrency says how much at once")
     if config.batch_size < 1 or config.limit < 0 or config.max_new_tokens < 1 or not config.views:
         raise InputError("batch_size, limit, max_new_tokens, views: must not be negative or empty")
     asked = _folders(config)
@@ -172,6 +174,7 @@ def _ask(config: EvaluateConfig, folder: Path, name: str, examples: ExampleFolde
     rank = state.process_index
     files = {v: SampleFile(samples_path(folder, name, v), [ids[i] for i in chosen], rank) for v in config.views}
     _reuse_written(files, name, examples, chosen)
+    state.wait_for_everyone()
     wanted = {v: [chosen[i] for i in f.missing() if i % state.num_processes == rank] for v, f in files.items()}
     answers = system.answer(examples, {v: positions for v, positions in wanted.items() if positions})
     for i, view, reply in with_progress(answers, sum(map(len, wanted.values())), name):
