@@ -136,6 +136,28 @@ def test_an_endpoint_that_fails_and_comes_back(start, tmp_path):
     assert all(isinstance(s["heard"], str) for s in cascade)
 
 
+def test_a_benchmark_with_a_lost_item_keeps_no_other_from_being_asked(start, tmp_path):
+    rows = [replace(e, source="world", id=f"second-{i}") for i, e in enumerate(world_examples(3))]
+    (tmp_path / "data").mkdir()
+    write_shard(tmp_path / "data" / "a.parquet", rows, {"rows": 3})
+    write_json(tmp_path / "data" / MANIFEST, {"shards": [{"file": "a.parquet"}]})
+    lost = ExampleFolder(start / "data")[5]
+    with chat_server() as server:
+        server.script[pair_of(lost.image, lost.question.encode())] = ["html"]
+        config = EvaluateConfig(
+            "some-omni", [str(start / "data"), str(tmp_path / "data")], tmp_path / "run", views=["text"],
+            url=server.url,
+        )  # fmt: skip
+        with pytest.raises(
+            InputError, match=r"^1 items of world-annotated .*: .*not JSON"
+        ):
+            evaluate(config)
+        assert len(read_samples(samples_path(tmp_path / "run", "world", "text"))) == 3
+        assert len(server.asked) == 16 + 3 and not (tmp_path / "run" / "result.json").exists()
+        assert {name: s["text"]["n"] for name, s in evaluate(config).items()} == {NAME: 16, "world": 3}
+        assert len(server.asked) == 16 + 3 + 1
+
+
 def test_a_cascade_before_an_endpoint_loses_no_other_item_to_one_that_cannot_be_heard(start, tmp_path, monkeypatch):
     """Speech over the recogniser's 30 s is that item's error; those after it are asked."""
     rows = world_examples(3)

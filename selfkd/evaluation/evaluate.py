@@ -109,7 +109,11 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     with Run.open(config.output, "evaluate", config, _FREE) as run:
         transcriber = Transcriber.from_pretrained(config.recognizer) if "cascade" in config.views else None
         with _system(config, settings, transcriber, run.folder) as system:
-            result = {name: _ask(config, run.folder, name, folder, system) for name, folder in asked.items()}
+            lost: list[str] = []  # told when all has been asked: one bad reply in the evening is not to cost the night
+            result = {name: _ask(config, run.folder, name, folder, system, lost) for name, folder in asked.items()}
+        if lost:
+            hint = "the same command asks them again; --keep_failures true ends without them"
+            raise InputError(f"{'; '.join(lost)} ({hint})")
         result |= spread_over_voices(result, VOICE_MARK)
         if is_main_process():
             places = {name: os.path.relpath(folder.folder, run.folder) for name, folder in asked.items()}
@@ -167,7 +171,10 @@ def _processes() -> PartialState:
     return PartialState(cpu=not torch.cuda.is_available())
 
 
-def _ask(config: EvaluateConfig, folder: Path, name: str, examples: ExampleFolder, system: System) -> dict[str, Any]:
+def _ask(
+    config: EvaluateConfig, folder: Path, name: str, examples: ExampleFolder, system: System, lost: list[str]
+) -> dict[str, Any]:
+    """The scores of a benchmark; none, and why in `lost`, where items have no reply and that is not to be kept."""
     ids = [row["id"] for row in examples.columns("id")]
     chosen = _limited(examples, config.limit)
     state = _processes()
@@ -184,8 +191,8 @@ def _ask(config: EvaluateConfig, folder: Path, name: str, examples: ExampleFolde
         return {}
     failed = [r for f in files.values() for r in f.known().values() if r["error"]]
     if failed and not config.keep_failures:
-        reason = f"{len(failed)} items of {name} have no reply, the first because: {failed[0]['error']}"
-        raise InputError(f"{reason} (the same command asks them again; --keep_failures true ends without them)")
+        lost.append(f"{len(failed)} items of {name} have no reply, the first because: {failed[0]['error']}")
+        return {}
     for file in files.values():
         file.finish()
     scores = score({view: read_samples(file.path) for view, file in files.items()}, config.seed)
