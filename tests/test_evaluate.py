@@ -148,9 +148,7 @@ def test_a_benchmark_with_a_lost_item_keeps_no_other_from_being_asked(start, tmp
             "some-omni", [str(start / "data"), str(tmp_path / "data")], tmp_path / "run", views=["text"],
             url=server.url,
         )  # fmt: skip
-        with pytest.raises(
-            InputError, match=r"^1 items of world-annotated .*: .*not JSON"
-        ):
+        with pytest.raises(InputError, match=r"^1 items of world-annotated .*: .*not JSON"):
             evaluate(config)
         assert len(read_samples(samples_path(tmp_path / "run", "world", "text"))) == 3
         assert len(server.asked) == 16 + 3 and not (tmp_path / "run" / "result.json").exists()
@@ -238,9 +236,9 @@ def test_a_public_benchmark_is_spoken_once_and_asked_in_several_voices(start, po
     assert said[0].question.endswith("Answer the question using a single word or phrase.") and len(spoken[0]) == 4
 
 
-def test_every_benchmark_from_its_layout_to_its_gap(tmp_path, monkeypatch):
-    """All twelve as their copies lie, spoken, asked in both views; a model that reads well and does not hear. A tone in
-    the reply, U+2028, ends a line for Python and not for JSON."""
+def test_every_benchmark_from_its_layout_to_its_gap(tmp_path, monkeypatch, capsys):
+    """All twelve as their copies lie, spoken, asked in both views; a model that reads well and does not hear. In its
+    replies is U+2028, which ends a line for Python and not for JSON."""
     rows = dict(ROWS) | {"mme": [ROWS["mme"][0], ROWS["mme"][1] | {"question": "Is a poem shown in the picture?"}]}
     copies = {name: copy_of(tmp_path, name, rows[name]) for name in BENCHMARKS}
     known = {row.question: row.answer for name, path in copies.items() for row in open_benchmark(name, path).rows}
@@ -253,7 +251,12 @@ def test_every_benchmark_from_its_layout_to_its_gap(tmp_path, monkeypatch):
         server.reply = lambda asked: next((known[t] for t in asked.texts if t in known), "I hear\u2028a tone.\x85")
         config.url = server.url
         result = evaluate(config)
-    assert list(result) == list(BENCHMARKS)
+    assert list(result) == [*BENCHMARKS, "average"]
+    average = result.pop("average")["over_benchmarks"]
+    assert average["benchmarks"] == list(BENCHMARKS)
+    assert average["gap"]["headline"] == average["text"]["headline"] == 100
+    told = capsys.readouterr().out
+    assert "average, own" in told and max(len(line) for line in told.splitlines() if line[0] in "┏│└") <= 80
     for name, scores in result.items():
         written, spoken = (scores[view] for view in ("text", "speech"))
         assert written["n"] == spoken["n"] == len(ANSWERS[name]) and written["failed"] == spoken["failed"] == 0

@@ -28,6 +28,7 @@ from selfkd.evaluation.records import SampleFile, prompt_hash, sample
 from selfkd.evaluation.remote_code import ChatSystem, runs_own_code
 from selfkd.evaluation.samples import QUESTIONS, read_samples, samples_path
 from selfkd.evaluation.statistics import spread_over_voices, summarize, vision_audio_gap
+from selfkd.evaluation.suite import averages
 from selfkd.evaluation.systems import EndpointSystem, LocalSystem, System, View, endpoint_settings, with_progress
 from selfkd.evaluation.transcriber import Transcriber
 from selfkd.files import write_json
@@ -114,7 +115,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         if lost:
             hint = "the same command asks them again; --keep_failures true ends without them"
             raise InputError(f"{'; '.join(lost)} ({hint})")
-        result |= spread_over_voices(result, VOICE_MARK)
+        result |= spread_over_voices(result, VOICE_MARK) | averages(result, VOICE_MARK)
         if is_main_process():
             places = {name: os.path.relpath(folder.folder, run.folder) for name, folder in asked.items()}
             write_json(run.folder / QUESTIONS, places)
