@@ -256,7 +256,7 @@ def test_every_benchmark_from_its_layout_to_its_gap(tmp_path, monkeypatch, capsy
     assert average["benchmarks"] == list(BENCHMARKS)
     assert average["gap"]["headline"] == average["text"]["headline"] == 100
     told = capsys.readouterr().out
-    assert "average, own" in told and max(len(line) for line in told.splitlines() if line[0] in "┏│└") <= 80
+    assert "own figures" in told and max(len(line) for line in told.splitlines() if line[0] in "┏│└") <= 80
     for name, scores in result.items():
         written, spoken = (scores[view] for view in ("text", "speech"))
         assert written["n"] == spoken["n"] == len(ANSWERS[name]) and written["failed"] == spoken["failed"] == 0

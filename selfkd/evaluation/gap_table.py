@@ -15,7 +15,8 @@ def gap_table(result: Mapping[str, Any]) -> Table:
     views = [v for v in VIEWS if any(v in scores for scores in result.values())]
     table = Table(title="Score in % (standard error)")
     for column in ("benchmark", "n", *(VIEWS[v] for v in views), "gap (95%)", "p"):
-        table.add_column(column, justify="left" if column == "benchmark" else "right")
+        is_name = column == "benchmark"
+        table.add_column(column, justify="left" if is_name else "right", overflow="fold" if is_name else "ellipsis")
     for name, scores in result.items():
         if "over_voices" in scores:
             over = scores["over_voices"]["accuracy"]
@@ -30,7 +31,7 @@ def gap_table(result: Mapping[str, Any]) -> Table:
             cells = [_cell(over.get(v)) for v in views]
             table.add_row(name, count, *cells, _average_gap(gap) if gap else "–", "")
             cells = [f"{over[v]['headline']:.1f}" if v in over else "–" for v in views]
-            table.add_row(f"{name}, own figures", count, *cells, f"{gap['headline']:.1f}" if gap else "–", "")
+            table.add_row("own figures", count, *cells, f"{gap['headline']:.1f}" if gap else "–", "")
             continue
         counts = sorted({scores[v]["n"] for v in views if v in scores})
         cells = [_cell(scores.get(v)) for v in views]
