@@ -7,17 +7,20 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pandas
 import pytest
+from benchmark_copies import ANSWERS, ROWS, copy_of
 from chat_server import chat_server, pair_of
-from conftest import training_start, world_examples
+from conftest import tone, training_start, world_examples
 from datasets import Dataset, Features, Image, Value
 
 from selfkd.cli import main
 from selfkd.data.example import MANIFEST, image_hash, write_shard
 from selfkd.data.folder import ExampleFolder
 from selfkd.errors import InputError
+from selfkd.evaluation.benchmarks.catalog import BENCHMARKS, open_benchmark
 from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
 from selfkd.evaluation.records import SampleFile, sample
 from selfkd.evaluation.reply import Reply
@@ -133,6 +136,48 @@ def test_an_endpoint_that_fails_and_comes_back(start, tmp_path):
     assert all(isinstance(s["heard"], str) for s in cascade)
 
 
+def test_a_benchmark_with_a_lost_item_keeps_no_other_from_being_asked(start, tmp_path):
+    rows = [replace(e, source="world", id=f"second-{i}") for i, e in enumerate(world_examples(3))]
+    (tmp_path / "data").mkdir()
+    write_shard(tmp_path / "data" / "a.parquet", rows, {"rows": 3})
+    write_json(tmp_path / "data" / MANIFEST, {"shards": [{"file": "a.parquet"}]})
+    lost = ExampleFolder(start / "data")[5]
+    with chat_server() as server:
+        server.script[pair_of(lost.image, lost.question.encode())] = ["html"]
+        config = EvaluateConfig(
+            "some-omni", [str(start / "data"), str(tmp_path / "data")], tmp_path / "run", views=["text"],
+            url=server.url,
+        )  # fmt: skip
+        with pytest.raises(InputError, match=r"^1 items of world-annotated .*: .*not JSON"):
+            evaluate(config)
+        assert len(read_samples(samples_path(tmp_path / "run", "world", "text"))) == 3
+        assert len(server.asked) == 16 + 3 and not (tmp_path / "run" / "result.json").exists()
+        assert {name: s["text"]["n"] for name, s in evaluate(config).items()} == {NAME: 16, "world": 3}
+        assert len(server.asked) == 16 + 3 + 1
+
+
+def test_a_cascade_before_an_endpoint_loses_no_other_item_to_one_that_cannot_be_heard(start, tmp_path, monkeypatch):
+    """Speech over the recogniser's 30 s is that item's error; those after it are asked."""
+    rows = world_examples(3)
+    rows[1] = rows[1].spoken(tone(31), "tone")
+    (tmp_path / "data").mkdir()
+    write_shard(tmp_path / "data" / "a.parquet", rows, {"rows": 3})
+    write_json(tmp_path / "data" / MANIFEST, {"shards": [{"file": "a.parquet"}]})
+    with chat_server() as server:
+        config = EvaluateConfig(
+            "some-omni", [str(tmp_path / "data")], tmp_path / "run", views=["cascade"], url=server.url,
+            keep_failures=True,
+        )  # fmt: skip
+        scores = evaluate(config)[NAME]["cascade"]
+        assert (scores["n"], scores["failed"], len(server.asked)) == (2, 1, 2)
+    samples = read_samples(samples_path(tmp_path / "run", NAME, "cascade"))
+    assert [s["id"] for s in samples] == [e.id for e in rows]
+    assert "31.0 s is over the encoder's 30 s" in samples[1]["error"]
+    monkeypatch.setattr("selfkd.evaluation.evaluate._processes", lambda: SimpleNamespace(num_processes=2))
+    with pytest.raises(InputError, match="url: an endpoint is asked by one process"):
+        evaluate(config)
+
+
 def test_a_limit_takes_all_questions_about_a_picture(tmp_path):
     """Of pictures 0, 1, 0, 2, 1 three items are those of 0, since 1 would make four; its record says whose they are."""
     plain = world_examples(5)
@@ -182,13 +227,44 @@ def test_a_public_benchmark_is_spoken_once_and_asked_in_several_voices(start, po
     written = [read_samples(samples_path(tmp_path / "run", name, "text")) for name in list(result)[:2]]
     assert written[0] == written[1], "the second voice's written view is the first one's"
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*.parquet")}
-    config.output, config.instruction = tmp_path / "again", "written"
+    config.output, config.instruction = tmp_path / "again", "text"
     evaluate(config)
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*.parquet")}
     config.output, config.instruction, config.voices = tmp_path / "said", "spoken", ["en-US+m1"]
     evaluate(config)
     (said,) = [f for f in map(ExampleFolder, (tmp_path / "cache").iterdir()) if not f[0].answer_format]
     assert said[0].question.endswith("Answer the question using a single word or phrase.") and len(spoken[0]) == 4
+
+
+def test_every_benchmark_from_its_layout_to_its_gap(tmp_path, monkeypatch, capsys):
+    """All twelve as their copies lie, spoken, asked in both views; a model that reads well and does not hear. In its
+    replies is U+2028, which ends a line for Python and not for JSON."""
+    rows = dict(ROWS) | {"mme": [ROWS["mme"][0], ROWS["mme"][1] | {"question": "Is a poem shown in the picture?"}]}
+    copies = {name: copy_of(tmp_path, name, rows[name]) for name in BENCHMARKS}
+    known = {row.question: row.answer for name, path in copies.items() for row in open_benchmark(name, path).rows}
+    config = EvaluateConfig(
+        "reads", [], tmp_path / "run", benchmarks=["all"], copies=copies, cache=tmp_path / "cache",
+        speech={"processes": 1},
+    )  # fmt: skip
+    monkeypatch.setattr("selfkd.data.synthesize.run_jobs", lambda stage, jobs, *_: (stage(*job) for job in jobs))
+    with chat_server() as server:
+        server.reply = lambda asked: next((known[t] for t in asked.texts if t in known), "I hear\u2028a tone.\x85")
+        config.url = server.url
+        result = evaluate(config)
+    assert list(result) == [*BENCHMARKS, "average"]
+    average = result.pop("average")["over_benchmarks"]
+    assert average["benchmarks"] == list(BENCHMARKS)
+    assert average["gap"]["headline"] == average["text"]["headline"] == 100
+    told = capsys.readouterr().out
+    assert "own figures" in told and max(len(line) for line in told.splitlines() if line[0] in "┏│└") <= 80
+    for name, scores in result.items():
+        written, spoken = (scores[view] for view in ("text", "speech"))
+        assert written["n"] == spoken["n"] == len(ANSWERS[name]) and written["failed"] == spoken["failed"] == 0
+        for view, headline in ((written, 100.0), (spoken, 0.0)):
+            assert next(iter(view["figures"].items())) == (BENCHMARKS[name].metric, headline), name
+        assert (scores["gap"]["gap"], scores["gap"]["only_written"]) == (1.0, len(ANSWERS[name]))
+        read = pandas.read_json(samples_path(config.output, name, "speech"), lines=True)
+        assert list(read["reply"]) == ["I hear\u2028a tone."] * len(ANSWERS[name])
 
 
 @pytest.mark.parametrize(
@@ -227,6 +303,17 @@ def test_records_of_several_processes_are_one_file_in_the_order_of_the_data(tmp_
     files[0].finish()
     assert [s["reply"] for s in read_samples(tmp_path / "world.text.jsonl")] == ["zero", "one", "two"]
     assert [p.name for p in tmp_path.iterdir()] == ["world.text.jsonl"]
+
+
+def test_what_was_heard_is_told_of_each_view():
+    """Of the cascade what its own recogniser heard ("red" is gone, "a bed" is there: 2 of 3 words), of the speech view
+    what the data stage's did."""
+    (example,) = world_examples(1)
+    example = replace(example, question="Is it red?", said="Is it red?", word_error_rate=0.25)
+    heard = {v: sample(example, v, Reply("yes", "Is it a bed?"))["word_error_rate"] for v in VIEWS}
+    assert heard == {"text": None, "speech": 0.25, "cascade": pytest.approx(2 / 3)}
+    assert sample(example, "cascade", Reply("", error="lost"))["word_error_rate"] is None
+    assert sample(replace(example, word_error_rate=-1.0), "speech", Reply("yes"))["word_error_rate"] is None
 
 
 def test_runs_side_by_side(start, run, tmp_path, capsys):

@@ -2,7 +2,6 @@
 agrees with people as far as was measured."""
 
 import json
-from pathlib import Path
 
 import pytest
 from chat_server import chat_server
@@ -10,9 +9,10 @@ from chat_server import chat_server
 from selfkd.errors import InputError
 from selfkd.evaluation.asker import Asker, EndpointSettings
 from selfkd.evaluation.judge import PROMPT_VERSION, Verdict, agreement, judge, read_verdict
+from selfkd.evaluation.judge_run import labelled_replies
 from selfkd.evaluation.overlap import overlap
 
-LABELLED = [json.loads(line) for line in (Path(__file__).parent / "judge_fixture.jsonl").read_text().splitlines()]
+LABELLED = labelled_replies()
 COLOR = "What color is the umbrella?"
 
 

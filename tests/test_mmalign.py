@@ -11,6 +11,7 @@ from selfkd.cli import main
 from selfkd.data.folder import ExampleFolder
 from selfkd.errors import InputError
 from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
+from selfkd.evaluation.judge import PROMPT, PROMPT_VERSION
 from selfkd.evaluation.judge_run import JudgeConfig, judge_run
 from selfkd.evaluation.samples import read_samples, samples_path
 
@@ -76,7 +77,7 @@ def test_bad_settings(tmp_path, capsys, arguments, message):
     assert message in capsys.readouterr().err and not (tmp_path / "data").exists()
 
 
-def test_a_judge_reads_wrong_replies_alone_and_goes_on(start, tmp_path):
+def test_a_judge_reads_wrong_replies_alone_and_goes_on(start, tmp_path, capsys):
     run = tmp_path / "run"
     evaluate(EvaluateConfig(str(start / "model"), [str(start / "data")], run, views=["text", "speech"]))
     free = judge_run(JudgeConfig(run))
@@ -88,10 +89,20 @@ def test_a_judge_reads_wrong_replies_alone_and_goes_on(start, tmp_path):
         judged = judge_run(JudgeConfig(run, "a-judge", server.url))
         assert judged[name] == {**free[name], "judged": len(wrong), "on_topic": 1.0, "stderr": 0.0}
         asked = len(server.asked)
-        assert asked == sum(figures["wrong"] for figures in judged.values())
+        assert asked == sum(figures["wrong"] for figures in judged.values()) + 26
+        about = json.loads((run / "judged.json").read_text())["about"]
+        assert (about["judge"], about["prompt_version"], about["prompt"]) == ("a-judge", PROMPT_VERSION, PROMPT)
+        # 14 of the 26 labels are true: a judge that always says so agrees with as many, no more than by chance
+        agrees = [about["agreement"][key] for key in ("n", "without_verdict", "agreement", "kappa")]
+        assert agrees == [26, 0, 14 / 26, 0]
+        assert "a-judge: agrees with 54% (10) of 26 labels, kappa 0.00" in capsys.readouterr().out
         with (run / "judged" / f"{name}.jsonl").open("ab") as file:
             file.write(b'{"id": "cut sh')
         assert judge_run(JudgeConfig(run, "a-judge", server.url)) == judged and len(server.asked) == asked
-    assert json.loads((run / "judged.json").read_text())["about"]["prompt_version"] == "on-topic-1"
+        server.reply = lambda asked: '{"on_topic": false, "reason": "it does not"}'
+        other = judge_run(JudgeConfig(run, "another-judge", server.url))
+        assert other[name]["on_topic"] == 0 and len(server.asked) == 2 * asked, (
+            "another judge's verdicts are not its own"
+        )
     with pytest.raises(InputError, match="holds no samples"):
         judge_run(JudgeConfig(tmp_path))

@@ -6,9 +6,12 @@ import pytest
 from conftest import training_start, world_examples
 
 from selfkd.data.example import write_shard
+from selfkd.data.questions import which_caption
 from selfkd.errors import InputError
 from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
 from selfkd.evaluation.scorers import is_right, parse
+
+CAPTIONS = which_caption("the man is on the horse", "the horse is on the man")
 
 
 @pytest.mark.parametrize(
@@ -37,6 +40,11 @@ from selfkd.evaluation.scorers import is_right, parse
         ("choice", "Which caption is right?", "option B is right.", "B"),
         ("choice", "Which caption is right?", "a red star", None),
         ("choice", "Which caption is right?", "A or B", None),
+        ("choice", CAPTIONS, "b.", "B"),
+        ("choice", CAPTIONS, "A man is on the horse", None),
+        ("choice", CAPTIONS, "The horse is on the man.", "B"),
+        ("choice", CAPTIONS, "Option A is the man is on the horse.", "A"),
+        ("choice", CAPTIONS, "Ein Mann reitet. " * 500, None),
         ("repeat", "", "", None),
         ("words", "", "It's a *dark* Red.", "it s a dark red"),
         ("words", "", " ?!", None),

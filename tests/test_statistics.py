@@ -6,6 +6,7 @@ from scipy.stats import binomtest
 
 from selfkd.evaluation.resampling import clustered_stderr, percentile_interval, resampled_means
 from selfkd.evaluation.statistics import gap_closed, paired, spread_over_voices, summarize, vision_audio_gap
+from selfkd.evaluation.suite import averages
 
 
 def sample(number, score, kind="exists", truth="yes", parsed="yes", error="", group=""):
@@ -40,6 +41,7 @@ def test_summary_of_known_samples():
         "yes_bias": pytest.approx(0.0),
         "first_rate": None,
         "true_first_rate": None,
+        "first_bias": None,
         "likelihood_accuracy": None,
         "heard_wer": None,
         "seconds": 0.5,
@@ -169,8 +171,28 @@ def test_multiple_choice_by_letter_and_by_likelihood():
     rows[1] |= {"log_likelihoods": [-2.0, -1.0]}
     rows[2] |= {"log_likelihoods": [-2.0, -1.0]}
     scores = summarize(rows)
-    figures = [scores[k] for k in ("first_rate", "true_first_rate", "likelihood_accuracy")]
-    assert figures == [0.75, 0.5, 0.5]
+    figures = [scores[k] for k in ("first_rate", "true_first_rate", "first_bias", "likelihood_accuracy")]
+    assert figures == [0.75, 0.5, 0.25, 0.5]
+
+
+def test_the_average_over_benchmarks_by_hand():
+    def view(accuracy, stderr, headline):
+        return {"n": 10, "accuracy": accuracy, "stderr": stderr, "figures": {"first": headline, "second": 3.0}}
+
+    mme = {"text": view(0.9, 0.03, 85.0), "speech": view(0.5, 0.04, 40.0), "gap": {"n": 9, "gap": 0.4, "stderr": 0.06}}
+    pope = {"text": view(0.8, 0.04, 80.0), "speech": view(0.7, 0.03, 70.0), "gap": {"n": 9, "gap": 0.1, "stderr": 0.08}}
+    world = {"text": {**view(0.1, 0.1, 0.0), "figures": {}}}  # no public benchmark
+    over = averages({"mme": mme, "pope": pope, "world": world}, "@")["average"]["over_benchmarks"]
+    assert over["benchmarks"] == ["mme", "pope"] and "cascade" not in over
+    # independent benchmarks: sqrt(0.03^2 + 0.04^2) / 2, sqrt(0.06^2 + 0.08^2) / 2
+    assert over["text"] == pytest.approx({"n": 20, "accuracy": 0.85, "stderr": 0.025, "headline": 82.5})
+    assert over["speech"] == pytest.approx({"n": 20, "accuracy": 0.6, "stderr": 0.025, "headline": 55.0})
+    assert over["gap"] == pytest.approx({"n": 18, "gap": 0.25, "stderr": 0.05, "headline": 27.5})
+    assert averages({"mme": mme, "world": world}, "@") == {}
+    voices = {f"{name}@{voice}": s for voice in "ab" for name, s in (("mme", mme), ("pope", pope))}
+    assert averages(voices, "@") == {f"average@{voice}": {"over_benchmarks": over} for voice in "ab"}
+    unsure = mme | {"text": mme["text"] | {"stderr": None}}
+    assert averages({"mme": unsure, "pope": pope}, "@")["average"]["over_benchmarks"]["text"]["stderr"] is None
 
 
 def test_the_spread_over_voices():

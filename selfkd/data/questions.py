@@ -6,6 +6,7 @@ short: a word, a phrase, or for "describe" a list from left to right.
 
 import itertools
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -187,6 +188,12 @@ def _choice(scene: Scene, rng: random.Random) -> Question | None:
 def which_caption(first: str, second: str) -> str:
     """The two-way choice of MMAlign, in one wording for the embedded world and for ARO."""
     return f"Which caption is right? Option A is {first}. Option B is {second}."
+
+
+def captions_of(question: str) -> dict[str, str]:
+    """{letter: caption} of such a question; of any other the two letters without a text."""
+    asked = re.search(r"Option A is (.+)\. Option B is (.+)\.$", question)
+    return dict(zip("AB", asked.groups() if asked else ("", ""), strict=True))
 
 
 def caption_pair(scene: Scene, rng: random.Random) -> tuple[str, str, str] | None:

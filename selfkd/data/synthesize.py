@@ -46,7 +46,7 @@ class SynthesizeConfig:
         engine_model: Model of an endpoint.
         voices: "training", "drawn" or "unseen" (parts of the espeak voices), or names divided by commas, name:weight.
         language: Language of the questions; voices of another are refused.
-        instruction: Whether the sentence on the form of the answer is written or spoken too (llava).
+        instruction: Whether the sentence on the form of the answer stays text or is spoken too (llava).
         rate_wpm: Slowest and fastest rate, in words a minute.
         pitch: Lowest and highest pitch, 0 to 99.
         augment: Chances that the voice is heard in a room, among noise, over a telephone: {room: 0.3, noise: 0.5}.
@@ -75,7 +75,7 @@ class SynthesizeConfig:
     engine_model: str = ""
     voices: str = "training"
     language: str = "en"
-    instruction: Literal["written", "spoken"] = "written"
+    instruction: Literal["text", "spoken"] = "text"
     rate_wpm: tuple[int, int] = (150, 200)
     pitch: tuple[int, int] = (35, 65)
     augment: dict[str, float] = field(default_factory=dict)

@@ -5,7 +5,7 @@ WER is jiwer's, on text that Whisper's own English normaliser has levelled ("twe
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -56,12 +56,6 @@ class Verifier:
             tokenizer.pad_token_id = tokenizer.eos_token_id
         return recognizer
 
-    @cached_property
-    def _normalize(self) -> Any:
-        from whisper_normalizer.english import EnglishTextNormalizer
-
-        return EnglishTextNormalizer()
-
     def heard(self, examples: Sequence[Example]) -> list[Example]:
         """The examples with `heard` and `word_error_rate`."""
         clips = [{"raw": e.samples(), "sampling_rate": SAMPLE_RATE_HZ} for e in examples]
@@ -70,18 +64,26 @@ class Verifier:
         how = {"max_length": most, "num_beams": 1}  # the pipeline's own five beams cost three times as much
         texts = [r["text"].strip() for r in self._recognizer(clips, batch_size=8, generate_kwargs=how)]
         return [
-            replace(e, heard=text, word_error_rate=self.word_error_rate(e.said, text))
+            replace(e, heard=text, word_error_rate=word_error_rate(e.said, text))
             for e, text in zip(examples, texts, strict=True)
         ]
-
-    def word_error_rate(self, said: str, heard: str) -> float:
-        """Words wrong, missing and added, over the words said, after normalisation."""
-        import jiwer
-
-        reference = self._normalize(said)
-        return float(jiwer.wer(reference, self._normalize(heard))) if reference else 0.0
 
     def check(self, example: Example) -> None:
         if example.word_error_rate > self.most_wer:
             wer = f"word error rate {example.word_error_rate:.2f}"
             raise InputError(f"field speech: {wer} is over {self.most_wer:.2f} (heard: {example.heard!r})")
+
+
+def word_error_rate(said: str, heard: str) -> float:
+    """Words wrong, missing and added, over the words said, after normalisation."""
+    import jiwer
+
+    reference = _normalizer()(said)
+    return float(jiwer.wer(reference, _normalizer()(heard))) if reference else 0.0
+
+
+@cache
+def _normalizer() -> Any:
+    from whisper_normalizer.english import EnglishTextNormalizer
+
+    return EnglishTextNormalizer()

@@ -17,7 +17,7 @@ from selfkd.evaluation.benchmarks.catalog import BENCHMARKS, PAPER8, open_benchm
 if TYPE_CHECKING:
     from selfkd.evaluation.evaluate import EvaluateConfig
 
-InstructionForm = Literal["written", "spoken"]
+InstructionForm = Literal["text", "spoken"]
 SUITES: dict[str, Sequence[str]] = {"paper8": PAPER8, "all": tuple(BENCHMARKS)}
 VOICE_MARK = "@"
 _OURS = ("output", "source", "path", "images", "columns", "split", "count", "voices", "instruction", "shard")

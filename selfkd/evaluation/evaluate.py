@@ -28,6 +28,7 @@ from selfkd.evaluation.records import SampleFile, prompt_hash, sample
 from selfkd.evaluation.remote_code import ChatSystem, runs_own_code
 from selfkd.evaluation.samples import QUESTIONS, read_samples, samples_path
 from selfkd.evaluation.statistics import spread_over_voices, summarize, vision_audio_gap
+from selfkd.evaluation.suite import averages
 from selfkd.evaluation.systems import EndpointSystem, LocalSystem, System, View, endpoint_settings, with_progress
 from selfkd.evaluation.transcriber import Transcriber
 from selfkd.files import write_json
@@ -50,7 +51,7 @@ class EvaluateConfig:
         benchmarks: Public benchmarks by name, or paper8 or all; they are spoken first.
         copies: Local copies of benchmarks where the hub is not to be asked: {mme: /data/MME}.
         views: Views to ask in: text, speech, cascade (a recogniser, then text).
-        instruction: Whether the sentence on the form of the answer is written in both views or spoken too.
+        instruction: Whether the sentence on the form of the answer stays text in both views or is spoken too.
         voices: Voices that speak the benchmarks, one after another; scores are given for each.
         speech: Further fields of selfkd synthesize for benchmarks: {engine: kokoro, verify: openai/whisper-base.en}.
         cache: Folder that keeps spoken benchmarks for the next run.
@@ -73,7 +74,7 @@ class EvaluateConfig:
     benchmarks: list[str] = field(default_factory=list)
     copies: dict[str, str] = field(default_factory=dict)
     views: list[View] = field(default_factory=lambda: ["text", "speech"])
-    instruction: InstructionForm = "written"
+    instruction: InstructionForm = "text"
     voices: list[str] = field(default_factory=lambda: ["unseen"])
     speech: dict[str, Any] = field(default_factory=dict)
     cache: Path = Path("~/.cache/selfkd/speech")
@@ -83,7 +84,7 @@ class EvaluateConfig:
     endpoint: dict[str, Any] = field(default_factory=dict)
     limit: int = 0
     batch_size: int = 50
-    max_new_tokens: int = 48
+    max_new_tokens: int = 128
     likelihood: bool = False
     keep_failures: bool = False
     seed: int = 0
@@ -100,6 +101,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         is_ours(config.model)  # before anything is made
     if config.likelihood and (own_code or config.url):
         raise InputError("likelihood: needs a model in the classes of transformers on this machine")
+    if config.url and _processes().num_processes > 1:  # each would have a budget and a pace of its own
+        raise InputError("url: an endpoint is asked by one process; endpoint.concurrency says how much at once")
     if config.batch_size < 1 or config.limit < 0 or config.max_new_tokens < 1 or not config.views:
         raise InputError("batch_size, limit, max_new_tokens, views: must not be negative or empty")
     asked = _folders(config)
@@ -108,8 +111,12 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     with Run.open(config.output, "evaluate", config, _FREE) as run:
         transcriber = Transcriber.from_pretrained(config.recognizer) if "cascade" in config.views else None
         with _system(config, settings, transcriber, run.folder) as system:
-            result = {name: _ask(config, run.folder, name, folder, system) for name, folder in asked.items()}
-        result |= spread_over_voices(result, VOICE_MARK)
+            lost: list[str] = []  # told when all has been asked: one bad reply in the evening is not to cost the night
+            result = {name: _ask(config, run.folder, name, folder, system, lost) for name, folder in asked.items()}
+        if lost:
+            hint = "the same command asks them again; --keep_failures true ends without them"
+            raise InputError(f"{'; '.join(lost)} ({hint})")
+        result |= spread_over_voices(result, VOICE_MARK) | averages(result, VOICE_MARK)
         if is_main_process():
             places = {name: os.path.relpath(folder.folder, run.folder) for name, folder in asked.items()}
             write_json(run.folder / QUESTIONS, places)
@@ -166,13 +173,17 @@ def _processes() -> PartialState:
     return PartialState(cpu=not torch.cuda.is_available())
 
 
-def _ask(config: EvaluateConfig, folder: Path, name: str, examples: ExampleFolder, system: System) -> dict[str, Any]:
+def _ask(
+    config: EvaluateConfig, folder: Path, name: str, examples: ExampleFolder, system: System, lost: list[str]
+) -> dict[str, Any]:
+    """The scores of a benchmark; none, and why in `lost`, where items have no reply and that is not to be kept."""
     ids = [row["id"] for row in examples.columns("id")]
     chosen = _limited(examples, config.limit)
     state = _processes()
     rank = state.process_index
     files = {v: SampleFile(samples_path(folder, name, v), [ids[i] for i in chosen], rank) for v in config.views}
     _reuse_written(files, name, examples, chosen)
+    state.wait_for_everyone()
     wanted = {v: [chosen[i] for i in f.missing() if i % state.num_processes == rank] for v, f in files.items()}
     answers = system.answer(examples, {v: positions for v, positions in wanted.items() if positions})
     for i, view, reply in with_progress(answers, sum(map(len, wanted.values())), name):
@@ -182,8 +193,8 @@ def _ask(config: EvaluateConfig, folder: Path, name: str, examples: ExampleFolde
         return {}
     failed = [r for f in files.values() for r in f.known().values() if r["error"]]
     if failed and not config.keep_failures:
-        reason = f"{len(failed)} items of {name} have no reply, the first because: {failed[0]['error']}"
-        raise InputError(f"{reason} (the same command asks them again; --keep_failures true ends without them)")
+        lost.append(f"{len(failed)} items of {name} have no reply, the first because: {failed[0]['error']}")
+        return {}
     for file in files.values():
         file.finish()
     scores = score({view: read_samples(file.path) for view, file in files.items()}, config.seed)

@@ -9,17 +9,29 @@ VIEWS = {"text": "written", "speech": "spoken", "cascade": "cascade"}
 
 
 def gap_table(result: Mapping[str, Any]) -> Table:
-    """One row a benchmark: score and standard error of each view in percent, the gap with its interval."""
+    """One row a benchmark: score and standard error of each view in percent, the gap with its interval. Last the
+    average over public benchmarks, of mean scores (interval by the normal distribution) and of their own first figures.
+    """
     views = [v for v in VIEWS if any(v in scores for scores in result.values())]
     table = Table(title="Score in % (standard error)")
     for column in ("benchmark", "n", *(VIEWS[v] for v in views), "gap (95%)", "p"):
-        table.add_column(column, justify="left" if column == "benchmark" else "right")
+        is_name = column == "benchmark"
+        table.add_column(column, justify="left" if is_name else "right", overflow="fold" if is_name else "ellipsis")
     for name, scores in result.items():
         if "over_voices" in scores:
             over = scores["over_voices"]["accuracy"]
             spread = f"{100 * over['mean']:.1f} ± {100 * over['sd']:.1f}" if over["sd"] is not None else "–"
             cells = [spread if v == "speech" else "" for v in views]
             table.add_row(f"{name}, over voices", str(scores["over_voices"]["voices"]), *cells, "", "")
+            continue
+        if "over_benchmarks" in scores:
+            over = scores["over_benchmarks"]
+            count, gap = str(len(over["benchmarks"])), over.get("gap")
+            table.add_section()
+            cells = [_cell(over.get(v)) for v in views]
+            table.add_row(name, count, *cells, _average_gap(gap) if gap else "–", "")
+            cells = [f"{over[v]['headline']:.1f}" if v in over else "–" for v in views]
+            table.add_row("own figures", count, *cells, f"{gap['headline']:.1f}" if gap else "–", "")
             continue
         counts = sorted({scores[v]["n"] for v in views if v in scores})
         cells = [_cell(scores.get(v)) for v in views]
@@ -42,3 +54,9 @@ def _cell(scores: Mapping[str, Any] | None) -> str:
         return "–"
     error = scores["stderr"]
     return f"{100 * scores['accuracy']:.1f}" + (f" ({100 * error:.1f})" if error is not None else "")
+
+
+def _average_gap(gap: Mapping[str, Any]) -> str:
+    value, error = 100 * gap["gap"], gap["stderr"]
+    interval = "" if error is None else f" ({value - 196 * error:.1f} to {value + 196 * error:.1f})"
+    return f"{value:.1f}{interval}"

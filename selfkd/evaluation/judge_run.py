@@ -1,7 +1,8 @@
 """The wrong replies of an evaluation run before a judge: are they on topic, as the paper holds, or not?
 
 Reads a run's samples; writes `judged/BENCHMARK.VIEW.jsonl` and `judged.json` into the run. A run that was cut short
-goes on with the replies that have no verdict.
+goes on with the replies that have no verdict of this judge. The judge is asked about labelled replies too, so that its
+figures stand beside how far it agrees with the labels.
 """
 
 import json
@@ -17,13 +18,14 @@ from tqdm import tqdm
 
 from selfkd.errors import InputError
 from selfkd.evaluation.asker import Asker
-from selfkd.evaluation.judge import PROMPT, PROMPT_VERSION, judge_each
+from selfkd.evaluation.judge import PROMPT, PROMPT_VERSION, Verdict, agreement, judge_each
 from selfkd.evaluation.overlap import overlap
 from selfkd.evaluation.samples import keep_whole_lines, read_samples, whole_lines
 from selfkd.evaluation.systems import endpoint_settings
 from selfkd.files import write_json
 
 JUDGED = "judged"
+LABELLED = Path(__file__).with_name("judge_labels.jsonl")  # by hand, by the author of this package
 
 
 @dataclass
@@ -44,7 +46,8 @@ class JudgeConfig:
 
 
 def judge_run(config: JudgeConfig) -> dict[str, Any]:
-    """Returns and writes {benchmark.view: figures}: wrong replies, those with a verdict, the share on topic."""
+    """Returns and writes {benchmark.view: figures}: wrong replies, those with a verdict, the share on topic.
+    `judged.json` says beside them who judged, with what prompt, and how far it agrees with labels."""
     paths = sorted((config.run / "samples").glob("*.jsonl"))
     if not paths:
         raise InputError(f"run: {config.run}: holds no samples (selfkd evaluate writes them)")
@@ -55,10 +58,36 @@ def judge_run(config: JudgeConfig) -> dict[str, Any]:
         wrong = [s for s in read_samples(path) if not s["error"] and not s["correct"]]
         verdicts = _judged(config.run / JUDGED / path.name, wrong, asker, path.stem) if asker else {}
         figures[path.stem] = _figures(wrong, verdicts)
-    about = {"judge": config.model, "prompt_version": PROMPT_VERSION, "prompt": PROMPT} if asker else {}
+    about: dict[str, Any] = {}
+    if asker:
+        agrees = _agreement(config.run / JUDGED / LABELLED.name, asker)
+        about = {"judge": config.model, "prompt_version": PROMPT_VERSION, "prompt": PROMPT, "agreement": agrees}
     write_json(config.run / "judged.json", {"about": about, "figures": figures})
     Console().print(_table(figures))
+    if asker:
+        print(f"{config.model}: {_agreement_told(about['agreement'])}")
     return figures
+
+
+def labelled_replies() -> list[dict[str, Any]]:
+    """Replies made up for this with their label (`on_topic`), as items that a judge can be asked about."""
+    return [{"id": f"label-{i}", **reply} for i, reply in enumerate(read_samples(LABELLED))]
+
+
+def _agreement(path: Path, asker: Asker) -> dict[str, Any]:
+    items = labelled_replies()
+    verdicts = _judged(path, items, asker, "labels")
+    given = [verdicts[item["id"]]["on_topic"] for item in items]
+    return agreement([Verdict(on_topic) for on_topic in given], [item["on_topic"] for item in items])
+
+
+def _agreement_told(found: dict[str, Any]) -> str:
+    if not found["n"]:
+        return "no verdict on any of the replies with labels"
+    kappa = "–" if found["kappa"] is None else f"{found['kappa']:.2f}"
+    agrees = f"{100 * found['agreement']:.0f}% ({100 * found['stderr']:.0f})"
+    without = f", {found['without_verdict']} without a verdict" if found["without_verdict"] else ""
+    return f"agrees with {agrees} of {found['n']} labels, kappa {kappa}{without}"
 
 
 def _judged(path: Path, wrong: Sequence[dict[str, Any]], asker: Asker, title: str) -> dict[str, dict[str, Any]]:
@@ -66,11 +95,13 @@ def _judged(path: Path, wrong: Sequence[dict[str, Any]], asker: Asker, title: st
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
     keep_whole_lines(path)
-    known = {v["id"]: v for v in map(json.loads, whole_lines(path)) if not v["error"] and v["prompt"] == PROMPT_VERSION}
+    who = {"judge": asker.model, "prompt": PROMPT_VERSION}  # another's verdicts stay in the file and count for nothing
+    there = map(json.loads, whole_lines(path))
+    known = {v["id"]: v for v in there if not v["error"] and {name: v.get(name) for name in who} == who}
     left = [s for s in wrong if s["id"] not in known]
     with path.open("a", encoding="utf-8") as file:
         for at, verdict in tqdm(judge_each(left, asker), title, len(left), unit="verdict", disable=not left):
-            known[left[at]["id"]] = {"id": left[at]["id"], **asdict(verdict)}
+            known[left[at]["id"]] = {"id": left[at]["id"], "judge": asker.model, **asdict(verdict)}
             file.write(json.dumps(known[left[at]["id"]], ensure_ascii=False) + "\n")
             file.flush()
     return known

@@ -50,7 +50,7 @@ def overlap(question: str, reply: str) -> float:
     3. the share of the question's different content words (all but `STOP_WORDS`, as they are written) in the reply;
        0 where the question has none.
 
-    Of 26 replies that the author of this measure labelled (tests/judge_fixture.jsonl), 0.5 or more agrees with 20
+    Of 26 replies that the author of this measure labelled (judge_labels.jsonl), 0.5 or more agrees with 20
     (kappa 0.54): it is a first look, not a verdict.
     """
     asked, said = words(question), words(reply)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from selfkd.data.example import Example, image_hash
+from selfkd.data.verify import word_error_rate
 from selfkd.evaluation.grading import grade, group_of
 from selfkd.evaluation.reply import Reply
 from selfkd.evaluation.samples import keep_whole_lines, read_samples, whole_lines
@@ -28,7 +29,7 @@ def sample(example: Example, view: str, reply: Reply) -> dict[str, Any]:
         "truth": example.truth,
         "details": json.loads(example.details) if example.details else {},
         "voice": "" if view == "text" else example.voice,
-        "word_error_rate": None if view == "text" or example.word_error_rate < 0 else example.word_error_rate,
+        "word_error_rate": _heard_wer(example, view, reply),
         "prompt": prompt_hash(example, view),
         "reply": reply.text,
         "heard": reply.heard,
@@ -41,6 +42,14 @@ def sample(example: Example, view: str, reply: Reply) -> dict[str, Any]:
         return known | {"parsed": None, "score": None, "correct": None}
     found = grade(known, reply.text)
     return known | {"parsed": found.parsed, "score": found.score, "correct": found.score >= 0.5}
+
+
+def _heard_wer(example: Example, view: str, reply: Reply) -> float | None:
+    """Of what the cascade's recogniser heard; in the speech view, where nobody writes down what the model hears, of
+    what the data stage's did. None where there is no transcript."""
+    if view == "cascade" and not reply.error:
+        return word_error_rate(example.said or example.question, reply.heard)
+    return example.word_error_rate if view == "speech" and example.word_error_rate >= 0 else None
 
 
 def prompt_hash(example: Example, view: str) -> str:

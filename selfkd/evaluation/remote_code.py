@@ -20,7 +20,7 @@ from selfkd.data.example import Example
 from selfkd.data.folder import ExampleFolder
 from selfkd.data.views import View as OneView
 from selfkd.errors import InputError
-from selfkd.evaluation.chat_reply import short
+from selfkd.evaluation.chat_reply import plain, short
 from selfkd.evaluation.endpoint import wav
 from selfkd.evaluation.reply import Reply
 from selfkd.evaluation.systems import Answers, View, heard_by
@@ -107,7 +107,7 @@ class ChatSystem:
             return Reply("", heard, error=short(reason))
         if not isinstance(said, str):
             return Reply("", heard, error=f"the model's chat gave back {type(said).__name__}, not text")
-        return Reply(said, heard, seconds=time.perf_counter() - start)
+        return Reply(plain(said), heard, seconds=time.perf_counter() - start)
 
 
 def runs_own_code(source: str, trusted: bool) -> bool:

@@ -5,7 +5,8 @@ A reply may be a word or a sentence; both are read by the same rules, so no styl
 
 import re
 
-from selfkd.data.questions import COLORS, NUMBERS, SHAPES, SIZES
+from selfkd.data.questions import COLORS, NUMBERS, SHAPES, SIZES, captions_of
+from selfkd.evaluation.benchmarks.replies import chosen_letter
 
 YES_NO_KINDS = ("exists", "relation")
 SCORED_KINDS = {*YES_NO_KINDS, "color", "shape", "size", "count", "place", "side", "neighbor", "describe"}
@@ -16,7 +17,7 @@ _NAME = re.compile(rf"\b({'|'.join(COLORS)}) ({'|'.join(SHAPES)})\b")
 def parse(kind: str, question: str, reply: str) -> str | None:
     """The answer in the form of `Example.truth`. Raises KeyError for a kind without rules."""
     if kind == "choice":
-        return _only(re.findall(r"\b[AB]\b", reply))
+        return chosen_letter(reply, captions_of(question))  # "A man rides" is not A, a caption said back is its letter
     reply, question = reply.lower().strip(), question.lower()
     match kind:
         case "exists" | "relation":

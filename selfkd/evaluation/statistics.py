@@ -25,9 +25,9 @@ Sample = Mapping[str, Any]
 def summarize(samples: Sequence[Sample]) -> dict[str, Any]:
     """Of the items with a reply: n, how many groups they make, correct, accuracy (the mean score), its standard error,
     parse rate; the rate of "yes" among yes/no questions, the true one, and the bias between them; of multiple choice
-    how often the first option is taken and how often it is right, and the accuracy of the likeliest option; the
-    benchmark's own figures. `failed` items have no reply and count nowhere else. A reply that cannot be parsed counts
-    as wrong."""
+    how often the first option is taken, how often it is right and the bias between them, and the accuracy of the
+    likeliest option; the benchmark's own figures. `failed` items have no reply and count nowhere else. A reply that
+    cannot be parsed counts as wrong."""
     answered = [s for s in samples if not s["error"]]
     n = len(answered)
     result: dict[str, Any] = {"n": n, "failed": len(samples) - n}
@@ -38,6 +38,8 @@ def summarize(samples: Sequence[Sample]) -> dict[str, Any]:
     said = fmean(s["parsed"] == "yes" for s in yes_no) if yes_no else None
     true = fmean(s["truth"] == "yes" for s in yes_no) if yes_no else None
     chosen = [s for s in answered if s["kind"] in ("choice", "multiple_choice") and s["parsed"] is not None]
+    first = fmean(s["parsed"] == "A" for s in chosen) if chosen else None
+    true_first = fmean(s["truth"] == "A" for s in chosen) if chosen else None
     weighed = [s for s in answered if s["log_likelihoods"]]
     wers = [s["word_error_rate"] for s in answered if s["word_error_rate"] is not None]
     return result | {
@@ -49,10 +51,11 @@ def summarize(samples: Sequence[Sample]) -> dict[str, Any]:
         "yes_rate": said,
         "true_yes_rate": true,
         "yes_bias": None if said is None or true is None else said - true,
-        "first_rate": fmean(s["parsed"] == "A" for s in chosen) if chosen else None,
-        "true_first_rate": fmean(s["truth"] == "A" for s in chosen) if chosen else None,
+        "first_rate": first,
+        "true_first_rate": true_first,
+        "first_bias": None if first is None or true_first is None else first - true_first,
         "likelihood_accuracy": fmean(map(_likeliest_is_true, weighed)) if weighed else None,
-        "heard_wer": fmean(wers) if wers else None,  # of the speech, as the data stage's recogniser heard it
+        "heard_wer": fmean(wers) if wers else None,  # as the cascade's recogniser, else the data stage's, heard it
         "seconds": fmean(s["seconds"] for s in answered),
         "figures": official_figures(answered),
     }
@@ -89,6 +92,7 @@ def vision_audio_gap(text: Sequence[Sample], speech: Sequence[Sample], seed: int
     return {
         "n": len(written),
         "gap": float(difference.mean()),
+        "stderr": clustered_stderr(difference, groups_in(written)),
         "gap_interval": percentile_interval(means[:, 0]).tolist(),
         "both_right": right.count((True, True)),
         "only_written": only_written,

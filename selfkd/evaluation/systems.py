@@ -25,6 +25,7 @@ from selfkd.evaluation.transcriber import Transcriber
 from selfkd.model.checkpoint import load_omni, ready
 
 View = Literal["text", "speech", "cascade"]
+HEARD_AT_ONCE = 64  # items of a cascade before an endpoint
 Answers = Iterator[tuple[int, View, Reply]]
 
 
@@ -119,15 +120,19 @@ class EndpointSystem:
                     yield positions[at], view, reply
 
     def _cascade(self, examples: ExampleFolder, positions: Sequence[int]) -> Answers:
-        heard: list[str] = []
-
-        def told() -> Iterator[Example]:
-            for i in positions:
-                heard.extend(heard_by(self.transcriber, [examples[i]]))
-                yield replace(examples[i], question=heard[-1])
-
-        for at, reply in self._answerer("text").answer_each(told()):
-            yield positions[at], "cascade", replace(reply, heard=heard[at])
+        """Some are heard, then asked: heard while others wait for their reply they would hold those up."""
+        answerer = self._answerer("text")
+        for some in groups_of(positions, HEARD_AT_ONCE):
+            told: list[tuple[int, str]] = []
+            for i in some:
+                try:
+                    told += [(i, heard) for heard in heard_by(self.transcriber, [examples[i]])]
+                except InputError as error:  # longer than the recogniser's window, unreadable
+                    yield i, "cascade", Reply("", error=str(error))
+            asked = (replace(examples[i], question=heard) for i, heard in told)
+            for at, reply in answerer.answer_each(asked):
+                i, heard = told[at]
+                yield i, "cascade", replace(reply, heard=heard)
 
     def _answerer(self, view: OneView) -> EndpointAnswerer:
         return EndpointAnswerer(self.url, self.model, view, self.settings, self.usage)

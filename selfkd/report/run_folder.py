@@ -75,7 +75,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise InputError(f"{path}: not found; the run has lost it")
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    lines = path.read_text(encoding="utf-8").split("\n")  # `splitlines` would end one at a reply's U+2028 or U+0085
+    for number, line in enumerate(lines if lines[-1] else lines[:-1], 1):
         try:
             records.append(json.loads(line))
         except ValueError as error:

@@ -8,13 +8,14 @@ import json
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from selfkd.data.listed import Row
 from selfkd.data.stored import Stored
 from selfkd.errors import InputError
 
+Holds = Literal["text or number", "texts", "text or texts"]
 Sample = Mapping[str, Any]  # id, question, truth, category, details; once graded also parsed, score
 
 
@@ -38,6 +39,7 @@ class Benchmark:
     figures: Callable[[Sequence[Sample]], dict[str, float]]  # headline first
     revision: str  # commit of the copy
     group: Callable[[Sample], str] | None = None  # names what is only whole together; None where items stand alone
+    holds: Mapping[str, Holds] = field(default_factory=dict)  # of columns that hold other than text (and the picture)
 
 
 def needed(record: Mapping[str, Any], field: str, number: int) -> Any:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selfkd.data.listed import Listed, Row, drawn
@@ -49,10 +50,8 @@ def open_benchmark(
 
     try:
         files = _files(benchmark, path, revision)
-        there = pq.read_schema(files[0]).names
-        missing = [column for column in benchmark.columns if column not in there]
-        if missing:
-            raise InputError(f"column {missing[0]!r} is missing; there are {', '.join(there)}")
+        for file in files:
+            _check_columns(benchmark, pq.read_schema(file))
         every = drawn(benchmark.rows(parquet_rows(files, benchmark.columns, "image")), 0, seed)
     except (OSError, ValueError, DatasetNotFoundError) as error:
         raise InputError(f"{name}: path: {where}: {(str(error).splitlines() or ['?'])[0]}") from error
@@ -60,6 +59,31 @@ def open_benchmark(
     if instruction_spoken:
         rows = tuple(row._replace(question=row.question + row.answer_format, answer_format="") for row in rows)
     return Listed(name, rows, benchmark.license)
+
+
+def _check_columns(benchmark: Benchmark, schema: pa.Schema) -> None:
+    """Raises InputError for a column that is not there or holds something else: what is no longer a list of answers
+    would else be scored letter by letter."""
+    for column in benchmark.columns:
+        if column not in schema.names:
+            raise InputError(f"column {column!r} is missing; there are {', '.join(schema.names)}")
+        kind = schema.field(column).type
+        is_texts = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+        is_texts = is_texts and _is_text(kind.value_type)
+        wanted = "a picture" if column == "image" else benchmark.holds.get(column, "text")
+        fits = {
+            "a picture": pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0,
+            "text": _is_text(kind),
+            "text or number": _is_text(kind) or pa.types.is_integer(kind),
+            "texts": is_texts,
+            "text or texts": is_texts or _is_text(kind),
+        }
+        if not fits[wanted]:
+            raise InputError(f"column {column!r} holds {kind}, expected {wanted}")
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def _groups(benchmark: Benchmark, rows: Sequence[Row]) -> Iterator[str]:

@@ -178,6 +178,7 @@ MMSTAR = Benchmark(
     grade=grade,
     figures=mmstar_figures,
     revision="bc98d668301da7b14f648724866e57302778ab27",
+    holds={"index": "text or number"},
 )
 AI2D = Benchmark(
     name="ai2d",
@@ -191,6 +192,7 @@ AI2D = Benchmark(
     grade=grade,
     figures=figures,
     revision="c83a9b9692933aff8349157c88a413df9d02c4e5",
+    holds={"options": "texts", "answer": "text or number"},
 )
 REALWORLDQA = Benchmark(
     name="realworldqa",
@@ -217,5 +219,6 @@ MMBENCH = Benchmark(
     grade=grade,
     figures=mmbench_figures,
     revision="56ba1af8954932c4804bd3f522e05ed96e63b654",
+    holds={"index": "text or number"},
     group=mmbench_group,
 )

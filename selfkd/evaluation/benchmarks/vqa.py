@@ -91,4 +91,5 @@ TEXTVQA = Benchmark(
     grade=grade,
     figures=figures,
     revision="9c0699cd19768ac5ab97568f6b3cbac4c0062884",
+    holds={"question_id": "text or number", "answers": "texts"},
 )

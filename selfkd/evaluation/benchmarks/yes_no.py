@@ -189,6 +189,7 @@ POPE = Benchmark(
     grade=grade,
     figures=pope_figures,
     revision="4db1276663dfa5eb8ad16a52d24c31a09e470896",
+    holds={"question_id": "text or number"},
     group=pope_group,
 )
 HALLUSIONBENCH = Benchmark(
@@ -206,5 +207,6 @@ HALLUSIONBENCH = Benchmark(
     grade=grade,
     figures=hallusion_figures,
     revision="ea5fd49f1b711d12cc8b0ec75be0c0593e17befe",
+    holds=dict.fromkeys(("visual_input", "set_id", "figure_id", "question_id", "gt_answer"), "text or number"),
     group=hallusion_group,
 )
