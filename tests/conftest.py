@@ -121,7 +121,7 @@ def gate(parts, monkeypatch):
 
     def generate(*arguments, **inputs):
         opened.sizes.append(len(inputs["suffix_ids"]))
-        assert opened.wait(20)
+        assert opened.wait(300)
         return plain(*arguments, **inputs)
 
     monkeypatch.setattr(parts[0], "generate", generate)

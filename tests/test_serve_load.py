@@ -15,7 +15,7 @@ import psutil
 import pytest
 from conftest import tone, world_examples
 from openai import AsyncOpenAI
-from serving import head, post, request, served_by_process
+from serving import PATIENCE, head, post, request, served_by_process
 
 from selfkd.evaluation.answerers import SpeechAnswerer, TextAnswerer
 from selfkd.evaluation.endpoint import user_message
@@ -53,7 +53,7 @@ def questions(parts):
 
 
 def test_64_clients(folder, questions):
-    with served_by_process(folder, free_port(), max_requests=CLIENTS + 40) as (url, process):
+    with served_by_process(folder, free_port(), max_requests=CLIENTS + 40, timeout_seconds=PATIENCE) as (url, process):
         answered, wrong, sizes = asyncio.run(load(url, questions, psutil.Process(process.pid)))
         assert post(url, request("What?", max_tokens=2))[0] == 200
         growth = max(sizes[-3:]) - max(sizes[: max(1, round(len(sizes) * WARM_UP))])
@@ -63,7 +63,7 @@ def test_64_clients(folder, questions):
             f"growth after {WARM_UP:.0%} of the time {growth / 1e6:+.0f} MB"
         )
         assert not wrong, wrong[:3]
-        assert answered > CLIENTS
+        assert answered >= CLIENTS  # on a slow machine each is answered once, on any other many times
         assert growth < MOST_GROWTH
         assert not [line for line in process.log if "Traceback" in line], "".join(process.log)[-3000:]
 
@@ -74,8 +74,9 @@ async def load(url, questions, process):
 
     async def good(number):
         draw = random.Random(number)
-        async with AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=60) as client:
-            while time.monotonic() < until:
+        async with AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=PATIENCE) as client:
+            answered = 0
+            while time.monotonic() < until or not answered:
                 message, expected = draw.choice(questions)
                 settings = {"model": "selfkd", "messages": [message], "max_tokens": 48}
                 if draw.random() < 0.5:
@@ -83,7 +84,7 @@ async def load(url, questions, process):
                 else:
                     chunks = await client.chat.completions.create(**settings, stream=True)
                     reply = "".join([c.choices[0].delta.content or "" async for c in chunks])
-                counts[0] += 1
+                counts[0], answered = counts[0] + 1, answered + 1
                 if reply != expected:
                     wrong.append((reply, expected))
 
