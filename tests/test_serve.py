@@ -55,6 +55,18 @@ def test_answers_are_those_of_the_answerers(parts, server, view):
         assert len({c.id for c in chunks}) == 1
 
 
+def test_a_checkpoints_own_ways_of_generating_are_off(parts, server, monkeypatch):
+    """As in evaluation: its penalty, beams and sampling do not count, and a turn ends where the chat template says."""
+    model, processor = parts
+    message = user_message(world_examples(1)[0], "text")
+    expected = ask(server, message).choices[0]
+    for name, value in (("repetition_penalty", 1.8), ("num_beams", 3), ("do_sample", True), ("eos_token_id", None)):
+        monkeypatch.setattr(model.vlm.generation_config, name, value)
+    found = ask(server, message).choices[0]
+    assert found.finish_reason == "stop" and found.message.content == expected.message.content != ""
+    assert found.message.content == TextAnswerer(model, processor).answer(world_examples(1))[0].text
+
+
 @pytest.mark.parametrize("view", ["text", "speech"])
 def test_our_own_endpoint_answerer_gets_the_same(parts, server, view):
     examples = world_examples(16)
