@@ -2,6 +2,7 @@
 runs that are not as they should be."""
 
 import io
+import json
 import re
 from itertools import pairwise
 
@@ -15,6 +16,8 @@ from selfkd.cli import main
 from selfkd.data.example import Example
 from selfkd.data.folder import ExampleFolder
 from selfkd.evaluation.compare import CompareConfig, compare
+from selfkd.evaluation.samples import read_samples, samples_path
+from selfkd.files import write_text
 from selfkd.report.attention import direction, findings
 from selfkd.report.build import ReportConfig, report
 from selfkd.report.charts import Bar, Dot, Line, bar_chart, line_chart, nice_ticks, scatter
@@ -57,7 +60,8 @@ def test_everything_is_there_and_nothing_is_fetched(page):
     assert "http://" not in page and "https://" not in page and "default-src 'none'" in page
     assert page.count("<article") == 10 and page.count("<audio") == 6 and page.count(">data</a>") == 4
     assert "Written 91.7%; spoken, SFT 25.0%; spoken, Self-KD 75.0%; cascade 83.3%." in page
-    assert "Self-KD closes 75% of the gap that SFT leaves" in page
+    assert "With Self-KD, 75% of the gap that SFT leaves is closed" in page
+    assert "75% of the gap closed with Self-KD</p>" in page
     assert "questions spoken to SFT and Self-KD, against the same questions written to Base" in page
     assert "both right" in page and "only written right" in page and "neither right" in page
 
@@ -170,12 +174,16 @@ def test_attention_on_the_page(page):
     assert "falls in the middle and the late third of the layers with Base, SFT and Self-KD" in page
     assert "It rises again from SFT to Self-KD" in page
     assert page.count('class="map"') == 3 * 2 * 2 and page.count('alt="The picture of ') == 1
+    assert page.count('class="map heads"') == 3 * 2
+    assert "Self-KD, spoken: 8% to 42% by head, most in layer 0, head 4" in page
     assert "Base, written: 49.5% of attention on the picture, most in row 2 of 2, column 2 of 2" in page
 
 
 def test_agreement_on_the_page(page):
     assert "SFT 3.28 nats per response row" in page and "the same top token in 50.0%" in page
-    assert "items that flip" in page and "Relative distance of hidden states" in page
+    plain = page.replace(' class="word"', "")
+    assert "<td>SFT</td><td>anna</td><td>6</td><td>3.275 [3.262, 3.288]</td>" in plain
+    assert "agreement by kind" in page and "items that flip" in page and "Relative distance of hidden states" in page
 
 
 def test_spoken_data_on_the_page(page, tmp_path):
@@ -214,6 +222,22 @@ def test_text_of_others_is_text(tmp_path, data):
     evaluation(tmp_path / "base", data, wording="<script>alert(1)</script>", text="1" * 12, speech="0" * 12)
     html = rendered([tmp_path / "base"], tmp_path, title="<b>", intro=["<i>"])
     assert "<script>alert" not in html and "&lt;script&gt;alert" in html and "<b>" not in html and "<i>" not in html
+
+
+def test_a_reply_may_hold_any_sign(tmp_path, data):
+    """Unicode has more ends of lines than files of lines have, as `selfkd evaluate` writes them too."""
+    run = evaluation(tmp_path / "base", data, wording=" one\u2028two\x85three\x0cfour", text="1" * 12, speech="0" * 12)
+    path = samples_path(run, "world", "text")
+    write_text(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in read_samples(path)))
+    assert path.read_text(encoding="utf-8").count("\u2028") == 12 and len(read_samples(path)) == 12
+    assert rendered([run], tmp_path).count("one\u2028two\x85three") == 24
+
+
+def test_a_link_leads_to_a_folder_of_any_name(tmp_path):
+    data = spoken_data(tmp_path / "50% of #1?")
+    evaluation(tmp_path / "base", data, text="1" * 12, speech="0" * 12)
+    (link,) = set(re.findall(r'href="([^"#]+)">data</a>', rendered([tmp_path / "base"], tmp_path, items=0)))
+    assert link == "../50%25%20of%20%231%3F"
 
 
 def test_nothing_of_other_kinds_is_made_up(tmp_path, data):

@@ -125,4 +125,5 @@ def rounded(numbers: Iterable[float]) -> list[float]:
 
 
 def read_items(folder: Path, benchmark: str, model: str) -> list[Record]:
-    return [json.loads(line) for line in items_path(folder, benchmark, model).read_text().splitlines()]
+    with items_path(folder, benchmark, model).open("rb") as file:
+        return [json.loads(line) for line in file]

@@ -29,4 +29,5 @@ def keep_whole_lines(path: Path) -> None:
 def read_samples(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise InputError(f"{path}: not found (selfkd evaluate writes it)")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    with path.open("rb") as file:  # of bytes: a text has other ends of lines too, and a model may have said one
+        return [json.loads(line) for line in file]

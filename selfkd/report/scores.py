@@ -57,21 +57,22 @@ def headline(group: Group, names: Names) -> dict[str, str]:
     if not group.scores["gap_closed"]:
         gaps = {s: g for s, g in group.scores["gap"].items() if s != CASCADE and g["n"]}
         after = [_gap_words(s, g) for s, g in gaps.items()]
-    clear = [c["share"] for c in shares.values() if c["interval"][0] > 0]
+    clear = {s: c["share"] for s, c in shares.items() if c["interval"][0] > 0}
+    first = next(iter(clear), "")
     text = "; ".join(said) or "no replies"
     return {
         "title": names.group(group),
-        "figure": f"{percent(clear[-1], 0)} of the gap closed" if clear else "",
+        "figure": f"{percent(clear[first], 0)} of the gap closed with {titled(first)}" if clear else "",
         "text": " ".join([f"{text[0].upper()}{text[1:]}.", *after]),
     }
 
 
 def _closed_words(system: str, closed: dict[str, Any]) -> str:
-    """ "closes" is said where the interval of the share leaves out none."""
+    """ "is closed" is said where the interval of the share leaves out none."""
     share, low_to_high, of = percent(closed["share"], 0), percents(closed["interval"]), titled(closed["of"])
     if closed["interval"][0] > 0:
-        return f"{titled(system)} closes {share} of the gap that {of} leaves ({low_to_high})."
-    return f"{titled(system)} closes no clear share of the gap that {of} leaves ({share}; {low_to_high})."
+        return f"With {titled(system)}, {share} of the gap that {of} leaves is closed ({low_to_high})."
+    return f"With {titled(system)}, no clear share of the gap that {of} leaves is closed ({share}; {low_to_high})."
 
 
 def _inside(title: str) -> str:
