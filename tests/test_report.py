@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 from PIL import Image
-from report_runs import agreement, all_kinds, evaluation, spoken_data, training
+from report_runs import agreement, all_kinds, attention, evaluation, spoken_data, training
 
 from selfkd.cli import main
 from selfkd.data.example import Example
@@ -18,12 +18,13 @@ from selfkd.data.folder import ExampleFolder
 from selfkd.evaluation.compare import CompareConfig, compare
 from selfkd.evaluation.samples import read_samples, samples_path
 from selfkd.files import write_text
-from selfkd.report.attention import direction, findings
+from selfkd.report.attention import curves, direction, findings
 from selfkd.report.build import ReportConfig, report
 from selfkd.report.charts import Bar, Dot, Line, bar_chart, line_chart, nice_ticks, scatter
 from selfkd.report.evaluated import groups_of
 from selfkd.report.items import items_section
 from selfkd.report.media import LONGEST_SIDE, picture_uri, speech_uri
+from selfkd.report.naming import Styles
 from selfkd.report.run_folder import read_runs
 
 SECTIONS = ("scores", "attention", "agreement", "items", "training", "quality")
@@ -177,6 +178,22 @@ def test_attention_on_the_page(page):
     assert page.count('class="map heads"') == 3 * 2
     assert "Self-KD, spoken: 8% to 42% by head, most in layer 0, head 4" in page
     assert "Base, written: 49.5% of attention on the picture, most in row 2 of 2, column 2 of 2" in page
+
+
+def test_written_views_that_differ_can_be_told_apart(tmp_path, data):
+    def of(*levels):
+        run = attention(tmp_path / str(levels), data, {f"m{i}": (level, 0.3) for i, level in enumerate(levels)})
+        return read_runs([str(run)])[0].result["benchmarks"]["world"]["models"]
+
+    alone = of(0.4)
+    assert curves("query_to_image", alone, Styles()).legend == [("Written, m0", 0), ("Spoken, m0", 1)]
+    same = {name: alone["m0"] for name in ("m0", "m1")}
+    assert [name for name, _ in curves("query_to_image", same, Styles()).legend] == [
+        "Written, every model", "Spoken, m0", "Spoken, m1",
+    ]  # fmt: skip
+    legend = curves("query_to_image", of(0.4, 0.5), Styles()).legend
+    assert [name for name, _ in legend] == ["Written, m0", "Written, m1", "Spoken, m0", "Spoken, m1"]
+    assert len({style for _, style in legend}) == 4
 
 
 def test_agreement_on_the_page(page):

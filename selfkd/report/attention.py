@@ -111,14 +111,16 @@ def _figures(thirds: Mapping[str, Interval]) -> str:
 
 
 def curves(measure: str, models: Mapping[str, Any], styles: Styles) -> Figure:
-    """Written and spoken by layer, each with its 95% band; the written view once where it is the same for all."""
+    """Written and spoken by layer, each with its 95% band; the written view once where it is the same for all, else
+    each in a style of its own."""
     written = {name: model["views"][_WRITTEN][measure]["layers"] for name, model in models.items()}
     shared = len(models) > 1 and len({str(layers["mean"]) for layers in written.values()}) == 1
     lines: list[Line] = []
     for name, layers in written.items():
         if not shared or not lines:
             whose = "every model" if shared else titled(name)
-            lines.append(_line(f"Written, {whose}", layers, styles.of(TEXT)))
+            style = styles.of(TEXT if shared or len(models) == 1 else f"{name}, written")
+            lines.append(_line(f"Written, {whose}", layers, style))
     for name, model in models.items():
         lines.append(_line(f"Spoken, {titled(name)}", model["views"][_SPOKEN][measure]["layers"], styles.of(name)))
     return line_chart(measure.replace("_", " "), lines, "layer")
