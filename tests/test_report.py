@@ -26,6 +26,7 @@ from selfkd.report.items import items_section
 from selfkd.report.media import LONGEST_SIDE, picture_uri, speech_uri
 from selfkd.report.naming import Styles
 from selfkd.report.run_folder import read_runs
+from selfkd.runs import LOG
 
 SECTIONS = ("scores", "attention", "agreement", "items", "training", "quality")
 
@@ -263,6 +264,17 @@ def test_nothing_of_other_kinds_is_made_up(tmp_path, data):
     html = rendered(runs, tmp_path)
     assert sections(html) == ["agreement", "training"] and "gap closed" not in html
     assert items_section([], tmp_path / "r.html", 5, 5) is None
+
+
+def test_every_term_of_the_objective_has_its_curve(tmp_path):
+    run = training(tmp_path / "ears", 1.0)
+    assert "CTC on what was said" not in rendered([run], tmp_path)
+    with (run / LOG).open("a") as file:
+        file.write(json.dumps({"step": 40, "transcript_per_token": 0.25, "alignment_per_token": 1.5}) + "\n")
+        file.write(json.dumps({"step": 48, "transcript_per_token": float("nan"), "kd_per_token": float("inf")}) + "\n")
+    html = rendered([run], tmp_path)
+    assert 'aria-label="Stage 2: CTC on what was said. ears: 0.25 at optimizer step 40"' in html
+    assert "Stage 2: soft-DTW" in html and "hidden states" not in html
 
 
 def test_charts():
