@@ -111,6 +111,15 @@ def test_bases_with_their_own_written_view_have_their_own_gaps(tmp_path, data):
     assert html.count("<article") == 12 and html.count("<dt>Written, qwen</dt>") == 12
 
 
+def test_whether_the_stronger_in_writing_is_the_stronger_in_speech(tmp_path, data):
+    for name, written, spoken in (("a", 4, 1), ("b", 8, 6), ("c", 12, 5)):
+        marks = {"text": written, "speech": spoken}
+        evaluation(tmp_path / name, data, wording=f" {name}", **{v: ("1" * n).ljust(12, "0") for v, n in marks.items()})
+    html = rendered([tmp_path / name for name in "abc"], tmp_path)
+    assert "world: rank correlation of written and spoken 0.50 over 3 models." in html
+    assert "rank correlation" not in rendered([tmp_path / name for name in "ab"], tmp_path)
+
+
 def test_a_gap_is_said_as_its_interval_is(tmp_path, data):
     evaluation(tmp_path / "deaf", data, wording=" or so", text="000000000011", speech="111111111111")
     evaluation(tmp_path / "even", data, wording=" so", text="000000000011", speech="000000000011")

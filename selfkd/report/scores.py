@@ -1,14 +1,14 @@
-"""Scores of evaluation runs: sentences, bars, tables of gaps and of what was closed, kinds of question, the "yes" bias,
-written against spoken over models."""
+"""Scores of evaluation runs: sentences, bars, tables of gaps and of what was closed, kinds of question, “yes” bias."""
 
 from statistics import fmean, stdev
 from typing import Any
 
 from selfkd.evaluation.compare import CASCADE, TEXT
 from selfkd.evaluation.scorers import YES_NO_KINDS
-from selfkd.report.charts import Bar, Dot, Figure, bar_chart, scatter
+from selfkd.report.charts import Bar, Figure, bar_chart
 from selfkd.report.evaluated import Group
 from selfkd.report.naming import Styles, listed, system_title, titled
+from selfkd.report.over_models import together, written_against_spoken
 from selfkd.report.run_folder import RunFolder, read_json
 from selfkd.report.tables import Table, minus, percent, percents
 
@@ -28,7 +28,8 @@ def scores_section(runs: list[RunFolder], groups: list[Group], styles: Styles) -
         "tables": [t for t in (*tables, _voices_table(runs), _topic_table(runs)) if t.rows],
         "kinds": [t for t in (_kind_table(group, names) for group in groups) if t.rows],
         "bias": [f for f in (_bias(group, names, styles) for group in groups) if f],
-        "scatter": _scatter(groups, styles),
+        "scatter": written_against_spoken(groups, styles),
+        "together": together(groups),
     }
 
 
@@ -214,18 +215,3 @@ def _bias(group: Group, names: Names, styles: Styles) -> Figure | None:
     reach = max((max(abs(b.low), abs(b.high)) for b in bars), default=0.0)
     reach = min(1.0, max(0.1, reach))
     return bar_chart(f"{names.group(group)}: “yes” beyond the truth", bars, -reach, reach) if bars else None
-
-
-def _scatter(groups: list[Group], styles: Styles) -> Figure | None:
-    dots = []
-    for group in groups:
-        systems = group.scores["systems"]
-        for s in group.spoken if TEXT in systems and systems[TEXT]["n"] else ():
-            if systems[s]["n"]:
-                at = systems[TEXT]["accuracy"], systems[s]["accuracy"]
-                dots.append(Dot(f"{titled(s)} on {group.benchmark}", at, styles.of(s), group.benchmark))
-    return (
-        scatter("Written against spoken, a point for each model and benchmark", dots, "written", "spoken")
-        if dots
-        else None
-    )
