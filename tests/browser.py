@@ -1,6 +1,8 @@
-"""A real browser for tests of pages: `with chromium_page() as page:`, Playwright's page that keeps what went wrong.
+"""A real browser for tests of pages: `with chromium_page() as page:`, Playwright's page that keeps what went wrong, and
+`expect`, its assertions, which wait for what they ask for: two cores that are busy with others are slow, not wrong.
 
-Tests are skipped where no chromium is installed. Screenshots go where SELFKD_SCREENSHOTS points, if it is set.
+Tests are skipped where Playwright or chromium is not installed. Screenshots go where SELFKD_SCREENSHOTS points, if it
+is set.
 """
 
 import os
@@ -10,6 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+expect = playwright.expect
+SOON = 60_000  # ms, of whatever is waited for
+expect.set_options(timeout=SOON)
 
 _FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -23,7 +30,6 @@ def chromium_page(width: int = 1200, height: int = 900, flags: Sequence[str] = (
     """A page with lists of its own: `page.said`, the warnings and errors of its console, and `page.asked`, the
     addresses that it asked for, files and data of its own not counted. `flags` are further ones of Chromium, `settings`
     those of a browser context: color_scheme, has_touch, ..."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("no chromium is installed")
@@ -31,6 +37,7 @@ def chromium_page(width: int = 1200, height: int = 900, flags: Sequence[str] = (
         browser = tools.chromium.launch(executable_path=chromium, args=[*_FLAGS, *flags])
         try:
             page = browser.new_context(viewport={"width": width, "height": height}, **settings).new_page()
+            page.set_default_timeout(SOON)
             page.said, page.asked = [], []
             page.on("console", lambda m: page.said.append(m.text) if m.type in ("error", "warning") else None)
             page.on("pageerror", lambda error: page.said.append(str(error)))

@@ -110,7 +110,9 @@ def server(parts):
 @pytest.fixture
 def endless(parts, monkeypatch):
     """No token ends a reply: each goes on to its limit."""
-    monkeypatch.setattr(parts[0].vlm.generation_config, "eos_token_id", [parts[1].tokenizer.pad_token_id])
+    model, processor = parts
+    monkeypatch.setattr(model.vlm.generation_config, "eos_token_id", [processor.tokenizer.pad_token_id])
+    monkeypatch.setattr(processor, "end_id", processor.tokenizer.pad_token_id)
 
 
 @pytest.fixture
@@ -121,7 +123,7 @@ def gate(parts, monkeypatch):
 
     def generate(*arguments, **inputs):
         opened.sizes.append(len(inputs["suffix_ids"]))
-        assert opened.wait(20)
+        assert opened.wait(300)
         return plain(*arguments, **inputs)
 
     monkeypatch.setattr(parts[0], "generate", generate)

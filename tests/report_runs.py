@@ -10,7 +10,8 @@ from conftest import tone
 
 from selfkd.analysis.analyze_agreement import AgreementConfig, summarize_agreement
 from selfkd.analysis.analyze_attention import AttentionConfig, summarize_attention
-from selfkd.analysis.attention import MEASURES
+from selfkd.analysis.attention import BY_HEAD, MEASURES
+from selfkd.analysis.intervals import intervals
 from selfkd.analysis.measured import about, items_path
 from selfkd.data.example import MANIFEST, write_shard
 from selfkd.data.folder import ExampleFolder
@@ -23,7 +24,7 @@ from selfkd.files import write_json, write_text
 from selfkd.runs import Run
 from selfkd.training.distill import DistillConfig
 
-LAYERS = 6
+LAYERS, HEADS = 6, 5
 
 
 def spoken_data(folder: Path, count: int = 12, heard: bool = True) -> Path:
@@ -86,6 +87,12 @@ def attention(folder: Path, data: Path, levels: dict[str, tuple[float, float]]) 
                 for layer in (3, 5)
             ]
             write_lines(items_path(folder, examples.source, name), records[name])
+            heads = {
+                view: {m: intervals(np.full((len(examples), LAYERS, HEADS), level) * np.arange(1, HEADS + 1) / HEADS, 0)
+                       for m in BY_HEAD}
+                for view, level in zip(("text", "speech"), by_view, strict=True)
+            }  # fmt: skip
+            write_json(folder / "heads" / f"{examples.source}.{name}.json", heads)
             write_lines(folder / "maps" / f"{examples.source}.{name}.jsonl", maps)
         result = {examples.source: summarize_attention(records, 0)}
         run.finish(benchmarks=result, about={"measures": MEASURES, "level": 0.95, "resamples": 10_000, "seed": 0})

@@ -28,6 +28,7 @@ from selfkd.serving.house import House
 from selfkd.serving.settings import ServeConfig
 
 CHAT = "/v1/chat/completions"
+PATIENCE = 120  # seconds, of whatever is waited for: a machine busy with others is slow, not wrong
 
 
 @dataclass
@@ -46,7 +47,7 @@ def served(parts, **settings):
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    while not server.started:
+    while not server.started and thread.is_alive():
         time.sleep(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
     try:
@@ -71,7 +72,7 @@ def served_by_process(model_folder, port: int, **settings):
         log: list[str] = []
         threading.Thread(target=lambda: log.extend(process.stderr), daemon=True).start()
         try:
-            for _ in range(600):
+            for _ in range(10 * PATIENCE):
                 if process.poll() is not None:
                     raise AssertionError("".join(log))
                 try:
@@ -97,7 +98,7 @@ def get(url: str, path: str, key: str = ""):
 
 
 def _ask(url: str, method: str, path: str, content: Any, headers: dict[str, str]):
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=PATIENCE)
     try:
         connection.request(method, path, content, headers, encode_chunked=not isinstance(content, bytes | None))
         response = connection.getresponse()
@@ -143,7 +144,7 @@ PNG = image_of(png(8, 8))
 
 
 def client(running, key="none") -> OpenAI:
-    return OpenAI(base_url=running.url, api_key=key, max_retries=0, timeout=30)
+    return OpenAI(base_url=running.url, api_key=key, max_retries=0, timeout=PATIENCE)
 
 
 def ask(running, message, **others):
@@ -153,7 +154,7 @@ def ask(running, message, **others):
 
 
 def together(running, bodies):
-    """Asks them all at once; what came back, in order."""
+    """Asks them all at once; (threads, what came back, in order)."""
     found = [None] * len(bodies)
 
     def one(i):
@@ -165,8 +166,18 @@ def together(running, bodies):
     return threads, found
 
 
-def until(condition, seconds=10.0):
-    end = time.monotonic() + seconds
+def lined_up(running, gate, bodies):
+    """Asks one question, which waits at the gate, and then all these, which stand in line behind it when this comes
+    back: so they are a batch, however slow the machine is. Without a wait for a batch; as `together`."""
+    first, _ = together(running, [ASK])
+    until(lambda: gate.sizes == [1])
+    threads, found = together(running, bodies)
+    until(lambda: len(running.house.worker._waiting) == len(bodies))
+    return first + threads, found
+
+
+def until(condition):
+    end = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.01)
@@ -174,7 +185,7 @@ def until(condition, seconds=10.0):
 
 def raw(url, content: bytes) -> socket.socket:
     where = urlsplit(url)
-    connection = socket.create_connection((where.hostname, where.port), timeout=20)
+    connection = socket.create_connection((where.hostname, where.port), timeout=PATIENCE)
     connection.sendall(content)
     return connection
 

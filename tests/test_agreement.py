@@ -132,7 +132,9 @@ def test_the_stage(start):
     assert {name: by["n"] for name, by in two["by_outcome"].items()} == {
         "both right": 2, "written alone right": 2, "neither right": 1, "spoken alone right": 1,
     }  # fmt: skip
-    assert "by_outcome" not in one and one["by_layer"] == two["by_layer"]
+    ids = [e.id for e in world_examples(6)]
+    assert two["flips"] == {"written alone right": ids[1:3], "spoken alone right": [ids[4]]}
+    assert "by_outcome" not in one and "flips" not in one and one["by_layer"] == two["by_layer"]
     assert one["by_voice"]["tone"]["kl"] == one["kl"]
     assert sum(by["n"] for by in one["by_kind"].values()) == 6
     assert one["by_position"][0]["n"] == 6 and one["by_position"][-1]["n"] <= 6

@@ -309,9 +309,12 @@ def test_the_stage_goes_on_and_ends_the_same(parts, tmp_path, monkeypatch):
     same = result["between_models"]["again minus one"]["gap"]["query_to_image"]["layers"]
     assert same["mean"] == same["low"] == same["high"] == [0.0] * 6
     heads = json.loads((tmp_path / "whole/heads/world-annotated.one.json").read_text())
-    assert np.mean(heads["text"]["query_to_image"], axis=1) == pytest.approx(
+    of_heads = heads["text"]["query_to_image"]
+    assert np.mean(of_heads["mean"], axis=1) == pytest.approx(
         one["views"]["text"]["query_to_image"]["layers"]["mean"], rel=1e-4
     )
+    low, mean, high = (np.array(of_heads[name]) for name in ("low", "mean", "high"))
+    assert of_heads["n"] == 5 and low.shape == (6, 5) and (low < mean).all() and (mean < high).all()
     maps = [json.loads(line) for line in (tmp_path / "whole/maps/world-annotated.one.jsonl").read_text().splitlines()]
     assert [(m["view"], m["layer"]) for m in maps] == [("text", 3), ("text", 5), ("speech", 3), ("speech", 5)]
 

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from dataclasses import asdict, replace
-from itertools import pairwise
+from itertools import count, pairwise
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def server():
 
 
 def answerer(server, view="speech", **settings):
-    chosen = {"concurrency": 4, "timeout_seconds": 5.0, "max_retries": 2} | settings
+    chosen = {"concurrency": 4, "timeout_seconds": 60.0, "max_retries": 2} | settings
     return EndpointAnswerer(server.url, "some-model", view, EndpointSettings(**chosen))
 
 
@@ -108,21 +108,24 @@ def test_sound_is_a_wav_of_the_very_samples():
 
 
 def test_order_and_pairs_under_concurrency(server):
-    """100 items, 16 at once, answered in a random order."""
-    draw, lock = random.Random(0), threading.Lock()
+    """100 items, 16 at once, answered in a random order; the first 16 wait for one another."""
+    draw, lock, number, first = random.Random(0), threading.Lock(), count(), threading.Barrier(16)
 
     def delay():
         with lock:
-            return draw.uniform(0, 0.05)
+            seconds, at = draw.uniform(0, 0.05), next(number)
+        if at < 16:
+            first.wait(60)
+        return seconds
 
     server.delay_seconds = delay
     examples = many(100)
-    asking = answerer(server, concurrency=16)
+    asking = answerer(server, concurrency=16, timeout_seconds=60)
     came = list(asking.answer_each(iter(examples)))
     assert [i for i, _ in came] != list(range(100)) and sorted(i for i, _ in came) == list(range(100))
     assert all(reply.text == pair(examples[i]) and not reply.error for i, reply in came)
-    assert all(0 < reply.seconds < 5 for _, reply in came)
-    assert 4 < server.most_at_once <= 16
+    assert all(0 < reply.seconds < 60 for _, reply in came)
+    assert server.most_at_once == 16
     assert [r.text for r in asking.answer(examples[:20])] == [pair(e) for e in examples[:20]]
 
 
@@ -146,7 +149,7 @@ def test_what_may_pass_is_asked_again(server):
     """Every one of them twice, then a reply: the client's retries, checked here for each."""
     examples = many(len(RETRIED))
     server.script = {pair(e): [b, b] for e, b in zip(examples, RETRIED, strict=True)}
-    asking = answerer(server, timeout_seconds=0.5, concurrency=len(RETRIED))
+    asking = answerer(server, timeout_seconds=2, concurrency=len(RETRIED))
     assert [(r.text, r.error) for r in asking.answer(examples)] == [(pair(e), "") for e in examples]
     assert (asking.usage.requests, asking.usage.retries) == (3 * len(RETRIED), 2 * len(RETRIED))
     assert len(server.asked) == 3 * len(RETRIED)
@@ -157,11 +160,11 @@ def test_what_does_not_pass_is_the_error_of_its_item_alone(server):
     """Every one three times, among items that are answered."""
     examples = many(2 * len(RETRIED))
     server.script = {pair(e): [b] * 3 for e, b in zip(examples[::2], RETRIED, strict=True)}
-    asking = answerer(server, timeout_seconds=0.4, concurrency=16)
+    asking = answerer(server, timeout_seconds=1.5, concurrency=16)
     replies = asking.answer(examples)
     assert [r.text for r in replies[1::2]] == [pair(e) for e in examples[1::2]]
     for behaviour, reply in zip(RETRIED, replies[::2], strict=True):
-        expected = {"hang": "no whole response within 0.4 s", "drip": "no whole response", "cut": "Connection error"}
+        expected = {"hang": "no whole response within 1.5 s", "drip": "no whole response", "cut": "Connection error"}
         assert reply.text == "" and expected.get(behaviour, f"Error code: {behaviour}") in reply.error
         assert "sk-secret" not in reply.error
     assert asking.usage.requests == 3 * len(RETRIED) + len(RETRIED)
@@ -290,14 +293,13 @@ def test_pace(server):
     """1200 a minute is one in 50 ms, retries among them, and goes on from one call to the next."""
     examples = many(12)
     server.script = {pair(e): ["503"] for e in examples[:4]}
-    asking = answerer(server, concurrency=8, requests_per_minute=1200)
+    asking, started = answerer(server, concurrency=8, requests_per_minute=1200), time.monotonic()
     asking.answer(examples[:6])
     asking.answer(examples[6:])
     times = sorted(a.seconds for a in server.asked)
     assert len(times) == 16
-    assert times[-1] - times[0] > 15 * 0.05 - 0.04  # one late start aside
-    for start in range(len(times) - 8):
-        assert times[start + 8] - times[start] > 8 * 0.05 - 0.1
+    # no request before its turn: a slow machine makes them late, and never early
+    assert all(at >= started + turn * 0.05 - 0.001 for turn, at in enumerate(times))
 
 
 def test_budget(server):
@@ -333,7 +335,7 @@ def test_closing_ends_what_is_in_flight(server):
     assert next(asking)[0] == 0
     started = time.monotonic()
     asking.close()
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 30  # the half of what the others would wait
     assert not [t for t in threading.enumerate() if t.name == "asker"]
 
 

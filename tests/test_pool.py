@@ -32,7 +32,7 @@ def test_a_ray_cluster_makes_the_shards_that_processes_make(tmp_path):
     pytest.importorskip("ray")
     synthesize(SynthesizeConfig(tmp_path / "local", "world-annotated", count=8, shard_rows=2))
     (tmp_path / "job.py").write_text(_ON_RAY)
-    subprocess.run([sys.executable, str(tmp_path / "job.py"), str(tmp_path / "ray")], check=True, timeout=120)
+    subprocess.run([sys.executable, str(tmp_path / "job.py"), str(tmp_path / "ray")], check=True, timeout=600)
     assert names(tmp_path / "ray") == names(tmp_path / "local")  # which end in a hash of what they hold
     assert check(CheckConfig(tmp_path / "ray"))["examples"] == 8
 

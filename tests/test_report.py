@@ -2,6 +2,7 @@
 runs that are not as they should be."""
 
 import io
+import json
 import re
 from itertools import pairwise
 
@@ -9,19 +10,23 @@ import numpy as np
 import pytest
 import soundfile
 from PIL import Image
-from report_runs import agreement, all_kinds, evaluation, spoken_data, training
+from report_runs import agreement, all_kinds, attention, evaluation, spoken_data, training
 
 from selfkd.cli import main
 from selfkd.data.example import Example
 from selfkd.data.folder import ExampleFolder
 from selfkd.evaluation.compare import CompareConfig, compare
-from selfkd.report.attention import direction, findings
+from selfkd.evaluation.samples import read_samples, samples_path
+from selfkd.files import write_text
+from selfkd.report.attention import curves, direction, findings
 from selfkd.report.build import ReportConfig, report
 from selfkd.report.charts import Bar, Dot, Line, bar_chart, line_chart, nice_ticks, scatter
 from selfkd.report.evaluated import groups_of
 from selfkd.report.items import items_section
 from selfkd.report.media import LONGEST_SIDE, picture_uri, speech_uri
+from selfkd.report.naming import Styles
 from selfkd.report.run_folder import read_runs
+from selfkd.runs import LOG
 
 SECTIONS = ("scores", "attention", "agreement", "items", "training", "quality")
 
@@ -57,7 +62,8 @@ def test_everything_is_there_and_nothing_is_fetched(page):
     assert "http://" not in page and "https://" not in page and "default-src 'none'" in page
     assert page.count("<article") == 10 and page.count("<audio") == 6 and page.count(">data</a>") == 4
     assert "Written 91.7%; spoken, SFT 25.0%; spoken, Self-KD 75.0%; cascade 83.3%." in page
-    assert "Self-KD closes 75% of the gap that SFT leaves" in page
+    assert "With Self-KD, 75% of the gap that SFT leaves is closed" in page
+    assert "75% of the gap closed with Self-KD</p>" in page
     assert "questions spoken to SFT and Self-KD, against the same questions written to Base" in page
     assert "both right" in page and "only written right" in page and "neither right" in page
 
@@ -103,6 +109,15 @@ def test_bases_with_their_own_written_view_have_their_own_gaps(tmp_path, data):
     assert "qwen loses 33.3 points" in html and "There is no clear gap to close." in html
     # an item that both were asked is one card with all the answers
     assert html.count("<article") == 12 and html.count("<dt>Written, qwen</dt>") == 12
+
+
+def test_whether_the_stronger_in_writing_is_the_stronger_in_speech(tmp_path, data):
+    for name, written, spoken in (("a", 4, 1), ("b", 8, 6), ("c", 12, 5)):
+        marks = {"text": written, "speech": spoken}
+        evaluation(tmp_path / name, data, wording=f" {name}", **{v: ("1" * n).ljust(12, "0") for v, n in marks.items()})
+    html = rendered([tmp_path / name for name in "abc"], tmp_path)
+    assert "world: rank correlation of written and spoken 0.50 over 3 models." in html
+    assert "rank correlation" not in rendered([tmp_path / name for name in "ab"], tmp_path)
 
 
 def test_a_gap_is_said_as_its_interval_is(tmp_path, data):
@@ -170,12 +185,32 @@ def test_attention_on_the_page(page):
     assert "falls in the middle and the late third of the layers with Base, SFT and Self-KD" in page
     assert "It rises again from SFT to Self-KD" in page
     assert page.count('class="map"') == 3 * 2 * 2 and page.count('alt="The picture of ') == 1
+    assert page.count('class="map heads"') == 3 * 2
+    assert "Self-KD, spoken: 8% to 42% by head, most in layer 0, head 4" in page
     assert "Base, written: 49.5% of attention on the picture, most in row 2 of 2, column 2 of 2" in page
+
+
+def test_written_views_that_differ_can_be_told_apart(tmp_path, data):
+    def of(*levels):
+        run = attention(tmp_path / str(levels), data, {f"m{i}": (level, 0.3) for i, level in enumerate(levels)})
+        return read_runs([str(run)])[0].result["benchmarks"]["world"]["models"]
+
+    alone = of(0.4)
+    assert curves("query_to_image", alone, Styles()).legend == [("Written, m0", 0), ("Spoken, m0", 1)]
+    same = {name: alone["m0"] for name in ("m0", "m1")}
+    assert [name for name, _ in curves("query_to_image", same, Styles()).legend] == [
+        "Written, every model", "Spoken, m0", "Spoken, m1",
+    ]  # fmt: skip
+    legend = curves("query_to_image", of(0.4, 0.5), Styles()).legend
+    assert [name for name, _ in legend] == ["Written, m0", "Written, m1", "Spoken, m0", "Spoken, m1"]
+    assert len({style for _, style in legend}) == 4
 
 
 def test_agreement_on_the_page(page):
     assert "SFT 3.28 nats per response row" in page and "the same top token in 50.0%" in page
-    assert "items that flip" in page and "Relative distance of hidden states" in page
+    plain = page.replace(' class="word"', "")
+    assert "<td>SFT</td><td>anna</td><td>6</td><td>3.275 [3.262, 3.288]</td>" in plain
+    assert "agreement by kind" in page and "items that flip" in page and "Relative distance of hidden states" in page
 
 
 def test_spoken_data_on_the_page(page, tmp_path):
@@ -216,12 +251,39 @@ def test_text_of_others_is_text(tmp_path, data):
     assert "<script>alert" not in html and "&lt;script&gt;alert" in html and "<b>" not in html and "<i>" not in html
 
 
+def test_a_reply_may_hold_any_sign(tmp_path, data):
+    """Unicode has more ends of lines than files of lines have, as `selfkd evaluate` writes them too."""
+    run = evaluation(tmp_path / "base", data, wording=" one\u2028two\x85three\x0cfour", text="1" * 12, speech="0" * 12)
+    path = samples_path(run, "world", "text")
+    write_text(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in read_samples(path)))
+    assert path.read_text(encoding="utf-8").count("\u2028") == 12 and len(read_samples(path)) == 12
+    assert rendered([run], tmp_path).count("one\u2028two\x85three") == 24
+
+
+def test_a_link_leads_to_a_folder_of_any_name(tmp_path):
+    data = spoken_data(tmp_path / "50% of #1?")
+    evaluation(tmp_path / "base", data, text="1" * 12, speech="0" * 12)
+    (link,) = set(re.findall(r'href="([^"#]+)">data</a>', rendered([tmp_path / "base"], tmp_path, items=0)))
+    assert link == "../50%25%20of%20%231%3F"
+
+
 def test_nothing_of_other_kinds_is_made_up(tmp_path, data):
     """Agreement and training alone: no scores, no items, no headline of a gap."""
     runs = [agreement(tmp_path / "agreement", data, {"one": 0.1}), training(tmp_path / "one", 1.0)]
     html = rendered(runs, tmp_path)
     assert sections(html) == ["agreement", "training"] and "gap closed" not in html
     assert items_section([], tmp_path / "r.html", 5, 5) is None
+
+
+def test_every_term_of_the_objective_has_its_curve(tmp_path):
+    run = training(tmp_path / "ears", 1.0)
+    assert "CTC on what was said" not in rendered([run], tmp_path)
+    with (run / LOG).open("a") as file:
+        file.write(json.dumps({"step": 40, "transcript_per_token": 0.25, "alignment_per_token": 1.5}) + "\n")
+        file.write(json.dumps({"step": 48, "transcript_per_token": float("nan"), "kd_per_token": float("inf")}) + "\n")
+    html = rendered([run], tmp_path)
+    assert 'aria-label="Stage 2: CTC on what was said. ears: 0.25 at optimizer step 40"' in html
+    assert "Stage 2: soft-DTW" in html and "hidden states" not in html
 
 
 def test_charts():

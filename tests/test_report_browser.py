@@ -3,7 +3,7 @@
 from contextlib import contextmanager
 
 import pytest
-from browser import chromium_page, screenshot
+from browser import chromium_page, expect, screenshot
 from report_runs import all_kinds, spoken_data
 
 from selfkd.report.build import ReportConfig, report
@@ -57,46 +57,61 @@ def test_items_are_filtered_and_found(path):
     with opened(path) as page:
         shown = page.locator("#list .item:visible")
         count = page.get_by_role("status")
-        assert shown.count() == 12 and count.inner_text() == "12 of 12 items fit, 12 shown"
+        expect(count).to_have_text("12 of 12 items fit, 12 shown")
+        expect(shown).to_have_count(12)
         page.get_by_label("Outcome").select_option("only written right")
         page.get_by_label("System").select_option("Self-KD")
-        assert shown.count() == 2 and count.inner_text() == "2 of 12 items fit, 2 shown"
+        expect(count).to_have_text("2 of 12 items fit, 2 shown")
+        expect(shown).to_have_count(2)
         page.get_by_label("System").select_option("SFT")
-        assert shown.count() == 8
+        expect(shown).to_have_count(8)
         screenshot(page, "report-filtered")
         page.get_by_role("button", name="Clear").click()
+        expect(shown).to_have_count(12)
         page.get_by_label("Words").fill("HEARD world-test-7-000003")
-        assert shown.count() == 1
-        assert "world-test-7-000003" in shown.first.inner_text()
+        expect(shown).to_have_count(1)
+        expect(shown).to_contain_text("world-test-7-000003")
         page.get_by_label("Words").fill("no such words")
-        assert shown.count() == 0 and count.inner_text().startswith("0 of 12")
+        expect(shown).to_have_count(0)
+        expect(count).to_have_text("0 of 12 items fit, 0 shown")
+
+
+def test_what_an_item_says_is_there_for_scripts_wherever_the_window_stands(path):
+    """Items used to be laid out only near the window (content-visibility); their innerText was empty till then."""
+    with opened(path, height=300) as page:
+        expect(page.get_by_role("status")).to_have_text("12 of 12 items fit, 12 shown")
+        last = page.locator("#list .item").last
+        assert page.evaluate("scrollY") == 0 and "world-test-7-" in last.inner_text()
 
 
 def test_an_item_that_a_table_names_is_one_step_away(path):
     with opened(path) as page:
         page.locator("#agreement").get_by_role("button", name="world-test-7-000011").first.click()
         shown = page.locator("#list .item:visible")
-        page.get_by_text("1 of 12 items fit, 1 shown").wait_for()
-        assert "world-test-7-000011" in shown.inner_text() and shown.first.is_visible()
+        expect(page.get_by_role("status")).to_have_text("1 of 12 items fit, 1 shown")
+        expect(shown).to_have_count(1)
+        expect(shown).to_contain_text("world-test-7-000011")
+        expect(shown).to_be_in_viewport()
 
 
 def test_a_table_is_sorted_from_the_keyboard(path):
     with opened(path) as page:
         table = page.locator("table", has=page.get_by_text("Scores of each view", exact=True))
         head = table.locator("th", has_text="Score")
-
-        def column():
-            return table.locator("tbody tr td:nth-child(5)").all_inner_texts()
+        column = table.locator("tbody tr td:nth-child(5)")
 
         head.get_by_role("button").focus()
         page.keyboard.press("Enter")
-        assert head.get_attribute("aria-sort") == "ascending" and column() == ["25.0%", "75.0%", "83.3%", "91.7%"]
+        expect(head).to_have_attribute("aria-sort", "ascending")
+        expect(column).to_have_text(["25.0%", "75.0%", "83.3%", "91.7%"])
         page.keyboard.press("Enter")
-        assert head.get_attribute("aria-sort") == "descending" and column() == ["91.7%", "83.3%", "75.0%", "25.0%"]
+        expect(head).to_have_attribute("aria-sort", "descending")
+        expect(column).to_have_text(["91.7%", "83.3%", "75.0%", "25.0%"])
         by = table.locator("th", has_text="Answered by")
         by.get_by_role("button").click()
-        assert head.get_attribute("aria-sort") == "none" and by.get_attribute("aria-sort") == "ascending"
-        assert table.locator("tbody tr td:nth-child(2)").first.inner_text() == "Cascade"
+        expect(head).to_have_attribute("aria-sort", "none")
+        expect(by).to_have_attribute("aria-sort", "ascending")
+        expect(table.locator("tbody tr td:nth-child(2)").first).to_have_text("Cascade")
 
 
 def test_numbers_are_sorted_as_numbers(path):
@@ -125,7 +140,8 @@ def test_speech_plays(path):
 def test_the_page_on_speech_is_such_a_page(tmp_path):
     config = SpeechReportConfig([str(spoken_data(tmp_path / "world"))], tmp_path / "speech.html", items=3)
     with opened(speech_report(config), width=390, color_scheme="dark") as page:
-        assert page.locator("audio").count() == 3 and wide(page) == [390, 390]
+        expect(page.locator("audio")).to_have_count(3)
+        assert wide(page) == [390, 390]
         assert page.evaluate(CONTRASTS) == []
         screenshot(page, "speech-390")
 
@@ -140,13 +156,15 @@ def test_light_and_dark_can_be_read(path, scheme):
 
 def test_dark_is_a_switch(path):
     with opened(path, color_scheme="light") as page:
-        paper = "getComputedStyle(document.body).backgroundColor"
-        before, switch = page.evaluate(paper), page.get_by_role("button", name="Dark")
-        assert switch.get_attribute("aria-pressed") == "false"
+        paper, switch = page.locator("body"), page.get_by_role("button", name="Dark")
+        light = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        expect(switch).to_have_attribute("aria-pressed", "false")
         switch.click()
-        assert page.evaluate(paper) != before and switch.get_attribute("aria-pressed") == "true"
+        expect(switch).to_have_attribute("aria-pressed", "true")
+        expect(paper).not_to_have_css("background-color", light)
         switch.click()
-        assert page.evaluate(paper) == before
+        expect(switch).to_have_attribute("aria-pressed", "false")
+        expect(paper).to_have_css("background-color", light)
 
 
 @pytest.mark.parametrize("width", [320, 390, 768])
@@ -161,8 +179,9 @@ def test_nothing_is_wider_than_the_window(path, width):
 def test_printed_it_is_light_and_whole(path):
     with opened(path, color_scheme="dark") as page:
         page.emulate_media(media="print")
-        assert not page.locator("nav").is_visible() and not page.locator("audio").first.is_visible()
-        assert not page.locator("#filters").is_visible() and page.locator("h1").is_visible()
+        for gone in (page.locator("nav"), page.locator("audio").first, page.locator("#filters")):
+            expect(gone).to_be_hidden()
+        expect(page.locator("h1")).to_be_visible()
         ink = page.evaluate("getComputedStyle(document.body).color").removeprefix("rgb(").split(",")
         assert int(ink[0]) < 80, "light ink on white paper"
         page.evaluate("dispatchEvent(new Event('beforeprint'))")
@@ -173,13 +192,13 @@ def test_printed_it_is_light_and_whole(path):
 def test_the_keyboard_reaches_everything_and_is_seen(path):
     with opened(path) as page:
         page.keyboard.press("Tab")
-        assert page.evaluate("document.activeElement.textContent") == "To the content"
+        expect(page.get_by_role("link", name="To the content")).to_be_focused()
         page.keyboard.press("Tab")
-        assert page.evaluate("document.activeElement.id") == "theme"
-        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+        expect(page.locator("#theme")).to_be_focused()
+        expect(page.locator("#theme")).to_have_css("outline-style", "solid")
         scrolling = page.locator(".scroll:has(table)")
-        assert scrolling.count() == page.locator(".scroll[tabindex='0'][role='region'][aria-label]").count()
+        expect(page.locator(".scroll[tabindex='0'][role='region'][aria-label]")).to_have_count(scrolling.count())
         for role in ("banner", "navigation", "main", "contentinfo", "search"):
-            assert page.get_by_role(role).count() == 1, role
+            expect(page.get_by_role(role)).to_have_count(1)
         nameless = "all => all.filter(e => !e.labels?.length && !e.textContent.trim()).length"
         assert page.locator("button, select, input").evaluate_all(nameless) == 0

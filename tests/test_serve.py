@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import tone, world_examples
-from serving import ASK, ask, client, encoded, get, head, raw, request, served, sound_of, together, until
+from serving import ASK, ask, client, encoded, get, head, lined_up, raw, request, served, sound_of, together, until
 
 from selfkd.evaluation.answerers import MAX_NEW_TOKENS, SpeechAnswerer, TextAnswerer
 from selfkd.evaluation.asker import EndpointSettings
@@ -53,6 +53,18 @@ def test_answers_are_those_of_the_answerers(parts, server, view):
         assert "".join(pieces) == text and all(pieces) and len(pieces) > min(2, generated - 2)
         assert chunks[-2].choices[0].finish_reason == "stop" and chunks[-1].usage == whole.usage
         assert len({c.id for c in chunks}) == 1
+
+
+def test_a_checkpoints_own_ways_of_generating_are_off(parts, server, monkeypatch):
+    """As in evaluation: its penalty, beams and sampling do not count, and a turn ends where the chat template says."""
+    model, processor = parts
+    message = user_message(world_examples(1)[0], "text")
+    expected = ask(server, message).choices[0]
+    for name, value in (("repetition_penalty", 1.8), ("num_beams", 3), ("do_sample", True), ("eos_token_id", None)):
+        monkeypatch.setattr(model.vlm.generation_config, name, value)
+    found = ask(server, message).choices[0]
+    assert found.finish_reason == "stop" and found.message.content == expected.message.content != ""
+    assert found.message.content == TextAnswerer(model, processor).answer(world_examples(1))[0].text
 
 
 @pytest.mark.parametrize("view", ["text", "speech"])
@@ -113,12 +125,12 @@ def test_fields_that_are_not_known_are_ignored(server):
 
 def test_rows_of_a_batch_end_at_their_own_limits(parts, endless, gate):
     limits = [1, 5, 30, 9, 9]
-    with served(parts, max_batch=8, batch_wait_seconds=1.0, max_new_tokens=20) as running:
+    with served(parts, max_batch=8, batch_wait_seconds=0.0, max_new_tokens=20) as running:
+        threads, found = lined_up(running, gate, [ASK | {"max_tokens": n} for n in limits])
         gate.set()
-        threads, found = together(running, [ASK | {"max_tokens": n} for n in limits])
         for thread in threads:
             thread.join()
-    assert gate.sizes == [5]
+    assert gate.sizes == [1, 5]
     for limit, (status, _, body) in zip(limits, found, strict=True):
         assert status == 200 and body["usage"]["completion_tokens"] == min(limit, 20)
         assert body["choices"][0]["finish_reason"] == "length"
@@ -126,19 +138,16 @@ def test_rows_of_a_batch_end_at_their_own_limits(parts, endless, gate):
 
 def test_kinds_are_batched_apart_and_no_more_than_the_maximum(parts, gate):
     sound = sound_of(encoded(tone(0.5), 16_000))
-    with served(parts, max_batch=2, batch_wait_seconds=0.2) as running:
-        first, found = together(running, [ASK])
-        until(lambda: gate.sizes == [1])
-        rest, others = together(running, [ASK] * 3 + [request(sound, max_tokens=4)] * 2)
-        until(lambda: len(running.house.worker._waiting) == 5)
+    with served(parts, max_batch=2, batch_wait_seconds=0.0) as running:
+        threads, found = lined_up(running, gate, [ASK] * 3 + [request(sound, max_tokens=4)] * 2)
         gate.set()
-        for thread in first + rest:
+        for thread in threads:
             thread.join()
-    assert [answered[0] for answered in found + others] == [200] * 6
-    assert sorted(gate.sizes) in ([1, 1, 2, 2], [1, 1, 1, 2, 2][1:])
+    assert [answered[0] for answered in found] == [200] * 5
+    assert gate.sizes[0] == 1 and sorted(gate.sizes[1:]) == [1, 2, 2]
 
 
-def test_a_request_that_breaks_its_batch_fails_alone(parts, monkeypatch, caplog):
+def test_a_request_that_breaks_its_batch_fails_alone(parts, monkeypatch, caplog, gate):
     """Even where the model itself falls over it; the reply holds no traceback."""
     model, processor = parts
     plain, poison = model.generate, processor.ids("Zzzz")[0]
@@ -149,17 +158,18 @@ def test_a_request_that_breaks_its_batch_fails_alone(parts, monkeypatch, caplog)
         return plain(suffix_ids=suffix_ids, **inputs)
 
     monkeypatch.setattr(model, "generate", generate)
-    with served(parts, batch_wait_seconds=0.5) as running:
-        good = running.post(ASK)[2]["choices"]
-        threads, found = together(running, [ASK, request("Zzzz?", max_tokens=4), ASK, ASK])
+    with served(parts, batch_wait_seconds=0.0) as running:
+        threads, found = lined_up(running, gate, [ASK, request("Zzzz?", max_tokens=4), ASK, ASK])
+        gate.set()
         for thread in threads:
             thread.join()
+        good = running.post(ASK)[2]["choices"]
         assert [status for status, _, _ in found] == [200, 500, 200, 200]
         assert all(body["choices"] == good for status, _, body in found if status == 200)
         assert "secret" not in json.dumps(found[1][2]) and found[1][2]["error"]["code"] == "model_failed"
         streamed = running.post(request("Zzzz?", stream=True))
         assert streamed[0] == 500  # not begun, so with a status of its own
-    assert "secret" in caplog.text
+    assert "secret" in caplog.text and "a batch of 4 failed" in caplog.text
 
 
 def test_a_client_that_has_gone_is_dropped_before_it_is_asked(parts, gate):
@@ -176,7 +186,7 @@ def test_a_client_that_has_gone_is_dropped_before_it_is_asked(parts, gate):
         assert gate.sizes == [1, 1]
 
 
-def test_a_stream_stops_with_its_client(parts, endless, monkeypatch):
+def test_a_stream_stops_with_its_client(parts, endless, monkeypatch, gate):
     """500 tokens of 20 ms were ten seconds; the other row of the batch goes on."""
     plain, steps = Rows.__call__, []
 
@@ -186,15 +196,20 @@ def test_a_stream_stops_with_its_client(parts, endless, monkeypatch):
         return plain(self, *arguments, **others)
 
     monkeypatch.setattr(Rows, "__call__", slowly)
-    with served(parts, batch_wait_seconds=0.3) as running:
-        threads, found = together(running, [ASK | {"max_tokens": 60}])
+    with served(parts, batch_wait_seconds=0.0) as running:
+        threads, found = lined_up(running, gate, [ASK | {"max_tokens": 60}])
         stream = raw(running.url, head(body := ASK | {"stream": True, "max_tokens": 500}) + json.dumps(body).encode())
+        until(lambda: len(running.house.worker._waiting) == 2)
+        gate.set()
         read = b""
         while read.count(b"data: ") < 6:
             read += stream.recv(4096)
         stream.close()
-        threads[0].join()
+        for thread in threads:
+            thread.join()
         assert found[0][2]["usage"]["completion_tokens"] == 60
         until(lambda: running.house.inside == 0)
-        time.sleep(0.1)
-        assert 60 <= len(steps) < 100 and steps[-1].count(True) >= 1
+        assert running.post(ASK)[0] == 200  # the batch has ended
+    assert gate.sizes == [1, 2, 1]
+    of_both = [is_gone for is_gone in steps if len(is_gone) == 2]
+    assert 60 <= len(of_both) < 400 and True in of_both[-1]

@@ -4,6 +4,7 @@ import json
 import socket
 import struct
 import threading
+import time
 import zlib
 from dataclasses import fields
 from pathlib import Path
@@ -128,7 +129,7 @@ def test_time(parts, gate, endless):
         with pytest.raises(APIError, match=r"no whole reply within 0\.4 s"):
             for _ in ask(running, {"role": "user", "content": "What?"}, stream=True, max_tokens=10_000):
                 pass
-        assert running.post(ASK)[0] == 200
+        until(lambda: running.post(ASK)[0] == 200)  # within the time again, once the row has left
 
 
 def test_a_client_that_does_not_read_its_stream_loses_its_place_in_time(parts, endless):
@@ -138,10 +139,12 @@ def test_a_client_that_does_not_read_its_stream_loses_its_place_in_time(parts, e
             deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
             where = urlsplit(running.url)
             deaf.connect((where.hostname, where.port))
+            started = time.monotonic()
             deaf.sendall(head(body) + json.dumps(body).encode())
             until(lambda: running.house.inside == 1)
-            assert running.post(ASK)[0] == 200
+            until(lambda: running.post(ASK)[0] == 200)
             until(lambda: running.house.inside == 0)
+            assert time.monotonic() - started > 1.9, "it was sent all there was to send"
 
 
 def test_a_server_that_stops_refuses_what_waits(parts, gate):

@@ -144,7 +144,7 @@ def elsewhere():
             self.send_header("Location", "/a.png")
             self.end_headers()
             if self.path == "/slow":
-                for _ in range(50):
+                for _ in range(400):
                     time.sleep(0.05)
                     self.wfile.write(b"x")
             self.wfile.write(content)
@@ -175,7 +175,7 @@ def test_remote_pictures(parts, server, elsewhere, monkeypatch):
         assert running.post(of(f"{url}/a.png"))[2]["choices"] == running.post(of(PNG["image_url"]["url"]))[2]["choices"]
         refused(running.post(of(f"{url}/large")), 400, "over 20000 bytes")
         refused(running.post(of(f"{url}/moved")), 400, "status 302")
-        monkeypatch.setattr("selfkd.serving.house.fetch", lambda u, most: remote.fetch(u, most, 0.3))
+        monkeypatch.setattr("selfkd.serving.house.fetch", lambda u, most: remote.fetch(u, most, 1.0))
         started = time.monotonic()
-        refused(running.post(of(f"{url}/slow")), 400, "not fetched: no whole picture within 0.3 s")
-        assert time.monotonic() - started < 1.5
+        refused(running.post(of(f"{url}/slow")), 400, "not fetched: no whole picture within 1 s")
+        assert time.monotonic() - started < 15  # of 20

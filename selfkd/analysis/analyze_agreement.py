@@ -2,7 +2,8 @@
 
 Writes into a run directory `items/BENCHMARK.MODEL.jsonl` (one item a line) and last `result.json`: means over items
 with their intervals, by benchmark, kind, category, voice, position in the response, and, where evaluation runs are
-given, by whether the written and the spoken reply were right; differences of models on the same items.
+given, by whether the written and the spoken reply were right, and which items flip; differences of models on the same
+items.
 
 An item's figure is the mean over its response rows, so items weigh alike, however long their responses.
 """
@@ -52,6 +53,9 @@ OUTCOMES = {
     (False, True): "spoken alone right",
     (False, False): "neither right",
 }
+
+
+_FLIPS = OUTCOMES[True, False], OUTCOMES[False, True]
 
 
 @dataclass
@@ -124,6 +128,7 @@ def summarize_agreement(
         if model in outcomes:
             by_id = outcomes[model]
             result["models"][model]["by_outcome"] = _by(items, _outcome(by_id), seed)
+            result["models"][model]["flips"] = {o: [i["id"] for i in items if by_id[i["id"]] == o] for o in _FLIPS}
     for a, b in pairs(list(records)):
         moved = _figures(records[b]) - _figures(records[a])
         between: dict[str, Any] = _figure_intervals(moved, seed)

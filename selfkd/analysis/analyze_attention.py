@@ -1,9 +1,9 @@
 """Attention of models to the image, written and spoken, side by side.
 
 Writes into a run directory for each benchmark and model `items/BENCHMARK.MODEL.jsonl` (one item a line: each of
-`MEASURES` by layer, for both views), `heads/BENCHMARK.MODEL.json` (means over items by layer and head),
-`maps/BENCHMARK.MODEL.jsonl` (grids of attention on the picture), and last `result.json` (means over items, differences
-of views and of models on the same items, with their intervals).
+`MEASURES` by layer, for both views), `heads/BENCHMARK.MODEL.json` (means over items with their intervals,
+by layer and head), `maps/BENCHMARK.MODEL.jsonl` (grids of attention on the picture), and last `result.json` (means over
+items, differences of views and of models on the same items, with their intervals).
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from selfkd.analysis.attention import BY_HEAD, MEASURES, ViewAttention, attention_of_batch, image_map
-from selfkd.analysis.intervals import layer_intervals, pairs, thirds_of
+from selfkd.analysis.intervals import intervals, layer_intervals, pairs, thirds_of
 from selfkd.analysis.measured import (
     Record,
     about,
@@ -93,11 +93,11 @@ def analyze_attention(config: AttentionConfig) -> dict[str, Any]:
 
         def write_heads_and_maps(benchmark: str, model: str, records: list[Record]) -> None:
             heads = [record.pop("heads") for record in records]
-            means = {
-                view: {m: np.mean([h[view][m].numpy() for h in heads], axis=0).tolist() for m in BY_HEAD}
+            by_view = {
+                view: {m: intervals(np.stack([h[view][m].numpy() for h in heads]), config.seed) for m in BY_HEAD}
                 for view in VIEWS
             }
-            write_json(run.folder / "heads" / f"{benchmark}.{model}.json", {"n": len(heads)} | means)
+            write_json(run.folder / "heads" / f"{benchmark}.{model}.json", by_view)
             maps = [m for record in records for m in record.pop("maps")]
             text = "".join(json.dumps(m) + "\n" for m in maps)
             write_text(run.folder / "maps" / f"{benchmark}.{model}.jsonl", text)

@@ -125,5 +125,5 @@ def rounded(numbers: Iterable[float]) -> list[float]:
 
 
 def read_items(folder: Path, benchmark: str, model: str) -> list[Record]:
-    lines = items_path(folder, benchmark, model).read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines if line]
+    with items_path(folder, benchmark, model).open("rb") as file:
+        return [json.loads(line) for line in file]

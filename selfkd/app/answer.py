@@ -13,6 +13,7 @@ from selfkd.analysis.views import written_question
 from selfkd.app.looks import Looks, read_answer
 from selfkd.data.example import Example
 from selfkd.data.views import PairedItem, View, view_prompts
+from selfkd.model.asked import ends_of
 from selfkd.model.omni import OmniModel
 from selfkd.model.processor import OmniProcessor, Prompt
 
@@ -50,13 +51,12 @@ def answer(
     for prompt in prompts:
         ids = prompt.prefix_ids + prompt.suffix_ids
         processor.check_context("question", ids, prompt.speech_inputs, model.context - max_new_tokens)
-    own_end = model.vlm.generation_config.eos_token_id
-    ends = {processor.end_id, *(own_end if isinstance(own_end, list) else [own_end])} - {None}
+    ends = ends_of(model, processor.end_id)
     # as evaluation asks: a checkpoint's own sampling and penalties are off
     replies = model.generate(
         **processor(prompts),
         max_new_tokens=max_new_tokens,
-        eos_token_id=sorted(ends),
+        eos_token_id=ends,
         pad_token_id=processor.tokenizer.pad_token_id,
         do_sample=False,
         num_beams=1,
@@ -75,7 +75,7 @@ def _answer(
     view: View,
     prompt: Prompt,
     reply_ids: list[int],
-    ends: set[int],
+    ends: list[int],
 ) -> Answer:
     end = next((at for at, id_ in enumerate(reply_ids) if id_ in ends), None)
     ids = reply_ids if end is None else reply_ids[: end + 1]

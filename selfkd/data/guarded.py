@@ -32,7 +32,7 @@ class GuardedSpeaker:
                 raise InputError(f"engine: said nothing for {self._time_limit:.0f} s, the time limit of a row")
             answer = self._pipe.recv()
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
-            self._process.join(1)
+            self._process.join(10)
             code = self._process.exitcode
             self.close()
             raise InputError(f"engine: died on this row (exit code {code})") from error

@@ -8,7 +8,7 @@ import torch
 from selfkd.data.example import Example
 from selfkd.data.views import VIEWS, View, view_prompts
 from selfkd.evaluation.reply import Reply
-from selfkd.model.asked import generate_replies, read_prompts
+from selfkd.model.asked import ends_of, generate_replies, read_prompts
 from selfkd.model.omni import OmniModel
 from selfkd.model.processor import OmniProcessor, Prompt, Seen
 from selfkd.model.rounds import generate_in_rounds
@@ -33,12 +33,11 @@ def answer_views(
     prompts = prompts_of(processor, examples, views)
     for example, of_views in zip(examples, prompts, strict=True):
         check_room(model, processor, example, of_views, max_new_tokens)
-    own_end = model.vlm.generation_config.eos_token_id
-    ends = {processor.end_id, *(own_end if isinstance(own_end, list) else [own_end])} - {None}
+    ends = ends_of(model, processor.end_id)
     parts = read_prompts(model, **processor([p for of_views in prompts for p in of_views]))
     pad = processor.tokenizer.pad_token_id
     ids = generate_replies(
-        model, parts, generate_in_rounds, max_new_tokens=max_new_tokens, eos_token_id=sorted(ends), pad_token_id=pad
+        model, parts, generate_in_rounds, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=pad
     )
     replies = iter(processor.decode(ids))
     by_example = [[Reply(next(replies)) for _ in views] for _ in examples]

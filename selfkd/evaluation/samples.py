@@ -29,5 +29,5 @@ def keep_whole_lines(path: Path) -> None:
 def read_samples(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise InputError(f"{path}: not found (selfkd evaluate writes it)")
-    # not `splitlines`, which also ends a line at U+2028 and U+0085: a reply may hold them, and JSON keeps them
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    with path.open("rb") as file:  # of bytes: a text has other ends of lines too, and a model may have said one
+        return [json.loads(line) for line in file]

@@ -84,6 +84,12 @@ def read_prompts(
     return parts
 
 
+def ends_of(model: "OmniModel", end_id: int) -> list[int]:
+    """Ids that end a reply: `end_id`, with which the chat template ends one, and what the checkpoint names besides."""
+    own = model.vlm.generation_config.eos_token_id
+    return sorted({end_id, *(own if isinstance(own, list) else [own])} - {None})
+
+
 def generate_replies(model: "OmniModel", parts: list[Asked], generate: Generate, **generate_inputs: Any) -> Tensor:
     """Ids of the replies (B, new tokens), in the order that the prompts had. All rows are generated together, but for
     those of a model with adapters: they would be on for the written ones too."""

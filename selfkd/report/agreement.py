@@ -29,7 +29,8 @@ def _benchmark(run: RunFolder, name: str, models: Mapping[str, Any], styles: Sty
         *(_by_position(key, models, styles) for key in _FIGURES),
         *(_by_layer(k, models, styles) for k in _BY_LAYER),
     ]
-    tables = [_table(name, models), _outcomes(name, models), _farthest(run, name, list(models))]
+    by = [_by(name, models, group) for group in ("kind", "voice")]
+    tables = [*by, _outcomes(name, models), _farthest(run, name, list(models))]
     return {
         "title": name,
         "n": max(model["n"] for model in models.values()),
@@ -75,13 +76,14 @@ def _cells(of: Mapping[str, Any]) -> list[str]:
     return [str(of["n"]), *(interval(of[key]["mean"], of[key]["low"], of[key]["high"]) for key in _FIGURES)]
 
 
-def _table(name: str, models: Mapping[str, Any]) -> Table:
+def _by(name: str, models: Mapping[str, Any], group: str) -> Table:
     rows = []
     for model, of in models.items():
         rows.append([titled(model), "all", *_cells(of)])
-        rows += [[titled(model), kind or "–", *_cells(some)] for kind, some in of["by_kind"].items()]
+        rows += [[titled(model), value or "–", *_cells(some)] for value, some in of[f"by_{group}"].items()]
     note = "Means over items, an item's being the mean over its response rows, with 95% intervals over items."
-    return Table(f"{name}: agreement by kind", ["Model", "Kind", "n", *_FIGURES.values()], rows, note=note)
+    columns = ["Model", group.capitalize(), "n", *_FIGURES.values()]
+    return Table(f"{name}: agreement by {group}", columns, rows, note=note)
 
 
 def _outcomes(name: str, models: Mapping[str, Any]) -> Table:

@@ -14,7 +14,7 @@ from selfkd.evaluation.gap_table import VIEWS
 from selfkd.report.charts import Figure, Line, line_chart
 from selfkd.report.media import heat_uri, picture_uri
 from selfkd.report.naming import Styles, listed, titled
-from selfkd.report.run_folder import RunFolder, data_folder, read_lines
+from selfkd.report.run_folder import RunFolder, data_folder, read_json, read_lines
 from selfkd.report.tables import Table, percent, signed_interval
 
 MAIN = "query_to_image", "response_to_image", "response_to_query"
@@ -47,6 +47,8 @@ def _benchmark(run: RunFolder, name: str, of: Mapping[str, Any], styles: Styles)
         "others": [{"figure": charts[m], "note": measures[m]} for m in measures if m not in MAIN],
         "tables": _tables(name, of, measures),
         "tokens": _tokens(name, models),
+        "models": [titled(m) for m in models],
+        "heads": _heads(run, name, list(models)),
         "maps": _maps(run, name, list(models)),
     }
 
@@ -109,14 +111,16 @@ def _figures(thirds: Mapping[str, Interval]) -> str:
 
 
 def curves(measure: str, models: Mapping[str, Any], styles: Styles) -> Figure:
-    """Written and spoken by layer, each with its 95% band; the written view once where it is the same for all."""
+    """Written and spoken by layer, each with its 95% band; the written view once where it is the same for all, else
+    each in a style of its own."""
     written = {name: model["views"][_WRITTEN][measure]["layers"] for name, model in models.items()}
     shared = len(models) > 1 and len({str(layers["mean"]) for layers in written.values()}) == 1
     lines: list[Line] = []
     for name, layers in written.items():
         if not shared or not lines:
             whose = "every model" if shared else titled(name)
-            lines.append(_line(f"Written, {whose}", layers, styles.of(TEXT)))
+            style = styles.of(TEXT if shared or len(models) == 1 else f"{name}, written")
+            lines.append(_line(f"Written, {whose}", layers, style))
     for name, model in models.items():
         lines.append(_line(f"Spoken, {titled(name)}", model["views"][_SPOKEN][measure]["layers"], styles.of(name)))
     return line_chart(measure.replace("_", " "), lines, "layer")
@@ -162,6 +166,25 @@ def _tokens(name: str, models: Mapping[str, Any]) -> Table:
     rows = [[titled(m), *(f"{model['tokens'][k]:.4g}" for k in keys)] for m, model in models.items()]
     columns = ["Model", "Items", "Image", "Question, written", "Question, spoken", "Response rows"]
     return Table(f"{name}: tokens, mean over items", columns, rows, words=1)
+
+
+def _heads(run: RunFolder, benchmark: str, models: list[str]) -> list[dict[str, Any]]:
+    """For each model, written and spoken, a heat map of question to image by layer and head, all on one scale."""
+    grids: dict[tuple[str, str], list[list[float]]] = {}
+    for model in models:
+        by_view = read_json(run.folder / "heads" / f"{benchmark}.{model}.json")
+        grids |= {(model, view): by_view[view][MAIN[0]]["mean"] for view in _BOTH}
+    top = max(max(map(max, grid)) for grid in grids.values())
+    cells = []
+    for (model, view), grid in grids.items():
+        most, least = max(map(max, grid)), min(map(min, grid))
+        layer = next(i for i, heads in enumerate(grid) if most in heads)
+        between = f"{percent(least, 0)} to {percent(most, 0)}"
+        words = (
+            f"{titled(model)}, {VIEWS[view]}: {between} by head, most in layer {layer}, head {grid[layer].index(most)}"
+        )
+        cells.append({"uri": heat_uri(grid, top), "words": words, "between": between})
+    return cells
 
 
 def _maps(run: RunFolder, benchmark: str, models: list[str]) -> list[dict[str, Any]]:

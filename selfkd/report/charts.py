@@ -99,8 +99,8 @@ def line_chart(title: str, lines: Sequence[Line], across: str, text: Callable[[f
                 tip = f"{line.name}, {across} {x:g}: {write(round(y, 4))}"
                 parts.append(_marker(line.style, spot, tip))
     words = "; ".join(
-        f"{n.name}: {write(round(n.points[0][1], 4))} at {across} {n.points[0][0]:g}, "
-        f"{write(round(n.points[-1][1], 4))} at {n.points[-1][0]:g}"
+        f"{n.name}: {write(round(n.points[0][1], 4))} at {across} {n.points[0][0]:g}"
+        + (f", {write(round(n.points[-1][1], 4))} at {n.points[-1][0]:g}" if len(n.points) > 1 else "")
         for n in lines
     )
     return Figure(title, _svg(WIDTH, HEIGHT, title, words, parts), [(line.name, line.style) for line in lines])

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from markupsafe import Markup
 
@@ -57,7 +58,7 @@ def items_section(groups: list[Group], output: Path, with_media: int, listed: in
         _add_media(item, folders.get(item.benchmark))
     for item in chosen[with_media:]:
         place = folders.get(item.benchmark)
-        item.link = "" if place is None else os.path.relpath(place[0].folder, output.parent)
+        item.link = "" if place is None else _link(place[0].folder, output.parent)
     return {
         "items": chosen,
         "total": len(items),
@@ -68,6 +69,11 @@ def items_section(groups: list[Group], output: Path, with_media: int, listed: in
         "outcomes": [o for o in OUTCOMES.values() if any(o in item.outcomes.values() for item in chosen)],
         "systems": {s: titled(s) for item in chosen for s in item.outcomes},
     }
+
+
+def _link(folder: Path, seen_from: Path) -> str:
+    """A relative URL: "#", "?", "%" and ":" are letters of a folder's name."""
+    return quote(Path(os.path.relpath(folder, seen_from)).as_posix())
 
 
 def _items(groups: list[Group]) -> list[Item]:

@@ -75,12 +75,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise InputError(f"{path}: not found; the run has lost it")
     records = []
-    lines = path.read_text(encoding="utf-8").split("\n")  # `splitlines` would end one at a reply's U+2028 or U+0085
-    for number, line in enumerate(lines if lines[-1] else lines[:-1], 1):
-        try:
-            records.append(json.loads(line))
-        except ValueError as error:
-            raise InputError(f"{path}: line {number} is cut short or damaged ({error})") from error
+    with path.open("rb") as file:  # of bytes: a text has other ends of lines too, and a model may have said one
+        for number, line in enumerate(file, 1):
+            try:
+                records.append(json.loads(line))
+            except ValueError as error:
+                raise InputError(f"{path}: line {number} is cut short or damaged ({error})") from error
     return records
 
 

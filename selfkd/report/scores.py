@@ -1,14 +1,14 @@
-"""Scores of evaluation runs: sentences, bars, tables of gaps and of what was closed, kinds of question, the "yes" bias,
-written against spoken over models."""
+"""Scores of evaluation runs: sentences, bars, tables of gaps and of what was closed, kinds of question, “yes” bias."""
 
 from statistics import fmean, stdev
 from typing import Any
 
 from selfkd.evaluation.compare import CASCADE, TEXT
 from selfkd.evaluation.scorers import YES_NO_KINDS
-from selfkd.report.charts import Bar, Dot, Figure, bar_chart, scatter
+from selfkd.report.charts import Bar, Figure, bar_chart
 from selfkd.report.evaluated import Group
 from selfkd.report.naming import Styles, listed, system_title, titled
+from selfkd.report.over_models import together, written_against_spoken
 from selfkd.report.run_folder import RunFolder, read_json
 from selfkd.report.tables import Table, minus, percent, percents
 
@@ -28,7 +28,8 @@ def scores_section(runs: list[RunFolder], groups: list[Group], styles: Styles) -
         "tables": [t for t in (*tables, _voices_table(runs), _topic_table(runs)) if t.rows],
         "kinds": [t for t in (_kind_table(group, names) for group in groups) if t.rows],
         "bias": [f for f in (_bias(group, names, styles) for group in groups) if f],
-        "scatter": _scatter(groups, styles),
+        "scatter": written_against_spoken(groups, styles),
+        "together": together(groups),
     }
 
 
@@ -57,21 +58,22 @@ def headline(group: Group, names: Names) -> dict[str, str]:
     if not group.scores["gap_closed"]:
         gaps = {s: g for s, g in group.scores["gap"].items() if s != CASCADE and g["n"]}
         after = [_gap_words(s, g) for s, g in gaps.items()]
-    clear = [c["share"] for c in shares.values() if c["interval"][0] > 0]
+    clear = {s: c["share"] for s, c in shares.items() if c["interval"][0] > 0}
+    first = next(iter(clear), "")
     text = "; ".join(said) or "no replies"
     return {
         "title": names.group(group),
-        "figure": f"{percent(clear[-1], 0)} of the gap closed" if clear else "",
+        "figure": f"{percent(clear[first], 0)} of the gap closed with {titled(first)}" if clear else "",
         "text": " ".join([f"{text[0].upper()}{text[1:]}.", *after]),
     }
 
 
 def _closed_words(system: str, closed: dict[str, Any]) -> str:
-    """ "closes" is said where the interval of the share leaves out none."""
+    """ "is closed" is said where the interval of the share leaves out none."""
     share, low_to_high, of = percent(closed["share"], 0), percents(closed["interval"]), titled(closed["of"])
     if closed["interval"][0] > 0:
-        return f"{titled(system)} closes {share} of the gap that {of} leaves ({low_to_high})."
-    return f"{titled(system)} closes no clear share of the gap that {of} leaves ({share}; {low_to_high})."
+        return f"With {titled(system)}, {share} of the gap that {of} leaves is closed ({low_to_high})."
+    return f"With {titled(system)}, no clear share of the gap that {of} leaves is closed ({share}; {low_to_high})."
 
 
 def _inside(title: str) -> str:
@@ -213,18 +215,3 @@ def _bias(group: Group, names: Names, styles: Styles) -> Figure | None:
     reach = max((max(abs(b.low), abs(b.high)) for b in bars), default=0.0)
     reach = min(1.0, max(0.1, reach))
     return bar_chart(f"{names.group(group)}: “yes” beyond the truth", bars, -reach, reach) if bars else None
-
-
-def _scatter(groups: list[Group], styles: Styles) -> Figure | None:
-    dots = []
-    for group in groups:
-        systems = group.scores["systems"]
-        for s in group.spoken if TEXT in systems and systems[TEXT]["n"] else ():
-            if systems[s]["n"]:
-                at = systems[TEXT]["accuracy"], systems[s]["accuracy"]
-                dots.append(Dot(f"{titled(s)} on {group.benchmark}", at, styles.of(s), group.benchmark))
-    return (
-        scatter("Written against spoken, a point for each model and benchmark", dots, "written", "spoken")
-        if dots
-        else None
-    )

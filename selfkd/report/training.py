@@ -1,5 +1,6 @@
 """Training curves: a chart for each stage and figure that was logged; a run keeps its style in all of them."""
 
+from math import isfinite
 from typing import Any
 
 from selfkd.report.charts import Figure, Line, line_chart
@@ -9,7 +10,18 @@ from selfkd.report.tables import Table
 from selfkd.runs import read_log
 
 _STAGES = {"align": "Stage 1", "distill": "Stage 2"}
-_CURVES = {"sft_per_token": "cross-entropy to the labels", "kd_per_token": "divergence from the teacher"}
+_CURVES = {
+    "sft_per_token": "cross-entropy to the labels",
+    "kd_per_token": "divergence from the teacher",
+    "hidden_per_token": "distance from the teacher’s hidden states",
+    "transcript_per_token": "CTC on what was said",
+    "alignment_per_token": "soft-DTW to the question’s embeddings",
+}
+
+
+def _points(log: list[dict[str, Any]], key: str) -> list[tuple[float, float]]:
+    """What was learnt from, by step; a run that diverged has figures that are none."""
+    return [(e["step"], e[key]) for e in log if e.get(key) and isfinite(e[key])]
 
 
 def training_section(runs: list[RunFolder], styles: Styles) -> dict[str, Any] | None:
@@ -20,10 +32,7 @@ def training_section(runs: list[RunFolder], styles: Styles) -> dict[str, Any] | 
     for stage, title in _STAGES.items():
         logs = {run.name: read_log(run.folder) for run in trained if run.kind == stage}
         for key, what in _CURVES.items():
-            lines = [
-                Line(titled(name), [(e["step"], e[key]) for e in log if e.get(key)], styles.of(name))
-                for name, log in logs.items()
-            ]
+            lines = [Line(titled(name), _points(log, key), styles.of(name)) for name, log in logs.items()]
             if any(line.points for line in lines):
                 curves.append(line_chart(f"{title}: {what}", lines, "optimizer step"))
     rows = [

@@ -66,7 +66,7 @@ class Rows(StoppingCriteria):
     """`generate` asks it after every token which rows are finished. A stopping criterion and no streamer, for it sees
     every row of a batch and can end one: at its own limit of tokens, or when nobody waits for it."""
 
-    def __init__(self, jobs: Sequence[Job], processor: OmniProcessor, ends: frozenset[int]):
+    def __init__(self, jobs: Sequence[Job], processor: OmniProcessor, ends: Sequence[int]):
         self.jobs, self._processor, self._ends = jobs, processor, ends
         self._ids: list[list[int]] = [[] for _ in jobs]
 

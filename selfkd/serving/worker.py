@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from transformers import StoppingCriteriaList
 
+from selfkd.model.asked import ends_of
 from selfkd.model.omni import OmniModel
 from selfkd.model.processor import OmniProcessor
 from selfkd.serving.refused import RefusedError, overloaded
@@ -23,8 +24,6 @@ class Worker:
         # where a window slides, generate_after splits a batch by lengths, and rows are no longer ours to follow
         slides = getattr(model.config.get_text_config(), "sliding_window", None) is not None
         self._max_batch, self._wait_seconds = 1 if slides else max_batch, wait_seconds
-        ends = model.vlm.generation_config.eos_token_id
-        self._ends = frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
         self._waiting: list[Job] = []
         self._changed = threading.Condition()
         self._is_closing = False
@@ -96,13 +95,19 @@ class Worker:
                 self._answer([job])
 
     def _generated(self, batch: Sequence[Job]) -> Exception | None:
-        rows = Rows(batch, self._processor, self._ends)
+        ends = ends_of(self._model, self._processor.end_id)
+        rows = Rows(batch, self._processor, ends)
         self.batches += 1
         try:
             self._model.generate(
                 **self._processor([job.prepared.prompt for job in batch]),
                 max_new_tokens=max(job.prepared.new_tokens for job in batch),
+                # as evaluation asks: a checkpoint's own sampling and penalties are off
+                eos_token_id=ends,
+                pad_token_id=self._processor.tokenizer.pad_token_id,
                 do_sample=False,
+                num_beams=1,
+                repetition_penalty=1.0,
                 stopping_criteria=StoppingCriteriaList([rows]),
             )
         except Exception as error:
