@@ -1,16 +1,20 @@
 # make demo   measure the vision-audio gap of the embedded model and close it; ends in runs/demo/report.html
 # make test   linter, type checker, tests
-# Both make .venv with pinned versions first. PYTHON=python3.12 chooses another interpreter (3.11 or later).
+# make study-ears   ears x objective x data over five seeds, into runs/ears: hours; stopped and started again it goes on
+# All make .venv with pinned versions first. PYTHON=python3.12 chooses another interpreter (3.11 or later).
 PYTHON ?= python3
 VENV ?= .venv
 
-.PHONY: demo test check
+.PHONY: demo test check study-ears
 
 demo: $(VENV)/installed
 	$(VENV)/bin/selfkd demo --output runs/demo
 
 test: check
 	$(VENV)/bin/python -m pytest
+
+study-ears: $(VENV)/installed
+	$(VENV)/bin/python benchmarks/ears_study.py --output runs/ears
 
 check: $(VENV)/installed
 	$(VENV)/bin/ruff check .
