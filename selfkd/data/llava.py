@@ -19,7 +19,7 @@ _BOX = re.compile(r"\[\s*\d*\.\d+\s*(,\s*\d*\.\d+\s*){3}\]|bounding box coordina
 _FORMAT = re.compile(
     r"\s*(Answer the question using a single word or phrase\."
     r"|Answer with the option's letter from the given choices directly\."
-    r"|Provide a one-sentence caption for the provided image\.(?=\s*\Z))\s*"
+    r"|Provide a one-sentence caption for the provided image\.)\s*"
 )
 _OCR = re.compile(r"\s*Reference OCR token:[^\n]*\n?")
 
@@ -28,6 +28,8 @@ def llava(path: Path, images: Path, count: int, seed: int, instruction_spoken: b
     """The questions of a llava file; raises InputError, naming file and field, for what is not one."""
     skipped: Counter[str] = Counter()
     rows = drawn(_rows(path, images, instruction_spoken, skipped), count, seed)
+    first: dict[Any, int] = {}  # several conversations may be about one picture
+    rows = tuple(sorted(rows, key=lambda row: first.setdefault(row.image, len(first))))
     return Listed("llava", rows, "CC-BY-4.0 (annotations); the pictures have their own", skipped=dict(skipped))
 
 
@@ -38,11 +40,11 @@ def _rows(path: Path, images: Path, instruction_spoken: bool, skipped: Counter[s
         if not record.get("image"):
             skipped["no picture"] += 1
             continue
-        turns = record["conversations"]
+        image, turns = images / str(record["image"]), record["conversations"]
         for turn, (asked, answered) in enumerate(zip(turns[::2], turns[1::2], strict=False)):
-            if (asked.get("from"), answered.get("from")) != ("human", "gpt"):
+            if not (_is_from("human", asked) and _is_from("gpt", answered)):
                 raise InputError(
-                    f"{path}: record {number}: field conversations: turn {2 * turn} is not human, then gpt"
+                    f"{path}: record {number}: field conversations: turn {2 * turn} is not human's, then gpt's"
                 )
             question, instruction, answer_format = split_question(asked["value"], instruction_spoken)
             if _BOX.search(asked["value"]) or _BOX.search(answered["value"]):
@@ -52,9 +54,12 @@ def _rows(path: Path, images: Path, instruction_spoken: bool, skipped: Counter[s
             else:
                 # an id of the mixture may stand for several conversations: the record's number does not
                 name = f"llava-{number:06d}-{turn:02d}"
-                image = images / record["image"]
                 answer = answered["value"].strip()
-                yield Row(name, question, answer, instruction, answer_format, image, category=image.parts[-2])
+                yield Row(name, question, answer, instruction, answer_format, image, category=image.parent.name)
+
+
+def _is_from(who: str, turn: Any) -> bool:
+    return isinstance(turn, dict) and turn.get("from") == who and isinstance(turn.get("value"), str)
 
 
 def split_question(value: str, instruction_spoken: bool) -> tuple[str, str, str]:
@@ -66,7 +71,8 @@ def split_question(value: str, instruction_spoken: bool) -> tuple[str, str, str]
     if instruction_spoken:
         return text, before, ""
     after = "".join(f"\n{m.strip()}" for m in _FORMAT.findall(text))
-    return _FORMAT.sub("\n", text).strip(), before, after
+    question = _FORMAT.sub("\n", text).strip()
+    return (question, before, after) if question else (text, before, "")  # a caption is all that is asked for
 
 
 def read_json(path: Path) -> Any:

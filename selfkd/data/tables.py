@@ -33,7 +33,11 @@ def dataset(name: str, split: str, columns: Mapping[str, str], count: int, seed:
         raise InputError(f"path: {name}: {str(error).splitlines()[0]}") from error
     wanted = _checked(columns)
     image, table = wanted["image"], data
-    if image in data.column_names and isinstance(data.features[image], Image):
+    feature = data.features.get(image)
+    if isinstance(feature, dict) and "bytes" in feature:  # Parquet that does not say that these are pictures
+        data = data.cast_column(image, Image())
+        feature = data.features[image]
+    if isinstance(feature, Image):
         table = dataset_rows(data, image)
     skipped: Counter[str] = Counter()
     rows = drawn(_rows(table, Path(), wanted, name, skipped), count, seed)
@@ -77,6 +81,12 @@ def _rows(
         if not values["question"] or not values["answer"]:
             skipped["no question or answer"] += 1
             continue
+        for name, value in values.items():
+            if isinstance(value, list | dict):
+                wanted = "a picture or its path" if name == "image" else "text"
+                raise InputError(
+                    f"columns: {where}: row {number}: {columns[name]!r} is a {type(value).__name__}, not {wanted}"
+                )
         yield Row(
             id=str(values["id"] if values["id"] is not None else f"{Path(where).stem}-{number:06d}"),
             question=str(values["question"]).strip(),
