@@ -13,16 +13,20 @@ from selfkd.data.shard_pool import run_jobs
 from selfkd.data.synthesize import SynthesizeConfig, synthesize
 from selfkd.errors import InputError
 
-# a cluster of two workers, and the same job by this machine's processes
+# a cluster of two workers with a core each, and the command that joins it by its address
 _ON_RAY = """
 import sys
-from pathlib import Path
-import ray
-from selfkd.data.synthesize import SynthesizeConfig, synthesize
+from ray.cluster_utils import Cluster
+from selfkd.cli import main
 
 if __name__ == "__main__":
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    synthesize(SynthesizeConfig(Path(sys.argv[1]), "world-annotated", count=8, shard_rows=2, pool="ray"))
+    cluster = Cluster()
+    for _ in range(2):
+        cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+    wanted = ["--source", "world-annotated", "--count", "8", "--shard_rows", "2", "--output", sys.argv[1]]
+    status = main(["synthesize", *wanted, "--pool", "ray", "--address", cluster.address])
+    cluster.shutdown()
+    sys.exit(status)
 """
 
 

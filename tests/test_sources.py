@@ -15,6 +15,7 @@ from PIL import Image as Pictures
 
 from selfkd.data.example import read_manifest
 from selfkd.data.folder import ExampleFolder
+from selfkd.data.json_list import json_records
 from selfkd.data.listed import MOST_PIXELS, checked_image
 from selfkd.data.llava import split_question
 from selfkd.data.sources import open_source
@@ -276,8 +277,10 @@ def test_recordings_of_another_form_are_brought_to_ours(tmp_path, name, make):
 @pytest.mark.parametrize(
     ("source", "text", "message"),
     [
-        ("llava", "{", "not a JSON file in UTF-8"),
-        ("llava", b'["\xff"]', "not a JSON file in UTF-8"),
+        ("llava", "{", "does not begin as a JSON file of this source does"),
+        ("llava", "[{}, {", "record 0: field conversations"),
+        ("llava", "", "does not begin as a JSON file"),
+        ("llava", b'["\xff"]', "after record 0: not UTF-8"),
         ("llava", '[{"id": 1}]', "record 0: field conversations"),
         ("llava", '[{"image": "a", "conversations": ["x", "y"]}]', "record 0: .*turn 0 is not human's, then gpt's"),
         ("llava", '[{"image": "a", "conversations": [{"from": "human"}, {"from": "gpt"}]}]', "record 0: .*turn 0"),
@@ -293,8 +296,8 @@ def test_recordings_of_another_form_are_brought_to_ours(tmp_path, name, make):
         ("lhotse", "nonsense", "not lhotse's JSON lines"),
         ("lhotse", '{"id": 1}\n', "line 1: not in the published layout .*supervisions"),
         ("lhotse", "[1]\n", "line 1: not in the published layout"),
-        ("gigaspeech", "nonsense", "not a JSON file"),
-        ("gigaspeech", "[1]", "field audios: not there"),
+        ("gigaspeech", "nonsense", "does not begin as a JSON file"),
+        ("gigaspeech", '{"audios": [1', "audio 0: not in the published layout|record 0: not JSON"),
         ("gigaspeech", '{"audios": [{"aid": "a", "path": "b"}]}', "audio 0: not in the published layout .*segments"),
         ("librispeech", "", "no such folder"),
     ],
@@ -304,6 +307,19 @@ def test_files_that_cannot_be_read_are_named(tmp_path, source, text, message):
     with pytest.raises(InputError, match=message):
         synthesize(settings(tmp_path, source, tmp_path / "file"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("size", [1, 7, 2**20])
+def test_a_list_in_json_is_read_an_item_at_a_time(tmp_path, monkeypatch, size):
+    """Whatever part of it is read at once: items, numbers and letters of several bytes end in the middle."""
+    monkeypatch.setattr("selfkd.data.json_list._AT_ONCE", size)
+    items = [{"a": ["x", {"b": "]é日"}]}, 12345, [], "text, text", None]
+    for text in (json.dumps(items), json.dumps(items, indent=2, ensure_ascii=False)):
+        (tmp_path / "list.json").write_text(text)
+        assert list(json_records(tmp_path / "list.json", r"\s*\[?")) == items
+    (tmp_path / "list.json").write_text(json.dumps(items)[:-30])
+    with pytest.raises(InputError, match=r"list.json: record \d: not JSON"):
+        list(json_records(tmp_path / "list.json"))
 
 
 def test_transcripts_that_are_not_utf8_are_named(tmp_path):

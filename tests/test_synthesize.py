@@ -201,13 +201,15 @@ def test_what_killed_jobs_leave_is_no_hindrance_and_goes_at_the_end(spoken, tmp_
 def test_killed_at_random_moments_it_ends_in_the_same_bytes(spoken, tmp_path):
     command = [sys.executable, "-m", "selfkd.cli", "synthesize", "--source", "world-annotated", "--count", "8"]
     command += ["--shard_rows", "3", "--output", str(tmp_path / "killed")]
-    for _ in range(4):
+    for _ in range(10):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(random.Random().uniform(1, 6))
+        time.sleep(random.Random().uniform(0.5, 6))
         process.kill()
         process.wait()
         names = [p.name for p in (tmp_path / "killed").glob("train-*.parquet")]
         assert set(names) <= set(digests(spoken))
-    if not (tmp_path / "killed" / MANIFEST).is_file():
-        synthesize(config(tmp_path / "killed"))
+        if (tmp_path / "killed" / MANIFEST).is_file():  # done before it was killed: from the beginning
+            assert digests(tmp_path / "killed") == digests(spoken)
+            shutil.rmtree(tmp_path / "killed")
+    synthesize(config(tmp_path / "killed"))
     assert digests(tmp_path / "killed") == digests(spoken)

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from selfkd.data.example import LONGEST_SECONDS
+from selfkd.data.json_list import json_records
 from selfkd.data.listed import Clip, Listed, Row, drawn
-from selfkd.data.llava import read_json
 from selfkd.data.tasks import REPEAT_INSTRUCTION
 from selfkd.errors import InputError
 
@@ -78,10 +78,7 @@ def gigaspeech(path: Path, count: int, seed: int) -> Listed:
 
 
 def _gigaspeech(path: Path, skipped: Counter[str]) -> Iterator[Row]:
-    corpus = read_json(path)
-    if not isinstance(corpus, dict) or "audios" not in corpus:
-        raise InputError(f"path: {path}: field audios: not there; this is not GigaSpeech.json")
-    for number, audio in enumerate(corpus["audios"]):
+    for number, audio in enumerate(json_records(path, r'\s*\{.*?"audios"\s*:\s*\[')):
         with _as_published(f"path: {path}: audio {number}"):
             yield from _segments(path.parent / audio["path"], audio["aid"], audio["segments"], skipped)
 

@@ -1,10 +1,12 @@
 """Questions that stand in files: a list of rows, drawn by a seed, whose pictures and sound are read one at a time."""
 
+import heapq
 import io
 import random
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -96,16 +98,21 @@ class Listed:
 def drawn(rows: Iterable[Row], count: int, seed: int) -> tuple[Row, ...]:
     """`count` rows drawn by the seed (all for 0), in the order of the files: questions about a picture stay together.
 
-    Raises InputError where there are fewer, or where two have one id.
+    Raises InputError where there are fewer, or where two that are taken have one id.
     """
-    every = list(rows)
+    rng = random.Random(f"draw/{seed}")
+    every = list(rows) if not count else _smallest(count, ((rng.random(), i, row) for i, row in enumerate(rows)))
     twice = [name for name, times in Counter(row.id for row in every).items() if times > 1]
     if twice:
         raise InputError(f"field id: {twice[0]!r} stands for more than one row")
     if count > len(every):
         raise InputError(f"count: {count} are asked for, the source has {len(every)}")
-    chosen = sorted(random.Random(f"draw/{seed}").sample(range(len(every)), count)) if count else range(len(every))
-    return tuple(every[i] for i in chosen)
+    return tuple(every)
+
+
+def _smallest(count: int, keyed: Iterable[tuple[float, int, Row]]) -> list[Row]:
+    """The rows with the smallest keys, in their order: no more than these are held at any time."""
+    return [row for _, _, row in sorted(heapq.nsmallest(count, keyed), key=itemgetter(1))]
 
 
 def checked_image(image: Path | bytes) -> bytes:

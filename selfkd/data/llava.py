@@ -4,13 +4,13 @@ A conversation's turns become single questions about its picture. What asks for 
 or answered aloud and is left out; conversations without a picture are skipped. Both are counted.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from selfkd.data.json_list import json_records
 from selfkd.data.listed import Listed, Row, drawn
 from selfkd.errors import InputError
 
@@ -34,7 +34,7 @@ def llava(path: Path, images: Path, count: int, seed: int, instruction_spoken: b
 
 
 def _rows(path: Path, images: Path, instruction_spoken: bool, skipped: Counter[str]) -> Iterator[Row]:
-    for number, record in enumerate(read_json(path)):
+    for number, record in enumerate(json_records(path)):
         if not isinstance(record, dict) or not isinstance(record.get("conversations"), list):
             raise InputError(f"{path}: record {number}: field conversations: not a list of turns")
         if not record.get("image"):
@@ -73,13 +73,3 @@ def split_question(value: str, instruction_spoken: bool) -> tuple[str, str, str]
     after = "".join(f"\n{m.strip()}" for m in _FORMAT.findall(text))
     question = _FORMAT.sub("\n", text).strip()
     return (question, before, after) if question else (text, before, "")  # a caption is all that is asked for
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file; raises InputError, naming it, where it cannot be read."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"path: {path}: no such file") from error
-    except (UnicodeDecodeError, json.JSONDecodeError, IsADirectoryError) as error:
-        raise InputError(f"path: {path}: not a JSON file in UTF-8 ({error})") from error
