@@ -5,6 +5,7 @@ or answered aloud and is left out; conversations without a picture are skipped. 
 """
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from selfkd.data.json_list import json_records
 from selfkd.data.listed import Listed, Row, drawn
+from selfkd.data.stored import InFolder
 from selfkd.errors import InputError
 
 _BOX = re.compile(r"\[\s*\d*\.\d+\s*(,\s*\d*\.\d+\s*){3}\]|bounding box coordinate")
@@ -40,7 +42,8 @@ def _rows(path: Path, images: Path, instruction_spoken: bool, skipped: Counter[s
         if not record.get("image"):
             skipped["no picture"] += 1
             continue
-        image, turns = images / str(record["image"]), record["conversations"]
+        image, turns = InFolder(images, str(record["image"])), record["conversations"]
+        folder = sys.intern(Path(image.name).parent.name)
         for turn, (asked, answered) in enumerate(zip(turns[::2], turns[1::2], strict=False)):
             if not (_is_from("human", asked) and _is_from("gpt", answered)):
                 raise InputError(
@@ -55,7 +58,7 @@ def _rows(path: Path, images: Path, instruction_spoken: bool, skipped: Counter[s
                 # an id of the mixture may stand for several conversations: the record's number does not
                 name = f"llava-{number:06d}-{turn:02d}"
                 answer = answered["value"].strip()
-                yield Row(name, question, answer, instruction, answer_format, image, category=image.parent.name)
+                yield Row(name, question, answer, instruction, answer_format, image, category=folder)
 
 
 def _is_from(who: str, turn: Any) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from selfkd.data.listed import Listed, Row, drawn
-from selfkd.data.stored import Stored, dataset_rows
+from selfkd.data.stored import InFolder, Stored, dataset_rows
 from selfkd.errors import InputError
 
 FIELDS = ("id", "question", "answer", "image", "instruction", "answer_format", "category", "kind")
@@ -99,5 +99,5 @@ def _rows(
         )
 
 
-def _image(value: Any, folder: Path) -> Path | bytes | Stored | None:
-    return value if value is None or isinstance(value, bytes | Stored) else folder / str(value)
+def _image(value: Any, folder: Path) -> bytes | Stored | None:
+    return value if value is None or isinstance(value, bytes | Stored) else InFolder(folder, str(value))
