@@ -3,9 +3,8 @@
     python benchmarks/synthesis.py [--count 3000] [--large 100000] [--check]
 
 Prints one table: one process and two, the memory of a large job over that of one of 5,000 rows (the command's own
-process and the two that it starts, questions listed in a file), and how many examples a
-second the training's loader makes (from the disk, on one core, none of them kept) over what a training step of the
-embedded model eats. `--check` exits with 1 where a bar is missed: 150 a second for one process, two processes 1.8 times
+process and the two that it starts, questions listed in a file), and how many examples a second the training's loader
+makes (from the disk, on one core, none of them kept) over what a training step of the embedded model eats. `--check` exits with 1 where a bar is missed: 150 a second for one process, two processes 1.8 times
 as fast, memory of the large job within 10% of the small one's, the loader 3 times as fast as the step.
 """
 
@@ -21,7 +20,6 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from selfkd.data.synthesize import SynthesizeConfig, synthesize
-from selfkd.losses import Objective
 
 BARS = {
     "questions a second, one process": 150.0,
@@ -66,6 +64,7 @@ def loader_over_step(steps: int = 10, batch: int = 32) -> float:
 
     from selfkd.data.folder import ExampleFolder
     from selfkd.data.views import PairedCollator, PairedDataset
+    from selfkd.losses import Objective
     from selfkd.training.align import AlignConfig, assemble
     from selfkd.training.parts import freeze_all_but
 
@@ -108,9 +107,7 @@ def main() -> int:
         "memory, large over small": (large[0] + 2 * large[1]) / (small[0] + 2 * small[1]),
         "loader over training step": loader_over_step(),
     }
-    print(
-        f"n = {options.count}; a start takes {starts[1]:.1f} s; memory of the command, and of the two that it starts at most:"
-    )
+    print(f"n = {options.count}; a start takes {starts[1]:.1f} s; memory of the command and of the two that it starts:")
     for rows, (own, started) in ((SMALL_JOB, small), (options.large, large)):
         print(f"{own:.0f} + 2 x {started:.0f} MB for a job of {rows:,} rows")
     print(f"{'':34}{'found':>8}{'bar':>8}")
