@@ -4,8 +4,9 @@
 
 Prints one table: one process and two, the memory of a large job over that of one of 5,000 rows (the command's own
 process and the two that it starts, questions listed in a file), and how many examples a second the training's loader
-makes (from the disk, on one core, none of them kept) over what a training step of the embedded model eats. `--check` exits with 1 where a bar is missed: 150 a second for one process, two processes 1.8 times
-as fast, memory of the large job within 10% of the small one's, the loader 3 times as fast as the step.
+makes (from the disk, on one core, none of them kept) over what a training step of the embedded model eats. `--check`
+exits with 1 where a bar is missed: 150 a second for one process, two processes 1.8 times as fast, memory of the large
+job within 10% of the small one's, the loader 3 times as fast as the step.
 """
 
 import argparse
