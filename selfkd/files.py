@@ -3,7 +3,7 @@
 import errno
 import hashlib
 import json
-import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +16,8 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what the system says wher
 def write_atomically(path: Path) -> Iterator[Path]:
     """Gives a temporary path beside `path`; renames it on success, removes it on failure."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # not by the number of the process: in containers that share a folder it is often the same
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         yield temporary
         temporary.replace(path)

@@ -1,6 +1,7 @@
 """Rooms, noise and telephones: what they do to a voice, drawn from a hash, and what is kept of it."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import soundfile
 from conftest import tone
 from scipy.signal import welch
 
-from selfkd.data.augment import augmented, check_effects
+from selfkd.data.augment import _effect, augmented, check_effects
 from selfkd.data.folder import ExampleFolder
 from selfkd.data.speakers import EspeakSpeaker, Utterance
 from selfkd.data.synthesize import SynthesizeConfig, synthesize
@@ -64,6 +65,16 @@ def test_recorded_noise(voice, tmp_path):
     soundfile.write(tmp_path / "hum.wav", tone(4.0), 16_000)
     heard, done = augmented(voice, {"noise": 1.0}, (0.0, 0.0), str(tmp_path), "a")
     assert done == "noise 0 dB" and share_between(heard, 180, 260) > 2 * share_between(voice, 180, 260)
+
+
+def test_recorded_noise_is_in_one_order_on_every_disk(tmp_path, monkeypatch):
+    for name in ("b/1.wav", "c/2.wav", "a/3.wav"):
+        (tmp_path / name).parent.mkdir()
+        soundfile.write(tmp_path / name, tone(1.0), 16_000)
+    found = Path.rglob
+    monkeypatch.setattr(Path, "rglob", lambda folder, pattern: sorted(found(folder, pattern), reverse=True))
+    listed = [str(path) for path in _effect("noise", str(tmp_path)).sound_file_paths]
+    assert listed == [str(tmp_path / name) for name in ("a/3.wav", "b/1.wav", "c/2.wav")]
 
 
 def test_it_stands_beside_each_example_and_shards_stay_alike(tmp_path):

@@ -273,7 +273,7 @@ def test_aros_files_that_cannot_be_used_are_named(aro):
     with pytest.raises(InputError, match=r"relation\.json: per_kind: 21 are asked for, there are 20"):
         drawn_from(aro, per_kind=21)
     (aro / "visual_genome_attribution.json").write_text("{}")
-    with pytest.raises(InputError, match=r"attribution\.json: not a list of items"):
+    with pytest.raises(InputError, match=r"attribution\.json: does not begin as a JSON file of this source does"):
         drawn_from(aro, per_kind=2)
     (aro / "visual_genome_attribution.json").unlink()
     with pytest.raises(InputError, match=r"attribution\.json: no such file"):

@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import soundfile
-from conftest import tone
+from conftest import tone, world_examples
 
 from selfkd.data.check import CheckConfig, check
 from selfkd.data.engines import RecordedSpeaker, open_engine
@@ -22,7 +22,7 @@ from selfkd.data.guarded import GuardedSpeaker
 from selfkd.data.speakers import EspeakSpeaker, Utterance
 from selfkd.data.synthesize import SynthesizeConfig, synthesize, weighted_voices
 from selfkd.data.verify import Verifier, check_sound, word_error_rate
-from selfkd.errors import InputError
+from selfkd.errors import EngineError, InputError
 
 MODELS = Path(os.environ.get("SELFKD_MODELS", "/nowhere"))
 
@@ -63,7 +63,7 @@ def test_an_engine_that_hangs_dies_or_fails_costs_its_row_alone():
             speaker.speak(Utterance(text, "v"))
         assert len(speaker.speak(Utterance("well", "v"))) == 8_000
     speaker.close()
-    with pytest.raises(RuntimeError, match="nothing there"):
+    with pytest.raises(EngineError, match="nothing there"):
         GuardedSpeaker(Moody, (False,), 1.0).speak(Utterance("well", "v"))
 
 
@@ -76,6 +76,8 @@ def test_voices_have_weights_and_a_language():
     assert weighted_voices("de+m1", speaker, "de-DE") == {"de+m1": 1.0}
     with pytest.raises(InputError, match=r"'de\+m1' speaks de, the questions are in en"):
         weighted_voices("de+m1", speaker, "en")
+    with pytest.raises(InputError, match="voices: all weigh 0"):
+        weighted_voices("en-US+m1:0", speaker, "en")
     german = speaker.speak(Utterance("Wie viele Kreise sind rot?", "de+m1"))
     assert len(german) > 16_000 and not np.array_equal(
         german, speaker.speak(Utterance("Wie viele Kreise sind rot?", "en-US+m1"))
@@ -92,6 +94,10 @@ class Endpoint(BaseHTTPRequestHandler):
         self.asked.append(body)
         if len(self.asked) == 1:
             self.send_response(500)
+            self.end_headers()
+            return
+        if body["model"] == "locked":
+            self.send_response(401)
             self.end_headers()
             return
         if body["voice"] == "nobody":
@@ -128,6 +134,11 @@ def test_an_openai_compatible_endpoint(tmp_path):
     assert Endpoint.asked[-1]["input"] == "How many of the three are red?" and Endpoint.asked[-1]["model"] == "some-tts"
     with pytest.raises(InputError, match="no such voice"):
         open_engine("openai", url).speak(Utterance("well", "nobody"))
+    # no key, no server: that is not about the row, so none is refused for it and the same command can go on
+    locked = replace(config, output=tmp_path / "locked", engine_model="locked")
+    with pytest.raises(EngineError, match=r"engine: locked at http.*401"):
+        synthesize(locked)
+    assert [p.name for p in locked.output.iterdir()] == ["plan.json"]
     server.shutdown()
 
 
@@ -138,6 +149,10 @@ def test_piper():
     assert weighted_voices("training", speaker, "en") == {"en_US-hum-low": 1.0}
     with pytest.raises(InputError, match="'en_US-hum-low' speaks en-us, the questions are in de"):
         weighted_voices("en_US-hum-low", speaker, "de")
+    with pytest.raises(InputError, match="voices: Piper has none that speaks de"):
+        weighted_voices("training", speaker, "de")
+    with pytest.raises(InputError, match="voices: 'unseen' are voices of espeak-ng; name some of Piper's"):
+        weighted_voices("unseen", speaker, "en")
     question = Utterance("Is there a red bus?", "en_US-hum-low")
     samples = speaker.speak(question)
     assert np.array_equal(samples, speaker.speak(question)) and 0.5 < np.abs(samples).max() <= 0.91
@@ -174,6 +189,7 @@ def test_recordings_of_people(tmp_path):
         (np.zeros(0, np.float32), "silent"),
         (np.sign(tone(1.0)), "clipped"),
         (tone(0.1), "0.1 s for 21 letters is not a likely length"),
+        (tone(31), "31.0 s is over the 30 s that can be heard at once"),
         (tone(20), "20.0 s for 21 letters is not a likely length"),
     ],
 )
@@ -230,3 +246,22 @@ def test_word_error_rate_is_that_of_levelled_text():
     assert word_error_rate("Is it red?", "Is it a bed?") == pytest.approx(2 / 3)
     with pytest.raises(InputError, match="verify: none: "):
         verifier.heard([])
+    assert word_error_rate("Wie viele?", "wie VIELE", "de") == 0
+    assert word_error_rate("赤い丸", "赤い角", "ja") == pytest.approx(1 / 3)
+
+
+@needs("whisper-tiny.en")
+def test_ears_that_do_not_hear_the_language_are_refused():
+    with pytest.raises(InputError, match=r"tiny.en: hears English alone, the questions are in 'de'"):
+        Verifier(str(MODELS / "whisper-tiny.en"), 0.3, "de").heard([])
+
+
+@needs("whisper-base")
+def test_ears_of_many_languages_are_told_which_one_it_is():
+    """What is said is not translated, nor taken for another language."""
+    asked = "Wie heißt der Mann mit dem Hut?"
+    speech = EspeakSpeaker().speak(Utterance(asked, "de+m1", rate_wpm=130))
+    (heard,) = Verifier(str(MODELS / "whisper-base"), 0.3, "de").heard(
+        [replace(world_examples(1)[0], question=asked).spoken(speech, "de+m1")]
+    )
+    assert "Mann" in heard.heard and heard.word_error_rate < 1

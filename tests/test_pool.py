@@ -3,6 +3,8 @@
 import resource
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -11,16 +13,20 @@ from selfkd.data.shard_pool import run_jobs
 from selfkd.data.synthesize import SynthesizeConfig, synthesize
 from selfkd.errors import InputError
 
-# a cluster of two workers, and the same job by this machine's processes
+# a cluster of two workers with a core each, and the command that joins it by its address
 _ON_RAY = """
 import sys
-from pathlib import Path
-import ray
-from selfkd.data.synthesize import SynthesizeConfig, synthesize
+from ray.cluster_utils import Cluster
+from selfkd.cli import main
 
 if __name__ == "__main__":
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    synthesize(SynthesizeConfig(Path(sys.argv[1]), "world-annotated", count=8, shard_rows=2, pool="ray"))
+    cluster = Cluster()
+    for _ in range(2):
+        cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+    wanted = ["--source", "world-annotated", "--count", "8", "--shard_rows", "2", "--output", sys.argv[1]]
+    status = main(["synthesize", *wanted, "--pool", "ray", "--address", cluster.address])
+    cluster.shutdown()
+    sys.exit(status)
 """
 
 
@@ -35,6 +41,50 @@ def test_a_ray_cluster_makes_the_shards_that_processes_make(tmp_path):
     subprocess.run([sys.executable, str(tmp_path / "job.py"), str(tmp_path / "ray")], check=True, timeout=600)
     assert names(tmp_path / "ray") == names(tmp_path / "local")  # which end in a hash of what they hold
     assert check(CheckConfig(tmp_path / "ray"))["examples"] == 8
+
+
+_SLOW = """
+import os, sys, time
+from pathlib import Path
+from selfkd.data.guarded import GuardedSpeaker
+from selfkd.data.shard_pool import run_jobs
+from selfkd.data.speakers import EspeakSpeaker, Utterance
+
+def begun(number):
+    engine = GuardedSpeaker(EspeakSpeaker, (), 60)
+    engine.speak(Utterance("Well.", "en-US+m1"))
+    Path(sys.argv[1], f"{os.getpid()} {engine._process.pid}").touch()
+    time.sleep(600)
+
+if __name__ == "__main__":
+    list(run_jobs(begun, [(number,) for number in range(8)], "local", 2, ""))
+"""
+
+
+def _lives(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="looks processes up in /proc")
+def test_nothing_goes_on_when_the_command_is_killed(tmp_path):
+    """Neither the workers, which had six more jobs to do, nor their engines."""
+    (tmp_path / "job.py").write_text(_SLOW)
+    (tmp_path / "begun").mkdir()
+    command = subprocess.Popen([sys.executable, str(tmp_path / "job.py"), str(tmp_path / "begun")])
+    until = time.monotonic() + 120
+    while len(list((tmp_path / "begun").iterdir())) < 2 and time.monotonic() < until:
+        time.sleep(0.1)
+    processes = [pid for path in (tmp_path / "begun").iterdir() for pid in path.name.split()]
+    assert len(processes) == 4 and all(map(_lives, processes))
+    command.kill()
+    command.wait()
+    until = time.monotonic() + 20
+    while any(map(_lives, processes)) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not any(map(_lives, processes)) and len(list((tmp_path / "begun").iterdir())) == 2
 
 
 def _tenth(number):

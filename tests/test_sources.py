@@ -5,6 +5,8 @@ import io
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 from conftest import tone, world_examples
@@ -13,6 +15,7 @@ from PIL import Image as Pictures
 
 from selfkd.data.example import read_manifest
 from selfkd.data.folder import ExampleFolder
+from selfkd.data.json_list import json_records
 from selfkd.data.listed import MOST_PIXELS, checked_image
 from selfkd.data.llava import split_question
 from selfkd.data.sources import open_source
@@ -50,6 +53,8 @@ def llava_folder(tmp_path):
             "<image>\nWhich is it?\nA. 5 cats\nB. a dog\n"
             "Answer with the option's letter from the given choices directly.", "A")},
         {"id": "gone", "image": "coco/train2017/missing.jpg", "conversations": turns("<image>\nWhat is it?", "A cat.")},
+        {"id": "caps", "image": "textvqa/train_images/t.jpg", "conversations": turns(
+            "<image>\nProvide a one-sentence caption for the provided image.\nReference OCR token: STOP", "A sign.")},
     ]  # fmt: skip
     for record in records[:3]:
         file = tmp_path / "images" / record["image"]
@@ -66,7 +71,14 @@ def test_llava(llava_folder, tmp_path):
     (gone,) = manifest["rejected"]
     assert gone["id"] == "llava-000005-00" and "missing.jpg: no such file" in gone["reason"]
     examples = {e.id: e for e in ExampleFolder(config.output)}
-    assert len(examples) == manifest["rows"] == 5
+    assert len(examples) == manifest["rows"] == 6
+    # in the order of the file, but for those about one picture, which are side by side
+    assert [name.removeprefix("llava-") for name in examples] == [
+        "000000-00", "000000-01", "000004-00", "000001-00", "000002-00", "000006-00",
+    ]  # fmt: skip
+    caption = examples["llava-000006-00"]
+    assert caption.question == "Provide a one-sentence caption for the provided image." and not caption.answer_format
+    assert caption.instruction == "Reference OCR token: STOP\n"
     first, second = examples["llava-000000-00"], examples["llava-000000-01"]
     assert first.question == "What are the colors of the bus in the image?" and first.image == second.image == PICTURE
     assert examples["llava-000001-00"].answer_format == "\nAnswer the question using a single word or phrase."
@@ -87,10 +99,17 @@ def test_a_sample_is_drawn_by_the_seed_and_keeps_the_order(llava_folder, tmp_pat
         config = settings(tmp_path, "llava", llava_folder / "llava.json", images="x", **changes)
         return [row.id for row in open_source(config).rows]
 
-    assert ids(count=3) == ids(count=3) == sorted(ids(count=3)) and len(ids(count=3)) == 3
+    assert ids(count=3) == ids(count=3) and set(ids(count=3)) < set(ids()) and len(ids(count=3)) == 3
     assert len({tuple(ids(count=3, seed=seed)) for seed in range(8)}) > 1
-    with pytest.raises(InputError, match="count: 9 are asked for, the source has 6"):
+    with pytest.raises(InputError, match="count: 9 are asked for, the source has 7"):
         ids(count=9)
+
+
+def test_a_text_alone_is_no_source(tmp_path):
+    turns = [{"from": "human", "value": "Write a poem."}, {"from": "gpt", "value": "Roses"}]
+    (tmp_path / "text.json").write_text(json.dumps([{"id": "x", "conversations": turns}]))
+    with pytest.raises(InputError, match=r"text.json: holds no question \(no picture: 1\)"):
+        synthesize(settings(tmp_path, "llava", tmp_path / "text.json"))
 
 
 def test_json_lines_and_their_columns(tmp_path):
@@ -115,6 +134,24 @@ def test_a_dataset_by_its_columns(tmp_path):
     assert [source.example(i).question for i in range(2)] == rows["q"] and source.example(1).image == PICTURE
     with pytest.raises(InputError, match=r"columns: .*row 0 has no 'question'; there are q, a, picture"):
         open_source(settings(tmp_path, "datasets", tmp_path / "data"))
+
+
+def test_pictures_in_parquet_that_does_not_say_so(tmp_path):
+    rows = {"question": ["What is it?"], "answer": ["A star."], "image": [{"bytes": PICTURE, "path": None}]}
+    (tmp_path / "data").mkdir()
+    pq.write_table(pa.table(rows), tmp_path / "data" / "train.parquet")
+    assert open_source(settings(tmp_path, "datasets", tmp_path / "data")).example(0).image == PICTURE
+
+
+def test_half_a_surrogate_pair_costs_its_row_alone(tmp_path):
+    """JSON can say it and Python can hold it, but no file in UTF-8 can."""
+    lines = ['{"id": "a", "question": "What \\ud83d is it?", "answer": "b"}']
+    lines += ['{"id": "b", "question": "What is it?", "answer": "\\ud83d"}']
+    lines += ['{"id": "c", "question": "What is it?", "answer": "b"}']
+    (tmp_path / "mine.jsonl").write_text("\n".join(lines))
+    manifest = synthesize(settings(tmp_path, "jsonl", tmp_path / "mine.jsonl"))
+    assert manifest["rows"] == 1 and [r["id"] for r in manifest["rejected"]] == ["a", "b"]
+    assert [r["reason"][:15] for r in manifest["rejected"]] == ["field question:", "field answer: n"]
 
 
 def sound(path, seconds=1.0, rate_hz=16_000, channels=1, **more):
@@ -204,6 +241,11 @@ def test_pictures_that_cannot_be_used(data, reason):
         (lambda p: None, "not readable sound"),
         (lambda p: soundfile.write(p, np.zeros(32_000), 16_000), "silent"),
         (lambda p: soundfile.write(p, np.sign(tone(2.0)), 16_000, subtype="FLOAT"), "clipped"),
+        (
+            lambda p: soundfile.write(p, np.zeros((600 * 16_000, 8), np.int16), 16_000, format="FLAC"),
+            "600 s of 8 channels are too much",
+        ),
+        (lambda p: sound(p, 31.0), "31.0 s is over the 30 s"),
         (lambda p: sound(p, 29.0), "29.0 s for 26 letters is not a likely length"),
     ],
 )
@@ -235,16 +277,28 @@ def test_recordings_of_another_form_are_brought_to_ours(tmp_path, name, make):
 @pytest.mark.parametrize(
     ("source", "text", "message"),
     [
-        ("llava", "{", "not a JSON file in UTF-8"),
-        ("llava", b'["\xff"]', "not a JSON file in UTF-8"),
+        ("llava", "{", "does not begin as a JSON file of this source does"),
+        ("llava", "[{}, {", "record 0: field conversations"),
+        ("llava", "", "does not begin as a JSON file"),
+        ("llava", b'["\xff"]', "after record 0: not UTF-8"),
         ("llava", '[{"id": 1}]', "record 0: field conversations"),
+        ("llava", '[{"image": "a", "conversations": ["x", "y"]}]', "record 0: .*turn 0 is not human's, then gpt's"),
+        ("llava", '[{"image": "a", "conversations": [{"from": "human"}, {"from": "gpt"}]}]', "record 0: .*turn 0"),
+        ("jsonl", "", "holds no question"),
+        ("jsonl", '{"question": "a", "answer": ["b", "c"]}', "row 0: 'answer' is a list, not text"),
         ("jsonl", '{"question": "a", "answer": "b"}\nnonsense', "line 2: not JSON in UTF-8"),
         ("jsonl", b'{"question": "\xff"}', "line 1: not JSON in UTF-8"),
         ("jsonl", '{"question": "a"}', "row 0 has no 'answer'; there are question"),
         ("jsonl", '{"id": 1, "question": "a", "answer": "b"}\n' * 2, "field id: '1' stands for more than one row"),
         ("common-voice", "a\tb\n1\t2\n", "no column 'path'"),
+        ("common-voice", b"client_id\tpath\tsentence\nx\ta.mp3\t\xff\n", "not a table in UTF-8"),
+        ("common-voice", "client_id\tpath\tsentence\nx\ta.mp3\n", "line 2: fewer columns"),
         ("lhotse", "nonsense", "not lhotse's JSON lines"),
-        ("gigaspeech", "nonsense", "not a JSON file"),
+        ("lhotse", '{"id": 1}\n', "line 1: not in the published layout .*supervisions"),
+        ("lhotse", "[1]\n", "line 1: not in the published layout"),
+        ("gigaspeech", "nonsense", "does not begin as a JSON file"),
+        ("gigaspeech", '{"audios": [1', "audio 0: not in the published layout|record 0: not JSON"),
+        ("gigaspeech", '{"audios": [{"aid": "a", "path": "b"}]}', "audio 0: not in the published layout .*segments"),
         ("librispeech", "", "no such folder"),
     ],
 )
@@ -253,6 +307,34 @@ def test_files_that_cannot_be_read_are_named(tmp_path, source, text, message):
     with pytest.raises(InputError, match=message):
         synthesize(settings(tmp_path, source, tmp_path / "file"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("size", [1, 7, 2**20])
+def test_a_list_in_json_is_read_an_item_at_a_time(tmp_path, monkeypatch, size):
+    """Whatever part of it is read at once: items, numbers and letters of several bytes end in the middle."""
+    monkeypatch.setattr("selfkd.data.json_list._AT_ONCE", size)
+    items = [{"a": ["x", {"b": "]é日"}]}, 12345, [], "text, text", None]
+    for text in (json.dumps(items), json.dumps(items, indent=2, ensure_ascii=False)):
+        (tmp_path / "list.json").write_text(text)
+        assert list(json_records(tmp_path / "list.json", r"\s*\[?")) == items
+    (tmp_path / "list.json").write_text(json.dumps(items)[:-30])
+    with pytest.raises(InputError, match=r"list.json: record \d: not JSON"):
+        list(json_records(tmp_path / "list.json"))
+
+
+def test_transcripts_that_are_not_utf8_are_named(tmp_path):
+    (tmp_path / "1-2.trans.txt").write_bytes(b"1-2-0 \xff\n")
+    with pytest.raises(InputError, match=r"1-2.trans.txt: not text in UTF-8"):
+        open_source(settings(tmp_path, "librispeech", tmp_path))
+
+
+def test_a_parquet_file_cut_short_is_named(tmp_path):
+    path = tmp_path / "data" / "train.parquet"
+    path.parent.mkdir()
+    pq.write_table(pa.table({"question": ["a"], "answer": ["b"]}), path)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(InputError, match=r"path: .*data: .*(corrupted|not a parquet)"):
+        open_source(settings(tmp_path, "datasets", tmp_path / "data"))
 
 
 def test_a_question_too_long_to_speak_is_kept_with_its_reason(tmp_path):

@@ -25,6 +25,7 @@ from selfkd.errors import InputError
         ("What is it? \n(A) red;\n(B) blue", "What is it? Option A is red. Option B is blue."),
         ("Who is #1 & why?", "Who is number one and why?"),
         ("Read [it] {aloud}", "Read it aloud"),
+        ("What is\x00 it?", "What is it?"),
     ],
 )
 def test_what_is_said(written, said):
@@ -33,6 +34,7 @@ def test_what_is_said(written, said):
 
 def test_other_languages_are_left_to_their_voice():
     assert spoken_form("Wie viele der 12 Hunde sind rot?", "de") == "Wie viele der 12 Hunde sind rot?"
+    assert spoken_form("Was ist 2 × #3?\nA. sechs\nB. acht", "de") == "Was ist 2 × #3? A: sechs. B: acht."
 
 
 @pytest.mark.parametrize(

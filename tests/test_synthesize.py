@@ -154,8 +154,19 @@ def test_a_whole_folder_passes_the_check_and_a_damaged_one_does_not(spoken, tmp_
     shard.write_bytes(whole[:200] + b"?" + whole[201:])
     with pytest.raises(InputError, match=f"{shard.name}: field sha256"):
         check(CheckConfig(folder))
+    shard.write_bytes(whole)
+    other = shutil.copy(shard, folder / "train-00009.parquet")
+    with pytest.raises(InputError, match=r"train-00009.parquet: there, though the manifest does not name it"):
+        check(CheckConfig(folder))
+    other.unlink()
     shard.unlink()
     with pytest.raises(InputError, match="not there, though the manifest names it"):
+        check(CheckConfig(folder))
+    (folder / MANIFEST).write_text("{")
+    with pytest.raises(InputError, match=r"manifest.json: not a manifest"):
+        check(CheckConfig(folder))
+    (folder / MANIFEST).write_text('{"schema_version": 3, "rows": 8}')
+    with pytest.raises(InputError, match="field shards: not in the manifest"):
         check(CheckConfig(folder))
 
 
@@ -170,16 +181,35 @@ def test_shards_are_named_by_what_they_hold_and_can_be_made_alone(spoken, tmp_pa
         synthesize(config(tmp_path / "array", shard=3))
 
 
+def test_what_killed_jobs_leave_is_no_hindrance_and_goes_at_the_end(spoken, tmp_path):
+    """Half a plan of a job that was killed, or that another job of an array is writing; halves of shards."""
+    folder = tmp_path / "left"
+    (folder / "rejected").mkdir(parents=True)
+    (folder / ".plan.json.1a2b3c4d").write_text("{")
+    with pytest.raises(InputError, match="not empty"):
+        synthesize(config(folder))
+    (folder / "rejected").rmdir()
+    synthesize(config(folder, shard=0))
+    (folder / "..train-00001-of-00003.5e6f.parquet.7a8b").write_bytes(b"PAR1")
+    (folder / "rejected").mkdir()
+    (folder / "rejected" / ".00001-of-00003.parquet.9c0d").write_bytes(b"PAR1")
+    synthesize(config(folder))
+    assert digests(folder) == digests(spoken)
+    assert not [p for p in folder.rglob(".*") if p.name != ".plan.json.1a2b3c4d"]
+
+
 def test_killed_at_random_moments_it_ends_in_the_same_bytes(spoken, tmp_path):
     command = [sys.executable, "-m", "selfkd.cli", "synthesize", "--source", "world-annotated", "--count", "8"]
     command += ["--shard_rows", "3", "--output", str(tmp_path / "killed")]
-    for _ in range(4):
+    for _ in range(10):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(random.Random().uniform(1, 6))
+        time.sleep(random.Random().uniform(0.5, 6))
         process.kill()
         process.wait()
         names = [p.name for p in (tmp_path / "killed").glob("train-*.parquet")]
         assert set(names) <= set(digests(spoken))
-    if not (tmp_path / "killed" / MANIFEST).is_file():
-        synthesize(config(tmp_path / "killed"))
+        if (tmp_path / "killed" / MANIFEST).is_file():  # done before it was killed: from the beginning
+            assert digests(tmp_path / "killed") == digests(spoken)
+            shutil.rmtree(tmp_path / "killed")
+    synthesize(config(tmp_path / "killed"))
     assert digests(tmp_path / "killed") == digests(spoken)

@@ -34,8 +34,12 @@ def check_effects(chances: Mapping[str, float], snr_db: tuple[float, float], noi
         raise InputError("augment: audiomentations is not installed; pip install 'selfkd[augment]'")
     if snr_db[0] > snr_db[1]:
         raise InputError(f"noise_snr_db: {snr_db[0]} to {snr_db[1]} is no range")
-    if noise_folder and not any(f for pattern in _SOUND_FILES for f in Path(noise_folder).rglob(pattern)):
+    if noise_folder and not _sounds(noise_folder):
         raise InputError(f"noise_folder: {noise_folder}: holds no sound ({', '.join(_SOUND_FILES)})")
+
+
+def _sounds(folder: str) -> list[Path]:
+    return sorted(path for pattern in _SOUND_FILES for path in Path(folder).rglob(pattern))
 
 
 def augmented(
@@ -71,7 +75,8 @@ def _effect(name: str, noise_folder: str) -> Any:
         return a.RoomSimulator(use_ray_tracing=False, max_order=6, leave_length_unchanged=True, p=1.0, **a_listener)
     if name == "noise":
         if noise_folder:
-            return a.AddBackgroundNoise(noise_folder, p=1.0)
+            # sorted: the library would take subfolders in the order in which the disk names them
+            return a.AddBackgroundNoise([str(path) for path in _sounds(noise_folder)], p=1.0)
         return a.AddColorNoise(min_f_decay=-3.01, max_f_decay=-3.01, p=1.0)  # pink: as much power in each octave
     steep: Any = {"min_rolloff": 24, "max_rolloff": 24, "p": 1.0}  # dB an octave
     low, high = TELEPHONE_HZ

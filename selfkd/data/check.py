@@ -31,6 +31,13 @@ def check(config: CheckConfig) -> dict[str, Any]:
     manifest = read_manifest(config.data)
     if manifest.get("schema_version") != SCHEMA_VERSION:
         raise InputError(f"{config.data}: field schema_version: {manifest.get('schema_version')}, not {SCHEMA_VERSION}")
+    missing = [f for f in ("rows", "shards", "rejected", "rejected_shards") if f not in manifest]
+    if missing:
+        raise InputError(f"{config.data}: field {missing[0]}: not in the manifest")
+    named = {shard["file"] for shard in [*manifest["shards"], *manifest["rejected_shards"]]}
+    for path in sorted(config.data.rglob("*.parquet")):  # others would read it with the rest
+        if str(path.relative_to(config.data)) not in named:
+            raise InputError(f"{path}: there, though the manifest does not name it")
     seen: set[str] = set()
     seconds, pictures, voices = 0.0, set(), set()
     shards = manifest["shards"]

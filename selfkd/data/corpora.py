@@ -9,15 +9,16 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from selfkd.data.example import LONGEST_SECONDS
+from selfkd.data.json_list import json_records
 from selfkd.data.listed import Clip, Listed, Row, drawn
-from selfkd.data.llava import read_json
 from selfkd.data.tasks import REPEAT_INSTRUCTION
 from selfkd.errors import InputError
 
-LONGEST_SECONDS = 30.0  # what Whisper reads at once
 _GIGA_SIGNS = {"<COMMA>": ",", "<PERIOD>": ".", "<QUESTIONMARK>": "?", "<EXCLAMATIONPOINT>": "!"}
 _GIGA_NOISE = ("<SIL>", "<MUSIC>", "<NOISE>", "<OTHER>")
 
@@ -32,7 +33,11 @@ def librispeech(folder: Path, count: int, seed: int) -> Listed:
 
 def _librispeech(transcripts: Iterable[Path]) -> Iterator[Row]:
     for path in transcripts:
-        for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise InputError(f"path: {path}: not text in UTF-8 ({error})") from error
+        for line in filter(str.strip, lines):
             name, _, text = line.partition(" ")
             yield _row(f"librispeech-{name}", _cased(text), Clip(path.parent / f"{name}.flac"), name.partition("-")[0])
 
@@ -41,11 +46,18 @@ def common_voice(path: Path, count: int, seed: int) -> Listed:
     """A .tsv of Common Voice, beside its folder `clips`."""
     if not path.is_file():
         raise InputError(f"path: {path}: no such file; give one of Common Voice's .tsv files")
-    with path.open(encoding="utf-8", newline="") as file:
-        table = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-    missing = [c for c in ("path", "sentence", "client_id") if table and c not in table[0]]
+    needed = ("path", "sentence", "client_id")
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            table = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"path: {path}: not a table in UTF-8 ({error})") from error
+    missing = [c for c in needed if table and c not in table[0]]
     if missing or not table:
         raise InputError(f"path: {path}: {f'no column {missing[0]!r}' if missing else 'no rows'}")
+    for number, row in enumerate(table, 2):
+        if None in map(row.get, needed):
+            raise InputError(f"path: {path}: line {number}: fewer columns than in the first line")
     rows = (
         _row(
             f"common-voice-{Path(r['path']).stem}",
@@ -66,19 +78,23 @@ def gigaspeech(path: Path, count: int, seed: int) -> Listed:
 
 
 def _gigaspeech(path: Path, skipped: Counter[str]) -> Iterator[Row]:
-    for audio in read_json(path).get("audios", []):
-        for segment in audio["segments"]:
-            text = segment["text_tn"]
-            start, stop = float(segment["begin_time"]), float(segment["end_time"])
-            if any(sign in text for sign in _GIGA_NOISE):
-                skipped["noise"] += 1
-            elif stop - start > LONGEST_SECONDS:
-                skipped["over 30 s"] += 1
-            else:
-                for sign, mark in _GIGA_SIGNS.items():
-                    text = text.replace(f" {sign}", mark).replace(sign, mark)
-                clip = Clip(path.parent / audio["path"], start, stop)
-                yield _row(f"gigaspeech-{segment['sid']}", _cased(text), clip, audio["aid"])
+    for number, audio in enumerate(json_records(path, r'\s*\{.*?"audios"\s*:\s*\[')):
+        with _as_published(f"path: {path}: audio {number}"):
+            yield from _segments(path.parent / audio["path"], audio["aid"], audio["segments"], skipped)
+
+
+def _segments(file: Path, speaker: str, segments: Iterable[dict[str, Any]], skipped: Counter[str]) -> Iterator[Row]:
+    for segment in segments:
+        text = segment["text_tn"]
+        start, stop = float(segment["begin_time"]), float(segment["end_time"])
+        if any(sign in text for sign in _GIGA_NOISE):
+            skipped["noise"] += 1
+        elif stop - start > LONGEST_SECONDS:
+            skipped["over 30 s"] += 1
+        else:
+            for sign, mark in _GIGA_SIGNS.items():
+                text = text.replace(f" {sign}", mark).replace(sign, mark)
+            yield _row(f"gigaspeech-{segment['sid']}", _cased(text), Clip(file, start, stop), speaker)
 
 
 def lhotse_cuts(path: Path, count: int, seed: int) -> Listed:
@@ -94,13 +110,15 @@ def _cuts(path: Path, skipped: Counter[str]) -> Iterator[Row]:
     try:
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
-                yield from _cut(json.loads(line), path, number, skipped)
+                cut = json.loads(line)
+                with _as_published(f"path: {path}: line {number}"):
+                    yield from _cut(cut, path, number, skipped)
     except (UnicodeDecodeError, json.JSONDecodeError, gzip.BadGzipFile, EOFError) as error:
         raise InputError(f"path: {path}: not lhotse's JSON lines ({error})") from error
 
 
 def _cut(cut: dict[str, Any], path: Path, number: int, skipped: Counter[str]) -> Iterator[Row]:
-    supervisions = cut.get("supervisions") or []
+    supervisions = cut["supervisions"]
     if len(supervisions) != 1 or cut["duration"] > LONGEST_SECONDS:
         skipped["not one supervision" if len(supervisions) != 1 else "over 30 s"] += 1
         return
@@ -112,6 +130,17 @@ def _cut(cut: dict[str, Any], path: Path, number: int, skipped: Counter[str]) ->
     file = Path(source["source"])
     clip = Clip(file if file.is_absolute() else path.parent / file, cut["start"], cut["start"] + cut["duration"])
     yield _row(f"lhotse-{cut['id']}", " ".join(text.split()), clip, str(supervisions[0].get("speaker") or ""))
+
+
+@contextmanager
+def _as_published(where: str) -> Iterator[None]:
+    """Turns what a record of another layout makes go wrong within it into an InputError that says where."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(f"{where}: not in the published layout ({type(error).__name__}: {error})") from error
 
 
 def _row(name: str, text: str, clip: Clip, speaker: str) -> Row:

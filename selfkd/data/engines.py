@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from selfkd.data.listed import Clip, read_clip
 from selfkd.data.neural_voices import USUAL_RATE_WPM, KokoroSpeaker, PiperSpeaker, check_installed
 from selfkd.data.speakers import EspeakSpeaker, Speaker, Utterance, resampled
-from selfkd.errors import InputError
+from selfkd.errors import EngineError, InputError
 
 EngineName = Literal["espeak", "kokoro", "piper", "openai", "recorded"]
+_ABOUT_THE_ROW = (400, 413, 422, 500)  # what a server answers to a text that it cannot speak
 _OPENAI_VOICES = ("alloy", "ash", "ballad", "coral", "echo", "fable", "onyx", "nova", "sage", "shimmer", "verse")
 
 
@@ -66,7 +67,7 @@ class EndpointSpeaker:
         return "any"
 
     def speak(self, utterance: Utterance) -> NDArray[np.float32]:
-        from openai import OpenAIError
+        from openai import APIStatusError, OpenAIError
 
         try:
             answer = self._client.audio.speech.create(
@@ -78,7 +79,10 @@ class EndpointSpeaker:
             )
             samples, rate_hz = soundfile.read(io.BytesIO(answer.read()), dtype="float32", always_2d=True)
         except (OpenAIError, soundfile.LibsndfileError) as error:
-            raise InputError(f"engine: {self.engine}: {error}") from error
+            about_the_row = isinstance(error, soundfile.LibsndfileError) or (
+                isinstance(error, APIStatusError) and error.status_code in _ABOUT_THE_ROW
+            )
+            raise (InputError if about_the_row else EngineError)(f"engine: {self.engine}: {error}") from error
         return resampled(samples.mean(axis=1), rate_hz)
 
 

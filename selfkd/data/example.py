@@ -31,6 +31,7 @@ ROWS_PER_GROUP = 32  # what must be read to get at one of them
 MANIFEST = "manifest.json"
 REJECTED = "rejected"  # folder of what was spoken and refused
 SAMPLE_RATE_HZ = 16_000
+LONGEST_SECONDS = 30.0  # what Whisper's ears read at once
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Example:
             return None
         try:
             return Image.open(io.BytesIO(self.image)).convert("RGB")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise InputError(f"example {self.id}: field image: not a readable picture ({error})") from error
 
     def samples(self) -> NDArray[np.float32]:
@@ -161,4 +162,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         hint = "unfinished: run the same synthesize command again" if folder.is_dir() else "no such folder"
         raise InputError(f"{path}: not found ({hint})")
-    return json.loads(path.read_text())
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: not a manifest ({error})") from error

@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import WhisperFeatureExtractor
 
+from selfkd.data.example import LONGEST_SECONDS
 from selfkd.errors import InputError
 
-SHORTEST_SECONDS, LONGEST_SECONDS = 0.025, 30.0  # a window of the spectrum; what Whisper was trained on
+SHORTEST_SECONDS = 0.025  # a window of the spectrum
 
 
 def check_length(

@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from selfkd.data.shard_pool import end_with_parent
 from selfkd.data.speakers import Speaker, Utterance
-from selfkd.errors import InputError
+from selfkd.errors import EngineError, InputError
 
 START_SECONDS = 120  # to import an engine and read its weights
 
 
 class GuardedSpeaker:
-    """Speaks through `opened(*arguments)`, a `Speaker`, in a child process; raises InputError for a row over time."""
+    """Speaks through `opened(*arguments)`, a `Speaker`, in a child process. Raises InputError for a row that it
+    cannot say or says too slowly, EngineError where the engine is of no use for any row."""
 
     def __init__(self, opened: Callable[..., Speaker], arguments: tuple[Any, ...], time_limit_seconds: float):
         self._opened, self._arguments, self._time_limit = opened, arguments, time_limit_seconds
@@ -36,8 +38,8 @@ class GuardedSpeaker:
             code = self._process.exitcode
             self.close()
             raise InputError(f"engine: died on this row (exit code {code})") from error
-        if isinstance(answer, str):
-            raise InputError(answer)
+        if isinstance(answer, InputError):
+            raise answer
         return answer
 
     def close(self) -> None:
@@ -56,18 +58,19 @@ class GuardedSpeaker:
         theirs.close()
         if not self._pipe.poll(START_SECONDS):
             self.close()
-            raise RuntimeError(f"engine: did not start within {START_SECONDS} s")
+            raise EngineError(f"engine: did not start within {START_SECONDS} s")
         try:
             wrong = self._pipe.recv()
         except EOFError as error:
             self.close()
-            raise RuntimeError("engine: died at its start") from error
+            raise EngineError("engine: died at its start") from error
         if wrong:
             self.close()
-            raise RuntimeError(wrong)
+            raise EngineError(wrong)
 
 
 def _serve(pipe: Connection, opened: Callable[..., Speaker], arguments: tuple[Any, ...]) -> None:
+    end_with_parent()
     try:
         speaker = opened(*arguments)
         pipe.send("")
@@ -82,6 +85,6 @@ def _serve(pipe: Connection, opened: Callable[..., Speaker], arguments: tuple[An
         try:
             pipe.send(speaker.speak(utterance))
         except InputError as error:
-            pipe.send(str(error))
+            pipe.send(error)
         except Exception as error:  # an engine's own: the row is lost, the reason is not
-            pipe.send(f"engine: {type(error).__name__}: {error}")
+            pipe.send(InputError(f"engine: {type(error).__name__}: {error}"))

@@ -1,10 +1,12 @@
 """Questions that stand in files: a list of rows, drawn by a seed, whose pictures and sound are read one at a time."""
 
+import heapq
 import io
 import random
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +19,7 @@ from selfkd.errors import InputError
 
 MOST_PIXELS = 64_000_000  # a picture with more is no photograph but an attack on memory
 MOST_BYTES = 50_000_000
+MOST_SAMPLES = 64_000_000  # of a clip, all channels: 30 s of 8 at 96 kHz have 23 million
 
 
 class Clip(NamedTuple):
@@ -62,8 +65,11 @@ class Listed:
         return replace(self, rows=self.rows[start - self.first : stop - self.first], first=start)
 
     def example(self, index: int) -> Example:
-        """Raises InputError, naming the field, for a picture or a clip that cannot be used."""
+        """Raises InputError, naming the field, for a picture or a text that cannot be used."""
         row = self.rows[index - self.first]
+        for name, value in row._asdict().items():
+            if isinstance(value, str) and _readable(value) != value:
+                raise InputError(f"field {name}: not Unicode text (half of a surrogate pair)")
         example = Example(
             id=row.id,
             question=row.question,
@@ -83,7 +89,7 @@ class Listed:
 
     def named(self, index: int) -> tuple[str, str]:
         row = self.rows[index - self.first]
-        return row.id, row.question
+        return _readable(row.id), _readable(row.question)
 
     def recorded(self, index: int) -> Clip | None:
         return self.rows[index - self.first].clip
@@ -92,25 +98,33 @@ class Listed:
 def drawn(rows: Iterable[Row], count: int, seed: int) -> tuple[Row, ...]:
     """`count` rows drawn by the seed (all for 0), in the order of the files: questions about a picture stay together.
 
-    Raises InputError where there are fewer, or where two have one id.
+    Raises InputError where there are fewer, or where two that are taken have one id.
     """
-    every = list(rows)
+    rng = random.Random(f"draw/{seed}")
+    every = list(rows) if not count else _smallest(count, ((rng.random(), i, row) for i, row in enumerate(rows)))
     twice = [name for name, times in Counter(row.id for row in every).items() if times > 1]
     if twice:
         raise InputError(f"field id: {twice[0]!r} stands for more than one row")
     if count > len(every):
         raise InputError(f"count: {count} are asked for, the source has {len(every)}")
-    chosen = sorted(random.Random(f"draw/{seed}").sample(range(len(every)), count)) if count else range(len(every))
-    return tuple(every[i] for i in chosen)
+    return tuple(every)
+
+
+def _smallest(count: int, keyed: Iterable[tuple[float, int, Row]]) -> list[Row]:
+    """The rows with the smallest keys, in their order: no more than these are held at any time."""
+    return [row for _, _, row in sorted(heapq.nsmallest(count, keyed), key=itemgetter(1))]
 
 
 def checked_image(image: Path | bytes) -> bytes:
     """The bytes of a picture that can be decoded to its end; raises InputError, naming the field, for any other."""
     try:
         data = image if isinstance(image, bytes) else _read(image)
+    except OSError as error:
+        raise InputError(f"field image: {_name(image)}: cannot be read ({error.strerror})") from error
+    try:
         with Image.open(io.BytesIO(data)) as picture:
             if picture.width * picture.height > MOST_PIXELS:
-                raise InputError(f"field image: {picture.width} x {picture.height} pixels are too many")
+                raise Image.DecompressionBombError(f"{picture.width} x {picture.height} pixels are too many")
             picture.load()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"field image: {_name(image)}: not a readable picture ({error})") from error
@@ -123,13 +137,24 @@ def read_clip(clip: Clip):
         with soundfile.SoundFile(clip.path) as file:
             rate_hz = file.samplerate
             file.seek(int(clip.start * rate_hz))
-            frames = int((clip.stop - clip.start) * rate_hz) if clip.stop else -1
+            frames = file.frames - file.tell()
+            if clip.stop:
+                frames = min(frames, max(0, int((clip.stop - clip.start) * rate_hz)))
+            if frames * file.channels > MOST_SAMPLES:  # an hour of silence is small as FLAC
+                raise InputError(
+                    f"field speech: {clip.path}: {frames / rate_hz:.0f} s of {file.channels} channels are too much"
+                )
             samples = file.read(frames, dtype="float32", always_2d=True).mean(axis=1)
     except (OSError, soundfile.LibsndfileError) as error:
         raise InputError(f"field speech: {clip.path}: not readable sound ({error})") from error
     if not len(samples):
         raise InputError(f"field speech: {clip.path}: holds no samples")
     return samples, rate_hz
+
+
+def _readable(text: str) -> str:
+    """Text that can be written in UTF-8: JSON may hold halves of surrogate pairs, as \\ud83d."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _read(path: Path) -> bytes:

@@ -4,14 +4,16 @@ A conversation's turns become single questions about its picture. What asks for 
 or answered aloud and is left out; conversations without a picture are skipped. Both are counted.
 """
 
-import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from selfkd.data.json_list import json_records
 from selfkd.data.listed import Listed, Row, drawn
+from selfkd.data.stored import InFolder
 from selfkd.errors import InputError
 
 _BOX = re.compile(r"\[\s*\d*\.\d+\s*(,\s*\d*\.\d+\s*){3}\]|bounding box coordinate")
@@ -19,7 +21,7 @@ _BOX = re.compile(r"\[\s*\d*\.\d+\s*(,\s*\d*\.\d+\s*){3}\]|bounding box coordina
 _FORMAT = re.compile(
     r"\s*(Answer the question using a single word or phrase\."
     r"|Answer with the option's letter from the given choices directly\."
-    r"|Provide a one-sentence caption for the provided image\.(?=\s*\Z))\s*"
+    r"|Provide a one-sentence caption for the provided image\.)\s*"
 )
 _OCR = re.compile(r"\s*Reference OCR token:[^\n]*\n?")
 
@@ -28,21 +30,24 @@ def llava(path: Path, images: Path, count: int, seed: int, instruction_spoken: b
     """The questions of a llava file; raises InputError, naming file and field, for what is not one."""
     skipped: Counter[str] = Counter()
     rows = drawn(_rows(path, images, instruction_spoken, skipped), count, seed)
+    first: dict[Any, int] = {}  # several conversations may be about one picture
+    rows = tuple(sorted(rows, key=lambda row: first.setdefault(row.image, len(first))))
     return Listed("llava", rows, "CC-BY-4.0 (annotations); the pictures have their own", skipped=dict(skipped))
 
 
 def _rows(path: Path, images: Path, instruction_spoken: bool, skipped: Counter[str]) -> Iterator[Row]:
-    for number, record in enumerate(read_json(path)):
+    for number, record in enumerate(json_records(path)):
         if not isinstance(record, dict) or not isinstance(record.get("conversations"), list):
             raise InputError(f"{path}: record {number}: field conversations: not a list of turns")
         if not record.get("image"):
             skipped["no picture"] += 1
             continue
-        turns = record["conversations"]
+        image, turns = InFolder(images, str(record["image"])), record["conversations"]
+        folder = sys.intern(Path(image.name).parent.name)
         for turn, (asked, answered) in enumerate(zip(turns[::2], turns[1::2], strict=False)):
-            if (asked.get("from"), answered.get("from")) != ("human", "gpt"):
+            if not (_is_from("human", asked) and _is_from("gpt", answered)):
                 raise InputError(
-                    f"{path}: record {number}: field conversations: turn {2 * turn} is not human, then gpt"
+                    f"{path}: record {number}: field conversations: turn {2 * turn} is not human's, then gpt's"
                 )
             question, instruction, answer_format = split_question(asked["value"], instruction_spoken)
             if _BOX.search(asked["value"]) or _BOX.search(answered["value"]):
@@ -52,9 +57,12 @@ def _rows(path: Path, images: Path, instruction_spoken: bool, skipped: Counter[s
             else:
                 # an id of the mixture may stand for several conversations: the record's number does not
                 name = f"llava-{number:06d}-{turn:02d}"
-                image = images / record["image"]
                 answer = answered["value"].strip()
-                yield Row(name, question, answer, instruction, answer_format, image, category=image.parts[-2])
+                yield Row(name, question, answer, instruction, answer_format, image, category=folder)
+
+
+def _is_from(who: str, turn: Any) -> bool:
+    return isinstance(turn, dict) and turn.get("from") == who and isinstance(turn.get("value"), str)
 
 
 def split_question(value: str, instruction_spoken: bool) -> tuple[str, str, str]:
@@ -66,14 +74,5 @@ def split_question(value: str, instruction_spoken: bool) -> tuple[str, str, str]
     if instruction_spoken:
         return text, before, ""
     after = "".join(f"\n{m.strip()}" for m in _FORMAT.findall(text))
-    return _FORMAT.sub("\n", text).strip(), before, after
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file; raises InputError, naming it, where it cannot be read."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"path: {path}: no such file") from error
-    except (UnicodeDecodeError, json.JSONDecodeError, IsADirectoryError) as error:
-        raise InputError(f"path: {path}: not a JSON file in UTF-8 ({error})") from error
+    question = _FORMAT.sub("\n", text).strip()
+    return (question, before, after) if question else (text, before, "")  # a caption is all that is asked for

@@ -1,9 +1,12 @@
 """Shards side by side: a map over jobs, by processes of this machine or by a Ray cluster (`selfkd[ray]`)."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib.util import find_spec
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
+from threading import Thread
 from typing import Any, Literal
 
 from selfkd.errors import InputError
@@ -26,12 +29,25 @@ def run_jobs(
 
 def _on_processes(stage: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], processes: int) -> Iterator[Any]:
     # spawn: a fork of a process that holds torch's threads can hang
-    with ProcessPoolExecutor(max(1, min(processes, len(jobs))), get_context("spawn")) as pool:
+    with ProcessPoolExecutor(max(1, min(processes, len(jobs))), get_context("spawn"), end_with_parent) as pool:
         try:
             for done in as_completed([pool.submit(stage, *job) for job in jobs]):
                 yield done.result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def end_with_parent() -> None:
+    """Ends this process as soon as the one that started it is gone. After a SIGKILL it would else go on with the jobs
+    that are queued, beside those of the command that is given again, and then wait for ever."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def _on_ray(stage: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], address: str) -> Iterator[Any]:

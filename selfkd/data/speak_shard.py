@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+import secrets
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
@@ -17,7 +18,7 @@ from selfkd.data.sources import EMBEDDED, Source
 from selfkd.data.speakers import Utterance
 from selfkd.data.spoken_text import spoken_form
 from selfkd.data.verify import Verifier, check_sound
-from selfkd.errors import InputError
+from selfkd.errors import EngineError, InputError
 from selfkd.files import sha256
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def speak_shard(
     What was spoken and refused goes, without its picture, into rejected/`number`.parquet, which is written first.
     """
     shard = _Shard(config, source, voices)
-    partial = config.output / f".{stem}.parquet"
+    partial = config.output / f".{stem}.{secrets.token_hex(4)}.parquet"  # another job may be making the same shard
     write_shard(partial, shard.examples(*bounds), shard.report)
     refused = config.output / REJECTED / f"{stem.partition('-')[2]}.parquet"
     if shard.refused:
@@ -64,6 +65,8 @@ class _Shard:
             example = self.source.example(index)
             name, question = example.id, example.question
             example = self._recorded(index, example) or self._say(example)
+        except EngineError:
+            raise
         except InputError as error:  # no picture, no text to be said, no sound: there is nothing to keep
             self.report["rejected"].append({"id": name, "question": question[:200], "reason": str(error)})
             return None
@@ -97,7 +100,7 @@ class _Shard:
         if not self.config.verify:
             yield from examples
             return
-        verifier = _verifier(self.config.verify, self.config.most_wer)
+        verifier = _verifier(self.config.verify, self.config.most_wer, self.config.language)
         for example in verifier.heard(examples):
             total, rows = self.report["word_error_rates"].get(example.voice, (0.0, 0))
             self.report["word_error_rates"][example.voice] = (total + example.word_error_rate, rows + 1)
@@ -129,8 +132,8 @@ def _engine(engine: EngineName, path: str, model: str, time_limit_seconds: float
 
 
 @cache
-def _verifier(checkpoint: str, most_wer: float) -> Verifier:
+def _verifier(checkpoint: str, most_wer: float, language: str) -> Verifier:
     import torch  # needed by nothing else here
 
     torch.set_num_threads(1)  # processes are what runs side by side
-    return Verifier(checkpoint, most_wer)
+    return Verifier(checkpoint, most_wer, language)

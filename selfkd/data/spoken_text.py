@@ -9,7 +9,7 @@ from typing import Any
 
 from selfkd.errors import InputError
 
-MOST_CHARACTERS = 600  # 40 s of speech and more
+MOST_CHARACTERS = 600  # 40 s of speech: what is near to it is refused when it has been spoken
 _CODE = re.compile(r"```|^\s*(def |class |import |#include|function |SELECT )|[{;]\s*$", re.MULTILINE)
 _TABLE_LINE = re.compile(r"^[^|\n]*\|[^|\n]*\|.*$", re.MULTILINE)
 _OPTION = re.compile(r"^\s*\(?([A-H])[.):]\s+(.+?)\s*[.;]?\s*$", re.MULTILINE)
@@ -19,22 +19,26 @@ _TAG = re.compile(r"</?\w+/?>")
 _ONE_THOUSAND = re.compile(r"(?<![$€£\d.,])\b1,(\d{3})(?![\d.,]\d)")  # which wetext says without its "one"
 _URL = re.compile(r"(?:https?://|www\.)([\w.-]+)\S*")
 _MATH = re.compile(r"\$([^$\n]*[\\^_][^$\n]*)\$|\\\((.+?)\\\)|(\\[A-Za-z]+(?:\{[^{}]*\})*)")
-_QUOTES = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "—": ", ", "–": "-", "…": "...", "×": " times ",
-                         "≤": " at most ", "≥": " at least ", "≠": " is not ", "√": " square root of ",
+_QUOTES = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "—": ", ", "–": "-", "…": "..."})
+_SIGNS = str.maketrans({"×": " times ", "≤": " at most ", "≥": " at least ", "≠": " is not ", "√": " square root of ",
                          "²": "^2", "³": "^3", "#": " number "})  # fmt: skip
-_UNSPOKEN = re.compile(r'[][{}<>|~`*_\\"]')
+_UNSPOKEN = re.compile(r'[][{}<>|~`*_\\"\x00-\x1f\x7f]')
 
 
 def spoken_form(text: str, language: str = "en") -> str:
-    """What is to be said for a written question; raises InputError for code, tables, and too long a text."""
+    """What is to be said for a written question; raises InputError for code, tables, and too long a text.
+
+    Numbers and signs of other languages than English are left to the voice, which has its own words for them.
+    """
     if len(text) > MOST_CHARACTERS:
         raise InputError(f"field question: {len(text)} characters are too many to speak (at most {MOST_CHARACTERS})")
     if len(_TABLE_LINE.findall(text)) > 1:
         raise InputError("field question: a table cannot be spoken")
-    text = _OPTION.sub(_named_option, _TAG.sub(" ", text))
+    english = language.startswith("en")
+    text = _OPTION.sub(lambda m: _named_option(m, english), _TAG.sub(" ", text))
     asked, mark, options = text.partition("Options:")
     if mark:
-        text = asked + _INLINE.sub(lambda m: f" {_named_option(m)}", mark + options).removeprefix(mark)
+        text = asked + _INLINE.sub(lambda m: f" {_named_option(m, english)}", mark + options).removeprefix(mark)
     if _CODE.search(text):
         raise InputError("field question: code cannot be spoken")
     text = _MATH.sub(lambda m: _plain_math(m[1] or m[2] or m[3]), _URL.sub(r"\1", text))
@@ -42,16 +46,16 @@ def spoken_form(text: str, language: str = "en") -> str:
     text = " ".join(line if line[-1] in ".?!:;," else f"{line}." for line in lines if line).removesuffix(".") + (
         "." if lines and lines[-1].endswith(".") else ""
     )
-    if language.startswith("en"):
-        text = _in_words(text)
+    if english:
+        text = _in_words(text.translate(_SIGNS))
     text = " ".join(_UNSPOKEN.sub(" ", text).split())
     if not any(c.isalnum() for c in text):
         raise InputError("field question: nothing of it can be spoken")
     return re.sub(r"\s+([.,?!;:])", r"\1", text)
 
 
-def _named_option(option: re.Match[str]) -> str:
-    return f"Option {option[1]} is {option[2]}."
+def _named_option(option: re.Match[str], english: bool) -> str:
+    return f"Option {option[1]} is {option[2]}." if english else f"{option[1]}: {option[2]}."
 
 
 def _in_words(text: str) -> str:

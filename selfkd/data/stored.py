@@ -17,6 +17,17 @@ import pyarrow.parquet as pq
 ROW_GROUPS_KEPT = 2  # of a process: a benchmark's hold 100 pictures
 
 
+@dataclass(frozen=True, slots=True)
+class InFolder:
+    """A picture by its name within a folder: a `Path` for each of a million rows would be several times as large."""
+
+    folder: Path
+    name: str
+
+    def read(self) -> Path:
+        return self.folder / self.name
+
+
 @dataclass(frozen=True)
 class InParquet:
     """The picture of a row, in the layout of `datasets.Image`."""
@@ -42,7 +53,7 @@ class InDataset:
         return value["bytes"] or Path(value["path"])
 
 
-Stored = InParquet | InDataset
+Stored = InFolder | InParquet | InDataset
 
 
 def parquet_rows(files: Sequence[str], columns: Sequence[str], pictures: str) -> Iterator[dict[str, Any]]:

@@ -44,7 +44,8 @@ class SynthesizeConfig:
         engine: Speech engine.
         engine_path: Folder of Kokoro's files, of Piper's voices or of recordings; base URL of an endpoint.
         engine_model: Model of an endpoint.
-        voices: "training", "drawn" or "unseen" (parts of the espeak voices), or names divided by commas, name:weight.
+        voices: "training", "drawn" or "unseen" (parts of the espeak voices; "training" with another engine: all of the
+            language), or names divided by commas, name:weight.
         language: Language of the questions; voices of another are refused.
         instruction: Whether the sentence on the form of the answer stays text or is spoken too (llava).
         rate_wpm: Slowest and fastest rate, in words a minute.
@@ -108,6 +109,9 @@ def synthesize(config: SynthesizeConfig, source: Source | None = None) -> dict[s
     voices = weighted_voices(config.voices, speaker, config.language)
     source = source or open_source(config)
     count = config.count or len(source)
+    if not count:
+        skipped = ", ".join(f"{reason}: {number}" for reason, number in source.skipped.items()) or "nothing skipped"
+        raise InputError(f"source: {config.path or config.source}: holds no question ({skipped})")
     plan = {k: str(v) if k == "output" else v for k, v in asdict(config).items() if k not in _HOW}
     _claim(config.output, plan)
     shard_count = -(-count // config.shard_rows)
@@ -162,6 +166,8 @@ def _write_manifest(
         "shards": [_entry(config.output, p) for p in paths],
         "rejected_shards": [_entry(config.output, p) for p in sorted((config.output / REJECTED).glob("*.parquet"))],
     }
+    for left in config.output.rglob(".*.parquet*"):  # by jobs that were killed
+        left.unlink(missing_ok=True)
     write_json(config.output / MANIFEST, manifest)
     reasons = f", the first because: {rejected[0]['reason']}" if rejected else ""
     print(f"{config.output}: {manifest['rows']} questions, {len(rejected)} rejected{reasons}")
@@ -187,6 +193,8 @@ def weighted_voices(names: str, speaker: Speaker, language: str) -> dict[str, fl
     """Voices and their weights; raises InputError for one that the engine lacks, or that speaks another language."""
     wanted = ESPEAK_VOICES.get(names) or [v.strip() for v in names.split(",")]
     if names in ESPEAK_VOICES and not speaker.engine.startswith("espeak"):
+        if names != "training":
+            raise InputError(f"voices: {names!r} are voices of espeak-ng; name some of {speaker.engine}'s")
         wanted = [v for v in speaker.voices() if _speaks(speaker, v, language)]
     voices, known = {}, set(speaker.voices())
     for entry in wanted:
@@ -198,6 +206,8 @@ def weighted_voices(names: str, speaker: Speaker, language: str) -> dict[str, fl
         if colon and not re.fullmatch(r"\d+(\.\d+)?", weight):
             raise InputError(f"voices: {entry!r} is not name:weight")
         voices[name] = float(weight) if colon else 1.0
+    if not any(voices.values()):
+        raise InputError(f"voices: {'all weigh 0' if voices else f'{speaker.engine} has none that speaks {language}'}")
     return voices
 
 
@@ -218,14 +228,15 @@ def _shard_path(config: SynthesizeConfig, shard: int, count: int) -> Path | None
 def _claim(folder: Path, plan: dict[str, Any]) -> None:
     """Makes the folder ours: it must be new, or hold the very same plan."""
     path = folder / PLAN
-    if path.is_file():
-        theirs = json.loads(path.read_text())
-        ours = json.loads(json.dumps(plan))
-        differing = [k for k in ours if theirs.get(k) != ours[k] and k != "output"]
-        if differing:
-            k = differing[0]
-            raise InputError(f"{folder}: holds other data ({k}: {theirs.get(k)!r} there, {ours[k]!r} here)")
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise InputError(f"{folder}: not empty and not made by this command; give another output")
-    else:
+    # looked at before the plan, which comes first: jobs of an array begin at once; nor is half a plan somebody's file
+    others = folder.is_dir() and any(not p.name.startswith(f".{PLAN}.") for p in folder.iterdir())
+    if not path.is_file():
+        if others:
+            raise InputError(f"{folder}: not empty and not made by this command; give another output")
         write_json(path, plan)
+    theirs = json.loads(path.read_text())
+    ours = json.loads(json.dumps(plan))
+    differing = [k for k in ours if theirs.get(k) != ours[k] and k != "output"]
+    if differing:
+        k = differing[0]
+        raise InputError(f"{folder}: holds other data ({k}: {theirs.get(k)!r} there, {ours[k]!r} here)")

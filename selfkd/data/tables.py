@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from selfkd.data.listed import Listed, Row, drawn
-from selfkd.data.stored import Stored, dataset_rows
+from selfkd.data.stored import InFolder, Stored, dataset_rows
 from selfkd.errors import InputError
 
 FIELDS = ("id", "question", "answer", "image", "instruction", "answer_format", "category", "kind")
@@ -33,7 +33,11 @@ def dataset(name: str, split: str, columns: Mapping[str, str], count: int, seed:
         raise InputError(f"path: {name}: {str(error).splitlines()[0]}") from error
     wanted = _checked(columns)
     image, table = wanted["image"], data
-    if image in data.column_names and isinstance(data.features[image], Image):
+    feature = data.features.get(image)
+    if isinstance(feature, dict) and "bytes" in feature:  # Parquet that does not say that these are pictures
+        data = data.cast_column(image, Image())
+        feature = data.features[image]
+    if isinstance(feature, Image):
         table = dataset_rows(data, image)
     skipped: Counter[str] = Counter()
     rows = drawn(_rows(table, Path(), wanted, name, skipped), count, seed)
@@ -77,6 +81,12 @@ def _rows(
         if not values["question"] or not values["answer"]:
             skipped["no question or answer"] += 1
             continue
+        for name, value in values.items():
+            if isinstance(value, list | dict):
+                wanted = "a picture or its path" if name == "image" else "text"
+                raise InputError(
+                    f"columns: {where}: row {number}: {columns[name]!r} is a {type(value).__name__}, not {wanted}"
+                )
         yield Row(
             id=str(values["id"] if values["id"] is not None else f"{Path(where).stem}-{number:06d}"),
             question=str(values["question"]).strip(),
@@ -89,5 +99,5 @@ def _rows(
         )
 
 
-def _image(value: Any, folder: Path) -> Path | bytes | Stored | None:
-    return value if value is None or isinstance(value, bytes | Stored) else folder / str(value)
+def _image(value: Any, folder: Path) -> bytes | Stored | None:
+    return value if value is None or isinstance(value, bytes | Stored) else InFolder(folder, str(value))

@@ -1,6 +1,6 @@
 """Whether what was spoken can be understood: sound that is there, of a likely length, and a round trip through ASR.
 
-WER is jiwer's, on text that Whisper's own English normaliser has levelled ("twenty three" and "23" are the same).
+WER is jiwer's, on text that Whisper's own normaliser has levelled (in English "twenty three" and "23" are the same).
 """
 
 from collections.abc import Sequence
@@ -11,17 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selfkd.data.example import SAMPLE_RATE_HZ, Example
+from selfkd.data.example import LONGEST_SECONDS, SAMPLE_RATE_HZ, Example
 from selfkd.errors import InputError
 
 SECONDS_A_LETTER = (0.02, 0.3)  # faster and slower than anybody speaks
 SLACK_SECONDS = 1.5  # of silence around a short utterance
 MOST_EXTRA_TOKENS = 16
+UNSPACED = ("zh", "yue", "ja", "th", "lo", "my")  # written without spaces: letters stand for words
 FULL_SCALE, MOST_CLIPPED, LEAST_RMS = 0.999, 0.01, 1e-3  # share of samples at full scale; -60 dBFS
 
 
 def check_sound(samples: NDArray[np.float32], said: str) -> None:
-    """Raises InputError for speech that is silent, clipped, or much too short or long for its text."""
+    """Raises InputError for speech that is silent, clipped, over 30 s, or of no likely length for its text."""
     seconds = len(samples) / SAMPLE_RATE_HZ
     level = float(np.sqrt(np.dot(samples, samples) / len(samples))) if len(samples) else 0.0
     if level < LEAST_RMS:
@@ -30,6 +31,8 @@ def check_sound(samples: NDArray[np.float32], said: str) -> None:
     clipped = float(np.mean(np.abs(samples) >= FULL_SCALE)) if at_full_scale else 0.0
     if clipped > MOST_CLIPPED:
         raise InputError(f"field speech: clipped ({clipped:.1%} of the samples)")
+    if seconds > LONGEST_SECONDS:
+        raise InputError(f"field speech: {seconds:.1f} s is over the {LONGEST_SECONDS:.0f} s that can be heard at once")
     letters = sum(c.isalnum() for c in said)
     low, high = (letters * s for s in SECONDS_A_LETTER)
     if not low <= seconds <= high + SLACK_SECONDS:
@@ -38,10 +41,11 @@ def check_sound(samples: NDArray[np.float32], said: str) -> None:
 
 @dataclass
 class Verifier:
-    """ASR by any Whisper checkpoint; `most_wer` is the highest word error rate that is kept."""
+    """ASR by any Whisper checkpoint that hears `language`; `most_wer` is the highest word error rate that is kept."""
 
     checkpoint: str
     most_wer: float
+    language: str = "en"
 
     @cached_property
     def _recognizer(self) -> Any:
@@ -54,17 +58,30 @@ class Verifier:
         tokenizer: Any = recognizer.tokenizer
         if tokenizer.pad_token_id is None:  # batches need one
             tokenizer.pad_token_id = tokenizer.eos_token_id
+        from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
+        known = ["en"] if not _is_multilingual(recognizer) else list(LANGUAGES)
+        if self._spoken not in known:
+            hears = f"{len(known)} languages" if len(known) > 1 else "English alone"
+            raise InputError(f"verify: {self.checkpoint}: hears {hears}, the questions are in {self.language!r}")
         return recognizer
+
+    @property
+    def _spoken(self) -> str:
+        return _base(self.language)
 
     def heard(self, examples: Sequence[Example]) -> list[Example]:
         """The examples with `heard` and `word_error_rate`."""
         clips = [{"raw": e.samples(), "sampling_rate": SAMPLE_RATE_HZ} for e in examples]
         # Whisper may say the same word until its window is full: what is longer than the text by far is wrong already
         most = MOST_EXTRA_TOKENS + max((len(e.said) for e in examples), default=0) // 2
-        how = {"max_length": most, "num_beams": 1}  # the pipeline's own five beams cost three times as much
+        most = min(most, self._recognizer.model.config.max_target_positions)
+        how: dict[str, Any] = {"max_length": most, "num_beams": 1}  # the pipeline's own five cost three times as much
+        if _is_multilingual(self._recognizer):  # else it guesses, and may translate
+            how |= {"language": self._spoken, "task": "transcribe"}
         texts = [r["text"].strip() for r in self._recognizer(clips, batch_size=8, generate_kwargs=how)]
         return [
-            replace(e, heard=text, word_error_rate=word_error_rate(e.said, text))
+            replace(e, heard=text, word_error_rate=word_error_rate(e.said, text, self.language))
             for e, text in zip(examples, texts, strict=True)
         ]
 
@@ -74,16 +91,26 @@ class Verifier:
             raise InputError(f"field speech: {wer} is over {self.most_wer:.2f} (heard: {example.heard!r})")
 
 
-def word_error_rate(said: str, heard: str) -> float:
+def word_error_rate(said: str, heard: str, language: str = "en") -> float:
     """Words wrong, missing and added, over the words said, after normalisation."""
     import jiwer
 
-    reference = _normalizer()(said)
-    return float(jiwer.wer(reference, _normalizer()(heard))) if reference else 0.0
+    normalize = _normalizer(_base(language))
+    reference = normalize(said)
+    return float(jiwer.wer(reference, normalize(heard))) if reference else 0.0
 
 
 @cache
-def _normalizer() -> Any:
+def _normalizer(language: str) -> Any:
+    from whisper_normalizer.basic import BasicTextNormalizer
     from whisper_normalizer.english import EnglishTextNormalizer
 
-    return EnglishTextNormalizer()
+    return EnglishTextNormalizer() if language == "en" else BasicTextNormalizer(split_letters=language in UNSPACED)
+
+
+def _base(language: str) -> str:
+    return language.lower().partition("-")[0]
+
+
+def _is_multilingual(recognizer: Any) -> bool:
+    return bool(recognizer.model.generation_config.is_multilingual)

@@ -15,8 +15,8 @@ from typing import Any
 from PIL import Image
 
 from selfkd.data.example import encode_picture
+from selfkd.data.json_list import json_records
 from selfkd.data.listed import Listed, Row, checked_image
-from selfkd.data.llava import read_json
 from selfkd.data.questions import which_caption
 from selfkd.errors import InputError
 from selfkd.evaluation.benchmarks.benchmark import as_details
@@ -35,9 +35,7 @@ def mmalign(relation: Path, attribution: Path, images: Path, per_kind: int = 300
 
 
 def _rows(kind: str, path: Path, images: Path, count: int, seed: int) -> Iterator[Row]:
-    items = read_json(path)
-    if not isinstance(items, list):
-        raise InputError(f"{path}: not a list of items")
+    items = list(json_records(path))
     if count > len(items):
         raise InputError(f"{path}: per_kind: {count} are asked for, there are {len(items)}")
     rng = random.Random(f"mmalign/{kind}/{seed}")
