@@ -109,3 +109,19 @@ def test_drawn_voices_speak_and_are_the_same_everywhere():
     assert np.array_equal(first, EspeakSpeaker().speak(Utterance("Is there a red circle?", names[0])))
     parts = {part: {voice.partition("+")[2] for voice in voices} for part, voices in ESPEAK_VOICES.items()}
     assert not parts["drawn"] & (parts["training"] | parts["unseen"])
+
+
+def test_a_drawn_voice_has_an_accent_of_its_own(tmp_path, monkeypatch):
+    """The exchanged phonemes are heard: without them the same voice says the same sentence otherwise."""
+    whole = drawn_voices.voice_file
+    exchanged = {
+        name: [x for x in whole(name).splitlines() if x.startswith("replace 0 ")] for name in drawn_voices.NAMES
+    }
+    assert all(exchanged.values()) and len(set(map(tuple, exchanged.values()))) == drawn_voices.COUNT
+    assert all(old != new for lines in exchanged.values() for _, _, old, new in map(str.split, lines))
+    name = next(n for n in drawn_voices.NAMES if any(x.startswith("replace 0 aU ") for x in exchanged[n]))
+    said = Utterance("How now, brown cow?", f"en-US+{name}")
+    with_accent = EspeakSpeaker().speak(said)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(drawn_voices, "voice_file", lambda name: whole(name).partition("replace")[0])
+    assert not np.array_equal(with_accent, EspeakSpeaker().speak(said))
