@@ -29,7 +29,7 @@ from selfkd.evaluation.resampling import percentile_interval, resampled_means
 from selfkd.evaluation.samples import read_samples, samples_path
 from selfkd.evaluation.statistics import gap_closed
 from selfkd.files import write_json
-from selfkd.runs import MODEL, once
+from selfkd.runs import MODEL, RESULT, once
 
 TEST_SEED = {"test": 100, "validation": 200}
 STEPS, BATCH = 300, 16
@@ -72,12 +72,12 @@ RECIPES = {
 }  # fmt: skip
 
 
-def run_seed(seed: int, only: Sequence[str], options: argparse.Namespace, asked: dict[str, Path]) -> dict[str, Path]:
-    """{recipe: folder of its evaluations} of one seed."""
+def run_seed(seed: int, only: Sequence[str], options: argparse.Namespace, asked: dict[str, Path]) -> None:
+    """Trains and asks the recipes of one seed, but for what is done already."""
     # imported here and below: each process that speaks imports this file, and would hold torch
     from selfkd.training.distill import DistillConfig, distill
 
-    folder, found = options.output / f"seed-{seed}", {}
+    folder = options.output / f"seed-{seed}"
     for name in only:
         recipe = RECIPES[name]
         data = _spoken(recipe, seed, folder)
@@ -90,8 +90,6 @@ def run_seed(seed: int, only: Sequence[str], options: argparse.Namespace, asked:
                 where, model = folder / f"eval-{name}" / condition, str(folder / name / MODEL)
                 views = ["speech", "cascade"] if recipe.ears == "tokens" else ["speech"]
                 _evaluate(model, spoken, where, views, recognizer=model)
-        found[name] = folder / f"eval-{name}"
-    return found
 
 
 def fast() -> dict[str, bool]:
@@ -156,20 +154,21 @@ def samples(run: Path, view: str = "speech") -> list[dict[str, Any]]:
     return read_samples(samples_path(run, "world", view))
 
 
-def table(options: argparse.Namespace, runs: dict[int, dict[str, Path]]) -> dict[str, Any]:
-    """Prints a row a recipe and returns what it says."""
-    found: dict[str, Any] = {"seeds": list(runs), "steps": STEPS, "batch_size": BATCH}
+def table(options: argparse.Namespace) -> dict[str, Any]:
+    """Prints a row for each recipe that the folder holds, and returns what it says."""
+    found: dict[str, Any] = {"steps": STEPS, "batch_size": BATCH}
     for condition in (options.split, *options.conditions):
         untrained = options.output / "eval-untrained" / condition
         written, cascade = samples(untrained, "text"), samples(untrained, "cascade")
         rows = {"written": [written], "cascade": [cascade], "untrained": [samples(untrained)]}
-        for name in next(iter(runs.values())):
-            at = [of[name] / condition for of in runs.values() if (of[name] / condition).is_dir()]
-            rows |= {name: [samples(run) for run in at]} if at else {}
-            if at and RECIPES[name].ears == "tokens":
+        for name, recipe in RECIPES.items():
+            at = [f.parent for f in sorted(options.output.glob(f"seed-*/eval-{name}/{condition}/{RESULT}"))]
+            if at:
+                rows[name] = [samples(run) for run in at]
+            if at and recipe.ears == "tokens":
                 rows[f"{name}, own cascade"] = [samples(run, "cascade") for run in at]
-        print(f"\nWorld, {condition}, n = {len(written)} a seed, seeds {list(runs)}")
-        print(f"{'':<36}{'mean':>6}{'sd':>7}{'gap closed (95%)':>22}{'minus cascade (95%)':>22}")
+        print(f"\nWorld, {condition}, n = {len(written)} a seed")
+        print(f"{'':<32}{'seeds':>5}{'mean':>6}{'sd':>7}{'gap closed (95%)':>21}{'minus cascade (95%)':>21}")
         found[condition] = {"n": len(written)}
         for name, by_seed in rows.items():
             found[condition][name] = row(name, by_seed, written, cascade, rows.get("paper-sft"))
@@ -193,7 +192,7 @@ def row(name: str, by_seed: list, written: list, cascade: list, sft: list | None
         stderr = float(better.std(ddof=1) / len(better) ** 0.5)
         found["over_cascade"] = {"difference": float(better.mean()), "stderr": stderr, "interval": interval}
         over = "{:+.3f} to {:+.3f}".format(*interval)
-    print(f"{name:<36}{found['mean']:>6.3f}{spread:>7.3f}{closed:>22}{over:>22}")
+    print(f"{name:<32}{len(scores):>5}{found['mean']:>6.3f}{spread:>7.3f}{closed:>21}{over:>21}")
     return found
 
 
@@ -216,8 +215,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1000, help="questions asked; 400 of them in other conditions")
     options = parser.parse_args()
     asked = ask_all(options)
-    runs = {seed: run_seed(seed, options.only, options, asked) for seed in options.seeds}
-    write_json(options.output / f"scores-{options.split}.json", table(options, runs))
+    for seed in options.seeds:
+        run_seed(seed, options.only, options, asked)
+    write_json(options.output / f"scores-{options.split}.json", table(options))
 
 
 if __name__ == "__main__":
