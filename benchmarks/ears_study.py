@@ -10,9 +10,9 @@ of the very ears that were trained: what is left to the vectors, once the ears a
 questions in unseen voices, and the first of them over again in the speech that `--conditions` names.
 
 Writes OUTPUT/scores-SPLIT.json and prints mean and standard deviation over seeds, the share closed of the gap that the
-paper's SFT leaves, and the interval of the paired difference from the cascade over all items and seeds. `--split
-validation` is for choosing; nothing is chosen on the test split. What is done is kept: with more seeds or recipes the
-same folder is continued.
+paper's SFT leaves, the interval of the paired difference from the cascade over all items and seeds, and the errors of
+seeing (the written answer is wrong too) and of hearing apart. `--split validation` is for choosing; nothing is chosen
+on the test split. What is done is kept: with more seeds or recipes the same folder is continued.
 """
 
 import argparse
@@ -20,10 +20,12 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from selfkd.data.shapes import Split
+from selfkd.data.sources import SourceName
 from selfkd.data.synthesize import SynthesizeConfig, synthesize
 from selfkd.evaluation.resampling import percentile_interval, resampled_means
 from selfkd.evaluation.samples import read_samples, samples_path
@@ -31,9 +33,13 @@ from selfkd.evaluation.statistics import gap_closed
 from selfkd.files import write_json
 from selfkd.runs import MODEL, RESULT, once
 
-TEST_SEED = {"test": 100, "validation": 200}
+if TYPE_CHECKING:
+    from selfkd.evaluation.systems import View
+
+Ears = Literal["stacked", "tokens"]
+TEST_SEED: dict[Split, int] = {"test": 100, "validation": 200}
 STEPS, BATCH = 300, 16
-SAMPLES = STEPS * BATCH  # each is seen once: two questions to a sentence
+SAMPLES = STEPS * BATCH  # what a run sees: two questions to a sentence
 CONDITIONS: dict[str, dict[str, Any]] = {
     "noise, 20 dB": {"augment": {"noise": 1.0}, "noise_snr_db": (20.0, 20.0)},
     "noise, 10 dB": {"augment": {"noise": 1.0}, "noise_snr_db": (10.0, 10.0)},
@@ -46,16 +52,19 @@ CONDITIONS: dict[str, dict[str, Any]] = {
 class Recipe:
     """How it differs from what `selfkd distill` does by default with ears that hear tokens."""
 
-    ears: str = "tokens"
+    ears: Ears = "tokens"
     voices: str = "drawn"
     sentences: bool = True
+    responses: SourceName = "world-annotated"
+    samples: int = SAMPLES
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-PAPER = {"steps": 400, "batch_size": 32, "warmup_steps": 30}
+HEAD = f"{'':<29}seeds  mean     sd   gap closed (95%) over cascade (95%) seeing hearing"
+PAPER: dict[str, Any] = {"steps": 400, "batch_size": 32, "warmup_steps": 30}
 RECIPES = {
-    "paper-sft": Recipe("stacked", "training", False, PAPER | {"alpha": 0.0}),
-    "paper-selfkd": Recipe("stacked", "training", False, PAPER),
+    "paper-sft": Recipe("stacked", "training", sentences=False, settings=PAPER | {"alpha": 0.0}),
+    "paper-selfkd": Recipe("stacked", "training", sentences=False, settings=PAPER),
     "stacked": Recipe("stacked", settings={"trainable": ["projector", "speech_encoder", "llm_adapters"],
                                            "learning_rate": 4e-4, "augment_speech": 1.0}),
     "best": Recipe(),
@@ -69,6 +78,11 @@ RECIPES = {
     "best-hidden": Recipe(settings={"hidden_weight": 1.0}),
     "best-alignment": Recipe(settings={"alignment_weight": 0.5}),
     "best-on-policy": Recipe(settings={"on_policy": 0.5, "divergence": "reverse"}),
+    **{f"best-alpha-{alpha}": Recipe(settings={"alpha": alpha}) for alpha in (0.25, 0.5, 0.75)},
+    "best-exact": Recipe(responses="world"),
+    "best-sft-exact": Recipe(responses="world", settings={"alpha": 0.0}),
+    "best-1k": Recipe(samples=1500),
+    "best-10k": Recipe(samples=15_000, settings={"steps": 15_000 // BATCH}),
 }  # fmt: skip
 
 
@@ -82,13 +96,14 @@ def run_seed(seed: int, only: Sequence[str], options: argparse.Namespace, asked:
         recipe = RECIPES[name]
         data = _spoken(recipe, seed, folder)
         start = _aligned(seed, options) if recipe.ears == "stacked" else options.output / "tokens"
-        how = {"steps": STEPS, "batch_size": BATCH, "warmup_steps": 30, "seed": seed, "training": fast()}
-        trained = DistillConfig(data, folder / name, model=str(start), **(how | recipe.settings))
+        how: dict[str, Any] = {"steps": STEPS, "batch_size": BATCH, "warmup_steps": 30, "seed": seed}
+        how |= {"training": fast(), **recipe.settings}
+        trained = DistillConfig(data, folder / name, model=str(start), **how)
         once(distill, trained)
         for condition, spoken in asked.items():
             if condition == options.split or name in ("best", "paper-selfkd"):
                 where, model = folder / f"eval-{name}" / condition, str(folder / name / MODEL)
-                views = ["speech", "cascade"] if recipe.ears == "tokens" else ["speech"]
+                views: list[View] = ["speech", "cascade"] if recipe.ears == "tokens" else ["speech"]
                 _evaluate(model, spoken, where, views, recognizer=model)
 
 
@@ -99,20 +114,22 @@ def fast() -> dict[str, bool]:
     return {"bf16": torch.cpu._is_avx512_bf16_supported()}
 
 
-def _evaluate(model: str, asked: Path, output: Path, views: list[str], recognizer: str = "") -> None:
+def _evaluate(model: str, asked: Path, output: Path, views: "list[View]", recognizer: str = "") -> None:
     from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
 
     once(evaluate, EvaluateConfig(model, [str(asked)], output, views=views, recognizer=recognizer))
 
 
 def _spoken(recipe: Recipe, seed: int, folder: Path) -> list[str]:
+    name = recipe.voices + ("" if recipe.samples == SAMPLES else f"-{recipe.samples}")
+    exact = "" if recipe.responses == "world-annotated" else "-exact"
     questions = SynthesizeConfig(
-        folder / f"questions-{recipe.voices}", "world-annotated", count=SAMPLES, seed=seed, voices=recipe.voices
+        folder / f"questions-{name}{exact}", recipe.responses, count=recipe.samples, seed=seed, voices=recipe.voices
     )
     synthesize(questions)
     if not recipe.sentences:
         return [str(questions.output)]
-    sentences = replace(questions, output=folder / f"sentences-{recipe.voices}", source="words", count=SAMPLES // 3)
+    sentences = replace(questions, output=folder / f"sentences-{name}", source="words", count=recipe.samples // 3)
     synthesize(sentences)
     return [f"{questions.output}:2", f"{sentences.output}:1"]
 
@@ -133,10 +150,10 @@ def ask_all(options: argparse.Namespace) -> dict[str, Path]:
     from selfkd.model.bundled import load_bundled
 
     plain = SynthesizeConfig(
-        options.output / options.split, "world", options.split, options.count, voices="unseen",
+        options.output / options.split, "world", split=options.split, count=options.count, voices="unseen",
         seed=TEST_SEED[options.split],
     )  # fmt: skip
-    asked = {options.split: plain}
+    asked: dict[str, SynthesizeConfig] = {options.split: plain}
     for name in options.conditions:
         how = CONDITIONS[name] | ({"engine_path": options.kokoro} if name == "Kokoro" else {})
         asked[name] = replace(plain, output=options.output / f"{options.split}, {name}", **({"count": 400} | how))
@@ -150,8 +167,8 @@ def ask_all(options: argparse.Namespace) -> dict[str, Path]:
     return {name: speech.output for name, speech in asked.items()}
 
 
-def samples(run: Path, view: str = "speech") -> list[dict[str, Any]]:
-    return read_samples(samples_path(run, "world", view))
+def samples(run: Path, view: str = "speech", benchmark: str = "world") -> list[dict[str, Any]]:
+    return read_samples(samples_path(run, benchmark, view))
 
 
 def table(options: argparse.Namespace) -> dict[str, Any]:
@@ -168,7 +185,7 @@ def table(options: argparse.Namespace) -> dict[str, Any]:
             if at and recipe.ears == "tokens":
                 rows[f"{name}, own cascade"] = [samples(run, "cascade") for run in at]
         print(f"\nWorld, {condition}, n = {len(written)} a seed")
-        print(f"{'':<32}{'seeds':>5}{'mean':>6}{'sd':>7}{'gap closed (95%)':>21}{'minus cascade (95%)':>21}")
+        print(HEAD)
         found[condition] = {"n": len(written)}
         for name, by_seed in rows.items():
             found[condition][name] = row(name, by_seed, written, cascade, rows.get("paper-sft"))
@@ -176,23 +193,29 @@ def table(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def row(name: str, by_seed: list, written: list, cascade: list, sft: list | None) -> dict[str, Any]:
-    """Intervals are over items: the seeds answer the same ones, so an item counts once, by its mean over the seeds."""
+    """Intervals are over items: the seeds answer the same ones, so an item counts once, by its mean over the seeds.
+    Errors are shares of all items: of seeing where the written answer is wrong too, else of hearing."""
     scores = [statistics.mean(s["score"] for s in one) for one in by_seed]
     spread = statistics.stdev(scores) if len(scores) > 1 else float("nan")
     found: dict[str, Any] = {"mean": statistics.mean(scores), "sd": spread, "by_seed": scores}
     closed = over = ""
     if sft and name != "written":
-        share = gap_closed(*(over_seeds(some) for some in ([written], sft, by_seed)), seed=0)
+        share = gap_closed(over_seeds([written]), over_seeds(sft), over_seeds(by_seed), seed=0)
         found["gap_closed"] = share
         if share["share"] is not None:
             closed = "{:.0%} ({:.0%} to {:.0%})".format(share["share"], *share["interval"])
+    seen = {sample["id"]: sample["correct"] for sample in written}
+    for what, right in (("seeing", False), ("hearing", True)):
+        asked = [s["score"] for one in by_seed for s in one if seen[s["id"]] == right]
+        found[f"{what}_errors"] = (len(asked) - sum(asked)) / sum(map(len, by_seed))
     if name != "cascade":
         better = np.subtract(over_seeds(by_seed), over_seeds([cascade]))
         interval = percentile_interval(resampled_means(better, seed=0)[:, 0]).tolist()
         stderr = float(better.std(ddof=1) / len(better) ** 0.5)
         found["over_cascade"] = {"difference": float(better.mean()), "stderr": stderr, "interval": interval}
         over = "{:+.3f} to {:+.3f}".format(*interval)
-    print(f"{name:<32}{len(scores):>5}{found['mean']:>6.3f}{spread:>7.3f}{closed:>21}{over:>21}")
+    errors = f"{found['seeing_errors']:>7.3f}{found['hearing_errors']:>8.3f}"
+    print(f"{name:<29}{len(scores):>5}{found['mean']:>6.3f}{spread:>7.3f}{closed:>19}{over:>19}{errors}")
     return found
 
 

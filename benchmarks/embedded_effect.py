@@ -13,6 +13,8 @@ import statistics
 from dataclasses import replace
 from pathlib import Path
 
+from selfkd.data.shapes import Split
+from selfkd.data.sources import SourceName
 from selfkd.data.synthesize import SynthesizeConfig, synthesize
 from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
 from selfkd.files import write_json
@@ -20,8 +22,8 @@ from selfkd.runs import MODEL, once
 from selfkd.training.align import AlignConfig, align
 from selfkd.training.distill import DistillConfig, distill
 
-RESPONSES = {"annotated": "world-annotated", "clean": "world"}
-TEST_SEED = {"test": 100, "validation": 200}
+RESPONSES: dict[str, SourceName] = {"annotated": "world-annotated", "clean": "world"}
+TEST_SEED: dict[Split, int] = {"test": 100, "validation": 200}
 
 
 def run_seed(seed: int, output: Path, asked: Path, alphas: list[float], trainable: list[str]) -> dict[str, dict]:

@@ -41,7 +41,9 @@ def build(full_size: bool, device: str, ears_layers: int = 1) -> OmniModel:
     with torch.device(device):
         model = OmniModel.from_parts(
             AutoModelForImageTextToText.from_config(config), WhisperEncoder(ears), SPEECH_TOKEN, STACK
-        ).to(dtype)
+        )
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
     model.requires_grad_(False)
     model.projector.requires_grad_(True)
     return model.train()

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import threading
 import time
 from dataclasses import replace
@@ -169,9 +170,26 @@ def test_an_engine_that_is_not_there_is_told_at_once(tmp_path, monkeypatch):
         open_engine("piper", str(tmp_path))
     with pytest.raises(InputError, match=r"engine_path: .*model\.onnx: no such file"):
         open_engine("kokoro", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match="engine: flite: no such command"):
+        open_engine("flite", "")
     monkeypatch.setattr("selfkd.data.neural_voices.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"kokoro_onnx is not installed; pip install 'selfkd\[kokoro\]'"):
         open_engine("kokoro", str(tmp_path))
+
+
+@pytest.mark.skipif(shutil.which("flite") is None, reason="there is no command flite")
+def test_flite_says_the_same_twice_at_the_rate_that_is_asked_for():
+    speaker, said = open_engine("flite", ""), Utterance("Is there a red circle?", "slt")
+    samples = speaker.speak(said)
+    assert np.array_equal(samples, speaker.speak(said)) and 16_000 < len(samples) < 48_000
+    assert {"kal", "slt"} <= set(speaker.voices()) and "awb_time" not in speaker.voices()
+    assert len(speaker.speak(replace(said, rate_wpm=350))) == pytest.approx(len(samples) / 2, rel=0.1)
+    assert not np.array_equal(samples, speaker.speak(replace(said, voice="rms"))[: len(samples)])
+    with pytest.raises(InputError, match="Flite has no voice 'nobody'"):
+        speaker.speak(replace(said, voice="nobody"))
+    with pytest.raises(InputError, match=r"Flite found nothing to say|engine: flite"):
+        speaker.speak(replace(said, text="..."))
 
 
 def test_recordings_of_people(tmp_path):

@@ -8,6 +8,7 @@ from selfkd.data.annotator import MISTAKE_SHARE, annotated_response, own_respons
 from selfkd.data.questions import KINDS, WORLD_KINDS, ask, caption_pair, mistaken
 from selfkd.data.shapes import HELD_OUT, draw_scene, render, split_of
 from selfkd.data.sources import EasyVQA, MMAlignWorld, World
+from selfkd.errors import InputError
 from selfkd.evaluation.scorers import is_right, parse
 
 SPLITS = ("train", "validation", "test")
@@ -127,3 +128,9 @@ def test_easy_vqa_is_a_sample_of_the_whole():
     assert len({e.id for e in examples}) == 300 and len({e.question for e in examples}) > 60
     assert all(e.picture().size == (64, 64) for e in examples[:5])
     assert {e.kind for e in examples} == {"exists", "color", "shape"}
+    trained = [EasyVQA("train", 0).example(i) for i in range(300)]
+    assert not {e.image for e in trained} & {e.image for e in examples} and not {e.id for e in trained} & {
+        e.id for e in examples
+    }
+    with pytest.raises(InputError, match="split: easy-vqa has train and test"):
+        EasyVQA("validation", 0).example(0)

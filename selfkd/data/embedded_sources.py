@@ -133,8 +133,9 @@ class MMAlignWorld(_Generated):
 
 @dataclass(frozen=True)
 class EasyVQA(_Generated):
-    """easy-VQA (MIT): 64 x 64 pictures of one shape, 107 distinct questions. Nothing is trained on it. Questions get a
-    capital letter; a seeded order makes the first n a sample of the whole test split."""
+    """easy-VQA (MIT): 64 x 64 pictures of one shape, 107 distinct questions, the same in both of its splits. The
+    embedded model was not trained on it. Questions get a capital letter; a seeded order makes the first n a sample of
+    the whole split."""
 
     split: Split
     seed: int
@@ -142,15 +143,15 @@ class EasyVQA(_Generated):
     license: str = "MIT"
 
     def example(self, index: int) -> Example:
-        questions, answers, image_ids, paths = _easy_vqa_test()
+        questions, answers, image_ids, paths = _easy_vqa(self.split)
         order = random.Random(f"easy-vqa/{self.seed}").sample(range(len(questions)), len(questions))
         if index >= len(order):
-            raise InputError(f"count: easy-vqa has {len(order)} test questions")
+            raise InputError(f"count: easy-vqa has {len(order)} {self.split} questions")
         at = order[index]
         answer = answers[at]
         kind = "color" if answer in COLORS else "shape" if answer in SHAPES else "exists"
         return Example(
-            id=f"easy-vqa-{at:05d}",
+            id=f"easy-vqa-{'' if self.split == 'test' else 'train-'}{at:05d}",
             question=questions[at][0].upper() + questions[at][1:],
             answer=answer,
             source=self.name,
@@ -162,5 +163,9 @@ class EasyVQA(_Generated):
 
 
 @cache
-def _easy_vqa_test():
-    return (*easy_vqa.get_test_questions(), easy_vqa.get_test_image_paths())
+def _easy_vqa(split: Split):
+    if split == "test":
+        return (*easy_vqa.get_test_questions(), easy_vqa.get_test_image_paths())
+    if split == "train":
+        return (*easy_vqa.get_train_questions(), easy_vqa.get_train_image_paths())
+    raise InputError("split: easy-vqa has train and test")

@@ -1,4 +1,4 @@
-"""The speech engine of a configuration: espeak-ng, neural voices, any OpenAI-compatible speech endpoint
+"""The speech engine of a configuration: espeak-ng, Flite, neural voices, any OpenAI-compatible speech endpoint
 (`selfkd[openai]`), or recordings of people in a folder."""
 
 import io
@@ -12,12 +12,13 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from selfkd.data.flite_voices import FliteSpeaker
 from selfkd.data.listed import Clip, read_clip
 from selfkd.data.neural_voices import USUAL_RATE_WPM, KokoroSpeaker, PiperSpeaker, check_installed
 from selfkd.data.speakers import EspeakSpeaker, Speaker, Utterance, resampled
 from selfkd.errors import EngineError, InputError
 
-EngineName = Literal["espeak", "kokoro", "piper", "openai", "recorded"]
+EngineName = Literal["espeak", "flite", "kokoro", "piper", "openai", "recorded"]
 _ABOUT_THE_ROW = (400, 413, 422, 500)  # what a server answers to a text that it cannot speak
 _OPENAI_VOICES = ("alloy", "ash", "ballad", "coral", "echo", "fable", "onyx", "nova", "sage", "shimmer", "verse")
 
@@ -29,6 +30,8 @@ def open_engine(engine: EngineName, path: str, model: str = "") -> Speaker:
     """
     if engine == "espeak":
         return EspeakSpeaker()
+    if engine == "flite":
+        return FliteSpeaker()
     if engine == "openai":
         return EndpointSpeaker(path, model)
     folder = Path(path)

@@ -65,6 +65,8 @@ EMBEDDED: dict[str, Callable[[Split, int], Source]] = {
 def open_source(config: "SynthesizeConfig") -> Source:
     """The source of a configuration; raises InputError, naming file and field, where it cannot be read."""
     if config.source in EMBEDDED:
+        if config.path or config.images:
+            raise InputError(f"path, images: {config.source} comes with the package and takes none")
         return EMBEDDED[config.source](config.split, config.seed)
     if config.source == "benchmark":
         raise InputError("source: benchmark: selfkd evaluate --benchmarks NAME speaks public benchmarks")

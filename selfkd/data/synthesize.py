@@ -39,7 +39,7 @@ class SynthesizeConfig:
         path: File, folder or dataset of the source, where it is not embedded.
         images: Folder of the pictures that the source names (llava, jsonl).
         columns: Columns of a jsonl or datasets source where they are called otherwise (question, answer, image, ...).
-        split: Split of the source; easy-vqa has its test split alone.
+        split: Split of the source; easy-vqa has no validation split.
         count: How many questions to take, drawn by the seed; 0 takes all of a source that ends.
         engine: Speech engine.
         engine_path: Folder of Kokoro's files, of Piper's voices or of recordings; base URL of an endpoint.

@@ -69,9 +69,10 @@ class CellReader(nn.Module):
 
     @staticmethod
     def _forms(tokenizer, name: str) -> list[int]:
-        """Ids of the word within a sentence and, where it can begin a response, at its beginning."""
+        """Ids of the word within a sentence and, where it can begin a response, at its beginning; of a word that is no
+        token the ids of its pieces."""
         ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (f" {name}", name)]
-        return [form[0] for form in ids if len(form) == 1]
+        return [form[0] for form in ids if len(form) == 1] or ids[0]
 
     def forward(self, cells: Tensor, names: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """(loss, share of the things whose names are all right)."""

@@ -33,7 +33,7 @@ GROUPS_PER_STEP = 32
 VISION_STEPS = 700
 
 
-def token_logits(model, inputs: dict[str, Tensor]):
+def token_logits(model, inputs: dict[str, Tensor], buckets: int = LENGTH_BUCKETS):
     """Yields (logits, labels, whether in the response, row of the batch) of all tokens after the prefix.
 
     Continuations of like length go together: else the "choice" questions, four times as long as the others, would make
@@ -42,7 +42,7 @@ def token_logits(model, inputs: dict[str, Tensor]):
     image_inputs = {"pixel_values": inputs["pixel_values"]} if "pixel_values" in inputs else {}
     prefix = read_prefix(model, inputs["prefix_ids"], inputs["prefix_mask"], **image_inputs)
     lengths = inputs["mask"].sum(-1)
-    for rows in lengths.argsort().chunk(LENGTH_BUCKETS):
+    for rows in lengths.argsort().chunk(buckets):
         width = int(lengths[rows].max())
         labels, mask = inputs["labels"][rows, :width], inputs["mask"][rows, :width]
         ids = {"input_ids": inputs["input_ids"][rows, :width]}
@@ -64,6 +64,7 @@ class GroupTrainer(Trainer):
 
     question_weight = QUESTION_WEIGHT
     tower_rate = 0.0
+    length_buckets = LENGTH_BUCKETS
 
     def create_optimizer(self, model=None):
         assert self.model is not None
@@ -78,7 +79,7 @@ class GroupTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         total, count = torch.zeros(()), inputs["in_response"].sum()
         with fast_bf16():
-            for logits, labels, in_response, _ in token_logits(model, inputs):
+            for logits, labels, in_response, _ in token_logits(model, inputs, self.length_buckets):
                 total = total + cross_entropy(logits[in_response], labels[in_response])
                 total = total + self.question_weight * cross_entropy(logits[~in_response], labels[~in_response])
         return (total / count, {}) if return_outputs else total / count
@@ -106,12 +107,12 @@ def written_accuracy(model, processor, split: str, per_kind: int, seed: int) -> 
 
 
 class AccuracyLog(TrainerCallback):
-    def __init__(self, processor, every: int):
-        self.processor, self.every = processor, every
+    def __init__(self, processor, every: int, per_kind: int = 100):
+        self.processor, self.every, self.per_kind = processor, every, per_kind
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         if state.global_step % self.every == 0:
-            accuracy = written_accuracy(model, self.processor, "validation", 100, args.seed)
+            accuracy = written_accuracy(model, self.processor, "validation", self.per_kind, args.seed)
             print(state.global_step, {k: round(v, 2) for k, v in accuracy.items()}, flush=True)
 
 

@@ -1,0 +1,166 @@
+"""The paper's table where language model, ears and voices are pretrained by others: what do SFT, Self-KD and this
+project's recipe leave of the gap, and is the cascade better?
+
+    python ../shared/models/build.py MODELS smollm2-135m-instruct whisper-tiny.en kokoro
+    python benchmarks/real_parts.py --models MODELS --output runs/real [--seeds 0 1 2] [--only paper-sft best]
+
+SmolLM2-135M-Instruct sees by the embedded model's vision tower (`real_parts_vlm.py` makes that model first) and hears
+by Whisper's encoder, trained on voices of Kokoro-82M and Flite; it is asked easy-VQA's test questions in other voices
+of both. The cascade is the same Whisper with its own decoder, then the written path. Stage 1 is run once for each kind
+of ears, stage 2 for every seed.
+
+Writes OUTPUT/WHISPER/scores.json and prints a table for each benchmark and engine. What is done is kept: the same
+command goes on. Nothing is chosen on what is asked.
+"""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ears_study import HEAD, Ears, Recipe, fast, row, samples
+
+from selfkd.data.sources import SourceName
+from selfkd.data.synthesize import SynthesizeConfig, synthesize
+from selfkd.files import write_json
+from selfkd.runs import MODEL, RESULT, once
+
+if TYPE_CHECKING:
+    from selfkd.data.engines import EngineName
+    from selfkd.evaluation.systems import View
+
+KOKORO_UNSEEN, FLITE_UNSEEN = "af_heart,am_michael,bf_emma,bm_george", "slt"
+KOKORO = "af_alloy,af_bella,af_nova,af_sarah,am_adam,am_eric,am_liam,am_onyx,bf_alice,bf_lily,bm_daniel,bm_lewis"
+FLITE = "kal,kal16,rms"
+SMALL, LARGE = 600, 1800  # spoken questions of Kokoro and of Flite
+ASKED = 300  # questions of each engine
+BENCHMARK: SourceName = "easy-vqa"
+ALIGN: dict[Ears, dict[str, Any]] = {"stacked": {"learning_rate": 1e-3}, "tokens": {"learning_rate": 4e-4}}
+RECIPES = {
+    "paper-sft": Recipe("stacked", settings={"alpha": 0.0, "learning_rate": 1e-3}),
+    "paper-selfkd": Recipe("stacked", settings={"learning_rate": 1e-3}),
+    "best-sft": Recipe(settings={"alpha": 0.0}),
+    "best": Recipe(),
+}
+
+
+def heard_by(options: argparse.Namespace) -> Path:
+    """Folder of what depends on the ears."""
+    return options.output / options.whisper
+
+
+def spoken(
+    where: argparse.Namespace, name: str, source: SourceName, count: int, engine: "EngineName", voices: str, **more: Any
+) -> Path:
+    folder = where.output / "speech" / name
+    path = str(where.models / "kokoro") if engine == "kokoro" else ""
+    config = SynthesizeConfig(folder, source, count=count, engine=engine, engine_path=path, voices=voices, **more)
+    synthesize(config)
+    return folder
+
+
+def training_speech(options: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """(folders of stage 1, of stage 2)."""
+    words = [
+        spoken(options, "words-drawn", "words", 2000, "espeak", "drawn", seed=1),
+        spoken(options, "words-flite", "words", 1000, "flite", FLITE, seed=2),
+    ]
+    questions = [
+        spoken(options, "questions-flite", BENCHMARK, LARGE, "flite", FLITE, seed=3),
+        spoken(options, "questions-kokoro", BENCHMARK, SMALL, "kokoro", KOKORO, seed=4),
+    ]
+    return [str(folder) for folder in words], [str(folder) for folder in questions]
+
+
+def asked_speech(options: argparse.Namespace) -> dict[str, Path]:
+    """Folders of what is asked, by engine; both ask the same."""
+    engines: dict[EngineName, str] = {"flite": FLITE_UNSEEN, "kokoro": KOKORO_UNSEEN}
+    return {
+        engine: spoken(options, f"asked-{engine}", BENCHMARK, ASKED, engine, voices, split="test", seed=100)
+        for engine, voices in engines.items()
+    }
+
+
+def aligned(options: argparse.Namespace, vlm: Path, words: list[str], ears: Ears) -> Path:
+    from selfkd.training.align import AlignConfig, align
+
+    config = AlignConfig(
+        words, heard_by(options) / f"align-{ears}", vlm=str(vlm), speech_encoder=str(options.models / options.whisper),
+        ears=ears, steps=options.align_steps, batch_size=16, training=fast(), **ALIGN[ears],
+    )  # fmt: skip
+    once(align, config)
+    return config.output / MODEL
+
+
+def ask(options: argparse.Namespace, model: Path, asked: dict[str, Path], output: Path, views: "list[View]") -> None:
+    from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
+
+    whisper = str(options.models / options.whisper)
+    for engine, folder in asked.items():
+        where = output / engine
+        once(
+            evaluate,
+            EvaluateConfig(str(model), [str(folder)], where, views=views, recognizer=whisper, max_new_tokens=24),
+        )
+
+
+def run(options: argparse.Namespace) -> None:
+    from real_parts_vlm import make_vlm
+
+    from selfkd.training.distill import DistillConfig, distill
+
+    vlm = options.output / "vlm"
+    make_vlm(options.models / "smollm2-135m-instruct", vlm)
+    words, questions = training_speech(options)
+    asked = asked_speech(options)
+    started = {ears: aligned(options, vlm, words, ears) for ears in {RECIPES[name].ears for name in options.only}}
+    for ears, model in started.items():
+        ask(options, model, asked, heard_by(options) / f"eval-aligned-{ears}", ["speech"])
+    ask(options, next(iter(started.values())), asked, heard_by(options) / "eval-written", ["text", "cascade"])
+    for seed in options.seeds:
+        for name in options.only:
+            recipe, folder = RECIPES[name], heard_by(options) / f"seed-{seed}"
+            how: dict[str, Any] = {"steps": options.steps, "batch_size": 16, "warmup_steps": 15, "seed": seed}
+            how |= {"training": fast(), **recipe.settings}
+            once(distill, DistillConfig(questions, folder / name, model=str(started[recipe.ears]), **how))
+            ask(options, folder / name / MODEL, asked, folder / f"eval-{name}", ["speech"])
+
+
+def table(options: argparse.Namespace) -> dict[str, Any]:
+    """Prints what the folder holds, and returns it."""
+    found: dict[str, Any] = {}
+    for engine in ("kokoro", "flite"):
+        base = heard_by(options) / "eval-written" / engine
+        written, cascade = samples(base, "text", BENCHMARK), samples(base, "cascade", BENCHMARK)
+        rows = {"written": [written], "cascade": [cascade]}
+        for ears in ("stacked", "tokens"):
+            at = heard_by(options) / f"eval-aligned-{ears}" / engine
+            if (at / RESULT).is_file():
+                rows[f"{ears}, stage 1 alone"] = [samples(at, "speech", BENCHMARK)]
+        for name in RECIPES:
+            runs = sorted(heard_by(options).glob(f"seed-*/eval-{name}/{engine}/{RESULT}"))
+            if runs:
+                rows[name] = [samples(file.parent, "speech", BENCHMARK) for file in runs]
+        print(f"\n{BENCHMARK}, unseen voices of {engine}, n = {len(written)} a seed")
+        print(HEAD)
+        found[engine] = {
+            name: row(name, by_seed, written, cascade, rows.get("paper-sft")) for name, by_seed in rows.items()
+        }
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--whisper", default="whisper-tiny.en", help="folder of MODELS that hears")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", choices=list(RECIPES), nargs="+", default=list(RECIPES))
+    parser.add_argument("--align_steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=150)
+    options = parser.parse_args()
+    run(options)
+    write_json(heard_by(options) / "scores.json", table(options))
+
+
+if __name__ == "__main__":
+    main()

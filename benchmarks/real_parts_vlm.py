@@ -1,0 +1,167 @@
+"""A vision-language model around a language model that others pretrained: SmolLM2-135M-Instruct in InternVL's classes.
+
+    python benchmarks/real_parts_vlm.py MODELS/smollm2-135m-instruct OUTPUT [--steps 420]
+
+No pretrained vision-language model of this size can be had without a hub, so one is made. Its eyes are the embedded
+model's vision tower, frozen. A new projector is warmed up by `pretrain_vision`: what a cell of the picture shows is
+read by likeness to the LLM's own word embeddings. Then projector and LLM learn to answer about pictures: the embedded
+world's and easy-VQA's train split, half and half, the responses short and right. Interrupted, it goes on from its last
+checkpoint.
+"""
+
+import argparse
+import random
+from collections import defaultdict
+from pathlib import Path
+
+import easy_vqa
+import torch
+from PIL import Image
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GotOcr2ImageProcessorPil,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.trainer_utils import get_last_checkpoint
+
+from selfkd.data.annotator import own_response
+from selfkd.data.questions import ask
+from selfkd.data.shapes import Scene, draw_scene, render
+from selfkd.data.tasks import KIND_WEIGHTS, REPEAT_INSTRUCTION, some_words
+from selfkd.model.embedded import CHAT_TEMPLATE, IMAGE_TOKENS, vlm_path
+from selfkd.model.picture_processor import InternVLPictureProcessor
+from selfkd.training.pretrain_vision import pretrain_vision
+from selfkd.training.pretrain_vlm import AccuracyLog, GroupTrainer, written_accuracy
+from selfkd.training.world_groups import QUESTIONS_PER_GROUP, Group, GroupCollator, WorldGroups
+
+IMAGE_MARKS = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
+GROUPS_PER_STEP, LEARNING_RATE, WARM_UP_STEPS = 6, 4e-4, 300
+
+
+class PictureGroups(WorldGroups):
+    """Groups of the embedded world and of easy-VQA's train split in turn; one in ten world groups repeats words."""
+
+    def __init__(self, count: int, seed: int):
+        super().__init__(count, seed)
+        by_picture: dict[int, list[tuple[str, str]]] = defaultdict(list)
+        for question, answer, picture in zip(*easy_vqa.get_train_questions(), strict=True):
+            by_picture[picture].append((question[0].upper() + question[1:], answer))
+        self.asked, self.paths = by_picture, easy_vqa.get_train_image_paths()
+
+    def __getitem__(self, index: int) -> Group:
+        rng = random.Random(f"picture group/{self.seed}/{index}")
+        if index % 2:
+            return self._of_easy_vqa(rng)
+        scene = self._with_few_things(draw_scene(self.split, self.seed, index), index / self.count, rng)
+        if rng.random() < 0.1:
+            words = [some_words(scene, rng) for _ in range(QUESTIONS_PER_GROUP)]
+            return Group(None, tuple((f"{REPEAT_INSTRUCTION}\n{said}", said) for said in words))
+        return Group(render(scene), tuple(_task(scene, rng) for _ in range(QUESTIONS_PER_GROUP)))
+
+    def _of_easy_vqa(self, rng: random.Random) -> Group:
+        picture = rng.choice(sorted(self.asked))
+        tasks = self.asked[picture]
+        chosen = rng.sample(tasks, min(QUESTIONS_PER_GROUP, len(tasks)))
+        return Group(Image.open(self.paths[picture]).convert("RGB"), tuple(chosen))
+
+
+def _task(scene: Scene, rng: random.Random) -> tuple[str, str]:
+    while True:
+        question = ask(scene, rng.choices(list(KIND_WEIGHTS), list(KIND_WEIGHTS.values()))[0], rng)
+        if question is not None:
+            return question.text, own_response(question)
+
+
+def assemble(llm_path: Path) -> tuple[InternVLForConditionalGeneration, InternVLPictureProcessor]:
+    """The LLM with the embedded model's vision tower and a new projector between them."""
+    tokenizer = AutoTokenizer.from_pretrained(llm_path, extra_special_tokens=IMAGE_MARKS)
+    tokenizer.pad_token, tokenizer.chat_template = "<|endoftext|>", CHAT_TEMPLATE
+    config_of_eyes = AutoConfig.from_pretrained(vlm_path()).to_dict()["vision_config"]
+    eyes = InternVLForConditionalGeneration.from_pretrained(vlm_path())
+    llm = AutoModelForCausalLM.from_pretrained(llm_path, dtype=torch.float32)
+    llm.resize_token_embeddings(len(tokenizer))
+    config = InternVLConfig(
+        text_config=AutoConfig.from_pretrained(llm_path).to_dict() | {"vocab_size": len(tokenizer)},
+        vision_config=config_of_eyes,
+        image_token_id=tokenizer.context_image_token_id,
+        image_seq_length=IMAGE_TOKENS,
+        tie_word_embeddings=True,
+    )
+    model = InternVLForConditionalGeneration(config)
+    model.model.language_model.load_state_dict(llm.model.state_dict())
+    model.model.vision_tower.load_state_dict(eyes.model.vision_tower.state_dict())
+    model.tie_weights()
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    image_processor = GotOcr2ImageProcessorPil.from_pretrained(vlm_path())
+    processor = InternVLPictureProcessor(
+        image_processor=image_processor, tokenizer=tokenizer, image_seq_length=IMAGE_TOKENS, chat_template=CHAT_TEMPLATE
+    )
+    return model, processor
+
+
+def make_vlm(llm_path: Path, output: Path, steps: int = 420, seed: int = 0) -> None:
+    """Writes a transformers checkpoint with its processor to `output`; nothing where it is there already."""
+    if (output / "config.json").is_file():
+        return
+    set_seed(seed)
+    model, processor = assemble(llm_path)
+    model.model.vision_tower.requires_grad_(False)
+    words = model.get_input_embeddings()
+    seeing = output / "seeing"
+    if (seeing / "config.json").is_file():
+        model = InternVLForConditionalGeneration.from_pretrained(seeing)
+        model.model.vision_tower.requires_grad_(False)
+    else:
+        words.requires_grad_(False)  # the words stay what the LLM knows; the picture comes to them
+        pretrain_vision(model, processor, WARM_UP_STEPS, seed)
+        words.requires_grad_(True)
+        model.save_pretrained(seeing)
+    model.set_attn_implementation("eager")
+    checkpoints = output / "checkpoints"
+    arguments = TrainingArguments(
+        output_dir=str(checkpoints),
+        max_steps=steps,
+        per_device_train_batch_size=GROUPS_PER_STEP,
+        learning_rate=LEARNING_RATE,
+        lr_scheduler_type="cosine",
+        warmup_steps=steps // 20,
+        weight_decay=0.05,
+        adam_beta2=0.98,
+        use_cpu=not torch.cuda.is_available(),
+        remove_unused_columns=False,
+        save_steps=140,
+        save_total_limit=1,
+        logging_steps=15,
+        report_to="none",
+        seed=seed,
+    )
+    data = PictureGroups(steps * GROUPS_PER_STEP, seed)
+    accuracy = AccuracyLog(processor, 140, per_kind=30)
+    trainer = GroupTrainer(model, arguments, GroupCollator(processor), data, callbacks=[accuracy])
+    trainer.length_buckets = 1  # each backward pass writes the gradients of 135M parameters: more than padding costs
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None)
+    model.set_attn_implementation("sdpa")
+    processor.save_pretrained(output)
+    model.save_pretrained(output)
+    right = written_accuracy(model, processor, "validation", 200, seed)
+    print({kind: round(share, 3) for kind, share in right.items()})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("llm", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--steps", type=int, default=420)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    make_vlm(options.llm, options.output, options.steps, options.seed)
+
+
+if __name__ == "__main__":
+    main()
