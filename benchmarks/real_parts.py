@@ -96,11 +96,8 @@ def ask(options: argparse.Namespace, model: Path, asked: dict[str, Path], output
 
     whisper = str(options.models / options.whisper)
     for engine, folder in asked.items():
-        where = output / engine
-        once(
-            evaluate,
-            EvaluateConfig(str(model), [str(folder)], where, views=views, recognizer=whisper, max_new_tokens=24),
-        )
+        config = EvaluateConfig(str(model), [str(folder)], output / engine, views=views, recognizer=whisper)
+        once(evaluate, config)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -115,7 +112,8 @@ def run(options: argparse.Namespace) -> None:
     started = {ears: aligned(options, vlm, words, ears) for ears in {RECIPES[name].ears for name in options.only}}
     for ears, model in started.items():
         ask(options, model, asked, heard_by(options) / f"eval-aligned-{ears}", ["speech"])
-    ask(options, next(iter(started.values())), asked, heard_by(options) / "eval-written", ["text", "cascade"])
+    if "tokens" in started:  # what is written, and the cascade, are the same with any ears
+        ask(options, started["tokens"], asked, heard_by(options) / "eval-written", ["text", "cascade"])
     for seed in options.seeds:
         for name in options.only:
             recipe, folder = RECIPES[name], heard_by(options) / f"seed-{seed}"
