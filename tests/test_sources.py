@@ -105,6 +105,12 @@ def test_a_sample_is_drawn_by_the_seed_and_keeps_the_order(llava_folder, tmp_pat
         ids(count=9)
 
 
+def test_what_comes_with_the_package_takes_no_path(tmp_path):
+    """A third argument meant for the split once was a path that nobody read, and a study asked the wrong split."""
+    with pytest.raises(InputError, match="path, images: world comes with the package and takes none"):
+        open_source(settings(tmp_path, "world", "test"))
+
+
 def test_a_text_alone_is_no_source(tmp_path):
     turns = [{"from": "human", "value": "Write a poem."}, {"from": "gpt", "value": "Roses"}]
     (tmp_path / "text.json").write_text(json.dumps([{"id": "x", "conversations": turns}]))
