@@ -1,16 +1,19 @@
-"""Trains the embedded speech encoder with a CTC head over the LLM's tokens; bundled under `selfkd/assets/recognizer`.
+"""Trains a speech encoder with a CTC head over an LLM's tokens; the embedded one is under `selfkd/assets/recognizer`.
 
     selfkd synthesize --source words --count 18000 --seed 1 --output DATA
     python -m selfkd.training.pretrain_recognizer DATA OUTPUT [--seed N]
+    python -m selfkd.training.pretrain_recognizer DATA MORE OUTPUT --encoder WHISPER --vlm VLM
 
-Reads spoken words (training voices); writes the recogniser and its feature extractor. An hour on two cores. A head
+Reads folders of spoken words; writes the recogniser and its feature extractor, which `selfkd align --speech_encoder`
+takes for ears that hear tokens. The embedded one takes an hour on two cores. It begins as the encoder of a Whisper
+checkpoint where one is named, and the tokens are those of the VLM, the embedded one without a name. A head
 over the LLM's tokens alone was still at the loss of saying nothing after 1,000 steps: a word is many frames, a
 character few. So characters come first, and the tokens once the encoder knows sounds; spelling is then no longer
 asked of it.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +26,14 @@ from selfkd.data.example import Example
 from selfkd.data.features import log_mel, pad_mels
 from selfkd.data.folder import ExampleFolder
 from selfkd.model.embedded import WHISPER_SIZE, vlm_path
+from selfkd.model.load import load_speech_encoder
 from selfkd.model.speech_encoder import RecognizerConfig, SpeechRecognizer
 from selfkd.training.mel_augment import augmented
 
 CLIPS_PER_STEP = 32
+
+
+SCRATCH_RATES, PRETRAINED_RATES = (1.5e-3, 8e-4), (4e-4, 2e-4)  # peaks of the first and of the second part
 
 
 class SpokenWords(Dataset):
@@ -64,31 +71,51 @@ class RecognizerTrainer(Trainer):
 
 
 def pretrain_recognizer(
-    data: Path, output: Path, character_steps: int = 4500, token_steps: int = 2000, seed: int = 0, start: str = ""
+    data: Sequence[Path],
+    output: Path,
+    character_steps: int = 4500,
+    token_steps: int = 2000,
+    seed: int = 0,
+    start: str = "",
+    encoder: str = "",
+    vlm: str = "",
 ) -> None:
     """Characters first, then a new head over the LLM's tokens; or only more of the second part, from `start`."""
     set_seed(seed)
-    examples, extractor = list(ExampleFolder(data)), WhisperFeatureExtractor(feature_size=80)
+    examples = [example for folder in data for example in ExampleFolder(folder)]
+    extractor = (
+        WhisperFeatureExtractor.from_pretrained(encoder) if encoder else WhisperFeatureExtractor(feature_size=80)
+    )
     texts, words = [e.question for e in examples], SpokenWords(examples, extractor)
+    pretrained = load_speech_encoder(encoder) if encoder else None
+    size = WHISPER_SIZE if pretrained is None else pretrained.config.to_dict() | {"decoder_layers": 0}
+    size = {name: value for name, value in size.items() if name not in ("model_type", "architectures", "dtype")}
+    rates = SCRATCH_RATES if pretrained is None else PRETRAINED_RATES
     if start:
         recognizer = SpeechRecognizer.from_pretrained(start)
     else:
         pieces, words.ids = cut(texts, list)
-        recognizer = SpeechRecognizer(RecognizerConfig(pieces, **WHISPER_SIZE))
-        _train(recognizer, words, output, character_steps, 1.5e-3, seed)
-    tokenizer = AutoTokenizer.from_pretrained(vlm_path())
-    pieces, words.ids = cut(texts, lambda text: [str(tokenizer.decode(i)) for i in tokenizer(text)["input_ids"]])
+        recognizer = SpeechRecognizer(RecognizerConfig(pieces, **size))
+        if pretrained is not None:
+            recognizer.encoder.load_state_dict(pretrained.state_dict())
+        _train(recognizer, words, output, character_steps, rates[0], seed)
+    tokenizer = AutoTokenizer.from_pretrained(vlm or vlm_path())
+    pieces, words.ids = cut(
+        texts, lambda text: [str(tokenizer.decode(i)) for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
+    )
     if recognizer.config.pieces == pieces:
         listener = recognizer
     else:
-        listener = SpeechRecognizer(RecognizerConfig(pieces, **WHISPER_SIZE))
+        listener = SpeechRecognizer(RecognizerConfig(pieces, **size))
         listener.encoder.load_state_dict(recognizer.encoder.state_dict())
-    _train(listener, words, output, token_steps, 8e-4, seed)
+    _train(listener, words, output, token_steps, rates[1], seed)
     listener.save_pretrained(output)
     extractor.save_pretrained(output)
 
 
 def _train(model: SpeechRecognizer, words: SpokenWords, output: Path, steps: int, rate: float, seed: int) -> None:
+    if not steps:  # which the Trainer would take for three epochs
+        return
     arguments = TrainingArguments(
         output_dir=str(output),
         max_steps=steps,
@@ -111,10 +138,12 @@ def _train(model: SpeechRecognizer, words: SpokenWords, output: Path, steps: int
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("data", "output"):
-        parser.add_argument(name, type=Path)
+    parser.add_argument("data", type=Path, nargs="+")
+    parser.add_argument("output", type=Path)
     parser.add_argument("--character_steps", type=int, default=4500)
     parser.add_argument("--token_steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--start", default="", help="recogniser to go on from, with the second part")
+    parser.add_argument("--encoder", default="", help="Whisper checkpoint to begin with, in place of random weights")
+    parser.add_argument("--vlm", default="", help="checkpoint whose tokens are heard; the embedded model without one")
     pretrain_recognizer(**vars(parser.parse_args()))
