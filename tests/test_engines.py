@@ -188,8 +188,18 @@ def test_flite_says_the_same_twice_at_the_rate_that_is_asked_for():
     assert not np.array_equal(samples, speaker.speak(replace(said, voice="rms"))[: len(samples)])
     with pytest.raises(InputError, match="Flite has no voice 'nobody'"):
         speaker.speak(replace(said, voice="nobody"))
-    with pytest.raises(InputError, match=r"Flite found nothing to say|engine: flite"):
+    with pytest.raises(InputError, match="Flite found nothing to say"):
         speaker.speak(replace(said, text="..."))
+
+
+def test_flite_that_fails_is_told_with_its_own_words(tmp_path, monkeypatch):
+    (tmp_path / "flite").write_text(
+        '#!/bin/sh\n[ "$1" = -lv ] && echo "Voices available: slt" || { echo "no luck" >&2; exit 3; }\n'
+    )
+    (tmp_path / "flite").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(InputError, match="engine: flite: no luck"):
+        open_engine("flite", "").speak(Utterance("Is there a red circle?", "slt"))
 
 
 def test_recordings_of_people(tmp_path):

@@ -15,6 +15,7 @@ from selfkd.data.neural_voices import USUAL_RATE_WPM
 from selfkd.data.speakers import Utterance, resampled
 from selfkd.errors import InputError
 
+_HISS = 0.01  # peak of what it makes of no words at all; of words it is 0.3 and more
 _ABOUT_ONE_THING = ("awb_time",)  # voices that can say the time and nothing else
 
 
@@ -52,6 +53,6 @@ class FliteSpeaker:
             if done.returncode or not said.is_file():
                 raise InputError(f"engine: flite: {done.stderr.strip() or f'exit code {done.returncode}'}")
             samples, rate_hz = soundfile.read(said, dtype="float32")
-        if not len(samples) or not np.abs(samples).max():
+        if not len(samples) or np.abs(samples).max() < _HISS:
             raise InputError(f"text: Flite found nothing to say in {utterance.text!r}")
         return resampled(samples, rate_hz)
