@@ -196,7 +196,7 @@ def row(name: str, by_seed: list, written: list, cascade: list, sft: list | None
     """Intervals are over items: the seeds answer the same ones, so an item counts once, by its mean over the seeds.
     Errors are shares of all items: of seeing where the written answer is wrong too, else of hearing."""
     scores = [statistics.mean(s["score"] for s in one) for one in by_seed]
-    spread = statistics.stdev(scores) if len(scores) > 1 else float("nan")
+    spread = statistics.stdev(scores) if len(scores) > 1 else None
     found: dict[str, Any] = {"mean": statistics.mean(scores), "sd": spread, "by_seed": scores}
     closed = over = ""
     if sft and name != "written":
@@ -214,8 +214,9 @@ def row(name: str, by_seed: list, written: list, cascade: list, sft: list | None
         stderr = float(better.std(ddof=1) / len(better) ** 0.5)
         found["over_cascade"] = {"difference": float(better.mean()), "stderr": stderr, "interval": interval}
         over = "{:+.3f} to {:+.3f}".format(*interval)
+    told = "–" if spread is None else f"{spread:.3f}"
     errors = f"{found['seeing_errors']:>7.3f}{found['hearing_errors']:>8.3f}"
-    print(f"{name:<29}{len(scores):>5}{found['mean']:>6.3f}{spread:>7.3f}{closed:>19}{over:>19}{errors}")
+    print(f"{name:<29}{len(scores):>5}{found['mean']:>6.3f}{told:>7}{closed:>19}{over:>19}{errors}")
     return found
 
 
@@ -235,7 +236,7 @@ def main() -> None:
     parser.add_argument("--only", choices=list(RECIPES), nargs="+", default=list(RECIPES))
     parser.add_argument("--conditions", choices=list(CONDITIONS), nargs="*", default=[])
     parser.add_argument("--kokoro", default="", help="folder of Kokoro's model and voices, for that condition")
-    parser.add_argument("--count", type=int, default=1000, help="questions asked; 400 of them in other conditions")
+    parser.add_argument("--count", type=int, default=4000, help="questions asked; 400 of them in other conditions")
     options = parser.parse_args()
     asked = ask_all(options)
     for seed in options.seeds:
