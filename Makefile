@@ -1,11 +1,13 @@
 # make demo   measure the vision-audio gap of the embedded model and close it; ends in runs/demo/report.html
 # make test   linter, type checker, tests
 # make study-ears   ears x objective x data over five seeds, into runs/ears: hours; stopped and started again it goes on
+# make study-real   the same question where others pretrained LLM, ears and voices: MODELS=DIR holds them; into runs/real
 # All make .venv with pinned versions first. PYTHON=python3.12 chooses another interpreter (3.11 or later).
 PYTHON ?= python3
 VENV ?= .venv
+MODELS ?= models
 
-.PHONY: demo test check study-ears
+.PHONY: demo test check study-ears study-real
 
 demo: $(VENV)/installed
 	$(VENV)/bin/selfkd demo --output runs/demo
@@ -15,6 +17,9 @@ test: check
 
 study-ears: $(VENV)/installed
 	$(VENV)/bin/python benchmarks/ears_study.py --output runs/ears
+
+study-real: $(VENV)/installed
+	$(VENV)/bin/python benchmarks/real_parts.py --models $(MODELS) --output runs/real
 
 check: $(VENV)/installed
 	$(VENV)/bin/ruff check .

@@ -32,7 +32,6 @@ KOKORO_UNSEEN, FLITE_UNSEEN = "af_heart,am_michael,bf_emma,bm_george", "slt"
 FLITE = "kal,kal16,rms"
 ASKED = 300  # questions of each engine
 BENCHMARK: SourceName = "easy-vqa"
-ALIGN: dict[Ears, dict[str, Any]] = {"stacked": {"learning_rate": 1e-3}, "tokens": {"learning_rate": 4e-4}}
 RECIPES = {
     "paper-sft": Recipe("stacked", settings={"alpha": 0.0, "learning_rate": 1e-3}),
     "paper-selfkd": Recipe("stacked", settings={"learning_rate": 1e-3}),
@@ -78,15 +77,32 @@ def asked_speech(options: argparse.Namespace) -> dict[str, Path]:
     }
 
 
-def aligned(options: argparse.Namespace, vlm: Path, words: list[str], ears: Ears) -> Path:
+def aligned(options: argparse.Namespace, vlm: Path, words: list[str]) -> Path:
+    """Stage 1 of stacked ears."""
     from selfkd.training.align import AlignConfig, align
 
     config = AlignConfig(
-        words, heard_by(options) / f"align-{ears}", vlm=str(vlm), speech_encoder=str(options.models / options.whisper),
-        ears=ears, steps=options.align_steps, batch_size=16, training=fast(), **ALIGN[ears],
+        words, heard_by(options) / "align-stacked", vlm=str(vlm), speech_encoder=str(options.models / options.whisper),
+        ears="stacked", steps=options.align_steps, batch_size=16, learning_rate=1e-3, training=fast(),
     )  # fmt: skip
     once(align, config)
     return config.output / MODEL
+
+
+def listening(options: argparse.Namespace, vlm: Path, words: list[str]) -> Path:
+    """Stage 1 of ears that hear tokens: a recogniser that begins as Whisper's encoder, joined to the VLM."""
+    from selfkd.model.bundled import load_listening
+    from selfkd.training.pretrain_recognizer import pretrain_recognizer
+
+    recognizer, model = heard_by(options) / "recognizer", heard_by(options) / "listening"
+    if not (recognizer / "config.json").is_file():
+        steps = options.character_steps, options.token_steps
+        whisper = str(options.models / options.whisper)
+        pretrain_recognizer([Path(f) for f in words], recognizer, *steps, encoder=whisper, vlm=str(vlm))
+    if not (model / "config.json").is_file():
+        for part in reversed(load_listening(vlm, recognizer)):  # the model, whose file is looked for, last
+            part.save_pretrained(model)
+    return model
 
 
 def ask(options: argparse.Namespace, model: Path, asked: dict[str, Path], output: Path, views: "list[View]") -> None:
@@ -108,7 +124,8 @@ def run(options: argparse.Namespace) -> None:
     words, questions = training_speech(options)
     asked = asked_speech(options)
     kinds: set[Ears] = {"stacked", *(RECIPES[name].ears for name in options.only)}
-    started = {ears: aligned(options, vlm, words, ears) for ears in sorted(kinds)}
+    stage_1 = {"stacked": aligned, "tokens": listening}
+    started = {ears: stage_1[ears](options, vlm, words) for ears in sorted(kinds)}
     for ears, model in started.items():
         ask(options, model, asked, heard_by(options) / f"eval-aligned-{ears}", ["speech"])
     # what is written, and the cascade, are the same with any ears
@@ -153,7 +170,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", choices=list(RECIPES), nargs="+", default=list(RECIPES))
     parser.add_argument("--align_steps", type=int, default=300)
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--character_steps", type=int, default=1500, help="of the recogniser that hears tokens")
+    parser.add_argument("--token_steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=100)
     options = parser.parse_args()
     run(options)
     write_json(heard_by(options) / "scores.json", table(options))
