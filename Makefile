@@ -1,7 +1,7 @@
 # make demo   measure the vision-audio gap of the embedded model and close it; ends in runs/demo/report.html
 # make test   linter, type checker, tests
 # make study-ears   ears x objective x data over five seeds, into runs/ears: hours; stopped and started again it goes on
-# make study-real   the same question where others pretrained LLM, ears and voices: MODELS=DIR holds them; into runs/real
+# make study-real   the same where others pretrained LLM, ears and voices: MODELS=DIR holds them; into runs/real
 # All make .venv with pinned versions first. PYTHON=python3.12 chooses another interpreter (3.11 or later).
 PYTHON ?= python3
 VENV ?= .venv
