@@ -42,8 +42,7 @@ def build(full_size: bool, device: str, ears_layers: int = 1) -> OmniModel:
         model = OmniModel.from_parts(
             AutoModelForImageTextToText.from_config(config), WhisperEncoder(ears), SPEECH_TOKEN, STACK
         )
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
+    torch.nn.Module.to(model, dtype)
     model.requires_grad_(False)
     model.projector.requires_grad_(True)
     return model.train()

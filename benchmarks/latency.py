@@ -15,15 +15,9 @@ from pathlib import Path
 
 import torch
 
-from selfkd.data.example import groups_of
 from selfkd.data.folder import ExampleFolder
 from selfkd.evaluation.systems import LocalSystem, View
 from selfkd.evaluation.transcriber import Transcriber
-
-
-def quarters(values: list[float]) -> tuple[float, float, float]:
-    low, middle, high = statistics.quantiles(values, n=4)
-    return low, middle, high
 
 
 def main() -> None:
@@ -45,8 +39,7 @@ def main() -> None:
     def timed(system: LocalSystem, view: View) -> Callable[[], float]:
         def run() -> float:
             start = time.perf_counter()
-            for positions in groups_of(wanted, options.batch_size):
-                list(system.answer(examples, {view: positions}))
+            list(system.answer(examples, {view: wanted}))
             return 1000 * (time.perf_counter() - start) / len(wanted)
 
         return run
@@ -59,7 +52,7 @@ def main() -> None:
     print(f"n = {len(wanted)}, {options.rounds} rounds, {options.batch_size} at once, {options.threads} threads")
     print(f"{'ms a question':<48}{'median':>8}{'quarters':>16}{'over written':>14}")
     for name in asked:
-        low, middle, high = quarters([r[name] for r in rounds])
+        low, middle, high = statistics.quantiles([r[name] for r in rounds], n=4)
         ratio = statistics.median(r[name] / r["written"] for r in rounds)
         print(f"{name[-47:]:<48}{middle:>8.1f}{f'{low:.1f} to {high:.1f}':>16}{ratio:>14.2f}")
 

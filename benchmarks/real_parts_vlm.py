@@ -24,19 +24,18 @@ from transformers import (
     GotOcr2ImageProcessorPil,
     InternVLConfig,
     InternVLForConditionalGeneration,
-    TrainingArguments,
     set_seed,
 )
 from transformers.trainer_utils import get_last_checkpoint
 
 from selfkd.data.annotator import own_response
-from selfkd.data.questions import ask
 from selfkd.data.shapes import Scene, draw_scene, render
-from selfkd.data.tasks import KIND_WEIGHTS, REPEAT_INSTRUCTION, some_words
+from selfkd.data.tasks import REPEAT_INSTRUCTION, some_words, weighted_question
 from selfkd.model.embedded import CHAT_TEMPLATE, IMAGE_TOKENS, vlm_path
 from selfkd.model.picture_processor import InternVLPictureProcessor
 from selfkd.training.pretrain_vision import pretrain_vision
 from selfkd.training.pretrain_vlm import AccuracyLog, GroupTrainer, written_accuracy
+from selfkd.training.pretraining import pretraining_arguments
 from selfkd.training.world_groups import QUESTIONS_PER_GROUP, Group, GroupCollator, WorldGroups
 
 IMAGE_MARKS = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
@@ -71,23 +70,20 @@ class PictureGroups(WorldGroups):
 
 
 def _task(scene: Scene, rng: random.Random) -> tuple[str, str]:
-    while True:
-        question = ask(scene, rng.choices(list(KIND_WEIGHTS), list(KIND_WEIGHTS.values()))[0], rng)
-        if question is not None:
-            return question.text, own_response(question)
+    question = weighted_question(scene, rng)
+    return question.text, own_response(question)
 
 
 def assemble(llm_path: Path) -> tuple[InternVLForConditionalGeneration, InternVLPictureProcessor]:
     """The LLM with the embedded model's vision tower and a new projector between them."""
     tokenizer = AutoTokenizer.from_pretrained(llm_path, extra_special_tokens=IMAGE_MARKS)
     tokenizer.pad_token, tokenizer.chat_template = "<|endoftext|>", CHAT_TEMPLATE
-    config_of_eyes = AutoConfig.from_pretrained(vlm_path()).to_dict()["vision_config"]
     eyes = InternVLForConditionalGeneration.from_pretrained(vlm_path())
     llm = AutoModelForCausalLM.from_pretrained(llm_path, dtype=torch.float32)
     llm.resize_token_embeddings(len(tokenizer))
     config = InternVLConfig(
         text_config=AutoConfig.from_pretrained(llm_path).to_dict() | {"vocab_size": len(tokenizer)},
-        vision_config=config_of_eyes,
+        vision_config=eyes.config.to_dict()["vision_config"],
         image_token_id=tokenizer.context_image_token_id,
         image_seq_length=IMAGE_TOKENS,
         tie_word_embeddings=True,
@@ -111,35 +107,29 @@ def make_vlm(llm_path: Path, output: Path, steps: int = 420, seed: int = 0) -> N
         return
     set_seed(seed)
     model, processor = assemble(llm_path)
-    model.model.vision_tower.requires_grad_(False)
-    words = model.get_input_embeddings()
     seeing = output / "seeing"
     if (seeing / "config.json").is_file():
         model = InternVLForConditionalGeneration.from_pretrained(seeing)
-        model.model.vision_tower.requires_grad_(False)
-    else:
+    model.model.vision_tower.requires_grad_(False)
+    if not (seeing / "config.json").is_file():
+        words = model.get_input_embeddings()
         words.requires_grad_(False)  # the words stay what the LLM knows; the picture comes to them
         pretrain_vision(model, processor, WARM_UP_STEPS, seed)
         words.requires_grad_(True)
         model.save_pretrained(seeing)
     model.set_attn_implementation("eager")
     checkpoints = output / "checkpoints"
-    arguments = TrainingArguments(
-        output_dir=str(checkpoints),
-        max_steps=steps,
-        per_device_train_batch_size=GROUPS_PER_STEP,
-        learning_rate=LEARNING_RATE,
-        lr_scheduler_type="cosine",
+    arguments = pretraining_arguments(
+        checkpoints,
+        steps,
+        GROUPS_PER_STEP,
+        LEARNING_RATE,
+        seed,
         warmup_steps=steps // 20,
-        weight_decay=0.05,
         adam_beta2=0.98,
-        use_cpu=not torch.cuda.is_available(),
-        remove_unused_columns=False,
         save_steps=140,
         save_total_limit=1,
         logging_steps=15,
-        report_to="none",
-        seed=seed,
     )
     data = PictureGroups(steps * GROUPS_PER_STEP, seed)
     accuracy = AccuracyLog(processor, 140, per_kind=30)

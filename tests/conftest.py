@@ -14,7 +14,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from transformers import Trainer
+from transformers import Trainer, WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 from selfkd.data.example import MANIFEST, SAMPLE_RATE_HZ, Example, write_shard
 from selfkd.data.sources import World
@@ -44,6 +44,21 @@ def model(parts):
 @pytest.fixture
 def processor(parts):
     return parts[1]
+
+
+@pytest.fixture(scope="session")
+def tiny_whisper(tmp_path_factory):
+    """A Whisper checkpoint of the real classes at tiny size, with weights at random."""
+    folder = tmp_path_factory.mktemp("whisper")
+    config = WhisperConfig(
+        vocab_size=64, num_mel_bins=80, d_model=32, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=64,
+        decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=64, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        decoder_start_token_id=1, suppress_tokens=None, begin_suppress_tokens=None,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    WhisperForConditionalGeneration(config).save_pretrained(folder)
+    WhisperFeatureExtractor(feature_size=80).save_pretrained(folder)
+    return folder
 
 
 def tone(seconds: float) -> np.ndarray:

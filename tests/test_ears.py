@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
     LlamaConfig,
-    WhisperConfig,
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
 )
@@ -28,21 +27,6 @@ real_whisper = pytest.mark.skipif(
     not (Path(os.environ.get("SELFKD_MODELS", "")) / "whisper-tiny.en").is_dir(),
     reason="SELFKD_MODELS names no folder with whisper-tiny.en",
 )
-
-
-@pytest.fixture(scope="module")
-def tiny_whisper(tmp_path_factory):
-    """A Whisper checkpoint of the real classes at tiny size, with weights at random."""
-    folder = tmp_path_factory.mktemp("whisper")
-    config = WhisperConfig(
-        vocab_size=64, num_mel_bins=80, d_model=32, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=64,
-        decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=64, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-        decoder_start_token_id=1, suppress_tokens=None, begin_suppress_tokens=None,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    WhisperForConditionalGeneration(config).save_pretrained(folder)
-    WhisperFeatureExtractor(feature_size=80).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import pytest
 import torch
 from conftest import interrupted_at, training_data, world_examples
 from torch import nn
-from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 from selfkd.data.folder import ExampleFolder
 from selfkd.data.speakers import EspeakSpeaker, Utterance
@@ -185,20 +184,12 @@ def test_pieces_that_are_no_tokens_are_refused(bundled):
         join_recognizer(bundled[0].vlm, bundled[1].vlm_processor, recognizer, extractor)
 
 
-def test_stage_one_of_ears_that_hear_tokens(tmp_path):
+def test_stage_one_of_ears_that_hear_tokens(tmp_path, tiny_whisper):
     """A Whisper encoder gets a new head over the tokens of the data; a recogniser brings its own."""
     training_data(tmp_path)
-    encoder = tmp_path / "whisper"
-    config = WhisperConfig(
-        vocab_size=64, num_mel_bins=80, d_model=32, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=64,
-        decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=64, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-        decoder_start_token_id=1,
-    )  # fmt: skip
-    WhisperForConditionalGeneration(config).save_pretrained(encoder)
-    WhisperFeatureExtractor(feature_size=80).save_pretrained(encoder)
     settings = AlignConfig(
-        [str(tmp_path / "data")], tmp_path / "align", ears="tokens", speech_encoder=str(encoder), steps=3, batch_size=4,
-        trainable=["projector", "speech_encoder"],
+        [str(tmp_path / "data")], tmp_path / "align", ears="tokens", speech_encoder=str(tiny_whisper), steps=3,
+        batch_size=4, trainable=["projector", "speech_encoder"],
     )  # fmt: skip
     align(settings)
     model, processor = load_omni(settings.output / MODEL)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from conftest import training_data
-from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
+from transformers import WhisperForConditionalGeneration
 
 from selfkd.data.folder import ExampleFolder
 from selfkd.model.embedded import WHISPER_SIZE
@@ -12,26 +12,10 @@ from selfkd.training.align import AlignConfig, assemble
 from selfkd.training.pretrain_recognizer import pretrain_recognizer
 
 
-@pytest.fixture
-def whisper(tmp_path):
-    """A small Whisper checkpoint."""
-    folder = tmp_path / "whisper"
-    torch.manual_seed(1)
-    WhisperForConditionalGeneration(
-        WhisperConfig(
-            d_model=32, encoder_layers=2, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
-            encoder_ffn_dim=64, decoder_ffn_dim=64, vocab_size=20, pad_token_id=0, bos_token_id=0, eos_token_id=0,
-            decoder_start_token_id=0,
-        )
-    ).save_pretrained(folder)  # fmt: skip
-    WhisperFeatureExtractor(feature_size=80).save_pretrained(folder)
-    return folder
-
-
 @pytest.mark.parametrize("from_whisper", [False, True])
-def test_a_recognizer_becomes_ears(tmp_path, whisper, from_whisper):
+def test_a_recognizer_becomes_ears(tmp_path, tiny_whisper, from_whisper):
     training_data(tmp_path)
-    output, encoder = tmp_path / "recognizer", str(whisper) if from_whisper else ""
+    output, encoder = tmp_path / "recognizer", str(tiny_whisper) if from_whisper else ""
     pretrain_recognizer([tmp_path / "data"], output, character_steps=2, token_steps=2, encoder=encoder)
     recognizer, _ = load_recognizer(output)
     width = 32 if from_whisper else WHISPER_SIZE["d_model"]
@@ -41,12 +25,12 @@ def test_a_recognizer_becomes_ears(tmp_path, whisper, from_whisper):
     assert set(model.config.speech_tokens) == said
 
 
-def test_it_begins_as_the_whisper_that_is_named(tmp_path, whisper):
+def test_it_begins_as_the_whisper_that_is_named(tmp_path, tiny_whisper):
     training_data(tmp_path)
     output = tmp_path / "recognizer"
-    pretrain_recognizer([tmp_path / "data"], output, character_steps=0, token_steps=1, encoder=str(whisper))
+    pretrain_recognizer([tmp_path / "data"], output, character_steps=0, token_steps=1, encoder=str(tiny_whisper))
     recognizer, _ = load_recognizer(output)
-    own = WhisperForConditionalGeneration.from_pretrained(whisper).get_encoder().state_dict()
+    own = WhisperForConditionalGeneration.from_pretrained(tiny_whisper).get_encoder().state_dict()
     # one step at the end of a warm-up moves a weight by no more than the rate
     for name, weight in recognizer.encoder.state_dict().items():
         assert torch.allclose(weight, own[name], atol=1e-3), name

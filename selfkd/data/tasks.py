@@ -29,13 +29,19 @@ def spread(text: str, rng: random.Random) -> str:
 
 def picture_task(scene: Scene, rng: random.Random) -> tuple[str, str]:
     """(what is asked about the picture, response)."""
-    question = None
-    while question is None:
-        kind = rng.choices(list(KIND_WEIGHTS), list(KIND_WEIGHTS.values()))[0]
-        question = ask(scene, kind, rng)
+    question = weighted_question(scene, rng)
     if rng.random() < SENTENCE_SHARE:
         return spread(f"{question.text} {SENTENCE_INSTRUCTION}", rng), sentence_response(question)
     return spread(question.text, rng), own_response(question)
+
+
+def weighted_question(scene: Scene, rng: random.Random) -> Question:
+    """A question that the scene allows, its kind drawn by `KIND_WEIGHTS`."""
+    while True:
+        kind = rng.choices(list(KIND_WEIGHTS), list(KIND_WEIGHTS.values()))[0]
+        question = ask(scene, kind, rng)
+        if question is not None:
+            return question
 
 
 def text_task(scene: Scene, rng: random.Random) -> tuple[str, str]:

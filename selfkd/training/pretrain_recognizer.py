@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import AutoTokenizer, Trainer, TrainingArguments, WhisperFeatureExtractor, set_seed
+from transformers import AutoTokenizer, Trainer, WhisperFeatureExtractor, set_seed
 
 from selfkd.data.example import Example
 from selfkd.data.features import log_mel, pad_mels
@@ -29,6 +29,7 @@ from selfkd.model.embedded import WHISPER_SIZE, vlm_path
 from selfkd.model.load import load_speech_encoder
 from selfkd.model.speech_encoder import RecognizerConfig, SpeechRecognizer
 from selfkd.training.mel_augment import augmented
+from selfkd.training.pretraining import pretraining_arguments
 
 CLIPS_PER_STEP = 32
 
@@ -87,17 +88,12 @@ def pretrain_recognizer(
         WhisperFeatureExtractor.from_pretrained(encoder) if encoder else WhisperFeatureExtractor(feature_size=80)
     )
     texts, words = [e.question for e in examples], SpokenWords(examples, extractor)
-    pretrained = load_speech_encoder(encoder) if encoder else None
-    size = WHISPER_SIZE if pretrained is None else pretrained.config.to_dict() | {"decoder_layers": 0}
-    size = {name: value for name, value in size.items() if name not in ("model_type", "architectures", "dtype")}
-    rates = SCRATCH_RATES if pretrained is None else PRETRAINED_RATES
+    rates = PRETRAINED_RATES if encoder else SCRATCH_RATES
     if start:
         recognizer = SpeechRecognizer.from_pretrained(start)
     else:
         pieces, words.ids = cut(texts, list)
-        recognizer = SpeechRecognizer(RecognizerConfig(pieces, **size))
-        if pretrained is not None:
-            recognizer.encoder.load_state_dict(pretrained.state_dict())
+        recognizer = _untaught(pieces, encoder)
         _train(recognizer, words, output, character_steps, rates[0], seed)
     tokenizer = AutoTokenizer.from_pretrained(vlm or vlm_path())
     pieces, words.ids = cut(
@@ -106,32 +102,38 @@ def pretrain_recognizer(
     if recognizer.config.pieces == pieces:
         listener = recognizer
     else:
-        listener = SpeechRecognizer(RecognizerConfig(pieces, **size))
+        listener = SpeechRecognizer(RecognizerConfig.from_dict(recognizer.config.to_dict() | {"pieces": pieces}))
         listener.encoder.load_state_dict(recognizer.encoder.state_dict())
     _train(listener, words, output, token_steps, rates[1], seed)
     listener.save_pretrained(output)
     extractor.save_pretrained(output)
 
 
+def _untaught(pieces: list[str], encoder: str) -> SpeechRecognizer:
+    """A new head on the encoder of a Whisper checkpoint, or on one of the embedded size with random weights."""
+    if not encoder:
+        return SpeechRecognizer(RecognizerConfig(pieces, **WHISPER_SIZE))
+    pretrained = load_speech_encoder(encoder)
+    ours = {"pieces": pieces, "decoder_layers": 0}
+    recognizer = SpeechRecognizer(RecognizerConfig.from_dict(pretrained.config.to_dict() | ours))
+    recognizer.encoder.load_state_dict(pretrained.state_dict())
+    return recognizer
+
+
 def _train(model: SpeechRecognizer, words: SpokenWords, output: Path, steps: int, rate: float, seed: int) -> None:
     if not steps:  # which the Trainer would take for three epochs
         return
-    arguments = TrainingArguments(
-        output_dir=str(output),
-        max_steps=steps,
-        per_device_train_batch_size=CLIPS_PER_STEP,
-        learning_rate=rate,
-        lr_scheduler_type="cosine",
+    arguments = pretraining_arguments(
+        output,
+        steps,
+        CLIPS_PER_STEP,
+        rate,
+        seed,
         warmup_steps=steps // 10,
-        weight_decay=0.05,
-        use_cpu=not torch.cuda.is_available(),
         bf16=torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported(),
         train_sampling_strategy="group_by_length",
-        remove_unused_columns=False,
         save_strategy="no",
         logging_steps=100,
-        report_to="none",
-        seed=seed,
     )
     RecognizerTrainer(model, arguments, collate, words).train()
 

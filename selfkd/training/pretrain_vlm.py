@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import InternVLForConditionalGeneration, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import InternVLForConditionalGeneration, Trainer, TrainerCallback, set_seed
 
 from selfkd.data.annotator import own_response
 from selfkd.data.questions import KINDS, ask
@@ -25,6 +25,7 @@ from selfkd.model.embedded import build_processor, build_vlm
 from selfkd.model.picture_processor import InternVLPictureProcessor
 from selfkd.model.prefix import continue_prefix, read_prefix
 from selfkd.training.pretrain_vision import fast_bf16, pretrain_vision
+from selfkd.training.pretraining import pretraining_arguments
 from selfkd.training.world_groups import Group, GroupCollator, WorldGroups
 
 LENGTH_BUCKETS = 5
@@ -150,23 +151,18 @@ def pretrain_vlm(
         processor = InternVLPictureProcessor.from_pretrained(start)
     model.set_attn_implementation("eager")  # on a CPU faster than fused attention at these lengths
     model.model.vision_tower.requires_grad_(tower_rate > 0)
-    arguments = TrainingArguments(
-        output_dir=str(output),
-        max_steps=steps,
-        per_device_train_batch_size=GROUPS_PER_STEP,
-        learning_rate=learning_rate,
-        lr_scheduler_type="cosine",
+    arguments = pretraining_arguments(
+        output,
+        steps,
+        GROUPS_PER_STEP,
+        learning_rate,
+        seed,
         warmup_steps=steps // 20,
-        weight_decay=0.05,
-        use_cpu=not torch.cuda.is_available(),
         dataloader_num_workers=0,  # making a batch takes 5% of a step; a worker would fight for the same two cores
-        remove_unused_columns=False,
         adam_beta2=0.98,
         save_steps=400,
         save_only_model=True,
         logging_steps=50,
-        report_to="none",
-        seed=seed,
     )
     data = WorldGroups(steps * GROUPS_PER_STEP, seed, curriculum=start is None)
     trainer = GroupTrainer(model, arguments, GroupCollator(processor), data, callbacks=[AccuracyLog(processor, 200)])
