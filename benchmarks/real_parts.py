@@ -95,7 +95,7 @@ def listening(options: argparse.Namespace, vlm: Path, words: list[str]) -> Path:
     from selfkd.training.pretrain_recognizer import pretrain_recognizer
 
     recognizer, model = heard_by(options) / "recognizer", heard_by(options) / "listening"
-    if not (recognizer / "config.json").is_file():
+    if not (recognizer / "model.safetensors").is_file():
         steps = options.character_steps, options.token_steps
         whisper = str(options.models / options.whisper)
         pretrain_recognizer([Path(f) for f in words], recognizer, *steps, encoder=whisper, vlm=str(vlm))
@@ -170,8 +170,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", choices=list(RECIPES), nargs="+", default=list(RECIPES))
     parser.add_argument("--align_steps", type=int, default=300)
-    parser.add_argument("--character_steps", type=int, default=1500, help="of the recogniser that hears tokens")
-    parser.add_argument("--token_steps", type=int, default=1000)
+    parser.add_argument("--character_steps", type=int, default=400, help="of the recogniser that hears tokens")
+    parser.add_argument("--token_steps", type=int, default=600)
     parser.add_argument("--steps", type=int, default=100)
     options = parser.parse_args()
     run(options)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from conftest import training_data
-from transformers import WhisperForConditionalGeneration
+from transformers import AutoTokenizer, WhisperForConditionalGeneration
 
 from selfkd.data.folder import ExampleFolder
 from selfkd.model.embedded import WHISPER_SIZE
@@ -34,3 +34,21 @@ def test_it_begins_as_the_whisper_that_is_named(tmp_path, tiny_whisper):
     # one step at the end of a warm-up moves a weight by no more than the rate
     for name, weight in recognizer.encoder.state_dict().items():
         assert torch.allclose(weight, own[name], atol=1e-3), name
+
+
+def test_cut_short_it_goes_on_to_the_same_bytes(tmp_path, tiny_whisper, monkeypatch):
+    training_data(tmp_path)
+    how = {"character_steps": 2, "token_steps": 2, "encoder": str(tiny_whisper)}
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    pretrain_recognizer([tmp_path / "data"], whole, **how)
+
+    def stopped(*_args, **_how):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(AutoTokenizer, "from_pretrained", stopped)  # between the two parts
+        pretrain_recognizer([tmp_path / "data"], cut, **how)
+    assert list((cut / "checkpoints").glob("characters/checkpoint-2"))
+    pretrain_recognizer([tmp_path / "data"], cut, **how)
+    assert (cut / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert not (cut / "checkpoints").exists()

@@ -115,7 +115,7 @@ def train(
     how, log = (objective, augment_speech, on_policy), RunLog(run.folder)
     trainer = SelfKDTrainer(model, arguments, examples, processor, *how, callbacks=[log])
     try:
-        outcome = trainer.train(resume_from_checkpoint=_last_checkpoint(config.output / CHECKPOINTS))
+        outcome = trainer.train(resume_from_checkpoint=last_checkpoint(config.output / CHECKPOINTS))
     except torch.OutOfMemoryError as error:
         raise InputError(
             f"{error} (batch_size is {config.batch_size}; a smaller one with training.gradient_accumulation_steps "
@@ -140,7 +140,7 @@ def train(
     return result
 
 
-def _last_checkpoint(folder: Path) -> str | None:
+def last_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint that was written whole: transformers writes `trainer_state.json` last."""
     for path in sorted(folder.glob("checkpoint-*")):
         if not (path / "trainer_state.json").is_file():
