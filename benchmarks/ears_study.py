@@ -44,6 +44,10 @@ CONDITIONS: dict[str, dict[str, Any]] = {
     "noise, 20 dB": {"augment": {"noise": 1.0}, "noise_snr_db": (20.0, 20.0)},
     "noise, 10 dB": {"augment": {"noise": 1.0}, "noise_snr_db": (10.0, 10.0)},
     "noise, 0 dB": {"augment": {"noise": 1.0}, "noise_snr_db": (0.0, 0.0)},
+    # English as espeak-ng's German and French would read it
+    "German": {"voices": "de+m4,de+f3,de+ian,de+steph", "language": "de"},
+    "French": {"voices": "fr+m4,fr+f3,fr+ian,fr+steph", "language": "fr"},
+    "Flite": {"engine": "flite", "voices": "training"},
     "Kokoro": {"engine": "kokoro", "voices": "af_heart,am_michael,bf_emma,bm_george"},
 }
 
@@ -103,7 +107,7 @@ def run_seed(seed: int, only: Sequence[str], options: argparse.Namespace, asked:
         for condition, spoken in asked.items():
             if condition == options.split or name in ("best", "paper-selfkd"):
                 where, model = folder / f"eval-{name}" / condition, str(folder / name / MODEL)
-                views: list[View] = ["speech", "cascade"] if recipe.ears == "tokens" else ["speech"]
+                views: list[View] = ["speech", "cascade"] if name in ("best", "best-sft") else ["speech"]
                 _evaluate(model, spoken, where, views, recognizer=model)
 
 
@@ -178,11 +182,11 @@ def table(options: argparse.Namespace) -> dict[str, Any]:
         untrained = options.output / "eval-untrained" / condition
         written, cascade = samples(untrained, "text"), samples(untrained, "cascade")
         rows = {"written": [written], "cascade": [cascade], "untrained": [samples(untrained)]}
-        for name, recipe in RECIPES.items():
+        for name in RECIPES:
             at = [f.parent for f in sorted(options.output.glob(f"seed-*/eval-{name}/{condition}/{RESULT}"))]
             if at:
                 rows[name] = [samples(run) for run in at]
-            if at and recipe.ears == "tokens":
+            if at and samples_path(at[0], "world", "cascade").is_file():
                 rows[f"{name}, own cascade"] = [samples(run, "cascade") for run in at]
         print(f"\nWorld, {condition}, n = {len(written)} a seed")
         print(HEAD)

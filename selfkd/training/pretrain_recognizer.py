@@ -75,7 +75,8 @@ class RecognizerTrainer(Trainer):
             return super().create_optimizer(model)
         assert isinstance(self.model, SpeechRecognizer)
         encoder = [p for p in self.model.encoder.parameters() if p.requires_grad]
-        groups = [{"params": encoder}, {"params": list(self.model.ctc_head.parameters()), "lr": self.head_rate}]
+        head = list(self.model.ctc_head.parameters())
+        groups: list[dict[str, Any]] = [{"params": encoder}, {"params": head, "lr": self.head_rate}]
         self.optimizer = torch.optim.AdamW(groups, self.args.learning_rate, weight_decay=self.args.weight_decay)
         return self.optimizer
 
