@@ -98,17 +98,17 @@ def run_seed(seed: int, only: Sequence[str], options: argparse.Namespace, asked:
     folder = options.output / f"seed-{seed}"
     for name in only:
         recipe = RECIPES[name]
-        data = _spoken(recipe, seed, folder)
+        data = spoken(recipe, seed, folder)
         start = _aligned(seed, options) if recipe.ears == "stacked" else options.output / "tokens"
         how: dict[str, Any] = {"steps": STEPS, "batch_size": BATCH, "warmup_steps": 30, "seed": seed}
         how |= {"training": fast(), **recipe.settings}
         trained = DistillConfig(data, folder / name, model=str(start), **how)
         once(distill, trained)
-        for condition, spoken in asked.items():
+        for condition, questions in asked.items():
             if condition == options.split or name in ("best", "paper-selfkd"):
                 where, model = folder / f"eval-{name}" / condition, str(folder / name / MODEL)
                 views: list[View] = ["speech", "cascade"] if name in ("best", "best-sft") else ["speech"]
-                _evaluate(model, spoken, where, views, recognizer=model)
+                ask_one(model, questions, where, views, recognizer=model)
 
 
 def fast() -> dict[str, bool]:
@@ -118,13 +118,13 @@ def fast() -> dict[str, bool]:
     return {"bf16": torch.cpu._is_avx512_bf16_supported()}
 
 
-def _evaluate(model: str, asked: Path, output: Path, views: "list[View]", recognizer: str = "") -> None:
+def ask_one(model: str, asked: Path, output: Path, views: "list[View]", recognizer: str = "") -> None:
     from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
 
     once(evaluate, EvaluateConfig(model, [str(asked)], output, views=views, recognizer=recognizer))
 
 
-def _spoken(recipe: Recipe, seed: int, folder: Path) -> list[str]:
+def spoken(recipe: Recipe, seed: int, folder: Path) -> list[str]:
     name = recipe.voices + ("" if recipe.samples == SAMPLES else f"-{recipe.samples}")
     exact = "" if recipe.responses == "world-annotated" else "-exact"
     questions = SynthesizeConfig(
@@ -167,7 +167,7 @@ def ask_all(options: argparse.Namespace) -> dict[str, Path]:
             part.save_pretrained(tokens)
     for name, speech in asked.items():
         synthesize(speech)
-        _evaluate(str(tokens), speech.output, options.output / "eval-untrained" / name, ["text", "speech", "cascade"])
+        ask_one(str(tokens), speech.output, options.output / "eval-untrained" / name, ["text", "speech", "cascade"])
     return {name: speech.output for name, speech in asked.items()}
 
 
@@ -232,8 +232,7 @@ def over_seeds(by_seed: list[list[dict[str, Any]]]) -> list[float]:
     return [statistics.mean(by_item[item]) for item in sorted(by_item)]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--split", choices=list(TEST_SEED), default="test")
@@ -241,11 +240,19 @@ def main() -> None:
     parser.add_argument("--conditions", choices=list(CONDITIONS), nargs="*", default=[])
     parser.add_argument("--kokoro", default="", help="folder of Kokoro's model and voices, for that condition")
     parser.add_argument("--count", type=int, default=4000, help="questions asked; 400 of them in other conditions")
-    options = parser.parse_args()
+
+
+def study(options: argparse.Namespace) -> None:
     asked = ask_all(options)
     for seed in options.seeds:
         run_seed(seed, options.only, options, asked)
     write_json(options.output / f"scores-{options.split}.json", table(options))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    study(parser.parse_args())
 
 
 if __name__ == "__main__":
