@@ -7,7 +7,7 @@ project's recipe leave of the gap, and is the cascade better?
 SmolLM2-135M-Instruct sees by the embedded model's vision tower (`real_parts_vlm.py` makes that model first) and hears
 by Whisper's encoder, trained on voices of Flite and on espeak-ng's drawn ones; it is asked easy-VQA's test questions in
 another voice of Flite, and by Kokoro-82M, an engine that it never heard. The cascade is the same Whisper with its own
-decoder, then the written path. Stage 1 is run once for each kind of ears, stage 2 for every seed.
+decoder, then the written path; "own cascade" has the transcript of the trained ears read. Stage 1 is run once for each kind of ears, stage 2 for every seed.
 
 Writes OUTPUT/WHISPER/scores.json and prints a table for each benchmark and engine. What is done is kept: the same
 command goes on. Nothing is chosen on what is asked.
@@ -105,12 +105,20 @@ def listening(options: argparse.Namespace, vlm: Path, words: list[str]) -> Path:
     return model
 
 
-def ask(options: argparse.Namespace, model: Path, asked: dict[str, Path], output: Path, views: "list[View]") -> None:
+def ask(
+    options: argparse.Namespace,
+    model: Path,
+    asked: dict[str, Path],
+    output: Path,
+    views: "list[View]",
+    recognizer: Path | None = None,
+) -> None:
+    """The cascade's recogniser is Whisper itself, unless another is named."""
     from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
 
-    whisper = str(options.models / options.whisper)
+    recognizer = recognizer or options.models / options.whisper
     for engine, folder in asked.items():
-        config = EvaluateConfig(str(model), [str(folder)], output / engine, views=views, recognizer=whisper)
+        config = EvaluateConfig(str(model), [str(folder)], output / engine, views=views, recognizer=str(recognizer))
         once(evaluate, config)
 
 
@@ -126,17 +134,23 @@ def run(options: argparse.Namespace) -> None:
     kinds: set[Ears] = {"stacked", *(RECIPES[name].ears for name in options.only)}
     stage_1 = {"stacked": aligned, "tokens": listening}
     started = {ears: stage_1[ears](options, vlm, words) for ears in sorted(kinds)}
+    heard = heard_by(options)
     for ears, model in started.items():
-        ask(options, model, asked, heard_by(options) / f"eval-aligned-{ears}", ["speech"])
+        ask(options, model, asked, heard / f"eval-aligned-{ears}", ["speech"])
     # what is written, and the cascade, are the same with any ears
-    ask(options, started["stacked"], asked, heard_by(options) / "eval-written", ["text", "cascade"])
+    ask(options, started["stacked"], asked, heard / "eval-written", ["text", "cascade"])
+    if "tokens" in started:
+        ask(options, started["tokens"], asked, heard / "eval-own-cascade", ["cascade"], started["tokens"])
     for seed in options.seeds:
         for name in options.only:
-            recipe, folder = RECIPES[name], heard_by(options) / f"seed-{seed}"
+            recipe, folder = RECIPES[name], heard / f"seed-{seed}"
             how: dict[str, Any] = {"steps": options.steps, "batch_size": 16, "warmup_steps": 15, "seed": seed}
             how |= {"training": fast(), **recipe.settings}
             once(distill, DistillConfig(questions, folder / name, model=str(started[recipe.ears]), **how))
-            ask(options, folder / name / MODEL, asked, folder / f"eval-{name}", ["speech"])
+            model = folder / name / MODEL
+            ask(options, model, asked, folder / f"eval-{name}", ["speech"])
+            if name == "best":
+                ask(options, model, asked, folder / "eval-own-cascade", ["cascade"], model)
 
 
 def table(options: argparse.Namespace) -> dict[str, Any]:
@@ -146,6 +160,10 @@ def table(options: argparse.Namespace) -> dict[str, Any]:
         base = heard_by(options) / "eval-written" / engine
         written, cascade = samples(base, "text", BENCHMARK), samples(base, "cascade", BENCHMARK)
         rows = {"written": [written], "cascade": [cascade]}
+        for name, at in (("stage 1", "eval-own-cascade"), ("best", "seed-*/eval-own-cascade")):
+            runs = sorted(heard_by(options).glob(f"{at}/{engine}/{RESULT}"))
+            if runs:
+                rows[f"{name}'s own cascade"] = [samples(file.parent, "cascade", BENCHMARK) for file in runs]
         for ears in ("stacked", "tokens"):
             at = heard_by(options) / f"eval-aligned-{ears}" / engine
             if (at / RESULT).is_file():

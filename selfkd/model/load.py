@@ -85,6 +85,7 @@ def load_recognizer(source: Source) -> "tuple[SpeechRecognizer | WhisperRecogniz
         return recognizer, WhisperFeatureExtractor.from_pretrained(source)
     if kind == "whisper":
         model = load_whole(WhisperForConditionalGeneration, source, "recognizer", dtype=torch.float32).eval()
+        model.generation_config.max_length = None  # beside `max_new_tokens` it means nothing but a warning a batch
         recognizer = WhisperRecognizer(model, AutoTokenizer.from_pretrained(source))
         return recognizer, WhisperFeatureExtractor.from_pretrained(source)
     raise InputError(f"recognizer: {source}: {kind!r} is neither a Whisper checkpoint nor a recogniser of selfkd")
