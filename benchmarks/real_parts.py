@@ -7,7 +7,8 @@ project's recipe leave of the gap, and is the cascade better?
 SmolLM2-135M-Instruct sees by the embedded model's vision tower (`real_parts_vlm.py` makes that model first) and hears
 by Whisper's encoder, trained on voices of Flite and on espeak-ng's drawn ones; it is asked easy-VQA's test questions in
 another voice of Flite, and by Kokoro-82M, an engine that it never heard. The cascade is the same Whisper with its own
-decoder, then the written path; "own cascade" has the transcript of the trained ears read. Stage 1 is run once for each kind of ears, stage 2 for every seed.
+decoder, then the written path; "own cascade" has the transcript of the trained ears read. Stage 1 is run once for each
+kind of ears, stage 2 for every seed.
 
 Writes OUTPUT/WHISPER/scores.json and prints a table for each benchmark and engine. What is done is kept: the same
 command goes on. Nothing is chosen on what is asked.
@@ -160,8 +161,8 @@ def table(options: argparse.Namespace) -> dict[str, Any]:
         base = heard_by(options) / "eval-written" / engine
         written, cascade = samples(base, "text", BENCHMARK), samples(base, "cascade", BENCHMARK)
         rows = {"written": [written], "cascade": [cascade]}
-        for name, at in (("stage 1", "eval-own-cascade"), ("best", "seed-*/eval-own-cascade")):
-            runs = sorted(heard_by(options).glob(f"{at}/{engine}/{RESULT}"))
+        for name, where in (("stage 1", "eval-own-cascade"), ("best", "seed-*/eval-own-cascade")):
+            runs = sorted(heard_by(options).glob(f"{where}/{engine}/{RESULT}"))
             if runs:
                 rows[f"{name}'s own cascade"] = [samples(file.parent, "cascade", BENCHMARK) for file in runs]
         for ears in ("stacked", "tokens"):
