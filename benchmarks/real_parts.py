@@ -36,8 +36,11 @@ BENCHMARK: SourceName = "easy-vqa"
 RECIPES = {
     "paper-sft": Recipe("stacked", settings={"alpha": 0.0, "learning_rate": 1e-3}),
     "paper-selfkd": Recipe("stacked", settings={"learning_rate": 1e-3}),
-    "best-sft": Recipe(settings={"alpha": 0.0}),
-    "best": Recipe(),
+    # an encoder that others pretrained forgets at the rate of ours, as it does in stage 1
+    "best-sft": Recipe(settings={"alpha": 0.0, "learning_rate": 1e-4}),
+    "best": Recipe(settings={"learning_rate": 1e-4}),
+    "best-sft-4e-4": Recipe(settings={"alpha": 0.0}),
+    "best-4e-4": Recipe(),
 }
 
 
