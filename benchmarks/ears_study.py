@@ -10,26 +10,24 @@ of the very ears that were trained: what is left to the vectors, once the ears a
 questions in unseen voices, and the first of them over again in the speech that `--conditions` names.
 
 Writes OUTPUT/scores-SPLIT.json and prints mean and standard deviation over seeds, the share closed of the gap that the
-paper's SFT leaves, the interval of the paired difference from the cascade over all items and seeds, and the errors of
-seeing (the written answer is wrong too) and of hearing apart. `--split validation` is for choosing; nothing is chosen
-on the test split. What is done is kept: with more seeds or recipes the same folder is continued.
+paper's SFT leaves, the intervals of the paired differences from the cascade and from "best" over items, and the errors
+of seeing (the written answer is wrong too) and of hearing apart; the file has a paired t-test over seeds, too.
+`--split validation` is for choosing; nothing is chosen on the test split. What is done is kept: with more seeds or
+recipes the same folder is continued.
 """
 
 import argparse
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
+from ears_table import HEAD, row, samples
 
 from selfkd.data.shapes import Split
 from selfkd.data.sources import SourceName
 from selfkd.data.synthesize import SynthesizeConfig, synthesize
-from selfkd.evaluation.resampling import percentile_interval, resampled_means
-from selfkd.evaluation.samples import read_samples, samples_path
-from selfkd.evaluation.statistics import gap_closed
+from selfkd.evaluation.samples import samples_path
 from selfkd.files import write_json
 from selfkd.runs import MODEL, RESULT, once
 
@@ -64,7 +62,6 @@ class Recipe:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-HEAD = f"{'':<29}seeds  mean     sd   gap closed (95%) over cascade (95%) seeing hearing"
 PAPER: dict[str, Any] = {"steps": 400, "batch_size": 32, "warmup_steps": 30}
 RECIPES = {
     "paper-sft": Recipe("stacked", "training", sentences=False, settings=PAPER | {"alpha": 0.0}),
@@ -171,10 +168,6 @@ def ask_all(options: argparse.Namespace) -> dict[str, Path]:
     return {name: speech.output for name, speech in asked.items()}
 
 
-def samples(run: Path, view: str = "speech", benchmark: str = "world") -> list[dict[str, Any]]:
-    return read_samples(samples_path(run, benchmark, view))
-
-
 def table(options: argparse.Namespace) -> dict[str, Any]:
     """Prints a row for each recipe that the folder holds, and returns what it says."""
     found: dict[str, Any] = {"steps": STEPS, "batch_size": BATCH}
@@ -192,44 +185,8 @@ def table(options: argparse.Namespace) -> dict[str, Any]:
         print(HEAD)
         found[condition] = {"n": len(written)}
         for name, by_seed in rows.items():
-            found[condition][name] = row(name, by_seed, written, cascade, rows.get("paper-sft"))
+            found[condition][name] = row(name, by_seed, written, cascade, rows.get("paper-sft"), rows.get("best"))
     return found
-
-
-def row(name: str, by_seed: list, written: list, cascade: list, sft: list | None) -> dict[str, Any]:
-    """Intervals are over items: the seeds answer the same ones, so an item counts once, by its mean over the seeds.
-    Errors are shares of all items: of seeing where the written answer is wrong too, else of hearing."""
-    scores = [statistics.mean(s["score"] for s in one) for one in by_seed]
-    spread = statistics.stdev(scores) if len(scores) > 1 else None
-    found: dict[str, Any] = {"mean": statistics.mean(scores), "sd": spread, "by_seed": scores}
-    closed = over = ""
-    if sft and name != "written":
-        share = gap_closed(over_seeds([written]), over_seeds(sft), over_seeds(by_seed), seed=0)
-        found["gap_closed"] = share
-        if share["share"] is not None:
-            closed = "{:.0%} ({:.0%} to {:.0%})".format(share["share"], *share["interval"])
-    seen = {sample["id"]: sample["correct"] for sample in written}
-    for what, right in (("seeing", False), ("hearing", True)):
-        asked = [s["score"] for one in by_seed for s in one if seen[s["id"]] == right]
-        found[f"{what}_errors"] = (len(asked) - sum(asked)) / sum(map(len, by_seed))
-    if name != "cascade":
-        better = np.subtract(over_seeds(by_seed), over_seeds([cascade]))
-        interval = percentile_interval(resampled_means(better, seed=0)[:, 0]).tolist()
-        stderr = float(better.std(ddof=1) / len(better) ** 0.5)
-        found["over_cascade"] = {"difference": float(better.mean()), "stderr": stderr, "interval": interval}
-        over = "{:+.3f} to {:+.3f}".format(*interval)
-    told = "–" if spread is None else f"{spread:.3f}"
-    errors = f"{found['seeing_errors']:>7.3f}{found['hearing_errors']:>8.3f}"
-    print(f"{name:<29}{len(scores):>5}{found['mean']:>6.3f}{told:>7}{closed:>19}{over:>19}{errors}")
-    return found
-
-
-def over_seeds(by_seed: list[list[dict[str, Any]]]) -> list[float]:
-    """Each item's mean score over the seeds, in the order of the items."""
-    by_item: dict[str, list[float]] = {}
-    for sample in (s for one in by_seed for s in one):
-        by_item.setdefault(sample["id"], []).append(sample["score"])
-    return [statistics.mean(by_item[item]) for item in sorted(by_item)]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -18,7 +18,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ears_study import HEAD, Ears, Recipe, fast, row, samples
+from ears_study import Ears, Recipe, fast
+from ears_table import HEAD, row, samples
 
 from selfkd.data.sources import SourceName
 from selfkd.data.synthesize import SynthesizeConfig, synthesize
@@ -179,7 +180,8 @@ def table(options: argparse.Namespace) -> dict[str, Any]:
         print(f"\n{BENCHMARK}, unseen voices ({engine}), n = {len(written)} a seed")
         print(HEAD)
         found[engine] = {
-            name: row(name, by_seed, written, cascade, rows.get("paper-sft")) for name, by_seed in rows.items()
+            name: row(name, by_seed, written, cascade, rows.get("paper-sft"), rows.get("best"))
+            for name, by_seed in rows.items()
         }
     return found
 

@@ -1,0 +1,76 @@
+"""A row of the studies' tables: accuracy over seeds, the gap closed, paired differences, errors apart."""
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import ttest_rel
+
+from selfkd.evaluation.resampling import percentile_interval, resampled_means
+from selfkd.evaluation.samples import read_samples, samples_path
+from selfkd.evaluation.statistics import gap_closed
+
+HEAD = f"{'':<29}seeds  mean     sd   gap closed (95%) over cascade (95%)    over best (95%) seeing hearing"
+
+
+def samples(run: Path, view: str = "speech", benchmark: str = "world") -> list[dict[str, Any]]:
+    return read_samples(samples_path(run, benchmark, view))
+
+
+Seeds = list[list[dict[str, Any]]]  # samples of each seed
+
+
+def row(
+    name: str, by_seed: Seeds, written: list, cascade: list, sft: Seeds | None, best: Seeds | None
+) -> dict[str, Any]:
+    """Intervals are over items: the seeds answer the same ones, so an item counts once, by its mean over the seeds.
+    Errors are shares of all items: of seeing where the written answer is wrong too, else of hearing."""
+    scores = [statistics.mean(s["score"] for s in one) for one in by_seed]
+    spread = statistics.stdev(scores) if len(scores) > 1 else None
+    found: dict[str, Any] = {"mean": statistics.mean(scores), "sd": spread, "by_seed": scores}
+    closed = over_cascade = over_best = ""
+    if sft and name != "written":
+        share = gap_closed(over_seeds([written]), over_seeds(sft), over_seeds(by_seed), seed=0)
+        found["gap_closed"] = share
+        if share["share"] is not None:
+            closed = "{:.0%} ({:.0%} to {:.0%})".format(share["share"], *share["interval"])
+    seen = {sample["id"]: sample["correct"] for sample in written}
+    for what, right in (("seeing", False), ("hearing", True)):
+        asked = [s["score"] for one in by_seed for s in one if seen[s["id"]] == right]
+        found[f"{what}_errors"] = (len(asked) - sum(asked)) / sum(map(len, by_seed))
+    if name != "cascade":
+        found["over_cascade"] = paired(by_seed, [cascade])
+        over_cascade = "{:+.3f} to {:+.3f}".format(*found["over_cascade"]["interval"])
+    if best and name.startswith("best-"):
+        found["over_best"] = paired(by_seed, best)
+        over_best = "{:+.3f} to {:+.3f}".format(*found["over_best"]["interval"])
+    told = "–" if spread is None else f"{spread:.3f}"
+    errors = f"{found['seeing_errors']:>7.3f}{found['hearing_errors']:>8.3f}"
+    print(
+        f"{name:<29}{len(scores):>5}{found['mean']:>6.3f}{told:>7}{closed:>19}{over_cascade:>19}{over_best:>19}{errors}"
+    )
+    return found
+
+
+def paired(ours: Seeds, theirs: Seeds) -> dict[str, Any]:
+    """The difference of the means, and its interval and standard error over items; and p of a paired t-test over the
+    seeds that both have, where there are two and more."""
+    better = np.subtract(over_seeds(ours), over_seeds(theirs))
+    found: dict[str, Any] = {
+        "difference": float(better.mean()),
+        "stderr": float(better.std(ddof=1) / len(better) ** 0.5),
+    }
+    found["interval"] = percentile_interval(resampled_means(better, seed=0)[:, 0]).tolist()
+    pairs = [[statistics.mean(s["score"] for s in one) for one in both] for both in zip(ours, theirs, strict=False)]
+    if len(pairs) > 1:
+        found["p_over_seeds"] = float(ttest_rel(*zip(*pairs, strict=True)).pvalue)
+    return found
+
+
+def over_seeds(by_seed: list[list[dict[str, Any]]]) -> list[float]:
+    """Each item's mean score over the seeds, in the order of the items."""
+    by_item: dict[str, list[float]] = {}
+    for sample in (s for one in by_seed for s in one):
+        by_item.setdefault(sample["id"], []).append(sample["score"])
+    return [statistics.mean(by_item[item]) for item in sorted(by_item)]
