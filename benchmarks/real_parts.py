@@ -156,6 +156,7 @@ def run(options: argparse.Namespace) -> None:
             ask(options, model, asked, folder / f"eval-{name}", ["speech"])
             if name == "best":
                 ask(options, model, asked, folder / "eval-own-cascade", ["cascade"], model)
+                ask(options, model, asked, folder / "eval-written-after", ["text"])
 
 
 def table(options: argparse.Namespace) -> dict[str, Any]:
@@ -177,6 +178,10 @@ def table(options: argparse.Namespace) -> dict[str, Any]:
             runs = sorted(heard_by(options).glob(f"seed-*/eval-{name}/{engine}/{RESULT}"))
             if runs:
                 rows[name] = [samples(file.parent, "speech", BENCHMARK) for file in runs]
+        for run in sorted(heard_by(options).glob(f"seed-*/eval-written-after/{engine}")):
+            before = {sample["id"]: sample["reply"] for sample in written}
+            same = sum(before[sample["id"]] == sample["reply"] for sample in samples(run, "text", BENCHMARK))
+            print(f"{run}: {same} of {len(written)} written replies are those of before")
         print(f"\n{BENCHMARK}, unseen voices ({engine}), n = {len(written)} a seed")
         print(HEAD)
         found[engine] = {
