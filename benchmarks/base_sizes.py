@@ -11,14 +11,14 @@ that study itself, in OUTPUT. What is done is kept.
 import argparse
 from pathlib import Path
 
-import ears_study
-from ears_study import study
+from ears_study import add_arguments, keep_listening, study
 
 DEPTH = 6  # of the bundled model's LLM
 
 
 def shallower(depth: int, output: Path, steps: int) -> None:
     """A base of `depth` of the bundled LLM's layers, trained on."""
+    from torch import nn
     from transformers import InternVLForConditionalGeneration
 
     from selfkd.model.embedded import vlm_path
@@ -28,7 +28,7 @@ def shallower(depth: int, output: Path, steps: int) -> None:
     model = InternVLForConditionalGeneration.from_pretrained(vlm_path())
     kept = [round(i * (DEPTH - 1) / (depth - 1)) for i in range(depth)]  # the first and the last among them
     llm = model.model.language_model
-    llm.layers = llm.layers[:0].extend(llm.layers[i] for i in kept)
+    llm.layers = nn.ModuleList(llm.layers[i] for i in kept)
     for place, layer in enumerate(llm.layers):
         layer.self_attn.layer_idx = place  # the key-value cache counts by it
     llm.config.num_hidden_layers = depth
@@ -41,22 +41,16 @@ def shallower(depth: int, output: Path, steps: int) -> None:
 
 def listening(depth: int, folder: Path, steps: int) -> None:
     """The model that the study of a depth begins with, in folder/tokens."""
-    from selfkd.model.bundled import load_listening
     from selfkd.model.embedded import recognizer_path
 
-    if (folder / "tokens" / "config.json").is_file():
-        return
     if not (folder / "vlm" / "model.safetensors").is_file():
         shallower(depth, folder / "vlm", steps)
-    for part in reversed(
-        load_listening(folder / "vlm", recognizer_path())
-    ):  # the model, whose file is looked for, last
-        part.save_pretrained(folder / "tokens")
+    keep_listening(folder / "vlm", recognizer_path(), folder / "tokens")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ears_study.add_arguments(parser)
+    add_arguments(parser)
     parser.add_argument("--depths", type=int, nargs="+", default=[2, 4, 6], choices=range(2, DEPTH + 1))
     parser.add_argument("--steps", type=int, default=400, help="of a base that lost layers")
     parser.set_defaults(only=["best", "best-sft"])
@@ -64,11 +58,9 @@ def main() -> None:
     output = options.output
     for depth in options.depths:
         print(f"\n{depth} layers")
+        options.output = output if depth == DEPTH else output / f"depth-{depth}"
         if depth < DEPTH:
-            options.output = output / f"depth-{depth}"
             listening(depth, options.output, options.steps)
-        else:
-            options.output = output
         study(options)
 
 

@@ -38,6 +38,7 @@ Ears = Literal["stacked", "tokens"]
 TEST_SEED: dict[Split, int] = {"test": 100, "validation": 200}
 STEPS, BATCH = 300, 16
 SAMPLES = STEPS * BATCH  # what a run sees: two questions to a sentence
+KOKORO_VOICES = "af_heart,am_michael,bf_emma,bm_george"
 CONDITIONS: dict[str, dict[str, Any]] = {
     "noise, 20 dB": {"augment": {"noise": 1.0}, "noise_snr_db": (20.0, 20.0)},
     "noise, 10 dB": {"augment": {"noise": 1.0}, "noise_snr_db": (10.0, 10.0)},
@@ -46,7 +47,7 @@ CONDITIONS: dict[str, dict[str, Any]] = {
     "German": {"voices": "de+m4,de+f3,de+ian,de+steph", "language": "de"},
     "French": {"voices": "fr+m4,fr+f3,fr+ian,fr+steph", "language": "fr"},
     "Flite": {"engine": "flite", "voices": "training"},
-    "Kokoro": {"engine": "kokoro", "voices": "af_heart,am_michael,bf_emma,bm_george"},
+    "Kokoro": {"engine": "kokoro", "voices": KOKORO_VOICES},
 }
 
 
@@ -95,7 +96,7 @@ def run_seed(seed: int, only: Sequence[str], options: argparse.Namespace, asked:
     folder = options.output / f"seed-{seed}"
     for name in only:
         recipe = RECIPES[name]
-        data = spoken(recipe, seed, folder)
+        data = _spoken(recipe, seed, folder)
         start = _aligned(seed, options) if recipe.ears == "stacked" else options.output / "tokens"
         how: dict[str, Any] = {"steps": STEPS, "batch_size": BATCH, "warmup_steps": 30, "seed": seed}
         how |= {"training": fast(), **recipe.settings}
@@ -121,7 +122,7 @@ def ask_one(model: str, asked: Path, output: Path, views: "list[View]", recogniz
     once(evaluate, EvaluateConfig(model, [str(asked)], output, views=views, recognizer=recognizer))
 
 
-def spoken(recipe: Recipe, seed: int, folder: Path) -> list[str]:
+def _spoken(recipe: Recipe, seed: int, folder: Path) -> list[str]:
     name = recipe.voices + ("" if recipe.samples == SAMPLES else f"-{recipe.samples}")
     exact = "" if recipe.responses == "world-annotated" else "-exact"
     questions = SynthesizeConfig(
@@ -148,7 +149,7 @@ def _aligned(seed: int, options: argparse.Namespace) -> Path:
 
 def ask_all(options: argparse.Namespace) -> dict[str, Path]:
     """Folders of what is asked, by condition; the bundled model, in which nothing was trained for it, is asked too."""
-    from selfkd.model.bundled import load_bundled
+    from selfkd.model.embedded import recognizer_path, vlm_path
 
     plain = SynthesizeConfig(
         options.output / options.split, "world", split=options.split, count=options.count, voices="unseen",
@@ -159,13 +160,20 @@ def ask_all(options: argparse.Namespace) -> dict[str, Path]:
         how = CONDITIONS[name] | ({"engine_path": options.kokoro} if name == "Kokoro" else {})
         asked[name] = replace(plain, output=options.output / f"{options.split}, {name}", **({"count": 400} | how))
     tokens = options.output / "tokens"
-    if not (tokens / "config.json").is_file():
-        for part in load_bundled():
-            part.save_pretrained(tokens)
+    keep_listening(vlm_path(), recognizer_path(), tokens)
     for name, speech in asked.items():
         synthesize(speech)
         ask_one(str(tokens), speech.output, options.output / "eval-untrained" / name, ["text", "speech", "cascade"])
     return {name: speech.output for name, speech in asked.items()}
+
+
+def keep_listening(vlm: Path, recognizer: Path, output: Path) -> None:
+    """A VLM that hears by a recogniser of its tokens, where `output` does not hold it yet."""
+    from selfkd.model.bundled import load_listening
+
+    if not (output / "config.json").is_file():
+        for part in reversed(load_listening(vlm, recognizer)):  # the model, whose file is looked for, last
+            part.save_pretrained(output)
 
 
 def table(options: argparse.Namespace) -> dict[str, Any]:

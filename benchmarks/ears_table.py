@@ -60,15 +60,15 @@ def paired(ours: Seeds, theirs: Seeds) -> dict[str, Any]:
     found: dict[str, Any] = {
         "difference": float(better.mean()),
         "stderr": float(better.std(ddof=1) / len(better) ** 0.5),
+        "interval": percentile_interval(resampled_means(better, seed=0)[:, 0]).tolist(),
     }
-    found["interval"] = percentile_interval(resampled_means(better, seed=0)[:, 0]).tolist()
     pairs = [[statistics.mean(s["score"] for s in one) for one in both] for both in zip(ours, theirs, strict=False)]
     if len({round(ours - theirs, 9) for ours, theirs in pairs}) > 1:  # differences that do not vary have no t
         found["p_over_seeds"] = float(ttest_rel(*zip(*pairs, strict=True)).pvalue)
     return found
 
 
-def over_seeds(by_seed: list[list[dict[str, Any]]]) -> list[float]:
+def over_seeds(by_seed: Seeds) -> list[float]:
     """Each item's mean score over the seeds, in the order of the items."""
     by_item: dict[str, list[float]] = {}
     for sample in (s for one in by_seed for s in one):

@@ -18,7 +18,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ears_study import Ears, Recipe, fast
+from ears_study import KOKORO_VOICES, Ears, Recipe, ask_one, fast, keep_listening
 from ears_table import HEAD, row, samples
 
 from selfkd.data.sources import SourceName
@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from selfkd.data.engines import EngineName
     from selfkd.evaluation.systems import View
 
-KOKORO_UNSEEN, FLITE_UNSEEN = "af_heart,am_michael,bf_emma,bm_george", "slt"
-FLITE = "kal,kal16,rms"
+FLITE, FLITE_UNSEEN = "kal,kal16,rms", "slt"
 ASKED = 300  # questions of each engine
 BENCHMARK: SourceName = "easy-vqa"
 RECIPES = {
@@ -43,6 +42,13 @@ RECIPES = {
     "best-sft-4e-4": Recipe(settings={"alpha": 0.0}),
     "best-4e-4": Recipe(),
 }
+HELD = (  # rows of the table: name, folders, view
+    ("stage 1's own cascade", "eval-own-cascade", "cascade"),
+    ("best's own cascade", "seed-*/eval-own-cascade", "cascade"),
+    ("stacked, stage 1 alone", "eval-aligned-stacked", "speech"),
+    ("tokens, stage 1 alone", "eval-aligned-tokens", "speech"),
+    *((name, f"seed-*/eval-{name}", "speech") for name in RECIPES),
+)
 
 
 def heard_by(options: argparse.Namespace) -> Path:
@@ -75,7 +81,7 @@ def training_speech(options: argparse.Namespace) -> tuple[list[str], list[str]]:
 
 def asked_speech(options: argparse.Namespace) -> dict[str, Path]:
     """Folders of what is asked, by engine; both ask the same."""
-    engines: dict[EngineName, str] = {"flite": FLITE_UNSEEN, "kokoro": KOKORO_UNSEEN}
+    engines: dict[EngineName, str] = {"flite": FLITE_UNSEEN, "kokoro": KOKORO_VOICES}
     return {
         engine: spoken(options, f"asked-{engine}", BENCHMARK, ASKED, engine, voices, split="test", seed=100)
         for engine, voices in engines.items()
@@ -96,7 +102,6 @@ def aligned(options: argparse.Namespace, vlm: Path, words: list[str]) -> Path:
 
 def listening(options: argparse.Namespace, vlm: Path, words: list[str]) -> Path:
     """Stage 1 of ears that hear tokens: a recogniser that begins as Whisper's encoder, joined to the VLM."""
-    from selfkd.model.bundled import load_listening
     from selfkd.training.pretrain_recognizer import pretrain_recognizer
 
     recognizer, model = heard_by(options) / "recognizer", heard_by(options) / "listening"
@@ -104,9 +109,7 @@ def listening(options: argparse.Namespace, vlm: Path, words: list[str]) -> Path:
         steps = options.character_steps, options.token_steps
         whisper = str(options.models / options.whisper)
         pretrain_recognizer([Path(f) for f in words], recognizer, *steps, encoder=whisper, vlm=str(vlm))
-    if not (model / "config.json").is_file():
-        for part in reversed(load_listening(vlm, recognizer)):  # the model, whose file is looked for, last
-            part.save_pretrained(model)
+    keep_listening(vlm, recognizer, model)
     return model
 
 
@@ -119,12 +122,9 @@ def ask(
     recognizer: Path | None = None,
 ) -> None:
     """The cascade's recogniser is Whisper itself, unless another is named."""
-    from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
-
     recognizer = recognizer or options.models / options.whisper
     for engine, folder in asked.items():
-        config = EvaluateConfig(str(model), [str(folder)], output / engine, views=views, recognizer=str(recognizer))
-        once(evaluate, config)
+        ask_one(str(model), folder, output / engine, views, recognizer=str(recognizer))
 
 
 def run(options: argparse.Namespace) -> None:
@@ -166,22 +166,15 @@ def table(options: argparse.Namespace) -> dict[str, Any]:
         base = heard_by(options) / "eval-written" / engine
         written, cascade = samples(base, "text", BENCHMARK), samples(base, "cascade", BENCHMARK)
         rows = {"written": [written], "cascade": [cascade]}
-        for name, where in (("stage 1", "eval-own-cascade"), ("best", "seed-*/eval-own-cascade")):
+        for name, where, view in HELD:
             runs = sorted(heard_by(options).glob(f"{where}/{engine}/{RESULT}"))
             if runs:
-                rows[f"{name}'s own cascade"] = [samples(file.parent, "cascade", BENCHMARK) for file in runs]
-        for ears in ("stacked", "tokens"):
-            at = heard_by(options) / f"eval-aligned-{ears}" / engine
-            if (at / RESULT).is_file():
-                rows[f"{ears}, stage 1 alone"] = [samples(at, "speech", BENCHMARK)]
-        for name in RECIPES:
-            runs = sorted(heard_by(options).glob(f"seed-*/eval-{name}/{engine}/{RESULT}"))
-            if runs:
-                rows[name] = [samples(file.parent, "speech", BENCHMARK) for file in runs]
-        for run in sorted(heard_by(options).glob(f"seed-*/eval-written-after/{engine}")):
-            before = {sample["id"]: sample["reply"] for sample in written}
-            same = sum(before[sample["id"]] == sample["reply"] for sample in samples(run, "text", BENCHMARK))
-            print(f"{run}: {same} of {len(written)} written replies are those of before")
+                rows[name] = [samples(file.parent, view, BENCHMARK) for file in runs]
+        before = {sample["id"]: sample["reply"] for sample in written}
+        for file in sorted(heard_by(options).glob(f"seed-*/eval-written-after/{engine}/{RESULT}")):
+            after = samples(file.parent, "text", BENCHMARK)
+            same = sum(before[sample["id"]] == sample["reply"] for sample in after)
+            print(f"{file.parent}: {same} of {len(written)} written replies are those of before")
         print(f"\n{BENCHMARK}, unseen voices ({engine}), n = {len(written)} a seed")
         print(HEAD)
         found[engine] = {

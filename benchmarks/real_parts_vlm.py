@@ -26,7 +26,6 @@ from transformers import (
     InternVLForConditionalGeneration,
     set_seed,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
 from selfkd.data.annotator import own_response
 from selfkd.data.shapes import Scene, draw_scene, render
@@ -36,6 +35,7 @@ from selfkd.model.picture_processor import InternVLPictureProcessor
 from selfkd.training.pretrain_vision import pretrain_vision
 from selfkd.training.pretrain_vlm import AccuracyLog, GroupTrainer, written_accuracy
 from selfkd.training.pretraining import pretraining_arguments
+from selfkd.training.stage import last_checkpoint
 from selfkd.training.world_groups import QUESTIONS_PER_GROUP, Group, GroupCollator, WorldGroups
 
 IMAGE_MARKS = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
@@ -135,7 +135,7 @@ def make_vlm(llm_path: Path, output: Path, steps: int = 420, seed: int = 0) -> N
     accuracy = AccuracyLog(processor, 140, per_kind=30)
     trainer = GroupTrainer(model, arguments, GroupCollator(processor), data, callbacks=[accuracy])
     trainer.length_buckets = 1  # each backward pass writes the gradients of 135M parameters: more than padding costs
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None)
+    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
     model.set_attn_implementation("sdpa")
     processor.save_pretrained(output)
     model.save_pretrained(output)

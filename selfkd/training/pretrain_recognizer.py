@@ -123,8 +123,8 @@ def pretrain_recognizer(
         listener = SpeechRecognizer(RecognizerConfig.from_dict(recognizer.config.to_dict() | {"pieces": pieces}))
         listener.encoder.load_state_dict(recognizer.encoder.state_dict())
     _train(listener, words, checkpoints[1], token_steps, rates[1], head_rate, seed)
-    listener.save_pretrained(output)
-    extractor.save_pretrained(output)
+    for part in (extractor, listener):  # the weights last
+        part.save_pretrained(output)
     shutil.rmtree(output / "checkpoints", ignore_errors=True)
 
 
