@@ -13,7 +13,8 @@ Writes OUTPUT/scores-SPLIT.json and prints mean and standard deviation over seed
 paper's SFT leaves, the intervals of the paired differences from the cascade and from "best" over items, and the errors
 of seeing (the written answer is wrong too) and of hearing apart; the file has a paired t-test over seeds, too.
 `--split validation` is for choosing; nothing is chosen on the test split. What is done is kept: with more seeds or
-recipes the same folder is continued.
+recipes the same folder is continued. OUTPUT/right-SPLIT.json says which questions each run answered right: in an empty
+folder, that file alone (`records/` has one) stands for the runs that it holds.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ears_table import HEAD, row, samples
+from ears_table import HEAD, keep_right, read_right, right_of, row, samples, samples_of
 
 from selfkd.data.shapes import Split
 from selfkd.data.sources import SourceName
@@ -36,8 +37,9 @@ if TYPE_CHECKING:
 
 Ears = Literal["stacked", "tokens"]
 TEST_SEED: dict[Split, int] = {"test": 100, "validation": 200}
-STEPS, BATCH = 300, 16
-SAMPLES = STEPS * BATCH  # what a run sees: two questions to a sentence
+STEPS, BATCH = 600, 16
+SAMPLES = 4800  # questions, and a third as many sentences: a run sees each one and a half times
+OWN_CASCADE = ", own cascade"
 KOKORO_VOICES = "af_heart,am_michael,bf_emma,bm_george"
 CONDITIONS: dict[str, dict[str, Any]] = {
     "noise, 20 dB": {"augment": {"noise": 1.0}, "noise_snr_db": (20.0, 20.0)},
@@ -73,7 +75,9 @@ RECIPES = {
     "best-sft": Recipe(settings={"alpha": 0.0}),
     "best-known-voices": Recipe(voices="training"),
     "best-no-sentences": Recipe(sentences=False),
-    "best-no-adapters": Recipe(settings={"trainable": ["projector", "speech_encoder"]}),
+    "best-adapters": Recipe(settings={"trainable": ["projector", "speech_encoder", "llm_adapters"]}),
+    "best-last-weights": Recipe(settings={"average_weights": 0.0}),
+    "best-300-steps": Recipe(settings={"steps": 300}),
     "best-no-transcript": Recipe(settings={"transcript_weight": 0.0}),
     "best-reverse": Recipe(settings={"divergence": "reverse"}),
     "best-jensen-shannon": Recipe(settings={"divergence": "jensen_shannon"}),
@@ -83,8 +87,8 @@ RECIPES = {
     **{f"best-alpha-{alpha}": Recipe(settings={"alpha": alpha}) for alpha in (0.25, 0.5, 0.75)},
     "best-exact": Recipe(responses="world"),
     "best-sft-exact": Recipe(responses="world", settings={"alpha": 0.0}),
-    "best-1k": Recipe(samples=1500),
-    "best-10k": Recipe(samples=15_000, settings={"steps": 15_000 // BATCH}),
+    **{f"best-{k}k": Recipe(samples=k * 1000) for k in (1, 3)},
+    **{f"best-{k}k": Recipe(samples=k * 1000, settings={"steps": k * 1000 * STEPS // SAMPLES}) for k in (10, 30)},
 }  # fmt: skip
 
 
@@ -93,20 +97,22 @@ def run_seed(seed: int, only: Sequence[str], options: argparse.Namespace, asked:
     # imported here and below: each process that speaks imports this file, and would hold torch
     from selfkd.training.distill import DistillConfig, distill
 
-    folder = options.output / f"seed-{seed}"
+    folder, right = options.output / f"seed-{seed}", read_right(_right_file(options))
     for name in only:
         recipe = RECIPES[name]
+        wanted = [c for c in asked if c == options.split or name in ("best", "paper-selfkd")]
+        if all(str(seed) in right.get(c, {}).get(name, {}) for c in wanted):
+            continue
         data = _spoken(recipe, seed, folder)
         start = _aligned(seed, options) if recipe.ears == "stacked" else options.output / "tokens"
         how: dict[str, Any] = {"steps": STEPS, "batch_size": BATCH, "warmup_steps": 30, "seed": seed}
         how |= {"training": fast(), **recipe.settings}
         trained = DistillConfig(data, folder / name, model=str(start), **how)
         once(distill, trained)
-        for condition, questions in asked.items():
-            if condition == options.split or name in ("best", "paper-selfkd"):
-                where, model = folder / f"eval-{name}" / condition, str(folder / name / MODEL)
-                views: list[View] = ["speech", "cascade"] if name in ("best", "best-sft") else ["speech"]
-                ask_one(model, questions, where, views, recognizer=model)
+        for condition in wanted:
+            where, model = folder / f"eval-{name}" / condition, str(folder / name / MODEL)
+            views: list[View] = ["speech", "cascade"] if name in ("best", "best-sft") else ["speech"]
+            ask_one(model, asked[condition], where, views, recognizer=model)
 
 
 def fast() -> dict[str, bool]:
@@ -179,22 +185,31 @@ def keep_listening(vlm: Path, recognizer: Path, output: Path) -> None:
 def table(options: argparse.Namespace) -> dict[str, Any]:
     """Prints a row for each recipe that the folder holds, and returns what it says."""
     found: dict[str, Any] = {"steps": STEPS, "batch_size": BATCH}
+    right = read_right(_right_file(options))
     for condition in (options.split, *options.conditions):
         untrained = options.output / "eval-untrained" / condition
         written, cascade = samples(untrained, "text"), samples(untrained, "cascade")
+        here = right.setdefault(condition, {})
+        for run in sorted(options.output.glob(f"seed-*/eval-*/{condition}/{RESULT}")):
+            name, seed = run.parts[-3].removeprefix("eval-"), run.parts[-4].removeprefix("seed-")
+            here.setdefault(name, {})[seed] = right_of(samples(run.parent), written)
+            if samples_path(run.parent, "world", "cascade").is_file():
+                own = right_of(samples(run.parent, "cascade"), written)
+                here.setdefault(f"{name}{OWN_CASCADE}", {})[seed] = own
         rows = {"written": [written], "cascade": [cascade], "untrained": [samples(untrained)]}
-        for name in RECIPES:
-            at = [f.parent for f in sorted(options.output.glob(f"seed-*/eval-{name}/{condition}/{RESULT}"))]
-            if at:
-                rows[name] = [samples(run) for run in at]
-            if at and samples_path(at[0], "world", "cascade").is_file():
-                rows[f"{name}, own cascade"] = [samples(run, "cascade") for run in at]
+        for name in (n for recipe in RECIPES for n in (recipe, f"{recipe}{OWN_CASCADE}") if n in here):
+            rows[name] = [samples_of(here[name][seed], written) for seed in sorted(here[name])]
         print(f"\nWorld, {condition}, n = {len(written)} a seed")
         print(HEAD)
         found[condition] = {"n": len(written)}
         for name, by_seed in rows.items():
             found[condition][name] = row(name, by_seed, written, cascade, rows.get("paper-sft"), rows.get("best"))
+    keep_right(right, _right_file(options))
     return found
+
+
+def _right_file(options: argparse.Namespace) -> Path:
+    return options.output / f"right-{options.split}.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

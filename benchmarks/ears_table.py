@@ -1,5 +1,6 @@
 """A row of the studies' tables: accuracy over seeds, the gap closed, paired differences, errors apart."""
 
+import json
 import statistics
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from scipy.stats import ttest_rel
 from selfkd.evaluation.resampling import percentile_interval, resampled_means
 from selfkd.evaluation.samples import read_samples, samples_path
 from selfkd.evaluation.statistics import gap_closed
+from selfkd.files import write_json
 
 HEAD = f"{'':<29}seeds  mean     sd     gap closed (95%) over cascade (95%)    over best (95%) seeing hearing"
 
@@ -19,6 +21,32 @@ def samples(run: Path, view: str = "speech", benchmark: str = "world") -> list[d
 
 
 Seeds = list[list[dict[str, Any]]]  # samples of each seed
+Right = dict[str, dict[str, dict[str, str]]]  # by condition, recipe and seed: which items were answered right
+
+
+def right_of(answered: list[dict[str, Any]], items: list[dict[str, Any]]) -> str:
+    """One bit an item, in the order of `items`, as hexadecimal digits."""
+    right = {sample["id"]: int(sample["score"]) for sample in answered}
+    if {sample["score"] for sample in answered} - {0, 1} or len(right) != len(items):
+        raise ValueError("each item is right or wrong, once")
+    return np.packbits([right[item["id"]] for item in items]).tobytes().hex()
+
+
+def samples_of(right: str, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    bits = np.unpackbits(np.frombuffer(bytes.fromhex(right), np.uint8))[: len(items)].tolist()
+    return [{"id": item["id"], "score": bit, "correct": bool(bit)} for item, bit in zip(items, bits, strict=True)]
+
+
+def read_right(file: Path) -> Right:
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def keep_right(right: Right, file: Path) -> None:
+    """Two processes may share the folder: what the other has written meanwhile stays."""
+    for condition, recipes in read_right(file).items():
+        for name, seeds in recipes.items():
+            right.setdefault(condition, {})[name] = seeds | right.get(condition, {}).get(name, {})
+    write_json(file, right)
 
 
 def row(

@@ -9,7 +9,7 @@ import re
 import sys
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from docstring_parser import parse
@@ -49,7 +49,7 @@ def takes(kind: Any) -> str:
     if origin is tuple:
         return f"`[{', '.join(takes(i) for i in inner)}]`"
     if origin in (Union, UnionType):
-        return " or ".join(takes(i) for i in inner)
+        return " or ".join(takes(i) for i in inner if i is not NoneType)
     return _WORDS.get(kind, str(kind))
 
 
@@ -57,6 +57,8 @@ def default(field: Field) -> str:
     value = field.default if field.default_factory is MISSING else field.default_factory()
     if value is MISSING:
         return "**required**"
+    if value is None:
+        return "depends"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     if isinstance(value, float):

@@ -6,6 +6,8 @@ accelerate uses FSDP2 on GPUs alone; what it does there is this: `fully_shard` o
 """
 
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 import torch.distributed as dist
@@ -16,7 +18,28 @@ from torch.distributed.fsdp import fully_shard
 from selfkd.data.views import PairedCollator, paired_item
 from selfkd.losses import Objective
 from selfkd.model.checkpoint import load_omni
+from selfkd.model.omni import OmniModel
+from selfkd.training.averaging import WeightAverage
 from selfkd.training.parts import let_train
+
+
+def means_are_equal(shared: OmniModel, whole: OmniModel, rank: int) -> None:
+    """Weights after a step of each, averaged with those before; a rank writes its own shards and reads them again."""
+    state = type("State", (), {"global_step": 2})
+    for model in (shared, whole):
+        average = WeightAverage(after=1)
+        average.on_step_end(None, state, None, model)
+        torch.optim.SGD((p for p in model.parameters() if p.requires_grad), 0.1).step()
+        average.on_step_end(None, state, None, model)
+        with TemporaryDirectory() as checkpoint:
+            average.save(Path(checkpoint), model, main_process=rank == 0)
+            if model is shared or rank == 0:
+                average = WeightAverage(after=1, checkpoint=checkpoint)
+                average.on_train_begin(None, state, None, model)
+        average.on_train_end(None, state, None, model)
+    for (name, p), (_, q) in zip(shared.named_parameters(), whole.named_parameters(), strict=True):
+        if q.requires_grad:
+            torch.testing.assert_close(p.full_tensor(), q.data, rtol=1e-4, atol=1e-5, msg=name)
 
 
 def main(folder: str, parts: list[str]) -> None:
@@ -47,8 +70,9 @@ def main(folder: str, parts: list[str]) -> None:
             largest = q.grad.abs().max().clamp(min=1e-6)
             torch.testing.assert_close(p.grad.full_tensor() / largest, q.grad / largest, rtol=0, atol=1e-3, msg=name)
             checked += 1
+    means_are_equal(shared, whole, rank)
     if rank == 0:
-        print(f"{checked} gradients equal")
+        print(f"{checked} gradients and means equal")
     dist.destroy_process_group()
 
 

@@ -156,14 +156,15 @@ def test_all_terms_of_an_objective_add_up(bundled):
 
 
 def test_the_ears_learn_and_what_is_resumed_ends_in_the_same_bytes(bundled, tmp_path):
-    """Other voices each time, roll-outs in half of the steps: all drawn from seed and step."""
+    """Other voices each time, roll-outs in half of the steps: all drawn from seed and step. Cut within the steps whose
+    weights are averaged."""
     model, processor = bundled
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
     training_data(tmp_path)
     settings = DistillConfig(
         [str(tmp_path / "data")], tmp_path / "whole", ["projector", "speech_encoder"], steps=4, batch_size=2,
-        save_steps=1, model=str(tmp_path / "model"), augment_speech=1.0, on_policy=0.5,
+        save_steps=1, model=str(tmp_path / "model"), augment_speech=1.0, on_policy=0.5, average_weights=0.75,
     )  # fmt: skip
     distill(settings)
     again = replace(settings, output=tmp_path / "again")

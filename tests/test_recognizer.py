@@ -6,6 +6,7 @@ from conftest import training_data
 from transformers import AutoTokenizer, WhisperForConditionalGeneration
 
 from selfkd.data.folder import ExampleFolder
+from selfkd.errors import InputError
 from selfkd.model.embedded import WHISPER_SIZE
 from selfkd.model.load import load_recognizer
 from selfkd.training.align import AlignConfig, assemble
@@ -49,6 +50,8 @@ def test_cut_short_it_goes_on_to_the_same_bytes(tmp_path, tiny_whisper, monkeypa
         patch.setattr(AutoTokenizer, "from_pretrained", stopped)  # between the two parts
         pretrain_recognizer([tmp_path / "data"], cut, **how)
     assert list((cut / "checkpoints").glob("characters/checkpoint-2"))
+    with pytest.raises(InputError, match="begun with another seed \\(0 there, 1 here\\)"):
+        pretrain_recognizer([tmp_path / "data"], cut, seed=1, **how)
     pretrain_recognizer([tmp_path / "data"], cut, **how)
     assert (cut / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     assert not (cut / "checkpoints").exists()

@@ -16,8 +16,13 @@ from selfkd.training.stage import TrainConfig, examples_of, suited, train
 
 # what suits the ears, by whether they hear tokens: `docs/method.md` says what each part is worth
 RECIPES: dict[bool, dict[str, Any]] = {
-    False: {"trainable": ["projector"], "learning_rate": 2e-3, "augment_speech": 0.0},
-    True: {"trainable": ["projector", "speech_encoder", "llm_adapters"], "learning_rate": 4e-4, "augment_speech": 1.0},
+    False: {"trainable": ["projector"], "learning_rate": 2e-3, "augment_speech": 0.0, "average_weights": 0.0},
+    True: {
+        "trainable": ["projector", "speech_encoder"],
+        "learning_rate": 4e-4,
+        "augment_speech": 1.0,
+        "average_weights": 1 / 3,
+    },
 }
 
 
@@ -41,8 +46,11 @@ class DistillConfig(TrainConfig):
         augment_speech: How much each clip is made another speaker's, by warped and masked log-mel frames; 1 is what the
             bundled recogniser was trained with, 0 is off; by default 1 of ears that hear tokens, else 0.
         on_policy: Share of the steps that learn on the student's own replies, scored by the teacher, not on the data's.
+        average_weights: Share of the steps, the last ones, whose weights the trained model has the mean of; the rate is
+            then constant after the warm-up. By default a third with ears that hear tokens, else 0: the weights of the
+            last step, to which the rate falls by a cosine.
         trainable: Parts that train, among projector, speech_encoder, llm_adapters and llm; by default the projector,
-            and of ears that hear tokens the first three.
+            and of ears that hear tokens the speech encoder too.
         steps: Optimizer steps.
         batch_size: Examples a step and device.
         learning_rate: Peak learning rate; by default 2e-3, of ears that hear tokens 4e-4.
@@ -64,6 +72,7 @@ class DistillConfig(TrainConfig):
     alignment_weight: float = 0.0
     augment_speech: float | None = None
     on_policy: float = 0.0
+    average_weights: float | None = None
 
 
 def distill(config: DistillConfig) -> dict[str, Any]:
@@ -72,14 +81,16 @@ def distill(config: DistillConfig) -> dict[str, Any]:
         raise InputError(f"alpha: {config.alpha} is not between 0 and 1")
     if config.temperature <= 0:
         raise InputError(f"temperature: {config.temperature} is not above 0")
+    if config.average_weights is not None and not 0 <= config.average_weights <= 1:
+        raise InputError(f"average_weights: {config.average_weights} is not between 0 and 1")
     model_config = _model_config(config)
     config = suited(config, RECIPES[model_config.speech_tokens is not None])
+    assert config.augment_speech is not None and config.average_weights is not None, "suited() fills them in"
     if config.dry_run:
-        return plan(config, model_config, config.alpha)
+        return plan(config, model_config, config.alpha, config.average_weights)
     examples = examples_of(config)
     with Run.open(config.output, "distill", config) as run:
         model, processor = load_omni(config.model) if config.model else load_bundled()
-        assert config.augment_speech is not None, "suited() fills it in"
         return train(
             run,
             model,
@@ -89,6 +100,7 @@ def distill(config: DistillConfig) -> dict[str, Any]:
             objective_of(config, model),
             config.augment_speech,
             config.on_policy,
+            config.average_weights,
         )
 
 

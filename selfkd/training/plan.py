@@ -63,7 +63,7 @@ def load_of(data: Sequence[str]) -> Load | None:
     )
 
 
-def plan(config: Any, model_config: OmniConfig, alpha: float) -> dict[str, Any]:
+def plan(config: Any, model_config: OmniConfig, alpha: float, average_weights: float = 0.0) -> dict[str, Any]:
     """Prints and returns the plan of a training configuration (`TrainConfig`) for a model of `model_config`."""
     try:
         with torch.device("meta"):
@@ -79,7 +79,7 @@ def plan(config: Any, model_config: OmniConfig, alpha: float) -> dict[str, Any]:
         "trained_parameters": trained,
         "load": asdict(load),
         "epochs": config.steps * config.batch_size / load.examples,
-        "gigabytes": memory(model, load, config.batch_size, trained),
+        "gigabytes": memory(model, load, config.batch_size, trained, averaged=average_weights > 0),
         "step_teraflop": flops / 1e12,
         "hours": flops * config.steps / (ASSUMED_TERAFLOPS * 1e12) / 3600,
     }
@@ -131,9 +131,9 @@ def step_flops(model: OmniModel, load: Load, batch: int, trainable: list[str], a
     return prefix + student + ears + (teacher if alpha > 0 else 0)
 
 
-def memory(model: OmniModel, load: Load, batch: int, trained: int) -> dict[str, float]:
+def memory(model: OmniModel, load: Load, batch: int, trained: int, averaged: bool = False) -> dict[str, float]:
     """Gigabytes on one device: a frozen VLM in bf16, frozen ears in fp32, 16 bytes for each parameter that trains (its
-    weight, its gradient and AdamW's two moments)."""
+    weight, its gradient and AdamW's two moments), 4 more where weights are averaged."""
     text = model.config.get_text_config()
     layers, width = text.num_hidden_layers, text.hidden_size
     head_width = getattr(text, "head_dim", None) or width // text.num_attention_heads
@@ -151,7 +151,7 @@ def memory(model: OmniModel, load: Load, batch: int, trained: int) -> dict[str, 
     logits_bytes = 3 * 4 * min(CHUNK_ROWS, batch * load.response_tokens) * text.vocab_size
     return {
         "frozen weights": frozen_bytes / GIGABYTE,
-        "what trains": 16 * trained / GIGABYTE,
+        "what trains": (20 if averaged else 16) * trained / GIGABYTE,
         "keys and values of the prefix": batch / load.questions_a_picture * cache_bytes / GIGABYTE,
         "the student's graph": batch * graph_bytes / GIGABYTE,
         "logits of a chunk": logits_bytes / GIGABYTE,

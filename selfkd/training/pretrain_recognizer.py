@@ -14,6 +14,7 @@ a hundred steps left characters at 2.7 nats, with a thirtieth of the head's they
 """
 
 import argparse
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ from transformers import AutoTokenizer, Trainer, WhisperFeatureExtractor, set_se
 from selfkd.data.example import Example
 from selfkd.data.features import log_mel, pad_mels
 from selfkd.data.folder import ExampleFolder
+from selfkd.errors import InputError
+from selfkd.files import write_json
 from selfkd.model.embedded import WHISPER_SIZE, vlm_path
 from selfkd.model.load import load_speech_encoder
 from selfkd.model.speech_encoder import RecognizerConfig, SpeechRecognizer
@@ -96,7 +99,11 @@ def pretrain_recognizer(
     vlm: str = "",
 ) -> None:
     """Characters first, then a new head over the LLM's tokens; or only more of the second part, from `start`. The same
-    call goes on where another was cut short."""
+    call goes on where another was cut short; raises InputError where it is not the same."""
+    steps = {"character_steps": character_steps, "token_steps": token_steps}
+    _hold_to(
+        output, {"data": list(map(str, data)), **steps, "seed": seed, "start": start, "encoder": encoder, "vlm": vlm}
+    )
     set_seed(seed)
     examples = [example for folder in data for example in ExampleFolder(folder)]
     extractor = (
@@ -126,6 +133,16 @@ def pretrain_recognizer(
     for part in (extractor, listener):  # the weights last
         part.save_pretrained(output)
     shutil.rmtree(output / "checkpoints", ignore_errors=True)
+
+
+def _hold_to(output: Path, settings: dict[str, Any]) -> None:
+    """Checkpoints are gone on from with the settings that made them alone."""
+    file = output / "checkpoints" / "settings.json"
+    before = json.loads(file.read_text()) if file.is_file() else settings
+    for name, value in settings.items():
+        if before[name] != value:
+            raise InputError(f"{output}: begun with another {name} ({before[name]!r} there, {value!r} here)")
+    write_json(file, settings)
 
 
 def _untaught(pieces: list[str], encoder: str) -> SpeechRecognizer:

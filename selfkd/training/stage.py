@@ -19,6 +19,7 @@ from selfkd.losses import Objective
 from selfkd.model.omni import OmniModel
 from selfkd.model.processor import OmniProcessor
 from selfkd.runs import MODEL, Run, is_main_process
+from selfkd.training.averaging import WeightAverage
 from selfkd.training.parts import ADAPTERS, TRAINABLE, let_train
 from selfkd.training.trainer import RunLog, SelfKDTrainer
 
@@ -73,13 +74,14 @@ def examples_of(config: TrainConfig) -> Examples:
     return open_mixture(config.data, config.seed)
 
 
-def training_arguments(config: TrainConfig) -> TrainingArguments:
+def training_arguments(config: TrainConfig, average_weights: float = 0.0) -> TrainingArguments:
     settings: dict[str, Any] = {
         "output_dir": str(config.output / CHECKPOINTS),
         "max_steps": config.steps,
         "per_device_train_batch_size": config.batch_size,
         "learning_rate": config.learning_rate,
-        "lr_scheduler_type": "cosine",
+        # a mean is of weights that still move
+        "lr_scheduler_type": "constant_with_warmup" if average_weights else "cosine",
         "warmup_steps": config.warmup_steps,
         "weight_decay": 0.01,
         "save_steps": config.save_steps,
@@ -107,15 +109,19 @@ def train(
     objective: Objective,
     augment_speech: float = 0.0,
     on_policy: float = 0.0,
+    average_weights: float = 0.0,
 ) -> dict[str, Any]:
     """Trains `config.trainable`, saves the model under the run, and returns the run's result."""
     set_seed(config.seed)
     trained_parameters = let_train(model, config.trainable, config.lora)
-    arguments = training_arguments(config)
-    how, log = (objective, augment_speech, on_policy), RunLog(run.folder)
+    arguments = training_arguments(config, average_weights)
+    checkpoint = last_checkpoint(config.output / CHECKPOINTS)
+    averaged = max(1, round(average_weights * config.steps))
+    average = WeightAverage(config.steps - averaged, checkpoint) if average_weights else None
+    how, log = (objective, augment_speech, on_policy, average), RunLog(run.folder)
     trainer = SelfKDTrainer(model, arguments, examples, processor, *how, callbacks=[log])
     try:
-        outcome = trainer.train(resume_from_checkpoint=last_checkpoint(config.output / CHECKPOINTS))
+        outcome = trainer.train(resume_from_checkpoint=checkpoint)
     except torch.OutOfMemoryError as error:
         raise InputError(
             f"{error} (batch_size is {config.batch_size}; a smaller one with training.gradient_accumulation_steps "

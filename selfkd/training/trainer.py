@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from selfkd.data.batches import CostSampler, token_cost
 from selfkd.data.example import Example
@@ -22,6 +23,7 @@ from selfkd.model.omni import OmniModel
 from selfkd.model.paired import FrozenTeacher
 from selfkd.model.processor import OmniProcessor
 from selfkd.runs import LOG
+from selfkd.training.averaging import WeightAverage
 from selfkd.training.mel_augment import augmented
 from selfkd.training.roll_out import roll_out
 
@@ -32,7 +34,8 @@ MOST_NEW_TOKENS = 16  # of a roll-out, or as many as the longest response of its
 class SelfKDTrainer(Trainer):
     """The loss of an `Objective` over response tokens: L = alpha * KL(teacher || student) + (1 - alpha) * SFT in the
     paper (arXiv 2503.00059). With `augment_speech` every clip is of another speaker each time. A share
-    `on_policy` of the steps learns on the student's own replies in place of the data's.
+    `on_policy` of the steps learns on the student's own replies in place of the data's. With an `average` the model
+    ends with the means of its weights over the last steps.
 
     The sum over a step is divided by the number of response tokens of the whole step, over accumulation and ranks, so
     that 8 x 1 and 2 x 4 give the same loss. A teacher is run only where the objective asks one.
@@ -47,6 +50,7 @@ class SelfKDTrainer(Trainer):
         objective: Objective,
         augment_speech: float = 0.0,
         on_policy: float = 0.0,
+        average: WeightAverage | None = None,
         **trainer_arguments: Any,
     ):
         # the weights as they are now, if they are to change; a resumed run loads what it has learnt after this
@@ -61,7 +65,9 @@ class SelfKDTrainer(Trainer):
         )
         self.examples, self.processor = examples, processor
         self.objective: Objective = objective
-        self.augment_speech, self.on_policy = augment_speech, on_policy
+        self.augment_speech, self.on_policy, self.average = augment_speech, on_policy, average
+        if average:
+            self.add_callback(average)
         self.model_accepts_loss_kwargs = True  # the Trainer hands us the global count of response tokens
         self._loss_shifts_labels = False  # our labels are the response alone: every one of them counts
         self._parts: dict[str, float] = {}
@@ -111,8 +117,16 @@ class SelfKDTrainer(Trainer):
         """Chance that depends on seed and step alone: the same on every rank, and after a resume."""
         return random.Random(f"{what}/{self.args.seed}/{self.state.global_step}")
 
+    def _save_checkpoint(self, model, trial) -> None:
+        if self.average and self.model:  # first: a checkpoint that has the Trainer's state is whole
+            folder = Path(str(self.args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            self.average.save(folder, self.model, self.args.should_save)
+        super()._save_checkpoint(model, trial)
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """A checkpoint holds what trains; the rest is, to the bit, in the model that the run started from."""
+        if not self.args.should_save:
+            return
         model = self.accelerator.unwrap_model(self.model)
         weights = model.state_dict() if state_dict is None else state_dict
         trained = {name: weights[name].contiguous() for name, p in model.named_parameters() if p.requires_grad}

@@ -1,0 +1,76 @@
+"""The mean of the weights over the last steps of a run, in place of those of the last step alone.
+
+At a constant rate the weights wander about a minimum, and their mean is nearer to it than any of them (Polyak &
+Juditsky 1992; stochastic weight averaging, Izmailov et al. 2018, arXiv 1803.05407). `docs/method.md` says what it is
+worth.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from transformers import TrainerCallback
+
+from selfkd.errors import InputError
+
+STEPS = "steps"  # beside the means in a checkpoint: of how many steps they are
+
+
+class WeightAverage(TrainerCallback):
+    """Means, in fp32, of what trains over the steps after `after`; the model has them when training ends.
+
+    A rank that holds shards has the means of its own shards.
+    """
+
+    def __init__(self, after: int, checkpoint: str | None = None):
+        """`checkpoint`: folder of the checkpoint that the run goes on from."""
+        self.after, self.checkpoint = after, checkpoint
+        self.means: dict[str, Tensor] = {}
+        self.steps = 0
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs: Any) -> None:
+        if self.checkpoint is None or state.global_step <= self.after:
+            return
+        file, trained = self._file(Path(self.checkpoint), model), _trained(model)
+        saved = load_file(file) if file.is_file() else {}
+        self.steps = int(saved.pop(STEPS, torch.tensor(0)))
+        if {name: mean.shape for name, mean in saved.items()} != {name: p.shape for name, p in trained.items()}:
+            raise InputError(f"{file}: does not hold the means of what trains here; as many processes as before?")
+        self.means = {name: mean.to(trained[name].device) for name, mean in saved.items()}
+
+    def on_step_end(self, args, state, control, model=None, **kwargs: Any) -> None:
+        if state.global_step <= self.after:
+            return
+        self.steps += 1
+        for name, weight in _trained(model).items():
+            mean = self.means.setdefault(name, torch.zeros_like(weight, dtype=torch.float32))
+            mean.lerp_(weight.float(), 1 / self.steps)
+
+    def on_train_end(self, args, state, control, model=None, **kwargs: Any) -> None:
+        for name, weight in _trained(model).items():
+            weight.copy_(self.means[name])
+
+    def save(self, checkpoint: Path, model: nn.Module, main_process: bool) -> None:
+        """What a run that goes on from `checkpoint` needs; of ranks that hold the same, the main one writes."""
+        file = self._file(checkpoint, model)
+        if self.means and (main_process or _is_sharded(model)):
+            checkpoint.mkdir(parents=True, exist_ok=True)
+            save_file({**self.means, STEPS: torch.tensor(self.steps)}, file)
+
+    @staticmethod
+    def _file(checkpoint: Path, model: nn.Module) -> Path:
+        rank = torch.distributed.get_rank() if _is_sharded(model) else 0
+        return checkpoint / f"averaged-{rank}.safetensors"
+
+
+def _trained(model: nn.Module) -> dict[str, Tensor]:
+    """The weights that train, or this rank's shards of them, outside the graph."""
+    weights = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    return {name: w.to_local() if isinstance(w, DTensor) else w for name, w in weights.items()}
+
+
+def _is_sharded(model: nn.Module) -> bool:
+    return any(isinstance(p, DTensor) for p in model.parameters())
