@@ -45,7 +45,7 @@ class DemoConfig:
         questions: Spoken questions for stage 2.
         align_steps: Steps of stage 1.
         distill_steps: Steps of stage 2, for SFT and for the paper's Self-KD alike.
-        token_steps: Steps of Self-KD of ears that hear tokens, of half as many examples.
+        token_steps: Steps of Self-KD of ears that hear tokens, of half as many examples each.
         alpha: Weight of Self-KD in the Self-KD runs.
         test_share: Share of the test questions to ask; below 1 for a quick look.
     """
@@ -57,7 +57,7 @@ class DemoConfig:
     questions: int = 3000
     align_steps: int = 350
     distill_steps: int = 350
-    token_steps: int = 300
+    token_steps: int = 600
     alpha: float = 1.0
     test_share: float = 1.0
 
@@ -68,7 +68,7 @@ def demo(config: DemoConfig) -> dict[str, Any]:
         raise InputError(f"alpha: {config.alpha} is not between 0 and 1")
     console, started = Console(), time.monotonic()
     out = config.output
-    console.print(f"Self-KD on the embedded model, into {out}: about ten minutes on two cores.")
+    console.print(f"Self-KD on the embedded model, into {out}: about twelve minutes on two cores.")
 
     console.print("[bold]synthesize[/bold]: spoken questions with espeak-ng")
     data = {name: out / "data" / name for name in ("words", "train", *BENCHMARKS)}
