@@ -10,7 +10,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
@@ -63,10 +63,9 @@ class Run:
             write_json(path, config)
             return
         before = json.loads(path.read_text())
-        for key in sorted(set(before) | set(config)):
-            if key not in free and before.get(key) != config.get(key):
-                difference = f"{key}: {before.get(key)!r} there, {config.get(key)!r} here"
-                raise InputError(f"{self.folder}: run directory holds another run ({difference}); give another output")
+        if found := first_difference(before, config, sorted((set(before) | set(config)) - free)):
+            difference = "{}: {!r} there, {!r} here".format(*found)
+            raise InputError(f"{self.folder}: run directory holds another run ({difference}); give another output")
         if self.is_complete:
             raise InputError(f"{self.folder}: run is complete already; give another output or delete it")
 
@@ -81,6 +80,13 @@ class Run:
     def finish(self, **result: Any) -> None:
         """Marks the run as complete; call it on the main process."""
         write_json(self.folder / RESULT, result)
+
+
+def first_difference(
+    there: Mapping[str, Any], here: Mapping[str, Any], names: Iterable[str]
+) -> tuple[str, Any, Any] | None:
+    """(name, its value there, its value here) of the first of `names` that is not the same in both."""
+    return next(((n, there.get(n), here.get(n)) for n in names if there.get(n) != here.get(n)), None)
 
 
 def is_main_process() -> bool:

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from conftest import world_examples
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from transformers import TrainerState
 
 from selfkd.data.views import PairedCollator, paired_item
 from selfkd.losses import Objective
@@ -25,7 +26,7 @@ from selfkd.training.parts import let_train
 
 def means_are_equal(shared: OmniModel, whole: OmniModel, rank: int) -> None:
     """Weights after a step of each, averaged with those before; a rank writes its own shards and reads them again."""
-    state = type("State", (), {"global_step": 2})
+    state = TrainerState(global_step=2)
     for model in (shared, whole):
         average = WeightAverage(after=1)
         average.on_step_end(None, state, None, model)

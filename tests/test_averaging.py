@@ -3,7 +3,7 @@
 import pytest
 import torch
 from conftest import training_start, world_examples
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
 from selfkd.errors import InputError
 from selfkd.losses import Objective
@@ -47,7 +47,7 @@ def test_the_trained_model_has_the_mean_of_the_last_steps(parts, tmp_path):
 
 def test_means_of_bfloat16_weights_are_in_float32():
     model, average = torch.nn.Linear(1, 1, bias=False).to(torch.bfloat16), WeightAverage(after=0)
-    state = type("State", (), {"global_step": 1})
+    state = TrainerState(global_step=1)
     for step in range(1000):  # their mean is 1.001953125; in bf16 a thousandth of a step would be lost
         torch.nn.init.constant_(model.weight, 1.0 if step % 4 else 1.0078125)
         average.on_step_end(None, state, None, model)
@@ -56,7 +56,7 @@ def test_means_of_bfloat16_weights_are_in_float32():
 
 def test_a_checkpoint_without_the_means_is_refused(tmp_path):
     model, average = torch.nn.Linear(2, 2), WeightAverage(after=1, checkpoint=str(tmp_path))
-    state = type("State", (), {"global_step": 3})
+    state = TrainerState(global_step=3)
     with pytest.raises(InputError, match=r"averaged-0.safetensors: does not hold the means of what trains"):
         average.on_train_begin(None, state, None, model)
     before = WeightAverage(after=1)

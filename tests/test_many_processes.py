@@ -20,8 +20,8 @@ def start(parts, tmp_path_factory):
 
 
 def test_two_processes_equal_one(start, tmp_path):
-    settings = {"steps": 3, "batch_size": 8, "warmup_steps": 1, "alpha": 0.5, "training": {"logging_steps": 1}}
-    settings |= {"average_weights": 0.6}
+    settings = {"steps": 3, "batch_size": 8, "warmup_steps": 1, "alpha": 0.5, "average_weights": 0.6}
+    settings |= {"training": {"logging_steps": 1}}
     distill(DistillConfig([str(start / "data")], tmp_path / "one", model=str(start / "model"), **settings))
 
     # with --cpu accelerate starts one process unless mpirun is there; --multi_gpu starts as many as it is told

@@ -139,6 +139,7 @@ def test_a_loss_that_is_no_number_stops_with_the_examples_and_keeps_what_was_sav
     ("changes", "message"),
     [
         ({"alpha": 1.5}, "alpha: 1.5 is not between 0 and 1"),
+        ({"average_weights": 1.5}, "average_weights: 1.5 is not between 0 and 1"),
         ({"temperature": 0.0}, "temperature: 0.0 is not above 0"),
         ({"trainable": ["vlm"]}, "trainable: .*vlm"),
         ({"training": {"learning_rat": 1}}, "training.learning_rat: transformers.TrainingArguments has no such field"),

@@ -24,6 +24,7 @@ from selfkd.data.speak_shard import speak_shard
 from selfkd.data.speakers import ESPEAK_VOICES, Speaker
 from selfkd.errors import InputError
 from selfkd.files import NO_ROOM, sha256, write_json
+from selfkd.runs import first_difference
 
 PLAN = "plan.json"
 _HOW = ("processes", "shard", "pool", "address")  # settings that do not change the data
@@ -236,7 +237,5 @@ def _claim(folder: Path, plan: dict[str, Any]) -> None:
         write_json(path, plan)
     theirs = json.loads(path.read_text())
     ours = json.loads(json.dumps(plan))
-    differing = [k for k in ours if theirs.get(k) != ours[k] and k != "output"]
-    if differing:
-        k = differing[0]
-        raise InputError(f"{folder}: holds other data ({k}: {theirs.get(k)!r} there, {ours[k]!r} here)")
+    if found := first_difference(theirs, ours, (name for name in ours if name != "output")):
+        raise InputError("{}: holds other data ({}: {!r} there, {!r} here)".format(folder, *found))

@@ -87,7 +87,7 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     config = suited(config, RECIPES[model_config.speech_tokens is not None])
     assert config.augment_speech is not None and config.average_weights is not None, "suited() fills them in"
     if config.dry_run:
-        return plan(config, model_config, config.alpha, config.average_weights)
+        return plan(config, model_config, config.alpha, averaged=config.average_weights > 0)
     examples = examples_of(config)
     with Run.open(config.output, "distill", config) as run:
         model, processor = load_omni(config.model) if config.model else load_bundled()

@@ -63,7 +63,7 @@ def load_of(data: Sequence[str]) -> Load | None:
     )
 
 
-def plan(config: Any, model_config: OmniConfig, alpha: float, average_weights: float = 0.0) -> dict[str, Any]:
+def plan(config: Any, model_config: OmniConfig, alpha: float, averaged: bool = False) -> dict[str, Any]:
     """Prints and returns the plan of a training configuration (`TrainConfig`) for a model of `model_config`."""
     try:
         with torch.device("meta"):
@@ -79,7 +79,7 @@ def plan(config: Any, model_config: OmniConfig, alpha: float, average_weights: f
         "trained_parameters": trained,
         "load": asdict(load),
         "epochs": config.steps * config.batch_size / load.examples,
-        "gigabytes": memory(model, load, config.batch_size, trained, averaged=average_weights > 0),
+        "gigabytes": memory(model, load, config.batch_size, trained, averaged),
         "step_teraflop": flops / 1e12,
         "hours": flops * config.steps / (ASSUMED_TERAFLOPS * 1e12) / 3600,
     }

@@ -33,6 +33,7 @@ from selfkd.files import write_json
 from selfkd.model.embedded import WHISPER_SIZE, vlm_path
 from selfkd.model.load import load_speech_encoder
 from selfkd.model.speech_encoder import RecognizerConfig, SpeechRecognizer
+from selfkd.runs import first_difference
 from selfkd.training.mel_augment import augmented
 from selfkd.training.pretraining import pretraining_arguments
 from selfkd.training.stage import last_checkpoint
@@ -139,9 +140,8 @@ def _hold_to(output: Path, settings: dict[str, Any]) -> None:
     """Checkpoints are gone on from with the settings that made them alone."""
     file = output / "checkpoints" / "settings.json"
     before = json.loads(file.read_text()) if file.is_file() else settings
-    for name, value in settings.items():
-        if before[name] != value:
-            raise InputError(f"{output}: begun with another {name} ({before[name]!r} there, {value!r} here)")
+    if found := first_difference(before, settings, settings):
+        raise InputError("{}: begun with another {} ({!r} there, {!r} here)".format(output, *found))
     write_json(file, settings)
 
 

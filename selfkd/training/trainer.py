@@ -118,9 +118,9 @@ class SelfKDTrainer(Trainer):
         return random.Random(f"{what}/{self.args.seed}/{self.state.global_step}")
 
     def _save_checkpoint(self, model, trial) -> None:
-        if self.average and self.model:  # first: a checkpoint that has the Trainer's state is whole
+        if self.average:  # first: a checkpoint that has the Trainer's state is whole
             folder = Path(str(self.args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            self.average.save(folder, self.model, self.args.should_save)
+            self.average.save(folder, self.accelerator.unwrap_model(self.model), self.args.should_save)
         super()._save_checkpoint(model, trial)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
