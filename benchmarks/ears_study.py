@@ -69,8 +69,8 @@ PAPER: dict[str, Any] = {"steps": 400, "batch_size": 32, "warmup_steps": 30}
 RECIPES = {
     "paper-sft": Recipe("stacked", "training", sentences=False, settings=PAPER | {"alpha": 0.0}),
     "paper-selfkd": Recipe("stacked", "training", sentences=False, settings=PAPER),
-    "stacked": Recipe("stacked", settings={"trainable": ["projector", "speech_encoder", "llm_adapters"],
-                                           "learning_rate": 4e-4, "augment_speech": 1.0}),
+    "stacked": Recipe("stacked", settings={"trainable": ["projector", "speech_encoder"], "learning_rate": 4e-4,
+                                           "augment_speech": 1.0, "average_weights": 1 / 3}),
     "best": Recipe(),
     "best-sft": Recipe(settings={"alpha": 0.0}),
     "best-known-voices": Recipe(voices="training"),
