@@ -89,6 +89,13 @@ def first_difference(
     return next(((n, there.get(n), here.get(n)) for n in names if there.get(n) != here.get(n)), None)
 
 
+def name_and_path(entry: str) -> tuple[str, str]:
+    """Of NAME=PATH; the name is "" for a path alone, which may hold a "=" of its own: runs/alpha=0.5."""
+    name, equals, path = entry.partition("=")
+    is_named = equals and "/" not in name and not Path(entry).exists()
+    return (name, path) if is_named else ("", entry)
+
+
 def is_main_process() -> bool:
     """Whether this is the first, or the only, process of a launch (`accelerate launch` and torchrun set RANK)."""
     return os.environ.get("RANK", "0") == "0"
@@ -112,15 +119,19 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     return list({entry.get("step", i): entry for i, entry in enumerate(entries)}.values())
 
 
-def provenance() -> dict[str, Any]:
-    """Commit, versions and machine, for whoever wants to make the run again."""
+def _git(*arguments: str) -> str:
+    """What git says about this package's folder; nothing where there is no git or no repository. Installed into an
+    environment, the package lies in somebody else's, which does not track it."""
     here = Path(__file__).parent
     try:
-        commit = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--exclude=*"], cwd=here, capture_output=True, text=True
-        ).stdout.strip()
+        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True).stdout.strip()
     except FileNotFoundError:
-        commit = ""
+        return ""
+
+
+def provenance() -> dict[str, Any]:
+    """Commit, versions and machine, for whoever wants to make the run again."""
+    commit = _git("describe", "--always", "--dirty", "--exclude=*") if _git("ls-files", __file__) else ""
     return {
         "selfkd": version("selfkd"),
         "commit": commit or "not from a git checkout",

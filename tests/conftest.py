@@ -61,10 +61,10 @@ def tiny_whisper(tmp_path_factory):
     return folder
 
 
-def tone(seconds: float) -> np.ndarray:
+def tone(seconds: float, pitch_hz: float = 220) -> np.ndarray:
     """Sound of an exact length; what it says does not matter where lengths are tested."""
     t = np.arange(round(seconds * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
-    return (0.3 * np.sin(2 * np.pi * 220 * t) * np.sin(2 * np.pi * 3 * t)).astype(np.float32)
+    return (0.3 * np.sin(2 * np.pi * pitch_hz * t) * np.sin(2 * np.pi * 3 * t)).astype(np.float32)
 
 
 def world_examples(count: int, annotated: bool = True) -> list[Example]:

@@ -27,10 +27,10 @@ from selfkd.training.distill import DistillConfig
 LAYERS, HEADS = 6, 5
 
 
-def spoken_data(folder: Path, count: int = 12, heard: bool = True) -> Path:
+def spoken_data(folder: Path, count: int = 12, heard: bool = True, pitch_hz: float = 220) -> Path:
     """Every third question is misheard, where somebody listened."""
     source = World("test", 7)
-    examples = [source.example(i).spoken(tone(0.6), ("anna", "ben")[i % 2]) for i in range(count)]
+    examples = [source.example(i).spoken(tone(0.6, pitch_hz), ("anna", "ben")[i % 2]) for i in range(count)]
     if heard:
         examples = [replace(e, word_error_rate=(0.25, 0.0, 0.0)[i % 3]) for i, e in enumerate(examples)]
     write_shard(folder / "test.parquet", examples, {"rows": count})

@@ -93,6 +93,14 @@ def test_intervals_are_decided_by_the_seed():
         intervals(np.zeros((0, 2)), 0)
 
 
+def test_intervals_are_over_groups():
+    """Four questions about each of 25 pictures, alike within a picture: no more is known than of 25 items."""
+    pictures = np.random.default_rng(0).normal(size=25)
+    alone, four = intervals(pictures, 0), intervals(np.repeat(pictures, 4), 0, list(np.repeat(np.arange(25), 4)))
+    assert (four["low"], four["high"]) == pytest.approx((alone["low"], alone["high"]))
+    assert intervals(np.repeat(pictures, 4), 0)["low"] > four["low"]
+
+
 def test_layers_and_thirds():
     values = np.arange(28.0).reshape(4, 7)
     found = layer_intervals({"a": values, "b": -values}, 0)
@@ -145,6 +153,16 @@ def test_the_stage(start):
     assert json.loads((start / "out/result.json").read_text())["benchmarks"] == {"world-annotated": result}
     with pytest.raises(InputError, match="run is complete already"):
         analyze_agreement.analyze_agreement(config)
+
+
+def test_items_without_a_reply_have_no_outcome(start):
+    """As `selfkd evaluate --keep_failures true` leaves them."""
+    written = evaluation(start / "eval", "text", [True, None, True, False, False, True])
+    spoken = evaluation(start / "eval", "speech", [None, False, False, False, True, True])
+    config = config_of(start, written_run=written, spoken_runs=[f"two={spoken}"])
+    two = analyze_agreement.analyze_agreement(config)["world-annotated"]["models"]["two"]
+    assert two["n"] == 6 and sum(by["n"] for by in two["by_outcome"].values()) == 4
+    assert two["flips"]["written alone right"] == [world_examples(6)[2].id]
 
 
 def test_item_files_that_are_there_are_kept(start, monkeypatch):

@@ -46,7 +46,13 @@ def test_yes_or_no(reply, answer):
     ("答案是B。", "B"),
     # the option's own words; the longer of two that contain one another; letters within words are none
     ("dark red", "B"), ("It is dark red.", "B"), ("RED", "A"), ("vitamin C", "C"), ("A dog is there", "D"),
+    # what a reply opens with is not undone by what it explains
+    ("B. dark red. Option A is wrong.", "B"), ("It is B. Choice A is a distractor.", "B"), ("B (not A)", "B"),
+    ("B\nA is not right", "B"), ("B\n\n" + "It explains at length. " * 20, "B"), ("B, A is wrong", "B"),
+    ("B, because it is " + "very " * 40 + "red", "B"), ("B because A is too bright", "B"), ("option b", "B"),
+    ("A. red is wrong. The answer is B", "B"),
     # several, none, another language, no end
+    ("Some choice a person makes", None), ("A, B and C", None), ("A: red B: dark red", None), ("A\nB", None),
     ("A or B", None), ("A and B", None), ("(A) is wrong, (B) is right", None), ("red and vitamin C", None),
     ("A. red\nB. dark red\nC. vitamin C\nD. a dog", None), ("", None), ("E", None), ("rojo oscuro", None),
     ("It shows many things, B among them. " * 200, None), ("some dark red thing on a table " * 200, None),

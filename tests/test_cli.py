@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from selfkd import runs
 from selfkd.cli import main
 from selfkd.commands import COMMANDS
 from selfkd.errors import InputError
@@ -72,6 +73,18 @@ def test_a_wrong_field_in_a_recipe_is_named(tmp_path, capsys):
     error = capsys.readouterr().err
     assert "alhpa" in error and "recipe.yaml" in error and len(error.splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_the_commit_of_a_run_is_this_packages_own(tmp_path, monkeypatch):
+    """Installed into somebody's project, the package lies in a repository that is not its own."""
+    (tmp_path / ".venv" / "selfkd").mkdir(parents=True)
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    commit = ["git", "-C", tmp_path, *identity, "commit", "-q", "--allow-empty", "-m", "theirs"]
+    subprocess.run(commit, check=True)
+    (tmp_path / ".venv" / "selfkd" / "runs.py").touch()
+    monkeypatch.setattr(runs, "__file__", str(tmp_path / ".venv" / "selfkd" / "runs.py"))
+    assert runs.provenance()["commit"] == "not from a git checkout"
 
 
 def test_a_recipe_that_is_not_there_is_named(tmp_path, capsys):

@@ -236,6 +236,22 @@ def test_a_public_benchmark_is_spoken_once_and_asked_in_several_voices(start, po
     assert said[0].question.endswith("Answer the question using a single word or phrase.") and len(spoken[0]) == 4
 
 
+def test_a_copy_that_was_corrected_is_read_anew(start, pope_copy, tmp_path):
+    def truths(output):
+        config = EvaluateConfig(
+            str(start / "model"), [], output, benchmarks=["pope"], copies={"pope": str(pope_copy)}, views=["text"],
+            voices=["en-US+m1"], cache=tmp_path / "cache", speech={"processes": 1},
+        )  # fmt: skip
+        evaluate(config)
+        return [s["truth"] for s in read_samples(samples_path(output, "pope", "text"))]
+
+    before = truths(tmp_path / "before")
+    data = Dataset.from_parquet(str(pope_copy))
+    turned = data.map(lambda row: {"answer": "no" if row["answer"] == "yes" else "yes"}, load_from_cache_file=False)
+    turned.to_parquet(pope_copy)
+    assert truths(tmp_path / "after") == [{"yes": "no", "no": "yes"}[t] for t in before]
+
+
 def test_every_benchmark_from_its_layout_to_its_gap(tmp_path, monkeypatch, capsys):
     """All twelve as their copies lie, spoken, asked in both views; a model that reads well and does not hear. In its
     replies is U+2028, which ends a line for Python and not for JSON."""

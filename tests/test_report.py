@@ -5,6 +5,7 @@ import io
 import json
 import re
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from report_runs import agreement, all_kinds, attention, evaluation, spoken_data
 from selfkd.cli import main
 from selfkd.data.example import Example
 from selfkd.data.folder import ExampleFolder
-from selfkd.evaluation.compare import CompareConfig, compare
+from selfkd.errors import InputError
+from selfkd.evaluation.compare import CompareConfig, compare, run_name
 from selfkd.evaluation.samples import read_samples, samples_path
 from selfkd.files import write_text
 from selfkd.report.attention import curves, direction, findings
@@ -140,6 +142,36 @@ def test_other_items_are_not_compared(tmp_path, data):
     html = rendered([tmp_path / "base", tmp_path / "few"], tmp_path)
     assert "few: no run was asked the same items in writing, so there is no gap." in html
     assert "Spoken, few" in html and "Written against spoken</span></caption>" not in html
+
+
+def test_what_was_spoken_otherwise_is_not_compared(tmp_path, data):
+    evaluation(tmp_path / "base", data, text="1" * 12)
+    evaluation(tmp_path / "sft", data, speech="1" * 6 + "0" * 6)
+    low = spoken_data(tmp_path / "low", pitch_hz=110)
+    evaluation(tmp_path / "selfkd", low, speech="1" * 12)
+    evaluation(tmp_path / "again", low, text="1" * 12, speech="1" * 11 + "0")
+    paths = [str(tmp_path / name) for name in ("base", "sft", "selfkd", "again")]
+    groups = groups_of(read_runs(paths), 0)
+    assert [(g.writer, g.spoken) for g in groups] == [("base", ["selfkd", "again"]), ("base", ["sft"])]
+    assert not groups[1].scores["gap_closed"]
+    first, second = groups_of(read_runs(paths[:3]), 0)  # the written view is the same, whoever speaks
+    assert (first.writer, first.spoken, second.writer, second.spoken) == ("base", ["sft"], "base", ["selfkd"])
+    html = rendered(paths[:3], tmp_path)
+    assert "world (SFT)" in html and "world (Self-KD)" in html
+    with pytest.raises(InputError, match=r"runs: .*selfkd: world was spoken otherwise than in .*sft"):
+        compare(CompareConfig(paths[:3], tmp_path / "c"))
+
+
+def test_a_run_may_have_an_equals_sign_in_its_name(tmp_path, data, monkeypatch):
+    evaluation(tmp_path / "alpha=0.5", data, text="1" * 12, speech="0" * 12)
+    evaluation(tmp_path / "eval-sft", data, speech="1" * 12)
+    scores = compare(CompareConfig([str(tmp_path / "alpha=0.5"), f"x={tmp_path / 'eval-sft'}"], tmp_path / "c"))
+    assert list(scores["world"]["systems"]) == ["text", "alpha=0.5", "x"]
+    assert [run.name for run in read_runs([str(tmp_path / "alpha=0.5")])] == ["alpha=0.5"]
+    monkeypatch.chdir(tmp_path / "eval-sft")
+    assert [run.name for run in read_runs(["."])] == ["sft"] == [run_name(Path())]
+    monkeypatch.chdir(tmp_path)
+    assert [run.name for run in read_runs(["alpha=0.5", "y=alpha=0.5"])] == ["alpha=0.5", "y"]
 
 
 def test_items_without_a_reply_count_nowhere_and_are_shown(tmp_path, data):

@@ -9,6 +9,7 @@ from selfkd.data.example import write_shard
 from selfkd.data.questions import which_caption
 from selfkd.errors import InputError
 from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
+from selfkd.evaluation.grading import check_gradable
 from selfkd.evaluation.scorers import is_right, parse
 
 CAPTIONS = which_caption("the man is on the horse", "the horse is on the man")
@@ -67,6 +68,26 @@ def test_right_answers():
 def test_kinds_without_rules_are_an_error():
     with pytest.raises(KeyError, match="poem"):
         parse("poem", "", "")
+
+
+@pytest.mark.parametrize(("kind", "truth", "reply"), [
+    ("exists", "Yes.", "Yes"), ("choice", "b", "B"), ("choice", "B.", "B"), ("count", "3", "There are three."),
+    ("count", "3", "3"), ("color", "Red", "It is red."),
+])  # fmt: skip
+def test_a_truth_may_be_written_as_a_reply_is(kind, truth, reply):
+    question = "What is it?"
+    check_gradable("mine", [{"id": "a", "kind": kind, "question": question, "truth": truth}])
+    assert is_right(kind, truth, parse(kind, question, reply))
+    assert not is_right(kind, truth, parse(kind, question, "I do not know"))
+
+
+@pytest.mark.parametrize(("kind", "truth"), [
+    ("count", "7"), ("color", "orange"), ("side", "behind"), ("shape", "octagon"), ("choice", "C"), ("exists", "maybe"),
+    ("words", " "),
+])  # fmt: skip
+def test_a_truth_that_no_reply_can_meet_is_refused(kind, truth):
+    with pytest.raises(InputError, match=f"data: mine: q7: no reply to 'What is it\\?' could be read as '{truth}'"):
+        check_gradable("mine", [{"id": "q7", "kind": kind, "question": "What is it?", "truth": truth}])
 
 
 def test_a_folder_without_rules_to_score_by_is_refused(parts, tmp_path):

@@ -175,6 +175,14 @@ def test_multiple_choice_by_letter_and_by_likelihood():
     assert figures == [0.75, 0.5, 0.25, 0.5]
 
 
+def test_questions_without_letters_are_no_multiple_choice():
+    """RealWorldQA asks for words and numbers under the same name."""
+    rows = [sample(i, 1.0, "multiple_choice", "A", "A") for i in range(3)]
+    rows += [sample(i, 1.0, "multiple_choice", "two", "two") for i in range(3, 6)]
+    scores = summarize(rows)
+    assert (scores["first_rate"], scores["true_first_rate"]) == (1.0, 1.0)
+
+
 def test_the_average_over_benchmarks_by_hand():
     def view(accuracy, stderr, headline):
         return {"n": 10, "accuracy": accuracy, "stderr": stderr, "figures": {"first": headline, "second": 3.0}}

@@ -22,6 +22,7 @@ from selfkd.analysis.measured import (
     Record,
     about,
     check_numbers,
+    groups_in,
     measure_missing,
     named,
     named_models,
@@ -32,7 +33,7 @@ from selfkd.analysis.measured import (
 from selfkd.data.example import Example
 from selfkd.data.views import PairedItem
 from selfkd.errors import InputError
-from selfkd.evaluation.resampling import LEVEL, RESAMPLES
+from selfkd.evaluation.resampling import LEVEL, RESAMPLES, Groups
 from selfkd.evaluation.samples import read_samples, samples_path
 from selfkd.model.omni import OmniModel
 from selfkd.runs import Run
@@ -120,21 +121,21 @@ def summarize_agreement(
     result: dict[str, Any] = {"models": {}, "between_models": {}}
     for model, items in records.items():
         result["models"][model] = {
-            **_figure_intervals(_figures(items), seed),
-            "by_layer": layer_intervals(_layers(items), seed),
+            **_figure_intervals(_figures(items), seed, groups_in(items)),
+            "by_layer": layer_intervals(_layers(items), seed, groups_in(items)),
             "by_position": _by_position(items, seed),
             **{f"by_{name}": _by(items, _field(name), seed) for name in ("kind", "category", "voice")},
         }
         if model in outcomes:
             by_id = outcomes[model]
             result["models"][model]["by_outcome"] = _by(items, _outcome(by_id), seed)
-            result["models"][model]["flips"] = {o: [i["id"] for i in items if by_id[i["id"]] == o] for o in _FLIPS}
+            result["models"][model]["flips"] = {o: [i["id"] for i in items if by_id.get(i["id"]) == o] for o in _FLIPS}
     for a, b in pairs(list(records)):
-        moved = _figures(records[b]) - _figures(records[a])
-        between: dict[str, Any] = _figure_intervals(moved, seed)
+        moved, groups = _figures(records[b]) - _figures(records[a]), groups_in(records[a])
+        between: dict[str, Any] = _figure_intervals(moved, seed, groups)
         first, second = _layers(records[a]), _layers(records[b])
         if first["cosine"].shape == second["cosine"].shape:
-            between["by_layer"] = layer_intervals({m: second[m] - first[m] for m in BY_LAYER}, seed)
+            between["by_layer"] = layer_intervals({m: second[m] - first[m] for m in BY_LAYER}, seed, groups)
         result["between_models"][f"{b} minus {a}"] = between
     return result
 
@@ -148,25 +149,26 @@ def _layers(items: list[Record]) -> dict[str, NDArray[np.float64]]:
     return {name: np.array([item[name] for item in items]) for name in BY_LAYER}
 
 
-def _figure_intervals(values_n3: NDArray[np.float64], seed: int) -> dict[str, Any]:
-    found = intervals(values_n3, seed)
+def _figure_intervals(values_n3: NDArray[np.float64], seed: int, groups: Groups) -> dict[str, Any]:
+    found = intervals(values_n3, seed, groups)
     figures = {name: {figure: found[figure][i] for figure in ("mean", "low", "high")} for i, name in enumerate(FIGURES)}
     return {"n": found["n"], **figures}
 
 
-def _by(items: list[Record], group_of: Callable[[Record], str], seed: int) -> dict[str, Any]:
-    groups: dict[str, list[Record]] = {}
+def _by(items: list[Record], kind_of: Callable[[Record], str | None], seed: int) -> dict[str, Any]:
+    kinds: dict[str, list[Record]] = {}
     for item in items:
-        groups.setdefault(group_of(item), []).append(item)
-    return {name: _figure_intervals(_figures(groups[name]), seed) for name in sorted(groups)}
+        if (kind := kind_of(item)) is not None:
+            kinds.setdefault(kind, []).append(item)
+    return {name: _figure_intervals(_figures(of), seed, groups_in(of)) for name, of in sorted(kinds.items())}
 
 
 def _field(name: str) -> Callable[[Record], str]:
     return lambda item: item[name]
 
 
-def _outcome(by_id: dict[str, str]) -> Callable[[Record], str]:
-    return lambda item: by_id[item["id"]]
+def _outcome(by_id: dict[str, str]) -> Callable[[Record], str | None]:
+    return lambda item: by_id.get(item["id"])  # none where one of the views has no reply
 
 
 def _by_position(items: list[Record], seed: int) -> list[dict[str, Any]]:
@@ -176,7 +178,7 @@ def _by_position(items: list[Record], seed: int) -> list[dict[str, Any]]:
     for position in range(longest):
         there = [item for item in items if len(item["kl"]) > position]
         values = np.array([[item[name][position] for name in FIGURES] for item in there], dtype=float)
-        found.append({"position": position, **_figure_intervals(values, seed)})
+        found.append({"position": position, **_figure_intervals(values, seed, groups_in(there))})
     return found
 
 
@@ -197,11 +199,12 @@ def _outcomes(
     found = {}
     for model, run in spoken.items():
         right = _right("spoken_runs", run, benchmark, "speech", ids)
-        found[model] = {i: OUTCOMES[written[i], right[i]] for i in ids}
+        found[model] = {i: OUTCOMES[w, s] for i in ids if (w := written[i]) is not None and (s := right[i]) is not None}
     return found
 
 
-def _right(name: str, run: str, benchmark: str, view: str, ids: list[str]) -> dict[str, bool]:
+def _right(name: str, run: str, benchmark: str, view: str, ids: list[str]) -> dict[str, bool | None]:
+    """None for an item without a reply."""
     right = {s["id"]: s["correct"] for s in read_samples(samples_path(Path(run), benchmark, view))}
     missing = [i for i in ids if i not in right]
     if missing:

@@ -19,6 +19,7 @@ from selfkd.analysis.measured import (
     Record,
     about,
     check_numbers,
+    groups_in,
     measure_missing,
     named_models,
     read_benchmarks,
@@ -94,7 +95,10 @@ def analyze_attention(config: AttentionConfig) -> dict[str, Any]:
         def write_heads_and_maps(benchmark: str, model: str, records: list[Record]) -> None:
             heads = [record.pop("heads") for record in records]
             by_view = {
-                view: {m: intervals(np.stack([h[view][m].numpy() for h in heads]), config.seed) for m in BY_HEAD}
+                view: {
+                    m: intervals(np.stack([h[view][m].numpy() for h in heads]), config.seed, groups_in(records))
+                    for m in BY_HEAD
+                }
                 for view in VIEWS
             }
             write_json(run.folder / "heads" / f"{benchmark}.{model}.json", by_view)
@@ -120,21 +124,22 @@ def summarize_attention(records: dict[str, list[Record]], seed: int) -> dict[str
         for model, items in records.items()
     }
     result: dict[str, Any] = {"models": {}, "between_models": {}}
+    groups = groups_in(next(iter(records.values())))  # the items of all models are the same
     for model, views in values.items():
         gaps = {m: views["speech"][m] - views["text"][m] for m in MEASURES}
         result["models"][model] = {
             "tokens": _tokens(records[model]),
             "thirds": thirds_of(gaps["query_to_image"].shape[1]),
-            "views": {view: layer_intervals(views[view], seed) for view in VIEWS},
-            "speech_minus_text": layer_intervals(gaps, seed),
+            "views": {view: layer_intervals(views[view], seed, groups) for view in VIEWS},
+            "speech_minus_text": layer_intervals(gaps, seed, groups),
         }
     for a, b in pairs(list(values)):
         first, second = values[a], values[b]
         if first["text"]["query_to_image"].shape == second["text"]["query_to_image"].shape:
             moved = {v: {m: second[v][m] - first[v][m] for m in MEASURES} for v in VIEWS}
             gap = {m: moved["speech"][m] - moved["text"][m] for m in MEASURES}
-            between = {view: layer_intervals(moved[view], seed) for view in VIEWS} | {"gap": layer_intervals(gap, seed)}
-            result["between_models"][f"{b} minus {a}"] = between
+            between = {view: layer_intervals(moved[view], seed, groups) for view in VIEWS}
+            result["between_models"][f"{b} minus {a}"] = between | {"gap": layer_intervals(gap, seed, groups)}
     return result
 
 

@@ -1,7 +1,7 @@
 """Means over items with 95% intervals, by figure and by layer (`evaluation/resampling.py` draws).
 
-Items are drawn, not rows or layers: what belongs to one item stays together, and a difference of the same items (of two
-views, of two models) is that of pairs.
+Groups of items are drawn (those of a picture, see `evaluation/grading.py`), not rows or layers: what belongs together
+stays together, and a difference of the same items (of two views, of two models) is that of pairs.
 
 Legend: n items, M figures of an item, L layers.
 """
@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selfkd.evaluation.resampling import percentile_interval, resampled_means
+from selfkd.evaluation.resampling import Groups, percentile_interval, resampled_means
 
 
-def intervals(values: NDArray[np.float64], seed: int) -> dict[str, Any]:
+def intervals(values: NDArray[np.float64], seed: int, groups: Groups = None) -> dict[str, Any]:
     """{"n", "mean", "low", "high"} of items (n, M) or (n,): the percentile interval of the mean, by figure."""
-    low, high = percentile_interval(resampled_means(values, seed))
+    low, high = percentile_interval(resampled_means(values, seed, groups))
     figures = {"mean": values.mean(0), "low": low, "high": high}
     shape = values.shape[1:]
     return {"n": len(values), **{name: figure.reshape(shape).tolist() for name, figure in figures.items()}}
 
 
-def layer_intervals(values: Mapping[str, NDArray[np.float64]], seed: int) -> dict[str, Any]:
+def layer_intervals(values: Mapping[str, NDArray[np.float64]], seed: int, groups: Groups = None) -> dict[str, Any]:
     """Of items (n, L) by measure: the means by layer, and those over the early, middle and late third of the layers.
 
     All of them with the same resamples, drawn once."""
@@ -33,7 +33,7 @@ def layer_intervals(values: Mapping[str, NDArray[np.float64]], seed: int) -> dic
         columns.append(
             np.concatenate([items_nL, *(items_nL[:, at].mean(1, keepdims=True) for at in thirds.values())], 1)
         )
-    found = intervals(np.concatenate(columns, 1), seed)
+    found = intervals(np.concatenate(columns, 1), seed, groups)
     result, start = {}, 0
     for name, items_nL in values.items():
         layers, thirds = items_nL.shape[1], thirds_of(items_nL.shape[1])

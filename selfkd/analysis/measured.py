@@ -17,9 +17,11 @@ from selfkd.data.example import Example
 from selfkd.data.folder import ExampleFolder
 from selfkd.data.views import PairedCollator, PairedDataset, PairedItem
 from selfkd.errors import InputError
+from selfkd.evaluation.grading import group_of_example
 from selfkd.files import write_text
 from selfkd.model.checkpoint import is_ours, load_omni, ready
 from selfkd.model.omni import OmniModel
+from selfkd.runs import name_and_path
 
 Record = dict[str, Any]
 Measure = Callable[[OmniModel, list[PairedItem], list[Example], dict[str, Any], list[slice]], list[Record]]
@@ -29,8 +31,8 @@ def named(field: str, entries: Sequence[str]) -> dict[str, str]:
     """{name: path} of NAME=PATH or PATH; a path's own name is that of its run: runs/sft/model is "sft"."""
     found: dict[str, str] = {}
     for entry in entries:
-        name, mark, path = entry.rpartition("=")
-        if not mark:
+        name, path = name_and_path(entry)
+        if not name:
             parts = [p for p in Path(path).parts if p != "model"]
             name = parts[-1] if parts else path
         if not name or "/" in name or name in found:
@@ -115,8 +117,13 @@ def _batches(
 
 
 def about(example: Example) -> Record:
-    """What a record says of its item beside the figures."""
-    return {name: getattr(example, name) for name in ("id", "kind", "category", "voice")}
+    """What a record says of its item beside the figures; `group` as in the records of an evaluation."""
+    known = {name: getattr(example, name) for name in ("id", "kind", "category", "voice")}
+    return known | {"group": group_of_example(example)}
+
+
+def groups_in(items: Iterable[Record]) -> list[str]:
+    return [item["group"] for item in items]
 
 
 def rounded(numbers: Iterable[float]) -> list[float]:

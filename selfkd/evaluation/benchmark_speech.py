@@ -60,10 +60,10 @@ def _speak(config: "EvaluateConfig", name: str, source: Listed, voice: str, sett
         **settings,
     }
     made = SynthesizeConfig(Path(), **asked)
-    # all that the speech follows from, the questions too: another copy under the same path is spoken anew
+    # all that the folder follows from, the rows too: a copy that was corrected under the same path is made anew
     plan = {k: v for k, v in asdict(made).items() if k not in ("output", "processes", "pool", "address")}
-    questions = hashlib.sha256(repr([(r.id, r.question, r.answer_format) for r in source.rows]).encode())
-    key = hashlib.sha256((json.dumps(plan, default=str, sort_keys=True) + questions.hexdigest()).encode())
+    rows = hashlib.sha256(repr([r._replace(image=None, clip=None) for r in source.rows]).encode())
+    key = hashlib.sha256((json.dumps(plan, default=str, sort_keys=True) + rows.hexdigest()).encode())
     output = config.cache.expanduser() / f"{name}-{key.hexdigest()[:12]}"
     if not (output / MANIFEST).is_file():
         synthesize(replace(made, output=output), source)

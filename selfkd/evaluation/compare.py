@@ -6,7 +6,7 @@ Reads the samples of evaluation runs; writes `scores.json` and `comparison.json`
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from selfkd.errors import InputError
 from selfkd.evaluation.samples import read_samples, samples_path
 from selfkd.evaluation.statistics import gap_closed, groups_in, paired, summarize, vision_audio_gap
 from selfkd.files import write_json
-from selfkd.runs import CONFIG, RESULT
+from selfkd.runs import CONFIG, RESULT, name_and_path
 
 TEXT, CASCADE = "text", "cascade"  # names that no run can have
 Places = dict[str, tuple[Path, str]]  # {system: (run, view)}
@@ -54,12 +54,22 @@ def compare(config: CompareConfig) -> dict[str, Any]:
         for system in places:
             if ids[system] != ids[TEXT]:
                 raise InputError(f"runs: {places[system][0]}: {benchmark} has other items than {places[TEXT][0]}")
+        spoken = [s for s in samples if s != TEXT]
+        for system in spoken[1:]:
+            if asked_in(samples[system]) != asked_in(samples[spoken[0]]):
+                there = f"{benchmark} was spoken otherwise than in {places[spoken[0]][0]}"
+                raise InputError(f"runs: {places[system][0]}: {there}: a gap closed would be that of the voices")
         scores[benchmark] = side_by_side(samples, config.seed)
     here = {s: {"run": os.path.relpath(run, config.output), "view": view} for s, (run, view) in places.items()}
     write_json(config.output / "comparison.json", here)
     write_json(config.output / "scores.json", scores)
     Console().print(comparison_table(scores))
     return scores
+
+
+def asked_in(samples: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What makes two runs comparable: a hash of all that was shown and said, for each item."""
+    return [s["prompt"] for s in samples]
 
 
 def side_by_side(samples: Mapping[str, list[dict[str, Any]]], seed: int) -> dict[str, Any]:
@@ -79,9 +89,9 @@ def side_by_side(samples: Mapping[str, list[dict[str, Any]]], seed: int) -> dict
 def _places(runs: list[str]) -> Places:
     named = {}
     for entry in runs:
-        name, equals, path = entry.rpartition("=")
+        name, path = name_and_path(entry)
         run = Path(path)
-        name = name if equals else run_name(run)
+        name = name or run_name(run)
         if name in named or name in (TEXT, CASCADE):
             raise InputError(f"runs: {entry}: a second {name!r}; write NAME={path}")
         named[name] = run
@@ -97,7 +107,7 @@ def _places(runs: list[str]) -> Places:
 
 def run_name(run: Path) -> str:
     """What a run is called without NAME=: the folder eval-sft is "sft"."""
-    return run.name.removeprefix("eval-")
+    return (run.name or run.resolve().name).removeprefix("eval-")
 
 
 def _result(run: Path) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         raise InputError("batch_size, limit, max_new_tokens, views: must not be negative or empty")
     asked = _folders(config)
     for name, folder in asked.items():
-        check_gradable(name.partition(VOICE_MARK)[0], {row["kind"] for row in folder.columns("kind")})
+        check_gradable(name.partition(VOICE_MARK)[0], folder.columns("id", "kind", "question", "truth"))
     with Run.open(config.output, "evaluate", config, _FREE) as run:
         transcriber = Transcriber.from_pretrained(config.recognizer) if "cascade" in config.views else None
         with _system(config, settings, transcriber, run.folder) as system:

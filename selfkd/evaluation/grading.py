@@ -1,23 +1,32 @@
 """How a reply is graded: a public benchmark by its own rules, the embedded world's questions by `scorers.py`."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from selfkd.data.example import Example, image_hash
 from selfkd.errors import InputError
 from selfkd.evaluation.benchmarks.benchmark import Grade
 from selfkd.evaluation.benchmarks.catalog import BENCHMARKS
 from selfkd.evaluation.scorers import SCORED_KINDS, is_right, parse
 
 
-def check_gradable(name: str, kinds: Iterable[str]) -> None:
-    """Raises InputError where questions of a source cannot be scored."""
-    without = sorted(set(kinds) - SCORED_KINDS) if name not in BENCHMARKS else []
-    if without:
-        known = ", ".join(sorted(SCORED_KINDS))
-        raise InputError(
-            f"data: {name}: questions of kind {without[0]!r} have no rule to be scored by; the field kind of your own "
-            f"questions says which: {known}"
-        )
+def check_gradable(name: str, items: Iterable[Mapping[str, Any]]) -> None:
+    """Raises InputError where questions of a source (id, kind, question, truth) cannot be scored: a kind without a
+    rule, or a truth that said back word for word would count as wrong."""
+    for item in items if name not in BENCHMARKS else ():
+        kind, truth = item["kind"], item["truth"]
+        if kind not in SCORED_KINDS:
+            known = ", ".join(sorted(SCORED_KINDS))
+            raise InputError(
+                f"data: {name}: questions of kind {kind!r} have no rule to be scored by; the field kind of your own "
+                f"questions says which: {known}"
+            )
+        if not is_right(kind, truth, parse(kind, item["question"], truth)):
+            raise InputError(
+                f"data: {name}: {item['id']}: no reply to {item['question']!r} could be read as {truth!r} by the rule "
+                f"for questions of kind {kind!r}; the kind 'words' looks for the words themselves"
+            )
 
 
 def grade(sample: Mapping[str, Any], reply: str) -> Grade:
@@ -33,6 +42,12 @@ def group_of(sample: Mapping[str, Any], picture: str) -> str:
     source, category, details; `picture` is the name of its picture."""
     benchmark = BENCHMARKS.get(sample["source"])
     return benchmark.group(sample) if benchmark and benchmark.group else picture
+
+
+def group_of_example(example: Example) -> str:
+    details = json.loads(example.details) if example.details else {}
+    sample = {"source": example.source, "category": example.category, "details": details}
+    return group_of(sample, image_hash(example.image) if example.image else example.id)
 
 
 def official_figures(samples: Sequence[Mapping[str, Any]]) -> dict[str, float]:

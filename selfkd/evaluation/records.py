@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from selfkd.data.example import Example, image_hash
+from selfkd.data.example import Example
 from selfkd.data.verify import word_error_rate
-from selfkd.evaluation.grading import grade, group_of
+from selfkd.evaluation.grading import grade, group_of_example
 from selfkd.evaluation.reply import Reply
 from selfkd.evaluation.samples import keep_whole_lines, read_samples, whole_lines
 from selfkd.files import write_text
@@ -37,7 +37,7 @@ def sample(example: Example, view: str, reply: Reply) -> dict[str, Any]:
         "seconds": round(reply.seconds, 4),
         "error": reply.error,
     }
-    known["group"] = group_of(known, image_hash(example.image) if example.image else example.id)
+    known["group"] = group_of_example(example)
     if reply.error:
         return known | {"parsed": None, "score": None, "correct": None}
     found = grade(known, reply.text)

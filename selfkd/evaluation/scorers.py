@@ -54,10 +54,13 @@ def is_right(kind: str, truth: str, parsed: str | None) -> bool:
         return False
     if kind in ("neighbor", "describe"):
         return parsed == ", ".join(sorted(_names(truth)))
+    if kind == "count" and truth.strip() in map(str, range(len(NUMBERS))):
+        truth = NUMBERS[int(truth)]
     if kind == "words":
         wanted = " ".join(re.findall(r"\w+", truth.lower()))
         return f" {wanted} " in f" {parsed} "
-    return parsed == (truth.lower() if kind != "choice" else truth)
+    truth = truth.strip() if kind == "repeat" else truth.strip(" .")
+    return parsed == (truth.upper() if kind == "choice" else truth.lower())
 
 
 def _words(known: tuple[str, ...], text: str) -> set[str]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
+from selfkd.evaluation.benchmarks.replies import LETTERS
 from selfkd.evaluation.grading import official_figures
 from selfkd.evaluation.resampling import (
     LEVEL,
@@ -37,7 +38,8 @@ def summarize(samples: Sequence[Sample]) -> dict[str, Any]:
     yes_no = [s for s in answered if s["kind"] in (*YES_NO_KINDS, "yes_no")]
     said = fmean(s["parsed"] == "yes" for s in yes_no) if yes_no else None
     true = fmean(s["truth"] == "yes" for s in yes_no) if yes_no else None
-    chosen = [s for s in answered if s["kind"] in ("choice", "multiple_choice") and s["parsed"] is not None]
+    lettered = [s for s in answered if s["kind"] in ("choice", "multiple_choice") and s["truth"] in LETTERS]
+    chosen = [s for s in lettered if s["parsed"] is not None]  # RealWorldQA asks for words and numbers, too
     first = fmean(s["parsed"] == "A" for s in chosen) if chosen else None
     true_first = fmean(s["truth"] == "A" for s in chosen) if chosen else None
     weighed = [s for s in answered if s["log_likelihoods"]]
@@ -67,7 +69,7 @@ def groups_in(samples: Sequence[Sample]) -> list[str]:
 
 def _likeliest_is_true(sample: Sample) -> bool:
     nats = sample["log_likelihoods"]
-    return "ABCDEFGH"[nats.index(max(nats))] == sample["truth"]
+    return LETTERS[nats.index(max(nats))] == sample["truth"]
 
 
 def paired(first: Sequence[Sample], second: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:

@@ -81,7 +81,7 @@ def _by(name: str, models: Mapping[str, Any], group: str) -> Table:
     for model, of in models.items():
         rows.append([titled(model), "all", *_cells(of)])
         rows += [[titled(model), value or "–", *_cells(some)] for value, some in of[f"by_{group}"].items()]
-    note = "Means over items, an item's being the mean over its response rows, with 95% intervals over items."
+    note = "Means over items, an item's being the mean over its response rows, with 95% intervals over pictures."
     columns = ["Model", group.capitalize(), "n", *_FIGURES.values()]
     return Table(f"{name}: agreement by {group}", columns, rows, note=note)
 

@@ -144,7 +144,7 @@ def _tables(name: str, of: Mapping[str, Any], measures: Sequence[str]) -> list[T
     places = [t.capitalize() for t in thirds]
     if all(depth == thirds for depth in depths):
         places = [f"{t.capitalize()} (layers {at[0]} to {at[-1]})" for t, at in thirds.items()]
-    note = "Means over items with the 95% interval of a paired bootstrap over items."
+    note = "Means over items with the 95% interval of a paired bootstrap over pictures."
     main = [row for row in rows if row[1] == MAIN[0].replace("_", " ")]
     columns = ["Difference", "Measure", *places]
     return [

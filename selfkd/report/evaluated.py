@@ -2,20 +2,22 @@
 
 A run's own written view is what its spoken view is measured against. Runs whose written replies are the same, word for
 word, share a group: their language model is the same. A run without a written view goes to the nearest one before it
-that was asked the same items, or else after it.
+that was asked the same items, or else after it. Where the questions were spoken otherwise (another engine, other
+voices) groups are apart: the difference of two such runs would be that of the voices.
 """
 
 from dataclasses import dataclass, field
 from typing import Any
 
 from selfkd.errors import InputError
-from selfkd.evaluation.compare import CASCADE, TEXT, side_by_side
+from selfkd.evaluation.compare import CASCADE, TEXT, asked_in, side_by_side
 from selfkd.evaluation.gap_table import VIEWS
 from selfkd.evaluation.samples import samples_path
 from selfkd.report.run_folder import RunFolder, read_lines
 
 Samples = list[dict[str, Any]]
-_NEEDED = ("id", "kind", "category", "question", "truth", "reply", "heard", "error", "parsed", "score", "correct")
+_NEEDED = ("id", "kind", "prompt", "category", "question", "truth", "reply", "heard", "error", "parsed", "score")
+_NEEDED += ("correct",)
 
 
 @dataclass
@@ -24,6 +26,7 @@ class Group:
     samples: dict[str, Samples] = field(default_factory=dict)  # by system: TEXT, runs by name, CASCADE
     runs: dict[str, RunFolder] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)  # of its spoken views, once it has any
 
     @property
     def writer(self) -> str:
@@ -36,6 +39,11 @@ class Group:
 
     def ids(self) -> list[str]:
         return [s["id"] for s in next(iter(self.samples.values()))]
+
+    def takes(self, views: dict[str, Samples]) -> bool:
+        """Whether what is spoken in `views` is what its own systems were asked."""
+        spoken = _spoken(views)
+        return not spoken or not self.asked or self.asked == spoken
 
     def add(self, system: str, run: RunFolder, samples: Samples) -> None:
         self.samples.setdefault(system, samples)
@@ -64,8 +72,10 @@ def _of_benchmark(benchmark: str, runs: list[RunFolder]) -> list[Group]:
         if TEXT not in views:
             continue
         replies = [(s["id"], s["reply"]) for s in views[TEXT]]
-        same = [g for g in groups if [(s["id"], s["reply"]) for s in g.samples[TEXT]] == replies]
+        alike = [g for g in groups if [(s["id"], s["reply"]) for s in g.samples[TEXT]] == replies]
+        same = [g for g in alike if g.takes(views)]
         home[run.name] = same[0] if same else Group(benchmark)
+        home[run.name].asked = home[run.name].asked or _spoken(views)
         home[run.name].add(TEXT, run, views[TEXT])
         groups += [] if same else [home[run.name]]
     names = [run.name for run, _ in asked]
@@ -75,13 +85,21 @@ def _of_benchmark(benchmark: str, runs: list[RunFolder]) -> list[Group]:
         if run.name not in home:
             ids = [s["id"] for s in next(iter(views.values()))]
             nearest = [*reversed(names[:at]), *names[at + 1 :]]
-            fitting = [home[n] for n in nearest if n in home and home[n].ids() == ids]
+            alike = [home[n] for n in nearest if n in home and home[n].ids() == ids]
+            fitting = [g for g in alike if g.takes(views)]
             home[run.name] = fitting[0] if fitting else Group(benchmark)
+            home[run.name].asked = home[run.name].asked or _spoken(views)
             groups += [] if fitting else [home[run.name]]
+            if alike and not fitting and TEXT in alike[0].samples:  # what was written is the same
+                home[run.name].add(TEXT, alike[0].runs[TEXT], alike[0].samples[TEXT])
         for view, system in (("speech", run.name), ("cascade", CASCADE)):
             if view in views:
                 home[run.name].add(system, run, views[view])
     return groups
+
+
+def _spoken(views: dict[str, Samples]) -> list[str]:
+    return next((asked_in(samples) for view, samples in views.items() if view != TEXT), [])
 
 
 def _views(run: RunFolder, benchmark: str) -> dict[str, Samples]:

@@ -9,7 +9,7 @@ from typing import Any
 from selfkd.data.example import MANIFEST, read_manifest
 from selfkd.errors import InputError
 from selfkd.evaluation.compare import CASCADE, TEXT, run_name
-from selfkd.runs import CONFIG, PROVENANCE, RESULT
+from selfkd.runs import CONFIG, PROVENANCE, RESULT, name_and_path
 
 DATA = "data"  # the kind of a folder of spoken questions; the others are stages
 STAGES = ("evaluate", "align", "distill", "attention", "agreement")
@@ -32,9 +32,9 @@ def read_runs(entries: Sequence[str]) -> list[RunFolder]:
         raise InputError("runs: give at least one (a run directory, or a folder of selfkd synthesize)")
     found: dict[tuple[str, str], RunFolder] = {}
     for entry in entries:
-        name, equals, path = entry.rpartition("=")
+        name, path = name_and_path(entry)
         folder = Path(path)
-        run = _read(name if equals else run_name(folder) or run_name(folder.resolve()), folder)
+        run = _read(name or run_name(folder), folder)
         if run.kind == "evaluate" and run.name in (TEXT, CASCADE):
             raise InputError(f"runs: {entry}: {run.name!r} is the name of a view; write NAME={path}")
         if (run.kind, run.name) in found:

@@ -1,10 +1,13 @@
 """Scores of evaluation runs: sentences, bars, tables of gaps and of what was closed, kinds of question, “yes” bias."""
 
-from statistics import fmean, stdev
+from collections import Counter
+from statistics import fmean
 from typing import Any
 
 from selfkd.evaluation.compare import CASCADE, TEXT
+from selfkd.evaluation.resampling import clustered_stderr
 from selfkd.evaluation.scorers import YES_NO_KINDS
+from selfkd.evaluation.statistics import groups_in
 from selfkd.report.charts import Bar, Figure, bar_chart
 from selfkd.report.evaluated import Group
 from selfkd.report.naming import Styles, listed, system_title, titled
@@ -38,13 +41,16 @@ class Names:
 
     def __init__(self, groups: list[Group]):
         self._many = len({group.writer for group in groups if group.writer}) > 1
+        self._times = Counter((group.benchmark, group.writer) for group in groups)
 
     def of(self, group: Group, system: str) -> str:
         owner = group.runs[system].name if system in (TEXT, CASCADE) and self._many else ""
         return system_title(system, owner)
 
     def group(self, group: Group) -> str:
-        return f"{group.benchmark}, {titled(group.writer)}" if self._many and group.writer else group.benchmark
+        name = f"{group.benchmark}, {titled(group.writer)}" if self._many and group.writer else group.benchmark
+        twice = self._times[group.benchmark, group.writer] > 1 and group.spoken  # it was spoken in more than one way
+        return f"{name} ({listed(group.spoken)})" if twice else name
 
 
 def headline(group: Group, names: Names) -> dict[str, str]:
@@ -143,7 +149,7 @@ def _gap_table(groups: list[Group], names: Names) -> Table:
             shown = [f"{g['n']:,}", percent(g["gap"]), percents(g["gap_interval"]), f"{g['mcnemar_p']:.2g}"]
             rows.append([group.benchmark, names.of(group, system), *shown, *agreement])
     columns = "Benchmark", "Answered by", "n", "Gap", "95% interval", "McNemar p", "Both right"
-    note = "The gap is the written score less this one, on the same items; paired bootstrap over items."
+    note = "The gap is the written score less this one, on the same items; paired bootstrap over pictures."
     return Table("Written against spoken", [*columns, "Only written", "Only spoken", "Neither"], rows, note=note)
 
 
@@ -158,7 +164,7 @@ def _closed_table(groups: list[Group]) -> Table:
     ]  # fmt: skip
     columns = "Benchmark", "By", "Of the gap left by", "Share closed", "95% interval", "Difference", "95% interval"
     note = (
-        "Share closed = (second − first) / (written − first), paired bootstrap over the same items; none is given "
+        "Share closed = (second − first) / (written − first), paired bootstrap over pictures; none is given "
         "where more than 1 in 100 resamples has no gap."
     )
     return Table("Gap closed", columns, rows, words=3, note=note)
@@ -209,7 +215,7 @@ def _bias(group: Group, names: Names, styles: Styles) -> Figure | None:
         if score["n"] and score["yes_bias"] is not None:
             asked = [s for s in group.samples[system] if not s["error"] and s["kind"] in (*YES_NO_KINDS, "yes_no")]
             beyond = [(s["parsed"] == "yes") - (s["truth"] == "yes") for s in asked]
-            half = _NORMAL * stdev(beyond) / len(beyond) ** 0.5 if len(beyond) > 1 else 0.0
+            half = _NORMAL * (clustered_stderr(beyond, groups_in(asked)) or 0.0)
             bias = score["yes_bias"]
             bars.append(Bar(names.of(group, system), bias, bias - half, bias + half, styles.of(system)))
     reach = max((max(abs(b.low), abs(b.high)) for b in bars), default=0.0)

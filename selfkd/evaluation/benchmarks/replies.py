@@ -12,10 +12,15 @@ _MOST_WORDS = 30  # a reply with more, beyond the words of the option itself, de
 _FIRST = re.compile(r"\W*(yes|no)\b(?:(?:\s*/\s*|\s+(?:or|and)\s+)(yes|no)\b)?")
 # letters may touch signs of other scripts ("答案是B") but no Latin ones
 _START, _END = r"(?<![A-Za-z0-9'’])", r"(?![A-Za-z0-9'’])"
-_DECLARED = re.compile(rf"\b(?i:answer|choice)(?i:\s+is|\s*[:=])\s*(?i:option|choice)?[\s:*(\[\"']*([A-H]){_END}")
-_MARKED = (
-    re.compile(rf"[(\[]\s*([A-Ha-h])\s*[)\]]|\b(?i:option|choice)\s+([A-Ha-h]){_END}|\*\*([A-H])\b"),
-    re.compile(rf"{_START}([A-H])(?:[):.](?=\s|\*|$)|[):])"),
+_DECLARED = re.compile(
+    rf"\b(?i:(?:answer|choice)(?:\s+is|\s*[:=])|it(?:\s+is|['’]s))\s*(?i:option|choice)?[\s:*(\[\"']*([A-H]){_END}"
+)
+# what the reply opens with, whatever is explained after it, and a list of options said back, which chooses none
+_LEADING = re.compile(r"[\W_]*([A-H])(?=[\W_]*(?:\n|$)|[)\]*.,:;](?:[\s*]|$)|\s+\(|\s+(?:because|since)\b)")
+_LISTED = re.compile(r"(?:^|[\n,;…])\s*[(\[]?([A-H])(?=[.,):\]]|\s*(?:\n|$)|\s+(?:and|or)\b)")
+_MARKED = re.compile(
+    rf"[(\[]\s*([A-Ha-h])\s*[)\]]|\b(?i:option|choice)\s+([A-H]{_END}|[a-h](?=\s*(?:$|[.,;:)!])))|\*\*([A-H])\b"
+    rf"|{_START}([A-H])(?:[):.](?=\s|\*|$)|[):])"
 )
 _BARE = re.compile(rf"{_START}([A-H]){_END}")
 _ARTICLE = re.compile(r"\bA(?=\s+(?!(?:because|since|as|is|and|or)\b)[a-z])")
@@ -35,9 +40,10 @@ def yes_or_no(reply: str) -> str | None:
 def chosen_letter(reply: str, options: Mapping[str, str]) -> str | None:
     """The letter that a reply chooses among `options` ({letter: text}; texts may be "" where they are not known).
 
-    In this order: the letter alone; an option's text alone; "the answer is B"; "(B)", "Option B", "B. text"; a lone
-    capital; the only option whose text the reply holds. The first of them that occurs decides, and where it names
-    several letters the reply chooses none.
+    In this order: the letter alone; an option's text alone; "the answer is B", "it is B"; "B" or "B. text" at the
+    beginning, unless the list goes on; "(B)", "Option B", "B. text" anywhere; a lone capital; the only option whose
+    text the reply holds. The first of them that occurs decides, and where it names several letters the reply chooses
+    none.
     """
     texts = {letter: _plain(text) for letter, text in options.items() if _plain(text)}
     alone = re.fullmatch(r"[\W_]*([A-Za-z])[\W_]*", reply)
@@ -50,8 +56,9 @@ def chosen_letter(reply: str, options: Mapping[str, str]) -> str | None:
     said, held = _without_texts(reply, texts)
     long = len(reply.split()) > _MOST_WORDS + max((len(text.split()) for text in texts.values()), default=0)
     said = _ARTICLE.sub(" ", said)
-    for pattern in (_DECLARED, *_MARKED, *([] if long else [_BARE])):
-        letters = {letter.upper() for found in pattern.finditer(said) for letter in found.groups() if letter}
+    leading, listed = _LEADING.match(said), set(_LISTED.findall(said))
+    opening = {leading[1]} if leading and listed <= {leading[1]} else set()
+    for letters in (_letters(_DECLARED, said), opening, _letters(_MARKED, said), _letters(_BARE, "" if long else said)):
         if letters & set(options):
             return _only(letters & set(options))
     return None if long else _only(held)
@@ -87,6 +94,10 @@ def _without_texts(reply: str, texts: Mapping[str, str]) -> tuple[str, list[str]
             held.append(letter)
             said = rest if len(text) > 1 else said
     return said, held
+
+
+def _letters(pattern: re.Pattern[str], said: str) -> set[str]:
+    return {letter.upper() for found in pattern.finditer(said) for letter in found.groups() if letter}
 
 
 def _plain(text: str) -> str:
