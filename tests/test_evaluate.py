@@ -136,6 +136,31 @@ def test_an_endpoint_that_fails_and_comes_back(start, tmp_path):
     assert all(isinstance(s["heard"], str) for s in cascade)
 
 
+def test_a_run_does_not_go_on_over_other_speech(start, tmp_path):
+    def speak(pitch_hz):
+        rows = [replace(e, source="world").spoken(tone(0.5, pitch_hz), "tone") for e in world_examples(3)]
+        write_shard(tmp_path / "data" / f"{pitch_hz}.parquet", rows, {"rows": 3})
+        write_json(tmp_path / "data" / MANIFEST, {"shards": [{"file": f"{pitch_hz}.parquet"}]})
+
+    (tmp_path / "data").mkdir()
+    speak(220)
+    first = ExampleFolder(tmp_path / "data")[0]
+    with chat_server() as server:
+        server.script[pair_of(first.image, first.question.encode())] = ["400"]
+        settings = {"max_retries": 0, "extra": {"max_tokens": None, "max_completion_tokens": 64}}
+        config = EvaluateConfig(
+            "some-omni", [str(tmp_path / "data")], tmp_path / "run", views=["text"], url=server.url, endpoint=settings
+        )
+        with pytest.raises(InputError, match="1 items of world have no reply"):
+            evaluate(config)
+        assert {"max_tokens", "max_completion_tokens"} & set(server.asked[0].body) == {"max_completion_tokens"}
+        speak(110)
+        with pytest.raises(InputError, match=r"data: .*data: made anew since this run began; give another output"):
+            evaluate(config)
+        speak(220)
+        assert evaluate(config)["world"]["text"]["n"] == 3
+
+
 def test_a_benchmark_with_a_lost_item_keeps_no_other_from_being_asked(start, tmp_path):
     rows = [replace(e, source="world", id=f"second-{i}") for i, e in enumerate(world_examples(3))]
     (tmp_path / "data").mkdir()
@@ -292,6 +317,8 @@ def test_every_benchmark_from_its_layout_to_its_gap(tmp_path, monkeypatch, capsy
         ({"endpoint": {"speed": 3}}, "endpoint: .*'speed'"),
         ({"views": []}, "views: must not be"),
         ({"max_new_tokens": 0}, "max_new_tokens"),
+        ({"endpoint": {"max_new_tokens": 9}}, "endpoint: max_new_tokens: is a field of the run itself"),
+        ({"benchmarks": ["pope"], "views": ["text", "cascade"]}, "recognizer: .* the embedded world alone; name one"),
     ],
 )
 def test_bad_settings(start, tmp_path, changes, message):

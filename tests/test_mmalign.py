@@ -106,3 +106,25 @@ def test_a_judge_reads_wrong_replies_alone_and_goes_on(start, tmp_path, capsys):
         )
     with pytest.raises(InputError, match="holds no samples"):
         judge_run(JudgeConfig(tmp_path))
+
+
+def test_a_judges_budget_holds_over_repetitions_and_its_end_is_told(start, tmp_path, capsys):
+    run = tmp_path / "run"
+    evaluate(EvaluateConfig(str(start / "model"), [str(start / "data")], run, views=["speech"]))
+    wrong = judge_run(JudgeConfig(run))["world-annotated.speech"]["wrong"]
+    assert wrong > 2
+    with chat_server() as server:  # 1,000 prompt tokens a request
+        server.reply = lambda asked: '{"on_topic": true, "reason": "it answers"}'
+        endpoint = {"concurrency": 1, "price_in": 1.0, "budget": 0.028}
+        for _ in range(2):
+            with pytest.raises(
+                InputError, match=rf"{wrong - 2} replies have no verdict, .*: budget of \$0.028 reached"
+            ):
+                judge_run(JudgeConfig(run, "a-judge", server.url, endpoint))
+            assert len(server.asked) == 26 + 2, "the labels come first, and the budget is the run's"
+        told = capsys.readouterr().out
+        assert "agrees with 54% (10) of 26 labels" in told and "a-judge: 28 requests (0 again)" in told
+        judged = json.loads((run / "judged.json").read_text())
+        assert judged["figures"]["world-annotated.speech"]["judged"] == 2
+        judge_run(JudgeConfig(run, "a-judge", server.url, endpoint | {"budget": 1}))
+        assert len(server.asked) == 26 + wrong

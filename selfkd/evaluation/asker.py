@@ -6,19 +6,24 @@ jitter, or after Retry-After where that is no more than a minute or two. What is
 """
 
 import asyncio
+import json
 import os
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from selfkd.errors import InputError
 from selfkd.evaluation.chat_reply import ChatReply, read_chat_reply, short
 from selfkd.evaluation.reply import Reply
+from selfkd.files import write_json
 
 KEY_VARIABLE = "OPENAI_API_KEY"
+USAGE = "usage.json"
 NOT_FOR_US = (401, 403, 404)  # key, permission, path or model: the same for every item
 
 Item = TypeVar("Item")
@@ -39,6 +44,8 @@ class EndpointSettings:
         price_out: USD for a million completion tokens.
         budget: USD after which nothing more is asked; what is in flight then is still paid. 0 sets none.
         most_failures: So many items failed one after another end the asking.
+        extra: Further fields of a request, or other values of ours; null leaves one out. What OpenAI's reasoning
+            models want: {max_tokens: null, temperature: null, max_completion_tokens: 2000}.
     """
 
     concurrency: int = 8
@@ -50,6 +57,7 @@ class EndpointSettings:
     price_out: float = 0
     budget: float = 0
     most_failures: int = 20
+    extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("concurrency", "max_new_tokens", "most_failures"):
@@ -73,6 +81,19 @@ class Usage:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     dollars: float = 0.0
+
+
+@contextmanager
+def kept_usage(path: Path, model: str, settings: EndpointSettings) -> Iterator[Usage]:
+    """The usage that a file keeps, so that a budget holds over repetitions of a command; says in the end what it is."""
+    usage = Usage(**json.loads(path.read_text())) if path.is_file() else Usage()
+    try:
+        yield usage
+    finally:
+        write_json(path, asdict(usage))
+        spent = f", ${usage.dollars:.2f}" if settings.price_in or settings.price_out else ""
+        tokens = f"{usage.prompt_tokens:,} + {usage.completion_tokens:,} tokens"
+        print(f"{model}: {usage.requests:,} requests ({usage.retries:,} again), {tokens}{spent}")
 
 
 @dataclass
@@ -180,9 +201,11 @@ class Asker:
             messages = messages_of(item)
         except InputError as error:
             return Reply("", error=self._reason(error))
+        fields = {"temperature": 0, "max_tokens": self.settings.max_new_tokens, **self.settings.extra}
+        body = {name: value for name, value in fields.items() if value is not None}
         try:
             response = await client.chat.completions.with_raw_response.create(
-                model=self.model, messages=messages, temperature=0, max_tokens=self.settings.max_new_tokens
+                model=self.model, messages=messages, extra_body=body
             )
         except Exception as error:  # whatever a client makes of a broken server is that item's error
             status = getattr(error, "status_code", None)

@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from rich.console import Console
 from selfkd.data.example import read_manifest
 from selfkd.data.folder import ExampleFolder
 from selfkd.errors import InputError
-from selfkd.evaluation.asker import EndpointSettings, Usage
+from selfkd.evaluation.asker import USAGE, EndpointSettings, kept_usage
 from selfkd.evaluation.benchmark_speech import VOICE_MARK, InstructionForm, speak_benchmarks
 from selfkd.evaluation.benchmarks.benchmark import whole_groups
 from selfkd.evaluation.gap_table import gap_table
@@ -33,9 +33,9 @@ from selfkd.evaluation.systems import EndpointSystem, LocalSystem, System, View,
 from selfkd.evaluation.transcriber import Transcriber
 from selfkd.files import write_json
 from selfkd.model.checkpoint import is_ours
-from selfkd.runs import Run, is_main_process
+from selfkd.runs import Run, first_difference, is_main_process
 
-USAGE = "usage.json"
+ASKED = "asked.json"
 _FREE = ("keep_failures", "endpoint", "cache", "batch_size")  # a run goes on with others of these
 
 
@@ -55,8 +55,8 @@ class EvaluateConfig:
         voices: Voices that speak the benchmarks, one after another; scores are given for each.
         speech: Further fields of selfkd synthesize for benchmarks: {engine: kokoro, verify: openai/whisper-base.en}.
         cache: Folder that keeps spoken benchmarks for the next run.
-        recognizer: Checkpoint of the cascade's recogniser: Whisper's, ours, or a model that hears tokens; the embedded
-            one by default.
+        recognizer: Checkpoint of the cascade's recogniser: Whisper's, ours, or a model that hears tokens; by default
+            the embedded one, which is no use to public benchmarks.
         trust_remote_code: Run the Python code that comes with a checkpoint (Megrez-3B-Omni, MiniCPM-o 2.6).
         url: Base URL of an OpenAI-compatible endpoint, or openai; its key comes from OPENAI_API_KEY.
         endpoint: How it is asked: {concurrency: 8, requests_per_minute: 60, budget: 5, price_in: 2.5, price_out: 10}.
@@ -95,6 +95,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
     Raises InputError where an item has no reply in the end: nothing is lost, and nothing counted as wrong in silence.
     """
+    if "max_new_tokens" in config.endpoint:  # a run may go on with another endpoint, not with longer replies
+        raise InputError("endpoint: max_new_tokens: is a field of the run itself, max_new_tokens")
     settings = endpoint_settings({"max_new_tokens": config.max_new_tokens, **config.endpoint})
     own_code = _own_code(config)
     if not config.url and not own_code:
@@ -105,10 +107,16 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         raise InputError("url: an endpoint is asked by one process; endpoint.concurrency says how much at once")
     if config.batch_size < 1 or config.limit < 0 or config.max_new_tokens < 1 or not config.views:
         raise InputError("batch_size, limit, max_new_tokens, views: must not be negative or empty")
+    if "cascade" in config.views and config.benchmarks and not config.recognizer:
+        raise InputError(
+            "recognizer: the embedded one knows the words of the embedded world alone; name one for public "
+            "benchmarks, say openai/whisper-base.en"
+        )
     asked = _folders(config)
     for name, folder in asked.items():
         check_gradable(name.partition(VOICE_MARK)[0], folder.columns("id", "kind", "question", "truth"))
     with Run.open(config.output, "evaluate", config, _FREE) as run:
+        _check_same(run.folder / ASKED, asked)
         transcriber = Transcriber.from_pretrained(config.recognizer) if "cascade" in config.views else None
         with _system(config, settings, transcriber, run.folder) as system:
             lost: list[str] = []  # told when all has been asked: one bad reply in the evening is not to cost the night
@@ -140,15 +148,8 @@ def _system(
     if not config.url:
         yield LocalSystem(config.model, transcriber, config.batch_size, config.max_new_tokens, config.likelihood)
         return
-    path = folder / USAGE
-    usage = Usage(**json.loads(path.read_text())) if path.is_file() else Usage()
-    try:
+    with kept_usage(folder / USAGE, config.model, settings) as usage:
         yield EndpointSystem(config.url.removeprefix("openai"), config.model, settings, transcriber, usage)
-    finally:
-        write_json(path, asdict(usage))
-        spent = f", ${usage.dollars:.2f}" if settings.price_in or settings.price_out else ""
-        tokens = f"{usage.prompt_tokens:,} + {usage.completion_tokens:,} tokens"
-        print(f"{config.model}: {usage.requests:,} requests ({usage.retries:,} again), {tokens}{spent}")
 
 
 def _folders(config: EvaluateConfig) -> dict[str, ExampleFolder]:
@@ -166,6 +167,15 @@ def _folders(config: EvaluateConfig) -> dict[str, ExampleFolder]:
     if empty:
         raise InputError(f"data: {empty[0]}: holds no examples")
     return found
+
+
+def _check_same(path: Path, asked: Mapping[str, ExampleFolder]) -> None:
+    """Raises InputError where a run that goes on would mix replies to what its folders held before and hold now."""
+    shards = {name: read_manifest(folder.folder)["shards"] for name, folder in asked.items()}
+    if path.is_file() and (found := first_difference(json.loads(path.read_text()), shards, shards)):
+        raise InputError(f"data: {asked[found[0]].folder}: made anew since this run began; give another output")
+    if is_main_process():
+        write_json(path, shards)
 
 
 def _processes() -> PartialState:

@@ -37,6 +37,7 @@ class Verdict:
     reason: str = ""  # the judge's
     error: str = ""
     prompt: str = PROMPT_VERSION
+    asked: bool = True  # whether the judge said anything; where not, it may be asked again
 
 
 def judge(samples: Sequence[Mapping[str, Any]], asker: Asker) -> list[Verdict]:
@@ -56,7 +57,7 @@ def judge_each(samples: Sequence[Mapping[str, Any]], asker: Asker) -> Iterator[t
     for i in sorted(set(range(len(samples))) - set(to_ask)):
         yield i, Verdict(None, error=short(f"there is no reply to judge: {samples[i]['error']}"))
     for at, reply in asker.ask_each([samples[i] for i in to_ask], judge_messages):
-        yield to_ask[at], Verdict(None, error=reply.error) if reply.error else read_verdict(reply.text)
+        yield to_ask[at], Verdict(None, error=reply.error, asked=False) if reply.error else read_verdict(reply.text)
 
 
 def judge_messages(sample: Mapping[str, Any]) -> list[dict[str, Any]]:

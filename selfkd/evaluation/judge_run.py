@@ -17,7 +17,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from selfkd.errors import InputError
-from selfkd.evaluation.asker import Asker
+from selfkd.evaluation.asker import USAGE, Asker, kept_usage
 from selfkd.evaluation.judge import PROMPT, PROMPT_VERSION, Verdict, agreement, judge_each
 from selfkd.evaluation.overlap import overlap
 from selfkd.evaluation.samples import keep_whole_lines, read_samples, whole_lines
@@ -47,25 +47,37 @@ class JudgeConfig:
 
 def judge_run(config: JudgeConfig) -> dict[str, Any]:
     """Returns and writes {benchmark.view: figures}: wrong replies, those with a verdict, the share on topic.
-    `judged.json` says beside them who judged, with what prompt, and how far it agrees with labels."""
+    `judged.json` says beside them who judged, with what prompt, and how far it agrees with labels.
+
+    Raises InputError, when all that came is written, where the endpoint or the budget gave out before the end."""
     paths = sorted((config.run / "samples").glob("*.jsonl"))
     if not paths:
         raise InputError(f"run: {config.run}: holds no samples (selfkd evaluate writes them)")
-    settings = endpoint_settings(config.endpoint)
-    asker = Asker(config.url, config.model, settings) if config.model else None
-    figures: dict[str, Any] = {}
-    for path in paths:
-        wrong = [s for s in read_samples(path) if not s["error"] and not s["correct"]]
-        verdicts = _judged(config.run / JUDGED / path.name, wrong, asker, path.stem) if asker else {}
-        figures[path.stem] = _figures(wrong, verdicts)
+    wrong = {p: [s for s in read_samples(p) if not s["error"] and not s["correct"]] for p in paths}
+    verdicts: dict[Path, dict[str, Any]] = {path: {} for path in paths}
     about: dict[str, Any] = {}
-    if asker:
-        agrees = _agreement(config.run / JUDGED / LABELLED.name, asker)
+    if config.model:
+        folder = config.run / JUDGED
+        settings = endpoint_settings(config.endpoint)
+        with kept_usage(folder / USAGE, config.model, settings) as usage:
+            asker = Asker(config.url, config.model, settings, usage)
+            labels = _judged(
+                folder / LABELLED.name, labelled_replies(), asker, "labels"
+            )  # first: whether to believe it
+            verdicts = {path: _judged(folder / path.name, wrong[path], asker, path.stem) for path in paths}
+        agrees = _agreement(labels)
         about = {"judge": config.model, "prompt_version": PROMPT_VERSION, "prompt": PROMPT, "agreement": agrees}
+    figures = {path.stem: _figures(wrong[path], verdicts[path]) for path in paths}
     write_json(config.run / "judged.json", {"about": about, "figures": figures})
     Console().print(_table(figures))
-    if asker:
+    if config.model:
         print(f"{config.model}: {_agreement_told(about['agreement'])}")
+        lost = [v for of in (labels, *verdicts.values()) for v in of.values() if not v.get("asked", True)]
+        if lost:
+            raise InputError(
+                f"{len(lost)} replies have no verdict, the first because: {lost[0]['error']} (the same command asks "
+                "for them; the figures are of the others)"
+            )
     return figures
 
 
@@ -74,9 +86,8 @@ def labelled_replies() -> list[dict[str, Any]]:
     return [{"id": f"label-{i}", **reply} for i, reply in enumerate(read_samples(LABELLED))]
 
 
-def _agreement(path: Path, asker: Asker) -> dict[str, Any]:
+def _agreement(verdicts: dict[str, dict[str, Any]]) -> dict[str, Any]:
     items = labelled_replies()
-    verdicts = _judged(path, items, asker, "labels")
     given = [verdicts[item["id"]]["on_topic"] for item in items]
     return agreement([Verdict(on_topic) for on_topic in given], [item["on_topic"] for item in items])
 
