@@ -184,16 +184,11 @@ def test_likelihood_is_that_of_a_plain_forward_pass(any_model, asked):
 def test_all_tokens_of_the_vocabulary_have_probability_one(parts, asked):
     model, processor = parts
     head = model.get_output_embeddings().weight
-    every = [f"\x00{token}" for token in range(len(head))]
-    with patch.object(processor, "ids", side_effect=one_token(processor.ids)):
+    every = [str(token) for token in range(len(head))]  # each stands for that token
+    with patch.object(processor, "response_ids", side_effect=lambda text, _: [int(text), processor.end_id]):
         found = choice_log_likelihoods(model, processor, asked[:1], [every])
     for view in VIEWS:
         assert torch.tensor(found[view][0]).logsumexp(0).item() == pytest.approx(0, abs=1e-5)
-
-
-def one_token(ids):
-    """Tokenizes candidates that stand for one token each, and what else there is as before."""
-    return lambda text: [int(text[1:])] if text.startswith("\x00") else ids(text)
 
 
 def test_adapters_count_in_the_spoken_view_alone(parts, asked):

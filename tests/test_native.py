@@ -2,6 +2,7 @@
 kept and go on like the others."""
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -37,6 +38,10 @@ def items(native):
     return [paired_item(native[1], e) for e in examples]
 
 
+def ids_of(module):
+    return {id(p) for p in module.parameters()}
+
+
 def plain_inputs(model, ids, image_inputs, speech_inputs):
     """One prompt as transformers' own processors give it to the model."""
     inputs = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
@@ -66,6 +71,19 @@ def test_both_views_give_the_logits_of_the_whole(native, items):
             torch.testing.assert_close(ours, expected, rtol=1e-4, atol=2e-5)
         sft = torch.nn.functional.cross_entropy(expected, labels, reduction="sum")
     assert loss.sft.item() == pytest.approx(sft.item(), rel=1e-5)
+
+
+def test_ears_and_eyes_are_no_part_of_the_llm(native):
+    """Phi-4's decoder holds them beside its layers."""
+    model = deepcopy(native[0])
+    model.add_llm_adapters(r=2)
+    llm = {name for part in model.part("llm") for name in ids_of(part)}
+    ears = {name for part in ("speech_encoder", "projector") for module in model.part(part) for name in ids_of(module)}
+    assert llm and ears and not llm & ears
+    adapted = {name.rpartition(".lora_")[0] for name, _ in model.vlm.named_parameters() if "lora_" in name}
+    assert adapted and not [n for n in adapted for mark in ("audio", "vision", "image", "visual") if mark in n]
+    let_train(model, ["projector"], {})
+    assert not model.llm_trains
 
 
 @pytest.mark.parametrize("view", ["text", "speech"])

@@ -12,7 +12,7 @@ from selfkd.data.views import PairedCollator, paired_item
 from selfkd.losses import Objective, cross_entropy, divergence, self_kd_loss
 from selfkd.model.paired import FrozenTeacher, paired_rows
 from selfkd.model.prefix import continue_prefix, positions, read_prefix
-from selfkd.training.parts import freeze_all_but
+from selfkd.training.parts import freeze_all_but, let_train
 
 TRAINED = ("projector", "speech_encoder")
 
@@ -125,11 +125,14 @@ def test_positions_skip_padding():
     assert positions(mask).tolist() == [[0, 0, 0, 1, 2, 2], [0, 1, 2, 3, 4, 5]]
 
 
-@pytest.mark.parametrize("parts_that_train", [["projector"], ["projector", "llm"]])
+@pytest.mark.parametrize("parts_that_train", [["projector"], ["projector", "llm"], ["projector", "llm_adapters"]])
 def test_gradient_checkpointing_changes_memory_alone(parts, parts_that_train):
-    """The same loss and gradients; layers of the LLM run again in the backward pass, frozen or not."""
+    """The same loss and gradients; layers of the LLM run again in the backward pass, frozen or not, with adapters."""
     model, processor = deepcopy(parts[0]), parts[1]
-    freeze_all_but(model, parts_that_train)
+    let_train(model, parts_that_train, {"r": 4})
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:  # which are born as zeros
+            torch.nn.init.normal_(parameter, std=0.1)
     batch = PairedCollator(processor)([paired_item(processor, e) for e in world_examples(3)])
     teacher, calls, found = FrozenTeacher(model)(batch), [], []
     model.vlm.get_decoder().layers[0].input_layernorm.register_forward_hook(
@@ -143,7 +146,7 @@ def test_gradient_checkpointing_changes_memory_alone(parts, parts_that_train):
         loss = model(paired=batch, objective=Objective(0.5), teacher=teacher).total
         loss.backward()
         found.append((loss.item(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}))
-        passes = len(parts_that_train)  # with gradient: the continuation, and the prefix where the LLM trains
+        passes = 1 + ("llm" in parts_that_train)  # with gradient: the continuation, and the prefix where the LLM trains
         assert sum(calls) == passes * (2 if checkpointing else 1)
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
     assert_same_gradients(found[1][1], found[0][1])

@@ -17,13 +17,14 @@ from selfkd.errors import InputError
 from selfkd.files import sha256
 from selfkd.losses import Objective
 from selfkd.model.adapters import adapter_parameters
+from selfkd.model.checkpoint import load_omni
 from selfkd.model.embedded import vlm_path
 from selfkd.model.load import load_vlm
 from selfkd.model.omni import OmniModel
-from selfkd.runs import MODEL
+from selfkd.runs import MODEL, Run
 from selfkd.training.align import AlignConfig, align
 from selfkd.training.distill import DistillConfig, distill
-from selfkd.training.parts import freeze_all_but
+from selfkd.training.parts import freeze_all_but, let_train
 from selfkd.training.stage import CHECKPOINTS, training_arguments
 from selfkd.training.trainer import TRAINED, SelfKDTrainer
 
@@ -106,6 +107,81 @@ def test_killed_at_a_random_moment_it_resumes_to_the_same_bytes(start, tmp_path)
         assert sha256(killed / MODEL / name) == sha256(tmp_path / "whole" / MODEL / name), (name, after)
 
 
+def test_a_run_that_ended_and_was_not_saved_is_saved_as_it_was(start, tmp_path, monkeypatch):
+    """The disk was full; then the process was stopped before its last file. Twelve steps are one and a half epochs."""
+    settings = config(start, tmp_path / "whole", average_weights=0.5, learning_rate=2e-3)
+    whole = distill(settings)
+    again = replace(settings, output=tmp_path / "again")
+    with monkeypatch.context() as patch:
+        patch.setattr(OmniModel, "save_pretrained", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "no room")))
+        with pytest.raises(OSError, match="no room"):
+            distill(again)
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "finish", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            distill(again)
+    result = distill(again)
+    assert result["steps"] == STEPS and result["final_loss"] == whole["final_loss"] > 0 and result["seconds"] > 0
+    file = f"{MODEL}/model.safetensors"
+    assert sha256(tmp_path / "again" / file) == sha256(tmp_path / "whole" / file)
+    assert not (tmp_path / "again" / CHECKPOINTS).exists()
+
+
+class Counted(SelfKDTrainer):
+    """Notes of each batch its response tokens, the count that its sum is divided by, and the loss's parts."""
+
+    seen: list[tuple[int, float, float]]
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        mean = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        self.seen.append((int((inputs["labels"] != -100).sum()), float(num_items_in_batch), float(mean.detach())))
+        return mean
+
+
+def test_a_step_on_own_replies_is_divided_by_their_tokens_and_imitates_none(start, tmp_path):
+    """Two batches a step; alpha 0.5 of the data's responses would weigh the student's own words too."""
+    model, processor = load_omni(start / "model")
+    let_train(model, ["projector"], {})
+    extra = {"gradient_accumulation_steps": 2, "save_strategy": "no", "logging_steps": 1}
+    arguments = training_arguments(config(start, tmp_path, steps=2, learning_rate=1e-3, training=extra))
+    trainer = Counted(model, arguments, world_examples(16), processor, Objective(0.5), on_policy=1.0)
+    trainer.seen = []
+    trainer.train()
+    assert len(trainer.seen) == 4
+    for first, second in (trainer.seen[:2], trainer.seen[2:]):
+        assert first[1] == second[1] == first[0] + second[0]
+    losses = [entry for entry in trainer.state.log_history if "loss" in entry]
+    for step, pair in zip(losses, (trainer.seen[:2], trainer.seen[2:]), strict=True):
+        assert step["kd_per_token"] == pytest.approx(sum(mean for _, _, mean in pair), rel=1e-4)
+
+
+def test_one_of_several_visible_gpus_is_used(start, tmp_path, capsys):
+    model, processor = load_omni(start / "model")
+    arguments = training_arguments(config(start, tmp_path))
+    assert arguments.n_gpu == 0
+    arguments._n_gpu = 2  # as TrainingArguments find them without a launcher
+    trainer = SelfKDTrainer(model, arguments, world_examples(4), processor, Objective())
+    assert trainer.args.n_gpu == 1 and "2 GPUs are visible, one is used" in capsys.readouterr().out
+
+
+def test_a_model_whose_logits_are_scaled_is_refused(start, tmp_path):
+    model, processor = load_omni(start / "model")
+    model.config.get_text_config().logits_scaling = 8.0
+    with pytest.raises(InputError, match="its logits_scaling of 8[.]0 would be left out of the loss"):
+        SelfKDTrainer(model, training_arguments(config(start, tmp_path)), world_examples(4), processor, Objective())
+
+
+def test_the_dropout_of_adapters_acts_in_training_alone(start):
+    model, _ = load_omni(start / "model")
+    let_train(model, ["llm_adapters"], {"r": 2, "lora_dropout": 0.5, "target_modules": ["q_proj"]})
+    drops = [m for n, m in model.vlm.named_modules() if "lora_dropout.default" in n]
+    assert drops and all(m.training for m in model.train().vlm.modules() if m in drops)
+    assert not model.vlm.get_decoder().layers[0].training and not any(m.training for m in model.eval().modules())
+    freeze_all_but(model, ["projector"])
+    model.train()
+    assert not any(m.training for m in drops), "a teacher would be another each time"
+
+
 def test_training_leaves_the_vlm_byte_for_byte(start, tmp_path):
     before = OmniModel.from_pretrained(start / "model").state_dict()
     distill(config(start, tmp_path / "run", trainable=["projector", "speech_encoder"], steps=2))
@@ -143,6 +219,12 @@ def test_a_loss_that_is_no_number_stops_with_the_examples_and_keeps_what_was_sav
         ({"temperature": 0.0}, "temperature: 0.0 is not above 0"),
         ({"trainable": ["vlm"]}, "trainable: .*vlm"),
         ({"training": {"learning_rat": 1}}, "training.learning_rat: transformers.TrainingArguments has no such field"),
+        ({"training": {"max_steps": 9}}, "training.max_steps: is said by the field steps"),
+        ({"training": {"output_dir": "x"}}, "training.output_dir: is said by the field output"),
+        ({"lora": {"rank": 8}}, "lora.rank: peft.LoraConfig has no such field"),
+        ({"steps": 0}, "steps: 0: must be at least 1"),
+        ({"on_policy": 1.5}, "on_policy: 1.5 is not between 0 and 1"),
+        ({"on_policy": 0.5, "alpha": 0.0}, "on_policy: .*alpha 0 has none"),
     ],
 )
 def test_bad_settings_are_named(start, tmp_path, changes, message):
@@ -196,3 +278,5 @@ def test_settings_that_exclude_each_other(start, tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(InputError, match="llm: not with FSDP"):
         distill(config(start, tmp_path, trainable=["llm"]))
+    with pytest.raises(InputError, match="on_policy: not with FSDP"):
+        distill(config(start, tmp_path, on_policy=0.5))

@@ -1,12 +1,17 @@
 """Both views of an example: exact ids, exact lengths, the same response."""
 
 import random
+from copy import copy
 from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
 from conftest import tone, world_examples
+from tokenizers import Tokenizer
+from tokenizers.models import Unigram
+from tokenizers.pre_tokenizers import Metaspace
+from transformers import PreTrainedTokenizerFast
 
 from selfkd.data.batches import CostSampler
 from selfkd.data.views import PairedCollator, PairedDataset, paired_item
@@ -48,6 +53,22 @@ def test_what_stays_written_stands_around_the_question_in_both_views(processor, 
     after = "\nAnswer with one word." + AFTER
     assert processor.tokenizer.decode(item.text_ids) == example.question + after
     assert processor.tokenizer.decode(item.speech_ids) == SPEECH_TOKEN + after
+
+
+def test_a_response_is_tokenized_as_it_stands_in_a_conversation(parts):
+    """SentencePiece marks the beginning of a text as it does a space; what follows "assistant" has no mark."""
+    pieces = ["▁", "▁Yes", "Yes", "<|im_end|>", "\n", *sorted({*"assistant", "u", "e", "r", "Y", ".", "<", ">", "|"})]
+    model = Tokenizer(Unigram([("<unk>", -9.0), *((piece, -float(1 + (len(piece) < 2))) for piece in pieces)], 0))
+    model.pre_tokenizer = Metaspace(prepend_scheme="first", split=False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=model, unk_token="<unk>")
+    tokenizer.add_tokens(["<|im_end|>", "<|im_start|>"], special_tokens=True)
+    processor = copy(parts[1])
+    processor.tokenizer, processor.end_id = tokenizer, tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert tokenizer.convert_ids_to_tokens(processor.ids("Yes")) == ["▁Yes"]
+    response = processor.response_ids("Yes", with_image=True)
+    assert tokenizer.convert_ids_to_tokens(response) == ["Yes", "<|im_end|>"]
+    whole = processor.ids(AFTER + "Yes<|im_end|>")
+    assert response == whole[-2:], "not what the model would generate"
 
 
 def test_generation_prompt_of_the_speech_view(processor, example):

@@ -51,7 +51,7 @@ def paired_item(processor: Any, example: Example) -> PairedItem:
         prefix_ids=text.prefix_ids,
         text_ids=text.suffix_ids,
         speech_ids=speech.suffix_ids,
-        response_ids=[*processor.ids(example.answer), processor.end_id],
+        response_ids=processor.response_ids(example.answer, example.image is not None),
         image_inputs=text.image_inputs,
         speech_inputs=speech.speech_inputs,
         transcript_ids=processor.ids(example.question),

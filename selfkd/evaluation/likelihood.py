@@ -39,7 +39,10 @@ def choice_log_likelihoods(
     """
     if len(candidates) != len(examples):
         raise InputError(f"candidates: {len(candidates)} lists for {len(examples)} examples")
-    answers = [[processor.ids(c) for c in of_example] for of_example in candidates]
+    answers = [
+        [processor.response_ids(c, e.image is not None)[:-1] for c in of_example]
+        for e, of_example in zip(examples, candidates, strict=True)
+    ]
     prompts = prompts_of(processor, examples, views)
     for example, of_example, of_views in zip(examples, answers, prompts, strict=True):
         if not of_example or not all(of_example):

@@ -5,7 +5,7 @@ prefix. That is why they are never merged.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from peft import LoraConfig, inject_adapter_in_model
@@ -13,12 +13,17 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel
 
+from selfkd.model.native import SENSES
+
 ADAPTER_MARK = "lora_"  # in the names that peft gives to an adapter's parameters
 
 
 def add_adapters(vlm: PreTrainedModel, settings: dict[str, Any]) -> None:
     """Adds LoRA to every linear layer of the LLM, in fp32, switched off; `settings` are `peft.LoraConfig`'s fields."""
-    inject_adapter_in_model(LoraConfig(target_modules="all-linear", **settings), vlm.get_decoder())
+    decoder = vlm.get_decoder()
+    senses = [rf"{name}\..*" for name, _ in decoder.named_children() if name in SENSES]
+    where = {"target_modules": "all-linear", "exclude_modules": "|".join(senses) or None}
+    inject_adapter_in_model(LoraConfig(**{**where, **settings}), decoder)
     for parameter in adapter_parameters(vlm):
         parameter.data = parameter.data.float()
     _switch(vlm, on=False)
@@ -41,6 +46,21 @@ def adapters_on(vlm: nn.Module) -> Iterator[None]:
         yield
     finally:
         _switch(vlm, on=False)
+
+
+def train_adapters(vlm: nn.Module, mode: bool) -> None:
+    """Training mode for the adapters alone, for their dropout, where they train."""
+    for layer in (m for m in vlm.modules() if isinstance(m, BaseTunerLayer)):
+        for name, child in layer.named_children():
+            if is_adapter(name):
+                child.train(mode and any(is_adapter(n) and p.requires_grad for n, p in layer.named_parameters()))
+
+
+def adapters_as_now(vlm: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
+    """Contexts of a layer's pass now, and of the one that makes its activations again in the backward pass, when
+    adapters are off once more: they take part in both or in neither."""
+    are_on = next((not m._disable_adapters for m in vlm.modules() if isinstance(m, BaseTunerLayer)), False)
+    return nullcontext(), adapters_on(vlm) if are_on else nullcontext()
 
 
 def _switch(vlm: nn.Module, on: bool) -> None:

@@ -36,6 +36,8 @@ NATIVE_EARS = {
         f"{_PHI}.encoder", (f"{_PHI}.up_proj_for_vision_speech", f"{_PHI}.down_proj_for_vision_speech")
     ),
 }
+# children of a decoder that see and hear: Phi-4's holds them beside its layers
+SENSES = ("embed_tokens_extend",)
 # a whole Qwen-Omni model can speak as well; what sees, hears and answers is its "thinker"
 THINKERS = {"qwen2_5_omni": "qwen2_5_omni_thinker", "qwen3_omni_moe": "qwen3_omni_moe_thinker"}
 

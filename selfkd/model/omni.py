@@ -7,6 +7,7 @@ Legend: B items, T tokens, F mel bins, M mel frames, S speech vectors, D width, 
 """
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,11 +18,11 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from selfkd.losses import Objective, SelfKDLoss, needs_teacher, self_kd_loss
-from selfkd.model.adapters import ADAPTER_MARK, add_adapters, is_adapter
+from selfkd.model.adapters import ADAPTER_MARK, adapters_as_now, add_adapters, is_adapter, train_adapters
 from selfkd.model.alignment import alignment_loss
 from selfkd.model.asked import generate_replies, read_prompts
 from selfkd.model.heard_tokens import HeardTokens, transcript_loss
-from selfkd.model.native import NATIVE_EARS, native_speech_token
+from selfkd.model.native import NATIVE_EARS, SENSES, native_speech_token
 from selfkd.model.omni_config import OmniConfig
 from selfkd.model.paired import Teacher, paired_rows
 from selfkd.model.prefix import generate_after
@@ -120,7 +121,10 @@ class OmniModel(PreTrainedModel):
     def part(self, name: str) -> Iterator[nn.Module]:
         """The modules of a part: "projector", "speech_encoder" or "llm"."""
         if name == "llm":
-            yield from (self.vlm.get_decoder(), self.vlm.get_output_embeddings())
+            decoder = self.vlm.get_decoder()
+            parts = dict(decoder.named_children())
+            yield from (m for n, m in parts.items() if n not in SENSES) if set(SENSES) & set(parts) else (decoder,)
+            yield self.vlm.get_output_embeddings()
         elif self.hears_natively:
             yield from NATIVE_EARS[self.config.vlm_config.model_type].modules(self.vlm, name)
         else:
@@ -132,12 +136,19 @@ class OmniModel(PreTrainedModel):
         self.vlm.eval()
         for module in (module for name in ("speech_encoder", "projector", "llm") for module in self.part(name)):
             module.train(mode and any(p.requires_grad and not is_adapter(n) for n, p in module.named_parameters()))
+        train_adapters(self.vlm, mode)
         if self.is_activation_checkpointing:
-            for layer in self.vlm.get_decoder().modules():
+            for layer in (layer for module in self.part("llm") for layer in module.modules()):
                 if isinstance(layer, GradientCheckpointingLayer):
                     layer.training = mode  # of the layer alone, it is what lets its activations be made again
                     layer._can_checkpoint_with_cache = True  # ours gives a layer the same however often it asks
         return self
+
+    def activation_checkpointing_enable(  # type: ignore[override]  # its others as they come
+        self, activation_checkpointing_kwargs: Any = None, **kwargs: Any
+    ) -> None:
+        settings = {"use_reentrant": False, "context_fn": partial(adapters_as_now, self.vlm)}
+        super().activation_checkpointing_enable({**settings, **(activation_checkpointing_kwargs or {})}, **kwargs)
 
     def get_input_embeddings(self):
         return self.vlm.get_input_embeddings()

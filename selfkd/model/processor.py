@@ -101,6 +101,14 @@ class OmniProcessor:
     def ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
+    def response_ids(self, response: str, with_image: bool) -> list[int]:
+        """A response as it stands in a conversation, and the end of the turn. A tokenizer of SentencePiece marks the
+        beginning of a text as it does a space, and what follows "assistant" in a template has no such mark."""
+        after = self._frames[with_image].after
+        before, whole = self.ids(after), self.ids(after + response)
+        alone = whole[: len(before)] != before  # it has run together with the template's end
+        return [*(self.ids(response) if alone else whole[len(before) :]), self.end_id]
+
     def look(self, picture: Image.Image | None) -> Seen:
         """What a picture becomes, worked out once for all prompts about it."""
         frame = self._frames[picture is not None]

@@ -16,7 +16,19 @@ from selfkd.evaluation.samples import samples_path
 from selfkd.report.run_folder import RunFolder, read_lines
 
 Samples = list[dict[str, Any]]
-_NEEDED = ("id", "kind", "prompt", "category", "question", "truth", "reply", "heard", "error", "parsed", "score")
+_NEEDED: tuple[str, ...] = (
+    "id",
+    "kind",
+    "prompt",
+    "category",
+    "question",
+    "truth",
+    "reply",
+    "heard",
+    "error",
+    "parsed",
+    "score",
+)
 _NEEDED += ("correct",)
 
 

@@ -12,7 +12,7 @@ from selfkd.model.omni import OmniModel
 from selfkd.model.omni_config import OmniConfig
 from selfkd.runs import Run
 from selfkd.training.plan import plan, read_skeleton
-from selfkd.training.stage import TrainConfig, examples_of, suited, train
+from selfkd.training.stage import TrainConfig, examples_of, suited, train, under_fsdp
 
 # what suits the ears, by whether they hear tokens: `docs/method.md` says what each part is worth
 RECIPES: dict[bool, dict[str, Any]] = {
@@ -83,7 +83,14 @@ def distill(config: DistillConfig) -> dict[str, Any]:
         raise InputError(f"temperature: {config.temperature} is not above 0")
     if config.average_weights is not None and not 0 <= config.average_weights <= 1:
         raise InputError(f"average_weights: {config.average_weights} is not between 0 and 1")
+    if not 0 <= config.on_policy <= 1:
+        raise InputError(f"on_policy: {config.on_policy} is not between 0 and 1")
+    if config.on_policy and config.alpha == 0:
+        raise InputError("on_policy: the student's own replies are scored by the teacher; alpha 0 has none")
+    if config.on_policy and under_fsdp():  # it shares out what a model does within its forward pass alone
+        raise InputError("on_policy: not with FSDP; recipes/accelerate/ddp.yaml or deepspeed_zero2.yaml")
     model_config = _model_config(config)
+    _check_ears(config, model_config)
     config = suited(config, RECIPES[model_config.speech_tokens is not None])
     assert config.augment_speech is not None and config.average_weights is not None, "suited() fills them in"
     if config.dry_run:
@@ -102,6 +109,14 @@ def distill(config: DistillConfig) -> dict[str, Any]:
             config.on_policy,
             config.average_weights,
         )
+
+
+def _check_ears(config: DistillConfig, model_config: OmniConfig) -> None:
+    """Raises InputError, before anything is loaded, for what a native omni model's ears do not do."""
+    if model_config.speech_config is None:
+        for name in ("augment_speech", "alignment_weight"):
+            if getattr(config, name):
+                raise InputError(f"{name}: is for a Whisper encoder's ears; a native omni model hears by its own")
 
 
 def _model_config(config: DistillConfig) -> OmniConfig:

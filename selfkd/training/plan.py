@@ -73,12 +73,13 @@ def plan(config: Any, model_config: OmniConfig, alpha: float, averaged: bool = F
         raise InputError(f"model: {' '.join(str(error).split())}") from error
     counted, total = load_of(config.data), sum(p.numel() for p in model.parameters())
     load = counted or Load()
-    flops = step_flops(model, load, config.batch_size, config.trainable, alpha)
+    batches = int(config.training.get("gradient_accumulation_steps", 1))
+    flops = batches * step_flops(model, load, config.batch_size, config.trainable, alpha)
     result = {
         "parameters": total,
         "trained_parameters": trained,
         "load": asdict(load),
-        "epochs": config.steps * config.batch_size / load.examples,
+        "epochs": config.steps * batches * config.batch_size / load.examples,
         "gigabytes": memory(model, load, config.batch_size, trained, averaged),
         "step_teraflop": flops / 1e12,
         "hours": flops * config.steps / (ASSUMED_TERAFLOPS * 1e12) / 3600,
@@ -140,10 +141,14 @@ def memory(model: OmniModel, load: Load, batch: int, trained: int, averaged: boo
     frozen = [(name, p) for name, p in model.named_parameters() if not p.requires_grad]
     frozen_bytes = sum((4 if name.startswith("speech_encoder") else 2) * p.numel() for name, p in frozen)
     cache_bytes = 2 * 2 * layers * text.num_key_value_heads * head_width * load.prefix_tokens
+    # the pictures' own, and each question's copy of them where it shares one
+    cache_rows = batch / load.questions_a_picture + (batch if load.questions_a_picture > 1 else 0)
     tokens = load.speech_seconds * FRAMES_PER_SECOND / _stack(model) + load.response_tokens
     if model.llm_trains:  # beside a frozen teacher, with the prefix in the graph
         frozen_bytes += 2 * sum(p.numel() for p in model.vlm.parameters())
         tokens += load.prefix_tokens
+    # each layer's attention keeps all it looked at, with a mask as many times as there are heads
+    seen_bytes = 2 * 2 * layers * text.num_attention_heads * head_width * (load.prefix_tokens + tokens)
     # what a layer keeps of a token for its gradient, bf16: about ten vectors of its width, four of its middle
     middles = text.intermediate_size
     middle = max(middles) if isinstance(middles, list) else middles
@@ -152,8 +157,8 @@ def memory(model: OmniModel, load: Load, batch: int, trained: int, averaged: boo
     return {
         "frozen weights": frozen_bytes / GIGABYTE,
         "what trains": (20 if averaged else 16) * trained / GIGABYTE,
-        "keys and values of the prefix": batch / load.questions_a_picture * cache_bytes / GIGABYTE,
-        "the student's graph": batch * graph_bytes / GIGABYTE,
+        "keys and values of the prefix": cache_rows * cache_bytes / GIGABYTE,
+        "the student's graph": batch * (graph_bytes + seen_bytes) / GIGABYTE,
         "logits of a chunk": logits_bytes / GIGABYTE,
     }
 
@@ -167,7 +172,8 @@ def _table(config: Any, result: dict[str, Any], data: str) -> Table:
     table.add_row("examples", f"{load['examples']:,}; {load['questions_a_picture']:.1f} questions a picture")
     each = f"{load['prefix_tokens']:,} tokens before the question, {load['question_tokens']} of it written or"
     table.add_row("an example", f"{each} {load['speech_seconds']:.1f} s spoken, {load['response_tokens']} of response")
-    table.add_row("steps", f"{config.steps:,} of {config.batch_size} a device: {result['epochs']:.2f} epochs")
+    examples = round(result["epochs"] * load["examples"] / config.steps)
+    table.add_row("steps", f"{config.steps:,} of {examples} a device: {result['epochs']:.2f} epochs")
     for name, value in gigabytes.items():
         table.add_row(f"memory: {name}", f"{value:.1f} GB")
     table.add_row("memory of a device, about", f"{sum(gigabytes.values()):.0f} GB")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from peft import LoraConfig
 from transformers import TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -21,9 +22,11 @@ from selfkd.model.processor import OmniProcessor
 from selfkd.runs import MODEL, Run, is_main_process
 from selfkd.training.averaging import WeightAverage
 from selfkd.training.parts import ADAPTERS, TRAINABLE, let_train
-from selfkd.training.trainer import RunLog, SelfKDTrainer
+from selfkd.training.trainer import RunLog, SelfKDTrainer, mean_loss_and_seconds
 
 CHECKPOINTS = "checkpoints"  # subfolder of the run
+# fields of TrainingArguments -> ours
+_OURS = {"max_steps": "steps", "num_train_epochs": "steps", "output_dir": "output", "seed": "seed", "data_seed": "seed"}
 
 
 @dataclass
@@ -60,14 +63,27 @@ def suited(config: C, recipe: Mapping[str, Any]) -> C:
         raise InputError(f"trainable: {unknown}; choose among {', '.join(TRAINABLE)}")
     if {"llm", ADAPTERS} <= set(config.trainable):
         raise InputError(f"trainable: llm and {ADAPTERS} exclude each other")
-    if "llm" in config.trainable and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+    if "llm" in config.trainable and under_fsdp():
         # its layers run twice in a step, prefix and continuation, and FSDP2 frees them after the first backward pass
         raise InputError("trainable: llm: not with FSDP; recipes/accelerate/deepspeed_zero2.yaml shares what it trains")
+    for name in ("steps", "batch_size", "save_steps"):
+        if getattr(config, name) < 1:
+            raise InputError(f"{name}: {getattr(config, name)}: must be at least 1")
     known = {f.name for f in fields(TrainingArguments)}
-    unknown = [name for name in config.training if name not in known]
+    for name in config.training:
+        if name not in known:
+            raise InputError(f"training.{name}: transformers.TrainingArguments has no such field")
+        if name in _OURS:  # what else follows from them would not
+            raise InputError(f"training.{name}: is said by the field {_OURS[name]}")
+    known = {f.name for f in fields(LoraConfig)}
+    unknown = [name for name in config.lora if name not in known]
     if unknown:
-        raise InputError(f"training.{unknown[0]}: transformers.TrainingArguments has no such field")
+        raise InputError(f"lora.{unknown[0]}: peft.LoraConfig has no such field")
     return config
+
+
+def under_fsdp() -> bool:
+    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
 
 
 def examples_of(config: TrainConfig) -> Examples:
@@ -128,14 +144,14 @@ def train(
             "gives the same loss, training.activation_checkpointing takes less memory and more time)"
         ) from error
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # whole, where ranks hold shards
-    result = {
+    result: dict[str, Any] = {
         "examples": len(examples),
         "steps": outcome.global_step,
         "trained_parameters": trained_parameters,
-        "final_loss": outcome.training_loss,
-        "seconds": outcome.metrics["train_runtime"],
     }
     if is_main_process():
+        result |= mean_loss_and_seconds(run.folder)
+        shutil.rmtree(run.folder / MODEL, ignore_errors=True)  # of a process that was stopped between the next lines
         temporary = run.folder / f".{MODEL}"
         model.save_pretrained(temporary, state_dict=weights)
         processor.save_pretrained(temporary)

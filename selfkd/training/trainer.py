@@ -2,7 +2,9 @@
 
 import json
 import random
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,13 @@ from selfkd.losses import Objective, needs_teacher
 from selfkd.model.omni import OmniModel
 from selfkd.model.paired import FrozenTeacher
 from selfkd.model.processor import OmniProcessor
-from selfkd.runs import LOG
+from selfkd.runs import LOG, read_log
 from selfkd.training.averaging import WeightAverage
 from selfkd.training.mel_augment import augmented
 from selfkd.training.roll_out import roll_out
 
 TRAINED = "trained.safetensors"
+OWN_WORDS = "own_words"  # in a batch: its responses are the student's
 MOST_NEW_TOKENS = 16  # of a roll-out, or as many as the longest response of its batch
 
 
@@ -56,6 +59,10 @@ class SelfKDTrainer(Trainer):
         # the weights as they are now, if they are to change; a resumed run loads what it has learnt after this
         self.teacher = FrozenTeacher(model) if needs_teacher(objective) and model.llm_trains else None
         args.remove_unused_columns = False  # our items are no columns
+        if args.n_gpu > 1:  # DataParallel would cut a batch apart from the pictures that its rows share
+            print(f"{args.n_gpu} GPUs are visible, one is used; accelerate launch uses them all")
+            args._n_gpu = 1
+        _check_head(model)
         super().__init__(
             model,
             args,
@@ -82,16 +89,31 @@ class SelfKDTrainer(Trainer):
         image_tokens = {size: self.processor.image_tokens(*size) for size in {(s.width, s.height) for s in known}}
         costs = [token_cost(s, image_tokens[s.width, s.height]) for s in known]
         taken = self.examples.epoch if isinstance(self.examples, Mixture) else None
-        return CostSampler(costs, a_step, seed, [s.picture for s in known], taken)
+        self._sampler = CostSampler(costs, a_step, seed, [s.picture for s in known], taken)
+        return self._sampler
+
+    def _run_epoch(self, *args, **kwargs) -> None:
+        # neither transformers nor accelerate reaches the sampler of several processes in an epoch that is resumed
+        self._sampler.set_epoch(kwargs["epoch"])
+        if self.state.global_step >= self.state.max_steps:  # a run that had come to its end and was not saved yet
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """The batches of a step as they are learnt from, and the number of their response tokens."""
+        if self.augment_speech:
+            epoch_iterator = map(self._augmented, epoch_iterator)
+        if self.on_policy and self._drawn("policy").random() < self.on_policy:
+            epoch_iterator = (self._rolled_out(inputs, num_batches == 1) for inputs in epoch_iterator)
+        return super().get_batch_samples(epoch_iterator, num_batches, device)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        if self.augment_speech:
-            inputs = self._augmented(inputs)
-        if self.on_policy and self._drawn("policy").random() < self.on_policy:
-            length = max(MOST_NEW_TOKENS, inputs["labels"].shape[1])
-            inputs = roll_out(self.accelerator.unwrap_model(model), inputs, self.processor.end_id, length)
-        teacher = self.teacher(inputs) if self.teacher else None
-        loss = model(paired=inputs, objective=self.objective, teacher=teacher)
+        with self.accelerator.autocast():
+            teacher = self.teacher(inputs) if self.teacher else None
+        # the student's own words are nothing to imitate: of those the teacher alone speaks
+        objective = replace(self.objective, alpha=1.0) if inputs.get(OWN_WORDS) else self.objective
+        loss = model(paired=inputs, objective=objective, teacher=teacher)
         if not torch.isfinite(loss.total):
             raise InputError(
                 f"the loss of step {self.state.global_step + 1} is {loss.total.item()}; "
@@ -112,6 +134,14 @@ class SelfKDTrainer(Trainer):
         heard = inputs["speech_inputs"]
         mel_BFM = augmented(heard["mel_BFM"], heard["mel_mask_BM"], generator, self.augment_speech)
         return inputs | {"speech_inputs": heard | {"mel_BFM": mel_BFM}}
+
+    def _rolled_out(self, inputs: dict[str, Any], keep_prefix: bool) -> dict[str, Any]:
+        """The same with the student's own replies; what was read of the pictures is kept for a step of one batch."""
+        inputs = self._prepare_inputs(inputs)
+        length = max(MOST_NEW_TOKENS, inputs["labels"].shape[1])
+        with self.accelerator.autocast():
+            rolled = roll_out(self.accelerator.unwrap_model(self.model), inputs, self.processor.end_id, length)
+        return {name: v for name, v in rolled.items() if name != "prefix" or keep_prefix} | {OWN_WORDS: True}
 
     def _drawn(self, what: str) -> random.Random:
         """Chance that depends on seed and step alone: the same on every rank, and after a resume."""
@@ -157,14 +187,39 @@ class SelfKDTrainer(Trainer):
         super().log(logs, start_time)
 
 
+def _check_head(model: OmniModel) -> None:
+    """Raises InputError where a model makes other logits of its hidden states than the losses do (hidden x head)."""
+    text = model.config.get_text_config()
+    for name in ("logits_scaling", "logit_scale"):  # of Granite, of Cohere
+        if (scale := getattr(text, name, None)) not in (None, 1):
+            raise InputError(
+                f"model: its {name} of {scale} would be left out of the loss; such models cannot train yet"
+            )
+    if getattr(model.get_output_embeddings(), "bias", None) is not None:
+        raise InputError("model: its head has a bias, which would be left out of the loss; it cannot train yet")
+
+
 class RunLog(TrainerCallback):
-    """Writes the Trainer's figures to the run's log."""
+    """Writes the Trainer's figures to the run's log, with the seconds that their steps took."""
 
     def __init__(self, folder: Path):
         self.path = folder / LOG
 
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.since = time.monotonic()
+
     def on_log(self, args, state, control, logs=None, **kwargs):
         if logs and "loss" in logs and state.is_world_process_zero:
+            now = time.monotonic()
+            values = {"step": state.global_step, **{k: float(v) for k, v in logs.items()}, "seconds": now - self.since}
+            self.since = now
             with self.path.open("a") as file:
-                values = {k: float(v) for k, v in logs.items()}
-                file.write(json.dumps({"step": state.global_step, **values}) + "\n")
+                file.write(json.dumps(values) + "\n")
+
+
+def mean_loss_and_seconds(folder: Path) -> dict[str, float]:
+    """Of a whole run, however often it was resumed: the mean over the steps that its log has, and their time."""
+    entries = read_log(folder)
+    steps = [b["step"] - a for a, b in zip([0, *(e["step"] for e in entries)], entries, strict=False)]
+    loss = sum(n * entry["loss"] for n, entry in zip(steps, entries, strict=True)) / max(1, sum(steps))
+    return {"final_loss": loss, "seconds": sum(entry.get("seconds", 0.0) for entry in entries)}
