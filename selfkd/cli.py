@@ -1,16 +1,22 @@
 """The command `selfkd`: nothing but arguments to stage functions."""
 
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
 from itertools import pairwise, takewhile
-from typing import Any, get_origin
+from pathlib import Path
+from typing import Any, get_args, get_origin
 
+import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from selfkd.commands import COMMANDS, Command
 from selfkd.errors import InputError
 from selfkd.files import NO_ROOM
+
+RECIPE = "--recipe"
+_OF_SENTENCES = ("--intro",)  # lists whose items hold commas
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,25 +57,32 @@ def parsed(name: str, arguments: list[str]) -> tuple[Any, Callable[[Any], Any]]:
     command = COMMANDS[name]
     arguments = ["--dry_run=true" if a == "--dry-run" else a for a in arguments]
     config_class, stage = command.load()
-    lists = {f"--{f.name}" for f in fields(config_class) if get_origin(f.type) is list}
+    lists = {f"--{f.name}": get_args(f.type)[0] for f in fields(config_class) if get_origin(f.type) is list}
+    arguments = _named(command, _apart({*lists, RECIPE}, arguments), lists)
     parser = ArgumentParser(
         prog=f"selfkd {name}",
         description=f"{command.what}.  Example:  {command.example}",
         exit_on_error=False,
         epilog="Lists are written a,b. --debug shows the traceback of an error.",
     )
-    parser.add_argument("--recipe", action="config", help="YAML file with any of the fields below")
+    parser.add_argument(RECIPE, action="config", help="YAML file with any of the fields below")
     parser.add_class_arguments(config_class, as_group=False)
     try:
-        values = parser.parse_args(_bracket_lists(lists, _named(command, arguments, lists)))
+        values = parser.parse_args(_recipes_first(lists, arguments))
     except ArgumentError as error:
-        recipe = next((after for a, after in pairwise(arguments) if a == "--recipe"), None)
+        recipe = next((after for a, after in pairwise(arguments) if a == RECIPE), None)
         where = f" (in {recipe} or on the command line)" if recipe else ""
         raise InputError(" ".join(str(error).split()) + where) from error
     return config_class(**{k: v for k, v in parser.instantiate(values).items() if k != "recipe"}), stage
 
 
-def _named(command: Command, arguments: list[str], lists: set[str]) -> list[str]:
+def _apart(flags: set[str], arguments: list[str]) -> list[str]:
+    """`--views=text` as `--views text`, for these flags."""
+    parted = ((a.partition("="), a) for a in arguments)
+    return [part for (flag, _, value), a in parted for part in ([flag, value] if flag in flags and flag != a else [a])]
+
+
+def _named(command: Command, arguments: list[str], lists: Collection[str]) -> list[str]:
     """`evaluate MODEL --output x` as `evaluate --model MODEL --output x`."""
     first = list(takewhile(lambda a: not a.startswith("-"), arguments))
     flag = f"--{command.leading}"
@@ -80,11 +93,46 @@ def _named(command: Command, arguments: list[str], lists: set[str]) -> list[str]
     return [flag, ",".join(first), *arguments[len(first) :]]
 
 
-def _bracket_lists(lists: set[str], arguments: list[str]) -> list[str]:
-    """`--views text,speech` for the parser's own `--views [text,speech]`, which shells take for a pattern."""
-    return [
-        f"[{a}]" if previous in lists and not a.startswith("[") else a for previous, a in pairwise(["", *arguments])
-    ]
+def _recipes_first(lists: Mapping[str, Any], arguments: list[str]) -> list[str]:
+    """The arguments with lists as the parser reads them, after the recipes, which they override wherever they stand."""
+    recipes: list[str] = []
+    others: list[str] = []
+    for previous, argument in pairwise(["", *arguments]):
+        if previous == RECIPE:
+            recipes += [RECIPE, _recipe(argument, lists)]
+        elif argument != RECIPE:
+            others.append(_bracketed(previous, argument, lists[previous]) if previous in lists else argument)
+    return recipes + others + [a for a in arguments[-1:] if a == RECIPE]  # without its path, as the parser will say
+
+
+def _bracketed(flag: str, text: str, item: Any) -> str:
+    """`text,speech` for the parser's own `["text", "speech"]`: of `[text, 1]`, which shells take for a pattern, it
+    would make a number."""
+    if text.startswith("[") and text.endswith("]"):
+        return text
+    if item is int:
+        return f"[{text}]"
+    parts = [text] if flag in _OF_SENTENCES else text.split(",")
+    return json.dumps([part.strip() for part in parts if part.strip()], ensure_ascii=False)
+
+
+def _recipe(path: str, lists: Mapping[str, Any]) -> str:
+    """The path, or what stands there with lists in brackets that are written in it as they are after a command."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        asked, as_written = yaml.safe_load(text), yaml.load(text, yaml.BaseLoader)
+    except (OSError, ValueError, yaml.YAMLError):
+        return path  # the parser says what is wrong with it
+    changed = {}
+    for flag, item in lists.items():
+        name = flag.removeprefix("--")
+        if isinstance(asked, dict) and asked.get(name) is not None:
+            value = as_written[name]
+            if isinstance(value, str):
+                changed[name] = yaml.safe_load(_bracketed(flag, value, item))
+            elif item is not int and isinstance(value, list) and all(isinstance(part, str) for part in value):
+                changed[name] = value  # a run that is called 1
+    return yaml.safe_dump(asked | changed, allow_unicode=True) if changed else path
 
 
 _OVERVIEW = """\

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from selfkd import runs
-from selfkd.cli import main
+from selfkd.cli import main, parsed
 from selfkd.commands import COMMANDS
 from selfkd.errors import InputError
 from selfkd.report.build import ReportConfig
@@ -90,6 +90,42 @@ def test_the_commit_of_a_run_is_this_packages_own(tmp_path, monkeypatch):
 def test_a_recipe_that_is_not_there_is_named(tmp_path, capsys):
     assert main(["distill", "--recipe", str(tmp_path / "none.yaml")]) == 2
     assert "none.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field", "value"),
+    [
+        (["evaluate", "m", "--views=text", "--output", "o"], "views", ["text"]),
+        (["evaluate", "m", "--data=a,b=c", "--output=o"], "data", ["a", "b=c"]),
+        (["evaluate", "m", "--data", "[a, b]", "--output", "o"], "data", ["a", "b"]),
+        (["evaluate", "m", "--data", "null,é😀", "--output", "o"], "data", ["null", "é😀"]),
+        (["report", "1", "2e3", "--output", "o"], "runs", ["1", "2e3"]),
+        (["report", "a", "--output", "o", "--intro", "See: one, two"], "intro", ["See: one, two"]),
+        (["report", "a", "--output", "o", "--intro", "[a, b] is a pair"], "intro", ["[a, b] is a pair"]),
+        (["analyze", "attention", "a", "--data=d", "--output", "o", "--map_layers=1,2"], "map_layers", [1, 2]),
+    ],
+)
+def test_lists_are_written_with_commas(arguments, field, value):
+    words = 2 if arguments[0] == "analyze" else 1
+    assert getattr(parsed(" ".join(arguments[:words]), arguments[words:])[0], field) == value
+
+
+def test_a_recipe_writes_lists_as_the_command_line_does_and_is_overridden_by_it(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("runs: [1, 2026-01-01]\nintro: 'One, two: é'\noutput: there\ntitle: theirs\n")
+    for arguments in (["--title", "mine", "--recipe", str(recipe)], [f"--recipe={recipe}", "--title=mine"]):
+        config, _ = parsed("report", arguments)
+        assert (config.runs, config.intro, config.title) == (["1", "2026-01-01"], ["One, two: é"], "mine")
+    assert parsed("report", ["3", "--recipe", str(recipe)])[0].runs == ["3"]
+    recipe.write_text("models: m\ndata: a,b\noutput: o\nmap_layers: 3\n")
+    config, _ = parsed("analyze attention", ["--recipe", str(recipe)])
+    assert (config.models, config.data, config.map_layers) == (["m"], ["a", "b"], [3])
+    for text, message in (("runs: {a: b}\noutput: o", "runs"), ("runs: [[a]]", "runs"), ("[", "recip"), ("3", "recip")):
+        recipe.write_text(text)
+        with pytest.raises(InputError, match=message):
+            parsed("report", ["--recipe", str(recipe)])
+    with pytest.raises(InputError, match="recipe"):
+        parsed("report", ["a", "--recipe"])
 
 
 def test_a_run_directory_in_use_is_refused(tmp_path):

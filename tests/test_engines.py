@@ -7,8 +7,10 @@ import shutil
 import threading
 import time
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
+from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -22,7 +24,7 @@ from selfkd.data.folder import ExampleFolder
 from selfkd.data.guarded import GuardedSpeaker
 from selfkd.data.speakers import EspeakSpeaker, Utterance
 from selfkd.data.synthesize import SynthesizeConfig, synthesize, weighted_voices
-from selfkd.data.verify import Verifier, check_sound, word_error_rate
+from selfkd.data.verify import Verifier, check_sound, most_tokens, word_error_rate
 from selfkd.errors import EngineError, InputError
 
 MODELS = Path(os.environ.get("SELFKD_MODELS", "/nowhere"))
@@ -68,6 +70,24 @@ def test_an_engine_that_hangs_dies_or_fails_costs_its_row_alone():
         GuardedSpeaker(Moody, (False,), 1.0).speak(Utterance("well", "v"))
 
 
+def test_what_a_stopped_row_would_have_answered_is_not_the_next_rows(monkeypatch):
+    speaker = GuardedSpeaker(EspeakSpeaker, (), 60)
+    first, second = Utterance("What is it?", "en-US+m1"), Utterance("Is it red or blue?", "en-US+m1")
+    expected = speaker.speak(second)
+    poll = Connection.poll
+
+    def stopped(pipe, seconds):
+        poll(pipe, seconds)
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Connection, "poll", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        speaker.speak(first)
+    assert np.array_equal(speaker.speak(second), expected)
+    speaker.close()
+
+
 def test_voices_have_weights_and_a_language():
     speaker = EspeakSpeaker()
     assert weighted_voices("en-US+m1:3, en-GB-scotland+f3", speaker, "en") == {
@@ -99,6 +119,14 @@ class Endpoint(BaseHTTPRequestHandler):
             return
         if body["model"] == "locked":
             self.send_response(401)
+            self.end_headers()
+            return
+        if body["model"] == "slow":
+            time.sleep(6)
+            return
+        if body["model"] in ("429", "500", "503"):
+            self.send_response(int(body["model"]))
+            self.send_header("retry-after-ms", "1")
             self.end_headers()
             return
         if body["voice"] == "nobody":
@@ -140,6 +168,32 @@ def test_an_openai_compatible_endpoint(tmp_path):
     with pytest.raises(EngineError, match=r"engine: locked at http.*401"):
         synthesize(locked)
     assert [p.name for p in locked.output.iterdir()] == ["plan.json"]
+    # the server's own voices; without its address they are OpenAI's
+    assert weighted_voices("af_heart, it's me:2", open_engine("openai", url), "de") == {"af_heart": 1, "it's me": 2}
+    assert "nova" in weighted_voices("training", open_engine("openai", url), "en")
+    for names, where in (("af_heart", ""), ("nova,", url), ("", url)):
+        with pytest.raises(InputError, match="voices: unknown voice"):
+            weighted_voices(names, open_engine("openai", where), "en")
+    server.shutdown()
+
+
+@pytest.mark.parametrize("model", ["429", "500", "503", "slow"])
+def test_a_server_that_has_no_answer_stops_the_job_and_costs_no_row(tmp_path, model):
+    pytest.importorskip("openai")
+    Endpoint.asked = [{}]
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    (tmp_path / "q.jsonl").write_text('{"id": "a", "question": "How many of the 3 are red?", "answer": "Two."}')
+    config = SynthesizeConfig(
+        tmp_path / "out", "jsonl", str(tmp_path / "q.jsonl"), count=0, processes=1, engine="openai",
+        engine_path=f"http://127.0.0.1:{server.server_port}/v1", engine_model=model, voices="mine",
+        time_limit_seconds=4 if model == "slow" else 60,
+    )  # fmt: skip
+    with pytest.raises(
+        EngineError, match="said nothing for 4 s" if model == "slow" else f"engine: {model} at .*{model}"
+    ):
+        synthesize(config)
+    assert [p.name for p in config.output.iterdir()] == ["plan.json"]
     server.shutdown()
 
 
@@ -266,6 +320,20 @@ def test_what_cannot_be_understood_is_rejected_with_its_score(tmp_path):
     assert all(len(e.samples()) > 4_000 and e.image is None for e in kept_apart)
     assert check(CheckConfig(config.output))["rejected"] == len(kept_apart)
     assert list(manifest["word_error_rates"]) == ["en-029+m3"]
+
+
+def test_a_transcript_may_have_the_tokens_of_what_was_said_in_any_script():
+    """A tokenizer of bytes: three for a letter of Devanagari, fewer than English has of words and more."""
+
+    def by_bytes(text, add_special_tokens):
+        return SimpleNamespace(input_ids=list(text.encode()))
+
+    def by_words(text, add_special_tokens):
+        return SimpleNamespace(input_ids=text.split())
+
+    hindi, english = "मेज पर कितने लाल सेब हैं?", "How many red apples are there on the table?"
+    assert most_tokens(by_bytes, ["Is it?", hindi]) == 16 + 2 * len(hindi.encode()) > 16 + 5 * len(hindi)
+    assert most_tokens(by_words, [english]) == 16 + len(english) // 2 and most_tokens(by_words, []) == 16
 
 
 def test_word_error_rate_is_that_of_levelled_text():

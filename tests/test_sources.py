@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -12,15 +13,19 @@ import soundfile
 from conftest import tone, world_examples
 from datasets import Dataset, Features, Image, Value
 from PIL import Image as Pictures
+from PIL import ImageOps
 
-from selfkd.data.example import read_manifest
+from selfkd.cli import main
+from selfkd.data.example import index_of, read_manifest
 from selfkd.data.folder import ExampleFolder
 from selfkd.data.json_list import json_records
-from selfkd.data.listed import MOST_PIXELS, checked_image
+from selfkd.data.listed import MOST_PIXELS, Listed, checked_image
 from selfkd.data.llava import split_question
 from selfkd.data.sources import open_source
+from selfkd.data.stored import InFolder, InParquet
 from selfkd.data.synthesize import SynthesizeConfig, synthesize
 from selfkd.errors import InputError
+from selfkd.serving.media import read_picture
 
 PICTURE = world_examples(1)[0].image
 
@@ -131,6 +136,36 @@ def test_json_lines_and_their_columns(tmp_path):
     assert (first.id, first.image, first.source) == ("mine-000000", PICTURE, "mine") and second.image is None
 
 
+def test_no_and_none_are_answers_and_what_is_blank_is_none(tmp_path, capsys):
+    answers = [0, False, 0.0, " ", None, [], ""]
+    lines = [json.dumps({"question": "How many?", "answer": a, "category": 0}) for a in answers]
+    lines += ['{"question": " ", "answer": "b"}', "", "  "]
+    (tmp_path / "mine.jsonl").write_text("\n".join(lines) + "\n\n")
+    config = settings(tmp_path, "jsonl", tmp_path / "mine.jsonl")
+    assert synthesize(config)["skipped_by_the_source"] == {"no question or answer": 5}
+    assert [(e.answer, e.category) for e in ExampleFolder(config.output)] == [("0", "0"), ("False", "0"), ("0.0", "0")]
+    assert "3 questions, 0 rejected; skipped by the source: no question or answer: 5" in capsys.readouterr().out
+
+
+def test_what_has_no_words_is_no_question_in_any_source(tmp_path, llava_folder):
+    """Training would stop at an answer without words."""
+    turns = [{"from": "human", "value": "What is it?"}, {"from": "gpt", "value": " "}]
+    (tmp_path / "l.json").write_text(json.dumps([{"image": "a", "conversations": turns}]))
+    (tmp_path / "cv.tsv").write_text("client_id\tpath\tsentence\nx\ta.mp3\t \n")
+    (tmp_path / "1-2.trans.txt").write_text("1-2-0\n")
+    segment = {"sid": "a", "begin_time": 1.0, "end_time": 3.0, "text_tn": ""}
+    (tmp_path / "g.json").write_text(json.dumps({"audios": [{"aid": "a", "path": "b", "segments": [segment]}]}))
+    recording = {"sources": [{"type": "file", "source": "a.flac"}]}
+    cut = {"id": "a", "start": 0, "duration": 1, "supervisions": [{"text": None}], "recording": recording}
+    (tmp_path / "cuts.jsonl").write_text(json.dumps(cut) + "\n\n")
+    for source, file in (
+        ("llava", "l.json"), ("common-voice", "cv.tsv"), ("librispeech", ""), ("gigaspeech", "g.json"),
+        ("lhotse", "cuts.jsonl"),
+    ):  # fmt: skip
+        opened = open_source(settings(tmp_path, source, tmp_path / file))
+        assert (len(opened), opened.skipped) == (0, {"no question or answer": 1}), source
+
+
 def test_a_dataset_by_its_columns(tmp_path):
     features = Features({"q": Value("string"), "a": Value("string"), "picture": Image()})
     rows = {"q": ["What is it?", "And this?"], "a": ["A star.", "The same."], "picture": [{"bytes": PICTURE}] * 2}
@@ -140,6 +175,21 @@ def test_a_dataset_by_its_columns(tmp_path):
     assert [source.example(i).question for i in range(2)] == rows["q"] and source.example(1).image == PICTURE
     with pytest.raises(InputError, match=r"columns: .*row 0 has no 'question'; there are q, a, picture"):
         open_source(settings(tmp_path, "datasets", tmp_path / "data"))
+
+
+def test_a_split_of_a_dataset_by_its_own_name(tmp_path):
+    for name in ("sft", "dpo"):
+        rows = {"question": [f"What of {name}?"], "answer": ["It."]}
+        Dataset.from_dict(rows).to_parquet(tmp_path / "data" / f"{name}.parquet")
+    files = "".join(f"  - {{split: train_{name}, path: {name}.parquet}}\n" for name in ("sft", "dpo"))
+    (tmp_path / "data" / "README.md").write_text(f"---\nconfigs:\n- config_name: one\n  data_files:\n{files}---\n")
+    for path in (f"{tmp_path / 'data'}:one:train_dpo", f"{tmp_path / 'data'}::train_dpo[:100%]"):
+        source = open_source(settings(tmp_path, "datasets", path, split="test"))
+        assert [row.question for row in source.rows] == ["What of dpo?"]
+    with pytest.raises(InputError, match=r"path: .*data:one:dev: .*Unknown split"):
+        open_source(settings(tmp_path, "datasets", f"{tmp_path / 'data'}:one:dev"))
+    with pytest.raises(InputError, match="Unknown split"):
+        open_source(settings(tmp_path, "datasets", f"{tmp_path / 'data'}:one"))
 
 
 def test_pictures_in_parquet_that_does_not_say_so(tmp_path):
@@ -175,6 +225,20 @@ def test_librispeech(tmp_path):
     (example,) = ExampleFolder(config.output)
     assert example.question == example.answer == example.said == "Missus rachel and I lived there"
     assert (example.kind, example.voice, example.duration_seconds) == ("repeat", "103", 2.0)
+
+
+def test_no_engine_speaks_what_was_recorded(tmp_path):
+    """Neither its voices nor its files are asked for, and the folder says who did speak."""
+    (tmp_path / "cv.tsv").write_text("client_id\tpath\tsentence\nann\ta.wav\tWie bitte?\nbob\tb.wav\tWo denn?\n")
+    for name in "ab":
+        sound(tmp_path / "clips" / f"{name}.wav", 2.0)
+    config = settings(tmp_path, "common-voice", tmp_path / "cv.tsv", language="de", engine="kokoro")
+    manifest = synthesize(config)
+    assert (manifest["engine_name"], manifest["engine_license"]) == ("recorded", "CC0-1.0")
+    assert manifest["voice_names"] == ["ann", "bob"] and manifest["rows"] == 2
+    assert main(["data", "publish", str(config.output), "--repo", "me/cv", "--license", "cc0-1.0", "--dry-run"]) == 0
+    card = (config.output / "README.md").read_text()
+    assert "| speech engine | recorded |" in card and "| voices | 2: ann, bob |" in card and "espeak" not in card
 
 
 def test_common_voice(tmp_path):
@@ -226,6 +290,37 @@ def jpeg(width, height):
     return buffer.getvalue()
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photograph_is_seen_upright(kind, orientation):
+    """A camera held on its side writes down the sensor's rows, and beside them how it was held."""
+    exif, buffer = Pictures.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    left, right = Pictures.new("RGB", (32, 32), "red"), Pictures.new("RGB", (64, 32), "blue")
+    right.paste(left, (0, 0))
+    right.save(buffer, kind, exif=exif)
+    example = replace(world_examples(1)[0], image=buffer.getvalue())
+    expected = ImageOps.exif_transpose(Pictures.open(io.BytesIO(example.image))).convert("RGB")
+    assert example.picture().tobytes() == expected.tobytes()
+    assert read_picture(example.image, 10_000).tobytes() == expected.tobytes()
+    size = (64, 32) if orientation < 5 else (32, 64)
+    assert example.picture().size == read_picture(example.image, 10_000).size == size
+    assert tuple(index_of(example).values())[1:] == size
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+@pytest.mark.parametrize("mode", ["RGB", "P", "LA", "L"])
+def test_a_picture_that_says_nothing_of_how_it_was_held_is_as_it_was(mode):
+    buffer, broken = io.BytesIO(), io.BytesIO()
+    Pictures.open(io.BytesIO(PICTURE)).convert(mode).save(buffer, "PNG")
+    Pictures.open(io.BytesIO(PICTURE)).save(broken, "JPEG", exif=b"Exif\0\0MM\0*nonsense")
+    for data in (buffer.getvalue(), broken.getvalue()):
+        example = replace(world_examples(1)[0], image=data)
+        plain = Pictures.open(io.BytesIO(data)).convert("RGB")
+        assert example.picture().tobytes() == read_picture(data, 10_000).tobytes() == plain.tobytes()
+        assert tuple(index_of(example).values())[1:] == plain.size
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -261,8 +356,11 @@ def test_recordings_that_cannot_be_used(tmp_path, make, reason):
     make(chapter / "1-2-0.wav")
     (chapter / "1-2-0.wav").exists() and (chapter / "1-2-0.wav").rename(chapter / "1-2-0.flac")
     (chapter / "1-2.trans.txt").write_text("1-2-0 MISSUS RACHEL AND I LIVED THERE\n")
+    sound(chapter / "1-2-1.flac", 2.0)
+    with (chapter / "1-2.trans.txt").open("a") as transcripts:
+        transcripts.write("1-2-1 WHERE DO YOU LIVE\n")
     manifest = synthesize(settings(tmp_path, "librispeech", tmp_path / "LibriSpeech"))
-    assert manifest["rows"] == 0 and reason in manifest["rejected"][0]["reason"], manifest["rejected"]
+    assert manifest["rows"] == 1 and reason in manifest["rejected"][0]["reason"], manifest["rejected"]
     assert manifest["rejected"][0]["id"] == "librispeech-1-2-0"
 
 
@@ -344,7 +442,78 @@ def test_a_parquet_file_cut_short_is_named(tmp_path):
 
 
 def test_a_question_too_long_to_speak_is_kept_with_its_reason(tmp_path):
-    (tmp_path / "mine.jsonl").write_text(json.dumps({"id": "long", "question": "why " * 5000, "answer": "b"}))
+    rows = [{"id": "long", "question": "why " * 5000, "answer": "b"}, {"id": "b", "question": "Why?", "answer": "b"}]
+    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
     manifest = synthesize(settings(tmp_path, "jsonl", tmp_path / "mine.jsonl"))
     assert manifest["rejected"][0]["id"] == "long" and "too many to speak" in manifest["rejected"][0]["reason"]
-    assert read_manifest(tmp_path / "out")["rows"] == 0
+    assert read_manifest(tmp_path / "out")["rows"] == 1
+
+
+def test_where_nothing_is_kept_the_command_says_why_and_can_be_given_again(tmp_path, capsys):
+    def asked(picture, question="Why?"):
+        row = {"id": "a", "question": question, "answer": "b", "image": picture}
+        (tmp_path / "mine.jsonl").write_text(json.dumps(row))
+        synthesize(settings(tmp_path, "jsonl", tmp_path / "mine.jsonl", images=str(tmp_path)))
+
+    with pytest.raises(
+        InputError, match=r"out: all 1 questions were refused \(field image: .*b.png: no such file\); no"
+    ):
+        asked("b.png")
+    with pytest.raises(InputError, match=r"all 1 questions were refused .*no such file"):
+        asked("b.png")
+    with pytest.raises(InputError, match=r"all 1 questions were refused .*nothing of it can be spoken"):
+        asked(None, "...")
+    assert not list((tmp_path / "out").rglob("*.parquet")) and not (tmp_path / "out" / "manifest.json").exists()
+    (tmp_path / "a.png").write_bytes(PICTURE)
+    asked("a.png")
+    assert read_manifest(tmp_path / "out")["rows"] == 1
+
+
+def test_a_folder_goes_on_with_the_questions_that_it_was_begun_with(tmp_path):
+    file, other = tmp_path / "mine.jsonl", tmp_path / "out" / "plan.json"
+    rows = [{"id": name, "question": f"Is it {name}?", "answer": "yes", "image": None} for name in "abc"]
+    config = settings(tmp_path, "jsonl", file, shard_rows=2, images=str(tmp_path))
+    file.write_text("\n".join(map(json.dumps, rows)))
+    synthesize(config)
+    manifest = (tmp_path / "out" / "manifest.json").read_bytes()
+    file.write_text("\n" + "\n".join(map(json.dumps, rows)) + "\n")  # the same rows
+    synthesize(config)
+    for change, field in ((rows[:2], "source_rows: 3 there, 2 here"), (
+        [*rows[:2], rows[2] | {"answer": "no"}], "source_sha256: "), ([*rows[:2], rows[2] | {"image": "b.png"}], "sou"),
+    ):  # fmt: skip
+        file.write_text("\n".join(map(json.dumps, change)))
+        with pytest.raises(InputError, match=f"out: speaks other questions than are in the source now .{field}"):
+            synthesize(config)
+    assert (tmp_path / "out" / "manifest.json").read_bytes() == manifest
+    # a folder of a version that did not write down what the source held
+    plan = json.loads(other.read_text())
+    other.write_text(json.dumps({k: v for k, v in plan.items() if k not in ("source_rows", "source_sha256")}))
+    assert "source_sha256" not in synthesize(config) and read_manifest(tmp_path / "out")["rows"] == 3
+
+
+def test_pictures_by_their_place_belong_to_what_a_folder_was_begun_with(tmp_path):
+    rows = {"question": ["Is it?", "Is it?"], "answer": ["a", "b"], "image": [{"bytes": PICTURE}, None]}
+    features = Features({"question": Value("string"), "answer": Value("string"), "image": Image()})
+    Dataset.from_dict(rows, features).to_parquet(tmp_path / "data" / "train.parquet")
+    source = open_source(settings(tmp_path, "datasets", tmp_path / "data"))
+    first, second = source.rows
+    swapped = (first._replace(image=None), second._replace(image=first.image))
+    assert source.sha256() == open_source(settings(tmp_path, "datasets", tmp_path / "data")).sha256()
+    assert source.sha256() != Listed("x", swapped).sha256()
+    kinds = [PICTURE, tmp_path / "a.png", InFolder(tmp_path, "b.png"), InParquet(str(tmp_path / "c"), 0, 1, "image")]
+    assert len({Listed("x", (first._replace(image=image),)).sha256() for image in kinds}) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"split": "validation"}, "split: easy-vqa has train and test"),
+        ({"split": "validation", "count": 5}, "split: easy-vqa has train and test"),
+        ({"count": 50_000}, "count: 50000 are asked for, easy-vqa has 38575 train questions"),
+    ],
+)
+def test_what_easy_vqa_does_not_have_is_told_when_it_is_opened(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        synthesize(settings(tmp_path, "easy-vqa", "", **changes))
+    assert not (tmp_path / "out").exists()
+    assert len(open_source(settings(tmp_path, "easy-vqa", "", split="test"))) == 9673

@@ -15,6 +15,11 @@ from selfkd.errors import InputError
         ("What is 20% of 1,000?", "What is twenty percent of one thousand?"),
         ("What does https://www.example.com/a?b=1 show?", "What does WWW dot example dot com show?"),
         (r"What is $\frac{1}{2}$ of $x^2$?", "What is one half of x squared?"),
+        (r"What is \sqrt[3]{8}?", "What is cube root of (eight)?"),
+        (r"Find \sqrt 2.", "Find square root of (two)."),
+        (r"Simplify \frac{\sqrt{2}}{3}.", "Simplify square root of (two) over three."),
+        (r"Is \frac 1 2 more than $\frac{1}{\sqrt{2}}$?", "Is one half more than one over square root of (two)?"),
+        (r"Is \alpha at \textbf{the \emph{left}}?", "Is α at the left?"),
         ("Which tastes “better” — <b>this</b>?", "Which tastes better, this?"),
         ("What is it?\nA. a cat\nB. a dog\n", "What is it? Option A is a cat. Option B is a dog."),
         (
@@ -34,6 +39,7 @@ def test_what_is_said(written, said):
 
 def test_other_languages_are_left_to_their_voice():
     assert spoken_form("Wie viele der 12 Hunde sind rot?", "de") == "Wie viele der 12 Hunde sind rot?"
+    assert spoken_form(r"Was ist \frac{\sqrt[3]{8}}{2}?", "de") == "Was ist ∛(8)∕2?"
     assert spoken_form("Was ist 2 × #3?\nA. sechs\nB. acht", "de") == "Was ist 2 × #3? A: sechs. B: acht."
 
 
@@ -44,6 +50,12 @@ def test_other_languages_are_left_to_their_voice():
         ("What does this do?\n```print(1)```", "code cannot be spoken"),
         ("What does this do?\ndef f(x):\n  return x", "code cannot be spoken"),
         ("Sum it up.\n| a | b |\n|---|---|\n| 1 | 2 |", "a table cannot be spoken"),
+        (r"$\sqrt$ of $2^3$?", "LaTeX that cannot be put into words"),
+        (r"Is \frac{1 more?", "LaTeX that cannot be put into words"),
+        (r"What is \sqrt[5]{3}?", "LaTeX that cannot be put into words"),
+        (r"Is it \underline", "LaTeX that cannot be put into words"),
+        (r"\frac{" * 60 + "1", "LaTeX that cannot be put into words"),
+        (r"Say \verb|", "LaTeX that cannot be put into words"),
         ("...?!", "nothing of it can be spoken"),
     ],
 )

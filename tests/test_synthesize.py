@@ -1,7 +1,10 @@
 """Spoken data: shards that others can read, the same bytes from one seed, resumed and in parallel."""
 
+import json
+import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -10,17 +13,19 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 from datasets import Audio, load_dataset
+from huggingface_hub import HfApi
 
 from selfkd.cli import main
 from selfkd.data import embedded_sources
 from selfkd.data.check import CheckConfig, check
-from selfkd.data.example import MANIFEST, read_manifest, shard_metadata
+from selfkd.data.example import MANIFEST, read_manifest, shard_metadata, write_shard
 from selfkd.data.folder import ExampleFolder
+from selfkd.data.publish import PublishDataConfig, publish_data
 from selfkd.data.speak_shard import speak_shard
 from selfkd.data.speakers import ESPEAK_VOICES
 from selfkd.data.synthesize import SynthesizeConfig, synthesize
 from selfkd.errors import InputError
-from selfkd.files import sha256
+from selfkd.files import sha256, write_json
 
 
 def config(folder, **changes):
@@ -69,6 +74,32 @@ def test_a_folder_becomes_a_dataset_repository(spoken, tmp_path):
     assert list(data) == ["train"] and len(data["train"]) == 8
     assert check(CheckConfig(folder))["examples"] == 8
     assert main(["data", "publish", str(folder), "--repo", "nobody", "--license", "mit"]) == 2
+
+
+def test_what_goes_to_the_hub_says_nothing_of_this_machine(tmp_path, monkeypatch):
+    """Neither the settings nor the reasons of rows that were refused; the files' own names are left."""
+    mine = tmp_path / "my own" / "pictures"
+    mine.mkdir(parents=True)
+    rows = [{"id": "a", "question": "Is it?", "answer": "b", "image": "of her/a.png"}]
+    rows += [{"id": "b", "question": "Is it?", "answer": "b"}]
+    (mine.parent / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    folder = tmp_path / "out"
+    synthesize(SynthesizeConfig(folder, "jsonl", str(mine.parent / "q.jsonl"), str(mine), count=0, processes=1))
+    manifest = read_manifest(folder)
+    manifest["rejected"] += [manifest["rejected"][0] | {"reason": f"{word} not there"} for word in (
+        "field image: /home/me/.cache/x.png:", "engine: tts at http://host/v1/x:", "field speech: 1 and/or 2:",
+    )]  # fmt: skip
+    write_json(folder / MANIFEST, manifest)
+    sent = {}
+    monkeypatch.setattr(HfApi, "create_repo", lambda *a, **k: None)
+    monkeypatch.setattr(HfApi, "upload_folder", lambda *a, **k: None)
+    monkeypatch.setattr(HfApi, "upload_file", lambda self, **k: sent.update(json.loads(k["path_or_fileobj"])))
+    publish_data(PublishDataConfig(folder, "me/mine", "mit"))
+    assert "my own" not in json.dumps(sent) and str(tmp_path) not in json.dumps(sent)
+    assert [r["reason"] for r in sent["rejected"]] == [
+        "field image: of her/a.png: no such file", "field image: x.png: not there",
+        "engine: tts at http://host/v1/x: not there", "field speech: 1 and/or 2: not there",
+    ]  # fmt: skip
 
 
 def test_what_is_read_is_what_was_spoken(spoken):
@@ -162,6 +193,16 @@ def test_a_whole_folder_passes_the_check_and_a_damaged_one_does_not(spoken, tmp_
     shard.unlink()
     with pytest.raises(InputError, match="not there, though the manifest names it"):
         check(CheckConfig(folder))
+    shutil.rmtree(folder)
+    folder = shutil.copytree(spoken, tmp_path / "again")
+    shards = sorted(folder.glob("*.parquet"))
+    written = replace(list(ExampleFolder(folder))[4], duration_seconds=9.0)  # the second row of the second shard
+    write_shard(shards[1], [written, written], {"rows": 2, "rejected": []})
+    manifest = read_manifest(folder)
+    manifest["shards"][1] |= {"sha256": sha256(shards[1])}
+    write_json(folder / MANIFEST, manifest)
+    with pytest.raises(InputError, match=f"{shards[1].name}: row 0: field duration_seconds"):
+        check(CheckConfig(folder))
     (folder / MANIFEST).write_text("{")
     with pytest.raises(InputError, match=r"manifest.json: not a manifest"):
         check(CheckConfig(folder))
@@ -196,6 +237,23 @@ def test_what_killed_jobs_leave_is_no_hindrance_and_goes_at_the_end(spoken, tmp_
     synthesize(config(folder))
     assert digests(folder) == digests(spoken)
     assert not [p for p in folder.rglob(".*") if p.name != ".plan.json.1a2b3c4d"]
+
+
+def test_after_ctrl_c_the_same_command_ends_in_the_same_bytes(tmp_path):
+    """A terminal sends it to every process at once: an engine that it ended would have cost a row of a whole shard."""
+    wanted = ["--source", "world-annotated", "--count", "120", "--shard_rows", "10", "--output"]
+    synthesize(config(tmp_path / "whole", count=120, shard_rows=10))
+    command = [sys.executable, "-m", "selfkd.cli", "synthesize", *wanted, str(tmp_path / "stopped")]
+    for made in (1, 4):
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        while len(list((tmp_path / "stopped").glob("train-*.parquet"))) < made and process.poll() is None:
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)
+        assert "stopped; the same command goes on from here" in process.communicate(timeout=60)[1]
+        assert process.returncode == 130 and not (tmp_path / "stopped" / MANIFEST).exists()
+    synthesize(config(tmp_path / "stopped", count=120, shard_rows=10))
+    assert digests(tmp_path / "stopped") == digests(tmp_path / "whole")
+    assert read_manifest(tmp_path / "stopped")["rejected"] == []
 
 
 def test_killed_at_random_moments_it_ends_in_the_same_bytes(spoken, tmp_path):

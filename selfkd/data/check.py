@@ -47,19 +47,20 @@ def check(config: CheckConfig) -> dict[str, Any]:
             raise InputError(f"{path}: not there, though the manifest names it")
         if sha256(path) != shard["sha256"]:
             raise InputError(f"{path}: field sha256: the file is not the one that the manifest was written for")
-        before = len(seen)
+        number = 0  # of the rows of this shard
         with readable(path):
             for batch in pq.ParquetFile(path).iter_batches(batch_size=32):
                 for row in batch.to_pylist():
-                    example = _checked(path, row, seen)
+                    example = _checked(f"{path}: row {number}", row, seen)
                     if bool(example.rejected) != (shard not in shards):
-                        raise InputError(f"{path}: row {len(seen) - 1}: field rejected: {example.rejected!r} is not so")
+                        raise InputError(f"{path}: row {number}: field rejected: {example.rejected!r} is not so")
+                    number += 1
                     if not example.rejected:
                         seconds += example.duration_seconds
                         pictures.add(row["image_hash"])
                         voices.add(example.voice)
-        if len(seen) - before != shard["rows"]:
-            raise InputError(f"{path}: field rows: {len(seen) - before} there, {shard['rows']} in the manifest")
+        if number != shard["rows"]:
+            raise InputError(f"{path}: field rows: {number} there, {shard['rows']} in the manifest")
     rows = sum(shard["rows"] for shard in shards)
     if manifest["rows"] != rows:
         raise InputError(f"{config.data}: field rows: {manifest['rows']} in the manifest, {rows} in the shards")
@@ -79,9 +80,8 @@ def check(config: CheckConfig) -> dict[str, Any]:
     return figures
 
 
-def _checked(path: Path, row: dict[str, Any], seen: set[str]) -> Example:
+def _checked(where: str, row: dict[str, Any], seen: set[str]) -> Example:
     example = example_of_row(row)
-    where = f"{path}: row {len(seen)}"
     if example.id in seen:
         raise InputError(f"{where}: field id: {example.id!r} is there twice")
     seen.add(example.id)

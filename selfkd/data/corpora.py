@@ -15,7 +15,7 @@ from typing import Any
 
 from selfkd.data.example import LONGEST_SECONDS
 from selfkd.data.json_list import json_records
-from selfkd.data.listed import Clip, Listed, Row, drawn
+from selfkd.data.listed import Clip, Listed, Row, answered, drawn
 from selfkd.data.tasks import REPEAT_INSTRUCTION
 from selfkd.errors import InputError
 
@@ -28,7 +28,7 @@ def librispeech(folder: Path, count: int, seed: int) -> Listed:
     transcripts = sorted(_folder(folder).rglob("*.trans.txt"))
     if not transcripts:
         raise InputError(f"path: {folder}: no *.trans.txt within; this is not LibriSpeech's layout")
-    return Listed("librispeech", drawn(_librispeech(transcripts), count, seed), "CC-BY-4.0")
+    return _listed("librispeech", _librispeech(transcripts), Counter(), count, seed, "CC-BY-4.0")
 
 
 def _librispeech(transcripts: Iterable[Path]) -> Iterator[Row]:
@@ -67,14 +67,13 @@ def common_voice(path: Path, count: int, seed: int) -> Listed:
         )
         for r in table
     )
-    return Listed("common-voice", drawn(rows, count, seed), "CC0-1.0")
+    return _listed("common-voice", rows, Counter(), count, seed, "CC0-1.0")
 
 
 def gigaspeech(path: Path, count: int, seed: int) -> Listed:
     """GigaSpeech.json, beside its folder `audio`; segments of noise, and those over 30 s, are skipped and counted."""
     skipped: Counter[str] = Counter()
-    rows = drawn(_gigaspeech(path, skipped), count, seed)
-    return Listed("gigaspeech", rows, "as GigaSpeech's terms say", skipped=dict(skipped))
+    return _listed("gigaspeech", _gigaspeech(path, skipped), skipped, count, seed, "as GigaSpeech's terms say")
 
 
 def _gigaspeech(path: Path, skipped: Counter[str]) -> Iterator[Row]:
@@ -101,7 +100,7 @@ def lhotse_cuts(path: Path, count: int, seed: int) -> Listed:
     """A lhotse manifest of cuts, .jsonl or .jsonl.gz, with one supervision each: Libriheavy's form. Recordings are
     files, their paths absolute or from the manifest's folder; a supervision's own texts (Libriheavy) come first."""
     skipped: Counter[str] = Counter()
-    return Listed("lhotse", drawn(_cuts(path, skipped), count, seed), skipped=dict(skipped))
+    return _listed("lhotse", _cuts(path, skipped), skipped, count, seed)
 
 
 def _cuts(path: Path, skipped: Counter[str]) -> Iterator[Row]:
@@ -110,6 +109,8 @@ def _cuts(path: Path, skipped: Counter[str]) -> Iterator[Row]:
     try:
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
                 cut = json.loads(line)
                 with _as_published(f"path: {path}: line {number}"):
                     yield from _cut(cut, path, number, skipped)
@@ -126,10 +127,17 @@ def _cut(cut: dict[str, Any], path: Path, number: int, skipped: Counter[str]) ->
     if source["type"] != "file" or more:
         raise InputError(f"path: {path}: line {number}: field recording.sources: not one file")
     own_texts = (supervisions[0].get("custom") or {}).get("texts") or []
-    text = own_texts[0] if own_texts else supervisions[0].get("text", "")
+    text = own_texts[0] if own_texts else supervisions[0].get("text") or ""
     file = Path(source["source"])
     clip = Clip(file if file.is_absolute() else path.parent / file, cut["start"], cut["start"] + cut["duration"])
     yield _row(f"lhotse-{cut['id']}", " ".join(text.split()), clip, str(supervisions[0].get("speaker") or ""))
+
+
+def _listed(
+    name: str, rows: Iterable[Row], skipped: Counter[str], count: int, seed: int, license: str = "not stated"
+) -> Listed:
+    some = drawn(answered(rows, skipped), count, seed)  # which counts what is skipped
+    return Listed(name, some, license, skipped=dict(skipped))
 
 
 @contextmanager

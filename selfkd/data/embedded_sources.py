@@ -1,6 +1,7 @@
 """Sources that come with the package: the embedded world, words to repeat, MMAlign's form, easy-VQA.
 
-Each gives example `index` of a split, always the same one, not yet spoken, for as many as are asked for.
+Each gives example `index` of a split, always the same one, not yet spoken, for as many as are asked for; easy-VQA alone
+ends.
 """
 
 import random
@@ -142,12 +143,12 @@ class EasyVQA(_Generated):
     name: str = "easy-vqa"
     license: str = "MIT"
 
+    def __len__(self) -> int:
+        return len(_easy_vqa(self.split)[0])
+
     def example(self, index: int) -> Example:
         questions, answers, image_ids, paths = _easy_vqa(self.split)
-        order = random.Random(f"easy-vqa/{self.seed}").sample(range(len(questions)), len(questions))
-        if index >= len(order):
-            raise InputError(f"count: easy-vqa has {len(order)} {self.split} questions")
-        at = order[index]
+        at = random.Random(f"easy-vqa/{self.seed}").sample(range(len(questions)), len(questions))[index]
         answer = answers[at]
         kind = "color" if answer in COLORS else "shape" if answer in SHAPES else "exists"
         return Example(

@@ -19,12 +19,13 @@ from selfkd.data.speakers import EspeakSpeaker, Speaker, Utterance, resampled
 from selfkd.errors import EngineError, InputError
 
 EngineName = Literal["espeak", "flite", "kokoro", "piper", "openai", "recorded"]
-_ABOUT_THE_ROW = (400, 413, 422, 500)  # what a server answers to a text that it cannot speak
+_ABOUT_THE_ROW = (400, 413, 422)  # what a server answers to a text that it cannot speak
+# of OpenAI itself, and of "training"; other servers have their own, which they do not tell
 _OPENAI_VOICES = ("alloy", "ash", "ballad", "coral", "echo", "fable", "onyx", "nova", "sage", "shimmer", "verse")
 
 
-def open_engine(engine: EngineName, path: str, model: str = "") -> Speaker:
-    """The engine with what it needs: a folder of voices or recordings, or a base URL.
+def open_engine(engine: EngineName, path: str, model: str = "", time_limit_seconds: float = 60.0) -> Speaker:
+    """The engine with what it needs: a folder of voices or recordings, or a base URL and how long to wait for it.
 
     Raises InputError where its package or its files are not there.
     """
@@ -33,7 +34,7 @@ def open_engine(engine: EngineName, path: str, model: str = "") -> Speaker:
     if engine == "flite":
         return FliteSpeaker()
     if engine == "openai":
-        return EndpointSpeaker(path, model)
+        return EndpointSpeaker(path, model, 0.9 * time_limit_seconds)  # before the time of the row is over
     folder = Path(path)
     if not path or not folder.is_dir():
         raise InputError(f"engine_path: {path or '(empty)'}: no such folder; {engine} needs one")
@@ -48,6 +49,7 @@ class EndpointSpeaker:
 
     url: str
     model: str
+    timeout_seconds: float
     license: str = "as the endpoint's terms say"
 
     @property
@@ -61,7 +63,8 @@ class EndpointSpeaker:
     def _client(self) -> Any:
         from openai import OpenAI
 
-        return OpenAI(base_url=self.url or None, api_key=os.environ.get("OPENAI_API_KEY", "none"), max_retries=5)
+        key = os.environ.get("OPENAI_API_KEY", "none")
+        return OpenAI(base_url=self.url or None, api_key=key, max_retries=5, timeout=self.timeout_seconds)
 
     def voices(self) -> list[str]:
         return list(_OPENAI_VOICES)

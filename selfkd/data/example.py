@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from selfkd.errors import InputError
 from selfkd.files import write_atomically
@@ -57,11 +57,11 @@ class Example:
     rejected: str = ""  # why it is not among the data: only rows of the folder `REJECTED` have a reason
 
     def picture(self) -> Image.Image | None:
-        """The decoded image, RGB; raises InputError naming the example where it cannot be read."""
+        """The decoded image, RGB, upright; raises InputError naming the example where it cannot be read."""
         if self.image is None:
             return None
         try:
-            return Image.open(io.BytesIO(self.image)).convert("RGB")
+            return upright(Image.open(io.BytesIO(self.image))).convert("RGB")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise InputError(f"example {self.id}: field image: not a readable picture ({error})") from error
 
@@ -91,12 +91,24 @@ def encode_picture(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+def upright(picture: Image.Image) -> Image.Image:
+    """Decoded, and turned where a camera says (in EXIF) how it was held: models do not look at that."""
+    picture.load()
+    try:
+        return ImageOps.exif_transpose(picture)
+    except Exception:  # of EXIF that is none; the picture itself is there
+        return picture
+
+
 def index_of(example: Example) -> dict[str, Any]:
-    """What the shards say of a picture beside the picture: its hash ("" without one) and its size in pixels."""
+    """What the shards say of a picture beside the picture: its hash ("" without one), its size upright in pixels."""
     if example.image is None:
         return dict(zip(INDEX_COLUMNS, ("", 0, 0), strict=True))
     with suppress(OSError, ValueError), Image.open(io.BytesIO(example.image)) as picture:
-        width, height = picture.size  # reads the head of the file alone
+        width, height = picture.size  # reads the head of the file alone; what is after it in a PNG may be EXIF
+        with suppress(Exception):
+            if picture.getexif().get(ExifTags.Base.Orientation) in _ON_ITS_SIDE:
+                width, height = height, width
         return dict(zip(INDEX_COLUMNS, (image_hash(example.image), width, height), strict=True))
     return dict(zip(INDEX_COLUMNS, (image_hash(example.image), 0, 0), strict=True))
 
@@ -105,6 +117,7 @@ def image_hash(image: bytes) -> str:
     return hashlib.blake2b(image, digest_size=8).hexdigest()
 
 
+_ON_ITS_SIDE = range(5, 9)  # of EXIF's orientations
 INDEX_COLUMNS = ("image_hash", "image_width", "image_height")
 _BINARY = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _FEATURES = {"image": {"_type": "Image"}, "speech": {"sampling_rate": SAMPLE_RATE_HZ, "_type": "Audio"}}

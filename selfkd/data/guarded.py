@@ -17,21 +17,36 @@ START_SECONDS = 120  # to import an engine and read its weights
 
 class GuardedSpeaker:
     """Speaks through `opened(*arguments)`, a `Speaker`, in a child process. Raises InputError for a row that it
-    cannot say or says too slowly, EngineError where the engine is of no use for any row."""
+    cannot say, `slow` where it says nothing in time, EngineError where the engine is of no use for any row."""
 
-    def __init__(self, opened: Callable[..., Speaker], arguments: tuple[Any, ...], time_limit_seconds: float):
-        self._opened, self._arguments, self._time_limit = opened, arguments, time_limit_seconds
+    def __init__(
+        self,
+        opened: Callable[..., Speaker],
+        arguments: tuple[Any, ...],
+        time_limit_seconds: float,
+        slow: type[InputError] = InputError,
+    ):
+        self._opened, self._arguments, self._time_limit, self._slow = opened, arguments, time_limit_seconds, slow
         self._process: Any = None
         self._pipe: Any = None
 
     def speak(self, utterance: Utterance) -> NDArray[np.float32]:
+        try:
+            return self._answer(utterance)
+        except InputError:
+            raise
+        except BaseException:  # as ctrl-C: the answer that is still to come would be taken for that of the next row
+            self.close()
+            raise
+
+    def _answer(self, utterance: Utterance) -> NDArray[np.float32]:
         if self._process is None:
             self._start()
         try:
             self._pipe.send(utterance)
             if not self._pipe.poll(self._time_limit):
                 self.close()
-                raise InputError(f"engine: said nothing for {self._time_limit:.0f} s, the time limit of a row")
+                raise self._slow(f"engine: said nothing for {self._time_limit:.0f} s, the time limit of a row")
             answer = self._pipe.recv()
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
             self._process.join(10)

@@ -1,10 +1,11 @@
 """Questions that stand in files: a list of rows, drawn by a seed, whose pictures and sound are read one at a time."""
 
+import hashlib
 import heapq
 import io
 import random
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import NamedTuple
 import soundfile
 from PIL import Image
 
-from selfkd.data.example import Example
+from selfkd.data.example import Example, image_hash
 from selfkd.data.stored import Stored
 from selfkd.errors import InputError
 
@@ -64,6 +65,14 @@ class Listed:
         """The rows of a shard alone, under their own numbers: all that a process needs of a large list."""
         return replace(self, rows=self.rows[start - self.first : stop - self.first], first=start)
 
+    def sha256(self) -> str:
+        """Over what the rows say and where their pictures and sound stand, none of which is read."""
+        digest = hashlib.sha256()
+        for row in self.rows:
+            clip = row.clip and (row.clip.path.name, row.clip.start, row.clip.stop)
+            digest.update(repr((*row._replace(image=None, clip=None), _place(row.image), clip)).encode())
+        return digest.hexdigest()
+
     def example(self, index: int) -> Example:
         """Raises InputError, naming the field, for a picture or a text that cannot be used."""
         row = self.rows[index - self.first]
@@ -93,6 +102,15 @@ class Listed:
 
     def recorded(self, index: int) -> Clip | None:
         return self.rows[index - self.first].clip
+
+
+def answered(rows: Iterable[Row], skipped: Counter[str]) -> Iterator[Row]:
+    """Those with a question and an answer; the others, which nothing could be learned from, are counted."""
+    for row in rows:
+        if row.question.strip() and row.answer.strip():
+            yield row
+        else:
+            skipped["no question or answer"] += 1
 
 
 def drawn(rows: Iterable[Row], count: int, seed: int) -> tuple[Row, ...]:
@@ -163,6 +181,12 @@ def _read(path: Path) -> bytes:
     if path.stat().st_size > MOST_BYTES:
         raise InputError(f"field image: {path}: {path.stat().st_size} bytes are too many")
     return path.read_bytes()
+
+
+def _place(image: Path | bytes | Stored | None) -> str:
+    if isinstance(image, Path | None):
+        return image.name if image else ""
+    return image_hash(image) if isinstance(image, bytes) else image.place
 
 
 def _name(image: Path | bytes) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from selfkd.data.json_list import json_records
-from selfkd.data.listed import Listed, Row, drawn
+from selfkd.data.listed import Listed, Row, answered, drawn
 from selfkd.data.stored import InFolder
 from selfkd.errors import InputError
 
@@ -29,7 +29,7 @@ _OCR = re.compile(r"\s*Reference OCR token:[^\n]*\n?")
 def llava(path: Path, images: Path, count: int, seed: int, instruction_spoken: bool) -> Listed:
     """The questions of a llava file; raises InputError, naming file and field, for what is not one."""
     skipped: Counter[str] = Counter()
-    rows = drawn(_rows(path, images, instruction_spoken, skipped), count, seed)
+    rows = drawn(answered(_rows(path, images, instruction_spoken, skipped), skipped), count, seed)
     first: dict[Any, int] = {}  # several conversations may be about one picture
     rows = tuple(sorted(rows, key=lambda row: first.setdefault(row.image, len(first))))
     return Listed("llava", rows, "CC-BY-4.0 (annotations); the pictures have their own", skipped=dict(skipped))
@@ -44,20 +44,18 @@ def _rows(path: Path, images: Path, instruction_spoken: bool, skipped: Counter[s
             continue
         image, turns = InFolder(images, str(record["image"])), record["conversations"]
         folder = sys.intern(Path(image.name).parent.name)
-        for turn, (asked, answered) in enumerate(zip(turns[::2], turns[1::2], strict=False)):
-            if not (_is_from("human", asked) and _is_from("gpt", answered)):
+        for turn, (asked, told) in enumerate(zip(turns[::2], turns[1::2], strict=False)):
+            if not (_is_from("human", asked) and _is_from("gpt", told)):
                 raise InputError(
                     f"{path}: record {number}: field conversations: turn {2 * turn} is not human's, then gpt's"
                 )
             question, instruction, answer_format = split_question(asked["value"], instruction_spoken)
-            if _BOX.search(asked["value"]) or _BOX.search(answered["value"]):
+            if _BOX.search(asked["value"]) or _BOX.search(told["value"]):
                 skipped["boxes"] += 1
-            elif not question:
-                skipped["no question"] += 1
             else:
                 # an id of the mixture may stand for several conversations: the record's number does not
                 name = f"llava-{number:06d}-{turn:02d}"
-                answer = answered["value"].strip()
+                answer = told["value"].strip()
                 yield Row(name, question, answer, instruction, answer_format, image, category=folder)
 
 

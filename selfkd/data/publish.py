@@ -2,6 +2,7 @@
 they are made of. `datasets.load_dataset(REPO)` and the hub's viewer read it."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from selfkd.errors import InputError
 from selfkd.files import write_text
 
 _LOCAL = ("path", "images", "engine_path", "noise_folder", "verify")  # may be paths of this machine
+_ABSOLUTE = re.compile(r"(?<![\w.:/])(?:/|[A-Za-z]:\\)\S*[/\\]")  # the folders of an absolute path; not those of a URL
 _TEMPLATE = """---
 {metadata}
 ---
@@ -55,7 +57,7 @@ class PublishDataConfig:
 def publish_data(config: PublishDataConfig) -> Path:
     """Writes the card into the folder, uploads shards, card and manifest, and returns the card's path."""
     name = checked_name(config.repo)
-    manifest = {k: v for k, v in read_manifest(config.data).items() if k not in _LOCAL}
+    manifest = _without_paths(read_manifest(config.data))
     path = config.data / "README.md"
     write_text(path, _card(config, name, manifest))
     DatasetCard.load(path)  # the hub reads it the same way
@@ -68,6 +70,20 @@ def publish_data(config: PublishDataConfig) -> Path:
         hub.upload_file(repo_id=repo, repo_type="dataset", path_or_fileobj=content, path_in_repo=MANIFEST)
     print(f"{path}{'' if config.dry_run else f' and the data are at {config.repo}'}")
     return path
+
+
+def _without_paths(manifest: dict[str, Any]) -> dict[str, Any]:
+    """A manifest that says nothing of this machine: neither in settings nor in reasons, where file names are left."""
+    named = {Path(manifest[k]) for k in _LOCAL if manifest.get(k)}
+    folders = sorted((str(p) for p in named | {p.parent for p in named}), key=len, reverse=True)
+
+    def without(reason: str) -> str:
+        for folder in folders:
+            reason = reason.replace(f" {folder}/", " ")
+        return _ABSOLUTE.sub("", reason)
+
+    rejected = [reject | {"reason": without(reject["reason"])} for reject in manifest["rejected"]]
+    return {k: v for k, v in manifest.items() if k not in _LOCAL} | {"rejected": rejected}
 
 
 def checked_name(repo: str) -> str:

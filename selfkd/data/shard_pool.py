@@ -1,10 +1,11 @@
 """Shards side by side: a map over jobs, by processes of this machine or by a Ray cluster (`selfkd[ray]`)."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib.util import find_spec
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.connection import wait
 from threading import Thread
 from typing import Any, Literal
@@ -28,18 +29,28 @@ def run_jobs(
 
 
 def _on_processes(stage: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], processes: int) -> Iterator[Any]:
+    others = active_children()
     # spawn: a fork of a process that holds torch's threads can hang
     with ProcessPoolExecutor(max(1, min(processes, len(jobs))), get_context("spawn"), end_with_parent) as pool:
         try:
             for done in as_completed([pool.submit(stage, *job) for job in jobs]):
                 yield done.result()
+        except Exception:
+            raise
+        except BaseException:  # ctrl-C: a worker would go on with the shard that it is at, and with one more
+            for process in active_children():
+                if process not in others:
+                    process.terminate()
+            raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
 def end_with_parent() -> None:
     """Ends this process as soon as the one that started it is gone. After a SIGKILL it would else go on with the jobs
-    that are queued, beside those of the command that is given again, and then wait for ever."""
+    that are queued, beside those of the command that is given again, and then wait for ever. Ctrl-C, which a terminal
+    sends to all of them, is the parent's alone: an engine that it ended would cost a row."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
     assert parent is not None
 

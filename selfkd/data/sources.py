@@ -53,6 +53,7 @@ class Source(Protocol):
     def example(self, index: int) -> Example: ...
 
 
+RECORDED = ("librispeech", "common-voice", "gigaspeech", "lhotse")  # every row of theirs has been spoken
 EMBEDDED: dict[str, Callable[[Split, int], Source]] = {
     "words": Words,
     "world": World,
@@ -67,7 +68,12 @@ def open_source(config: "SynthesizeConfig") -> Source:
     if config.source in EMBEDDED:
         if config.path or config.images:
             raise InputError(f"path, images: {config.source} comes with the package and takes none")
-        return EMBEDDED[config.source](config.split, config.seed)
+        source = EMBEDDED[config.source](config.split, config.seed)
+        if config.source == "easy-vqa" and config.count > len(source):
+            raise InputError(
+                f"count: {config.count} are asked for, easy-vqa has {len(source)} {config.split} questions"
+            )
+        return source
     if config.source == "benchmark":
         raise InputError("source: benchmark: selfkd evaluate --benchmarks NAME speaks public benchmarks")
     if not config.path:

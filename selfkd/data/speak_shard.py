@@ -128,7 +128,8 @@ def draw_utterance(config: "SynthesizeConfig", voices: dict[str, float], name: s
 
 @cache
 def _engine(engine: EngineName, path: str, model: str, time_limit_seconds: float) -> GuardedSpeaker:
-    return GuardedSpeaker(open_engine, (engine, path, model), time_limit_seconds)
+    slow = EngineError if engine == "openai" else InputError  # a server that does not answer would refuse every row
+    return GuardedSpeaker(open_engine, (engine, path, model, time_limit_seconds), time_limit_seconds, slow)
 
 
 @cache

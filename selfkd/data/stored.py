@@ -1,7 +1,7 @@
 """Pictures that stay on disk until one is asked for: those of a benchmark can be gigabytes.
 
 Rows of Parquet files are read as they lie there: `datasets.load_dataset` would hold a file at a time in memory to write
-a second copy of it.
+a second copy of it. `place` says which picture it is, and stays the same where all of them are moved together.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,6 +24,10 @@ class InFolder:
     folder: Path
     name: str
 
+    @property
+    def place(self) -> str:
+        return self.name
+
     def read(self) -> Path:
         return self.folder / self.name
 
@@ -37,6 +41,10 @@ class InParquet:
     row: int
     column: str
 
+    @property
+    def place(self) -> str:
+        return f"{Path(self.file).name} {self.group} {self.row}"
+
     def read(self) -> bytes:
         return _held(self.file, self.group, self.column)[self.row].as_py()
 
@@ -47,6 +55,10 @@ class InDataset:
 
     pictures: Any  # a dataset of one column, memory-mapped
     row: int
+
+    @property
+    def place(self) -> str:
+        return str(self.row)
 
     def read(self) -> Path | bytes:
         (value,) = self.pictures[self.row].values()

@@ -7,7 +7,7 @@ again alone. A folder that was cut short is continued by the same command and en
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,11 +15,12 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from selfkd.data.augment import check_effects
-from selfkd.data.engines import EngineName, open_engine
+from selfkd.data.engines import EndpointSpeaker, EngineName, open_engine
 from selfkd.data.example import MANIFEST, REJECTED, SCHEMA_VERSION, shard_metadata
+from selfkd.data.listed import Listed
 from selfkd.data.shapes import Split
 from selfkd.data.shard_pool import PoolName, check_pool, run_jobs
-from selfkd.data.sources import Source, SourceName, open_source
+from selfkd.data.sources import RECORDED, Source, SourceName, open_source
 from selfkd.data.speak_shard import speak_shard
 from selfkd.data.speakers import ESPEAK_VOICES, Speaker
 from selfkd.errors import InputError
@@ -27,6 +28,8 @@ from selfkd.files import NO_ROOM, sha256, write_json
 from selfkd.runs import first_difference
 
 PLAN = "plan.json"
+FIRST_REASONS = 3  # that are told where everything was refused
+_CONTENT = ("source_rows", "source_sha256")  # in plans of sources in files, since the path alone was written there
 _HOW = ("processes", "shard", "pool", "address")  # settings that do not change the data
 
 
@@ -37,16 +40,16 @@ class SynthesizeConfig:
     Args:
         output: Folder for the shards and the manifest.
         source: Where the questions come from.
-        path: File, folder or dataset of the source, where it is not embedded.
+        path: File, folder or dataset (NAME, NAME:CONFIG or NAME:CONFIG:SPLIT) of the source, where it is not embedded.
         images: Folder of the pictures that the source names (llava, jsonl).
         columns: Columns of a jsonl or datasets source where they are called otherwise (question, answer, image, ...).
-        split: Split of the source; easy-vqa has no validation split.
+        split: Split of the source, and name of the shards; easy-vqa has no validation split.
         count: How many questions to take, drawn by the seed; 0 takes all of a source that ends.
         engine: Speech engine.
         engine_path: Folder of Kokoro's files, of Piper's voices or of recordings; base URL of an endpoint.
         engine_model: Model of an endpoint.
         voices: "training", "drawn" or "unseen" (parts of the espeak voices; "training" with another engine: all of the
-            language), or names divided by commas, name:weight.
+            language), or names divided by commas, name:weight. An endpoint has its own: name them.
         language: Language of the questions; voices of another are refused.
         instruction: Whether the sentence on the form of the answer stays text or is spoken too (llava).
         rate_wpm: Slowest and fastest rate, in words a minute.
@@ -56,7 +59,7 @@ class SynthesizeConfig:
         noise_folder: Folder of recorded noise; pink noise without one.
         verify: Whisper checkpoint (hub id or path) that listens to what was spoken; empty for none.
         most_wer: Highest word error rate that is kept.
-        time_limit_seconds: Longest that an engine may take for a row.
+        time_limit_seconds: Longest that an engine may take for a row; an endpoint that takes longer stops the job.
         seed: Seed of the questions and of the voices.
         shard_rows: Rows of a shard; 3,000 with photographs are about 500 MB.
         processes: Processes that synthesize side by side.
@@ -106,15 +109,22 @@ def synthesize(config: SynthesizeConfig, source: Source | None = None) -> dict[s
             raise InputError(f"{name}: {low} to {high} is no range within 0 to {ceiling}")
     check_effects(config.augment, config.noise_snr_db, config.noise_folder)
     check_pool(config.pool)
-    speaker = open_engine(config.engine, config.engine_path, config.engine_model)
-    voices = weighted_voices(config.voices, speaker, config.language)
+    voices: dict[str, float] = {}
+    spoken_by: dict[str, Any] = {}
+    if config.source not in RECORDED:  # of which no engine speaks a row
+        speaker = open_engine(config.engine, config.engine_path, config.engine_model)
+        voices = weighted_voices(config.voices, speaker, config.language)
+        spoken_by = _spoken_by(speaker.engine, speaker.license, voices)
     source = source or open_source(config)
     count = config.count or len(source)
     if not count:
-        skipped = ", ".join(f"{reason}: {number}" for reason, number in source.skipped.items()) or "nothing skipped"
-        raise InputError(f"source: {config.path or config.source}: holds no question ({skipped})")
+        raise InputError(f"source: {config.path or config.source}: holds no question ({_skipped(source)})")
     plan = {k: str(v) if k == "output" else v for k, v in asdict(config).items() if k not in _HOW}
-    _claim(config.output, plan)
+    if config.source in RECORDED and isinstance(source, Listed):
+        spoken_by = _spoken_by("recorded", source.license, sorted({row.speaker or "recorded" for row in source.rows}))
+    if isinstance(source, Listed):  # a path does not say what stands in the file
+        plan |= dict(zip(_CONTENT, (len(source), source.sha256()), strict=True))
+    plan = _claim(config.output, plan)
     shard_count = -(-count // config.shard_rows)
     if config.shard >= shard_count:
         raise InputError(f"shard: {config.shard} of {shard_count}; they are counted from 0")
@@ -140,19 +150,26 @@ def synthesize(config: SynthesizeConfig, source: Source | None = None) -> dict[s
     present = [p for p in paths if p is not None]
     if len(present) < shard_count:
         return {"shards": [p.name for p in present], "missing": shard_count - len(present)}
-    return _write_manifest(config, plan, source, speaker, voices, present)
+    return _write_manifest(config, plan, source, spoken_by, present)
+
+
+def _spoken_by(engine: str, license: str, voices: Iterable[str]) -> dict[str, Any]:
+    return {"engine_name": engine, "engine_license": license, "voice_names": list(voices)}
 
 
 def _write_manifest(
-    config: SynthesizeConfig,
-    plan: dict[str, Any],
-    source: Source,
-    speaker: Speaker,
-    voices: dict[str, float],
-    paths: Sequence[Path],
+    config: SynthesizeConfig, plan: dict[str, Any], source: Source, spoken_by: dict[str, Any], paths: Sequence[Path]
 ) -> dict[str, Any]:
     footers = [shard_metadata(p) for p in paths]
     rejected = [reject for f in footers for reject in f["rejected"]]
+    if not any(f["rows"] for f in footers):
+        for path in config.output.rglob("*.parquet"):
+            path.unlink()
+        reasons = "; ".join(list(dict.fromkeys(r["reason"] for r in rejected))[:FIRST_REASONS])
+        raise InputError(
+            f"{config.output}: all {len(rejected)} questions were refused ({reasons}); nothing is kept, "
+            "and the same command can be given again when that is put right"
+        )
     manifest = {
         "schema_version": SCHEMA_VERSION,
         **{k: v for k, v in plan.items() if k != "output"},
@@ -160,9 +177,7 @@ def _write_manifest(
         "rejected": rejected,
         "skipped_by_the_source": source.skipped,
         "source_license": source.license,
-        "engine_name": speaker.engine,
-        "engine_license": speaker.license,
-        "voice_names": list(voices),
+        **spoken_by,
         "word_error_rates": _mean_by_voice(footers),
         "shards": [_entry(config.output, p) for p in paths],
         "rejected_shards": [_entry(config.output, p) for p in sorted((config.output / REJECTED).glob("*.parquet"))],
@@ -170,9 +185,14 @@ def _write_manifest(
     for left in config.output.rglob(".*.parquet*"):  # by jobs that were killed
         left.unlink(missing_ok=True)
     write_json(config.output / MANIFEST, manifest)
-    reasons = f", the first because: {rejected[0]['reason']}" if rejected else ""
-    print(f"{config.output}: {manifest['rows']} questions, {len(rejected)} rejected{reasons}")
+    first = f", the first because: {rejected[0]['reason']}" if rejected else ""
+    skipped = f"; skipped by the source: {_skipped(source)}" if source.skipped else ""
+    print(f"{config.output}: {manifest['rows']} questions, {len(rejected)} rejected{first}{skipped}")
     return manifest
+
+
+def _skipped(source: Source) -> str:
+    return ", ".join(f"{reason}: {number}" for reason, number in source.skipped.items()) or "nothing skipped"
 
 
 def _entry(folder: Path, path: Path) -> dict[str, Any]:
@@ -200,7 +220,8 @@ def weighted_voices(names: str, speaker: Speaker, language: str) -> dict[str, fl
     voices, known = {}, set(speaker.voices())
     for entry in wanted:
         name, colon, weight = entry.partition(":")
-        if name not in known:
+        named_there = name and isinstance(speaker, EndpointSpeaker) and speaker.url  # a server has voices of its own
+        if name not in known and not named_there:
             raise InputError(f"voices: unknown voice {name!r}; say 'training', 'unseen' or names such as {min(known)}")
         if not _speaks(speaker, name, language):
             raise InputError(f"voices: {name!r} speaks {speaker.language(name)}, the questions are in {language}")
@@ -226,8 +247,8 @@ def _shard_path(config: SynthesizeConfig, shard: int, count: int) -> Path | None
     return next(iter(sorted(config.output.glob(f"{_stem(config, shard, count)}-*.parquet"))), None)
 
 
-def _claim(folder: Path, plan: dict[str, Any]) -> None:
-    """Makes the folder ours: it must be new, or hold the very same plan."""
+def _claim(folder: Path, plan: dict[str, Any]) -> dict[str, Any]:
+    """Makes the folder ours: it must be new, or hold the very same plan. Returns the plan as it is there."""
     path = folder / PLAN
     # looked at before the plan, which comes first: jobs of an array begin at once; nor is half a plan somebody's file
     others = folder.is_dir() and any(not p.name.startswith(f".{PLAN}.") for p in folder.iterdir())
@@ -237,5 +258,15 @@ def _claim(folder: Path, plan: dict[str, Any]) -> None:
         write_json(path, plan)
     theirs = json.loads(path.read_text())
     ours = json.loads(json.dumps(plan))
-    if found := first_difference(theirs, ours, (name for name in ours if name != "output")):
+    if found := first_difference(theirs, ours, (n for n in ours if n != "output" and n not in _CONTENT)):
         raise InputError("{}: holds other data ({}: {!r} there, {!r} here)".format(folder, *found))
+    if not any(folder.rglob("*.parquet")):  # no question has been spoken yet, so they may have been corrected
+        write_json(path, plan)
+    elif found := first_difference(theirs, ours, (n for n in ours if n in _CONTENT and n in theirs)):
+        raise InputError(
+            "{}: speaks other questions than are in the source now ({}: {!r} there, {!r} here); "
+            "give another output, or delete it to speak them anew".format(folder, *found)
+        )
+    else:  # a folder of before may say nothing of them
+        plan = {name: value for name, value in plan.items() if name not in _CONTENT or name in theirs}
+    return plan

@@ -22,13 +22,14 @@ def json_lines(path: Path, images: Path, columns: Mapping[str, str], count: int,
 
 
 def dataset(name: str, split: str, columns: Mapping[str, str], count: int, seed: int) -> Listed:
-    """A dataset by hub id or local path, NAME or NAME:CONFIG; pictures as its `Image` columns hold them."""
+    """A dataset by hub id or local path, as NAME, NAME:CONFIG or NAME:CONFIG:SPLIT, where its split is called otherwise
+    (dev, train_sft); pictures as its `Image` columns hold them."""
     from datasets import Image, load_dataset
     from datasets.exceptions import DatasetNotFoundError
 
-    source, _, config = name.partition(":")
+    source, config, its_split, *_ = [*name.split(":", 2), "", ""]
     try:
-        data = load_dataset(source, config or None, split=split)
+        data = load_dataset(source, config or None, split=its_split or split)
     except (FileNotFoundError, DatasetNotFoundError, ValueError, ConnectionError) as error:
         raise InputError(f"path: {name}: {str(error).splitlines()[0]}") from error
     wanted = _checked(columns)
@@ -56,6 +57,8 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
         raise InputError(f"path: {path}: no such file")
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
+            if not line.strip():  # often the last one
+                continue
             try:
                 row = json.loads(line.decode("utf-8"))
             except (UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -78,7 +81,7 @@ def _rows(
             there = ", ".join(record)
             raise InputError(f"columns: {where}: row {number} has no {missing[0]!r}; there are {there}")
         values = {name: record.get(column) for name, column in columns.items()}
-        if not values["question"] or not values["answer"]:
+        if _is_blank(values["question"]) or _is_blank(values["answer"]):
             skipped["no question or answer"] += 1
             continue
         for name, value in values.items():
@@ -91,12 +94,17 @@ def _rows(
             id=str(values["id"] if values["id"] is not None else f"{Path(where).stem}-{number:06d}"),
             question=str(values["question"]).strip(),
             answer=str(values["answer"]).strip(),
-            instruction=f"{values['instruction']}\n" if values["instruction"] else "",
-            answer_format=f"\n{values['answer_format']}" if values["answer_format"] else "",
+            instruction="" if _is_blank(values["instruction"]) else f"{values['instruction']}\n",
+            answer_format="" if _is_blank(values["answer_format"]) else f"\n{values['answer_format']}",
             image=_image(values["image"], images),
-            category=str(values["category"] or ""),
-            kind=str(values["kind"] or "open"),
+            category="" if _is_blank(values["category"]) else str(values["category"]),
+            kind="open" if _is_blank(values["kind"]) else str(values["kind"]),
         )
+
+
+def _is_blank(value: Any) -> bool:
+    """Nothing there; 0 and false are answers."""
+    return value in (None, [], {}) or not str(value).strip()
 
 
 def _image(value: Any, folder: Path) -> bytes | Stored | None:

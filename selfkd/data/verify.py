@@ -74,7 +74,7 @@ class Verifier:
         """The examples with `heard` and `word_error_rate`."""
         clips = [{"raw": e.samples(), "sampling_rate": SAMPLE_RATE_HZ} for e in examples]
         # Whisper may say the same word until its window is full: what is longer than the text by far is wrong already
-        most = MOST_EXTRA_TOKENS + max((len(e.said) for e in examples), default=0) // 2
+        most = most_tokens(self._recognizer.tokenizer, [e.said for e in examples])
         most = min(most, self._recognizer.model.config.max_target_positions)
         how: dict[str, Any] = {"max_length": most, "num_beams": 1}  # the pipeline's own five cost three times as much
         if _is_multilingual(self._recognizer):  # else it guesses, and may translate
@@ -89,6 +89,12 @@ class Verifier:
         if example.word_error_rate > self.most_wer:
             wer = f"word error rate {example.word_error_rate:.2f}"
             raise InputError(f"field speech: {wer} is over {self.most_wer:.2f} (heard: {example.heard!r})")
+
+
+def most_tokens(tokenizer: Any, said: Sequence[str]) -> int:
+    """That are enough for what may be heard of any of these; a letter takes two or three in many a script."""
+    wanted = (max(len(text) // 2, 2 * len(tokenizer(text, add_special_tokens=False).input_ids)) for text in said)
+    return MOST_EXTRA_TOKENS + max(wanted, default=0)
 
 
 def word_error_rate(said: str, heard: str, language: str = "en") -> float:

@@ -12,6 +12,7 @@ import soundfile
 from numpy.typing import NDArray
 from PIL import Image
 
+from selfkd.data.example import upright
 from selfkd.data.features import SHORTEST_SECONDS
 from selfkd.data.speakers import resampled
 from selfkd.serving.protocol import SoundFormat
@@ -43,12 +44,12 @@ def base64_bytes(data: str, param: str) -> bytes:
 
 
 def read_picture(image: bytes, most_pixels: int) -> Image.Image:
-    """RGB; raises RefusedError for what is no picture, or has too many pixels."""
+    """RGB, upright; raises RefusedError for what is no picture, or has too many pixels."""
     try:
         with Image.open(io.BytesIO(image), formats=_PICTURES) as picture:
             width, height = picture.size
             if width * height <= most_pixels:
-                return picture.convert("RGB")
+                return upright(picture).convert("RGB")
     except Image.DecompressionBombError as error:
         raise bad_field("image_url", f"too many pixels, at most {most_pixels} are taken") from error
     except Exception as error:  # hostile bytes make Pillow's decoders raise nearly anything
