@@ -196,9 +196,9 @@ def table(options: argparse.Namespace) -> dict[str, Any]:
             if samples_path(run.parent, "world", "cascade").is_file():
                 own = right_of(samples(run.parent, "cascade"), written)
                 here.setdefault(f"{name}{OWN_CASCADE}", {})[seed] = own
-        rows = {"written": [written], "cascade": [cascade], "untrained": [samples(untrained)]}
+        rows = {"written": {"": written}, "cascade": {"": cascade}, "untrained": {"": samples(untrained)}}
         for name in (n for recipe in RECIPES for n in (recipe, f"{recipe}{OWN_CASCADE}") if n in here):
-            rows[name] = [samples_of(here[name][seed], written) for seed in sorted(here[name])]
+            rows[name] = {seed: samples_of(bits, written) for seed, bits in sorted(here[name].items())}
         print(f"\nWorld, {condition}, n = {len(written)} a seed")
         print(HEAD)
         found[condition] = {"n": len(written)}

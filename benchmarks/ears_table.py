@@ -20,7 +20,7 @@ def samples(run: Path, view: str = "speech", benchmark: str = "world") -> list[d
     return read_samples(samples_path(run, benchmark, view))
 
 
-Seeds = list[list[dict[str, Any]]]  # samples of each seed
+Seeds = dict[str, list[dict[str, Any]]]  # samples by seed; "" where there is none
 Right = dict[str, dict[str, dict[str, str]]]  # by condition, recipe and seed: which items were answered right
 
 
@@ -54,21 +54,21 @@ def row(
 ) -> dict[str, Any]:
     """Intervals are over items: the seeds answer the same ones, so an item counts once, by its mean over the seeds.
     Errors are shares of all items: of seeing where the written answer is wrong too, else of hearing."""
-    scores = [statistics.mean(s["score"] for s in one) for one in by_seed]
+    scores = [statistics.mean(s["score"] for s in one) for one in by_seed.values()]
     spread = statistics.stdev(scores) if len(scores) > 1 else None
     found: dict[str, Any] = {"mean": statistics.mean(scores), "sd": spread, "by_seed": scores}
     closed = over_cascade = over_best = ""
     if sft and name != "written":
-        share = gap_closed(over_seeds([written]), over_seeds(sft), over_seeds(by_seed), seed=0)
+        share = gap_closed(over_seeds({"": written}), over_seeds(sft), over_seeds(by_seed), seed=0)
         found["gap_closed"] = share
         if share["share"] is not None:
             closed = "{:.0%} ({:.0%} to {:.0%})".format(share["share"], *share["interval"])
     seen = {sample["id"]: sample["correct"] for sample in written}
     for what, right in (("seeing", False), ("hearing", True)):
-        asked = [s["score"] for one in by_seed for s in one if seen[s["id"]] == right]
-        found[f"{what}_errors"] = (len(asked) - sum(asked)) / sum(map(len, by_seed))
+        asked = [s["score"] for one in by_seed.values() for s in one if seen[s["id"]] == right]
+        found[f"{what}_errors"] = (len(asked) - sum(asked)) / sum(map(len, by_seed.values()))
     if name != "cascade":
-        found["over_cascade"] = paired(by_seed, [cascade])
+        found["over_cascade"] = paired(by_seed, {"": cascade})
         over_cascade = "{:+.3f} to {:+.3f}".format(*found["over_cascade"]["interval"])
     if best and name.startswith("best-"):
         found["over_best"] = paired(by_seed, best)
@@ -90,7 +90,8 @@ def paired(ours: Seeds, theirs: Seeds) -> dict[str, Any]:
         "stderr": float(better.std(ddof=1) / len(better) ** 0.5),
         "interval": percentile_interval(resampled_means(better, seed=0)[:, 0]).tolist(),
     }
-    pairs = [[statistics.mean(s["score"] for s in one) for one in both] for both in zip(ours, theirs, strict=False)]
+    both = [(ours[seed], theirs[seed]) for seed in sorted(set(ours) & set(theirs))]
+    pairs = [[statistics.mean(s["score"] for s in one) for one in pair] for pair in both]
     if len({round(ours - theirs, 9) for ours, theirs in pairs}) > 1:  # differences that do not vary have no t
         found["p_over_seeds"] = float(ttest_rel(*zip(*pairs, strict=True)).pvalue)
     return found
@@ -99,6 +100,6 @@ def paired(ours: Seeds, theirs: Seeds) -> dict[str, Any]:
 def over_seeds(by_seed: Seeds) -> list[float]:
     """Each item's mean score over the seeds, in the order of the items."""
     by_item: dict[str, list[float]] = {}
-    for sample in (s for one in by_seed for s in one):
+    for sample in (s for one in by_seed.values() for s in one):
         by_item.setdefault(sample["id"], []).append(sample["score"])
     return [statistics.mean(by_item[item]) for item in sorted(by_item)]

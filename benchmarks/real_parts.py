@@ -165,11 +165,11 @@ def table(options: argparse.Namespace) -> dict[str, Any]:
     for engine in ("kokoro", "flite"):
         base = heard_by(options) / "eval-written" / engine
         written, cascade = samples(base, "text", BENCHMARK), samples(base, "cascade", BENCHMARK)
-        rows = {"written": [written], "cascade": [cascade]}
+        rows = {"written": {"": written}, "cascade": {"": cascade}}
         for name, where, view in HELD:
             runs = sorted(heard_by(options).glob(f"{where}/{engine}/{RESULT}"))
             if runs:
-                rows[name] = [samples(file.parent, view, BENCHMARK) for file in runs]
+                rows[name] = {_seed(file): samples(file.parent, view, BENCHMARK) for file in runs}
         before = {sample["id"]: sample["reply"] for sample in written}
         for file in sorted(heard_by(options).glob(f"seed-*/eval-written-after/{engine}/{RESULT}")):
             after = samples(file.parent, "text", BENCHMARK)
@@ -182,6 +182,10 @@ def table(options: argparse.Namespace) -> dict[str, Any]:
             for name, by_seed in rows.items()
         }
     return found
+
+
+def _seed(file: Path) -> str:
+    return next((part for part in file.parts if part.startswith("seed-")), "")
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +23,10 @@ from selfkd.files import write_json
 CONFIG, PROVENANCE, RESULT, LOG = "config.json", "provenance.json", "result.json", "log.jsonl"
 MODEL = "model"  # subfolder, where the run trains one
 _LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "numpy")
+
+
+class RunCompleteError(InputError):
+    """The very run is there, with these settings."""
 
 
 class Run:
@@ -67,7 +71,7 @@ class Run:
             difference = "{}: {!r} there, {!r} here".format(*found)
             raise InputError(f"{self.folder}: run directory holds another run ({difference}); give another output")
         if self.is_complete:
-            raise InputError(f"{self.folder}: run is complete already; give another output or delete it")
+            raise RunCompleteError(f"{self.folder}: run is complete already; give another output or delete it")
 
     @property
     def is_complete(self) -> bool:
@@ -106,8 +110,9 @@ def is_complete(folder: Path) -> bool:
 
 
 def once(stage: Callable[[Any], Any], config: Any) -> dict[str, Any]:
-    """The result of a stage, which is run unless its run directory is complete."""
-    if not is_complete(config.output):
+    """The result of a stage, which is run unless its run directory is complete; raises InputError where that holds a
+    run of other settings."""
+    with suppress(RunCompleteError):
         stage(config)
     return json.loads((config.output / RESULT).read_text())
 

@@ -28,6 +28,11 @@ def test_terminal_shows_the_table(demo):
     assert max(len(line) for line in done.stdout.splitlines()) <= 200
 
 
+def test_another_setting_is_not_taken_for_what_was_done(demo):
+    again = subprocess.run([*map(str, demo[2]), "--alpha", "0.5"], capture_output=True, text=True, timeout=300)
+    assert again.returncode == 2 and "holds another run (alpha: 1.0 there, 0.5 here)" in again.stderr
+
+
 def test_scores_hold_every_figure(demo):
     scores = json.loads((demo[0] / "scores.json").read_text())
     assert set(scores) == {"world", "easy-vqa", "mmalign-world"}
