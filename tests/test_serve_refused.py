@@ -71,6 +71,13 @@ def test_other_paths_methods_and_types(server):
     refused(server.post(ASK, Content_Type="text/plain"), 415, "application/json")
 
 
+def test_a_name_that_leads_here_from_elsewhere_is_not_this_machines(server):
+    """What a page makes of its own name, once that leads to 127.0.0.1; without a key it would be let in."""
+    for host in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example", "[::ffff:7f00:1"):
+        refused(server.post(ASK, Host=host), 403, "Host: .*this machine's own names")
+    assert [server.post(ASK, Host=host)[0] for host in ("localhost", "LOCALHOST:1", "[::1]:8000")] == [200] * 3
+
+
 @pytest.fixture(scope="module")
 def alive_after(server):
     yield
@@ -124,10 +131,13 @@ def test_malformed_bodies(server, alive_after, body):
 # remote pictures
 
 
-@pytest.mark.parametrize("address", ["10.0.0.1", "169.254.169.254", "::1", "fd00::1", "224.0.0.1", "100.64.0.1"])
+@pytest.mark.parametrize("address", [
+    "10.0.0.1", "169.254.169.254", "::1", "fd00::1", "224.0.0.1", "100.64.0.1", "::ffff:10.0.0.1",
+    "64:ff9b::a00:1", "2002:a00:1::", "::127.0.0.1",  # NAT64, 6to4 and the old form of 10.0.0.1 and this machine
+])  # fmt: skip
 def test_addresses_that_are_not_public(address):
     assert not remote.is_public(address)
-    assert remote.is_public("8.8.8.8") and remote.is_public("2606:4700::1111")
+    assert remote.is_public("8.8.8.8") and remote.is_public("2606:4700::1111") and remote.is_public("64:ff9b::808:808")
 
 
 @pytest.fixture

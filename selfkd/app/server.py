@@ -16,8 +16,8 @@ from starlette.routing import Mount
 
 from selfkd.app.page import build_page, style, theme
 from selfkd.app.panel import Panel
+from selfkd.serving.settings import OWN_NAMES
 
-_OWN_NAMES = ("127.0.0.1", "localhost", "::1", "[::1]")
 _STOP_SECONDS = 10  # for an answer under way, once the server is told to stop
 
 
@@ -29,7 +29,7 @@ class PageServer(uvicorn.Server):
         # no docs of FastAPI's own: they load scripts from elsewhere
         outer = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
         # a page elsewhere could have its own name lead here, and would then count as this one
-        outer.add_middleware(TrustedHostMiddleware, allowed_hosts=[config.host, *_OWN_NAMES])
+        outer.add_middleware(TrustedHostMiddleware, allowed_hosts=[config.host, *OWN_NAMES])
         gr.mount_gradio_app(
             outer,
             page,

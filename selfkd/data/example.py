@@ -100,6 +100,13 @@ def upright(picture: Image.Image) -> Image.Image:
         return picture
 
 
+def is_turned(image: bytes) -> bool:
+    """Whether a picture file says (in EXIF) that it is to be turned before it is looked at."""
+    with suppress(Exception), Image.open(io.BytesIO(image)) as picture:
+        return picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    return False
+
+
 def index_of(example: Example) -> dict[str, Any]:
     """What the shards say of a picture beside the picture: its hash ("" without one), its size upright in pixels."""
     if example.image is None:

@@ -1,6 +1,7 @@
 """The paths of the server: /v1/chat/completions, /v1/models, /health."""
 
 import hmac
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -15,7 +16,7 @@ from selfkd.serving.exchange import Exchange, error_response
 from selfkd.serving.house import House, no_such_model
 from selfkd.serving.protocol import model_card
 from selfkd.serving.refused import RefusedError
-from selfkd.serving.settings import KEY_VARIABLE, ServeConfig
+from selfkd.serving.settings import KEY_VARIABLE, OWN_NAMES, ServeConfig
 
 
 def create_app(config: ServeConfig, model: OmniModel, processor: OmniProcessor) -> FastAPI:
@@ -55,7 +56,13 @@ def _routes(house: House) -> APIRouter:
         if content_type.partition(";")[0].strip().lower() != "application/json":
             raise RefusedError(415, "Content-Type: expected application/json")
 
-    checked = [Depends(check_key)]
+    def check_host(host: Annotated[str, Header()] = "") -> None:
+        # a page elsewhere could have its own name lead here, and would then count as one of this machine's
+        name = re.sub(r":\d+$", "", host.lower())
+        if not house.key and host and name not in (config.host, *OWN_NAMES):
+            raise RefusedError(403, f"Host: {host}: without a key only this machine's own names are served")
+
+    checked = [Depends(check_key), Depends(check_host)]
 
     @router.post("/v1/chat/completions", dependencies=[*checked, Depends(check_content_type)])
     async def chat() -> Exchange:

@@ -17,6 +17,7 @@ from urllib.parse import SplitResult, urlsplit
 from selfkd.serving.refused import bad_field
 
 MOST_SECONDS = 10.0
+_EMBEDDING = [ipaddress.IPv6Network(net) for net in ("64:ff9b::/96", "64:ff9b:1::/48", "::/96")]
 
 
 def fetch(url: str, most_bytes: int, most_seconds: float = MOST_SECONDS) -> bytes:
@@ -70,4 +71,12 @@ def _body(response: HTTPResponse, most_bytes: int) -> bytes:
 def is_public(address: str) -> bool:
     ip = ipaddress.ip_address(address)
     ip = getattr(ip, "ipv4_mapped", None) or ip
-    return ip.is_global and not ip.is_multicast
+    inner = _ipv4_within(ip) if isinstance(ip, ipaddress.IPv6Address) else []
+    return all(one.is_global and not one.is_multicast for one in [ip, *inner])
+
+
+def _ipv4_within(ip: ipaddress.IPv6Address) -> list[ipaddress.IPv4Address]:
+    """The IPv4 addresses that a router may send it on to: 6to4, Teredo, NAT64 (RFC 6052), IPv4-compatible."""
+    embedded = any(ip in net for net in _EMBEDDING)
+    last = [ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)] if embedded else []
+    return [found for found in (ip.sixtofour, *(ip.teredo or ()), *last) if found is not None]

@@ -79,6 +79,9 @@ def api_key() -> str:
     return key
 
 
+OWN_NAMES = ("127.0.0.1", "localhost", "::1", "[::1]")  # in a request's Host
+
+
 def is_own_machine(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
