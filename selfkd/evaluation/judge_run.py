@@ -53,12 +53,12 @@ def judge_run(config: JudgeConfig) -> dict[str, Any]:
     paths = sorted((config.run / "samples").glob("*.jsonl"))
     if not paths:
         raise InputError(f"run: {config.run}: holds no samples (selfkd evaluate writes them)")
+    settings = endpoint_settings(config.endpoint)
     wrong = {p: [s for s in read_samples(p) if not s["error"] and not s["correct"]] for p in paths}
     verdicts: dict[Path, dict[str, Any]] = {path: {} for path in paths}
     about: dict[str, Any] = {}
     if config.model:
         folder = config.run / JUDGED
-        settings = endpoint_settings(config.endpoint)
         with kept_usage(folder / USAGE, config.model, settings) as usage:
             asker = Asker(config.url, config.model, settings, usage)
             labels = _judged(

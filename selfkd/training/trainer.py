@@ -139,7 +139,9 @@ class SelfKDTrainer(Trainer):
         """The same with the student's own replies; what was read of the pictures is kept for a step of one batch."""
         inputs = self._prepare_inputs(inputs)
         length = max(MOST_NEW_TOKENS, inputs["labels"].shape[1])
-        with self.accelerator.autocast():
+        devices = [self.args.device] if self.args.device.type == "cuda" else []
+        with self.accelerator.autocast(), torch.random.fork_rng(devices):
+            torch.manual_seed(self._drawn(f"replies/{inputs['ids'][0]}").getrandbits(63))
             rolled = roll_out(self.accelerator.unwrap_model(self.model), inputs, self.processor.end_id, length)
         return {name: v for name, v in rolled.items() if name != "prefix" or keep_prefix} | {OWN_WORDS: True}
 
