@@ -192,7 +192,8 @@ def raw(url, content: bytes) -> socket.socket:
 
 def head(body, length=None) -> bytes:
     count = len(json.dumps(body).encode()) if length is None else length
-    return f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {count}\r\n\r\n".encode()
+    fields = f"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: {count}"
+    return f"POST {CHAT} HTTP/1.1\r\n{fields}\r\n\r\n".encode()
 
 
 def refused(answered, status, words):
