@@ -162,7 +162,7 @@ def _write_manifest(
 ) -> dict[str, Any]:
     footers = [shard_metadata(p) for p in paths]
     rejected = [reject for f in footers for reject in f["rejected"]]
-    if not any(f["rows"] for f in footers):
+    if not any(f["rows"] for f in footers) and not any("voice" in r for r in rejected):  # nothing was even spoken
         for path in config.output.rglob("*.parquet"):
             path.unlink()
         reasons = "; ".join(list(dict.fromkeys(r["reason"] for r in rejected))[:FIRST_REASONS])
