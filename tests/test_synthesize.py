@@ -241,17 +241,17 @@ def test_what_killed_jobs_leave_is_no_hindrance_and_goes_at_the_end(spoken, tmp_
 
 def test_after_ctrl_c_the_same_command_ends_in_the_same_bytes(tmp_path):
     """A terminal sends it to every process at once: an engine that it ended would have cost a row of a whole shard."""
-    wanted = ["--source", "world-annotated", "--count", "120", "--shard_rows", "10", "--output"]
-    synthesize(config(tmp_path / "whole", count=120, shard_rows=10))
+    wanted = ["--source", "world-annotated", "--count", "400", "--shard_rows", "10", "--output"]
+    synthesize(config(tmp_path / "whole", count=400, shard_rows=10))
     command = [sys.executable, "-m", "selfkd.cli", "synthesize", *wanted, str(tmp_path / "stopped")]
-    for made in (1, 4):
+    for made in (1, 6):
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
         while len(list((tmp_path / "stopped").glob("train-*.parquet"))) < made and process.poll() is None:
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGINT)
         assert "stopped; the same command goes on from here" in process.communicate(timeout=60)[1]
         assert process.returncode == 130 and not (tmp_path / "stopped" / MANIFEST).exists()
-    synthesize(config(tmp_path / "stopped", count=120, shard_rows=10))
+    synthesize(config(tmp_path / "stopped", count=400, shard_rows=10))
     assert digests(tmp_path / "stopped") == digests(tmp_path / "whole")
     assert read_manifest(tmp_path / "stopped")["rejected"] == []
 
