@@ -22,7 +22,6 @@ from selfkd.analysis.measured import (
     Record,
     about,
     check_numbers,
-    groups_in,
     measure_missing,
     named,
     named_models,
@@ -35,6 +34,7 @@ from selfkd.data.views import PairedItem
 from selfkd.errors import InputError
 from selfkd.evaluation.resampling import LEVEL, RESAMPLES, Groups
 from selfkd.evaluation.samples import read_samples, samples_path
+from selfkd.evaluation.statistics import groups_in
 from selfkd.model.omni import OmniModel
 from selfkd.runs import Run
 

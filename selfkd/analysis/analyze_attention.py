@@ -19,7 +19,6 @@ from selfkd.analysis.measured import (
     Record,
     about,
     check_numbers,
-    groups_in,
     measure_missing,
     named_models,
     read_benchmarks,
@@ -30,6 +29,7 @@ from selfkd.data.example import Example
 from selfkd.data.views import VIEWS, PairedItem
 from selfkd.errors import InputError
 from selfkd.evaluation.resampling import LEVEL, RESAMPLES
+from selfkd.evaluation.statistics import groups_in
 from selfkd.files import write_json, write_text
 from selfkd.model.omni import OmniModel
 from selfkd.runs import Run

@@ -122,10 +122,6 @@ def about(example: Example) -> Record:
     return known | {"group": group_of_example(example)}
 
 
-def groups_in(items: Iterable[Record]) -> list[str]:
-    return [item["group"] for item in items]
-
-
 def rounded(numbers: Iterable[float]) -> list[float]:
     """Six digits that count: what fp32 knows, and no more."""
     return [float(f"{x:.6g}") for x in numbers]

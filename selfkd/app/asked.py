@@ -13,11 +13,10 @@ from typing import get_args
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
-from PIL import ExifTags, ImageOps
 
 from selfkd.app.settings import AppConfig
 from selfkd.data.embedded_sources import World
-from selfkd.data.example import SAMPLE_RATE_HZ, Example, encode_picture
+from selfkd.data.example import SAMPLE_RATE_HZ, Example
 from selfkd.data.questions import WORLD_KINDS
 from selfkd.data.speakers import EspeakSpeaker, Utterance
 from selfkd.errors import InputError
@@ -91,7 +90,9 @@ def read_question(
     with _in_words("Question"):
         for model, processor in models:
             check_text(text, processor, model.context)
-    example = Example("question", text, "", "app", "", "", image=_upright(picture, config.max_pixels))
+    with _in_words("Picture"):
+        read_picture(picture, config.max_pixels)
+    example = Example("question", text, "", "app", "", "", image=picture)
     if speech is None:
         return example
     return example.spoken(_samples(speech, config.max_audio_seconds), "")
@@ -101,14 +102,6 @@ def _checked(text: str) -> str:
     if len(text) > MOST_LETTERS:
         raise InputError(f"Question: {len(text)} letters are too many, at most {MOST_LETTERS} are taken")
     return text.strip()
-
-
-def _upright(content: bytes, most_pixels: int) -> bytes:
-    """The very bytes, but for a photograph that says it is to be turned: models do not look at that."""
-    with _in_words("Picture"):
-        picture = read_picture(content, most_pixels)
-    is_upright = picture.getexif().get(ExifTags.Base.Orientation, 1) == 1
-    return content if is_upright else encode_picture(ImageOps.exif_transpose(picture))
 
 
 def _samples(content: bytes, most_seconds: float) -> NDArray[np.float32]:
