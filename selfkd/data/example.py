@@ -103,8 +103,15 @@ def upright(picture: Image.Image) -> Image.Image:
 def is_turned(image: bytes) -> bool:
     """Whether a picture file says (in EXIF) that it is to be turned before it is looked at."""
     with suppress(Exception), Image.open(io.BytesIO(image)) as picture:
-        return picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        return _orientation(picture) != 1
     return False
+
+
+def _orientation(picture: Image.Image) -> int:
+    """How a camera was held, as EXIF counts it; 1, upright, where that is not told or cannot be read."""
+    with suppress(Exception):
+        return picture.getexif().get(ExifTags.Base.Orientation, 1)
+    return 1
 
 
 def index_of(example: Example) -> dict[str, Any]:
@@ -113,9 +120,8 @@ def index_of(example: Example) -> dict[str, Any]:
         return dict(zip(INDEX_COLUMNS, ("", 0, 0), strict=True))
     with suppress(OSError, ValueError), Image.open(io.BytesIO(example.image)) as picture:
         width, height = picture.size  # reads the head of the file alone; what is after it in a PNG may be EXIF
-        with suppress(Exception):
-            if picture.getexif().get(ExifTags.Base.Orientation) in _ON_ITS_SIDE:
-                width, height = height, width
+        if _orientation(picture) in _ON_ITS_SIDE:
+            width, height = height, width
         return dict(zip(INDEX_COLUMNS, (image_hash(example.image), width, height), strict=True))
     return dict(zip(INDEX_COLUMNS, (image_hash(example.image), 0, 0), strict=True))
 

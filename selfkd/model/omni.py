@@ -122,8 +122,10 @@ class OmniModel(PreTrainedModel):
         """The modules of a part: "projector", "speech_encoder" or "llm"."""
         if name == "llm":
             decoder = self.vlm.get_decoder()
-            parts = dict(decoder.named_children())
-            yield from (m for n, m in parts.items() if n not in SENSES) if set(SENSES) & set(parts) else (decoder,)
+            if any(hasattr(decoder, name) for name in SENSES):
+                yield from (child for name, child in decoder.named_children() if name not in SENSES)
+            else:
+                yield decoder
             yield self.vlm.get_output_embeddings()
         elif self.hears_natively:
             yield from NATIVE_EARS[self.config.vlm_config.model_type].modules(self.vlm, name)
