@@ -1,5 +1,6 @@
 """What both training stages do: examples -> a trained `OmniModel` in a run directory, resumable to the same bytes."""
 
+import atexit
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from accelerate import PartialState
 from peft import LoraConfig
 from transformers import TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
@@ -159,6 +161,8 @@ def train(
         run.finish(**result)
         shutil.rmtree(config.output / CHECKPOINTS, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
+    # not yet: the process may train again; not as it ends: threads of a group still there then abort it now and again
+    atexit.register(PartialState().destroy_process_group)
     return result
 
 
