@@ -11,7 +11,7 @@ from selfkd.data.example import MANIFEST, read_manifest
 from selfkd.data.mixture import split_weight
 from selfkd.data.publish import checked_name
 from selfkd.errors import InputError
-from selfkd.evaluation.compare import accuracy_cells
+from selfkd.evaluation.compare import accuracy_cells, titled_benchmark
 from selfkd.files import write_text
 from selfkd.runs import CONFIG, MODEL, PROVENANCE, RESULT
 
@@ -132,7 +132,8 @@ def _scores(comparison: Path) -> str:
     rows, systems = [], []
     for benchmark, scores in json.loads(path.read_text()).items():
         systems = list(scores["systems"])
-        rows.append((benchmark, scores["systems"]["text"]["n"], *accuracy_cells(scores), _closed(scores["gap_closed"])))
+        title, cells = titled_benchmark(benchmark, scores), accuracy_cells(scores).values()
+        rows.append((title, scores["systems"]["text"]["n"], *cells, _closed(scores["gap_closed"])))
     head = ("benchmark", "n", *systems, "share of the gap closed")
     return f"Accuracy in % (standard error); text is the written question.\n\n{_rows(head, rows)}"
 

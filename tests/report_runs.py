@@ -27,15 +27,22 @@ from selfkd.training.distill import DistillConfig
 LAYERS, HEADS = 6, 5
 
 
-def spoken_data(folder: Path, count: int = 12, heard: bool = True, pitch_hz: float = 220) -> Path:
-    """Every third question is misheard, where somebody listened."""
+def spoken_data(
+    folder: Path, count: int = 12, heard: bool = True, pitch_hz: float = 220, benchmark: str = "world"
+) -> Path:
+    """Every third question is misheard, where somebody listened. Public benchmarks have two questions to a picture, and
+    "yes" is true."""
     source = World("test", 7)
     examples = [source.example(i).spoken(tone(0.6, pitch_hz), ("anna", "ben")[i % 2]) for i in range(count)]
+    if benchmark != "world":
+        there = {"source": benchmark, "kind": "yes_no", "truth": "yes", "category": "random"}
+        pictures = [json.dumps({"picture": str(i // 2), "image_source": str(i // 2)}) for i in range(count)]
+        examples = [replace(e, details=picture, **there) for e, picture in zip(examples, pictures, strict=True)]
     if heard:
         examples = [replace(e, word_error_rate=(0.25, 0.0, 0.0)[i % 3]) for i, e in enumerate(examples)]
     write_shard(folder / "test.parquet", examples, {"rows": count})
     manifest = {
-        "source": "world", "split": "test", "rows": count, "seed": 7, "engine_name": "some engine",
+        "source": benchmark, "split": "test", "rows": count, "seed": 7, "engine_name": "some engine",
         "verify": "openai/whisper-base.en" if heard else "", "shards": [{"file": "test.parquet"}],
         "rejected_shards": [], "rejected": [],
     }  # fmt: skip
@@ -45,18 +52,32 @@ def spoken_data(folder: Path, count: int = 12, heard: bool = True, pitch_hz: flo
 
 def evaluation(folder: Path, data: Path, model: str = "some/model", wording: str = "", **right: str) -> Path:
     """`right` is a mark for each item by view: "1" right, "0" wrong, "-" no reply."""
-    examples = ExampleFolder(data)
-    with Run.open(folder, "evaluate", EvaluateConfig(model, [str(data)], folder, views=list(right))) as run:
-        for view, marks in right.items():
-            replies = {"1": lambda e: e.truth + wording, "0": lambda e: "who knows" + wording}
-            records = [
-                sample(e, view, Reply("", error="it fell over") if m == "-" else Reply(replies[m](e), f"heard {e.id}"))
-                for e, m in zip(examples, marks, strict=True)
-            ]
-            write_lines(samples_path(folder, examples.source, view), records)
-        views = {view: read_samples(samples_path(folder, examples.source, view)) for view in right}
-        write_json(folder / QUESTIONS, {examples.source: os.path.relpath(data, folder)})
-        run.finish(**{examples.source: score(views, 0)})
+    return evaluation_on(folder, {data: right}, model, wording)
+
+
+def evaluation_on(
+    folder: Path, right: dict[Path, dict[str, str]], model: str = "some/model", wording: str = ""
+) -> Path:
+    """The same on several folders of questions."""
+    views = list(dict.fromkeys(v for of in right.values() for v in of))
+    config = EvaluateConfig(model, list(map(str, right)), folder, views=views)
+    with Run.open(folder, "evaluate", config) as run:
+        result = {}
+        for data, by_view in right.items():
+            examples = ExampleFolder(data)
+            for view, marks in by_view.items():
+                replies = {"1": lambda e: e.truth + wording, "0": lambda e: "who knows" + wording}
+                records = [
+                    sample(
+                        e, view, Reply("", error="it fell over") if m == "-" else Reply(replies[m](e), f"heard {e.id}")
+                    )
+                    for e, m in zip(examples, marks, strict=True)
+                ]
+                write_lines(samples_path(folder, examples.source, view), records)
+            of_view = {view: read_samples(samples_path(folder, examples.source, view)) for view in by_view}
+            result[examples.source] = score(of_view, 0)
+        write_json(folder / QUESTIONS, {ExampleFolder(data).source: os.path.relpath(data, folder) for data in right})
+        run.finish(**result)
     return folder
 
 

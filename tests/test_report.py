@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 from PIL import Image
-from report_runs import agreement, all_kinds, attention, evaluation, spoken_data, training
+from report_runs import agreement, all_kinds, attention, evaluation, evaluation_on, spoken_data, training
 
 from selfkd.cli import main
 from selfkd.data.example import Example
@@ -120,6 +120,46 @@ def test_whether_the_stronger_in_writing_is_the_stronger_in_speech(tmp_path, dat
     html = rendered([tmp_path / name for name in "abc"], tmp_path)
     assert "world: rank correlation of written and spoken 0.50 over 3 models." in html
     assert "rank correlation" not in rendered([tmp_path / name for name in "ab"], tmp_path)
+
+
+def test_the_average_over_public_benchmarks_counts_each_the_same(tmp_path, capsys):
+    pope, mme = (spoken_data(tmp_path / name, n, benchmark=name) for name, n in (("pope", 24), ("mme", 8)))
+    world = spoken_data(tmp_path / "world")
+    evaluation_on(
+        tmp_path / "sft",
+        {
+            pope: {"text": "1" * 24, "speech": "1" * 12 + "0" * 12},
+            mme: {"text": "11111111", "speech": "00000010"},
+            world: {"text": "1" * 12, "speech": "0" * 12},
+        },
+    )
+    evaluation_on(
+        tmp_path / "selfkd",
+        {pope: {"speech": "1" * 18 + "0" * 6}, mme: {"speech": "01111110"}, world: {"speech": "0" * 12}},
+    )
+    runs = [str(tmp_path / name) for name in ("sft", "selfkd")]
+    scores = compare(CompareConfig(runs, tmp_path / "c"))
+    average = scores["average"]
+    assert list(scores) == ["pope", "mme", "world", "average"] and average["benchmarks"] == ["pope", "mme"]
+    accuracies = {s: of["accuracy"] for s, of in average["systems"].items()}
+    assert accuracies == pytest.approx({"text": 1.0, "sft": (1 / 2 + 1 / 8) / 2, "selfkd": (3 / 4 + 6 / 8) / 2})
+    first, second = scores["pope"]["systems"]["sft"], scores["mme"]["systems"]["sft"]
+    assert average["systems"]["sft"]["stderr"] == pytest.approx(
+        (first["stderr"] ** 2 + second["stderr"] ** 2) ** 0.5 / 2
+    )
+    gap, closed = average["gap"]["sft"], average["gap_closed"]["selfkd"]
+    assert gap["gap"] == pytest.approx(1 - 0.3125) and gap["gap_interval"][0] < gap["gap"] < gap["gap_interval"][1]
+    assert closed["of"] == "sft" and closed["share"] == pytest.approx((0.75 - 0.3125) / (1 - 0.3125))
+    # MME's first figure is another than the share of right answers
+    figures = [[next(iter(scores[b]["systems"][s]["figures"].values())) for b in ("pope", "mme")] for s in accuracies]
+    text, left, right = (sum(of) / 2 for of in figures)
+    assert closed["headline"] == pytest.approx((right - left) / (text - left))
+    printed = capsys.readouterr().out
+    assert "average of 2" in printed and "own figures" in printed and "64%" in printed
+    html = rendered(runs, tmp_path)
+    assert "Written 100.0%; spoken, SFT 31.2%; spoken, Self-KD 75.0%." in html
+    assert "With Self-KD, 64% of the gap that SFT leaves is closed" in html
+    assert html.index("<h3>average of 2</h3>") < html.index("<h3>pope</h3>")
 
 
 def test_a_gap_is_said_as_its_interval_is(tmp_path, data):

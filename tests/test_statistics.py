@@ -5,7 +5,14 @@ import pytest
 from scipy.stats import binomtest
 
 from selfkd.evaluation.resampling import clustered_stderr, percentile_interval, resampled_means
-from selfkd.evaluation.statistics import gap_closed, paired, spread_over_voices, summarize, vision_audio_gap
+from selfkd.evaluation.statistics import (
+    gap_closed,
+    gap_closed_on_average,
+    paired,
+    spread_over_voices,
+    summarize,
+    vision_audio_gap,
+)
 from selfkd.evaluation.suite import averages
 
 
@@ -185,22 +192,44 @@ def test_questions_without_letters_are_no_multiple_choice():
 
 def test_the_average_over_benchmarks_by_hand():
     def view(accuracy, stderr, headline):
-        return {"n": 10, "accuracy": accuracy, "stderr": stderr, "figures": {"first": headline, "second": 3.0}}
+        return {
+            "n": 10,
+            "failed": 0,
+            "accuracy": accuracy,
+            "stderr": stderr,
+            "figures": {"first": headline, "second": 3.0},
+        }
 
     mme = {"text": view(0.9, 0.03, 85.0), "speech": view(0.5, 0.04, 40.0), "gap": {"n": 9, "gap": 0.4, "stderr": 0.06}}
     pope = {"text": view(0.8, 0.04, 80.0), "speech": view(0.7, 0.03, 70.0), "gap": {"n": 9, "gap": 0.1, "stderr": 0.08}}
     world = {"text": {**view(0.1, 0.1, 0.0), "figures": {}}}  # no public benchmark
-    over = averages({"mme": mme, "pope": pope, "world": world}, "@")["average"]["over_benchmarks"]
+    over = averages({"mme": mme, "pope": pope, "world": world})["average"]["over_benchmarks"]
     assert over["benchmarks"] == ["mme", "pope"] and "cascade" not in over
     # independent benchmarks: sqrt(0.03^2 + 0.04^2) / 2, sqrt(0.06^2 + 0.08^2) / 2
-    assert over["text"] == pytest.approx({"n": 20, "accuracy": 0.85, "stderr": 0.025, "headline": 82.5})
-    assert over["speech"] == pytest.approx({"n": 20, "accuracy": 0.6, "stderr": 0.025, "headline": 55.0})
+    assert over["text"] == pytest.approx({"n": 20, "failed": 0, "accuracy": 0.85, "stderr": 0.025, "headline": 82.5})
+    assert over["speech"] == pytest.approx({"n": 20, "failed": 0, "accuracy": 0.6, "stderr": 0.025, "headline": 55.0})
     assert over["gap"] == pytest.approx({"n": 18, "gap": 0.25, "stderr": 0.05, "headline": 27.5})
-    assert averages({"mme": mme, "world": world}, "@") == {}
+    assert averages({"mme": mme, "world": world}) == {}
     voices = {f"{name}@{voice}": s for voice in "ab" for name, s in (("mme", mme), ("pope", pope))}
-    assert averages(voices, "@") == {f"average@{voice}": {"over_benchmarks": over} for voice in "ab"}
+    assert averages(voices) == {f"average@{voice}": {"over_benchmarks": over} for voice in "ab"}
     unsure = mme | {"text": mme["text"] | {"stderr": None}}
-    assert averages({"mme": unsure, "pope": pope}, "@")["average"]["over_benchmarks"]["text"]["stderr"] is None
+    assert averages({"mme": unsure, "pope": pope})["average"]["over_benchmarks"]["text"]["stderr"] is None
+
+
+def test_the_share_closed_on_average():
+    """Of benchmarks that are alike to the item it is that of one; each counts the same, of whatever size."""
+    rng = np.random.default_rng(0)
+    text, first, second = (rng.random(200) < chance for chance in (0.9, 0.5, 0.8))
+    one = gap_closed(text, first, second, seed=3)
+    thrice = gap_closed_on_average([(text, first, second, None)] * 3, seed=3)
+    assert thrice["share"] == pytest.approx(one["share"]) and thrice["difference"] == pytest.approx(one["difference"])
+    # three times the items: an interval of about 1 / sqrt(3)
+    width = [np.ptp(of["difference_interval"]) for of in (one, thrice)]
+    assert 0.5 < width[1] / width[0] < 0.66
+    small = ([1.0] * 4, [0.0] * 4, [1.0] * 4, None)
+    both = gap_closed_on_average([(text, first, second, None), small])
+    gaps = np.mean([text.mean() - first.mean(), 1.0]), np.mean([second.mean() - first.mean(), 1.0])
+    assert both["share"] == pytest.approx(gaps[1] / gaps[0])
 
 
 def test_the_spread_over_voices():

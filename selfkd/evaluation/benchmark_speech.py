@@ -13,13 +13,13 @@ from selfkd.data.listed import Listed
 from selfkd.data.synthesize import SynthesizeConfig, synthesize
 from selfkd.errors import InputError
 from selfkd.evaluation.benchmarks.catalog import BENCHMARKS, PAPER8, open_benchmark
+from selfkd.evaluation.suite import VOICE_MARK
 
 if TYPE_CHECKING:
     from selfkd.evaluation.evaluate import EvaluateConfig
 
 InstructionForm = Literal["text", "spoken"]
 SUITES: dict[str, Sequence[str]] = {"paper8": PAPER8, "all": tuple(BENCHMARKS)}
-VOICE_MARK = "@"
 _OURS = ("output", "source", "path", "images", "columns", "split", "count", "voices", "instruction", "shard")
 
 

@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.table import Table
 
 from selfkd.errors import InputError
+from selfkd.evaluation.gap_table import accuracy_cell
 from selfkd.evaluation.samples import read_samples, samples_path
-from selfkd.evaluation.statistics import gap_closed, groups_in, paired, summarize, vision_audio_gap
+from selfkd.evaluation.side_by_side import CASCADE, TEXT, asked_in, averages_side_by_side, side_by_side
 from selfkd.files import write_json
 from selfkd.runs import CONFIG, RESULT, name_and_path
 
-TEXT, CASCADE = "text", "cascade"  # names that no run can have
 Places = dict[str, tuple[Path, str]]  # {system: (run, view)}
 
 
@@ -43,23 +43,19 @@ class CompareConfig:
 
 
 def compare(config: CompareConfig) -> dict[str, Any]:
-    """Returns {benchmark: {"systems": {system: scores}, "gap": {system: ...}, "gap_closed": {system: ...}}}; raises
-    InputError where the items are not the same. The written view comes first among the systems, the cascade last."""
+    """Returns {benchmark: {"systems": {system: scores}, "gap": {system: ...}, "gap_closed": {system: ...}}}, and of two
+    public benchmarks and more the same under "average"; raises InputError where the items are not the same. The written
+    view comes first among the systems, the cascade last."""
     places = _places(config.runs)
     benchmarks = [b for b, views in _result(places[TEXT][0]).items() if TEXT in views]
-    scores: dict[str, Any] = {}
-    for benchmark in benchmarks:
-        samples = {s: read_samples(samples_path(run, benchmark, view)) for s, (run, view) in places.items()}
-        ids = {system: [s["id"] for s in items] for system, items in samples.items()}
-        for system in places:
-            if ids[system] != ids[TEXT]:
-                raise InputError(f"runs: {places[system][0]}: {benchmark} has other items than {places[TEXT][0]}")
-        spoken = [s for s in samples if s != TEXT]
-        for system in spoken[1:]:
-            if asked_in(samples[system]) != asked_in(samples[spoken[0]]):
-                there = f"{benchmark} was spoken otherwise than in {places[spoken[0]][0]}"
-                raise InputError(f"runs: {places[system][0]}: {there}: a gap closed would be that of the voices")
-        scores[benchmark] = side_by_side(samples, config.seed)
+    samples = {
+        b: {system: read_samples(samples_path(run, b, view)) for system, (run, view) in places.items()}
+        for b in benchmarks
+    }
+    for benchmark, of in samples.items():
+        _check_comparable(benchmark, of, places)
+    scores = {benchmark: side_by_side(of, config.seed) for benchmark, of in samples.items()}
+    scores |= averages_side_by_side(scores, samples, config.seed)
     here = {s: {"run": os.path.relpath(run, config.output), "view": view} for s, (run, view) in places.items()}
     write_json(config.output / "comparison.json", here)
     write_json(config.output / "scores.json", scores)
@@ -67,23 +63,16 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     return scores
 
 
-def asked_in(samples: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What makes two runs comparable: a hash of all that was shown and said, for each item."""
-    return [s["prompt"] for s in samples]
-
-
-def side_by_side(samples: Mapping[str, list[dict[str, Any]]], seed: int) -> dict[str, Any]:
-    """Scores, gaps and shares of the gap closed of {system: its samples} on one benchmark. `TEXT` is what the others
-    are measured against; where it is missing there is no gap. The first spoken system leaves the gap to be closed."""
-    if TEXT not in samples:
-        return {"systems": {s: summarize(items) for s, items in samples.items()}, "gap": {}, "gap_closed": {}}
-    spoken = [s for s in samples if s not in (TEXT, CASCADE)]
-    closed = {s: _closed(samples, spoken[0], s, seed) for s in spoken[1:]}
-    return {
-        "systems": {system: summarize(items) for system, items in samples.items()},
-        "gap": {s: vision_audio_gap(samples[TEXT], samples[s], seed) for s in samples if s != TEXT},
-        "gap_closed": {s: share for s, share in closed.items() if share is not None},
-    }
+def _check_comparable(benchmark: str, samples: Mapping[str, Sequence[Mapping[str, Any]]], places: Places) -> None:
+    ids = {system: [s["id"] for s in items] for system, items in samples.items()}
+    for system in places:
+        if ids[system] != ids[TEXT]:
+            raise InputError(f"runs: {places[system][0]}: {benchmark} has other items than {places[TEXT][0]}")
+    spoken = [s for s in samples if s != TEXT]
+    for system in spoken[1:]:
+        if asked_in(samples[system]) != asked_in(samples[spoken[0]]):
+            there = f"{benchmark} was spoken otherwise than in {places[spoken[0]][0]}"
+            raise InputError(f"runs: {places[system][0]}: {there}: a gap closed would be that of the voices")
 
 
 def _places(runs: list[str]) -> Places:
@@ -118,34 +107,33 @@ def _result(run: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
-def _closed(samples: Mapping[str, list[dict[str, Any]]], first: str, second: str, seed: int) -> dict[str, Any] | None:
-    """On the items that have a reply everywhere; None where no item has."""
-    text, one = paired(samples[TEXT], samples[first])
-    text, two = paired(text, samples[second])
-    one, _ = paired(one, two)
-    if not one:
-        return None
-    written, left, right = ([s["score"] for s in items] for items in (text, one, two))
-    return {"of": first, **gap_closed(written, left, right, seed, groups_in(text))}
-
-
 def comparison_table(scores: Mapping[str, Any]) -> Table:
     """A row a system: its accuracy (standard error) on a benchmark, and the share that it closes of the gap left by the
-    first spoken run."""
+    first spoken run. Last the average over public benchmarks, of mean scores and of their own first figures."""
     table = Table(title="Accuracy in % (standard error)")
     for column in ("benchmark", "system", "accuracy", "gap closed"):
         table.add_column(column, justify="left" if column in ("benchmark", "system") else "right")
     for benchmark, score in scores.items():
-        for i, (system, cell) in enumerate(zip(score["systems"], accuracy_cells(score), strict=True)):
-            closed = score["gap_closed"].get(system) or {"share": None}
-            share = "" if closed["share"] is None else f"{closed['share']:.0%}"
-            table.add_row("" if i else benchmark, system, cell, share, end_section=i + 1 == len(score["systems"]))
+        closed = score["gap_closed"]
+        _add_rows(table, titled_benchmark(benchmark, score), accuracy_cells(score), closed, "share")
+        if "benchmarks" in score:
+            headlines = {system: f"{of['headline']:.1f}" for system, of in score["systems"].items()}
+            _add_rows(table, "own figures", headlines, closed, "headline")
     return table
 
 
-def accuracy_cells(score: Mapping[str, Any]) -> list[str]:
-    """Accuracy (standard error) of each system on a benchmark, in percent, for a table's row."""
-    return [
-        f"{100 * s['accuracy']:.1f} ({100 * s['stderr']:.1f})" if s["n"] and s["stderr"] is not None else "–"
-        for s in score["systems"].values()
-    ]
+def _add_rows(table: Table, title: str, cells: Mapping[str, str], closed: Mapping[str, Any], figure: str) -> None:
+    for i, (system, cell) in enumerate(cells.items()):
+        share = closed.get(system, {}).get(figure)
+        table.add_row("" if i else title, system, cell, "" if share is None else f"{share:.0%}")
+    table.add_section()
+
+
+def accuracy_cells(score: Mapping[str, Any]) -> dict[str, str]:
+    """{system: its accuracy on a benchmark}, for a table's row."""
+    return {system: accuracy_cell(of) for system, of in score["systems"].items()}
+
+
+def titled_benchmark(name: str, score: Mapping[str, Any]) -> str:
+    """ "average of 8"."""
+    return f"{name} of {len(score['benchmarks'])}" if "benchmarks" in score else name

@@ -20,7 +20,7 @@ from selfkd.data.example import read_manifest
 from selfkd.data.folder import ExampleFolder
 from selfkd.errors import InputError
 from selfkd.evaluation.asker import USAGE, EndpointSettings, kept_usage
-from selfkd.evaluation.benchmark_speech import VOICE_MARK, InstructionForm, speak_benchmarks
+from selfkd.evaluation.benchmark_speech import InstructionForm, speak_benchmarks
 from selfkd.evaluation.benchmarks.benchmark import whole_groups
 from selfkd.evaluation.gap_table import gap_table
 from selfkd.evaluation.grading import check_gradable, group_of
@@ -28,7 +28,7 @@ from selfkd.evaluation.records import SampleFile, prompt_hash, sample
 from selfkd.evaluation.remote_code import ChatSystem, runs_own_code
 from selfkd.evaluation.samples import QUESTIONS, read_samples, samples_path
 from selfkd.evaluation.statistics import spread_over_voices, summarize, vision_audio_gap
-from selfkd.evaluation.suite import averages
+from selfkd.evaluation.suite import VOICE_MARK, averages
 from selfkd.evaluation.systems import EndpointSystem, LocalSystem, System, View, endpoint_settings, with_progress
 from selfkd.evaluation.transcriber import Transcriber
 from selfkd.files import write_json
@@ -124,7 +124,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         if lost:
             hint = "the same command asks them again; --keep_failures true ends without them"
             raise InputError(f"{'; '.join(lost)} ({hint})")
-        result |= spread_over_voices(result, VOICE_MARK) | averages(result, VOICE_MARK)
+        result |= spread_over_voices(result, VOICE_MARK) | averages(result)
         if is_main_process():
             places = {name: os.path.relpath(folder.folder, run.folder) for name, folder in asked.items()}
             write_json(run.folder / QUESTIONS, places)

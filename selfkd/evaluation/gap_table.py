@@ -28,13 +28,13 @@ def gap_table(result: Mapping[str, Any]) -> Table:
             over = scores["over_benchmarks"]
             count, gap = str(len(over["benchmarks"])), over.get("gap")
             table.add_section()
-            cells = [_cell(over.get(v)) for v in views]
+            cells = [accuracy_cell(over.get(v)) for v in views]
             table.add_row(name, count, *cells, _average_gap(gap) if gap else "–", "")
             cells = [f"{over[v]['headline']:.1f}" if v in over else "–" for v in views]
             table.add_row("own figures", count, *cells, f"{gap['headline']:.1f}" if gap else "–", "")
             continue
         counts = sorted({scores[v]["n"] for v in views if v in scores})
-        cells = [_cell(scores.get(v)) for v in views]
+        cells = [accuracy_cell(scores.get(v)) for v in views]
         table.add_row(name, "/".join(map(str, counts)), *cells, *_gap_cells(scores.get("gap")))
     failed = sum(s["failed"] for scores in result.values() for v, s in scores.items() if v in VIEWS)
     if failed:
@@ -49,7 +49,8 @@ def _gap_cells(gap: Mapping[str, Any] | None) -> tuple[str, str]:
     return f"{100 * gap['gap']:.1f} ({low:.1f} to {high:.1f})", f"{gap['mcnemar_p']:.2g}"
 
 
-def _cell(scores: Mapping[str, Any] | None) -> str:
+def accuracy_cell(scores: Mapping[str, Any] | None) -> str:
+    """Accuracy (standard error) in percent."""
     if not scores or not scores["n"]:
         return "–"
     error = scores["stderr"]

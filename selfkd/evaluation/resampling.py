@@ -16,9 +16,10 @@ LEVEL = 0.95
 _CHUNK_NUMBERS = 2_000_000  # counts that are there at a time: a large benchmark's resamples would fill the memory
 
 Groups = Sequence[Hashable] | None  # the group of each item; None where each stands for itself
+Seed = int | Sequence[int]
 
 
-def resampled_means(values: ArrayLike, seed: int, groups: Groups = None, resamples: int = RESAMPLES) -> NDArray:
+def resampled_means(values: ArrayLike, seed: Seed, groups: Groups = None, resamples: int = RESAMPLES) -> NDArray:
     """Means (R, M) over items (n, M) or (n,), of as many groups as there are, drawn with replacement.
 
     What belongs to one item stays together, so that a difference of means is that of pairs. A mean is the sum over the
@@ -33,6 +34,16 @@ def resampled_means(values: ArrayLike, seed: int, groups: Groups = None, resampl
         times_RG = np.bincount(picks_RG.ravel(), minlength=count * count_G).reshape(count, count_G)
         means.append((times_RG @ sums_GM) / (times_RG @ sizes_G)[:, None])
     return np.concatenate(means)
+
+
+def resampled_means_of_each(values: Sequence[ArrayLike], seed: int, groups: Sequence[Groups]) -> NDArray:
+    """(B, R, M): the resampled means of B benchmarks, which are drawn independently; one alone as by its own seed."""
+    return np.stack(
+        [
+            resampled_means(of, (seed, place) if place else seed, its)
+            for place, (of, its) in enumerate(zip(values, groups, strict=True))
+        ]
+    )
 
 
 def percentile_interval(means_RM: NDArray) -> NDArray:

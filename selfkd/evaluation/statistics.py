@@ -17,6 +17,7 @@ from selfkd.evaluation.resampling import (
     clustered_stderr,
     percentile_interval,
     resampled_means,
+    resampled_means_of_each,
 )
 from selfkd.evaluation.scorers import YES_NO_KINDS
 
@@ -137,11 +138,20 @@ def gap_closed(
     The 95% interval is the percentile interval of a paired bootstrap over groups; resamples without a gap are left out,
     and where they are more than 1 in 100 share and interval are None: there is no gap to speak of.
     """
-    scores = np.array([text, first, second], dtype=float)
-    t, s, k = resampled_means(scores.T, seed, groups).T
+    return gap_closed_on_average([(text, first, second, groups)], seed)
+
+
+def gap_closed_on_average(
+    benchmarks: Sequence[tuple[Sequence[float], Sequence[float], Sequence[float], Groups]], seed: int = 0
+) -> dict[str, Any]:
+    """The same of mean scores over benchmarks, each of which counts the same: (text, first, second, groups) of each.
+    Groups are drawn again within their benchmark."""
+    scores = [np.array([text, first, second], dtype=float).T for text, first, second, _ in benchmarks]
+    means = resampled_means_of_each(scores, seed, [groups for *_, groups in benchmarks])
+    t, s, k = means.mean(0).T
+    text_mean, first_mean, second_mean = np.mean([of.mean(0) for of in scores], axis=0)
     has_gap = t - s > 0
     share = (k[has_gap] - s[has_gap]) / (t[has_gap] - s[has_gap])
-    text_mean, first_mean, second_mean = scores.mean(1)
     clear = has_gap.mean() >= 0.99 and text_mean > first_mean
     return {
         "share": float((second_mean - first_mean) / (text_mean - first_mean)) if clear else None,

@@ -1,53 +1,71 @@
 """The average over public benchmarks, each counting the same: how the paper states a model's vision-audio gap."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 VIEWS = ("text", "speech", "cascade")
+VOICE_MARK = "@"  # a benchmark that several voices spoke is there once for each: "mme@anna"
 
 
-def averages(result: Mapping[str, Any], mark: str) -> dict[str, Any]:
-    """{"average": {"over_benchmarks": ...}}, or {"average@voice": ...} where benchmarks are called "name@voice", of the
-    public benchmarks in an evaluation's result; none of fewer than two.
+def by_voice(benchmarks: Iterable[str]) -> dict[str, list[str]]:
+    """{"average": benchmarks}, or {"average@voice": those that it spoke}."""
+    averages: dict[str, list[str]] = {}
+    for name in benchmarks:
+        _, mark, voice = name.partition(VOICE_MARK)
+        averages.setdefault(f"average{mark}{voice}", []).append(name)
+    return averages
 
-    Of each view `accuracy` (mean score, 0 to 1) with its standard error, and `headline`, the mean of the benchmarks'
-    own first figures in percent, which has none: MME's counts pairs. Of the gap the same, written minus spoken.
-    """
-    by_voice: dict[str, dict[str, Mapping[str, Any]]] = {}
+
+def averages(result: Mapping[str, Any]) -> dict[str, Any]:
+    """{"average": {"over_benchmarks": ...}}, or {"average@voice": ...} where there are several voices, of the public
+    benchmarks in an evaluation's result; none of fewer than two. Of each view `average_scores`, of the gap
+    `average_gap`."""
+    public = []
     for name, scores in result.items():
-        benchmark, _, voice = name.partition(mark)
         views = [scores[v] for v in VIEWS if v in scores]
         if views and all(of.get("figures") for of in views):
-            by_voice.setdefault(voice, {})[benchmark] = scores
+            public.append(name)
     return {
-        f"average{mark}{voice}" if voice else "average": {"over_benchmarks": _average(some)}
-        for voice, some in by_voice.items()
-        if len(some) > 1
+        average: {"over_benchmarks": _average({name: result[name] for name in names})}
+        for average, names in by_voice(public).items()
+        if len(names) > 1
     }
 
 
 def _average(of: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     scores = list(of.values())
-    average: dict[str, Any] = {"benchmarks": list(of)}
+    average: dict[str, Any] = {"benchmarks": [name.partition(VOICE_MARK)[0] for name in of]}
     for view in VIEWS:
         asked = [s[view] for s in scores if view in s]
         if len(asked) == len(scores):
-            average[view] = {
-                "n": sum(s["n"] for s in asked),
-                "accuracy": fmean(s["accuracy"] for s in asked),
-                "stderr": _stderr([s["stderr"] for s in asked]),
-                "headline": fmean(next(iter(s["figures"].values())) for s in asked),
-            }
+            average[view] = average_scores(asked)
     gaps = [s["gap"] for s in scores if s.get("gap", {}).get("n")]
     if len(gaps) == len(scores):
-        average["gap"] = {
-            "n": sum(g["n"] for g in gaps),
-            "gap": fmean(g["gap"] for g in gaps),
-            "stderr": _stderr([g["stderr"] for g in gaps]),
-            "headline": average["text"]["headline"] - average["speech"]["headline"],
-        }
+        average["gap"] = average_gap(gaps, average["text"], average["speech"])
     return average
+
+
+def average_scores(of_each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean score (0 to 1) with its standard error, and `headline`, the mean of the benchmarks' own first figures in
+    percent, which has none: MME's counts pairs."""
+    return {
+        "n": sum(s["n"] for s in of_each),
+        "failed": sum(s["failed"] for s in of_each),
+        "accuracy": fmean(s["accuracy"] for s in of_each),
+        "stderr": _stderr([s["stderr"] for s in of_each]),
+        "headline": fmean(next(iter(s["figures"].values())) for s in of_each),
+    }
+
+
+def average_gap(of_each: Sequence[Mapping[str, Any]], written: Mapping, spoken: Mapping) -> dict[str, Any]:
+    """Of the gaps on each benchmark; the headline's is between the averages."""
+    return {
+        "n": sum(g["n"] for g in of_each),
+        "gap": fmean(g["gap"] for g in of_each),
+        "stderr": _stderr([g["stderr"] for g in of_each]),
+        "headline": written["headline"] - spoken["headline"],
+    }
 
 
 def _stderr(of_each: Sequence[float | None]) -> float | None:

@@ -9,8 +9,8 @@ from markupsafe import Markup
 
 from selfkd.data.folder import ExampleFolder
 from selfkd.errors import InputError
-from selfkd.evaluation.compare import TEXT
 from selfkd.evaluation.gap_table import VIEWS
+from selfkd.evaluation.side_by_side import TEXT
 from selfkd.report.charts import Figure, Line, line_chart
 from selfkd.report.media import heat_uri, picture_uri
 from selfkd.report.naming import Styles, listed, titled

@@ -8,7 +8,7 @@ from typing import Any
 from selfkd.errors import InputError
 from selfkd.report.agreement import agreement_section
 from selfkd.report.attention import attention_section
-from selfkd.report.evaluated import groups_of
+from selfkd.report.evaluated import averages_of, groups_of
 from selfkd.report.items import items_section
 from selfkd.report.naming import Styles, titled
 from selfkd.report.page import write_page
@@ -53,7 +53,7 @@ def report(config: ReportConfig) -> Path:
     evaluated = [run for run in runs if run.kind == "evaluate"]
     groups = groups_of(evaluated, config.seed)
     sections = {
-        "scores": scores_section(evaluated, groups, styles),
+        "scores": scores_section(evaluated, groups, averages_of(groups, config.seed), styles),
         "attention": attention_section(runs, styles),
         "agreement": agreement_section(runs, styles),
         "items": items_section(groups, config.output, config.items, config.listed),

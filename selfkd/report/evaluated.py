@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from selfkd.errors import InputError
-from selfkd.evaluation.compare import CASCADE, TEXT, asked_in, side_by_side
+from selfkd.evaluation.compare import titled_benchmark
 from selfkd.evaluation.gap_table import VIEWS
 from selfkd.evaluation.samples import samples_path
+from selfkd.evaluation.side_by_side import CASCADE, TEXT, asked_in, averages_side_by_side, side_by_side
 from selfkd.report.run_folder import RunFolder, read_lines
 
 Samples = list[dict[str, Any]]
@@ -70,6 +71,22 @@ def groups_of(runs: list[RunFolder], seed: int) -> list[Group]:
         group.samples = {s: group.samples[s] for s in order if s in group.samples}
         group.scores = side_by_side(group.samples, seed)
     return groups
+
+
+def averages_of(groups: list[Group], seed: int) -> list[Group]:
+    """The average over public benchmarks, as groups without samples: one for each set of systems that two or more of
+    them share."""
+    alike: dict[tuple[Any, ...], list[Group]] = {}
+    for group in groups:
+        alike.setdefault((group.writer, *group.samples), []).append(group)
+    averages = []
+    for some in alike.values():
+        scores = averages_side_by_side(
+            {g.benchmark: g.scores for g in some}, {g.benchmark: g.samples for g in some}, seed
+        )
+        for name, score in scores.items():
+            averages.append(Group(titled_benchmark(name, score), runs=some[0].runs, scores=score))
+    return averages
 
 
 def _benchmarks(runs: list[RunFolder]) -> list[str]:

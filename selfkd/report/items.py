@@ -12,8 +12,8 @@ from markupsafe import Markup
 
 from selfkd.data.folder import ExampleFolder
 from selfkd.errors import InputError
-from selfkd.evaluation.compare import CASCADE, TEXT
 from selfkd.evaluation.samples import QUESTIONS
+from selfkd.evaluation.side_by_side import CASCADE, TEXT
 from selfkd.report.evaluated import Group
 from selfkd.report.media import picture_uri, speech_uri
 from selfkd.report.naming import titled

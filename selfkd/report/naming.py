@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from selfkd.evaluation.compare import CASCADE, TEXT
+from selfkd.evaluation.side_by_side import CASCADE, TEXT
 
 STYLES = 8
 _TITLES = {"sft": "SFT", "selfkd": "Self-KD", "base": "Base", "tokens": "token ears"}

@@ -2,7 +2,7 @@
 
 from scipy.stats import spearmanr
 
-from selfkd.evaluation.compare import TEXT
+from selfkd.evaluation.side_by_side import TEXT
 from selfkd.report.charts import Dot, Figure, scatter
 from selfkd.report.evaluated import Group
 from selfkd.report.naming import Styles, titled

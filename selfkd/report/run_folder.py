@@ -8,7 +8,8 @@ from typing import Any
 
 from selfkd.data.example import MANIFEST, read_manifest
 from selfkd.errors import InputError
-from selfkd.evaluation.compare import CASCADE, TEXT, run_name
+from selfkd.evaluation.compare import run_name
+from selfkd.evaluation.side_by_side import CASCADE, TEXT
 from selfkd.runs import CONFIG, PROVENANCE, RESULT, name_and_path
 
 DATA = "data"  # the kind of a folder of spoken questions; the others are stages

@@ -4,9 +4,9 @@ from collections import Counter
 from statistics import fmean
 from typing import Any
 
-from selfkd.evaluation.compare import CASCADE, TEXT
 from selfkd.evaluation.resampling import clustered_stderr
 from selfkd.evaluation.scorers import YES_NO_KINDS
+from selfkd.evaluation.side_by_side import CASCADE, TEXT
 from selfkd.evaluation.statistics import groups_in
 from selfkd.report.charts import Bar, Figure, bar_chart
 from selfkd.report.evaluated import Group
@@ -18,16 +18,18 @@ from selfkd.report.tables import Table, minus, percent, percents
 _NORMAL = 1.96  # standard errors to each side of a 95% interval
 
 
-def scores_section(runs: list[RunFolder], groups: list[Group], styles: Styles) -> dict[str, Any] | None:
-    """None where no run was evaluated."""
+def scores_section(
+    runs: list[RunFolder], groups: list[Group], averages: list[Group], styles: Styles
+) -> dict[str, Any] | None:
+    """None where no run was evaluated. The averages over benchmarks come first."""
     if not groups:
         return None
-    names = Names(groups)
-    tables = [_score_table(groups, names), _gap_table(groups, names), _closed_table(groups)]
+    names, shown = Names(groups), [*averages, *groups]
+    tables = [_score_table(shown, names), _gap_table(shown, names), _closed_table(shown)]
     return {
-        "headlines": [headline(group, names) for group in groups],
+        "headlines": [headline(group, names) for group in shown],
         "compared": _compared(groups),
-        "bars": [_bars(group, names, styles) for group in groups],
+        "bars": [_bars(group, names, styles) for group in shown],
         "tables": [t for t in (*tables, _voices_table(runs), _topic_table(runs)) if t.rows],
         "kinds": [t for t in (_kind_table(group, names) for group in groups) if t.rows],
         "bias": [f for f in (_bias(group, names, styles) for group in groups) if f],
@@ -130,12 +132,15 @@ def _score_table(groups: list[Group], names: Names) -> Table:
     for group in groups:
         for system, s in group.scores["systems"].items():
             shares = [percent(s.get(k)) for k in ("accuracy", "stderr", "parse_rate", "yes_rate", "true_yes_rate")]
-            official = ", ".join(f"{name} {value:.1f}" for name, value in list(s.get("figures", {}).items())[:1])
+            figures = {"their average": s["headline"]} if "headline" in s else s.get("figures", {})
+            official = next((f"{name} {value:.1f}" for name, value in figures.items()), "–")
             counts = [f"{s['n']:,}", str(s.get("correct", "–"))]
-            failed = str(s["failed"])
-            rows.append([group.benchmark, names.of(group, system), *counts, *shares, failed, official or "–"])
+            rows.append([group.benchmark, names.of(group, system), *counts, *shares, str(s["failed"]), official])
     columns = "Benchmark", "Answered by", "n", "Right", "Score", "Std. error", "Parsed", "Says yes", "Truly yes"
-    note = "A reply that cannot be parsed counts as wrong; an item without a reply counts nowhere."
+    note = (
+        "A reply that cannot be parsed counts as wrong; an item without a reply counts nowhere. In an average each "
+        "benchmark counts the same."
+    )
     return Table("Scores of each view", [*columns, "No reply", "Official"], rows, note=note)
 
 
@@ -145,8 +150,9 @@ def _gap_table(groups: list[Group], names: Names) -> Table:
         for system, g in group.scores["gap"].items():
             if not g["n"]:
                 continue
-            agreement = [str(g[k]) for k in ("both_right", "only_written", "only_spoken", "neither")]
-            shown = [f"{g['n']:,}", percent(g["gap"]), percents(g["gap_interval"]), f"{g['mcnemar_p']:.2g}"]
+            agreement = [str(g.get(k, "–")) for k in ("both_right", "only_written", "only_spoken", "neither")]
+            p = f"{g['mcnemar_p']:.2g}" if "mcnemar_p" in g else "–"
+            shown = [f"{g['n']:,}", percent(g["gap"]), percents(g["gap_interval"]), p]
             rows.append([group.benchmark, names.of(group, system), *shown, *agreement])
     columns = "Benchmark", "Answered by", "n", "Gap", "95% interval", "McNemar p", "Both right"
     note = "The gap is the written score less this one, on the same items; paired bootstrap over pictures."

@@ -1,0 +1,102 @@
+"""Systems on the same items: scores, gaps against the written view, the share closed of the gap that the first spoken
+system leaves. On one benchmark, and on average over public benchmarks, each counting the same: how the paper states its
+results."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from selfkd.evaluation.resampling import LEVEL, RESAMPLES, percentile_interval, resampled_means_of_each
+from selfkd.evaluation.statistics import (
+    gap_closed,
+    gap_closed_on_average,
+    groups_in,
+    paired,
+    summarize,
+    vision_audio_gap,
+)
+from selfkd.evaluation.suite import average_gap, average_scores, by_voice
+
+TEXT, CASCADE = "text", "cascade"  # names of systems that no run can have
+Samples = list[dict[str, Any]]
+
+
+def side_by_side(samples: Mapping[str, Samples], seed: int) -> dict[str, Any]:
+    """{"systems": {system: scores}, "gap": {system: ...}, "gap_closed": {system: ...}} of {system: its samples} on one
+    benchmark. `TEXT` is what the others are measured against; where it is missing there is no gap."""
+    closed = {s: _closed(samples, spoken, s, seed) for spoken, s in _after_the_first(samples)}
+    return {
+        "systems": {system: summarize(items) for system, items in samples.items()},
+        "gap": {s: vision_audio_gap(samples[TEXT], samples[s], seed) for s in _against_text(samples)},
+        "gap_closed": {s: share for s, share in closed.items() if share is not None},
+    }
+
+
+def asked_in(samples: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What makes two runs comparable: a hash of all that was shown and said, for each item."""
+    return [s["prompt"] for s in samples]
+
+
+def averages_side_by_side(
+    scores: Mapping[str, Mapping[str, Any]], samples: Mapping[str, Mapping[str, Samples]], seed: int
+) -> dict[str, Any]:
+    """{"average": ...}, or {"average@voice": ...} for each voice, in the form of `side_by_side`, with the names of the
+    `benchmarks`; of the public benchmarks among those in `scores` and `samples`, where there are two or more. Systems
+    that are missing on one of them are left out. Resamples are drawn within each benchmark."""
+    public = [b for b, of in scores.items() if all(s.get("figures") for s in of["systems"].values())]
+    return {
+        average: _average({b: scores[b] for b in names}, [samples[b] for b in names], seed)
+        for average, names in by_voice(public).items()
+        if len(names) > 1
+    }
+
+
+def _average(scores: Mapping[str, Mapping[str, Any]], samples: Sequence[Mapping[str, Samples]], seed: int) -> dict:
+    everywhere = [s for s in samples[0] if all(s in of for of in samples)]
+    systems = {s: average_scores([of["systems"][s] for of in scores.values()]) for s in everywhere}
+    gaps, closed = {}, {}
+    for system in _against_text(systems):
+        pairs = [paired(of[TEXT], of[system]) for of in samples]
+        if not all(written for written, _ in pairs):
+            continue
+        differences = [[a["score"] - b["score"] for a, b in zip(*pair, strict=True)] for pair in pairs]
+        means = resampled_means_of_each(differences, seed, [groups_in(written) for written, _ in pairs])
+        gaps[system] = average_gap([of["gap"][system] for of in scores.values()], systems[TEXT], systems[system]) | {
+            "gap_interval": percentile_interval(means.mean(0)[:, 0]).tolist(),
+            "level": LEVEL,
+            "resamples": RESAMPLES,
+        }
+    for first, system in _after_the_first(systems):
+        items = [_answered(of, first, system) for of in samples]
+        if all(groups for *_, groups in items):
+            headlines = [systems[s]["headline"] for s in (TEXT, first, system)]
+            closed[system] = {"of": first, **gap_closed_on_average(items, seed), "headline": _share(*headlines)}
+    return {"benchmarks": list(scores), "systems": systems, "gap": gaps, "gap_closed": closed}
+
+
+def _against_text(systems: Mapping[str, Any]) -> list[str]:
+    return [s for s in systems if s != TEXT] if TEXT in systems else []
+
+
+def _after_the_first(systems: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The first spoken system with each that comes after it; none without the written view."""
+    spoken = [s for s in _against_text(systems) if s != CASCADE]
+    return [(spoken[0], s) for s in spoken[1:]]
+
+
+def _closed(samples: Mapping[str, Samples], first: str, second: str, seed: int) -> dict[str, Any] | None:
+    """On the items that have a reply everywhere; None where no item has."""
+    written, left, right, groups = _answered(samples, first, second)
+    return {"of": first, **gap_closed(written, left, right, seed, groups)} if groups else None
+
+
+def _answered(samples: Mapping[str, Samples], first: str, second: str) -> tuple[list, list, list, list[str]]:
+    """Scores of the written view, of the first and of the second on the items that all three answered, and groups."""
+    text, one = paired(samples[TEXT], samples[first])
+    text, two = paired(text, samples[second])
+    one, _ = paired(one, two)
+    written, left, right = ([s["score"] for s in items] for items in (text, one, two))
+    return written, left, right, groups_in(text)
+
+
+def _share(text: float, first: float, second: float) -> float | None:
+    return (second - first) / (text - first) if text > first else None
