@@ -14,6 +14,7 @@ from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
 from selfkd.evaluation.judge import PROMPT, PROMPT_VERSION
 from selfkd.evaluation.judge_run import JudgeConfig, judge_run
 from selfkd.evaluation.samples import read_samples, samples_path
+from selfkd.report.build import ReportConfig, report
 
 
 @pytest.fixture
@@ -104,6 +105,8 @@ def test_a_judge_reads_wrong_replies_alone_and_goes_on(start, tmp_path, capsys):
         assert other[name]["on_topic"] == 0 and len(server.asked) == 2 * asked, (
             "another judge's verdicts are not its own"
         )
+    page = report(ReportConfig([str(run)], tmp_path / "report.html")).read_text()
+    assert "run: another-judge agrees with 46% (10) of 26 labels" in page
     with pytest.raises(InputError, match="holds no samples"):
         judge_run(JudgeConfig(tmp_path))
 

@@ -110,3 +110,13 @@ def agreement(verdicts: Sequence[Verdict], labels: Sequence[bool]) -> dict[str, 
         "stderr": math.sqrt(share * (1 - share) / n),
         "kappa": (share - by_chance) / (1 - by_chance) if by_chance < 1 else None,
     }
+
+
+def agreement_told(found: Mapping[str, Any]) -> str:
+    """ "agrees with 93% (3) of 60 labels, kappa 0.86"."""
+    if not found["n"]:
+        return "no verdict on any of the replies with labels"
+    kappa = "–" if found["kappa"] is None else f"{found['kappa']:.2f}"
+    agrees = f"{100 * found['agreement']:.0f}% ({100 * found['stderr']:.0f})"
+    without = f", {found['without_verdict']} without a verdict" if found["without_verdict"] else ""
+    return f"agrees with {agrees} of {found['n']} labels, kappa {kappa}{without}"

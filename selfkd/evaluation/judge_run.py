@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from selfkd.errors import InputError
 from selfkd.evaluation.asker import USAGE, Asker, kept_usage
-from selfkd.evaluation.judge import PROMPT, PROMPT_VERSION, Verdict, agreement, judge_each
+from selfkd.evaluation.judge import PROMPT, PROMPT_VERSION, Verdict, agreement, agreement_told, judge_each
 from selfkd.evaluation.overlap import overlap
 from selfkd.evaluation.samples import keep_whole_lines, read_samples, whole_lines
 from selfkd.evaluation.systems import endpoint_settings
@@ -71,7 +71,7 @@ def judge_run(config: JudgeConfig) -> dict[str, Any]:
     write_json(config.run / "judged.json", {"about": about, "figures": figures})
     Console().print(_table(figures))
     if config.model:
-        print(f"{config.model}: {_agreement_told(about['agreement'])}")
+        print(f"{config.model}: {agreement_told(about['agreement'])}")
         lost = [v for of in (labels, *verdicts.values()) for v in of.values() if not v.get("asked", True)]
         if lost:
             raise InputError(
@@ -90,15 +90,6 @@ def _agreement(verdicts: dict[str, dict[str, Any]]) -> dict[str, Any]:
     items = labelled_replies()
     given = [verdicts[item["id"]]["on_topic"] for item in items]
     return agreement([Verdict(on_topic) for on_topic in given], [item["on_topic"] for item in items])
-
-
-def _agreement_told(found: dict[str, Any]) -> str:
-    if not found["n"]:
-        return "no verdict on any of the replies with labels"
-    kappa = "–" if found["kappa"] is None else f"{found['kappa']:.2f}"
-    agrees = f"{100 * found['agreement']:.0f}% ({100 * found['stderr']:.0f})"
-    without = f", {found['without_verdict']} without a verdict" if found["without_verdict"] else ""
-    return f"agrees with {agrees} of {found['n']} labels, kappa {kappa}{without}"
 
 
 def _judged(path: Path, wrong: Sequence[dict[str, Any]], asker: Asker, title: str) -> dict[str, dict[str, Any]]:

@@ -4,6 +4,7 @@ from collections import Counter
 from statistics import fmean
 from typing import Any
 
+from selfkd.evaluation.judge import agreement_told
 from selfkd.evaluation.resampling import clustered_stderr
 from selfkd.evaluation.scorers import YES_NO_KINDS
 from selfkd.evaluation.side_by_side import CASCADE, TEXT
@@ -188,16 +189,20 @@ def _voices_table(runs: list[RunFolder]) -> Table:
 
 
 def _topic_table(runs: list[RunFolder]) -> Table:
-    rows = []
+    rows, judges = [], []
     for run in runs:
         path = run.folder / "judged.json"
-        figures = read_json(path)["figures"] if path.is_file() else {}
-        for name, f in figures.items():
+        judged = read_json(path) if path.is_file() else {"figures": {}, "about": {}}
+        for name, f in judged["figures"].items():
             topic = [str(f["wrong"]), str(f["judged"]), percent(f["on_topic"]), percent(f["overlap"])]
             rows.append([name, titled(run.name), *topic])
+        if judged["about"]:
+            judges.append(
+                f"{titled(run.name)}: {judged['about']['judge']} {agreement_told(judged['about']['agreement'])}."
+            )
     note = "By words: the share of the question's words that stand in the reply, with no judge."
     columns = "Benchmark and view", "Run", "Wrong", "Judged", "On topic", "By words"
-    return Table("Wrong replies: on topic or about something else", columns, rows, note=note)
+    return Table("Wrong replies: on topic or about something else", columns, rows, note=" ".join([note, *judges]))
 
 
 def _kind_table(group: Group, names: Names) -> Table:
