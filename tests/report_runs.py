@@ -36,7 +36,8 @@ def spoken_data(
     examples = [source.example(i).spoken(tone(0.6, pitch_hz), ("anna", "ben")[i % 2]) for i in range(count)]
     if benchmark != "world":
         there = {"source": benchmark, "kind": "yes_no", "truth": "yes", "category": "random"}
-        pictures = [json.dumps({"picture": str(i // 2), "image_source": str(i // 2)}) for i in range(count)]
+        names = ("picture", "image_source", "set_id", "figure_id", "question_id")
+        pictures = [json.dumps(dict.fromkeys(names, str(i // 2))) for i in range(count)]
         examples = [replace(e, details=picture, **there) for e, picture in zip(examples, pictures, strict=True)]
     if heard:
         examples = [replace(e, word_error_rate=(0.25, 0.0, 0.0)[i % 3]) for i, e in enumerate(examples)]

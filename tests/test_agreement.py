@@ -123,9 +123,8 @@ def config_of(start, **changes):
 
 
 def evaluation(folder, view, right):
-    lines = (
-        json.dumps({"id": e.id, "correct": r}) + "\n" for e, r in zip(world_examples(len(right)), right, strict=True)
-    )
+    examples = zip(world_examples(len(right)), right, strict=True)
+    lines = (json.dumps({"id": e.id, "question": e.question, "correct": r}) + "\n" for e, r in examples)
     write_text(folder / "samples" / f"world-annotated.{view}.jsonl", "".join(lines))
     return str(folder)
 

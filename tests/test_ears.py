@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from selfkd.data.features import log_mel, pad_mels
 from selfkd.data.speakers import EspeakSpeaker, Utterance
 from selfkd.errors import InputError
 from selfkd.model.embedded import recognizer_path
-from selfkd.model.load import load_recognizer, load_speech_encoder, load_vlm
+from selfkd.model.load import WhisperRecognizer, load_recognizer, load_speech_encoder, load_vlm
 from selfkd.model.speech_encoder import encode_speech, encoder_frames
 from selfkd.training.align import AlignConfig, assemble
 
@@ -124,3 +125,17 @@ def test_real_whisper_hears_with_and_without_padding(speech):
     assert torch.equal(frames, same)
     alike = torch.nn.functional.cosine_similarity(padded[frames], short[frames], dim=-1)
     assert alike.mean() > 0.8, alike.mean()
+
+
+def test_a_whisper_of_many_languages_is_told_which(tiny_whisper, speech):
+    """Else it guesses, and may translate."""
+    whole, asked = WhisperForConditionalGeneration.from_pretrained(tiny_whisper), []
+    recognizer = WhisperRecognizer(whole, SimpleNamespace(batch_decode=lambda ids, **_: [" a "]))
+    whole.generate = lambda **how: asked.append(how)
+    mels = pad_mels([log_mel(WhisperFeatureExtractor.from_pretrained(tiny_whisper), speech[0], "clip")])
+    whole.generation_config.lang_to_id = {"<|de|>": 5}
+    for language in ("de-AT", "", "xx"):
+        assert recognizer.recognize(*mels, language) == ["a"]
+    whole.generation_config.lang_to_id = None  # it hears English alone
+    recognizer.recognize(*mels, "de")
+    assert [(how.get("language"), how.get("task")) for how in asked] == [("de", "transcribe")] + [(None, None)] * 3

@@ -2,6 +2,7 @@
 pairs stay together, and pace, budget and a dead server are noticed."""
 
 import io
+import json
 import random
 import re
 import sys
@@ -19,7 +20,7 @@ from PIL import Image
 
 from selfkd.data.example import Example
 from selfkd.errors import InputError
-from selfkd.evaluation.asker import EndpointSettings, Usage
+from selfkd.evaluation.asker import EndpointSettings, Usage, kept_usage
 from selfkd.evaluation.endpoint import EndpointAnswerer, audio_part, image_part
 
 pytest.importorskip("openai")
@@ -318,6 +319,14 @@ def test_budget(server):
     assert written.answer(examples[:1])[0].error == "budget of $0.02 reached"
     more = EndpointAnswerer(server.url, "m", "speech", replace(settings, budget=0.2), usage)  # what is left is resumed
     assert [r.text for r in more.answer(examples[4:])] == [pair(e) for e in examples[4:]]
+
+
+def test_what_was_spent_is_on_disk_before_the_end(tmp_path, monkeypatch):
+    """A process that is killed writes nothing at its end."""
+    monkeypatch.setattr("selfkd.evaluation.asker.KEPT_EVERY_SECONDS", 0)
+    with kept_usage(tmp_path / "usage.json", "m", EndpointSettings()) as usage:
+        usage.spend(7, 2, 0.5)
+        assert json.loads((tmp_path / "usage.json").read_text())["dollars"] == 0.5
 
 
 def test_a_budget_without_counted_tokens_ends_the_run(server):

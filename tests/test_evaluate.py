@@ -158,6 +158,9 @@ def test_a_run_does_not_go_on_over_other_speech(start, tmp_path):
         with pytest.raises(InputError, match=r"data: .*data: made anew since this run began; give another output"):
             evaluate(config)
         speak(220)
+        other = replace(config, endpoint={"extra": {"temperature": 1}})
+        with pytest.raises(InputError, match=r"endpoint.extra: \{'max_tokens'.* when this run began, .* now; give ano"):
+            evaluate(other)
         assert evaluate(config)["world"]["text"]["n"] == 3
 
 
@@ -177,6 +180,10 @@ def test_a_benchmark_with_a_lost_item_keeps_no_other_from_being_asked(start, tmp
             evaluate(config)
         assert len(read_samples(samples_path(tmp_path / "run", "world", "text"))) == 3
         assert len(server.asked) == 16 + 3 and not (tmp_path / "run" / "result.json").exists()
+        keeping = SampleFile(
+            samples_path(tmp_path / "run", NAME, "text"), [e.id for e in ExampleFolder(start / "data")]
+        )
+        keeping.finish()  # as --keep_failures true leaves it, cut short in what comes after
         assert {name: s["text"]["n"] for name, s in evaluate(config).items()} == {NAME: 16, "world": 3}
         assert len(server.asked) == 16 + 3 + 1
 
@@ -247,7 +254,7 @@ def test_a_public_benchmark_is_spoken_once_and_asked_in_several_voices(start, po
     assert scores["text"]["n"] == 4 and set(scores["text"]["figures"]) >= {"accuracy", "f1", "yes rate"}
     assert scores["text"]["accuracy"] * 100 == scores["text"]["figures"]["accuracy"]
     assert result["pope"]["over_voices"]["voices"] == 2
-    spoken = [ExampleFolder(folder) for folder in sorted((tmp_path / "cache").iterdir())]
+    spoken = [ExampleFolder(folder) for folder in sorted((tmp_path / "cache").glob("pope-*"))]
     assert len(spoken) == 2 and all(e.answer_format.startswith("\nAnswer the question using") for e in spoken[0])
     written = [read_samples(samples_path(tmp_path / "run", name, "text")) for name in list(result)[:2]]
     assert written[0] == written[1], "the second voice's written view is the first one's"
@@ -257,7 +264,7 @@ def test_a_public_benchmark_is_spoken_once_and_asked_in_several_voices(start, po
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*.parquet")}
     config.output, config.instruction, config.voices = tmp_path / "said", "spoken", ["en-US+m1"]
     evaluate(config)
-    (said,) = [f for f in map(ExampleFolder, (tmp_path / "cache").iterdir()) if not f[0].answer_format]
+    (said,) = [f for f in map(ExampleFolder, (tmp_path / "cache").glob("pope-*")) if not f[0].answer_format]
     assert said[0].question.endswith("Answer the question using a single word or phrase.") and len(spoken[0]) == 4
 
 
@@ -275,6 +282,11 @@ def test_a_copy_that_was_corrected_is_read_anew(start, pope_copy, tmp_path):
     turned = data.map(lambda row: {"answer": "no" if row["answer"] == "yes" else "yes"}, load_from_cache_file=False)
     turned.to_parquet(pope_copy)
     assert truths(tmp_path / "after") == [{"yes": "no", "no": "yes"}[t] for t in before]
+    others = [{"bytes": e.image, "path": None} for e in world_examples(8)[4:]]
+    turned.remove_columns("image").add_column("image", others, feature=Image()).to_parquet(pope_copy)
+    truths(tmp_path / "again")
+    asked = [ExampleFolder(folder)[0].image for folder in (tmp_path / "cache").glob("pope-*")]
+    assert len(asked) == 3 and others[0]["bytes"] in asked
 
 
 def test_every_benchmark_from_its_layout_to_its_gap(tmp_path, monkeypatch, capsys):
@@ -333,6 +345,18 @@ def test_one_folder_given_twice_is_refused(start, tmp_path):
         evaluate(EvaluateConfig(str(start / "model"), [str(start / "data")] * 2, tmp_path / "run"))
 
 
+@pytest.mark.parametrize(
+    ("name", "why"), [("pope", "names a public benchmark"), ("average", "has a meaning"), ("me@home", "has a meaning")]
+)
+def test_questions_of_ones_own_by_a_name_that_is_taken_are_refused(start, tmp_path, name, why):
+    rows = [replace(e, source=name) for e in world_examples(2)]
+    write_shard(tmp_path / "data" / "a.parquet", rows, {"rows": 2})
+    write_json(tmp_path / "data" / MANIFEST, {"source": "jsonl", "shards": [{"file": "a.parquet"}]})
+    with pytest.raises(InputError, match=f"data: .*data: its questions are from '{name}', which {why}"):
+        evaluate(EvaluateConfig(str(start / "model"), [str(tmp_path / "data")], tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_records_of_several_processes_are_one_file_in_the_order_of_the_data(tmp_path):
     examples = world_examples(3)
     ids = [e.id for e in examples]
@@ -357,6 +381,8 @@ def test_what_was_heard_is_told_of_each_view():
     assert heard == {"text": None, "speech": 0.25, "cascade": pytest.approx(2 / 3)}
     assert sample(example, "cascade", Reply("", error="lost"))["word_error_rate"] is None
     assert sample(replace(example, word_error_rate=-1.0), "speech", Reply("yes"))["word_error_rate"] is None
+    example = replace(example, said="图中有几只猫")  # a script without spaces: letters are what is counted
+    assert sample(example, "cascade", Reply("", "图中有几只狗"), "zh")["word_error_rate"] == pytest.approx(1 / 6)
 
 
 def test_runs_side_by_side(start, run, tmp_path, capsys):

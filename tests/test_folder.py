@@ -1,6 +1,8 @@
 """A folder of examples read from disk as they are asked for: the same examples, flat memory, an order by cost."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import pyarrow as pa
@@ -104,3 +106,17 @@ def test_bad_folders(tmp_path, examples):
     pq.write_table(table, tmp_path / "train-2.parquet")
     with pytest.raises(InputError, match=r"train-2.parquet: not a readable shard of schema 3 .*image_hash"):
         ExampleFolder(tmp_path).sketches()
+
+
+def test_one_process_at_a_time(tmp_path):
+    code = """
+import sys, time, pathlib, selfkd.files
+with selfkd.files.locked(pathlib.Path(sys.argv[1])):
+    begun = time.monotonic()
+    time.sleep(0.3)
+    print(begun, time.monotonic())
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / ".lock")]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    (_, first_ended), (second_began, _) = sorted(tuple(map(float, p.communicate()[0].split())) for p in both)
+    assert first_ended <= second_began

@@ -105,6 +105,7 @@ def test_a_judge_reads_wrong_replies_alone_and_goes_on(start, tmp_path, capsys):
         assert other[name]["on_topic"] == 0 and len(server.asked) == 2 * asked, (
             "another judge's verdicts are not its own"
         )
+    assert judge_run(JudgeConfig(run)) == other, "without a judge the verdicts that are there stand"
     page = report(ReportConfig([str(run)], tmp_path / "report.html")).read_text()
     assert "run: another-judge agrees with 46% (10) of 26 labels" in page
     with pytest.raises(InputError, match="holds no samples"):

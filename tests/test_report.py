@@ -4,6 +4,7 @@ runs that are not as they should be."""
 import io
 import json
 import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,16 +15,16 @@ from PIL import Image
 from report_runs import agreement, all_kinds, attention, evaluation, evaluation_on, spoken_data, training
 
 from selfkd.cli import main
-from selfkd.data.example import Example
+from selfkd.data.example import MANIFEST, Example, write_shard
 from selfkd.data.folder import ExampleFolder
 from selfkd.errors import InputError
 from selfkd.evaluation.compare import CompareConfig, compare, run_name
 from selfkd.evaluation.samples import read_samples, samples_path
-from selfkd.files import write_text
+from selfkd.files import write_json, write_text
 from selfkd.report.attention import curves, direction, findings
 from selfkd.report.build import ReportConfig, report
 from selfkd.report.charts import Bar, Dot, Line, bar_chart, line_chart, nice_ticks, scatter
-from selfkd.report.evaluated import groups_of
+from selfkd.report.evaluated import averages_of, groups_of
 from selfkd.report.items import items_section
 from selfkd.report.media import LONGEST_SIDE, picture_uri, speech_uri
 from selfkd.report.naming import Styles
@@ -160,6 +161,37 @@ def test_the_average_over_public_benchmarks_counts_each_the_same(tmp_path, capsy
     assert "Written 100.0%; spoken, SFT 31.2%; spoken, Self-KD 75.0%." in html
     assert "With Self-KD, 64% of the gap that SFT leaves is closed" in html
     assert html.index("<h3>average of 2</h3>") < html.index("<h3>pope</h3>")
+
+
+def test_without_a_clear_gap_no_share_of_it_is_closed(tmp_path, capsys):
+    pope, mme = (spoken_data(tmp_path / name, 8, benchmark=name) for name in ("pope", "mme"))
+    evaluation_on(tmp_path / "a", {d: {"text": "11111110", "speech": "11111100"} for d in (pope, mme)})
+    evaluation_on(tmp_path / "b", {d: {"speech": "11111111"} for d in (pope, mme)})
+    closed = compare(CompareConfig([str(tmp_path / n) for n in "ab"], tmp_path / "c"))["average"]["gap_closed"]["b"]
+    assert closed["difference"] == 0.25 and closed["share"] is closed["headline"] is None
+
+
+def test_averages_are_over_what_the_same_systems_were_asked(tmp_path):
+    folders = [spoken_data(tmp_path / name, 4, benchmark=name) for name in ("pope", "mme", "hallusionbench")]
+    evaluation_on(tmp_path / "base", {d: {"text": "1111", "speech": "1100"} for d in folders})
+    evaluation_on(tmp_path / "sft", {d: {"speech": "1110"} for d in folders[:2]})
+    averages = averages_of(groups_of(read_runs([str(tmp_path / name) for name in ("base", "sft")]), 0), 0)
+    assert {a.benchmark: list(a.samples) for a in averages} == {
+        "average of 2": ["text", "base", "sft"],
+        "average of 3": ["text", "base"],
+    }
+
+
+def test_other_questions_under_the_same_ids_are_not_compared(tmp_path, data):
+    evaluation(tmp_path / "base", data, text="1" * 12)
+    moved = tmp_path / "moved"
+    write_shard(moved / "a.parquet", [replace(e, question="How many?") for e in ExampleFolder(data)], {"rows": 12})
+    write_json(moved / MANIFEST, json.loads((data / MANIFEST).read_text()) | {"shards": [{"file": "a.parquet"}]})
+    evaluation(tmp_path / "sft", moved, speech="1" * 12)
+    runs = [str(tmp_path / name) for name in ("base", "sft")]
+    with pytest.raises(InputError, match=r"runs: .*sft: world has other items than .*base"):
+        compare(CompareConfig(runs, tmp_path / "c"))
+    assert [(g.writer, g.spoken) for g in groups_of(read_runs(runs), 0)] == [("base", []), ("", ["sft"])]
 
 
 def test_a_gap_is_said_as_its_interval_is(tmp_path, data):

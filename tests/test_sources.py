@@ -112,8 +112,17 @@ def test_a_sample_is_drawn_by_the_seed_and_keeps_the_order(llava_folder, tmp_pat
 
 def test_what_comes_with_the_package_takes_no_path(tmp_path):
     """A third argument meant for the split once was a path that nobody read, and a study asked the wrong split."""
-    with pytest.raises(InputError, match="path, images: world comes with the package and takes none"):
+    with pytest.raises(InputError, match="path: world comes with the package and takes none"):
         open_source(settings(tmp_path, "world", "test"))
+
+
+@pytest.mark.parametrize(
+    ("source", "field", "value"),
+    [("world", "images", "x"), ("librispeech", "columns", {"answer": "a"}), ("jsonl", "instruction", "spoken")],
+)
+def test_a_field_that_would_do_nothing_is_refused(tmp_path, source, field, value):
+    with pytest.raises(InputError, match=f"{field}: is for llava.*, not for {source}|columns: is for jsonl, datasets"):
+        open_source(settings(tmp_path, source, "x", **{field: value}))
 
 
 def test_a_text_alone_is_no_source(tmp_path):
@@ -126,8 +135,8 @@ def test_a_text_alone_is_no_source(tmp_path):
 def test_json_lines_and_their_columns(tmp_path):
     (tmp_path / "a.png").write_bytes(PICTURE)
     lines = [{"query": "What is it?", "reply": "A star.", "file": "a.png"}, {"query": "", "reply": "?"}]
-    lines.append({"query": "Say it.", "reply": "It."})
-    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    lines.append({"query": "Say it.", "reply": "It.", "file": ""})
+    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8-sig")  # as Windows has it
     columns = {"question": "query", "answer": "reply", "image": "file"}
     config = settings(tmp_path, "jsonl", tmp_path / "mine.jsonl", images=str(tmp_path), columns=columns)
     manifest = synthesize(config)
@@ -175,6 +184,14 @@ def test_a_dataset_by_its_columns(tmp_path):
     assert [source.example(i).question for i in range(2)] == rows["q"] and source.example(1).image == PICTURE
     with pytest.raises(InputError, match=r"columns: .*row 0 has no 'question'; there are q, a, picture"):
         open_source(settings(tmp_path, "datasets", tmp_path / "data"))
+
+
+def test_a_table_of_paths_beside_a_folder_of_pictures(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "train.csv").write_text("question,answer,image\nWhat is it?,A star.,a.png\nAnd this?,It.,\n")
+    (tmp_path / "a.png").write_bytes(PICTURE)
+    source = open_source(settings(tmp_path, "datasets", f"{tmp_path / 'mine'}/", images=str(tmp_path)))
+    assert source.name == "mine" and [source.example(i).image for i in range(2)] == [PICTURE, None]
 
 
 def test_a_split_of_a_dataset_by_its_own_name(tmp_path):
@@ -346,6 +363,10 @@ def test_pictures_that_cannot_be_used(data, reason):
             lambda p: soundfile.write(p, np.zeros((600 * 16_000, 8), np.int16), 16_000, format="FLAC"),
             "600 s of 8 channels are too much",
         ),
+        (
+            lambda p: soundfile.write(p, np.append(tone(2.0), np.nan), 16_000, subtype="FLOAT", format="WAV"),
+            "no numbers",
+        ),
         (lambda p: sound(p, 31.0), "31.0 s is over the 30 s"),
         (lambda p: sound(p, 29.0), "29.0 s for 26 letters is not a likely length"),
     ],
@@ -467,6 +488,22 @@ def test_where_nothing_is_kept_the_command_says_why_and_can_be_given_again(tmp_p
     (tmp_path / "a.png").write_bytes(PICTURE)
     asked("a.png")
     assert read_manifest(tmp_path / "out")["rows"] == 1
+
+
+def test_where_all_that_was_spoken_is_refused_it_can_be_heard_and_given_again(tmp_path):
+    (tmp_path / "1-2.trans.txt").write_text("1-2-0 WHERE DO YOU LIVE\n")
+    soundfile.write(tmp_path / "1-2-0.flac", np.zeros(32_000), 16_000)
+    config = settings(tmp_path, "librispeech", tmp_path)
+    for _ in range(2):
+        with pytest.raises(
+            InputError, match=r"all 1 questions were refused .*silent.*what was spoken is in .*rejected"
+        ):
+            synthesize(config)
+    (refused,) = (tmp_path / "out" / "rejected").iterdir()
+    assert pq.read_table(refused)["rejected"][0].as_py().startswith("field speech: silent")
+    sound(tmp_path / "1-2-0.flac", 2.0)
+    manifest = synthesize(config)
+    assert (manifest["rows"], manifest["rejected"], manifest["rejected_shards"]) == (1, [], [])
 
 
 def test_a_folder_goes_on_with_the_questions_that_it_was_begun_with(tmp_path):

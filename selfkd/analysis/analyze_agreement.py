@@ -194,19 +194,22 @@ def _outcomes(
     unknown = sorted(set(spoken) - set(models))
     if unknown:
         raise InputError(f"spoken_runs: {unknown[0]}: not the name of a model ({', '.join(models)})")
-    ids = [e.id for e in examples]
-    written = _right("written_run", config.written_run, benchmark, "text", ids)
+    questions = {e.id: e.question for e in examples}
+    written = _right("written_run", config.written_run, benchmark, "text", questions)
     found = {}
     for model, run in spoken.items():
-        right = _right("spoken_runs", run, benchmark, "speech", ids)
-        found[model] = {i: OUTCOMES[w, s] for i in ids if (w := written[i]) is not None and (s := right[i]) is not None}
+        right = _right("spoken_runs", run, benchmark, "speech", questions)
+        found[model] = {
+            i: OUTCOMES[w, s] for i in questions if (w := written[i]) is not None and (s := right[i]) is not None
+        }
     return found
 
 
-def _right(name: str, run: str, benchmark: str, view: str, ids: list[str]) -> dict[str, bool | None]:
+def _right(name: str, run: str, benchmark: str, view: str, questions: dict[str, str]) -> dict[str, bool | None]:
     """None for an item without a reply."""
-    right = {s["id"]: s["correct"] for s in read_samples(samples_path(Path(run), benchmark, view))}
-    missing = [i for i in ids if i not in right]
+    samples = read_samples(samples_path(Path(run), benchmark, view))
+    right = {s["id"]: s["correct"] for s in samples if s["question"] == questions.get(s["id"])}
+    missing = [i for i in questions if i not in right]
     if missing:
         raise InputError(f"{name}: {run}: {benchmark} lacks item {missing[0]}")
     return right

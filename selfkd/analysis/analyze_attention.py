@@ -64,6 +64,8 @@ class AttentionConfig:
 def analyze_attention(config: AttentionConfig) -> dict[str, Any]:
     """Returns {benchmark: {"models": ..., "between_models": ...}}, as in `result.json` under "benchmarks"."""
     check_numbers(config.batch_size, config.limit)
+    if config.maps < 0:
+        raise InputError(f"maps: {config.maps}: must not be negative")
     models, benchmarks = named_models(config.models), read_benchmarks(config.data, config.limit)
     with_maps = {e.id for examples in benchmarks.values() for e in examples[: config.maps]}
 

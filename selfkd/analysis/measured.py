@@ -17,7 +17,7 @@ from selfkd.data.example import Example
 from selfkd.data.folder import ExampleFolder
 from selfkd.data.views import PairedCollator, PairedDataset, PairedItem
 from selfkd.errors import InputError
-from selfkd.evaluation.grading import group_of_example
+from selfkd.evaluation.grading import check_name, group_of_example
 from selfkd.files import write_text
 from selfkd.model.checkpoint import is_ours, load_omni, ready
 from selfkd.model.omni import OmniModel
@@ -56,6 +56,7 @@ def read_benchmarks(data: Sequence[str], limit: int) -> dict[str, list[Example]]
     benchmarks: dict[str, list[Example]] = {}
     for folder in map(Path, data):
         examples = ExampleFolder(folder)
+        check_name(examples)
         if examples.source in benchmarks:
             raise InputError(f"data: {folder}: a second folder of {examples.source}")
         benchmarks[examples.source] = [e for e in examples[: limit or None] if e.image is not None]

@@ -79,6 +79,9 @@ class Example:
         return samples[:, 0]
 
     def spoken(self, samples: NDArray[np.float32], voice: str, said: str = "") -> "Example":
+        """Raises InputError, naming the field, for samples that are no numbers."""
+        if not np.isfinite(samples).all():
+            raise InputError("field speech: holds samples that are no numbers")
         buffer = io.BytesIO()
         soundfile.write(buffer, samples, SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
         seconds, said = len(samples) / SAMPLE_RATE_HZ, said or self.question

@@ -89,7 +89,9 @@ class ExampleFolder(Examples):
 
     def __init__(self, folder: Path, rejected: bool = False):
         """With `rejected` what was spoken and refused: no pictures, a reason in the field of that name."""
-        shards = read_manifest(folder)["rejected_shards" if rejected else "shards"]
+        manifest = read_manifest(folder)
+        shards = manifest["rejected_shards" if rejected else "shards"]
+        self.language: str = manifest.get("language", "en")
         self.folder = folder
         self.paths = [folder / shard["file"] for shard in shards]
         self._groups: list[tuple[Path, int]] = []  # shard and number in it

@@ -63,11 +63,22 @@ EMBEDDED: dict[str, Callable[[Split, int], Source]] = {
 }
 
 
+_FIELDS_OF: dict[str, tuple[SourceName, ...]] = {
+    "images": ("llava", "jsonl", "datasets"),
+    "columns": ("jsonl", "datasets"),
+    "instruction": ("llava", "benchmark"),
+}
+
+
 def open_source(config: "SynthesizeConfig") -> Source:
-    """The source of a configuration; raises InputError, naming file and field, where it cannot be read."""
+    """The source of a configuration; raises InputError, naming file and field, where it cannot be read, and for fields
+    that would do nothing."""
+    for field, of in _FIELDS_OF.items():
+        if getattr(config, field) not in ("", {}, "text") and config.source not in of:
+            raise InputError(f"{field}: is for {', '.join(of)}, not for {config.source}")
     if config.source in EMBEDDED:
-        if config.path or config.images:
-            raise InputError(f"path, images: {config.source} comes with the package and takes none")
+        if config.path:
+            raise InputError(f"path: {config.source} comes with the package and takes none")
         source = EMBEDDED[config.source](config.split, config.seed)
         if config.source == "easy-vqa" and config.count > len(source):
             raise InputError(
@@ -85,7 +96,7 @@ def open_source(config: "SynthesizeConfig") -> Source:
         case "jsonl":
             return json_lines(path, images, config.columns, count, seed)
         case "datasets":
-            return dataset(config.path, config.split, config.columns, count, seed)
+            return dataset(config.path, images, config.split, config.columns, count, seed)
         case "librispeech":
             return corpora.librispeech(path, count, seed)
         case "common-voice":

@@ -39,6 +39,7 @@ def speak_shard(
     partial = config.output / f".{stem}.{secrets.token_hex(4)}.parquet"  # another job may be making the same shard
     write_shard(partial, shard.examples(*bounds), shard.report)
     refused = config.output / REJECTED / f"{stem.partition('-')[2]}.parquet"
+    refused.unlink(missing_ok=True)  # of a time when every question was refused
     if shard.refused:
         write_shard(refused, shard.refused, {"rows": len(shard.refused)})
     return partial.rename(config.output / f"{stem}-{sha256(partial)[:NAME_DIGITS]}.parquet")

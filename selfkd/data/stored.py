@@ -4,6 +4,8 @@ Rows of Parquet files are read as they lie there: `datasets.load_dataset` would 
 a second copy of it. `place` says which picture it is, and stays the same where all of them are moved together.
 """
 
+import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -66,6 +68,15 @@ class InDataset:
 
 
 Stored = InFolder | InParquet | InDataset
+
+
+def footer_hash(path: str) -> str:
+    """A hash of what a Parquet file says of itself (sizes and bounds of every column), without reading its rows."""
+    with Path(path).open("rb") as file:
+        file.seek(-8, os.SEEK_END)  # the length of the footer, and "PAR1"
+        length = int.from_bytes(file.read(4), "little")
+        file.seek(-8 - length, os.SEEK_END)
+        return hashlib.sha256(file.read(length)).hexdigest()
 
 
 def parquet_rows(files: Sequence[str], columns: Sequence[str], pictures: str) -> Iterator[dict[str, Any]]:

@@ -41,7 +41,7 @@ class SynthesizeConfig:
         output: Folder for the shards and the manifest.
         source: Where the questions come from.
         path: File, folder or dataset (NAME, NAME:CONFIG or NAME:CONFIG:SPLIT) of the source, where it is not embedded.
-        images: Folder of the pictures that the source names (llava, jsonl).
+        images: Folder of the pictures that the source names (llava, jsonl, datasets of paths).
         columns: Columns of a jsonl or datasets source where they are called otherwise (question, answer, image, ...).
         split: Split of the source, and name of the shards; easy-vqa has no validation split.
         count: How many questions to take, drawn by the seed; 0 takes all of a source that ends.
@@ -162,12 +162,14 @@ def _write_manifest(
 ) -> dict[str, Any]:
     footers = [shard_metadata(p) for p in paths]
     rejected = [reject for f in footers for reject in f["rejected"]]
-    if not any(f["rows"] for f in footers) and not any("voice" in r for r in rejected):  # nothing was even spoken
-        for path in config.output.rglob("*.parquet"):
+    if not any(f["rows"] for f in footers):
+        for path in paths:
             path.unlink()
         reasons = "; ".join(list(dict.fromkeys(r["reason"] for r in rejected))[:FIRST_REASONS])
+        spoken = [p for p in config.output.glob(f"{REJECTED}/*.parquet")]
+        kept = f"what was spoken is in {spoken[0].parent}" if spoken else "nothing is kept"
         raise InputError(
-            f"{config.output}: all {len(rejected)} questions were refused ({reasons}); nothing is kept, "
+            f"{config.output}: all {len(rejected)} questions were refused ({reasons}); {kept}, "
             "and the same command can be given again when that is put right"
         )
     manifest = {
@@ -260,7 +262,7 @@ def _claim(folder: Path, plan: dict[str, Any]) -> dict[str, Any]:
     ours = json.loads(json.dumps(plan))
     if found := first_difference(theirs, ours, (n for n in ours if n != "output" and n not in _CONTENT)):
         raise InputError("{}: holds other data ({}: {!r} there, {!r} here)".format(folder, *found))
-    if not any(folder.rglob("*.parquet")):  # no question has been spoken yet, so they may have been corrected
+    if not any(folder.glob("*.parquet")):  # no question stands there yet, so they may have been corrected
         write_json(path, plan)
     elif found := first_difference(theirs, ours, (n for n in ours if n in _CONTENT and n in theirs)):
         raise InputError(

@@ -21,9 +21,9 @@ def json_lines(path: Path, images: Path, columns: Mapping[str, str], count: int,
     return Listed(path.stem, drawn(rows, count, seed), skipped=dict(skipped))
 
 
-def dataset(name: str, split: str, columns: Mapping[str, str], count: int, seed: int) -> Listed:
+def dataset(name: str, images: Path, split: str, columns: Mapping[str, str], count: int, seed: int) -> Listed:
     """A dataset by hub id or local path, as NAME, NAME:CONFIG or NAME:CONFIG:SPLIT, where its split is called otherwise
-    (dev, train_sft); pictures as its `Image` columns hold them."""
+    (dev, train_sft); pictures as its `Image` columns hold them, or paths within `images`."""
     from datasets import Image, load_dataset
     from datasets.exceptions import DatasetNotFoundError
 
@@ -41,8 +41,9 @@ def dataset(name: str, split: str, columns: Mapping[str, str], count: int, seed:
     if isinstance(feature, Image):
         table = dataset_rows(data, image)
     skipped: Counter[str] = Counter()
-    rows = drawn(_rows(table, Path(), wanted, name, skipped), count, seed)
-    return Listed(source.rpartition("/")[2], rows, data.info.license or "not stated", skipped=dict(skipped))
+    rows = drawn(_rows(table, images, wanted, name, skipped), count, seed)
+    called = Path(source).resolve().name if Path(source).exists() else source.rpartition("/")[2]
+    return Listed(called, rows, data.info.license or "not stated", skipped=dict(skipped))
 
 
 def _checked(columns: Mapping[str, str]) -> dict[str, str]:
@@ -60,7 +61,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
             if not line.strip():  # often the last one
                 continue
             try:
-                row = json.loads(line.decode("utf-8"))
+                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             except (UnicodeDecodeError, json.JSONDecodeError) as error:
                 raise InputError(f"path: {path}: line {number}: not JSON in UTF-8 ({error})") from error
             if not isinstance(row, dict):
@@ -108,4 +109,6 @@ def _is_blank(value: Any) -> bool:
 
 
 def _image(value: Any, folder: Path) -> bytes | Stored | None:
-    return value if value is None or isinstance(value, bytes | Stored) else InFolder(folder, str(value))
+    if isinstance(value, bytes | Stored):
+        return value
+    return None if _is_blank(value) else InFolder(folder, str(value))

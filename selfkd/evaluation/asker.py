@@ -24,6 +24,7 @@ from selfkd.files import write_json
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 USAGE = "usage.json"
+KEPT_EVERY_SECONDS = 1.0
 NOT_FOR_US = (401, 403, 404)  # key, permission, path or model: the same for every item
 
 Item = TypeVar("Item")
@@ -82,15 +83,37 @@ class Usage:
     completion_tokens: int = 0
     dollars: float = 0.0
 
+    def spend(self, prompt_tokens: int, completion_tokens: int, dollars: float) -> None:
+        self.prompt_tokens += prompt_tokens
+        self.completion_tokens += completion_tokens
+        self.dollars += dollars
+
+
+class _Kept(Usage):
+    """Usage that a file keeps as it grows: a process that is killed writes nothing at its end."""
+
+    def __init__(self, path: Path):
+        super().__init__(**(json.loads(path.read_text()) if path.is_file() else {}))
+        self._path, self._written = path, time.monotonic()
+
+    def spend(self, prompt_tokens: int, completion_tokens: int, dollars: float) -> None:
+        super().spend(prompt_tokens, completion_tokens, dollars)
+        if time.monotonic() - self._written > KEPT_EVERY_SECONDS:
+            self.write()
+
+    def write(self) -> None:
+        write_json(self._path, asdict(self))
+        self._written = time.monotonic()
+
 
 @contextmanager
 def kept_usage(path: Path, model: str, settings: EndpointSettings) -> Iterator[Usage]:
     """The usage that a file keeps, so that a budget holds over repetitions of a command; says in the end what it is."""
-    usage = Usage(**json.loads(path.read_text())) if path.is_file() else Usage()
+    usage = _Kept(path)
     try:
         yield usage
     finally:
-        write_json(path, asdict(usage))
+        usage.write()
         spent = f", ${usage.dollars:.2f}" if settings.price_in or settings.price_out else ""
         tokens = f"{usage.prompt_tokens:,} + {usage.completion_tokens:,} tokens"
         print(f"{model}: {usage.requests:,} requests ({usage.retries:,} again), {tokens}{spent}")
@@ -220,9 +243,8 @@ class Asker:
 
     def _count(self, read: ChatReply) -> None:
         prompt, completion = read.prompt_tokens or 0, read.completion_tokens or 0
-        self.usage.prompt_tokens += prompt
-        self.usage.completion_tokens += completion
-        self.usage.dollars += (prompt * self.settings.price_in + completion * self.settings.price_out) / 1e6
+        dollars = (prompt * self.settings.price_in + completion * self.settings.price_out) / 1e6
+        self.usage.spend(prompt, completion, dollars)
         if self.settings.budget and not read.error and read.prompt_tokens is None:
             self._is_blind = True
 

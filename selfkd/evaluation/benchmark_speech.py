@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from selfkd.data.example import MANIFEST
 from selfkd.data.folder import ExampleFolder
 from selfkd.data.listed import Listed
+from selfkd.data.stored import InParquet, footer_hash
 from selfkd.data.synthesize import SynthesizeConfig, synthesize
 from selfkd.errors import InputError
 from selfkd.evaluation.benchmarks.catalog import BENCHMARKS, PAPER8, open_benchmark
 from selfkd.evaluation.suite import VOICE_MARK
+from selfkd.files import locked
 
 if TYPE_CHECKING:
     from selfkd.evaluation.evaluate import EvaluateConfig
@@ -60,11 +62,15 @@ def _speak(config: "EvaluateConfig", name: str, source: Listed, voice: str, sett
         **settings,
     }
     made = SynthesizeConfig(Path(), **asked)
-    # all that the folder follows from, the rows too: a copy that was corrected under the same path is made anew
+    # all that the folder follows from, rows and pictures too: a copy corrected under the same path is made anew
     plan = {k: v for k, v in asdict(made).items() if k not in ("output", "processes", "pool", "address")}
-    rows = hashlib.sha256(repr([r._replace(image=None, clip=None) for r in source.rows]).encode())
-    key = hashlib.sha256((json.dumps(plan, default=str, sort_keys=True) + rows.hexdigest()).encode())
+    key = hashlib.sha256(json.dumps(plan, default=str, sort_keys=True).encode())
+    key.update(repr([r._replace(image=None, clip=None) for r in source.rows]).encode())
+    files = sorted({r.image.file for r in source.rows if isinstance(r.image, InParquet)})
+    key.update("".join(map(footer_hash, files)).encode())
     output = config.cache.expanduser() / f"{name}-{key.hexdigest()[:12]}"
     if not (output / MANIFEST).is_file():
-        synthesize(replace(made, output=output), source)
+        with locked(output.with_name(f".{output.name}.lock")):  # several models may be asked side by side
+            if not (output / MANIFEST).is_file():
+                synthesize(replace(made, output=output), source)
     return output

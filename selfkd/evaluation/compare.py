@@ -17,7 +17,7 @@ from rich.table import Table
 from selfkd.errors import InputError
 from selfkd.evaluation.gap_table import accuracy_cell
 from selfkd.evaluation.samples import read_samples, samples_path
-from selfkd.evaluation.side_by_side import CASCADE, TEXT, asked_in, averages_side_by_side, side_by_side
+from selfkd.evaluation.side_by_side import CASCADE, TEXT, asked_in, averages_side_by_side, items_in, side_by_side
 from selfkd.files import write_json
 from selfkd.runs import CONFIG, RESULT, name_and_path
 
@@ -64,9 +64,9 @@ def compare(config: CompareConfig) -> dict[str, Any]:
 
 
 def _check_comparable(benchmark: str, samples: Mapping[str, Sequence[Mapping[str, Any]]], places: Places) -> None:
-    ids = {system: [s["id"] for s in items] for system, items in samples.items()}
+    items = {system: items_in(some) for system, some in samples.items()}
     for system in places:
-        if ids[system] != ids[TEXT]:
+        if items[system] != items[TEXT]:
             raise InputError(f"runs: {places[system][0]}: {benchmark} has other items than {places[TEXT][0]}")
     spoken = [s for s in samples if s != TEXT]
     for system in spoken[1:]:

@@ -23,7 +23,7 @@ from selfkd.evaluation.asker import USAGE, EndpointSettings, kept_usage
 from selfkd.evaluation.benchmark_speech import InstructionForm, speak_benchmarks
 from selfkd.evaluation.benchmarks.benchmark import whole_groups
 from selfkd.evaluation.gap_table import gap_table
-from selfkd.evaluation.grading import check_gradable, group_of
+from selfkd.evaluation.grading import check_gradable, check_name, group_of
 from selfkd.evaluation.records import SampleFile, prompt_hash, sample
 from selfkd.evaluation.remote_code import ChatSystem, runs_own_code
 from selfkd.evaluation.samples import QUESTIONS, read_samples, samples_path
@@ -116,7 +116,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     for name, folder in asked.items():
         check_gradable(name.partition(VOICE_MARK)[0], folder.columns("id", "kind", "question", "truth"))
     with Run.open(config.output, "evaluate", config, _FREE) as run:
-        _check_same(run.folder / ASKED, asked)
+        _check_same(run.folder / ASKED, asked, settings.extra)
         transcriber = Transcriber.from_pretrained(config.recognizer) if "cascade" in config.views else None
         with _system(config, settings, transcriber, run.folder) as system:
             lost: list[str] = []  # told when all has been asked: one bad reply in the evening is not to cost the night
@@ -158,6 +158,7 @@ def _folders(config: EvaluateConfig) -> dict[str, ExampleFolder]:
         found = speak_benchmarks(config)
     for path in map(Path, config.data):
         folder = ExampleFolder(path)
+        check_name(folder)
         if folder.source in found:
             raise InputError(f"data: {path}: a second folder of {folder.source!r}")
         found[folder.source] = folder
@@ -169,13 +170,19 @@ def _folders(config: EvaluateConfig) -> dict[str, ExampleFolder]:
     return found
 
 
-def _check_same(path: Path, asked: Mapping[str, ExampleFolder]) -> None:
-    """Raises InputError where a run that goes on would mix replies to what its folders held before and hold now."""
+def _check_same(path: Path, asked: Mapping[str, ExampleFolder], extra: Mapping[str, Any]) -> None:
+    """Raises InputError where a run that goes on would mix replies to what its folders held before and hold now, or
+    those of a model that is asked in another way."""
     shards = {name: read_manifest(folder.folder)["shards"] for name, folder in asked.items()}
-    if path.is_file() and (found := first_difference(json.loads(path.read_text()), shards, shards)):
+    before = json.loads(path.read_text()) if path.is_file() else {"shards": shards, "extra": extra}
+    if found := first_difference(before["shards"], shards, shards):
         raise InputError(f"data: {asked[found[0]].folder}: made anew since this run began; give another output")
+    if before["extra"] != extra:
+        raise InputError(
+            f"endpoint.extra: {before['extra']} when this run began, {dict(extra)} now; give another output"
+        )
     if is_main_process():
-        write_json(path, shards)
+        write_json(path, {"shards": shards, "extra": extra})
 
 
 def _processes() -> PartialState:
@@ -192,12 +199,15 @@ def _ask(
     state = _processes()
     rank = state.process_index
     files = {v: SampleFile(samples_path(folder, name, v), [ids[i] for i in chosen], rank) for v in config.views}
+    if not config.keep_failures and state.is_main_process:
+        for file in files.values():
+            file.reopen()
     _reuse_written(files, name, examples, chosen)
     state.wait_for_everyone()
     wanted = {v: [chosen[i] for i in f.missing() if i % state.num_processes == rank] for v, f in files.items()}
     answers = system.answer(examples, {v: positions for v, positions in wanted.items() if positions})
     for i, view, reply in with_progress(answers, sum(map(len, wanted.values())), name):
-        files[view].add(sample(examples[i], view, reply))
+        files[view].add(sample(examples[i], view, reply, examples.language))
     state.wait_for_everyone()
     if not state.is_main_process:
         return {}

@@ -4,11 +4,24 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from selfkd.data.example import Example, image_hash
+from selfkd.data.example import Example, image_hash, read_manifest
+from selfkd.data.folder import ExampleFolder
 from selfkd.errors import InputError
 from selfkd.evaluation.benchmarks.benchmark import Grade
 from selfkd.evaluation.benchmarks.catalog import BENCHMARKS
 from selfkd.evaluation.scorers import SCORED_KINDS, is_right, parse
+from selfkd.evaluation.suite import VOICE_MARK
+
+
+def check_name(folder: ExampleFolder) -> None:
+    """Raises InputError where questions of one's own are called what would have them graded as a public benchmark's."""
+    name, made_of = folder.source, read_manifest(folder.folder).get("source")
+    if (name in BENCHMARKS and made_of != "benchmark") or name == "average" or VOICE_MARK in name:
+        taken = "names a public benchmark" if name in BENCHMARKS else "has a meaning of its own here"
+        raise InputError(
+            f"data: {folder.folder}: its questions are from {name!r}, which {taken}; rename their file or folder, "
+            "and speak them anew"
+        )
 
 
 def check_gradable(name: str, items: Iterable[Mapping[str, Any]]) -> None:

@@ -20,7 +20,9 @@ from selfkd.errors import InputError
 from selfkd.evaluation.asker import USAGE, Asker, kept_usage
 from selfkd.evaluation.judge import PROMPT, PROMPT_VERSION, Verdict, agreement, agreement_told, judge_each
 from selfkd.evaluation.overlap import overlap
+from selfkd.evaluation.resampling import clustered_stderr
 from selfkd.evaluation.samples import keep_whole_lines, read_samples, whole_lines
+from selfkd.evaluation.statistics import groups_in
 from selfkd.evaluation.systems import endpoint_settings
 from selfkd.files import write_json
 
@@ -68,7 +70,11 @@ def judge_run(config: JudgeConfig) -> dict[str, Any]:
         agrees = _agreement(labels)
         about = {"judge": config.model, "prompt_version": PROMPT_VERSION, "prompt": PROMPT, "agreement": agrees}
     figures = {path.stem: _figures(wrong[path], verdicts[path]) for path in paths}
-    write_json(config.run / "judged.json", {"about": about, "figures": figures})
+    told = config.run / "judged.json"
+    if not config.model and told.is_file() and (before := json.loads(told.read_text()))["about"]:
+        figures = before["figures"]  # a judge's, and the measure by words beside them
+    else:
+        write_json(told, {"about": about, "figures": figures})
     Console().print(_table(figures))
     if config.model:
         print(f"{config.model}: {agreement_told(about['agreement'])}")
@@ -110,13 +116,14 @@ def _judged(path: Path, wrong: Sequence[dict[str, Any]], asker: Asker, title: st
 
 
 def _figures(wrong: Sequence[dict[str, Any]], verdicts: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    said = [v["on_topic"] for v in verdicts.values() if v["on_topic"] is not None]
-    share = fmean(said) if said else None
+    given = [(s, verdicts[s["id"]]["on_topic"]) for s in wrong if s["id"] in verdicts]
+    judged = [(s, float(on_topic)) for s, on_topic in given if on_topic is not None]
+    said = [on_topic for _, on_topic in judged]
     return {
         "wrong": len(wrong),
         "judged": len(said),
-        "on_topic": share,
-        "stderr": None if share is None else (share * (1 - share) / len(said)) ** 0.5,
+        "on_topic": fmean(said) if said else None,
+        "stderr": clustered_stderr(said, groups_in([s for s, _ in judged])) if said else None,
         "overlap": fmean(overlap(s["question"], s["reply"]) for s in wrong) if wrong else None,
     }
 
@@ -126,7 +133,8 @@ def _table(figures: dict[str, Any]) -> Table:
     for column in ("benchmark and view", "wrong", "judged", "on topic", "by words"):
         table.add_column(column, justify="left" if column.startswith("bench") else "right")
     for name, f in figures.items():
-        topic = "–" if f["on_topic"] is None else f"{100 * f['on_topic']:.1f} ({100 * f['stderr']:.1f})"
+        error = "" if f["stderr"] is None else f" ({100 * f['stderr']:.1f})"
+        topic = "–" if f["on_topic"] is None else f"{100 * f['on_topic']:.1f}{error}"
         words = "–" if f["overlap"] is None else f"{100 * f['overlap']:.1f}"
         table.add_row(name, str(f["wrong"]), str(f["judged"]), topic, words)
     return table

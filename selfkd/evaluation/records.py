@@ -18,8 +18,8 @@ from selfkd.evaluation.samples import keep_whole_lines, read_samples, whole_line
 from selfkd.files import write_text
 
 
-def sample(example: Example, view: str, reply: Reply) -> dict[str, Any]:
-    """The record of a reply. One with an `error` has no score: no reply is no wrong answer."""
+def sample(example: Example, view: str, reply: Reply, language: str = "en") -> dict[str, Any]:
+    """The record of a reply to a question in `language`. One with an `error` has no score: it is no wrong answer."""
     known = {
         "id": example.id,
         "source": example.source,
@@ -29,7 +29,7 @@ def sample(example: Example, view: str, reply: Reply) -> dict[str, Any]:
         "truth": example.truth,
         "details": json.loads(example.details) if example.details else {},
         "voice": "" if view == "text" else example.voice,
-        "word_error_rate": _heard_wer(example, view, reply),
+        "word_error_rate": _heard_wer(example, view, reply, language),
         "prompt": prompt_hash(example, view),
         "reply": reply.text,
         "heard": reply.heard,
@@ -44,11 +44,11 @@ def sample(example: Example, view: str, reply: Reply) -> dict[str, Any]:
     return known | {"parsed": found.parsed, "score": found.score, "correct": found.score >= 0.5}
 
 
-def _heard_wer(example: Example, view: str, reply: Reply) -> float | None:
+def _heard_wer(example: Example, view: str, reply: Reply, language: str) -> float | None:
     """Of what the cascade's recogniser heard; in the speech view, where nobody writes down what the model hears, of
     what the data stage's did. None where there is no transcript."""
     if view == "cascade" and not reply.error:
-        return word_error_rate(example.said or example.question, reply.heard)
+        return word_error_rate(example.said or example.question, reply.heard, language)
     return example.word_error_rate if view == "speech" and example.word_error_rate >= 0 else None
 
 
@@ -83,6 +83,11 @@ class SampleFile:
                 if record["id"] not in found or found[record["id"]]["error"]:
                     found[record["id"]] = record
         return found
+
+    def reopen(self) -> None:
+        """Makes a whole file with errors a partial one again, so that its items are asked again; on one process."""
+        if any(record["error"] for record in self.known().values()) and self.path.is_file():
+            self.path.rename(self._own)
 
     def missing(self) -> list[int]:
         """Positions of the items without a reply."""

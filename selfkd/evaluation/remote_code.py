@@ -92,14 +92,14 @@ class ChatSystem:
     def answer(self, examples: ExampleFolder, wanted: Mapping[View, Sequence[int]]) -> Answers:
         for view, positions in wanted.items():
             for i in positions:
-                yield i, view, self._reply(examples[i], view)
+                yield i, view, self._reply(examples[i], view, examples.language)
 
     @torch.no_grad()
-    def _reply(self, example: Example, view: View) -> Reply:
+    def _reply(self, example: Example, view: View, language: str) -> Reply:
         start, heard = time.perf_counter(), ""
         try:
             if view == "cascade":
-                (heard,) = heard_by(self.transcriber, [example])
+                (heard,) = heard_by(self.transcriber, [example], language)
                 example = replace(example, question=heard)
             said = self.model.chat(example, "speech" if view == "speech" else "text", self.max_new_tokens)
         except Exception as error:  # of code that is not ours

@@ -31,6 +31,11 @@ def side_by_side(samples: Mapping[str, Samples], seed: int) -> dict[str, Any]:
     }
 
 
+def items_in(samples: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """What was asked, in whatever view: id, question, right answer, and group, which holds the picture."""
+    return [(s["id"], s["question"], s["truth"], s["group"]) for s in samples]
+
+
 def asked_in(samples: Sequence[Mapping[str, Any]]) -> list[str]:
     """What makes two runs comparable: a hash of all that was shown and said, for each item."""
     return [s["prompt"] for s in samples]
@@ -69,7 +74,8 @@ def _average(scores: Mapping[str, Mapping[str, Any]], samples: Sequence[Mapping[
         items = [_answered(of, first, system) for of in samples]
         if all(groups for *_, groups in items):
             headlines = [systems[s]["headline"] for s in (TEXT, first, system)]
-            closed[system] = {"of": first, **gap_closed_on_average(items, seed), "headline": _share(*headlines)}
+            share = gap_closed_on_average(items, seed)
+            closed[system] = {"of": first, **share, "headline": share["share"] and _share(*headlines)}
     return {"benchmarks": list(scores), "systems": systems, "gap": gaps, "gap_closed": closed}
 
 

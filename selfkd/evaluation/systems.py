@@ -59,19 +59,19 @@ class LocalSystem:
             alike.setdefault(views_of[i], []).append(i)
         for views, positions in alike.items():
             for some in groups_of(positions, self.batch_size):
-                for view, replies in self._together([examples[i] for i in some], views).items():
+                for view, replies in self._together([examples[i] for i in some], views, examples.language).items():
                     yield from ((i, view, reply) for i, reply in zip(some, replies, strict=True))
 
-    def _together(self, examples: Sequence[Example], views: Sequence[View]) -> dict[View, list[Reply]]:
+    def _together(self, examples: Sequence[Example], views: Sequence[View], language: str) -> dict[View, list[Reply]]:
         try:
-            return self._replies(examples, views)
+            return self._replies(examples, views, language)
         except InputError as error:
             if len(examples) == 1:  # a picture that cannot be read, a question beyond the model's context
                 return {view: [Reply("", error=str(error))] for view in views}
-            alone = [self._together([example], views) for example in examples]
+            alone = [self._together([example], views, language) for example in examples]
             return {view: [one[view][0] for one in alone] for view in views}
 
-    def _replies(self, examples: Sequence[Example], views: Sequence[View]) -> dict[View, list[Reply]]:
+    def _replies(self, examples: Sequence[Example], views: Sequence[View], language: str) -> dict[View, list[Reply]]:
         start = time.perf_counter()
         asked: list[OneView] = [v for v in views if v != "cascade"]
         replies: dict[View, list[Reply]] = {}
@@ -80,7 +80,7 @@ class LocalSystem:
             if self.likelihood:
                 self._add_likelihoods(examples, asked, replies)
         if "cascade" in views:
-            heard = heard_by(self.transcriber, examples)
+            heard = heard_by(self.transcriber, examples, language)
             told = [replace(e, question=h) for e, h in zip(examples, heard, strict=True)]
             texts = answer_views(self.model, self.processor, told, ["text"], self.max_new_tokens)["text"]
             replies["cascade"] = [replace(r, heard=h) for r, h in zip(texts, heard, strict=True)]
@@ -126,7 +126,7 @@ class EndpointSystem:
             told: list[tuple[int, str]] = []
             for i in some:
                 try:
-                    told += [(i, heard) for heard in heard_by(self.transcriber, [examples[i]])]
+                    told += [(i, heard) for heard in heard_by(self.transcriber, [examples[i]], examples.language)]
                 except InputError as error:  # longer than the recogniser's window, unreadable
                     yield i, "cascade", Reply("", error=str(error))
             asked = (replace(examples[i], question=heard) for i, heard in told)
@@ -145,10 +145,10 @@ def option_letters(example: Example) -> list[str]:
     return list(options_of(example.question)) if example.kind == "multiple_choice" else []
 
 
-def heard_by(transcriber: Transcriber | None, examples: Sequence[Example]) -> list[str]:
+def heard_by(transcriber: Transcriber | None, examples: Sequence[Example], language: str) -> list[str]:
     """What the recogniser of a cascade makes of the examples' speech."""
     assert transcriber is not None, "the view cascade is asked with a transcriber"
-    return transcriber.transcribe(examples)
+    return transcriber.transcribe(examples, language)
 
 
 def with_progress(answers: Answers, total: int, title: str) -> Answers:

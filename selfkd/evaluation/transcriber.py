@@ -29,6 +29,10 @@ class Transcriber:
             return cls(*recognizer_of(*load_omni(checkpoint)))
         return cls(*load_recognizer(checkpoint or recognizer_path()))
 
-    def transcribe(self, examples: Sequence[Example]) -> list[str]:
+    def transcribe(self, examples: Sequence[Example], language: str = "") -> list[str]:
+        """What is said, in `language`; a Whisper of many languages guesses which, where none is given."""
         mels = [log_mel(self.extractor, e.samples(), f"example {e.id}") for e in examples]
-        return self.recognizer.recognize(*(t.to(self.recognizer.device) for t in pad_mels(mels)))
+        mel_BFM, mel_mask_BM = (t.to(self.recognizer.device) for t in pad_mels(mels))
+        if isinstance(self.recognizer, WhisperRecognizer):
+            return self.recognizer.recognize(mel_BFM, mel_mask_BM, language)
+        return self.recognizer.recognize(mel_BFM, mel_mask_BM)

@@ -103,9 +103,13 @@ class WhisperRecognizer:
         return self.model.device
 
     @torch.no_grad()
-    def recognize(self, mel_BFM: Tensor, mel_mask_BM: Tensor) -> list[str]:
+    def recognize(self, mel_BFM: Tensor, mel_mask_BM: Tensor, language: str = "") -> list[str]:
+        """Texts of clips in `language` ("" lets a Whisper of many languages guess, clip by clip)."""
+        spoken, settings = language.lower().partition("-")[0], self.model.generation_config
+        known = getattr(settings, "lang_to_id", None) or {}  # {"<|en|>": ...}; none where it hears English alone
+        how = {"language": spoken, "task": "transcribe"} if f"<|{spoken}|>" in known else {}
         window = pad_to_window(mel_BFM, mel_mask_BM, self.model.config.max_source_positions)
-        ids = self.model.generate(input_features=window, max_new_tokens=_MOST_TOKENS, do_sample=False)
+        ids = self.model.generate(input_features=window, max_new_tokens=_MOST_TOKENS, do_sample=False, **how)
         return [t.strip() for t in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
 

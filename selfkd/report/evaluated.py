@@ -13,24 +13,12 @@ from selfkd.errors import InputError
 from selfkd.evaluation.compare import titled_benchmark
 from selfkd.evaluation.gap_table import VIEWS
 from selfkd.evaluation.samples import samples_path
-from selfkd.evaluation.side_by_side import CASCADE, TEXT, asked_in, averages_side_by_side, side_by_side
+from selfkd.evaluation.side_by_side import CASCADE, TEXT, asked_in, averages_side_by_side, items_in, side_by_side
 from selfkd.report.run_folder import RunFolder, read_lines
 
 Samples = list[dict[str, Any]]
-_NEEDED: tuple[str, ...] = (
-    "id",
-    "kind",
-    "prompt",
-    "category",
-    "question",
-    "truth",
-    "reply",
-    "heard",
-    "error",
-    "parsed",
-    "score",
-)
-_NEEDED += ("correct",)
+_ASKED = ("id", "group", "kind", "prompt", "category", "question", "truth")
+_NEEDED = (*_ASKED, "reply", "heard", "error", "parsed", "score", "correct")
 
 
 @dataclass
@@ -53,6 +41,9 @@ class Group:
     def ids(self) -> list[str]:
         return [s["id"] for s in next(iter(self.samples.values()))]
 
+    def items(self) -> list[tuple[str, ...]]:
+        return items_in(next(iter(self.samples.values())))
+
     def takes(self, views: dict[str, Samples]) -> bool:
         """Whether what is spoken in `views` is what its own systems were asked."""
         spoken = _spoken(views)
@@ -74,18 +65,16 @@ def groups_of(runs: list[RunFolder], seed: int) -> list[Group]:
 
 
 def averages_of(groups: list[Group], seed: int) -> list[Group]:
-    """The average over public benchmarks, as groups without samples: one for each set of systems that two or more of
-    them share."""
-    alike: dict[tuple[Any, ...], list[Group]] = {}
-    for group in groups:
-        alike.setdefault((group.writer, *group.samples), []).append(group)
+    """Averages over public benchmarks, as groups without items: for each set of systems that were asked a benchmark
+    together, over all that they were."""
     averages = []
-    for some in alike.values():
-        scores = averages_side_by_side(
-            {g.benchmark: g.scores for g in some}, {g.benchmark: g.samples for g in some}, seed
-        )
-        for name, score in scores.items():
-            averages.append(Group(titled_benchmark(name, score), runs=some[0].runs, scores=score))
+    for writer, systems in dict.fromkeys((g.writer, tuple(g.samples)) for g in groups):
+        having = [g for g in groups if g.writer == writer and set(systems) <= set(g.samples)]
+        scores = {g.benchmark: g.scores | {"systems": {s: g.scores["systems"][s] for s in systems}} for g in having}
+        samples = {g.benchmark: {s: g.samples[s] for s in systems} for g in having}
+        for name, score in averages_side_by_side(scores, samples, seed).items():
+            nothing: dict[str, Samples] = {s: [] for s in systems}
+            averages.append(Group(titled_benchmark(name, score), nothing, having[0].runs, score))
     return averages
 
 
@@ -112,9 +101,9 @@ def _of_benchmark(benchmark: str, runs: list[RunFolder]) -> list[Group]:
         if not views:
             continue
         if run.name not in home:
-            ids = [s["id"] for s in next(iter(views.values()))]
+            items = items_in(next(iter(views.values())))
             nearest = [*reversed(names[:at]), *names[at + 1 :]]
-            alike = [home[n] for n in nearest if n in home and home[n].ids() == ids]
+            alike = [home[n] for n in nearest if n in home and home[n].items() == items]
             fitting = [g for g in alike if g.takes(views)]
             home[run.name] = fitting[0] if fitting else Group(benchmark)
             home[run.name].asked = home[run.name].asked or _spoken(views)

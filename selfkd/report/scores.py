@@ -25,7 +25,8 @@ def scores_section(
     """None where no run was evaluated. The averages over benchmarks come first."""
     if not groups:
         return None
-    names, shown = Names(groups), [*averages, *groups]
+    shown = [*averages, *groups]
+    names = Names(shown)
     tables = [_score_table(shown, names), _gap_table(shown, names), _closed_table(shown)]
     return {
         "headlines": [headline(group, names) for group in shown],
@@ -161,14 +162,15 @@ def _gap_table(groups: list[Group], names: Names) -> Table:
 
 
 def _closed_table(groups: list[Group]) -> Table:
-    rows = [
-        [
-            group.benchmark, titled(s), titled(c["of"]), percent(c["share"]), percents(c["interval"]),
-            percent(c["difference"]), percents(c["difference_interval"]),
-        ]
-        for group in groups
-        for s, c in group.scores["gap_closed"].items()
-    ]  # fmt: skip
+    rows = []
+    for group in groups:
+        for s, c in group.scores["gap_closed"].items():
+            who = [titled(s), titled(c["of"])]
+            found = [percent(c["share"]), percents(c["interval"])]
+            found += [percent(c["difference"]), percents(c["difference_interval"])]
+            rows.append([group.benchmark, *who, *found])
+            if c.get("headline") is not None:
+                rows.append([f"{group.benchmark}, official", *who, percent(c["headline"]), "–", "–", "–"])
     columns = "Benchmark", "By", "Of the gap left by", "Share closed", "95% interval", "Difference", "95% interval"
     note = (
         "Share closed = (second − first) / (written − first), paired bootstrap over pictures; none is given "
