@@ -56,7 +56,11 @@ class Run:
                 raise InputError(f"{folder}: run directory in use by another process") from None
             run = cls(folder)
             run._claim({"stage": stage, **_plain(config)}, {"output", *free})
-            yield run
+            try:
+                yield run
+            except InputError:
+                run._give_back()
+                raise
 
     def _claim(self, config: dict[str, Any], free: set[str]) -> None:
         path = self.folder / CONFIG
@@ -72,6 +76,16 @@ class Run:
             raise InputError(f"{self.folder}: run directory holds another run ({difference}); give another output")
         if self.is_complete:
             raise RunCompleteError(f"{self.folder}: run is complete already; give another output or delete it")
+
+    def _give_back(self) -> None:
+        """Leaves a directory in which nothing was made as it was found: the next run may have other settings."""
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                with suppress(OSError):  # where there is something in it
+                    path.rmdir()
+        if {p.name for p in self.folder.iterdir()} <= {CONFIG, PROVENANCE, ".lock"}:
+            for name in (CONFIG, PROVENANCE):
+                (self.folder / name).unlink(missing_ok=True)
 
     @property
     def is_complete(self) -> bool:
@@ -118,10 +132,16 @@ def once(stage: Callable[[Any], Any], config: Any) -> dict[str, Any]:
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The log's entries, the last one of each step: a resumed run goes over some steps again."""
+    """The log's entries, of each step the one that is over most `steps`: a resumed run goes over some steps again, and
+    its first entry is of a part of those that the one before was of."""
     path = folder / LOG
-    entries = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    return list({entry.get("step", i): entry for i, entry in enumerate(entries)}.values())
+    found: dict[int, dict[str, Any]] = {}
+    for i, line in enumerate(path.read_text().splitlines() if path.is_file() else []):
+        entry = json.loads(line)
+        before = found.get(entry.get("step", i))
+        if before is None or entry.get("steps", 1) >= before.get("steps", 1):
+            found[entry.get("step", i)] = entry
+    return list(found.values())
 
 
 def _git(*arguments: str) -> str:

@@ -15,6 +15,7 @@ from transformers import Qwen2_5OmniConfig
 from selfkd.data.views import PairedCollator, paired_item
 from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
 from selfkd.losses import Objective
+from selfkd.model.adapters import train_adapters
 from selfkd.model.checkpoint import load_omni
 from selfkd.model.omni import OmniModel
 from selfkd.model.paired import paired_rows
@@ -153,6 +154,34 @@ def test_it_is_trained_resumed_kept_and_asked(native, start, tmp_path):
         assert torch.equal(model.eval().vlm(**inputs).logits, before.vlm(**inputs).logits), "the written view moved"
     scores = evaluate(EvaluateConfig(str(tmp_path / "whole/model"), [str(start / "data")], tmp_path / "eval", limit=2))
     assert {key: s["n"] for key, s in scores["world-annotated"].items()} == {"text": 2, "speech": 2, "gap": 2}
+
+
+@pytest.mark.parametrize("name", ["Gemma 4", "Qwen2.5-Omni"])
+@pytest.mark.parametrize(
+    "parts", [["projector"], ["projector", "speech_encoder"], ["llm_adapters"], ["projector", "llm"]]
+)
+def test_a_checkpoint_in_bfloat16_comes_back_as_one(tmp_path, name, parts):
+    """What trains is in fp32 as it does; what is kept has the dtype of what was there, and answers as it."""
+    torch.manual_seed(0)
+    vlm, its_processor = NATIVE[name]()
+    vlm.to(torch.bfloat16).save_pretrained(tmp_path / "model")
+    OmniProcessor(its_processor).save_pretrained(tmp_path / "model")
+    training_data(tmp_path)
+    settings = {"steps": 2, "batch_size": 4, "warmup_steps": 1, "trainable": parts, "learning_rate": 0.05}
+    config = DistillConfig([str(tmp_path / "data")], tmp_path / "run", model=str(tmp_path / "model"), **settings)
+    distill(config)
+    (before, processor), (after, _) = (load_omni(f) for f in (tmp_path / "model", tmp_path / "run/model"))
+    adapters = {n for n, p in after.named_parameters() if p.dtype == torch.float32}
+    assert adapters == {n for n, _ in after.named_parameters() if "lora_" in n} and after.dtype == torch.bfloat16
+    if "llm" not in parts:
+        item = paired_item(processor, world_examples(1)[0])
+        inputs = plain_inputs(before, item.prefix_ids + item.text_ids, item.image_inputs, {})
+        inputs = {k: v.bfloat16() if v.is_floating_point() else v for k, v in inputs.items()}
+        with torch.no_grad():
+            if adapters:
+                train_adapters(after.vlm, False)
+            assert torch.equal(after.eval().vlm(**inputs).logits, before.eval().vlm(**inputs).logits)
+    distill(replace(config, output=tmp_path / "next", model=str(tmp_path / "run/model")))
 
 
 @pytest.mark.parametrize("part", ["speech_encoder", "llm_adapters"])

@@ -9,8 +9,11 @@ from transformers.utils import is_timm_available
 
 from selfkd.cli import main
 from selfkd.errors import InputError
+from selfkd.model.bundled import load_bundled
 from selfkd.training.align import AlignConfig, align
 from selfkd.training.distill import DistillConfig, distill
+from selfkd.training.parts import freeze_all_but
+from selfkd.training.plan import TEMPLATE_TOKENS
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -50,6 +53,19 @@ def test_a_recipe_plans_its_run(recipe, monkeypatch, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "nothing was written" in printed and max(map(len, printed.splitlines())) <= 80
     assert not (tmp_path / "run").exists()
+
+
+def test_tokens_of_pictures_are_counted_where_model_and_data_are_there(parts, tmp_path):
+    training_start(parts, tmp_path)
+    data = [str(tmp_path / "data")]
+    for model in ("", str(tmp_path / "model")):
+        load = distill(DistillConfig(data, tmp_path / "run", model=model, dry_run=True))["load"]
+        assert load["prefix_tokens"] == parts[1].image_tokens(64, 64) + TEMPLATE_TOKENS and load["examples"] == 16
+
+
+def test_the_plan_of_stage_one_counts_what_will_train(tmp_path):
+    planned = align(AlignConfig([str(tmp_path / "none")], tmp_path / "run", dry_run=True))
+    assert planned["trained_parameters"] == freeze_all_but(load_bundled()[0], ["projector", "speech_encoder"])
 
 
 def test_self_kd_costs_little_more_than_sft_and_adapters_train():

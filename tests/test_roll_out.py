@@ -2,12 +2,16 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 from conftest import world_examples
+from native_models import NATIVE
 
 from selfkd.data.views import PairedCollator, paired_item
 from selfkd.losses import Objective
 from selfkd.model.bundled import load_bundled
+from selfkd.model.omni import OmniModel
+from selfkd.model.processor import OmniProcessor
 from selfkd.training.mel_augment import augmented, masked, warped
 from selfkd.training.parts import freeze_all_but
 from selfkd.training.roll_out import roll_out, with_responses
@@ -44,15 +48,37 @@ def test_replies_are_the_students_own_and_the_prefix_is_read_once():
     assert torch.equal(roll_out(model, batch, processor.end_id, 8)["labels"], rolled["labels"])
 
 
+@pytest.mark.parametrize("name", ["Gemma 4", "Qwen2.5-Omni"])
+def test_no_reply_holds_a_token_that_stands_for_a_picture_or_a_clip(name):
+    """It would have no picture to stand for. Here the model would say hardly anything else."""
+    torch.manual_seed(0)
+    vlm, its_processor = NATIVE[name]()
+    model, processor = OmniModel.from_native(vlm), OmniProcessor(its_processor)
+    never = torch.tensor(model.placeholder_ids)
+    assert model.config.speech_token_id in never and len(never) >= 2
+    batch = PairedCollator(processor)([paired_item(processor, e) for e in world_examples(4)])
+    liked = torch.zeros(model.config.get_text_config().vocab_size).index_fill(0, never, 50.0)
+    model.get_output_embeddings().register_forward_hook(lambda _, __, logits: logits + liked)
+    labels = roll_out(model, batch, processor.end_id, 8)["labels"]
+    assert labels.numel() and not torch.isin(labels, never).any()
+
+
+def generators(*seeds):
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
 def test_voices_are_warped_and_masked_within_the_clip():
     mel, mask = torch.randn(3, 80, 50), torch.ones(3, 50, dtype=torch.long)
     mask[1, 30:] = 0
-    first, same, other = (augmented(mel, mask, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
-    assert torch.equal(first, same) and not torch.equal(first, other)
+    first, same, other = (augmented(mel, mask, generators(s, 7, 8)) for s in (1, 1, 2))
+    assert torch.equal(first, same) and not torch.equal(first[0], other[0])
+    assert torch.equal(first[1:], other[1:]), "what becomes of a clip hangs on its own generator alone"
+    alone = augmented(mel[1:2, :, :30], mask[1:2, :30], generators(7))
+    torch.testing.assert_close(alone, first[1:2, :, :30])
     assert first.shape == mel.shape and torch.isfinite(first).all()
-    holes = masked(mel, mask, torch.Generator().manual_seed(0)) != mel
+    holes = masked(mel, mask, generators(0, 1, 2)) != mel
     assert not holes[1, :, 30:].all(0).any()  # a stripe of frames lies within the clip
     assert 0 < holes.float().mean() < 0.6
     flat = torch.arange(80.0)[None, :, None].expand(1, 80, 5)  # each bin holds its own number: where it came from
-    moved = warped(flat, torch.Generator().manual_seed(3))[0, :, 0]
+    moved = warped(flat, generators(3))[0, :, 0]
     assert (moved.diff() >= 0).all() and (moved - torch.arange(80.0)).abs().max() <= 0.12 * 80 + 2.5

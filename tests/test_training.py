@@ -21,7 +21,7 @@ from selfkd.model.checkpoint import load_omni
 from selfkd.model.embedded import vlm_path
 from selfkd.model.load import load_vlm
 from selfkd.model.omni import OmniModel
-from selfkd.runs import MODEL, Run
+from selfkd.runs import MODEL, Run, read_log
 from selfkd.training.align import AlignConfig, align
 from selfkd.training.distill import DistillConfig, distill
 from selfkd.training.parts import freeze_all_but, let_train
@@ -224,12 +224,43 @@ def test_a_loss_that_is_no_number_stops_with_the_examples_and_keeps_what_was_sav
         ({"lora": {"rank": 8}}, "lora.rank: peft.LoraConfig has no such field"),
         ({"steps": 0}, "steps: 0: must be at least 1"),
         ({"on_policy": 1.5}, "on_policy: 1.5 is not between 0 and 1"),
-        ({"on_policy": 0.5, "alpha": 0.0}, "on_policy: .*alpha 0 has none"),
+        ({"on_policy": 0.5, "alpha": 0.0}, "on_policy: .*alpha 0 leaves that out"),
+        ({"hidden_weight": -1.0}, "hidden_weight: -1.0: must not be negative"),
+        ({"augment_speech": -1.0}, "augment_speech: -1.0: must not be negative"),
+        ({"training": {"learning_rate": 1.0}}, "training.learning_rate: is said by the field learning_rate"),
+        ({"training": {"lr_scheduler_type": "foo"}}, "training: foo is not a valid"),
+        ({"training": {"eval_strategy": "steps"}}, "training.eval_strategy: nothing is asked"),
+        ({"training": {"activation_checkpointing_kwargs": {"use_reentrant": True}}}, "use_reentrant: true: a layer's"),
+        ({"trainable": ["llm_adapters"], "lora": {"target_modules": ["nope"]}}, "lora: .*nope"),
     ],
 )
 def test_bad_settings_are_named(start, tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         distill(config(start, tmp_path / "run", **changes))
+    distill(config(start, tmp_path / "run", steps=1))  # the same output, with that put right
+
+
+def test_adapters_that_are_there_keep_their_settings(start, tmp_path):
+    lora = {"trainable": ["llm_adapters"], "steps": 1, "lora": {"r": 2, "lora_alpha": 4}}
+    distill(config(start, tmp_path / "first", **lora))
+    there = {"model": str(tmp_path / "first" / MODEL)}
+    with pytest.raises(InputError, match=r"lora: \{'r': 8\}: the model's adapters have \{'lora_alpha': 4, 'r': 2\}"):
+        distill(config(start, tmp_path / "other", **(lora | there | {"lora": {"r": 8}})))
+    distill(config(start, tmp_path / "same", **(lora | there)))
+
+
+def test_the_mean_loss_is_of_all_steps_however_a_run_was_cut(start, tmp_path):
+    """Logged every fifth step of six, it is cut in the fourth, and goes on from the third."""
+    steps = {"steps": 6, "save_steps": 3}
+    whole = distill(config(start, tmp_path / "whole", **steps, training={"logging_steps": 1}))
+    cut = config(start, tmp_path / "cut", **steps, training={"logging_steps": 2})
+    with interrupted_at(5), pytest.raises(KeyboardInterrupt):
+        distill(cut)
+    assert [(e["step"], e["steps"]) for e in read_log(cut.output)] == [(2, 2), (4, 2)]
+    assert distill(cut)["final_loss"] == pytest.approx(whole["final_loss"], rel=1e-5)
+    assert [(e["step"], e["steps"]) for e in read_log(cut.output)] == [(2, 2), (4, 2), (6, 2)]
+    silent = distill(config(start, tmp_path / "silent", **steps, training={"logging_steps": 500}))
+    assert silent["final_loss"] == pytest.approx(whole["final_loss"], rel=1e-5) and silent["seconds"] > 0
 
 
 def test_a_run_directory_is_not_overwritten(start, tmp_path):

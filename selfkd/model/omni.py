@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForMultimodalLM, PreTrainedModel, WhisperConfig
+from transformers import AutoModelForMultimodalLM, PretrainedConfig, PreTrainedModel, WhisperConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
@@ -104,6 +104,11 @@ class OmniModel(PreTrainedModel):
         return self.config.speech_config is None
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The VLM's, as it was loaded: parts that train are in fp32, whichever comes first among the parameters."""
+        return getattr(self.vlm.config, "dtype", None) or super().dtype
+
+    @property
     def context(self) -> int:
         """Tokens that the LLM can read at once."""
         return self.config.get_text_config().max_position_embeddings
@@ -112,6 +117,15 @@ class OmniModel(PreTrainedModel):
     def logit_softcap(self) -> float | None:
         """c of the c * tanh(logits / c) that Gemma's models make of their logits."""
         return getattr(self.config.get_text_config(), "final_logit_softcapping", None)
+
+    @property
+    def placeholder_ids(self) -> list[int]:
+        """Tokens that stand for what is seen and heard, and are never a word of a reply."""
+        config = self.config.vlm_config
+        parts = [config, *(part for part in vars(config).values() if isinstance(part, PretrainedConfig))]
+        names = [f"{sense}_token_{kind}" for sense in ("image", "video", "audio") for kind in ("id", "index")]
+        found = {getattr(part, name, None) for part in parts for name in names}
+        return sorted({i for i in found if isinstance(i, int) and i >= 0} | {self.config.speech_token_id})
 
     @property
     def llm_trains(self) -> bool:

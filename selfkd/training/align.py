@@ -7,6 +7,7 @@ from transformers import WhisperFeatureExtractor, set_seed
 
 from selfkd.data.folder import ExampleFolder
 from selfkd.data.mixture import split_weight
+from selfkd.errors import InputError
 from selfkd.losses import Objective
 from selfkd.model.bundled import load_listening
 from selfkd.model.embedded import recognizer_path, vlm_path
@@ -68,9 +69,16 @@ class AlignConfig(TrainConfig):
 
 def align(config: AlignConfig) -> dict[str, Any]:
     """Writes `output/model`, an `OmniModel` that repeats what it hears; with `dry_run` it returns the plan."""
+    if config.transcript_weight < 0:
+        raise InputError(f"transcript_weight: {config.transcript_weight}: must not be negative")
+    if config.ears == "tokens" and config.speech_stack != AlignConfig.speech_stack:
+        raise InputError(f"speech_stack: {config.speech_stack}: is for stacked ears (--ears stacked)")
+    if config.speech_padded and _begins_as_recognizer(config):
+        raise InputError("speech_padded: a recogniser of selfkd reads what was said, and no 30 seconds")
     config = suited(config, RECIPES[config.ears])
     if config.dry_run:
-        return plan(config, read_skeleton(config.skeleton) if config.skeleton else _model_config(config), alpha=0.0)
+        model_config = read_skeleton(config.skeleton) if config.skeleton else _model_config(config)
+        return plan(config, model_config, None, has_teacher=False)
     examples = examples_of(config)
     with Run.open(config.output, "align", config) as run:
         heard = config.transcript_weight if config.ears == "tokens" else 0.0
@@ -80,8 +88,7 @@ def align(config: AlignConfig) -> dict[str, Any]:
 def assemble(config: AlignConfig) -> tuple[OmniModel, OmniProcessor]:
     """VLM + speech encoder + a new projector, its weights drawn from the seed."""
     vlm_source, encoder_source = _sources(config)
-    of_recognizer = config_of(encoder_source, "speech_encoder").get("model_type") == RecognizerConfig.model_type
-    if config.ears == "tokens" and of_recognizer:
+    if _begins_as_recognizer(config):
         return load_listening(vlm_source, encoder_source)
     vlm, encoder = load_vlm(vlm_source), load_speech_encoder(encoder_source)
     extractor = WhisperFeatureExtractor.from_pretrained(encoder_source)
@@ -90,6 +97,12 @@ def assemble(config: AlignConfig) -> tuple[OmniModel, OmniProcessor]:
     tokens = _tokens_of(config, processor) if config.ears == "tokens" else None
     stack, padded = config.speech_stack, config.speech_padded
     return OmniModel.from_parts(vlm, encoder, processor.speech_token_id, stack, padded, tokens), processor
+
+
+def _begins_as_recognizer(config: AlignConfig) -> bool:
+    """Whether the ears are a recogniser of selfkd, its head with them."""
+    ears = config_of(_sources(config)[1], "speech_encoder") if config.ears == "tokens" else {}
+    return ears.get("model_type") == RecognizerConfig.model_type
 
 
 def _tokens_of(config: AlignConfig, processor: OmniProcessor) -> list[int]:
@@ -107,6 +120,6 @@ def _sources(config: AlignConfig) -> tuple[str, str]:
 def _model_config(config: AlignConfig) -> OmniConfig:
     vlm_source, encoder_source = _sources(config)
     ears = config_of(encoder_source, "speech_encoder")
-    tokens = list(range(ASSUMED_TOKENS)) if config.ears == "tokens" else None
+    tokens = list(range(len(ears.get("pieces", ())) or ASSUMED_TOKENS)) if config.ears == "tokens" else None
     stack, padded = config.speech_stack, config.speech_padded
     return OmniConfig(config_of(vlm_source, "vlm"), ears, stack, speech_padded=padded, speech_tokens=tokens)

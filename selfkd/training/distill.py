@@ -10,6 +10,7 @@ from selfkd.model.bundled import load_bundled
 from selfkd.model.checkpoint import load_omni, omni_config
 from selfkd.model.omni import OmniModel
 from selfkd.model.omni_config import OmniConfig
+from selfkd.model.processor import OmniProcessor
 from selfkd.runs import Run
 from selfkd.training.plan import plan, read_skeleton
 from selfkd.training.stage import TrainConfig, examples_of, suited, train, under_fsdp
@@ -83,10 +84,13 @@ def distill(config: DistillConfig) -> dict[str, Any]:
         raise InputError(f"temperature: {config.temperature} is not above 0")
     if config.average_weights is not None and not 0 <= config.average_weights <= 1:
         raise InputError(f"average_weights: {config.average_weights} is not between 0 and 1")
+    for name in ("hidden_weight", "transcript_weight", "alignment_weight", "augment_speech"):
+        if (getattr(config, name) or 0) < 0:
+            raise InputError(f"{name}: {getattr(config, name)}: must not be negative")
     if not 0 <= config.on_policy <= 1:
         raise InputError(f"on_policy: {config.on_policy} is not between 0 and 1")
     if config.on_policy and config.alpha == 0:
-        raise InputError("on_policy: the student's own replies are scored by the teacher; alpha 0 has none")
+        raise InputError("on_policy: the student's own replies are scored by the teacher; alpha 0 leaves that out")
     if config.on_policy and under_fsdp():  # it shares out what a model does within its forward pass alone
         raise InputError("on_policy: not with FSDP; recipes/accelerate/ddp.yaml or deepspeed_zero2.yaml")
     model_config = _model_config(config)
@@ -94,7 +98,8 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     config = suited(config, RECIPES[model_config.speech_tokens is not None])
     assert config.augment_speech is not None and config.average_weights is not None, "suited() fills them in"
     if config.dry_run:
-        return plan(config, model_config, config.alpha, averaged=config.average_weights > 0)
+        has_teacher = config.alpha > 0 or config.hidden_weight > 0
+        return plan(config, model_config, _processor(config), has_teacher, averaged=config.average_weights > 0)
     examples = examples_of(config)
     with Run.open(config.output, "distill", config) as run:
         model, processor = load_omni(config.model) if config.model else load_bundled()
@@ -123,9 +128,21 @@ def _model_config(config: DistillConfig) -> OmniConfig:
     """The configuration of the model to start from; raises InputError where there is none."""
     if not config.model and not config.skeleton:
         return load_bundled()[0].config
-    if config.dry_run and config.skeleton and not (Path(config.model) / "config.json").is_file():
+    if _is_planned(config):
         return read_skeleton(config.skeleton)
     return omni_config(config.model)
+
+
+def _is_planned(config: DistillConfig) -> bool:
+    """Whether the model is not there yet, and a skeleton stands for it."""
+    return config.dry_run and bool(config.skeleton) and not (Path(config.model) / "config.json").is_file()
+
+
+def _processor(config: DistillConfig) -> OmniProcessor | None:
+    """The processor of the model to start from; None where that is not there yet."""
+    if _is_planned(config):
+        return None
+    return OmniProcessor.from_pretrained(config.model) if config.model else load_bundled()[1]
 
 
 def objective_of(config: DistillConfig, model: OmniModel) -> Objective:

@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from selfkd.errors import InputError
 from selfkd.model.adapters import is_adapter
 from selfkd.model.omni import OmniModel
 
 ADAPTERS = "llm_adapters"
+LORA = {"r": 16, "lora_alpha": 32}  # fields of peft.LoraConfig that adapters have by default
 _NEVER_TRAINED = {
     "embed_positions.weight",  # Whisper's fixed sinusoids
     "audio_bos_eos_token.weight",  # of Qwen2.5-Omni's encoder, which its own forward does not use
@@ -15,9 +17,15 @@ TRAINABLE = ("projector", "speech_encoder", ADAPTERS, "llm")
 
 
 def let_train(model: OmniModel, parts: Sequence[str], lora: Mapping[str, Any]) -> int:
-    """`freeze_all_but`, with adapters added first where they are to train and the model has none."""
+    """`freeze_all_but`, with adapters added first where they are to train and the model has none; raises InputError for
+    settings of theirs that cannot be, or that are not those of the adapters that it has."""
     if ADAPTERS in parts and model.config.llm_lora is None:
-        model.add_llm_adapters(**lora)
+        try:
+            model.add_llm_adapters(**lora)
+        except (ValueError, TypeError) as error:
+            raise InputError(f"lora: {str(error).strip().splitlines()[0]}") from error
+    elif ADAPTERS in parts and lora not in (LORA, model.config.llm_lora):
+        raise InputError(f"lora: {dict(lora)}: the model's adapters have {model.config.llm_lora}")
     return freeze_all_but(model, parts)
 
 

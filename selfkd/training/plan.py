@@ -5,6 +5,7 @@ measurements: bytes of what must be held, and multiplications at an assumed spee
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,10 +22,12 @@ from selfkd.errors import InputError
 from selfkd.losses import CHUNK_ROWS
 from selfkd.model.omni import OmniModel
 from selfkd.model.omni_config import OmniConfig
+from selfkd.model.processor import OmniProcessor
 from selfkd.training.parts import let_train
 
 FRAMES_PER_SECOND = 50  # of a Whisper encoder
 NATIVE_STACK = 2  # Qwen2.5-Omni and Gemma make 25 vectors a second, others fewer
+TEMPLATE_TOKENS = 30  # of a chat's template, about
 ASSUMED_TERAFLOPS = 400.0  # bf16 on an H100, at 40% of its peak
 GIGABYTE = 1e9
 
@@ -35,7 +38,7 @@ class Load:
 
     examples: int = 50_000
     questions_a_picture: float = 1.0
-    prefix_tokens: int = 7 * 256 + 30
+    prefix_tokens: int = 7 * 256 + TEMPLATE_TOKENS
     question_tokens: int = 20
     speech_seconds: float = 4.0
     response_tokens: int = 60
@@ -48,13 +51,19 @@ def read_skeleton(path: str) -> OmniConfig:
     return OmniConfig(**json.loads(Path(path).read_text()))
 
 
-def load_of(data: Sequence[str]) -> Load | None:
-    """The load of complete folders of spoken questions; None where one is not there yet."""
+def load_of(data: Sequence[str], processor: OmniProcessor | None) -> Load | None:
+    """The load of complete folders of spoken questions; None where one is not there yet. Without a processor, which
+    knows how many tokens a picture takes, those of a picture stay what they are assumed to be."""
     if not all((split_weight(entry)[0] / MANIFEST).is_file() for entry in data):
         return None
     known = open_mixture(data, seed=0).sketches()
-    count = len(known)
+    count, prefix_tokens = len(known), Load.prefix_tokens
+    if processor is not None or not any(s.width for s in known):
+        sizes = Counter((s.width, s.height) for s in known)
+        seen = sum(n * processor.image_tokens(*size) for size, n in sizes.items()) if processor else 0
+        prefix_tokens = round(seen / count) + TEMPLATE_TOKENS
     return Load(
+        prefix_tokens=prefix_tokens,
         examples=count,
         questions_a_picture=count / len({s.picture for s in known}),
         question_tokens=round(sum(s.question_letters for s in known) / count / LETTERS_A_TOKEN),
@@ -63,18 +72,25 @@ def load_of(data: Sequence[str]) -> Load | None:
     )
 
 
-def plan(config: Any, model_config: OmniConfig, alpha: float, averaged: bool = False) -> dict[str, Any]:
-    """Prints and returns the plan of a training configuration (`TrainConfig`) for a model of `model_config`."""
+def plan(
+    config: Any,
+    model_config: OmniConfig,
+    processor: OmniProcessor | None,
+    has_teacher: bool,
+    averaged: bool = False,
+) -> dict[str, Any]:
+    """Prints and returns the plan of a training configuration (`TrainConfig`) for a model of `model_config`, which is
+    there already where it has a processor."""
     try:
         with torch.device("meta"):
             model = OmniModel(model_config)
             trained = let_train(model, config.trainable, config.lora)
     except ImportError as error:  # Gemma 3n's eyes are timm's
         raise InputError(f"model: {' '.join(str(error).split())}") from error
-    counted, total = load_of(config.data), sum(p.numel() for p in model.parameters())
+    counted, total = load_of(config.data, processor), sum(p.numel() for p in model.parameters())
     load = counted or Load()
     batches = int(config.training.get("gradient_accumulation_steps", 1))
-    flops = batches * step_flops(model, load, config.batch_size, config.trainable, alpha)
+    flops = batches * step_flops(model, load, config.batch_size, config.trainable, has_teacher)
     result = {
         "parameters": total,
         "trained_parameters": trained,
@@ -112,7 +128,7 @@ def _stack(model: OmniModel) -> int:
     return NATIVE_STACK if model.hears_natively else model.config.speech_stack
 
 
-def step_flops(model: OmniModel, load: Load, batch: int, trainable: list[str], alpha: float) -> float:
+def step_flops(model: OmniModel, load: Load, batch: int, trainable: list[str], has_teacher: bool) -> float:
     """Two per parameter and token forward, as many for the gradient of what stands before, as many where weights train.
 
     The picture's prefix and the teacher are forward alone; a vision tower sees four patches for each token it gives.
@@ -129,7 +145,7 @@ def step_flops(model: OmniModel, load: Load, batch: int, trainable: list[str], a
     passes = 6 if llm_trains else 4
     student = passes * (vectors + responses) * size["llm"] + passes * responses * size["head"]
     ears = (6 if "speech_encoder" in trainable else 2) * frames * size["ears"] + 6 * vectors * size["projector"]
-    return prefix + student + ears + (teacher if alpha > 0 else 0)
+    return prefix + student + ears + (teacher if has_teacher else 0)
 
 
 def memory(model: OmniModel, load: Load, batch: int, trained: int, averaged: bool = False) -> dict[str, float]:

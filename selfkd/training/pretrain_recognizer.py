@@ -66,7 +66,7 @@ def cut(texts: list[str], split: Callable[[str], list[str]]) -> tuple[list[str],
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Tensor]:
     mel, mask = pad_mels([item["mel_FM"] for item in items])
-    mel = augmented(mel, mask, torch.default_generator)
+    mel = augmented(mel, mask, [torch.default_generator] * len(mel))
     labels = torch.nn.utils.rnn.pad_sequence([torch.tensor(item["input_ids"]) for item in items], True, -100)
     return {"mel_BFM": mel, "mel_mask_BM": mask, "labels": labels}
 

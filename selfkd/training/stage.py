@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from accelerate import PartialState
 from peft import LoraConfig
+from torch import Tensor
 from transformers import TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -23,12 +24,14 @@ from selfkd.model.omni import OmniModel
 from selfkd.model.processor import OmniProcessor
 from selfkd.runs import MODEL, Run, is_main_process
 from selfkd.training.averaging import WeightAverage
-from selfkd.training.parts import ADAPTERS, TRAINABLE, let_train
+from selfkd.training.parts import ADAPTERS, LORA, TRAINABLE, let_train
 from selfkd.training.trainer import RunLog, SelfKDTrainer, mean_loss_and_seconds
 
 CHECKPOINTS = "checkpoints"  # subfolder of the run
 # fields of TrainingArguments -> ours
 _OURS = {"max_steps": "steps", "num_train_epochs": "steps", "output_dir": "output", "seed": "seed", "data_seed": "seed"}
+_OURS |= {"per_device_train_batch_size": "batch_size"}
+_OURS |= {name: name for name in ("learning_rate", "warmup_steps", "save_steps")}
 
 
 @dataclass
@@ -47,7 +50,7 @@ class TrainConfig:
     warmup_steps: int = 30
     save_steps: int = 200
     seed: int = 0
-    lora: dict[str, Any] = field(default_factory=lambda: {"r": 16, "lora_alpha": 32})
+    lora: dict[str, Any] = field(default_factory=lambda: dict(LORA))
     training: dict[str, Any] = field(default_factory=dict)
     dry_run: bool = False
     skeleton: str = ""
@@ -77,6 +80,15 @@ def suited(config: C, recipe: Mapping[str, Any]) -> C:
             raise InputError(f"training.{name}: transformers.TrainingArguments has no such field")
         if name in _OURS:  # what else follows from them would not
             raise InputError(f"training.{name}: is said by the field {_OURS[name]}")
+    if config.training.get("eval_strategy") not in (None, "no"):
+        raise InputError("training.eval_strategy: nothing is asked in training; selfkd evaluate asks what came of it")
+    for name in ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"):
+        if (config.training.get(name) or {}).get("use_reentrant"):
+            raise InputError(f"training.{name}.use_reentrant: true: a layer's adapters would not be as they were")
+    try:
+        training_arguments(config)  # now, and not when the model has been read
+    except (ValueError, TypeError) as error:
+        raise InputError(f"training: {str(error).strip().splitlines()[0]}") from error
     known = {f.name for f in fields(LoraConfig)}
     unknown = [name for name in config.lora if name not in known]
     if unknown:
@@ -92,7 +104,10 @@ def examples_of(config: TrainConfig) -> Examples:
     return open_mixture(config.data, config.seed)
 
 
-def training_arguments(config: TrainConfig, average_weights: float = 0.0) -> TrainingArguments:
+def training_arguments(
+    config: TrainConfig, average_weights: float = 0.0, dtype: torch.dtype = torch.float32
+) -> TrainingArguments:
+    """Ours, and over them the configuration's own; `dtype` is the model's."""
     settings: dict[str, Any] = {
         "output_dir": str(config.output / CHECKPOINTS),
         "max_steps": config.steps,
@@ -108,7 +123,8 @@ def training_arguments(config: TrainConfig, average_weights: float = 0.0) -> Tra
         # a worker beside compute threads on the same few cores costs more than it saves; a GPU has to be fed
         "dataloader_num_workers": 4 if torch.cuda.is_available() else 0,
         "use_cpu": not torch.cuda.is_available(),
-        "bf16": torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
+        # a model in bf16 whose parts train in fp32 needs autocast between them
+        "bf16": dtype == torch.bfloat16 or (torch.cuda.is_available() and torch.cuda.is_bf16_supported()),
         "report_to": "none",
         "seed": config.seed,
         "data_seed": config.seed,
@@ -131,8 +147,9 @@ def train(
 ) -> dict[str, Any]:
     """Trains `config.trainable`, saves the model under the run, and returns the run's result."""
     set_seed(config.seed)
+    arguments = training_arguments(config, average_weights, model.dtype)
+    dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
     trained_parameters = let_train(model, config.trainable, config.lora)
-    arguments = training_arguments(config, average_weights)
     checkpoint = last_checkpoint(config.output / CHECKPOINTS)
     averaged = max(1, round(average_weights * config.steps))
     average = WeightAverage(config.steps - averaged, checkpoint) if average_weights else None
@@ -152,10 +169,11 @@ def train(
         "trained_parameters": trained_parameters,
     }
     if is_main_process():
-        result |= mean_loss_and_seconds(run.folder)
+        seconds = outcome.metrics["train_runtime"]  # of a run so short that it logged nothing
+        result |= {"final_loss": outcome.training_loss, "seconds": seconds} | mean_loss_and_seconds(run.folder)
         shutil.rmtree(run.folder / MODEL, ignore_errors=True)  # of a process that was stopped between the next lines
         temporary = run.folder / f".{MODEL}"
-        model.save_pretrained(temporary, state_dict=weights)
+        model.save_pretrained(temporary, state_dict=in_dtypes(weights, dtypes))
         processor.save_pretrained(temporary)
         temporary.rename(run.folder / MODEL)
         run.finish(**result)
@@ -164,6 +182,14 @@ def train(
     # not yet: the process may train again; not as it ends: threads of a group still there then abort it now and again
     atexit.register(PartialState().destroy_process_group)
     return result
+
+
+def in_dtypes(weights: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype]) -> dict[str, Tensor]:
+    """Weights in the dtypes that they were loaded in: parts of a VLM in bf16, a native model's ears too, train in fp32.
+    Names of one tensor (a tied head) stay names of one."""
+    known = [(weights[name], dtype) for name, dtype in dtypes.items() if name in weights]
+    restored = {weight.data_ptr(): weight.to(dtype) for weight, dtype in known}
+    return {name: restored.get(weight.data_ptr(), weight) for name, weight in weights.items()}
 
 
 def last_checkpoint(folder: Path) -> str | None:

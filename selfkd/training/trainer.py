@@ -129,10 +129,10 @@ class SelfKDTrainer(Trainer):
         return (mean, {}) if return_outputs else mean
 
     def _augmented(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """The same with other voices. What is drawn depends on seed, step and example alone."""
-        generator = torch.Generator().manual_seed(self._drawn(f"voices/{inputs['ids'][0]}").getrandbits(63))
-        heard = inputs["speech_inputs"]
-        mel_BFM = augmented(heard["mel_BFM"], heard["mel_mask_BM"], generator, self.augment_speech)
+        """The same with other voices. What is drawn for an example depends on seed, step and example alone."""
+        seeds = [self._drawn(f"voices/{name}").getrandbits(63) for name in inputs["ids"]]
+        generators, heard = [torch.Generator().manual_seed(seed) for seed in seeds], inputs["speech_inputs"]
+        mel_BFM = augmented(heard["mel_BFM"], heard["mel_mask_BM"], generators, self.augment_speech)
         return inputs | {"speech_inputs": heard | {"mel_BFM": mel_BFM}}
 
     def _rolled_out(self, inputs: dict[str, Any], keep_prefix: bool) -> dict[str, Any]:
@@ -202,26 +202,29 @@ def _check_head(model: OmniModel) -> None:
 
 
 class RunLog(TrainerCallback):
-    """Writes the Trainer's figures to the run's log, with the seconds that their steps took."""
+    """Writes the Trainer's figures to the run's log, means over the last `steps`, with the seconds that these took."""
 
     def __init__(self, folder: Path):
         self.path = folder / LOG
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.since = time.monotonic()
+        self.since, self.step = time.monotonic(), state.global_step
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if logs and "loss" in logs and state.is_world_process_zero:
             now = time.monotonic()
-            values = {"step": state.global_step, **{k: float(v) for k, v in logs.items()}, "seconds": now - self.since}
-            self.since = now
+            values = {k: float(v) for k, v in logs.items()} | {"seconds": now - self.since}
+            values = {"step": state.global_step, "steps": state.global_step - self.step, **values}
+            self.since, self.step = now, state.global_step
             with self.path.open("a") as file:
                 file.write(json.dumps(values) + "\n")
 
 
 def mean_loss_and_seconds(folder: Path) -> dict[str, float]:
-    """Of a whole run, however often it was resumed: the mean over the steps that its log has, and their time."""
+    """Of a whole run, however often it was resumed: the mean over the steps that its log has, and their time; empty
+    where it has none."""
     entries = read_log(folder)
-    steps = [b["step"] - a for a, b in zip([0, *(e["step"] for e in entries)], entries, strict=False)]
-    loss = sum(n * entry["loss"] for n, entry in zip(steps, entries, strict=True)) / max(1, sum(steps))
-    return {"final_loss": loss, "seconds": sum(entry.get("seconds", 0.0) for entry in entries)}
+    if not entries:
+        return {}
+    loss = sum(e["steps"] * e["loss"] for e in entries) / sum(e["steps"] for e in entries)
+    return {"final_loss": loss, "seconds": sum(e["seconds"] for e in entries)}
