@@ -20,8 +20,9 @@ from PIL import Image
 
 from selfkd.data.example import Example
 from selfkd.errors import InputError
-from selfkd.evaluation.asker import EndpointSettings, Usage, kept_usage
+from selfkd.evaluation.asker import EndpointSettings
 from selfkd.evaluation.endpoint import EndpointAnswerer, audio_part, image_part
+from selfkd.evaluation.usage import Usage, kept_usage
 
 pytest.importorskip("openai")
 
@@ -323,8 +324,8 @@ def test_budget(server):
 
 def test_what_was_spent_is_on_disk_before_the_end(tmp_path, monkeypatch):
     """A process that is killed writes nothing at its end."""
-    monkeypatch.setattr("selfkd.evaluation.asker.KEPT_EVERY_SECONDS", 0)
-    with kept_usage(tmp_path / "usage.json", "m", EndpointSettings()) as usage:
+    monkeypatch.setattr("selfkd.evaluation.usage.KEPT_EVERY_SECONDS", 0)
+    with kept_usage(tmp_path / "usage.json", "m") as usage:
         usage.spend(7, 2, 0.5)
         assert json.loads((tmp_path / "usage.json").read_text())["dollars"] == 0.5
 

@@ -23,8 +23,9 @@ from selfkd.data.engines import RecordedSpeaker, open_engine
 from selfkd.data.folder import ExampleFolder
 from selfkd.data.guarded import GuardedSpeaker
 from selfkd.data.speakers import EspeakSpeaker, Utterance
-from selfkd.data.synthesize import SynthesizeConfig, synthesize, weighted_voices
+from selfkd.data.synthesize import SynthesizeConfig, synthesize
 from selfkd.data.verify import Verifier, check_sound, most_tokens, word_error_rate
+from selfkd.data.voices import weighted_voices
 from selfkd.errors import EngineError, InputError
 
 MODELS = Path(os.environ.get("SELFKD_MODELS", "/nowhere"))

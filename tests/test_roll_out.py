@@ -54,7 +54,7 @@ def test_no_reply_holds_a_token_that_stands_for_a_picture_or_a_clip(name):
     torch.manual_seed(0)
     vlm, its_processor = NATIVE[name]()
     model, processor = OmniModel.from_native(vlm), OmniProcessor(its_processor)
-    never = torch.tensor(model.placeholder_ids)
+    never = torch.tensor(model.config.placeholder_ids)
     assert model.config.speech_token_id in never and len(never) >= 2
     batch = PairedCollator(processor)([paired_item(processor, e) for e in world_examples(4)])
     liked = torch.zeros(model.config.get_text_config().vocab_size).index_fill(0, never, 50.0)

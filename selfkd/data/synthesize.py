@@ -5,7 +5,6 @@ again alone. A folder that was cut short is continued by the same command and en
 """
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,14 +14,14 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from selfkd.data.augment import check_effects
-from selfkd.data.engines import EndpointSpeaker, EngineName, open_engine
+from selfkd.data.engines import EngineName, open_engine
 from selfkd.data.example import MANIFEST, REJECTED, SCHEMA_VERSION, shard_metadata
 from selfkd.data.listed import Listed
 from selfkd.data.shapes import Split
 from selfkd.data.shard_pool import PoolName, check_pool, run_jobs
 from selfkd.data.sources import RECORDED, Source, SourceName, open_source
 from selfkd.data.speak_shard import speak_shard
-from selfkd.data.speakers import ESPEAK_VOICES, Speaker
+from selfkd.data.voices import weighted_voices
 from selfkd.errors import InputError
 from selfkd.files import NO_ROOM, sha256, write_json
 from selfkd.runs import first_difference
@@ -210,34 +209,6 @@ def _mean_by_voice(footers: Sequence[dict[str, Any]]) -> dict[str, float]:
             total[voice] += words_wrong
             rows[voice] += count
     return {voice: round(total[voice] / rows[voice], 4) for voice in sorted(rows)}
-
-
-def weighted_voices(names: str, speaker: Speaker, language: str) -> dict[str, float]:
-    """Voices and their weights; raises InputError for one that the engine lacks, or that speaks another language."""
-    wanted = ESPEAK_VOICES.get(names) or [v.strip() for v in names.split(",")]
-    if names in ESPEAK_VOICES and not speaker.engine.startswith("espeak"):
-        if names != "training":
-            raise InputError(f"voices: {names!r} are voices of espeak-ng; name some of {speaker.engine}'s")
-        wanted = [v for v in speaker.voices() if _speaks(speaker, v, language)]
-    voices, known = {}, set(speaker.voices())
-    for entry in wanted:
-        name, colon, weight = entry.partition(":")
-        named_there = name and isinstance(speaker, EndpointSpeaker) and speaker.url  # a server has voices of its own
-        if name not in known and not named_there:
-            raise InputError(f"voices: unknown voice {name!r}; say 'training', 'unseen' or names such as {min(known)}")
-        if not _speaks(speaker, name, language):
-            raise InputError(f"voices: {name!r} speaks {speaker.language(name)}, the questions are in {language}")
-        if colon and not re.fullmatch(r"\d+(\.\d+)?", weight):
-            raise InputError(f"voices: {entry!r} is not name:weight")
-        voices[name] = float(weight) if colon else 1.0
-    if not any(voices.values()):
-        raise InputError(f"voices: {'all weigh 0' if voices else f'{speaker.engine} has none that speaks {language}'}")
-    return voices
-
-
-def _speaks(speaker: Speaker, voice: str, language: str) -> bool:
-    spoken = speaker.language(voice)
-    return spoken == "any" or spoken.partition("-")[0] == language.lower().partition("-")[0]
 
 
 def _stem(config: SynthesizeConfig, shard: int, count: int) -> str:

@@ -6,25 +6,20 @@ jitter, or after Retry-After where that is no more than a minute or two. What is
 """
 
 import asyncio
-import json
 import os
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from selfkd.errors import InputError
 from selfkd.evaluation.chat_reply import ChatReply, read_chat_reply, short
 from selfkd.evaluation.reply import Reply
-from selfkd.files import write_json
+from selfkd.evaluation.usage import Usage
 
 KEY_VARIABLE = "OPENAI_API_KEY"
-USAGE = "usage.json"
-KEPT_EVERY_SECONDS = 1.0
 NOT_FOR_US = (401, 403, 404)  # key, permission, path or model: the same for every item
 
 Item = TypeVar("Item")
@@ -71,52 +66,6 @@ class EndpointSettings:
             raise InputError(f"timeout_seconds: {self.timeout_seconds}: must be more than 0")
         if self.budget and not self.price_in and not self.price_out:
             raise InputError("budget: without price_in and price_out nothing is known to cost anything")
-
-
-@dataclass
-class Usage:
-    """What was asked and what it cost. Askers that are given the same one share a budget."""
-
-    requests: int = 0  # sent, retries among them
-    retries: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    dollars: float = 0.0
-
-    def spend(self, prompt_tokens: int, completion_tokens: int, dollars: float) -> None:
-        self.prompt_tokens += prompt_tokens
-        self.completion_tokens += completion_tokens
-        self.dollars += dollars
-
-
-class _Kept(Usage):
-    """Usage that a file keeps as it grows: a process that is killed writes nothing at its end."""
-
-    def __init__(self, path: Path):
-        super().__init__(**(json.loads(path.read_text()) if path.is_file() else {}))
-        self._path, self._written = path, time.monotonic()
-
-    def spend(self, prompt_tokens: int, completion_tokens: int, dollars: float) -> None:
-        super().spend(prompt_tokens, completion_tokens, dollars)
-        if time.monotonic() - self._written > KEPT_EVERY_SECONDS:
-            self.write()
-
-    def write(self) -> None:
-        write_json(self._path, asdict(self))
-        self._written = time.monotonic()
-
-
-@contextmanager
-def kept_usage(path: Path, model: str, settings: EndpointSettings) -> Iterator[Usage]:
-    """The usage that a file keeps, so that a budget holds over repetitions of a command; says in the end what it is."""
-    usage = _Kept(path)
-    try:
-        yield usage
-    finally:
-        usage.write()
-        spent = f", ${usage.dollars:.2f}" if settings.price_in or settings.price_out else ""
-        tokens = f"{usage.prompt_tokens:,} + {usage.completion_tokens:,} tokens"
-        print(f"{model}: {usage.requests:,} requests ({usage.retries:,} again), {tokens}{spent}")
 
 
 @dataclass

@@ -15,8 +15,9 @@ import soundfile
 
 from selfkd.data.example import SAMPLE_RATE_HZ, Example, encode_picture, is_turned
 from selfkd.data.views import View
-from selfkd.evaluation.asker import Asker, EndpointSettings, Usage
+from selfkd.evaluation.asker import Asker, EndpointSettings
 from selfkd.evaluation.reply import Reply
+from selfkd.evaluation.usage import Usage
 
 
 @dataclass

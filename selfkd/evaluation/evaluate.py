@@ -19,7 +19,7 @@ from rich.console import Console
 from selfkd.data.example import read_manifest
 from selfkd.data.folder import ExampleFolder
 from selfkd.errors import InputError
-from selfkd.evaluation.asker import USAGE, EndpointSettings, kept_usage
+from selfkd.evaluation.asker import EndpointSettings
 from selfkd.evaluation.benchmark_speech import InstructionForm, speak_benchmarks
 from selfkd.evaluation.benchmarks.benchmark import whole_groups
 from selfkd.evaluation.gap_table import gap_table
@@ -31,6 +31,7 @@ from selfkd.evaluation.statistics import spread_over_voices, summarize, vision_a
 from selfkd.evaluation.suite import VOICE_MARK, averages
 from selfkd.evaluation.systems import EndpointSystem, LocalSystem, System, View, endpoint_settings, with_progress
 from selfkd.evaluation.transcriber import Transcriber
+from selfkd.evaluation.usage import USAGE, kept_usage
 from selfkd.files import write_json
 from selfkd.model.checkpoint import is_ours
 from selfkd.runs import Run, first_difference, is_main_process
@@ -148,7 +149,7 @@ def _system(
     if not config.url:
         yield LocalSystem(config.model, transcriber, config.batch_size, config.max_new_tokens, config.likelihood)
         return
-    with kept_usage(folder / USAGE, config.model, settings) as usage:
+    with kept_usage(folder / USAGE, config.model) as usage:
         yield EndpointSystem(config.url.removeprefix("openai"), config.model, settings, transcriber, usage)
 
 
@@ -202,7 +203,10 @@ def _ask(
     if not config.keep_failures and state.is_main_process:
         for file in files.values():
             file.reopen()
-    _reuse_written(files, name, examples, chosen)
+    if "text" in files and VOICE_MARK in name and state.is_main_process:  # asked beside another voice already?
+        benchmark = name.partition(VOICE_MARK)[0]
+        others = sorted(files["text"].path.parent.glob(f"{benchmark}{VOICE_MARK}*.text.jsonl"))
+        files["text"].take_over(others, lambda at: prompt_hash(examples[chosen[at]], "text"))
     state.wait_for_everyone()
     wanted = {v: [chosen[i] for i in f.missing() if i % state.num_processes == rank] for v, f in files.items()}
     answers = system.answer(examples, {v: positions for v, positions in wanted.items() if positions})
@@ -228,19 +232,6 @@ def _limited(examples: ExampleFolder, limit: int) -> list[int]:
     rows = examples.columns("id", "source", "category", "details", "image_hash")
     known = [row | {"details": json.loads(row["details"] or "{}")} for row in rows]
     return whole_groups([group_of(row, row["image_hash"] or row["id"]) for row in known], limit)
-
-
-def _reuse_written(files: Mapping[View, SampleFile], name: str, examples: ExampleFolder, chosen: Sequence[int]) -> None:
-    """What was asked in writing beside one voice is not asked again beside the next."""
-    benchmark, mark, _ = name.partition(VOICE_MARK)
-    if not mark or "text" not in files or not is_main_process():
-        return
-    others = sorted(files["text"].path.parent.glob(f"{benchmark}{VOICE_MARK}*.text.jsonl"))
-    known = {s["id"]: s for path in others for s in read_samples(path) if not s["error"]}
-    for i in files["text"].missing():
-        record = known.get(files["text"].ids[i])
-        if record is not None and record["prompt"] == prompt_hash(examples[chosen[i]], "text"):
-            files["text"].add(record)
 
 
 def score(samples: Mapping[str, Sequence[Mapping[str, Any]]], seed: int) -> dict[str, Any]:

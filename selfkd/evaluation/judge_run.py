@@ -17,13 +17,14 @@ from rich.table import Table
 from tqdm import tqdm
 
 from selfkd.errors import InputError
-from selfkd.evaluation.asker import USAGE, Asker, kept_usage
+from selfkd.evaluation.asker import Asker
 from selfkd.evaluation.judge import PROMPT, PROMPT_VERSION, Verdict, agreement, agreement_told, judge_each
 from selfkd.evaluation.overlap import overlap
 from selfkd.evaluation.resampling import clustered_stderr
 from selfkd.evaluation.samples import keep_whole_lines, read_samples, whole_lines
 from selfkd.evaluation.statistics import groups_in
 from selfkd.evaluation.systems import endpoint_settings
+from selfkd.evaluation.usage import USAGE, kept_usage
 from selfkd.files import write_json
 
 JUDGED = "judged"
@@ -61,7 +62,7 @@ def judge_run(config: JudgeConfig) -> dict[str, Any]:
     about: dict[str, Any] = {}
     if config.model:
         folder = config.run / JUDGED
-        with kept_usage(folder / USAGE, config.model, settings) as usage:
+        with kept_usage(folder / USAGE, config.model) as usage:
             asker = Asker(config.url, config.model, settings, usage)
             labels = _judged(
                 folder / LABELLED.name, labelled_replies(), asker, "labels"

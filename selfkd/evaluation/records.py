@@ -6,7 +6,7 @@ was cut short goes on with the items that are missing. The whole file has the or
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,15 @@ class SampleFile:
                 if record["id"] not in found or found[record["id"]]["error"]:
                     found[record["id"]] = record
         return found
+
+    def take_over(self, others: Sequence[Path], prompt: Callable[[int], str]) -> None:
+        """Adds what other whole files have of the missing items, where all that was shown and said there (`prompt_hash`)
+        is the `prompt` of a position here."""
+        known = {s["id"]: s for path in others for s in read_samples(path) if not s["error"]}
+        for at in self.missing():
+            record = known.get(self.ids[at])
+            if record is not None and record["prompt"] == prompt(at):
+                self.add(record)
 
     def reopen(self) -> None:
         """Makes a whole file with errors a partial one again, so that its items are asked again; on one process."""

@@ -16,12 +16,13 @@ from selfkd.data.folder import ExampleFolder
 from selfkd.data.views import View as OneView
 from selfkd.errors import InputError
 from selfkd.evaluation.answerers import answer_views
-from selfkd.evaluation.asker import EndpointSettings, Usage
+from selfkd.evaluation.asker import EndpointSettings
 from selfkd.evaluation.benchmarks.replies import options_of
 from selfkd.evaluation.endpoint import EndpointAnswerer
 from selfkd.evaluation.likelihood import choice_log_likelihoods
 from selfkd.evaluation.reply import Reply
 from selfkd.evaluation.transcriber import Transcriber
+from selfkd.evaluation.usage import Usage
 from selfkd.model.checkpoint import load_omni, ready
 
 View = Literal["text", "speech", "cascade"]

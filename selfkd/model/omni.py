@@ -13,18 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForMultimodalLM, PretrainedConfig, PreTrainedModel, WhisperConfig
+from transformers import AutoModelForMultimodalLM, PreTrainedModel, WhisperConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from selfkd.losses import Objective, SelfKDLoss, needs_teacher, self_kd_loss
+from selfkd.losses import Objective
 from selfkd.model.adapters import ADAPTER_MARK, adapters_as_now, add_adapters, is_adapter, train_adapters
-from selfkd.model.alignment import alignment_loss
 from selfkd.model.asked import generate_replies, read_prompts
-from selfkd.model.heard_tokens import HeardTokens, transcript_loss
+from selfkd.model.heard_tokens import HeardTokens
 from selfkd.model.native import NATIVE_EARS, SENSES, native_speech_token
 from selfkd.model.omni_config import OmniConfig
-from selfkd.model.paired import Teacher, paired_rows
+from selfkd.model.paired import Teacher, paired_loss
 from selfkd.model.prefix import generate_after
 from selfkd.model.projector import Heard, SpeechProjector
 from selfkd.model.speech_encoder import encode_speech
@@ -119,15 +118,6 @@ class OmniModel(PreTrainedModel):
         return getattr(self.config.get_text_config(), "final_logit_softcapping", None)
 
     @property
-    def placeholder_ids(self) -> list[int]:
-        """Tokens that stand for what is seen and heard, and are never a word of a reply."""
-        config = self.config.vlm_config
-        parts = [config, *(part for part in vars(config).values() if isinstance(part, PretrainedConfig))]
-        names = [f"{sense}_token_{kind}" for sense in ("image", "video", "audio") for kind in ("id", "index")]
-        found = {getattr(part, name, None) for part in parts for name in names}
-        return sorted({i for i in found if isinstance(i, int) and i >= 0} | {self.config.speech_token_id})
-
-    @property
     def llm_trains(self) -> bool:
         """Whether weights of the LLM itself train, adapters apart."""
         return any(p.requires_grad and not is_adapter(n) for m in self.part("llm") for n, p in m.named_parameters())
@@ -216,7 +206,7 @@ class OmniModel(PreTrainedModel):
         same weights unless one is given.
         """
         if paired is not None:
-            return self._paired_loss(paired, objective or Objective(), teacher)
+            return paired_loss(self, paired, objective or Objective(), teacher)
         assert input_ids is not None, "input_ids or paired"
         if not speech_inputs:
             return self.vlm(input_ids=input_ids, attention_mask=attention_mask, **vlm_inputs)
@@ -225,29 +215,6 @@ class OmniModel(PreTrainedModel):
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         inputs, mask, _ = self.listen(input_ids, mask, speech_inputs)
         return self.vlm(attention_mask=mask, **inputs, **vlm_inputs)
-
-    def _paired_loss(self, batch: Mapping[str, Any], objective: Objective, teacher: Teacher | None) -> SelfKDLoss:
-        with_teacher = needs_teacher(objective) and teacher is None
-        student, own_teacher, labels, heard = paired_rows(self, batch, with_teacher)
-        rows, head = (own_teacher, None) if teacher is None else teacher
-        loss = self_kd_loss(
-            student,
-            rows,
-            self.get_output_embeddings().weight,
-            labels,
-            objective,
-            softcap=self.logit_softcap,
-            teacher_head_VD=head,
-        )
-        if objective.transcript:
-            assert heard is not None and isinstance(self.projector, HeardTokens), "these ears hear no tokens"
-            said = self.projector.labels(batch["transcript_ids"])
-            loss = loss.plus("transcript", objective.transcript, transcript_loss(heard, said))
-        if objective.alignment:
-            assert heard is not None, "a native omni model's ears are its own"
-            value = alignment_loss(heard, batch["transcript_ids"], self.get_input_embeddings())
-            loss = loss.plus("alignment", objective.alignment, value)
-        return loss
 
     @torch.no_grad()
     def generate(

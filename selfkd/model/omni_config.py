@@ -38,6 +38,14 @@ class OmniConfig(PretrainedConfig):
         self.speech_tokens, self.llm_lora = speech_tokens, llm_lora
         super().__init__(**kwargs)
 
+    @property
+    def placeholder_ids(self) -> list[int]:
+        """Tokens that stand for what is seen and heard, and are never a word of a reply."""
+        parts = [c for c in vars(self.vlm_config).values() if isinstance(c, PretrainedConfig)]
+        names = [f"{sense}_token_{kind}" for sense in ("image", "video", "audio") for kind in ("id", "index")]
+        found = {getattr(config, name, None) for config in (self.vlm_config, *parts) for name in names}
+        return sorted({i for i in found if isinstance(i, int) and i >= 0} | {self.speech_token_id})
+
     def get_text_config(self, *args, **kwargs):
         return self.vlm_config.get_text_config(*args, **kwargs) if self.vlm_config is not None else self
 

@@ -1,4 +1,5 @@
-"""Teacher's and student's hidden states on the response rows of a batch (`data/views.py` makes the batch).
+"""Teacher's and student's hidden states on the response rows of a batch (`data/views.py` makes the batch), and the
+loss over them.
 
 The teacher is the text view of the very same weights, without gradient, and the prefix is read once, without gradient,
 for both: nothing that trains stands before the question. Where the LLM itself trains that is no longer so: the teacher
@@ -14,7 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from selfkd.losses import Objective, SelfKDLoss, needs_teacher, self_kd_loss
 from selfkd.model.adapters import adapters_on
+from selfkd.model.alignment import alignment_loss
+from selfkd.model.heard_tokens import HeardTokens, transcript_loss
 from selfkd.model.prefix import Prefix, continue_prefix, read_prefix
 from selfkd.model.projector import Heard
 
@@ -80,6 +84,26 @@ def paired_rows(model: "OmniModel", batch: Mapping[str, Any], with_teacher: bool
         hidden = continue_prefix(model.vlm, prefix, inputs, mask)
     student_ND = response_rows(hidden, mask, labels_BR)
     return PairedRows(student_ND, teacher_ND, labels_BR[labels_BR != -100], heard)
+
+
+def paired_loss(
+    model: "OmniModel", batch: Mapping[str, Any], objective: Objective, teacher: Teacher | None
+) -> SelfKDLoss:
+    """The loss of a batch. Where the objective asks a teacher and none is given, it is the text view of these weights."""
+    with_teacher = needs_teacher(objective) and teacher is None
+    student, own_teacher, labels, heard = paired_rows(model, batch, with_teacher)
+    rows, head = (own_teacher, None) if teacher is None else teacher
+    own_head, softcap = model.get_output_embeddings().weight, model.logit_softcap
+    loss = self_kd_loss(student, rows, own_head, labels, objective, softcap=softcap, teacher_head_VD=head)
+    if objective.transcript:
+        assert heard is not None and isinstance(model.projector, HeardTokens), "these ears hear no tokens"
+        said = model.projector.labels(batch["transcript_ids"])
+        loss = loss.plus("transcript", objective.transcript, transcript_loss(heard, said))
+    if objective.alignment:
+        assert heard is not None, "a native omni model's ears are its own"
+        value = alignment_loss(heard, batch["transcript_ids"], model.get_input_embeddings())
+        loss = loss.plus("alignment", objective.alignment, value)
+    return loss
 
 
 def _prefix(vlm: Any, batch: Mapping[str, Any]) -> Prefix:

@@ -29,7 +29,7 @@ def roll_out(model: OmniModel, batch: Mapping[str, Any], end_id: int, max_new_to
     asked = batch["prefix_ids"], batch["prefix_mask"], batch["group"], ids_BS, mask_BS
     parts = read_prompts(model, *asked, batch["image_inputs"], batch["speech_inputs"], spoken, prefix)
     settings = {"do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": 1.0, "num_beams": 1}
-    never = model.placeholder_ids  # one of them would stand for a picture or a clip that is not there
+    never = model.config.placeholder_ids  # one of them would stand for a picture or a clip that is not there
     replies = generate_replies(
         model, parts, lambda *on, **how: generate_after(*on, **how)[0], max_new_tokens=max_new_tokens,
         eos_token_id=[end_id], pad_token_id=end_id, suppress_tokens=never, repetition_penalty=1.0, **settings,
