@@ -85,8 +85,8 @@ class SampleFile:
         return found
 
     def take_over(self, others: Sequence[Path], prompt: Callable[[int], str]) -> None:
-        """Adds what other whole files have of the missing items, where all that was shown and said there (`prompt_hash`)
-        is the `prompt` of a position here."""
+        """Adds what other whole files have of the missing items, where the very same was asked: `prompt` gives the hash
+        for a position here."""
         known = {s["id"]: s for path in others for s in read_samples(path) if not s["error"]}
         for at in self.missing():
             record = known.get(self.ids[at])

@@ -89,7 +89,8 @@ def paired_rows(model: "OmniModel", batch: Mapping[str, Any], with_teacher: bool
 def paired_loss(
     model: "OmniModel", batch: Mapping[str, Any], objective: Objective, teacher: Teacher | None
 ) -> SelfKDLoss:
-    """The loss of a batch. Where the objective asks a teacher and none is given, it is the text view of these weights."""
+    """The loss of a batch. Where the objective asks a teacher and none is given, it is the text view of the weights
+    themselves."""
     with_teacher = needs_teacher(objective) and teacher is None
     student, own_teacher, labels, heard = paired_rows(model, batch, with_teacher)
     rows, head = (own_teacher, None) if teacher is None else teacher
