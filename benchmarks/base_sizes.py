@@ -5,13 +5,20 @@
 The bundled model's LLM has 6 layers. A base of fewer keeps some of them, evenly spread, and is trained on for
 `--steps` steps with the bundled model's own written tasks. Each hears by the bundled recogniser, whose tokens are
 theirs, and goes through `ears_study.py`: the same recipes, speech and questions, in OUTPUT/depth-N; six layers are
-that study itself, in OUTPUT. What is done is kept.
+that study itself, in OUTPUT. Whether a better reader is a better teacher is asked apart: the bundled model reads what
+the ears that each base has trained write down (OUTPUT/depth-N/teachers-SPLIT.json). What is done is kept.
 """
 
 import argparse
+import statistics
 from pathlib import Path
 
-from ears_study import add_arguments, keep_listening, study
+from ears_study import OWN_CASCADE, add_arguments, ask_one, keep_listening, right_file, study
+from ears_table import Seeds, paired, read_right, samples, samples_of
+
+from selfkd.data.shapes import Split
+from selfkd.files import write_json
+from selfkd.runs import MODEL
 
 DEPTH = 6  # of the bundled model's LLM
 
@@ -48,6 +55,24 @@ def listening(depth: int, folder: Path, steps: int) -> None:
     keep_listening(folder / "vlm", recognizer_path(), folder / "tokens")
 
 
+def read_by_the_bundled_model(name: str, seeds: list[int], whole: Path, folder: Path, split: Split) -> None:
+    """What the ears of a recipe in `folder` hear, read by the model in `whole`, beside what its own ears of that recipe
+    hear, where they are there."""
+    heard: Seeds = {}
+    for seed in seeds:
+        where, ears = folder / f"seed-{seed}" / f"read-{name}" / split, folder / f"seed-{seed}" / name / MODEL
+        ask_one(str(whole / "tokens"), whole / split, where, ["cascade"], recognizer=str(ears))
+        heard[str(seed)] = samples(where, "cascade")
+    means = [statistics.mean(s["score"] for s in one) for one in heard.values()]
+    found = {"by_seed": means, "mean": statistics.mean(means)}
+    own = read_right(right_file(whole, split)).get(split, {}).get(f"{name}{OWN_CASCADE}", {})
+    if own:
+        written = samples(whole / "eval-untrained" / split, "text")
+        found["over_own_ears"] = paired(heard, {seed: samples_of(bits, written) for seed, bits in own.items()})
+    print(f"{name}: the bundled model reads what these ears hear: {found}")
+    write_json(folder / f"teachers-{split}.json", {name: found})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
@@ -62,6 +87,8 @@ def main() -> None:
         if depth < DEPTH:
             listening(depth, options.output, options.steps)
         study(options)
+        if depth < DEPTH and "best" in options.only:
+            read_by_the_bundled_model("best", options.seeds, output, options.output, options.split)
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def run_seed(seed: int, only: Sequence[str], options: argparse.Namespace, asked:
     # imported here and below: each process that speaks imports this file, and would hold torch
     from selfkd.training.distill import DistillConfig, distill
 
-    folder, right = options.output / f"seed-{seed}", read_right(_right_file(options))
+    folder, right = options.output / f"seed-{seed}", read_right(right_file(options.output, options.split))
     for name in only:
         recipe = RECIPES[name]
         wanted = [c for c in asked if c == options.split or name in ("best", "paper-selfkd")]
@@ -185,7 +185,7 @@ def keep_listening(vlm: Path, recognizer: Path, output: Path) -> None:
 def table(options: argparse.Namespace) -> dict[str, Any]:
     """Prints a row for each recipe that the folder holds, and returns what it says."""
     found: dict[str, Any] = {"steps": STEPS, "batch_size": BATCH}
-    right = read_right(_right_file(options))
+    right = read_right(right_file(options.output, options.split))
     for condition in (options.split, *options.conditions):
         untrained = options.output / "eval-untrained" / condition
         written, cascade = samples(untrained, "text"), samples(untrained, "cascade")
@@ -204,12 +204,12 @@ def table(options: argparse.Namespace) -> dict[str, Any]:
         found[condition] = {"n": len(written)}
         for name, by_seed in rows.items():
             found[condition][name] = row(name, by_seed, written, cascade, rows.get("paper-sft"), rows.get("best"))
-    keep_right(right, _right_file(options))
+    keep_right(right, right_file(options.output, options.split))
     return found
 
 
-def _right_file(options: argparse.Namespace) -> Path:
-    return options.output / f"right-{options.split}.json"
+def right_file(output: Path, split: Split) -> Path:
+    return output / f"right-{split}.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
