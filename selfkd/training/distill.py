@@ -17,8 +17,15 @@ from selfkd.training.stage import TrainConfig, examples_of, suited, train, under
 
 # what suits the ears, by whether they hear tokens: `docs/method.md` says what each part is worth
 RECIPES: dict[bool, dict[str, Any]] = {
-    False: {"trainable": ["projector"], "learning_rate": 2e-3, "augment_speech": 0.0, "average_weights": 0.0},
+    False: {
+        "divergence": "forward",
+        "trainable": ["projector"],
+        "learning_rate": 2e-3,
+        "augment_speech": 0.0,
+        "average_weights": 0.0,
+    },
     True: {
+        "divergence": "jensen_shannon",
         "trainable": ["projector", "speech_encoder"],
         "learning_rate": 4e-4,
         "augment_speech": 1.0,
@@ -40,7 +47,8 @@ class DistillConfig(TrainConfig):
             the bundled model by default.
         alpha: Weight of Self-KD; 0 is plain SFT, 1 is Self-KD alone.
         temperature: Temperature of the distillation term.
-        divergence: forward is KL(teacher || student), the paper's; reverse; or jensen_shannon.
+        divergence: forward is KL(teacher || student), the paper's; reverse; or jensen_shannon, which is the default of
+            ears that hear tokens, where others have forward.
         hidden_weight: Weight of the distance of last hidden states to the teacher's.
         transcript_weight: Weight of CTC on the question, where the ears hear tokens.
         alignment_weight: Weight of soft-DTW between what is heard and the question's embeddings.
@@ -67,7 +75,7 @@ class DistillConfig(TrainConfig):
     model: str = ""
     alpha: float = 1.0
     temperature: float = 1.0
-    divergence: Divergence = "forward"
+    divergence: Divergence | None = None
     hidden_weight: float = 0.0
     transcript_weight: float = 0.5
     alignment_weight: float = 0.0
@@ -146,7 +154,8 @@ def _processor(config: DistillConfig) -> OmniProcessor | None:
 
 
 def objective_of(config: DistillConfig, model: OmniModel) -> Objective:
-    """The objective that a configuration asks for; a transcript is learnt by ears that hear tokens alone."""
+    """The objective that a configuration (`suited`) asks for; a transcript is learnt by ears that hear tokens alone."""
+    assert config.divergence is not None, "suited() fills it in"
     return Objective(
         config.alpha,
         config.temperature,
