@@ -17,7 +17,7 @@ from selfkd.evaluation.side_by_side import CASCADE, TEXT, asked_in, averages_sid
 from selfkd.report.run_folder import RunFolder, read_lines
 
 Samples = list[dict[str, Any]]
-_ASKED = ("id", "group", "kind", "prompt", "category", "question", "truth")
+_ASKED = ("id", "kind", "group", "prompt", "category", "question", "truth")
 _NEEDED = (*_ASKED, "reply", "heard", "error", "parsed", "score", "correct")
 
 
