@@ -239,13 +239,20 @@ def test_what_killed_jobs_leave_is_no_hindrance_and_goes_at_the_end(spoken, tmp_
     assert not [p for p in folder.rglob(".*") if p.name != ".plan.json.1a2b3c4d"]
 
 
+def listen_to_ctrl_c():
+    """What a shell has started in the background, as these tests may be, does not, nor does what that starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_after_ctrl_c_the_same_command_ends_in_the_same_bytes(tmp_path):
     """A terminal sends it to every process at once: an engine that it ended would have cost a row of a whole shard."""
     wanted = ["--source", "world-annotated", "--count", "400", "--shard_rows", "10", "--output"]
     synthesize(config(tmp_path / "whole", count=400, shard_rows=10))
     command = [sys.executable, "-m", "selfkd.cli", "synthesize", *wanted, str(tmp_path / "stopped")]
     for made in (1, 6):
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=listen_to_ctrl_c
+        )
         while len(list((tmp_path / "stopped").glob("train-*.parquet"))) < made and process.poll() is None:
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGINT)
