@@ -89,7 +89,8 @@ def card(config: PublishConfig) -> str:
         pipeline_tag="image-text-to-text",
         tags=["speech", "self-distillation", "arxiv:2503.00059"],
     )
-    fields = ("stage", "alpha", "temperature", "trainable", "steps", "batch_size", "learning_rate", "seed")
+    how = ("stage", "alpha", "divergence", "temperature", "trainable")
+    fields = (*how, "steps", "batch_size", "learning_rate", "seed")
     settings = {name: asked[name] for name in fields if name in asked}
     settings |= {"examples": result["examples"], "trained parameters": result["trained_parameters"]}
     settings |= {name: provenance[name] for name in ("selfkd", "commit", "torch", "transformers")}
