@@ -161,12 +161,12 @@ def _write_manifest(
 ) -> dict[str, Any]:
     footers = [shard_metadata(p) for p in paths]
     rejected = [reject for f in footers for reject in f["rejected"]]
+    refused = sorted((config.output / REJECTED).glob("*.parquet"))
     if not any(f["rows"] for f in footers):
         for path in paths:
             path.unlink()
         reasons = "; ".join(list(dict.fromkeys(r["reason"] for r in rejected))[:FIRST_REASONS])
-        spoken = [p for p in config.output.glob(f"{REJECTED}/*.parquet")]
-        kept = f"what was spoken is in {spoken[0].parent}" if spoken else "nothing is kept"
+        kept = f"what was spoken is in {config.output / REJECTED}" if refused else "nothing is kept"
         raise InputError(
             f"{config.output}: all {len(rejected)} questions were refused ({reasons}); {kept}, "
             "and the same command can be given again when that is put right"
@@ -181,7 +181,7 @@ def _write_manifest(
         **spoken_by,
         "word_error_rates": _mean_by_voice(footers),
         "shards": [_entry(config.output, p) for p in paths],
-        "rejected_shards": [_entry(config.output, p) for p in sorted((config.output / REJECTED).glob("*.parquet"))],
+        "rejected_shards": [_entry(config.output, p) for p in refused],
     }
     for left in config.output.rglob(".*.parquet*"):  # by jobs that were killed
         left.unlink(missing_ok=True)

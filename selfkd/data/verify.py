@@ -68,7 +68,7 @@ class Verifier:
 
     @property
     def _spoken(self) -> str:
-        return _base(self.language)
+        return base_language(self.language)
 
     def heard(self, examples: Sequence[Example]) -> list[Example]:
         """The examples with `heard` and `word_error_rate`."""
@@ -101,7 +101,7 @@ def word_error_rate(said: str, heard: str, language: str = "en") -> float:
     """Words wrong, missing and added, over the words said, after normalisation."""
     import jiwer
 
-    normalize = _normalizer(_base(language))
+    normalize = _normalizer(base_language(language))
     reference = normalize(said)
     return float(jiwer.wer(reference, normalize(heard))) if reference else 0.0
 
@@ -114,7 +114,8 @@ def _normalizer(language: str) -> Any:
     return EnglishTextNormalizer() if language == "en" else BasicTextNormalizer(split_letters=language in UNSPACED)
 
 
-def _base(language: str) -> str:
+def base_language(language: str) -> str:
+    """ "de" of "de-AT"."""
     return language.lower().partition("-")[0]
 
 

@@ -4,6 +4,7 @@ import re
 
 from selfkd.data.engines import EndpointSpeaker
 from selfkd.data.speakers import ESPEAK_VOICES, Speaker
+from selfkd.data.verify import base_language
 from selfkd.errors import InputError
 
 
@@ -32,4 +33,4 @@ def weighted_voices(names: str, speaker: Speaker, language: str) -> dict[str, fl
 
 def _speaks(speaker: Speaker, voice: str, language: str) -> bool:
     spoken = speaker.language(voice)
-    return spoken == "any" or spoken.partition("-")[0] == language.lower().partition("-")[0]
+    return spoken == "any" or spoken.partition("-")[0] == base_language(language)

@@ -45,8 +45,8 @@ def averages_side_by_side(
     scores: Mapping[str, Mapping[str, Any]], samples: Mapping[str, Mapping[str, Samples]], seed: int
 ) -> dict[str, Any]:
     """{"average": ...}, or {"average@voice": ...} for each voice, in the form of `side_by_side`, with the names of the
-    `benchmarks`; of the public benchmarks among those in `scores` and `samples`, where there are two or more. Systems
-    that are missing on one of them are left out. Resamples are drawn within each benchmark."""
+    `benchmarks`; of the public benchmarks among those in `scores` and `samples`, where there are two or more. All have
+    the same systems. Resamples are drawn within each benchmark."""
     public = [b for b, of in scores.items() if all(s.get("figures") for s in of["systems"].values())]
     return {
         average: _average({b: scores[b] for b in names}, [samples[b] for b in names], seed)
@@ -56,8 +56,7 @@ def averages_side_by_side(
 
 
 def _average(scores: Mapping[str, Mapping[str, Any]], samples: Sequence[Mapping[str, Samples]], seed: int) -> dict:
-    everywhere = [s for s in samples[0] if all(s in of for of in samples)]
-    systems = {s: average_scores([of["systems"][s] for of in scores.values()]) for s in everywhere}
+    systems = {s: average_scores([of["systems"][s] for of in scores.values()]) for s in samples[0]}
     gaps, closed = {}, {}
     for system in _against_text(systems):
         pairs = [paired(of[TEXT], of[system]) for of in samples]
@@ -75,7 +74,8 @@ def _average(scores: Mapping[str, Mapping[str, Any]], samples: Sequence[Mapping[
         if all(groups for *_, groups in items):
             headlines = [systems[s]["headline"] for s in (TEXT, first, system)]
             share = gap_closed_on_average(items, seed)
-            closed[system] = {"of": first, **share, "headline": share["share"] and _share(*headlines)}
+            headline = None if share["share"] is None else _share(*headlines)
+            closed[system] = {"of": first, **share, "headline": headline}
     return {"benchmarks": list(scores), "systems": systems, "gap": gaps, "gap_closed": closed}
 
 

@@ -22,6 +22,7 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from selfkd.data.verify import base_language
 from selfkd.errors import InputError
 from selfkd.model.native import NATIVE_EARS, THINKERS
 from selfkd.model.picture_processor import picture_processor_class
@@ -105,7 +106,7 @@ class WhisperRecognizer:
     @torch.no_grad()
     def recognize(self, mel_BFM: Tensor, mel_mask_BM: Tensor, language: str = "") -> list[str]:
         """Texts of clips in `language` ("" lets a Whisper of many languages guess, clip by clip)."""
-        spoken, settings = language.lower().partition("-")[0], self.model.generation_config
+        spoken, settings = base_language(language), self.model.generation_config
         known = getattr(settings, "lang_to_id", None) or {}  # {"<|en|>": ...}; none where it hears English alone
         how = {"language": spoken, "task": "transcribe"} if f"<|{spoken}|>" in known else {}
         window = pad_to_window(mel_BFM, mel_mask_BM, self.model.config.max_source_positions)

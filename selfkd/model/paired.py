@@ -48,9 +48,8 @@ class FrozenTeacher:
 
     def __init__(self, model: "OmniModel"):
         self.vlm = deepcopy(model.vlm).requires_grad_(False).eval()
-        dtype = getattr(model.vlm.config, "dtype", None) or torch.float32
         for parameter in self.vlm.parameters():  # the student's were made fp32 to train; a copy need not be
-            parameter.data = parameter.data.to(dtype)
+            parameter.data = parameter.data.to(model.dtype)
 
     @torch.no_grad()
     def __call__(self, batch: Mapping[str, Any]) -> Teacher:
