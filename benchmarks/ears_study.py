@@ -41,6 +41,7 @@ TEST_SEED: dict[Split, int] = {"test": 100, "validation": 200}
 STEPS, BATCH = 600, 16
 SAMPLES = 4800  # questions, and a third as many sentences: a run sees each one and a half times
 OWN_CASCADE = ", own cascade"
+OTHER_SPEECH = ("best", "best-jensen-shannon", "paper-selfkd")  # asked in the speech of `--conditions`, too
 KOKORO_VOICES = "af_heart,am_michael,bf_emma,bm_george"
 CONDITIONS: dict[str, dict[str, Any]] = {
     "noise, 20 dB": {"augment": {"noise": 1.0}, "noise_snr_db": (20.0, 20.0)},
@@ -80,6 +81,7 @@ RECIPES = {
     "best-last-weights": Recipe(settings={"average_weights": 0.0}),
     "best-300-steps": Recipe(settings={"steps": 300}),
     "best-no-transcript": Recipe(settings={"transcript_weight": 0.0}),
+    "best-transcript-2": Recipe(settings={"transcript_weight": 2.0}),
     "best-reverse": Recipe(settings={"divergence": "reverse"}),
     "best-jensen-shannon": Recipe(settings={"divergence": "jensen_shannon"}),
     "best-hidden": Recipe(settings={"hidden_weight": 1.0}),
@@ -101,7 +103,7 @@ def run_seed(seed: int, only: Sequence[str], options: argparse.Namespace, asked:
     folder, right = options.output / f"seed-{seed}", read_right(right_file(options.output, options.split))
     for name in only:
         recipe = RECIPES[name]
-        wanted = [c for c in asked if c == options.split or name in ("best", "paper-selfkd")]
+        wanted = [c for c in asked if c == options.split or name in OTHER_SPEECH]
         if all(str(seed) in right.get(c, {}).get(name, {}) for c in wanted):
             continue
         data = _spoken(recipe, seed, folder)
