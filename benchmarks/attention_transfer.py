@@ -1,0 +1,115 @@
+"""Does it help the student to look where the teacher looks? Attention transfer beside the losses that there are.
+
+    python benchmarks/attention_transfer.py --output runs/ears [--weight 10] [--seeds 0 1 2] [--only best-attention]
+
+Each response row of the student has, beside its logits, its attention to learn from: KL(a_T || a_S) of the shares that
+the teacher's and the student's row, mean over heads, give to each token of the shared prefix (the picture and what
+stands around it) and to all that comes after it together, mean over layers. The recipes are those of `ears_study.py`
+with that term: "best-attention" is "best", "paper-attention" is "paper-selfkd". They go through that study, in the
+same folder; the difference from the recipe without it is printed last and is in OUTPUT/attention-SPLIT.json.
+"""
+
+import argparse
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ears_study import RECIPES, add_arguments, right_file, study
+from ears_table import Seeds, paired, read_right, samples, samples_of
+
+from selfkd.files import write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WITHOUT = {"best-attention": "best", "paper-attention": "paper-selfkd"}
+
+
+def share_loss(teacher_NP: "Tensor", student_NP: "Tensor") -> "Tensor":
+    """sum over rows of KL(teacher || student); what a row's shares of the P prefix tokens leave is one more place."""
+    import torch
+    from torch.nn import functional as F
+
+    logs = []
+    for shares_NP in (teacher_NP, student_NP):
+        rest_N1 = 1 - shares_NP.sum(-1, keepdim=True)
+        logs.append(torch.cat([shares_NP, rest_N1], dim=-1).clamp(min=1e-6).log())
+    return F.kl_div(logs[1], logs[0], log_target=True, reduction="sum")
+
+
+def transfer(weight: float) -> None:
+    """From here on the loss of a batch that asks a teacher has the term beside it."""
+    import torch
+    from torch import Tensor
+
+    from selfkd.analysis import attention_rows, views
+    from selfkd.losses import Objective, SelfKDLoss, self_kd_loss
+    from selfkd.model import omni
+    from selfkd.model.heard_tokens import transcript_loss
+    from selfkd.model.paired import response_rows
+
+    class ResponseShares(attention_rows.AttentionSums):
+        """Keeps, of each layer, what the response rows give to the prefix: (N, P), mean over heads, with gradient."""
+
+        def add(self, layer: int, query_BHSE: "Tensor", key_BHTE: "Tensor", mask: "Tensor | None", **how: Any) -> None:
+            rows_BS = self.places.response_BS
+            prefix = key_BHTE.shape[2] - rows_BS.shape[1]
+            every_BS = torch.arange(rows_BS.shape[1]).expand_as(rows_BS)
+            shares = attention_rows.attention_rows(query_BHSE, key_BHTE, mask, every_BS, **how)
+            self.sums[layer] = shares.mean(1)[rows_BS][:, :prefix]
+
+    def rows_and_shares(
+        model: Any, prefix: Any, view: views.View, inputs: dict[str, Tensor], mask_BS: Tensor, labels_BR: Tensor
+    ) -> "tuple[Tensor, dict[int, Tensor]]":
+        ends_B1 = mask_BS.sum(-1, keepdim=True)
+        place = torch.arange(mask_BS.shape[1])
+        rows_BS = (place >= ends_B1 - (labels_BR != -100).sum(-1, keepdim=True)) & (place < ends_B1)
+        shares = ResponseShares(views.Places(rows_BS, rows_BS, rows_BS))
+        with attention_rows.recording(model.vlm, shares):
+            hidden = views.read_view(model, prefix, view, views.Continuation(inputs, mask_BS, shares.places))
+        return response_rows(hidden, mask_BS, labels_BR), shares.sums
+
+    def loss_with_attention(model: Any, batch: Mapping[str, Any], objective: Objective, teacher: Any) -> SelfKDLoss:
+        labels_BR = batch["labels"]
+        with torch.no_grad():
+            prefix = views.read_shared_prefix(model, batch)
+            written = {"input_ids": batch["text_ids"]}
+            teacher_ND, theirs = rows_and_shares(model, prefix, "text", written, batch["text_mask"], labels_BR)
+        spoken, mask_BS, heard = model.listen(batch["speech_ids"], batch["speech_mask"], batch["speech_inputs"])
+        student_ND, ours = rows_and_shares(model, prefix, "speech", spoken, mask_BS, labels_BR)
+        head = model.get_output_embeddings().weight
+        loss = self_kd_loss(student_ND, teacher_ND, head, labels_BR[labels_BR != -100], objective)
+        if objective.transcript:
+            said = model.projector.labels(batch["transcript_ids"])
+            loss = loss.plus("transcript", objective.transcript, transcript_loss(heard, said))
+        distances = [share_loss(theirs[layer], ours[layer]) for layer in sorted(theirs)]
+        return loss.plus("attention", weight, torch.stack(distances).mean())
+
+    omni.paired_loss = loss_with_attention
+
+
+def main() -> None:
+    RECIPES.update({name: RECIPES[plain] for name, plain in WITHOUT.items()})
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    parser.add_argument("--weight", type=float, default=10.0, help="of the term, for each response token")
+    parser.set_defaults(only=list(WITHOUT))
+    options = parser.parse_args()
+    if not set(options.only) <= set(WITHOUT):
+        parser.error(f"--only: {', '.join(WITHOUT)}")
+    transfer(options.weight)
+    study(options)
+    written = samples(options.output / "eval-untrained" / options.split, "text")
+    right = read_right(right_file(options.output, options.split))[options.split]
+    found = {}
+    for name in options.only:
+        seeds: list[Seeds] = [
+            {seed: samples_of(bits, written) for seed, bits in right.get(n, {}).items()} for n in (name, WITHOUT[name])
+        ]
+        if all(seeds):
+            found[name] = paired(*seeds)
+            print(f"{name} - {WITHOUT[name]}: {found[name]}")
+    write_json(options.output / f"attention-{options.split}.json", {"weight": options.weight, **found})
+
+
+if __name__ == "__main__":
+    main()
