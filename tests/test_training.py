@@ -1,5 +1,6 @@
 """The Trainer: 8 x 1 == 2 x 4, kill and resume to the same bytes, the VLM left as it was."""
 
+import os
 import random
 import shutil
 import signal
@@ -83,6 +84,15 @@ def test_eight_by_one_equals_two_by_four(start, tmp_path):
     torch.testing.assert_close(weights, other_weights, rtol=1e-3, atol=1e-5)
 
 
+def test_in_bf16_a_cpu_attends_another_way_to_the_same_loss(start, tmp_path, monkeypatch):
+    how = {"steps": 2, "batch_size": 8, "training": {"bf16": True, "logging_steps": 1}}
+    distill(config(start, tmp_path / "eager", **how))
+    monkeypatch.setattr(OmniModel, "set_attn_implementation", lambda *_: None)
+    distill(config(start, tmp_path / "fused", **how))
+    eager, fused = ([entry["loss"] for entry in read_log(tmp_path / name)] for name in ("eager", "fused"))
+    assert eager != fused and eager == pytest.approx(fused, rel=5e-3)
+
+
 def test_killed_at_a_random_moment_it_resumes_to_the_same_bytes(start, tmp_path):
     distill(config(start, tmp_path / "whole"))
     killed = tmp_path / "killed"
@@ -90,7 +100,9 @@ def test_killed_at_a_random_moment_it_resumes_to_the_same_bytes(start, tmp_path)
     command = [sys.executable, "-m", "selfkd.cli", "distill", "--data", settings.data, "--output", killed]
     command += ["--model", settings.model, "--alpha", "0.5", "--steps", STEPS, "--batch_size", 2]
     command += ["--save_steps", 2, "--warmup_steps", 2]
-    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # of these, sums are of the same bytes
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(list(map(str, command)), env=os.environ | threads, **quiet)
     after = random.Random().choice([2, 4, 6, 8])
     deadline = time.monotonic() + 120
     while not list((killed / CHECKPOINTS).glob(f"checkpoint-{after}/{TRAINED}")):
