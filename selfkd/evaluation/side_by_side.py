@@ -14,7 +14,7 @@ from selfkd.evaluation.statistics import (
     summarize,
     vision_audio_gap,
 )
-from selfkd.evaluation.suite import average_gap, average_scores, by_voice
+from selfkd.evaluation.suite import average_gap, average_scores, averaged
 
 TEXT, CASCADE = "text", "cascade"  # names of systems that no run can have
 Samples = list[dict[str, Any]]
@@ -47,11 +47,10 @@ def averages_side_by_side(
     """{"average": ...}, or {"average@voice": ...} for each voice, in the form of `side_by_side`, with the names of the
     `benchmarks`; of the public benchmarks among those in `scores` and `samples`, where there are two or more. All have
     the same systems. Resamples are drawn within each benchmark."""
-    public = [b for b, of in scores.items() if all(s.get("figures") for s in of["systems"].values())]
+    of_systems = {benchmark: of["systems"].values() for benchmark, of in scores.items()}
     return {
         average: _average({b: scores[b] for b in names}, [samples[b] for b in names], seed)
-        for average, names in by_voice(public).items()
-        if len(names) > 1
+        for average, names in averaged(of_systems).items()
     }
 
 

@@ -8,28 +8,26 @@ VIEWS = ("text", "speech", "cascade")
 VOICE_MARK = "@"  # a benchmark that several voices spoke is there once for each: "mme@anna"
 
 
-def by_voice(benchmarks: Iterable[str]) -> dict[str, list[str]]:
-    """{"average": benchmarks}, or {"average@voice": those that it spoke}."""
-    averages: dict[str, list[str]] = {}
-    for name in benchmarks:
-        _, mark, voice = name.partition(VOICE_MARK)
-        averages.setdefault(f"average{mark}{voice}", []).append(name)
-    return averages
+def averaged(scores_of: Mapping[str, Iterable[Mapping[str, Any]]]) -> dict[str, list[str]]:
+    """{"average": benchmarks}, or {"average@voice": those that it spoke}, of {benchmark: scores of each view or system};
+    of the public ones, which have figures of their own, and none of fewer than two."""
+    found: dict[str, list[str]] = {}
+    for name, all_scores in scores_of.items():
+        figures = [scores.get("figures") for scores in all_scores]
+        if figures and all(figures):
+            _, mark, voice = name.partition(VOICE_MARK)
+            found.setdefault(f"average{mark}{voice}", []).append(name)
+    return {average: names for average, names in found.items() if len(names) > 1}
 
 
 def averages(result: Mapping[str, Any]) -> dict[str, Any]:
     """{"average": {"over_benchmarks": ...}}, or {"average@voice": ...} where there are several voices, of the public
     benchmarks in an evaluation's result; none of fewer than two. Of each view `average_scores`, of the gap
     `average_gap`."""
-    public = []
-    for name, scores in result.items():
-        views = [scores[v] for v in VIEWS if v in scores]
-        if views and all(of.get("figures") for of in views):
-            public.append(name)
+    of_views = {name: [scores[v] for v in VIEWS if v in scores] for name, scores in result.items()}
     return {
         average: {"over_benchmarks": _average({name: result[name] for name in names})}
-        for average, names in by_voice(public).items()
-        if len(names) > 1
+        for average, names in averaged(of_views).items()
     }
 
 
