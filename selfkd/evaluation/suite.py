@@ -9,7 +9,7 @@ VOICE_MARK = "@"  # a benchmark that several voices spoke is there once for each
 
 
 def averaged(scores_of: Mapping[str, Iterable[Mapping[str, Any]]]) -> dict[str, list[str]]:
-    """{"average": benchmarks}, or {"average@voice": those that it spoke}, of {benchmark: scores of each view or system};
+    """{"average": benchmarks}, or {"average@voice": those that it spoke}, of {benchmark: scores of each system};
     of the public ones, which have figures of their own, and none of fewer than two."""
     found: dict[str, list[str]] = {}
     for name, all_scores in scores_of.items():
