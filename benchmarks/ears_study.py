@@ -41,7 +41,6 @@ TEST_SEED: dict[Split, int] = {"test": 100, "validation": 200}
 STEPS, BATCH = 600, 16
 SAMPLES = 4800  # questions, and a third as many sentences: a run sees each one and a half times
 OWN_CASCADE = ", own cascade"
-OTHER_SPEECH = ("best", "best-jensen-shannon", "paper-selfkd")  # asked in the speech of `--conditions`, too
 KOKORO_VOICES = "af_heart,am_michael,bf_emma,bm_george"
 CONDITIONS: dict[str, dict[str, Any]] = {
     "noise, 20 dB": {"augment": {"noise": 1.0}, "noise_snr_db": (20.0, 20.0)},
@@ -103,8 +102,7 @@ def run_seed(seed: int, only: Sequence[str], options: argparse.Namespace, asked:
     folder, right = options.output / f"seed-{seed}", read_right(right_file(options.output, options.split))
     for name in only:
         recipe = RECIPES[name]
-        wanted = [c for c in asked if c == options.split or name in OTHER_SPEECH]
-        if all(str(seed) in right.get(c, {}).get(name, {}) for c in wanted):
+        if all(str(seed) in right.get(condition, {}).get(name, {}) for condition in asked):
             continue
         data = _spoken(recipe, seed, folder)
         start = _aligned(seed, options) if recipe.ears == "stacked" else options.output / "tokens"
@@ -118,10 +116,10 @@ def run_seed(seed: int, only: Sequence[str], options: argparse.Namespace, asked:
         how |= {"training": fast(), **recipe.settings}
         trained = DistillConfig(data, folder / name, model=str(start), **how)
         once(distill, trained)
-        for condition in wanted:
+        for condition, questions in asked.items():
             where, model = folder / f"eval-{name}" / condition, str(folder / name / MODEL)
             views: list[View] = ["speech", "cascade"] if name in ("best", "best-sft") else ["speech"]
-            ask_one(model, asked[condition], where, views, recognizer=model)
+            ask_one(model, questions, where, views, recognizer=model)
 
 
 def fast() -> dict[str, bool]:
