@@ -113,7 +113,7 @@ def run_seed(seed: int, only: Sequence[str], options: argparse.Namespace, asked:
             "seed": seed,
             "divergence": "forward",
         }
-        how |= {"training": precision(), **recipe.settings}
+        how |= {"training": in_bf16(), **recipe.settings}
         trained = DistillConfig(data, folder / name, model=str(start), **how)
         once(distill, trained)
         for condition, questions in asked.items():
@@ -122,8 +122,8 @@ def run_seed(seed: int, only: Sequence[str], options: argparse.Namespace, asked:
             ask_one(model, questions, where, views, recognizer=model)
 
 
-def precision() -> dict[str, bool]:
-    """bf16 where the processor multiplies it natively: so the first rows were made. It saves no time where ears train."""
+def in_bf16() -> dict[str, bool]:
+    """Where the processor multiplies it natively. It saves time where a large LLM runs, none on the embedded model."""
     import torch
 
     return {"bf16": torch.cpu._is_avx512_bf16_supported()}
@@ -155,7 +155,9 @@ def _aligned(seed: int, options: argparse.Namespace) -> Path:
     folder = options.output / f"seed-{seed}"
     words = SynthesizeConfig(folder / "words", "words", count=3000, seed=seed + 1)
     synthesize(words)
-    aligned = AlignConfig([str(words.output)], folder / "align", ears="stacked", steps=400, seed=seed, training=precision())
+    aligned = AlignConfig(
+        [str(words.output)], folder / "align", ears="stacked", steps=400, seed=seed, training=in_bf16()
+    )
     once(align, aligned)
     return aligned.output / MODEL
 

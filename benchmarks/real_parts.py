@@ -18,7 +18,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ears_study import KOKORO_VOICES, Ears, Recipe, ask_one, fast, keep_listening
+from ears_study import KOKORO_VOICES, Ears, Recipe, ask_one, in_bf16, keep_listening
 from ears_table import HEAD, row, samples
 
 from selfkd.data.sources import SourceName
@@ -94,7 +94,7 @@ def aligned(options: argparse.Namespace, vlm: Path, words: list[str]) -> Path:
 
     config = AlignConfig(
         words, heard_by(options) / "align-stacked", vlm=str(vlm), speech_encoder=str(options.models / options.whisper),
-        ears="stacked", steps=options.align_steps, batch_size=16, learning_rate=1e-3, training=fast(),
+        ears="stacked", steps=options.align_steps, batch_size=16, learning_rate=1e-3, training=in_bf16(),
     )  # fmt: skip
     once(align, config)
     return config.output / MODEL
@@ -150,7 +150,7 @@ def run(options: argparse.Namespace) -> None:
         for name in options.only:
             recipe, folder = RECIPES[name], heard / f"seed-{seed}"
             how: dict[str, Any] = {"steps": options.steps, "batch_size": 16, "warmup_steps": 15, "seed": seed}
-            how |= {"training": fast(), **recipe.settings}
+            how |= {"training": in_bf16(), **recipe.settings}
             once(distill, DistillConfig(questions, folder / name, model=str(started[recipe.ears]), **how))
             model = folder / name / MODEL
             ask(options, model, asked, folder / f"eval-{name}", ["speech"])
