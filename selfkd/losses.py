@@ -25,7 +25,8 @@ Divergence = Literal["forward", "reverse", "jensen_shannon"]
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimised: alpha * KD + (1 - alpha) * SFT + the weighted terms. The paper's is Objective(alpha).
+    """What is minimised: response * (alpha * KD + (1 - alpha) * SFT) + the weighted terms. The paper's is
+    Objective(alpha).
 
     Args:
         alpha: Weight of distillation from the text view; 0 is plain SFT.
@@ -34,6 +35,7 @@ class Objective:
         hidden: Weight of the squared distance of last hidden states under the frozen head (DiVA, arXiv 2410.02678).
         transcript: Weight of CTC on the question, for ears that hear tokens.
         alignment: Weight of soft-DTW between what is heard and the question's embeddings (Lyra, arXiv 2412.09501).
+        response: Weight of what is learnt from responses; at 0, and without `hidden`, the LLM is not run.
     """
 
     alpha: float = 1.0
@@ -42,6 +44,7 @@ class Objective:
     hidden: float = 0.0
     transcript: float = 0.0
     alignment: float = 0.0
+    response: float = 1.0
 
 
 class SelfKDLoss(NamedTuple):
@@ -106,6 +109,7 @@ def self_kd_loss(
     `teacher_ND` may be None where alpha is 0 (plain SFT needs no teacher). Logits exist for `chunk_rows` rows at a
     time, in the forward pass alone; the gradient of the head is made only where the head trains.
     """
+    weight = objective.response
     if teacher_ND is None and needs_teacher(objective):
         raise ValueError("distillation needs the teacher's hidden states")
     if teacher_ND is not None and teacher_ND.shape != student_ND.shape:
@@ -117,13 +121,13 @@ def self_kd_loss(
         logits = head_logits(student, head, softcap)
         sft = cross_entropy(logits, labels_N[rows])
         if teacher_ND is None:
-            return sft, torch.zeros_like(sft), sft
+            return weight * sft, torch.zeros_like(sft), sft
         with torch.no_grad():
             teacher_logits = head_logits(
                 teacher_ND[rows], head if teacher_head_VD is None else teacher_head_VD, softcap
             )
         kd = divergence(teacher_logits, logits, objective.temperature, objective.divergence)
-        return objective.alpha * kd + (1 - objective.alpha) * sft, kd, sft
+        return weight * (objective.alpha * kd + (1 - objective.alpha) * sft), kd, sft
 
     total, kd, sft = _SumOverChunks.apply(student_ND, head_VD, chunk, chunk_rows)
     loss = SelfKDLoss(total, kd, sft, len(labels_N), {})
@@ -133,8 +137,13 @@ def self_kd_loss(
     return loss
 
 
+def needs_responses(objective: Objective) -> bool:
+    """Whether the LLM is run; else the ears learn from what is said alone."""
+    return objective.response > 0 or objective.hidden > 0
+
+
 def needs_teacher(objective: Objective) -> bool:
-    return objective.alpha > 0 or objective.hidden > 0
+    return needs_responses(objective) and (objective.alpha > 0 or objective.hidden > 0)
 
 
 def head_logits(rows_ND: Tensor, head_VD: Tensor, softcap: float | None) -> Tensor:

@@ -148,11 +148,27 @@ def test_all_terms_of_an_objective_add_up(bundled):
     model, processor = bundled
     freeze_all_but(model, ["projector"])
     batch = PairedCollator(processor)([paired_item(processor, e) for e in world_examples(3)])
-    parts = model(paired=batch, objective=Objective(0.3, 1.0, "forward", 0.1, 0.5, 0.2))
+    parts = model(paired=batch, objective=Objective(0.3, 1.0, "forward", 0.1, 0.5, 0.2, response=0.4))
     weights = {"hidden": 0.1, "transcript": 0.5, "alignment": 0.2}
-    expected = 0.3 * parts.kd + 0.7 * parts.sft + sum(weights[name] * value for name, value in parts.terms.items())
+    expected = 0.4 * (0.3 * parts.kd + 0.7 * parts.sft)
+    expected = expected + sum(weights[name] * value for name, value in parts.terms.items())
     assert set(parts.terms) == set(weights)
     assert parts.total.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_of_what_is_said_alone_the_ears_learn_without_the_llm(bundled, monkeypatch):
+    model, processor = bundled
+    freeze_all_but(model, ["projector", "speech_encoder"])
+    batch = PairedCollator(processor)([paired_item(processor, e) for e in world_examples(3)])
+    monkeypatch.setattr("selfkd.model.paired.read_prefix", None)  # nothing is read
+    loss = model(paired=batch, objective=Objective(transcript=0.5, response=0.0))
+    heard = model.hear(**batch["speech_inputs"])
+    expected = 0.5 * transcript_loss(heard, model.projector.labels(batch["transcript_ids"]))
+    torch.testing.assert_close(loss.total, expected)
+    assert loss.kd == loss.sft == 0 and loss.tokens == (batch["labels"] != -100).sum()
+    loss.total.backward()
+    assert model.speech_encoder.conv1.weight.grad.abs().sum() > 0
+    model.zero_grad()
 
 
 def test_the_ears_learn_and_what_is_resumed_ends_in_the_same_bytes(bundled, tmp_path):

@@ -1,5 +1,6 @@
 """`--dry-run`: every recipe plans its run without weights; counts are those of the published models."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,13 @@ def test_self_kd_costs_little_more_than_sft_and_adapters_train():
     wider = distill(settings(recipe, trainable=["projector", "llm_adapters"]))
     assert wider["trained_parameters"] > selfkd["trained_parameters"]
     assert wider["parameters"] - selfkd["parameters"] == wider["trained_parameters"] - selfkd["trained_parameters"]
+
+
+def test_ears_that_learn_from_what_is_said_alone_take_no_llm(tmp_path):
+    planned = DistillConfig([str(tmp_path / "none")], tmp_path / "run", dry_run=True)
+    whole, alone = distill(planned), distill(replace(planned, response_weight=0.0))
+    assert alone["step_teraflop"] < 0.5 * whole["step_teraflop"]
+    assert set(alone["gigabytes"]) == {"frozen weights", "what trains"}
 
 
 def test_a_model_and_data_that_are_there_are_counted(parts, tmp_path):

@@ -237,6 +237,12 @@ def test_a_loss_that_is_no_number_stops_with_the_examples_and_keeps_what_was_sav
         ({"steps": 0}, "steps: 0: must be at least 1"),
         ({"on_policy": 1.5}, "on_policy: 1.5 is not between 0 and 1"),
         ({"on_policy": 0.5, "alpha": 0.0}, "on_policy: .*alpha 0 leaves that out"),
+        ({"response_weight": 0.0}, "response_weight: 0 leaves nothing to learn from"),
+        ({"response_weight": 0.0, "alignment_weight": 1.0, "on_policy": 0.5}, "on_policy: .*response_weight 0 leaves"),
+        (
+            {"response_weight": 0.0, "alignment_weight": 1.0, "trainable": ["projector", "llm_adapters"]},
+            "trainable: llm_adapters: has nothing to learn with response_weight 0",
+        ),
         ({"hidden_weight": -1.0}, "hidden_weight: -1.0: must not be negative"),
         ({"augment_speech": -1.0}, "augment_speech: -1.0: must not be negative"),
         ({"training": {"learning_rate": 1.0}}, "training.learning_rate: is said by the field learning_rate"),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from selfkd.losses import Objective, SelfKDLoss, needs_teacher, self_kd_loss
+from selfkd.losses import Objective, SelfKDLoss, needs_responses, needs_teacher, self_kd_loss
 from selfkd.model.adapters import adapters_on
 from selfkd.model.alignment import alignment_loss
 from selfkd.model.heard_tokens import HeardTokens, transcript_loss
@@ -89,12 +89,13 @@ def paired_loss(
     model: "OmniModel", batch: Mapping[str, Any], objective: Objective, teacher: Teacher | None
 ) -> SelfKDLoss:
     """The loss of a batch. Where the objective asks a teacher and none is given, it is the text view of the weights
-    themselves."""
-    with_teacher = needs_teacher(objective) and teacher is None
-    student, own_teacher, labels, heard = paired_rows(model, batch, with_teacher)
-    rows, head = (own_teacher, None) if teacher is None else teacher
-    own_head, softcap = model.get_output_embeddings().weight, model.logit_softcap
-    loss = self_kd_loss(student, rows, own_head, labels, objective, softcap=softcap, teacher_head_VD=head)
+    themselves; where it asks no response, the ears alone are run."""
+    if needs_responses(objective):
+        loss, heard = _response_loss(model, batch, objective, teacher)
+    else:
+        heard, tokens = model.hear(**batch["speech_inputs"]), int((batch["labels"] != -100).sum())
+        nothing = torch.zeros((), device=batch["labels"].device)
+        loss = SelfKDLoss(nothing, nothing, nothing, tokens, {})
     if objective.transcript:
         assert heard is not None and isinstance(model.projector, HeardTokens), "these ears hear no tokens"
         said = model.projector.labels(batch["transcript_ids"])
@@ -104,6 +105,17 @@ def paired_loss(
         value = alignment_loss(heard, batch["transcript_ids"], model.get_input_embeddings())
         loss = loss.plus("alignment", objective.alignment, value)
     return loss
+
+
+def _response_loss(
+    model: "OmniModel", batch: Mapping[str, Any], objective: Objective, teacher: Teacher | None
+) -> tuple[SelfKDLoss, Heard | None]:
+    """The part of the loss that is over response rows, and what was heard."""
+    with_teacher = needs_teacher(objective) and teacher is None
+    student, own_teacher, labels, heard = paired_rows(model, batch, with_teacher)
+    rows, head = (own_teacher, None) if teacher is None else teacher
+    own_head, softcap = model.get_output_embeddings().weight, model.logit_softcap
+    return self_kd_loss(student, rows, own_head, labels, objective, softcap=softcap, teacher_head_VD=head), heard
 
 
 def _prefix(vlm: Any, batch: Mapping[str, Any]) -> Prefix:

@@ -76,13 +76,13 @@ def align(config: AlignConfig) -> dict[str, Any]:
     if config.speech_padded and _begins_as_recognizer(config):
         raise InputError("speech_padded: a recogniser of selfkd reads what was said, and no 30 seconds")
     config = suited(config, RECIPES[config.ears])
+    objective = Objective(alpha=0.0, transcript=config.transcript_weight if config.ears == "tokens" else 0.0)
     if config.dry_run:
         model_config = read_skeleton(config.skeleton) if config.skeleton else _model_config(config)
-        return plan(config, model_config, None, has_teacher=False)
+        return plan(config, model_config, None, objective)
     examples = examples_of(config)
     with Run.open(config.output, "align", config) as run:
-        heard = config.transcript_weight if config.ears == "tokens" else 0.0
-        return train(run, *assemble(config), examples, config, Objective(alpha=0.0, transcript=heard))
+        return train(run, *assemble(config), examples, config, objective)
 
 
 def assemble(config: AlignConfig) -> tuple[OmniModel, OmniProcessor]:

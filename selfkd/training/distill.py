@@ -5,16 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from selfkd.errors import InputError
-from selfkd.losses import Divergence, Objective
+from selfkd.losses import Divergence, Objective, needs_responses
 from selfkd.model.bundled import load_bundled
 from selfkd.model.checkpoint import load_omni, omni_config
-from selfkd.model.omni import OmniModel
 from selfkd.model.omni_config import OmniConfig
 from selfkd.model.processor import OmniProcessor
 from selfkd.runs import Run
 from selfkd.training.plan import plan, read_skeleton
 from selfkd.training.stage import TrainConfig, examples_of, suited, train, under_fsdp
 
+EARS = ("projector", "speech_encoder")
 # what suits the ears, by whether they hear tokens: `docs/method.md` says what each part is worth
 RECIPES: dict[bool, dict[str, Any]] = {
     False: {
@@ -26,7 +26,7 @@ RECIPES: dict[bool, dict[str, Any]] = {
     },
     True: {
         "divergence": "jensen_shannon",
-        "trainable": ["projector", "speech_encoder"],
+        "trainable": list(EARS),
         "learning_rate": 4e-4,
         "augment_speech": 1.0,
         "average_weights": 1 / 3,
@@ -49,6 +49,8 @@ class DistillConfig(TrainConfig):
         temperature: Temperature of the distillation term.
         divergence: forward is KL(teacher || student), the paper's; reverse; or jensen_shannon, which is the default of
             ears that hear tokens, where others have forward.
+        response_weight: Weight of what is learnt from responses, by Self-KD and SFT; at 0 ears that hear tokens learn
+            from what is said alone, by CTC, and the LLM is not run.
         hidden_weight: Weight of the distance of last hidden states to the teacher's.
         transcript_weight: Weight of CTC on the question, where the ears hear tokens.
         alignment_weight: Weight of soft-DTW between what is heard and the question's embeddings.
@@ -76,6 +78,7 @@ class DistillConfig(TrainConfig):
     alpha: float = 1.0
     temperature: float = 1.0
     divergence: Divergence | None = None
+    response_weight: float = 1.0
     hidden_weight: float = 0.0
     transcript_weight: float = 0.5
     alignment_weight: float = 0.0
@@ -92,7 +95,7 @@ def distill(config: DistillConfig) -> dict[str, Any]:
         raise InputError(f"temperature: {config.temperature} is not above 0")
     if config.average_weights is not None and not 0 <= config.average_weights <= 1:
         raise InputError(f"average_weights: {config.average_weights} is not between 0 and 1")
-    for name in ("hidden_weight", "transcript_weight", "alignment_weight", "augment_speech"):
+    for name in ("response_weight", "hidden_weight", "transcript_weight", "alignment_weight", "augment_speech"):
         if (getattr(config, name) or 0) < 0:
             raise InputError(f"{name}: {getattr(config, name)}: must not be negative")
     if not 0 <= config.on_policy <= 1:
@@ -105,9 +108,11 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     _check_ears(config, model_config)
     config = suited(config, RECIPES[model_config.speech_tokens is not None])
     assert config.augment_speech is not None and config.average_weights is not None, "suited() fills them in"
+    objective = objective_of(config, model_config)
+    if not needs_responses(objective):
+        _check_ears_alone(config, objective)
     if config.dry_run:
-        has_teacher = config.alpha > 0 or config.hidden_weight > 0
-        return plan(config, model_config, _processor(config), has_teacher, averaged=config.average_weights > 0)
+        return plan(config, model_config, _processor(config), objective, averaged=config.average_weights > 0)
     examples = examples_of(config)
     with Run.open(config.output, "distill", config) as run:
         model, processor = load_omni(config.model) if config.model else load_bundled()
@@ -117,7 +122,7 @@ def distill(config: DistillConfig) -> dict[str, Any]:
             processor,
             examples,
             config,
-            objective_of(config, model),
+            objective,
             config.augment_speech,
             config.on_policy,
             config.average_weights,
@@ -130,6 +135,20 @@ def _check_ears(config: DistillConfig, model_config: OmniConfig) -> None:
         for name in ("augment_speech", "alignment_weight"):
             if getattr(config, name):
                 raise InputError(f"{name}: is for a Whisper encoder's ears; a native omni model hears by its own")
+
+
+def _check_ears_alone(config: DistillConfig, objective: Objective) -> None:
+    """Raises InputError where nothing is learnt from responses, and from what is said nothing can be."""
+    if not objective.transcript and not objective.alignment:
+        raise InputError(
+            "response_weight: 0 leaves nothing to learn from: transcript_weight is for ears that hear tokens, "
+            "alignment_weight for any but a native omni model's"
+        )
+    if config.on_policy:
+        raise InputError("on_policy: the student's own replies are learnt from; response_weight 0 leaves them out")
+    idle = [part for part in config.trainable if part not in EARS]
+    if idle:
+        raise InputError(f"trainable: {idle[0]}: has nothing to learn with response_weight 0: the LLM is not run")
 
 
 def _model_config(config: DistillConfig) -> OmniConfig:
@@ -153,7 +172,7 @@ def _processor(config: DistillConfig) -> OmniProcessor | None:
     return OmniProcessor.from_pretrained(config.model) if config.model else load_bundled()[1]
 
 
-def objective_of(config: DistillConfig, model: OmniModel) -> Objective:
+def objective_of(config: DistillConfig, model_config: OmniConfig) -> Objective:
     """The objective that a configuration (`suited`) asks for; a transcript is learnt by ears that hear tokens alone."""
     assert config.divergence is not None, "suited() fills it in"
     return Objective(
@@ -161,6 +180,7 @@ def objective_of(config: DistillConfig, model: OmniModel) -> Objective:
         config.temperature,
         config.divergence,
         config.hidden_weight,
-        config.transcript_weight if model.config.speech_tokens else 0.0,
+        config.transcript_weight if model_config.speech_tokens else 0.0,
         config.alignment_weight,
+        config.response_weight,
     )

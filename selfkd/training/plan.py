@@ -19,7 +19,7 @@ from selfkd.data.batches import LETTERS_A_TOKEN
 from selfkd.data.example import MANIFEST
 from selfkd.data.mixture import open_mixture, split_weight
 from selfkd.errors import InputError
-from selfkd.losses import CHUNK_ROWS
+from selfkd.losses import CHUNK_ROWS, Objective, needs_responses, needs_teacher
 from selfkd.model.omni import OmniModel
 from selfkd.model.omni_config import OmniConfig
 from selfkd.model.processor import OmniProcessor
@@ -76,7 +76,7 @@ def plan(
     config: Any,
     model_config: OmniConfig,
     processor: OmniProcessor | None,
-    has_teacher: bool,
+    objective: Objective,
     averaged: bool = False,
 ) -> dict[str, Any]:
     """Prints and returns the plan of a training configuration (`TrainConfig`) for a model of `model_config`, which is
@@ -90,13 +90,13 @@ def plan(
     counted, total = load_of(config.data, processor), sum(p.numel() for p in model.parameters())
     load = counted or Load()
     batches = int(config.training.get("gradient_accumulation_steps", 1))
-    flops = batches * step_flops(model, load, config.batch_size, config.trainable, has_teacher)
+    flops = batches * step_flops(model, load, config.batch_size, config.trainable, objective)
     result = {
         "parameters": total,
         "trained_parameters": trained,
         "load": asdict(load),
         "epochs": config.steps * batches * config.batch_size / load.examples,
-        "gigabytes": memory(model, load, config.batch_size, trained, averaged),
+        "gigabytes": memory(model, load, config.batch_size, trained, objective, averaged),
         "step_teraflop": flops / 1e12,
         "hours": flops * config.steps / (ASSUMED_TERAFLOPS * 1e12) / 3600,
     }
@@ -128,27 +128,32 @@ def _stack(model: OmniModel) -> int:
     return NATIVE_STACK if model.hears_natively else model.config.speech_stack
 
 
-def step_flops(model: OmniModel, load: Load, batch: int, trainable: list[str], has_teacher: bool) -> float:
+def step_flops(model: OmniModel, load: Load, batch: int, trainable: list[str], objective: Objective) -> float:
     """Two per parameter and token forward, as many for the gradient of what stands before, as many where weights train.
 
     The picture's prefix and the teacher are forward alone; a vision tower sees four patches for each token it gives.
-    Where the LLM trains, the teacher reads a prefix of its own and the student's has a gradient.
+    Where the LLM trains, the teacher reads a prefix of its own and the student's has a gradient. Where no response is
+    learnt from, only the ears are run.
     """
     llm_trains = "llm" in trainable
     size, pictures = _sizes(model), batch / load.questions_a_picture
     frames = batch * load.speech_seconds * FRAMES_PER_SECOND
     vectors = frames / _stack(model)
     responses = batch * load.response_tokens
+    ears = (6 if "speech_encoder" in trainable else 2) * frames * size["ears"] + 6 * vectors * size["projector"]
+    if not needs_responses(objective):
+        return ears
     prefix = 2 * pictures * load.prefix_tokens * (4 * size["vision"] + (3 if llm_trains else 1) * size["llm"])
     teacher = 2 * pictures * load.prefix_tokens * (4 * size["vision"] + size["llm"]) if llm_trains else 0
     teacher += 2 * (batch * load.question_tokens + responses) * size["llm"] + 2 * responses * size["head"]
     passes = 6 if llm_trains else 4
     student = passes * (vectors + responses) * size["llm"] + passes * responses * size["head"]
-    ears = (6 if "speech_encoder" in trainable else 2) * frames * size["ears"] + 6 * vectors * size["projector"]
-    return prefix + student + ears + (teacher if has_teacher else 0)
+    return prefix + student + ears + (teacher if needs_teacher(objective) else 0)
 
 
-def memory(model: OmniModel, load: Load, batch: int, trained: int, averaged: bool = False) -> dict[str, float]:
+def memory(
+    model: OmniModel, load: Load, batch: int, trained: int, objective: Objective, averaged: bool = False
+) -> dict[str, float]:
     """Gigabytes on one device: a frozen VLM in bf16, frozen ears in fp32, 16 bytes for each parameter that trains (its
     weight, its gradient and AdamW's two moments), 4 more where weights are averaged."""
     text = model.config.get_text_config()
@@ -170,9 +175,13 @@ def memory(model: OmniModel, load: Load, batch: int, trained: int, averaged: boo
     middle = max(middles) if isinstance(middles, list) else middles
     graph_bytes = 2 * layers * tokens * (10 * width + 4 * middle)
     logits_bytes = 3 * 4 * min(CHUNK_ROWS, batch * load.response_tokens) * text.vocab_size
-    return {
+    weights = {
         "frozen weights": frozen_bytes / GIGABYTE,
         "what trains": (20 if averaged else 16) * trained / GIGABYTE,
+    }
+    if not needs_responses(objective):
+        return weights
+    return weights | {
         "keys and values of the prefix": cache_rows * cache_bytes / GIGABYTE,
         "the student's graph": batch * (graph_bytes + seen_bytes) / GIGABYTE,
         "logits of a chunk": logits_bytes / GIGABYTE,
