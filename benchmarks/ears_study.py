@@ -80,7 +80,9 @@ RECIPES = {
     "best-last-weights": Recipe(settings={"average_weights": 0.0}),
     "best-300-steps": Recipe(settings={"steps": 300}),
     "best-no-transcript": Recipe(settings={"transcript_weight": 0.0}),
-    **{f"best-transcript-{w}": Recipe(settings={"transcript_weight": float(w)}) for w in (2, 8, 100)},  # 100: CTC alone
+    **{f"best-transcript-{w}": Recipe(settings={"transcript_weight": float(w)}) for w in (2, 8, 100)},
+    "best-ears-alone": Recipe(settings={"response_weight": 0.0}),  # CTC, and nothing else
+    "best-ears-alone-10k": Recipe(samples=10_000, settings={"response_weight": 0.0, "steps": 1250}),
     "best-reverse": Recipe(settings={"divergence": "reverse"}),
     "best-jensen-shannon": Recipe(settings={"divergence": "jensen_shannon"}),
     "best-hidden": Recipe(settings={"hidden_weight": 1.0}),
@@ -155,9 +157,8 @@ def _aligned(seed: int, options: argparse.Namespace) -> Path:
     folder = options.output / f"seed-{seed}"
     words = SynthesizeConfig(folder / "words", "words", count=3000, seed=seed + 1)
     synthesize(words)
-    aligned = AlignConfig(
-        [str(words.output)], folder / "align", ears="stacked", steps=400, seed=seed, training=in_bf16()
-    )
+    spoken, how = [str(words.output)], in_bf16()
+    aligned = AlignConfig(spoken, folder / "align", ears="stacked", steps=400, seed=seed, training=how)
     once(align, aligned)
     return aligned.output / MODEL
 
