@@ -89,7 +89,7 @@ def card(config: PublishConfig) -> str:
         pipeline_tag="image-text-to-text",
         tags=["speech", "self-distillation", "arxiv:2503.00059"],
     )
-    how = ("stage", "alpha", "divergence", "temperature", "trainable")
+    how = ("stage", "alpha", "divergence", "temperature", "response_weight", "transcript_weight", "trainable")
     fields = (*how, "steps", "batch_size", "learning_rate", "seed")
     settings = {name: asked[name] for name in fields if name in asked}
     settings |= {"examples": result["examples"], "trained parameters": result["trained_parameters"]}

@@ -37,7 +37,7 @@ def training_section(runs: list[RunFolder], styles: Styles) -> dict[str, Any] | 
                 curves.append(line_chart(f"{title}: {what}", lines, "optimizer step"))
     rows = [
         [
-            titled(run.name), _STAGES[run.kind], str(run.config.get("alpha", "–")), f"{run.result['examples']:,}",
+            titled(run.name), _STAGES[run.kind], _alpha(run.config), f"{run.result['examples']:,}",
             f"{run.result['steps']:,}", f"{run.result['trained_parameters']:,}", f"{run.result['final_loss']:.3f}",
             f"{run.result['seconds']:,.0f}", str(run.config["seed"]),
         ]
@@ -45,3 +45,8 @@ def training_section(runs: list[RunFolder], styles: Styles) -> dict[str, Any] | 
     ]  # fmt: skip
     columns = "Run", "Stage", "alpha", "Examples", "Steps", "Trained parameters", "Mean loss", "Seconds", "Seed"
     return {"curves": curves, "tables": [Table("What was trained", columns, rows)]}
+
+
+def _alpha(config: dict[str, Any]) -> str:
+    """Of a run that learns from responses."""
+    return str(config.get("alpha", "–")) if config.get("response_weight", 1) else "–"

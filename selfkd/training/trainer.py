@@ -20,7 +20,7 @@ from selfkd.data.folder import Examples, sketch
 from selfkd.data.mixture import Mixture
 from selfkd.data.views import PairedCollator, PairedDataset
 from selfkd.errors import InputError
-from selfkd.losses import Objective, needs_teacher
+from selfkd.losses import Objective, needs_responses, needs_teacher
 from selfkd.model.omni import OmniModel
 from selfkd.model.paired import FrozenTeacher
 from selfkd.model.processor import OmniProcessor
@@ -120,7 +120,8 @@ class SelfKDTrainer(Trainer):
                 f"examples {', '.join(inputs['ids'])}. What was saved before is kept; a lower learning_rate may help"
             )
         count = loss.tokens if num_items_in_batch is None else num_items_in_batch
-        for name, value in {"kd": loss.kd, "sft": loss.sft, **loss.terms, "tokens": loss.tokens}.items():
+        of_responses = {"kd": loss.kd, "sft": loss.sft} if needs_responses(objective) else {}
+        for name, value in {**of_responses, **loss.terms, "tokens": loss.tokens}.items():
             self._parts[name] = self._parts.get(name, 0.0) + float(value)
         # DDP and FSDP average the ranks' gradients; ours is a sum over all of them, divided by the count of all
         of_all = num_items_in_batch is not None and self.args.average_tokens_across_devices
