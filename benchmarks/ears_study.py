@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 Ears = Literal["stacked", "tokens"]
 TEST_SEED: dict[Split, int] = {"test": 100, "validation": 200}
 STEPS, BATCH = 600, 16
-SAMPLES = 4800  # questions, and a third as many sentences: a run sees each one and a half times
+SAMPLES = 4800  # of which an eighth are the steps; questions, and a third as many sentences: a run sees each one and a half times
 OWN_CASCADE = ", own cascade"
 KOKORO_VOICES = "af_heart,am_michael,bf_emma,bm_george"
 CONDITIONS: dict[str, dict[str, Any]] = {
@@ -82,7 +82,8 @@ RECIPES = {
     "best-no-transcript": Recipe(settings={"transcript_weight": 0.0}),
     **{f"best-transcript-{w}": Recipe(settings={"transcript_weight": float(w)}) for w in (2, 8, 100)},
     "best-ears-alone": Recipe(settings={"response_weight": 0.0}),  # CTC, and nothing else
-    "best-ears-alone-10k": Recipe(samples=10_000, settings={"response_weight": 0.0, "steps": 1250}),
+    **{f"best-ears-alone-{k}k": Recipe(samples=k * 1000, settings={"response_weight": 0.0, "steps": k * 125})
+       for k in (10, 30)},
     "best-reverse": Recipe(settings={"divergence": "reverse"}),
     "best-jensen-shannon": Recipe(settings={"divergence": "jensen_shannon"}),
     "best-hidden": Recipe(settings={"hidden_weight": 1.0}),
@@ -92,7 +93,7 @@ RECIPES = {
     "best-exact": Recipe(responses="world"),
     "best-sft-exact": Recipe(responses="world", settings={"alpha": 0.0}),
     **{f"best-{k}k": Recipe(samples=k * 1000) for k in (1, 3)},
-    **{f"best-{k}k": Recipe(samples=k * 1000, settings={"steps": k * 1000 * STEPS // SAMPLES}) for k in (10, 30)},
+    **{f"best-{k}k": Recipe(samples=k * 1000, settings={"steps": k * 125}) for k in (10, 30)},
 }  # fmt: skip
 
 
