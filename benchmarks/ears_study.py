@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 Ears = Literal["stacked", "tokens"]
 TEST_SEED: dict[Split, int] = {"test": 100, "validation": 200}
 STEPS, BATCH = 600, 16
-SAMPLES = 4800  # of which an eighth are the steps; questions, and a third as many sentences: a run sees each one and a half times
+SAMPLES = 4800  # questions, and a third as many sentences; an eighth as many steps see each one and a half times
 OWN_CASCADE = ", own cascade"
 KOKORO_VOICES = "af_heart,am_michael,bf_emma,bm_george"
 CONDITIONS: dict[str, dict[str, Any]] = {
