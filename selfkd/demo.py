@@ -28,7 +28,7 @@ from selfkd.training.distill import DistillConfig, distill
 BENCHMARKS: dict[SourceName, int] = {"world": 400, "easy-vqa": 200, "mmalign-world": 200}
 TEST_SEED = 100
 _MODELS = {"base": "align", "sft": "sft", "selfkd": "selfkd", "tokens": "tokens"}  # by name, the run that made it
-_SPOKEN = {"sft": "SFT", "selfkd": "the paper's Self-KD", "tokens": "Self-KD of ears that hear tokens"}
+_SPOKEN = {"sft": "SFT", "selfkd": "the paper's Self-KD", "tokens": "ears that hear tokens"}
 ANALYZED = 40  # items whose attention and agreement are looked at
 
 
@@ -45,7 +45,7 @@ class DemoConfig:
         questions: Spoken questions for stage 2.
         align_steps: Steps of stage 1.
         distill_steps: Steps of stage 2, for SFT and for the paper's Self-KD alike.
-        token_steps: Steps of Self-KD of ears that hear tokens, of half as many examples each.
+        token_steps: Steps of ears that hear tokens, of half as many examples each.
         alpha: Weight of Self-KD in the Self-KD runs.
         test_share: Share of the test questions to ask; below 1 for a quick look.
     """
@@ -90,8 +90,8 @@ def demo(config: DemoConfig) -> dict[str, Any]:
     selfkd = replace(sft, output=out / "selfkd", alpha=config.alpha)
     titled(f"stage 2, distill: the paper's Self-KD (alpha = {config.alpha:g})", distill, selfkd)
     mixed = [f"{data['train']}:2", f"{data['words']}:1"]
-    tokens = replace(selfkd, data=mixed, output=out / "tokens", model="", steps=config.token_steps, batch_size=16)
-    titled("stage 2, distill: Self-KD of ears that hear tokens", distill, tokens)
+    tokens = AlignConfig(mixed, out / "tokens", steps=config.token_steps, batch_size=16, seed=config.seed)
+    titled("stage 1, align: ears that hear tokens, by CTC alone", align, tokens)
 
     base = EvaluateConfig(start, [str(data[b]) for b in BENCHMARKS], out / "eval-base", views=["text", "cascade"])
     titled("evaluate: written, and the cascade", evaluate, base)
@@ -145,9 +145,9 @@ def _intro(config: DemoConfig) -> list[str]:
     return [
         f"{origin} SFT and Self-KD are the paper's: they start from the same aligned projector and see the same data "
         "in the same order.",
-        "Token ears are of another kind, selfkd distill's default: they begin as the bundled recogniser, which the "
-        "cascade has too, hand on one vector a heard token in place of a transcript, and learn by Self-KD on the same "
-        "speech.",
+        "Token ears are of another kind, selfkd align's default: they begin as the bundled recogniser, which the "
+        "cascade has too, hand on one vector a heard token in place of a transcript, and learn from what is said "
+        "alone, in the same speech, with neither teacher nor responses.",
         "Test scenes, some of their colour-shape combinations, and all test voices were never trained on. easy-VQA is "
         "a third party's set of pictures and questions; nothing was trained on it. Speech is espeak-ng's, not human.",
         f"Training seed {config.seed}; one seed is an anecdote; benchmarks/embedded_effect.py runs several.",

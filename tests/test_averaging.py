@@ -30,8 +30,9 @@ def trained(parts, tmp_path, steps, average):
     start = training_start(parts, tmp_path)
     model, processor = load_omni(start / "model")
     freeze_all_but(model, ["projector"])
-    settings = DistillConfig([], tmp_path / "run", steps=steps, batch_size=4, learning_rate=2e-3, warmup_steps=1)
-    seen, arguments = EachStep(), training_arguments(settings, average_weights=0.5)
+    how = {"steps": steps, "batch_size": 4, "learning_rate": 2e-3, "warmup_steps": 1, "average_weights": 0.5}
+    settings = DistillConfig([], tmp_path / "run", **how)
+    seen, arguments = EachStep(), training_arguments(settings)
     how = (Objective(0.5), 0.0, 0.0, average)
     SelfKDTrainer(model, arguments, world_examples(16), processor, *how, callbacks=[seen]).train()
     return model, seen

@@ -202,18 +202,20 @@ def test_pieces_that_are_no_tokens_are_refused(bundled):
 
 
 def test_stage_one_of_ears_that_hear_tokens(tmp_path, tiny_whisper):
-    """A Whisper encoder gets a new head over the tokens of the data; a recogniser brings its own."""
+    """A Whisper encoder gets a new head over the tokens of the data; a recogniser brings its own. By CTC alone: no loss
+    of the LLM is there to be logged."""
     training_data(tmp_path)
     settings = AlignConfig(
-        [str(tmp_path / "data")], tmp_path / "align", ears="tokens", speech_encoder=str(tiny_whisper), steps=3,
-        batch_size=4, trainable=["projector", "speech_encoder"],
-    )  # fmt: skip
+        [str(tmp_path / "data")], tmp_path / "align", speech_encoder=str(tiny_whisper), steps=3, batch_size=4
+    )
+    with pytest.raises(InputError, match="trainable: llm_adapters: has nothing to learn from what is said alone"):
+        align(replace(settings, trainable=["projector", "llm_adapters"]))
     align(settings)
     model, processor = load_omni(settings.output / MODEL)
     said = {i for e in ExampleFolder(tmp_path / "data") for i in processor.ids(e.question)}
     assert set(model.config.speech_tokens) == said
     logged = read_log(settings.output)[-1]
-    assert logged["transcript_per_token"] > 0
+    assert logged["transcript_per_token"] > 0 and "sft_per_token" not in logged
     own, _ = assemble(replace(settings, speech_encoder=""))
     assert len(own.config.speech_tokens) == len(load_recognizer(recognizer_path())[0].config.pieces)
 

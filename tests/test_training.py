@@ -241,7 +241,7 @@ def test_a_loss_that_is_no_number_stops_with_the_examples_and_keeps_what_was_sav
         ({"response_weight": 0.0, "alignment_weight": 1.0, "on_policy": 0.5}, "on_policy: .*response_weight 0 leaves"),
         (
             {"response_weight": 0.0, "alignment_weight": 1.0, "trainable": ["projector", "llm_adapters"]},
-            "trainable: llm_adapters: has nothing to learn with response_weight 0",
+            "trainable: llm_adapters: has nothing to learn from what is said alone",
         ),
         ({"hidden_weight": -1.0}, "hidden_weight: -1.0: must not be negative"),
         ({"augment_speech": -1.0}, "augment_speech: -1.0: must not be negative"),

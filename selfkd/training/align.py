@@ -1,4 +1,5 @@
-"""Stage 1, audio-text alignment: the frozen LLM learns to repeat what it hears, through the projector."""
+"""Stage 1, audio-text alignment: ears learn to hear what is said. Stacked ears through the frozen LLM, which learns to
+repeat it, the paper's way; ears that hear tokens by CTC alone, and no LLM is run."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,24 +18,27 @@ from selfkd.model.omni_config import OmniConfig
 from selfkd.model.processor import OmniProcessor
 from selfkd.model.speech_encoder import RecognizerConfig
 from selfkd.runs import Run
+from selfkd.training.parts import EARS
 from selfkd.training.plan import plan, read_skeleton
-from selfkd.training.stage import TrainConfig, examples_of, suited, train
+from selfkd.training.stage import TrainConfig, check_ears_alone, examples_of, suited, train
 
 ASSUMED_TOKENS = 4000  # that can be heard, in a plan; the data are not read for it
 RECIPES: dict[str, dict[str, Any]] = {
-    "stacked": {"trainable": ["projector"], "learning_rate": 2e-3},
-    "tokens": {"trainable": ["projector", "speech_encoder"], "learning_rate": 4e-4},
+    "stacked": {"trainable": ["projector"], "learning_rate": 2e-3, "augment_speech": 0.0, "average_weights": 0.0},
+    "tokens": {"trainable": list(EARS), "learning_rate": 4e-4, "augment_speech": 1.0, "average_weights": 1 / 3},
 }
+OBJECTIVES = {"stacked": Objective(alpha=0.0), "tokens": Objective(transcript=1.0, response=0.0)}
 
 
 @dataclass
 class AlignConfig(TrainConfig):
-    """Stage 1: speech to text through the projector, the vision-language model frozen.
+    """Stage 1: ears learn to hear what is said, the vision-language model frozen.
 
-    `--ears stacked` is the paper's form.
+    Ears that hear tokens learn by CTC alone, and the LLM is not run; `--ears stacked` is the paper's form, through it.
 
     Args:
-        data: Folders of spoken words (selfkd synthesize --source words); FOLDER:WEIGHT mixes them by weight.
+        data: Folders of what is spoken, sentences (selfkd synthesize --source words) or questions; FOLDER:WEIGHT mixes
+            them by weight.
         output: Run directory.
         vlm: Checkpoint of the vision-language model, a hub id or a path; the embedded one by default.
         speech_encoder: Whisper checkpoint, a hub id or a path; the embedded one by default.
@@ -50,7 +54,10 @@ class AlignConfig(TrainConfig):
         learning_rate: Peak learning rate; by default 2e-3 of stacked ears, 4e-4 of ears that hear tokens.
         warmup_steps: Steps of linear warm-up.
         save_steps: Steps between checkpoints.
-        transcript_weight: Weight of CTC on what is said, where the ears hear tokens.
+        augment_speech: How much each clip is made another speaker's, by warped and masked log-mel frames; by default 1
+            of ears that hear tokens, else 0.
+        average_weights: Share of the steps, the last ones, whose weights the trained model has the mean of; the rate is
+            then constant after the warm-up. By default a third with ears that hear tokens, else 0.
         seed: Seed of the projector's weights and of the order of the data.
         lora: Fields of peft.LoraConfig for llm_adapters: LoRA on the LLM, on for the spoken question and the response.
         training: Further fields of transformers.TrainingArguments.
@@ -64,19 +71,17 @@ class AlignConfig(TrainConfig):
     speech_stack: int = 4
     speech_padded: bool = False
     steps: int = 400
-    transcript_weight: float = 0.5
 
 
 def align(config: AlignConfig) -> dict[str, Any]:
-    """Writes `output/model`, an `OmniModel` that repeats what it hears; with `dry_run` it returns the plan."""
-    if config.transcript_weight < 0:
-        raise InputError(f"transcript_weight: {config.transcript_weight}: must not be negative")
+    """Writes `output/model`, an `OmniModel` that hears; with `dry_run` it returns the plan."""
     if config.ears == "tokens" and config.speech_stack != AlignConfig.speech_stack:
         raise InputError(f"speech_stack: {config.speech_stack}: is for stacked ears (--ears stacked)")
     if config.speech_padded and _begins_as_recognizer(config):
         raise InputError("speech_padded: a recogniser of selfkd reads what was said, and no 30 seconds")
-    config = suited(config, RECIPES[config.ears])
-    objective = Objective(alpha=0.0, transcript=config.transcript_weight if config.ears == "tokens" else 0.0)
+    config, objective = suited(config, RECIPES[config.ears]), OBJECTIVES[config.ears]
+    if config.ears == "tokens":
+        check_ears_alone(config.trainable)
     if config.dry_run:
         model_config = read_skeleton(config.skeleton) if config.skeleton else _model_config(config)
         return plan(config, model_config, None, objective)

@@ -11,10 +11,10 @@ from selfkd.model.checkpoint import load_omni, omni_config
 from selfkd.model.omni_config import OmniConfig
 from selfkd.model.processor import OmniProcessor
 from selfkd.runs import Run
+from selfkd.training.parts import EARS
 from selfkd.training.plan import plan, read_skeleton
-from selfkd.training.stage import TrainConfig, examples_of, suited, train, under_fsdp
+from selfkd.training.stage import TrainConfig, check_ears_alone, examples_of, suited, train, under_fsdp
 
-EARS = ("projector", "speech_encoder")
 # what suits the ears, by whether they hear tokens: `docs/method.md` says what each part is worth
 RECIPES: dict[bool, dict[str, Any]] = {
     False: {
@@ -82,9 +82,7 @@ class DistillConfig(TrainConfig):
     hidden_weight: float = 0.0
     transcript_weight: float = 0.5
     alignment_weight: float = 0.0
-    augment_speech: float | None = None
     on_policy: float = 0.0
-    average_weights: float | None = None
 
 
 def distill(config: DistillConfig) -> dict[str, Any]:
@@ -93,10 +91,8 @@ def distill(config: DistillConfig) -> dict[str, Any]:
         raise InputError(f"alpha: {config.alpha} is not between 0 and 1")
     if config.temperature <= 0:
         raise InputError(f"temperature: {config.temperature} is not above 0")
-    if config.average_weights is not None and not 0 <= config.average_weights <= 1:
-        raise InputError(f"average_weights: {config.average_weights} is not between 0 and 1")
-    for name in ("response_weight", "hidden_weight", "transcript_weight", "alignment_weight", "augment_speech"):
-        if (getattr(config, name) or 0) < 0:
+    for name in ("response_weight", "hidden_weight", "transcript_weight", "alignment_weight"):
+        if getattr(config, name) < 0:
             raise InputError(f"{name}: {getattr(config, name)}: must not be negative")
     if not 0 <= config.on_policy <= 1:
         raise InputError(f"on_policy: {config.on_policy} is not between 0 and 1")
@@ -107,26 +103,15 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     model_config = _model_config(config)
     _check_ears(config, model_config)
     config = suited(config, RECIPES[model_config.speech_tokens is not None])
-    assert config.augment_speech is not None and config.average_weights is not None, "suited() fills them in"
     objective = objective_of(config, model_config)
     if not needs_responses(objective):
         _check_ears_alone(config, objective)
     if config.dry_run:
-        return plan(config, model_config, _processor(config), objective, averaged=config.average_weights > 0)
+        return plan(config, model_config, _processor(config), objective)
     examples = examples_of(config)
     with Run.open(config.output, "distill", config) as run:
         model, processor = load_omni(config.model) if config.model else load_bundled()
-        return train(
-            run,
-            model,
-            processor,
-            examples,
-            config,
-            objective,
-            config.augment_speech,
-            config.on_policy,
-            config.average_weights,
-        )
+        return train(run, model, processor, examples, config, objective, config.on_policy)
 
 
 def _check_ears(config: DistillConfig, model_config: OmniConfig) -> None:
@@ -146,9 +131,7 @@ def _check_ears_alone(config: DistillConfig, objective: Objective) -> None:
         )
     if config.on_policy:
         raise InputError("on_policy: the student's own replies are learnt from; response_weight 0 leaves them out")
-    idle = [part for part in config.trainable if part not in EARS]
-    if idle:
-        raise InputError(f"trainable: {idle[0]}: has nothing to learn with response_weight 0: the LLM is not run")
+    check_ears_alone(config.trainable)
 
 
 def _model_config(config: DistillConfig) -> OmniConfig:

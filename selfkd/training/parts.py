@@ -13,7 +13,8 @@ _NEVER_TRAINED = {
     "embed_positions.weight",  # Whisper's fixed sinusoids
     "audio_bos_eos_token.weight",  # of Qwen2.5-Omni's encoder, which its own forward does not use
 }
-TRAINABLE = ("projector", "speech_encoder", ADAPTERS, "llm")
+EARS = ("projector", "speech_encoder")
+TRAINABLE = (*EARS, ADAPTERS, "llm")
 
 
 def let_train(model: OmniModel, parts: Sequence[str], lora: Mapping[str, Any]) -> int:

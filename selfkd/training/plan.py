@@ -77,7 +77,6 @@ def plan(
     model_config: OmniConfig,
     processor: OmniProcessor | None,
     objective: Objective,
-    averaged: bool = False,
 ) -> dict[str, Any]:
     """Prints and returns the plan of a training configuration (`TrainConfig`) for a model of `model_config`, which is
     there already where it has a processor."""
@@ -89,6 +88,7 @@ def plan(
         raise InputError(f"model: {' '.join(str(error).split())}") from error
     counted, total = load_of(config.data, processor), sum(p.numel() for p in model.parameters())
     load = counted or Load()
+    averaged = bool(config.average_weights)
     batches = int(config.training.get("gradient_accumulation_steps", 1))
     flops = batches * step_flops(model, load, config.batch_size, config.trainable, objective)
     result = {

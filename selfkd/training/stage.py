@@ -24,7 +24,7 @@ from selfkd.model.omni import OmniModel
 from selfkd.model.processor import OmniProcessor
 from selfkd.runs import MODEL, Run, is_main_process
 from selfkd.training.averaging import WeightAverage
-from selfkd.training.parts import ADAPTERS, LORA, TRAINABLE, let_train
+from selfkd.training.parts import ADAPTERS, EARS, LORA, TRAINABLE, let_train
 from selfkd.training.trainer import RunLog, SelfKDTrainer, mean_loss_and_seconds
 
 CHECKPOINTS = "checkpoints"  # subfolder of the run
@@ -50,6 +50,8 @@ class TrainConfig:
     warmup_steps: int = 30
     save_steps: int = 200
     seed: int = 0
+    augment_speech: float | None = None
+    average_weights: float | None = None
     lora: dict[str, Any] = field(default_factory=lambda: dict(LORA))
     training: dict[str, Any] = field(default_factory=dict)
     dry_run: bool = False
@@ -66,6 +68,10 @@ def suited(config: C, recipe: Mapping[str, Any]) -> C:
     unknown = [part for part in config.trainable if part not in TRAINABLE]
     if unknown:
         raise InputError(f"trainable: {unknown}; choose among {', '.join(TRAINABLE)}")
+    if config.average_weights is not None and not 0 <= config.average_weights <= 1:
+        raise InputError(f"average_weights: {config.average_weights} is not between 0 and 1")
+    if (config.augment_speech or 0) < 0:
+        raise InputError(f"augment_speech: {config.augment_speech}: must not be negative")
     if {"llm", ADAPTERS} <= set(config.trainable):
         raise InputError(f"trainable: llm and {ADAPTERS} exclude each other")
     if "llm" in config.trainable and under_fsdp():
@@ -96,6 +102,13 @@ def suited(config: C, recipe: Mapping[str, Any]) -> C:
     return config
 
 
+def check_ears_alone(trainable: Sequence[str]) -> None:
+    """Raises InputError where other parts are to train than those that learn from what is said alone."""
+    idle = [part for part in trainable if part not in EARS]
+    if idle:
+        raise InputError(f"trainable: {idle[0]}: has nothing to learn from what is said alone: the LLM is not run")
+
+
 def under_fsdp() -> bool:
     return os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
 
@@ -104,9 +117,7 @@ def examples_of(config: TrainConfig) -> Examples:
     return open_mixture(config.data, config.seed)
 
 
-def training_arguments(
-    config: TrainConfig, average_weights: float = 0.0, dtype: torch.dtype = torch.float32
-) -> TrainingArguments:
+def training_arguments(config: TrainConfig, dtype: torch.dtype = torch.float32) -> TrainingArguments:
     """Ours, and over them the configuration's own; `dtype` is the model's."""
     settings: dict[str, Any] = {
         "output_dir": str(config.output / CHECKPOINTS),
@@ -114,7 +125,7 @@ def training_arguments(
         "per_device_train_batch_size": config.batch_size,
         "learning_rate": config.learning_rate,
         # a mean is of weights that still move
-        "lr_scheduler_type": "constant_with_warmup" if average_weights else "cosine",
+        "lr_scheduler_type": "constant_with_warmup" if config.average_weights else "cosine",
         "warmup_steps": config.warmup_steps,
         "weight_decay": 0.01,
         "save_steps": config.save_steps,
@@ -141,21 +152,19 @@ def train(
     examples: Sequence[Example],
     config: TrainConfig,
     objective: Objective,
-    augment_speech: float = 0.0,
     on_policy: float = 0.0,
-    average_weights: float = 0.0,
 ) -> dict[str, Any]:
     """Trains `config.trainable`, saves the model under the run, and returns the run's result."""
     set_seed(config.seed)
-    arguments = training_arguments(config, average_weights, model.dtype)
+    arguments = training_arguments(config, model.dtype)
     if arguments.bf16 and arguments.device.type == "cpu":  # where the fused attention's backward takes thrice as long
         model.set_attn_implementation("eager")
     dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
     trained_parameters = let_train(model, config.trainable, config.lora)
     checkpoint = last_checkpoint(config.output / CHECKPOINTS)
-    averaged = max(1, round(average_weights * config.steps))
-    average = WeightAverage(config.steps - averaged, checkpoint) if average_weights else None
-    how, log = (objective, augment_speech, on_policy, average), RunLog(run.folder)
+    averaged = max(1, round((config.average_weights or 0) * config.steps))
+    average = WeightAverage(config.steps - averaged, checkpoint) if config.average_weights else None
+    how, log = (objective, config.augment_speech or 0.0, on_policy, average), RunLog(run.folder)
     trainer = SelfKDTrainer(model, arguments, examples, processor, *how, callbacks=[log])
     try:
         outcome = trainer.train(resume_from_checkpoint=checkpoint)
