@@ -50,7 +50,7 @@ COMMANDS = {
         "selfkd.model.convert", "ConvertConfig", "convert",
     ),
     "align": Command(
-        "stage 1: speech -> text, through the projector",
+        "stage 1: ears learn to hear what is said",
         "selfkd align --data runs/data/words --output runs/align",
         "selfkd.training.align", "AlignConfig", "align",
     ),
