@@ -68,7 +68,7 @@ def demo(config: DemoConfig) -> dict[str, Any]:
         raise InputError(f"alpha: {config.alpha} is not between 0 and 1")
     console, started = Console(), time.monotonic()
     out = config.output
-    console.print(f"Self-KD on the embedded model, into {out}: about twelve minutes on two cores.")
+    console.print(f"Self-KD on the embedded model, into {out}: about ten minutes on two cores.")
 
     console.print("[bold]synthesize[/bold]: spoken questions with espeak-ng")
     data = {name: out / "data" / name for name in ("words", "train", *BENCHMARKS)}
