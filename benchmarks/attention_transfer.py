@@ -41,46 +41,37 @@ def transfer(weight: float) -> None:
     import torch
     from torch import Tensor
 
-    from selfkd.analysis import attention_rows, views
-    from selfkd.losses import Objective, SelfKDLoss, self_kd_loss
+    from selfkd.analysis.attention_rows import AttentionSums, attention_rows, recording
+    from selfkd.analysis.views import Places
+    from selfkd.losses import Objective, SelfKDLoss
     from selfkd.model import omni
-    from selfkd.model.heard_tokens import transcript_loss
-    from selfkd.model.paired import response_rows
+    from selfkd.model import paired as two_views
 
-    class ResponseShares(attention_rows.AttentionSums):
+    paired_loss, continue_prefix = two_views.paired_loss, two_views.continue_prefix
+
+    class ResponseShares(AttentionSums):
         """Keeps, of each layer, what the response rows give to the prefix: (N, P), mean over heads, with gradient."""
 
-        def add(self, layer: int, query_BHSE: "Tensor", key_BHTE: "Tensor", mask: "Tensor | None", **how: Any) -> None:
+        def add(self, layer: int, query_BHSE: Tensor, key_BHTE: Tensor, mask: Tensor | None, **how: Any) -> None:
             rows_BS = self.places.response_BS
             prefix = key_BHTE.shape[2] - rows_BS.shape[1]
             every_BS = torch.arange(rows_BS.shape[1]).expand_as(rows_BS)
-            shares = attention_rows.attention_rows(query_BHSE, key_BHTE, mask, every_BS, **how)
+            shares = attention_rows(query_BHSE, key_BHTE, mask, every_BS, **how)
             self.sums[layer] = shares.mean(1)[rows_BS][:, :prefix]
 
-    def rows_and_shares(
-        model: Any, prefix: Any, view: views.View, inputs: dict[str, Tensor], mask_BS: Tensor, labels_BR: Tensor
-    ) -> "tuple[Tensor, dict[int, Tensor]]":
-        ends_B1 = mask_BS.sum(-1, keepdim=True)
-        place = torch.arange(mask_BS.shape[1])
-        rows_BS = (place >= ends_B1 - (labels_BR != -100).sum(-1, keepdim=True)) & (place < ends_B1)
-        shares = ResponseShares(views.Places(rows_BS, rows_BS, rows_BS))
-        with attention_rows.recording(model.vlm, shares):
-            hidden = views.read_view(model, prefix, view, views.Continuation(inputs, mask_BS, shares.places))
-        return response_rows(hidden, mask_BS, labels_BR), shares.sums
-
     def loss_with_attention(model: Any, batch: Mapping[str, Any], objective: Objective, teacher: Any) -> SelfKDLoss:
-        labels_BR = batch["labels"]
-        with torch.no_grad():
-            prefix = views.read_shared_prefix(model, batch)
-            written = {"input_ids": batch["text_ids"]}
-            teacher_ND, theirs = rows_and_shares(model, prefix, "text", written, batch["text_mask"], labels_BR)
-        spoken, mask_BS, heard = model.listen(batch["speech_ids"], batch["speech_mask"], batch["speech_inputs"])
-        student_ND, ours = rows_and_shares(model, prefix, "speech", spoken, mask_BS, labels_BR)
-        head = model.get_output_embeddings().weight
-        loss = self_kd_loss(student_ND, teacher_ND, head, labels_BR[labels_BR != -100], objective)
-        if objective.transcript:
-            said = model.projector.labels(batch["transcript_ids"])
-            loss = loss.plus("transcript", objective.transcript, transcript_loss(heard, said))
+        read: list[dict[int, Tensor]] = []  # the teacher's view, then the student's
+
+        def continue_and_record(vlm: Any, prefix: Any, inputs: Mapping[str, Tensor], mask_BS: Tensor) -> Tensor:
+            rows_BS = two_views.response_places(mask_BS, batch["labels"])
+            shares = ResponseShares(Places(rows_BS, rows_BS, rows_BS))
+            read.append(shares.sums)
+            with recording(vlm, shares):
+                return continue_prefix(vlm, prefix, inputs, mask_BS)
+
+        two_views.continue_prefix = continue_and_record
+        loss = paired_loss(model, batch, objective, teacher)
+        theirs, ours = read
         distances = [share_loss(theirs[layer], ours[layer]) for layer in sorted(theirs)]
         return loss.plus("attention", weight, torch.stack(distances).mean())
 

@@ -109,7 +109,6 @@ def self_kd_loss(
     `teacher_ND` may be None where alpha is 0 (plain SFT needs no teacher). Logits exist for `chunk_rows` rows at a
     time, in the forward pass alone; the gradient of the head is made only where the head trains.
     """
-    weight = objective.response
     if teacher_ND is None and needs_teacher(objective):
         raise ValueError("distillation needs the teacher's hidden states")
     if teacher_ND is not None and teacher_ND.shape != student_ND.shape:
@@ -121,16 +120,16 @@ def self_kd_loss(
         logits = head_logits(student, head, softcap)
         sft = cross_entropy(logits, labels_N[rows])
         if teacher_ND is None:
-            return weight * sft, torch.zeros_like(sft), sft
+            return sft, torch.zeros_like(sft), sft
         with torch.no_grad():
             teacher_logits = head_logits(
                 teacher_ND[rows], head if teacher_head_VD is None else teacher_head_VD, softcap
             )
         kd = divergence(teacher_logits, logits, objective.temperature, objective.divergence)
-        return weight * (objective.alpha * kd + (1 - objective.alpha) * sft), kd, sft
+        return objective.alpha * kd + (1 - objective.alpha) * sft, kd, sft
 
     total, kd, sft = _SumOverChunks.apply(student_ND, head_VD, chunk, chunk_rows)
-    loss = SelfKDLoss(total, kd, sft, len(labels_N), {})
+    loss = SelfKDLoss(objective.response * total, kd, sft, len(labels_N), {})
     if objective.hidden and teacher_ND is not None:
         distance = (student_ND.float() - teacher_ND.float()).square().mean(-1).sum()
         loss = loss.plus("hidden", objective.hidden, distance)

@@ -20,6 +20,7 @@ from selfkd.data.example import Example
 from selfkd.data.views import PairedItem, View
 from selfkd.model.adapters import adapters_on
 from selfkd.model.omni import OmniModel
+from selfkd.model.paired import response_places
 from selfkd.model.prefix import Prefix, continue_prefix, read_prefix
 from selfkd.model.processor import common_length
 
@@ -101,11 +102,8 @@ def image_token(model: OmniModel) -> int:
 
 
 def _places(model: OmniModel, batch: Mapping[str, Any], mask_BS: Tensor, query_BS: Tensor) -> Places:
-    ends_B1 = mask_BS.sum(-1, keepdim=True)
-    starts_B1 = ends_B1 - (batch["labels"] != -100).sum(-1, keepdim=True)
-    place = torch.arange(mask_BS.shape[1], device=mask_BS.device)
-    predicts_BS = (place >= starts_B1) & (place < ends_B1)
-    read_BS = predicts_BS & (place > starts_B1)  # the first row is the prompt's last token
+    predicts_BS = response_places(mask_BS, batch["labels"])
+    read_BS = predicts_BS & F.pad(predicts_BS, (1, 0))[:, :-1]  # the first of them is the prompt's last token
 
     group = batch["group"]
     prefix_ids_BP, prefix_mask_BP = batch["prefix_ids"][group], batch["prefix_mask"][group].bool()

@@ -58,12 +58,17 @@ class FrozenTeacher:
         return Teacher(rows, self.vlm.get_output_embeddings().weight)
 
 
-def response_rows(hidden_BTD: Tensor, mask_BT: Tensor, labels_BR: Tensor) -> Tensor:
-    """Hidden states (N, D) that predict the response: the last R places of each row, in the order of `labels_BR`."""
-    ends = mask_BT.sum(-1, keepdim=True)
-    starts = ends - (labels_BR != -100).sum(-1, keepdim=True)
+def response_places(mask_BT: Tensor, labels_BR: Tensor) -> Tensor:
+    """Which tokens predict the response (B, T): the last of each row, as many as `labels_BR` has there."""
+    ends_B1 = mask_BT.sum(-1, keepdim=True)
+    starts_B1 = ends_B1 - (labels_BR != -100).sum(-1, keepdim=True)
     place = torch.arange(mask_BT.shape[1], device=mask_BT.device)
-    return hidden_BTD[(place >= starts) & (place < ends)]
+    return (place >= starts_B1) & (place < ends_B1)
+
+
+def response_rows(hidden_BTD: Tensor, mask_BT: Tensor, labels_BR: Tensor) -> Tensor:
+    """Hidden states (N, D) that predict the response, in the order of `labels_BR`."""
+    return hidden_BTD[response_places(mask_BT, labels_BR)]
 
 
 def paired_rows(model: "OmniModel", batch: Mapping[str, Any], with_teacher: bool) -> PairedRows:

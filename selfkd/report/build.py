@@ -78,8 +78,7 @@ def report(config: ReportConfig) -> Path:
 def _origin(run: RunFolder) -> dict[str, Any]:
     """Where a run's figures come from."""
     of_data = ("source", "split", "rows", "engine_name", "engine_license", "source_license", "voices")
-    shown = (
-        of_data if run.kind == "data" else ("model", "data", "benchmarks", "url", "limit", "alpha", "response_weight")
-    )
+    of_model = ("model", "data", "benchmarks", "url", "limit", "alpha", "response_weight")
+    shown = of_data if run.kind == "data" else of_model
     settings = {name: run.config[name] for name in (*shown, "seed") if run.config.get(name) not in (None, "", [], {})}
     return {"name": titled(run.name), "kind": run.kind, "folder": str(run.folder), "made": run.provenance | settings}

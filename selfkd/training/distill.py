@@ -105,7 +105,7 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     config = suited(config, RECIPES[model_config.speech_tokens is not None])
     objective = objective_of(config, model_config)
     if not needs_responses(objective):
-        _check_ears_alone(config, objective)
+        _check_without_responses(config, objective)
     if config.dry_run:
         return plan(config, model_config, _processor(config), objective)
     examples = examples_of(config)
@@ -122,7 +122,7 @@ def _check_ears(config: DistillConfig, model_config: OmniConfig) -> None:
                 raise InputError(f"{name}: is for a Whisper encoder's ears; a native omni model hears by its own")
 
 
-def _check_ears_alone(config: DistillConfig, objective: Objective) -> None:
+def _check_without_responses(config: DistillConfig, objective: Objective) -> None:
     """Raises InputError where nothing is learnt from responses, and from what is said nothing can be."""
     if not objective.transcript and not objective.alignment:
         raise InputError(

@@ -73,10 +73,7 @@ def load_of(data: Sequence[str], processor: OmniProcessor | None) -> Load | None
 
 
 def plan(
-    config: Any,
-    model_config: OmniConfig,
-    processor: OmniProcessor | None,
-    objective: Objective,
+    config: Any, model_config: OmniConfig, processor: OmniProcessor | None, objective: Objective
 ) -> dict[str, Any]:
     """Prints and returns the plan of a training configuration (`TrainConfig`) for a model of `model_config`, which is
     there already where it has a processor."""
@@ -88,7 +85,6 @@ def plan(
         raise InputError(f"model: {' '.join(str(error).split())}") from error
     counted, total = load_of(config.data, processor), sum(p.numel() for p in model.parameters())
     load = counted or Load()
-    averaged = bool(config.average_weights)
     batches = int(config.training.get("gradient_accumulation_steps", 1))
     flops = batches * step_flops(model, load, config.batch_size, config.trainable, objective)
     result = {
@@ -96,7 +92,7 @@ def plan(
         "trained_parameters": trained,
         "load": asdict(load),
         "epochs": config.steps * batches * config.batch_size / load.examples,
-        "gigabytes": memory(model, load, config.batch_size, trained, objective, averaged),
+        "gigabytes": memory(model, load, config.batch_size, trained, objective, bool(config.average_weights)),
         "step_teraflop": flops / 1e12,
         "hours": flops * config.steps / (ASSUMED_TERAFLOPS * 1e12) / 3600,
     }
@@ -152,7 +148,7 @@ def step_flops(model: OmniModel, load: Load, batch: int, trainable: list[str], o
 
 
 def memory(
-    model: OmniModel, load: Load, batch: int, trained: int, objective: Objective, averaged: bool = False
+    model: OmniModel, load: Load, batch: int, trained: int, objective: Objective, averaged: bool
 ) -> dict[str, float]:
     """Gigabytes on one device: a frozen VLM in bf16, frozen ears in fp32, 16 bytes for each parameter that trains (its
     weight, its gradient and AdamW's two moments), 4 more where weights are averaged."""

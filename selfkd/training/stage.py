@@ -162,8 +162,9 @@ def train(
     dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
     trained_parameters = let_train(model, config.trainable, config.lora)
     checkpoint = last_checkpoint(config.output / CHECKPOINTS)
-    averaged = max(1, round((config.average_weights or 0) * config.steps))
-    average = WeightAverage(config.steps - averaged, checkpoint) if config.average_weights else None
+    average = None
+    if config.average_weights:
+        average = WeightAverage(config.steps - max(1, round(config.average_weights * config.steps)), checkpoint)
     how, log = (objective, config.augment_speech or 0.0, on_policy, average), RunLog(run.folder)
     trainer = SelfKDTrainer(model, arguments, examples, processor, *how, callbacks=[log])
     try:
