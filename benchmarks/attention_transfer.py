@@ -55,7 +55,7 @@ def transfer(weight: float) -> None:
         def add(self, layer: int, query_BHSE: Tensor, key_BHTE: Tensor, mask: Tensor | None, **how: Any) -> None:
             rows_BS = self.places.response_BS
             prefix = key_BHTE.shape[2] - rows_BS.shape[1]
-            every_BS = torch.arange(rows_BS.shape[1]).expand_as(rows_BS)
+            every_BS = torch.arange(rows_BS.shape[1], device=rows_BS.device).expand_as(rows_BS)
             shares = attention_rows(query_BHSE, key_BHTE, mask, every_BS, **how)
             self.sums[layer] = shares.mean(1)[rows_BS][:, :prefix]
 

@@ -66,6 +66,12 @@ class Recipe:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
+def _of_thousands(questions: int, **settings: Any) -> Recipe:
+    """That many thousand questions, with as many more steps as there are more of them than best has."""
+    more = {"steps": questions * 125} if questions * 125 > STEPS else {}
+    return Recipe(samples=questions * 1000, settings=settings | more)
+
+
 PAPER: dict[str, Any] = {"steps": 400, "batch_size": 32, "warmup_steps": 30}
 RECIPES = {
     "paper-sft": Recipe("stacked", "training", sentences=False, settings=PAPER | {"alpha": 0.0}),
@@ -82,8 +88,9 @@ RECIPES = {
     "best-no-transcript": Recipe(settings={"transcript_weight": 0.0}),
     **{f"best-transcript-{w}": Recipe(settings={"transcript_weight": float(w)}) for w in (2, 8, 100)},
     "best-ears-alone": Recipe(settings={"response_weight": 0.0}),  # CTC, and nothing else
-    **{f"best-ears-alone-{k}k": Recipe(samples=k * 1000, settings={"response_weight": 0.0, "steps": k * 125})
-       for k in (10, 30)},
+    "best-ears-alone-known-voices": Recipe(voices="training", settings={"response_weight": 0.0}),
+    "best-ears-alone-no-sentences": Recipe(sentences=False, settings={"response_weight": 0.0}),
+    **{f"best-ears-alone-{k}k": _of_thousands(k, response_weight=0.0) for k in (1, 3, 10, 30)},
     "best-reverse": Recipe(settings={"divergence": "reverse"}),
     "best-jensen-shannon": Recipe(settings={"divergence": "jensen_shannon"}),
     "best-hidden": Recipe(settings={"hidden_weight": 1.0}),
@@ -92,8 +99,7 @@ RECIPES = {
     **{f"best-alpha-{alpha}": Recipe(settings={"alpha": alpha}) for alpha in (0.25, 0.5, 0.75)},
     "best-exact": Recipe(responses="world"),
     "best-sft-exact": Recipe(responses="world", settings={"alpha": 0.0}),
-    **{f"best-{k}k": Recipe(samples=k * 1000) for k in (1, 3)},
-    **{f"best-{k}k": Recipe(samples=k * 1000, settings={"steps": k * 125}) for k in (10, 30)},
+    **{f"best-{k}k": _of_thousands(k) for k in (1, 3, 10, 30)},
 }  # fmt: skip
 
 
@@ -109,14 +115,8 @@ def run_seed(seed: int, only: Sequence[str], options: argparse.Namespace, asked:
             continue
         data = _spoken(recipe, seed, folder)
         start = _aligned(seed, options) if recipe.ears == "stacked" else options.output / "tokens"
-        how: dict[str, Any] = {
-            "steps": STEPS,
-            "batch_size": BATCH,
-            "warmup_steps": 30,
-            "seed": seed,
-            "divergence": "forward",
-        }
-        how |= {"training": in_bf16(), **recipe.settings}
+        how: dict[str, Any] = {"steps": STEPS, "batch_size": BATCH, "warmup_steps": 30, "seed": seed}
+        how |= {"divergence": "forward", "training": in_bf16(), **recipe.settings}
         trained = DistillConfig(data, folder / name, model=str(start), **how)
         once(distill, trained)
         for condition, questions in asked.items():

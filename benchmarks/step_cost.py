@@ -23,11 +23,11 @@ from functools import partial
 from typing import Any
 
 import torch
+from flops import flop_counter
 from internvl2_1b import FRAME, QUESTION, SPEECH, SPEECH_TOKEN, STACK, TILE, build
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from selfkd.losses import Objective
 from selfkd.model.omni import OmniModel
@@ -117,7 +117,7 @@ class Cost:
 
 
 def measure(step: Callable[[], Tensor], model: OmniModel, repeats: int) -> Cost:
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         loss = step()
     seconds = []
     on_gpu = model.device.type == "cuda"

@@ -119,6 +119,15 @@ def test_soft_dtw_is_the_soft_minimum_over_all_paths():
         assert found.item() == pytest.approx((-0.06 * torch.logsumexp(-sums / 0.06, 0)).item(), abs=1e-5)
 
 
+def test_alignment_is_in_fp32_where_all_else_is_in_bf16():
+    torch.manual_seed(0)
+    embed, ids = nn.Embedding(10, 8), torch.tensor([[1, 2, 3, -100]])
+    heard = Heard(torch.randn(1, 4, 8, requires_grad=True), torch.ones(1, 4, dtype=torch.bool))
+    exact = alignment_loss(heard, ids, embed)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(alignment_loss(heard, ids, embed), exact)
+
+
 def test_alignment_is_least_where_the_words_themselves_are_heard():
     embed = nn.Embedding(10, 8)
     ids = torch.tensor([[1, 2, 3, -100]])

@@ -48,7 +48,7 @@ def losses_and_weights(start, tmp_path, batch_size, accumulation):
     freeze_all_but(model, ["projector"])
     from selfkd.model.processor import OmniProcessor
 
-    extra = {"gradient_accumulation_steps": accumulation, "logging_steps": 1, "save_strategy": "no"}
+    extra = {"gradient_accumulation_steps": accumulation, "logging_steps": 1, "save_strategy": "no", "bf16": False}
     settings = config(start, tmp_path, steps=3, batch_size=batch_size, learning_rate=2e-3, training=extra)
     arguments = training_arguments(settings)
     processor = OmniProcessor.from_pretrained(start / "model")
@@ -84,6 +84,7 @@ def test_eight_by_one_equals_two_by_four(start, tmp_path):
     torch.testing.assert_close(weights, other_weights, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU trains")
 def test_in_bf16_a_cpu_attends_another_way_to_the_same_loss(start, tmp_path, monkeypatch):
     how = {"steps": 2, "batch_size": 8, "training": {"bf16": True, "logging_steps": 1}}
     distill(config(start, tmp_path / "eager", **how))
@@ -170,7 +171,7 @@ def test_a_step_on_own_replies_is_divided_by_their_tokens_and_imitates_none(star
 def test_one_of_several_visible_gpus_is_used(start, tmp_path, capsys):
     model, processor = load_omni(start / "model")
     arguments = training_arguments(config(start, tmp_path))
-    assert arguments.n_gpu == 0
+    assert arguments.n_gpu <= 1
     arguments._n_gpu = 2  # as TrainingArguments find them without a launcher
     trainer = SelfKDTrainer(model, arguments, world_examples(4), processor, Objective())
     assert trainer.args.n_gpu == 1 and "2 GPUs are visible, one is used" in capsys.readouterr().out

@@ -20,12 +20,13 @@ def alignment_loss(heard: Heard, transcript_ids_BT: Tensor, embed: nn.Module) ->
     there_B = heard.mask.any(-1) & written_BT.any(-1)
     if not there_B.any():
         return heard.vectors.sum() * 0
-    vectors = F.normalize(heard.vectors[there_B].float(), dim=-1)
-    with torch.no_grad():
-        tokens = F.normalize(embed(transcript_ids_BT[there_B].clamp(min=0)).float(), dim=-1)
-    costs_BUT = 1 - vectors @ tokens.transpose(1, 2)
-    lengths = heard.mask[there_B].sum(-1), written_BT[there_B].sum(-1)
-    return (soft_dtw(costs_BUT, *lengths, TEMPERATURE) / lengths[1]).sum()
+    with torch.autocast(heard.vectors.device.type, enabled=False):  # a temperature of 0.06 leaves bf16 no digits
+        vectors = F.normalize(heard.vectors[there_B].float(), dim=-1)
+        with torch.no_grad():
+            tokens = F.normalize(embed(transcript_ids_BT[there_B].clamp(min=0)).float(), dim=-1)
+        costs_BUT = 1 - vectors @ tokens.transpose(1, 2)
+        lengths = heard.mask[there_B].sum(-1), written_BT[there_B].sum(-1)
+        return (soft_dtw(costs_BUT, *lengths, TEMPERATURE) / lengths[1]).sum()
 
 
 def soft_dtw(costs_BUT: Tensor, rows_B: Tensor, columns_B: Tensor, temperature: float) -> Tensor:

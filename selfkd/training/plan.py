@@ -127,9 +127,8 @@ def _stack(model: OmniModel) -> int:
 def step_flops(model: OmniModel, load: Load, batch: int, trainable: list[str], objective: Objective) -> float:
     """Two per parameter and token forward, as many for the gradient of what stands before, as many where weights train.
 
-    The picture's prefix and the teacher are forward alone; a vision tower sees four patches for each token it gives.
-    Where the LLM trains, the teacher reads a prefix of its own and the student's has a gradient. Where no response is
-    learnt from, only the ears are run.
+    The picture's prefix and the teacher are forward alone. Where the LLM trains, the teacher reads a prefix of its own
+    and the student's has a gradient. Where no response is learnt from, only the ears are run.
     """
     llm_trains = "llm" in trainable
     size, pictures = _sizes(model), batch / load.questions_a_picture
@@ -139,12 +138,41 @@ def step_flops(model: OmniModel, load: Load, batch: int, trainable: list[str], o
     ears = (6 if "speech_encoder" in trainable else 2) * frames * size["ears"] + 6 * vectors * size["projector"]
     if not needs_responses(objective):
         return ears
-    prefix = 2 * pictures * load.prefix_tokens * (4 * size["vision"] + (3 if llm_trains else 1) * size["llm"])
-    teacher = 2 * pictures * load.prefix_tokens * (4 * size["vision"] + size["llm"]) if llm_trains else 0
+    seen, read = prefix_flops(model, load)
+    prefix = pictures * (seen + (3 if llm_trains else 1) * read)
+    teacher = pictures * (seen + read) if llm_trains else 0
     teacher += 2 * (batch * load.question_tokens + responses) * size["llm"] + 2 * responses * size["head"]
     passes = 6 if llm_trains else 4
     student = passes * (vectors + responses) * size["llm"] + passes * responses * size["head"]
     return prefix + student + ears + (teacher if needs_teacher(objective) else 0)
+
+
+def prefix_flops(model: OmniModel, load: Load) -> tuple[float, float]:
+    """What one picture with the text before the question takes, forward: (in the vision tower, in the LLM). A tower
+    sees four patches for each token it gives, and each attends to all of its tile, or of the picture where it is read
+    whole; in the LLM a token attends to those before it. Attention of what comes after the prefix is too little to
+    count."""
+    size, text = _sizes(model), model.config.get_text_config()
+    read = 2 * load.prefix_tokens * size["llm"]
+    read += 2 * load.prefix_tokens**2 * text.num_hidden_layers * text.num_attention_heads * _head_width(text)
+    patches = 4 * load.prefix_tokens
+    seen = 2 * patches * size["vision"]
+    eyes: Any = getattr(model.config.vlm_config, "vision_config", None)
+    layers = len(getattr(eyes, "fullatt_block_indexes", ())) or getattr(eyes, "depth", 0)  # Qwen's read pictures whole
+    if layers:
+        seen += 4 * patches**2 * layers * getattr(eyes, "embed_dim", eyes.hidden_size)
+    elif hasattr(eyes, "num_attention_heads"):
+        sides = [_side(getattr(eyes, f"{name}_size")) for name in ("image", "patch")]
+        seen += 4 * patches * (sides[0] // sides[1]) ** 2 * eyes.num_hidden_layers * eyes.hidden_size
+    return seen, read
+
+
+def _side(pixels: int | Sequence[int]) -> int:
+    return pixels if isinstance(pixels, int) else pixels[0]
+
+
+def _head_width(text: Any) -> int:
+    return getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
 
 
 def memory(
@@ -154,7 +182,7 @@ def memory(
     weight, its gradient and AdamW's two moments), 4 more where weights are averaged."""
     text = model.config.get_text_config()
     layers, width = text.num_hidden_layers, text.hidden_size
-    head_width = getattr(text, "head_dim", None) or width // text.num_attention_heads
+    head_width = _head_width(text)
     frozen = [(name, p) for name, p in model.named_parameters() if not p.requires_grad]
     frozen_bytes = sum((4 if name.startswith("speech_encoder") else 2) * p.numel() for name, p in frozen)
     cache_bytes = 2 * 2 * layers * text.num_key_value_heads * head_width * load.prefix_tokens
