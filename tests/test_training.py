@@ -168,6 +168,13 @@ def test_a_step_on_own_replies_is_divided_by_their_tokens_and_imitates_none(star
         assert step["kd_per_token"] == pytest.approx(sum(mean for _, _, mean in pair), rel=1e-4)
 
 
+def test_pictures_are_read_where_the_llm_is_run(start, tmp_path):
+    model, processor = load_omni(start / "model")
+    for objective in (Objective(), Objective(alignment=1.0, response=0.0)):
+        how = training_arguments(config(start, tmp_path)), world_examples(4), processor, objective
+        assert SelfKDTrainer(model, *how).train_dataset.looks == (objective == Objective())
+
+
 def test_one_of_several_visible_gpus_is_used(start, tmp_path, capsys):
     model, processor = load_omni(start / "model")
     arguments = training_arguments(config(start, tmp_path))

@@ -55,6 +55,13 @@ def test_what_stays_written_stands_around_the_question_in_both_views(processor, 
     assert processor.tokenizer.decode(item.speech_ids) == SPEECH_TOKEN + after
 
 
+def test_ears_that_learn_alone_look_at_no_picture(processor, example):
+    whole, alone = paired_item(processor, example), paired_item(processor, replace(example, image=b"torn"), looks=False)
+    assert alone.image_inputs == {} and "<IMG_CONTEXT>" not in processor.tokenizer.decode(alone.prefix_ids)
+    assert (alone.response_ids, alone.transcript_ids) == (whole.response_ids, whole.transcript_ids)
+    assert torch.equal(alone.speech_inputs["mel_BFM"], whole.speech_inputs["mel_BFM"])
+
+
 def test_a_response_is_tokenized_as_it_stands_in_a_conversation(parts):
     """SentencePiece marks the beginning of a text as it does a space; what follows "assistant" has no mark."""
     pieces = ["▁", "▁Yes", "Yes", "<|im_end|>", "\n", *sorted({*"assistant", "u", "e", "r", "Y", ".", "<", ">", "|"})]

@@ -40,12 +40,13 @@ class PairedItem:
     picture: Hashable  # the same for examples with the same picture
 
 
-def paired_item(processor: Any, example: Example) -> PairedItem:
-    """Both views of an example; raises InputError naming example and field where one cannot be made."""
+def paired_item(processor: Any, example: Example, looks: bool = True) -> PairedItem:
+    """Both views of an example; raises InputError naming example and field where one cannot be made. Without `looks`
+    they are of the question alone, for ears that learn from what is said: a picture takes longer than all else."""
     for field in ("question", "answer"):
         if not getattr(example, field).strip():
             raise InputError(f"example {example.id}: field {field}: is empty")
-    text, speech = view_prompts(processor, example, VIEWS, processor.look(example.picture()))
+    text, speech = view_prompts(processor, example, VIEWS, processor.look(example.picture() if looks else None))
     return PairedItem(
         id=example.id,
         prefix_ids=text.prefix_ids,
@@ -75,9 +76,10 @@ def view_prompts(processor: Any, example: Example, views: Sequence[View], seen: 
 class PairedDataset(Dataset):
     """Examples as items. Up to `KEPT_BYTES` of them are kept: a small set is prepared once, not in each epoch."""
 
-    def __init__(self, examples: Sequence[Example], processor: Any, context: int):
-        """`context` is how many tokens the LLM can read at once: InputError for an example that is longer."""
-        self.examples, self.processor, self.context = examples, processor, context
+    def __init__(self, examples: Sequence[Example], processor: Any, context: int, looks: bool = True):
+        """`context` is how many tokens the LLM can read at once: InputError for an example that is longer. Without
+        `looks` no picture is read."""
+        self.examples, self.processor, self.context, self.looks = examples, processor, context, looks
         self._kept: dict[int, PairedItem] = {}
         self._room = KEPT_BYTES
 
@@ -87,7 +89,7 @@ class PairedDataset(Dataset):
     def __getitem__(self, index: int) -> PairedItem:
         if index in self._kept:
             return self._kept[index]
-        item = paired_item(self.processor, self.examples[index])
+        item = paired_item(self.processor, self.examples[index], self.looks)
         for question, speech in ((item.text_ids, {}), (item.speech_ids, item.speech_inputs)):
             ids = [*item.prefix_ids, *question, *item.response_ids]
             self.processor.check_context(f"example {item.id}", ids, speech, self.context)

@@ -50,7 +50,7 @@ class DistillConfig(TrainConfig):
         divergence: forward is KL(teacher || student), the paper's; reverse; or jensen_shannon, which is the default of
             ears that hear tokens, where others have forward.
         response_weight: Weight of what is learnt from responses, by Self-KD and SFT; at 0 ears that hear tokens learn
-            from what is said alone, by CTC, and the LLM is not run.
+            from what is said alone, by CTC: the LLM is not run and no picture read.
         hidden_weight: Weight of the distance of last hidden states to the teacher's.
         transcript_weight: Weight of CTC on the question, where the ears hear tokens.
         alignment_weight: Weight of soft-DTW between what is heard and the question's embeddings.

@@ -67,7 +67,7 @@ class SelfKDTrainer(Trainer):
             model,
             args,
             data_collator=PairedCollator(processor),
-            train_dataset=PairedDataset(examples, processor, model.context),
+            train_dataset=PairedDataset(examples, processor, model.context, needs_responses(objective)),
             **trainer_arguments,
         )
         self.examples, self.processor = examples, processor
