@@ -26,7 +26,7 @@ from selfkd.runs import MODEL, Run, read_log
 from selfkd.training.align import AlignConfig, align
 from selfkd.training.distill import DistillConfig, distill
 from selfkd.training.parts import freeze_all_but, let_train
-from selfkd.training.stage import CHECKPOINTS, training_arguments
+from selfkd.training.stage import CHECKPOINTS, loader_workers, training_arguments
 from selfkd.training.trainer import TRAINED, SelfKDTrainer
 
 STEPS = 12
@@ -166,6 +166,16 @@ def test_a_step_on_own_replies_is_divided_by_their_tokens_and_imitates_none(star
     losses = [entry for entry in trainer.state.log_history if "loss" in entry]
     for step, pair in zip(losses, (trainer.seen[:2], trainer.seen[2:]), strict=True):
         assert step["kd_per_token"] == pytest.approx(sum(mean for _, _, mean in pair), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "cores", "ranks", "workers"), [(0, 16, 1, 0), (1, 16, 1, 8), (1, 24, 8, 3), (1, 2, 4, 1)]
+)
+def test_a_gpu_is_fed_by_as_many_processes_as_there_are_cores_for(monkeypatch, gpu, cores, ranks, workers):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(gpu))
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+    assert loader_workers() == workers
 
 
 def test_pictures_are_read_where_the_llm_is_run(start, tmp_path):
