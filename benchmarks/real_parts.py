@@ -18,7 +18,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ears_study import KOKORO_VOICES, Ears, Recipe, ask_one, in_bf16, keep_listening
+from ears_study import KOKORO_VOICES, Ears, Recipe, ask_one, in_bf16
 from ears_table import HEAD, row, samples
 
 from selfkd.data.sources import SourceName
@@ -101,16 +101,15 @@ def aligned(options: argparse.Namespace, vlm: Path, words: list[str]) -> Path:
 
 
 def listening(options: argparse.Namespace, vlm: Path, words: list[str]) -> Path:
-    """Stage 1 of ears that hear tokens: a recogniser that begins as Whisper's encoder, joined to the VLM."""
-    from selfkd.training.pretrain_recognizer import pretrain_recognizer
+    """Stage 1 of ears that hear tokens: Whisper's encoder under a new head over the LLM's."""
+    from selfkd.training.align import AlignConfig, align
 
-    recognizer, model = heard_by(options) / "recognizer", heard_by(options) / "listening"
-    if not (recognizer / "model.safetensors").is_file():
-        steps = options.character_steps, options.token_steps
-        whisper = str(options.models / options.whisper)
-        pretrain_recognizer([Path(f) for f in words], recognizer, *steps, encoder=whisper, vlm=str(vlm))
-    keep_listening(vlm, recognizer, model)
-    return model
+    config = AlignConfig(
+        words, heard_by(options) / "align-tokens", vlm=str(vlm), speech_encoder=str(options.models / options.whisper),
+        steps=options.token_steps, training=in_bf16(),
+    )  # fmt: skip
+    once(align, config)
+    return config.output / MODEL
 
 
 def ask(
@@ -196,8 +195,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", choices=list(RECIPES), nargs="+", default=list(RECIPES))
     parser.add_argument("--align_steps", type=int, default=300)
-    parser.add_argument("--character_steps", type=int, default=400, help="of the recogniser that hears tokens")
-    parser.add_argument("--token_steps", type=int, default=600)
+    parser.add_argument("--token_steps", type=int, default=600, help="of ears that hear tokens")
     parser.add_argument("--steps", type=int, default=100)
     options = parser.parse_args()
     run(options)

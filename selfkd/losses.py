@@ -34,6 +34,7 @@ class Objective:
         divergence: KL(teacher || student), as the paper's; KL(student || teacher); or the Jensen-Shannon divergence.
         hidden: Weight of the squared distance of last hidden states under the frozen head (DiVA, arXiv 2410.02678).
         transcript: Weight of CTC on the question, for ears that hear tokens.
+        characters: Weight of CTC on the question's characters, beside that on its tokens while their head is new.
         alignment: Weight of soft-DTW between what is heard and the question's embeddings (Lyra, arXiv 2412.09501).
         response: Weight of what is learnt from responses; at 0, and without `hidden`, the LLM is not run.
     """
@@ -45,6 +46,7 @@ class Objective:
     transcript: float = 0.0
     alignment: float = 0.0
     response: float = 1.0
+    characters: float = 0.0
 
 
 class SelfKDLoss(NamedTuple):

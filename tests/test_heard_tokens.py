@@ -6,7 +6,9 @@ from itertools import product
 import pytest
 import torch
 from conftest import interrupted_at, training_data, world_examples
+from safetensors.torch import load_file
 from torch import nn
+from torch.nn import functional as F
 
 from selfkd.data.folder import ExampleFolder
 from selfkd.data.speakers import EspeakSpeaker, Utterance
@@ -18,13 +20,15 @@ from selfkd.model.alignment import alignment_loss, soft_dtw
 from selfkd.model.bundled import join_recognizer, load_bundled, recognizer_of
 from selfkd.model.checkpoint import load_omni
 from selfkd.model.embedded import recognizer_path
-from selfkd.model.heard_tokens import HeardTokens, runs_of, transcript_loss
+from selfkd.model.heard_tokens import SPELLING, HeardTokens, runs_of, spelling_loss, transcript_loss
 from selfkd.model.load import load_recognizer
 from selfkd.model.projector import Heard
 from selfkd.runs import MODEL, read_log
 from selfkd.training.align import AlignConfig, align, assemble
 from selfkd.training.distill import DistillConfig, distill
-from selfkd.training.parts import freeze_all_but
+from selfkd.training.parts import EARS, freeze_all_but
+from selfkd.training.stage import training_arguments
+from selfkd.training.trainer import SelfKDTrainer
 
 BLANK = 3
 
@@ -203,6 +207,29 @@ def test_the_ears_learn_and_what_is_resumed_ends_in_the_same_bytes(bundled, tmp_
     assert any("ctc_head" in name for name in moved) and not any(name.startswith("vlm") for name in moved)
 
 
+def test_a_new_head_learns_at_a_rate_of_its_own_beside_one_over_characters(tmp_path, tiny_whisper):
+    training_data(tmp_path)
+    settings = AlignConfig([str(tmp_path / "data")], tmp_path / "run", speech_encoder=str(tiny_whisper), steps=1)
+    model, processor = assemble(settings)
+    embed, frames, mask = model.get_input_embeddings(), torch.randn(1, 9, 32), torch.ones(1, 9).bool()
+    tokens_alone = model.projector(frames, mask, embed)
+    model.projector.spell("abc")
+    heard = model.projector(frames, mask, embed)
+    assert tokens_alone.spelled is None and heard.spelled.shape == (1, 9, 4)
+    assert torch.equal(heard.log_probs, tokens_alone.log_probs)
+    labels = model.projector.spelling(["cab", "?"])  # what was in no text of the data is left out
+    assert labels.tolist() == [[2, 0, 1], [-100, -100, -100]]
+    by_hand = F.ctc_loss(heard.spelled[0], labels[0], [9], [3], blank=3, reduction="sum")
+    assert spelling_loss(heard, labels[:1]).item() == pytest.approx(by_hand.item(), rel=1e-5)
+
+    freeze_all_but(model, EARS)
+    arguments = training_arguments(replace(settings, learning_rate=1e-4))
+    how = arguments, world_examples(2), processor, Objective(transcript=1.0, response=0.0)
+    groups = SelfKDTrainer(model, *how, projector_learning_rate=3e-3).create_optimizer().param_groups
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    assert rates == {id(p): 3e-3 if "head" in name else 1e-4 for name, p in model.named_parameters() if p.requires_grad}
+
+
 def test_pieces_that_are_no_tokens_are_refused(bundled):
     recognizer, extractor = load_recognizer(recognizer_path())
     recognizer.config.pieces = ["no token of this model at all", *recognizer.config.pieces[1:]]
@@ -225,6 +252,15 @@ def test_stage_one_of_ears_that_hear_tokens(tmp_path, tiny_whisper):
     assert set(model.config.speech_tokens) == said
     logged = read_log(settings.output)[-1]
     assert logged["transcript_per_token"] > 0 and "sft_per_token" not in logged
+    assert logged["characters_per_token"] > 0 and model.projector.character_head is None
+    weights = load_file(settings.output / MODEL / "model.safetensors")
+    assert not any(name.startswith(SPELLING) for name in weights)
+    again = replace(settings, output=tmp_path / "again", save_steps=1)
+    with interrupted_at(2), pytest.raises(KeyboardInterrupt):
+        align(again)
+    align(again)
+    for name, weight in load_file(again.output / MODEL / "model.safetensors").items():
+        assert torch.equal(weight, weights[name]), name
     own, _ = assemble(replace(settings, speech_encoder=""))
     assert len(own.config.speech_tokens) == len(load_recognizer(recognizer_path())[0].config.pieces)
 

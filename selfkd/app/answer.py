@@ -87,6 +87,7 @@ def _answer(
         response_ids=ids,
         image_inputs=prompt.image_inputs,
         speech_inputs=prompt.speech_inputs,
+        transcript="",
         transcript_ids=[],
         picture=example.id,
     )

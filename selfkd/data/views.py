@@ -36,7 +36,8 @@ class PairedItem:
     response_ids: list[int]
     image_inputs: dict[str, Tensor]
     speech_inputs: dict[str, Tensor]
-    transcript_ids: list[int]  # of what is said, the question alone
+    transcript: str  # what is said, the question alone
+    transcript_ids: list[int]
     picture: Hashable  # the same for examples with the same picture
 
 
@@ -55,6 +56,7 @@ def paired_item(processor: Any, example: Example, looks: bool = True) -> PairedI
         response_ids=processor.response_ids(example.answer, example.image is not None),
         image_inputs=text.image_inputs,
         speech_inputs=speech.speech_inputs,
+        transcript=example.question,
         transcript_ids=processor.ids(example.question),
         picture=example.id if example.image is None else image_hash(example.image),
     )
@@ -126,6 +128,7 @@ class PairedCollator:
             "speech_ids": speech_ids,
             "speech_mask": speech_mask,
             "speech_inputs": join_inputs([i.speech_inputs for i in items]),
+            "transcripts": [i.transcript for i in items],
             "transcript_ids": pad_sequence([torch.tensor(i.transcript_ids) for i in items], True, -100),
             "labels": pad_sequence([torch.tensor(i.response_ids) for i in items], True, -100),
         }

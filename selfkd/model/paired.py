@@ -18,7 +18,7 @@ from torch import Tensor
 from selfkd.losses import Objective, SelfKDLoss, needs_responses, needs_teacher, self_kd_loss
 from selfkd.model.adapters import adapters_on
 from selfkd.model.alignment import alignment_loss
-from selfkd.model.heard_tokens import HeardTokens, transcript_loss
+from selfkd.model.heard_tokens import HeardTokens, spelling_loss, transcript_loss
 from selfkd.model.prefix import Prefix, continue_prefix, read_prefix
 from selfkd.model.projector import Heard
 
@@ -105,6 +105,9 @@ def paired_loss(
         assert heard is not None and isinstance(model.projector, HeardTokens), "these ears hear no tokens"
         said = model.projector.labels(batch["transcript_ids"])
         loss = loss.plus("transcript", objective.transcript, transcript_loss(heard, said))
+        if objective.characters:
+            spelt = model.projector.spelling(batch["transcripts"]).to(said.device)
+            loss = loss.plus("characters", objective.characters, spelling_loss(heard, spelt))
     if objective.alignment:
         assert heard is not None, "a native omni model's ears are its own"
         value = alignment_loss(heard, batch["transcript_ids"], model.get_input_embeddings())

@@ -9,12 +9,13 @@ from torch.nn import functional as F
 
 class Heard(NamedTuple):
     """What ears make of a batch of clips: vectors (B, U, LLM width) and their mask, and of ears that hear tokens their
-    log-probabilities by frame (B, S, tokens + blank) with the frames' mask."""
+    log-probabilities by frame (B, S, tokens + blank) with the frames' mask; where they spell, those of characters."""
 
     vectors: Tensor
     mask: Tensor
     log_probs: Tensor | None = None
     frames_mask: Tensor | None = None
+    spelled: Tensor | None = None
 
 
 def stacked_length(frames: int | Tensor, stack: int):

@@ -15,6 +15,7 @@ _CURVES = {
     "kd_per_token": "divergence from the teacher",
     "hidden_per_token": "distance from the teacher’s hidden states",
     "transcript_per_token": "CTC on what was said",
+    "characters_per_token": "CTC on its characters",
     "alignment_per_token": "soft-DTW to the question’s embeddings",
 }
 

@@ -1,7 +1,7 @@
 """Stage 1, audio-text alignment: ears learn to hear what is said. Stacked ears through the frozen LLM, which learns to
 repeat it, the paper's way; ears that hear tokens by CTC alone, and no LLM is run."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from transformers import WhisperFeatureExtractor, set_seed
@@ -12,6 +12,7 @@ from selfkd.errors import InputError
 from selfkd.losses import Objective
 from selfkd.model.bundled import load_listening
 from selfkd.model.embedded import recognizer_path, vlm_path
+from selfkd.model.heard_tokens import HeardTokens
 from selfkd.model.load import config_of, load_speech_encoder, load_vlm, load_vlm_processor
 from selfkd.model.omni import OmniModel
 from selfkd.model.omni_config import OmniConfig
@@ -27,7 +28,10 @@ RECIPES: dict[str, dict[str, Any]] = {
     "stacked": {"trainable": ["projector"], "learning_rate": 2e-3, "augment_speech": 0.0, "average_weights": 0.0},
     "tokens": {"trainable": list(EARS), "learning_rate": 4e-4, "augment_speech": 1.0, "average_weights": 1 / 3},
 }
+# of an encoder that others pretrained under a new head: at one rate for both it forgets, or the head learns nothing
+NEW_HEAD = RECIPES["tokens"] | {"learning_rate": 1e-4, "projector_learning_rate": 3e-3}
 OBJECTIVES = {"stacked": Objective(alpha=0.0), "tokens": Objective(transcript=1.0, response=0.0)}
+CHARACTERS = 0.25  # weight of CTC on characters while a head is new: a token is about four of them
 
 
 @dataclass
@@ -44,14 +48,18 @@ class AlignConfig(TrainConfig):
         speech_encoder: Whisper checkpoint, a hub id or a path; the embedded one by default.
         ears: What the LLM is handed: one vector for each of its "tokens" that is heard, by CTC, or "stacked" frames
             through an MLP, the paper's form. The head of CTC is the recogniser's own where speech_encoder is one of
-            selfkd; of another encoder it is new, over the tokens that occur in the data.
+            selfkd; on another encoder it is new, over the tokens that occur in the data, and learns beside one over
+            characters, which is thrown away.
         speech_stack: Encoder frames (50 a second) that make one vector, of stacked ears.
         speech_padded: Whether the encoder reads 30 seconds whatever was said, as Whisper was trained.
         trainable: Parts that train, among projector, speech_encoder, llm_adapters and llm; by default the projector,
             and with ears that hear tokens the speech encoder too.
         steps: Optimizer steps.
         batch_size: Examples a step and device.
-        learning_rate: Peak learning rate; by default 2e-3 of stacked ears, 4e-4 of ears that hear tokens.
+        learning_rate: Peak learning rate; by default 2e-3 of stacked ears, 4e-4 of ears that hear tokens, 1e-4 where
+            their head is new.
+        projector_learning_rate: That of the projector, in which the heads of ears that hear tokens are; by default 3e-3
+            where these are new, else learning_rate.
         warmup_steps: Steps of linear warm-up.
         save_steps: Steps between checkpoints.
         augment_speech: How much each clip is made another speaker's, by warped and masked log-mel frames; by default 1
@@ -71,6 +79,7 @@ class AlignConfig(TrainConfig):
     speech_stack: int = 4
     speech_padded: bool = False
     steps: int = 400
+    projector_learning_rate: float | None = None
 
 
 def align(config: AlignConfig) -> dict[str, Any]:
@@ -79,7 +88,10 @@ def align(config: AlignConfig) -> dict[str, Any]:
         raise InputError(f"speech_stack: {config.speech_stack}: is for stacked ears (--ears stacked)")
     if config.speech_padded and _begins_as_recognizer(config):
         raise InputError("speech_padded: a recogniser of selfkd reads what was said, and no 30 seconds")
-    config, objective = suited(config, RECIPES[config.ears]), OBJECTIVES[config.ears]
+    is_new = config.ears == "tokens" and not _begins_as_recognizer(config)
+    config, objective = suited(config, NEW_HEAD if is_new else RECIPES[config.ears]), OBJECTIVES[config.ears]
+    if is_new:
+        objective = replace(objective, characters=CHARACTERS)
     if config.ears == "tokens":
         check_ears_alone(config.trainable)
     if config.dry_run:
@@ -87,7 +99,11 @@ def align(config: AlignConfig) -> dict[str, Any]:
         return plan(config, model_config, None, objective)
     examples = examples_of(config)
     with Run.open(config.output, "align", config) as run:
-        return train(run, *assemble(config), examples, config, objective)
+        model, processor = assemble(config)
+        if isinstance(model.projector, HeardTokens) and is_new:
+            model.projector.spell(sorted({character for text in _said(config) for character in text}))
+        rate = config.projector_learning_rate
+        return train(run, model, processor, examples, config, objective, projector_learning_rate=rate)
 
 
 def assemble(config: AlignConfig) -> tuple[OmniModel, OmniProcessor]:
@@ -113,9 +129,12 @@ def _begins_as_recognizer(config: AlignConfig) -> bool:
 def _tokens_of(config: AlignConfig, processor: OmniProcessor) -> list[int]:
     """The tokens of what is said in the data: a head over a whole vocabulary of 150,000 would be as large as the LLM's
     own, and nearly all of it never heard."""
+    return sorted({token_id for text in _said(config) for token_id in processor.ids(text)})
+
+
+def _said(config: AlignConfig) -> set[str]:
     folders = [ExampleFolder(split_weight(entry)[0]) for entry in config.data]
-    said = {row["question"] for folder in folders for row in folder.columns("question")}
-    return sorted({token_id for text in said for token_id in processor.ids(text)})
+    return {row["question"] for folder in folders for row in folder.columns("question")}
 
 
 def _sources(config: AlignConfig) -> tuple[str, str]:

@@ -1,16 +1,13 @@
-"""Trains a speech encoder with a CTC head over an LLM's tokens; the embedded one is under `selfkd/assets/recognizer`.
+"""Trains the embedded speech encoder, from random weights, with a CTC head over the embedded LLM's tokens; the outcome
+is under `selfkd/assets/recognizer`. (An encoder that others pretrained gets its head from `selfkd align`.)
 
     selfkd synthesize --source words --count 18000 --seed 1 --output DATA
     python -m selfkd.training.pretrain_recognizer DATA OUTPUT [--seed N]
-    python -m selfkd.training.pretrain_recognizer DATA MORE OUTPUT --encoder WHISPER --vlm VLM
 
 Reads folders of spoken words; writes the recogniser and its feature extractor, which `selfkd align --speech_encoder`
-takes for ears that hear tokens. The embedded one takes an hour on two cores. It begins as the encoder of a Whisper
-checkpoint where one is named, and the tokens are those of the VLM, the embedded one without a name. A head
-over the LLM's tokens alone was still at the loss of saying nothing after 1,000 steps: a word is many frames, a
-character few. So characters come first, and the tokens once the encoder knows sounds; spelling is then no longer
-asked of it. An encoder that knows speech already is held to a lower rate than its new head: at one rate for both (4e-4)
-a hundred steps left characters at 2.7 nats, with a thirtieth of the head's they had 1.2.
+takes for ears that hear tokens: an hour on two cores. A head over the LLM's tokens alone was still at the loss of
+saying nothing after 1,000 steps: a word is many frames, a character few. So characters come first, and the tokens once
+the encoder knows sounds; spelling is then no longer asked of it.
 """
 
 import argparse
@@ -31,7 +28,6 @@ from selfkd.data.folder import ExampleFolder
 from selfkd.errors import InputError
 from selfkd.files import write_json
 from selfkd.model.embedded import WHISPER_SIZE, vlm_path
-from selfkd.model.load import load_speech_encoder
 from selfkd.model.speech_encoder import RecognizerConfig, SpeechRecognizer
 from selfkd.runs import first_difference
 from selfkd.training.mel_augment import augmented
@@ -39,8 +35,7 @@ from selfkd.training.pretraining import pretraining_arguments
 from selfkd.training.stage import last_checkpoint
 
 CLIPS_PER_STEP = 32
-SCRATCH_RATES = (1.5e-3, 8e-4)  # peaks of the first and of the second part
-PRETRAINED_RATE, HEAD_RATE = 1e-4, 3e-3  # of an encoder that knows speech, and of its heads
+RATES = (1.5e-3, 8e-4)  # peaks of the first and of the second part
 
 
 class SpokenWords(Dataset):
@@ -72,18 +67,6 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Tensor]:
 
 
 class RecognizerTrainer(Trainer):
-    head_rate: float | None = None  # as the encoder's
-
-    def create_optimizer(self, model=None):
-        if self.head_rate is None:
-            return super().create_optimizer(model)
-        assert isinstance(self.model, SpeechRecognizer)
-        encoder = [p for p in self.model.encoder.parameters() if p.requires_grad]
-        head = list(self.model.ctc_head.parameters())
-        groups: list[dict[str, Any]] = [{"params": encoder}, {"params": head, "lr": self.head_rate}]
-        self.optimizer = torch.optim.AdamW(groups, self.args.learning_rate, weight_decay=self.args.weight_decay)
-        return self.optimizer
-
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         outputs = model(**inputs)
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
@@ -96,31 +79,23 @@ def pretrain_recognizer(
     token_steps: int = 2000,
     seed: int = 0,
     start: str = "",
-    encoder: str = "",
-    vlm: str = "",
 ) -> None:
     """Characters first, then a new head over the LLM's tokens; or only more of the second part, from `start`. The same
     call goes on where another was cut short; raises InputError where it is not the same."""
     steps = {"character_steps": character_steps, "token_steps": token_steps}
-    _hold_to(
-        output, {"data": list(map(str, data)), **steps, "seed": seed, "start": start, "encoder": encoder, "vlm": vlm}
-    )
+    _hold_to(output, {"data": list(map(str, data)), **steps, "seed": seed, "start": start})
     set_seed(seed)
     examples = [example for folder in data for example in ExampleFolder(folder)]
-    extractor = (
-        WhisperFeatureExtractor.from_pretrained(encoder) if encoder else WhisperFeatureExtractor(feature_size=80)
-    )
+    extractor = WhisperFeatureExtractor(feature_size=80)
     texts, words = [e.question for e in examples], SpokenWords(examples, extractor)
-    rates = (PRETRAINED_RATE, PRETRAINED_RATE) if encoder else SCRATCH_RATES
-    head_rate = HEAD_RATE if encoder else None
     checkpoints = [output / "checkpoints" / part for part in ("characters", "tokens")]
     if start:
         recognizer = SpeechRecognizer.from_pretrained(start)
     else:
         pieces, words.ids = cut(texts, list)
-        recognizer = _untaught(pieces, encoder)
-        _train(recognizer, words, checkpoints[0], character_steps, rates[0], head_rate, seed)
-    tokenizer = AutoTokenizer.from_pretrained(vlm or vlm_path())
+        recognizer = SpeechRecognizer(RecognizerConfig(pieces, **WHISPER_SIZE))
+        _train(recognizer, words, checkpoints[0], character_steps, RATES[0], seed)
+    tokenizer = AutoTokenizer.from_pretrained(vlm_path())
     pieces, words.ids = cut(
         texts, lambda text: [str(tokenizer.decode(i)) for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
     )
@@ -130,7 +105,7 @@ def pretrain_recognizer(
         set_seed(seed)  # the new head is the same, however the first part came about
         listener = SpeechRecognizer(RecognizerConfig.from_dict(recognizer.config.to_dict() | {"pieces": pieces}))
         listener.encoder.load_state_dict(recognizer.encoder.state_dict())
-    _train(listener, words, checkpoints[1], token_steps, rates[1], head_rate, seed)
+    _train(listener, words, checkpoints[1], token_steps, RATES[1], seed)
     for part in (extractor, listener):  # the weights last
         part.save_pretrained(output)
     shutil.rmtree(output / "checkpoints", ignore_errors=True)
@@ -145,26 +120,7 @@ def _hold_to(output: Path, settings: dict[str, Any]) -> None:
     write_json(file, settings)
 
 
-def _untaught(pieces: list[str], encoder: str) -> SpeechRecognizer:
-    """A new head on the encoder of a Whisper checkpoint, or on one of the embedded size with random weights."""
-    if not encoder:
-        return SpeechRecognizer(RecognizerConfig(pieces, **WHISPER_SIZE))
-    pretrained = load_speech_encoder(encoder)
-    ours = {"pieces": pieces, "decoder_layers": 0}
-    recognizer = SpeechRecognizer(RecognizerConfig.from_dict(pretrained.config.to_dict() | ours))
-    recognizer.encoder.load_state_dict(pretrained.state_dict())
-    return recognizer
-
-
-def _train(
-    model: SpeechRecognizer,
-    words: SpokenWords,
-    checkpoints: Path,
-    steps: int,
-    rate: float,
-    head_rate: float | None,
-    seed: int,
-) -> None:
+def _train(model: SpeechRecognizer, words: SpokenWords, checkpoints: Path, steps: int, rate: float, seed: int) -> None:
     if not steps:  # which the Trainer would take for three epochs
         return
     arguments = pretraining_arguments(
@@ -180,9 +136,7 @@ def _train(
         save_total_limit=1,
         logging_steps=max(1, steps // 50),
     )
-    trainer = RecognizerTrainer(model, arguments, collate, words)
-    trainer.head_rate = head_rate
-    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+    RecognizerTrainer(model, arguments, collate, words).train(resume_from_checkpoint=last_checkpoint(checkpoints))
 
 
 if __name__ == "__main__":
@@ -193,6 +147,4 @@ if __name__ == "__main__":
     parser.add_argument("--token_steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--start", default="", help="recogniser to go on from, with the second part")
-    parser.add_argument("--encoder", default="", help="Whisper checkpoint to begin with, in place of random weights")
-    parser.add_argument("--vlm", default="", help="checkpoint whose tokens are heard; the embedded model without one")
     pretrain_recognizer(**vars(parser.parse_args()))

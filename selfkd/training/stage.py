@@ -20,6 +20,7 @@ from selfkd.data.folder import Examples
 from selfkd.data.mixture import open_mixture
 from selfkd.errors import InputError
 from selfkd.losses import Objective
+from selfkd.model.heard_tokens import SPELLING
 from selfkd.model.omni import OmniModel
 from selfkd.model.processor import OmniProcessor
 from selfkd.runs import MODEL, Run, is_main_process
@@ -160,6 +161,7 @@ def train(
     config: TrainConfig,
     objective: Objective,
     on_policy: float = 0.0,
+    projector_learning_rate: float | None = None,
 ) -> dict[str, Any]:
     """Trains `config.trainable`, saves the model under the run, and returns the run's result."""
     set_seed(config.seed)
@@ -172,7 +174,8 @@ def train(
     average = None
     if config.average_weights:
         average = WeightAverage(config.steps - max(1, round(config.average_weights * config.steps)), checkpoint)
-    how, log = (objective, config.augment_speech or 0.0, on_policy, average), RunLog(run.folder)
+    how = objective, config.augment_speech or 0.0, on_policy, average, projector_learning_rate
+    log = RunLog(run.folder)
     trainer = SelfKDTrainer(model, arguments, examples, processor, *how, callbacks=[log])
     try:
         outcome = trainer.train(resume_from_checkpoint=checkpoint)
@@ -182,6 +185,7 @@ def train(
             "gives the same loss, training.activation_checkpointing takes less memory and more time)"
         ) from error
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # whole, where ranks hold shards
+    weights = {name: weight for name, weight in weights.items() if not name.startswith(SPELLING)}
     result: dict[str, Any] = {
         "examples": len(examples),
         "steps": outcome.global_step,

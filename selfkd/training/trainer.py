@@ -38,7 +38,7 @@ class SelfKDTrainer(Trainer):
     """The loss of an `Objective` over response tokens: L = alpha * KL(teacher || student) + (1 - alpha) * SFT in the
     paper (arXiv 2503.00059). With `augment_speech` every clip is of another speaker each time. A share
     `on_policy` of the steps learns on the student's own replies in place of the data's. With an `average` the model
-    ends with the means of its weights over the last steps.
+    ends with the means of its weights over the last steps. The projector may have a rate of its own.
 
     The sum over a step is divided by the number of response tokens of the whole step, over accumulation and ranks, so
     that 8 x 1 and 2 x 4 give the same loss. A teacher is run only where the objective asks one.
@@ -54,6 +54,7 @@ class SelfKDTrainer(Trainer):
         augment_speech: float = 0.0,
         on_policy: float = 0.0,
         average: WeightAverage | None = None,
+        projector_learning_rate: float | None = None,
         **trainer_arguments: Any,
     ):
         # the weights as they are now, if they are to change; a resumed run loads what it has learnt after this
@@ -73,6 +74,7 @@ class SelfKDTrainer(Trainer):
         self.examples, self.processor = examples, processor
         self.objective: Objective = objective
         self.augment_speech, self.on_policy, self.average = augment_speech, on_policy, average
+        self.projector_learning_rate = projector_learning_rate
         if average:
             self.add_callback(average)
         self.model_accepts_loss_kwargs = True  # the Trainer hands us the global count of response tokens
@@ -91,6 +93,20 @@ class SelfKDTrainer(Trainer):
         taken = self.examples.epoch if isinstance(self.examples, Mixture) else None
         self._sampler = CostSampler(costs, a_step, seed, [s.picture for s in known], taken)
         return self._sampler
+
+    def create_optimizer(self, model=None):
+        """As the Trainer's, but for the projector's rate."""
+        optimizer = super().create_optimizer(model)
+        if self.projector_learning_rate is None:
+            return optimizer
+        whole = self.accelerator.unwrap_model(self.model if model is None else model)
+        projector = {id(p) for module in whole.part("projector") for p in module.parameters()}
+        for group in list(optimizer.param_groups):
+            own = [p for p in group["params"] if id(p) in projector]
+            if own:
+                group["params"] = [p for p in group["params"] if id(p) not in projector]
+                optimizer.add_param_group({**group, "params": own, "lr": self.projector_learning_rate})
+        return optimizer
 
     def _run_epoch(self, *args, **kwargs) -> None:
         # neither transformers nor accelerate reaches the sampler of several processes in an epoch that is resumed
