@@ -88,15 +88,15 @@ def align(config: AlignConfig) -> dict[str, Any]:
         raise InputError(f"speech_stack: {config.speech_stack}: is for stacked ears (--ears stacked)")
     if config.speech_padded and _begins_as_recognizer(config):
         raise InputError("speech_padded: a recogniser of selfkd reads what was said, and no 30 seconds")
-    is_new = config.ears == "tokens" and not _begins_as_recognizer(config)
+    planned = config.dry_run and bool(config.skeleton)  # the parts need not be there
+    is_new = config.ears == "tokens" and (planned or not _begins_as_recognizer(config))
     config, objective = suited(config, NEW_HEAD if is_new else RECIPES[config.ears]), OBJECTIVES[config.ears]
     if is_new:
         objective = replace(objective, characters=CHARACTERS)
     if config.ears == "tokens":
         check_ears_alone(config.trainable)
     if config.dry_run:
-        model_config = read_skeleton(config.skeleton) if config.skeleton else _model_config(config)
-        return plan(config, model_config, None, objective)
+        return plan(config, _model_config(config), None, objective)
     examples = examples_of(config)
     with Run.open(config.output, "align", config) as run:
         model, processor = assemble(config)
@@ -142,8 +142,14 @@ def _sources(config: AlignConfig) -> tuple[str, str]:
 
 
 def _model_config(config: AlignConfig) -> OmniConfig:
-    vlm_source, encoder_source = _sources(config)
-    ears = config_of(encoder_source, "speech_encoder")
-    tokens = list(range(len(ears.get("pieces", ())) or ASSUMED_TOKENS)) if config.ears == "tokens" else None
-    stack, padded = config.speech_stack, config.speech_padded
-    return OmniConfig(config_of(vlm_source, "vlm"), ears, stack, speech_padded=padded, speech_tokens=tokens)
+    """Of the model to be, for a plan."""
+    if config.skeleton:
+        model_config = read_skeleton(config.skeleton)
+    else:
+        vlm_source, encoder_source = _sources(config)
+        ears = config_of(encoder_source, "speech_encoder")
+        model_config = OmniConfig(config_of(vlm_source, "vlm"), ears, config.speech_stack)
+    if config.ears == "tokens":
+        of_recognizer = len(getattr(model_config.speech_config, "pieces", ()))
+        model_config.speech_tokens = list(range(of_recognizer or ASSUMED_TOKENS))
+    return model_config

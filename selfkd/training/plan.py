@@ -203,6 +203,10 @@ def memory(
         "frozen weights": frozen_bytes / GIGABYTE,
         "what trains": (20 if averaged else 16) * trained / GIGABYTE,
     }
+    ears = model.config.speech_config
+    if ears is not None and any(q.requires_grad for q in model.speech_encoder.parameters()):
+        layers_frames = ears.encoder_layers * batch * load.speech_seconds * FRAMES_PER_SECOND
+        weights["the ears' graph"] = 2 * layers_frames * (12 * ears.d_model + 2 * ears.encoder_ffn_dim) / GIGABYTE
     if not needs_responses(objective):
         return weights
     return weights | {
