@@ -106,6 +106,7 @@ class SelfKDTrainer(Trainer):
             if own:
                 group["params"] = [p for p in group["params"] if id(p) not in projector]
                 optimizer.add_param_group({**group, "params": own, "lr": self.projector_learning_rate})
+        optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
         return optimizer
 
     def _run_epoch(self, *args, **kwargs) -> None:
