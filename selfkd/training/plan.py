@@ -158,13 +158,12 @@ def prefix_flops(model: OmniModel, load: Load) -> tuple[float, float]:
     patches = 4 * load.prefix_tokens
     seen = 2 * patches * size["vision"]
     eyes: Any = getattr(model.config.vlm_config, "vision_config", None)
-    layers = len(getattr(eyes, "fullatt_block_indexes", ())) or getattr(eyes, "depth", 0)  # Qwen's read pictures whole
-    if layers:
-        seen += 4 * patches**2 * layers * getattr(eyes, "embed_dim", eyes.hidden_size)
-    elif hasattr(eyes, "num_attention_heads"):
-        sides = [_side(getattr(eyes, f"{name}_size")) for name in ("image", "patch")]
-        seen += 4 * patches * (sides[0] // sides[1]) ** 2 * eyes.num_hidden_layers * eyes.hidden_size
-    return seen, read
+    whole = len(getattr(eyes, "fullatt_block_indexes", ()))  # of Qwen2.5's layers; its others see a window
+    layers = whole or getattr(eyes, "depth", 0) or getattr(eyes, "num_hidden_layers", 0)
+    width = getattr(eyes, "embed_dim", 0) or getattr(eyes, "hidden_size", 0)
+    sides = [getattr(eyes, f"{name}_size", None) for name in ("image", "patch")]
+    tile = (_side(sides[0]) // _side(sides[1])) ** 2 if all(sides) else patches
+    return seen + 4 * patches * tile * layers * width, read
 
 
 def _side(pixels: int | Sequence[int]) -> int:
