@@ -161,8 +161,8 @@ def prefix_flops(model: OmniModel, load: Load) -> tuple[float, float]:
     whole = len(getattr(eyes, "fullatt_block_indexes", ()))  # of Qwen2.5's layers; its others see a window
     layers = whole or getattr(eyes, "depth", 0) or getattr(eyes, "num_hidden_layers", 0)
     width = getattr(eyes, "embed_dim", 0) or getattr(eyes, "hidden_size", 0)
-    sides = [getattr(eyes, f"{name}_size", None) for name in ("image", "patch")]
-    tile = (_side(sides[0]) // _side(sides[1])) ** 2 if all(sides) else patches
+    tiled = hasattr(eyes, "image_size") and hasattr(eyes, "patch_size")
+    tile = (_side(eyes.image_size) // _side(eyes.patch_size)) ** 2 if tiled else patches
     return seen + 4 * patches * tile * layers * width, read
 
 
