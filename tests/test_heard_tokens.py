@@ -9,6 +9,7 @@ from conftest import interrupted_at, training_data, world_examples
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
+from transformers import WhisperForConditionalGeneration
 
 from selfkd.data.folder import ExampleFolder
 from selfkd.data.speakers import EspeakSpeaker, Utterance
@@ -211,7 +212,11 @@ def test_a_new_head_learns_at_a_rate_of_its_own_beside_one_over_characters(tmp_p
     training_data(tmp_path)
     settings = AlignConfig([str(tmp_path / "data")], tmp_path / "run", speech_encoder=str(tiny_whisper), steps=1)
     model, processor = assemble(settings)
+    own = WhisperForConditionalGeneration.from_pretrained(tiny_whisper).get_encoder().state_dict()
+    for name, weight in model.speech_encoder.state_dict().items():
+        assert torch.equal(weight, own[name]), name
     embed, frames, mask = model.get_input_embeddings(), torch.randn(1, 9, 32), torch.ones(1, 9).bool()
+    model.projector.spell(())
     tokens_alone = model.projector(frames, mask, embed)
     model.projector.spell("abc")
     heard = model.projector(frames, mask, embed)

@@ -20,7 +20,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from selfkd.losses import Objective
 from selfkd.model.adapters import ADAPTER_MARK, adapters_as_now, add_adapters, is_adapter, train_adapters
 from selfkd.model.asked import generate_replies, read_prompts
-from selfkd.model.heard_tokens import HeardTokens
+from selfkd.model.heard_tokens import SPELLING, HeardTokens
 from selfkd.model.native import NATIVE_EARS, SENSES, native_speech_token
 from selfkd.model.omni_config import OmniConfig
 from selfkd.model.paired import Teacher, paired_loss
@@ -36,6 +36,7 @@ class OmniModel(PreTrainedModel):
     main_input_name = "input_ids"
     _supports_sdpa = True
     supports_gradient_checkpointing = True
+    _keys_to_ignore_on_save: Any = frozenset({f"{SPELLING}weight", f"{SPELLING}bias"})
     # what may train beside a VLM in bf16; looked for anywhere in a name: "projector" alone would be the VLM's own too
     _keep_in_fp32_modules_strict: Any = frozenset(
         {

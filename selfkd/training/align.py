@@ -99,15 +99,12 @@ def align(config: AlignConfig) -> dict[str, Any]:
         return plan(config, _model_config(config), None, objective)
     examples = examples_of(config)
     with Run.open(config.output, "align", config) as run:
-        model, processor = assemble(config)
-        if isinstance(model.projector, HeardTokens) and is_new:
-            model.projector.spell(sorted({character for text in _said(config) for character in text}))
         rate = config.projector_learning_rate
-        return train(run, model, processor, examples, config, objective, projector_learning_rate=rate)
+        return train(run, *assemble(config), examples, config, objective, projector_learning_rate=rate)
 
 
 def assemble(config: AlignConfig) -> tuple[OmniModel, OmniProcessor]:
-    """VLM + speech encoder + a new projector, its weights drawn from the seed."""
+    """VLM + speech encoder + a new projector, its weights drawn from the seed; a new head over tokens spells, too."""
     vlm_source, encoder_source = _sources(config)
     if _begins_as_recognizer(config):
         return load_listening(vlm_source, encoder_source)
@@ -115,21 +112,20 @@ def assemble(config: AlignConfig) -> tuple[OmniModel, OmniProcessor]:
     extractor = WhisperFeatureExtractor.from_pretrained(encoder_source)
     processor = OmniProcessor(load_vlm_processor(vlm_source), extractor, config.speech_stack)
     set_seed(config.seed)
-    tokens = _tokens_of(config, processor) if config.ears == "tokens" else None
+    said = _said(config) if config.ears == "tokens" else set()
+    # a head over a whole vocabulary of 150,000 would be as large as the LLM's own, and nearly all of it never heard
+    tokens = sorted({i for text in said for i in processor.ids(text)}) if config.ears == "tokens" else None
     stack, padded = config.speech_stack, config.speech_padded
-    return OmniModel.from_parts(vlm, encoder, processor.speech_token_id, stack, padded, tokens), processor
+    model = OmniModel.from_parts(vlm, encoder, processor.speech_token_id, stack, padded, tokens)
+    if isinstance(model.projector, HeardTokens):
+        model.projector.spell(sorted({character for text in said for character in text}))
+    return model, processor
 
 
 def _begins_as_recognizer(config: AlignConfig) -> bool:
     """Whether the ears are a recogniser of selfkd, its head with them."""
     ears = config_of(_sources(config)[1], "speech_encoder") if config.ears == "tokens" else {}
     return ears.get("model_type") == RecognizerConfig.model_type
-
-
-def _tokens_of(config: AlignConfig, processor: OmniProcessor) -> list[int]:
-    """The tokens of what is said in the data: a head over a whole vocabulary of 150,000 would be as large as the LLM's
-    own, and nearly all of it never heard."""
-    return sorted({token_id for text in _said(config) for token_id in processor.ids(text)})
 
 
 def _said(config: AlignConfig) -> set[str]:

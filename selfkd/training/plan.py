@@ -138,7 +138,7 @@ def step_flops(model: OmniModel, load: Load, batch: int, trainable: list[str], o
     ears = (6 if "speech_encoder" in trainable else 2) * frames * size["ears"] + 6 * vectors * size["projector"]
     if not needs_responses(objective):
         return ears
-    seen, read = prefix_flops(model, load)
+    seen, read = _prefix_flops(model, load, size)
     prefix = pictures * (seen + (3 if llm_trains else 1) * read)
     teacher = pictures * (seen + read) if llm_trains else 0
     teacher += 2 * (batch * load.question_tokens + responses) * size["llm"] + 2 * responses * size["head"]
@@ -147,12 +147,12 @@ def step_flops(model: OmniModel, load: Load, batch: int, trainable: list[str], o
     return prefix + student + ears + (teacher if needs_teacher(objective) else 0)
 
 
-def prefix_flops(model: OmniModel, load: Load) -> tuple[float, float]:
+def _prefix_flops(model: OmniModel, load: Load, size: dict[str, float]) -> tuple[float, float]:
     """What one picture with the text before the question takes, forward: (in the vision tower, in the LLM). A tower
     sees four patches for each token it gives, and each attends to all of its tile, or of the picture where it is read
     whole; in the LLM a token attends to those before it. Attention of what comes after the prefix is too little to
     count."""
-    size, text = _sizes(model), model.config.get_text_config()
+    text = model.config.get_text_config()
     read = 2 * load.prefix_tokens * size["llm"]
     read += 2 * load.prefix_tokens**2 * text.num_hidden_layers * text.num_attention_heads * _head_width(text)
     patches = 4 * load.prefix_tokens

@@ -20,7 +20,6 @@ from selfkd.data.folder import Examples
 from selfkd.data.mixture import open_mixture
 from selfkd.errors import InputError
 from selfkd.losses import Objective
-from selfkd.model.heard_tokens import SPELLING
 from selfkd.model.omni import OmniModel
 from selfkd.model.processor import OmniProcessor
 from selfkd.runs import MODEL, Run, is_main_process
@@ -185,7 +184,6 @@ def train(
             "gives the same loss, training.activation_checkpointing takes less memory and more time)"
         ) from error
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # whole, where ranks hold shards
-    weights = {name: weight for name, weight in weights.items() if not name.startswith(SPELLING)}
     result: dict[str, Any] = {
         "examples": len(examples),
         "steps": outcome.global_step,
