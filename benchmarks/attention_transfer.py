@@ -13,7 +13,8 @@ import argparse
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ears_study import RECIPES, add_arguments, right_file, study
+from ears_recipes import RECIPES
+from ears_study import add_arguments, right_file, study
 from ears_table import Seeds, paired, read_right, samples, samples_of
 
 from selfkd.files import write_json

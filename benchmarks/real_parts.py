@@ -18,7 +18,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ears_study import KOKORO_VOICES, Ears, Recipe, ask_one, in_bf16
+from ears_recipes import KOKORO_VOICES, Ears, Recipe
+from ears_study import ask_one, in_bf16
 from ears_table import HEAD, row, samples
 
 from selfkd.data.sources import SourceName
