@@ -38,14 +38,16 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         if debug:
             raise
-        # an error of a loader's worker comes with the worker's traceback before it
-        line = str(error).strip().splitlines()[-1].rpartition("InputError: ")[2]
+        # an error of a loader's worker comes with the worker's traceback before it; a library's has lines of its own
+        line = " ".join(str(error).rpartition("InputError: ")[2].split())
         print(f"selfkd {name}: {line}", file=sys.stderr)
         return 2
     except OSError as error:
-        if debug or error.errno not in NO_ROOM:
+        no_room = error.errno in NO_ROOM
+        if debug or not (no_room or error.filename):
             raise
-        print(f"selfkd {name}: no room left on the disk: {error}", file=sys.stderr)
+        line = f"no room left on the disk: {error}" if no_room else f"{error.filename}: {error.strerror}"
+        print(f"selfkd {name}: {line}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\nselfkd {name}: stopped; the same command goes on from here", file=sys.stderr)
@@ -57,7 +59,8 @@ def parsed(name: str, arguments: list[str]) -> tuple[Any, Callable[[Any], Any]]:
     command = COMMANDS[name]
     arguments = ["--dry_run=true" if a == "--dry-run" else a for a in arguments]
     config_class, stage = command.load()
-    lists = {f"--{f.name}": get_args(f.type)[0] for f in fields(config_class) if get_origin(f.type) is list}
+    several = [f for f in fields(config_class) if get_origin(f.type) in (list, tuple)]
+    lists = {f"--{f.name}": get_args(f.type)[0] for f in several}
     arguments = _named(command, _apart({*lists, RECIPE}, arguments), lists)
     parser = ArgumentParser(
         prog=f"selfkd {name}",
@@ -69,7 +72,7 @@ def parsed(name: str, arguments: list[str]) -> tuple[Any, Callable[[Any], Any]]:
     parser.add_class_arguments(config_class, as_group=False)
     try:
         values = parser.parse_args(_recipes_first(lists, arguments))
-    except ArgumentError as error:
+    except (ArgumentError, UnicodeDecodeError) as error:
         recipe = next((after for a, after in pairwise(arguments) if a == RECIPE), None)
         where = f" (in {recipe} or on the command line)" if recipe else ""
         raise InputError(" ".join(str(error).split()) + where) from error
@@ -110,7 +113,7 @@ def _bracketed(flag: str, text: str, item: Any) -> str:
     would make a number."""
     if text.startswith("[") and text.endswith("]"):
         return text
-    if item is int:
+    if item in (int, float):
         return f"[{text}]"
     parts = [text] if flag in _OF_SENTENCES else text.split(",")
     return json.dumps([part.strip() for part in parts if part.strip()], ensure_ascii=False)
@@ -130,7 +133,7 @@ def _recipe(path: str, lists: Mapping[str, Any]) -> str:
             value = as_written[name]
             if isinstance(value, str):
                 changed[name] = yaml.safe_load(_bracketed(flag, value, item))
-            elif item is not int and isinstance(value, list) and all(isinstance(part, str) for part in value):
+            elif item not in (int, float) and isinstance(value, list) and all(isinstance(part, str) for part in value):
                 changed[name] = value  # a run that is called 1
     return yaml.safe_dump(asked | changed, allow_unicode=True) if changed else path
 

@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -65,7 +66,8 @@ class Run:
     def _claim(self, config: dict[str, Any], free: set[str]) -> None:
         path = self.folder / CONFIG
         if not path.is_file():
-            if any(p.name != ".lock" for p in self.folder.iterdir()):
+            # a disk that was full may have left the one without the other, or a file of neither's name
+            if any(p.name != PROVENANCE and not p.name.startswith(".") for p in self.folder.iterdir()):
                 raise InputError(f"{self.folder}: not empty and not a run directory; give another output")
             write_json(self.folder / PROVENANCE, provenance())
             write_json(path, config)
@@ -74,7 +76,7 @@ class Run:
         if found := first_difference(before, config, sorted((set(before) | set(config)) - free)):
             difference = "{}: {!r} there, {!r} here".format(*found)
             raise InputError(f"{self.folder}: run directory holds another run ({difference}); give another output")
-        if self.is_complete:
+        if is_complete(self.folder):
             raise RunCompleteError(f"{self.folder}: run is complete already; give another output or delete it")
 
     def _give_back(self) -> None:
@@ -86,14 +88,6 @@ class Run:
         if {p.name for p in self.folder.iterdir()} <= {CONFIG, PROVENANCE, ".lock"}:
             for name in (CONFIG, PROVENANCE):
                 (self.folder / name).unlink(missing_ok=True)
-
-    @property
-    def is_complete(self) -> bool:
-        return (self.folder / RESULT).is_file()
-
-    def log(self, **values: Any) -> None:
-        with (self.folder / LOG).open("a") as file:
-            file.write(json.dumps(values) + "\n")
 
     def finish(self, **result: Any) -> None:
         """Marks the run as complete; call it on the main process."""
@@ -131,13 +125,26 @@ def once(stage: Callable[[Any], Any], config: Any) -> dict[str, Any]:
     return json.loads((config.output / RESULT).read_text())
 
 
+def append_log(folder: Path, values: Mapping[str, Any]) -> None:
+    """Adds an entry to a run's log, on a line of its own."""
+    with (folder / LOG).open("a+b") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read() != b"\n":  # a full disk cut the last line short
+                file.write(b"\n")
+        file.write(json.dumps(values).encode() + b"\n")
+
+
 def read_log(folder: Path) -> list[dict[str, Any]]:
     """The log's entries, of each step the one that is over most `steps`: a resumed run goes over some steps again, and
-    its first entry is of a part of those that the one before was of."""
+    its first entry is of a part of those that the one before was of. A line that was cut short is left out."""
     path = folder / LOG
     found: dict[int, dict[str, Any]] = {}
     for i, line in enumerate(path.read_text().splitlines() if path.is_file() else []):
-        entry = json.loads(line)
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            continue
         before = found.get(entry.get("step", i))
         if before is None or entry.get("steps", 1) >= before.get("steps", 1):
             found[entry.get("step", i)] = entry
@@ -162,7 +169,7 @@ def provenance() -> dict[str, Any]:
         "commit": commit or "not from a git checkout",
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         **{name: version(name) for name in _LIBRARIES},
     }
 

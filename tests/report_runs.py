@@ -21,7 +21,7 @@ from selfkd.evaluation.records import sample
 from selfkd.evaluation.reply import Reply
 from selfkd.evaluation.samples import QUESTIONS, read_samples, samples_path
 from selfkd.files import write_json, write_text
-from selfkd.runs import Run
+from selfkd.runs import Run, append_log
 from selfkd.training.distill import DistillConfig
 
 LAYERS, HEADS = 6, 5
@@ -146,7 +146,7 @@ def training(folder: Path, alpha: float) -> Path:
     with Run.open(folder, "distill", DistillConfig(["data"], folder, model="start", alpha=alpha)) as run:
         for step in range(0, 40, 8):
             name = "kd_per_token" if alpha else "sft_per_token"
-            run.log(step=step, **{"kd_per_token": 0.0, "sft_per_token": 0.0, name: 2 / (step + 1)})
+            append_log(folder, {"step": step, "kd_per_token": 0.0, "sft_per_token": 0.0, name: 2 / (step + 1)})
         run.finish(examples=12, steps=40, trained_parameters=1000, final_loss=0.5, seconds=3.0)
     return folder
 

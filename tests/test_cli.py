@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from selfkd import runs
+from selfkd import cli, runs
 from selfkd.cli import main, parsed
 from selfkd.commands import COMMANDS
 from selfkd.errors import InputError
@@ -57,13 +57,26 @@ def test_overview_and_report_import_no_torch():
         (["compare", "{}", "--output", "{}/c"], "runs: .*not a complete evaluation"),
         (["report", "{}", "--output", "{}/r.html"], "runs: .*neither a run directory"),
         (["report", "{}/none", "--output", "{}/r.html"], "runs: .*no such folder"),
+        (["synthesize", "--count", "1", "--output", "{}/file"], "file: File exists"),
+        (["demo", "--output", "{}/file"], "file/data/words: Not a directory"),
+        (["align", "--recipe", "{}/file"], "file or on the command line"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path, arguments, message, capsys):
+    (tmp_path / "file").write_bytes(b"\xff")
     assert main([a.format(tmp_path) for a in arguments]) == 2
     error = capsys.readouterr().err
     assert re.search(message, error) and len(error.splitlines()) == 1, error
     assert not any((tmp_path / name).exists() for name in ("d", "c", "r.html", "run/model", "run/result.json"))
+
+
+def test_a_message_of_several_lines_keeps_the_first(monkeypatch, capsys):
+    def stage(_):
+        raise InputError("Caught in a worker\nselfkd.errors.InputError: a.parquet: unreadable (no field\nid: string)")
+
+    monkeypatch.setattr(cli, "parsed", lambda *_: (None, stage))
+    assert main(["align"]) == 2
+    assert capsys.readouterr().err == "selfkd align: a.parquet: unreadable (no field id: string)\n"
 
 
 def test_a_wrong_field_in_a_recipe_is_named(tmp_path, capsys):
@@ -103,6 +116,8 @@ def test_a_recipe_that_is_not_there_is_named(tmp_path, capsys):
         (["report", "a", "--output", "o", "--intro", "See: one, two"], "intro", ["See: one, two"]),
         (["report", "a", "--output", "o", "--intro", "[a, b] is a pair"], "intro", ["[a, b] is a pair"]),
         (["analyze", "attention", "a", "--data=d", "--output", "o", "--map_layers=1,2"], "map_layers", [1, 2]),
+        (["synthesize", "--output", "o", "--rate_wpm", "150,200"], "rate_wpm", (150, 200)),
+        (["synthesize", "--output", "o", "--noise_snr_db", "0,7.5"], "noise_snr_db", (0.0, 7.5)),
     ],
 )
 def test_lists_are_written_with_commas(arguments, field, value):
@@ -149,6 +164,21 @@ def test_a_run_directory_in_use_is_refused(tmp_path):
         process.stdin.close()
     with Run.open(tmp_path / "run", "report", config):
         pass
+
+
+def test_a_full_disk_leaves_a_run_that_can_be_gone_on_with(tmp_path, monkeypatch):
+    config = ReportConfig([], tmp_path / "run")
+    written = [runs.write_json, lambda *_: (_ for _ in ()).throw(OSError(28, "no room"))]
+    monkeypatch.setattr(runs, "write_json", lambda *given: written.pop(0)(*given))
+    with pytest.raises(OSError, match="no room"), Run.open(tmp_path / "run", "report", config):
+        pass
+    monkeypatch.undo()
+    with Run.open(tmp_path / "run", "report", config) as run:
+        runs.append_log(run.folder, {"step": 1})
+        with (run.folder / runs.LOG).open("a") as log:
+            log.write('{"step": 2, "lo')
+        runs.append_log(run.folder, {"step": 2})
+    assert runs.read_log(tmp_path / "run") == [{"step": 1}, {"step": 2}]
 
 
 def test_debug_shows_the_traceback(tmp_path):

@@ -20,8 +20,9 @@ from selfkd.losses import Objective
 from selfkd.model.alignment import alignment_loss, soft_dtw
 from selfkd.model.bundled import join_recognizer, load_bundled, recognizer_of
 from selfkd.model.checkpoint import load_omni
+from selfkd.model.ctc import Reading, ctc_loss, runs_of, transcripts_of
 from selfkd.model.embedded import recognizer_path
-from selfkd.model.heard_tokens import SPELLING, HeardTokens, runs_of, spelling_loss, transcript_loss
+from selfkd.model.heard_tokens import SPELLING, HeardTokens
 from selfkd.model.load import load_recognizer
 from selfkd.model.projector import Heard
 from selfkd.runs import MODEL, read_log
@@ -43,13 +44,15 @@ def test_runs_of_frames():
     best = torch.tensor([[3, 0, 0, 3, 0, 1, 1, 2], [2, 2, 3, 3, 1, 1, 1, 1], [3, 3, 3, 3, 3, 3, 3, 3]])
     mask = torch.ones(3, 8, dtype=torch.bool)
     mask[1, 5:] = False
-    run, there = runs_of(best, mask, BLANK)
+    reading = Reading(F.one_hot(best, BLANK + 1).float(), mask)
+    run, there = runs_of(reading)
     assert run.tolist() == [
         [-1, 0, 0, -1, 1, 2, 2, 3],
         [0, 0, -1, -1, 1, -1, -1, -1],
         [-1] * 8,
     ]
     assert there.tolist() == [[True] * 4, [True, True, False, False], [False] * 4]
+    assert transcripts_of(reading) == [[0, 0, 1, 2], [2, 1], []]
 
 
 def test_a_vector_is_the_mean_of_embeddings_under_the_posteriors_of_its_run():
@@ -95,8 +98,8 @@ def test_the_transcripts_loss_is_the_sum_over_all_alignments():
         collapsed = [p for i, p in enumerate(path) if p != 2 and (i == 0 or path[i - 1] != p)]
         if collapsed == [1, 0]:
             total += float(sum(log_probs[0, i, p] for i, p in enumerate(path)).exp())
-    heard = Heard(torch.zeros(1, 0, 2), torch.zeros(1, 0, dtype=torch.bool), log_probs, torch.ones(1, 4).bool())
-    assert transcript_loss(heard, labels).item() == pytest.approx(-torch.tensor(total).log().item(), rel=1e-5)
+    reading = Reading(log_probs, torch.ones(1, 4).bool())
+    assert ctc_loss(reading, labels).item() == pytest.approx(-torch.tensor(total).log().item(), rel=1e-5)
 
 
 def test_labels_are_places_in_the_head():
@@ -176,8 +179,8 @@ def test_of_what_is_said_alone_the_ears_learn_without_the_llm(bundled, monkeypat
     batch = PairedCollator(processor)([paired_item(processor, e) for e in world_examples(3)])
     monkeypatch.setattr("selfkd.model.paired.read_prefix", None)  # nothing is read
     loss = model(paired=batch, objective=Objective(transcript=0.5, response=0.0))
-    heard = model.hear(**batch["speech_inputs"])
-    expected = 0.5 * transcript_loss(heard, model.projector.labels(batch["transcript_ids"]))
+    tokens = model.hear(**batch["speech_inputs"]).transcript.tokens
+    expected = 0.5 * ctc_loss(tokens, model.projector.labels(batch["transcript_ids"])).sum()
     torch.testing.assert_close(loss.total, expected)
     assert loss.kd == loss.sft == 0 and loss.tokens == (batch["labels"] != -100).sum()
     loss.total.backward()
@@ -215,17 +218,17 @@ def test_a_new_head_learns_at_a_rate_of_its_own_beside_one_over_characters(tmp_p
     own = WhisperForConditionalGeneration.from_pretrained(tiny_whisper).get_encoder().state_dict()
     for name, weight in model.speech_encoder.state_dict().items():
         assert torch.equal(weight, own[name]), name
-    embed, frames, mask = model.get_input_embeddings(), torch.randn(1, 9, 32), torch.ones(1, 9).bool()
+    frames, mask = torch.randn(1, 9, 32), torch.ones(1, 9).bool()
     model.projector.spell(())
-    tokens_alone = model.projector(frames, mask, embed)
+    tokens_alone = model.projector.read(frames, mask)
     model.projector.spell("abc")
-    heard = model.projector(frames, mask, embed)
-    assert tokens_alone.spelled is None and heard.spelled.shape == (1, 9, 4)
-    assert torch.equal(heard.log_probs, tokens_alone.log_probs)
+    tokens, characters = model.projector.read(frames, mask)
+    assert tokens_alone.characters is None and characters.log_probs.shape == (1, 9, 4)
+    assert torch.equal(tokens.log_probs, tokens_alone.tokens.log_probs)
     labels = model.projector.spelling(["cab", "?"])  # what was in no text of the data is left out
     assert labels.tolist() == [[2, 0, 1], [-100, -100, -100]]
-    by_hand = F.ctc_loss(heard.spelled[0], labels[0], [9], [3], blank=3, reduction="sum")
-    assert spelling_loss(heard, labels[:1]).item() == pytest.approx(by_hand.item(), rel=1e-5)
+    by_hand = F.ctc_loss(characters.log_probs[0], labels[0], [9], [3], blank=3, reduction="sum")
+    assert ctc_loss(characters, labels[:1]).item() == pytest.approx(by_hand.item(), rel=1e-5)
 
     freeze_all_but(model, EARS)
     arguments = training_arguments(replace(settings, learning_rate=1e-4))
@@ -280,6 +283,16 @@ def test_ears_write_down_what_they_hear(bundled, tmp_path):
     examples = [e.spoken(clip, "en-US+m1", text) for e, clip, text in zip(world_examples(2), clips, said, strict=True)]
     heard = Transcriber.from_pretrained(str(tmp_path)).transcribe(examples)
     assert heard == Transcriber.from_pretrained().transcribe(examples) == said
+
+
+def test_ears_that_read_thirty_seconds_do_so_as_a_recogniser(tmp_path, tiny_whisper):
+    training_data(tmp_path)
+    ears = {"speech_encoder": str(tiny_whisper), "speech_padded": True}
+    model, processor = assemble(AlignConfig([str(tmp_path / "data")], tmp_path / "run", **ears))
+    model.eval()
+    mel, mask = torch.randn(2, 80, 40), torch.ones(2, 40, dtype=torch.long)
+    recognizer, _ = recognizer_of(model, processor)
+    assert torch.equal(recognizer(mel, mask).log_probs, model.transcribe(mel, mask).tokens.log_probs)
 
 
 def test_stacked_ears_have_no_transcript(parts):

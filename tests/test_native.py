@@ -85,6 +85,9 @@ def test_ears_and_eyes_are_no_part_of_the_llm(native):
     assert adapted and not [n for n in adapted for mark in ("audio", "vision", "image", "visual") if mark in n]
     let_train(model, ["projector"], {})
     assert not model.llm_trains
+    model.train()  # Qwen's projector lies within the tower, which does not train
+    assert not any(module.training for module in model.part("speech_encoder"))
+    assert all(module.training for module in model.part("projector"))
 
 
 @pytest.mark.parametrize("view", ["text", "speech"])

@@ -95,6 +95,17 @@ def test_the_recipe_of_ears_is_planned_without_the_parts():
     planned = align(AlignConfig(**recipe | {"batch_size": 16}, average_weights=0.0, dry_run=True))
     assert planned["step_teraflop"] == pytest.approx(12.7, rel=0.05)
     assert sum(planned["gigabytes"].values()) == pytest.approx(32.2, rel=0.1)
+    padded = align(AlignConfig(**recipe | {"batch_size": 16}, speech_padded=True, dry_run=True))
+    assert padded["step_teraflop"] / planned["step_teraflop"] == pytest.approx(30 / 4, rel=0.1)
+    with pytest.raises(InputError, match=r"projector_learning_rate: -1.0: must be above 0"):
+        align(AlignConfig(**recipe | {"projector_learning_rate": -1.0}, dry_run=True))
+
+
+def test_how_stacked_ears_stack_is_planned_with_a_skeleton():
+    skeleton = str(ROOT / "recipes/skeletons/internvl2_1b.json")
+    whole = AlignConfig(["none"], Path("run"), ears="stacked", skeleton=skeleton, dry_run=True)
+    wide = align(replace(whole, speech_stack=16))["trained_parameters"]
+    assert wide > 3 * align(whole)["trained_parameters"]
 
 
 def test_a_model_and_data_that_are_there_are_counted(parts, tmp_path):
@@ -113,3 +124,6 @@ def test_a_model_and_data_that_are_there_are_counted(parts, tmp_path):
 def test_a_skeleton_that_is_not_there(tmp_path):
     with pytest.raises(InputError, match=r"skeleton: .*no such file"):
         distill(DistillConfig([str(tmp_path)], tmp_path / "run", skeleton="none.json", dry_run=True))
+    (tmp_path / "recipe.yaml").write_text("alpha: 1\n")
+    with pytest.raises(InputError, match=r"recipe.yaml: no JSON"):
+        distill(DistillConfig([str(tmp_path)], tmp_path / "run", skeleton=str(tmp_path / "recipe.yaml"), dry_run=True))

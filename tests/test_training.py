@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import interrupted_at, training_start, world_examples
+from conftest import interrupted_at, tone, training_start, world_examples
 from safetensors.torch import load_file
 
 from selfkd.errors import InputError
@@ -179,10 +179,27 @@ def test_a_gpu_is_fed_by_as_many_processes_as_there_are_cores_for(monkeypatch, g
 
 
 def test_pictures_are_read_where_the_llm_is_run(start, tmp_path):
+    """And count there alone for what is alike."""
     model, processor = load_omni(start / "model")
+    examples = [replace(e, id=f"{e.id}-{n}").spoken(tone(n), "tone") for e in world_examples(32) for n in (1, 2)]
     for objective in (Objective(), Objective(alignment=1.0, response=0.0)):
-        how = training_arguments(config(start, tmp_path)), world_examples(4), processor, objective
-        assert SelfKDTrainer(model, *how).train_dataset.looks == (objective == Objective())
+        how = training_arguments(config(start, tmp_path)), examples, processor, objective
+        trainer, looks = SelfKDTrainer(model, *how), objective == Objective()
+        assert trainer.train_dataset.looks == looks
+        order = list(trainer._get_train_sampler())
+        mixed = sum(
+            examples[i].duration_seconds != examples[j].duration_seconds
+            for i, j in zip(order[::2], order[1::2], strict=True)
+        )
+        assert mixed == 32 if looks else mixed <= 2
+
+
+def test_a_loaders_workers_last(start, tmp_path):
+    def how(**training):
+        return training_arguments(config(start, tmp_path, training=training))
+
+    assert how(dataloader_num_workers=2).dataloader_persistent_workers
+    assert not how(dataloader_num_workers=0).dataloader_persistent_workers
 
 
 def test_one_of_several_visible_gpus_is_used(start, tmp_path, capsys):
@@ -263,6 +280,9 @@ def test_a_loss_that_is_no_number_stops_with_the_examples_and_keeps_what_was_sav
         ),
         ({"hidden_weight": -1.0}, "hidden_weight: -1.0: must not be negative"),
         ({"augment_speech": -1.0}, "augment_speech: -1.0: must not be negative"),
+        ({"warmup_steps": -1}, "warmup_steps: -1: must not be negative"),
+        ({"learning_rate": -1.0}, "learning_rate: -1.0: must be above 0"),
+        ({"training": {"gradient_accumulation_steps": 0}}, "training.gradient_accumulation_steps: must be at least 1"),
         ({"training": {"learning_rate": 1.0}}, "training.learning_rate: is said by the field learning_rate"),
         ({"training": {"lr_scheduler_type": "foo"}}, "training: foo is not a valid"),
         ({"training": {"eval_strategy": "steps"}}, "training.eval_strategy: nothing is asked"),

@@ -58,8 +58,11 @@ def test_what_stays_written_stands_around_the_question_in_both_views(processor, 
 def test_ears_that_learn_alone_look_at_no_picture(processor, example):
     whole, alone = paired_item(processor, example), paired_item(processor, replace(example, image=b"torn"), looks=False)
     assert alone.image_inputs == {} and "<IMG_CONTEXT>" not in processor.tokenizer.decode(alone.prefix_ids)
-    assert (alone.response_ids, alone.transcript_ids) == (whole.response_ids, whole.transcript_ids)
+    assert alone.transcript_ids == whole.transcript_ids
     assert torch.equal(alone.speech_inputs["mel_BFM"], whole.speech_inputs["mel_BFM"])
+    unanswered = paired_item(processor, replace(example, answer=" "), looks=False)
+    assert unanswered.response_ids == alone.response_ids == [*alone.transcript_ids, whole.response_ids[-1]]
+    assert PairedDataset([example], processor, context=1, looks=False)[0].response_ids == alone.response_ids
 
 
 def test_a_response_is_tokenized_as_it_stands_in_a_conversation(parts):

@@ -6,7 +6,7 @@ Legend: B examples, P prefix tokens, T tokens, R response tokens.
 """
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -43,7 +43,10 @@ class PairedItem:
 
 def paired_item(processor: Any, example: Example, looks: bool = True) -> PairedItem:
     """Both views of an example; raises InputError naming example and field where one cannot be made. Without `looks`
-    they are of the question alone, for ears that learn from what is said: a picture takes longer than all else."""
+    the question is all there is, and what it is answered with, for ears that learn from what is said alone: a picture
+    takes longer than all else, and a loss divided by tokens of answers would weigh clips by what nobody learns."""
+    if not looks:
+        example = replace(example, answer=example.question)
     for field in ("question", "answer"):
         if not getattr(example, field).strip():
             raise InputError(f"example {example.id}: field {field}: is empty")
@@ -76,11 +79,12 @@ def view_prompts(processor: Any, example: Example, views: Sequence[View], seen: 
 
 
 class PairedDataset(Dataset):
-    """Examples as items. Up to `KEPT_BYTES` of them are kept: a small set is prepared once, not in each epoch."""
+    """Examples as items. Up to `KEPT_BYTES` of them are kept: a small set is prepared once, not in each epoch (once by
+    each of a loader's workers, where these last)."""
 
     def __init__(self, examples: Sequence[Example], processor: Any, context: int, looks: bool = True):
         """`context` is how many tokens the LLM can read at once: InputError for an example that is longer. Without
-        `looks` no picture is read."""
+        `looks` no picture is read, and by no LLM."""
         self.examples, self.processor, self.context, self.looks = examples, processor, context, looks
         self._kept: dict[int, PairedItem] = {}
         self._room = KEPT_BYTES
@@ -92,7 +96,8 @@ class PairedDataset(Dataset):
         if index in self._kept:
             return self._kept[index]
         item = paired_item(self.processor, self.examples[index], self.looks)
-        for question, speech in ((item.text_ids, {}), (item.speech_ids, item.speech_inputs)):
+        views = ((item.text_ids, {}), (item.speech_ids, item.speech_inputs)) if self.looks else ()  # no LLM reads it
+        for question, speech in views:
             ids = [*item.prefix_ids, *question, *item.response_ids]
             self.processor.check_context(f"example {item.id}", ids, speech, self.context)
         self._room -= sum(t.nbytes for t in (*item.image_inputs.values(), *item.speech_inputs.values()))

@@ -49,7 +49,8 @@ def recognizer_of(model: OmniModel, processor: OmniProcessor) -> tuple[SpeechRec
     if model.config.speech_tokens is None or processor.feature_extractor is None:
         raise InputError("recognizer: this model's ears hear no tokens, so there is no transcript of what they hear")
     pieces = [str(processor.tokenizer.decode(token_id)) for token_id in model.config.speech_tokens]
-    config = RecognizerConfig.from_dict(model.config.speech_config.to_dict() | {"pieces": pieces})
+    own = {"pieces": pieces, "speech_padded": model.config.speech_padded}
+    config = RecognizerConfig.from_dict(model.config.speech_config.to_dict() | own)
     with torch.device("meta"):
         recognizer = SpeechRecognizer(config)
     for name, part in (("encoder", "speech_encoder"), ("ctc_head", "projector.ctc_head")):

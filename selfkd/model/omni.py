@@ -25,7 +25,7 @@ from selfkd.model.native import NATIVE_EARS, SENSES, native_speech_token
 from selfkd.model.omni_config import OmniConfig
 from selfkd.model.paired import Teacher, paired_loss
 from selfkd.model.prefix import generate_after
-from selfkd.model.projector import Heard, SpeechProjector
+from selfkd.model.projector import Heard, SpeechProjector, Transcript
 from selfkd.model.speech_encoder import encode_speech
 
 
@@ -38,12 +38,8 @@ class OmniModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _keys_to_ignore_on_save: Any = frozenset({f"{SPELLING}weight", f"{SPELLING}bias"})
     # what may train beside a VLM in bf16; looked for anywhere in a name: "projector" alone would be the VLM's own too
-    _keep_in_fp32_modules_strict: Any = frozenset(
-        {
-            "speech_encoder",
-            *(f"projector.{part}" for part in ("norm", "linear_in", "linear_out", "ctc_head")),
-            ADAPTER_MARK,
-        }
+    _keep_in_fp32_modules_strict: Any = frozenset({"speech_encoder", ADAPTER_MARK}) | frozenset(
+        f"projector.{part}" for part in ("norm", "linear_in", "linear_out", "ctc_head")
     )
 
     def __init__(self, config: OmniConfig):
@@ -80,7 +76,8 @@ class OmniModel(PreTrainedModel):
         """Joins a trained VLM, in its own dtype, and a trained Whisper encoder by a new projector; ours is in fp32.
 
         The parts are taken over, not copied."""
-        speech_config = WhisperConfig(**_without_model_type(speech_encoder.config.to_dict()))
+        own = speech_encoder.config.to_dict().items()
+        speech_config = WhisperConfig(**{k: v for k, v in own if k not in ("model_type", "architectures", "dtype")})
         joined = OmniConfig(vlm.config, speech_config, speech_stack, speech_token_id, speech_padded, speech_tokens)
         model = cls._around(vlm, joined)
         model.speech_encoder = speech_encoder.float()
@@ -141,8 +138,12 @@ class OmniModel(PreTrainedModel):
         """Parts that do not train stay in evaluation mode: with dropout the teacher would be another each time."""
         super().train(mode)
         self.vlm.eval()
-        for module in (module for name in ("speech_encoder", "projector", "llm") for module in self.part(name)):
-            module.train(mode and any(p.requires_grad and not is_adapter(n) for n, p in module.named_parameters()))
+        of_projector = {id(p) for module in self.part("projector") for p in module.parameters()}
+        for name in ("speech_encoder", "projector", "llm"):
+            for module in self.part(name):  # a native model's projector may lie within its encoder: it comes after it
+                own = [p for n, p in module.named_parameters() if not is_adapter(n)]
+                train = [p.requires_grad for p in own if name == "projector" or id(p) not in of_projector]
+                module.train(mode and any(train))
         train_adapters(self.vlm, mode)
         if self.is_activation_checkpointing:
             for layer in (layer for module in self.part("llm") for layer in module.modules()):
@@ -165,8 +166,13 @@ class OmniModel(PreTrainedModel):
 
     def hear(self, mel_BFM: Tensor, mel_mask_BM: Tensor) -> Heard:
         """Speech vectors in the LLM's space and their mask; how many an item gets is the ears' business."""
-        frames_BSD, mask_BS = encode_speech(self.speech_encoder, mel_BFM, mel_mask_BM, self.config.speech_padded)
-        return self.projector(frames_BSD, mask_BS, self.get_input_embeddings())
+        frames = encode_speech(self.speech_encoder, mel_BFM, mel_mask_BM, self.config.speech_padded)
+        return self.projector(*frames, self.get_input_embeddings())
+
+    def transcribe(self, mel_BFM: Tensor, mel_mask_BM: Tensor) -> Transcript:
+        """What ears that hear tokens read in the frames, and no vectors."""
+        assert isinstance(self.projector, HeardTokens), "these ears hear no tokens"
+        return self.projector.read(*encode_speech(self.speech_encoder, mel_BFM, mel_mask_BM, self.config.speech_padded))
 
     def listen(
         self, ids_BT: Tensor, mask_BT: Tensor, speech_inputs: Mapping[str, Tensor]
@@ -239,7 +245,3 @@ class OmniModel(PreTrainedModel):
             self, prefix_ids, prefix_mask, group, suffix_ids, suffix_mask, image_inputs, speech_inputs or {}, spoken
         )
         return generate_replies(self, parts, lambda *asked, **how: generate_after(*asked, **how)[0], **generate_inputs)
-
-
-def _without_model_type(values: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in values.items() if k not in ("model_type", "architectures", "dtype")}

@@ -18,7 +18,8 @@ from torch import Tensor
 from selfkd.losses import Objective, SelfKDLoss, needs_responses, needs_teacher, self_kd_loss
 from selfkd.model.adapters import adapters_on
 from selfkd.model.alignment import alignment_loss
-from selfkd.model.heard_tokens import HeardTokens, spelling_loss, transcript_loss
+from selfkd.model.ctc import ctc_loss
+from selfkd.model.heard_tokens import HeardTokens
 from selfkd.model.prefix import Prefix, continue_prefix, read_prefix
 from selfkd.model.projector import Heard
 
@@ -95,19 +96,23 @@ def paired_loss(
 ) -> SelfKDLoss:
     """The loss of a batch. Where the objective asks a teacher and none is given, it is the text view of the weights
     themselves; where it asks no response, the ears alone are run."""
+    heard: Heard | None = None
     if needs_responses(objective):
         loss, heard = _response_loss(model, batch, objective, teacher)
     else:
-        heard, tokens = model.hear(**batch["speech_inputs"]), int((batch["labels"] != -100).sum())
-        nothing = torch.zeros((), device=batch["labels"].device)
+        tokens, nothing = int((batch["labels"] != -100).sum()), torch.zeros((), device=batch["labels"].device)
         loss = SelfKDLoss(nothing, nothing, nothing, tokens, {})
+        if objective.alignment:
+            heard = model.hear(**batch["speech_inputs"])
     if objective.transcript:
-        assert heard is not None and isinstance(model.projector, HeardTokens), "these ears hear no tokens"
+        transcript = heard.transcript if heard else model.transcribe(**batch["speech_inputs"])
+        assert transcript is not None and isinstance(model.projector, HeardTokens), "these ears hear no tokens"
         said = model.projector.labels(batch["transcript_ids"])
-        loss = loss.plus("transcript", objective.transcript, transcript_loss(heard, said))
+        loss = loss.plus("transcript", objective.transcript, ctc_loss(transcript.tokens, said).sum())
         if objective.characters:
+            assert transcript.characters is not None, "these ears do not spell"
             spelt = model.projector.spelling(batch["transcripts"]).to(said.device)
-            loss = loss.plus("characters", objective.characters, spelling_loss(heard, spelt))
+            loss = loss.plus("characters", objective.characters, ctc_loss(transcript.characters, spelt).sum())
     if objective.alignment:
         assert heard is not None, "a native omni model's ears are its own"
         value = alignment_loss(heard, batch["transcript_ids"], model.get_input_embeddings())

@@ -42,7 +42,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Heard:
+class Clip:
     """A clip as a model takes it: what stands for it in the chat text, and what is made of the sound, by name."""
 
     text: str
@@ -127,12 +127,12 @@ class OmniProcessor:
             return width * height // 28**2
         return count(image_sizes=[[height, width]])["num_image_tokens"][0]
 
-    def hear(self, samples: NDArray[np.float32], name: str = "speech") -> Heard:
+    def hear(self, samples: NDArray[np.float32], name: str = "speech") -> Clip:
         """What a clip (mono, 16 kHz) becomes. `name` says in errors which it is."""
         if self.feature_extractor is not None:
             mel_BFM = log_mel(self.feature_extractor, samples, name)[None]
             mask_BM = torch.ones(1, mel_BFM.shape[2], dtype=torch.long)
-            return Heard(SPEECH_TOKEN, {"mel_BFM": mel_BFM, "mel_mask_BM": mask_BM})
+            return Clip(SPEECH_TOKEN, {"mel_BFM": mel_BFM, "mel_mask_BM": mask_BM})
         check_length(samples, name)
         token = self.vlm_processor.audio_token
         batch = self.vlm_processor(text=[token], audio=[samples], return_tensors="pt")
@@ -142,7 +142,7 @@ class OmniProcessor:
             speech_inputs.setdefault("audio_attention_mask", torch.ones(frames.shape[:2], dtype=torch.bool))
         text = self.tokenizer.decode(batch["input_ids"][0])
         frame = self._spoken_frame
-        return Heard(frame.before + text + frame.after, speech_inputs)
+        return Clip(frame.before + text + frame.after, speech_inputs)
 
     @cached_property
     def _spoken_frame(self) -> ChatFrame:
@@ -152,7 +152,7 @@ class OmniProcessor:
         """The written view. The prompt is tokenized whole and cut where the spoken view's begins to differ."""
         return self._prompt(question + answer_format, seen, instruction, {})
 
-    def speech_prompt(self, heard: Heard, seen: Seen, instruction: str = "", answer_format: str = "") -> Prompt:
+    def speech_prompt(self, heard: Clip, seen: Seen, instruction: str = "", answer_format: str = "") -> Prompt:
         """The spoken view: the question is in the sound and nowhere in the ids."""
         return self._prompt(heard.text + answer_format, seen, instruction, heard.speech_inputs)
 

@@ -6,16 +6,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from selfkd.model.ctc import Reading
+
+
+class Transcript(NamedTuple):
+    """What ears that hear tokens read in the frames: tokens, and characters where they spell."""
+
+    tokens: Reading
+    characters: Reading | None
+
 
 class Heard(NamedTuple):
-    """What ears make of a batch of clips: vectors (B, U, LLM width) and their mask, and of ears that hear tokens their
-    log-probabilities by frame (B, S, tokens + blank) with the frames' mask; where they spell, those of characters."""
+    """What ears make of a batch of clips: vectors (B, U, LLM width) and their mask, and the transcript of ears that
+    hear tokens."""
 
     vectors: Tensor
     mask: Tensor
-    log_probs: Tensor | None = None
-    frames_mask: Tensor | None = None
-    spelled: Tensor | None = None
+    transcript: Transcript | None = None
 
 
 def stacked_length(frames: int | Tensor, stack: int):

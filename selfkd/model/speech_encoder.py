@@ -3,7 +3,7 @@
 transformers' `WhisperEncoder.forward` wants 30 seconds whatever was said. Here its own layers run over the real frames,
 with padding masked, so that a clip costs what it lasts and gives the same vectors alone and in a batch.
 
-Legend: B clips, F mel bins, M mel frames (100 a second), S encoder frames (50 a second), D width, V pieces.
+Legend: B clips, F mel bins, M mel frames (100 a second), S encoder frames (50 a second), D width.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel, WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from selfkd.model.ctc import Reading, read_frames, transcripts_of
 
 
 def encoder_frames(mel_frames: int | Tensor):
@@ -59,12 +61,14 @@ def encode_speech(
 
 
 class RecognizerConfig(WhisperConfig):
-    """A Whisper configuration and the pieces of text that can be heard; the CTC blank comes after them."""
+    """A Whisper configuration, the pieces of text that can be heard (the CTC blank comes after them), and whether the
+    encoder reads 30 seconds whatever was said."""
 
     model_type = "selfkd_recognizer"
 
-    def __init__(self, pieces: Sequence[str] = (), **kwargs):
+    def __init__(self, pieces: Sequence[str] = (), speech_padded: bool = False, **kwargs):
         self.pieces = list(pieces)
+        self.speech_padded = speech_padded
         super().__init__(**kwargs)
 
 
@@ -82,36 +86,11 @@ class SpeechRecognizer(PreTrainedModel):
         self.ctc_head = nn.Linear(config.d_model, len(config.pieces) + 1)
         self.post_init()
 
-    @property
-    def blank(self) -> int:
-        return len(self.config.pieces)
-
-    def forward(self, mel_BFM: Tensor, mel_mask_BM: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
-        """CTC log-probabilities (B, S, V + 1), their mask, and with `labels` (B, T; -100 pads) the loss per clip."""
-        hidden_BSD, mask_BS = encode_speech(self.encoder, mel_BFM, mel_mask_BM)
-        log_probs = F.log_softmax(self.ctc_head(hidden_BSD).float(), dim=-1)
-        outputs = {"log_probs": log_probs, "mask": mask_BS}
-        if labels is not None:
-            lengths = (labels != -100).sum(-1)
-            loss = F.ctc_loss(
-                log_probs.transpose(0, 1),
-                labels.clamp(min=0),
-                mask_BS.sum(-1),
-                lengths,
-                blank=self.blank,
-                reduction="none",
-                zero_infinity=True,
-            )
-            outputs["loss"] = (loss / lengths.clamp(min=1)).mean()
-        return outputs
+    def forward(self, mel_BFM: Tensor, mel_mask_BM: Tensor) -> Reading:
+        return read_frames(self.ctc_head, *encode_speech(self.encoder, mel_BFM, mel_mask_BM, self.config.speech_padded))
 
     @torch.no_grad()
     def recognize(self, mel_BFM: Tensor, mel_mask_BM: Tensor) -> list[str]:
         """What is heard in each clip: the likeliest piece a frame, repeats and blanks removed."""
-        outputs = self(mel_BFM, mel_mask_BM)
-        best = outputs["log_probs"].argmax(-1)
-        heard = []
-        for ids, mask in zip(best, outputs["mask"], strict=True):
-            ids = torch.unique_consecutive(ids[mask])
-            heard.append("".join(self.config.pieces[i] for i in ids[ids != self.blank]))
-        return heard
+        heard = transcripts_of(self(mel_BFM, mel_mask_BM))
+        return ["".join(self.config.pieces[i] for i in ids) for ids in heard]

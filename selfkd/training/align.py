@@ -86,9 +86,9 @@ def align(config: AlignConfig) -> dict[str, Any]:
     """Writes `output/model`, an `OmniModel` that hears; with `dry_run` it returns the plan."""
     if config.ears == "tokens" and config.speech_stack != AlignConfig.speech_stack:
         raise InputError(f"speech_stack: {config.speech_stack}: is for stacked ears (--ears stacked)")
-    if config.speech_padded and _begins_as_recognizer(config):
-        raise InputError("speech_padded: a recogniser of selfkd reads what was said, and no 30 seconds")
     planned = config.dry_run and bool(config.skeleton)  # the parts need not be there
+    if config.speech_padded and not planned and _begins_as_recognizer(config):
+        raise InputError("speech_padded: a recogniser of selfkd reads what was said, and no 30 seconds")
     is_new = config.ears == "tokens" and (planned or not _begins_as_recognizer(config))
     config, objective = suited(config, NEW_HEAD if is_new else RECIPES[config.ears]), OBJECTIVES[config.ears]
     if is_new:
@@ -144,7 +144,8 @@ def _model_config(config: AlignConfig) -> OmniConfig:
     else:
         vlm_source, encoder_source = _sources(config)
         ears = config_of(encoder_source, "speech_encoder")
-        model_config = OmniConfig(config_of(vlm_source, "vlm"), ears, config.speech_stack)
+        model_config = OmniConfig(config_of(vlm_source, "vlm"), ears)
+    model_config.speech_stack, model_config.speech_padded = config.speech_stack, config.speech_padded
     if config.ears == "tokens":
         of_recognizer = len(getattr(model_config.speech_config, "pieces", ()))
         model_config.speech_tokens = list(range(of_recognizer or ASSUMED_TOKENS))

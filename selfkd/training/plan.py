@@ -26,6 +26,7 @@ from selfkd.model.processor import OmniProcessor
 from selfkd.training.parts import let_train
 
 FRAMES_PER_SECOND = 50  # of a Whisper encoder
+WINDOW_SECONDS = 30  # that it reads where clips are padded
 NATIVE_STACK = 2  # Qwen2.5-Omni and Gemma make 25 vectors a second, others fewer
 TEMPLATE_TOKENS = 30  # of a chat's template, about
 ASSUMED_TERAFLOPS = 400.0  # bf16 on an H100, at 40% of its peak
@@ -48,7 +49,11 @@ def read_skeleton(path: str) -> OmniConfig:
     """The configuration of an `OmniModel` from a JSON file, as those in recipes/skeletons."""
     if not Path(path).is_file():
         raise InputError(f"skeleton: {path or '(empty)'}: no such file; it stands in where the model is not there yet")
-    return OmniConfig(**json.loads(Path(path).read_text()))
+    try:
+        values = json.loads(Path(path).read_text())
+    except ValueError as error:
+        raise InputError(f"skeleton: {path}: no JSON ({error})") from error
+    return OmniConfig(**values)
 
 
 def load_of(data: Sequence[str], processor: OmniProcessor | None) -> Load | None:
@@ -120,6 +125,11 @@ def _sizes(model: OmniModel) -> dict[str, float]:
     return sizes
 
 
+def _encoder_frames(model: OmniModel, load: Load) -> float:
+    """That the speech encoder reads of a clip."""
+    return FRAMES_PER_SECOND * (WINDOW_SECONDS if model.config.speech_padded else load.speech_seconds)
+
+
 def _stack(model: OmniModel) -> int:
     return NATIVE_STACK if model.hears_natively else model.config.speech_stack
 
@@ -132,8 +142,8 @@ def step_flops(model: OmniModel, load: Load, batch: int, trainable: list[str], o
     """
     llm_trains = "llm" in trainable
     size, pictures = _sizes(model), batch / load.questions_a_picture
-    frames = batch * load.speech_seconds * FRAMES_PER_SECOND
-    vectors = frames / _stack(model)
+    frames = batch * _encoder_frames(model, load)
+    vectors = batch * load.speech_seconds * FRAMES_PER_SECOND / _stack(model)
     responses = batch * load.response_tokens
     ears = (6 if "speech_encoder" in trainable else 2) * frames * size["ears"] + 6 * vectors * size["projector"]
     if not needs_responses(objective):
@@ -178,7 +188,8 @@ def memory(
     model: OmniModel, load: Load, batch: int, trained: int, objective: Objective, averaged: bool
 ) -> dict[str, float]:
     """Gigabytes on one device: a frozen VLM in bf16, frozen ears in fp32, 16 bytes for each parameter that trains (its
-    weight, its gradient and AdamW's two moments), 4 more where weights are averaged."""
+    weight, its gradient and AdamW's two moments), 4 more where weights are averaged. The graph of a native model's own
+    ears, which are unlike each other, is left out."""
     text = model.config.get_text_config()
     layers, width = text.num_hidden_layers, text.hidden_size
     head_width = _head_width(text)
@@ -204,7 +215,7 @@ def memory(
     }
     ears = model.config.speech_config
     if ears is not None and any(q.requires_grad for q in model.speech_encoder.parameters()):
-        layers_frames = ears.encoder_layers * batch * load.speech_seconds * FRAMES_PER_SECOND
+        layers_frames = ears.encoder_layers * batch * _encoder_frames(model, load)
         weights["the ears' graph"] = 2 * layers_frames * (12 * ears.d_model + 2 * ears.encoder_ffn_dim) / GIGABYTE
     if not needs_responses(objective):
         return weights

@@ -27,6 +27,7 @@ from selfkd.data.features import log_mel, pad_mels
 from selfkd.data.folder import ExampleFolder
 from selfkd.errors import InputError
 from selfkd.files import write_json
+from selfkd.model.ctc import ctc_loss
 from selfkd.model.embedded import WHISPER_SIZE, vlm_path
 from selfkd.model.speech_encoder import RecognizerConfig, SpeechRecognizer
 from selfkd.runs import first_difference
@@ -68,8 +69,10 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Tensor]:
 
 class RecognizerTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        outputs = model(**inputs)
-        return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
+        labels = inputs.pop("labels")
+        reading = model(**inputs)
+        loss = (ctc_loss(reading, labels) / (labels != -100).sum(-1).clamp(min=1)).mean()
+        return (loss, reading) if return_outputs else loss
 
 
 def pretrain_recognizer(

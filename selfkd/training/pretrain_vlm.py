@@ -12,6 +12,7 @@ import random
 from pathlib import Path
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import InternVLForConditionalGeneration, Trainer, TrainerCallback, set_seed
@@ -100,7 +101,8 @@ def written_accuracy(model, processor, split: str, per_kind: int, seed: int) -> 
             if question is not None:
                 groups.append(Group(render(scene), ((question.text, own_response(question)),)))
         wrong: set[int] = set()
-        for logits, labels, in_response, rows in token_logits(model, collate(groups)):
+        batch = send_to_device(collate(groups), model.device)
+        for logits, labels, in_response, rows in token_logits(model, batch):
             wrong |= set(rows[in_response & (logits.argmax(-1) != labels)].tolist())
         right[kind] = 1 - len(wrong) / per_kind
     model.train()

@@ -70,8 +70,13 @@ def suited(config: C, recipe: Mapping[str, Any]) -> C:
         raise InputError(f"trainable: {unknown}; choose among {', '.join(TRAINABLE)}")
     if config.average_weights is not None and not 0 <= config.average_weights <= 1:
         raise InputError(f"average_weights: {config.average_weights} is not between 0 and 1")
-    if (config.augment_speech or 0) < 0:
-        raise InputError(f"augment_speech: {config.augment_speech}: must not be negative")
+    for name in ("augment_speech", "warmup_steps"):
+        if (getattr(config, name) or 0) < 0:
+            raise InputError(f"{name}: {getattr(config, name)}: must not be negative")
+    for name in ("learning_rate", "projector_learning_rate"):
+        rate = getattr(config, name, None)
+        if rate is not None and not rate > 0:
+            raise InputError(f"{name}: {rate}: must be above 0")
     if {"llm", ADAPTERS} <= set(config.trainable):
         raise InputError(f"trainable: llm and {ADAPTERS} exclude each other")
     if "llm" in config.trainable and under_fsdp():
@@ -86,6 +91,8 @@ def suited(config: C, recipe: Mapping[str, Any]) -> C:
             raise InputError(f"training.{name}: transformers.TrainingArguments has no such field")
         if name in _OURS:  # what else follows from them would not
             raise InputError(f"training.{name}: is said by the field {_OURS[name]}")
+    if config.training.get("gradient_accumulation_steps", 1) < 1:
+        raise InputError("training.gradient_accumulation_steps: must be at least 1")
     if config.training.get("eval_strategy") not in (None, "no"):
         raise InputError("training.eval_strategy: nothing is asked in training; selfkd evaluate asks what came of it")
     for name in ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"):
@@ -127,6 +134,7 @@ def loader_workers() -> int:
 
 def training_arguments(config: TrainConfig, dtype: torch.dtype = torch.float32) -> TrainingArguments:
     """Ours, and over them the configuration's own; `dtype` is the model's."""
+    workers = config.training.get("dataloader_num_workers", loader_workers())
     settings: dict[str, Any] = {
         "output_dir": str(config.output / CHECKPOINTS),
         "max_steps": config.steps,
@@ -139,7 +147,8 @@ def training_arguments(config: TrainConfig, dtype: torch.dtype = torch.float32) 
         "save_steps": config.save_steps,
         "save_total_limit": 1,
         "logging_steps": max(1, config.steps // 40),
-        "dataloader_num_workers": loader_workers(),
+        "dataloader_num_workers": workers,
+        "dataloader_persistent_workers": workers > 0,  # new ones in every epoch would prepare all over again
         "use_cpu": not torch.cuda.is_available(),
         # a model in bf16 whose parts train in fp32 needs autocast between them
         "bf16": dtype == torch.bfloat16 or (torch.cuda.is_available() and torch.cuda.is_bf16_supported()),

@@ -1,6 +1,5 @@
 """`transformers.Trainer` with the loss of Self-KD."""
 
-import json
 import random
 import time
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from selfkd.losses import Objective, needs_responses, needs_teacher
 from selfkd.model.omni import OmniModel
 from selfkd.model.paired import FrozenTeacher
 from selfkd.model.processor import OmniProcessor
-from selfkd.runs import LOG, read_log
+from selfkd.runs import append_log, read_log
 from selfkd.training.averaging import WeightAverage
 from selfkd.training.mel_augment import augmented
 from selfkd.training.roll_out import roll_out
@@ -88,10 +87,13 @@ class SelfKDTrainer(Trainer):
             known = self.examples.sketches()
         else:
             known = [sketch(example) for example in self.examples]
-        image_tokens = {size: self.processor.image_tokens(*size) for size in {(s.width, s.height) for s in known}}
-        costs = [token_cost(s, image_tokens[s.width, s.height]) for s in known]
         taken = self.examples.epoch if isinstance(self.examples, Mixture) else None
-        self._sampler = CostSampler(costs, a_step, seed, [s.picture for s in known], taken)
+        if needs_responses(self.objective):
+            image_tokens = {size: self.processor.image_tokens(*size) for size in {(s.width, s.height) for s in known}}
+            costs = [token_cost(s, image_tokens[s.width, s.height]) for s in known]
+            self._sampler = CostSampler(costs, a_step, seed, [s.picture for s in known], taken)
+        else:  # the ears alone are run
+            self._sampler = CostSampler([s.speech_seconds for s in known], a_step, seed, taken=taken)
         return self._sampler
 
     def create_optimizer(self, model=None):
@@ -137,7 +139,8 @@ class SelfKDTrainer(Trainer):
                 f"examples {', '.join(inputs['ids'])}. What was saved before is kept; a lower learning_rate may help"
             )
         count = loss.tokens if num_items_in_batch is None else num_items_in_batch
-        of_responses = {"kd": loss.kd, "sft": loss.sft} if needs_responses(objective) else {}
+        of_responses = {"kd": loss.kd} if needs_teacher(objective) else {}
+        of_responses |= {"sft": loss.sft} if needs_responses(objective) else {}
         for name, value in {**of_responses, **loss.terms, "tokens": loss.tokens}.items():
             self._parts[name] = self._parts.get(name, 0.0) + float(value)
         # DDP and FSDP average the ranks' gradients; ours is a sum over all of them, divided by the count of all
@@ -223,7 +226,7 @@ class RunLog(TrainerCallback):
     """Writes the Trainer's figures to the run's log, means over the last `steps`, with the seconds that these took."""
 
     def __init__(self, folder: Path):
-        self.path = folder / LOG
+        self.folder = folder
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.since, self.step = time.monotonic(), state.global_step
@@ -234,8 +237,7 @@ class RunLog(TrainerCallback):
             values = {k: float(v) for k, v in logs.items()} | {"seconds": now - self.since}
             values = {"step": state.global_step, "steps": state.global_step - self.step, **values}
             self.since, self.step = now, state.global_step
-            with self.path.open("a") as file:
-                file.write(json.dumps(values) + "\n")
+            append_log(self.folder, values)
 
 
 def mean_loss_and_seconds(folder: Path) -> dict[str, float]:
