@@ -1,12 +1,12 @@
 """Does it help the student to look where the teacher looks? Attention transfer beside the losses that there are.
 
-    python benchmarks/attention_transfer.py --output runs/ears [--weight 10] [--seeds 0 1 2] [--only best-attention]
+    python benchmarks/attention_transfer.py --output runs/ears [--weight 10] [--seeds 0 1 2] [--only best]
 
 Each response row of the student has, beside its logits, its attention to learn from: KL(a_T || a_S) of the shares that
 the teacher's and the student's row, mean over heads, give to each token of the shared prefix (the picture and what
-stands around it) and to all that comes after it together, mean over layers. The recipes are those of `ears_study.py`
-with that term: "best-attention" is "best", "paper-attention" is "paper-selfkd". They go through that study, in the
-same folder; the difference from the recipe without it is printed last and is in OUTPUT/attention-SPLIT.json.
+stands around it) and to all that comes after it together, mean over layers. Recipes of `ears_study.py` go through that
+study with that term, in the same folder, where "best" is then called "best-attention-10"; the difference from the
+recipe without it is printed last and is in OUTPUT/attention-WEIGHT-SPLIT.json.
 """
 
 import argparse
@@ -21,8 +21,6 @@ from selfkd.files import write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-WITHOUT = {"best-attention": "best", "paper-attention": "paper-selfkd"}
 
 
 def share_loss(teacher_NP: "Tensor", student_NP: "Tensor") -> "Tensor":
@@ -80,27 +78,27 @@ def transfer(weight: float) -> None:
 
 
 def main() -> None:
-    RECIPES.update({name: RECIPES[plain] for name, plain in WITHOUT.items()})
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     parser.add_argument("--weight", type=float, default=10.0, help="of the term, for each response token")
-    parser.set_defaults(only=list(WITHOUT))
+    parser.set_defaults(only=["best", "paper-selfkd"])
     options = parser.parse_args()
-    if not set(options.only) <= set(WITHOUT):
-        parser.error(f"--only: {', '.join(WITHOUT)}")
+    without = {f"{plain}-attention-{options.weight:g}": plain for plain in options.only}
+    RECIPES.update({name: RECIPES[plain] for name, plain in without.items()})
+    options.only = list(without)
     transfer(options.weight)
     study(options)
     written = samples(options.output / "eval-untrained" / options.split, "text")
     right = read_right(right_file(options.output, options.split))[options.split]
     found = {}
-    for name in options.only:
+    for names in without.items():
         seeds: list[Seeds] = [
-            {seed: samples_of(bits, written) for seed, bits in right.get(n, {}).items()} for n in (name, WITHOUT[name])
+            {seed: samples_of(bits, written) for seed, bits in right.get(name, {}).items()} for name in names
         ]
         if all(seeds):
-            found[name] = paired(*seeds)
-            print(f"{name} - {WITHOUT[name]}: {found[name]}")
-    write_json(options.output / f"attention-{options.split}.json", {"weight": options.weight, **found})
+            found[names[0]] = paired(*seeds)
+            print(f"{names[0]} - {names[1]}: {found[names[0]]}")
+    write_json(options.output / f"attention-{options.weight:g}-{options.split}.json", found)
 
 
 if __name__ == "__main__":

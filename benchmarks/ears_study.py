@@ -3,13 +3,13 @@
     python benchmarks/ears_study.py --output runs/ears [--seeds 0 1 2 3 4] [--split test] [--only best best-sft ...]
     make study-ears
 
-"best" is what `selfkd distill` does by default with ears that hear tokens, but for its forward KL divergence, which was
-the default when the study began; each other recipe changes what its name says, so that "best-jensen-shannon" is the
-default. Stacked ears, the paper's, are aligned first, on spoken sentences; ears that hear tokens begin as the bundled
-recogniser, which was trained on such sentences for an hour and is the cascade's too, but for "best-whisper", which is
-`selfkd align` with the encoder of the checkpoint that `--whisper` names. "own cascade" reads the transcript of the very
-ears that were trained: what is left to the vectors, once the ears are the same. All are asked the same questions in
-unseen voices, and the first of them over again in the speech that `--conditions` names.
+"best" is what `selfkd distill` does by default with ears that hear tokens, in 600 steps of 16, but for its forward KL
+divergence, which was the default when the study began; each other recipe changes what its name says, so that
+"best-jensen-shannon" has the default's. Stacked ears, the paper's, are aligned first, on spoken sentences; ears that
+hear tokens begin as the bundled recogniser, which was trained on such sentences for an hour and is the cascade's too,
+but for "best-whisper", which is `selfkd align` with the encoder of the checkpoint that `--whisper` names. "own cascade"
+reads the transcript of the very ears that were trained: what is left to the vectors, once the ears are the same. All
+are asked the same questions in unseen voices, and the first of them over again in the speech that `--conditions` names.
 
 Writes OUTPUT/scores-SPLIT.json and prints mean and standard deviation over seeds, the share closed of the gap that the
 paper's SFT leaves, the intervals of the paired differences from the cascade and from "best" over items, and the errors
