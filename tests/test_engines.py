@@ -98,6 +98,11 @@ def test_voices_have_weights_and_a_language():
     assert weighted_voices("de+m1", speaker, "de-DE") == {"de+m1": 1.0}
     with pytest.raises(InputError, match=r"'de\+m1' speaks de, the questions are in en"):
         weighted_voices("de+m1", speaker, "en")
+    with pytest.raises(
+        InputError, match="unknown voice 'x'; say 'training', 'drawn', 'unseen' or names such as en"
+    ) as told:
+        weighted_voices("x", speaker, "en")
+    assert weighted_voices(str(told.value).split()[-1], speaker, "en")
     with pytest.raises(InputError, match="voices: all weigh 0"):
         weighted_voices("en-US+m1:0", speaker, "en")
     german = speaker.speak(Utterance("Wie viele Kreise sind rot?", "de+m1"))
@@ -168,10 +173,15 @@ def test_an_openai_compatible_endpoint(tmp_path):
     locked = replace(config, output=tmp_path / "locked", engine_model="locked")
     with pytest.raises(EngineError, match=r"engine: locked at http.*401"):
         synthesize(locked)
-    assert [p.name for p in locked.output.iterdir()] == ["plan.json"]
+    assert not any(locked.output.iterdir())
+    # the same data from another address, or with more patience
+    assert synthesize(replace(config, engine_path=f"{url}/", time_limit_seconds=90))["rows"] == 1
+    with pytest.raises(InputError, match="holds other data"):
+        synthesize(replace(config, engine_model="another"))
     # the server's own voices; without its address they are OpenAI's
     assert weighted_voices("af_heart, it's me:2", open_engine("openai", url), "de") == {"af_heart": 1, "it's me": 2}
-    assert "nova" in weighted_voices("training", open_engine("openai", url), "en")
+    for model in ("", "espeak-ng"):
+        assert "nova" in weighted_voices("training", open_engine("openai", url, model), "en")
     for names, where in (("af_heart", ""), ("nova,", url), ("", url)):
         with pytest.raises(InputError, match="voices: unknown voice"):
             weighted_voices(names, open_engine("openai", where), "en")
@@ -194,7 +204,7 @@ def test_a_server_that_has_no_answer_stops_the_job_and_costs_no_row(tmp_path, mo
         EngineError, match="said nothing for 4 s" if model == "slow" else f"engine: {model} at .*{model}"
     ):
         synthesize(config)
-    assert [p.name for p in config.output.iterdir()] == ["plan.json"]
+    assert not any(config.output.iterdir())
     server.shutdown()
 
 
@@ -231,6 +241,27 @@ def test_an_engine_that_is_not_there_is_told_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr("selfkd.data.neural_voices.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"kokoro_onnx is not installed; pip install 'selfkd\[kokoro\]'"):
         open_engine("kokoro", str(tmp_path))
+
+
+def test_files_that_are_no_model_stop_the_job_and_cost_no_row(tmp_path):
+    """What git leaves in the place of large files, where git-lfs is not there."""
+    for package in ("kokoro_onnx", "onnxruntime", "piper"):
+        pytest.importorskip(package)
+    for name in ("model.onnx", "voices.bin"):
+        (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(EngineError, match=r"voices.bin: not Kokoro's voices; .*git lfs pull"):
+        open_engine("kokoro", str(tmp_path)).voices()
+    with (tmp_path / "voices.bin").open("wb") as file:
+        np.savez(file, af_heart=np.zeros(1))
+    config = SynthesizeConfig(tmp_path / "out", count=1, processes=1, engine="kokoro", engine_path=str(tmp_path))
+    with pytest.raises(EngineError, match=r"model.onnx: not a model that can be read"):
+        synthesize(config)
+    assert not any(config.output.iterdir())
+    voice = tmp_path / "en_US-hum-low.onnx"
+    voice.write_text("version")
+    shutil.copy(Path(__file__).parent / "fixtures" / "piper" / f"{voice.name}.json", tmp_path)
+    with pytest.raises(EngineError, match=r"hum-low.onnx: not a model that can be read"):
+        open_engine("piper", str(tmp_path)).speak(Utterance("well", voice.stem))
 
 
 @pytest.mark.skipif(shutil.which("flite") is None, reason="there is no command flite")

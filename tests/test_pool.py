@@ -1,5 +1,6 @@
 """Shards made side by side: by processes, by a Ray cluster, on a disk without room."""
 
+import os
 import resource
 import subprocess
 import sys
@@ -15,9 +16,15 @@ from selfkd.errors import InputError
 
 # a cluster of two workers with a core each, and the command that joins it by its address
 _ON_RAY = """
+import os
 import sys
 from ray.cluster_utils import Cluster
 from selfkd.cli import main
+from selfkd.data.shard_pool import run_jobs
+from selfkd.errors import InputError
+
+def killed(number):
+    os._exit(number)
 
 if __name__ == "__main__":
     cluster = Cluster()
@@ -25,6 +32,10 @@ if __name__ == "__main__":
         cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
     wanted = ["--source", "world-annotated", "--count", "8", "--shard_rows", "2", "--output", sys.argv[1]]
     status = main(["synthesize", *wanted, "--pool", "ray", "--address", cluster.address])
+    try:
+        list(run_jobs(killed, [(1,)], "ray", 1, cluster.address))
+    except InputError as error:
+        print(error)
     cluster.shutdown()
     sys.exit(status)
 """
@@ -38,7 +49,9 @@ def test_a_ray_cluster_makes_the_shards_that_processes_make(tmp_path):
     pytest.importorskip("ray")
     synthesize(SynthesizeConfig(tmp_path / "local", "world-annotated", count=8, shard_rows=2))
     (tmp_path / "job.py").write_text(_ON_RAY)
-    subprocess.run([sys.executable, str(tmp_path / "job.py"), str(tmp_path / "ray")], check=True, timeout=600)
+    command = [sys.executable, str(tmp_path / "job.py"), str(tmp_path / "ray")]
+    told = subprocess.run(command, check=True, timeout=600, stdout=subprocess.PIPE, text=True).stdout
+    assert "a process was killed, usually for want of memory" in told
     assert names(tmp_path / "ray") == names(tmp_path / "local")  # which end in a hash of what they hold
     assert check(CheckConfig(tmp_path / "ray"))["examples"] == 8
 
@@ -97,6 +110,13 @@ def test_what_a_job_raises_is_raised_and_the_others_come_as_they_are_done():
     assert sorted(run_jobs(_tenth, [(1,), (2,)], "local", 2, "")) == [10, 20]
     with pytest.raises(InputError, match="field x: three is wrong"):
         list(run_jobs(_tenth, [(1,), (3,)], "local", 1, ""))
+
+
+def test_a_process_that_is_killed_is_told_as_what_it_mostly_is():
+    with pytest.raises(
+        InputError, match="killed, usually for want of memory: fewer --processes; the same command goes"
+    ):
+        list(run_jobs(os._exit, [(1,), (1,)], "local", 2, ""))
 
 
 def _with_room_for(size):

@@ -3,7 +3,9 @@
 import gzip
 import io
 import json
+import random
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -186,6 +188,18 @@ def test_a_dataset_by_its_columns(tmp_path):
         open_source(settings(tmp_path, "datasets", tmp_path / "data"))
 
 
+def test_columns_that_nobody_asks_for_are_not_decoded(tmp_path):
+    """As the sound of a folder of ours, for which `datasets` wants torchcodec."""
+    synthesize(SynthesizeConfig(tmp_path / "ours", count=2, processes=1))
+    source = open_source(settings(tmp_path, "datasets", tmp_path / "ours"))
+    assert [r.question for r in source.rows] == [e.question for e in ExampleFolder(tmp_path / "ours")]
+    assert checked_image(source.example(0).image)
+    with pytest.raises(InputError, match=r"row 0 has no 'reply'; there are id, question.* speech"):
+        open_source(settings(tmp_path, "datasets", tmp_path / "ours", columns={"answer": "reply"}))
+    with pytest.raises(InputError, match="'speech' is a dict, not text"):
+        open_source(settings(tmp_path, "datasets", tmp_path / "ours", columns={"answer": "speech"}))
+
+
 def test_a_table_of_paths_beside_a_folder_of_pictures(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "train.csv").write_text("question,answer,image\nWhat is it?,A star.,a.png\nAnd this?,It.,\n")
@@ -299,6 +313,23 @@ def test_lhotse_cuts_and_libriheavy(tmp_path, zipped):
     assert manifest["skipped_by_the_source"] == {"not one supervision": 1}
     (example,) = ExampleFolder(config.output)
     assert (example.question, example.voice, example.duration_seconds) == ("The cat, at last.", "98", 2.5)
+
+
+def test_cuts_that_are_damaged_are_named(tmp_path):
+    cuts = "".join(json.dumps({"id": random.random()}) + "\n" for _ in range(500))
+    packed = bytearray(gzip.compress(cuts.encode()))
+    packed[20:30] = b"\xff" * 10
+    (tmp_path / "cuts.jsonl.gz").write_bytes(packed)
+    with pytest.raises(InputError, match=r"cuts.jsonl.gz: not lhotse's JSON lines \(Error -3"):
+        open_source(settings(tmp_path, "lhotse", tmp_path / "cuts.jsonl.gz"))
+
+
+def test_easy_vqa_is_shuffled_once(tmp_path, monkeypatch):
+    shuffled = []
+    draws = SimpleNamespace(Random=lambda key: shuffled.append(key) or random.Random(key))
+    monkeypatch.setattr("selfkd.data.embedded_sources.random", draws)
+    source = open_source(settings(tmp_path, "easy-vqa", "", split="test", seed=71))
+    assert source.example(0).id != source.example(1).id and len(shuffled) == 1
 
 
 def jpeg(width, height):

@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 
 import pyarrow.parquet as pq
 import pytest
@@ -25,7 +27,8 @@ from selfkd.data.speak_shard import speak_shard
 from selfkd.data.speakers import ESPEAK_VOICES
 from selfkd.data.synthesize import SynthesizeConfig, synthesize
 from selfkd.errors import InputError
-from selfkd.files import sha256, write_json
+from selfkd.files import locked, sha256, write_json
+from selfkd.report.quality import quality_tables
 
 
 def config(folder, **changes):
@@ -85,14 +88,15 @@ def test_what_goes_to_the_hub_says_nothing_of_this_machine(tmp_path, monkeypatch
     (mine.parent / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
     folder = tmp_path / "out"
     synthesize(SynthesizeConfig(folder, "jsonl", str(mine.parent / "q.jsonl"), str(mine), count=0, processes=1))
-    manifest = read_manifest(folder)
+    assert shard_metadata(next(folder.glob("*.parquet")))["rejected"] == read_manifest(folder)["rejected"]
+    manifest = read_manifest(folder) | {"verify": str(mine / "whisper"), "language": "de-AT"}
     manifest["rejected"] += [manifest["rejected"][0] | {"reason": f"{word} not there"} for word in (
         "field image: /home/me/.cache/x.png:", "engine: tts at http://host/v1/x:", "field speech: 1 and/or 2:",
     )]  # fmt: skip
     write_json(folder / MANIFEST, manifest)
-    sent = {}
+    sent, uploaded = {}, {}
     monkeypatch.setattr(HfApi, "create_repo", lambda *a, **k: None)
-    monkeypatch.setattr(HfApi, "upload_folder", lambda *a, **k: None)
+    monkeypatch.setattr(HfApi, "upload_folder", lambda self, **k: uploaded.update(k))
     monkeypatch.setattr(HfApi, "upload_file", lambda self, **k: sent.update(json.loads(k["path_or_fileobj"])))
     publish_data(PublishDataConfig(folder, "me/mine", "mit"))
     assert "my own" not in json.dumps(sent) and str(tmp_path) not in json.dumps(sent)
@@ -100,6 +104,17 @@ def test_what_goes_to_the_hub_says_nothing_of_this_machine(tmp_path, monkeypatch
         "field image: of her/a.png: no such file", "field image: x.png: not there",
         "engine: tts at http://host/v1/x: not there", "field speech: 1 and/or 2: not there",
     ]  # fmt: skip
+    assert sent["verify"] == "whisper" and "language: de\n" in (folder / "README.md").read_text()
+    assert quality_tables([folder], [])[0].rows[0][2] == "whisper"
+    # shards of an earlier time have other names
+    assert uploaded["delete_patterns"] == ["train-*.parquet", "rejected/*.parquet"]
+    assert uploaded["allow_patterns"] == ["README.md", *uploaded["delete_patterns"]]
+    shard = next(folder.glob("*.parquet"))
+    assert b"my own" not in shard.read_bytes() and str(tmp_path).encode() not in shard.read_bytes()
+    before = [{"id": "a", "reason": f"field image: {mine}/a.png: no such file"}]
+    write_shard(shard, list(ExampleFolder(folder)), {"rows": 1, "rejected": before})
+    with pytest.raises(InputError, match="row a: its reason says where files are on this machine"):
+        publish_data(PublishDataConfig(folder, "me/mine", "mit"))
 
 
 def test_what_is_read_is_what_was_spoken(spoken):
@@ -165,6 +180,28 @@ def test_a_folder_with_other_data_is_refused(spoken, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="not empty"):
         synthesize(config(tmp_path))
+
+
+def test_a_folder_in_which_nothing_was_made_takes_a_corrected_command(tmp_path):
+    (tmp_path / "q.jsonl").write_text('{"question": "?!", "answer": "b"}')
+    wrong = config(tmp_path / "out", source="jsonl", path=str(tmp_path / "q.jsonl"), count=1)
+    with pytest.raises(InputError, match="all 1 questions were refused"):
+        synthesize(wrong)
+    assert not any(wrong.output.iterdir())
+    assert synthesize(config(wrong.output, count=1))["rows"] == 1
+
+
+def test_a_shard_that_another_job_is_making_is_waited_for(tmp_path):
+    lock, made = tmp_path / ".train-00000-of-00001.parquet.lock", tmp_path / "train-00000-of-00001-theirs.parquet"
+    arguments = (config(tmp_path), embedded_sources.World("train", 0), {"en-US+m1": 1.0}, (0, 1), made.stem[:20])
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        with locked(lock):
+            job = pool.submit(speak_shard, *arguments)
+            with pytest.raises(TimeoutError):
+                job.result(8)
+            made.touch()
+        assert job.result(60) == made
+    assert [p.name for p in tmp_path.iterdir()] == [made.name]
 
 
 def test_a_shard_cut_short_is_named(spoken, tmp_path):

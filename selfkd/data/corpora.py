@@ -7,6 +7,7 @@ import csv
 import gzip
 import json
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -114,7 +115,7 @@ def _cuts(path: Path, skipped: Counter[str]) -> Iterator[Row]:
                 cut = json.loads(line)
                 with _as_published(f"path: {path}: line {number}"):
                     yield from _cut(cut, path, number, skipped)
-    except (UnicodeDecodeError, json.JSONDecodeError, gzip.BadGzipFile, EOFError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise InputError(f"path: {path}: not lhotse's JSON lines ({error})") from error
 
 

@@ -148,7 +148,7 @@ class EasyVQA(_Generated):
 
     def example(self, index: int) -> Example:
         questions, answers, image_ids, paths = _easy_vqa(self.split)
-        at = random.Random(f"easy-vqa/{self.seed}").sample(range(len(questions)), len(questions))[index]
+        at = _order(self.seed, len(questions))[index]
         answer = answers[at]
         kind = "color" if answer in COLORS else "shape" if answer in SHAPES else "exists"
         return Example(
@@ -161,6 +161,11 @@ class EasyVQA(_Generated):
             category="negated" if {"no", "not"} & set(questions[at].rstrip("?").split()) else "plain",
             image=Path(paths[image_ids[at]]).read_bytes(),
         )
+
+
+@cache
+def _order(seed: int, count: int) -> list[int]:
+    return random.Random(f"easy-vqa/{seed}").sample(range(count), count)
 
 
 @cache

@@ -43,6 +43,15 @@ def open_engine(engine: EngineName, path: str, model: str = "", time_limit_secon
     return PiperSpeaker(folder) if engine == "piper" else RecordedSpeaker(folder)
 
 
+def loaded_engine(engine: EngineName, path: str, model: str, time_limit_seconds: float) -> Speaker:
+    """The engine for the process that is to speak, in which a model of hundreds of megabytes is read before the time
+    of the first row begins."""
+    speaker = open_engine(engine, path, model, time_limit_seconds)
+    if isinstance(speaker, KokoroSpeaker):
+        speaker.load()
+    return speaker
+
+
 @dataclass
 class EndpointSpeaker:
     """`/v1/audio/speech` of any server. The key comes from OPENAI_API_KEY; what it answers is not ours to reproduce."""

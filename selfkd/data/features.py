@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import WhisperFeatureExtractor
 
-from selfkd.data.example import LONGEST_SECONDS
+from selfkd.data.example import LONGEST_SECONDS, SAMPLE_RATE_HZ
 from selfkd.errors import InputError
 
 SHORTEST_SECONDS = 0.025  # a window of the spectrum
 
 
 def check_length(
-    samples: NDArray[np.float32], name: str, rate_hz: int = 16_000, limit: float = LONGEST_SECONDS
+    samples: NDArray[np.float32], name: str, rate_hz: int = SAMPLE_RATE_HZ, limit: float = LONGEST_SECONDS
 ) -> None:
     """Raises InputError for speech that is empty or over what the ears can take. `name` says which example it is."""
     seconds = len(samples) / rate_hz

@@ -20,6 +20,7 @@ from selfkd.errors import InputError
 
 MOST_PIXELS = 64_000_000  # a picture with more is no photograph but an attack on memory
 MOST_BYTES = 50_000_000
+UNANSWERED = "no question or answer"  # why a row is skipped
 MOST_SAMPLES = 64_000_000  # of a clip, all channels: 30 s of 8 at 96 kHz have 23 million
 
 
@@ -110,7 +111,7 @@ def answered(rows: Iterable[Row], skipped: Counter[str]) -> Iterator[Row]:
         if row.question.strip() and row.answer.strip():
             yield row
         else:
-            skipped["no question or answer"] += 1
+            skipped[UNANSWERED] += 1
 
 
 def drawn(rows: Iterable[Row], count: int, seed: int) -> tuple[Row, ...]:

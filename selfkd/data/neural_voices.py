@@ -8,14 +8,16 @@ from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from selfkd.data.speakers import Utterance, resampled
-from selfkd.errors import InputError
+from selfkd.errors import EngineError, InputError
 
 USUAL_RATE_WPM = 175
+_POINTER = "a few lines of text there are git-lfs's place for it: git lfs pull"
 LOUDNESS = 0.9  # of a voice that scales each sentence to its peak
 # the first letter of a voice of Kokoro-82M, by its model card
 _KOKORO_LANGUAGES = {"a": "en-us", "b": "en-gb", "e": "es", "f": "fr-fr", "h": "hi", "i": "it", "p": "pt-br"}
@@ -39,11 +41,20 @@ class KokoroSpeaker:
     def _kokoro(self) -> Any:
         from kokoro_onnx import Kokoro
 
+        self.voices()  # which says so where they cannot be read
         return Kokoro.from_session(_session(self.folder / "model.onnx"), str(self.folder / "voices.bin"))
 
+    def load(self) -> None:
+        """Reads the model; raises InputError where it cannot be read."""
+        assert self._kokoro
+
     def voices(self) -> list[str]:
-        with np.load(self.folder / "voices.bin") as voices:
-            return sorted(voices.keys())
+        path = self.folder / "voices.bin"
+        try:
+            with np.load(path) as voices:
+                return sorted(voices.keys())
+        except (OSError, ValueError, EOFError, AttributeError, BadZipFile) as error:
+            raise EngineError(f"engine_path: {path}: not Kokoro's voices; {_POINTER}") from error
 
     def language(self, voice: str) -> str:
         return _KOKORO_LANGUAGES.get(voice[0], "unknown")
@@ -129,4 +140,7 @@ def _session(path: Path) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has a class for each kind, and no class for them all
+        raise EngineError(f"engine_path: {path}: not a model that can be read; {_POINTER}") from error

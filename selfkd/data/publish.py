@@ -2,19 +2,19 @@
 they are made of. `datasets.load_dataset(REPO)` and the hub's viewer read it."""
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 
-from selfkd.data.example import MANIFEST, read_manifest
+from selfkd.data.example import MANIFEST, REJECTED, read_manifest, shard_metadata
+from selfkd.data.folder import readable
+from selfkd.data.local_paths import LOCAL, without_folders
+from selfkd.data.verify import base_language
 from selfkd.errors import InputError
 from selfkd.files import write_text
 
-_LOCAL = ("path", "images", "engine_path", "noise_folder", "verify")  # may be paths of this machine
-_ABSOLUTE = re.compile(r"(?<![\w.:/])(?:/|[A-Za-z]:\\)\S*[/\\]")  # the folders of an absolute path; not those of a URL
 _TEMPLATE = """---
 {metadata}
 ---
@@ -41,7 +41,6 @@ class PublishDataConfig:
         data: Folder that selfkd synthesize wrote, or a spoken benchmark out of the cache of selfkd evaluate.
         repo: Repository, owner/name.
         license: Its licence, by the hub's short names.
-        language: Language of the questions.
         private: Whether the repository is private.
         dry_run: Write the card into the folder and upload nothing.
     """
@@ -49,7 +48,6 @@ class PublishDataConfig:
     data: Path
     repo: str
     license: str
-    language: str = "en"
     private: bool = True
     dry_run: bool = False
 
@@ -57,33 +55,49 @@ class PublishDataConfig:
 def publish_data(config: PublishDataConfig) -> Path:
     """Writes the card into the folder, uploads shards, card and manifest, and returns the card's path."""
     name = checked_name(config.repo)
-    manifest = _without_paths(read_manifest(config.data))
+    manifest = _without_paths(read_manifest(config.data), config.data)
     path = config.data / "README.md"
     write_text(path, _card(config, name, manifest))
     DatasetCard.load(path)  # the hub reads it the same way
     if not config.dry_run:
         hub, repo = HfApi(), config.repo
         hub.create_repo(repo, repo_type="dataset", private=config.private, exist_ok=True)
-        wanted = ["README.md", "*.parquet"]
-        hub.upload_folder(repo_id=repo, repo_type="dataset", folder_path=config.data, allow_patterns=wanted)
+        shards = [f"{_split(manifest)}-*.parquet", f"{REJECTED}/*.parquet"]
+        hub.upload_folder(
+            repo_id=repo,
+            repo_type="dataset",
+            folder_path=config.data,
+            allow_patterns=["README.md", *shards],
+            delete_patterns=shards,  # those of before, whose names are others: but for the ones that are uploaded
+        )
         content = json.dumps(manifest, indent=2, ensure_ascii=False).encode()
         hub.upload_file(repo_id=repo, repo_type="dataset", path_or_fileobj=content, path_in_repo=MANIFEST)
     print(f"{path}{'' if config.dry_run else f' and the data are at {config.repo}'}")
     return path
 
 
-def _without_paths(manifest: dict[str, Any]) -> dict[str, Any]:
-    """A manifest that says nothing of this machine: neither in settings nor in reasons, where file names are left."""
-    named = {Path(manifest[k]) for k in _LOCAL if manifest.get(k)}
-    folders = sorted((str(p) for p in named | {p.parent for p in named}), key=len, reverse=True)
+def _without_paths(manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A manifest that says nothing of this machine; raises InputError where a shard does, which goes up as it is."""
 
-    def without(reason: str) -> str:
-        for folder in folders:
-            reason = reason.replace(f" {folder}/", " ")
-        return _ABSOLUTE.sub("", reason)
+    def without(reject: dict[str, Any]) -> dict[str, Any]:
+        return reject | {"reason": without_folders(reject["reason"], manifest)}
 
-    rejected = [reject | {"reason": without(reject["reason"])} for reject in manifest["rejected"]]
-    return {k: v for k, v in manifest.items() if k not in _LOCAL} | {"rejected": rejected}
+    for shard in manifest["shards"]:
+        with readable(folder / shard["file"]):
+            rejected = shard_metadata(folder / shard["file"])["rejected"]
+        for reject in rejected:
+            if without(reject) != reject:
+                raise InputError(
+                    f"{folder / shard['file']}: row {reject['id']}: its reason says where files are on this "
+                    f"machine ({reject['reason']}), as an earlier selfkd wrote it; synthesize the folder anew"
+                )
+    # what a report needs to know of it
+    kept = {"rejected": [*map(without, manifest["rejected"])], "verify": Path(manifest.get("verify", "")).name}
+    return {name: value for name, value in manifest.items() if name not in LOCAL} | kept
+
+
+def _split(manifest: dict[str, Any]) -> str:
+    return manifest["shards"][0]["file"].partition("-")[0]
 
 
 def checked_name(repo: str) -> str:
@@ -95,10 +109,10 @@ def checked_name(repo: str) -> str:
 
 
 def _card(config: PublishDataConfig, name: str, manifest: dict[str, Any]) -> str:
-    split = manifest["shards"][0]["file"].partition("-")[0]
+    split = _split(manifest)
     metadata = DatasetCardData(
         license=config.license,
-        language=config.language,
+        language=base_language(manifest.get("language", "en")),
         task_categories=["visual-question-answering"],
         tags=["audio", "spoken questions", "selfkd"],
         configs=[{"config_name": "default", "data_files": [{"split": split, "path": f"{split}-*.parquet"}]}],

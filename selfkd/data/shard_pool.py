@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from importlib.util import find_spec
 from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.connection import wait
@@ -13,6 +14,7 @@ from typing import Any, Literal
 from selfkd.errors import InputError
 
 PoolName = Literal["local", "ray"]
+_KILLED = "a process was killed, usually for want of memory: fewer --processes; the same command goes on"
 
 
 def check_pool(pool: PoolName) -> None:
@@ -35,6 +37,8 @@ def _on_processes(stage: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], pr
         try:
             for done in as_completed([pool.submit(stage, *job) for job in jobs]):
                 yield done.result()
+        except BrokenProcessPool as error:
+            raise InputError(_KILLED) from error
         except Exception:
             raise
         except BaseException:  # ctrl-C: a worker would go on with the shard that it is at, and with one more
@@ -78,10 +82,12 @@ def _on_ray(stage: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], address:
             (done,), waiting = ray.wait(waiting)
             try:
                 yield ray.get(done)
-            except ray.exceptions.RayTaskError as error:
+            except ray.exceptions.RayError as error:
                 for other in waiting:
                     ray.cancel(other)
-                raise error.cause from error
+                if isinstance(error, ray.exceptions.RayTaskError):
+                    raise error.cause from error
+                raise InputError(_KILLED) from error
     finally:
         if not already:
             ray.shutdown()

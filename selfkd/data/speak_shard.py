@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfkd.data.augment import augmented
-from selfkd.data.engines import EngineName, open_engine, resampled
+from selfkd.data.engines import EngineName, loaded_engine, resampled
 from selfkd.data.example import REJECTED, Example, groups_of, write_shard
 from selfkd.data.guarded import GuardedSpeaker
 from selfkd.data.listed import read_clip
+from selfkd.data.local_paths import without_folders
 from selfkd.data.sources import EMBEDDED, Source
 from selfkd.data.speakers import Utterance
 from selfkd.data.spoken_text import spoken_form
 from selfkd.data.verify import Verifier, check_sound
 from selfkd.errors import EngineError, InputError
-from selfkd.files import sha256
+from selfkd.files import locked, sha256
 
 if TYPE_CHECKING:
     from selfkd.data.synthesize import SynthesizeConfig
@@ -31,18 +32,35 @@ NAME_DIGITS = 12  # of the hash in a shard's name
 def speak_shard(
     config: "SynthesizeConfig", source: Source, voices: dict[str, float], bounds: tuple[int, int], stem: str
 ) -> Path:
-    """Writes `stem`-HASH.parquet with the examples of these bounds that can be understood; returns its path.
+    """Writes `stem`-HASH.parquet with the examples of these bounds that can be understood; returns its path. Where
+    another job is making the same shard, it is waited for and its shard is the one.
 
     What was spoken and refused goes, without its picture, into rejected/`number`.parquet, which is written first.
     """
+    lock = config.output / f".{stem}.parquet.lock"
+    with locked(lock):
+        try:
+            return finished_shard(config.output, stem) or _made(config, source, voices, bounds, stem)
+        finally:
+            lock.unlink(missing_ok=True)  # whoever waits for it looks for the shard first
+
+
+def _made(
+    config: "SynthesizeConfig", source: Source, voices: dict[str, float], bounds: tuple[int, int], stem: str
+) -> Path:
     shard = _Shard(config, source, voices)
-    partial = config.output / f".{stem}.{secrets.token_hex(4)}.parquet"  # another job may be making the same shard
+    partial = config.output / f".{stem}.{secrets.token_hex(4)}.parquet"
     write_shard(partial, shard.examples(*bounds), shard.report)
     refused = config.output / REJECTED / f"{stem.partition('-')[2]}.parquet"
     refused.unlink(missing_ok=True)  # of a time when every question was refused
     if shard.refused:
         write_shard(refused, shard.refused, {"rows": len(shard.refused)})
     return partial.rename(config.output / f"{stem}-{sha256(partial)[:NAME_DIGITS]}.parquet")
+
+
+def finished_shard(folder: Path, stem: str) -> Path | None:
+    """Its name ends in a hash of what it holds."""
+    return next(iter(sorted(folder.glob(f"{stem}-*.parquet"))), None)
 
 
 class _Shard:
@@ -69,7 +87,7 @@ class _Shard:
         except EngineError:
             raise
         except InputError as error:  # no picture, no text to be said, no sound: there is nothing to keep
-            self.report["rejected"].append({"id": name, "question": question[:200], "reason": str(error)})
+            self.report["rejected"].append({"id": name, "question": question[:200], "reason": self._told(error)})
             return None
         try:
             check_sound(example.samples(), example.said)
@@ -111,11 +129,15 @@ class _Shard:
             except InputError as error:
                 self._refuse(example, error)
 
-    def _refuse(self, example: Example, reason: InputError) -> None:
-        said = {"id": example.id, "question": example.question[:200], "reason": str(reason), "voice": example.voice}
+    def _told(self, reason: InputError) -> str:
+        return without_folders(str(reason), vars(self.config))  # the shard may be published
+
+    def _refuse(self, example: Example, error: InputError) -> None:
+        reason = self._told(error)
+        said = {"id": example.id, "question": example.question[:200], "reason": reason, "voice": example.voice}
         scored = {"word_error_rate": example.word_error_rate} if example.word_error_rate >= 0 else {}
         self.report["rejected"].append(said | scored)
-        self.refused.append(replace(example, image=None, rejected=str(reason)))
+        self.refused.append(replace(example, image=None, rejected=reason))
 
 
 def draw_utterance(config: "SynthesizeConfig", voices: dict[str, float], name: str, said: str) -> Utterance:
@@ -130,7 +152,7 @@ def draw_utterance(config: "SynthesizeConfig", voices: dict[str, float], name: s
 @cache
 def _engine(engine: EngineName, path: str, model: str, time_limit_seconds: float) -> GuardedSpeaker:
     slow = EngineError if engine == "openai" else InputError  # a server that does not answer would refuse every row
-    return GuardedSpeaker(open_engine, (engine, path, model, time_limit_seconds), time_limit_seconds, slow)
+    return GuardedSpeaker(loaded_engine, (engine, path, model, time_limit_seconds), time_limit_seconds, slow)
 
 
 @cache

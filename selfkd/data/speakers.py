@@ -22,9 +22,8 @@ from numpy.typing import NDArray
 from scipy.signal import firwin, resample_poly
 
 from selfkd.data import drawn_voices
+from selfkd.data.example import SAMPLE_RATE_HZ
 from selfkd.errors import InputError
-
-SAMPLE_RATE_HZ = 16_000
 
 
 @dataclass(frozen=True)

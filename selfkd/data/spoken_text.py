@@ -1,12 +1,13 @@
 """Written questions -> what a voice can say: numbers, units, dates and symbols in words, options by their letters.
 
-Numbers and units are wetext's (weighted finite-state transducers, Apache-2.0), leftovers of LaTeX pylatexenc's.
+Numbers and signs are those of `english_words.py`, leftovers of LaTeX pylatexenc's.
 """
 
 import re
 from functools import cache
 from typing import Any
 
+from selfkd.data.english_words import UNSPOKEN, english_words
 from selfkd.errors import InputError
 
 MOST_CHARACTERS = 600  # 40 s of speech: what is near to it is refused when it has been spoken
@@ -15,17 +16,22 @@ _TABLE_LINE = re.compile(r"^[^|\n]*\|[^|\n]*\|.*$", re.MULTILINE)
 _OPTION = re.compile(r"^\s*\(?([A-H])[.):]\s+(.+?)\s*[.;]?\s*$", re.MULTILINE)
 # MMStar's form: "Options: A: a cat, B: two dogs", each option up to the next letter
 _INLINE = re.compile(r"(?:(?<=Options:)|,)\s*([A-H]):\s+(.+?)\s*(?:(?=,\s*[A-H]:\s)|[.;]?\s*$)", re.MULTILINE)
-_TAG = re.compile(r"</?\w+/?>")
-_ONE_THOUSAND = re.compile(r"(?<![$€£\d.,])\b1,(\d{3})(?![\d.,]\d)")  # which wetext says without its "one"
+# of HTML, and what Markdown begins a line with
+_TAG = re.compile(r"</?\w+/?>|^[ \t]*(?:#+|>+)[ \t]+(?!of\b|\d)", re.MULTILINE)
+_NUMBERED_TAG = re.compile(r"<(\w+ \d+)>")  # MMMU's <image 1>
 _URL = re.compile(r"(?:https?://|www\.)([\w.-]+)\S*")
-_MATH = re.compile(r"\$([^$\n]*[\\^_][^$\n]*)\$|\\\((.+?)\\\)|\\[A-Za-z]+")
+# dollars as pandoc tells those of a formula from those that are paid; without signs of LaTeX it has no words in it
+_MATH = re.compile(
+    r"\${1,2}(?=[^\s$])([^$\n]*[\\^_][^$\n]*|(?:(?!\s[a-z]{2})[^$\n])+)(?<=\S)\${1,2}(?!\d)|\\\((.+?)\\\)|\\[A-Za-z]+"
+)
 _NO_WORDS = "field question: LaTeX that cannot be put into words"
+_BRACKETS = str.maketrans("{}", "()")  # x^{n+1}
 _ROOTS = {"2": "√", "3": "∛", "4": "∜"}
+_MACROS = {"triangle": "△", "degree": "°"}  # that pylatexenc has nothing for
 _QUOTES = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "—": ", ", "–": "-", "…": "..."})
-_SIGNS = str.maketrans({"×": " times ", "≤": " at most ", "≥": " at least ", "≠": " is not ", "√": " square root of ",
-                         "∛": " cube root of ", "∜": " fourth root of ", "∕": " over ",
-                         "²": "^2", "³": "^3", "#": " number "})  # fmt: skip
-_UNSPOKEN = re.compile(r'[][{}<>|~`*_\\"\x00-\x1f\x7f]')
+_RANGE = re.compile(r"(?<=\d)\s+–\s+(?=\d)")
+# between numbers such signs are left to the voice, where they are not in English words by then
+_UNSPOKEN = re.compile(rf"(?!(?<![<>~])[<>~]\s*\d|(?<=\d)\*\d|(?<=\d )\* \d){UNSPOKEN.pattern}")
 
 
 def spoken_form(text: str, language: str = "en") -> str:
@@ -38,19 +44,22 @@ def spoken_form(text: str, language: str = "en") -> str:
     if len(_TABLE_LINE.findall(text)) > 1:
         raise InputError("field question: a table cannot be spoken")
     english = language.startswith("en")
-    text = _OPTION.sub(lambda m: _named_option(m, english), _TAG.sub(" ", text))
+    text = _NUMBERED_TAG.sub(r"\1", _TAG.sub(" ", text))
+    text = _OPTION.sub(lambda m: _named_option(m, english), text)
     asked, mark, options = text.partition("Options:")
     if mark:
         text = asked + _INLINE.sub(lambda m: f" {_named_option(m, english)}", mark + options).removeprefix(mark)
     if _CODE.search(text):
         raise InputError("field question: code cannot be spoken")
     text = _without_latex(_URL.sub(r"\1", text))
+    if english:
+        text = _RANGE.sub("-", text)
     lines = [line.strip() for line in text.translate(_QUOTES).splitlines()]
     text = " ".join(line if line[-1] in ".?!:;," else f"{line}." for line in lines if line).removesuffix(".") + (
         "." if lines and lines[-1].endswith(".") else ""
     )
     if english:
-        text = _in_words(text.translate(_SIGNS))
+        text = english_words(text)
     text = " ".join(_UNSPOKEN.sub(" ", text).split())
     if not any(c.isalnum() for c in text):
         raise InputError("field question: nothing of it can be spoken")
@@ -61,33 +70,16 @@ def _named_option(option: re.Match[str], english: bool) -> str:
     return f"Option {option[1]} is {option[2]}." if english else f"{option[1]}: {option[2]}."
 
 
-def _in_words(text: str) -> str:
-    text = _ONE_THOUSAND.sub(lambda m: f"one thousand {int(m[1]) or ''}", text)
-    text = " ".join(_UNSPOKEN.sub(" ", text).split())
-    try:
-        return _normalizer().normalize(text)
-    except (AssertionError, RuntimeError):  # wetext has no path for some signs
-        plain = " ".join(re.sub(r"[^\w\s.,?!;:'%$°/^+=-]", " ", text).split())
-        try:
-            return _normalizer().normalize(plain)
-        except (AssertionError, RuntimeError) as error:
-            raise InputError("field question: holds signs that cannot be put into words") from error
-
-
-@cache
-def _normalizer() -> Any:
-    from wetext import Normalizer  # a third of a second, once in a process
-
-    return Normalizer(lang="en", operator="tn")
-
-
 def _without_latex(text: str) -> str:
     """Formulas, and commands outside of them with what they take, as plain signs."""
     parts, at = [], 0
     while found := _MATH.search(text, at):
-        latex = found[1] or found[2] or _command(text, found.start())
-        end = found.end() if found[1] or found[2] else found.start() + len(latex)
-        parts += [text[at : found.start()], _plain_math(latex)]
+        if formula := found[1] or found[2]:
+            said, end = _plain_math(formula).replace("-", "−"), found.end()  # which no range has
+        else:
+            latex = _command(text, found.start())
+            said, end = _plain_math(latex), found.start() + len(latex)
+        parts += [text[at : found.start()], said]
         at = end
     return "".join([*parts, text[at:]])
 
@@ -106,7 +98,8 @@ def _command(text: str, start: int) -> str:
 def _plain_math(latex: str) -> str:
     try:
         # tolerant of unclosed braces, it would try each of them twice, those within them four times, and so on
-        return _latex().latex_to_text(latex, tolerant_parsing=False)
+        text = _latex().latex_to_text(latex, tolerant_parsing=False)
+        return re.sub(r"\{(-?\d+)\}", r"\1", text).translate(_BRACKETS)
     except Exception as error:  # a command without what it takes makes pylatexenc raise nearly anything
         raise InputError(_NO_WORDS) from error
 
@@ -117,8 +110,15 @@ def _latex() -> Any:
 
     known = get_default_latex_context_db()
     ours = [MacroTextSpec("sqrt", _root), MacroTextSpec("frac", _fraction)]
+    ours += [MacroTextSpec(name, said) for name, said in _MACROS.items()]
     known.add_context_category("said otherwise", macros=ours, prepend=True)
-    return LatexNodes2Text(math_mode="text", latex_context=known)
+    return LatexNodes2Text(
+        math_mode="text",
+        latex_context=known,
+        strict_latex_spaces="based-on-source",
+        keep_braced_groups=True,
+        keep_braced_groups_minlen=2,
+    )
 
 
 def _root(node: Any, l2tobj: Any) -> str:
@@ -127,10 +127,16 @@ def _root(node: Any, l2tobj: Any) -> str:
     sign = _ROOTS.get(l2tobj.nodelist_to_text([degree]).strip("[] ") if degree else "2")
     if under is None or sign is None:
         raise InputError(_NO_WORDS)
-    return f"{sign}({l2tobj.nodelist_to_text([under])})"
+    return f"{sign}({_argument(under, l2tobj)})"
 
 
 def _fraction(node: Any, l2tobj: Any) -> str:
-    above, below = (l2tobj.nodelist_to_text([part]) for part in node.nodeargd.argnlist)
-    # wetext says 1/2 as one half, and finds no words for a bracket beside that stroke
-    return f"{above}∕{below}" if "(" in above + below else f"{above}/{below}"
+    above, below = (_argument(part, l2tobj) for part in node.nodeargd.argnlist)
+    if above.isdecimal() and below.isdecimal():
+        return f"{above}/{below} "  # which wetext says as one half
+    above, below = (p if re.fullmatch(r"\w+|[√∛∜]\([^()]*\)", p) else f"({p})" for p in (above, below))
+    return f"{above}∕{below} "
+
+
+def _argument(node: Any, l2tobj: Any) -> str:
+    return re.sub(r"^\{(.*)\}$", r"\1", l2tobj.nodelist_to_text([node]))

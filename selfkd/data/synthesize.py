@@ -4,7 +4,6 @@ What is drawn for an example (voice, rate, pitch) comes from a hash of the seed 
 again alone. A folder that was cut short is continued by the same command and ends in the same bytes.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,20 +15,17 @@ from tqdm import tqdm
 from selfkd.data.augment import check_effects
 from selfkd.data.engines import EngineName, open_engine
 from selfkd.data.example import MANIFEST, REJECTED, SCHEMA_VERSION, shard_metadata
+from selfkd.data.folder_plan import CONTENT, HOW, claim, give_back, hold
 from selfkd.data.listed import Listed
 from selfkd.data.shapes import Split
 from selfkd.data.shard_pool import PoolName, check_pool, run_jobs
 from selfkd.data.sources import RECORDED, Source, SourceName, open_source
-from selfkd.data.speak_shard import speak_shard
+from selfkd.data.speak_shard import finished_shard, speak_shard
 from selfkd.data.voices import weighted_voices
 from selfkd.errors import InputError
 from selfkd.files import NO_ROOM, sha256, write_json
-from selfkd.runs import first_difference
 
-PLAN = "plan.json"
 FIRST_REASONS = 3  # that are told where everything was refused
-_CONTENT = ("source_rows", "source_sha256")  # in plans of sources in files, since the path alone was written there
-_HOW = ("processes", "shard", "pool", "address")  # settings that do not change the data
 
 
 @dataclass
@@ -118,21 +114,37 @@ def synthesize(config: SynthesizeConfig, source: Source | None = None) -> dict[s
     count = config.count or len(source)
     if not count:
         raise InputError(f"source: {config.path or config.source}: holds no question ({_skipped(source)})")
-    plan = {k: str(v) if k == "output" else v for k, v in asdict(config).items() if k not in _HOW}
+    plan = {k: str(v) if k == "output" else v for k, v in asdict(config).items() if k not in HOW}
     if config.source in RECORDED and isinstance(source, Listed):
         spoken_by = _spoken_by("recorded", source.license, sorted({row.speaker or "recorded" for row in source.rows}))
     if isinstance(source, Listed):  # a path does not say what stands in the file
-        plan |= dict(zip(_CONTENT, (len(source), source.sha256()), strict=True))
-    plan = _claim(config.output, plan)
+        plan |= dict(zip(CONTENT, (len(source), source.sha256()), strict=True))
+    plan = claim(config.output, plan)
+    try:
+        paths, shard_count = _make_shards(config, source, count, voices)
+        hold(config.output, plan)
+        if len(paths) < shard_count:
+            return {"shards": [p.name for p in paths], "missing": shard_count - len(paths)}
+        return _write_manifest(config, plan, source, spoken_by, paths)
+    except InputError:
+        give_back(config.output)
+        raise
+
+
+def _make_shards(
+    config: SynthesizeConfig, source: Source, count: int, voices: dict[str, float]
+) -> tuple[list[Path], int]:
+    """Makes those of this job that are missing; returns all that are there, and how many there are to be."""
     shard_count = -(-count // config.shard_rows)
     if config.shard >= shard_count:
         raise InputError(f"shard: {config.shard} of {shard_count}; they are counted from 0")
+    stems = [f"{config.split}-{i:05d}-of-{shard_count:05d}" for i in range(shard_count)]
     wanted = range(shard_count) if config.shard < 0 else [config.shard]
-    missing = [i for i in wanted if _shard_path(config, i, shard_count) is None]
+    missing = [i for i in wanted if not finished_shard(config.output, stems[i])]
     jobs = []
     for i in missing:
         bounds = i * config.shard_rows, min((i + 1) * config.shard_rows, count)
-        jobs.append((config, source.part(*bounds), voices, bounds, _stem(config, i, shard_count)))
+        jobs.append((config, source.part(*bounds), voices, bounds, stems[i]))
     made = run_jobs(speak_shard, jobs, config.pool, config.processes, config.address)
     try:
         for _ in tqdm(made, f"speaking {config.source}", len(jobs), unit="shard", disable=not jobs):
@@ -140,16 +152,12 @@ def synthesize(config: SynthesizeConfig, source: Source | None = None) -> dict[s
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
-        left = sum(_shard_path(config, i, shard_count) is None for i in wanted)
+        left = sum(not finished_shard(config.output, stems[i]) for i in wanted)
         raise InputError(
             f"{config.output}: no room left ({error.strerror}); {left} of {shard_count} shards are missing, "
             "the same command makes them"
         ) from error
-    paths = [_shard_path(config, i, shard_count) for i in range(shard_count)]
-    present = [p for p in paths if p is not None]
-    if len(present) < shard_count:
-        return {"shards": [p.name for p in present], "missing": shard_count - len(present)}
-    return _write_manifest(config, plan, source, spoken_by, present)
+    return [path for stem in stems if (path := finished_shard(config.output, stem))], shard_count
 
 
 def _spoken_by(engine: str, license: str, voices: Iterable[str]) -> dict[str, Any]:
@@ -209,37 +217,3 @@ def _mean_by_voice(footers: Sequence[dict[str, Any]]) -> dict[str, float]:
             total[voice] += words_wrong
             rows[voice] += count
     return {voice: round(total[voice] / rows[voice], 4) for voice in sorted(rows)}
-
-
-def _stem(config: SynthesizeConfig, shard: int, count: int) -> str:
-    return f"{config.split}-{shard:05d}-of-{count:05d}"
-
-
-def _shard_path(config: SynthesizeConfig, shard: int, count: int) -> Path | None:
-    """A finished shard: its name ends in a hash of what it holds."""
-    return next(iter(sorted(config.output.glob(f"{_stem(config, shard, count)}-*.parquet"))), None)
-
-
-def _claim(folder: Path, plan: dict[str, Any]) -> dict[str, Any]:
-    """Makes the folder ours: it must be new, or hold the very same plan. Returns the plan as it is there."""
-    path = folder / PLAN
-    # looked at before the plan, which comes first: jobs of an array begin at once; nor is half a plan somebody's file
-    others = folder.is_dir() and any(not p.name.startswith(f".{PLAN}.") for p in folder.iterdir())
-    if not path.is_file():
-        if others:
-            raise InputError(f"{folder}: not empty and not made by this command; give another output")
-        write_json(path, plan)
-    theirs = json.loads(path.read_text())
-    ours = json.loads(json.dumps(plan))
-    if found := first_difference(theirs, ours, (n for n in ours if n != "output" and n not in _CONTENT)):
-        raise InputError("{}: holds other data ({}: {!r} there, {!r} here)".format(folder, *found))
-    if not any(folder.glob("*.parquet")):  # no question stands there yet, so they may have been corrected
-        write_json(path, plan)
-    elif found := first_difference(theirs, ours, (n for n in ours if n in _CONTENT and n in theirs)):
-        raise InputError(
-            "{}: speaks other questions than are in the source now ({}: {!r} there, {!r} here); "
-            "give another output, or delete it to speak them anew".format(folder, *found)
-        )
-    else:  # a folder of before may say nothing of them
-        plan = {name: value for name, value in plan.items() if name not in _CONTENT or name in theirs}
-    return plan

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from selfkd.data.listed import Listed, Row, drawn
+from selfkd.data.listed import UNANSWERED, Listed, Row, drawn
 from selfkd.data.stored import InFolder, Stored, dataset_rows
 from selfkd.errors import InputError
 
@@ -24,7 +24,7 @@ def json_lines(path: Path, images: Path, columns: Mapping[str, str], count: int,
 def dataset(name: str, images: Path, split: str, columns: Mapping[str, str], count: int, seed: int) -> Listed:
     """A dataset by hub id or local path, as NAME, NAME:CONFIG or NAME:CONFIG:SPLIT, where its split is called otherwise
     (dev, train_sft); pictures as its `Image` columns hold them, or paths within `images`."""
-    from datasets import Image, load_dataset
+    from datasets import Audio, Image, load_dataset
     from datasets.exceptions import DatasetNotFoundError
 
     source, config, its_split, *_ = [*name.split(":", 2), "", ""]
@@ -33,6 +33,12 @@ def dataset(name: str, images: Path, split: str, columns: Mapping[str, str], cou
     except (FileNotFoundError, DatasetNotFoundError, ValueError, ConnectionError) as error:
         raise InputError(f"path: {name}: {str(error).splitlines()[0]}") from error
     wanted = _checked(columns)
+    _check_needed(data.column_names, wanted, name, 0)
+    # the others would be decoded too, a video or sound where nothing can
+    data = data.select_columns([column for column in data.column_names if column in wanted.values()])
+    for column, feature in data.features.items():
+        if isinstance(feature, Audio):
+            data = data.cast_column(column, Audio(decode=False))
     image, table = wanted["image"], data
     feature = data.features.get(image)
     if isinstance(feature, dict) and "bytes" in feature:  # Parquet that does not say that these are pictures
@@ -77,13 +83,10 @@ def _rows(
     skipped: Counter[str],
 ) -> Iterator[Row]:
     for number, record in enumerate(table):
-        missing = [columns[name] for name in NEEDED if columns[name] not in record]
-        if missing:
-            there = ", ".join(record)
-            raise InputError(f"columns: {where}: row {number} has no {missing[0]!r}; there are {there}")
+        _check_needed(record, columns, where, number)
         values = {name: record.get(column) for name, column in columns.items()}
         if _is_blank(values["question"]) or _is_blank(values["answer"]):
-            skipped["no question or answer"] += 1
+            skipped[UNANSWERED] += 1
             continue
         for name, value in values.items():
             if isinstance(value, list | dict):
@@ -95,12 +98,18 @@ def _rows(
             id=str(values["id"] if values["id"] is not None else f"{Path(where).stem}-{number:06d}"),
             question=str(values["question"]).strip(),
             answer=str(values["answer"]).strip(),
-            instruction="" if _is_blank(values["instruction"]) else f"{values['instruction']}\n",
-            answer_format="" if _is_blank(values["answer_format"]) else f"\n{values['answer_format']}",
+            instruction="" if _is_blank(values["instruction"]) else f"{str(values['instruction']).strip()}\n",
+            answer_format="" if _is_blank(values["answer_format"]) else f"\n{str(values['answer_format']).strip()}",
             image=_image(values["image"], images),
             category="" if _is_blank(values["category"]) else str(values["category"]),
             kind="open" if _is_blank(values["kind"]) else str(values["kind"]),
         )
+
+
+def _check_needed(there: Iterable[str], columns: Mapping[str, str], where: str, number: int) -> None:
+    missing = [columns[name] for name in NEEDED if columns[name] not in there]
+    if missing:
+        raise InputError(f"columns: {where}: row {number} has no {missing[0]!r}; there are {', '.join(there)}")
 
 
 def _is_blank(value: Any) -> bool:

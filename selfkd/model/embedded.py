@@ -7,6 +7,7 @@
 from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -123,7 +124,7 @@ def build_vlm(tokenizer: PreTrainedTokenizerFast) -> InternVLForConditionalGener
 
 
 # a Whisper encoder of three layers, width 128; the special tokens are those of Whisper's decoder, which is not there
-WHISPER_SIZE = {
+WHISPER_SIZE: dict[str, Any] = {
     "num_mel_bins": 80,
     "d_model": 128,
     "encoder_layers": 3,
