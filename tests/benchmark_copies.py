@@ -41,6 +41,11 @@ LAYOUTS = {
                 "D": TEXT, "category": TEXT, "image": Image(), "source": TEXT, "L2-category": TEXT, "comment": TEXT,
                 "split": TEXT},
 }  # fmt: skip
+# the first of a benchmark's figures
+HEADLINES = dict.fromkeys(("pope", "realworldqa", "ai2d", "mmstar", "ocrbench", "mmbench"), "accuracy") | {
+    "mme": "score", "hallusionbench": "aAcc", "textvqa": "vqa accuracy", "chartqa": "relaxed accuracy",
+    "docvqa": "anls", "infovqa": "anls",
+}  # fmt: skip
 ROWS = {
     "mme": [
         {"question_id": "code_reasoning/0020.png", "question": "Is a c++ code shown in the picture? Please answer yes "

@@ -13,9 +13,11 @@ from selfkd.analysis import agreement, analyze_agreement
 from selfkd.analysis.agreement import agreement_of_batch, hidden_distance, row_agreement
 from selfkd.analysis.analyze_agreement import AgreementConfig
 from selfkd.analysis.intervals import intervals, layer_intervals, pairs, thirds_of
+from selfkd.analysis.measured import read_items
 from selfkd.analysis.views import written_view
+from selfkd.data.example import MANIFEST
 from selfkd.errors import InputError
-from selfkd.files import write_text
+from selfkd.files import write_json, write_text
 from selfkd.losses import Objective, self_kd_loss
 from selfkd.model.paired import paired_rows
 
@@ -178,9 +180,19 @@ def test_item_files_that_are_there_are_kept(start, monkeypatch):
     monkeypatch.setattr(analyze_agreement, "agreement_of_batch", interrupted)
     with pytest.raises(KeyboardInterrupt):
         analyze_agreement.analyze_agreement(config)
-    assert [p.name for p in (start / "out/items").iterdir()] == ["world-annotated.one.jsonl"]
+    items = start / "out/items/world-annotated.one.jsonl"
+    assert list(items.parent.iterdir()) == [items]
+    manifest, measured = start / "data" / MANIFEST, items.read_text()
+    there = json.loads(manifest.read_text())
+    write_json(manifest, there | {"shards": [shard | {"seed": 1} for shard in there["shards"]]})
+    with pytest.raises(InputError, match=r"data: .*data: made anew since this run began"):
+        analyze_agreement.analyze_agreement(config)
+    write_json(manifest, there)
     analyze_agreement.analyze_agreement(config)
     assert len(calls) == 4 + 2
+    write_text(items, measured.replace(world_examples(1)[0].id, "another"))
+    with pytest.raises(InputError, match=r"world-annotated.two.jsonl: other items than those of one"):
+        read_items(start / "out", "world-annotated", ["one", "two"])
 
 
 @pytest.mark.parametrize(

@@ -258,6 +258,25 @@ def test_settings_that_cannot_be(fields, words):
         AppConfig(**fields)
 
 
+def test_a_page_from_elsewhere_is_refused(tmp_path, monkeypatch):
+    """Uploads are forms, which a browser sends anywhere without asking; `null` is what a page from a file sends."""
+    from starlette.testclient import TestClient
+
+    from selfkd.app.server import PageServer
+
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    server = PageServer(Panel(AppConfig(), {}, None), tmp_path)
+    here = "http://127.0.0.1:7860"
+    codes = {"http://evil.example": 403, "http://127.0.0.1:8888": 403, "null": 403, here: 200, None: 200}
+    with TestClient(server.config.app, base_url=here) as client:
+        for origin, code in codes.items():
+            headers = {} if origin is None else {"Origin": origin}
+            found = client.post("/gradio_api/upload", files={"files": ("x.png", b"x")}, headers=headers)
+            assert found.status_code == code, origin
+        assert client.get("/").status_code == 200
+        assert client.get("/", headers={"Host": "evil.example"}).status_code == 400
+
+
 def test_without_gradio_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     monkeypatch.delitem(sys.modules, "selfkd.app.server", raising=False)

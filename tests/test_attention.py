@@ -334,3 +334,4 @@ def test_bad_input_is_named(parts, tmp_path, change, names):
     config = AttentionConfig([str(start / "model")], [str(start / "data")], tmp_path / "out", limit=1)
     with pytest.raises(InputError, match=names):
         analyze_attention(replace(config, **change))
+    assert not list((tmp_path / "out").glob("*.json")), "another try has to have another output"

@@ -5,7 +5,20 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from benchmark_copies import ANSWERS, IDS, LAYOUTS, LETTER, NUMBER, PICTURE, PROMPTS, ROWS, TEXT, TEXTS, copy_of
+from benchmark_copies import (
+    ANSWERS,
+    HEADLINES,
+    IDS,
+    LAYOUTS,
+    LETTER,
+    NUMBER,
+    PICTURE,
+    PROMPTS,
+    ROWS,
+    TEXT,
+    TEXTS,
+    copy_of,
+)
 from datasets import Value
 from PIL import Image as Pictures
 
@@ -16,6 +29,7 @@ from selfkd.evaluation.benchmarks.aro import mmalign
 from selfkd.evaluation.benchmarks.benchmark import whole_groups
 from selfkd.evaluation.benchmarks.catalog import BENCHMARKS, PAPER8, open_benchmark
 from selfkd.evaluation.scorers import parse
+from selfkd.evaluation.systems import option_letters
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
@@ -27,6 +41,8 @@ def test_copies_in_their_layout_and_prompts_to_the_letter(tmp_path, name):
     assert all(e.image == PICTURE and e.source == source.name == name for e in examples)
     assert not any("Answer the" in e.question or "Answer with" in e.question for e in examples)
     assert source.license == BENCHMARKS[name].license
+    if examples[0].kind == "multiple_choice":  # scored by likelihood: the letters that grading knows
+        assert [option_letters(e) for e in examples] == [list(json.loads(e.details)["options"]) for e in examples]
     # what is stored is enough to grade: the truth, said back, is right
     for e in examples:
         sample = {"id": e.id, "question": e.question, "truth": e.truth, "category": e.category,
@@ -35,7 +51,7 @@ def test_copies_in_their_layout_and_prompts_to_the_letter(tmp_path, name):
         assert grade.score == 1 and grade.parsed is not None, (name, grade)
         assert (empty.parsed, empty.score) == (None, 0.0)
         figures = BENCHMARKS[name].figures([sample | {"parsed": grade.parsed, "score": grade.score}])
-        assert next(iter(figures.items())) == (BENCHMARKS[name].metric, 100.0), figures
+        assert next(iter(figures.items())) == (HEADLINES[name], 100.0), figures
 
 
 def test_there_are_twelve_and_the_papers_eight_are_among_them():

@@ -192,6 +192,8 @@ def test_other_questions_under_the_same_ids_are_not_compared(tmp_path, data):
     with pytest.raises(InputError, match=r"runs: .*sft: world has other items than .*base"):
         compare(CompareConfig(runs, tmp_path / "c"))
     assert [(g.writer, g.spoken) for g in groups_of(read_runs(runs), 0)] == [("base", []), ("", ["sft"])]
+    html = rendered(runs, tmp_path)
+    assert html.count("<article") == 24 and html.count("<h3>How many?</h3>") == 12
 
 
 def test_a_gap_is_said_as_its_interval_is(tmp_path, data):
@@ -230,8 +232,32 @@ def test_what_was_spoken_otherwise_is_not_compared(tmp_path, data):
     assert (first.writer, first.spoken, second.writer, second.spoken) == ("base", ["sft"], "base", ["selfkd"])
     html = rendered(paths[:3], tmp_path)
     assert "world (SFT)" in html and "world (Self-KD)" in html
+    evaluation(tmp_path / "writer", data, wording=" so", text="1" * 12)
+    cards = rendered([tmp_path / "writer", *paths[:3]], tmp_path).split("<article")[1:]
+    # an item of each way of speaking, with its own clip; what was written alone joins one of them
+    heard = {name: {re.search(r'<audio[^>]* src="([^"]*)"', c)[1] for c in cards if f"Spoken, {name}" in c}
+             for name in ("SFT", "Self-KD")}  # fmt: skip
+    assert len(cards) == 24 and [len(clips) for clips in heard.values()] == [1, 1] and heard["SFT"] != heard["Self-KD"]
+    assert not any("Spoken, SFT" in c and "Spoken, Self-KD" in c for c in cards)
+    assert sum("Written, writer" in c for c in cards) == 12
     with pytest.raises(InputError, match=r"runs: .*selfkd: world was spoken otherwise than in .*sft"):
         compare(CompareConfig(paths[:3], tmp_path / "c"))
+
+
+def test_the_cascade_of_another_recogniser_stands_apart(tmp_path, data):
+    evaluation(tmp_path / "whisper", data, text="1" * 12, speech="1" * 6 + "0" * 6, cascade="1" * 12)
+    for name in ("own", "again"):
+        evaluation(tmp_path / name, data, text="1" * 12, speech="1" * 8 + "0" * 4, cascade="1" * 9 + "0" * 3)
+    evaluation(tmp_path / "alone", data, cascade="1" * 3 + "0" * 9)
+    paths = [str(tmp_path / name) for name in ("whisper", "own", "again", "alone")]
+    groups = groups_of(read_runs(paths), 0)
+    assert [(g.writer, g.spoken, g.owners["cascade"]) for g in groups] == [
+        ("whisper", ["whisper", "own", "again"], "whisper"), ("own", [], "own"), ("whisper", [], "alone"),
+    ]  # fmt: skip
+    assert [g.scores["systems"]["cascade"]["accuracy"] for g in groups] == [1.0, 0.75, 0.25]
+    html = rendered(paths, tmp_path)
+    assert all(f"<dt>Cascade, {name}</dt>" in html for name in ("whisper", "own", "alone"))
+    assert html.count("<article") == 12 and "world, whisper (alone)" in html
 
 
 def test_a_run_may_have_an_equals_sign_in_its_name(tmp_path, data, monkeypatch):

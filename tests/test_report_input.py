@@ -10,9 +10,10 @@ import pytest
 from report_runs import all_kinds, attention, evaluation, spoken_data
 
 from selfkd.cli import main
-from selfkd.data.example import write_shard
+from selfkd.data.example import MANIFEST, write_shard
 from selfkd.data.folder import ExampleFolder
 from selfkd.errors import InputError
+from selfkd.evaluation.samples import QUESTIONS
 from selfkd.files import write_json
 from selfkd.report.build import ReportConfig, report
 from selfkd.report.run_folder import read_runs
@@ -43,13 +44,26 @@ def test_data_deleted_since(tmp_path, data):
 
 
 def test_media_that_cannot_be_read_are_left_out(tmp_path, data):
-    examples = ExampleFolder(data)
+    examples, folder = ExampleFolder(data), spoken_data(tmp_path / "bad")
     rows = [replace(examples[0], image=b"no picture"), replace(examples[1], speech=b"no sound"), examples[2]]
-    write_shard(data / "test.parquet", rows, {"rows": 3})
-    html = rendered([evaluation(tmp_path / "base", data, text="111", speech="111")], tmp_path)
+    write_shard(folder / "test.parquet", rows, {"rows": 3})
+    html = rendered([evaluation(tmp_path / "base", folder, text="111", speech="111")], tmp_path)
     assert html.count("<article") == 3 and html.count("<audio") == 2 and html.count("<img") == 2
-    (data / "test.parquet").write_bytes(b"cut short")
+    (folder / "test.parquet").write_bytes(b"cut short")
     assert "not a readable shard" in rendered([tmp_path / "base"], tmp_path)
+
+
+def test_data_made_anew_since(tmp_path):
+    """Their clips are none that these replies were given to."""
+    rows = list(ExampleFolder(spoken_data(tmp_path / "high")))
+    folder = spoken_data(tmp_path / "low", pitch_hz=110)
+    evaluation(tmp_path / "base", tmp_path / "high", text="1" * 12, speech="1" * 12)
+    write_json(tmp_path / "base" / QUESTIONS, {"world": "../low"})
+    html = rendered([tmp_path / "base"], tmp_path)
+    assert html.count("<article") == 12 and "<audio" not in html
+    write_shard(folder / "again.parquet", rows, {"rows": 12})
+    write_json(folder / MANIFEST, json.loads((folder / MANIFEST).read_text()) | {"shards": [{"file": "again.parquet"}]})
+    assert rendered([tmp_path / "base"], tmp_path).count("<audio") == 12
 
 
 def damaged(runs, tmp_path, change):

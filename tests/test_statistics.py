@@ -5,6 +5,7 @@ import pytest
 from scipy.stats import binomtest
 
 from selfkd.evaluation.resampling import clustered_stderr, percentile_interval, resampled_means
+from selfkd.evaluation.side_by_side import averages_side_by_side, side_by_side
 from selfkd.evaluation.statistics import (
     gap_closed,
     gap_closed_on_average,
@@ -190,6 +191,45 @@ def test_questions_without_letters_are_no_multiple_choice():
     assert (scores["first_rate"], scores["true_first_rate"]) == (1.0, 1.0)
 
 
+def pairs_of_mme(marks):
+    """Pairs of questions about a picture: "1" right, "0" wrong, "-" lost."""
+    return [
+        sample(i, float(m == "1"), "yes_no", error="lost" if m == "-" else "", group=f"OCR/{i // 2}")
+        | {"source": "mme", "category": "OCR", "details": {"picture": f"OCR/{i // 2}"}}
+        for i, m in enumerate(marks)
+    ]
+
+
+def pope(marks):
+    return [s | {"source": "pope", "details": {}} for s in pairs_of_mme(marks)]
+
+
+def test_a_pair_of_which_one_is_lost_is_no_pair():
+    """1- is no pair that is right: acc and acc+ are 1/2 and 0 of the other; POPE counts items, and keeps the three."""
+    assert summarize(pairs_of_mme("1-10"))["figures"]["OCR acc+"] == 0
+    assert summarize(pairs_of_mme("1-10"))["figures"]["score"] == 25
+    assert summarize(pairs_of_mme("1-"))["figures"] == {} and summarize(pairs_of_mme("1-"))["n"] == 1
+    assert summarize(pope("1-10"))["figures"]["accuracy"] == pytest.approx(200 / 3)
+
+
+def test_headlines_are_subtracted_on_what_is_whole_in_both():
+    """Written 11 11 00, spoken 1- 10 00: the last two pictures give 50 (acc 50, acc+ 50) and 12.5 (acc 25, acc+ 0)."""
+    written, spoken = map(pairs_of_mme, ("111100", "1-1000"))
+    assert vision_audio_gap(written, spoken)["headline"] == 50 - 12.5
+    assert vision_audio_gap(pairs_of_mme("11"), pairs_of_mme("1-"))["headline"] is None
+    views = {"mme": {"text": written, "speech": spoken}, "pope": {"text": pope("11"), "speech": pope("10")}}
+    result = {b: {v: summarize(s) for v, s in of.items()} | {"gap": vision_audio_gap(of["text"], of["speech"])}
+              for b, of in views.items()}  # fmt: skip
+    assert averages(result)["average"]["over_benchmarks"]["gap"]["headline"] == (37.5 + 50) / 2
+    # the first picture is lost to one of three systems: b has 9 of the 19 others, and half of POPE's
+    mme = {"text": "11" * 20, "a": "1-" + "00" * 19, "b": "11" * 10 + "00" * 10}
+    marks = {"mme": mme, "pope": {"text": "1" * 20, "a": "0" * 20, "b": "10" * 10}}
+    several = {b: {v: (pope if b == "pope" else pairs_of_mme)(m) for v, m in of.items()} for b, of in marks.items()}
+    scores = {b: side_by_side(of, 0) for b, of in several.items()}
+    closed = averages_side_by_side(scores, several, 0)["average"]["gap_closed"]["b"]
+    assert closed["headline"] == pytest.approx((9 / 19 + 1 / 2) / 2)
+
+
 def test_the_average_over_benchmarks_by_hand():
     def view(accuracy, stderr, headline):
         return {
@@ -200,8 +240,11 @@ def test_the_average_over_benchmarks_by_hand():
             "figures": {"first": headline, "second": 3.0},
         }
 
-    mme = {"text": view(0.9, 0.03, 85.0), "speech": view(0.5, 0.04, 40.0), "gap": {"n": 9, "gap": 0.4, "stderr": 0.06}}
-    pope = {"text": view(0.8, 0.04, 80.0), "speech": view(0.7, 0.03, 70.0), "gap": {"n": 9, "gap": 0.1, "stderr": 0.08}}
+    def gap(mean, stderr, headline):
+        return {"n": 9, "gap": mean, "stderr": stderr, "headline": headline}
+
+    mme = {"text": view(0.9, 0.03, 85.0), "speech": view(0.5, 0.04, 40.0), "gap": gap(0.4, 0.06, 45.0)}
+    pope = {"text": view(0.8, 0.04, 80.0), "speech": view(0.7, 0.03, 70.0), "gap": gap(0.1, 0.08, 10.0)}
     world = {"text": {**view(0.1, 0.1, 0.0), "figures": {}}}  # no public benchmark
     over = averages({"mme": mme, "pope": pope, "world": world})["average"]["over_benchmarks"]
     assert over["benchmarks"] == ["mme", "pope"] and "cascade" not in over

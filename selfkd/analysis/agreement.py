@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from selfkd.analysis.views import read_shared_prefix, read_view, view_of
 from selfkd.data.views import VIEWS
+from selfkd.losses import head_logits
 from selfkd.model.omni import OmniModel
 
 CHUNK_ROWS = 256  # whose logits (rows, V) are there at a time
@@ -78,15 +79,9 @@ def agreement_of_batch(model: OmniModel, batch: Mapping[str, Any], questions: li
 
 
 def _rows(model: OmniModel, teacher_ND: Tensor, student_ND: Tensor) -> RowAgreement:
-    head = model.get_output_embeddings()
-    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)  # Gemma's alone have it
-
-    def logits(rows_ND: Tensor) -> Tensor:
-        logits_NV = head(rows_ND).float()
-        return logits_NV if cap is None else cap * torch.tanh(logits_NV / cap)
-
+    head_VD, cap = model.get_output_embeddings().weight, model.logit_softcap
     chunks = [
-        row_agreement(logits(teacher), logits(student))
+        row_agreement(head_logits(teacher, head_VD, cap), head_logits(student, head_VD, cap))
         for teacher, student in zip(teacher_ND.split(CHUNK_ROWS), student_ND.split(CHUNK_ROWS), strict=True)
     ]
     return RowAgreement(*(torch.cat(part) for part in zip(*chunks, strict=True)))

@@ -25,14 +25,16 @@ from selfkd.analysis.measured import (
     measure_missing,
     named,
     named_models,
-    read_benchmarks,
+    read_folders,
     read_items,
     rounded,
+    with_pictures,
 )
 from selfkd.data.example import Example
 from selfkd.data.views import PairedItem
 from selfkd.errors import InputError
 from selfkd.evaluation.resampling import LEVEL, RESAMPLES, Groups
+from selfkd.evaluation.same_data import same_data
 from selfkd.evaluation.samples import read_samples, samples_path
 from selfkd.evaluation.statistics import groups_in
 from selfkd.model.omni import OmniModel
@@ -88,7 +90,8 @@ class AgreementConfig:
 def analyze_agreement(config: AgreementConfig) -> dict[str, Any]:
     """Returns {benchmark: {"models": ..., "between_models": ...}}, as in `result.json` under "benchmarks"."""
     check_numbers(config.batch_size, config.limit)
-    models, benchmarks = named_models(config.models), read_benchmarks(config.data, config.limit)
+    models, folders = named_models(config.models), read_folders(config.data)
+    benchmarks = with_pictures(folders, config.limit)
     outcomes = {b: _outcomes(config, b, examples, list(models)) for b, examples in benchmarks.items()}
 
     def measure(
@@ -102,11 +105,10 @@ def analyze_agreement(config: AgreementConfig) -> dict[str, Any]:
             for e, a in zip(examples, found, strict=True)
         ]
 
-    with Run.open(config.output, "agreement", config) as run:
+    with Run.open(config.output, "agreement", config) as run, same_data(run.folder, folders, {}):
         measure_missing(run.folder, models, benchmarks, config.batch_size, measure)
         result = {
-            b: summarize_agreement({m: read_items(run.folder, b, m) for m in models}, outcomes[b], config.seed)
-            for b in benchmarks
+            b: summarize_agreement(read_items(run.folder, b, models), outcomes[b], config.seed) for b in benchmarks
         }
         what = {"figures": FIGURES | BY_LAYER, "level": LEVEL, "resamples": RESAMPLES, "seed": config.seed}
         run.finish(benchmarks=result, about=what)

@@ -21,14 +21,16 @@ from selfkd.analysis.measured import (
     check_numbers,
     measure_missing,
     named_models,
-    read_benchmarks,
+    read_folders,
     read_items,
     rounded,
+    with_pictures,
 )
 from selfkd.data.example import Example
 from selfkd.data.views import VIEWS, PairedItem
 from selfkd.errors import InputError
 from selfkd.evaluation.resampling import LEVEL, RESAMPLES
+from selfkd.evaluation.same_data import same_data
 from selfkd.evaluation.statistics import groups_in
 from selfkd.files import write_json, write_text
 from selfkd.model.omni import OmniModel
@@ -66,7 +68,8 @@ def analyze_attention(config: AttentionConfig) -> dict[str, Any]:
     check_numbers(config.batch_size, config.limit)
     if config.maps < 0:
         raise InputError(f"maps: {config.maps}: must not be negative")
-    models, benchmarks = named_models(config.models), read_benchmarks(config.data, config.limit)
+    models, folders = named_models(config.models), read_folders(config.data)
+    benchmarks = with_pictures(folders, config.limit)
     with_maps = {e.id for examples in benchmarks.values() for e in examples[: config.maps]}
 
     def measure(
@@ -92,7 +95,7 @@ def analyze_attention(config: AttentionConfig) -> dict[str, Any]:
             records.append(record)
         return records
 
-    with Run.open(config.output, "attention", config) as run:
+    with Run.open(config.output, "attention", config) as run, same_data(run.folder, folders, {}):
 
         def write_heads_and_maps(benchmark: str, model: str, records: list[Record]) -> None:
             heads = [record.pop("heads") for record in records]
@@ -110,7 +113,7 @@ def analyze_attention(config: AttentionConfig) -> dict[str, Any]:
 
         measure_missing(run.folder, models, benchmarks, config.batch_size, measure, write_heads_and_maps)
         result = {
-            benchmark: summarize_attention({m: read_items(run.folder, benchmark, m) for m in models}, config.seed)
+            benchmark: summarize_attention(read_items(run.folder, benchmark, models), config.seed)
             for benchmark in benchmarks
         }
         run.finish(benchmarks=result, about=_about(config))

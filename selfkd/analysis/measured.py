@@ -3,7 +3,7 @@ and benchmark, which is whole or not there, so that a run that was cut short goe
 
 import gc
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,19 +51,26 @@ def named_models(entries: Sequence[str]) -> dict[str, str]:
     return models
 
 
-def read_benchmarks(data: Sequence[str], limit: int) -> dict[str, list[Example]]:
-    """{source: its first `limit` examples that have a picture, 0 for all}; raises InputError where none is left."""
-    benchmarks: dict[str, list[Example]] = {}
-    for folder in map(Path, data):
-        examples = ExampleFolder(folder)
-        check_name(examples)
-        if examples.source in benchmarks:
-            raise InputError(f"data: {folder}: a second folder of {examples.source}")
-        benchmarks[examples.source] = [e for e in examples[: limit or None] if e.image is not None]
-        if not benchmarks[examples.source]:
-            raise InputError(f"data: {folder}: no example with a picture")
-    if not benchmarks:
+def read_folders(data: Sequence[str]) -> dict[str, ExampleFolder]:
+    """{source: folder}, a benchmark each."""
+    folders: dict[str, ExampleFolder] = {}
+    for folder in map(ExampleFolder, map(Path, data)):
+        check_name(folder)
+        if folder.source in folders:
+            raise InputError(f"data: {folder.folder}: a second folder of {folder.source}")
+        folders[folder.source] = folder
+    if not folders:
         raise InputError("data: give at least one folder of spoken questions")
+    return folders
+
+
+def with_pictures(folders: Mapping[str, ExampleFolder], limit: int) -> dict[str, list[Example]]:
+    """{source: its first `limit` examples that have a picture, 0 for all}; raises InputError where none is left."""
+    benchmarks = {
+        source: [e for e in folder[: limit or None] if e.image is not None] for source, folder in folders.items()
+    }
+    if empty := [source for source, examples in benchmarks.items() if not examples]:
+        raise InputError(f"data: {folders[empty[0]].folder}: no example with a picture")
     return benchmarks
 
 
@@ -128,6 +135,16 @@ def rounded(numbers: Iterable[float]) -> list[float]:
     return [float(f"{x:.6g}") for x in numbers]
 
 
-def read_items(folder: Path, benchmark: str, model: str) -> list[Record]:
-    with items_path(folder, benchmark, model).open("rb") as file:
-        return [json.loads(line) for line in file]
+def read_items(folder: Path, benchmark: str, models: Iterable[str]) -> dict[str, list[Record]]:
+    """{model: its records}; raises InputError where models were not measured on the same items, which are paired by
+    their place."""
+    records: dict[str, list[Record]] = {}
+    for model in models:
+        with items_path(folder, benchmark, model).open("rb") as file:
+            records[model] = [json.loads(line) for line in file]
+    ids = {model: [record["id"] for record in items] for model, items in records.items()}
+    first = next(iter(ids))
+    for model in ids:
+        if ids[model] != ids[first]:
+            raise InputError(f"{items_path(folder, benchmark, model)}: other items than those of {first}; delete one")
+    return records

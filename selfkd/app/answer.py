@@ -13,6 +13,7 @@ from selfkd.analysis.views import written_question
 from selfkd.app.looks import Looks, read_answer
 from selfkd.data.example import Example
 from selfkd.data.views import PairedItem, View, view_prompts
+from selfkd.losses import head_logits
 from selfkd.model.asked import ends_of
 from selfkd.model.omni import OmniModel
 from selfkd.model.processor import OmniProcessor, Prompt
@@ -100,10 +101,8 @@ def _answer(
 
 def _probabilities(model: OmniModel, hidden_ND: Tensor) -> Tensor:
     """(N, V), in fp32."""
-    logits_NV = model.get_output_embeddings()(hidden_ND).float()
-    if model.logit_softcap is not None:
-        logits_NV = model.logit_softcap * torch.tanh(logits_NV / model.logit_softcap)
-    return logits_NV.softmax(-1).cpu()
+    logits_NV = head_logits(hidden_ND, model.get_output_embeddings().weight, model.logit_softcap)
+    return logits_NV.float().softmax(-1).cpu()
 
 
 def _token(processor: OmniProcessor, id_: int, probabilities_V: Tensor) -> Token:

@@ -3,6 +3,7 @@
 import os
 import socket
 from pathlib import Path
+from urllib.parse import urlsplit
 
 # read by Gradio when it is imported: it tells nobody, and asks nobody whether there is a newer one
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -11,14 +12,34 @@ import gradio as gr
 import uvicorn
 from fastapi import FastAPI
 from gradio.routes import App
+from starlette.datastructures import Headers
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import PlainTextResponse
 from starlette.routing import Mount
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from selfkd.app.page import build_page, style, theme
 from selfkd.app.panel import Panel
 from selfkd.serving.settings import OWN_NAMES
 
 _STOP_SECONDS = 10  # for an answer under way, once the server is told to stop
+
+
+class OwnPagesMiddleware:
+    """Refuses what a page from elsewhere sends. The endpoint needs no such thing: it takes JSON alone, which a browser
+    sends to another site only with leave; here uploads are forms, for which it asks nobody."""
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket"):
+            headers = Headers(scope=scope)
+            origin = headers.get("origin")  # a browser names the page's, unless it is a plain link or picture
+            if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+                await PlainTextResponse("only this server's own page may ask", 403)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 class PageServer(uvicorn.Server):
@@ -30,6 +51,7 @@ class PageServer(uvicorn.Server):
         outer = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
         # a page elsewhere could have its own name lead here, and would then count as this one
         outer.add_middleware(TrustedHostMiddleware, allowed_hosts=[config.host, *OWN_NAMES])
+        outer.add_middleware(OwnPagesMiddleware)
         gr.mount_gradio_app(
             outer,
             page,

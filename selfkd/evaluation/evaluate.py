@@ -26,6 +26,7 @@ from selfkd.evaluation.gap_table import gap_table
 from selfkd.evaluation.grading import check_gradable, check_name, group_of
 from selfkd.evaluation.records import SampleFile, prompt_hash, sample
 from selfkd.evaluation.remote_code import ChatSystem, runs_own_code
+from selfkd.evaluation.same_data import same_data
 from selfkd.evaluation.samples import QUESTIONS, read_samples, samples_path
 from selfkd.evaluation.statistics import spread_over_voices, summarize, vision_audio_gap
 from selfkd.evaluation.suite import VOICE_MARK, averages
@@ -34,9 +35,8 @@ from selfkd.evaluation.transcriber import Transcriber
 from selfkd.evaluation.usage import USAGE, kept_usage
 from selfkd.files import write_json
 from selfkd.model.checkpoint import is_ours
-from selfkd.runs import Run, first_difference, is_main_process
+from selfkd.runs import Run, is_main_process
 
-ASKED = "asked.json"
 _FREE = ("keep_failures", "endpoint", "cache", "batch_size")  # a run goes on with others of these
 
 
@@ -116,8 +116,10 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     asked = _folders(config)
     for name, folder in asked.items():
         check_gradable(name.partition(VOICE_MARK)[0], folder.columns("id", "kind", "question", "truth"))
-    with Run.open(config.output, "evaluate", config, _FREE) as run:
-        _check_same(run.folder / ASKED, asked, settings.extra)
+    with (
+        Run.open(config.output, "evaluate", config, _FREE) as run,
+        same_data(run.folder, asked, settings.extra),
+    ):
         transcriber = Transcriber.from_pretrained(config.recognizer) if "cascade" in config.views else None
         with _system(config, settings, transcriber, run.folder) as system:
             lost: list[str] = []  # told when all has been asked: one bad reply in the evening is not to cost the night
@@ -169,21 +171,6 @@ def _folders(config: EvaluateConfig) -> dict[str, ExampleFolder]:
     if empty:
         raise InputError(f"data: {empty[0]}: holds no examples")
     return found
-
-
-def _check_same(path: Path, asked: Mapping[str, ExampleFolder], extra: Mapping[str, Any]) -> None:
-    """Raises InputError where a run that goes on would mix replies to what its folders held before and hold now, or
-    those of a model that is asked in another way."""
-    shards = {name: read_manifest(folder.folder)["shards"] for name, folder in asked.items()}
-    before = json.loads(path.read_text()) if path.is_file() else {"shards": shards, "extra": extra}
-    if found := first_difference(before["shards"], shards, shards):
-        raise InputError(f"data: {asked[found[0]].folder}: made anew since this run began; give another output")
-    if before["extra"] != extra:
-        raise InputError(
-            f"endpoint.extra: {before['extra']} when this run began, {dict(extra)} now; give another output"
-        )
-    if is_main_process():
-        write_json(path, {"shards": shards, "extra": extra})
 
 
 def _processes() -> PartialState:

@@ -31,7 +31,8 @@ def gap_table(result: Mapping[str, Any]) -> Table:
             cells = [accuracy_cell(over.get(v)) for v in views]
             table.add_row(name, count, *cells, _average_gap(gap) if gap else "–", "")
             cells = [f"{over[v]['headline']:.1f}" if v in over else "–" for v in views]
-            table.add_row("own figures", count, *cells, f"{gap['headline']:.1f}" if gap else "–", "")
+            own = gap["headline"] if gap else None
+            table.add_row("own figures", count, *cells, "–" if own is None else f"{own:.1f}", "")
             continue
         counts = sorted({scores[v]["n"] for v in views if v in scores})
         cells = [accuracy_cell(scores.get(v)) for v in views]

@@ -63,7 +63,20 @@ def group_of_example(example: Example) -> str:
     return group_of(sample, image_hash(example.image) if example.image else example.id)
 
 
-def official_figures(samples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """A benchmark's own figures, its headline first; empty for a source that has none."""
-    name = samples[0]["source"] if samples else ""
-    return BENCHMARKS[name].figures(samples) if name in BENCHMARKS else {}
+def official_figures(*views: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+    """A benchmark's own figures of each of some views of it, headline first, on the items that have a reply in all of
+    the views. Where figures count groups those alone are in it that lack no item: a pair of which one is lost is no
+    pair. Empty for a source without figures, and where no item is left."""
+    benchmark = BENCHMARKS.get(views[0][0]["source"]) if views[0] else None
+    if benchmark is None:
+        return [{} for _ in views]
+    unit = "group" if benchmark.counts_groups else "id"
+    lost = {s[unit] for samples in views for s in samples if s["error"]}
+    whole = [[s for s in samples if s[unit] not in lost] for samples in views]
+    return [benchmark.figures(samples) if samples else {} for samples in whole]
+
+
+def headlines(*views: Sequence[Mapping[str, Any]]) -> list[float] | None:
+    """The first figure of each of some views, on the same items; None without any."""
+    figures = official_figures(*views)
+    return [next(iter(of.values())) for of in figures] if all(figures) else None

@@ -29,13 +29,11 @@ def choice_log_likelihoods(
     examples: Sequence[Example],
     candidates: Sequence[Sequence[str]],
     views: Sequence[View] = VIEWS,
-    per_token: bool = False,
 ) -> dict[View, list[list[float]]]:
     """log p(candidate | prompt) in nats, of each candidate of each example in each of `views`.
 
     A candidate is tokenized as a response is for training, right after the assistant's prompt of the chat template; its
     tokens' log-probabilities are summed, the end of the turn apart (without it "A" is not held against "A red star").
-    With `per_token` they are averaged, so that length is no handicap.
     """
     if len(candidates) != len(examples):
         raise InputError(f"candidates: {len(candidates)} lists for {len(examples)} examples")
@@ -53,11 +51,6 @@ def choice_log_likelihoods(
         of_part = [answers[row // len(views)] for row in part.rows_N.tolist()]
         for row, sums in zip(part.rows_N.tolist(), _of_part(model, processor, part, of_part), strict=True):
             found[row] = sums
-    if per_token:
-        found = [
-            [total / len(ids) for total, ids in zip(sums, answers[row // len(views)], strict=True)]
-            for row, sums in enumerate(found)
-        ]
     return {view: found[at :: len(views)] for at, view in enumerate(views)}
 
 

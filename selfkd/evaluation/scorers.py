@@ -6,11 +6,13 @@ A reply may be a word or a sentence; both are read by the same rules, so no styl
 import re
 
 from selfkd.data.questions import COLORS, NUMBERS, SHAPES, SIZES, captions_of
-from selfkd.evaluation.benchmarks.replies import chosen_letter
+from selfkd.evaluation.benchmarks.replies import chosen_letter, only, yes_or_no
+from selfkd.evaluation.overlap import NUMBER_WORDS
 
 YES_NO_KINDS = ("exists", "relation")
 SCORED_KINDS = {*YES_NO_KINDS, "color", "shape", "size", "count", "place", "side", "neighbor", "describe"}
 SCORED_KINDS |= {"choice", "repeat", "words"}
+_NOTHING = re.compile(rf"\bnone\b|^\W*no\W*$|\b(?:are|is|see) no\b|\bno (?:\w+ )?(?:{'|'.join(SHAPES)})")
 _NAME = re.compile(rf"\b({'|'.join(COLORS)}) ({'|'.join(SHAPES)})\b")
 
 
@@ -21,23 +23,22 @@ def parse(kind: str, question: str, reply: str) -> str | None:
     reply, question = reply.lower().strip(), question.lower()
     match kind:
         case "exists" | "relation":
-            first = re.match(r"\W*(yes|no)\b", reply)
-            return first[1] if first else _only(re.findall(r"\b(?:yes|no)\b", reply))
+            return yes_or_no(reply)
         case "color":
-            return _only(_words(COLORS, reply) - _words(COLORS, question))
+            return only(_words(COLORS, reply) - _words(COLORS, question))
         case "shape":
-            return _only(_words(SHAPES, reply) - _words(SHAPES, question))
+            return only(_words(SHAPES, reply) - _words(SHAPES, question))
         case "size":
-            return _only(_words(SIZES, reply))
+            return only(_words(SIZES, reply))
         case "count":
-            return _only(_words(NUMBERS, reply) | {NUMBERS[int(d)] for d in re.findall(r"\b[0-4]\b", reply)})
+            return _count(reply)
         case "place":
-            vertical, horizontal = _only(_words(("top", "bottom"), reply)), _only(_words(("left", "right"), reply))
+            vertical, horizontal = only(_words(("top", "bottom"), reply)), only(_words(("left", "right"), reply))
             return f"{vertical} {horizontal}" if vertical and horizontal else None
         case "side":
-            return _only(_words(("left", "right", "above", "below"), reply))
+            return only(_words(("left", "right", "above", "below"), reply))
         case "neighbor":
-            return _only(set(_names(reply)) - set(_names(question)))
+            return only(set(_names(reply)) - set(_names(question)))
         case "describe":
             return ", ".join(sorted(_names(reply))) or None
         case "repeat":
@@ -56,6 +57,8 @@ def is_right(kind: str, truth: str, parsed: str | None) -> bool:
         return parsed == ", ".join(sorted(_names(truth)))
     if kind == "count" and truth.strip() in map(str, range(len(NUMBERS))):
         truth = NUMBERS[int(truth)]
+    if kind == "color":
+        truth = _spelled(truth.lower())
     if kind == "words":
         wanted = " ".join(re.findall(r"\w+", truth.lower()))
         return f" {wanted} " in f" {parsed} "
@@ -63,14 +66,22 @@ def is_right(kind: str, truth: str, parsed: str | None) -> bool:
     return parsed == (truth.upper() if kind == "choice" else truth.lower())
 
 
+def _count(reply: str) -> str | None:
+    """ "None" and "there are no circles" say zero, where no number is said beside them; "no idea" does not."""
+    words = set(re.findall(r"\w+", reply)) - {"no", "none"}
+    if _NOTHING.search(reply) and not any(w in NUMBER_WORDS or w.isdigit() for w in words):
+        return "zero"
+    return only(_words(NUMBERS, reply) | {NUMBERS[int(d)] for d in re.findall(r"\b[0-4]\b", reply)})
+
+
 def _words(known: tuple[str, ...], text: str) -> set[str]:
-    return set(known) & set(re.findall(r"[a-z]+", text))
+    return set(known) & set(re.findall(r"[a-z]+", _spelled(text)))
 
 
 def _names(text: str) -> list[str]:
-    return [f"{color} {shape}" for color, shape in _NAME.findall(text)]
+    return [f"{color} {shape}" for color, shape in _NAME.findall(_spelled(text))]
 
 
-def _only(found) -> str | None:
-    found = set(found)
-    return found.pop() if len(found) == 1 else None
+def _spelled(text: str) -> str:
+    """As `COLORS` are."""
+    return text.replace("grey", "gray")

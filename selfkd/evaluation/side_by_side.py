@@ -3,8 +3,10 @@ system leaves. On one benchmark, and on average over public benchmarks, each cou
 results."""
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
+from selfkd.evaluation.grading import headlines
 from selfkd.evaluation.resampling import LEVEL, RESAMPLES, percentile_interval, resampled_means_of_each
 from selfkd.evaluation.statistics import (
     gap_closed,
@@ -63,7 +65,7 @@ def _average(scores: Mapping[str, Mapping[str, Any]], samples: Sequence[Mapping[
             continue
         differences = [[a["score"] - b["score"] for a, b in zip(*pair, strict=True)] for pair in pairs]
         means = resampled_means_of_each(differences, seed, [groups_in(written) for written, _ in pairs])
-        gaps[system] = average_gap([of["gap"][system] for of in scores.values()], systems[TEXT], systems[system]) | {
+        gaps[system] = average_gap([of["gap"][system] for of in scores.values()]) | {
             "gap_interval": percentile_interval(means.mean(0)[:, 0]).tolist(),
             "level": LEVEL,
             "resamples": RESAMPLES,
@@ -71,9 +73,9 @@ def _average(scores: Mapping[str, Mapping[str, Any]], samples: Sequence[Mapping[
     for first, system in _after_the_first(systems):
         items = [_answered(of, first, system) for of in samples]
         if all(groups for *_, groups in items):
-            headlines = [systems[s]["headline"] for s in (TEXT, first, system)]
+            own = [headlines(of[TEXT], of[first], of[system]) for of in samples]
             share = gap_closed_on_average(items, seed)
-            headline = None if share["share"] is None else _share(*headlines)
+            headline = None if share["share"] is None or None in own else _share(*map(fmean, zip(*own, strict=True)))
             closed[system] = {"of": first, **share, "headline": headline}
     return {"benchmarks": list(scores), "systems": systems, "gap": gaps, "gap_closed": closed}
 

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from selfkd.evaluation.benchmarks.replies import LETTERS
-from selfkd.evaluation.grading import official_figures
+from selfkd.evaluation.grading import headlines, official_figures
 from selfkd.evaluation.resampling import (
     LEVEL,
     RESAMPLES,
@@ -28,8 +28,8 @@ def summarize(samples: Sequence[Sample]) -> dict[str, Any]:
     """Of the items with a reply: n, how many groups they make, correct, accuracy (the mean score), its standard error,
     parse rate; the rate of "yes" among yes/no questions, the true one, and the bias between them; of multiple choice
     how often the first option is taken, how often it is right and the bias between them, and the accuracy of the
-    likeliest option; the benchmark's own figures. `failed` items have no reply and count nowhere else. A reply that
-    cannot be parsed counts as wrong."""
+    likeliest option; the benchmark's own figures. `failed` items have no reply and count nowhere else, nor do the
+    other items of their group in figures that count groups. A reply that cannot be parsed counts as wrong."""
     answered = [s for s in samples if not s["error"]]
     n = len(answered)
     result: dict[str, Any] = {"n": n, "failed": len(samples) - n}
@@ -60,7 +60,7 @@ def summarize(samples: Sequence[Sample]) -> dict[str, Any]:
         "likelihood_accuracy": fmean(map(_likeliest_is_true, weighed)) if weighed else None,
         "heard_wer": fmean(wers) if wers else None,  # as the cascade's recogniser, else the data stage's, heard it
         "seconds": fmean(s["seconds"] for s in answered),
-        "figures": official_figures(answered),
+        "figures": official_figures(samples)[0],
     }
 
 
@@ -83,7 +83,8 @@ def paired(first: Sequence[Sample], second: Sequence[Sample]) -> tuple[list[Samp
 def vision_audio_gap(text: Sequence[Sample], speech: Sequence[Sample], seed: int = 0) -> dict[str, Any]:
     """Written minus spoken on the same items: the gap in mean score with a 95% interval (paired bootstrap over
     groups), McNemar's exact test of the items that are right in one view alone, and where the two views agree. An item
-    is right where its score is one half or more."""
+    is right where its score is one half or more. `headline` is the difference of the benchmark's own first figures, on
+    the items, or groups, that are whole in both; None without such figures."""
     written, spoken = paired(text, speech)
     if not written:
         return {"n": 0}
@@ -92,11 +93,13 @@ def vision_audio_gap(text: Sequence[Sample], speech: Sequence[Sample], seed: int
     right = [(bool(a["correct"]), bool(b["correct"])) for a, b in zip(written, spoken, strict=True)]
     only_written, only_spoken = right.count((True, False)), right.count((False, True))
     discordant = only_written + only_spoken
+    own = headlines(text, speech)
     return {
         "n": len(written),
         "gap": float(difference.mean()),
         "stderr": clustered_stderr(difference, groups_in(written)),
         "gap_interval": percentile_interval(means[:, 0]).tolist(),
+        "headline": own[0] - own[1] if own else None,
         "both_right": right.count((True, True)),
         "only_written": only_written,
         "only_spoken": only_spoken,

@@ -40,7 +40,7 @@ def _average(of: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             average[view] = average_scores(asked)
     gaps = [s["gap"] for s in scores if s.get("gap", {}).get("n")]
     if len(gaps) == len(scores):
-        average["gap"] = average_gap(gaps, average["text"], average["speech"])
+        average["gap"] = average_gap(gaps)
     return average
 
 
@@ -56,13 +56,15 @@ def average_scores(of_each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def average_gap(of_each: Sequence[Mapping[str, Any]], written: Mapping, spoken: Mapping) -> dict[str, Any]:
-    """Of the gaps on each benchmark; the headline's is between the averages."""
+def average_gap(of_each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of the gaps on each benchmark; the headline's is between first figures on the same items, which those of the
+    averages are not where a view lacks replies."""
+    headlines = [g["headline"] for g in of_each]
     return {
         "n": sum(g["n"] for g in of_each),
         "gap": fmean(g["gap"] for g in of_each),
         "stderr": _stderr([g["stderr"] for g in of_each]),
-        "headline": written["headline"] - spoken["headline"],
+        "headline": None if None in headlines else fmean(headlines),
     }
 
 

@@ -2,6 +2,7 @@
 own code. Each answers items of a folder in some views, one after another as replies come, and gives an error for an
 item that it cannot answer."""
 
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,6 @@ from selfkd.data.views import View as OneView
 from selfkd.errors import InputError
 from selfkd.evaluation.answerers import answer_views
 from selfkd.evaluation.asker import EndpointSettings
-from selfkd.evaluation.benchmarks.replies import options_of
 from selfkd.evaluation.endpoint import EndpointAnswerer
 from selfkd.evaluation.likelihood import choice_log_likelihoods
 from selfkd.evaluation.reply import Reply
@@ -67,10 +67,13 @@ class LocalSystem:
         try:
             return self._replies(examples, views, language)
         except InputError as error:
-            if len(examples) == 1:  # a picture that cannot be read, a question beyond the model's context
-                return {view: [Reply("", error=str(error))] for view in views}
-            alone = [self._together([example], views, language) for example in examples]
-            return {view: [one[view][0] for one in alone] for view in views}
+            # a picture that cannot be read, a question beyond the context of the model or the window of the recogniser
+            if len(examples) > 1:
+                alone = [self._together([example], views, language) for example in examples]
+                return {view: [one[view][0] for one in alone] for view in views}
+            if len(views) > 1:  # what cannot be asked in one view may be in another
+                return {view: self._together(examples, [view], language)[view] for view in views}
+            return {view: [Reply("", error=str(error))] for view in views}
 
     def _replies(self, examples: Sequence[Example], views: Sequence[View], language: str) -> dict[View, list[Reply]]:
         start = time.perf_counter()
@@ -140,10 +143,11 @@ class EndpointSystem:
 
 
 def option_letters(example: Example) -> list[str]:
-    """The letters that a multiple-choice question offers; none for any other."""
+    """The letters that a multiple-choice question offers, those of a benchmark as its rule of grading knows them; none
+    for any other question."""
     if example.kind == "choice":
         return ["A", "B"]
-    return list(options_of(example.question)) if example.kind == "multiple_choice" else []
+    return list(json.loads(example.details)["options"]) if example.kind == "multiple_choice" else []
 
 
 def heard_by(transcriber: Transcriber | None, examples: Sequence[Example], language: str) -> list[str]:

@@ -86,7 +86,6 @@ def load_recognizer(source: Source) -> "tuple[SpeechRecognizer | WhisperRecogniz
         return recognizer, WhisperFeatureExtractor.from_pretrained(source)
     if kind == "whisper":
         model = load_whole(WhisperForConditionalGeneration, source, "recognizer", dtype=torch.float32).eval()
-        model.generation_config.max_length = None  # beside `max_new_tokens` it means nothing but a warning a batch
         recognizer = WhisperRecognizer(model, AutoTokenizer.from_pretrained(source))
         return recognizer, WhisperFeatureExtractor.from_pretrained(source)
     raise InputError(f"recognizer: {source}: {kind!r} is neither a Whisper checkpoint nor a recogniser of selfkd")
@@ -110,7 +109,8 @@ class WhisperRecognizer:
         known = getattr(settings, "lang_to_id", None) or {}  # {"<|en|>": ...}; none where it hears English alone
         how = {"language": spoken, "task": "transcribe"} if f"<|{spoken}|>" in known else {}
         window = pad_to_window(mel_BFM, mel_mask_BM, self.model.config.max_source_positions)
-        ids = self.model.generate(input_features=window, max_new_tokens=_MOST_TOKENS, do_sample=False, **how)
+        # of new tokens, as Whisper counts them; `max_new_tokens` is the same with a warning a batch
+        ids = self.model.generate(input_features=window, max_length=_MOST_TOKENS, do_sample=False, **how)
         return [t.strip() for t in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
 

@@ -3,7 +3,8 @@
 A run's own written view is what its spoken view is measured against. Runs whose written replies are the same, word for
 word, share a group: their language model is the same. A run without a written view goes to the nearest one before it
 that was asked the same items, or else after it. Where the questions were spoken otherwise (another engine, other
-voices) groups are apart: the difference of two such runs would be that of the voices.
+voices) groups are apart: the difference of two such runs would be that of the voices. A group has one cascade: where a
+second recogniser leads to other replies, its cascade stands in a group of its own, beside the same written view.
 """
 
 from dataclasses import dataclass, field
@@ -35,11 +36,13 @@ class Group:
         return self.runs[TEXT].name if TEXT in self.runs else ""
 
     @property
+    def owners(self) -> dict[str, str]:
+        """The name of the run that each system is of."""
+        return {system: self.runs[system].name for system in self.samples}
+
+    @property
     def spoken(self) -> list[str]:
         return [s for s in self.samples if s not in (TEXT, CASCADE)]
-
-    def ids(self) -> list[str]:
-        return [s["id"] for s in next(iter(self.samples.values()))]
 
     def items(self) -> list[tuple[str, ...]]:
         return items_in(next(iter(self.samples.values())))
@@ -68,8 +71,9 @@ def averages_of(groups: list[Group], seed: int) -> list[Group]:
     """Averages over public benchmarks, as groups without items: for each set of systems that were asked a benchmark
     together, over all that they were."""
     averages = []
-    for writer, systems in dict.fromkeys((g.writer, tuple(g.samples)) for g in groups):
-        having = [g for g in groups if g.writer == writer and set(systems) <= set(g.samples)]
+    for writer, owners in dict.fromkeys((g.writer, tuple(g.owners.items())) for g in groups):
+        systems = [system for system, _ in owners]
+        having = [g for g in groups if g.writer == writer and set(owners) <= set(g.owners.items())]
         scores = {g.benchmark: g.scores | {"systems": {s: g.scores["systems"][s] for s in systems}} for g in having}
         samples = {g.benchmark: {s: g.samples[s] for s in systems} for g in having}
         for name, score in averages_side_by_side(scores, samples, seed).items():
@@ -110,10 +114,32 @@ def _of_benchmark(benchmark: str, runs: list[RunFolder]) -> list[Group]:
             groups += [] if fitting else [home[run.name]]
             if alike and not fitting and TEXT in alike[0].samples:  # what was written is the same
                 home[run.name].add(TEXT, alike[0].runs[TEXT], alike[0].samples[TEXT])
-        for view, system in (("speech", run.name), ("cascade", CASCADE)):
-            if view in views:
-                home[run.name].add(system, run, views[view])
+        if "speech" in views:
+            home[run.name].add(run.name, run, views["speech"])
+        if "cascade" in views:
+            _add_cascade(groups, home[run.name], run, views)
     return groups
+
+
+def _add_cascade(groups: list[Group], home: Group, run: RunFolder, views: dict[str, Samples]) -> None:
+    """Where `home` has the cascade of another recogniser, to a group of its own."""
+    there, heard = home.samples.get(CASCADE), _heard(views["cascade"])
+    if there is None or _heard(there) == heard:
+        home.add(CASCADE, run, views["cascade"])
+        return
+    if any(_heard(g.samples[CASCADE]) == heard for g in groups if CASCADE in g.samples and g.items() == home.items()):
+        return  # that of a third run with the second one's recogniser
+    apart = Group(home.benchmark, asked=home.asked)
+    if TEXT in views:
+        apart.add(TEXT, run, views[TEXT])
+    elif TEXT in home.samples:
+        apart.add(TEXT, home.runs[TEXT], home.samples[TEXT])
+    apart.add(CASCADE, run, views["cascade"])
+    groups.append(apart)
+
+
+def _heard(samples: Samples) -> list[tuple[str, ...]]:
+    return [(s["prompt"], s["heard"], s["reply"]) for s in samples]
 
 
 def _spoken(views: dict[str, Samples]) -> list[str]:

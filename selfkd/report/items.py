@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from selfkd.data.folder import ExampleFolder
 from selfkd.errors import InputError
+from selfkd.evaluation.records import prompt_hash
 from selfkd.evaluation.samples import QUESTIONS
 from selfkd.evaluation.side_by_side import CASCADE, TEXT
 from selfkd.report.evaluated import Group
@@ -28,11 +29,16 @@ OUTCOMES = {
 }
 
 
+Place = tuple[ExampleFolder, dict[str, int]]  # spoken questions, and where each stands
+
+
 @dataclass
 class Item:
     benchmark: str
     sample: dict[str, Any]  # of the first view
     at: int  # among the items of its benchmark
+    spoken: str = ""  # hash of what was shown and said; "" while it is known in writing alone
+    place: Place | None = None
     answers: list[dict[str, Any]] = field(default_factory=list)
     outcomes: dict[str, str] = field(default_factory=dict)  # by spoken system
     media: dict[str, Any] = field(default_factory=dict)
@@ -49,16 +55,15 @@ class Item:
 
 def items_section(groups: list[Group], output: Path, with_media: int, listed: int) -> dict[str, Any] | None:
     """At most `with_media` items with picture and sound, then at most `listed` as text."""
-    items = _items(groups)
+    places, notes = _folders(groups)
+    items = _items(groups, places)
     if not items:
         return None
     chosen = spread(items, with_media + listed)
-    folders, notes = _folders(groups)
     for item in chosen[:with_media]:
-        _add_media(item, folders.get(item.benchmark))
+        _add_media(item)
     for item in chosen[with_media:]:
-        place = folders.get(item.benchmark)
-        item.link = "" if place is None else _link(place[0].folder, output.parent)
+        item.link = "" if item.place is None else _link(item.place[0].folder, output.parent)
     return {
         "items": chosen,
         "total": len(items),
@@ -76,19 +81,28 @@ def _link(folder: Path, seen_from: Path) -> str:
     return quote(Path(os.path.relpath(folder, seen_from)).as_posix())
 
 
-def _items(groups: list[Group]) -> list[Item]:
-    """An item that several groups were asked is one."""
-    names, found = Names(groups), dict[str, dict[str, Item]]()
-    for group in groups:
-        known = found.setdefault(group.benchmark, {})
+def _items(groups: list[Group], places: list[Place | None]) -> list[Item]:
+    """An item that several groups were asked, in the same words of the same voice, is one; so is one that a group was
+    asked in writing alone."""
+    names, found = Names(groups), dict[str, list[Item]]()
+    alike: dict[tuple[str, ...], list[Item]] = {}  # by what was asked; they were spoken in different ways
+    for group, place in zip(groups, places, strict=True):
+        of_benchmark = found.setdefault(group.benchmark, [])
         by_system = {system: {s["id"]: s for s in samples} for system, samples in group.samples.items()}
-        for i in group.ids():
-            answers = {system: by_id[i] for system, by_id in by_system.items() if i in by_id}
-            first = next(iter(answers.values()))
-            item = known.setdefault(i, Item(group.benchmark, first, len(known)))
+        for row in group.items():
+            answers = {system: by_id[row[0]] for system, by_id in by_system.items() if row[0] in by_id}
+            spoken = next((sample["prompt"] for system, sample in answers.items() if system != TEXT), "")
+            same = alike.setdefault((group.benchmark, *row), [])
+            item = next((i for i in same if i.spoken == spoken or not (i.spoken and spoken)), None)
+            if item is None:
+                item = Item(group.benchmark, next(iter(answers.values())), len(of_benchmark), place=place)
+                of_benchmark.append(item)
+                same.append(item)
+            if spoken and not item.spoken:
+                item.spoken, item.place = spoken, place
             item.answers += [{"system": names.of(group, s), **sample} for s, sample in answers.items()]
             item.outcomes |= _outcomes(answers)
-    return [item for of in found.values() for item in of.values()]
+    return [item for of in found.values() for item in of]
 
 
 def _outcomes(answers: Mapping[str, dict[str, Any]]) -> dict[str, str]:
@@ -111,39 +125,47 @@ def spread(items: list[Item], count: int) -> list[Item]:
     return [item for _, _, item in sorted(turns, key=lambda t: t[:2])[:count]]
 
 
-Place = tuple[ExampleFolder, dict[str, int]]
-
-
-def _folders(groups: list[Group]) -> tuple[dict[str, Place], list[str]]:
-    """{benchmark: (its spoken questions, where each stands)}, and a note for each that is not there any more."""
-    places: dict[str, Place] = {}
-    lost: dict[str, str] = {}
-    for benchmark, folder in _named_folders(groups):
-        if benchmark in places:
-            continue
-        if folder is None:
-            lost[benchmark] = f"{benchmark}: the run does not say where its spoken questions are."
-            continue
-        try:
-            examples = ExampleFolder(folder)
-        except InputError as error:
-            lost[benchmark] = f"{benchmark}: its spoken questions are not where the run left them ({error})."
-            continue
-        places[benchmark] = examples, {row["id"]: i for i, row in enumerate(examples.columns("id"))}
-    return places, [note for benchmark, note in lost.items() if benchmark not in places]
-
-
-def _named_folders(groups: list[Group]) -> Iterator[tuple[str, Path | None]]:
+def _folders(groups: list[Group]) -> tuple[list[Place | None], list[str]]:
+    """Of each group its spoken questions, and a note for those that are not there any more."""
+    opened: dict[Path | None, Place | str] = {}
+    places: list[Place | None] = []
+    notes = []
     for group in groups:
-        for run in group.runs.values():
-            path = run.folder / QUESTIONS
-            named = read_json(path) if path.is_file() else {}
-            yield group.benchmark, (run.folder / named[group.benchmark] if group.benchmark in named else None)
+        named = list(dict.fromkeys(_named_folders(group)))
+        opened |= {folder: _opened(folder) for folder in named if folder not in opened}
+        there = [place for folder in named if not isinstance(place := opened[folder], str)]
+        places.append(there[0] if there else None)
+        notes += [] if there else [f"{group.benchmark}: {opened[named[0]]}"]
+    return places, list(dict.fromkeys(notes))
 
 
-def _add_media(item: Item, place: Place | None) -> None:
-    if place is None or item.sample["id"] not in place[1]:
+def _opened(folder: Path | None) -> Place | str:
+    """The spoken questions, or what is the matter with them."""
+    if folder is None:
+        return "the run does not say where its spoken questions are."
+    try:
+        examples = ExampleFolder(folder)
+    except InputError as error:
+        return f"its spoken questions are not where the run left them ({error})."
+    return examples, {row["id"]: i for i, row in enumerate(examples.columns("id"))}
+
+
+def _named_folders(group: Group) -> Iterator[Path | None]:
+    """Those of the runs that were asked aloud first: a written view may be that of a run over other speech."""
+    for system in sorted(group.runs, key=lambda system: system == TEXT):
+        run = group.runs[system]
+        path = run.folder / QUESTIONS
+        named = read_json(path) if path.is_file() else {}
+        yield run.folder / named[group.benchmark] if group.benchmark in named else None
+
+
+def _add_media(item: Item) -> None:
+    """None where the folder was made anew since, and holds something else under this id."""
+    if item.place is None or item.sample["id"] not in item.place[1]:
         return
-    example = place[0][place[1][item.sample["id"]]]
+    example = item.place[0][item.place[1][item.sample["id"]]]
+    view, asked = ("speech", item.spoken) if item.spoken else ("text", item.sample["prompt"])
+    if prompt_hash(example, view) != asked:
+        return
     media: dict[str, Markup | float | None] = {"picture": picture_uri(example), "speech": speech_uri(example)}
     item.media = {**media, "seconds": example.duration_seconds, "voice": example.voice}

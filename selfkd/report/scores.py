@@ -41,20 +41,22 @@ def scores_section(
 
 
 class Names:
-    """What systems are called: the written view by its run too, where several were asked in writing."""
+    """What systems are called: the written view and the cascade by their run too, where there are several."""
 
     def __init__(self, groups: list[Group]):
-        self._many = len({group.writer for group in groups if group.writer}) > 1
+        owners = {system: {g.owners[system] for g in groups if system in g.samples} for system in (TEXT, CASCADE)}
+        self._many = {system: len(of) > 1 for system, of in owners.items()}
         self._times = Counter((group.benchmark, group.writer) for group in groups)
 
     def of(self, group: Group, system: str) -> str:
-        owner = group.runs[system].name if system in (TEXT, CASCADE) and self._many else ""
-        return system_title(system, owner)
+        return system_title(system, group.owners[system] if self._many.get(system) else "")
 
     def group(self, group: Group) -> str:
-        name = f"{group.benchmark}, {titled(group.writer)}" if self._many and group.writer else group.benchmark
-        twice = self._times[group.benchmark, group.writer] > 1 and group.spoken  # it was spoken in more than one way
-        return f"{name} ({listed(group.spoken)})" if twice else name
+        name = f"{group.benchmark}, {titled(group.writer)}" if self._many[TEXT] and group.writer else group.benchmark
+        # it was spoken in more than one way, or heard by more than one recogniser
+        twice = self._times[group.benchmark, group.writer] > 1
+        who = group.spoken or [group.owners[s] for s in group.samples if s == CASCADE]
+        return f"{name} ({listed(who)})" if twice and who else name
 
 
 def headline(group: Group, names: Names) -> dict[str, str]:
@@ -202,7 +204,11 @@ def _topic_table(runs: list[RunFolder]) -> Table:
             judges.append(
                 f"{titled(run.name)}: {judged['about']['judge']} {agreement_told(judged['about']['agreement'])}."
             )
-    note = "By words: the share of the question's words that stand in the reply, with no judge."
+    note = (
+        "By words, with no judge: 1 for a reply in the form that was asked for (yes or no, a number, a colour, a "
+        "place), 0 for a refusal or the question said back, else the share of the question's content words that stand "
+        "in the reply."
+    )
     columns = "Benchmark and view", "Run", "Wrong", "Judged", "On topic", "By words"
     return Table("Wrong replies: on topic or about something else", columns, rows, note=" ".join([note, *judges]))
 

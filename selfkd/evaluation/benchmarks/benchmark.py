@@ -33,12 +33,12 @@ class Benchmark:
     split: str
     columns: tuple[str, ...]  # all that `rows` reads
     license: str
-    metric: str  # the headline among the figures, always in percent
     rows: Callable[[Iterable[Mapping[str, Any]]], Iterator[Row]]
     grade: Callable[[Sample, str], Grade]
-    figures: Callable[[Sequence[Sample]], dict[str, float]]  # headline first
+    figures: Callable[[Sequence[Sample]], dict[str, float]]  # headline first, in percent
     revision: str  # commit of the copy
     group: Callable[[Sample], str] | None = None  # names what is only whole together; None where items stand alone
+    counts_groups: bool = False  # whether figures are of groups that are right as a whole
     holds: Mapping[str, Holds] = field(default_factory=dict)  # of columns that hold other than text (and the picture)
 
 

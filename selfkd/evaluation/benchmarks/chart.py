@@ -69,7 +69,6 @@ CHARTQA = Benchmark(
     split="test",
     columns=("type", "question", "answer", "image"),
     license="GPL-3.0 (ChartQA's repository; not stated by the copy)",
-    metric="relaxed accuracy",
     rows=rows,
     grade=grade,
     figures=figures,

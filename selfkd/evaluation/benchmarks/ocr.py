@@ -70,7 +70,6 @@ OCRBENCH = Benchmark(
     split="test",
     columns=("dataset", "question", "question_type", "answer", "image"),
     license="not stated by the copy",
-    metric="accuracy",
     rows=rows,
     grade=grade,
     figures=figures,

@@ -5,7 +5,7 @@ alone: a model that answers in a sentence is not to lose by its style, in neithe
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 LETTERS = "ABCDEFGH"
 _MOST_WORDS = 30  # a reply with more, beyond the words of the option itself, describes and does not choose
@@ -23,7 +23,8 @@ _MARKED = re.compile(
     rf"|{_START}([A-H])(?:[):.](?=\s|\*|$)|[):])"
 )
 _BARE = re.compile(rf"{_START}([A-H]){_END}")
-_ARTICLE = re.compile(r"\bA(?=\s+(?!(?:because|since|as|is|and|or)\b)[a-z])")
+# before a word, or before an option's text, which is "…" by then
+_ARTICLE = re.compile(r"\bA(?=\s+(?!(?:because|since|as|is|and|or)\b)[a-z…])")
 
 
 def yes_or_no(reply: str) -> str | None:
@@ -34,7 +35,7 @@ def yes_or_no(reply: str) -> str | None:
     first = _FIRST.match(text)
     if first:
         return None if first[2] and first[2] != first[1] else first[1]
-    return _only(re.findall(r"\b(?:yes|no)\b", text))
+    return only(re.findall(r"\b(?:yes|no)\b", text))
 
 
 def chosen_letter(reply: str, options: Mapping[str, str]) -> str | None:
@@ -51,7 +52,7 @@ def chosen_letter(reply: str, options: Mapping[str, str]) -> str | None:
         return alone[1].upper()
     whole = [letter for letter, text in texts.items() if text == _plain(reply)]
     if whole:
-        return _only(whole)
+        return only(whole)
     # letters within an option's own words ("vitamin C") are no choice of C
     said, held = _without_texts(reply, texts)
     long = len(reply.split()) > _MOST_WORDS + max((len(text.split()) for text in texts.values()), default=0)
@@ -60,8 +61,8 @@ def chosen_letter(reply: str, options: Mapping[str, str]) -> str | None:
     opening = {leading[1]} if leading and listed <= {leading[1]} else set()
     for letters in (_letters(_DECLARED, said), opening, _letters(_MARKED, said), _letters(_BARE, "" if long else said)):
         if letters & set(options):
-            return _only(letters & set(options))
-    return None if long else _only(held)
+            return only(letters & set(options))
+    return None if long else only(held)
 
 
 def options_of(question: str) -> dict[str, str]:
@@ -104,6 +105,7 @@ def _plain(text: str) -> str:
     return " ".join(text.lower().split()).strip(" .,;:!\"'*")
 
 
-def _only(found) -> str | None:
-    found = set(found)
-    return found.pop() if len(found) == 1 else None
+def only(found: Iterable[str]) -> str | None:
+    """The one that was found; None where there was none, or several."""
+    different = set(found)
+    return different.pop() if len(different) == 1 else None

@@ -86,7 +86,6 @@ TEXTVQA = Benchmark(
     split="validation",
     columns=("question_id", "question", "image", "answers"),
     license="CC-BY-4.0",
-    metric="vqa accuracy",
     rows=rows,
     grade=grade,
     figures=figures,
