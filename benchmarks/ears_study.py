@@ -30,6 +30,7 @@ from ears_table import HEAD, keep_right, read_right, right_of, row, samples, sam
 
 from selfkd.data.shapes import Split
 from selfkd.data.synthesize import SynthesizeConfig, synthesize
+from selfkd.errors import InputError
 from selfkd.evaluation.samples import samples_path
 from selfkd.files import write_json
 from selfkd.runs import MODEL, RESULT, once
@@ -64,6 +65,8 @@ def _train(recipe: Recipe, data: list[str], seed: int, output: Path, options: ar
     how: dict[str, Any] = {"steps": STEPS, "batch_size": BATCH, "warmup_steps": 30, "seed": seed, "training": in_bf16()}
     how |= recipe.settings
     if recipe.ears == "new head":
+        if not options.whisper:  # or align would take the bundled recogniser
+            raise InputError("--whisper: is missing; it names the checkpoint whose encoder these ears hear by")
         once(align, AlignConfig(data, output, speech_encoder=options.whisper, **how))
         return
     start = _aligned(seed, options) if recipe.ears == "stacked" else options.output / "tokens"

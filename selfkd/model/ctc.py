@@ -22,6 +22,13 @@ class Reading(NamedTuple):
         return self.log_probs.shape[2] - 1
 
 
+class Transcript(NamedTuple):
+    """What ears that hear tokens read in the frames: tokens, and characters where they spell."""
+
+    tokens: Reading
+    characters: Reading | None
+
+
 def read_frames(head: nn.Linear, frames_BSD: Tensor, mask_BS: Tensor) -> Reading:
     return Reading(F.log_softmax(head(frames_BSD.to(head.weight.dtype)).float(), dim=-1), mask_BS)
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from selfkd.model.ctc import read_frames, runs_of
-from selfkd.model.projector import Heard, Transcript
+from selfkd.model.ctc import Transcript, read_frames, runs_of
+from selfkd.model.projector import Heard
 
 SPELLING = "projector.character_head."  # of names of weights that no model is saved with
 

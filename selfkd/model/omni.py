@@ -20,12 +20,13 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from selfkd.losses import Objective
 from selfkd.model.adapters import ADAPTER_MARK, adapters_as_now, add_adapters, is_adapter, train_adapters
 from selfkd.model.asked import generate_replies, read_prompts
+from selfkd.model.ctc import Transcript
 from selfkd.model.heard_tokens import SPELLING, HeardTokens
 from selfkd.model.native import NATIVE_EARS, SENSES, native_speech_token
 from selfkd.model.omni_config import OmniConfig
 from selfkd.model.paired import Teacher, paired_loss
 from selfkd.model.prefix import generate_after
-from selfkd.model.projector import Heard, SpeechProjector, Transcript
+from selfkd.model.projector import Heard, SpeechProjector
 from selfkd.model.speech_encoder import encode_speech
 
 

@@ -6,14 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from selfkd.model.ctc import Reading
-
-
-class Transcript(NamedTuple):
-    """What ears that hear tokens read in the frames: tokens, and characters where they spell."""
-
-    tokens: Reading
-    characters: Reading | None
+from selfkd.model.ctc import Transcript
 
 
 class Heard(NamedTuple):
