@@ -13,7 +13,7 @@ demo: $(VENV)/installed
 	$(VENV)/bin/selfkd demo --output runs/demo
 
 test: check
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile
 
 study-ears: $(VENV)/installed
 	$(VENV)/bin/python benchmarks/ears_study.py --output runs/ears

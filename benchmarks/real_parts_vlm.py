@@ -81,8 +81,10 @@ def assemble(llm_path: Path) -> tuple[InternVLForConditionalGeneration, InternVL
     eyes = InternVLForConditionalGeneration.from_pretrained(vlm_path())
     llm = AutoModelForCausalLM.from_pretrained(llm_path, dtype=torch.float32)
     llm.resize_token_embeddings(len(tokenizer))
+    # float32, or the class would hold the LLM in what its checkpoint was saved in: bfloat16, too coarse for small steps
+    told = AutoConfig.from_pretrained(llm_path).to_dict() | {"vocab_size": len(tokenizer), "dtype": "float32"}
     config = InternVLConfig(
-        text_config=AutoConfig.from_pretrained(llm_path).to_dict() | {"vocab_size": len(tokenizer)},
+        text_config=told,
         vision_config=eyes.config.to_dict()["vision_config"],
         image_token_id=tokenizer.context_image_token_id,
         image_seq_length=IMAGE_TOKENS,

@@ -4,6 +4,8 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+# `make test` has two processes beside each other; what they start is held to their share, too
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 import threading
 from contextlib import contextmanager
@@ -20,8 +22,6 @@ from selfkd.data.example import MANIFEST, SAMPLE_RATE_HZ, Example, write_shard
 from selfkd.data.sources import World
 from selfkd.files import write_json
 from selfkd.training.align import AlignConfig, assemble
-
-torch.set_num_threads(2)
 
 
 @pytest.fixture(scope="session")
