@@ -136,7 +136,7 @@ def keep_listening(vlm: Path, recognizer: Path, output: Path) -> None:
     """A VLM that hears by a recogniser of its tokens, where `output` does not hold it yet."""
     from selfkd.model.bundled import load_listening
 
-    if not (output / "config.json").is_file():
+    if not (output / "model.safetensors").is_file():
         for part in reversed(load_listening(vlm, recognizer)):  # the model, whose file is looked for, last
             part.save_pretrained(output)
 

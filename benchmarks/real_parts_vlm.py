@@ -34,12 +34,13 @@ from selfkd.model.embedded import CHAT_TEMPLATE, IMAGE_TOKENS, vlm_path
 from selfkd.model.picture_processor import InternVLPictureProcessor
 from selfkd.training.pretrain_vision import pretrain_vision
 from selfkd.training.pretrain_vlm import AccuracyLog, GroupTrainer, written_accuracy
-from selfkd.training.pretraining import pretraining_arguments
+from selfkd.training.pretraining import hold_to, pretraining_arguments
 from selfkd.training.stage import last_checkpoint
 from selfkd.training.world_groups import QUESTIONS_PER_GROUP, Group, GroupCollator, WorldGroups
 
 IMAGE_MARKS = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
 GROUPS_PER_STEP, LEARNING_RATE, WARM_UP_STEPS = 6, 4e-4, 300
+WEIGHTS = "model.safetensors"  # the last that is written of a model: where it is, the model is whole
 
 
 class PictureGroups(WorldGroups):
@@ -105,15 +106,17 @@ def assemble(llm_path: Path) -> tuple[InternVLForConditionalGeneration, InternVL
 
 def make_vlm(llm_path: Path, output: Path, steps: int = 420, seed: int = 0) -> None:
     """Writes a transformers checkpoint with its processor to `output`; nothing where it is there already."""
-    if (output / "config.json").is_file():
+    if (output / WEIGHTS).is_file():
         return
+    hold_to(output, {"llm": str(llm_path), "steps": steps, "seed": seed})
     set_seed(seed)
     model, processor = assemble(llm_path)
     seeing = output / "seeing"
-    if (seeing / "config.json").is_file():
+    is_warm = (seeing / WEIGHTS).is_file()
+    if is_warm:
         model = InternVLForConditionalGeneration.from_pretrained(seeing)
     model.model.vision_tower.requires_grad_(False)
-    if not (seeing / "config.json").is_file():
+    if not is_warm:
         words = model.get_input_embeddings()
         words.requires_grad_(False)  # the words stay what the LLM knows; the picture comes to them
         pretrain_vision(model, processor, WARM_UP_STEPS, seed)

@@ -143,13 +143,15 @@ def measure(step: Step, model: OmniModel, batch: dict[str, Any], pieces: int, re
     """Median seconds of a step of `pieces` parts, their spread, its TFLOP, and the most memory that was taken."""
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer, on_gpu = torch.optim.AdamW(trained, lr=1e-5), model.device.type == "cuda"
-    of, size = len(batch["labels"]), len(batch["labels"]) // pieces
+    of = len(batch["labels"])
+    size = -(-of // pieces)
 
     def whole() -> float:
         total = 0.0
         for start in range(0, of, size):
             with torch.autocast(model.device.type, torch.bfloat16):
-                loss = step(model, piece(batch, start, start + size, of)) / pieces
+                share = min(size, of - start) / of
+                loss = step(model, piece(batch, start, min(start + size, of), of)) * share
             loss.backward()
             total += loss.item()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
@@ -185,6 +187,8 @@ def in_pieces(step: Step, model: OmniModel, batch: dict[str, Any], repeats: int)
         try:
             return measure(step, model, batch, pieces, repeats)
         except torch.OutOfMemoryError:
+            if pieces >= len(batch["labels"]):  # an example alone is too much
+                raise
             model.zero_grad()
         torch.cuda.empty_cache()  # here, where the error holds no tensors of the step any more
         pieces *= 2

@@ -6,9 +6,12 @@ The comparison with the original modelling code itself is in records/2026-11-23_
 """
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerFast
@@ -208,3 +211,19 @@ def test_broken_weights_are_named(original, tmp_path):
     path.unlink()
     with pytest.raises(InputError, match="no safetensors file there"):
         convert(ConvertConfig(folder, tmp_path / "out"))
+
+
+@pytest.mark.parametrize("original", ["Hermes-2"], indirect=True)
+def test_a_hub_id_is_read_from_the_hubs_cache(original, tmp_path, monkeypatch):
+    folder, _ = original
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", tmp_path / "hub")
+    repository = tmp_path / "hub" / "models--OpenGVLab--InternVL2-test"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("abc")
+    shutil.copytree(folder, repository / "snapshots" / "abc")
+    convert(ConvertConfig(Path("OpenGVLab/InternVL2-test"), tmp_path / "from the hub"))
+    convert(ConvertConfig(folder, tmp_path / "from the folder"))
+    written = [load_file(tmp_path / f"from the {where}" / "model.safetensors") for where in ("hub", "folder")]
+    torch.testing.assert_close(*written, rtol=0, atol=0)
+    with pytest.raises(InputError, match="source: OpenGVLab/InternVL2-none: no folder, and not to be had from the hub"):
+        convert(ConvertConfig(Path("OpenGVLab/InternVL2-none"), tmp_path / "none"))

@@ -291,8 +291,8 @@ def test_ears_that_read_thirty_seconds_do_so_as_a_recogniser(tmp_path, tiny_whis
     model, processor = assemble(AlignConfig([str(tmp_path / "data")], tmp_path / "run", **ears))
     model.eval()
     mel, mask = torch.randn(2, 80, 40), torch.ones(2, 40, dtype=torch.long)
-    recognizer, _ = recognizer_of(model, processor)
-    assert torch.equal(recognizer(mel, mask).log_probs, model.transcribe(mel, mask).tokens.log_probs)
+    ears, _ = recognizer_of(model, processor)
+    assert torch.equal(ears.recognizer(mel, mask).log_probs, model.transcribe(mel, mask).tokens.log_probs)
 
 
 def test_stacked_ears_have_no_transcript(parts):

@@ -3,10 +3,11 @@
 import pytest
 import torch
 from conftest import world_examples
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, Mistral3Config
 
 from selfkd.evaluation.answerers import SpeechAnswerer, TextAnswerer
 from selfkd.model.embedded import vlm_path
+from selfkd.model.load import load_speech_encoder
 from selfkd.model.omni import OmniModel
 from selfkd.model.processor import OmniProcessor
 from selfkd.model.speech_encoder import encode_speech
@@ -94,3 +95,36 @@ def test_a_spoken_prompt_without_a_place_for_the_speech_is_an_error(model, proce
     inputs["input_ids"] = inputs["input_ids"].masked_fill(inputs["input_ids"] == processor.speech_token_id, 0)
     with pytest.raises(ValueError, match="has the speech token once, this one has it 0 times"):
         model(**inputs)
+
+
+def test_it_is_in_what_its_weights_are_in_whatever_their_checkpoint_was(processor, tiny_whisper, tmp_path):
+    """A configuration remembers in what its checkpoint was, and so does that of each part: loaded by these, weights
+    would be rounded."""
+    stored = AutoModelForImageTextToText.from_pretrained(vlm_path()).to(torch.bfloat16)
+    stored.config.text_config.dtype = torch.bfloat16
+    stored.save_pretrained(tmp_path / "vlm")
+    vlm = AutoModelForImageTextToText.from_pretrained(tmp_path / "vlm").float()
+    with torch.no_grad():
+        vlm.get_input_embeddings().weight.mul_(1.001)  # no bfloat16 any more
+    model = OmniModel.from_parts(vlm, load_speech_encoder(tiny_whisper), processor.speech_token_id)
+    assert model.dtype == torch.float32
+    model.save_pretrained(tmp_path / "model")
+    again = OmniModel.from_pretrained(tmp_path / "model")
+    for name, weight in again.state_dict().items():
+        assert torch.equal(weight, model.state_dict()[name]), name
+
+
+def test_beside_a_vlm_in_bfloat16_the_ears_alone_are_in_float32(processor, tiny_whisper, tmp_path):
+    """Also where the VLM calls parts of its own as ours are called, as Mistral 3 does."""
+    text = {"model_type": "mistral", "vocab_size": 600, "hidden_size": 16, "intermediate_size": 24}
+    text |= {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8}
+    vision = {"model_type": "pixtral", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
+    vision |= {"num_attention_heads": 2, "image_size": 16, "patch_size": 4}
+    vlm = AutoModelForImageTextToText.from_config(Mistral3Config(text_config=text, vision_config=vision))
+    assert any("projector.norm" in name for name, _ in vlm.named_parameters())
+    model = OmniModel.from_parts(vlm.to(torch.bfloat16), load_speech_encoder(tiny_whisper), processor.speech_token_id)
+    model.save_pretrained(tmp_path / "model")
+    again = OmniModel.from_pretrained(tmp_path / "model")
+    assert {weight.dtype for weight in again.vlm.parameters()} == {torch.bfloat16}
+    for part in (again.speech_encoder, again.projector):
+        assert {weight.dtype for weight in part.parameters()} == {torch.float32}

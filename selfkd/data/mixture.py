@@ -72,6 +72,11 @@ def open_mixture(data: Sequence[str], seed: int) -> Examples:
     return Mixture(folders, given or [float(len(f)) for f in folders], seed)
 
 
+def folders_of(data: Sequence[str]) -> list[ExampleFolder]:
+    """The folders of a setting `data`, whatever they weigh."""
+    return [ExampleFolder(split_weight(entry)[0]) for entry in data]
+
+
 def split_weight(entry: str) -> tuple[Path, float | None]:
     """("runs/data", 2.0) of "runs/data:2"."""
     path, colon, weight = entry.rpartition(":")

@@ -34,6 +34,8 @@ from selfkd.evaluation.systems import EndpointSystem, LocalSystem, System, View,
 from selfkd.evaluation.transcriber import Transcriber
 from selfkd.evaluation.usage import USAGE, kept_usage
 from selfkd.files import write_json
+from selfkd.model.audible import check_audible
+from selfkd.model.bundled import load_bundled
 from selfkd.model.checkpoint import is_ours
 from selfkd.runs import Run, is_main_process
 
@@ -116,6 +118,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     asked = _folders(config)
     for name, folder in asked.items():
         check_gradable(name.partition(VOICE_MARK)[0], folder.columns("id", "kind", "question", "truth"))
+    if "cascade" in config.views and not config.recognizer:
+        check_audible(asked.values(), *load_bundled(), "recognizer: name one, say openai/whisper-base.en")
     with (
         Run.open(config.output, "evaluate", config, _FREE) as run,
         same_data(run.folder, asked, settings.extra),

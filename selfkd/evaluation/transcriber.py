@@ -8,7 +8,7 @@ from transformers import WhisperFeatureExtractor
 
 from selfkd.data.example import Example
 from selfkd.data.features import log_mel, pad_mels
-from selfkd.model.bundled import recognizer_of
+from selfkd.model.bundled import OwnEars, recognizer_of
 from selfkd.model.checkpoint import load_omni
 from selfkd.model.embedded import recognizer_path
 from selfkd.model.load import WhisperRecognizer, config_of, load_recognizer
@@ -18,7 +18,7 @@ from selfkd.model.speech_encoder import SpeechRecognizer
 
 @dataclass
 class Transcriber:
-    recognizer: SpeechRecognizer | WhisperRecognizer
+    recognizer: SpeechRecognizer | WhisperRecognizer | OwnEars
     extractor: WhisperFeatureExtractor
 
     @classmethod

@@ -101,5 +101,15 @@ def generate_replies(model: "OmniModel", parts: list[Asked], generate: Generate,
         with part.going_on(model.vlm):
             ids = generate(model.vlm, part.prefix, part.last_ids_N, **generate_inputs)
         replies |= dict(zip(part.rows_N.tolist(), ids, strict=True))
-    pad = model.config.get_text_config().pad_token_id or 0
-    return pad_sequence([replies[row] for row in range(len(replies))], True, pad)
+    return pad_sequence([replies[row] for row in range(len(replies))], True, _padding(model, generate_inputs))
+
+
+def _padding(model: "OmniModel", generate_inputs: dict[str, Any]) -> int:
+    """What `generate` fills a reply up with that has ended before others of its batch."""
+    own = model.vlm.generation_config
+    for name in ("pad_token_id", "eos_token_id"):
+        asked = generate_inputs.get(name)
+        found = getattr(own, name) if asked is None else asked
+        if found is not None:
+            return found[0] if isinstance(found, list) else found
+    return 0  # nothing ends a reply: all are of one length

@@ -1,9 +1,11 @@
 """The model that comes with the package: the embedded VLM with ears that hear its tokens. A recogniser whose pieces are
 tokens of the VLM makes such ears, and such ears make a recogniser."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, WhisperFeatureExtractor
 
 from selfkd.errors import InputError
@@ -43,16 +45,33 @@ def join_recognizer(
     return model, processor
 
 
-def recognizer_of(model: OmniModel, processor: OmniProcessor) -> tuple[SpeechRecognizer, WhisperFeatureExtractor]:
-    """The ears of a model that hears tokens, as a recogniser of their own; it shares the model's weights. Raises
-    InputError for other ears."""
+@dataclass
+class OwnEars:
+    """The ears of a model that hears tokens, as a recogniser of their own; it shares the model's weights."""
+
+    recognizer: SpeechRecognizer
+    processor: OmniProcessor
+    token_ids: list[int]
+
+    @property
+    def device(self) -> torch.device:
+        return self.recognizer.device
+
+    def recognize(self, mel_BFM: Tensor, mel_mask_BM: Tensor) -> list[str]:
+        """What is heard in each clip. Tokens are read together: one alone may be half a letter, or lose its space."""
+        heard = self.recognizer.transcripts(mel_BFM, mel_mask_BM)
+        return self.processor.decode([[self.token_ids[piece] for piece in pieces] for pieces in heard])
+
+
+def recognizer_of(model: OmniModel, processor: OmniProcessor) -> tuple[OwnEars, WhisperFeatureExtractor]:
+    """Raises InputError for ears that hear no tokens."""
     if model.config.speech_tokens is None or processor.feature_extractor is None:
         raise InputError("recognizer: this model's ears hear no tokens, so there is no transcript of what they hear")
-    pieces = [str(processor.tokenizer.decode(token_id)) for token_id in model.config.speech_tokens]
-    own = {"pieces": pieces, "speech_padded": model.config.speech_padded}
+    token_ids = model.config.speech_tokens
+    own = {"pieces": list(map(str, token_ids)), "speech_padded": model.config.speech_padded}
     config = RecognizerConfig.from_dict(model.config.speech_config.to_dict() | own)
     with torch.device("meta"):
         recognizer = SpeechRecognizer(config)
     for name, part in (("encoder", "speech_encoder"), ("ctc_head", "projector.ctc_head")):
         recognizer.add_module(name, model.get_submodule(part))
-    return recognizer.eval(), processor.feature_extractor
+    return OwnEars(recognizer.eval(), processor, token_ids), processor.feature_extractor

@@ -5,13 +5,15 @@ size. Every key of the input must find its place and every parameter of the mode
 """
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -36,6 +38,7 @@ _LLM_FIELDS = (
     "initializer_range", "rms_norm_eps", "bos_token_id", "eos_token_id", "pad_token_id", "use_sliding_window",
     "sliding_window", "max_window_layers", "attention_bias",
 )  # fmt: skip
+_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "tokenization_*.py"]
 _INDEX = "model.safetensors.index.json"
 
 
@@ -44,7 +47,7 @@ class ConvertConfig:
     """An original InternVL2 checkpoint to the classes of transformers.
 
     Args:
-        source: Folder of the original checkpoint (config.json, safetensors, tokenizer).
+        source: The original checkpoint (config.json, safetensors, tokenizer), a hub id or a folder.
         output: Folder to write.
         shard_gigabytes: Size of a written weights file.
     """
@@ -58,6 +61,7 @@ def convert(config: ConvertConfig) -> Path:
     """Writes and returns `output`: weights, configuration and processor, for `from_pretrained`."""
     if config.output.exists():
         raise InputError(f"output: {config.output}: is there already; give another")
+    config = replace(config, source=_downloaded(config.source))
     original = read_original_config(config.source)
     temporary = config.output.with_name(f".{config.output.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -80,6 +84,16 @@ def convert(config: ConvertConfig) -> Path:
         raise
     temporary.rename(config.output)
     return config.output
+
+
+def _downloaded(source: Path) -> Path:
+    """The folder itself, or where the hub's cache has what we read of the repository of that name."""
+    if source.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
+        return source
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=_FILES))
+    except OSError as error:
+        raise InputError(f"source: {source}: no folder, and not to be had from the hub ({error})") from error
 
 
 def read_original_config(source: Path) -> dict[str, Any]:

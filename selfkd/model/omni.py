@@ -38,10 +38,8 @@ class OmniModel(PreTrainedModel):
     _supports_sdpa = True
     supports_gradient_checkpointing = True
     _keys_to_ignore_on_save: Any = frozenset({f"{SPELLING}weight", f"{SPELLING}bias"})
-    # what may train beside a VLM in bf16; looked for anywhere in a name: "projector" alone would be the VLM's own too
-    _keep_in_fp32_modules_strict: Any = frozenset({"speech_encoder", ADAPTER_MARK}) | frozenset(
-        f"projector.{part}" for part in ("norm", "linear_in", "linear_out", "ctc_head")
-    )
+    # what may train beside a VLM in bf16; looked for anywhere in a name, and the VLM has a projector of its own
+    _keep_in_fp32_modules_strict: Any = frozenset({r"^speech_encoder\.", r"^projector\.", ADAPTER_MARK})
 
     def __init__(self, config: OmniConfig):
         super().__init__(config)
@@ -95,6 +93,9 @@ class OmniModel(PreTrainedModel):
         with torch.device("meta"):  # no second model is made beside the one that is there
             model = cls(config)
         model.vlm = vlm
+        for part in (vlm.config, *(getattr(vlm.config, name, None) for name in vlm.config.sub_configs)):
+            if part is not None:  # what the weights are in, and no longer what a checkpoint was: it is loaded by this
+                part.dtype = vlm.dtype
         return model
 
     @property

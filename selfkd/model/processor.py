@@ -90,7 +90,13 @@ class OmniProcessor:
 
     @cached_property
     def _frames(self) -> dict[bool, ChatFrame]:
-        return {with_image: chat_frame(self.vlm_processor, with_image) for with_image in (False, True)}
+        """As `apply_chat_template` tokenizes them: a tokenizer's first token stands there once, whether the template
+        has it or the tokenizer puts it before every text."""
+        frames = {with_image: chat_frame(self.vlm_processor, with_image) for with_image in (False, True)}
+        first = self.tokenizer.bos_token
+        if first is None or self.tokenizer("a")["input_ids"][0] != self.tokenizer.bos_token_id:
+            return frames
+        return {k: f if f.before.startswith(first) else replace(f, before=first + f.before) for k, f in frames.items()}
 
     @cached_property
     def end_id(self) -> int:
@@ -114,7 +120,8 @@ class OmniProcessor:
         frame = self._frames[picture is not None]
         if picture is None:
             return Seen(frame.before, frame.after, {})
-        batch = self.vlm_processor(images=[picture], text=[frame.before], return_tensors="pt")
+        # the frame begins with what a prompt begins with; a tokenizer would put its own before that
+        batch = self.vlm_processor(images=[picture], text=[frame.before], return_tensors="pt", add_special_tokens=False)
         image_inputs = {name: value for name, value in batch.items() if name not in _OF_TEXT}
         return Seen(self.tokenizer.decode(batch["input_ids"][0]), frame.after, image_inputs)
 
@@ -135,7 +142,7 @@ class OmniProcessor:
             return Clip(SPEECH_TOKEN, {"mel_BFM": mel_BFM, "mel_mask_BM": mask_BM})
         check_length(samples, name)
         token = self.vlm_processor.audio_token
-        batch = self.vlm_processor(text=[token], audio=[samples], return_tensors="pt")
+        batch = self.vlm_processor(text=[token], audio=[samples], return_tensors="pt", add_special_tokens=False)
         speech_inputs = {n: value for n, value in batch.items() if n not in _OF_TEXT}
         frames = speech_inputs.get("audio_input_features")
         if frames is not None:  # Phi-4's processor gives no mask for one clip alone
@@ -205,7 +212,7 @@ class OmniProcessor:
         lengths = torch.tensor([len(r) for r in rows])
         return ids, (torch.arange(ids.shape[1]) < lengths[:, None]).long()
 
-    def decode(self, ids_BT: Tensor) -> list[str]:
+    def decode(self, ids_BT: Tensor | Sequence[list[int]]) -> list[str]:
         return [t.strip() for t in self.tokenizer.batch_decode(ids_BT, skip_special_tokens=True)]
 
 

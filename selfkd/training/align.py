@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 from transformers import WhisperFeatureExtractor, set_seed
 
-from selfkd.data.folder import ExampleFolder
-from selfkd.data.mixture import split_weight
+from selfkd.data.mixture import folders_of
 from selfkd.errors import InputError
 from selfkd.losses import Objective
+from selfkd.model.audible import check_audible
 from selfkd.model.bundled import load_listening
 from selfkd.model.embedded import recognizer_path, vlm_path
 from selfkd.model.heard_tokens import HeardTokens
@@ -31,6 +31,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 # of an encoder that others pretrained under a new head: at one rate for both it forgets, or the head learns nothing
 NEW_HEAD = RECIPES["tokens"] | {"learning_rate": 1e-4, "projector_learning_rate": 3e-3}
 OBJECTIVES = {"stacked": Objective(alpha=0.0), "tokens": Objective(transcript=1.0, response=0.0)}
+NEW_EARS = "speech_encoder: name a Whisper, whose head is made for the tokens of the data"
 CHARACTERS = 0.25  # weight of CTC on characters while a head is new: a token is about four of them
 
 
@@ -107,7 +108,9 @@ def assemble(config: AlignConfig) -> tuple[OmniModel, OmniProcessor]:
     """VLM + speech encoder + a new projector, its weights drawn from the seed; a new head over tokens spells, too."""
     vlm_source, encoder_source = _sources(config)
     if _begins_as_recognizer(config):
-        return load_listening(vlm_source, encoder_source)
+        model, processor = load_listening(vlm_source, encoder_source)
+        check_audible(folders_of(config.data), model, processor, NEW_EARS)
+        return model, processor
     vlm, encoder = load_vlm(vlm_source), load_speech_encoder(encoder_source)
     extractor = WhisperFeatureExtractor.from_pretrained(encoder_source)
     processor = OmniProcessor(load_vlm_processor(vlm_source), extractor, config.speech_stack)
@@ -129,8 +132,7 @@ def _begins_as_recognizer(config: AlignConfig) -> bool:
 
 
 def _said(config: AlignConfig) -> set[str]:
-    folders = [ExampleFolder(split_weight(entry)[0]) for entry in config.data]
-    return {row["question"] for folder in folders for row in folder.columns("question")}
+    return {row["question"] for folder in folders_of(config.data) for row in folder.columns("question")}
 
 
 def _sources(config: AlignConfig) -> tuple[str, str]:

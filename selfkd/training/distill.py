@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from selfkd.data.mixture import folders_of
 from selfkd.errors import InputError
 from selfkd.losses import Divergence, Objective, needs_responses
+from selfkd.model.audible import check_audible
 from selfkd.model.bundled import load_bundled
 from selfkd.model.checkpoint import load_omni, omni_config
 from selfkd.model.omni_config import OmniConfig
@@ -15,22 +17,22 @@ from selfkd.training.parts import EARS
 from selfkd.training.plan import plan, read_skeleton
 from selfkd.training.stage import TrainConfig, check_ears_alone, examples_of, suited, train, under_fsdp
 
-# what suits the ears, by whether they hear tokens: `docs/method.md` says what each part is worth
-RECIPES: dict[bool, dict[str, Any]] = {
-    False: {
-        "divergence": "forward",
-        "trainable": ["projector"],
-        "learning_rate": 2e-3,
-        "augment_speech": 0.0,
-        "average_weights": 0.0,
-    },
-    True: {
-        "divergence": "jensen_shannon",
-        "trainable": list(EARS),
-        "learning_rate": 4e-4,
-        "augment_speech": 1.0,
-        "average_weights": 1 / 3,
-    },
+NEW_EARS = "selfkd align with the speech_encoder of a Whisper makes ears for the tokens of its data"
+# what suits the ears: `docs/method.md` says what each part is worth
+STACKED: dict[str, Any] = {
+    "divergence": "forward",
+    "trainable": ["projector"],
+    "learning_rate": 2e-3,
+    "augment_speech": 0.0,
+    "average_weights": 0.0,
+}
+NATIVE = STACKED | {"learning_rate": 1e-4}  # its projector is trained already
+TOKENS: dict[str, Any] = {
+    "divergence": "jensen_shannon",
+    "trainable": list(EARS),
+    "learning_rate": 4e-4,
+    "augment_speech": 1.0,
+    "average_weights": 1 / 3,
 }
 
 
@@ -64,7 +66,7 @@ class DistillConfig(TrainConfig):
             and of ears that hear tokens the speech encoder too.
         steps: Optimizer steps.
         batch_size: Examples a step and device.
-        learning_rate: Peak learning rate; by default 2e-3, of ears that hear tokens 4e-4.
+        learning_rate: Peak learning rate; by default 2e-3, of ears that hear tokens 4e-4, of a native omni model 1e-4.
         warmup_steps: Steps of linear warm-up.
         save_steps: Steps between checkpoints.
         seed: Seed of the order of the data.
@@ -102,7 +104,7 @@ def distill(config: DistillConfig) -> dict[str, Any]:
         raise InputError("on_policy: not with FSDP; recipes/accelerate/ddp.yaml or deepspeed_zero2.yaml")
     model_config = _model_config(config)
     _check_ears(config, model_config)
-    config = suited(config, RECIPES[model_config.speech_tokens is not None])
+    config = suited(config, _recipe(model_config))
     objective = objective_of(config, model_config)
     if not needs_responses(objective):
         _check_without_responses(config, objective)
@@ -111,7 +113,15 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     examples = examples_of(config)
     with Run.open(config.output, "distill", config) as run:
         model, processor = load_omni(config.model) if config.model else load_bundled()
+        if objective.transcript:
+            check_audible(folders_of(config.data), model, processor, NEW_EARS)
         return train(run, model, processor, examples, config, objective, config.on_policy)
+
+
+def _recipe(model_config: OmniConfig) -> dict[str, Any]:
+    if model_config.speech_config is None:
+        return NATIVE
+    return STACKED if model_config.speech_tokens is None else TOKENS
 
 
 def _check_ears(config: DistillConfig, model_config: OmniConfig) -> None:

@@ -36,7 +36,7 @@ def freeze_all_but(model: OmniModel, parts: Sequence[str]) -> int:
     for part in parts:
         trained = [model.vlm] if part == ADAPTERS else list(model.part(part))
         for name, parameter in ((n, p) for module in trained for n, p in module.named_parameters()):
-            if (part != ADAPTERS or is_adapter(name)) and name not in _NEVER_TRAINED:
+            if is_adapter(name) == (part == ADAPTERS) and name not in _NEVER_TRAINED:
                 parameter.data = parameter.data.float()  # a native model may come in bf16
                 parameter.requires_grad_(True)
     return sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -11,7 +11,6 @@ the encoder knows sounds; spelling is then no longer asked of it.
 """
 
 import argparse
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,14 +24,11 @@ from transformers import AutoTokenizer, Trainer, WhisperFeatureExtractor, set_se
 from selfkd.data.example import Example
 from selfkd.data.features import log_mel, pad_mels
 from selfkd.data.folder import ExampleFolder
-from selfkd.errors import InputError
-from selfkd.files import write_json
 from selfkd.model.ctc import ctc_loss
 from selfkd.model.embedded import WHISPER_SIZE, vlm_path
 from selfkd.model.speech_encoder import RecognizerConfig, SpeechRecognizer
-from selfkd.runs import first_difference
 from selfkd.training.mel_augment import augmented
-from selfkd.training.pretraining import pretraining_arguments
+from selfkd.training.pretraining import hold_to, pretraining_arguments
 from selfkd.training.stage import last_checkpoint
 
 CLIPS_PER_STEP = 32
@@ -86,7 +82,7 @@ def pretrain_recognizer(
     """Characters first, then a new head over the LLM's tokens; or only more of the second part, from `start`. The same
     call goes on where another was cut short; raises InputError where it is not the same."""
     steps = {"character_steps": character_steps, "token_steps": token_steps}
-    _hold_to(output, {"data": list(map(str, data)), **steps, "seed": seed, "start": start})
+    hold_to(output, {"data": list(map(str, data)), **steps, "seed": seed, "start": start})
     set_seed(seed)
     examples = [example for folder in data for example in ExampleFolder(folder)]
     extractor = WhisperFeatureExtractor(feature_size=80)
@@ -112,15 +108,6 @@ def pretrain_recognizer(
     for part in (extractor, listener):  # the weights last
         part.save_pretrained(output)
     shutil.rmtree(output / "checkpoints", ignore_errors=True)
-
-
-def _hold_to(output: Path, settings: dict[str, Any]) -> None:
-    """Checkpoints are gone on from with the settings that made them alone."""
-    file = output / "checkpoints" / "settings.json"
-    before = json.loads(file.read_text()) if file.is_file() else settings
-    if found := first_difference(before, settings, settings):
-        raise InputError("{}: begun with another {} ({!r} there, {!r} here)".format(output, *found))
-    write_json(file, settings)
 
 
 def _train(model: SpeechRecognizer, words: SpokenWords, checkpoints: Path, steps: int, rate: float, seed: int) -> None:

@@ -123,7 +123,7 @@ def seeing_vlm(output: Path, seed: int):
     """(VLM whose vision tower is warmed up, its processor); the tower is kept in `output`, for an interrupted run."""
     processor = build_processor(corpus(2000, seed))
     seeing = output / "vision"
-    if seeing.is_dir():
+    if (seeing / "model.safetensors").is_file():
         return InternVLForConditionalGeneration.from_pretrained(seeing), processor
     model = build_vlm(processor.tokenizer)
     model.set_attn_implementation("eager")
@@ -173,8 +173,8 @@ def pretrain_vlm(
         trainer.question_weight = LATER_QUESTION_WEIGHT
     trainer.train()
     model.set_attn_implementation("sdpa")
-    model.save_pretrained(output)
     processor.save_pretrained(output)
+    model.save_pretrained(output)
     accuracy = written_accuracy(model, processor, "test", 300, seed)
     print("test", {k: round(v, 3) for k, v in accuracy.items()})
 

@@ -1,10 +1,15 @@
-"""What the `TrainingArguments` of all pretraining have in common."""
+"""What all pretraining has in common: `TrainingArguments`, and that it goes on as it began."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainingArguments
+
+from selfkd.errors import InputError
+from selfkd.files import write_json
+from selfkd.runs import first_difference
 
 
 def pretraining_arguments(
@@ -24,3 +29,12 @@ def pretraining_arguments(
         seed=seed,
         **more,
     )
+
+
+def hold_to(output: Path, settings: dict[str, Any]) -> None:
+    """Checkpoints are gone on from with the settings that made them alone; raises InputError for others."""
+    file = output / "checkpoints" / "settings.json"
+    before = json.loads(file.read_text()) if file.is_file() else settings
+    if found := first_difference(before, settings, settings):
+        raise InputError("{}: begun with another {} ({!r} there, {!r} here)".format(output, *found))
+    write_json(file, settings)
