@@ -20,6 +20,7 @@ from selfkd.model.checkpoint import load_omni
 from selfkd.model.omni import OmniModel
 from selfkd.model.paired import paired_rows
 from selfkd.model.processor import OmniProcessor
+from selfkd.training.distill import NATIVE as NATIVE_RECIPE
 from selfkd.training.distill import DistillConfig, distill
 from selfkd.training.parts import let_train
 
@@ -184,7 +185,10 @@ def test_a_checkpoint_in_bfloat16_comes_back_as_one(tmp_path, name, parts):
             if adapters:
                 train_adapters(after.vlm, False)
             assert torch.equal(after.eval().vlm(**inputs).logits, before.eval().vlm(**inputs).logits)
-    distill(replace(config, output=tmp_path / "next", model=str(tmp_path / "run/model")))
+    distill(replace(config, output=tmp_path / "next", model=str(tmp_path / "run/model"), learning_rate=None))
+    assert (
+        json.loads((tmp_path / "next" / "config.json").read_text())["learning_rate"] == NATIVE_RECIPE["learning_rate"]
+    )
 
 
 @pytest.mark.parametrize("part", ["speech_encoder", "llm_adapters"])
