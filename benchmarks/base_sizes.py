@@ -48,9 +48,11 @@ def shallower(depth: int, output: Path, steps: int) -> None:
 
 def listening(depth: int, folder: Path, steps: int) -> None:
     """The model that the study of a depth begins with, in folder/tokens."""
+    from transformers.utils import SAFE_WEIGHTS_NAME
+
     from selfkd.model.embedded import recognizer_path
 
-    if not (folder / "vlm" / "model.safetensors").is_file():
+    if not (folder / "vlm" / SAFE_WEIGHTS_NAME).is_file():
         shallower(depth, folder / "vlm", steps)
     keep_listening(folder / "vlm", recognizer_path(), folder / "tokens")
 

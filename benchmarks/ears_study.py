@@ -134,9 +134,11 @@ def ask_all(options: argparse.Namespace) -> dict[str, Path]:
 
 def keep_listening(vlm: Path, recognizer: Path, output: Path) -> None:
     """A VLM that hears by a recogniser of its tokens, where `output` does not hold it yet."""
+    from transformers.utils import SAFE_WEIGHTS_NAME
+
     from selfkd.model.bundled import load_listening
 
-    if not (output / "model.safetensors").is_file():
+    if not (output / SAFE_WEIGHTS_NAME).is_file():
         for part in reversed(load_listening(vlm, recognizer)):  # the model, whose file is looked for, last
             part.save_pretrained(output)
 

@@ -26,6 +26,7 @@ from transformers import (
     InternVLForConditionalGeneration,
     set_seed,
 )
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from selfkd.data.annotator import own_response
 from selfkd.data.shapes import Scene, draw_scene, render
@@ -40,7 +41,6 @@ from selfkd.training.world_groups import QUESTIONS_PER_GROUP, Group, GroupCollat
 
 IMAGE_MARKS = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
 GROUPS_PER_STEP, LEARNING_RATE, WARM_UP_STEPS = 6, 4e-4, 300
-WEIGHTS = "model.safetensors"  # the last that is written of a model: where it is, the model is whole
 
 
 class PictureGroups(WorldGroups):
@@ -106,13 +106,13 @@ def assemble(llm_path: Path) -> tuple[InternVLForConditionalGeneration, InternVL
 
 def make_vlm(llm_path: Path, output: Path, steps: int = 420, seed: int = 0) -> None:
     """Writes a transformers checkpoint with its processor to `output`; nothing where it is there already."""
-    if (output / WEIGHTS).is_file():
+    if (output / SAFE_WEIGHTS_NAME).is_file():
         return
     hold_to(output, {"llm": str(llm_path), "steps": steps, "seed": seed})
     set_seed(seed)
     model, processor = assemble(llm_path)
     seeing = output / "seeing"
-    is_warm = (seeing / WEIGHTS).is_file()
+    is_warm = (seeing / SAFE_WEIGHTS_NAME).is_file()
     if is_warm:
         model = InternVLForConditionalGeneration.from_pretrained(seeing)
     model.model.vision_tower.requires_grad_(False)

@@ -149,9 +149,9 @@ def measure(step: Step, model: OmniModel, batch: dict[str, Any], pieces: int, re
     def whole() -> float:
         total = 0.0
         for start in range(0, of, size):
+            stop = min(start + size, of)
             with torch.autocast(model.device.type, torch.bfloat16):
-                share = min(size, of - start) / of
-                loss = step(model, piece(batch, start, min(start + size, of), of)) * share
+                loss = step(model, piece(batch, start, stop, of)) * ((stop - start) / of)
             loss.backward()
             total += loss.item()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)

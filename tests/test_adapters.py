@@ -74,3 +74,27 @@ def test_adapters_are_off_outside_of_their_context_even_after_an_error(adapted):
             assert not torch.allclose(model.vlm(input_ids=ids).logits, off)
             raise RuntimeError
         assert torch.equal(model.vlm(input_ids=ids).logits, off)
+
+
+def test_written_and_spoken_replies_are_filled_up_with_the_same_token(adapted):
+    """With adapters they are generated apart; many configurations name no padding, and token 0 of theirs is a word."""
+    model, processor = adapted
+    example = world_examples(1)[0]
+    seen, end, filled = processor.look(example.picture()), processor.end_id, 40
+    heard = processor.hear(example.samples())
+    prompts = [processor.text_prompt(example.question, seen), processor.speech_prompt(heard, seen)]
+    replies = model.generate(**processor(prompts), max_new_tokens=30, do_sample=False, pad_token_id=filled)
+    lengths = [(reply == end).int().argmax().item() + 1 if end in reply else len(reply) for reply in replies]
+    assert len(set(lengths)) == 2, "the one must have ended before the other"
+    for reply, length in zip(replies, lengths, strict=True):
+        assert reply[length:].tolist() == [filled] * (len(reply) - length)
+
+
+def test_a_whole_llm_learns_without_the_adapters_that_it_has(adapted):
+    model, _ = adapted
+    freeze_all_but(model, ["llm"])
+    assert not any(parameter.requires_grad for parameter in adapter_parameters(model.vlm))
+    assert model.get_output_embeddings().weight.requires_grad
+    freeze_all_but(model, ["llm_adapters"])
+    assert all(parameter.requires_grad for parameter in adapter_parameters(model.vlm))
+    assert torch.tensor([p.requires_grad for p in model.parameters()]).sum() == len(list(adapter_parameters(model.vlm)))

@@ -292,7 +292,7 @@ def test_ears_that_read_thirty_seconds_do_so_as_a_recogniser(tmp_path, tiny_whis
     model.eval()
     mel, mask = torch.randn(2, 80, 40), torch.ones(2, 40, dtype=torch.long)
     ears, _ = recognizer_of(model, processor)
-    assert torch.equal(ears.recognizer(mel, mask).log_probs, model.transcribe(mel, mask).tokens.log_probs)
+    assert torch.equal(ears.read(mel, mask).log_probs, model.transcribe(mel, mask).tokens.log_probs)
 
 
 def test_stacked_ears_have_no_transcript(parts):

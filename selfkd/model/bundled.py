@@ -7,13 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, WhisperFeatureExtractor
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from selfkd.errors import InputError
+from selfkd.model.ctc import Reading, transcripts_of
 from selfkd.model.embedded import recognizer_path, vlm_path
+from selfkd.model.heard_tokens import HeardTokens
 from selfkd.model.load import Source, load_recognizer, load_vlm, load_vlm_processor
 from selfkd.model.omni import OmniModel
 from selfkd.model.processor import OmniProcessor
-from selfkd.model.speech_encoder import RecognizerConfig, SpeechRecognizer
+from selfkd.model.speech_encoder import SpeechRecognizer, encode_speech
 
 
 def load_bundled() -> tuple[OmniModel, OmniProcessor]:
@@ -47,31 +50,31 @@ def join_recognizer(
 
 @dataclass
 class OwnEars:
-    """The ears of a model that hears tokens, as a recogniser of their own; it shares the model's weights."""
+    """The ears of a model that hears tokens, as a recogniser of their own: its parts, without the LLM."""
 
-    recognizer: SpeechRecognizer
+    speech_encoder: WhisperEncoder
+    projector: HeardTokens
+    speech_padded: bool
     processor: OmniProcessor
-    token_ids: list[int]
 
     @property
     def device(self) -> torch.device:
-        return self.recognizer.device
+        return self.speech_encoder.device
+
+    @torch.no_grad()
+    def read(self, mel_BFM: Tensor, mel_mask_BM: Tensor) -> Reading:
+        return self.projector.read(*encode_speech(self.speech_encoder, mel_BFM, mel_mask_BM, self.speech_padded)).tokens
 
     def recognize(self, mel_BFM: Tensor, mel_mask_BM: Tensor) -> list[str]:
         """What is heard in each clip. Tokens are read together: one alone may be half a letter, or lose its space."""
-        heard = self.recognizer.transcripts(mel_BFM, mel_mask_BM)
-        return self.processor.decode([[self.token_ids[piece] for piece in pieces] for pieces in heard])
+        heard = transcripts_of(self.read(mel_BFM, mel_mask_BM))
+        return self.processor.decode([[self.projector.token_ids[place] for place in places] for places in heard])
 
 
 def recognizer_of(model: OmniModel, processor: OmniProcessor) -> tuple[OwnEars, WhisperFeatureExtractor]:
     """Raises InputError for ears that hear no tokens."""
     if model.config.speech_tokens is None or processor.feature_extractor is None:
         raise InputError("recognizer: this model's ears hear no tokens, so there is no transcript of what they hear")
-    token_ids = model.config.speech_tokens
-    own = {"pieces": list(map(str, token_ids)), "speech_padded": model.config.speech_padded}
-    config = RecognizerConfig.from_dict(model.config.speech_config.to_dict() | own)
-    with torch.device("meta"):
-        recognizer = SpeechRecognizer(config)
-    for name, part in (("encoder", "speech_encoder"), ("ctc_head", "projector.ctc_head")):
-        recognizer.add_module(name, model.get_submodule(part))
-    return OwnEars(recognizer.eval(), processor, token_ids), processor.feature_extractor
+    assert isinstance(model.projector, HeardTokens)
+    ears = OwnEars(model.speech_encoder.eval(), model.projector.eval(), model.config.speech_padded, processor)
+    return ears, processor.feature_extractor

@@ -5,7 +5,6 @@ size. Every key of the input must find its place and every parameter of the mode
 """
 
 import json
-import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,11 +18,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 from transformers import InternVLConfig, InternVLForConditionalGeneration, LlamaConfig, Phi3Config, Qwen2Config
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from selfkd.errors import InputError
 from selfkd.files import write_json
 from selfkd.model.convert_processor import convert_processor, image_tokens_a_tile, stop_tokens
 from selfkd.model.internvl_keys import converted
+from selfkd.model.load import is_hub_id
 
 _LLM_CONFIGS = {
     "Qwen2ForCausalLM": Qwen2Config,
@@ -39,7 +40,6 @@ _LLM_FIELDS = (
     "sliding_window", "max_window_layers", "attention_bias",
 )  # fmt: skip
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "tokenization_*.py"]
-_INDEX = "model.safetensors.index.json"
 
 
 @dataclass
@@ -88,7 +88,7 @@ def convert(config: ConvertConfig) -> Path:
 
 def _downloaded(source: Path) -> Path:
     """The folder itself, or where the hub's cache has what we read of the repository of that name."""
-    if source.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
+    if source.exists() or not is_hub_id(source):
         return source
     try:
         return Path(snapshot_download(str(source), allow_patterns=_FILES))
@@ -179,13 +179,13 @@ def _write_weights(config: ConvertConfig, original: dict[str, Any], model: torch
         raise InputError(f"source: {config.source}: {len(missing)} keys are missing, among them {missing[0]}")
     save_file(shard, folder / f"{shards}.safetensors", {"format": "pt"})
     names = [f"model-{i + 1:05d}-of-{shards + 1:05d}.safetensors" for i in range(shards + 1)]
-    names = ["model.safetensors"] if shards == 0 else names
+    names = [SAFE_WEIGHTS_NAME] if shards == 0 else names
     for i, name in enumerate(names):
         (folder / f"{i}.safetensors").rename(folder / name)
     if shards:
         total = sum((folder / n).stat().st_size for n in names)
         index = {"metadata": {"total_size": total}, "weight_map": {n: names[i] for n, i in sorted(where.items())}}
-        write_json(folder / _INDEX, index)
+        write_json(folder / SAFE_WEIGHTS_INDEX_NAME, index)
 
 
 def _original_tensors(source: Path) -> Iterator[tuple[str, Tensor]]:

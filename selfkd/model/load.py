@@ -130,13 +130,17 @@ def load_whole(kind: Any, source: Source, name: str, **settings: Any) -> Any:
     return model
 
 
+def is_hub_id(source: Source) -> bool:
+    """Whether it has the form of one: OWNER/NAME."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) is not None
+
+
 def config_of(source: Source, name: str) -> dict[str, Any]:
     """The configuration of a checkpoint as it stands in its file; `name` is the field that holds `source`."""
     try:
         config = PretrainedConfig.get_config_dict(source)[0]
     except OSError as error:
-        is_hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", str(source))
-        why = str(error).splitlines()[0] if is_hub_id else "no such folder"
+        why = str(error).splitlines()[0] if is_hub_id(source) else "no such folder"
         raise InputError(f"{name}: {str(source) or '(empty)'}: no checkpoint there ({why})") from error
     if not config:
         raise InputError(f"{name}: {source}: no checkpoint there (config.json is missing)")

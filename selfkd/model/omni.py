@@ -90,12 +90,10 @@ class OmniModel(PreTrainedModel):
 
     @classmethod
     def _around(cls, vlm: PreTrainedModel, config: OmniConfig) -> "OmniModel":
+        config.vlm_config.dtype = vlm.dtype  # and no longer what its checkpoint was in: ours is loaded by this
         with torch.device("meta"):  # no second model is made beside the one that is there
             model = cls(config)
         model.vlm = vlm
-        for part in (vlm.config, *(getattr(vlm.config, name, None) for name in vlm.config.sub_configs)):
-            if part is not None:  # what the weights are in, and no longer what a checkpoint was: it is loaded by this
-                part.dtype = vlm.dtype
         return model
 
     @property

@@ -90,10 +90,7 @@ class SpeechRecognizer(PreTrainedModel):
         return read_frames(self.ctc_head, *encode_speech(self.encoder, mel_BFM, mel_mask_BM, self.config.speech_padded))
 
     @torch.no_grad()
-    def transcripts(self, mel_BFM: Tensor, mel_mask_BM: Tensor) -> list[list[int]]:
-        """The pieces heard in each clip: the likeliest a frame, repeats and blanks removed."""
-        return transcripts_of(self(mel_BFM, mel_mask_BM))
-
     def recognize(self, mel_BFM: Tensor, mel_mask_BM: Tensor) -> list[str]:
-        heard = self.transcripts(mel_BFM, mel_mask_BM)
+        """What is heard in each clip: the likeliest piece a frame, repeats and blanks removed."""
+        heard = transcripts_of(self(mel_BFM, mel_mask_BM))
         return ["".join(self.config.pieces[i] for i in ids) for ids in heard]

@@ -16,6 +16,7 @@ from accelerate.utils import send_to_device
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import InternVLForConditionalGeneration, Trainer, TrainerCallback, set_seed
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from selfkd.data.annotator import own_response
 from selfkd.data.questions import KINDS, ask
@@ -123,7 +124,7 @@ def seeing_vlm(output: Path, seed: int):
     """(VLM whose vision tower is warmed up, its processor); the tower is kept in `output`, for an interrupted run."""
     processor = build_processor(corpus(2000, seed))
     seeing = output / "vision"
-    if (seeing / "model.safetensors").is_file():
+    if (seeing / SAFE_WEIGHTS_NAME).is_file():
         return InternVLForConditionalGeneration.from_pretrained(seeing), processor
     model = build_vlm(processor.tokenizer)
     model.set_attn_implementation("eager")
