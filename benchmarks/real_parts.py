@@ -133,17 +133,17 @@ def run(options: argparse.Namespace) -> None:
     from selfkd.training.distill import DistillConfig, distill
 
     vlm = options.output / "vlm"
-    make_vlm(options.models / "smollm2-135m-instruct", vlm)
+    make_vlm(options.models / "smollm2-135m-instruct", vlm, options.vlm_steps)
     words, questions = training_speech(options)
     asked = asked_speech(options)
-    kinds: set[Ears] = {"stacked", *(RECIPES[name].ears for name in options.only)}
+    kinds: set[Ears] = {RECIPES[name].ears for name in options.only}
     stage_1 = {"stacked": aligned, "tokens": listening}
     started = {ears: stage_1[ears](options, vlm, words) for ears in sorted(kinds)}
     heard = heard_by(options)
     for ears, model in started.items():
         ask(options, model, asked, heard / f"eval-aligned-{ears}", ["speech"])
     # what is written, and the cascade, are the same with any ears
-    ask(options, started["stacked"], asked, heard / "eval-written", ["text", "cascade"])
+    ask(options, next(iter(started.values())), asked, heard / "eval-written", ["text", "cascade"])
     if "tokens" in started:
         ask(options, started["tokens"], asked, heard / "eval-own-cascade", ["cascade"], started["tokens"])
     for seed in options.seeds:
@@ -193,9 +193,12 @@ def main() -> None:
     parser.add_argument("--models", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--whisper", default="whisper-tiny.en", help="folder of MODELS that hears")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--seeds", type=int, nargs="*", default=[0, 1, 2], help="of stage 2; none of them: stage 1 alone"
+    )
     parser.add_argument("--only", choices=list(RECIPES), nargs="+", default=list(RECIPES))
-    parser.add_argument("--align_steps", type=int, default=300)
+    parser.add_argument("--vlm_steps", type=int, default=420)
+    parser.add_argument("--align_steps", type=int, default=300, help="of stacked ears")
     parser.add_argument("--token_steps", type=int, default=600, help="of ears that hear tokens")
     parser.add_argument("--steps", type=int, default=100)
     options = parser.parse_args()

@@ -5,7 +5,7 @@ import torch
 from conftest import world_examples
 
 from selfkd.data.views import PairedCollator, paired_item
-from selfkd.evaluation.answerers import SpeechAnswerer, TextAnswerer
+from selfkd.evaluation.answerers import answer_view, answer_views
 from selfkd.losses import Objective, self_kd_loss
 from selfkd.model.adapters import adapter_parameters, adapters_on
 from selfkd.model.omni import OmniModel
@@ -33,7 +33,7 @@ def test_written_answers_stay_the_same_and_spoken_ones_do_not(adapted, parts):
     with torch.no_grad():
         plain.projector.load_state_dict(model.projector.state_dict())
     examples = world_examples(4)
-    assert TextAnswerer(model, processor).answer(examples) == TextAnswerer(plain, processor).answer(examples)
+    assert answer_view(model, processor, examples, "text") == answer_view(plain, processor, examples, "text")
     batch = PairedCollator(processor)([paired_item(processor, e) for e in examples])
     with torch.no_grad():
         (student, teacher, *_), (plain_student, plain_teacher, *_) = (
@@ -60,9 +60,8 @@ def test_saved_and_loaded_it_answers_the_same(adapted, tmp_path):
     processor.save_pretrained(tmp_path / "model")
     loaded = OmniModel.from_pretrained(tmp_path / "model").eval()
     examples = world_examples(3)
-    for answerer in (TextAnswerer, SpeechAnswerer):
-        again = answerer(loaded, OmniProcessor.from_pretrained(tmp_path / "model")).answer(examples)
-        assert again == answerer(model, processor).answer(examples)
+    again = answer_views(loaded, OmniProcessor.from_pretrained(tmp_path / "model"), examples)
+    assert again == answer_views(model, processor, examples)
 
 
 def test_adapters_are_off_outside_of_their_context_even_after_an_error(adapted):

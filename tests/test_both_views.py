@@ -15,7 +15,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from selfkd.data.speakers import EspeakSpeaker, Utterance
 from selfkd.data.views import VIEWS
 from selfkd.errors import InputError
-from selfkd.evaluation.answerers import SpeechAnswerer, TextAnswerer, answer_views, prompts_of
+from selfkd.evaluation.answerers import answer_view, answer_views, prompts_of
 from selfkd.evaluation.likelihood import choice_log_likelihoods
 from selfkd.model.adapters import adapter_parameters, adapters_on
 from selfkd.model.omni import OmniModel
@@ -66,8 +66,8 @@ def asked():
 def test_both_views_together_reply_as_each_alone(any_model, asked):
     model, processor = any_model
     both = answer_views(model, processor, asked, max_new_tokens=8)
-    assert both["text"] == TextAnswerer(model, processor, 8).answer(asked)
-    assert both["speech"] == SpeechAnswerer(model, processor, 8).answer(asked)
+    assert both["text"] == answer_view(model, processor, asked, "text", 8)
+    assert both["speech"] == answer_view(model, processor, asked, "speech", 8)
     one_by_one = [answer_views(model, processor, [e], max_new_tokens=8) for e in asked]
     assert both == {view: [replies[view][0] for replies in one_by_one] for view in VIEWS}
     assert both["text"] != both["speech"], "the views are not told apart"
@@ -116,9 +116,9 @@ def adapted(parts):
 def test_adapters_are_on_for_the_spoken_ones_alone(parts, asked):
     model, processor = adapted(parts)
     both = answer_views(model, processor, asked, max_new_tokens=8)
-    assert both["text"] == TextAnswerer(*parts, 8).answer(asked)
-    assert both["speech"] == SpeechAnswerer(model, processor, 8).answer(asked)
-    assert both["speech"] != SpeechAnswerer(*parts, 8).answer(asked)
+    assert both["text"] == answer_view(*parts, asked, "text", 8)
+    assert both["speech"] == answer_view(model, processor, asked, "speech", 8)
+    assert both["speech"] != answer_view(*parts, asked, "speech", 8)
 
 
 def test_it_stops_where_all_have_ended(parts, asked):

@@ -5,7 +5,6 @@ import json
 import pytest
 
 from selfkd.data.questions import WORLD_KINDS
-from selfkd.evaluation.answerers import TextAnswerer
 from selfkd.evaluation.bundle import (
     repeat_examples,
     sentence_error,
@@ -35,22 +34,17 @@ def test_the_card_holds_the_measured_figures():
         assert f"{value:.3f}" in card
 
 
-@pytest.fixture(scope="module")
-def text(parts):
-    return TextAnswerer(*parts)
-
-
-def test_written_questions_are_answered(text):
-    shares = share_right(text, world_examples(15))
+def test_written_questions_are_answered(parts):
+    shares = share_right(*parts, world_examples(15))
     assert shares["all"] >= 0.94, shares
 
 
-def test_it_repeats_and_answers_without_a_picture(text):
-    assert share_right(text, repeat_examples(40))["all"] >= 0.95
-    assert share_right(text, told_examples(40))["all"] >= 0.95
+def test_it_repeats_and_answers_without_a_picture(parts):
+    assert share_right(*parts, repeat_examples(40))["all"] >= 0.95
+    assert share_right(*parts, told_examples(40))["all"] >= 0.95
 
 
 @pytest.mark.parametrize(("part", "most"), [("training", 0.05), ("unseen", 0.28)])
-def test_the_recogniser_hears(text, part, most):
+def test_the_recogniser_hears(part, most):
     transcriber = Transcriber.from_pretrained()
     assert sentence_error(transcriber, spoken(world_examples(10), part)) <= most

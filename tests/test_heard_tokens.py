@@ -64,10 +64,10 @@ def test_a_vector_is_the_mean_of_embeddings_under_the_posteriors_of_its_run():
     heard = ears(frames, mask, embed)
     for clip in range(2):
         posteriors = ears.ctc_head(frames[clip][mask[clip]]).softmax(-1)
-        runs, last = [], ears.blank
+        runs, last, blank = [], None, len(ears.token_ids)
         for p in posteriors:
             best = int(p.argmax())
-            if best != ears.blank:
+            if best != blank:
                 if best != last:
                     runs.append([])
                 runs[-1].append(p[:3])

@@ -22,7 +22,7 @@ from lmms_eval.models.registry_v2 import ModelRegistryV2
 
 from selfkd.data.sources import World
 from selfkd.errors import InputError
-from selfkd.evaluation.answerers import SpeechAnswerer, TextAnswerer
+from selfkd.evaluation.answerers import answer_view
 from selfkd.evaluation.benchmarks.catalog import BENCHMARKS, open_benchmark
 from selfkd.evaluation.lmms_adapter import MANIFEST
 from selfkd.evaluation.records import sample
@@ -52,9 +52,9 @@ def requests_of(adapter, examples, spoken, **settings):
 
 
 def test_replies_are_those_of_our_views(adapter, examples):
-    text = TextAnswerer(adapter.model, adapter.processor).answer(examples)
+    text = answer_view(adapter.model, adapter.processor, examples, "text")
     assert adapter.generate_until(requests_of(adapter, examples, False)) == [r.text for r in text]
-    speech = SpeechAnswerer(adapter.model, adapter.processor).answer(examples)
+    speech = answer_view(adapter.model, adapter.processor, examples, "speech")
     assert adapter.generate_until(requests_of(adapter, examples, True)) == [r.text for r in speech]
 
 
@@ -104,7 +104,7 @@ def test_a_task_of_lmms_eval_gives_the_figures_that_we_give(start, adapter, tmp_
     theirs = json.loads(found.read_text())["results"]["pope_here"]
     source = open_benchmark("pope", str(tmp_path / "pope.parquet"))
     ours = [replace(source.example(i), answer_format="") for i in range(len(source))]
-    replies = TextAnswerer(adapter.model, adapter.processor).answer(ours)
+    replies = answer_view(adapter.model, adapter.processor, ours, "text")
     figures = BENCHMARKS["pope"].figures([sample(e, "text", r) for e, r in zip(ours, replies, strict=True)])
     assert figures["accuracy"] > 80
     for figure, name in (

@@ -5,7 +5,8 @@ import torch
 from conftest import world_examples
 from transformers import AutoModelForImageTextToText, Mistral3Config
 
-from selfkd.evaluation.answerers import SpeechAnswerer, TextAnswerer
+from selfkd.data.views import VIEWS
+from selfkd.evaluation.answerers import answer_view
 from selfkd.model.embedded import vlm_path
 from selfkd.model.load import load_speech_encoder
 from selfkd.model.omni import OmniModel
@@ -26,11 +27,11 @@ def test_text_view_is_the_vlm_itself(model, processor, example):
         assert torch.equal(model(**inputs).logits, vlm(**inputs).logits)
 
 
-@pytest.mark.parametrize("answerer", [TextAnswerer, SpeechAnswerer])
-def test_a_batch_answers_as_its_items_do(model, processor, answerer):
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_batch_answers_as_its_items_do(model, processor, view):
     examples = world_examples(5)
-    together = answerer(model, processor).answer(examples)
-    assert together == [answerer(model, processor).answer([e])[0] for e in examples]
+    together = answer_view(model, processor, examples, view)
+    assert together == [answer_view(model, processor, [e], view)[0] for e in examples]
 
 
 def test_questions_about_one_picture_are_answered_as_if_alone(model, processor):

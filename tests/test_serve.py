@@ -9,12 +9,10 @@ import pytest
 from conftest import tone, world_examples
 from serving import ASK, ask, client, encoded, get, head, lined_up, raw, request, served, sound_of, together, until
 
-from selfkd.evaluation.answerers import MAX_NEW_TOKENS, SpeechAnswerer, TextAnswerer
+from selfkd.evaluation.answerers import MAX_NEW_TOKENS, answer_view
 from selfkd.evaluation.asker import EndpointSettings
 from selfkd.evaluation.endpoint import EndpointAnswerer, user_message
 from selfkd.serving.rows import Rows
-
-ANSWERERS = {"text": TextAnswerer, "speech": SpeechAnswerer}
 
 
 def asked_by_hand(parts, example, view) -> tuple[str, int, int]:
@@ -41,7 +39,7 @@ def test_answers_are_those_of_the_answerers(parts, server, view):
     examples.append(replace(examples[0], instruction="Look well.\n", answer_format="\nOne word."))
     examples.append(replace(examples[1], image=None))
     examples = [e.spoken(tone(1.3), "tone") for e in examples]
-    expected = [ANSWERERS[view](*parts).answer([e])[0].text for e in examples]
+    expected = [answer_view(*parts, [e], view)[0].text for e in examples]
     for example, text in zip(examples, expected, strict=True):
         message = user_message(example, view)
         _, read, generated = asked_by_hand(parts, example, view)
@@ -64,13 +62,13 @@ def test_a_checkpoints_own_ways_of_generating_are_off(parts, server, monkeypatch
         monkeypatch.setattr(model.vlm.generation_config, name, value)
     found = ask(server, message).choices[0]
     assert found.finish_reason == "stop" and found.message.content == expected.message.content != ""
-    assert found.message.content == TextAnswerer(model, processor).answer(world_examples(1))[0].text
+    assert found.message.content == answer_view(model, processor, world_examples(1), "text")[0].text
 
 
 @pytest.mark.parametrize("view", ["text", "speech"])
 def test_our_own_endpoint_answerer_gets_the_same(parts, server, view):
     examples = world_examples(16)
-    expected = [ANSWERERS[view](*parts).answer([e])[0].text for e in examples]
+    expected = [answer_view(*parts, [e], view)[0].text for e in examples]
     batches = server.house.worker.batches
     asking = EndpointAnswerer(server.url, "selfkd", view, EndpointSettings(concurrency=16, max_new_tokens=48))
     assert [(r.text, r.error) for r in asking.answer(examples)] == [(text, "") for text in expected]
@@ -80,13 +78,13 @@ def test_our_own_endpoint_answerer_gets_the_same(parts, server, view):
 def test_a_string_is_a_question_and_text_around_sound_is_instruction_and_form(parts, server):
     model, processor = parts
     example = world_examples(1)[0]
-    bare = TextAnswerer(model, processor).answer([replace(example, image=None)])[0].text
+    bare = answer_view(model, processor, [replace(example, image=None)], "text")[0].text
     assert ask(server, {"role": "user", "content": example.question}).choices[0].message.content == bare
     both = replace(example, instruction="Is it red?\n", answer_format="\nOne word.")
     content = user_message(both, "speech")["content"]
     assert [p["type"] for p in content] == ["image_url", "text", "input_audio", "text"]
     late_picture = {"role": "user", "content": [*content[1:], content[0]]}  # the model has it first all the same
-    expected = SpeechAnswerer(model, processor).answer([both])[0].text
+    expected = answer_view(model, processor, [both], "speech")[0].text
     assert ask(server, late_picture).choices[0].message.content == expected
 
 

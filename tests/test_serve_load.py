@@ -17,7 +17,8 @@ from conftest import tone, world_examples
 from openai import AsyncOpenAI
 from serving import PATIENCE, head, post, request, served_by_process
 
-from selfkd.evaluation.answerers import SpeechAnswerer, TextAnswerer
+from selfkd.data.views import VIEWS
+from selfkd.evaluation.answerers import answer_view
 from selfkd.evaluation.endpoint import user_message
 
 SECONDS = float(os.environ.get("SELFKD_SOAK_SECONDS", "10"))
@@ -45,8 +46,8 @@ def questions(parts):
     examples = [replace(e, id=str(i)) for i, e in enumerate(world_examples(24))]
     examples = [e.spoken(tone(0.5 + 0.1 * i), "tone") for i, e in enumerate(examples)]
     made = []
-    for view, answerer in (("text", TextAnswerer(*parts)), ("speech", SpeechAnswerer(*parts))):
-        replies = answerer.answer(examples)
+    for view in VIEWS:
+        replies = answer_view(*parts, examples, view)
         made += [(user_message(e, view), reply.text) for e, reply in zip(examples, replies, strict=True)]
     assert len({reply for _, reply in made}) > 20  # a wrong pairing shows
     return made

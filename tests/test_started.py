@@ -12,7 +12,8 @@ import pytest
 from conftest import world_examples
 from serving import PATIENCE, get, post
 
-from selfkd.evaluation.answerers import SpeechAnswerer, TextAnswerer
+from selfkd.data.views import VIEWS
+from selfkd.evaluation.answerers import answer_view
 from selfkd.evaluation.endpoint import user_message
 from selfkd.model.bundled import load_bundled
 
@@ -50,7 +51,7 @@ def test_the_endpoint_answers_as_evaluation_does():
     parts = load_bundled()
     with started("serve") as address:
         assert get(address, "/health")[0] == 200
-        for view, answerer in (("text", TextAnswerer), ("speech", SpeechAnswerer)):
+        for view in VIEWS:
             status, _, body = post(address, {"model": "selfkd", "messages": [user_message(example, view)]})
             assert status == 200
-            assert body["choices"][0]["message"]["content"] == answerer(*parts).answer([example])[0].text != ""
+            assert body["choices"][0]["message"]["content"] == answer_view(*parts, [example], view)[0].text != ""

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from selfkd.data.batches import CostSampler
 from selfkd.data.views import PairedCollator, PairedDataset, paired_item
 from selfkd.errors import InputError
-from selfkd.evaluation.answerers import SpeechAnswerer, TextAnswerer
+from selfkd.evaluation.answerers import answer_view
 from selfkd.model.paired import paired_rows
 from selfkd.model.processor import SPEECH_TOKEN
 
@@ -155,7 +155,7 @@ def test_a_small_set_is_prepared_once_and_a_large_one_does_not_fill_memory(parts
     assert dataset[0] is dataset[0] and dataset[1] is not dataset[1]
 
 
-@pytest.mark.parametrize(("context", "view"), [(50, TextAnswerer), (80, SpeechAnswerer)])
+@pytest.mark.parametrize(("context", "view"), [(50, "text"), (80, "speech")])
 def test_tokens_that_do_not_fit_the_context(model, processor, example, monkeypatch, context, view):
     """The spoken view is the longer one here: six seconds are 75 vectors."""
     example = example.spoken(tone(6), "tone")
@@ -163,4 +163,4 @@ def test_tokens_that_do_not_fit_the_context(model, processor, example, monkeypat
         PairedDataset([example], processor, context)[0]
     monkeypatch.setattr(model.config.get_text_config(), "max_position_embeddings", context)
     with pytest.raises(InputError, match=f"the-example: .* tokens do not fit the model's context of {context - 48}"):
-        view(model, processor).answer([example])
+        answer_view(model, processor, [example], view)

@@ -1,7 +1,6 @@
 """A model answers: in the text view, in the speech view, or in both at once."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
@@ -44,6 +43,17 @@ def answer_views(
     return {view: [of_views[at] for of_views in by_example] for at, view in enumerate(views)}
 
 
+def answer_view(
+    model: OmniModel,
+    processor: OmniProcessor,
+    examples: Sequence[Example],
+    view: View,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+) -> list[Reply]:
+    """`answer_views` of one view."""
+    return answer_views(model, processor, examples, [view], max_new_tokens)[view]
+
+
 def prompts_of(processor: OmniProcessor, examples: Sequence[Example], views: Sequence[View]) -> list[list[Prompt]]:
     """The prompts of each example, one a view; examples with the same picture have the very same image inputs."""
     seen: dict[bytes | None, Seen] = {}
@@ -60,23 +70,3 @@ def check_room(
     for prompt in prompts:
         ids = prompt.prefix_ids + prompt.suffix_ids
         processor.check_context(f"example {example.id}", ids, prompt.speech_inputs, model.context - new_tokens)
-
-
-@dataclass
-class TextAnswerer:
-    model: OmniModel
-    processor: OmniProcessor
-    max_new_tokens: int = MAX_NEW_TOKENS
-
-    def answer(self, examples: Sequence[Example]) -> list[Reply]:
-        return answer_views(self.model, self.processor, examples, ["text"], self.max_new_tokens)["text"]
-
-
-@dataclass
-class SpeechAnswerer:
-    model: OmniModel
-    processor: OmniProcessor
-    max_new_tokens: int = MAX_NEW_TOKENS
-
-    def answer(self, examples: Sequence[Example]) -> list[Reply]:
-        return answer_views(self.model, self.processor, examples, ["speech"], self.max_new_tokens)["speech"]

@@ -18,7 +18,7 @@ from selfkd.data.shapes import draw_scene
 from selfkd.data.sources import MMAlignWorld, World
 from selfkd.data.speakers import ESPEAK_VOICES, EspeakSpeaker, Utterance
 from selfkd.data.tasks import REPEAT_INSTRUCTION, some_words, told_question
-from selfkd.evaluation.answerers import TextAnswerer
+from selfkd.evaluation.answerers import answer_view
 from selfkd.evaluation.scorers import is_right, parse
 from selfkd.evaluation.transcriber import Transcriber
 from selfkd.files import write_json
@@ -54,12 +54,12 @@ def told_examples(count: int) -> list[Example]:
     return examples
 
 
-def share_right(answerer: TextAnswerer, examples: list[Example]) -> dict[str, float]:
-    """Share of right answers by kind, and "all"."""
+def share_right(model: OmniModel, processor: OmniProcessor, examples: list[Example]) -> dict[str, float]:
+    """Share of right answers to written questions by kind, and "all"."""
     right: dict[str, list[bool]] = {}
     for start in range(0, len(examples), BATCH):
         batch = examples[start : start + BATCH]
-        for example, reply in zip(batch, answerer.answer(batch), strict=True):
+        for example, reply in zip(batch, answer_view(model, processor, batch, "text"), strict=True):
             # a description in writing names colours itself: read the reply against the question alone
             question = example.question.rpartition(". ")[2]
             parsed = parse(example.kind, question, reply.text)
@@ -88,17 +88,17 @@ def sentence_error(transcriber: Transcriber, examples: list[Example]) -> float:
 
 
 def measure(model: OmniModel, processor: OmniProcessor, per_kind: int) -> dict[str, Any]:
-    text = TextAnswerer(model, processor)
+    parts = model, processor
     transcriber = Transcriber.from_pretrained()
     questions = world_examples(per_kind)
     captions = [MMAlignWorld("test", SEED).example(i) for i in range(per_kind)]
     return {
         "n_per_kind": per_kind,
         "seed": SEED,
-        "written": share_right(text, questions),
-        "written_mmalign": share_right(text, captions)["all"],
-        "repeats": share_right(text, repeat_examples(per_kind))["all"],
-        "answers_without_a_picture": share_right(text, told_examples(per_kind))["all"],
+        "written": share_right(*parts, questions),
+        "written_mmalign": share_right(*parts, captions)["all"],
+        "repeats": share_right(*parts, repeat_examples(per_kind))["all"],
+        "answers_without_a_picture": share_right(*parts, told_examples(per_kind))["all"],
         "sentence_error_unseen_voices": sentence_error(transcriber, spoken(questions)),
         "sentence_error_training_voices": sentence_error(transcriber, spoken(questions, "training")),
     }

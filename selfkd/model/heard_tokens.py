@@ -40,10 +40,6 @@ class HeardTokens(nn.Module):
         self._character = {character: place for place, character in enumerate(characters)}
         self.character_head = nn.Linear(self.ctc_head.in_features, len(characters) + 1) if characters else None
 
-    @property
-    def blank(self) -> int:
-        return len(self.token_ids)
-
     def labels(self, ids_BU: Tensor) -> Tensor:
         """The LLM's ids (-100 pads) as places in the head; a token that cannot be heard is left out."""
         return _places(ids_BU.tolist(), self._place).to(ids_BU.device)
@@ -62,7 +58,7 @@ class HeardTokens(nn.Module):
         transcript = self.read(frames_BSD, mask_BS)
         run_BS, mask_BU = runs_of(transcript.tokens)
         table_PD = embed(torch.tensor(self.token_ids, device=mask_BS.device)).float()
-        probs_BSP = transcript.tokens.log_probs[..., : self.blank].exp()
+        probs_BSP = transcript.tokens.log_probs[..., :-1].exp()  # without the blank
         width = mask_BU.shape[1] + 1  # the last place takes the frames of no run
         place_BS = torch.where(run_BS < 0, width - 1, run_BS)
         weighted = torch.cat([probs_BSP @ table_PD, probs_BSP.sum(-1, keepdim=True)], dim=-1)

@@ -68,7 +68,9 @@ class GroupCollator:
         pictures = [g.picture for g in groups if g.picture is not None]
         before = [self.frames[g.picture is not None].before for g in groups]
         self.tokenizer.padding_side = "left"
-        prefix = self.processor(images=pictures or None, text=before, padding=True, return_tensors="pt")
+        prefix = self.processor(
+            images=pictures or None, text=before, padding=True, add_special_tokens=False, return_tensors="pt"
+        )
         end, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
         asked = [q + self.frames[g.picture is not None].after for g in groups for q, _ in g.tasks]
         asked_ids = self.tokenizer(asked, add_special_tokens=False)["input_ids"]
