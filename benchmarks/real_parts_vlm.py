@@ -104,7 +104,7 @@ def assemble(llm_path: Path) -> tuple[InternVLForConditionalGeneration, InternVL
     return model, processor
 
 
-def make_vlm(llm_path: Path, output: Path, steps: int = 420, seed: int = 0) -> None:
+def make_vlm(llm_path: Path, output: Path, steps: int, seed: int = 0) -> None:
     """Writes a transformers checkpoint with its processor to `output`; nothing where it is there already."""
     if (output / SAFE_WEIGHTS_NAME).is_file():
         return
