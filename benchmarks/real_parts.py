@@ -6,11 +6,11 @@ project's recipe leave of the gap, and is the cascade better?
 
 SmolLM2-135M-Instruct sees by the embedded model's vision tower (`real_parts_vlm.py` makes that model first) and hears
 by Whisper's encoder, trained on voices of Flite and on espeak-ng's drawn ones; it is asked easy-VQA's test questions in
-another voice of Flite, and by Kokoro-82M, an engine that it never heard. The cascade is the same Whisper with its own
-decoder, then the written path; "own cascade" has the transcript of the trained ears read. Stage 1 is run once for each
-kind of ears, stage 2 for every seed.
+another voice of Flite, and by Kokoro-82M, an engine that it never heard, in quiet and in noise. The cascade is the same
+Whisper with its own decoder, then the written path; "own cascade" has the transcript of the trained ears read. Stage 1
+is run once for each kind of ears, stage 2 for every seed.
 
-Writes OUTPUT/WHISPER/scores.json and prints a table for each benchmark and engine. What is done is kept: the same
+Writes OUTPUT/WHISPER/scores.json and prints a table for each way in which is asked. What is done is kept: the same
 command goes on. Nothing is chosen on what is asked.
 """
 
@@ -18,7 +18,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ears_recipes import KOKORO_VOICES, Ears, Recipe
+from ears_recipes import CONDITIONS, KOKORO_VOICES, Ears, Recipe
 from ears_study import ask_one, in_bf16
 from ears_table import HEAD, row, samples
 
@@ -31,8 +31,13 @@ if TYPE_CHECKING:
     from selfkd.data.engines import EngineName
     from selfkd.evaluation.systems import View
 
-FLITE, FLITE_UNSEEN = "kal,kal16,rms", "slt"
-ASKED = 300  # questions of each engine
+FLITE = "kal,kal16,rms"
+ASKED = 300  # questions, the same in each way
+ASKED_BY: dict[str, dict[str, Any]] = {
+    "kokoro": {"engine": "kokoro", "voices": KOKORO_VOICES},
+    "flite": {"engine": "flite", "voices": "slt"},
+    "kokoro, noise, 0 dB": {"engine": "kokoro", "voices": KOKORO_VOICES, **CONDITIONS["noise, 0 dB"]},
+}
 BENCHMARK: SourceName = "easy-vqa"
 RECIPES = {
     "paper-sft": Recipe("stacked", settings={"alpha": 0.0, "learning_rate": 1e-3}),
@@ -58,10 +63,16 @@ def heard_by(options: argparse.Namespace) -> Path:
 
 
 def spoken(
-    where: argparse.Namespace, name: str, source: SourceName, count: int, engine: "EngineName", voices: str, **more: Any
+    options: argparse.Namespace,
+    name: str,
+    source: SourceName,
+    count: int,
+    engine: "EngineName",
+    voices: str,
+    **more: Any,
 ) -> Path:
-    folder = where.output / "speech" / name
-    path = str(where.models / "kokoro") if engine == "kokoro" else ""
+    folder = options.output / "speech" / name
+    path = str(options.models / "kokoro") if engine == "kokoro" else ""
     config = SynthesizeConfig(folder, source, count=count, engine=engine, engine_path=path, voices=voices, **more)
     synthesize(config)
     return folder
@@ -81,11 +92,10 @@ def training_speech(options: argparse.Namespace) -> tuple[list[str], list[str]]:
 
 
 def asked_speech(options: argparse.Namespace) -> dict[str, Path]:
-    """Folders of what is asked, by engine; both ask the same."""
-    engines: dict[EngineName, str] = {"flite": FLITE_UNSEEN, "kokoro": KOKORO_VOICES}
+    """Folders of what is asked, by the way of asking."""
     return {
-        engine: spoken(options, f"asked-{engine}", BENCHMARK, ASKED, engine, voices, split="test", seed=100)
-        for engine, voices in engines.items()
+        way: spoken(options, f"asked-{way}", BENCHMARK, ASKED, split="test", seed=100, **told)
+        for way, told in ASKED_BY.items()
     }
 
 
@@ -114,70 +124,73 @@ def listening(options: argparse.Namespace, vlm: Path, words: list[str]) -> Path:
 
 
 def ask(
-    options: argparse.Namespace,
-    model: Path,
-    asked: dict[str, Path],
-    output: Path,
-    views: "list[View]",
-    recognizer: Path | None = None,
+    options: argparse.Namespace, model: Path, output: Path, views: "list[View]", recognizer: Path | None = None
 ) -> None:
     """The cascade's recogniser is Whisper itself, unless another is named."""
     recognizer = recognizer or options.models / options.whisper
-    for engine, folder in asked.items():
-        ask_one(str(model), folder, output / engine, views, recognizer=str(recognizer))
+    for way, folder in asked_speech(options).items():
+        ask_one(str(model), folder, output / way, views, recognizer=str(recognizer))
+
+
+def start(options: argparse.Namespace, ears: Ears, vlm: Path) -> Path:
+    """Stage 1, and what it gives asked; the model's folder."""
+    words, _ = training_speech(options)
+    model = {"stacked": aligned, "tokens": listening}[ears](options, vlm, words)
+    ask(options, model, heard_by(options) / f"eval-aligned-{ears}", ["speech"])
+    if ears == "tokens":
+        ask(options, model, heard_by(options) / "eval-own-cascade", ["cascade"], model)
+    return model
+
+
+def go_on(options: argparse.Namespace, name: str, seed: int, model: Path) -> None:
+    """Stage 2 from what stage 1 gave, and what it gives asked."""
+    from selfkd.training.distill import DistillConfig, distill
+
+    _, questions = training_speech(options)
+    recipe, folder = RECIPES[name], heard_by(options) / f"seed-{seed}"
+    how: dict[str, Any] = {"steps": options.steps, "batch_size": 16, "warmup_steps": 15, "seed": seed}
+    how |= {"training": in_bf16(), **recipe.settings}
+    once(distill, DistillConfig(questions, folder / name, model=str(model), **how))
+    model = folder / name / MODEL
+    ask(options, model, folder / f"eval-{name}", ["speech"])
+    if name == "best":
+        ask(options, model, folder / "eval-own-cascade", ["cascade"], model)
+        ask(options, model, folder / "eval-written-after", ["text"])
 
 
 def run(options: argparse.Namespace) -> None:
     from real_parts_vlm import make_vlm
 
-    from selfkd.training.distill import DistillConfig, distill
-
     vlm = options.output / "vlm"
     make_vlm(options.models / "smollm2-135m-instruct", vlm, options.vlm_steps)
-    words, questions = training_speech(options)
-    asked = asked_speech(options)
     kinds: set[Ears] = {RECIPES[name].ears for name in options.only}
-    stage_1 = {"stacked": aligned, "tokens": listening}
-    started = {ears: stage_1[ears](options, vlm, words) for ears in sorted(kinds)}
-    heard = heard_by(options)
-    for ears, model in started.items():
-        ask(options, model, asked, heard / f"eval-aligned-{ears}", ["speech"])
+    started = {ears: start(options, ears, vlm) for ears in sorted(kinds)}
     # what is written, and the cascade, are the same with any ears
-    ask(options, next(iter(started.values())), asked, heard / "eval-written", ["text", "cascade"])
-    if "tokens" in started:
-        ask(options, started["tokens"], asked, heard / "eval-own-cascade", ["cascade"], started["tokens"])
+    ask(options, next(iter(started.values())), heard_by(options) / "eval-written", ["text", "cascade"])
     for seed in options.seeds:
         for name in options.only:
-            recipe, folder = RECIPES[name], heard / f"seed-{seed}"
-            how: dict[str, Any] = {"steps": options.steps, "batch_size": 16, "warmup_steps": 15, "seed": seed}
-            how |= {"training": in_bf16(), **recipe.settings}
-            once(distill, DistillConfig(questions, folder / name, model=str(started[recipe.ears]), **how))
-            model = folder / name / MODEL
-            ask(options, model, asked, folder / f"eval-{name}", ["speech"])
-            if name == "best":
-                ask(options, model, asked, folder / "eval-own-cascade", ["cascade"], model)
-                ask(options, model, asked, folder / "eval-written-after", ["text"])
+            go_on(options, name, seed, started[RECIPES[name].ears])
 
 
 def table(options: argparse.Namespace) -> dict[str, Any]:
     """Prints what the folder holds, and returns it."""
     found: dict[str, Any] = {}
-    for engine in ("kokoro", "flite"):
-        base = heard_by(options) / "eval-written" / engine
+    for way in ASKED_BY:
+        base = heard_by(options) / "eval-written" / way
         written, cascade = samples(base, "text", BENCHMARK), samples(base, "cascade", BENCHMARK)
         rows = {"written": {"": written}, "cascade": {"": cascade}}
         for name, where, view in HELD:
-            runs = sorted(heard_by(options).glob(f"{where}/{engine}/{RESULT}"))
+            runs = sorted(heard_by(options).glob(f"{where}/{way}/{RESULT}"))
             if runs:
                 rows[name] = {_seed(file): samples(file.parent, view, BENCHMARK) for file in runs}
         before = {sample["id"]: sample["reply"] for sample in written}
-        for file in sorted(heard_by(options).glob(f"seed-*/eval-written-after/{engine}/{RESULT}")):
+        for file in sorted(heard_by(options).glob(f"seed-*/eval-written-after/{way}/{RESULT}")):
             after = samples(file.parent, "text", BENCHMARK)
             same = sum(before[sample["id"]] == sample["reply"] for sample in after)
             print(f"{file.parent}: {same} of {len(written)} written replies are those of before")
-        print(f"\n{BENCHMARK}, unseen voices ({engine}), n = {len(written)} a seed")
+        print(f"\n{BENCHMARK}, unseen voices ({way}), n = {len(written)} a seed")
         print(HEAD)
-        found[engine] = {
+        found[way] = {
             name: row(name, by_seed, written, cascade, rows.get("paper-sft"), rows.get("best"))
             for name, by_seed in rows.items()
         }

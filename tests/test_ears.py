@@ -18,6 +18,8 @@ from transformers import (
 from selfkd.data.features import log_mel, pad_mels
 from selfkd.data.speakers import EspeakSpeaker, Utterance
 from selfkd.errors import InputError
+from selfkd.evaluation.transcriber import Transcriber
+from selfkd.model.bundled import load_bundled
 from selfkd.model.embedded import recognizer_path
 from selfkd.model.load import WhisperRecognizer, load_recognizer, load_speech_encoder, load_vlm
 from selfkd.model.speech_encoder import encode_speech, encoder_frames
@@ -140,3 +142,17 @@ def test_a_whisper_of_many_languages_is_told_which(tiny_whisper, speech):
     recognizer.recognize(*mels, "de")
     assert not any("max_new_tokens" in how for how in asked), "transformers would warn at each batch"
     assert [(how.get("language"), how.get("task")) for how in asked] == [("de", "transcribe")] + [(None, None)] * 3
+
+
+def test_all_of_a_recogniser_goes_to_the_gpu_where_there_is_one(tiny_whisper, tmp_path, monkeypatch):
+    """Else a cascade beside a model on the GPU waits for a processor to decode."""
+    for part in load_bundled():
+        part.save_pretrained(tmp_path)
+    moved: set[int] = set()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.nn.Module, "cuda", lambda module: moved.update(map(id, module.parameters())))
+    for checkpoint in (tiny_whisper, recognizer_path(), tmp_path):
+        moved.clear()
+        recognizer = Transcriber.from_pretrained(str(checkpoint)).recognizer
+        parts = [part for part in (recognizer, *vars(recognizer).values()) if isinstance(part, torch.nn.Module)]
+        assert parts and {id(p) for part in parts for p in part.parameters()} == moved, checkpoint

@@ -9,7 +9,7 @@ from transformers import WhisperFeatureExtractor
 from selfkd.data.example import Example
 from selfkd.data.features import log_mel, pad_mels
 from selfkd.model.bundled import OwnEars, recognizer_of
-from selfkd.model.checkpoint import load_omni
+from selfkd.model.checkpoint import load_omni, ready
 from selfkd.model.embedded import recognizer_path
 from selfkd.model.load import WhisperRecognizer, config_of, load_recognizer
 from selfkd.model.omni_config import OmniConfig
@@ -23,11 +23,16 @@ class Transcriber:
 
     @classmethod
     def from_pretrained(cls, checkpoint: str = "") -> "Transcriber":
-        """A Whisper checkpoint, a recogniser of ours or a model that hears tokens, by hub id or path; the embedded
-        recogniser by default."""
+        """A Whisper checkpoint, a recogniser of ours or a model that hears tokens, by hub id or path, on the GPU where
+        there is one; the embedded recogniser by default."""
         if checkpoint and config_of(checkpoint, "recognizer").get("model_type") == OmniConfig.model_type:
-            return cls(*recognizer_of(*load_omni(checkpoint)))
-        return cls(*load_recognizer(checkpoint or recognizer_path()))
+            ears, extractor = recognizer_of(*load_omni(checkpoint))
+            ready(ears.speech_encoder)
+            ready(ears.projector)
+            return cls(ears, extractor)
+        recognizer, extractor = load_recognizer(checkpoint or recognizer_path())
+        ready(recognizer.model if isinstance(recognizer, WhisperRecognizer) else recognizer)
+        return cls(recognizer, extractor)
 
     def transcribe(self, examples: Sequence[Example], language: str = "") -> list[str]:
         """What is said, in `language`; a Whisper of many languages guesses which, where none is given."""

@@ -1,8 +1,10 @@
 """A model to evaluate or to train, from a checkpoint: one of ours, or a native omni model."""
 
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from torch import nn
 
 from selfkd.errors import InputError
 from selfkd.model.load import Source, config_of, hears_natively, load_native, load_whole
@@ -19,11 +21,14 @@ def load_omni(source: Source) -> tuple[OmniModel, OmniProcessor]:
     return model, OmniProcessor.from_pretrained(source)
 
 
-def ready(model: OmniModel) -> OmniModel:
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
+
+def ready(model: ModelT) -> ModelT:
     """The same, in evaluation mode, on the GPU where there is one."""
     model.eval()
     if torch.cuda.is_available():
-        torch.nn.Module.cuda(model)
+        nn.Module.cuda(model)
     return model
 
 
