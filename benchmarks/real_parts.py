@@ -92,7 +92,7 @@ def training_speech(options: argparse.Namespace) -> tuple[list[str], list[str]]:
 
 
 def asked_speech(options: argparse.Namespace) -> dict[str, Path]:
-    """Folders of what is asked, by the way of asking."""
+    """Folders of the same questions, by what says them and in what noise."""
     return {
         way: spoken(options, f"asked-{way}", BENCHMARK, ASKED, split="test", seed=100, **told)
         for way, told in ASKED_BY.items()

@@ -14,14 +14,13 @@ from selfkd.model.omni_config import OmniConfig
 from selfkd.model.processor import OmniProcessor
 from selfkd.runs import MODEL
 
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
 
 def load_omni(source: Source) -> tuple[OmniModel, OmniProcessor]:
     """The model and its processor, by hub id or path; raises InputError for what is neither."""
     model = load_whole(OmniModel, source, "model") if is_ours(source) else OmniModel.from_native(load_native(source))
     return model, OmniProcessor.from_pretrained(source)
-
-
-ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
 def ready(model: ModelT) -> ModelT:
