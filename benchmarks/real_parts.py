@@ -124,38 +124,43 @@ def listening(options: argparse.Namespace, vlm: Path, words: list[str]) -> Path:
 
 
 def ask(
-    options: argparse.Namespace, model: Path, output: Path, views: "list[View]", recognizer: Path | None = None
+    options: argparse.Namespace,
+    model: Path,
+    asked: dict[str, Path],
+    output: Path,
+    views: "list[View]",
+    recognizer: Path | None = None,
 ) -> None:
     """The cascade's recogniser is Whisper itself, unless another is named."""
     recognizer = recognizer or options.models / options.whisper
-    for way, folder in asked_speech(options).items():
+    for way, folder in asked.items():
         ask_one(str(model), folder, output / way, views, recognizer=str(recognizer))
 
 
-def start(options: argparse.Namespace, ears: Ears, vlm: Path) -> Path:
+def start(options: argparse.Namespace, ears: Ears, vlm: Path, words: list[str], asked: dict[str, Path]) -> Path:
     """Stage 1, and what it gives asked; the model's folder."""
-    words, _ = training_speech(options)
     model = {"stacked": aligned, "tokens": listening}[ears](options, vlm, words)
-    ask(options, model, heard_by(options) / f"eval-aligned-{ears}", ["speech"])
+    ask(options, model, asked, heard_by(options) / f"eval-aligned-{ears}", ["speech"])
     if ears == "tokens":
-        ask(options, model, heard_by(options) / "eval-own-cascade", ["cascade"], model)
+        ask(options, model, asked, heard_by(options) / "eval-own-cascade", ["cascade"], model)
     return model
 
 
-def go_on(options: argparse.Namespace, name: str, seed: int, model: Path) -> None:
+def go_on(
+    options: argparse.Namespace, name: str, seed: int, model: Path, questions: list[str], asked: dict[str, Path]
+) -> None:
     """Stage 2 from what stage 1 gave, and what it gives asked."""
     from selfkd.training.distill import DistillConfig, distill
 
-    _, questions = training_speech(options)
     recipe, folder = RECIPES[name], heard_by(options) / f"seed-{seed}"
     how: dict[str, Any] = {"steps": options.steps, "batch_size": 16, "warmup_steps": 15, "seed": seed}
     how |= {"training": in_bf16(), **recipe.settings}
     once(distill, DistillConfig(questions, folder / name, model=str(model), **how))
     model = folder / name / MODEL
-    ask(options, model, folder / f"eval-{name}", ["speech"])
+    ask(options, model, asked, folder / f"eval-{name}", ["speech"])
     if name == "best":
-        ask(options, model, folder / "eval-own-cascade", ["cascade"], model)
-        ask(options, model, folder / "eval-written-after", ["text"])
+        ask(options, model, asked, folder / "eval-own-cascade", ["cascade"], model)
+        ask(options, model, asked, folder / "eval-written-after", ["text"])
 
 
 def run(options: argparse.Namespace) -> None:
@@ -163,13 +168,15 @@ def run(options: argparse.Namespace) -> None:
 
     vlm = options.output / "vlm"
     make_vlm(options.models / "smollm2-135m-instruct", vlm, options.vlm_steps)
+    words, questions = training_speech(options)
+    asked = asked_speech(options)
     kinds: set[Ears] = {RECIPES[name].ears for name in options.only}
-    started = {ears: start(options, ears, vlm) for ears in sorted(kinds)}
+    started = {ears: start(options, ears, vlm, words, asked) for ears in sorted(kinds)}
     # what is written, and the cascade, are the same with any ears
-    ask(options, next(iter(started.values())), heard_by(options) / "eval-written", ["text", "cascade"])
+    ask(options, next(iter(started.values())), asked, heard_by(options) / "eval-written", ["text", "cascade"])
     for seed in options.seeds:
         for name in options.only:
-            go_on(options, name, seed, started[RECIPES[name].ears])
+            go_on(options, name, seed, started[RECIPES[name].ears], questions, asked)
 
 
 def table(options: argparse.Namespace) -> dict[str, Any]:
