@@ -11,6 +11,7 @@ from typing import Any, get_args, get_origin
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
+from selfkd import __version__
 from selfkd.commands import COMMANDS, Command
 from selfkd.errors import InputError
 from selfkd.files import NO_ROOM
@@ -24,6 +25,9 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
+        return 0
+    if arguments == ["--version"]:
+        print(f"selfkd {__version__}")
         return 0
     words = 2 if " ".join(arguments[:2]) in COMMANDS else 1
     name, rest = " ".join(arguments[:words]), arguments[words:]
@@ -146,7 +150,8 @@ spoken than when it is written, and closes that gap.
 
 {commands}
 
-selfkd COMMAND --help lists its fields.  To begin:  selfkd demo"""
+selfkd COMMAND --help lists its fields, selfkd --version the version.
+To begin:  selfkd demo"""
 
 
 def _overview() -> str:

@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from selfkd import __version__
 from selfkd.errors import InputError
 from selfkd.files import write_json
 
@@ -165,7 +166,7 @@ def provenance() -> dict[str, Any]:
     """Commit, versions and machine, for whoever wants to make the run again."""
     commit = _git("describe", "--always", "--dirty", "--exclude=*") if _git("ls-files", __file__) else ""
     return {
-        "selfkd": version("selfkd"),
+        "selfkd": __version__,
         "commit": commit or "not from a git checkout",
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",

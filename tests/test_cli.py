@@ -3,9 +3,12 @@
 import re
 import subprocess
 import sys
+from importlib import metadata
+from pathlib import Path
 
 import pytest
 
+import selfkd
 from selfkd import cli, runs
 from selfkd.cli import main, parsed
 from selfkd.commands import COMMANDS
@@ -24,6 +27,13 @@ def test_overview_names_every_command_and_fits_the_window(capsys):
     text = capsys.readouterr().out
     assert all(f"  {name}" in text for name in COMMANDS)
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_version_is_told_alike_everywhere(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"selfkd {selfkd.__version__}\n"
+    assert metadata.version("selfkd") == selfkd.__version__
+    assert f"\nversion: {selfkd.__version__}\n" in (Path(__file__).parent.parent / "CITATION.cff").read_text()
 
 
 @pytest.mark.parametrize("name", COMMANDS)
