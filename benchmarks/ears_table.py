@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 from scipy.stats import ttest_rel
 
-from selfkd.evaluation.resampling import percentile_interval, resampled_means
+from selfkd.evaluation.resampling import clustered_stderr
 from selfkd.evaluation.samples import read_samples, samples_path
 from selfkd.evaluation.statistics import gap_closed
+from selfkd.evaluation.uncertainty import DIFFERENCE, mean_interval
+from selfkd.evaluation.verdicts import told_interval
 from selfkd.files import write_json
 
 HEAD = f"{'':<29}seeds  mean     sd     gap closed (95%) over cascade (95%)    over best (95%) seeing hearing"
@@ -69,10 +71,10 @@ def row(
         found[f"{what}_errors"] = (len(asked) - sum(asked)) / sum(map(len, by_seed.values()))
     if name != "cascade":
         found["over_cascade"] = paired(by_seed, {"": cascade})
-        over_cascade = "{:+.3f} to {:+.3f}".format(*found["over_cascade"]["interval"])
+        over_cascade = told_interval(found["over_cascade"]["interval"], len(written), "{:+.3f}".format)
     if best and name.startswith("best-"):
         found["over_best"] = paired(by_seed, best)
-        over_best = "{:+.3f} to {:+.3f}".format(*found["over_best"]["interval"])
+        over_best = told_interval(found["over_best"]["interval"], len(written), "{:+.3f}".format)
     told = "–" if spread is None else f"{spread:.3f}"
     errors = f"{found['seeing_errors']:>7.3f}{found['hearing_errors']:>8.3f}"
     print(
@@ -87,8 +89,8 @@ def paired(ours: Seeds, theirs: Seeds) -> dict[str, Any]:
     better = np.subtract(over_seeds(ours), over_seeds(theirs))
     found: dict[str, Any] = {
         "difference": float(better.mean()),
-        "stderr": float(better.std(ddof=1) / len(better) ** 0.5),
-        "interval": percentile_interval(resampled_means(better, seed=0)[:, 0]).tolist(),
+        "stderr": clustered_stderr(better),
+        "interval": mean_interval(better, bounds=DIFFERENCE),
     }
     both = [(ours[seed], theirs[seed]) for seed in sorted(set(ours) & set(theirs))]
     pairs = [[statistics.mean(s["score"] for s in one) for one in pair] for pair in both]

@@ -11,7 +11,8 @@ from selfkd.data.example import MANIFEST, read_manifest
 from selfkd.data.mixture import split_weight
 from selfkd.data.publish import checked_name
 from selfkd.errors import InputError
-from selfkd.evaluation.compare import accuracy_cells, titled_benchmark
+from selfkd.evaluation.compare import accuracy_cells, closed_cell, titled_benchmark
+from selfkd.evaluation.gap_table import chance_cell
 from selfkd.files import write_text
 from selfkd.runs import CONFIG, MODEL, PROVENANCE, RESULT
 
@@ -134,14 +135,8 @@ def _scores(comparison: Path) -> str:
     for benchmark, scores in json.loads(path.read_text()).items():
         systems = list(scores["systems"])
         title, cells = titled_benchmark(benchmark, scores), accuracy_cells(scores).values()
-        rows.append((title, scores["systems"]["text"]["n"], *cells, _closed(scores["gap_closed"])))
-    head = ("benchmark", "n", *systems, "share of the gap closed")
+        chance, closed = chance_cell(scores["systems"].values()), scores["gap_closed"].items()
+        shares = "; ".join(f"{s} {closed_cell(c)}" for s, c in closed) or "–"
+        rows.append((title, scores["systems"]["text"]["n"], chance, *cells, shares))
+    head = ("benchmark", "n", "chance", *systems, "share of the gap closed")
     return f"Accuracy in % (standard error); text is the written question.\n\n{_rows(head, rows)}"
-
-
-def _closed(gap_closed: dict[str, Any]) -> str:
-    clear = {s: c for s, c in gap_closed.items() if c["share"] is not None}
-    return (
-        "; ".join(f"{s} {c['share']:.0%} ({c['interval'][0]:.0%} to {c['interval'][1]:.0%})" for s, c in clear.items())
-        or "no clear gap"
-    )

@@ -28,17 +28,25 @@ LAYERS, HEADS = 6, 5
 
 
 def spoken_data(
-    folder: Path, count: int = 12, heard: bool = True, pitch_hz: float = 220, benchmark: str = "world"
+    folder: Path,
+    count: int = 12,
+    heard: bool = True,
+    pitch_hz: float = 220,
+    benchmark: str = "world",
+    of_a_picture: int = 2,
 ) -> Path:
-    """Every third question is misheard, where somebody listened. Public benchmarks have two questions to a picture, and
-    "yes" is true."""
+    """Every third question is misheard, where somebody listened. Public benchmarks have some questions to a picture, of
+    which "yes" and "no" are true in turn: by a benchmark where "yes" always is nothing can be measured."""
     source = World("test", 7)
     examples = [source.example(i).spoken(tone(0.6, pitch_hz), ("anna", "ben")[i % 2]) for i in range(count)]
     if benchmark != "world":
-        there = {"source": benchmark, "kind": "yes_no", "truth": "yes", "category": "random"}
+        there = {"source": benchmark, "kind": "yes_no", "category": "random"}
         names = ("picture", "image_source", "set_id", "figure_id", "question_id")
-        pictures = [json.dumps(dict.fromkeys(names, str(i // 2))) for i in range(count)]
-        examples = [replace(e, details=picture, **there) for e, picture in zip(examples, pictures, strict=True)]
+        pictures = [json.dumps(dict.fromkeys(names, str(i // of_a_picture))) for i in range(count)]
+        truths = ["yes", "no"] * count
+        examples = [
+            replace(e, details=d, truth=t, **there) for e, d, t in zip(examples, pictures, truths[:count], strict=True)
+        ]
     if heard:
         examples = [replace(e, word_error_rate=(0.25, 0.0, 0.0)[i % 3]) for i, e in enumerate(examples)]
     write_shard(folder / "test.parquet", examples, {"rows": count})

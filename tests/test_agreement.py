@@ -90,7 +90,7 @@ def test_intervals_are_decided_by_the_seed():
         for end, sign in (("low", -1), ("high", 1)):
             assert first[end][column] == pytest.approx(first["mean"][column] + sign * 1.96 * error, abs=0.15 * error)
     same = intervals(np.full(5, 3.0), 0)
-    assert (same["n"], same["mean"], same["low"], same["high"]) == (5, 3.0, 3.0, 3.0)
+    assert (same["n"], same["groups"], same["mean"], same["low"], same["high"]) == (5, 5, 3.0, None, None)
     with pytest.raises(ValueError, match="no items"):
         intervals(np.zeros((0, 2)), 0)
 
@@ -150,7 +150,7 @@ def test_the_stage(start):
     lines = [json.loads(line) for line in (start / "out/items/world-annotated.one.jsonl").read_text().splitlines()]
     assert one["kl"]["mean"] == pytest.approx(np.mean([np.mean(line["kl"]) for line in lines]))
     assert one["by_position"][0]["rank"]["mean"] == pytest.approx(np.mean([line["rank"][0] for line in lines]))
-    assert result["between_models"]["two minus one"]["kl"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    assert result["between_models"]["two minus one"]["kl"] == {"mean": 0.0, "low": None, "high": None}
     assert json.loads((start / "out/result.json").read_text())["benchmarks"] == {"world-annotated": result}
     with pytest.raises(InputError, match="run is complete already"):
         analyze_agreement.analyze_agreement(config)

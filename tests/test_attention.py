@@ -307,7 +307,7 @@ def test_the_stage_goes_on_and_ends_the_same(parts, tmp_path, monkeypatch):
     late = one["views"]["speech"]["query_to_image"]["thirds"]["late"]
     assert late["mean"] == pytest.approx(by_hand[4:].mean()) and late["low"] < late["mean"] < late["high"]
     same = result["between_models"]["again minus one"]["gap"]["query_to_image"]["layers"]
-    assert same["mean"] == same["low"] == same["high"] == [0.0] * 6
+    assert same["mean"] == [0.0] * 6 and same["low"] == same["high"] == [None] * 6, "of zero width"
     heads = json.loads((tmp_path / "whole/heads/world-annotated.one.json").read_text())
     of_heads = heads["text"]["query_to_image"]
     assert np.mean(of_heads["mean"], axis=1) == pytest.approx(

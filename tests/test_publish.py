@@ -24,16 +24,16 @@ def run(parts, tmp_path_factory):
 
 
 def test_the_card_says_what_made_the_model(run, tmp_path):
-    system = {"n": 40, "accuracy": 0.5, "stderr": 0.079}
+    system = {"n": 40, "accuracy": 0.5, "stderr": 0.079, "chance": 0.2}
     scores = {"systems": {s: system for s in ("text", "sft", "selfkd", "cascade")}}
-    clear, none = {"share": 0.4, "interval": [0.3, 0.5]}, {"share": None, "interval": None}
+    clear, none = {"share": 0.4, "interval": [0.3, 0.5]}, {"share": None, "verdict": "no clear gap"}
     closed = {"world": clear, "pope": none}
     write_json(tmp_path / "scores.json", {b: scores | {"gap_closed": {"selfkd": c}} for b, c in closed.items()})
     config = PublishConfig(run, "me/my-model", "apache-2.0", "base/model", str(tmp_path), dry_run=True)
     card = ModelCard.load(publish(config))
     assert card.data.license == "apache-2.0" and card.data.base_model == "base/model"
     for said in ("| alpha | 0.25 |", "| examples | 16 |", "CC0-1.0", "| voices | 2: a, b |", "an engine", "MIT",
-                 "| world | 40 | 50.0 (7.9) |", "selfkd 40% (30% to 50%)", "no clear gap"):  # fmt: skip
+                 "| world | 40 | 20.0 | 50.0 (7.9) |", "selfkd 40% (30% to 50%)", "no clear gap"):  # fmt: skip
         assert said in card.text, said
 
 

@@ -66,6 +66,10 @@ def test_data_made_anew_since(tmp_path):
     assert rendered([tmp_path / "base"], tmp_path).count("<audio") == 12
 
 
+def two_lines(path):
+    return sum(map(len, path.read_bytes().splitlines(keepends=True)[:2]))
+
+
 def damaged(runs, tmp_path, change):
     """A copy of the evaluation runs, with something done to it."""
     folder = tmp_path / "copy"
@@ -97,7 +101,7 @@ SPOKEN = "eval-sft/samples/world.speech.jsonl"
         (lambda f: write_json(f / "eval-sft/config.json", {"stage": "dance"}), "stage: 'dance' is not one of"),
         (lambda f: without(f / "eval-sft/config.json", "stage"), "stage: None .* give the run that it is in"),
         (lambda f: cut(f / "eval-sft/result.json", 30), "eval-sft/result.json: not readable"),
-        (lambda f: cut(f / SPOKEN, 900), "world.speech.jsonl: line 3 is cut short or damaged"),
+        (lambda f: cut(f / SPOKEN, two_lines(f / SPOKEN) + 9), "world.speech.jsonl: line 3 is cut short or damaged"),
         (lambda f: cut(f / SPOKEN, (f / SPOKEN).read_text().index("\n")), "cut short: 1 records of 12"),
         (lambda f: (f / SPOKEN).unlink(), "world.speech.jsonl: not found"),
         (lambda f: (f / SPOKEN).write_text('{"id": "a"}\n' * 12), "world.speech.jsonl: field kind: missing"),

@@ -19,8 +19,8 @@ from selfkd.evaluation.suite import averages
 
 def sample(number, score, kind="exists", truth="yes", parsed="yes", error="", group=""):
     return {
-        "id": str(number), "group": group or str(number), "source": "world", "kind": kind, "truth": truth,
-        "parsed": parsed, "error": error,
+        "id": str(number), "group": group or str(number), "source": "world", "kind": kind, "question": "",
+        "truth": truth, "parsed": parsed, "error": error,
         "score": None if error else score, "correct": None if error else score >= 0.5, "seconds": 0.5,
         "log_likelihoods": [], "word_error_rate": None, "category": "", "details": {},
     }  # fmt: skip
@@ -43,6 +43,8 @@ def test_summary_of_known_samples():
         "correct": 2,
         "accuracy": 0.5,
         "stderr": pytest.approx((1 / 3 / 4) ** 0.5),  # variance of 1, 0, 0, 1 is 1/3
+        "interval": pytest.approx(list(binomtest(2, 4).proportion_ci(method="exact"))),
+        "chance": pytest.approx(3 / 5),  # "yes" is right for two of three, a colour that is asked once for none
         "parse_rate": 0.75,
         "yes_rate": pytest.approx(2 / 3),
         "true_yes_rate": pytest.approx(2 / 3),
@@ -75,7 +77,9 @@ def test_the_gap_on_the_items_that_were_answered_in_both_views():
 def test_views_that_agree_have_no_gap():
     same = [sample(i, 1.0) for i in range(9)]
     gap = vision_audio_gap(same, same)
-    assert (gap["gap"], gap["mcnemar_p"], gap["gap_interval"]) == (0.0, 1.0, [0.0, 0.0])
+    assert (gap["gap"], gap["mcnemar_p"]) == (0.0, 1.0)
+    # no image of nine differs: up to 1 - .025^(1/9) of them may (Clopper and Pearson), one way or the other
+    assert gap["gap_interval"] == pytest.approx([-0.34, 0.34], abs=0.02)
     assert vision_audio_gap(same, [sample(i, None, error="x") for i in range(9)]) == {"n": 0}
 
 
@@ -120,7 +124,7 @@ def test_the_clustered_standard_error_by_hand():
     # groups that each hold a right and a wrong item make the mean more certain: 2 * (-1/4) in each of two
     assert clustered_stderr(values, ["a", "b", "a", "b"]) == pytest.approx((1 / 12 - 2 * 2 * 0.25 / 16) ** 0.5)
     assert clustered_stderr(values, ["a"] * 4) is None and clustered_stderr([1.0]) is None
-    assert clustered_stderr([1.0, 1.0]) == 0
+    assert clustered_stderr([1.0, 1.0]) is None, "that two are alike is no knowledge that all are"
 
 
 def test_one_item_a_group_is_the_plain_form():
@@ -143,18 +147,20 @@ def test_an_item_that_is_there_twice_tells_nothing_new():
 
 
 def test_scores_and_gaps_are_over_groups():
-    """Ten pictures, asked about ten times each, all answers about one right or all wrong."""
-    text = [sample(i, 1.0, group=f"picture {i // 10}") for i in range(100)]
-    speech = [sample(i, float(i // 10 < 6), group=f"picture {i // 10}") for i in range(100)]
+    """A hundred pictures, asked about ten times each, all answers about one right or all wrong."""
+    text = [sample(i, 1.0, group=f"picture {i // 10}") for i in range(1000)]
+    speech = [sample(i, float(i // 10 < 60), group=f"picture {i // 10}") for i in range(1000)]
     scores = summarize(speech)
-    # s^2 = 100 * 0.24 / 99, and in each group 90 pairs of 0.4^2 or 0.6^2
-    together = 90 * (6 * 0.16 + 4 * 0.36) / 100**2
-    assert (scores["n"], scores["groups"]) == (100, 10)
-    assert scores["stderr"] == pytest.approx((100 * 0.24 / 99 / 100 + together) ** 0.5)
+    # s^2 = 1000 * 0.24 / 999, and in each group 90 pairs of 0.4^2 or 0.6^2
+    together = 90 * (60 * 0.16 + 40 * 0.36) / 1000**2
+    assert (scores["n"], scores["groups"]) == (1000, 100)
+    assert scores["stderr"] == pytest.approx((1000 * 0.24 / 999 / 1000 + together) ** 0.5)
+    # ten answers about a picture are one: as many items as there are pictures
+    assert scores["interval"] == pytest.approx(list(binomtest(60, 100).proportion_ci(method="exact")))
     grouped, alone = (vision_audio_gap([s | {"group": of(s)} for s in text], speech)["gap_interval"]
                       for of in (lambda s: s["group"], lambda s: s["id"]))  # fmt: skip
     assert (grouped[1] - grouped[0]) / (alone[1] - alone[0]) == pytest.approx(10**0.5, rel=0.1)
-    closed = [gap_closed([1.0] * 100, [s["score"] for s in speech], [0.9] * 100, groups=g)["difference_interval"]
+    closed = [gap_closed([1.0] * 1000, [s["score"] for s in speech], [0.9] * 1000, groups=g)["difference_interval"]
               for g in ([s["group"] for s in text], None)]  # fmt: skip
     assert (closed[0][1] - closed[0][0]) / (closed[1][1] - closed[1][0]) == pytest.approx(10**0.5, rel=0.1)
 
@@ -187,6 +193,8 @@ def test_questions_without_letters_are_no_multiple_choice():
     """RealWorldQA asks for words and numbers under the same name."""
     rows = [sample(i, 1.0, "multiple_choice", "A", "A") for i in range(3)]
     rows += [sample(i, 1.0, "multiple_choice", "two", "two") for i in range(3, 6)]
+    rows = [s | {"source": "realworldqa", "details": {"options": {"A": "x", "B": "y"} if i < 3 else {}}}
+            for i, s in enumerate(rows)]  # fmt: skip
     scores = summarize(rows)
     assert (scores["first_rate"], scores["true_first_rate"]) == (1.0, 1.0)
 
@@ -194,7 +202,9 @@ def test_questions_without_letters_are_no_multiple_choice():
 def pairs_of_mme(marks):
     """Pairs of questions about a picture: "1" right, "0" wrong, "-" lost."""
     return [
-        sample(i, float(m == "1"), "yes_no", error="lost" if m == "-" else "", group=f"OCR/{i // 2}")
+        sample(
+            i, float(m == "1"), "yes_no", ("yes", "no")[i % 2], error="lost" if m == "-" else "", group=f"OCR/{i // 2}"
+        )
         | {"source": "mme", "category": "OCR", "details": {"picture": f"OCR/{i // 2}"}}
         for i, m in enumerate(marks)
     ]
@@ -237,11 +247,15 @@ def test_the_average_over_benchmarks_by_hand():
             "failed": 0,
             "accuracy": accuracy,
             "stderr": stderr,
+            "groups": 10,
+            "interval": [accuracy - 2 * stderr, accuracy + 2 * stderr],
+            "chance": 0.5,
             "figures": {"first": headline, "second": 3.0},
         }
 
     def gap(mean, stderr, headline):
-        return {"n": 9, "gap": mean, "stderr": stderr, "headline": headline}
+        interval = [mean - 2 * stderr, mean + 2 * stderr]
+        return {"n": 9, "groups": 9, "gap": mean, "stderr": stderr, "gap_interval": interval, "headline": headline}
 
     mme = {"text": view(0.9, 0.03, 85.0), "speech": view(0.5, 0.04, 40.0), "gap": gap(0.4, 0.06, 45.0)}
     pope = {"text": view(0.8, 0.04, 80.0), "speech": view(0.7, 0.03, 70.0), "gap": gap(0.1, 0.08, 10.0)}
@@ -249,9 +263,15 @@ def test_the_average_over_benchmarks_by_hand():
     over = averages({"mme": mme, "pope": pope, "world": world})["average"]["over_benchmarks"]
     assert over["benchmarks"] == ["mme", "pope"] and "cascade" not in over
     # independent benchmarks: sqrt(0.03^2 + 0.04^2) / 2, sqrt(0.06^2 + 0.08^2) / 2
-    assert over["text"] == pytest.approx({"n": 20, "failed": 0, "accuracy": 0.85, "stderr": 0.025, "headline": 82.5})
-    assert over["speech"] == pytest.approx({"n": 20, "failed": 0, "accuracy": 0.6, "stderr": 0.025, "headline": 55.0})
-    assert over["gap"] == pytest.approx({"n": 18, "gap": 0.25, "stderr": 0.05, "headline": 27.5})
+    mean = {"n": 20, "failed": 0, "stderr": 0.025, "groups": 10, "chance": 0.5}
+    for view, accuracy, headline in (("text", 0.85, 82.5), ("speech", 0.6, 55.0)):
+        assert over[view].pop("interval") == pytest.approx([accuracy - 0.05, accuracy + 0.05])
+        assert over[view] == pytest.approx(mean | {"accuracy": accuracy, "headline": headline})
+    assert over["gap"].pop("gap_interval") == pytest.approx([0.15, 0.35]) and over["gap"].pop("verdict") == "too few"
+    assert over["gap"] == pytest.approx(
+        {"n": 18, "groups": 9, "gap": 0.25, "stderr": 0.05, "headline": 27.5, "level": 0.95}
+    )
+    over = averages({"mme": mme, "pope": pope})["average"]["over_benchmarks"]
     assert averages({"mme": mme, "world": world}) == {}
     voices = {f"{name}@{voice}": s for voice in "ab" for name, s in (("mme", mme), ("pope", pope))}
     assert averages(voices) == {f"average@{voice}": {"over_benchmarks": over} for voice in "ab"}
@@ -269,7 +289,7 @@ def test_the_share_closed_on_average():
     # three times the items: an interval of about 1 / sqrt(3)
     width = [np.ptp(of["difference_interval"]) for of in (one, thrice)]
     assert 0.5 < width[1] / width[0] < 0.66
-    small = ([1.0] * 4, [0.0] * 4, [1.0] * 4, None)
+    small = ([1.0] * 12, [0.0] * 12, [1.0] * 12, None)
     both = gap_closed_on_average([(text, first, second, None), small])
     gaps = np.mean([text.mean() - first.mean(), 1.0]), np.mean([second.mean() - first.mean(), 1.0])
     assert both["share"] == pytest.approx(gaps[1] / gaps[0])

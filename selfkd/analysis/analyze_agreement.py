@@ -8,7 +8,7 @@ items.
 An item's figure is the mean over its response rows, so items weigh alike, however long their responses.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from selfkd.evaluation.resampling import LEVEL, RESAMPLES, Groups
 from selfkd.evaluation.same_data import same_data
 from selfkd.evaluation.samples import read_samples, samples_path
 from selfkd.evaluation.statistics import groups_in
+from selfkd.evaluation.uncertainty import DIFFERENCE, SCORE, Bounds
 from selfkd.model.omni import OmniModel
 from selfkd.runs import Run
 
@@ -45,6 +46,7 @@ FIGURES = {
     "same_top": "share of response rows whose top token is the same in both views",
     "rank": "place of the written view's top token in the spoken view; 1 is its top",
 }
+_BOUNDS = {"kl": None, "same_top": SCORE, "rank": None}
 BY_LAYER = {
     "cosine": "cosine between the two views' hidden states at response rows",
     "distance": "|speech - text| / |text| of those hidden states",
@@ -134,7 +136,8 @@ def summarize_agreement(
             result["models"][model]["flips"] = {o: [i["id"] for i in items if by_id.get(i["id"]) == o] for o in _FLIPS}
     for a, b in pairs(list(records)):
         moved, groups = _figures(records[b]) - _figures(records[a]), groups_in(records[a])
-        between: dict[str, Any] = _figure_intervals(moved, seed, groups)
+        bounds = [None if of is None else DIFFERENCE for of in _BOUNDS.values()]
+        between: dict[str, Any] = _figure_intervals(moved, seed, groups, bounds)
         first, second = _layers(records[a]), _layers(records[b])
         if first["cosine"].shape == second["cosine"].shape:
             between["by_layer"] = layer_intervals({m: second[m] - first[m] for m in BY_LAYER}, seed, groups)
@@ -151,10 +154,15 @@ def _layers(items: list[Record]) -> dict[str, NDArray[np.float64]]:
     return {name: np.array([item[name] for item in items]) for name in BY_LAYER}
 
 
-def _figure_intervals(values_n3: NDArray[np.float64], seed: int, groups: Groups) -> dict[str, Any]:
-    found = intervals(values_n3, seed, groups)
+def _figure_intervals(
+    values_n3: NDArray[np.float64],
+    seed: int,
+    groups: Groups,
+    bounds: Sequence[Bounds | None] = tuple(_BOUNDS.values()),
+) -> dict[str, Any]:
+    found = intervals(values_n3, seed, groups, bounds)
     figures = {name: {figure: found[figure][i] for figure in ("mean", "low", "high")} for i, name in enumerate(FIGURES)}
-    return {"n": found["n"], **figures}
+    return {"n": found["n"], "groups": found["groups"], **figures}
 
 
 def _by(items: list[Record], kind_of: Callable[[Record], str | None], seed: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Means over items with 95% intervals, by figure and by layer (`evaluation/resampling.py` draws).
+"""Means over items with 95% intervals, by figure and by layer (`evaluation/uncertainty.py` makes them).
 
 Groups of items are drawn (those of a picture, see `evaluation/grading.py`), not rows or layers: what belongs together
 stays together, and a difference of the same items (of two views, of two models) is that of pairs.
@@ -12,15 +12,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selfkd.evaluation.resampling import Groups, percentile_interval, resampled_means
+from selfkd.evaluation.resampling import Groups
+from selfkd.evaluation.uncertainty import Bounds, mean_intervals
 
 
-def intervals(values: NDArray[np.float64], seed: int, groups: Groups = None) -> dict[str, Any]:
-    """{"n", "mean", "low", "high"} of items (n, M) or (n,): the percentile interval of the mean, by figure."""
-    low, high = percentile_interval(resampled_means(values, seed, groups))
+def intervals(
+    values: NDArray[np.float64], seed: int, groups: Groups = None, bounds: Sequence[Bounds | None] = (None,)
+) -> dict[str, Any]:
+    """{"n", "groups", "mean", "low", "high"} of items (n, M) or (n,): the interval of the mean, by figure; None for the
+    ends of one of which nothing is known. `bounds` are those of each figure, or one for all."""
+    low, high = mean_intervals(values, groups, bounds, seed)
     figures = {"mean": values.mean(0), "low": low, "high": high}
-    shape = values.shape[1:]
-    return {"n": len(values), **{name: figure.reshape(shape).tolist() for name, figure in figures.items()}}
+    count = len(values if groups is None else set(groups))
+    shaped = {name: np.reshape(figure, values.shape[1:]) for name, figure in figures.items()}
+    return {"n": len(values), "groups": count, **{name: _known(figure) for name, figure in shaped.items()}}
+
+
+def _known(figures: NDArray[np.float64]) -> Any:
+    """As lists, None for NaN."""
+    known = np.array(figures, dtype=object)  # of a single figure too
+    known[np.isnan(figures)] = None
+    return known.tolist()
 
 
 def layer_intervals(values: Mapping[str, NDArray[np.float64]], seed: int, groups: Groups = None) -> dict[str, Any]:
@@ -44,7 +56,8 @@ def layer_intervals(values: Mapping[str, NDArray[np.float64]], seed: int, groups
 
 
 def _some(found: Mapping[str, Any], at: int | slice) -> dict[str, Any]:
-    return {"n": found["n"], **{figure: found[figure][at] for figure in ("mean", "low", "high")}}
+    counts = {name: found[name] for name in ("n", "groups")}
+    return counts | {figure: found[figure][at] for figure in ("mean", "low", "high")}
 
 
 def thirds_of(layers: int) -> dict[str, list[int]]:

@@ -15,9 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from selfkd.errors import InputError
-from selfkd.evaluation.gap_table import accuracy_cell
+from selfkd.evaluation.comparable import Asked, check_fields, difference
+from selfkd.evaluation.gap_table import accuracy_cell, chance_cell, verdict_notes
 from selfkd.evaluation.samples import read_samples, samples_path
-from selfkd.evaluation.side_by_side import CASCADE, TEXT, asked_in, averages_side_by_side, items_in, side_by_side
+from selfkd.evaluation.side_by_side import CASCADE, TEXT, averages_side_by_side, side_by_side
 from selfkd.files import write_json
 from selfkd.runs import CONFIG, RESULT, name_and_path
 
@@ -49,8 +50,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     places = _places(config.runs)
     benchmarks = [b for b, views in _result(places[TEXT][0]).items() if TEXT in views]
     samples = {
-        b: {system: read_samples(samples_path(run, b, view)) for system, (run, view) in places.items()}
-        for b in benchmarks
+        b: {system: _samples(samples_path(run, b, view)) for system, (run, view) in places.items()} for b in benchmarks
     }
     for benchmark, of in samples.items():
         _check_comparable(benchmark, of, places)
@@ -60,19 +60,29 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     write_json(config.output / "comparison.json", here)
     write_json(config.output / "scores.json", scores)
     Console().print(comparison_table(scores))
+    for note in comparison_notes(scores):
+        print(note)
     return scores
 
 
+def _samples(path: Path) -> list[dict[str, Any]]:
+    samples = read_samples(path)
+    check_fields(path, samples)
+    return samples
+
+
 def _check_comparable(benchmark: str, samples: Mapping[str, Sequence[Mapping[str, Any]]], places: Places) -> None:
-    items = {system: items_in(some) for system, some in samples.items()}
-    for system in places:
-        if items[system] != items[TEXT]:
-            raise InputError(f"runs: {places[system][0]}: {benchmark} has other items than {places[TEXT][0]}")
-    spoken = [s for s in samples if s != TEXT]
-    for system in spoken[1:]:
-        if asked_in(samples[system]) != asked_in(samples[spoken[0]]):
-            there = f"{benchmark} was spoken otherwise than in {places[spoken[0]][0]}"
-            raise InputError(f"runs: {places[system][0]}: {there}: a gap closed would be that of the voices")
+    """Each system against the written view, and what was spoken against the first that was."""
+    asked = {
+        system: Asked(str(run), view, json.loads((run / CONFIG).read_text()), samples[system])
+        for system, (run, view) in places.items()
+    }
+    spoken = [of for system, of in asked.items() if system != TEXT]
+    for first in (asked[TEXT], *spoken[:1]):
+        for other in spoken:
+            if told := difference(first, other):
+                hint = ": a gap closed would be that of the voices" if "spoken otherwise" in told else ""
+                raise InputError(f"runs: {other.run}: {benchmark} {told}{hint}")
 
 
 def _places(runs: list[str]) -> Places:
@@ -111,22 +121,37 @@ def comparison_table(scores: Mapping[str, Any]) -> Table:
     """A row a system: its accuracy (standard error) on a benchmark, and the share that it closes of the gap left by the
     first spoken run. Last the average over public benchmarks, of mean scores and of their own first figures."""
     table = Table(title="Accuracy in % (standard error)")
-    for column in ("benchmark", "system", "accuracy", "gap closed"):
+    for column in ("benchmark", "system", "chance", "accuracy", "gap closed"):
         table.add_column(column, justify="left" if column in ("benchmark", "system") else "right")
     for benchmark, score in scores.items():
-        closed = score["gap_closed"]
-        _add_rows(table, titled_benchmark(benchmark, score), accuracy_cells(score), closed, "share")
+        closed, chance = score["gap_closed"], chance_cell(score["systems"].values())
+        shares = {system: closed_cell(of) for system, of in closed.items()}
+        _add_rows(table, titled_benchmark(benchmark, score), chance, accuracy_cells(score), shares)
         if "benchmarks" in score:
             headlines = {system: f"{of['headline']:.1f}" for system, of in score["systems"].items()}
-            _add_rows(table, "own figures", headlines, closed, "headline")
+            own = {s: f"{c['headline']:.0%}" for s, c in closed.items() if c["headline"] is not None}
+            _add_rows(table, "own figures", "", headlines, own)
     return table
 
 
-def _add_rows(table: Table, title: str, cells: Mapping[str, str], closed: Mapping[str, Any], figure: str) -> None:
+def comparison_notes(scores: Mapping[str, Any]) -> list[str]:
+    """Lines beneath the table: why nothing is said of some benchmarks' gaps."""
+    gaps = {benchmark: list(score["gap"].values())[:1] for benchmark, score in scores.items()}
+    return verdict_notes({benchmark: gap["verdict"] for benchmark, of in gaps.items() for gap in of if gap["n"]})
+
+
+def _add_rows(table: Table, title: str, chance: str, cells: Mapping[str, str], closed: Mapping[str, str]) -> None:
     for i, (system, cell) in enumerate(cells.items()):
-        share = closed.get(system, {}).get(figure)
-        table.add_row("" if i else title, system, cell, "" if share is None else f"{share:.0%}")
+        table.add_row("" if i else title, system, "" if i else chance, cell, closed.get(system, ""))
     table.add_section()
+
+
+def closed_cell(closed: Mapping[str, Any]) -> str:
+    """The share of the gap that is closed with its interval, or why there is none."""
+    if closed["share"] is None:
+        return closed["verdict"]
+    low, high = closed["interval"]
+    return f"{closed['share']:.0%} ({low:.0%} to {high:.0%})"
 
 
 def accuracy_cells(score: Mapping[str, Any]) -> dict[str, str]:

@@ -22,7 +22,8 @@ from selfkd.errors import InputError
 from selfkd.evaluation.asker import EndpointSettings
 from selfkd.evaluation.benchmark_speech import InstructionForm, speak_benchmarks
 from selfkd.evaluation.benchmarks.benchmark import whole_groups
-from selfkd.evaluation.gap_table import gap_table
+from selfkd.evaluation.chance import chance_floor
+from selfkd.evaluation.gap_table import gap_notes, gap_table
 from selfkd.evaluation.grading import check_gradable, check_name, group_of
 from selfkd.evaluation.records import SampleFile, prompt_hash, sample
 from selfkd.evaluation.remote_code import ChatSystem, runs_own_code
@@ -137,6 +138,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             write_json(run.folder / QUESTIONS, places)
             run.finish(**result)
             Console().print(gap_table(result))
+            for note in gap_notes(result):
+                print(note)
         return result
 
 
@@ -227,8 +230,9 @@ def _limited(examples: ExampleFolder, limit: int) -> list[int]:
 
 def score(samples: Mapping[str, Sequence[Mapping[str, Any]]], seed: int) -> dict[str, Any]:
     """{view: scores} of one benchmark, and "gap" and "cascade_gap", written against spoken on the same items."""
-    scores: dict[str, Any] = {view: summarize(some) for view, some in samples.items()}
+    chance = chance_floor(next(iter(samples.values()), ()))  # the items of all views are the same
+    scores: dict[str, Any] = {view: summarize(some, chance) for view, some in samples.items()}
     for view, key in (("speech", "gap"), ("cascade", "cascade_gap")):
         if "text" in samples and view in samples:
-            scores[key] = vision_audio_gap(samples["text"], samples[view], seed)
+            scores[key] = vision_audio_gap(samples["text"], samples[view], seed, chance)
     return scores

@@ -1,17 +1,19 @@
 """Scores of an evaluation as a table for a terminal of 80 columns."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.table import Table
+
+from selfkd.evaluation.uncertainty import FEWEST_GROUPS
+from selfkd.evaluation.verdicts import AT_CHANCE
 
 VIEWS = {"text": "written", "speech": "spoken", "cascade": "cascade"}
 
 
 def gap_table(result: Mapping[str, Any]) -> Table:
-    """One row a benchmark: score and standard error of each view in percent, the gap with its interval. Last the
-    average over public benchmarks, of mean scores (interval by the normal distribution) and of their own first figures.
-    """
+    """One row a benchmark: score and standard error of each view in percent, beside the floor of chance, and the gap
+    with its interval. Last the average over public benchmarks, of mean scores and of their own first figures."""
     views = [v for v in VIEWS if any(v in scores for scores in result.values())]
     table = Table(title="Score in % (standard error)")
     for column in ("benchmark", "n", *(VIEWS[v] for v in views), "gap (95%)", "p"):
@@ -29,25 +31,53 @@ def gap_table(result: Mapping[str, Any]) -> Table:
             count, gap = str(len(over["benchmarks"])), over.get("gap")
             table.add_section()
             cells = [accuracy_cell(over.get(v)) for v in views]
-            table.add_row(name, count, *cells, _average_gap(gap) if gap else "–", "")
+            table.add_row(_named(name, over), count, *cells, _gap_cells(gap)[0], "")
             cells = [f"{over[v]['headline']:.1f}" if v in over else "–" for v in views]
             own = gap["headline"] if gap else None
             table.add_row("own figures", count, *cells, "–" if own is None else f"{own:.1f}", "")
             continue
         counts = sorted({scores[v]["n"] for v in views if v in scores})
         cells = [accuracy_cell(scores.get(v)) for v in views]
-        table.add_row(name, "/".join(map(str, counts)), *cells, *_gap_cells(scores.get("gap")))
+        table.add_row(_named(name, scores), "/".join(map(str, counts)), *cells, *_gap_cells(scores.get("gap")))
     failed = sum(s["failed"] for scores in result.values() for v, s in scores.items() if v in VIEWS)
     if failed:
         table.caption = f"{failed} items have no reply and are not in n"
     return table
 
 
+def _named(name: str, scores: Mapping[str, Any]) -> str:
+    """With the floor of chance on a line of its own: a column more would be too wide for the terminal."""
+    return f"{name}\nchance {chance_cell(scores.get(v) for v in VIEWS)}"
+
+
+def gap_notes(result: Mapping[str, Any]) -> list[str]:
+    """Lines beneath the table: why nothing is said of some gaps."""
+    gaps = {name: scores.get("over_benchmarks", scores).get("gap") for name, scores in result.items()}
+    return verdict_notes({name: gap["verdict"] for name, gap in gaps.items() if gap and gap["n"]})
+
+
+def verdict_notes(verdicts: Mapping[str, str]) -> list[str]:
+    """Why nothing is said of some benchmarks' gaps, a line each, of {benchmark: verdict}."""
+    notes = [f"{name}: {AT_CHANCE}" for name, verdict in verdicts.items() if verdict == "at chance"]
+    few = [name for name, verdict in verdicts.items() if verdict == "too few"]
+    return [*notes, *([f"{', '.join(few)}: too few images for a verdict, fewer than {FEWEST_GROUPS}"] if few else [])]
+
+
 def _gap_cells(gap: Mapping[str, Any] | None) -> tuple[str, str]:
     if not gap or not gap["n"]:
         return "–", "–"
+    if gap["verdict"] == "at chance":
+        return "at chance", "–"
+    value = f"{100 * gap['gap']:.1f}"
+    if gap["gap_interval"] is None or gap["verdict"] == "too few":
+        return f"{value} (too few)", "–"
     low, high = (100 * side for side in gap["gap_interval"])
-    return f"{100 * gap['gap']:.1f} ({low:.1f} to {high:.1f})", f"{gap['mcnemar_p']:.2g}"
+    return f"{value} ({low:.1f} to {high:.1f})", f"{gap.get('mcnemar_p', 1.0):.2g}"
+
+
+def chance_cell(scores: Iterable[Mapping[str, Any] | None]) -> str:
+    """The floor of chance under the accuracies of some systems, in percent."""
+    return next((f"{100 * s['chance']:.1f}" for s in scores if s and s["n"]), "–")
 
 
 def accuracy_cell(scores: Mapping[str, Any] | None) -> str:
@@ -56,9 +86,3 @@ def accuracy_cell(scores: Mapping[str, Any] | None) -> str:
         return "–"
     error = scores["stderr"]
     return f"{100 * scores['accuracy']:.1f}" + (f" ({100 * error:.1f})" if error is not None else "")
-
-
-def _average_gap(gap: Mapping[str, Any]) -> str:
-    value, error = 100 * gap["gap"], gap["stderr"]
-    interval = "" if error is None else f" ({value - 196 * error:.1f} to {value + 196 * error:.1f})"
-    return f"{value:.1f}{interval}"

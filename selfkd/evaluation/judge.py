@@ -13,6 +13,8 @@ from typing import Any
 from selfkd.errors import InputError
 from selfkd.evaluation.asker import Asker
 from selfkd.evaluation.chat_reply import short
+from selfkd.evaluation.uncertainty import score_interval
+from selfkd.evaluation.verdicts import told_interval
 
 PROMPT_VERSION = "on-topic-1"  # a new one with every change of a letter below
 PROMPT = """\
@@ -93,13 +95,16 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
 
 def agreement(verdicts: Sequence[Verdict], labels: Sequence[bool]) -> dict[str, Any]:
     """Of verdicts with people's labels: n, items without a verdict (not in n), the share on which both agree with its
-    standard error, and Cohen's kappa (agreement beyond chance; None where chance alone explains everything)."""
+    interval and standard error (None where all agree, or none), and Cohen's kappa (agreement beyond chance; None where
+    chance alone explains everything)."""
     if len(verdicts) != len(labels):
         raise InputError(f"labels: {len(labels)} for {len(verdicts)} verdicts")
     both = [(v.on_topic, label) for v, label in zip(verdicts, labels, strict=True) if v.on_topic is not None]
     n = len(both)
     if not n:
-        return {"n": 0, "without_verdict": len(verdicts), "agreement": None, "stderr": None, "kappa": None}
+        return {"n": 0, "without_verdict": len(verdicts), "agreement": None} | dict.fromkeys(
+            ("stderr", "interval", "kappa")
+        )
     share = sum(v == label for v, label in both) / n
     yes, yes_label = sum(v for v, _ in both) / n, sum(label for _, label in both) / n
     by_chance = yes * yes_label + (1 - yes) * (1 - yes_label)
@@ -107,16 +112,19 @@ def agreement(verdicts: Sequence[Verdict], labels: Sequence[bool]) -> dict[str, 
         "n": n,
         "without_verdict": len(verdicts) - n,
         "agreement": share,
-        "stderr": math.sqrt(share * (1 - share) / n),
+        "stderr": math.sqrt(share * (1 - share) / n) or None,
+        "interval": score_interval([float(v == label) for v, label in both], None),
         "kappa": (share - by_chance) / (1 - by_chance) if by_chance < 1 else None,
     }
 
 
 def agreement_told(found: Mapping[str, Any]) -> str:
-    """ "agrees with 93% (3) of 60 labels, kappa 0.86"."""
+    """ "agrees with 93% (3) of 60 labels, kappa 0.86": with the standard error, or, where all agree, the interval."""
     if not found["n"]:
         return "no verdict on any of the replies with labels"
     kappa = "–" if found["kappa"] is None else f"{found['kappa']:.2f}"
-    agrees = f"{100 * found['agreement']:.0f}% ({100 * found['stderr']:.0f})"
+    error = found["stderr"]
+    spread = told_interval(found["interval"], found["n"], "{:.0%}".format) if error is None else f"{100 * error:.0f}"
+    agrees = f"{100 * found['agreement']:.0f}% ({spread})"
     without = f", {found['without_verdict']} without a verdict" if found["without_verdict"] else ""
     return f"agrees with {agrees} of {found['n']} labels, kappa {kappa}{without}"

@@ -24,6 +24,7 @@ from selfkd.evaluation.resampling import clustered_stderr
 from selfkd.evaluation.samples import keep_whole_lines, read_samples, whole_lines
 from selfkd.evaluation.statistics import groups_in
 from selfkd.evaluation.systems import endpoint_settings
+from selfkd.evaluation.uncertainty import score_interval
 from selfkd.evaluation.usage import USAGE, kept_usage
 from selfkd.files import write_json
 
@@ -120,11 +121,13 @@ def _figures(wrong: Sequence[dict[str, Any]], verdicts: dict[str, dict[str, Any]
     given = [(s, verdicts[s["id"]]["on_topic"]) for s in wrong if s["id"] in verdicts]
     judged = [(s, float(on_topic)) for s, on_topic in given if on_topic is not None]
     said = [on_topic for _, on_topic in judged]
+    groups = groups_in([s for s, _ in judged])
     return {
         "wrong": len(wrong),
         "judged": len(said),
         "on_topic": fmean(said) if said else None,
-        "stderr": clustered_stderr(said, groups_in([s for s, _ in judged])) if said else None,
+        "stderr": clustered_stderr(said, groups) if said else None,
+        "interval": score_interval(said, groups) if said else None,
         "overlap": fmean(overlap(s["question"], s["reply"]) for s in wrong) if wrong else None,
     }
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from selfkd.data.example import Example
+from selfkd.data.example import Example, image_hash
 from selfkd.data.verify import word_error_rate
 from selfkd.evaluation.grading import grade, group_of_example
 from selfkd.evaluation.reply import Reply
@@ -25,7 +25,10 @@ def sample(example: Example, view: str, reply: Reply, language: str = "en") -> d
         "source": example.source,
         "kind": example.kind,
         "category": example.category,
+        "instruction": example.instruction,
         "question": example.question,
+        "answer_format": example.answer_format,
+        "image": image_hash(example.image) if example.image else "",
         "truth": example.truth,
         "details": json.loads(example.details) if example.details else {},
         "voice": "" if view == "text" else example.voice,

@@ -25,7 +25,7 @@ def resampled_means(values: ArrayLike, seed: Seed, groups: Groups = None, resamp
     What belongs to one item stays together, so that a difference of means is that of pairs. A mean is the sum over the
     items of the drawn groups divided by their number: groups need not be of one size.
     """
-    sums_GM, sizes_G = _by_group(_flat(values), groups)
+    sums_GM, sizes_G = group_sums(flat(values), groups)
     count_G, means = len(sizes_G), []
     rng, chunk = np.random.default_rng(seed), max(1, _CHUNK_NUMBERS // len(sizes_G))
     for start in range(0, resamples, chunk):
@@ -52,29 +52,32 @@ def percentile_interval(means_RM: NDArray) -> NDArray:
 
 
 def clustered_stderr(values: ArrayLike, groups: Groups = None) -> float | None:
-    """The standard error of the mean of items (n,), which within a group may go together; None for a single group.
+    """The standard error of the mean of items (n,), which within a group may go together; None for a single group,
+    and where no group differs from another: that they do not in a sample is no knowledge that they never do.
 
     se^2 = s^2 / n + (sum over groups of sum over i != j of (x_i - m)(x_j - m)) / n^2, with s^2 the variance of the
     items (Miller 2024, "Adding error bars to evals", arXiv 2411.00640, section 2.2).
     """
-    items_n1 = _flat(values)
+    items_n1 = flat(values)
     off_n1 = items_n1 - items_n1.mean()
     n, squares = len(off_n1), float((off_n1**2).sum())
-    sums_G1, _ = _by_group(off_n1, groups)
+    sums_G1, _ = group_sums(off_n1, groups)
     if len(sums_G1) < 2:
         return None
     together = float((sums_G1**2).sum()) - squares
-    return float(np.sqrt(max(0.0, squares / (n - 1) / n + together / n**2)))
+    variance = squares / (n - 1) / n + together / n**2
+    return float(np.sqrt(variance)) if variance > 1e-18 * float((items_n1**2).max()) else None
 
 
-def _flat(values: ArrayLike) -> NDArray[np.float64]:
+def flat(values: ArrayLike) -> NDArray[np.float64]:
+    """(n, M) of items (n, M) or (n,); raises ValueError where there are none."""
     items = np.asarray(values, dtype=np.float64)
     if not len(items):
         raise ValueError("no items to take a mean of")
     return items.reshape(len(items), -1)
 
 
-def _by_group(values_nM: NDArray[np.float64], groups: Groups) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def group_sums(values_nM: NDArray[np.float64], groups: Groups) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Sums (G, M) and sizes (G,), groups in the order in which they come first."""
     if groups is None:
         return values_nM, np.ones(len(values_nM), dtype=np.int64)

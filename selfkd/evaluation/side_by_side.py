@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from selfkd.evaluation.chance import chance_floor
 from selfkd.evaluation.grading import headlines
-from selfkd.evaluation.resampling import LEVEL, RESAMPLES, percentile_interval, resampled_means_of_each
 from selfkd.evaluation.statistics import (
     gap_closed,
     gap_closed_on_average,
@@ -25,22 +25,18 @@ Samples = list[dict[str, Any]]
 def side_by_side(samples: Mapping[str, Samples], seed: int) -> dict[str, Any]:
     """{"systems": {system: scores}, "gap": {system: ...}, "gap_closed": {system: ...}} of {system: its samples} on one
     benchmark. `TEXT` is what the others are measured against; where it is missing there is no gap."""
-    closed = {s: _closed(samples, spoken, s, seed) for spoken, s in _after_the_first(samples)}
+    chance = chance_floor(next(iter(samples.values())))  # the items of all systems are the same
+    closed = {s: _closed(samples, spoken, s, seed, chance) for spoken, s in _after_the_first(samples)}
     return {
-        "systems": {system: summarize(items) for system, items in samples.items()},
-        "gap": {s: vision_audio_gap(samples[TEXT], samples[s], seed) for s in _against_text(samples)},
+        "systems": {system: summarize(items, chance) for system, items in samples.items()},
+        "gap": {s: vision_audio_gap(samples[TEXT], samples[s], seed, chance) for s in _against_text(samples)},
         "gap_closed": {s: share for s, share in closed.items() if share is not None},
     }
 
 
 def items_in(samples: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """What was asked, in whatever view: id, question, right answer, and group, which holds the picture."""
-    return [(s["id"], s["question"], s["truth"], s["group"]) for s in samples]
-
-
-def asked_in(samples: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What makes two runs comparable: a hash of all that was shown and said, for each item."""
-    return [s["prompt"] for s in samples]
+    """What was asked, in whatever view: id, question, right answer, group and image."""
+    return [(s["id"], s["question"], s["truth"], s["group"], s["image"]) for s in samples]
 
 
 def averages_side_by_side(
@@ -60,21 +56,14 @@ def _average(scores: Mapping[str, Mapping[str, Any]], samples: Sequence[Mapping[
     systems = {s: average_scores([of["systems"][s] for of in scores.values()]) for s in samples[0]}
     gaps, closed = {}, {}
     for system in _against_text(systems):
-        pairs = [paired(of[TEXT], of[system]) for of in samples]
-        if not all(written for written, _ in pairs):
-            continue
-        differences = [[a["score"] - b["score"] for a, b in zip(*pair, strict=True)] for pair in pairs]
-        means = resampled_means_of_each(differences, seed, [groups_in(written) for written, _ in pairs])
-        gaps[system] = average_gap([of["gap"][system] for of in scores.values()]) | {
-            "gap_interval": percentile_interval(means.mean(0)[:, 0]).tolist(),
-            "level": LEVEL,
-            "resamples": RESAMPLES,
-        }
+        each = [of["gap"][system] for of in scores.values()]
+        if all(gap["n"] for gap in each):
+            gaps[system] = average_gap(each, systems[TEXT])
     for first, system in _after_the_first(systems):
         items = [_answered(of, first, system) for of in samples]
         if all(groups for *_, groups in items):
             own = [headlines(of[TEXT], of[first], of[system]) for of in samples]
-            share = gap_closed_on_average(items, seed)
+            share = gap_closed_on_average(items, seed, systems[TEXT]["chance"])
             headline = None if share["share"] is None or None in own else _share(*map(fmean, zip(*own, strict=True)))
             closed[system] = {"of": first, **share, "headline": headline}
     return {"benchmarks": list(scores), "systems": systems, "gap": gaps, "gap_closed": closed}
@@ -90,10 +79,12 @@ def _after_the_first(systems: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(spoken[0], s) for s in spoken[1:]]
 
 
-def _closed(samples: Mapping[str, Samples], first: str, second: str, seed: int) -> dict[str, Any] | None:
+def _closed(
+    samples: Mapping[str, Samples], first: str, second: str, seed: int, chance: float | None
+) -> dict[str, Any] | None:
     """On the items that have a reply everywhere; None where no item has."""
     written, left, right, groups = _answered(samples, first, second)
-    return {"of": first, **gap_closed(written, left, right, seed, groups)} if groups else None
+    return {"of": first, **gap_closed(written, left, right, seed, groups, chance)} if groups else None
 
 
 def _answered(samples: Mapping[str, Samples], first: str, second: str) -> tuple[list, list, list, list[str]]:

@@ -6,29 +6,32 @@ from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
 
 from selfkd.evaluation.benchmarks.replies import LETTERS
+from selfkd.evaluation.chance import chance_floor
 from selfkd.evaluation.grading import headlines, official_figures
-from selfkd.evaluation.resampling import (
-    LEVEL,
-    RESAMPLES,
-    Groups,
-    clustered_stderr,
-    percentile_interval,
-    resampled_means,
-    resampled_means_of_each,
-)
+from selfkd.evaluation.resampling import LEVEL, RESAMPLES, Groups, clustered_stderr
 from selfkd.evaluation.scorers import YES_NO_KINDS
+from selfkd.evaluation.uncertainty import (
+    DIFFERENCE,
+    average_interval,
+    averaged_interval,
+    mean_interval,
+    score_interval,
+    share_of_gap,
+    sign_flip_p,
+)
+from selfkd.evaluation.verdicts import gap_verdict, share_verdict, why_silent
 
 Sample = Mapping[str, Any]
 
 
-def summarize(samples: Sequence[Sample]) -> dict[str, Any]:
-    """Of the items with a reply: n, how many groups they make, correct, accuracy (the mean score), its standard error,
-    parse rate; the rate of "yes" among yes/no questions, the true one, and the bias between them; of multiple choice
-    how often the first option is taken, how often it is right and the bias between them, and the accuracy of the
-    likeliest option; the benchmark's own figures. `failed` items have no reply and count nowhere else, nor do the
+def summarize(samples: Sequence[Sample], chance: float | None = None) -> dict[str, Any]:
+    """Of the items with a reply: n, how many groups they make, correct, accuracy (the mean score), its standard error
+    and interval, the floor of chance under it (`chance` where it is known already), parse rate; the rate of "yes" among
+    yes/no questions, the true one, and the bias between them; of multiple choice how often the first option is taken,
+    how often it is right and the bias between them, and the accuracy of the likeliest option; the benchmark's own
+    figures. `failed` items have no reply and count nowhere else, nor do the
     other items of their group in figures that count groups. A reply that cannot be parsed counts as wrong."""
     answered = [s for s in samples if not s["error"]]
     n = len(answered)
@@ -50,6 +53,8 @@ def summarize(samples: Sequence[Sample]) -> dict[str, Any]:
         "correct": sum(s["correct"] for s in answered),
         "accuracy": fmean(scores),
         "stderr": clustered_stderr(scores, groups_in(answered)),
+        "interval": score_interval(scores, groups_in(answered)),
+        "chance": chance_floor(samples) if chance is None else chance,
         "parse_rate": fmean(s["parsed"] is not None for s in answered),
         "yes_rate": said,
         "true_yes_rate": true,
@@ -80,31 +85,38 @@ def paired(first: Sequence[Sample], second: Sequence[Sample]) -> tuple[list[Samp
     return both, [others[s["id"]] for s in both]
 
 
-def vision_audio_gap(text: Sequence[Sample], speech: Sequence[Sample], seed: int = 0) -> dict[str, Any]:
-    """Written minus spoken on the same items: the gap in mean score with a 95% interval (paired bootstrap over
-    groups), McNemar's exact test of the items that are right in one view alone, and where the two views agree. An item
-    is right where its score is one half or more. `headline` is the difference of the benchmark's own first figures, on
-    the items, or groups, that are whole in both; None without such figures."""
+def vision_audio_gap(
+    text: Sequence[Sample], speech: Sequence[Sample], seed: int = 0, chance: float | None = None
+) -> dict[str, Any]:
+    """Written minus spoken on the same items: the gap in mean score with a 95% interval over groups (None for a single
+    one) and what may be said of it (`verdicts.py`), McNemar's exact test over groups of the items that are right in one
+    view alone, and where the two views agree. An item is right where its score is one half or more. `headline` is the
+    difference of the benchmark's own first figures, on the items, or groups, that are whole in both; None without such
+    figures. `chance` is the floor under the accuracies, where it is known already."""
     written, spoken = paired(text, speech)
     if not written:
         return {"n": 0}
-    difference = np.array([a["score"] - b["score"] for a, b in zip(written, spoken, strict=True)], dtype=float)
-    means = resampled_means(difference, seed, groups_in(written))
+    groups = groups_in(written)
+    scores = [float(s["score"]) for s in written]
+    difference = [a["score"] - b["score"] for a, b in zip(written, spoken, strict=True)]
+    interval = mean_interval(difference, groups, DIFFERENCE, seed)
+    chance = chance_floor(text) if chance is None else chance
+    silent = why_silent(len(set(groups)), fmean(scores), score_interval(scores, groups), chance)
     right = [(bool(a["correct"]), bool(b["correct"])) for a, b in zip(written, spoken, strict=True)]
-    only_written, only_spoken = right.count((True, False)), right.count((False, True))
-    discordant = only_written + only_spoken
     own = headlines(text, speech)
     return {
         "n": len(written),
-        "gap": float(difference.mean()),
-        "stderr": clustered_stderr(difference, groups_in(written)),
-        "gap_interval": percentile_interval(means[:, 0]).tolist(),
+        "groups": len(set(groups)),
+        "gap": fmean(difference),
+        "stderr": clustered_stderr(difference, groups),
+        "gap_interval": interval,
+        "verdict": gap_verdict(silent, interval),
         "headline": own[0] - own[1] if own else None,
         "both_right": right.count((True, True)),
-        "only_written": only_written,
-        "only_spoken": only_spoken,
+        "only_written": right.count((True, False)),
+        "only_spoken": right.count((False, True)),
         "neither": right.count((False, False)),
-        "mcnemar_p": float(binomtest(only_written, discordant).pvalue) if discordant else 1.0,
+        "mcnemar_p": sign_flip_p([a - b for a, b in right], groups),
         "level": LEVEL,
         "resamples": RESAMPLES,
     }
@@ -134,33 +146,47 @@ def _over_voices(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def gap_closed(
-    text: Sequence[float], first: Sequence[float], second: Sequence[float], seed: int = 0, groups: Groups = None
+    text: Sequence[float],
+    first: Sequence[float],
+    second: Sequence[float],
+    seed: int = 0,
+    groups: Groups = None,
+    chance: float | None = None,
 ) -> dict[str, Any]:
     """Share of the gap left by `first` that `second` closes, (second - first) / (text - first), on the same items.
 
-    The 95% interval is the percentile interval of a paired bootstrap over groups; resamples without a gap are left out,
-    and where they are more than 1 in 100 share and interval are None: there is no gap to speak of.
+    With a 95% interval over groups (`uncertainty.share_of_gap`) and what may be said of it. Share and interval are None
+    of few groups, where the gap is not clear (more than 1 in 100 resamples have none), and where text is not above
+    `chance`.
     """
-    return gap_closed_on_average([(text, first, second, groups)], seed)
+    return gap_closed_on_average([(text, first, second, groups)], seed, chance)
 
 
 def gap_closed_on_average(
-    benchmarks: Sequence[tuple[Sequence[float], Sequence[float], Sequence[float], Groups]], seed: int = 0
+    benchmarks: Sequence[tuple[Sequence[float], Sequence[float], Sequence[float], Groups]],
+    seed: int = 0,
+    chance: float | None = None,
 ) -> dict[str, Any]:
-    """The same of mean scores over benchmarks, each of which counts the same: (text, first, second, groups) of each.
-    Groups are drawn again within their benchmark."""
+    """The same of mean scores over benchmarks, each of which counts the same: (text, first, second, groups) of each,
+    and the mean of their floors of chance. Groups are drawn again within their benchmark."""
     scores = [np.array([text, first, second], dtype=float).T for text, first, second, _ in benchmarks]
-    means = resampled_means_of_each(scores, seed, [groups for *_, groups in benchmarks])
-    t, s, k = means.mean(0).T
-    text_mean, first_mean, second_mean = np.mean([of.mean(0) for of in scores], axis=0)
-    has_gap = t - s > 0
-    share = (k[has_gap] - s[has_gap]) / (t[has_gap] - s[has_gap])
-    clear = has_gap.mean() >= 0.99 and text_mean > first_mean
+    groups = [its for *_, its in benchmarks]
+    fewest = min(len(of) if its is None else len(set(its)) for of, its in zip(scores, groups, strict=True))
+    text_means = [float(of[:, 0].mean()) for of in scores]
+    text_interval = averaged_interval(
+        text_means, [score_interval(of[:, 0], its) for of, its in zip(scores, groups, strict=True)]
+    )
+    silent = why_silent(fewest, fmean(text_means), text_interval, chance)
+    found = None if silent else share_of_gap(scores, groups, seed)
+    share, interval = found or (None, None)
+    differences = [of[:, 2] - of[:, 1] for of in scores]
     return {
-        "share": float((second_mean - first_mean) / (text_mean - first_mean)) if clear else None,
-        "interval": percentile_interval(share).tolist() if clear else None,
-        "difference": float(second_mean - first_mean),
-        "difference_interval": percentile_interval(k - s).tolist(),
+        "share": share,
+        "interval": interval,
+        "verdict": share_verdict(silent, interval),
+        "groups": fewest,
+        "difference": fmean(float(of.mean()) for of in differences),
+        "difference_interval": average_interval(differences, groups, DIFFERENCE, seed),
         "level": LEVEL,
         "resamples": RESAMPLES,
     }

@@ -4,6 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from selfkd.evaluation.resampling import LEVEL
+from selfkd.evaluation.uncertainty import averaged_interval
+from selfkd.evaluation.verdicts import gap_verdict, why_silent
+
 VIEWS = ("text", "speech", "cascade")
 VOICE_MARK = "@"  # a benchmark that several voices spoke is there once for each: "mme@anna"
 
@@ -40,31 +44,41 @@ def _average(of: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             average[view] = average_scores(asked)
     gaps = [s["gap"] for s in scores if s.get("gap", {}).get("n")]
     if len(gaps) == len(scores):
-        average["gap"] = average_gap(gaps)
+        average["gap"] = average_gap(gaps, average["text"])
     return average
 
 
 def average_scores(of_each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean score (0 to 1) with its standard error, and `headline`, the mean of the benchmarks' own first figures in
-    percent, which has none: MME's counts pairs."""
+    """Mean score (0 to 1) with its standard error and interval, the mean of the floors of chance, `groups`, those of
+    the benchmark that has fewest, and `headline`, the mean of the benchmarks' own first figures in percent, which has
+    no error: MME's counts pairs."""
     return {
         "n": sum(s["n"] for s in of_each),
         "failed": sum(s["failed"] for s in of_each),
         "accuracy": fmean(s["accuracy"] for s in of_each),
         "stderr": _stderr([s["stderr"] for s in of_each]),
+        "groups": min(s["groups"] for s in of_each),
+        "interval": averaged_interval([s["accuracy"] for s in of_each], [s["interval"] for s in of_each]),
+        "chance": fmean(s["chance"] for s in of_each),
         "headline": fmean(next(iter(s["figures"].values())) for s in of_each),
     }
 
 
-def average_gap(of_each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Of the gaps on each benchmark; the headline's is between first figures on the same items, which those of the
-    averages are not where a view lacks replies."""
+def average_gap(of_each: Sequence[Mapping[str, Any]], text: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the gaps on each benchmark, with the average scores of the text modality; the headline's is between first
+    figures on the same items, which those of the averages are not where a view lacks replies."""
     headlines = [g["headline"] for g in of_each]
+    groups = min(g["groups"] for g in of_each)
+    interval = averaged_interval([g["gap"] for g in of_each], [g["gap_interval"] for g in of_each])
     return {
         "n": sum(g["n"] for g in of_each),
+        "groups": groups,
         "gap": fmean(g["gap"] for g in of_each),
         "stderr": _stderr([g["stderr"] for g in of_each]),
+        "gap_interval": interval,
+        "verdict": gap_verdict(why_silent(groups, text["accuracy"], text["interval"], text["chance"]), interval),
         "headline": None if None in headlines else fmean(headlines),
+        "level": LEVEL,
     }
 
 

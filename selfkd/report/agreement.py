@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from selfkd.report.charts import Figure, Line, line_chart
+from selfkd.evaluation.uncertainty import enough
+from selfkd.evaluation.verdicts import too_few
+from selfkd.report.charts import Figure, Line, band, line_chart
 from selfkd.report.naming import Styles, titled
-from selfkd.report.run_folder import RunFolder, read_lines
-from selfkd.report.tables import Table, interval, percent
+from selfkd.report.run_folder import RunFolder, groups_stated, read_lines
+from selfkd.report.tables import Table, decimal, percent, with_interval
 
 _FIGURES = {"kl": "KL, nats per row", "same_top": "Same top token", "rank": "Rank of the written top token"}
 _BY_LAYER = {"cosine": "Cosine of hidden states", "distance": "Relative distance of hidden states"}
@@ -31,13 +33,15 @@ def _benchmark(run: RunFolder, name: str, models: Mapping[str, Any], styles: Sty
     ]
     by = [_by(name, models, group) for group in ("kind", "voice")]
     tables = [*by, _outcomes(name, models), _farthest(run, name, list(models))]
+    groups = min(groups_stated(model, run) for model in models.values())
+    few = "" if enough(groups) else f" These are {too_few(groups)}."
     return {
         "title": name,
         "n": max(model["n"] for model in models.values()),
         "finding": {
             "title": f"{name}: how far spoken answers are from written ones",
             "figure": "",
-            "text": finding(models),
+            "text": f"{finding(models)}{few}",
         },
         "figures": figures,
         "tables": [table for table in tables if table.rows],
@@ -47,11 +51,15 @@ def _benchmark(run: RunFolder, name: str, models: Mapping[str, Any], styles: Sty
 
 def finding(models: Mapping[str, Any]) -> str:
     said = [
-        f"{titled(m)} {of['kl']['mean']:.2f} nats per response row ({of['kl']['low']:.2f} to {of['kl']['high']:.2f}), "
+        f"{titled(m)} {of['kl']['mean']:.2f} nats per response row{_between(of['kl'])}, "
         f"the same top token in {percent(of['same_top']['mean'])}"
         for m, of in models.items()
     ]
     return f"From written to spoken: {'; '.join(said)}."
+
+
+def _between(kl: Mapping[str, float | None]) -> str:
+    return "" if kl["low"] is None else f" ({kl['low']:.2f} to {kl['high']:.2f})"
 
 
 def _by_position(key: str, models: Mapping[str, Any], styles: Styles) -> Figure:
@@ -59,7 +67,8 @@ def _by_position(key: str, models: Mapping[str, Any], styles: Styles) -> Figure:
     for name, model in models.items():
         found = [p for p in model["by_position"] if p["n"] >= min(_FEWEST, model["n"])]
         points = [(float(p["position"] + 1), p[key]["mean"]) for p in found]
-        lines.append(Line(titled(name), points, styles.of(name), [(p[key]["low"], p[key]["high"]) for p in found]))
+        ends = band([p[key]["low"] for p in found], [p[key]["high"] for p in found])
+        lines.append(Line(titled(name), points, styles.of(name), ends))
     return line_chart(_FIGURES[key], lines, "position in the response")
 
 
@@ -68,12 +77,12 @@ def _by_layer(key: str, models: Mapping[str, Any], styles: Styles) -> Figure:
     for name, model in models.items():
         layers = model["by_layer"][key]["layers"]
         points = [(float(i), mean) for i, mean in enumerate(layers["mean"])]
-        lines.append(Line(titled(name), points, styles.of(name), list(zip(layers["low"], layers["high"], strict=True))))
+        lines.append(Line(titled(name), points, styles.of(name), band(layers["low"], layers["high"])))
     return line_chart(_BY_LAYER[key], lines, "layer")
 
 
 def _cells(of: Mapping[str, Any]) -> list[str]:
-    return [str(of["n"]), *(interval(of[key]["mean"], of[key]["low"], of[key]["high"]) for key in _FIGURES)]
+    return [str(of["n"]), *(with_interval(of[key], of["groups"], decimal) for key in _FIGURES)]
 
 
 def _by(name: str, models: Mapping[str, Any], group: str) -> Table:
@@ -81,7 +90,7 @@ def _by(name: str, models: Mapping[str, Any], group: str) -> Table:
     for model, of in models.items():
         rows.append([titled(model), "all", *_cells(of)])
         rows += [[titled(model), value or "–", *_cells(some)] for value, some in of[f"by_{group}"].items()]
-    note = "Means over items, an item's being the mean over its response rows, with 95% intervals over pictures."
+    note = "Means over items, an item's being the mean over its response rows, with 95% intervals over images."
     columns = ["Model", group.capitalize(), "n", *_FIGURES.values()]
     return Table(f"{name}: agreement by {group}", columns, rows, note=note)
 

@@ -11,18 +11,20 @@ from selfkd.data.folder import ExampleFolder
 from selfkd.errors import InputError
 from selfkd.evaluation.gap_table import VIEWS
 from selfkd.evaluation.side_by_side import TEXT
-from selfkd.report.charts import Figure, Line, line_chart
+from selfkd.evaluation.uncertainty import FEWEST_GROUPS, enough
+from selfkd.evaluation.verdicts import too_few
+from selfkd.report.charts import Figure, Line, band, line_chart
 from selfkd.report.media import heat_uri, picture_uri
 from selfkd.report.naming import Styles, listed, titled
-from selfkd.report.run_folder import RunFolder, data_folder, read_json, read_lines
-from selfkd.report.tables import Table, percent, signed_interval
+from selfkd.report.run_folder import RunFolder, data_folder, groups_stated, read_json, read_lines
+from selfkd.report.tables import Table, percent, signed, with_interval
 
 MAIN = "query_to_image", "response_to_image", "response_to_query"
 THIRDS = "middle", "late"  # where the paper says that attention falls
 _WRITTEN, _SPOKEN = "text", "speech"
 _BOTH = (_WRITTEN, _SPOKEN)
 _MOST_MAPS = 4  # items of a benchmark
-Interval = Mapping[str, float]
+Interval = Mapping[str, Any]
 
 
 def attention_section(runs: list[RunFolder], styles: Styles) -> dict[str, Any] | None:
@@ -39,10 +41,13 @@ def _benchmark(run: RunFolder, name: str, of: Mapping[str, Any], styles: Styles)
     models, measures = of["models"], run.result["about"]["measures"]
     charts = {m: curves(m, models, styles) for m in measures}
     n = max(model["tokens"]["n"] for model in models.values())
+    groups = min(groups_stated(of_model["views"][_SPOKEN][MAIN[0]]["layers"], run) for of_model in models.values())
+    few = too_few(groups)
+    found = " ".join(findings(of)) if enough(groups) else f"{few[0].upper()}{few[1:]} to say where attention goes."
     return {
         "title": name,
         "n": n,
-        "finding": {"title": f"{name}: where questions look", "figure": "", "text": " ".join(findings(of))},
+        "finding": {"title": f"{name}: where questions look", "figure": "", "text": found},
         "main": [{"figure": charts[m], "note": measures[m]} for m in MAIN],
         "others": [{"figure": charts[m], "note": measures[m]} for m in measures if m not in MAIN],
         "tables": _tables(name, of, measures),
@@ -74,8 +79,12 @@ def _moved(between: Mapping[str, Any], a: str, b: str) -> dict[str, Interval] | 
         return between[f"{b} minus {a}"]["speech"]["query_to_image"]["thirds"]
     if f"{a} minus {b}" in between:
         back = between[f"{a} minus {b}"]["speech"]["query_to_image"]["thirds"]
-        return {t: {"mean": -i["mean"], "low": -i["high"], "high": -i["low"]} for t, i in back.items()}
+        return {t: i | {"mean": -i["mean"], "low": _less(i["high"]), "high": _less(i["low"])} for t, i in back.items()}
     return None
+
+
+def _less(end: float | None) -> float | None:
+    return None if end is None else -end
 
 
 def _pair(models: list[str]) -> tuple[str, str] | None:
@@ -87,6 +96,8 @@ def _pair(models: list[str]) -> tuple[str, str] | None:
 
 def direction(i: Interval) -> str:
     """Whether the interval of a difference leaves zero, and to which side."""
+    if i["low"] is None:  # no item differs from another
+        return "shows no clear difference"
     return "falls" if i["high"] < 0 else "rises" if i["low"] > 0 else "shows no clear difference"
 
 
@@ -107,7 +118,8 @@ def in_thirds(thirds: Mapping[str, Interval]) -> str:
 
 
 def _figures(thirds: Mapping[str, Interval]) -> str:
-    return "; ".join(signed_interval(i["mean"], i["low"], i["high"]) for t in THIRDS if (i := thirds.get(t)))
+    # of few groups nothing of this is said
+    return "; ".join(with_interval(i, FEWEST_GROUPS, signed) for t in THIRDS if (i := thirds.get(t)))
 
 
 def curves(measure: str, models: Mapping[str, Any], styles: Styles) -> Figure:
@@ -128,7 +140,7 @@ def curves(measure: str, models: Mapping[str, Any], styles: Styles) -> Figure:
 
 def _line(name: str, layers: Mapping[str, Any], style: int) -> Line:
     points = [(float(i), mean) for i, mean in enumerate(layers["mean"])]
-    return Line(name, points, style, list(zip(layers["low"], layers["high"], strict=True)))
+    return Line(name, points, style, band(layers["low"], layers["high"]))
 
 
 def _tables(name: str, of: Mapping[str, Any], measures: Sequence[str]) -> list[Table]:
@@ -144,7 +156,7 @@ def _tables(name: str, of: Mapping[str, Any], measures: Sequence[str]) -> list[T
     places = [t.capitalize() for t in thirds]
     if all(depth == thirds for depth in depths):
         places = [f"{t.capitalize()} (layers {at[0]} to {at[-1]})" for t, at in thirds.items()]
-    note = "Means over items with the 95% interval of a paired bootstrap over pictures."
+    note = "Means over items with the 95% interval over images."
     main = [row for row in rows if row[1] == MAIN[0].replace("_", " ")]
     columns = ["Difference", "Measure", *places]
     return [
@@ -155,9 +167,7 @@ def _tables(name: str, of: Mapping[str, Any], measures: Sequence[str]) -> list[T
 
 def _row(title: str, measure: str, found: Mapping[str, Any], thirds: Iterable[str]) -> list[str]:
     there = found[measure]["thirds"]
-    cells = [
-        signed_interval(there[t]["mean"], there[t]["low"], there[t]["high"]) if t in there else "–" for t in thirds
-    ]
+    cells = [with_interval(there[t], there[t]["groups"], signed) if t in there else "–" for t in thirds]
     return [title, measure.replace("_", " "), *cells]
 
 

@@ -8,7 +8,7 @@ from math import ceil, floor, log10
 
 from markupsafe import Markup
 
-from selfkd.report.tables import minus, percent
+from selfkd.report.tables import minus, percent, percents
 
 WIDTH, HEIGHT = 344, 216  # fits a phone as it is: text keeps its size
 _LEFT, _RIGHT, _TOP, _BOTTOM = 42, 18, 10, 36
@@ -29,9 +29,9 @@ class Figure:
 class Bar:
     name: str
     value: float
-    low: float
-    high: float
+    interval: Sequence[float] | None  # None where nothing is known of it
     style: int
+    few: bool = False  # too few groups for a verdict
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,12 @@ class Line:
     band: Sequence[Point] = field(default=())  # low and high at each point
 
 
+def band(low: Sequence[float | None], high: Sequence[float | None]) -> list[Point]:
+    """What lies between the ends of intervals; none where one of them is not known."""
+    ends = [(a, b) for a, b in zip(low, high, strict=True) if a is not None and b is not None]
+    return ends if len(ends) == len(low) else []
+
+
 @dataclass(frozen=True)
 class Dot:
     name: str
@@ -50,8 +56,10 @@ class Dot:
     mark: str = ""  # what stands beside it
 
 
-def bar_chart(title: str, bars: Sequence[Bar], low: float = 0.0, high: float = 1.0) -> Figure:
-    """A row for each bar, named, from zero, with its interval."""
+def bar_chart(
+    title: str, bars: Sequence[Bar], low: float = 0.0, high: float = 1.0, chance: float | None = None
+) -> Figure:
+    """A row for each bar, named, from zero, with its interval; a line through all of them at the floor of chance."""
     span, height = high - low, _BAR_ROW * len(bars) + 4
 
     def x_of(value: float) -> float:
@@ -65,15 +73,21 @@ def bar_chart(title: str, bars: Sequence[Bar], low: float = 0.0, high: float = 1
         parts.append(f'<text class="value" x="{WIDTH - 2}" y="{y - 5}">{percent(bar.value)}</text>')
         parts.append(f'<rect class="track" x="2" y="{y}" width="{WIDTH - 4}" height="12" rx="2"/>')
         parts.append(f'<rect class="fill-{bar.style}" {box}><title>{escape(_bar_words(bar))}</title></rect>')
-        whisker = f'd="M{x_of(bar.low):.1f} {y + 6}H{x_of(bar.high):.1f}"'
-        parts.append(f'<path class="halo" {whisker}/><path class="whisker" {whisker}/>')
+        if bar.interval is not None:
+            whisker = f'd="M{x_of(bar.interval[0]):.1f} {y + 6}H{x_of(bar.interval[1]):.1f}"'
+            parts.append(f'<path class="halo" {whisker}/><path class="whisker" {whisker}/>')
     if low < 0:
         parts.append(f'<path class="zero" d="M{x_of(0):.1f} 4V{height}"/>')
-    return Figure(title, _svg(WIDTH, height, title, "; ".join(map(_bar_words, bars)), parts))
+    words = list(map(_bar_words, bars))
+    if chance is not None:
+        words.append(f"chance: {percent(chance)}")
+        parts.append(f'<path class="even" d="M{x_of(chance):.1f} 4V{height}"><title>{words[-1]}</title></path>')
+    return Figure(title, _svg(WIDTH, height, title, "; ".join(words), parts))
 
 
 def _bar_words(bar: Bar) -> str:
-    return f"{bar.name}: {percent(bar.value)} ({percent(bar.low)} to {percent(bar.high)})"
+    few = "too few: " if bar.few else ""
+    return f"{bar.name}: {percent(bar.value)}" + (f" ({few}{percents(bar.interval)})" if bar.interval else "")
 
 
 def line_chart(title: str, lines: Sequence[Line], across: str, text: Callable[[float], str] | None = None) -> Figure:

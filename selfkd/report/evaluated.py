@@ -2,24 +2,25 @@
 
 A run's own written view is what its spoken view is measured against. Runs whose written replies are the same, word for
 word, share a group: their language model is the same. A run without a written view goes to the nearest one before it
-that was asked the same items, or else after it. Where the questions were spoken otherwise (another engine, other
-voices) groups are apart: the difference of two such runs would be that of the voices. A group has one cascade: where a
-second recogniser leads to other replies, its cascade stands in a group of its own, beside the same written view.
+that was asked the same items, or else after it. Where anything was asked otherwise (`evaluation/comparable.py`: another
+setting, image or question, another engine or voice) groups are apart: the difference of two such runs would be that of
+what they were asked. A group has one cascade: where a second recogniser leads to other replies, its cascade stands in a
+group of its own, beside the same written view.
 """
 
 from dataclasses import dataclass, field
 from typing import Any
 
 from selfkd.errors import InputError
+from selfkd.evaluation.comparable import Asked, check_fields, difference
 from selfkd.evaluation.compare import titled_benchmark
 from selfkd.evaluation.gap_table import VIEWS
 from selfkd.evaluation.samples import samples_path
-from selfkd.evaluation.side_by_side import CASCADE, TEXT, asked_in, averages_side_by_side, items_in, side_by_side
+from selfkd.evaluation.side_by_side import CASCADE, TEXT, averages_side_by_side, items_in, side_by_side
 from selfkd.report.run_folder import RunFolder, read_lines
 
 Samples = list[dict[str, Any]]
-_ASKED = ("id", "kind", "group", "prompt", "category", "question", "truth")
-_NEEDED = (*_ASKED, "reply", "heard", "error", "parsed", "score", "correct")
+_NEEDED = ("kind", "heard", "parsed", "correct")  # beside what is compared
 
 
 @dataclass
@@ -28,7 +29,8 @@ class Group:
     samples: dict[str, Samples] = field(default_factory=dict)  # by system: TEXT, runs by name, CASCADE
     runs: dict[str, RunFolder] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)  # of its spoken views, once it has any
+    asked: Asked | None = None  # the first that is spoken, once it has any
+    apart: str = ""  # why it is not measured against what was asked before it
 
     @property
     def writer(self) -> str:
@@ -47,10 +49,13 @@ class Group:
     def items(self) -> list[tuple[str, ...]]:
         return items_in(next(iter(self.samples.values())))
 
-    def takes(self, views: dict[str, Samples]) -> bool:
-        """Whether what is spoken in `views` is what its own systems were asked."""
-        spoken = _spoken(views)
-        return not spoken or not self.asked or self.asked == spoken
+    def differs(self, run: RunFolder, views: dict[str, Samples], is_written: bool = False) -> str:
+        """How what a run was asked in `views` differs from what was asked here, in writing (alone, if `is_written`) and
+        aloud; "" where nothing does."""
+        text = [Asked(self.writer, TEXT, self.runs[TEXT].config, self.samples[TEXT])] if TEXT in self.samples else []
+        there = text if is_written and text else [*text, *([self.asked] if self.asked else [])]
+        told = (difference(one, other) for one in there for other in _asked(run, views))
+        return next(filter(None, told), "")
 
     def add(self, system: str, run: RunFolder, samples: Samples) -> None:
         self.samples.setdefault(system, samples)
@@ -95,22 +100,23 @@ def _of_benchmark(benchmark: str, runs: list[RunFolder]) -> list[Group]:
             continue
         replies = [(s["id"], s["reply"]) for s in views[TEXT]]
         alike = [g for g in groups if [(s["id"], s["reply"]) for s in g.samples[TEXT]] == replies]
-        same = [g for g in alike if g.takes(views)]
-        home[run.name] = same[0] if same else Group(benchmark)
-        home[run.name].asked = home[run.name].asked or _spoken(views)
+        same = [g for g in alike if not g.differs(run, views)]
+        apart = alike[0].differs(run, views) if alike and not same else ""
+        home[run.name] = same[0] if same else Group(benchmark, apart=apart)
         home[run.name].add(TEXT, run, views[TEXT])
+        home[run.name].asked = home[run.name].asked or _spoken(run, views)
         groups += [] if same else [home[run.name]]
     names = [run.name for run, _ in asked]
     for at, (run, views) in enumerate(asked):
         if not views:
             continue
         if run.name not in home:
-            items = items_in(next(iter(views.values())))
-            nearest = [*reversed(names[:at]), *names[at + 1 :]]
-            alike = [home[n] for n in nearest if n in home and home[n].items() == items]
-            fitting = [g for g in alike if g.takes(views)]
-            home[run.name] = fitting[0] if fitting else Group(benchmark)
-            home[run.name].asked = home[run.name].asked or _spoken(views)
+            nearest = [home[n] for n in (*reversed(names[:at]), *names[at + 1 :]) if n in home]
+            alike = [g for g in nearest if not g.differs(run, views, is_written=True)]
+            fitting = [g for g in alike if not g.differs(run, views)]
+            apart = next((g.differs(run, views) for g in alike or nearest), "")
+            home[run.name] = fitting[0] if fitting else Group(benchmark, apart=apart)
+            home[run.name].asked = home[run.name].asked or _spoken(run, views)
             groups += [] if fitting else [home[run.name]]
             if alike and not fitting and TEXT in alike[0].samples:  # what was written is the same
                 home[run.name].add(TEXT, alike[0].runs[TEXT], alike[0].samples[TEXT])
@@ -142,8 +148,12 @@ def _heard(samples: Samples) -> list[tuple[str, ...]]:
     return [(s["prompt"], s["heard"], s["reply"]) for s in samples]
 
 
-def _spoken(views: dict[str, Samples]) -> list[str]:
-    return next((asked_in(samples) for view, samples in views.items() if view != TEXT), [])
+def _asked(run: RunFolder, views: dict[str, Samples]) -> list[Asked]:
+    return [Asked(run.name, view, run.config, samples) for view, samples in views.items()]
+
+
+def _spoken(run: RunFolder, views: dict[str, Samples]) -> Asked | None:
+    return next((asked for asked in _asked(run, views) if asked.view != TEXT), None)
 
 
 def _views(run: RunFolder, benchmark: str) -> dict[str, Samples]:
@@ -153,9 +163,7 @@ def _views(run: RunFolder, benchmark: str) -> dict[str, Samples]:
 def _samples(run: RunFolder, benchmark: str, view: str) -> Samples:
     path, counted = samples_path(run.folder, benchmark, view), run.result[benchmark][view]
     records = read_lines(path)
-    missing = [name for name in _NEEDED if records and name not in records[0]]
-    if missing:
-        raise InputError(f"{path}: field {missing[0]}: missing; an older selfkd wrote this run, evaluate again")
+    check_fields(path, records, _NEEDED)
     if len(records) != counted["n"] + counted["failed"]:
         raise InputError(f"{path}: cut short: {len(records)} records of {counted['n'] + counted['failed']}")
     return records

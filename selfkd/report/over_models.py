@@ -3,6 +3,8 @@
 from scipy.stats import spearmanr
 
 from selfkd.evaluation.side_by_side import TEXT
+from selfkd.evaluation.uncertainty import enough
+from selfkd.evaluation.verdicts import too_few
 from selfkd.report.charts import Dot, Figure, scatter
 from selfkd.report.evaluated import Group
 from selfkd.report.naming import Styles, titled
@@ -25,7 +27,8 @@ def together(groups: list[Group]) -> list[str]:
         written, heard = zip(*points, strict=True) if points else ((), ())
         if len(set(written)) >= _FEWEST_WRITTEN and len(set(heard)) > 1:
             rank = minus(f"{spearmanr(written, heard).statistic:.2f}")
-            said.append(f"{benchmark}: rank correlation of written and spoken {rank} over {len(points)} models.")
+            few = "" if enough(len(points)) else f": {too_few(len(points), 'models')}"
+            said.append(f"{benchmark}: rank correlation of written and spoken {rank} over {len(points)} models{few}.")
     return said
 
 

@@ -5,11 +5,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from selfkd.data.example import read_manifest
 from selfkd.data.folder import ExampleFolder
+from selfkd.evaluation.resampling import clustered_stderr
 from selfkd.report.run_folder import DATA, RunFolder
 from selfkd.report.tables import Table
 
@@ -80,10 +81,10 @@ def _by(rows: Sequence[Row], name_of: Callable[[Row], str]) -> list[list[str]]:
 
 def _figures(rows: Sequence[Row]) -> list[str]:
     rates = [row.wer for row in rows if row.wer >= 0]
-    error = stdev(rates) / len(rates) ** 0.5 if len(rates) > 1 else 0.0
+    error = clustered_stderr(rates) if rates else None
     return [
         f"{len(rows):,}",
-        f"{fmean(rates):.3f} ± {error:.3f}" if rates else "–",
+        f"{fmean(rates):.3f}" + ("" if error is None else f" ± {error:.3f}") if rates else "–",
         f"{sum(rate == 0 for rate in rates) / len(rates):.1%}" if rates else "–",
         f"{sum(bool(row.fields['rejected']) for row in rows):,}",
     ]

@@ -1,7 +1,7 @@
 """Folders given to the report: what each is, read from its files alone; raises InputError for what is none of them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
             except ValueError as error:
                 raise InputError(f"{path}: line {number} is cut short or damaged ({error})") from error
     return records
+
+
+def groups_stated(found: Mapping[str, Any], run: RunFolder) -> int:
+    """Of how many groups an analysis' figures are."""
+    if "groups" not in found:
+        raise InputError(f"{run.folder / RESULT}: field groups: missing; an older selfkd made this run, analyze again")
+    return found["groups"]
 
 
 def data_folder(run: RunFolder, path: str) -> Path | None:

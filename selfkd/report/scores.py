@@ -4,19 +4,19 @@ from collections import Counter
 from statistics import fmean
 from typing import Any
 
+from selfkd.evaluation.chance import chance_floor
 from selfkd.evaluation.judge import agreement_told
-from selfkd.evaluation.resampling import clustered_stderr
 from selfkd.evaluation.scorers import YES_NO_KINDS
 from selfkd.evaluation.side_by_side import CASCADE, TEXT
 from selfkd.evaluation.statistics import groups_in
+from selfkd.evaluation.uncertainty import DIFFERENCE, FEWEST_GROUPS, enough, mean_interval
+from selfkd.evaluation.verdicts import AT_CHANCE, told_interval, too_few
 from selfkd.report.charts import Bar, Figure, bar_chart
 from selfkd.report.evaluated import Group
 from selfkd.report.naming import Styles, listed, system_title, titled
 from selfkd.report.over_models import together, written_against_spoken
 from selfkd.report.run_folder import RunFolder, read_json
 from selfkd.report.tables import Table, minus, percent, percents
-
-_NORMAL = 1.96  # standard errors to each side of a 95% interval
 
 
 def scores_section(
@@ -63,27 +63,35 @@ def headline(group: Group, names: Names) -> dict[str, str]:
     """The group's title and what came of it, in a sentence or two."""
     systems = group.scores["systems"]
     said = [f"{_inside(names.of(group, s))} {percent(score['accuracy'])}" for s, score in systems.items() if score["n"]]
-    shares = {s: c for s, c in group.scores["gap_closed"].items() if c["share"] is not None}
-    after = [_closed_words(s, c) for s, c in shares.items()]
-    if not after and group.scores["gap_closed"]:
-        after = ["There is no clear gap to close."]
-    if not group.scores["gap_closed"]:
-        gaps = {s: g for s, g in group.scores["gap"].items() if s != CASCADE and g["n"]}
-        after = [_gap_words(s, g) for s, g in gaps.items()]
-    clear = {s: c["share"] for s, c in shares.items() if c["interval"][0] > 0}
+    closed = group.scores["gap_closed"]
+    after = [_closed_words(s, c) for s, c in closed.items()]
+    if not closed:
+        after = [_gap_words(s, g) for s, g in group.scores["gap"].items() if s != CASCADE and g["n"]]
+    clear = {s: c["share"] for s, c in closed.items() if c["verdict"] == "closed"}
     first = next(iter(clear), "")
     text = "; ".join(said) or "no replies"
+    chance = [f"Chance is {percent(score['chance'])}." for score in systems.values() if score["n"]][:1]
     return {
         "title": names.group(group),
         "figure": f"{percent(clear[first], 0)} of the gap closed with {titled(first)}" if clear else "",
-        "text": " ".join([f"{text[0].upper()}{text[1:]}.", *after]),
+        "text": " ".join([f"{text[0].upper()}{text[1:]}.", *chance, *dict.fromkeys(after)]),
     }
+
+
+def _silent_words(verdict: str, groups: int) -> str:
+    why = AT_CHANCE if verdict == "at chance" else f"{too_few(groups)} to say anything of the gap"
+    return f"{why[0].upper()}{why[1:]}."
 
 
 def _closed_words(system: str, closed: dict[str, Any]) -> str:
     """ "is closed" is said where the interval of the share leaves out none."""
+    match closed["verdict"]:
+        case "too few" | "at chance":
+            return _silent_words(closed["verdict"], closed["groups"])
+        case "no clear gap":
+            return "There is no clear gap to close."
     share, low_to_high, of = percent(closed["share"], 0), percents(closed["interval"]), titled(closed["of"])
-    if closed["interval"][0] > 0:
+    if closed["verdict"] == "closed":
         return f"With {titled(system)}, {share} of the gap that {of} leaves is closed ({low_to_high})."
     return f"With {titled(system)}, no clear share of the gap that {of} leaves is closed ({share}; {low_to_high})."
 
@@ -95,15 +103,16 @@ def _inside(title: str) -> str:
 
 def _gap_words(system: str, gap: dict[str, Any]) -> str:
     """ "loses" and "gains" are said where the interval of the gap leaves out none."""
+    if gap["verdict"] in ("too few", "at chance"):
+        return _silent_words(gap["verdict"], gap["groups"])
     mean, low, high = (100 * share for share in (gap["gap"], *gap["gap_interval"]))
-    if low <= 0 <= high:
+    if gap["verdict"] == "no clear gap":
         points = minus(f"{mean:.1f} points, {low:.1f} to {high:.1f}")
         return f"{titled(system)} shows no clear gap ({points})."
-    way, sign = ("loses", 1) if low > 0 else ("gains", -1)
+    sign = 1 if gap["verdict"] == "loses" else -1
     ends = sorted((sign * low, sign * high))
-    return (
-        f"{titled(system)} {way} {sign * mean:.1f} points ({ends[0]:.1f} to {ends[1]:.1f}) when the question is spoken."
-    )
+    points = f"{sign * mean:.1f} points ({ends[0]:.1f} to {ends[1]:.1f})"
+    return f"{titled(system)} {gap['verdict']} {points} when the question is spoken."
 
 
 def _compared(groups: list[Group]) -> list[str]:
@@ -117,35 +126,46 @@ def _compared(groups: list[Group]) -> list[str]:
             line = f"{who}: no run was asked the same items in writing, so there is no gap."
         else:
             line = f"questions spoken to {who}, against the same questions written to {titled(group.writer)}."
+        if group.apart:
+            line += f" Measured apart: {who} {group.apart}."
         said.setdefault(line, []).append(group.benchmark)
     return [f"{', '.join(benchmarks)}: {line}" for line, benchmarks in said.items()]
 
 
 def _bars(group: Group, names: Names, styles: Styles) -> Figure:
-    bars = []
-    for system, score in group.scores["systems"].items():
-        if score["n"]:
-            half = _NORMAL * (score["stderr"] or 0.0)
-            ends = max(0.0, score["accuracy"] - half), min(1.0, score["accuracy"] + half)
-            bars.append(Bar(names.of(group, system), score["accuracy"], *ends, styles.of(system)))
-    return bar_chart(names.group(group), bars)
+    shown = {system: score for system, score in group.scores["systems"].items() if score["n"]}
+    bars = [
+        Bar(
+            names.of(group, system),
+            score["accuracy"],
+            score["interval"],
+            styles.of(system),
+            not enough(score["groups"]),
+        )
+        for system, score in shown.items()
+    ]
+    chance = next((score["chance"] for score in shown.values()), None)
+    return bar_chart(names.group(group), bars, chance=chance)
 
 
 def _score_table(groups: list[Group], names: Names) -> Table:
     rows = []
     for group in groups:
         for system, s in group.scores["systems"].items():
-            shares = [percent(s.get(k)) for k in ("accuracy", "stderr", "parse_rate", "yes_rate", "true_yes_rate")]
+            shares = [percent(s.get(k)) for k in ("accuracy", "chance", "stderr")]
+            shares.append(told_interval(s.get("interval"), s.get("groups", 0), percent))
+            shares += [percent(s.get(k)) for k in ("parse_rate", "yes_rate", "true_yes_rate")]
             figures = {"their average": s["headline"]} if "headline" in s else s.get("figures", {})
             official = next((f"{name} {value:.1f}" for name, value in figures.items()), "–")
             counts = [f"{s['n']:,}", str(s.get("correct", "–"))]
             rows.append([group.benchmark, names.of(group, system), *counts, *shares, str(s["failed"]), official])
-    columns = "Benchmark", "Answered by", "n", "Right", "Score", "Std. error", "Parsed", "Says yes", "Truly yes"
+    columns = "Benchmark", "Answered by", "n", "Right", "Score", "Chance", "Std. error", "95% interval"
+    shares_of = "Parsed", "Says yes", "Truly yes"
     note = (
-        "A reply that cannot be parsed counts as wrong; an item without a reply counts nowhere. In an average each "
-        "benchmark counts the same."
+        "Chance: the score of always giving the best one answer to each question type. A reply that cannot be parsed "
+        "counts as wrong; an item without a reply counts nowhere. In an average each benchmark counts the same."
     )
-    return Table("Scores of each view", [*columns, "No reply", "Official"], rows, note=note)
+    return Table("Scores of each view", [*columns, *shares_of, "No reply", "Official"], rows, note=note)
 
 
 def _gap_table(groups: list[Group], names: Names) -> Table:
@@ -155,11 +175,17 @@ def _gap_table(groups: list[Group], names: Names) -> Table:
             if not g["n"]:
                 continue
             agreement = [str(g.get(k, "–")) for k in ("both_right", "only_written", "only_spoken", "neither")]
-            p = f"{g['mcnemar_p']:.2g}" if "mcnemar_p" in g else "–"
-            shown = [f"{g['n']:,}", percent(g["gap"]), percents(g["gap_interval"]), p]
+            is_silent, p = g["verdict"] in ("too few", "at chance"), g.get("mcnemar_p")
+            interval = told_interval(g["gap_interval"], g["groups"], percent)
+            interval = "at chance" if g["verdict"] == "at chance" else interval
+            gap = "–" if g["verdict"] == "at chance" else percent(g["gap"])
+            shown = [f"{g['n']:,}", gap, interval, "–" if is_silent or p is None else f"{p:.2g}"]
             rows.append([group.benchmark, names.of(group, system), *shown, *agreement])
     columns = "Benchmark", "Answered by", "n", "Gap", "95% interval", "McNemar p", "Both right"
-    note = "The gap is the written score less this one, on the same items; paired bootstrap over pictures."
+    note = (
+        "The gap is the written score less this one, on the same items, with its interval over images; where the text "
+        f"modality is at chance there is none to measure. Fewer than {FEWEST_GROUPS} images are too few for a verdict."
+    )
     return Table("Written against spoken", [*columns, "Only written", "Only spoken", "Neither"], rows, note=note)
 
 
@@ -168,15 +194,16 @@ def _closed_table(groups: list[Group]) -> Table:
     for group in groups:
         for s, c in group.scores["gap_closed"].items():
             who = [titled(s), titled(c["of"])]
-            found = [percent(c["share"]), percents(c["interval"])]
-            found += [percent(c["difference"]), percents(c["difference_interval"])]
+            interval = c["verdict"] if c["share"] is None else percents(c["interval"])
+            difference = told_interval(c["difference_interval"], c["groups"], percent)
+            found = [percent(c["share"]), interval, percent(c["difference"]), difference]
             rows.append([group.benchmark, *who, *found])
             if c.get("headline") is not None:
                 rows.append([f"{group.benchmark}, official", *who, percent(c["headline"]), "–", "–", "–"])
     columns = "Benchmark", "By", "Of the gap left by", "Share closed", "95% interval", "Difference", "95% interval"
     note = (
-        "Share closed = (second − first) / (written − first), paired bootstrap over pictures; none is given "
-        "where more than 1 in 100 resamples has no gap."
+        "Share closed = (second − first) / (written − first), with its interval over images; none is given where the "
+        "gap is not clear, the images are too few, or the text modality is at chance."
     )
     return Table("Gap closed", columns, rows, words=3, note=note)
 
@@ -222,8 +249,10 @@ def _kind_table(group: Group, names: Names) -> Table:
     for value in values if len(values) > 1 else ():
         some = {name: [s for s in items if s[by] == value and not s["error"]] for name, items in group.samples.items()}
         means = [percent(fmean(s["score"] for s in of)) if of else "–" for of in some.values()]
-        rows.append([value or "–", str(len(next(iter(some.values())))), *means])
-    columns = [by.capitalize(), "n", *(names.of(group, s) for s in group.samples)]
+        asked = [s for s in first if s[by] == value]
+        chance = percent(chance_floor(asked)) if enough(len(asked)) else "–"  # of one item its own answer is right
+        rows.append([value or "–", str(len(next(iter(some.values())))), chance, *means])
+    columns = [by.capitalize(), "n", "Chance", *(names.of(group, s) for s in group.samples)]
     return Table(f"{names.group(group)} by {by}", columns, rows, words=1)
 
 
@@ -234,9 +263,9 @@ def _bias(group: Group, names: Names, styles: Styles) -> Figure | None:
         if score["n"] and score["yes_bias"] is not None:
             asked = [s for s in group.samples[system] if not s["error"] and s["kind"] in (*YES_NO_KINDS, "yes_no")]
             beyond = [(s["parsed"] == "yes") - (s["truth"] == "yes") for s in asked]
-            half = _NORMAL * (clustered_stderr(beyond, groups_in(asked)) or 0.0)
-            bias = score["yes_bias"]
-            bars.append(Bar(names.of(group, system), bias, bias - half, bias + half, styles.of(system)))
-    reach = max((max(abs(b.low), abs(b.high)) for b in bars), default=0.0)
+            in_groups = groups_in(asked)
+            ends, few = mean_interval(beyond, in_groups, DIFFERENCE), not enough(len(set(in_groups)))
+            bars.append(Bar(names.of(group, system), score["yes_bias"], ends, styles.of(system), few))
+    reach = max((abs(end) for b in bars for end in (b.value, *(b.interval or ()))), default=0.0)
     reach = min(1.0, max(0.1, reach))
     return bar_chart(f"{names.group(group)}: “yes” beyond the truth", bars, -reach, reach) if bars else None

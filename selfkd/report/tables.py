@@ -1,7 +1,10 @@
 """A table of the page, and how numbers are written in it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from selfkd.evaluation.uncertainty import enough
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,13 @@ def decimal(value: float) -> str:
     return minus(f"{value:.3f}")
 
 
-def signed_interval(mean: float, low: float, high: float) -> str:
-    return f"{signed(mean)} [{signed(low)}, {signed(high)}]"
-
-
-def interval(mean: float, low: float, high: float) -> str:
-    return f"{decimal(mean)} [{decimal(low)}, {decimal(high)}]"
+def with_interval(of: Mapping[str, Any], groups: int, write: Callable[[float], str]) -> str:
+    """ "0.512 [0.498, 0.526]" of a mean with the ends of its interval, "(too few)" after it where its groups are that,
+    and the mean alone where nothing is known of it."""
+    if of["low"] is None:
+        return write(of["mean"])
+    few = "" if enough(groups) else " (too few)"
+    return f"{write(of['mean'])} [{write(of['low'])}, {write(of['high'])}]{few}"
 
 
 def minus(text: str) -> str:

@@ -8,6 +8,7 @@ EvalAI's answer processor).
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from selfkd.data.listed import Row
@@ -34,6 +35,7 @@ CONTRACTIONS = {
 _MARKS = ';/[]"{}()=+\\_-><@`!'
 
 
+@lru_cache(maxsize=2**16)  # the answers of people are compared with each answer that is tried
 def processed(answer: str) -> str:
     """An answer in the form in which answers are compared: no case, no articles, no punctuation, digits for numbers."""
     text = answer.lower().replace(",", "").replace("?", "").replace("'s", " 's")

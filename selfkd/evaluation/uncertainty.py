@@ -1,0 +1,217 @@
+"""Every interval of this package, and whether there is enough to say anything.
+
+A mean over items that come in groups (see `resampling.py`) has a 95% interval
+- of none where there are fewer than two groups: nothing is known of how they differ;
+- of resampled groups, the percentiles of a bootstrap, where `_MOVING` groups and more differ from the commonest;
+- by Clopper and Pearson else, where the values have bounds: of all right or all wrong, and of two systems that hardly
+  ever differ, a bootstrap would hold that nothing else can happen. Items count as so many as their groups let them
+  (Korn and Graubard 1998): as many as there are groups where no group differs from another;
+- by Student's t else, and none where no value differs from another.
+
+No interval is of zero width, and each holds its estimate.
+
+Legend: B benchmarks, R resamples, G groups, n items, M figures of an item.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import beta, norm, t
+
+from selfkd.evaluation.resampling import (
+    LEVEL,
+    Groups,
+    clustered_stderr,
+    flat,
+    group_sums,
+    percentile_interval,
+    resampled_means,
+    resampled_means_of_each,
+)
+
+FEWEST_GROUPS = 10  # for a verdict
+Bounds = tuple[float, float]
+SCORE: Bounds = (0.0, 1.0)
+DIFFERENCE: Bounds = (-1.0, 1.0)  # of two scores
+_MOVING = 20
+_TAIL = (1 - LEVEL) / 2
+_PSEUDO = float(norm.ppf(1 - _TAIL)) ** 2 / 2  # made-up groups at each bound, as in Agresti and Coull 1998
+_CLEAR = 0.99  # of the resamples must have a gap, for a share of it
+_SHARES = 64.0  # beyond it a share has no end
+
+
+def enough(groups: int) -> bool:
+    """Whether so many groups allow a verdict."""
+    return groups >= FEWEST_GROUPS
+
+
+def mean_interval(values: ArrayLike, groups: Groups = None, bounds: Bounds | None = None, seed: int = 0) -> list | None:
+    """[low, high] of the mean of items (n,); None where nothing is known of it."""
+    return average_interval([values], [groups], bounds, seed)
+
+
+def average_interval(
+    values: Sequence[ArrayLike], groups: Sequence[Groups], bounds: Bounds | None = None, seed: int = 0
+) -> list[float] | None:
+    """[low, high] of the mean of B means, each of items (n,) of a benchmark of its own; None where one has none.
+    Where one of them cannot be resampled their intervals are added in squares (Zou and Donner 2008)."""
+    items = [flat(of) for of in values]
+    if all(_moving(*group_sums(of, its))[0] >= _MOVING for of, its in zip(items, groups, strict=True)):
+        means = resampled_means_of_each(items, seed, groups).mean(0)
+        low, high = percentile_interval(means)[:, 0]
+        return _around(low, high, float(np.mean([of.mean() for of in items])))
+    found = [mean_intervals(of, its, [bounds], seed) for of, its in zip(items, groups, strict=True)]
+    return _added([of.mean() for of in items], [(of[0, 0], of[1, 0]) for of in found])
+
+
+def mean_intervals(
+    values: ArrayLike, groups: Groups = None, bounds: Sequence[Bounds | None] = (None,), seed: int = 0
+) -> NDArray[np.float64]:
+    """(2, M): between what the means of M figures of items (n, M) or (n,) lie, NaN where nothing is known of one.
+    `bounds` are those of each figure, or one for all. All figures are resampled with the same groups."""
+    items_nM = flat(values)
+    sums_GM, sizes_G = group_sums(items_nM, groups)
+    found_2M = np.full((2, items_nM.shape[1]), np.nan)
+    if len(sizes_G) < 2:
+        return found_2M
+    is_drawn_M = _moving(sums_GM, sizes_G) >= _MOVING
+    if is_drawn_M.any():
+        found_2M[:, is_drawn_M] = percentile_interval(resampled_means(items_nM[:, is_drawn_M], seed, groups))
+    for at in np.flatnonzero(~is_drawn_M):
+        of = bounds[int(at) % len(bounds)]
+        found_2M[:, at] = _exact(sums_GM[:, at], sizes_G, of) if of else _student(items_nM[:, at], groups)
+    means_M = items_nM.mean(0)
+    return np.stack([np.minimum(found_2M[0], means_M), np.maximum(found_2M[1], means_M)])
+
+
+def score_interval(scores: ArrayLike, groups: Groups) -> list[float] | None:
+    """[low, high] of a mean score, 0 to 1, by Clopper and Pearson throughout: there is one for every view of every
+    benchmark, and it takes no resamples."""
+    sums_G1, sizes_G = group_sums(flat(scores), groups)
+    if len(sizes_G) < 2:
+        return None
+    return _around(*_exact(sums_G1[:, 0], sizes_G, SCORE), float(np.mean(flat(scores))))
+
+
+def averaged_interval(means: Sequence[float], intervals: Sequence[Sequence[float] | None]) -> list[float] | None:
+    """[low, high] of the mean of independent means, by their own intervals; None where one has none."""
+    return _added(means, [(np.nan, np.nan) if pair is None else pair for pair in intervals])
+
+
+def share_of_gap(
+    scores: Sequence[NDArray[np.float64]], groups: Sequence[Groups], seed: int = 0
+) -> tuple[float, list[float]] | None:
+    """The share of the gap that the second system closes of what the first leaves, (second - first) / (text - first),
+    with its interval; of scores (n, 3) of text, first and second on each of B benchmarks, of their means. None where
+    the gap is not clear.
+
+    The interval holds each share r at which (second - first) - r * (text - first) may be 0 on average (Fieller): where
+    groups are resampled these are the percentiles of the resampled shares."""
+    text, first, second = np.mean([of.mean(0) for of in scores], axis=0)
+    gap = average_interval([of[:, 0] - of[:, 1] for of in scores], groups, DIFFERENCE, seed)
+    if gap is None or gap[0] <= 0:
+        return None
+    share = float((second - first) / (text - first))
+
+    def beyond(r: float) -> list[NDArray[np.float64]]:
+        return [(of[:, 2] - of[:, 1]) - r * (of[:, 0] - of[:, 1]) for of in scores]
+
+    if all(_moving(*group_sums(flat(of), its))[0] >= _MOVING for of, its in zip(beyond(share), groups, strict=True)):
+        t_R, s_R, k_R = resampled_means_of_each(scores, seed, groups).mean(0).T
+        has_gap = t_R > s_R
+        if has_gap.mean() < _CLEAR:
+            return None
+        shares = (k_R[has_gap] - s_R[has_gap]) / (t_R[has_gap] - s_R[has_gap])
+        low, high = percentile_interval(shares)
+        return share, _around(low, high, share)
+
+    def may_be(r: float) -> bool:
+        reach = max(1.0, abs(r), abs(1 - r))
+        parts = [_one_exact(of, its, (-reach, reach)) for of, its in zip(beyond(r), groups, strict=True)]
+        low, high = _added([of.mean() for of in beyond(r)], parts) or (np.nan, np.nan)
+        return low <= 0 <= high
+
+    least, most = (_last(may_be, share, way) for way in (-1.0, 1.0))
+    return None if least is None or most is None else (share, _around(least, most, share))
+
+
+def sign_flip_p(differences: ArrayLike, groups: Groups) -> float | None:
+    """Two-sided p of whole-number differences of items (n,) that have no side: every group's sum with either sign, all
+    ways of which are counted. Where each item is its own group this is McNemar's exact test; None for one group."""
+    sums_G = np.rint(group_sums(flat(differences), groups)[0][:, 0]).astype(np.int64)
+    if len(sums_G) < 2:
+        return None
+    steps = np.abs(sums_G[sums_G != 0])
+    reach = int(steps.sum())
+    chances = np.zeros(2 * reach + 1)
+    chances[reach] = 1.0
+    for step in steps:
+        chances = (np.roll(chances, step) + np.roll(chances, -step)) / 2  # what would wrap around has chance 0
+    tail = abs(int(sums_G.sum()))
+    return float(min(1.0, 2 * chances[reach + tail :].sum())) if tail else 1.0
+
+
+def _moving(sums_GM: NDArray, sizes_G: NDArray) -> NDArray[np.int64]:
+    """(M,): how many groups have another mean than the commonest."""
+    means_GM = (sums_GM / sizes_G[:, None]).round(12)
+    return np.array([len(column) - np.unique(column, return_counts=True)[1].max() for column in means_GM.T])
+
+
+def _exact(sums_G: NDArray, sizes_G: NDArray, bounds: Bounds) -> tuple[float, float]:
+    """Clopper and Pearson, of as many items as have the clustered standard error. That is taken with made-up groups at
+    either bound, of the size that an item's group has, so that it is not 0 where nothing differs."""
+    low, high = bounds
+    sums_G = (sums_G - low * sizes_G) / (high - low)
+    n = float(sizes_G.sum())
+    size = float((sizes_G**2).sum()) / n
+    total = n + 2 * _PSEUDO * size
+    middle = (sums_G.sum() + _PSEUDO * size) / total
+    squares = ((sums_G - middle * sizes_G) ** 2).sum() + _PSEUDO * size**2 * (middle**2 + (1 - middle) ** 2)
+    count = max(1.0, middle * (1 - middle) * total**2 / squares - 2 * _PSEUDO)
+    mean = float(np.clip(sums_G.sum() / n, 0.0, 1.0))
+    right, wrong = count * mean, count * (1 - mean)
+    ends = (
+        0.0 if right < 1e-9 else float(beta.ppf(_TAIL, right, wrong + 1)),
+        1.0 if wrong < 1e-9 else float(beta.ppf(1 - _TAIL, right + 1, wrong)),
+    )
+    return low + (high - low) * ends[0], low + (high - low) * ends[1]
+
+
+def _one_exact(values_n: NDArray, groups: Groups, bounds: Bounds) -> tuple[float, float]:
+    sums_G1, sizes_G = group_sums(flat(values_n), groups)
+    return _exact(sums_G1[:, 0], sizes_G, bounds)
+
+
+def _student(values_n: NDArray, groups: Groups) -> tuple[float, float]:
+    error = clustered_stderr(values_n, groups)
+    if error is None or error <= 1e-12 * np.abs(values_n).max():
+        return np.nan, np.nan
+    count = len(values_n if groups is None else set(groups))
+    half = float(t.ppf(1 - _TAIL, count - 1)) * error
+    return values_n.mean() - half, values_n.mean() + half
+
+
+def _added(means: Sequence[float], pairs: Sequence[Sequence[float]]) -> list[float] | None:
+    below, above = ([(pair[end] - mean) ** 2 for mean, pair in zip(means, pairs, strict=True)] for end in (0, 1))
+    mean, count = float(np.mean(means)), len(means)
+    low, high = mean - sum(below) ** 0.5 / count, mean + sum(above) ** 0.5 / count
+    return None if np.isnan(low) or np.isnan(high) else _around(low, high, mean)
+
+
+def _around(low: float, high: float, mean: float) -> list[float]:
+    return [float(min(low, mean)), float(max(high, mean))]
+
+
+def _last(may_be: Callable[[float], bool], start: float, way: float) -> float | None:
+    """The last number from `start` on, upwards or downwards, that may be; None where there is no end."""
+    step = 0.25
+    while may_be(start + way * step):
+        step *= 2
+        if step > _SHARES:
+            return None
+    inside, outside = 0.0, step
+    for _ in range(40):
+        middle = (inside + outside) / 2
+        inside, outside = (middle, outside) if may_be(start + way * middle) else (inside, middle)
+    return start + way * inside
