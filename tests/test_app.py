@@ -184,6 +184,10 @@ def test_right_and_wrong_where_it_is_known(panel):
     answered, _ = panel.ask(ready.image, ready.question, None, None, VOICE)
     assert answered.is_right(answered.answers["one"]["text"]) is True
     assert ">right<" in answers_html(answered) and ready.truth in answers_html(answered)
+    # one question is no gap: too few, and of one that is not answered in writing there is none
+    assert "One question says nothing of the gap: too few images (1, a verdict takes 10)." in answers_html(answered)
+    wrong = replace(answered, ready=replace(ready, truth="no such colour"))
+    assert "The text modality is at chance: there is no gap to measure." in answers_html(wrong)
     other, _ = panel.ask(ready.image, "Is there a star?", None, None, VOICE)
     assert other.is_right(other.answers["one"]["text"]) is None
 

@@ -6,7 +6,7 @@ Limits and decoding are the endpoint's. Also the ready examples, and the voices 
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from typing import get_args
 
@@ -20,6 +20,7 @@ from selfkd.data.example import SAMPLE_RATE_HZ, Example
 from selfkd.data.questions import WORLD_KINDS
 from selfkd.data.speakers import EspeakSpeaker, Utterance
 from selfkd.errors import InputError
+from selfkd.evaluation.chance import chance_floor
 from selfkd.model.omni import OmniModel
 from selfkd.model.processor import OmniProcessor
 from selfkd.serving.media import read_picture, read_sound, sound_format
@@ -54,6 +55,12 @@ def ready_examples() -> tuple[Example, ...]:
     """Pictures of the test split with a question and its right answer, one of each kind."""
     world = World("test", _READY_SEED)
     return tuple(world.example(WORLD_KINDS.index(kind)) for kind in _READY_KINDS)
+
+
+@cache
+def ready_chance() -> float | None:
+    """The floor of chance under the ready examples."""
+    return chance_floor([asdict(ready) | {"details": {}} for ready in ready_examples()])
 
 
 def ready_one(example: Example) -> Example | None:

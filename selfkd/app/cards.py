@@ -71,8 +71,10 @@ def _asked(answered: Answered) -> str:
 
 def _model_card(name: str, answered: Answered) -> str:
     views = answered.answers[name]
-    badge = ""
+    badge = note = ""
     if len(views) > 1:
+        why = answered.why_no_gap(name)
+        note = f'<p class="kd-note">{why[0].upper()}{why[1:]}.</p>'
         are_one = len({a.text.strip().lower().rstrip(".") for a in views.values()}) == 1
         said = "same words" if are_one else "other words"
         badge = f'<span class="kd-badge{"" if are_one else " kd-apart"}">{said}</span>'
@@ -85,7 +87,7 @@ def _model_card(name: str, answered: Answered) -> str:
     )
     return (
         f'<section class="kd-model"><header><h3>{escape(name)}</h3>{badge}{seconds}</header>'
-        f'<div class="kd-views">{articles}</div></section>'
+        f'<div class="kd-views">{articles}</div>{note}</section>'
     )
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from selfkd.analysis.measured import named
 from selfkd.app.answer import Answer, answer
-from selfkd.app.asked import Said, read_question, ready_one, say
+from selfkd.app.asked import Said, read_question, ready_chance, ready_one, say
 from selfkd.app.overlay import thumbnail
 from selfkd.app.settings import AppConfig
 from selfkd.data.example import Example
@@ -16,6 +16,7 @@ from selfkd.data.speakers import EspeakSpeaker
 from selfkd.data.views import VIEWS, View
 from selfkd.evaluation.scorers import is_right, parse
 from selfkd.evaluation.transcriber import Transcriber
+from selfkd.evaluation.verdicts import AT_CHANCE, too_few, why_silent
 from selfkd.model.bundled import load_bundled
 from selfkd.model.checkpoint import is_ours, load_omni, ready
 from selfkd.model.embedded import WHISPER_SIZE
@@ -48,6 +49,13 @@ class Answered:
             return None
         kind, truth = self.ready.kind, self.ready.truth
         return is_right(kind, truth, parse(kind, self.question, answer.text))
+
+    def why_no_gap(self, name: str) -> str:
+        """Why the two views of a model say nothing of its gap: one question is too few, and of a ready example that it
+        does not answer in writing there is none."""
+        written = self.is_right(self.answers[name]["text"])
+        silent = why_silent(1, None if written is None else float(written), None, ready_chance())
+        return AT_CHANCE if silent == "at chance" else f"one question says nothing of the gap: {too_few(1)}"
 
 
 class Panel:
