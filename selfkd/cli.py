@@ -13,6 +13,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from selfkd import __version__
 from selfkd.commands import COMMANDS, Command
+from selfkd.credentials import masked_message
 from selfkd.errors import InputError
 from selfkd.files import NO_ROOM
 
@@ -44,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         # an error of a loader's worker comes with the worker's traceback before it; a library's has lines of its own
         line = " ".join(str(error).rpartition("InputError: ")[2].split())
-        print(f"selfkd {name}: {line}", file=sys.stderr)
+        print(f"selfkd {name}: {masked_message(line, arguments)}", file=sys.stderr)
         return 2
     except OSError as error:
         no_room = error.errno in NO_ROOM

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from selfkd import __version__
+from selfkd.credentials import masked, masked_command
 from selfkd.errors import InputError
 from selfkd.files import write_json
 
@@ -73,7 +74,7 @@ class Run:
             write_json(self.folder / PROVENANCE, provenance())
             write_json(path, config)
             return
-        before = json.loads(path.read_text())
+        before = masked(json.loads(path.read_text()))
         if found := first_difference(before, config, sorted((set(before) | set(config)) - free)):
             difference = "{}: {!r} there, {!r} here".format(*found)
             raise InputError(f"{self.folder}: run directory holds another run ({difference}); give another output")
@@ -170,10 +171,10 @@ def provenance() -> dict[str, Any]:
         "commit": commit or "not from a git checkout",
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([Path(sys.argv[0]).name, *masked_command(sys.argv[1:])]),
         **{name: version(name) for name in _LIBRARIES},
     }
 
 
 def _plain(config: Any) -> Mapping[str, Any]:
-    return json.loads(json.dumps(asdict(config), default=str))
+    return masked(json.loads(json.dumps(asdict(config), default=str)))

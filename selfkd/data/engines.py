@@ -12,6 +12,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from selfkd.credentials import read_endpoint, without
 from selfkd.data.flite_voices import FliteSpeaker
 from selfkd.data.listed import Clip, read_clip
 from selfkd.data.neural_voices import USUAL_RATE_WPM, KokoroSpeaker, PiperSpeaker, check_installed
@@ -63,17 +64,25 @@ class EndpointSpeaker:
 
     @property
     def engine(self) -> str:
-        return f"{self.model or 'tts-1'} at {self.url or 'OpenAI'}"
+        return f"{self.model or 'tts-1'} at {self._endpoint.shown or 'OpenAI'}"
 
     def __post_init__(self) -> None:
         check_installed("openai", "openai")
+        self._endpoint = read_endpoint(self.url, "engine_path")
 
     @cached_property
     def _client(self) -> Any:
         from openai import OpenAI
 
         key = os.environ.get("OPENAI_API_KEY", "none")
-        return OpenAI(base_url=self.url or None, api_key=key, max_retries=5, timeout=self.timeout_seconds)
+        return OpenAI(
+            base_url=self._endpoint.base or None,
+            api_key=key,
+            default_headers=self._endpoint.headers,
+            default_query=self._endpoint.query,
+            max_retries=5,
+            timeout=self.timeout_seconds,
+        )
 
     def voices(self) -> list[str]:
         return list(_OPENAI_VOICES)
@@ -97,7 +106,9 @@ class EndpointSpeaker:
             about_the_row = isinstance(error, soundfile.LibsndfileError) or (
                 isinstance(error, APIStatusError) and error.status_code in _ABOUT_THE_ROW
             )
-            raise (InputError if about_the_row else EngineError)(f"engine: {self.engine}: {error}") from error
+            raise (InputError if about_the_row else EngineError)(
+                f"engine: {self.engine}: {without(str(error), self._endpoint.secrets)}"
+            ) from error
         return resampled(samples.mean(axis=1), rate_hz)
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
+from selfkd.credentials import masked
 from selfkd.data.augment import check_effects
 from selfkd.data.engines import EngineName, open_engine
 from selfkd.data.example import MANIFEST, REJECTED, SCHEMA_VERSION, shard_metadata
@@ -114,7 +115,7 @@ def synthesize(config: SynthesizeConfig, source: Source | None = None) -> dict[s
     count = config.count or len(source)
     if not count:
         raise InputError(f"source: {config.path or config.source}: holds no question ({_skipped(source)})")
-    plan = {k: str(v) if k == "output" else v for k, v in asdict(config).items() if k not in HOW}
+    plan = masked({k: str(v) if k == "output" else v for k, v in asdict(config).items() if k not in HOW})
     if config.source in RECORDED and isinstance(source, Listed):
         spoken_by = _spoken_by("recorded", source.license, sorted({row.speaker or "recorded" for row in source.rows}))
     if isinstance(source, Listed):  # a path does not say what stands in the file

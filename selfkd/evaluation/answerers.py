@@ -38,8 +38,10 @@ def answer_views(
     ids = generate_replies(
         model, parts, generate_in_rounds, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=pad
     )
-    replies = iter(processor.decode(ids))
-    by_example = [[Reply(next(replies)) for _ in views] for _ in examples]
+    ended = torch.isin(ids, ids.new_tensor(ends)).any(1).tolist()
+    finish = ("stop" if is_ended else "length" for is_ended in ended)
+    replies = iter([Reply(text, finish_reason=how) for text, how in zip(processor.decode(ids), finish, strict=True)])
+    by_example = [[next(replies) for _ in views] for _ in examples]
     return {view: [of_views[at] for of_views in by_example] for at, view in enumerate(views)}
 
 

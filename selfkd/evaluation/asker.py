@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from selfkd.credentials import EndpointURL, masked_text, read_endpoint, secrets_in, without
 from selfkd.errors import InputError
 from selfkd.evaluation.chat_reply import ChatReply, read_chat_reply, short
 from selfkd.evaluation.reply import Reply
@@ -78,23 +79,25 @@ class Asker:
     settings: EndpointSettings = field(default_factory=EndpointSettings)
     usage: Usage = field(default_factory=Usage)
     _key: str = field(init=False, repr=False)
+    _endpoint: EndpointURL = field(init=False, repr=False)
+    _secrets: list[str] = field(init=False, repr=False)
     _accepted: bool = field(default=False, init=False, repr=False)  # whether any request was, ever
     _failures: int = field(default=0, init=False, repr=False)  # in a row
     _is_blind: bool = field(default=False, init=False, repr=False)  # whether cost cannot be known
     _next_turn: float = field(default=0.0, init=False, repr=False)  # monotonic seconds
 
     def __post_init__(self) -> None:
-        if self.url and not self.url.startswith(("http://", "https://")):
-            raise InputError(f"url: {self.url}: must start with http:// or https://")
+        self._endpoint = read_endpoint(self.url)
         if not self.model:
             raise InputError("model: must name the endpoint's model")
         self._key = os.environ.get(KEY_VARIABLE, "").strip() or "none"
         if not (self._key.isascii() and self._key.isprintable()):
             raise InputError(f"{KEY_VARIABLE}: holds letters that no header can carry")
+        self._secrets = [*self._endpoint.secrets, *secrets_in(self.settings.extra)]
 
     @property
     def name(self) -> str:
-        return f"{self.model} at {self.url or 'OpenAI'}"
+        return f"{self.model} at {self._endpoint.shown or 'OpenAI'}"
 
     def ask_each(self, items: Iterable[Item], messages_of: Callable[[Item], Messages]) -> Iterator[tuple[int, Reply]]:
         """Yields (position in `items`, reply) in the order in which replies come, one for every item.
@@ -155,7 +158,13 @@ class Asker:
         http_client = Attempts(self.settings.timeout_seconds, self._before_attempt)
         retries, timeout = self.settings.max_retries, self.settings.timeout_seconds
         return AsyncOpenAI(
-            base_url=self.url or None, api_key=self._key, max_retries=retries, timeout=timeout, http_client=http_client
+            base_url=self._endpoint.base or None,
+            api_key=self._key,
+            default_headers=self._endpoint.headers,
+            default_query=self._endpoint.query,
+            max_retries=retries,
+            timeout=timeout,
+            http_client=http_client,
         )
 
     async def _before_attempt(self, is_retry: bool) -> None:
@@ -175,9 +184,10 @@ class Asker:
             return Reply("", error=self._reason(error))
         fields = {"temperature": 0, "max_tokens": self.settings.max_new_tokens, **self.settings.extra}
         body = {name: value for name, value in fields.items() if value is not None}
+        of_request = {name: body.pop(name) for name in ("extra_headers", "extra_query") if name in body}
         try:
             response = await client.chat.completions.with_raw_response.create(
-                model=self.model, messages=messages, extra_body=body
+                model=self.model, messages=messages, extra_body=body, **of_request
             )
         except Exception as error:  # whatever a client makes of a broken server is that item's error
             status = getattr(error, "status_code", None)
@@ -188,7 +198,13 @@ class Asker:
         self._accepted = True
         read = read_chat_reply(response.content)
         self._count(read)
-        return Reply(read.text, error=read.error, seconds=response.elapsed.total_seconds())
+        return Reply(
+            read.text,
+            error=self._hidden(read.error),
+            seconds=response.elapsed.total_seconds(),
+            finish_reason=read.finish_reason,
+            reasoning=read.reasoning,
+        )
 
     def _count(self, read: ChatReply) -> None:
         prompt, completion = read.prompt_tokens or 0, read.completion_tokens or 0
@@ -216,5 +232,9 @@ class Asker:
         reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
         if error.__cause__ is not None and not isinstance(error, InputError):
             reason += f" ({type(error.__cause__).__name__}: {error.__cause__})"
-        # servers repeat the key in what they complain of; reasons are written to files
-        return short(reason if self._key == "none" else reason.replace(self._key, f"({KEY_VARIABLE})"))
+        return self._hidden(short(reason))
+
+    def _hidden(self, reason: str) -> str:
+        """Servers repeat keys in what they complain of; reasons are written to files."""
+        reason = reason if self._key == "none" else reason.replace(self._key, f"({KEY_VARIABLE})")
+        return masked_text(without(reason, self._secrets))

@@ -7,6 +7,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from selfkd.credentials import masked
 from selfkd.data.example import MANIFEST
 from selfkd.data.folder import ExampleFolder
 from selfkd.data.listed import Listed
@@ -63,7 +64,7 @@ def _speak(config: "EvaluateConfig", name: str, source: Listed, voice: str, sett
     }
     made = SynthesizeConfig(Path(), **asked)
     # all that the folder follows from, rows and pictures too: a copy corrected under the same path is made anew
-    plan = {k: v for k, v in asdict(made).items() if k not in ("output", "processes", "pool", "address")}
+    plan = masked({k: v for k, v in asdict(made).items() if k not in ("output", "processes", "pool", "address")})
     key = hashlib.sha256(json.dumps(plan, default=str, sort_keys=True).encode())
     key.update(repr([r._replace(image=None, clip=None) for r in source.rows]).encode())
     files = sorted({r.image.file for r in source.rows if isinstance(r.image, InParquet)})

@@ -5,8 +5,11 @@ lacks becomes an `error`, never an exception and never an empty answer.
 """
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
+
+from selfkd.evaluation.response import REFUSAL
 
 MOST_REASON_LETTERS = 300
 
@@ -17,6 +20,14 @@ class ChatReply:
     error: str = ""  # why there is no text
     prompt_tokens: int | None = None  # None where the server does not say
     completion_tokens: int | None = None
+    finish_reason: str = ""
+    reasoning: str = ""  # what came in fields or parts of its own
+
+
+# where reasoning stands beside a message's content: DeepSeek, vLLM and SGLang; OpenRouter, Groq; Ollama; LiteLLM
+_REASONING_FIELDS = ("reasoning_content", "reasoning", "reasoning_details", "thinking", "thinking_blocks", "thoughts")
+_REASONING_PART = re.compile(r"reason|think|thought|summary", re.IGNORECASE)
+_TEXT_FIELDS = ("text", "thinking", "reasoning", "summary", "content")
 
 
 def read_chat_reply(content: bytes) -> ChatReply:
@@ -31,34 +42,66 @@ def read_chat_reply(content: bytes) -> ChatReply:
         return ChatReply(error=f"the response is a JSON {type(body).__name__}, expected an object")
     usage = body.get("usage")
     usage = usage if isinstance(usage, dict) else {}
-    text, error = _text(body)
-    return ChatReply(text, error, _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")))
-
-
-def _text(body: dict[str, Any]) -> tuple[str, str]:
-    """(text, "") or ("", reason)."""
+    counts = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
     choices = body.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         # some routers answer 200 and put the failure of the server behind them into the body
         failure = body.get("error")
-        return "", short(f"the response has no choices{f': {failure}' if failure else ''}")
-    message, finish = choices[0].get("message"), choices[0].get("finish_reason")
+        return ChatReply("", short(f"the response has no choices{f': {failure}' if failure else ''}"), *counts)
+    return _read_choice(choices[0], body.get("error"), counts)
+
+
+def _read_choice(choice: dict[str, Any], failure: Any, counts: tuple[int | None, int | None]) -> ChatReply:
+    message, finish = choice.get("message"), choice.get("finish_reason")
+    finish_reason = "" if finish is None else short(str(finish))
     if not isinstance(message, dict):
-        return "", "the response's first choice has no message"
+        return ChatReply("", "the response's first choice has no message", *counts, finish_reason)
     content = message.get("content")
-    if content is None:
-        content = message.get("refusal")  # a refusal is what the model said
-    if isinstance(content, list):
-        content = _joined(content)
-    if not isinstance(content, str) or (not content and finish == "content_filter"):
-        return "", short(f"the response's message has no text (finish_reason {finish})")
-    return plain(content).strip(), ""
+    parts = content if isinstance(content, list) else [content]
+    thoughts = [_texts(p) for p in parts if _is_reasoning(p)] + [_texts(message.get(f)) for f in _REASONING_FIELDS]
+    # the same thoughts may stand in two fields
+    reasoning = plain("\n".join(dict.fromkeys(t.strip() for t in thoughts if t.strip())))
+    failure = choice.get("error") or message.get("error") or failure
+    if failure:
+        return ChatReply("", short(f"the response holds an error: {failure}"), *counts, finish_reason, reasoning)
+    text = content if isinstance(content, str) else _joined(content) if isinstance(content, list) else None
+    refusal = message.get("refusal") or _refusal_in(parts)
+    if not text and isinstance(refusal, str):
+        return ChatReply(plain(refusal).strip(), "", *counts, REFUSAL, reasoning)
+    if text is None:
+        called = " but calls" if message.get("tool_calls") or message.get("function_call") else ""
+        return ChatReply(
+            "", f"the message has no text{called} (finish_reason {finish})", *counts, finish_reason, reasoning
+        )
+    if not text.strip() and (message.get("tool_calls") or message.get("function_call")):
+        return ChatReply("", "the message has no text but calls", *counts, finish_reason, reasoning)
+    return ChatReply(plain(text).strip(), "", *counts, finish_reason, reasoning)
+
+
+def _is_reasoning(part: Any) -> bool:
+    return isinstance(part, dict) and bool(_REASONING_PART.search(str(part.get("type", ""))))
 
 
 def _joined(parts: list[Any]) -> str | None:
-    texts = [p if isinstance(p, str) else p.get("text") for p in parts if isinstance(p, str | dict)]
+    texts = [
+        p if isinstance(p, str) else p.get("text") for p in parts if isinstance(p, str | dict) and not _is_reasoning(p)
+    ]
     found = [t for t in texts if isinstance(t, str)]
     return "".join(found) if found else None
+
+
+def _refusal_in(parts: list[Any]) -> str | None:
+    said = (p.get("refusal") for p in parts if isinstance(p, dict) and p.get("type") == "refusal")
+    return next((text for text in said if isinstance(text, str)), None)
+
+
+def _texts(value: Any) -> str:
+    """All text in a field of reasoning, whichever of its forms it has: a text, parts, parts within parts."""
+    if isinstance(value, dict):
+        value = [value[name] for name in _TEXT_FIELDS if name in value]
+    if isinstance(value, list):
+        return "\n".join(filter(None, map(_texts, value)))
+    return value if isinstance(value, str) else ""
 
 
 def plain(text: str) -> str:

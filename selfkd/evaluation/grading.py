@@ -1,4 +1,5 @@
-"""How a reply is graded: a public benchmark by its own rules, the embedded world's questions by `scorers.py`."""
+"""How a reply is graded once it has passed the gate (`response.py`): a public benchmark by its own rules, the embedded
+world's questions by `scorers.py`."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,6 +10,7 @@ from selfkd.data.folder import ExampleFolder
 from selfkd.errors import InputError
 from selfkd.evaluation.benchmarks.benchmark import Grade
 from selfkd.evaluation.benchmarks.catalog import BENCHMARKS
+from selfkd.evaluation.reply import Reply
 from selfkd.evaluation.scorers import SCORED_KINDS, is_right, parse
 from selfkd.evaluation.suite import VOICE_MARK
 
@@ -42,11 +44,14 @@ def check_gradable(name: str, items: Iterable[Mapping[str, Any]]) -> None:
             )
 
 
-def grade(sample: Mapping[str, Any], reply: str) -> Grade:
-    """`sample` has id, source, kind, category, question, truth, details."""
+def grade(sample: Mapping[str, Any], reply: Reply) -> Grade:
+    """`sample` has id, source, kind, category, question, truth, details. A refusal and an empty answer say nothing that
+    any rule may read; an answer that was cut is graded as it stands, as official tables have it."""
+    if reply.outcome not in ("answer", "cut"):
+        return Grade(None, 0.0)
     if sample["source"] in BENCHMARKS:
-        return BENCHMARKS[sample["source"]].grade(sample, reply)
-    parsed = parse(sample["kind"], sample["question"], reply)
+        return BENCHMARKS[sample["source"]].grade(sample, reply.text)
+    parsed = parse(sample["kind"], sample["question"], reply.text)
     return Grade(parsed, float(is_right(sample["kind"], sample["truth"], parsed)))
 
 

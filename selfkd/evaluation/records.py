@@ -35,6 +35,9 @@ def sample(example: Example, view: str, reply: Reply, language: str = "en") -> d
         "word_error_rate": _heard_wer(example, view, reply, language),
         "prompt": prompt_hash(example, view),
         "reply": reply.text,
+        "outcome": reply.outcome,
+        "finish_reason": reply.finish_reason,
+        "reasoning": reply.reasoning,
         "heard": reply.heard,
         "log_likelihoods": list(reply.log_likelihoods),
         "seconds": round(reply.seconds, 4),
@@ -43,7 +46,7 @@ def sample(example: Example, view: str, reply: Reply, language: str = "en") -> d
     known["group"] = group_of_example(example)
     if reply.error:
         return known | {"parsed": None, "score": None, "correct": None}
-    found = grade(known, reply.text)
+    found = grade(known, reply)
     return known | {"parsed": found.parsed, "score": found.score, "correct": found.score >= 0.5}
 
 

@@ -29,6 +29,7 @@ from selfkd.model.load import config_of
 
 # MiniCPM-o, where it does not sample, searches three beams and penalises repetition unless told otherwise
 GREEDY = {"sampling": False, "num_beams": 1, "repetition_penalty": 1.0}
+_MEGREZ_END = "<|turn_end|>"
 
 
 class MegrezChat:
@@ -37,7 +38,7 @@ class MegrezChat:
     def __init__(self, source: str):
         self.model = _loaded(source)
 
-    def chat(self, example: Example, view: OneView, max_new_tokens: int) -> Any:
+    def chat(self, example: Example, view: OneView, max_new_tokens: int) -> tuple[Any, str]:
         with TemporaryDirectory(prefix="selfkd-") as folder:
             content, picture = {}, example.picture()
             if picture is not None:
@@ -50,7 +51,10 @@ class MegrezChat:
                 content["text"] = text
             message = {"role": "user", "content": content}
             said = self.model.chat([message], max_new_tokens=max_new_tokens, **GREEDY)
-        return said.removesuffix("<|turn_end|>") if isinstance(said, str) else said
+        if not isinstance(said, str):
+            return said, ""
+        # the end of the turn is left in the text: where it is missing, the limit of tokens came before it
+        return said.removesuffix(_MEGREZ_END), "stop" if said.endswith(_MEGREZ_END) else "length"
 
 
 class MiniCPMOChat:
@@ -60,7 +64,7 @@ class MiniCPMOChat:
         self.model = _loaded(source, init_tts=False)  # the voice of its replies is not loaded
         self.tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=True)
 
-    def chat(self, example: Example, view: OneView, max_new_tokens: int) -> Any:
+    def chat(self, example: Example, view: OneView, max_new_tokens: int) -> tuple[Any, str]:
         before, *after = _written(example, view)
         question = [example.samples()] if view == "speech" else []
         picture = example.picture()
@@ -68,14 +72,20 @@ class MiniCPMOChat:
         parts = [picture, before.strip(), *question, *(text.strip() for text in after)]
         content = [part for part in parts if part is not None and not (isinstance(part, str) and not part)]
         message = {"role": "user", "content": content}
-        return self.model.chat(
+        said = self.model.chat(
             msgs=[message], tokenizer=self.tokenizer, max_new_tokens=max_new_tokens, generate_audio=False, **GREEDY
         )
+        if not isinstance(said, str):
+            return said, ""
+        # the text is all that comes back: as many tokens as were allowed are a response that was cut
+        tokens = self.tokenizer(plain(said), add_special_tokens=False)["input_ids"]
+        return said, "length" if len(tokens) >= max_new_tokens else "stop"
 
 
 class Chat(Protocol):
-    def chat(self, example: Example, view: OneView, max_new_tokens: int) -> Any:
-        """Whatever the model's own code gives back."""
+    def chat(self, example: Example, view: OneView, max_new_tokens: int) -> tuple[Any, str]:
+        """Whatever the model's own code gives back, and its finish_reason: "stop", or "length" for a response that was
+        cut at the limit of tokens."""
         ...
 
 
@@ -101,13 +111,13 @@ class ChatSystem:
             if view == "cascade":
                 (heard,) = heard_by(self.transcriber, [example], language)
                 example = replace(example, question=heard)
-            said = self.model.chat(example, "speech" if view == "speech" else "text", self.max_new_tokens)
+            said, finish = self.model.chat(example, "speech" if view == "speech" else "text", self.max_new_tokens)
         except Exception as error:  # of code that is not ours
             reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
             return Reply("", heard, error=short(reason))
         if not isinstance(said, str):
             return Reply("", heard, error=f"the model's chat gave back {type(said).__name__}, not text")
-        return Reply(plain(said), heard, seconds=time.perf_counter() - start)
+        return Reply(plain(said), heard, seconds=time.perf_counter() - start, finish_reason=finish)
 
 
 def runs_own_code(source: str, trusted: bool) -> bool:

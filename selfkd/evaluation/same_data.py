@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from selfkd.credentials import masked
 from selfkd.data.example import read_manifest
 from selfkd.data.folder import ExampleFolder
 from selfkd.errors import InputError
@@ -22,7 +23,10 @@ def same_data(run: Path, folders: Mapping[str, ExampleFolder], extra: Mapping[st
     an endpoint that is asked with other fields (`extra`). `folders` are by the name that the run has for each. A run
     that ends in an InputError before anything was made forgets them."""
     path = run / ASKED
-    now = {"shards": {name: read_manifest(f.folder)["shards"] for name, f in folders.items()}, "extra": dict(extra)}
+    now = {
+        "shards": {name: read_manifest(f.folder)["shards"] for name, f in folders.items()},
+        "extra": masked(extra, "extra"),
+    }
     before = json.loads(path.read_text()) if path.is_file() else now
     if found := first_difference(before["shards"], now["shards"], folders):
         raise InputError(f"data: {folders[found[0]].folder}: made anew since this run began; give another output")

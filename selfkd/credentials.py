@@ -1,0 +1,188 @@
+"""Credentials in URLs, headers and fields: used where they are needed, and written nowhere.
+
+`masked` is what everything passes through that a run writes or says: configurations, plans, command lines, names of
+endpoints, error messages. What a value's name or place says is secret is masked, and so is what only may be: of a
+URL's query all but a few names that are known to be harmless.
+"""
+
+import base64
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl, quote, quote_plus, unquote, unquote_plus, urlsplit
+
+import yaml
+
+from selfkd.errors import InputError
+
+MASK = "***"
+_SHORTEST = 4  # letters of a secret that is looked for in texts: a shorter one stands in too many words
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>`\\]*")
+_NO_SCHEME = re.compile(r"[^\s/:@]+:\S*@\S+")  # user:password@host, whose scheme was forgotten
+_WORDS = {
+    "harmless": "api-version api_version version v model deployment region location beta lang language",
+    "secret": "key apikey token secret password passwd passphrase pwd authorization auth credential credentials cookie"
+    " signature sig bearer jwt",
+    "holds secrets": "headers extra_headers default_headers query extra_query default_query",
+}
+_HARMLESS, _SECRET, _HOLD_SECRETS = (frozenset(words.split()) for words in _WORDS.values())
+_SCHEMED = re.compile(r"\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class EndpointURL:
+    """A base URL apart from the credentials in it. `shown` is for people and files, the rest for the client."""
+
+    base: str
+    shown: str
+    headers: dict[str, str] = field(default_factory=dict, repr=False)
+    query: dict[str, str] = field(default_factory=dict, repr=False)
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+
+
+def read_endpoint(url: str, name: str = "url") -> EndpointURL:
+    """`url` is "" for the client's own default. Raises InputError, which names the field and no secret, for what is no
+    http(s) URL."""
+    shown = masked_url(url)
+    if not url:
+        return EndpointURL("", "")
+    if not url.lower().startswith(("http://", "https://")):
+        raise InputError(f"{name}: {shown}: must start with http:// or https://")
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    if not host or any(c.isspace() for c in url):
+        raise InputError(
+            f"{name}: {shown}: no such URL; signs of a password are written in percent: @ is %40, / is %2F"
+        )
+    place = parts.netloc.rpartition("@")[2]
+    headers = {}
+    if parts.username is not None:
+        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    return EndpointURL(f"{parts.scheme}://{place}{parts.path}", shown, headers, query, tuple(secrets_in(url)))
+
+
+def masked(value: Any, name: str = "") -> Any:
+    """A value of JSON without its credentials; `name` is that of the field that holds it. Texts keep all but those."""
+    if isinstance(value, Mapping):
+        hides = name.lower() in _HOLD_SECRETS
+        return {k: MASK if hides and isinstance(v, str) else masked(v, str(k)) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [masked(v, name) for v in value]
+    if not isinstance(value, str) or not value:
+        return value
+    return MASK if _is_secret(name) else masked_text(value)
+
+
+def masked_text(text: str) -> str:
+    """A text without the credentials of the URLs in it and what follows Bearer or Basic."""
+    if ("://" in text and text.partition("://")[0].isalpha()) or _NO_SCHEME.fullmatch(text):
+        return masked_url(text)
+    return _SCHEMED.sub(rf"\1 {MASK}", _URL.sub(lambda found: masked_url(found[0]), text))
+
+
+def masked_url(url: str) -> str:
+    """A password may hold signs that end the host elsewhere: all up to the last @ goes."""
+    scheme, mark, rest = url.partition("://")
+    scheme, rest = (scheme, rest) if mark else ("", url)
+    if "@" in rest:
+        rest = f"{MASK}@{rest.rpartition('@')[2]}"
+    rest, sharp, _ = rest.partition("#")
+    place, asks, query = rest.partition("?")
+    shown = "&".join(_masked_pair(pair) for pair in re.split("[&;]", query))
+    return f"{scheme}{mark}{place}{asks}{shown}{f'#{MASK}' if sharp else ''}"
+
+
+def masked_command(arguments: Sequence[str]) -> list[str]:
+    """The arguments of a command line without the credentials in them."""
+    secrets = list(_secrets_of_command(arguments))
+    return [without(masked_text(argument), secrets) for argument in arguments]
+
+
+def masked_message(message: str, arguments: Sequence[str]) -> str:
+    """What a command says, without the credentials that it was given."""
+    return without(masked_text(message), _secrets_of_command(arguments))
+
+
+def secrets_in(value: Any, name: str = "") -> Iterator[str]:
+    """The credentials in a value of JSON, each as it stands there and as it is sent."""
+    if isinstance(value, Mapping):
+        hides = name.lower() in _HOLD_SECRETS
+        for k, v in value.items():
+            yield from _said(v) if hides and isinstance(v, str) else secrets_in(v, str(k))
+    elif isinstance(value, list | tuple):
+        for v in value:
+            yield from secrets_in(v, name)
+    elif isinstance(value, str) and value:
+        yield from _said(value) if _is_secret(name) else _in_text(value)
+
+
+def without(text: str, secrets: Iterable[str]) -> str:
+    """A text in which no secret stands, in any of the forms that it takes in URLs, JSON and headers."""
+    forms = {form for secret in secrets for form in _forms(secret) if len(form) >= _SHORTEST}
+    for form in sorted(forms, key=len, reverse=True):
+        text = text.replace(form, MASK)
+    return text
+
+
+def _secrets_of_command(arguments: Sequence[str]) -> Iterator[str]:
+    before = ""
+    for argument in arguments:
+        flag, equals, value = argument.partition("=") if argument.startswith("--") else (before, "=", argument)
+        before = "" if equals else flag
+        name = flag.rpartition(".")[2].lstrip("-")
+        if equals and value[:1] in ("{", "["):  # a mapping or a list, as the parser reads it
+            with suppress(yaml.YAMLError):
+                yield from secrets_in(yaml.safe_load(value), name)
+        if equals:
+            yield from secrets_in(value, name)
+
+
+def _is_secret(name: str) -> bool:
+    return bool(_SECRET & set(re.split(r"[^a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())))
+
+
+def _masked_pair(pair: str) -> str:
+    name, equals, value = pair.partition("=")
+    if not pair or (equals and (not value or unquote_plus(name).lower() in _HARMLESS)):
+        return pair
+    return f"{name}={MASK}" if equals else MASK
+
+
+def _said(value: str) -> Iterator[str]:
+    yield value
+    kind, _, rest = value.partition(" ")
+    if rest and kind.lower() in ("bearer", "basic", "token"):
+        yield rest
+
+
+def _in_text(text: str) -> Iterator[str]:
+    yield from (found[0].split()[-1] for found in _SCHEMED.finditer(text))
+    whole = ("://" in text and text.partition("://")[0].isalpha()) or _NO_SCHEME.fullmatch(text)
+    for url in [text] if whole else _URL.findall(text):
+        rest = url.partition("://")[2] or url
+        userinfo = rest.rpartition("@")[0]
+        user, colon, password = userinfo.partition(":")
+        if userinfo:
+            yield from (userinfo, password if colon else user)
+            yield base64.b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode()
+        query = rest.rpartition("@")[2].partition("#")[0].partition("?")[2]
+        for pair in re.split("[&;]", query):
+            key, equals, value = pair.partition("=")
+            if _masked_pair(pair) != pair:
+                yield value if equals else key
+        yield rest.rpartition("@")[2].partition("#")[2]
+
+
+def _forms(secret: str) -> Iterator[str]:
+    plain = unquote(secret)
+    yield from (secret, plain, unquote_plus(secret), quote(plain, safe=""), quote(plain), quote_plus(plain))
+    for text in (secret, plain):
+        yield from (json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1], repr(text)[1:-1])

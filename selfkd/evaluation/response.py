@@ -1,0 +1,170 @@
+"""The gate before grading: what a model sent becomes exactly one of answer, cut, empty, refused, failed.
+
+`Reply` passes every response through here when it is made, wherever it comes from (an endpoint, a local model, a
+model's own code), so that no grader and no judge meets reasoning. What is graded is the text that stands outside of
+reasoning marks; what stands between them is kept beside it. Reasoning that does not end has no answer after it.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+from selfkd.evaluation.refusals import is_refusal
+
+Outcome = Literal["answer", "cut", "empty", "refused", "failed"]
+OUTCOMES: tuple[Outcome, ...] = ("answer", "cut", "empty", "refused", "failed")
+
+_WORDS = {
+    "unsaid": "null none",
+    "ended": "stop stopped eos eos_token end_turn stop_sequence complete completed finished",
+    "limit": "length max_tokens max_new_tokens max_length max_output_tokens model_length token_limit"
+    " model_context_window_exceeded",
+    "think": "think thinking thought thoughts reason reasoning reflect reflection analysis cot scratchpad rationale",
+    "think in brackets": "think thinking thought thoughts reasoning",  # "[analysis]" may be an answer
+    "answer": "answer response solution output conclusion",
+    "ending": "end stop close suffix",
+    "around": "end stop close suffix begin start open prefix of the final",
+}
+_SETS = {name: frozenset(words.split()) for name, words in _WORDS.items()}
+# what servers write where they do not say how a response ended, where it ended by itself, and at the limit of tokens
+UNSAID = _SETS["unsaid"] | {""}
+ENDED, LIMIT = UNSAID | _SETS["ended"], _SETS["limit"]
+REFUSAL = "refusal"  # as finish_reason: the server says itself that this is one
+_BLANK = " \t\r\n\u00a0\u200b\u200c\u200d\u2060\u3000\ufeff"
+
+# words in the names of marks
+_THINK, _THINK_IN_BRACKETS, _ANSWER = _SETS["think"], _SETS["think in brackets"], _SETS["answer"]
+_ENDING, _AROUND = _SETS["ending"], _SETS["around"]
+_GENERIC = (
+    r"(?P<bracket><\|?|&lt;|◁|\[)(?P<slash>/?)(?P<name>[A-Za-z][A-Za-z_:-]{2,40})(?:\s+\w+=[^<>\n]{0,60})?"
+    r"(?:\|?>|&gt;|▷|\])"
+)
+# marks of one model family each, under names that tell kind and family: OpenAI's harmony with its special tokens and
+# decoded without them, Granite's sentences, Gemma's tokens
+_NAMED = {
+    "think_harmony": r"<\|channel\|>\s*(?:analysis|commentary)[^<>]{0,40}<\|message\|>",
+    "answer_harmony": r"<\|channel\|>\s*final[^<>]{0,40}<\|message\|>",
+    "finish_harmony": r"<\|(?:end|return)\|>",
+    "think_decoded": r"\Aanalysis(?=[A-Z\"'])",
+    "answer_decoded": r"assistantfinal",
+    "think_granite": r"(?im:^\W*here(?:'s| is) my thought process:)",
+    "answer_granite": r"(?im:^\W*here(?:'s| is) my response:)",
+    "think_channel": r"<\|channel>thought",
+    "rethink_channel": r"<channel\|>",
+    "think_unused": r"<unused94>(?:thought)?",
+    "rethink_unused": r"<unused95>",
+    "answer_box": r"<\|begin_of_box\|>",
+    "finish_box": r"<\|end_of_box\|>",
+}
+_MARK = re.compile("|".join([*(f"(?P<{name}>{pattern})" for name, pattern in _NAMED.items()), _GENERIC]))
+
+Kind = Literal["think", "rethink", "answer", "finish"]  # reasoning begins and ends, the answer begins and ends
+
+
+class Mark(NamedTuple):
+    kind: Kind
+    family: str  # an end is that of a beginning of its family
+    start: int
+    end: int
+
+
+class Gated(NamedTuple):
+    outcome: Outcome
+    text: str  # what is graded; "" where there is none
+    reasoning: str
+    error: str  # why there is no response; "" but for `failed`
+
+
+def gate(text: str, finish_reason: str = "", reasoning: str = "", error: str = "") -> Gated:
+    """Sorts a response. `reasoning` is what came apart from the text, `error` why none came at all.
+
+    Nothing but a blank at the limit of tokens, or after reasoning that was cut, is a failure: asked with more room the
+    model may answer. Nothing but a blank that ended by itself is an empty answer. The gate's own text passes it again
+    unchanged.
+    """
+    answer, thought, is_open = split_reasoning(text)
+    reasoning = "\n".join(part for part in (reasoning, thought) if part)
+    finish = finish_reason.strip().lower()
+    if not error and finish not in ENDED | LIMIT | {REFUSAL}:
+        what = "a text that is no whole answer" if answer.strip(_BLANK) else "no text"
+        error = f"the response has {what} (finish_reason {finish_reason})"
+    if not error and not answer.strip(_BLANK) and finish != REFUSAL:
+        what = "reasoning and no answer" if reasoning else "no text"
+        if finish in LIMIT:
+            error = f"{what} within the limit of tokens (finish_reason {finish_reason}): raise max_new_tokens"
+        elif is_open and finish in UNSAID:
+            error = f"{what}: the reasoning does not end"
+        else:
+            return Gated("empty", "", reasoning, "")
+    if error:
+        return Gated("failed", "", reasoning, error)
+    if finish == REFUSAL or is_refusal(answer):
+        return Gated("refused", answer, reasoning, "")
+    return Gated("cut" if finish in LIMIT else "answer", answer, reasoning, "")
+
+
+def split_reasoning(text: str) -> tuple[str, str, bool]:
+    """(what is outside of reasoning, what is within, whether the reasoning does not end).
+
+    Before an end of reasoning without a beginning all is reasoning: the chat template had opened it. The same before a
+    mark that begins the answer (`<answer>`). Reasoning that does not end leaves no answer, whatever stood before it.
+    """
+    marks = list(_marks(text))
+    if not marks:
+        return text, "", False
+    answer: list[str] = []
+    thoughts: list[str] = []
+    opened: list[str] = []  # families of the reasoning that we are in
+    is_over = False  # after the end of a marked answer
+    begun, place = False, 0
+    for mark in marks:
+        (thoughts if opened or is_over else answer).append(text[place : mark.start])
+        place = mark.end
+        if mark.kind == "think":
+            opened += [] if mark.family in opened else [mark.family]
+        elif mark.kind == "rethink":
+            if mark.family in opened:
+                del opened[opened.index(mark.family) :]
+            elif not opened:
+                thoughts, answer = [*thoughts, *answer], []
+        elif mark.kind == "answer" and set(opened) <= {mark.family}:
+            thoughts, answer, opened, is_over, begun = [*thoughts, *answer], [], [], False, True
+        elif mark.kind == "finish" and not opened:
+            is_over = begun
+    (thoughts if opened or is_over else answer).append(text[place:])
+    if opened:
+        thoughts, answer = [*answer, *thoughts], []
+    return _joined(answer), _joined(thoughts), bool(opened)
+
+
+def _marks(text: str) -> Iterator[Mark]:
+    for found in _MARK.finditer(text):
+        if found["name"] is None:
+            kind, _, family = (found.lastgroup or "").partition("_")
+        else:
+            kind, family = _kind_of(found["name"].lower(), found["bracket"] == "[", bool(found["slash"]))
+        if kind:
+            yield Mark(kind, family, found.start(), found.end())  # type: ignore[arg-type]
+
+
+def _kind_of(name: str, in_brackets: bool, has_slash: bool) -> tuple[str, str]:
+    """(kind, family) of a tag: think, seed:think, begin_of_thought, START_THINKING, /reasoning; ("", "") of others."""
+    words = re.split(r"[_:-]+", name)
+    is_end = has_slash or bool(_ENDING & set(words))
+    if in_brackets:
+        thinks, answers = name in _THINK_IN_BRACKETS, False
+    else:
+        said = [w for w in words if w not in _AROUND]
+        # a namespace may stand before the word, nothing but what says begin or end after it
+        thinks = (bool(said) and said[-1] in _THINK and len(said) <= 2) or (words[0] == "inner" and len(words) == 2)
+        answers = len(said) == 1 and said[0] in _ANSWER
+    if thinks:
+        stem = "think" if words[0] == "inner" else next(w for w in reversed(words) if w in _THINK)[:5]
+        return "rethink" if is_end else "think", stem.replace("thoug", "think")
+    if answers:
+        return "finish" if is_end else "answer", "answer"
+    return "", ""
+
+
+def _joined(parts: list[str]) -> str:
+    return "\n".join(stripped for part in parts if (stripped := part.strip(_BLANK)))
