@@ -59,9 +59,14 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     here = {s: {"run": os.path.relpath(run, config.output), "view": view} for s, (run, view) in places.items()}
     write_json(config.output / "comparison.json", here)
     write_json(config.output / "scores.json", scores)
-    Console().print(comparison_table(scores))
+    console = Console()
+    console.print(comparison_table(scores))
     for note in comparison_notes(scores):
         print(note)
+    for benchmark, score in scores.items():
+        for system, gap in score["gap"].items():
+            for line in gap.get("warnings", ()):
+                console.print(f"{benchmark}, {system}: {line}", style="yellow", markup=False)
     return scores
 
 

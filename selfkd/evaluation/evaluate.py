@@ -23,8 +23,9 @@ from selfkd.evaluation.asker import EndpointSettings
 from selfkd.evaluation.benchmark_speech import InstructionForm, speak_benchmarks
 from selfkd.evaluation.benchmarks.benchmark import whole_groups
 from selfkd.evaluation.chance import chance_floor
-from selfkd.evaluation.gap_table import gap_notes, gap_table
+from selfkd.evaluation.gap_table import scores_told
 from selfkd.evaluation.grading import check_gradable, check_name, group_of
+from selfkd.evaluation.outcomes import count_outcomes, outcome_warnings
 from selfkd.evaluation.records import SampleFile, prompt_hash, sample
 from selfkd.evaluation.remote_code import ChatSystem, runs_own_code
 from selfkd.evaluation.same_data import same_data
@@ -137,9 +138,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             places = {name: os.path.relpath(folder.folder, run.folder) for name, folder in asked.items()}
             write_json(run.folder / QUESTIONS, places)
             run.finish(**result)
-            Console().print(gap_table(result))
-            for note in gap_notes(result):
-                print(note)
+            Console().print(scores_told(result))
         return result
 
 
@@ -229,10 +228,14 @@ def _limited(examples: ExampleFolder, limit: int) -> list[int]:
 
 
 def score(samples: Mapping[str, Sequence[Mapping[str, Any]]], seed: int) -> dict[str, Any]:
-    """{view: scores} of one benchmark, and "gap" and "cascade_gap", written against spoken on the same items."""
+    """{view: scores} of one benchmark, and "gap" and "cascade_gap", written against spoken on the same items. With the
+    `outcomes` of each view's responses, and `warnings` beside a gap where those differ between its two views."""
     chance = chance_floor(next(iter(samples.values()), ()))  # the items of all views are the same
-    scores: dict[str, Any] = {view: summarize(some, chance) for view, some in samples.items()}
+    scores: dict[str, Any] = {
+        view: summarize(some, chance) | {"outcomes": count_outcomes(some)} for view, some in samples.items()
+    }
     for view, key in (("speech", "gap"), ("cascade", "cascade_gap")):
         if "text" in samples and view in samples:
-            scores[key] = vision_audio_gap(samples["text"], samples[view], seed, chance)
+            warnings = outcome_warnings(samples["text"], samples[view], "audio" if view == "speech" else view)
+            scores[key] = vision_audio_gap(samples["text"], samples[view], seed, chance) | {"warnings": warnings}
     return scores

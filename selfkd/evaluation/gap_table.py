@@ -3,12 +3,42 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
+from selfkd.evaluation.response import OUTCOMES
 from selfkd.evaluation.uncertainty import FEWEST_GROUPS
 from selfkd.evaluation.verdicts import AT_CHANCE
 
+MODALITIES = {"text": "text", "speech": "audio", "cascade": "cascade"}  # views by the field's words
 VIEWS = {"text": "written", "speech": "spoken", "cascade": "cascade"}
+
+
+def scores_told(result: Mapping[str, Any]) -> Group:
+    """The scores; the outcomes of responses where not all were answers; why nothing is said of some gaps; what to know
+    before the others are read."""
+    outcomes = _outcome_table(result)
+    told = [f"{name}: {line}" for name, scores in result.items() for line in gap_warnings(scores)]
+    lines = [*map(Text, gap_notes(result)), *(Text(line, "yellow") for line in told)]
+    return Group(gap_table(result), *([outcomes] if outcomes.rows else []), *lines)
+
+
+def gap_warnings(scores: Mapping[str, Any]) -> list[str]:
+    return [line for key in ("gap", "cascade_gap") for line in scores.get(key, {}).get("warnings", ())]
+
+
+def _outcome_table(result: Mapping[str, Any]) -> Table:
+    """One row a benchmark and modality: how many responses were answers, and how many were not."""
+    table = Table(title="Responses that are more, or other, than answers")
+    for column in ("benchmark", "modality", *OUTCOMES):
+        table.add_column(column, justify="right" if column in OUTCOMES else "left", overflow="fold")
+    for name, scores in result.items():
+        of_views = {v: scores[v]["outcomes"] for v in VIEWS if "outcomes" in scores.get(v, {})}
+        if any(counts[o] for counts in of_views.values() for o in OUTCOMES if o != "answer"):
+            for view, counts in of_views.items():
+                table.add_row(name, MODALITIES[view], *(str(counts[o]) for o in OUTCOMES))
+    return table
 
 
 def gap_table(result: Mapping[str, Any]) -> Table:

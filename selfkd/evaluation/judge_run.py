@@ -91,7 +91,7 @@ def judge_run(config: JudgeConfig) -> dict[str, Any]:
 
 def labelled_replies() -> list[dict[str, Any]]:
     """Replies made up for this with their label (`on_topic`), as items that a judge can be asked about."""
-    return [{"id": f"label-{i}", **reply} for i, reply in enumerate(read_samples(LABELLED))]
+    return [{"id": f"label-{i}", **reply} for i, reply in enumerate(map(json.loads, whole_lines(LABELLED)))]
 
 
 def _agreement(verdicts: dict[str, dict[str, Any]]) -> dict[str, Any]:

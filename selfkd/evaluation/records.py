@@ -14,7 +14,7 @@ from selfkd.data.example import Example, image_hash
 from selfkd.data.verify import word_error_rate
 from selfkd.evaluation.grading import grade, group_of_example
 from selfkd.evaluation.reply import Reply
-from selfkd.evaluation.samples import keep_whole_lines, read_samples, whole_lines
+from selfkd.evaluation.samples import checked, keep_whole_lines, read_samples, whole_lines
 from selfkd.files import write_text
 
 
@@ -85,7 +85,7 @@ class SampleFile:
             return {s["id"]: s for s in read_samples(self.path)}
         found: dict[str, dict[str, Any]] = {}
         for partial in sorted(self.path.parent.glob(f"{self.path.name}.partial-*")):
-            for record in map(json.loads, whole_lines(partial)):
+            for record in (checked(json.loads(line), partial) for line in whole_lines(partial)):
                 if record["id"] not in found or found[record["id"]]["error"]:
                     found[record["id"]] = record
         return found

@@ -27,7 +27,14 @@ def keep_whole_lines(path: Path) -> None:
 
 
 def read_samples(path: Path) -> list[dict[str, Any]]:
+    """Raises InputError where there are none, or those of a run that did not yet tell answers from what is none."""
     if not path.is_file():
         raise InputError(f"{path}: not found (selfkd evaluate writes it)")
     with path.open("rb") as file:  # of bytes: a text has other ends of lines too, and a model may have said one
-        return [json.loads(line) for line in file]
+        return [checked(json.loads(line), path) for line in file]
+
+
+def checked(record: dict[str, Any], path: Path) -> dict[str, Any]:
+    if "outcome" not in record:
+        raise InputError(f"{path}: field outcome: missing; an older selfkd wrote this run, evaluate again")
+    return record

@@ -8,6 +8,7 @@ from typing import Any
 
 from selfkd.evaluation.chance import chance_floor
 from selfkd.evaluation.grading import headlines
+from selfkd.evaluation.outcomes import count_outcomes, outcome_warnings
 from selfkd.evaluation.statistics import (
     gap_closed,
     gap_closed_on_average,
@@ -28,10 +29,15 @@ def side_by_side(samples: Mapping[str, Samples], seed: int) -> dict[str, Any]:
     chance = chance_floor(next(iter(samples.values())))  # the items of all systems are the same
     closed = {s: _closed(samples, spoken, s, seed, chance) for spoken, s in _after_the_first(samples)}
     return {
-        "systems": {system: summarize(items, chance) for system, items in samples.items()},
-        "gap": {s: vision_audio_gap(samples[TEXT], samples[s], seed, chance) for s in _against_text(samples)},
+        "systems": {s: summarize(items, chance) | {"outcomes": count_outcomes(items)} for s, items in samples.items()},
+        "gap": {s: _gap(samples[TEXT], s, samples[s], seed, chance) for s in _against_text(samples)},
         "gap_closed": {s: share for s, share in closed.items() if share is not None},
     }
+
+
+def _gap(text: Samples, system: str, samples: Samples, seed: int, chance: float | None) -> dict[str, Any]:
+    warnings = outcome_warnings(text, samples, CASCADE if system == CASCADE else "audio")
+    return vision_audio_gap(text, samples, seed, chance) | {"warnings": warnings}
 
 
 def items_in(samples: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:

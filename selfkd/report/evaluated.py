@@ -20,7 +20,7 @@ from selfkd.evaluation.side_by_side import CASCADE, TEXT, averages_side_by_side,
 from selfkd.report.run_folder import RunFolder, read_lines
 
 Samples = list[dict[str, Any]]
-_NEEDED = ("kind", "heard", "parsed", "correct")  # beside what is compared
+_NEEDED = ("kind", "outcome", "heard", "parsed", "correct")  # beside what is compared
 
 
 @dataclass

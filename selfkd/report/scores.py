@@ -31,6 +31,7 @@ def scores_section(
     return {
         "headlines": [headline(group, names) for group in shown],
         "compared": _compared(groups),
+        "warnings": _warnings(groups, names),
         "bars": [_bars(group, names, styles) for group in shown],
         "tables": [t for t in (*tables, _voices_table(runs), _topic_table(runs)) if t.rows],
         "kinds": [t for t in (_kind_table(group, names) for group in groups) if t.rows],
@@ -132,6 +133,16 @@ def _compared(groups: list[Group]) -> list[str]:
     return [f"{', '.join(benchmarks)}: {line}" for line, benchmarks in said.items()]
 
 
+def _warnings(groups: list[Group], names: Names) -> list[str]:
+    """Where responses of one modality were cut, empty, refused or failed more often than of the other."""
+    return [
+        f"{names.group(group)}, {_inside(names.of(group, system))}: {line}."
+        for group in groups
+        for system, gap in group.scores["gap"].items()
+        for line in gap.get("warnings", ())
+    ]
+
+
 def _bars(group: Group, names: Names, styles: Styles) -> Figure:
     shown = {system: score for system, score in group.scores["systems"].items() if score["n"]}
     bars = [
@@ -158,14 +169,18 @@ def _score_table(groups: list[Group], names: Names) -> Table:
             figures = {"their average": s["headline"]} if "headline" in s else s.get("figures", {})
             official = next((f"{name} {value:.1f}" for name, value in figures.items()), "–")
             counts = [f"{s['n']:,}", str(s.get("correct", "–"))]
-            rows.append([group.benchmark, names.of(group, system), *counts, *shares, str(s["failed"]), official])
+            outcomes = [str(s.get("outcomes", {}).get(o, "–")) for o in ("cut", "empty", "refused")]
+            ends = [*outcomes, str(s["failed"]), official]
+            rows.append([group.benchmark, names.of(group, system), *counts, *shares, *ends])
     columns = "Benchmark", "Answered by", "n", "Right", "Score", "Chance", "Std. error", "95% interval"
     shares_of = "Parsed", "Says yes", "Truly yes"
+    ends_of = "Cut", "Empty", "Refused", "No reply", "Official"
     note = (
-        "Chance: the score of always giving the best one answer to each question type. A reply that cannot be parsed "
-        "counts as wrong; an item without a reply counts nowhere. In an average each benchmark counts the same."
+        "Chance: the score of always giving the best one answer to each question type. A response that cannot be parsed "
+        "counts as wrong, an empty one and a refusal among them; one that was cut at the token limit is graded as it "
+        "stands; an item without a response counts nowhere. In an average each benchmark counts the same."
     )
-    return Table("Scores of each view", [*columns, *shares_of, "No reply", "Official"], rows, note=note)
+    return Table("Scores of each view", [*columns, *shares_of, *ends_of], rows, note=note)
 
 
 def _gap_table(groups: list[Group], names: Names) -> Table:
