@@ -21,7 +21,7 @@ from selfkd.errors import InputError
 MASK = "***"
 _SHORTEST = 4  # letters of a secret that is looked for in texts: a shorter one stands in too many words
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>`\\]*")
-_NO_SCHEME = re.compile(r"[^\s/:@]+:\S*@\S+")  # user:password@host, whose scheme was forgotten
+_NO_SCHEME = re.compile(r"[^\s/:@]*:\S*@\S+")  # user:password@host, whose scheme was forgotten
 _WORDS = {
     "harmless": "api-version api_version version v model deployment region location beta lang language",
     "secret": "key apikey token secret password passwd passphrase pwd authorization auth credential credentials cookie"
@@ -78,7 +78,9 @@ def masked(value: Any, name: str = "") -> Any:
         return [masked(v, name) for v in value]
     if not isinstance(value, str) or not value:
         return value
-    return MASK if _is_secret(name) else masked_text(value)
+    if _is_secret(name):
+        return MASK
+    return masked_url(value) if _is_url(value, name) else masked_text(value)
 
 
 def masked_text(text: str) -> str:
@@ -121,7 +123,7 @@ def secrets_in(value: Any, name: str = "") -> Iterator[str]:
         for v in value:
             yield from secrets_in(v, name)
     elif isinstance(value, str) and value:
-        yield from _said(value) if _is_secret(name) else _in_text(value)
+        yield from _said(value) if _is_secret(name) else _in_text(value, name)
 
 
 def without(text: str, secrets: Iterable[str]) -> str:
@@ -145,6 +147,12 @@ def _secrets_of_command(arguments: Sequence[str]) -> Iterator[str]:
             yield from secrets_in(value, name)
 
 
+def _is_url(text: str, name: str = "") -> bool:
+    """Whether it is nothing but one, perhaps a broken one: then all of it may be secret."""
+    begins = text.partition("://")
+    return name.endswith("url") or bool(begins[1] and begins[0].isalpha()) or bool(_NO_SCHEME.fullmatch(text))
+
+
 def _is_secret(name: str) -> bool:
     return bool(_SECRET & set(re.split(r"[^a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())))
 
@@ -163,7 +171,7 @@ def _said(value: str) -> Iterator[str]:
         yield rest
 
 
-def _in_text(text: str) -> Iterator[str]:
+def _in_text(text: str, name: str = "") -> Iterator[str]:
     yield from (found[0].split()[-1] for found in _SCHEMED.finditer(text))
     whole = ("://" in text and text.partition("://")[0].isalpha()) or _NO_SCHEME.fullmatch(text)
     for url in [text] if whole else _URL.findall(text):

@@ -34,6 +34,7 @@ class Asked:
     headers: dict[str, str]
     pair: str
     seconds: float  # monotonic, at arrival
+    path: str = ""
 
     @property
     def parts(self) -> list[dict[str, Any]]:
@@ -116,10 +117,10 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         chat = self.chat
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        assert self.path == "/v1/chat/completions", self.path
+        assert self.path.partition("?")[0] == "/v1/chat/completions", self.path
         content = body["messages"][-1]["content"]
         pair = pair_of(*read_parts(content)) if isinstance(content, list) else content
-        asked = Asked(body, {k.lower(): v for k, v in self.headers.items()}, pair, time.monotonic())
+        asked = Asked(body, {k.lower(): v for k, v in self.headers.items()}, pair, time.monotonic(), self.path)
         with chat.lock:
             chat.asked.append(asked)
             left = chat.script.get(pair)

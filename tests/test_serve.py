@@ -112,10 +112,13 @@ def test_sound_of_any_rate_and_channels(parts, server, rate_hz, channels, format
         assert server.post(request(sound_of(plain), max_tokens=8))[2]["choices"] == answered[2]["choices"]
 
 
-def test_fields_that_are_not_known_are_ignored(server):
-    odd = {"seed": 1, "user": "me", "store": True, "nonsense": {"a": [1]}, "stop": None, "n": 1, "top_p": 0.5}
+def test_fields_that_ask_for_nothing_are_taken(server):
+    """And one that is not known is refused: it might change a reply elsewhere (eval_17_fields_ignored_in_silence)."""
+    odd = {"seed": 1, "user": "me", "store": True, "stop": None, "n": 1, "top_p": 1.0}
     odd |= {"response_format": {"type": "text"}, "stream": None, "logit_bias": None, "tools": []}
     assert server.post(ASK | odd)[0] == 200
+    status, _, body = server.post(ASK | odd | {"nonsense": {"a": [1]}})
+    assert status == 400 and body["error"]["param"] == "nonsense" and "nonsense" in body["error"]["message"]
 
 
 # batches

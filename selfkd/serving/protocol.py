@@ -1,38 +1,20 @@
 """OpenAI's chat protocol as far as it is spoken here: the body of a request, and the bodies of a reply."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from selfkd.serving.honoured import check_honoured
 from selfkd.serving.refused import RefusedError
 
 SoundFormat = Literal["wav", "flac", "mp3"]
 
-# what would change a reply in ways that are not offered here, with the values that ask for nothing; fields that are
-# not known are ignored, but a reply must not look as if one of these had been heeded
-_NOT_OFFERED: dict[str, tuple[Any, ...]] = {
-    "temperature": (0,),
-    "n": (1,),
-    "stop": ("", []),
-    "tools": ([],),
-    "functions": ([],),
-    "response_format": ({"type": "text"},),
-    "modalities": (["text"], []),
-    "logprobs": (False,),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "logit_bias": ({},),
-}
-_WHY = {
-    "temperature": "replies are greedy here; leave temperature out or send 0",
-    "n": "there is one reply to a request",
-}
-
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True)  # "7" is no number
+    # "7" is no number; fields that are not declared are looked at by `honoured.py`
+    model_config = ConfigDict(strict=True, extra="allow")
 
 
 class TextPart(_Strict):
@@ -108,25 +90,29 @@ class ChatRequest(_Strict):
         return self.max_completion_tokens or self.max_tokens
 
 
-class _Whole(ChatRequest):
-    model_config = ConfigDict(strict=True, extra="allow")
-
-
 def read_request(body: bytes) -> ChatRequest:
-    """Raises RefusedError, naming the field, for what is no request or asks for what is not offered."""
+    """Raises RefusedError, naming the field, for what is no request or asks for what is not honoured."""
     try:
-        request = _Whole.model_validate_json(body)
+        request = ChatRequest.model_validate_json(body)
     except ValidationError as error:
         # not the whole: it would repeat what was sent
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         param = ".".join(map(str, first["loc"]))
         message = first["msg"].removeprefix("Value error, ")
         raise RefusedError(400, f"{param}: {message}" if param else message, param or None) from None
-    for name, value in (request.model_extra or {}).items():
-        if name in _NOT_OFFERED and value is not None and value not in _NOT_OFFERED[name]:
-            why = _WHY.get(name, "is not offered here")
-            raise RefusedError(400, f"{name}: {why}", name, "unsupported_parameter")
+    check_honoured(_undeclared(request))
     return request
+
+
+def _undeclared(part: BaseModel, place: str = "") -> Iterator[tuple[str, Any]]:
+    """(where, value) of the fields that a request holds beyond those of its models, in its parts too."""
+    for name, value in (part.model_extra or {}).items():
+        yield f"{place}{name}", value
+    for name in type(part).model_fields:
+        value = getattr(part, name)
+        for at, inner in enumerate(value) if isinstance(value, list) else [(None, value)]:
+            if isinstance(inner, BaseModel):
+                yield from _undeclared(inner, f"{place}{name}." if at is None else f"{place}{name}.{at}.")
 
 
 def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
