@@ -81,6 +81,12 @@ BODIES: dict[str, Callable[[str], bytes]] = {
     "no message": lambda text: b'{"choices": [{"index": 0, "finish_reason": "stop"}]}',
     "number": lambda text: body_of({"content": 7}),
     "filter": lambda text: body_of({"content": ""}, "content_filter"),
+    "thinks": lambda text: body_of({"content": f"<think>Is it no? Or A?</think>\n\n{text}"}),
+    "thinks apart": lambda text: body_of({"content": text, "reasoning_content": "Is it no? Or A?"}),
+    "thinks too long": lambda text: body_of({"content": "", "reasoning_content": "Is it no?"}, "length"),
+    "at the limit": lambda text: body_of({"content": "To answer this, no"}, "length"),
+    "aborted": lambda text: body_of({"content": text}, "abort"),
+    "deaf": lambda text: body_of({"content": "I'm sorry, but there is no audio in your message."}),
     "silence": lambda text: body_of({"content": ""}),
     "refusal": lambda text: body_of({"content": None, "refusal": "I cannot help with that."}),
     "parts": lambda text: body_of(

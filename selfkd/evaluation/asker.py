@@ -42,7 +42,8 @@ class EndpointSettings:
         budget: USD after which nothing more is asked; what is in flight then is still paid. 0 sets none.
         most_failures: So many items failed one after another end the asking.
         extra: Further fields of a request, or other values of ours; null leaves one out. What OpenAI's reasoning
-            models want: {max_tokens: null, temperature: null, max_completion_tokens: 2000}.
+            models want: {max_tokens: null, temperature: null, max_completion_tokens: 2000}. What stands under its
+            extra_headers and extra_query goes to headers and URL.
     """
 
     concurrency: int = 8

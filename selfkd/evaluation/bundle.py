@@ -62,7 +62,7 @@ def share_right(model: OmniModel, processor: OmniProcessor, examples: list[Examp
         for example, reply in zip(batch, answer_view(model, processor, batch, "text"), strict=True):
             # a description in writing names colours itself: read the reply against the question alone
             question = example.question.rpartition(". ")[2]
-            parsed = parse(example.kind, question, reply.text)
+            parsed = parse(example.kind, question, reply.text) if reply.is_read else None
             right.setdefault(example.kind, []).append(is_right(example.kind, example.truth, parsed))
     everything = [r for kind in right.values() for r in kind]
     return {**{k: sum(r) / len(r) for k, r in right.items()}, "all": sum(everything) / len(everything)}

@@ -63,11 +63,12 @@ class EvaluateConfig:
         recognizer: Checkpoint of the cascade's recogniser: Whisper's, ours, or a model that hears tokens; by default
             the embedded one, which is no use to public benchmarks.
         trust_remote_code: Run the Python code that comes with a checkpoint (Megrez-3B-Omni, MiniCPM-o 2.6).
-        url: Base URL of an OpenAI-compatible endpoint, or openai; its key comes from OPENAI_API_KEY.
+        url: Base URL of an OpenAI-compatible endpoint, or openai; its key comes from OPENAI_API_KEY. Credentials in the
+            URL are used and written nowhere.
         endpoint: How it is asked: {concurrency: 8, requests_per_minute: 60, budget: 5, price_in: 2.5, price_out: 10}.
         limit: At most so many items of each benchmark, in whole groups (pairs, rotations, a picture's); 0 takes all.
         batch_size: Items that are asked together.
-        max_new_tokens: Longest reply, in tokens.
+        max_new_tokens: Longest reply, in tokens; what ends there is counted as cut, without a text as failed.
         likelihood: Score the options of multiple-choice questions by their likelihood too (MMAlign); local models.
         keep_failures: End although some items have no reply; they are counted, not scored.
         seed: Seed of the bootstrap.

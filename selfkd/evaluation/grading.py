@@ -47,7 +47,7 @@ def check_gradable(name: str, items: Iterable[Mapping[str, Any]]) -> None:
 def grade(sample: Mapping[str, Any], reply: Reply) -> Grade:
     """`sample` has id, source, kind, category, question, truth, details. A refusal and an empty answer say nothing that
     any rule may read; an answer that was cut is graded as it stands, as official tables have it."""
-    if reply.outcome not in ("answer", "cut"):
+    if not reply.is_read:
         return Grade(None, 0.0)
     if sample["source"] in BENCHMARKS:
         return BENCHMARKS[sample["source"]].grade(sample, reply.text)

@@ -23,3 +23,8 @@ class Reply:
         gated = gate(self.text, self.finish_reason, self.reasoning, self.error)
         for name, value in gated._asdict().items():
             object.__setattr__(self, name, value)
+
+    @property
+    def is_read(self) -> bool:
+        """Whether a grader is to read `text`: a refusal and an empty answer say nothing that a rule may read."""
+        return self.outcome in ("answer", "cut")
