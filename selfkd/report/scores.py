@@ -176,9 +176,9 @@ def _score_table(groups: list[Group], names: Names) -> Table:
     shares_of = "Parsed", "Says yes", "Truly yes"
     ends_of = "Cut", "Empty", "Refused", "No reply", "Official"
     note = (
-        "Chance: the score of always giving the best one answer to each question type. A response that cannot be parsed "
-        "counts as wrong, an empty one and a refusal among them; one that was cut at the token limit is graded as it "
-        "stands; an item without a response counts nowhere. In an average each benchmark counts the same."
+        "Chance: the score of always giving the best one answer to each question type. A response that cannot be "
+        "parsed counts as wrong, an empty one and a refusal among them; one that was cut at the token limit is graded "
+        "as it stands; an item without a response counts nowhere. In an average each benchmark counts the same."
     )
     return Table("Scores of each view", [*columns, *shares_of, *ends_of], rows, note=note)
 
