@@ -5,26 +5,22 @@ alone: a model that answers in a sentence is not to lose by its style, in neithe
 """
 
 import re
-from collections.abc import Iterable, Mapping
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 
-LETTERS = "ABCDEFGH"
+from selfkd.evaluation.benchmarks.mentions import (
+    CONCLUDED,
+    DECLARED,
+    LETTERS,
+    MARKED,
+    PASSING,
+    Naming,
+    Sentence,
+    sentences_of,
+)
+
 _MOST_WORDS = 30  # a reply with more, beyond the words of the option itself, describes and does not choose
 _FIRST = re.compile(r"\W*(yes|no)\b(?:(?:\s*/\s*|\s+(?:or|and)\s+)(yes|no)\b)?")
-# letters may touch signs of other scripts ("答案是B") but no Latin ones
-_START, _END = r"(?<![A-Za-z0-9'’])", r"(?![A-Za-z0-9'’])"
-_DECLARED = re.compile(
-    rf"\b(?i:(?:answer|choice)(?:\s+is|\s*[:=])|it(?:\s+is|['’]s))\s*(?i:option|choice)?[\s:*(\[\"']*([A-H]){_END}"
-)
-# what the reply opens with, whatever is explained after it, and a list of options said back, which chooses none
-_LEADING = re.compile(r"[\W_]*([A-H])(?=[\W_]*(?:\n|$)|[)\]*.,:;](?:[\s*]|$)|\s+\(|\s+(?:because|since)\b)")
-_LISTED = re.compile(r"(?:^|[\n,;…])\s*[(\[]?([A-H])(?=[.,):\]]|\s*(?:\n|$)|\s+(?:and|or)\b)")
-_MARKED = re.compile(
-    rf"[(\[]\s*([A-Ha-h])\s*[)\]]|\b(?i:option|choice)\s+([A-H]{_END}|[a-h](?=\s*(?:$|[.,;:)!])))|\*\*([A-H])\b"
-    rf"|{_START}([A-H])(?:[):.](?=\s|\*|$)|[):])"
-)
-_BARE = re.compile(rf"{_START}([A-H]){_END}")
-# before a word, or before an option's text, which is "…" by then
-_ARTICLE = re.compile(r"\bA(?=\s+(?!(?:because|since|as|is|and|or)\b)[a-z…])")
 
 
 def yes_or_no(reply: str) -> str | None:
@@ -41,28 +37,51 @@ def yes_or_no(reply: str) -> str | None:
 def chosen_letter(reply: str, options: Mapping[str, str]) -> str | None:
     """The letter that a reply chooses among `options` ({letter: text}; texts may be "" where they are not known).
 
-    In this order: the letter alone; an option's text alone; "the answer is B", "it is B"; "B" or "B. text" at the
-    beginning, unless the list goes on; "(B)", "Option B", "B. text" anywhere; a lone capital; the only option whose
-    text the reply holds. The first of them that occurs decides, and where it names several letters the reply chooses
-    none.
+    Every place where an option is named, by its letter or its text, counts with its weight (mentions.py); what is
+    rejected counts against it. The weightiest namings decide, what is said by a letter before what is said by a text;
+    where they do not agree on one option the reply chooses none. Letters are read alike, whichever they are.
     """
-    texts = {letter: _plain(text) for letter, text in options.items() if _plain(text)}
-    alone = re.fullmatch(r"[\W_]*([A-Za-z])[\W_]*", reply)
-    if alone and alone[1].upper() in options:
-        return alone[1].upper()
-    whole = [letter for letter, text in texts.items() if text == _plain(reply)]
+    alone = re.fullmatch(r"[\W_]*([^\W\d_])[\W_]*", reply)
+    if alone and unicodedata.normalize("NFKC", alone[1]).upper() in options:
+        return unicodedata.normalize("NFKC", alone[1]).upper()
+    whole = [letter for letter, text in options.items() if _plain(text) and _plain(text) == _plain(reply)]
     if whole:
         return only(whole)
-    # letters within an option's own words ("vitamin C") are no choice of C
-    said, held = _without_texts(reply, texts)
-    long = len(reply.split()) > _MOST_WORDS + max((len(text.split()) for text in texts.values()), default=0)
-    said = _ARTICLE.sub(" ", said)
-    leading, listed = _LEADING.match(said), set(_LISTED.findall(said))
-    opening = {leading[1]} if leading and listed <= {leading[1]} else set()
-    for letters in (_letters(_DECLARED, said), opening, _letters(_MARKED, said), _letters(_BARE, "" if long else said)):
-        if letters & set(options):
-            return only(letters & set(options))
-    return None if long else only(held)
+    sentences = sentences_of(reply, options)
+    long = len(reply.split()) > _MOST_WORDS + max((len(text.split()) for text in options.values()), default=0)
+    for by_letter in (True, False):
+        namings = _standing(sentences, by_letter)
+        least = MARKED if long else PASSING
+        if namings := [naming for naming in namings if naming.weight >= (least if by_letter else DECLARED if long else PASSING)]:
+            most = max(naming.weight for naming in namings)
+            top = [set(naming.letters) for naming in namings if naming.weight == most]
+            agreed = top[-1] if most >= CONCLUDED else set.intersection(*top)
+            return only(agreed) if agreed <= set(options) else None
+    return None
+
+
+def _standing(sentences: Sequence[Sentence], by_letter: bool) -> list[Naming]:
+    """The namings that are not taken back: by a rejection, a later one of the same option, or a correction."""
+    listed = {n.letters[0] for s in sentences if s.alone for n in s.namings[:1] if n.is_letter and not n.rejected}
+    standing: list[Naming] = []
+    corrected = False
+    for sentence in sentences:
+        for part in sentence.parts:
+            corrected |= part.kind == "correction"
+            if part.naming is None:
+                continue
+            naming = part.naming
+            if naming.rejected:
+                standing = [n for n in standing if not set(n.letters) <= set(naming.letters)]
+                continue
+            if naming.is_letter != by_letter:
+                continue
+            if corrected:
+                standing, corrected = [], False
+            # a list of the options said back, one to a line, chooses none of them
+            if not (sentence.alone and naming is sentence.namings[0] and by_letter and len(listed) > 1):
+                standing.append(naming)
+    return standing
 
 
 def options_of(question: str) -> dict[str, str]:
@@ -82,23 +101,6 @@ def options_of(question: str) -> dict[str, str]:
         return {}
     parts[-1] = parts[-1].split("\n")[0]
     return {letter: " ".join(part.split()).strip(" ,;.") for letter, part in zip(LETTERS, parts, strict=False)}
-
-
-def _without_texts(reply: str, texts: Mapping[str, str]) -> tuple[str, list[str]]:
-    """The reply without the options' texts, and the letters of those that it held; the longest first, so that "red" is
-    not found within "dark red". Texts of one sign stay: they are letters and digits themselves."""
-    said, held = reply, []
-    for letter, text in sorted(texts.items(), key=lambda item: -len(item[1])):
-        words = r"\s+".join(map(re.escape, text.split()))
-        rest = re.sub(rf"(?i)(?<!\w){words}(?!\w)", " … ", said)
-        if rest != said:
-            held.append(letter)
-            said = rest if len(text) > 1 else said
-    return said, held
-
-
-def _letters(pattern: re.Pattern[str], said: str) -> set[str]:
-    return {letter.upper() for found in pattern.finditer(said) for letter in found.groups() if letter}
 
 
 def _plain(text: str) -> str:

@@ -1,0 +1,155 @@
+"""The words by which a response chooses, rejects or doubts, in English, Chinese, Spanish, French and German, and a
+few of Italian and Portuguese; and how a response is cut into words.
+
+A phrase stands once, under what it does. `cue_at` finds the longest one at a place; each is read word for word, never
+as a pattern, so that the time that a response takes grows with its length alone.
+"""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import NamedTuple
+
+_CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+_TOKEN = re.compile(rf"[{_CJK}]|(?:(?![{_CJK}])[^\W_])+(?:['’](?=[^\W\d_]))?|\n|[^\s\w]|_")
+_LATEX = re.compile(r"\\(?:text|math|left|right|quad|displaystyle|[()\[\],;!])[a-z]*")
+# the last answer of a form that asks for one: <answer>B</answer>, \boxed{B}
+_FORMS = ((re.compile(r"<\s*answer\s*>|\\boxed\b", re.I), " boxed "), (re.compile(r"<\s*/\s*answer\s*>", re.I), "\n"))
+
+
+class Token(NamedTuple):
+    text: str  # as it stands
+    word: str  # in small letters
+    start: int
+    end: int
+
+
+def tokens_of(response: str) -> list[Token]:
+    """Words, signs and ends of lines; each sign of a script without spaces alone. Full-width and other forms of a
+    letter are that letter, LaTeX's commands of style are left out."""
+    text = unicodedata.normalize("NFKC", response.replace("´", "'"))
+    text = _LATEX.sub(" ", text)
+    for pattern, plain in _FORMS:
+        text = pattern.sub(plain, text)
+    return [Token(m[0], m[0].replace("’", "'").lower(), m.start(), m.end()) for m in _TOKEN.finditer(text)]
+
+
+def is_cjk(word: str) -> bool:
+    return bool(re.match(f"[{_CJK}]", word))
+
+
+_CUES = {
+    # what denies, and stands before what it denies: "not A", "neither A nor B", "I doubt it is A"
+    "not": "not|never|neither|nor|none of|nothing|cannot|can not|don't|doesn't|didn't|isn't|aren't|wasn't|weren't|won't"
+    "|wouldn't|can't|couldn't|shouldn't|hasn't|haven't|ain't|doubt|doubtful|unlikely|disagree|anything but|hardly|far from"
+    "|dont|doesnt|isnt|cant|不|没有|没|不是|并非|非|不能|不选|不会|不可能|无法|别选|两者都不"
+    "|ni|nunca|tampoco|jamás|no es|no son|no creo que|no sea|pas|n'est pas|ne sont pas|n'est|jamais|aucun de|non"
+    "|nicht|kein|keine|weder|noch|niemals|nie|não|nem|não é|né|non è",
+    "no": "no|nope|nah|nein|否|无",
+    # what a thing is that is denied: "A is wrong"; or "the wrong one is A", "I ruled out A"
+    "wrong": "wrong|incorrect|false|untrue|inaccurate|invalid|mistaken|rejected|ruled out|eliminated|excluded|discarded"
+    "|a distractor|distractor|fails|fail|implausible|impossible|inconsistent|irrelevant|out of the question|not it"
+    "|✗|✘|❌|✖|×|错|错误|错误的|错的|排除|不对|不正确|不符|有误|incorrecta|incorrecto|falsa|falso|errónea|erróneo|equivocada|descartada"
+    "|descarto|incorrecte|faux|fausse|erronée|falsch|inkorrekt|unrichtig|errata|sbagliata|errada",
+    "reject": "reject|rule out|eliminate|exclude|discard|dismiss|eliminating|excluding|ruling out|rejecting",
+    # what denies only what comes next, and takes the side of what came before: "A rather than B"
+    "instead": "rather than|instead of|as opposed to|unlike|over|contrary to|except|except for|other than|besides"
+    "|apart from|and not|but not|而不是|而非|除了|en lugar de|en vez de|salvo|excepto|y no|plutôt que|au lieu de"
+    "|et non|et pas|sauf|contrairement à|statt|anstatt|anstelle von|und nicht|außer|invece di|em vez de|than|als",
+    "less": "less|worse|not as|less likely|menos|peor|moins|weniger|schlechter",
+    "right": "right|correct|true|accurate|best|better|fits|matches|fit|match|correctly|most likely|most accurate|yes"
+    "|most suitable|most appropriate|more likely|more accurate|the one|only|holds|is the answer|is what|applies|supported"
+    "|✓|✔|✅|☑|正确|正确的|对|对的|更好|最好|最合适|符合|correcta|correcto|verdadera|mejor|bonne|juste|correcte|vraie|meilleure"
+    "|richtig|korrekt|beste|besser|stimmt|wahr|passt|corretta|giusta|correta|certa|sí|si|oui|ja|是的",
+    "declare": "answer|answers|ans|choice|selected|selection|pick|choose|chose|select|go with|going with|go for|opt for"
+    "|vote|vote for|prefer|settled on|settle on|lean towards|lean toward|leaning towards|i'd say|i would say|i'd guess"
+    "|i say|i mean|i meant|leaving|leaves|conclude|decided on|decide on|=|"
+    "答案|选|选择|我选|应选|respuesta|elijo|elegiría|escojo|diría que|diría|réponse|je choisis|je choisirais|je dirais|antwort|wähle"
+    "|nehme|risposta|scelgo|resposta|escolho|ответ|正解|答え|정답",
+    "is": "is|be|'s|it's|that's|are|was|being|been|es|sea|sería|son|est|c'est|ce soit|ist|sind|è|é|是|为|應為|应为|即",
+    "final": "boxed|final|finally|最终|finalmente|final answer|my final",
+    "so": "so|therefore|thus|hence|conclusion|in conclusion|consequently|因此|所以|故|综上|por tanto|por lo tanto|así que"
+    "|donc|daher|deshalb|somit|folglich|quindi|portanto",
+    # what may be, or was held at first
+    "perhaps": "could be|might be|may be|might|could|may|maybe|perhaps|possibly|plausible|possible|tempting|considered"
+    "|consider|considering|initially|at first|first|thought|first guess|similar|suspected|either|between|可能|也许|原以为|起初"
+    "|quizás|tal vez|podría|pensaba|primero|peut-être|pourrait|pensais|d'abord|vielleicht|könnte|zuerst|dachte|zunächst"
+    "|forse|talvez|entre|zwischen|还是",
+    "correction": "wait|no wait|actually|correction|sorry|scratch that|on second thought|second thought|let me correct"
+    "|or rather|i meant|rather|→|其实|不对，|更正|perdón|mejor dicho|pardon|plutôt|moment|quatsch|halt",
+    # what begins another thought: nothing is denied across it
+    "but": "but|however|whereas|while|although|though|because|since|as|where|which|if|when|for|given|yet|instead"
+    "|但|但是|而是|而|因为|因|然而|pero|sino|porque|aunque|mientras|ya que|mais|car|parce que|alors que|puisque|aber|sondern"
+    "|weil|denn|während|obwohl|da|ma|perché|mas",
+    "and": "and|or|and/or|y|o|e|u|et|ou|und|oder|和|或|或者|以及|与|及|both|as well as",
+    # what has the form of a denial and is none
+    "": "no doubt|without a doubt|without doubt|no question|not only|not sure|i'm not sure|not certain|why not|not just"
+    "|in my opinion|not because|and not because|no other option|no other|sin duda|sans doute|sans aucun doute|ohne zweifel"
+    "|zweifellos|毫无疑问|不仅|不确定|no sé|in question|so much|the question|as the|as well|as follows|as shown"
+    "|no estoy seguro|nicht sicher|pas sûr",
+}
+
+
+def _phrases() -> dict[tuple[str, ...], str]:
+    known = {}
+    for name, phrases in _CUES.items():
+        for phrase in filter(None, phrases.split("|")):
+            known[tuple(t.word for t in tokens_of(phrase))] = name
+    return known
+
+
+_KNOWN = _phrases()
+_LONGEST = max(map(len, _KNOWN))
+
+
+def cue_at(words: Sequence[str], at: int) -> tuple[str, int] | None:
+    """(what the longest known phrase at this place does, how many words it has); None where there is none."""
+    for length in range(min(_LONGEST, len(words) - at), 0, -1):
+        name = _KNOWN.get(tuple(words[at : at + length]))
+        if name is not None:
+            return name, length
+    return None
+
+
+def _set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+# what may stand between a thing and what is said of it, or between a denial and the thing denied
+FILLERS = _set(
+    "a an the option options choice choices letter letters answer answers be is are was does do did can could would "
+    "should must may might will has have been also both all still too very quite clearly obviously definitely certainly "
+    "simply just probably seems seem looks look appears appear to it that this one as being entirely completely "
+    "la las el los le les l' un une una lo die der das den dem ein eine opción respuesta réponse option antwort wahl "
+    "est es ist sind son être ser está of me either"
+) | {*"选项答案的是都为也很明显"}
+OPTION_WORDS = _set("option options choice letter opción opciones buchstabe lettre letra opção opzione answer") | {"项"}
+# a letter after one of these is the name of something else
+NAMED = _set(
+    "vitamin hepatitis figure fig panel plan point angle line section step part type group team player row column graph "
+    "table vertex segment node grade class level note key chapter appendix version mr mrs ms dr st big influenza size"
+)
+# what follows a letter that is the subject or the object of a sentence, and never an article
+FOLLOWS = _set(
+    "it i we you he she they that this these those which who what where in on at of from with by to into for given among "
+    "here there please would will might may must should could can cannot does do did has had being was were seems seem "
+    "looks appears definitely certainly probably surely obviously undoubtedly instead too indeed now then again "
+    "alone above below ist est es è é scheint passt parece semble weil denn porque car parce puisque perché quindi "
+    "para por pour auf nach thanks considering based rather though"
+)
+_DETERMINERS = _set("the this that these what which best most all exactly perfectly well closely more to with both it")
+_VERB = re.compile(r"[a-z]{3,}(?<![siu])s\Z")  # matches, shows; no glass, bus, tennis
+
+
+def may_follow(words: Sequence[str], at: int) -> bool:
+    """Whether the word at this place, which follows a single letter, shows that the letter is no article (nor another
+    word of one letter). Asked of every letter alike: that A is treated as B is, is what keeps a score from leaning."""
+    word = words[at]
+    following = words[at + 1] if at + 1 < len(words) else ""
+    if word.endswith("ly") and following and word not in FOLLOWS:
+        return may_follow(words, at + 1)
+    if word == "most":
+        return following in ("likely", "probably", "closely", "accurately", "certainly")
+    if word in ("best", "better"):
+        return not following or not following.isalpha() or bool(_VERB.match(following)) or following in FOLLOWS
+    return word in FOLLOWS or (bool(_VERB.match(word)) and following in _DETERMINERS)
