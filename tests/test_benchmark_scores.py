@@ -57,7 +57,7 @@ def test_yes_or_no(reply, answer):
     ("A. red is wrong. The answer is B", "B"),
     # several, none, another language, no end
     ("Some choice a person makes", None), ("A, B and C", None), ("A: red B: dark red", None), ("A\nB", None),
-    ("A or B", None), ("A and B", None), ("(A) is wrong, (B) is right", None), ("red and vitamin C", None),
+    ("A or B", None), ("A and B", None), ("(A) is wrong, (B) is right", "B"), ("red and vitamin C", None),
     ("A. red\nB. dark red\nC. vitamin C\nD. a dog", None), ("", None), ("E", None), ("rojo oscuro", None),
     ("It shows many things, B among them. " * 200, None), ("some dark red thing on a table " * 200, None),
 ])  # fmt: skip

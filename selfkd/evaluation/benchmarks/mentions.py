@@ -10,16 +10,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from selfkd.evaluation.benchmarks.wording import (
+    ADJECTIVES,
+    AGREEING,
+    ARTICLES,
     FILLERS,
-    FOLLOWS,
     NAMED,
     OPTION_WORDS,
-    Token,
     cue_at,
     is_cjk,
+    is_verb,
     may_follow,
     tokens_of,
 )
+
+Texts = Mapping[str, Sequence[tuple[list[str], str]]]  # {first word: [(words, letter of the option)]}, longest first
 
 LETTERS = "ABCDEFGH"
 # how much a naming weighs: said in passing; "(B)", "Option B"; declared, or said alone; "so it is B"; "final answer: B"
@@ -27,7 +31,10 @@ PASSING, MARKED, DECLARED, CONCLUDED, FINAL = range(1, 6)
 _OPENING, _CLOSING = set("([{<*_`【「『"), set(")]}>*_`】」』")
 _WRAPPING = _OPENING | _CLOSING | set("\"'’‘“”«»$\\#~")
 _ENDS = set(".!?;\n。！？；")
+_BULLETS = set("-•·–")
+_NAMING = "⟨option⟩"  # the text of every naming: which it is must not count
 _JOINING = set(",/&+|、-–—:")
+_NEAR = 12  # words across which a denial reaches
 _DENYING = ("not", "no", "wrong", "reject", "instead")
 
 
@@ -62,23 +69,28 @@ class Sentence:
     alone: bool = False  # its first naming stands alone in it
 
     @property
-    def namings(self) -> list[Naming]:
-        return [part.naming for part in self.parts if part.naming]
+    def first(self) -> Naming | None:
+        return next((part.naming for part in self.parts if part.naming), None)
+
+    @property
+    def lists(self) -> bool:
+        """Whether it is an entry of a list of options: a letter alone, with or without its text, and no verdict."""
+        return self.alone and self.first is not None and self.first.is_letter and not self.first.rejected
 
 
 def sentences_of(response: str, options: Mapping[str, str]) -> list[Sentence]:
     """The sentences of a response, their namings weighed, and denied or not. `options` is {letter: text}."""
-    sentences = _cut(_parts(tokens_of(response), _texts(options)))
+    sentences = _cut(_parts(response, _texts(options)))
     for at, sentence in enumerate(sentences):
         _join(sentence)
         _deny(sentence)
-        _weigh(sentence, is_first=not any(s.namings for s in sentences[:at]) and not at)
-        if at and not sentence.namings and sentences[at - 1].asks:
+        _weigh(sentence, is_first=not at)
+        if at and not sentence.first and sentences[at - 1].asks:
             _answer(sentence, sentences[at - 1])
     return sentences
 
 
-def _texts(options: Mapping[str, str]) -> dict[str, list[tuple[list[str], str]]]:
+def _texts(options: Mapping[str, str]) -> Texts:
     """{first word: [(words, letter), ...]} of the options' texts, the longest first. One that is itself a letter of an
     option is no text: the letter is the option's."""
     found: dict[str, list[tuple[list[str], str]]] = {}
@@ -91,99 +103,152 @@ def _texts(options: Mapping[str, str]) -> dict[str, list[tuple[list[str], str]]]
     return {first: sorted(some, key=lambda item: -len(item[0])) for first, some in found.items()}
 
 
-def _parts(raw: list[Token], texts: Mapping[str, Sequence[tuple[list[str], str]]]) -> list[Part]:
-    kept = [at for at, token in enumerate(raw) if token.word not in _WRAPPING]
-    words = [raw[at].word for at in kept]
-    parts: list[Part] = []
+def _parts(response: str, texts: Texts) -> list[Part]:
+    reader = _Reader(response, texts)
     at = 0
-    while at < len(words):
-        text = next((t for t in texts.get(words[at], ()) if words[at : at + len(t[0])] == t[0]), None)
-        if text and (len(text[0]) > 1 or not _is_option_letter(raw, kept, words, at, parts, texts)):
-            same = [letter for held, letter in texts[words[at]] if held == text[0]]
-            parts.append(Part("naming", " ".join(text[0]), Naming(same, is_letter=False)))
-            at += len(text[0])
-            continue
-        if _is_option_letter(raw, kept, words, at, parts, texts):
-            before, after = _around(raw, kept[at])
-            mark = (before in _OPENING and after in _CLOSING) or (bool(parts) and parts[-1].text in OPTION_WORDS)
-            label = after == ")" or (at + 1 < len(words) and words[at + 1] in (".", ":"))
-            naming = Naming([words[at].upper()], is_letter=True)
-            parts.append(Part("naming", words[at], naming, mark, label and _begins(parts)))
-            at += 1
-            continue
-        cue = cue_at(words, at)
+    while at < len(reader.words):
+        at += reader.read(at)
+    return reader.parts
+
+
+class _Reader:
+    """What a response says from its beginning to a place in it."""
+
+    def __init__(self, response: str, texts: Texts):
+        self.raw = tokens_of(response)
+        self.kept = [at for at, token in enumerate(self.raw) if token.word not in _WRAPPING]
+        self.words = [self.raw[at].word for at in self.kept]
+        # to every rule a letter is a letter, whichever it is: an "a" that is no option's is what a "b" would be
+        self.plain = ["a" if len(word) == 1 and word.upper() in LETTERS else word for word in self.words]
+        self.texts = texts
+        self.parts: list[Part] = []
+
+    def read(self, at: int) -> int:
+        """Adds what stands at this place to the parts; returns how many words it has."""
+        text = self.text_at(at)
+        is_letter = self.is_option_letter(at)
+        if text and (len(text[0]) > 1 or not is_letter):
+            same = [letter for held, letter in self.texts[self.words[at]] if held == text[0]]
+            self.parts.append(Part("naming", _NAMING, Naming(same, is_letter=False)))
+            return len(text[0])
+        if is_letter:
+            self.parts.append(self._letter(at))
+            return 1
+        cue = cue_at(self.plain, at)
         if cue:
-            parts.append(Part(cue[0] or "word", " ".join(words[at : at + cue[1]])))
-            at += cue[1]
-        else:
-            is_sign = not words[at][0].isalnum()
-            parts.append(Part("sign" if is_sign else "word", words[at]))
-            at += 1
-    return parts
+            self.parts.append(Part(cue[0] or "word", " ".join(self.plain[at : at + cue[1]])))
+            return cue[1]
+        self.parts.append(Part("word" if self.words[at][0].isalnum() else "sign", self.plain[at]))
+        return 1
 
+    def _letter(self, at: int) -> Part:
+        letter, after_option = self.raw[self.kept[at]].text.upper(), bool(self.parts) and self.parts[-1].text in OPTION_WORDS
+        before, after = self._around(at)
+        dotted = self.words[at + 1 : at + 2] in ([":"], ["."])
+        own = self.text_at(at + 2) if dotted else None
+        label = (own is not None and own[1] == letter) or ((dotted or after == ")") and self._begins())
+        mark = (before in _OPENING and after in _CLOSING) or after_option
+        return Part("naming", _NAMING, Naming([letter], is_letter=True), mark, label)
 
-def _around(raw: Sequence[Token], at: int) -> tuple[str, str]:
-    return raw[at - 1].text if at else "", raw[at + 1].text if at + 1 < len(raw) else ""
+    def text_at(self, at: int) -> tuple[list[str], str] | None:
+        """(words, letter) of the longest option's text that stands at this place, as words of their own."""
+        for text, letter in self.texts.get(self.words[at], ()) if at < len(self.words) else ():
+            if self.words[at : at + len(text)] == text and not self._compound(at, at + len(text) - 1):
+                return text, letter
+        return None
 
+    def _around(self, at: int) -> tuple[str, str]:
+        """The signs or words before and after, brackets too."""
+        place = self.kept[at]
+        before = self.raw[place - 1].text if place else ""
+        return before, self.raw[place + 1].text if place + 1 < len(self.raw) else ""
 
-def _begins(parts: Sequence[Part]) -> bool:
-    """Whether what comes next begins a sentence, or a list's entry."""
-    for part in reversed(parts):
-        if part.text in _ENDS:
+    def _touching(self, at: int, step: int) -> list[str]:
+        """What touches the word on one side without a space: at most two words or signs."""
+        found: list[str] = []
+        place = self.kept[at]
+        while len(found) < 2 and 0 <= place + step < len(self.raw):
+            near, far = sorted((self.raw[place], self.raw[place + step]), key=lambda token: token.start)
+            if near.end != far.start:
+                break
+            found.append(self.raw[place + step].text)
+            place += step
+        return found
+
+    def _compound(self, first: int, last: int) -> bool:
+        """Whether the words from the first to the last are a part of a longer one: "cat-like", "B-17"."""
+        sides = self._touching(first, -1), self._touching(last, 1)
+        return any(len(side) == 2 and side[0] == "-" and side[1][0].isalnum() for side in sides)
+
+    def _begins(self) -> bool:
+        """Whether what comes next begins a sentence, or a list's entry."""
+        for part in reversed(self.parts):
+            if part.text in _ENDS:
+                return True
+            if part.text not in _BULLETS and part.text not in OPTION_WORDS:
+                return False
+        return True
+
+    def is_option_letter(self, at: int) -> bool:
+        """Whether the word is a letter of an option, by what stands around it and never by which letter it is."""
+        token = self.raw[self.kept[at]]
+        if len(token.text) != 1 or token.text.upper() not in LETTERS or self._is_part_of_a_word(at):
+            return False
+        before, after = self._around(at)
+        previous = self.parts[-1] if self.parts else None
+        if previous and previous.text in NAMED:
+            return False
+        following = self.plain[at + 1] if at + 1 < len(self.plain) else ""
+        ends = not following or not following[0].isalnum()
+        marked = before in _OPENING and after in _CLOSING
+        after_option = previous is not None and previous.text in OPTION_WORDS and previous.text != "answer"
+        if token.text.islower():
+            declared = previous is not None and (
+                previous.kind in ("declare", "is", "final") or previous.text in (":", "-", "=")
+            )
+            label = (after == ")" or following in (".", ":")) and self._begins()
+            alone = all(word in _ENDS for word in self.words[at + 1 : at + 5]) and self._begins()
+            ends = ends or following in ("because", "since", "as", "or", "and")
+            return marked or label or alone or (ends and (after_option or declared))
+        if marked or after_option or ends or is_cjk(following) or (after in _CLOSING and after != "_"):
             return True
-        if part.text not in ("-", "•", "·", "–") and part.text not in OPTION_WORDS:
-            return False
-    return True
+        own = self.text_at(at + 1)
+        if own is not None:
+            return own[1] == token.text
+        enumerated = previous is not None and previous.kind == "and" and len(self.parts) > 1 and self.parts[-2].naming
+        if enumerated and self.parts[-2].naming.is_letter:
+            return True
+        return not following[0].isdigit() and self._is_no_article(at, following)
 
+    def _is_part_of_a_word(self, at: int) -> bool:
+        """ "A-frame", "U.S.A.", "C++", "N/A", "A's": but "B+C" and "A/B" name two options, and "B.dog" one."""
+        before, after = self._touching(at, -1), self._touching(at, 1)
+        if after and after[0] in "-+#'.@/":
+            beyond = after[1] if len(after) > 1 and after[1][0].isalnum() and not is_cjk(after[1]) else ""
+            other = len(beyond) == 1 and beyond.upper() in LETTERS
+            if after[0] in "+#@" and not other or beyond and not (
+                (after[0] in "+/" and other) or (after[0] == "." and len(beyond) > 1 and self._begins())
+            ):
+                return True
+        if len(before) == 2 and before[0] in "-.+'@/" and before[1][-1].isalnum() and not is_cjk(before[1]):
+            return not (before[0] in "+/" and bool(self.parts[-2:-1]) and self.parts[-2].naming is not None)
+        return False
 
-def _is_option_letter(
-    raw: Sequence[Token], kept: Sequence[int], words: Sequence[str], at: int, parts: Sequence[Part], texts: Mapping
-) -> bool:
-    """Whether the word is a letter of an option, by what stands around it and never by which letter it is."""
-    token = raw[kept[at]]
-    if len(token.text) != 1 or words[at].upper() not in LETTERS:
-        return False
-    before, after = _around(raw, kept[at])
-    touches_before = kept[at] > 0 and raw[kept[at] - 1].end == token.start
-    touches_after = kept[at] + 1 < len(raw) and raw[kept[at] + 1].start == token.end
-    beyond = raw[kept[at] + 2] if touches_after and kept[at] + 2 < len(raw) else None
-    next_touches = beyond is not None and beyond.start == token.end + len(after) and beyond.text[0].isalnum()
-    begins = _begins(parts)
-    if touches_after and after in ("-", "+", "#", "'", ".", "@") and not is_cjk(beyond.text if beyond else "x"):
-        joined = next_touches and after == "+" and len(beyond.text) == 1  # B+C
-        entry = next_touches and after == "." and len(beyond.text) > 1 and begins  # B.dog
-        if (next_touches and not (joined or entry)) or after in ("+", "#", "@") and not joined:
-            return False
-    if touches_before and before in "-.+'@" and kept[at] > 1 and raw[kept[at] - 2].end == raw[kept[at] - 1].start:
-        if before != "+" and raw[kept[at] - 2].text[-1].isalnum() and not is_cjk(raw[kept[at] - 2].text):
-            return False
-    previous = parts[-1] if parts else None
-    if previous and previous.text in NAMED:
-        return False
-    following = words[at + 1] if at + 1 < len(words) else ""
-    after_option = previous is not None and previous.text in OPTION_WORDS and previous.text != "answer"
-    marked = before in _OPENING and after in _CLOSING
-    if token.text.islower():
-        declared = previous is not None and (previous.kind in ("declare", "is", "final") or previous.text in ":-=")
-        ends = not following or not following[0].isalnum() or following in ("because", "since", "as", "or", "and")
-        label = begins and (after == ")" or following in (".", ":")) and not next_touches
-        alone = begins and all(w in _ENDS for w in words[at + 1 :])
-        return marked or label or alone or (ends and (after_option or declared))
-    if marked or after_option or not following or not following[0].isalnum() or is_cjk(following):
-        return True
-    if after in _CLOSING and after != "_":
-        return True
-    own = next((t[1] for t in texts.get(following, ()) if words[at + 1 : at + 1 + len(t[0])] == t[0]), None)
-    if own is not None:
-        return own == token.text
-    if following[0].isdigit():
-        return False
-    if len(following) == 1 and following.upper() in LETTERS and raw[kept[at + 1]].text.isupper():
-        return True
-    cue = cue_at(words, at + 1)
-    if cue and following not in ("a", "first", "right", "false", "true", "correct", "best", "better", "wrong", "less"):
-        return cue[0] != "declare" and (following not in FILLERS or following not in ("answer", "choice", "an"))
-    return may_follow(words, at + 1)
+    def _is_no_article(self, at: int, following: str) -> bool:
+        """Of a capital before a word: whether that word shows that it is neither an article nor a name's part."""
+        if following == "a":  # another letter
+            return self.raw[self.kept[at + 1]].text.isupper() and not self._compound(at + 1, at + 1)
+        begins = self._begins()
+        if not begins and is_verb(following) and self.parts[-1].text not in ARTICLES:
+            return True
+        cue = cue_at(self.plain, at + 1)
+        if cue is None or following in ADJECTIVES:
+            return may_follow(self.plain, at + 1)
+        if cue[0] == "and":
+            return self.plain[at + 2 : at + 3] != ["half"] and not (
+                self.plain[at + 2 : at + 3] == ["a"] and self.raw[self.kept[at + 2]].text.islower()
+            )
+        return cue[0] != "declare" and following not in ("answer", "choice")
 
 
 def _cut(parts: Sequence[Part]) -> list[Sentence]:
@@ -207,7 +272,8 @@ def _join(sentence: Sentence) -> None:
     joined: list[Part] = []
     between: list[Part] = []
     conjunction = ""
-    for part in sentence.parts:
+    after = [*sentence.parts, None]
+    for position, part in enumerate(sentence.parts):
         last = joined[-1] if joined else None
         if part.naming is None:
             if last and last.naming and _may_join(part):
@@ -221,7 +287,7 @@ def _join(sentence: Sentence) -> None:
         if last and last.naming and last.naming.letters == part.naming.letters:
             last.naming.is_letter |= part.naming.is_letter
             last.mark |= part.mark
-        elif last and last.naming and _enumerates(sentence, last, part, signs, words, conjunction):
+        elif last and last.naming and _enumerates(signs, words, conjunction, joined[-2:-1], after[position + 1]):
             last.naming.letters += part.naming.letters
             last.naming.is_letter |= part.naming.is_letter
             last.mark = last.mark or part.mark
@@ -244,19 +310,16 @@ def _may_join(part: Part) -> bool:
 
 
 def _enumerates(
-    sentence: Sentence, last: Part, part: Part, signs: Sequence[str], words: Sequence[str], conjunction: str
+    signs: Sequence[str], words: Sequence[str], conjunction: str, before: Sequence[Part], after: Part | None
 ) -> bool:
+    """Whether a naming goes on that of the one before: by what stands between them, before the first, after the last."""
     if "label." in signs or (conjunction and not words):
         return False
     if words or any(sign in ("/", "&", "+", "|", "、") for sign in signs):
         return True
-    at = sentence.parts.index(last)
-    before = sentence.parts[at - 1].kind if at else ""
-    if before in ("not", "instead", "no", "reject"):  # "unlike B, C": what is denied ends at the comma
+    if before and before[0].kind in _DENYING:  # "unlike B, C": what is denied ends at the comma
         return False
-    position = next(i for i, p in enumerate(sentence.parts) if p is part)
-    following = next((p for p in sentence.parts[position + 1 :]), None)
-    predicate = following is not None and following.text in ("is", "isn't", "fits", "fails", "est", "es", "ist", "was")
+    predicate = after is not None and after.text in ("is", "isn't", "fits", "fails", "est", "es", "ist", "was")
     return not (predicate and "," in signs)
 
 
@@ -267,6 +330,8 @@ def _deny(sentence: Sentence) -> None:
     for at, part in enumerate(parts):
         if part.kind not in _DENYING and part.kind != "right":
             continue
+        if part.text in AGREEING and any(p.kind == "not" for p in parts[max(at - 2, 0) : at]):
+            continue  # "ce n'est ni A ni B": one denial in two words
         while before < len(at_of) and at_of[before] < at:
             before += 1
         after = before
@@ -276,25 +341,28 @@ def _deny(sentence: Sentence) -> None:
             if previous is not None and _said_of(parts, previous, at):
                 parts[previous].naming.affirmed = True
             continue
-        adjacent = following is not None and all(p.text in FILLERS for p in parts[at + 1 : following])
+        adjacent = following is not None and following - at <= _NEAR
+        adjacent = adjacent and all(p.text in FILLERS for p in parts[at + 1 : following])
         if part.kind == "instead":
             if adjacent:
-                swap = previous is not None and any(p.kind == "less" for p in parts[previous:at])
+                swap = previous is not None and any(p.kind == "less" for p in parts[max(previous, at - _NEAR) : at])
                 target, other = (previous, following) if swap else (following, previous)
                 parts[target].naming.denials += 1
                 if other is not None:
                     parts[other].naming.affirmed = True
             continue
-        copula = at > 0 and (parts[at - 1].kind == "is" or parts[at - 1].text in FILLERS or part.text.endswith("'t"))
+        copula = at > 0 and (previous == at - 1 or parts[at - 1].kind == "is" or parts[at - 1].text in FILLERS or part.text.endswith("'t"))
         said = previous is not None and _said_of(parts, previous, at)
         last_word = at + 1 == len(parts) or parts[at + 1].text in (",", ":", ")")
         if adjacent and part.kind in ("not", "reject", "no"):
             target = following
-        elif said and (part.kind == "wrong" or (part.kind == "not" and (copula or last_word or not following))):
+        elif said and (part.kind == "wrong" or (part.kind == "not" and (copula or last_word))):
             target = previous
         elif said and part.kind == "no" and last_word:
             target = previous
-        elif following is not None and _reaches(parts, at, following):
+        elif following is not None and (
+            _reaches(parts, at, following) or (part.kind == "wrong" and parts[at + 1].text == ":" and following == at + 2)
+        ):
             target = following
         else:
             continue
@@ -303,25 +371,26 @@ def _deny(sentence: Sentence) -> None:
 
 def _said_of(parts: Sequence[Part], naming: int, at: int) -> bool:
     """Whether what stands at `at` is said of the naming: only words of no weight stand between."""
+    if at - naming > _NEAR:
+        return False
     between = parts[naming + 1 : at]
     if any(p.text == "label." for p in between):
         return len(between) == 1
-    return len(between) <= 12 and all(
+    return all(
         p.text in FILLERS or p.kind in ("is", *_DENYING, "right") or p.text in (":", "-", "–", "—", "both")
         for p in between
     )
 
 
 def _reaches(parts: Sequence[Part], at: int, following: int) -> bool:
-    between = parts[at + 1 : following]
-    return len(between) <= 12 and not any(
-        p.kind in ("but", "and", "so", "final", "correction") or p.text in (",", ":", "-", "–", "—") for p in between
+    return following - at <= _NEAR and not any(
+        p.kind in ("but", "and", "so", "final", "correction") or p.text in (",", ":", "-", "–", "—")
+        for p in parts[at + 1 : following]
     )
 
 
 def _weigh(sentence: Sentence, is_first: bool) -> None:
     parts = sentence.parts
-    opened = [p.kind for p in parts]
     concluded = final = declared = hedged = False
     first = True
     for at, part in enumerate(parts):
@@ -334,16 +403,16 @@ def _weigh(sentence: Sentence, is_first: bool) -> None:
                 hedged = False
             continue
         naming = part.naming
-        copula = at > 0 and parts[at - 1].kind == "is" or (at > 1 and parts[at - 2].kind == "is" and parts[at - 1].text in FILLERS)
+        near = parts[max(at - 2, 0) : at]
+        copula = any(p.kind == "is" for p in near) and all(p.kind == "is" or p.text in FILLERS for p in near[-1:])
         leads = is_first and first and all(p.text in OPTION_WORDS or p.kind == "sign" for p in parts[:at])
-        rest = [p for p in parts if p is not part and p.kind not in ("sign", "right", "is", "so") and p.text not in FILLERS]
-        alone = first and not rest
-        hedged |= at + 1 < len(parts) and "perhaps" in opened[at + 1 : at + 4] and not declared
+        alone = first and all(p is part or p.kind in ("sign", "right", "is", "so") or p.text in FILLERS for p in parts)
+        hedged |= any(p.kind == "perhaps" for p in parts[at + 1 : at + 4]) and not declared
         if part.mark:
             naming.weight = MARKED
         if (leads or alone) and len(naming.letters) == 1:
             naming.weight = DECLARED
-            sentence.alone = not (declared or copula or naming.affirmed)
+            sentence.alone = True
         if (declared or copula or naming.affirmed) and not naming.rejected:
             naming.weight, sentence.alone = DECLARED, False
         if (hedged or sentence.asks) and naming.weight >= DECLARED:
@@ -359,7 +428,7 @@ def _weigh(sentence: Sentence, is_first: bool) -> None:
 def _answer(sentence: Sentence, question: Sentence) -> None:
     """ "A? No." """
     verdict = sentence.parts[0].kind
-    for naming in question.namings[-1:]:
+    for naming in [part.naming for part in question.parts if part.naming][-1:]:
         if verdict in ("no", "not", "wrong"):
             naming.denials += 1
         elif verdict == "right":

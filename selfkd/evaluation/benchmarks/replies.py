@@ -49,39 +49,38 @@ def chosen_letter(reply: str, options: Mapping[str, str]) -> str | None:
         return only(whole)
     sentences = sentences_of(reply, options)
     long = len(reply.split()) > _MOST_WORDS + max((len(text.split()) for text in options.values()), default=0)
-    for by_letter in (True, False):
-        namings = _standing(sentences, by_letter)
-        least = MARKED if long else PASSING
-        if namings := [naming for naming in namings if naming.weight >= (least if by_letter else DECLARED if long else PASSING)]:
-            most = max(naming.weight for naming in namings)
-            top = [set(naming.letters) for naming in namings if naming.weight == most]
+    for by_letter, least in ((True, MARKED if long else PASSING), (False, DECLARED if long else PASSING)):
+        weighed = [(weight, letters) for weight, letters in _standing(sentences, by_letter) if weight >= least]
+        if weighed:
+            most = max(weight for weight, _ in weighed)
+            top = [letters for weight, letters in weighed if weight == most]
             agreed = top[-1] if most >= CONCLUDED else set.intersection(*top)
             return only(agreed) if agreed <= set(options) else None
     return None
 
 
-def _standing(sentences: Sequence[Sentence], by_letter: bool) -> list[Naming]:
-    """The namings that are not taken back: by a rejection, a later one of the same option, or a correction."""
-    listed = {n.letters[0] for s in sentences if s.alone for n in s.namings[:1] if n.is_letter and not n.rejected}
-    standing: list[Naming] = []
+def _standing(sentences: Sequence[Sentence], by_letter: bool) -> list[tuple[int, set[str]]]:
+    """(weight, letters) of the namings that are not taken back: by a rejection after them, or by a correction."""
+    entries = [s.first for s in sentences if s.lists and s.first]
+    # a list of the options said back, one to a line, chooses none of them
+    listed = {id(n) for n in entries} if len({n.letters[0] for n in entries}) > 1 else set()
+    rejected: dict[str, int] = {}
+    standing: list[tuple[int, Naming]] = []
     corrected = False
-    for sentence in sentences:
-        for part in sentence.parts:
-            corrected |= part.kind == "correction"
-            if part.naming is None:
-                continue
-            naming = part.naming
-            if naming.rejected:
-                standing = [n for n in standing if not set(n.letters) <= set(naming.letters)]
-                continue
-            if naming.is_letter != by_letter:
-                continue
+    for at, part in enumerate(part for sentence in sentences for part in sentence.parts):
+        corrected |= part.kind == "correction"
+        naming = part.naming
+        if naming is None:
+            continue
+        if naming.rejected:
+            rejected |= dict.fromkeys(naming.letters, at)
+        elif naming.is_letter == by_letter:
             if corrected:
                 standing, corrected = [], False
-            # a list of the options said back, one to a line, chooses none of them
-            if not (sentence.alone and naming is sentence.namings[0] and by_letter and len(listed) > 1):
-                standing.append(naming)
-    return standing
+            if id(naming) not in listed:
+                standing.append((at, naming))
+    kept = ((n.weight, {letter for letter in n.letters if rejected.get(letter, -1) < at}) for at, n in standing)
+    return [(weight, letters) for weight, letters in kept if letters]
 
 
 def options_of(question: str) -> dict[str, str]:

@@ -44,11 +44,11 @@ _CUES = {
     "|wouldn't|can't|couldn't|shouldn't|hasn't|haven't|ain't|doubt|doubtful|unlikely|disagree|anything but|hardly|far from"
     "|dont|doesnt|isnt|cant|不|没有|没|不是|并非|非|不能|不选|不会|不可能|无法|别选|两者都不"
     "|ni|nunca|tampoco|jamás|no es|no son|no creo que|no sea|pas|n'est pas|ne sont pas|n'est|jamais|aucun de|non"
-    "|nicht|kein|keine|weder|noch|niemals|nie|não|nem|não é|né|non è",
+    "|nicht|nicht, dass|kein|keine|weder|noch|niemals|nie|não|nem|não é|né|non è",
     "no": "no|nope|nah|nein|否|无",
     # what a thing is that is denied: "A is wrong"; or "the wrong one is A", "I ruled out A"
     "wrong": "wrong|incorrect|false|untrue|inaccurate|invalid|mistaken|rejected|ruled out|eliminated|excluded|discarded"
-    "|a distractor|distractor|fails|fail|implausible|impossible|inconsistent|irrelevant|out of the question|not it"
+    "|a distractor|distractor|fails|fail|implausible|impossible|inconsistent|irrelevant|out of the question|not it|is out|makes no sense|make no sense"
     "|✗|✘|❌|✖|×|错|错误|错误的|错的|排除|不对|不正确|不符|有误|incorrecta|incorrecto|falsa|falso|errónea|erróneo|equivocada|descartada"
     "|descarto|incorrecte|faux|fausse|erronée|falsch|inkorrekt|unrichtig|errata|sbagliata|errada",
     "reject": "reject|rule out|eliminate|exclude|discard|dismiss|eliminating|excluding|ruling out|rejecting",
@@ -81,7 +81,7 @@ _CUES = {
     "but": "but|however|whereas|while|although|though|because|since|as|where|which|if|when|for|given|yet|instead"
     "|但|但是|而是|而|因为|因|然而|pero|sino|porque|aunque|mientras|ya que|mais|car|parce que|alors que|puisque|aber|sondern"
     "|weil|denn|während|obwohl|da|ma|perché|mas",
-    "and": "and|or|and/or|y|o|e|u|et|ou|und|oder|和|或|或者|以及|与|及|both|as well as",
+    "and": "and|or|and/or|y|o|u|et|ou|und|oder|和|或|或者|以及|与|及|both|as well as",
     # what has the form of a denial and is none
     "": "no doubt|without a doubt|without doubt|no question|not only|not sure|i'm not sure|not certain|why not|not just"
     "|in my opinion|not because|and not because|no other option|no other|sin duda|sans doute|sans aucun doute|ohne zweifel"
@@ -129,27 +129,36 @@ NAMED = _set(
     "vitamin hepatitis figure fig panel plan point angle line section step part type group team player row column graph "
     "table vertex segment node grade class level note key chapter appendix version mr mrs ms dr st big influenza size"
 )
+ARTICLES = _set("a an the half his her its my your our their any each every some another un une una la le el der die das ein")
+# cues that may also describe a thing: "a right angle", "a false alarm"
+ADJECTIVES = _set("first right false true correct best better wrong less accurate similar possible plausible")
+# a second denying word that agrees with the first and denies nothing more
+AGREEING = _set("ni nunca tampoco jamás jamais nor neither né nem noch")
 # what follows a letter that is the subject or the object of a sentence, and never an article
 FOLLOWS = _set(
     "it i we you he she they that this these those which who what where in on at of from with by to into for given among "
     "here there please would will might may must should could can cannot does do did has had being was were seems seem "
     "looks appears definitely certainly probably surely obviously undoubtedly instead too indeed now then again "
     "alone above below ist est es è é scheint passt parece semble weil denn porque car parce puisque perché quindi "
-    "para por pour auf nach thanks considering based rather though"
+    "para por pour auf nach sagen wählen nehmen tippen thanks considering based rather though"
 )
 _DETERMINERS = _set("the this that these what which best most all exactly perfectly well closely more to with both it")
 _VERB = re.compile(r"[a-z]{3,}(?<![siu])s\Z")  # matches, shows; no glass, bus, tennis
 
 
+def is_verb(word: str) -> bool:
+    """Whether it has the form of a verb in the third person (or of a plural, after which no article is A either)."""
+    return bool(_VERB.match(word))
+
+
 def may_follow(words: Sequence[str], at: int) -> bool:
     """Whether the word at this place, which follows a single letter, shows that the letter is no article (nor another
     word of one letter). Asked of every letter alike: that A is treated as B is, is what keeps a score from leaning."""
-    word = words[at]
-    following = words[at + 1] if at + 1 < len(words) else ""
-    if word.endswith("ly") and following and word not in FOLLOWS:
-        return may_follow(words, at + 1)
+    if words[at].endswith("ly") and words[at] not in FOLLOWS:
+        at += 1
+    word, following = (*words[at : at + 2], "", "")[:2]
     if word == "most":
         return following in ("likely", "probably", "closely", "accurately", "certainly")
     if word in ("best", "better"):
-        return not following or not following.isalpha() or bool(_VERB.match(following)) or following in FOLLOWS
-    return word in FOLLOWS or (bool(_VERB.match(word)) and following in _DETERMINERS)
+        return not following.isalpha() or is_verb(following) or following in FOLLOWS
+    return word in FOLLOWS or (is_verb(word) and following in _DETERMINERS)
