@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
+from selfkd.evaluation.benchmarks.affirmation import NO, YES, affirms
 from selfkd.evaluation.benchmarks.mentions import (
     CONCLUDED,
     DECLARED,
@@ -20,18 +21,16 @@ from selfkd.evaluation.benchmarks.mentions import (
 )
 
 _MOST_WORDS = 30  # a reply with more, beyond the words of the option itself, describes and does not choose
-_FIRST = re.compile(r"\W*(yes|no)\b(?:(?:\s*/\s*|\s+(?:or|and)\s+)(yes|no)\b)?")
 
 
 def yes_or_no(reply: str) -> str | None:
-    """The word a reply begins with, or the only one of the two that it holds. "Yes or no" is neither."""
+    """"yes" where a reply affirms, "no" where it denies (affirmation.py); None where it does neither, doubts, or says
+    that it cannot see or hear."""
     text = reply.lower().strip()
     if text.rstrip(".") in ("y", "n"):
-        return "yes" if text[0] == "y" else "no"
-    first = _FIRST.match(text)
-    if first:
-        return None if first[2] and first[2] != first[1] else first[1]
-    return only(re.findall(r"\b(?:yes|no)\b", text))
+        return YES if text[0] == "y" else NO
+    affirmed = affirms(reply)
+    return None if affirmed is None else YES if affirmed else NO
 
 
 def chosen_letter(reply: str, options: Mapping[str, str]) -> str | None:
