@@ -33,7 +33,8 @@ def figures(name, *cases):
 @pytest.mark.parametrize(("reply", "answer"), [
     ("Yes", "yes"), ("no.", "no"), ("Y", "yes"), ("No, there is not.", "no"), ("There is no dog.", "no"),
     ("Yes, no doubt", "yes"), ("yes " * 3000, "yes"), ("I would say yes", "yes"),
-    ("", None), ("Yes or no?", None), ("yes/no", None), ("Ja, natürlich", "yes"), ("是", "yes"), ("nothing known", None),
+    ("", None), ("Yes or no?", None), ("yes/no", None), ("Ja, natürlich", "yes"), ("是", "yes"),
+    ("nothing known", None),
     ("It may be yes, it may be no", None), ("The sky is blue. " * 500, None),
 ])  # fmt: skip
 def test_yes_or_no(reply, answer):

@@ -17,6 +17,7 @@ from selfkd.evaluation.compare import CompareConfig, compare, comparison_table
 from selfkd.evaluation.evaluate import score
 from selfkd.evaluation.gap_table import gap_notes, gap_table
 from selfkd.evaluation.grading import grade
+from selfkd.evaluation.reply import Reply
 from selfkd.evaluation.samples import read_samples, samples_path
 from selfkd.evaluation.verdicts import AT_CHANCE
 from selfkd.files import write_json
@@ -68,7 +69,7 @@ def test_what_is_graded_by_degrees_is_graded_by_its_own_rule():
     assert chance_floor(chart) == pytest.approx(4 / 5), "within 5% of 100"
     people = [asked("stop", "vqa", "", "textvqa", answers=["stop"] * 2 + ["go"] * 8)] * 3
     people += [asked("go", "vqa", "", "textvqa", answers=["go"] * 10)]
-    best = max(sum(grade(s, answer).score for s in people) / 4 for answer in ("stop", "go"))
+    best = max(sum(grade(s, Reply(answer)).score for s in people) / 4 for answer in ("stop", "go"))
     assert chance_floor(people) == pytest.approx(best) and best > 3 / 4
 
 

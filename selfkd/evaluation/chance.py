@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from selfkd.evaluation.grading import grade
+from selfkd.evaluation.reply import Reply
 from selfkd.evaluation.scorers import YES_NO_KINDS
 
 Sample = Mapping[str, Any]
@@ -45,7 +46,7 @@ def _best(samples: Sequence[Sample]) -> float:
         return by_lot
     if form:
         return max(by_lot, commonest[0][1] / len(samples))
-    return max(fmean(grade(s, answer).score for s in samples) for answer, _ in commonest)
+    return max(fmean(grade(s, Reply(answer)).score for s in samples) for answer, _ in commonest)
 
 
 def _form(sample: Sample) -> str:

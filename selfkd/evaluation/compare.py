@@ -16,7 +16,7 @@ from rich.table import Table
 
 from selfkd.errors import InputError
 from selfkd.evaluation.comparable import Asked, check_fields, difference
-from selfkd.evaluation.gap_table import accuracy_cell, chance_cell, verdict_notes
+from selfkd.evaluation.gap_table import accuracy_cell, chance_cell, official_note, scoring_in, verdict_notes
 from selfkd.evaluation.samples import read_samples, samples_path
 from selfkd.evaluation.side_by_side import CASCADE, TEXT, averages_side_by_side, side_by_side
 from selfkd.files import write_json
@@ -56,6 +56,8 @@ def compare(config: CompareConfig) -> dict[str, Any]:
         _check_comparable(benchmark, of, places)
     scores = {benchmark: side_by_side(of, config.seed) for benchmark, of in samples.items()}
     scores |= averages_side_by_side(scores, samples, config.seed)
+    for benchmark in benchmarks:
+        scores[benchmark]["scoring"] = scoring_in(_result(places[TEXT][0]), benchmark)
     here = {s: {"run": os.path.relpath(run, config.output), "view": view} for s, (run, view) in places.items()}
     write_json(config.output / "comparison.json", here)
     write_json(config.output / "scores.json", scores)
@@ -125,7 +127,8 @@ def _result(run: Path) -> dict[str, Any]:
 def comparison_table(scores: Mapping[str, Any]) -> Table:
     """A row a system: its accuracy (standard error) on a benchmark, and the share that it closes of the gap left by the
     first spoken run. Last the average over public benchmarks, of mean scores and of their own first figures."""
-    table = Table(title="Accuracy in % (standard error)")
+    official = [benchmark for benchmark, score in scores.items() if score.get("scoring") == "official"]
+    table = Table(title="Accuracy in % (standard error)", caption=official_note(official))
     for column in ("benchmark", "system", "chance", "accuracy", "gap closed"):
         table.add_column(column, justify="left" if column in ("benchmark", "system") else "right")
     for benchmark, score in scores.items():

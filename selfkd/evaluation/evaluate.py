@@ -24,7 +24,7 @@ from selfkd.evaluation.benchmark_speech import InstructionForm, speak_benchmarks
 from selfkd.evaluation.benchmarks.benchmark import whole_groups
 from selfkd.evaluation.chance import chance_floor
 from selfkd.evaluation.gap_table import scores_told
-from selfkd.evaluation.grading import check_gradable, check_name, group_of
+from selfkd.evaluation.grading import Scoring, check_gradable, check_name, group_of, scoring_of
 from selfkd.evaluation.outcomes import count_outcomes, outcome_warnings
 from selfkd.evaluation.records import SampleFile, prompt_hash, sample
 from selfkd.evaluation.remote_code import ChatSystem, runs_own_code
@@ -69,6 +69,8 @@ class EvaluateConfig:
         limit: At most so many items of each benchmark, in whole groups (pairs, rotations, a picture's); 0 takes all.
         batch_size: Items that are asked together.
         max_new_tokens: Longest reply, in tokens; what ends there is counted as cut, without a text as failed.
+        scoring: How responses are graded: lenient reads sentences, alike in all benchmarks; official grades mme, pope,
+            hallusionbench, mmstar and ocrbench as their own scripts do, for figures beside a published table.
         likelihood: Score the options of multiple-choice questions by their likelihood too (MMAlign); local models.
         keep_failures: End although some items have no reply; they are counted, not scored.
         seed: Seed of the bootstrap.
@@ -91,6 +93,7 @@ class EvaluateConfig:
     limit: int = 0
     batch_size: int = 50
     max_new_tokens: int = 128
+    scoring: Scoring = "lenient"
     likelihood: bool = False
     keep_failures: bool = False
     seed: int = 0
@@ -205,7 +208,7 @@ def _ask(
     wanted = {v: [chosen[i] for i in f.missing() if i % state.num_processes == rank] for v, f in files.items()}
     answers = system.answer(examples, {v: positions for v, positions in wanted.items() if positions})
     for i, view, reply in with_progress(answers, sum(map(len, wanted.values())), name):
-        files[view].add(sample(examples[i], view, reply, examples.language))
+        files[view].add(sample(examples[i], view, reply, examples.language, config.scoring))
     state.wait_for_everyone()
     if not state.is_main_process:
         return {}
@@ -216,6 +219,8 @@ def _ask(
     for file in files.values():
         file.finish()
     scores = score({view: read_samples(file.path) for view, file in files.items()}, config.seed)
+    for view in files:
+        scores[view]["scoring"] = scoring_of(name, config.scoring)
     if "speech" in scores:  # what could not be spoken or understood is asked in no view
         scores["speech"]["not_spoken"] = len(read_manifest(examples.folder).get("rejected", []))
     return scores

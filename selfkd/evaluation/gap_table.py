@@ -1,6 +1,6 @@
 """Scores of an evaluation as a table for a terminal of 80 columns."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Group
@@ -69,10 +69,22 @@ def gap_table(result: Mapping[str, Any]) -> Table:
         counts = sorted({scores[v]["n"] for v in views if v in scores})
         cells = [accuracy_cell(scores.get(v)) for v in views]
         table.add_row(_named(name, scores), "/".join(map(str, counts)), *cells, *_gap_cells(scores.get("gap")))
+    notes = [official_note([name for name in result if scoring_in(result, name) == "official"])]
     failed = sum(s["failed"] for scores in result.values() for v, s in scores.items() if v in VIEWS)
     if failed:
-        table.caption = f"{failed} items have no reply and are not in n"
+        notes.append(f"{failed} items have no reply and are not in n")
+    table.caption = "\n".join(filter(None, notes)) or None
     return table
+
+
+def scoring_in(result: Mapping[str, Any], benchmark: str) -> str:
+    """The rule by which a run's result has a benchmark graded."""
+    return next((scores["scoring"] for scores in result[benchmark].values() if "scoring" in scores), "lenient")
+
+
+def official_note(benchmarks: Sequence[str]) -> str:
+    """Beneath a table in which some are graded officially: "" where none is."""
+    return f"graded by the official rule: {', '.join(benchmarks)}" if benchmarks else ""
 
 
 def _named(name: str, scores: Mapping[str, Any]) -> str:

@@ -3,16 +3,21 @@ world's questions by `scorers.py`."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from selfkd.data.example import Example, image_hash, read_manifest
 from selfkd.data.folder import ExampleFolder
 from selfkd.errors import InputError
+from selfkd.evaluation.benchmarks import official
 from selfkd.evaluation.benchmarks.benchmark import Grade
 from selfkd.evaluation.benchmarks.catalog import BENCHMARKS
 from selfkd.evaluation.reply import Reply
 from selfkd.evaluation.scorers import SCORED_KINDS, is_right, parse
 from selfkd.evaluation.suite import VOICE_MARK
+
+Scoring = Literal["lenient", "official"]
+# whose official rule `official` grades by: OCRBench's is the one that is always taken
+OFFICIAL = (*official.RULES, "ocrbench")
 
 
 def check_name(folder: ExampleFolder) -> None:
@@ -44,9 +49,16 @@ def check_gradable(name: str, items: Iterable[Mapping[str, Any]]) -> None:
             )
 
 
-def grade(sample: Mapping[str, Any], reply: Reply) -> Grade:
+def scoring_of(benchmark: str, scoring: Scoring) -> Scoring:
+    """What grades a benchmark ("mme", "mme@voice") under a run's `scoring`: the lenient rule where no other is."""
+    return scoring if benchmark.partition(VOICE_MARK)[0] in OFFICIAL else "lenient"
+
+
+def grade(sample: Mapping[str, Any], reply: Reply, scoring: Scoring = "lenient") -> Grade:
     """`sample` has id, source, kind, category, question, truth, details. A refusal and an empty answer say nothing that
-    any rule may read; an answer that was cut is graded as it stands, as official tables have it."""
+    our rules may read; official rules read whatever stands there. An answer that was cut is graded as it stands."""
+    if scoring == "official" and sample["source"] in official.RULES:
+        return official.grade(sample["source"], sample, reply.text)
     if not reply.is_read:
         return Grade(None, 0.0)
     if sample["source"] in BENCHMARKS:

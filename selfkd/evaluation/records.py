@@ -12,13 +12,15 @@ from typing import Any
 
 from selfkd.data.example import Example, image_hash
 from selfkd.data.verify import word_error_rate
-from selfkd.evaluation.grading import grade, group_of_example
+from selfkd.evaluation.grading import Scoring, grade, group_of_example
 from selfkd.evaluation.reply import Reply
 from selfkd.evaluation.samples import checked, keep_whole_lines, read_samples, whole_lines
 from selfkd.files import write_text
 
 
-def sample(example: Example, view: str, reply: Reply, language: str = "en") -> dict[str, Any]:
+def sample(
+    example: Example, view: str, reply: Reply, language: str = "en", scoring: Scoring = "lenient"
+) -> dict[str, Any]:
     """The record of a reply to a question in `language`. One with an `error` has no score: it is no wrong answer."""
     known = {
         "id": example.id,
@@ -46,7 +48,7 @@ def sample(example: Example, view: str, reply: Reply, language: str = "en") -> d
     known["group"] = group_of_example(example)
     if reply.error:
         return known | {"parsed": None, "score": None, "correct": None}
-    found = grade(known, reply)
+    found = grade(known, reply, scoring)
     return known | {"parsed": found.parsed, "score": found.score, "correct": found.score >= 0.5}
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from selfkd.errors import InputError
 from selfkd.evaluation.comparable import Asked, check_fields, difference
 from selfkd.evaluation.compare import titled_benchmark
-from selfkd.evaluation.gap_table import VIEWS
+from selfkd.evaluation.gap_table import VIEWS, scoring_in
 from selfkd.evaluation.samples import samples_path
 from selfkd.evaluation.side_by_side import CASCADE, TEXT, averages_side_by_side, items_in, side_by_side
 from selfkd.report.run_folder import RunFolder, read_lines
@@ -30,6 +30,7 @@ class Group:
     runs: dict[str, RunFolder] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
     asked: Asked | None = None  # the first that is spoken, once it has any
+    scoring: str = "lenient"  # "official" where the benchmark is graded by its own rule
     apart: str = ""  # why it is not measured against what was asked before it
 
     @property
@@ -69,6 +70,7 @@ def groups_of(runs: list[RunFolder], seed: int) -> list[Group]:
         order = [TEXT, *group.spoken, CASCADE]
         group.samples = {s: group.samples[s] for s in order if s in group.samples}
         group.scores = side_by_side(group.samples, seed)
+        group.scoring = scoring_in(next(iter(group.runs.values())).result, group.benchmark)
     return groups
 
 

@@ -5,6 +5,7 @@ from statistics import fmean
 from typing import Any
 
 from selfkd.evaluation.chance import chance_floor
+from selfkd.evaluation.gap_table import official_note
 from selfkd.evaluation.judge import agreement_told
 from selfkd.evaluation.scorers import YES_NO_KINDS
 from selfkd.evaluation.side_by_side import CASCADE, TEXT
@@ -53,7 +54,8 @@ class Names:
         return system_title(system, group.owners[system] if self._many.get(system) else "")
 
     def group(self, group: Group) -> str:
-        name = f"{group.benchmark}, {titled(group.writer)}" if self._many[TEXT] and group.writer else group.benchmark
+        benchmark = f"{group.benchmark} (official rule)" if group.scoring == "official" else group.benchmark
+        name = f"{benchmark}, {titled(group.writer)}" if self._many[TEXT] and group.writer else benchmark
         # it was spoken in more than one way, or heard by more than one recogniser
         twice = self._times[group.benchmark, group.writer] > 1
         who = group.spoken or [group.owners[s] for s in group.samples if s == CASCADE]
@@ -130,7 +132,9 @@ def _compared(groups: list[Group]) -> list[str]:
         if group.apart:
             line += f" Measured apart: {who} {group.apart}."
         said.setdefault(line, []).append(group.benchmark)
-    return [f"{', '.join(benchmarks)}: {line}" for line, benchmarks in said.items()]
+    official = official_note(list(dict.fromkeys(g.benchmark for g in groups if g.scoring == "official")))
+    lines = [f"{', '.join(benchmarks)}: {line}" for line, benchmarks in said.items()]
+    return [*lines, *([f"{official[0].upper()}{official[1:]}."] if official else [])]
 
 
 def _warnings(groups: list[Group], names: Names) -> list[str]:
@@ -171,7 +175,8 @@ def _score_table(groups: list[Group], names: Names) -> Table:
             counts = [f"{s['n']:,}", str(s.get("correct", "–"))]
             outcomes = [str(s.get("outcomes", {}).get(o, "–")) for o in ("cut", "empty", "refused")]
             ends = [*outcomes, str(s["failed"]), official]
-            rows.append([group.benchmark, names.of(group, system), *counts, *shares, *ends])
+            rule = ", official rule" if group.scoring == "official" else ""
+            rows.append([f"{group.benchmark}{rule}", names.of(group, system), *counts, *shares, *ends])
     columns = "Benchmark", "Answered by", "n", "Right", "Score", "Chance", "Std. error", "95% interval"
     shares_of = "Parsed", "Says yes", "Truly yes"
     ends_of = "Cut", "Empty", "Refused", "No reply", "Official"

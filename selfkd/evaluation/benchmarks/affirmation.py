@@ -1,10 +1,10 @@
 """Whether a response affirms or denies: "Yeah", "It is not visible", "There is no doubt that there is one".
 
-What answers by a word of its own (yes, nein, 没有) is read first; else the first sentence that affirms or denies, by the
-number of its denials: an even one affirms. What doubts, or says that nothing can be seen or heard, is not read. A
+What answers by a word of its own (yes, nein, 没有) is read first; else the first sentence that affirms or denies, by
+the number of its denials: an even one affirms. What doubts, or says that nothing can be seen or heard, is not read. A
 statement without a denial affirms only where it says that something is there, or no more than "It is": "The dog is on
-the right" may answer either way, and nobody knows the question here. It is read in English, with the commonest words of
-Chinese, Spanish, French, German, Italian and Portuguese.
+the right" may answer either way, and nobody knows the question here. It is read in English, with the commonest words
+of Chinese, Spanish, French, German, Italian and Portuguese.
 """
 
 import re
@@ -22,57 +22,71 @@ def _phrases(words: str) -> dict[tuple[str, ...], int]:
     return {phrase: len(phrase) for phrase in found}
 
 
-_SAYS_YES = _phrases("yes|yeah|yep|yup|yea|aye|affirmative|sí|sì|oui|ja|jawohl|doch|sim|是|是的|对|对的|没错|有|有的|はい|да")
+_SAYS_YES = _phrases(
+    "yes|yeah|yep|yup|yea|aye|affirmative|sí|sì|oui|ja|jawohl|doch|sim|是|是的|对|对的|没错|有|有的|はい|да"
+)
 _SAYS_NO = _phrases(
-    "no|nope|nah|nay|negative|non|nein|não|nee|不|不是|不是的|没有|没|否|不对|无|いいえ|нет|not at all|not really|no way|absolutely not"
-    "|definitely not|certainly not|of course not|in no way|pas du tout|en absoluto|keineswegs|überhaupt nicht|并没有|完全没有"
+    "no|nope|nah|nay|negative|non|nein|não|nee|不|不是|不是的|没有|没|否|不对|无|いいえ|нет|not at all|not really"
+    "|no way|absolutely not|definitely not|certainly not|of course not|in no way|pas du tout|en absoluto|keineswegs"
+    "|überhaupt nicht|并没有|完全没有"
 )
 # a whole response, or a verdict on what was asked: "Correct." (but "Sure! Here is what I see")
 _AGREES = _phrases(
-    "correct|that is correct|right|that is right|true|that is true|exactly|indeed|absolutely|definitely|certainly|of course|sure"
-    "|i think so|i believe so|it is so|correcto|cierto|claro|verdadero|exact|bien sûr|vrai|richtig|stimmt|genau|natürlich|正确|确实|当然"
+    "correct|that is correct|right|that is right|true|that is true|exactly|indeed|absolutely|definitely|certainly"
+    "|of course|sure|i think so|i believe so|it is so|correcto|cierto|claro|verdadero|exact|bien sûr|vrai|richtig"
+    "|stimmt|genau|natürlich|正确|确实|当然"
 )
 _DISAGREES = _phrases(
-    "incorrect|wrong|false|untrue|i do not think so|i do not believe so|i think not|falso|incorrecto|faux|falsch|错|错误|不正确"
+    "incorrect|wrong|false|untrue|i do not think so|i do not believe so|i think not|falso|incorrecto|faux|falsch|错"
+    "|错误|不正确"
 )
 _DENIES = _phrases(
-    "not|no|never|none|there is nothing|nothing is|nobody is|no one|nowhere|neither|without|false|incorrect|untrue|wrong|absent|missing|lacks|lacking"
-    "|devoid|doubt|doubtful|unlikely|fails to|nunca|ningún|ninguna|ninguno|ausente|pas|aucun|aucune|jamais|absente|nicht"
-    "|kein|keine|keinen|keinem|keiner|keines|não|nenhum|nenhuma|nessun|nessuna|non|不|没|无|未|不是|没有|并非|假"
+    "not|no|never|none|there is nothing|nothing is|nobody is|no one|nowhere|neither|without|false|incorrect|untrue"
+    "|wrong|absent|missing|lacks|lacking|devoid|doubt|doubtful|unlikely|fails to|nunca|ningún|ninguna|ninguno"
+    "|ausente|pas|aucun|aucune|jamais|absente|nicht|kein|keine|keinen|keinem|keiner|keines|não|nenhum|nenhuma|nessun"
+    "|nessuna|non|不|没|无|未|不是|没有|并非|假"
 )
 # words that agree with a denial before them in the same clause and deny nothing more: "no hay ningún perro"
 _AGREEING = {("ningún",), ("ninguna",), ("ninguno",), ("nunca",), ("nenhum",), ("nenhuma",), ("nessun",), ("nessuna",),
              ("aucun",), ("aucune",), ("jamais",)}  # fmt: skip
 # what has the form of a denial and is none
 _SURE = _phrases(
-    "no doubt|not doubt|without doubt|without a doubt|without any doubt|no question that|no question about|beyond question|not only|not just|no need|no wonder"
-    "|undoubtedly|no hay duda|sin duda|sans doute|sans aucun doute|pas de doute|aucun doute|kein zweifel|keinen zweifel"
-    "|ohne zweifel|zweifellos|sem dúvida|毫无疑问|没有疑问|无疑|there is no doubt|no problem|no worries|no reason to doubt"
+    "no doubt|not doubt|without doubt|without a doubt|without any doubt|no question that|no question about"
+    "|beyond question|not only|not just|no need|no wonder|undoubtedly|no hay duda|sin duda|sans doute"
+    "|sans aucun doute|pas de doute|aucun doute|kein zweifel|keinen zweifel|ohne zweifel|zweifellos|sem dúvida"
+    "|毫无疑问|没有疑问|无疑|there is no doubt|no problem|no worries|no reason to doubt"
 )
 # what cannot be told, and what was not there to be seen or heard
 _UNSURE = _phrases(
-    "maybe|perhaps|possibly|may|might|could be|could not tell|unclear|uncertain|unsure|not sure|not certain|not clear|not know"
-    "|not tell|not determine|can not say|could not say|not say for|not say whether|not help|not confirm|not possible to|not able|unable|no way to|no idea|no information|no context"
-    "|no access|no means|no audio|no sound|no image|no question in|no question here|no question was|no question is|no recording|no attachment|no file|hard to|difficult to"
-    "|impossible to|depends|as an ai|not answer|not hear|not listen|not process|not see the image|not see the picture"
-    "|not see an image|not see any image|not see images|not view|not access|not understand|not enough|not provided"
-    "|not been provided|not attached|not receive|yes or no|yes and no|no or yes|either way|no se puede|no puedo|no es posible|ne peux pas|ne peut pas|nicht sagen|kann nicht|nicht erkennen|não posso|non posso|quizás|tal vez|puede que|no sé"
-    "|no estoy seguro|peut-être|je ne sais pas|pas sûr|vielleicht|weiß nicht|nicht sicher|talvez|não sei|forse|可能|也许|不确定"
-    "|不知道|无法|不能确定|看不到图|听不到|没有图片|没有音频|没有声音|没有收到"
+    "maybe|perhaps|possibly|may|might|could be|could not tell|unclear|uncertain|unsure|not sure|not certain"
+    "|not clear|not know|not tell|not determine|can not say|could not say|not say for|not say whether|not help"
+    "|not confirm|not possible to|not able|unable|no way to|no idea|no information|no context|no access|no means"
+    "|no audio|no sound|no image|no question in|no question here|no question was|no question is|no recording"
+    "|no attachment|no file|hard to|difficult to|impossible to|depends|as an ai|not answer|not hear|not listen"
+    "|not process|not see the image|not see the picture|not see an image|not see any image|not see images|not view"
+    "|not access|not understand|not enough|not provided|not been provided|not attached|not receive|yes or no"
+    "|yes and no|no or yes|either way|no se puede|no puedo|no es posible|ne peux pas|ne peut pas|nicht sagen"
+    "|kann nicht|nicht erkennen|não posso|non posso|quizás|tal vez|puede que|no sé|no estoy seguro|peut-être"
+    "|je ne sais pas|pas sûr|vielleicht|weiß nicht|nicht sicher|talvez|não sei|forse|可能|也许|不确定|不知道|无法"
+    "|不能确定|看不到图|听不到|没有图片|没有音频|没有声音|没有收到"
 )
 _THERE = _phrases(
-    "there is|there are|there was|there were|there appears to be|there seems to be|there does appear|there exists|there must be"
-    "|i see|i can see|we see|we can see|you can see|is true|is correct|is accurate|is the case|is visible|are visible|is present|are present|is there|are there"
-    "|can be seen|hay|se ve|il y a|on voit|je vois|es gibt|ich sehe|há|existe|c'è|ci sono|图中有|有一|有两|存在|可以看到|能看到"
+    "there is|there are|there was|there were|there appears to be|there seems to be|there does appear|there exists"
+    "|there must be|i see|i can see|we see|we can see|you can see|is true|is correct|is accurate|is the case"
+    "|is visible|are visible|is present|are present|is there|are there|can be seen|hay|se ve|il y a|on voit|je vois"
+    "|es gibt|ich sehe|há|existe|c'è|ci sono|图中有|有一|有两|存在|可以看到|能看到"
 )
 _BARE = re.compile(
     r"(?:and |so |well )?(?:it|he|she|they|there|this|that|these|those|you|we)(?: really| certainly| indeed)? "
     r"(?:is|are|was|were|does|do|did|has|have|can|will|would)(?: indeed| so| one| too| here)?\Z"
 )
-_DECLARES = _phrases("answer is|answer|answers|final answer|respuesta|respuesta es|réponse|réponse est|antwort|antwort ist|答案是|答案")
+_DECLARES = _phrases(
+    "answer is|answer|answers|final answer|respuesta|respuesta es|réponse|réponse est|antwort|antwort ist|答案是|答案"
+)
 _TURNS = _phrases("wait|actually|correction|on second thought|scratch that|i mean|i meant")
 _CLAUSE = _phrases(",|but|because|since|although|however|and|pero|mais|aber|但|，")
-_GOES_ON = set(", : / it there i he she they we you this that these those the a an".split())
+# after "no" these say that it was an answer: "No it isn't", "No: ..."
+_GOES_ON = set(",:/") | set(re.findall(r"\w+", "it there i he she they we you this that these those the a an"))
 _TABLES = (_SAYS_YES, _SAYS_NO, _DENIES, _SURE, _UNSURE, _THERE, _DECLARES, _TURNS, _CLAUSE, _AGREES, _DISAGREES)
 _LONGEST = max(len(phrase) for table in _TABLES for phrase in table)
 
@@ -98,7 +112,9 @@ def _sentences(response: str) -> list[list[str]]:
         if token.word in _ENDS:
             sentences.append([])
         elif token.word[0].isalnum() or token.word in (",", "/", ":"):
-            sentences[-1].append({"dont": "not", "isnt": "not", "doesnt": "not", "cant": "not"}.get(token.word, token.word))
+            sentences[-1].append(
+                {"dont": "not", "isnt": "not", "doesnt": "not", "cant": "not"}.get(token.word, token.word)
+            )
     return [words for words in sentences if words]
 
 
@@ -108,7 +124,9 @@ def _at(words: Sequence[str], at: int, known: dict[tuple[str, ...], int]) -> int
 
 
 def _read(sentences: Sequence[Sequence[str]]) -> bool | None:
-    if not sentences or not sentences[0]:
+    sentences = [words[1:] if words[:1] in ([","], [":"]) else words for words in sentences]
+    sentences = [words for words in sentences if words]
+    if not sentences:
         return None
     own = [_own_word(words) for words in sentences]
     declared = [said for words in sentences if (said := _declared(words)) is not None]
@@ -119,9 +137,9 @@ def _read(sentences: Sequence[Sequence[str]]) -> bool | None:
     whole = tuple(word for words in sentences for word in words)
     if whole in _AGREES or whole in _DISAGREES or tuple(sentences[0]) in _DISAGREES:
         return whole in _AGREES
-    said = {word for words in sentences if not _is_unsure(words) for word in _answers(words)}
-    if said:
-        return said == {YES} if len(said) == 1 else None
+    answers = {word for words in sentences if not _is_unsure(words) for word in _answers(words)}
+    if answers:
+        return YES in answers if len(answers) == 1 else None
     if sum(map(len, sentences)) > _MOST_WORDS:
         return None
     return next((stated for words in sentences if (stated := _stated(words)) is not None), None)
@@ -159,7 +177,7 @@ def _declared(words: Sequence[str]) -> bool | None:
             after += after < len(words) and words[after] in (":", "is")
             rest = words[after:]
             if rest and not _is_both(rest) and (_at(rest, 0, _SAYS_YES) or _at(rest, 0, _SAYS_NO)):
-                return bool(_at(rest, 0, _SAYS_YES))
+                return _at(rest, 0, _SAYS_YES) > _at(rest, 0, _SAYS_NO)
     return None
 
 
@@ -180,7 +198,8 @@ def _is_unsure(words: Sequence[str]) -> bool:
 
 
 def _stated(words: Sequence[str]) -> bool | None:
-    """By the denials of the sentence's first clause that says anything; None where clauses after it deny what it affirms."""
+    """By the denials of the sentence's first clause that says anything; None where clauses after it deny what it "
+    "affirms."""
     if _is_unsure(words):
         return None
     clauses = [stated for clause in _clauses(words) if (stated := _clause(clause)) is not None]

@@ -142,7 +142,10 @@ class _Reader:
         return 1
 
     def _letter(self, at: int) -> Part:
-        letter, after_option = self.raw[self.kept[at]].text.upper(), bool(self.parts) and self.parts[-1].text in OPTION_WORDS
+        letter, after_option = (
+            self.raw[self.kept[at]].text.upper(),
+            bool(self.parts) and self.parts[-1].text in OPTION_WORDS,
+        )
         before, after = self._around(at)
         dotted = self.words[at + 1 : at + 2] in ([":"], ["."])
         own = self.text_at(at + 2) if dotted else None
@@ -215,8 +218,8 @@ class _Reader:
         own = self.text_at(at + 1)
         if own is not None:
             return own[1] == token.text
-        enumerated = previous is not None and previous.kind == "and" and len(self.parts) > 1 and self.parts[-2].naming
-        if enumerated and self.parts[-2].naming.is_letter:
+        enumerated = self.parts[-2].naming if len(self.parts) > 1 and self.parts[-1].kind == "and" else None
+        if enumerated and enumerated.is_letter:
             return True
         return not following[0].isdigit() and self._is_no_article(at, following)
 
@@ -226,8 +229,9 @@ class _Reader:
         if after and after[0] in "-+#'.@/":
             beyond = after[1] if len(after) > 1 and after[1][0].isalnum() and not is_cjk(after[1]) else ""
             other = len(beyond) == 1 and beyond.upper() in LETTERS
-            if after[0] in "+#@" and not other or beyond and not (
-                (after[0] in "+/" and other) or (after[0] == "." and len(beyond) > 1 and self._begins())
+            if (after[0] in "+#@" and not other) or (
+                beyond
+                and not ((after[0] in "+/" and other) or (after[0] == "." and len(beyond) > 1 and self._begins()))
             ):
                 return True
         if len(before) == 2 and before[0] in "-.+'@/" and before[1][-1].isalnum() and not is_cjk(before[1]):
@@ -312,7 +316,7 @@ def _may_join(part: Part) -> bool:
 def _enumerates(
     signs: Sequence[str], words: Sequence[str], conjunction: str, before: Sequence[Part], after: Part | None
 ) -> bool:
-    """Whether a naming goes on that of the one before: by what stands between them, before the first, after the last."""
+    """Whether a naming goes on that of the one before: by what stands between, before and after them."""
     if "label." in signs or (conjunction and not words):
         return False
     if words or any(sign in ("/", "&", "+", "|", "、") for sign in signs):
@@ -324,49 +328,57 @@ def _enumerates(
 
 
 def _deny(sentence: Sentence) -> None:
+    """Counts each denial with the naming that it belongs to, and notes which are affirmed."""
     parts = sentence.parts
-    at_of = [at for at, part in enumerate(parts) if part.naming]
-    before = after = 0
+    named = [(at, part.naming) for at, part in enumerate(parts) if part.naming]
+    passed = 0
     for at, part in enumerate(parts):
-        if part.kind not in _DENYING and part.kind != "right":
+        if part.kind not in (*_DENYING, "right"):
             continue
         if part.text in AGREEING and any(p.kind == "not" for p in parts[max(at - 2, 0) : at]):
             continue  # "ce n'est ni A ni B": one denial in two words
-        while before < len(at_of) and at_of[before] < at:
-            before += 1
-        after = before
-        previous = at_of[before - 1] if before else None
-        following = at_of[after] if after < len(at_of) else None
-        if part.kind == "right":
-            if previous is not None and _said_of(parts, previous, at):
-                parts[previous].naming.affirmed = True
-            continue
-        adjacent = following is not None and following - at <= _NEAR
-        adjacent = adjacent and all(p.text in FILLERS for p in parts[at + 1 : following])
+        while passed < len(named) and named[passed][0] < at:
+            passed += 1
+        before = named[passed - 1] if passed else None
+        after = named[passed] if passed < len(named) else None
         if part.kind == "instead":
-            if adjacent:
-                swap = previous is not None and any(p.kind == "less" for p in parts[max(previous, at - _NEAR) : at])
-                target, other = (previous, following) if swap else (following, previous)
-                parts[target].naming.denials += 1
-                if other is not None:
-                    parts[other].naming.affirmed = True
+            _contrast(parts, at, before, after)
             continue
-        copula = at > 0 and (previous == at - 1 or parts[at - 1].kind == "is" or parts[at - 1].text in FILLERS or part.text.endswith("'t"))
-        said = previous is not None and _said_of(parts, previous, at)
-        last_word = at + 1 == len(parts) or parts[at + 1].text in (",", ":", ")")
-        if adjacent and part.kind in ("not", "reject", "no"):
-            target = following
-        elif said and (part.kind == "wrong" or (part.kind == "not" and (copula or last_word))):
-            target = previous
-        elif said and part.kind == "no" and last_word:
-            target = previous
-        elif following is not None and (
-            _reaches(parts, at, following) or (part.kind == "wrong" and parts[at + 1].text == ":" and following == at + 2)
-        ):
-            target = following
-        else:
-            continue
-        parts[target].naming.denials += 1
+        said = before is not None and _said_of(parts, before[0], at)
+        if part.kind == "right":
+            if before and said:
+                before[1].affirmed = True
+        elif after and part.kind != "wrong" and _adjacent(parts, at, after[0]):
+            after[1].denials += 1
+        elif before and said and _closes(parts, at, before[0]):
+            before[1].denials += 1
+        elif after and _reaches(parts, at, after[0]):
+            after[1].denials += 1
+
+
+def _contrast(
+    parts: Sequence[Part], at: int, before: tuple[int, Naming] | None, after: tuple[int, Naming] | None
+) -> None:
+    """ "A rather than B", "A is less likely than B" """
+    if after is None or not _adjacent(parts, at, after[0]):
+        return
+    if before and any(p.kind == "less" for p in parts[max(before[0], at - _NEAR) : at]):
+        before, after = after, before
+    after[1].denials += 1
+    if before:
+        before[1].affirmed = True
+
+
+def _adjacent(parts: Sequence[Part], at: int, naming: int) -> bool:
+    return naming - at <= _NEAR and all(p.text in FILLERS for p in parts[at + 1 : naming])
+
+
+def _closes(parts: Sequence[Part], at: int, naming: int) -> bool:
+    """Whether a denial after a naming is said of it: "A is wrong", "A is not ...", "A: no"."""
+    part, previous = parts[at], parts[at - 1]
+    is_last = at + 1 == len(parts) or parts[at + 1].text in (",", ":", ")")
+    verb = naming == at - 1 or previous.kind == "is" or previous.text in FILLERS or part.text.endswith("'t")
+    return part.kind == "wrong" or is_last or (part.kind == "not" and verb)
 
 
 def _said_of(parts: Sequence[Part], naming: int, at: int) -> bool:
@@ -382,10 +394,13 @@ def _said_of(parts: Sequence[Part], naming: int, at: int) -> bool:
     )
 
 
-def _reaches(parts: Sequence[Part], at: int, following: int) -> bool:
-    return following - at <= _NEAR and not any(
+def _reaches(parts: Sequence[Part], at: int, naming: int) -> bool:
+    """Whether what is denied may be the next naming: no other thought begins before it."""
+    if parts[at].kind == "wrong" and naming == at + 2 and parts[at + 1].text == ":":  # "Wrong: A"
+        return True
+    return naming - at <= _NEAR and not any(
         p.kind in ("but", "and", "so", "final", "correction") or p.text in (",", ":", "-", "–", "—")
-        for p in parts[at + 1 : following]
+        for p in parts[at + 1 : naming]
     )
 
 

@@ -24,7 +24,7 @@ _MOST_WORDS = 30  # a reply with more, beyond the words of the option itself, de
 
 
 def yes_or_no(reply: str) -> str | None:
-    """"yes" where a reply affirms, "no" where it denies (affirmation.py); None where it does neither, doubts, or says
+    """ "yes" where a reply affirms, "no" where it denies (affirmation.py); None where it does neither, doubts, or says
     that it cannot see or hear."""
     text = reply.lower().strip()
     if text.rstrip(".") in ("y", "n"):

@@ -40,17 +40,18 @@ def is_cjk(word: str) -> bool:
 
 _CUES = {
     # what denies, and stands before what it denies: "not A", "neither A nor B", "I doubt it is A"
-    "not": "not|never|neither|nor|none of|nothing|cannot|can not|don't|doesn't|didn't|isn't|aren't|wasn't|weren't|won't"
-    "|wouldn't|can't|couldn't|shouldn't|hasn't|haven't|ain't|doubt|doubtful|unlikely|disagree|anything but|hardly|far from"
-    "|dont|doesnt|isnt|cant|不|没有|没|不是|并非|非|不能|不选|不会|不可能|无法|别选|两者都不"
-    "|ni|nunca|tampoco|jamás|no es|no son|no creo que|no sea|pas|n'est pas|ne sont pas|n'est|jamais|aucun de|non"
-    "|nicht|nicht, dass|kein|keine|weder|noch|niemals|nie|não|nem|não é|né|non è",
+    "not": "not|never|neither|nor|none of|nothing|cannot|can not|don't|doesn't|didn't|isn't|aren't|wasn't|weren't"
+    "|won't|wouldn't|can't|couldn't|shouldn't|hasn't|haven't|ain't|doubt|doubtful|unlikely|disagree|anything but"
+    "|hardly|far from|dont|doesnt|isnt|cant|不|没有|没|不是|并非|非|不能|不选|不会|不可能|无法|别选|两者都不|ni"
+    "|nunca|tampoco|jamás|no es|no son|no creo que|no sea|pas|n'est pas|ne sont pas|n'est|jamais|aucun de|non|nicht"
+    "|nicht, dass|kein|keine|weder|noch|niemals|nie|não|nem|não é|né|non è",
     "no": "no|nope|nah|nein|否|无",
     # what a thing is that is denied: "A is wrong"; or "the wrong one is A", "I ruled out A"
-    "wrong": "wrong|incorrect|false|untrue|inaccurate|invalid|mistaken|rejected|ruled out|eliminated|excluded|discarded"
-    "|a distractor|distractor|fails|fail|implausible|impossible|inconsistent|irrelevant|out of the question|not it|is out|makes no sense|make no sense"
-    "|✗|✘|❌|✖|×|错|错误|错误的|错的|排除|不对|不正确|不符|有误|incorrecta|incorrecto|falsa|falso|errónea|erróneo|equivocada|descartada"
-    "|descarto|incorrecte|faux|fausse|erronée|falsch|inkorrekt|unrichtig|errata|sbagliata|errada",
+    "wrong": "wrong|incorrect|false|untrue|inaccurate|invalid|mistaken|rejected|ruled out|eliminated|excluded"
+    "|discarded|a distractor|distractor|fails|fail|implausible|impossible|inconsistent|irrelevant"
+    "|out of the question|not it|is out|makes no sense|make no sense|✗|✘|❌|✖|×|错|错误|错误的|错的|排除|不对|不正确"
+    "|不符|有误|incorrecta|incorrecto|falsa|falso|errónea|erróneo|equivocada|descartada|descarto|incorrecte|faux"
+    "|fausse|erronée|falsch|inkorrekt|unrichtig|errata|sbagliata|errada",
     "reject": "reject|rule out|eliminate|exclude|discard|dismiss|eliminating|excluding|ruling out|rejecting",
     # what denies only what comes next, and takes the side of what came before: "A rather than B"
     "instead": "rather than|instead of|as opposed to|unlike|over|contrary to|except|except for|other than|besides"
@@ -58,35 +59,37 @@ _CUES = {
     "|et non|et pas|sauf|contrairement à|statt|anstatt|anstelle von|und nicht|außer|invece di|em vez de|than|als",
     "less": "less|worse|not as|less likely|menos|peor|moins|weniger|schlechter",
     "right": "right|correct|true|accurate|best|better|fits|matches|fit|match|correctly|most likely|most accurate|yes"
-    "|most suitable|most appropriate|more likely|more accurate|the one|only|holds|is the answer|is what|applies|supported"
-    "|✓|✔|✅|☑|正确|正确的|对|对的|更好|最好|最合适|符合|correcta|correcto|verdadera|mejor|bonne|juste|correcte|vraie|meilleure"
-    "|richtig|korrekt|beste|besser|stimmt|wahr|passt|corretta|giusta|correta|certa|sí|si|oui|ja|是的",
-    "declare": "answer|answers|ans|choice|selected|selection|pick|choose|chose|select|go with|going with|go for|opt for"
-    "|vote|vote for|prefer|settled on|settle on|lean towards|lean toward|leaning towards|i'd say|i would say|i'd guess"
-    "|i say|i mean|i meant|leaving|leaves|conclude|decided on|decide on|=|"
-    "答案|选|选择|我选|应选|respuesta|elijo|elegiría|escojo|diría que|diría|réponse|je choisis|je choisirais|je dirais|antwort|wähle"
-    "|nehme|risposta|scelgo|resposta|escolho|ответ|正解|答え|정답",
+    "|most suitable|most appropriate|more likely|more accurate|the one|only|holds|is the answer|is what|applies"
+    "|supported|✓|✔|✅|☑|正确|正确的|对|对的|更好|最好|最合适|符合|correcta|correcto|verdadera|mejor|bonne|juste"
+    "|correcte|vraie|meilleure|richtig|korrekt|beste|besser|stimmt|wahr|passt|corretta|giusta|correta|certa|sí|si"
+    "|oui|ja|是的",
+    "declare": "answer|answers|ans|choice|selected|selection|pick|choose|chose|select|go with|going with|go for"
+    "|opt for|vote|vote for|prefer|settled on|settle on|lean towards|lean toward|leaning towards|i'd say|i would say"
+    "|i'd guess|i say|i mean|i meant|leaving|leaves|conclude|decided on|decide on|=|"
+    "答案|选|选择|我选|应选|respuesta|elijo|elegiría|escojo|diría que|diría|réponse|je choisis|je choisirais"
+    "|je dirais|antwort|wähle|nehme|risposta|scelgo|resposta|escolho|ответ|正解|答え|정답",
     "is": "is|be|'s|it's|that's|are|was|being|been|es|sea|sería|son|est|c'est|ce soit|ist|sind|è|é|是|为|應為|应为|即",
     "final": "boxed|final|finally|最终|finalmente|final answer|my final",
-    "so": "so|therefore|thus|hence|conclusion|in conclusion|consequently|因此|所以|故|综上|por tanto|por lo tanto|así que"
-    "|donc|daher|deshalb|somit|folglich|quindi|portanto",
+    "so": "so|therefore|thus|hence|conclusion|in conclusion|consequently|因此|所以|故|综上|por tanto|por lo tanto"
+    "|así que|donc|daher|deshalb|somit|folglich|quindi|portanto",
     # what may be, or was held at first
-    "perhaps": "could be|might be|may be|might|could|may|maybe|perhaps|possibly|plausible|possible|tempting|considered"
-    "|consider|considering|initially|at first|first|thought|first guess|similar|suspected|either|between|可能|也许|原以为|起初"
-    "|quizás|tal vez|podría|pensaba|primero|peut-être|pourrait|pensais|d'abord|vielleicht|könnte|zuerst|dachte|zunächst"
-    "|forse|talvez|entre|zwischen|还是",
-    "correction": "wait|no wait|actually|correction|sorry|scratch that|on second thought|second thought|let me correct"
-    "|or rather|i meant|rather|→|其实|不对，|更正|perdón|mejor dicho|pardon|plutôt|moment|quatsch|halt",
+    "perhaps": "could be|might be|may be|might|could|may|maybe|perhaps|possibly|plausible|possible|tempting"
+    "|considered|consider|considering|initially|at first|first|thought|first guess|similar|suspected|either|between"
+    "|可能|也许|原以为|起初|quizás|tal vez|podría|pensaba|primero|peut-être|pourrait|pensais|d'abord|vielleicht"
+    "|könnte|zuerst|dachte|zunächst|forse|talvez|entre|zwischen|还是",
+    "correction": "wait|no wait|actually|correction|sorry|scratch that|on second thought|second thought"
+    "|let me correct|or rather|i meant|rather|→|其实|不对，|更正|perdón|mejor dicho|pardon|plutôt|moment|quatsch"
+    "|halt",
     # what begins another thought: nothing is denied across it
-    "but": "but|however|whereas|while|although|though|because|since|as|where|which|if|when|for|given|yet|instead"
-    "|但|但是|而是|而|因为|因|然而|pero|sino|porque|aunque|mientras|ya que|mais|car|parce que|alors que|puisque|aber|sondern"
-    "|weil|denn|während|obwohl|da|ma|perché|mas",
+    "but": "but|however|whereas|while|although|though|because|since|as|where|which|if|when|for|given|yet|instead|但"
+    "|但是|而是|而|因为|因|然而|pero|sino|porque|aunque|mientras|ya que|mais|car|parce que|alors que|puisque|aber"
+    "|sondern|weil|denn|während|obwohl|da|ma|perché|mas",
     "and": "and|or|and/or|y|o|u|et|ou|und|oder|和|或|或者|以及|与|及|both|as well as",
     # what has the form of a denial and is none
-    "": "no doubt|without a doubt|without doubt|no question|not only|not sure|i'm not sure|not certain|why not|not just"
-    "|in my opinion|not because|and not because|no other option|no other|sin duda|sans doute|sans aucun doute|ohne zweifel"
-    "|zweifellos|毫无疑问|不仅|不确定|no sé|in question|so much|the question|as the|as well|as follows|as shown"
-    "|no estoy seguro|nicht sicher|pas sûr",
+    "": "no doubt|without a doubt|without doubt|no question|not only|not sure|i'm not sure|not certain|why not"
+    "|not just|in my opinion|not because|and not because|no other option|no other|sin duda|sans doute"
+    "|sans aucun doute|ohne zweifel|zweifellos|毫无疑问|不仅|不确定|no sé|in question|so much|the question|as the"
+    "|as well|as follows|as shown|no estoy seguro|nicht sicher|pas sûr",
 }
 
 
@@ -118,7 +121,8 @@ def _set(words: str) -> frozenset[str]:
 # what may stand between a thing and what is said of it, or between a denial and the thing denied
 FILLERS = _set(
     "a an the option options choice choices letter letters answer answers be is are was does do did can could would "
-    "should must may might will has have been also both all still too very quite clearly obviously definitely certainly "
+    "should must may might will has have been also both all still too very quite clearly obviously definitely "
+    "certainly "
     "simply just probably seems seem looks look appears appear to it that this one as being entirely completely "
     "la las el los le les l' un une una lo die der das den dem ein eine opción respuesta réponse option antwort wahl "
     "est es ist sind son être ser está of me either"
@@ -126,18 +130,23 @@ FILLERS = _set(
 OPTION_WORDS = _set("option options choice letter opción opciones buchstabe lettre letra opção opzione answer") | {"项"}
 # a letter after one of these is the name of something else
 NAMED = _set(
-    "vitamin hepatitis figure fig panel plan point angle line section step part type group team player row column graph "
+    "vitamin hepatitis figure fig panel plan point angle line section step part type group team player row column "
+    "graph "
     "table vertex segment node grade class level note key chapter appendix version mr mrs ms dr st big influenza size"
 )
-ARTICLES = _set("a an the half his her its my your our their any each every some another un une una la le el der die das ein")
+ARTICLES = _set(
+    "a an the half his her its my your our their any each every some another un une una la le el der die das ein"
+)
 # cues that may also describe a thing: "a right angle", "a false alarm"
 ADJECTIVES = _set("first right false true correct best better wrong less accurate similar possible plausible")
 # a second denying word that agrees with the first and denies nothing more
 AGREEING = _set("ni nunca tampoco jamás jamais nor neither né nem noch")
 # what follows a letter that is the subject or the object of a sentence, and never an article
 FOLLOWS = _set(
-    "it i we you he she they that this these those which who what where in on at of from with by to into for given among "
-    "here there please would will might may must should could can cannot does do did has had being was were seems seem "
+    "it i we you he she they that this these those which who what where in on at of from with by to into for given "
+    "among "
+    "here there please would will might may must should could can cannot does do did has had being was were seems "
+    "seem "
     "looks appears definitely certainly probably surely obviously undoubtedly instead too indeed now then again "
     "alone above below ist est es è é scheint passt parece semble weil denn porque car parce puisque perché quindi "
     "para por pour auf nach sagen wählen nehmen tippen thanks considering based rather though"
