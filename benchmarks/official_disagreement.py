@@ -116,10 +116,13 @@ def main() -> None:
             count(benchmark, kind, meant, yes_or_no(response), rule(response))
     for kind, response, meant, options in option_responses(given.n, random.Random(f"option/{given.seed}")):
         count("mmstar", kind, meant, chosen_letter(response, options), official.mmstar(response))
-    print("| benchmark | kind of response | n | read differently | read as meant: ours | official |")
-    print("|---|---|---|---|---|---|")
-    for (benchmark, kind), (n, *shares) in counts.items():
-        print(f"| `{benchmark}` | {kind} | {n} | {' | '.join(f'{100 * s / n:.0f}%' for s in shares)} |")
+    for benchmarks in (tuple(rules), ("mmstar",)):
+        names = " | ".join(f"`{b}`: differ | as meant: ours | official" for b in benchmarks)
+        print(f"\n| kind of response | n | {names} |\n|---|---|{'---|---|---|' * len(benchmarks)}")
+        for kind in (kind for benchmark, kind in counts if benchmark == benchmarks[0]):
+            n = counts[benchmarks[0], kind][0]
+            shares = [f"{100 * share / n:.0f}%" for b in benchmarks for share in counts[b, kind][1:]]
+            print(f"| {kind} | {n} | {' | '.join(shares)} |")
 
 
 if __name__ == "__main__":

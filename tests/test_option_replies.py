@@ -175,11 +175,13 @@ def test_faults(reply, letter):
     assert chosen_letter(reply, TEXTS) == letter
 
 
-REF_01 = """{} seems right.|{} looks correct.|{} would be right.|{} fits best.|{} matches the picture.|{} might be right.
-{} best describes the image.|{} it is.|{} for sure.|{} definitely.|{} probably.|{} most likely.
-Option {} fits.|I pick {} based on the picture.|I choose {} for this.|Option {} seems right.|Option {} matches the picture best.|Choose {} please.
-{} must be correct.|The answer is {} based on the image.|The answer is {} in this picture.|The answer is option {} here.|The correct choice is {} given the chart.|Answer: {} based on the image.
-I would select {} from the list.|I go with {} here."""
+REF_01 = """{} seems right.|{} looks correct.|{} would be right.|{} fits best.|{} matches the picture.
+{} might be right.|{} best describes the image.|{} it is.|{} for sure.|{} definitely.|{} probably.
+{} most likely.|Option {} fits.|I pick {} based on the picture.|I choose {} for this.
+Option {} seems right.|Option {} matches the picture best.|Choose {} please.|{} must be correct.
+The answer is {} based on the image.|The answer is {} in this picture.|The answer is option {} here.
+The correct choice is {} given the chart.|Answer: {} based on the image.|I would select {} from the list.
+I go with {} here."""
 
 
 @pytest.mark.parametrize("sentence", REF_01.replace("\n", "|").split("|"))
