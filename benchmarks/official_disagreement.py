@@ -61,7 +61,7 @@ OPTIONS = {
 UNCHOSEN = {
     "undecided": ["{letter} or {other}", "It could be {letter} or {other}."],
     "rejects alone": ["{letter} is wrong.", "It is not {letter}."],
-    "describes": ["A big thing stands there.", "An odd view.", "Dark clouds and a road."],
+    "begins with a word in A to D": ["A big thing stands there.", "An odd view.", "Dark clouds and a road."],
     "refusal": ["I cannot see the image.", "Based on no audio I cannot answer."],
 }
 
