@@ -30,7 +30,6 @@ class Group:
     runs: dict[str, RunFolder] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
     asked: Asked | None = None  # the first that is spoken, once it has any
-    scoring: str = "lenient"  # "official" where the benchmark is graded by its own rule
     apart: str = ""  # why it is not measured against what was asked before it
 
     @property
@@ -42,6 +41,11 @@ class Group:
     def owners(self) -> dict[str, str]:
         """The name of the run that each system is of."""
         return {system: self.runs[system].name for system in self.samples}
+
+    @property
+    def is_official(self) -> bool:
+        """Whether it is graded by the benchmark's own rule."""
+        return self.scores.get("scoring") == "official"
 
     @property
     def spoken(self) -> list[str]:
@@ -70,7 +74,7 @@ def groups_of(runs: list[RunFolder], seed: int) -> list[Group]:
         order = [TEXT, *group.spoken, CASCADE]
         group.samples = {s: group.samples[s] for s in order if s in group.samples}
         group.scores = side_by_side(group.samples, seed)
-        group.scoring = scoring_in(next(iter(group.runs.values())).result, group.benchmark)
+        group.scores["scoring"] = scoring_in(next(iter(group.runs.values())).result, group.benchmark)
     return groups
 
 

@@ -54,7 +54,7 @@ class Names:
         return system_title(system, group.owners[system] if self._many.get(system) else "")
 
     def group(self, group: Group) -> str:
-        benchmark = f"{group.benchmark} (official rule)" if group.scoring == "official" else group.benchmark
+        benchmark = f"{group.benchmark} (official rule)" if group.is_official else group.benchmark
         name = f"{benchmark}, {titled(group.writer)}" if self._many[TEXT] and group.writer else benchmark
         # it was spoken in more than one way, or heard by more than one recogniser
         twice = self._times[group.benchmark, group.writer] > 1
@@ -132,7 +132,7 @@ def _compared(groups: list[Group]) -> list[str]:
         if group.apart:
             line += f" Measured apart: {who} {group.apart}."
         said.setdefault(line, []).append(group.benchmark)
-    official = official_note(list(dict.fromkeys(g.benchmark for g in groups if g.scoring == "official")))
+    official = official_note(list(dict.fromkeys(g.benchmark for g in groups if g.is_official)))
     lines = [f"{', '.join(benchmarks)}: {line}" for line, benchmarks in said.items()]
     return [*lines, *([f"{official[0].upper()}{official[1:]}."] if official else [])]
 
@@ -175,7 +175,7 @@ def _score_table(groups: list[Group], names: Names) -> Table:
             counts = [f"{s['n']:,}", str(s.get("correct", "–"))]
             outcomes = [str(s.get("outcomes", {}).get(o, "–")) for o in ("cut", "empty", "refused")]
             ends = [*outcomes, str(s["failed"]), official]
-            rule = ", official rule" if group.scoring == "official" else ""
+            rule = ", official rule" if group.is_official else ""
             rows.append([f"{group.benchmark}{rule}", names.of(group, system), *counts, *shares, *ends])
     columns = "Benchmark", "Answered by", "n", "Right", "Score", "Chance", "Std. error", "95% interval"
     shares_of = "Parsed", "Says yes", "Truly yes"

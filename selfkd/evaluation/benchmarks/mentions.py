@@ -211,8 +211,9 @@ class _Reader:
             )
             label = (after == ")" or following in (".", ":")) and self._begins()
             alone = all(word in _ENDS for word in self.words[at + 1 : at + 5]) and self._begins()
-            ends = ends or following in ("because", "since", "as", "or", "and")
-            return marked or label or alone or (ends and (after_option or declared))
+            ends = ends or is_cjk(following) or following in ("because", "since", "as", "or", "and")
+            subject = following in ("is", "isn't") and (after_option or self._begins())
+            return marked or label or alone or subject or (ends and (after_option or declared))
         if marked or after_option or ends or is_cjk(following) or (after in _CLOSING and after != "_"):
             return True
         own = self.text_at(at + 1)

@@ -20,6 +20,7 @@ from selfkd.evaluation.benchmarks.mentions import (
     sentences_of,
 )
 
+_FORM = re.compile(r"<\s*answer\s*>(.*?)(?:<\s*/\s*answer\s*>|\Z)", re.IGNORECASE | re.DOTALL)
 _MOST_WORDS = 30  # a reply with more, beyond the words of the option itself, describes and does not choose
 
 
@@ -40,6 +41,8 @@ def chosen_letter(reply: str, options: Mapping[str, str]) -> str | None:
     rejected counts against it. The weightiest namings decide, what is said by a letter before what is said by a text;
     where they do not agree on one option the reply chooses none. Letters are read alike, whichever they are.
     """
+    if forms := _FORM.findall(reply):
+        reply = forms[-1]  # what stands around the form's answer explains it
     alone = re.fullmatch(r"[\W_]*([^\W\d_])[\W_]*", reply)
     if alone and unicodedata.normalize("NFKC", alone[1]).upper() in options:
         return unicodedata.normalize("NFKC", alone[1]).upper()

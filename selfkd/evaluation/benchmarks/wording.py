@@ -13,8 +13,7 @@ from typing import NamedTuple
 _CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _TOKEN = re.compile(rf"[{_CJK}]|(?:(?![{_CJK}])[^\W_])+(?:['’](?=[^\W\d_]))?|\n|[^\s\w]|_")
 _LATEX = re.compile(r"\\(?:text|math|left|right|quad|displaystyle|[()\[\],;!])[a-z]*")
-# the last answer of a form that asks for one: <answer>B</answer>, \boxed{B}
-_FORMS = ((re.compile(r"<\s*answer\s*>|\\boxed\b", re.I), " boxed "), (re.compile(r"<\s*/\s*answer\s*>", re.I), "\n"))
+_BOXED = re.compile(r"\\boxed\b")
 
 
 class Token(NamedTuple):
@@ -28,9 +27,7 @@ def tokens_of(response: str) -> list[Token]:
     """Words, signs and ends of lines; each sign of a script without spaces alone. Full-width and other forms of a
     letter are that letter, LaTeX's commands of style are left out."""
     text = unicodedata.normalize("NFKC", response.replace("´", "'"))
-    text = _LATEX.sub(" ", text)
-    for pattern, plain in _FORMS:
-        text = pattern.sub(plain, text)
+    text = _BOXED.sub(" boxed ", _LATEX.sub(" ", text))
     return [Token(m[0], m[0].replace("’", "'").lower(), m.start(), m.end()) for m in _TOKEN.finditer(text)]
 
 
@@ -67,7 +64,7 @@ _CUES = {
     "|opt for|vote|vote for|prefer|settled on|settle on|lean towards|lean toward|leaning towards|i'd say|i would say"
     "|i'd guess|i say|i mean|i meant|leaving|leaves|conclude|decided on|decide on|=|"
     "答案|选|选择|我选|应选|respuesta|elijo|elegiría|escojo|diría que|diría|réponse|je choisis|je choisirais"
-    "|je dirais|antwort|wähle|nehme|risposta|scelgo|resposta|escolho|ответ|正解|答え|정답",
+    "|je dirais|antwort|wähle|nehme|risposta|scelgo|resposta|escolho|ответ|正解|答えは|정답은|답은|답|答え|정답",
     "is": "is|be|'s|it's|that's|are|was|being|been|es|sea|sería|son|est|c'est|ce soit|ist|sind|è|é|是|为|應為|应为|即",
     "final": "boxed|final|finally|最终|finalmente|final answer|my final",
     "so": "so|therefore|thus|hence|conclusion|in conclusion|consequently|因此|所以|故|综上|por tanto|por lo tanto"
