@@ -7,7 +7,7 @@ those without one (AI2D, RealWorldQA; MMBench's asks a language model).
 """
 
 from selfkd.evaluation.benchmarks.benchmark import Grade, Sample
-from selfkd.evaluation.benchmarks.mentions import LETTERS
+from selfkd.evaluation.benchmarks.parts import LETTERS
 
 _MARKS = ';/[]"{}()=+\\_-><@`,?!'
 

@@ -9,16 +9,8 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
 from selfkd.evaluation.benchmarks.affirmation import NO, YES, affirms
-from selfkd.evaluation.benchmarks.mentions import (
-    CONCLUDED,
-    DECLARED,
-    LETTERS,
-    MARKED,
-    PASSING,
-    Naming,
-    Sentence,
-    sentences_of,
-)
+from selfkd.evaluation.benchmarks.mentions import Sentence, sentences_of
+from selfkd.evaluation.benchmarks.parts import CONCLUDED, DECLARED, LETTERS, MARKED, PASSING, Naming
 
 _FORM = re.compile(r"<\s*answer\s*>(.*?)(?:<\s*/\s*answer\s*>|\Z)", re.IGNORECASE | re.DOTALL)
 _MOST_WORDS = 30  # a reply with more, beyond the words of the option itself, describes and does not choose
