@@ -1,4 +1,4 @@
-"""A response as parts: words, signs, cues (wording.py), and the places where an option is named by its letter or its text.
+"""A response as parts: words, signs, cues (wording.py), and where an option is named by its letter or its text.
 
 Whether a single letter is an option's, an article or a piece of a word is told by what stands around it, never by which
 letter it is.

@@ -29,7 +29,7 @@ def yes_or_no(reply: str) -> str | None:
 def chosen_letter(reply: str, options: Mapping[str, str]) -> str | None:
     """The letter that a reply chooses among `options` ({letter: text}; texts may be "" where they are not known).
 
-    Every place where an option is named, by its letter or its text, counts with its weight (mentions.py); what is
+    Every place where an option is named, by its letter or its text, counts with its weight (`mentions.py`); what is
     rejected counts against it. The weightiest namings decide, what is said by a letter before what is said by a text;
     where they do not agree on one option the reply chooses none. Letters are read alike, whichever they are.
     """
