@@ -17,6 +17,7 @@ from selfkd.evaluation.benchmarks.ocr import grade as ocrbench
 from selfkd.evaluation.compare import CompareConfig, compare
 from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
 from selfkd.evaluation.grading import OFFICIAL, grade, scoring_of
+from selfkd.evaluation.reply import Reply
 from selfkd.evaluation.samples import read_samples, samples_path
 from selfkd.report.build import ReportConfig, report
 
@@ -41,8 +42,8 @@ def test_rules(benchmark, reply, parsed):
 @given(st.text(max_size=40), st.sampled_from(sorted(official.RULES)), st.sampled_from(["yes", "no", "A", "C"]))
 def test_any_reply_is_graded(reply, benchmark, truth):
     sample = {"source": benchmark, "truth": truth, "details": {"options": {}}, "kind": "yes_no"}
-    found = grade(sample, reply, "official")
-    assert found == official.grade(benchmark, sample, reply) and found.score == float(found.parsed == truth)
+    found = grade(sample, Reply(reply), "official")
+    assert found == official.grade(benchmark, sample, Reply(reply).text) and found.score == float(found.parsed == truth)
 
 
 def test_mmstar_is_right_where_the_script_has_it_right():
@@ -71,7 +72,7 @@ def test_the_others_are_graded_as_before():
     assert OFFICIAL == ("mme", "pope", "hallusionbench", "mmstar", "ocrbench")
     assert scoring_of("pope@af_heart", "official") == "official" and scoring_of("ai2d", "official") == "lenient"
     sample = {"source": "ocrbench", "truth": "x", "details": {"dataset": "svt", "answers": ["x"]}, "kind": "ocr"}
-    assert grade(sample, "It says X", "official") == ocrbench(sample, "It says X")
+    assert grade(sample, Reply("It says X"), "official") == ocrbench(sample, "It says X")
 
 
 def test_a_run_is_of_one_rule_and_says_which(parts, tmp_path, capsys):
