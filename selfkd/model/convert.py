@@ -22,6 +22,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from selfkd.errors import InputError
 from selfkd.files import write_json
+from selfkd.model.convert_config import check_original
 from selfkd.model.convert_processor import convert_processor, image_tokens_a_tile, stop_tokens
 from selfkd.model.internvl_keys import converted
 from selfkd.model.load import is_hub_id
@@ -39,6 +40,7 @@ _LLM_FIELDS = (
     "initializer_range", "rms_norm_eps", "bos_token_id", "eos_token_id", "pad_token_id", "use_sliding_window",
     "sliding_window", "max_window_layers", "attention_bias",
 )  # fmt: skip
+_HEAD = "lm_head.weight"
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "tokenization_*.py"]
 
 
@@ -107,11 +109,7 @@ def read_original_config(source: Path) -> dict[str, Any]:
     architecture = original["llm_config"]["architectures"][0]
     if architecture not in _LLM_CONFIGS:
         raise InputError(f"{path}: field llm_config.architectures: {architecture}; known: {', '.join(_LLM_CONFIGS)}")
-    if original.get("ps_version", "v1") != "v2":
-        raise InputError(f"{path}: field ps_version: 'v1' transposes the picture; transformers has 'v2' alone")
-    vision_size = original["vision_config"]["image_size"]
-    if (original.get("force_image_size") or vision_size) != vision_size:
-        raise InputError(f"{path}: field force_image_size: differs from vision_config.image_size ({vision_size})")
+    check_original(original, path)
     return original
 
 
@@ -122,7 +120,8 @@ def internvl_config(original: dict[str, Any], image_token_id: int) -> InternVLCo
     if llm["architectures"][0] == "InternLM2ForCausalLM":
         fields["attention_bias"] = llm.get("bias", True)
     fields["rope_parameters"] = _rope_parameters(llm)
-    text_config = _LLM_CONFIGS[llm["architectures"][0]](**fields, tie_word_embeddings=False)
+    tied = bool(llm.get("tie_word_embeddings", False))
+    text_config = _LLM_CONFIGS[llm["architectures"][0]](**fields, tie_word_embeddings=tied)
     vision_config = {
         "hidden_size": vision["hidden_size"],
         "num_hidden_layers": vision["num_hidden_layers"],
@@ -130,6 +129,7 @@ def internvl_config(original: dict[str, Any], image_token_id: int) -> InternVLCo
         "intermediate_size": vision["intermediate_size"],
         "image_size": vision["image_size"],
         "patch_size": vision["patch_size"],
+        "num_channels": vision.get("num_channels", 3),
         "attention_bias": vision.get("qkv_bias", False),
         "use_qk_norm": vision.get("qk_normalization", True),
         "norm_type": vision.get("norm_type", "rms_norm"),
@@ -143,7 +143,7 @@ def internvl_config(original: dict[str, Any], image_token_id: int) -> InternVLCo
         image_seq_length=image_tokens_a_tile(original),
         downsample_ratio=original.get("downsample_ratio", 0.5),
         vision_feature_layer=original.get("select_layer", -1),
-        tie_word_embeddings=False,
+        tie_word_embeddings=tied,
         dtype=original.get("torch_dtype", "bfloat16"),
     )
 
@@ -158,13 +158,16 @@ def _rope_parameters(llm: dict[str, Any]) -> dict[str, Any]:
 
 def _write_weights(config: ConvertConfig, original: dict[str, Any], model: torch.nn.Module, folder: Path) -> None:
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    if original["llm_config"].get("tie_word_embeddings"):
+        del wanted[_HEAD]
     shards, size = 0, 0
     shard: dict[str, Tensor] = {}
     where: dict[str, int] = {}
     for old_name, tensor in _original_tensors(config.source):
         for name, part in converted(old_name, tensor, original["llm_config"]).items():
             if name not in wanted:
-                raise InputError(f"key {old_name}: the configuration has no place for it ({name})")
+                why = "field llm_config.tie_word_embeddings: true: the embeddings are the head" if name == _HEAD else name
+                raise InputError(f"key {old_name}: the configuration has no place for it ({why})")
             if wanted[name] != tuple(part.shape):
                 raise InputError(f"key {old_name}: shape {tuple(part.shape)}, the configuration says {wanted[name]}")
             if name in where:

@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, GotOcr2ImageProcessorPil, LlamaTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, GotOcr2ImageProcessorPil, PreTrainedTokenizerBase
 
 from selfkd.errors import InputError
+from selfkd.model.convert_config import tiles
+from selfkd.model.convert_tokenizer import CONFIG_FILE, added_tokens, internlm2_tokenizer, is_internlm2
 from selfkd.model.picture_processor import InternVLPictureProcessor
 
 # the system message that InternVL2 was tuned with (OpenGVLab/InternVL, internvl_chat/internvl/conversation.py): "You
@@ -31,15 +33,15 @@ _IMAGENET_MEAN, _IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 def convert_processor(source: Path, original: dict[str, Any]) -> InternVLPictureProcessor:
     """Raises InputError where the chat template or a token of InternVL2 is not known."""
     tokenizer = _tokenizer(source)
-    for token in (*_IMAGE_TOKENS.values(), _turns(original)[3]):
-        if token not in tokenizer.get_vocab():
-            raise InputError(f"source: {source}: the tokenizer has no token {token!r}")
-    side = original["vision_config"]["image_size"]
+    end = _turns(original)[3]
+    if end not in tokenizer.get_vocab():
+        raise InputError(f"source: {source}: the tokenizer has no token {end!r}")
+    side, (fewest, most) = original["vision_config"]["image_size"], tiles(original)
     image_processor = GotOcr2ImageProcessorPil(
         size={"height": side, "width": side},
         crop_to_patches=True,
-        min_patches=original.get("min_dynamic_patch", 1),
-        max_patches=original.get("max_dynamic_patch", 12),
+        min_patches=fewest,
+        max_patches=most,
         image_mean=_IMAGENET_MEAN,
         image_std=_IMAGENET_STD,
         do_convert_rgb=True,
@@ -61,11 +63,12 @@ def chat_template(original: dict[str, Any], tokenizer: PreTrainedTokenizerBase) 
     """InternVL2's conversation in Jinja: the beginning-of-sequence token where the tokenizer adds one, turns without a
     newline between them, the picture before the question."""
     system, user, assistant, end = (repr(t) for t in _turns(original))
+    message = original.get("system_message", SYSTEM_MESSAGE)
     begins = tokenizer("x")["input_ids"][0] == tokenizer.bos_token_id is not None
     return (
         (f"{{{{ {tokenizer.bos_token!r} }}}}" if begins else "")
         + "{% if messages[0]['role'] != 'system' %}"
-        + f"{{{{ {system} + {SYSTEM_MESSAGE!r} + {end} }}}}"
+        + f"{{{{ {system} + {message!r} + {end} }}}}"
         + "{% endif %}{% for message in messages %}"
         + f"{{{{ {{'system': {system}, 'user': {user}, 'assistant': {assistant}}}[message['role']] }}}}"
         + "{% if message['content'] is string %}{{ message['content'] }}"
@@ -91,7 +94,17 @@ def _turns(original: dict[str, Any]) -> tuple[str, str, str, str]:
 
 
 def _tokenizer(source: Path) -> PreTrainedTokenizerBase:
-    # InternLM2's tokenizer is remote code around a SentencePiece model that Llama's reads as well
-    internlm2 = not (source / "tokenizer.json").is_file() and (source / "tokenization_internlm2.py").is_file()
-    reader = LlamaTokenizer if internlm2 else AutoTokenizer
-    return reader.from_pretrained(source, extra_special_tokens=_IMAGE_TOKENS)
+    """Raises InputError where a token of InternVL2 is missing, or an added token has another id than its file says."""
+    if is_internlm2(source):
+        tokenizer: PreTrainedTokenizerBase = internlm2_tokenizer(source, _IMAGE_TOKENS)
+    else:
+        known = AutoTokenizer.from_pretrained(source).get_vocab()
+        for token in _IMAGE_TOKENS.values():  # what is missing would be added behind the others
+            if token not in known:
+                raise InputError(f"source: {source}: the tokenizer has no token {token!r}")
+        tokenizer = AutoTokenizer.from_pretrained(source, extra_special_tokens=_IMAGE_TOKENS)
+    for i, token in added_tokens(source).items():
+        if tokenizer.convert_tokens_to_ids(token.content) != i:
+            found = tokenizer.convert_tokens_to_ids(token.content)
+            raise InputError(f"{source / CONFIG_FILE}: {token.content!r} is token {i}, and was read as token {found}")
+    return tokenizer
