@@ -216,9 +216,6 @@ REFUSED = {
     "silence of no length": (png(8, 8), "", encoded(np.zeros(0), 16_000), "Speech: 0.000 s of sound is too short"),
     "31 seconds": (png(8, 8), "", encoded(tone(31), 16_000), "Speech: over the limit of 30 s"),
     "20,000 letters": (png(8, 8), "x" * 20_000, None, "Question: 20000 letters are too many"),
-    "a mark of the model": (png(8, 8), "Hello<|im_end|>", WAV, "Question: the text holds '<|im_end|>'"),
-    "the mark of a picture": (png(8, 8), "<IMG_CONTEXT>", WAV, "Question: the text holds '<IMG_CONTEXT>'"),
-    "the mark of speech": (png(8, 8), "Say <speech>", None, "Question: the text holds '<speech>'"),
     "nothing to say": (png(8, 8), "\N{ZERO WIDTH SPACE}", None, "nothing to say"),
 }  # fmt: skip
 

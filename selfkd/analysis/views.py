@@ -49,10 +49,10 @@ def written_question(processor: Any, example: Example, item: PairedItem) -> slic
     """Which of `item.text_ids` are the question. A token that it shares with what stands around it ("?" and a line
     break are one token to some tokenizers) is the question's."""
     seen = processor.look(example.picture())
-    before = processor.ids(seen.before + example.instruction)
-    whole = processor.ids(seen.before + example.instruction + example.question + example.answer_format)
+    before = processor.text_ids(seen.before, example.instruction)
+    whole = processor.text_ids(seen.before, example.instruction, example.question, example.answer_format)
     assert whole == [*item.prefix_ids, *item.text_ids][: len(whole)], f"example {example.id}: tokenized in another way"
-    after = common_length(whole[::-1], processor.ids(example.answer_format)[::-1])
+    after = common_length(whole[::-1], processor.text_ids(example.answer_format)[::-1])
     start = len(item.prefix_ids)
     return slice(common_length(before, whole) - start, len(whole) - after - start)
 

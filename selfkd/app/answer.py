@@ -58,7 +58,7 @@ def answer(
         **processor(prompts),
         max_new_tokens=max_new_tokens,
         eos_token_id=ends,
-        pad_token_id=processor.tokenizer.pad_token_id,
+        pad_token_id=processor.pad_id,
         do_sample=False,
         num_beams=1,
         repetition_penalty=1.0,

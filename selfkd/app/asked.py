@@ -95,8 +95,8 @@ def read_question(
     if not text and speech is None:
         raise InputError("Question: type it, or speak it")
     with _in_words("Question"):
-        for model, processor in models:
-            check_text(text, processor, model.context)
+        for model, _ in models:
+            check_text(text, model.context)
     with _in_words("Picture"):
         read_picture(picture, config.max_pixels)
     example = Example("question", text, "", "app", "", "", image=picture)

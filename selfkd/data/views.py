@@ -56,11 +56,11 @@ def paired_item(processor: Any, example: Example, looks: bool = True) -> PairedI
         prefix_ids=text.prefix_ids,
         text_ids=text.suffix_ids,
         speech_ids=speech.suffix_ids,
-        response_ids=processor.response_ids(example.answer, example.image is not None),
+        response_ids=_response_ids(processor, example),
         image_inputs=text.image_inputs,
         speech_inputs=speech.speech_inputs,
         transcript=example.question,
-        transcript_ids=processor.ids(example.question),
+        transcript_ids=processor.text_ids(example.question),
         picture=example.id if example.image is None else image_hash(example.image),
     )
 
@@ -69,13 +69,24 @@ def view_prompts(processor: Any, example: Example, views: Sequence[View], seen: 
     """The question of an example in each of `views`, with one prefix; `seen` is its picture. Raises InputError naming
     example and field where the speech cannot be heard."""
     around = seen, example.instruction, example.answer_format
-    prompts = [
-        processor.text_prompt(example.question, *around)
-        if view == "text"
-        else processor.speech_prompt(processor.hear(example.samples(), f"example {example.id}"), *around)
-        for view in views
-    ]
+    heard = processor.hear(example.samples(), f"example {example.id}") if "speech" in views else None
+    try:
+        prompts = [
+            processor.text_prompt(example.question, *around)
+            if view == "text"
+            else processor.speech_prompt(heard, *around)
+            for view in views
+        ]
+    except InputError as error:  # of a tokenizer that cannot take a name of its own as text
+        raise InputError(f"example {example.id}: field question or instruction: {error}") from error
     return cut_alike(prompts)
+
+
+def _response_ids(processor: Any, example: Example) -> list[int]:
+    try:
+        return processor.response_ids(example.answer, example.image is not None)
+    except InputError as error:
+        raise InputError(f"example {example.id}: field answer: {error}") from error
 
 
 class PairedDataset(Dataset):

@@ -34,7 +34,7 @@ def answer_views(
         check_room(model, processor, example, of_views, max_new_tokens)
     ends = ends_of(model, processor.end_id)
     parts = read_prompts(model, **processor([p for of_views in prompts for p in of_views]))
-    pad = processor.tokenizer.pad_token_id
+    pad = processor.pad_id
     ids = generate_replies(
         model, parts, generate_in_rounds, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=pad
     )

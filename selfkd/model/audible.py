@@ -18,7 +18,7 @@ def check_audible(folders: Iterable[ExampleFolder], model: OmniModel, processor:
     for folder in folders:
         counts: Counter[int] = Counter()
         for row in folder.columns("question"):
-            counts.update(processor.ids(row["question"]))
+            counts.update(processor.text_ids(row["question"]))
         missing = Counter({token_id: n for token_id, n in counts.items() if token_id not in heard})
         if missing.total() > MOST_UNHEARD * counts.total():
             words = ", ".join(repr(processor.tokenizer.decode(token_id)) for token_id, _ in missing.most_common(3))

@@ -39,7 +39,7 @@ def join_recognizer(
     processor = OmniProcessor(vlm_processor, extractor)
     token_ids = []
     for piece in recognizer.config.pieces:
-        ids = processor.ids(piece)
+        ids = processor.text_ids(piece)
         if len(ids) != 1:
             raise InputError(f"speech_encoder: hears {piece!r}, which is no token of the language model")
         token_ids += ids

@@ -166,7 +166,9 @@ def _write_weights(config: ConvertConfig, original: dict[str, Any], model: torch
     for old_name, tensor in _original_tensors(config.source):
         for name, part in converted(old_name, tensor, original["llm_config"]).items():
             if name not in wanted:
-                why = "field llm_config.tie_word_embeddings: true: the embeddings are the head" if name == _HEAD else name
+                why = (
+                    "field llm_config.tie_word_embeddings: true: the embeddings are the head" if name == _HEAD else name
+                )
                 raise InputError(f"key {old_name}: the configuration has no place for it ({why})")
             if wanted[name] != tuple(part.shape):
                 raise InputError(f"key {old_name}: shape {tuple(part.shape)}, the configuration says {wanted[name]}")

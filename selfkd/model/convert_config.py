@@ -13,7 +13,7 @@ from selfkd.errors import InputError
 
 _NO_LORA = "the weights are wrapped in LoRA; merge it first"
 _NO_PRUNING = "heads are pruned, which transformers 5 does not know"
-# (field, is it as transformers has it, what is wrong): a field that is left out has the value with which it says nothing
+# (field, is it as transformers has it, what is wrong otherwise); a field that is left out says nothing
 _Rule = tuple[str, Callable[[Any], bool], str]
 _WHOLE: tuple[_Rule, ...] = (
     ("use_backbone_lora", lambda value: not value, _NO_LORA),
@@ -41,7 +41,11 @@ _INTERNLM2_ROPE = ("linear", "dynamic")
 def check_original(original: Mapping[str, Any], path: Path) -> None:
     """Raises InputError naming file and field for what cannot be converted exactly."""
     vision, llm = original["vision_config"], original["llm_config"]
-    for prefix, config, rules in (("", original, _WHOLE), ("vision_config.", vision, _VISION), ("llm_config.", llm, _LLM)):
+    for prefix, config, rules in (
+        ("", original, _WHOLE),
+        ("vision_config.", vision, _VISION),
+        ("llm_config.", llm, _LLM),
+    ):
         for field, is_right, wrong in rules:
             if field in config and not is_right(config[field]):
                 raise InputError(f"{path}: field {prefix}{field}: {config[field]!r}: {wrong}")

@@ -22,6 +22,7 @@ from selfkd.data.chat import ChatFrame, audio_frame, chat_frame
 from selfkd.data.features import check_length, log_mel
 from selfkd.data.joining import join_inputs, shared_by
 from selfkd.errors import InputError
+from selfkd.model.control_tokens import Template, TextTokenizer
 from selfkd.model.load import config_of, load_vlm_processor
 from selfkd.model.projector import stacked_length
 from selfkd.model.speech_encoder import encoder_frames
@@ -36,8 +37,8 @@ class Seen:
     """A picture as a model takes it: the chat text before the question, placeholders put in by the VLM's own processor,
     the chat text after it, and what its image processor gives, by name; without a picture the text alone."""
 
-    before: str
-    after: str
+    before: Template
+    after: Template
     image_inputs: dict[str, Tensor]
 
 
@@ -45,7 +46,7 @@ class Seen:
 class Clip:
     """A clip as a model takes it: what stands for it in the chat text, and what is made of the sound, by name."""
 
-    text: str
+    text: Template
     speech_inputs: dict[str, Tensor]
 
 
@@ -69,6 +70,7 @@ class OmniProcessor:
         self.vlm_processor, self.feature_extractor = vlm_processor, feature_extractor
         self.speech_stack = speech_stack
         self.tokenizer = vlm_processor.tokenizer
+        self._texts: TextTokenizer | None = None  # made when first needed
         if feature_extractor is not None:
             # beyond the VLM's vocabulary or in its spare rows: the model never looks this id up
             self.tokenizer.add_tokens([SPEECH_TOKEN], special_tokens=True)
@@ -104,26 +106,50 @@ class OmniProcessor:
         end = self._frames[False].end
         return self.ids(end)[0] if end else self.tokenizer.eos_token_id
 
+    @property
+    def pad_id(self) -> int:
+        """What fills rows up, always masked: the tokenizer's pad token, or where it has none an end."""
+        for found in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
+            if found is not None:
+                return found
+        return self.end_id
+
     def ids(self, text: str) -> list[int]:
+        """Token ids of a text of the model's own chat template, control tokens included."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def text_ids(self, *parts: str) -> list[int]:
+        """Token ids of `parts` as one text. Control tokens count as such in `Template`s alone; in any other part
+        (question, instruction, answer, transcript) their names are ordinary text."""
+        return self._text_tokenizer.ids(*parts)
+
+    @property
+    def _text_tokenizer(self) -> TextTokenizer:
+        if self._texts is None or self._texts.tokenizer is not self.tokenizer:
+            own = vars(self.vlm_processor)
+            named = {value for name, value in own.items() if name.endswith("_token") and isinstance(value, str)}
+            found = [own.get("chat_template"), self.tokenizer.chat_template]
+            templates = [t for given in found for t in (given.values() if isinstance(given, dict) else [given]) if t]
+            self._texts = TextTokenizer(self.tokenizer, {*named, SPEECH_TOKEN}, templates)
+        return self._texts
 
     def response_ids(self, response: str, with_image: bool) -> list[int]:
         """A response as it stands in a conversation, and the end of the turn. A tokenizer of SentencePiece marks the
         beginning of a text as it does a space, and what follows "assistant" in a template has no such mark."""
-        after = self._frames[with_image].after
-        before, whole = self.ids(after), self.ids(after + response)
+        after = Template(self._frames[with_image].after)
+        before, whole = self.ids(after), self.text_ids(after, response)
         alone = whole[: len(before)] != before  # it has run together with the template's end
-        return [*(self.ids(response) if alone else whole[len(before) :]), self.end_id]
+        return [*(self.text_ids(response) if alone else whole[len(before) :]), self.end_id]
 
     def look(self, picture: Image.Image | None) -> Seen:
         """What a picture becomes, worked out once for all prompts about it."""
         frame = self._frames[picture is not None]
         if picture is None:
-            return Seen(frame.before, frame.after, {})
+            return Seen(Template(frame.before), Template(frame.after), {})
         # the frame begins with what a prompt begins with; a tokenizer would put its own before that
         batch = self.vlm_processor(images=[picture], text=[frame.before], return_tensors="pt", add_special_tokens=False)
         image_inputs = {name: value for name, value in batch.items() if name not in _OF_TEXT}
-        return Seen(self.tokenizer.decode(batch["input_ids"][0]), frame.after, image_inputs)
+        return Seen(Template(self.tokenizer.decode(batch["input_ids"][0])), Template(frame.after), image_inputs)
 
     def image_tokens(self, width: int, height: int) -> int:
         """How many tokens a picture of so many pixels takes; 0 for none."""
@@ -139,7 +165,7 @@ class OmniProcessor:
         if self.feature_extractor is not None:
             mel_BFM = log_mel(self.feature_extractor, samples, name)[None]
             mask_BM = torch.ones(1, mel_BFM.shape[2], dtype=torch.long)
-            return Clip(SPEECH_TOKEN, {"mel_BFM": mel_BFM, "mel_mask_BM": mask_BM})
+            return Clip(Template(SPEECH_TOKEN), {"mel_BFM": mel_BFM, "mel_mask_BM": mask_BM})
         check_length(samples, name)
         token = self.vlm_processor.audio_token
         batch = self.vlm_processor(text=[token], audio=[samples], return_tensors="pt", add_special_tokens=False)
@@ -149,7 +175,7 @@ class OmniProcessor:
             speech_inputs.setdefault("audio_attention_mask", torch.ones(frames.shape[:2], dtype=torch.bool))
         text = self.tokenizer.decode(batch["input_ids"][0])
         frame = self._spoken_frame
-        return Clip(frame.before + text + frame.after, speech_inputs)
+        return Clip(Template(frame.before + text + frame.after), speech_inputs)
 
     @cached_property
     def _spoken_frame(self) -> ChatFrame:
@@ -157,16 +183,30 @@ class OmniProcessor:
 
     def text_prompt(self, question: str, seen: Seen, instruction: str = "", answer_format: str = "") -> Prompt:
         """The written view. The prompt is tokenized whole and cut where the spoken view's begins to differ."""
-        return self._prompt(question + answer_format, seen, instruction, {})
+        return self._prompt((question, answer_format), seen, instruction, {})
 
     def speech_prompt(self, heard: Clip, seen: Seen, instruction: str = "", answer_format: str = "") -> Prompt:
         """The spoken view: the question is in the sound and nowhere in the ids."""
-        return self._prompt(heard.text + answer_format, seen, instruction, heard.speech_inputs)
+        return self._prompt((heard.text, answer_format), seen, instruction, heard.speech_inputs)
 
-    def _prompt(self, question: str, seen: Seen, instruction: str, speech_inputs: dict[str, Tensor]) -> Prompt:
-        before, whole = self.ids(seen.before + instruction), self.ids(seen.before + instruction + question)
+    def _prompt(
+        self, question: tuple[str, str], seen: Seen, instruction: str, speech_inputs: dict[str, Tensor]
+    ) -> Prompt:
+        before = self.text_ids(seen.before, instruction)
+        whole = self.text_ids(seen.before, instruction, *question)
+        for name, place in self._places.items():  # one that is not there for a picture or a clip ends a GPU's process
+            given = seen.before.count(name) + (question[0].count(name) if isinstance(question[0], Template) else 0)
+            if whole.count(place) != given:
+                raise InputError(f"the text makes {whole.count(place)} places {name!r} of {given}")
         shared = common_length(before, whole)
         return Prompt(whole[:shared], whole[shared:] + self.ids(seen.after), seen.image_inputs, speech_inputs)
+
+    @property
+    def _places(self) -> dict[str, int]:
+        """Tokens that stand for pictures and sound, by name."""
+        own = (getattr(self.vlm_processor, f"{what}_token", None) for what in ("image", "audio"))
+        names = {name for name in (*own, SPEECH_TOKEN if self.feature_extractor else None) if isinstance(name, str)}
+        return {name: i for name, i in self._text_tokenizer.control.items() if name in names}
 
     def __call__(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
         """Prompts, written and spoken, as `OmniModel.generate` takes them: prefixes, those of one picture once, padded
@@ -201,14 +241,14 @@ class OmniProcessor:
 
     def pad_left(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
         """(ids, mask) of rows of different lengths, padded on the left."""
-        width, pad = max(map(len, rows)), self.tokenizer.pad_token_id
+        width, pad = max(map(len, rows)), self.pad_id
         ids = torch.tensor([[pad] * (width - len(r)) + r for r in rows])
         mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows])
         return ids, mask
 
     def pad_right(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
         """(ids, mask) of rows of different lengths, padded on the right."""
-        ids = pad_sequence([torch.tensor(r) for r in rows], True, self.tokenizer.pad_token_id)
+        ids = pad_sequence([torch.tensor(r) for r in rows], True, self.pad_id)
         lengths = torch.tensor([len(r) for r in rows])
         return ids, (torch.arange(ids.shape[1]) < lengths[:, None]).long()
 

@@ -70,7 +70,7 @@ def prepare(
 
     Raises RefusedError for what cannot be read, and for what does not fit.
     """
-    check_text(asked.before + asked.after, processor, context)
+    check_text(asked.before + asked.after, context)
     picture = samples = None
     if asked.image_url is not None:
         picture = read_picture(data_url_bytes(asked.image_url) if image is None else image, config.max_pixels)
@@ -102,16 +102,10 @@ def _prompt(
     return processor.speech_prompt(heard, seen, asked.before, asked.after)
 
 
-def check_text(text: str, processor: OmniProcessor, context: int) -> None:
-    """Raises RefusedError for a text that cannot fit, or that holds a special token of the model."""
+def check_text(text: str, context: int) -> None:
+    """Raises RefusedError for a text that cannot fit, before the tokenizer works on it."""
     if len(text) > context * _MOST_LETTERS_A_TOKEN:
         raise _too_long(f"{len(text)} letters do not fit the model's context of {context} tokens")
-    # a mark for the end of a turn would forge one; one for a picture or for speech stands for what is not there, which
-    # on a GPU would end the process
-    marks = {id_: token.content for id_, token in processor.tokenizer.added_tokens_decoder.items() if token.special}
-    found = sorted({marks[id_] for id_ in processor.ids(text) if id_ in marks})
-    if found:
-        raise bad_field("messages.0.content", f"the text holds {found[0]!r}, which is a mark of the model's own")
 
 
 def _too_long(message: str) -> RefusedError:

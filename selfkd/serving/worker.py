@@ -104,7 +104,7 @@ class Worker:
                 max_new_tokens=max(job.prepared.new_tokens for job in batch),
                 # as evaluation asks: a checkpoint's own sampling and penalties are off
                 eos_token_id=ends,
-                pad_token_id=self._processor.tokenizer.pad_token_id,
+                pad_token_id=self._processor.pad_id,
                 do_sample=False,
                 num_beams=1,
                 repetition_penalty=1.0,

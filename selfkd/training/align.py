@@ -117,7 +117,7 @@ def assemble(config: AlignConfig) -> tuple[OmniModel, OmniProcessor]:
     set_seed(config.seed)
     said = _said(config) if config.ears == "tokens" else set()
     # a head over a whole vocabulary of 150,000 would be as large as the LLM's own, and nearly all of it never heard
-    tokens = sorted({i for text in said for i in processor.ids(text)}) if config.ears == "tokens" else None
+    tokens = sorted({i for text in said for i in processor.text_ids(text)}) if config.ears == "tokens" else None
     stack, padded = config.speech_stack, config.speech_padded
     model = OmniModel.from_parts(vlm, encoder, processor.speech_token_id, stack, padded, tokens)
     if isinstance(model.projector, HeardTokens):

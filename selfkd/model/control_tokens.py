@@ -1,0 +1,164 @@
+"""Text is never control: what data, users and transcripts say is tokenized as ordinary text, whatever it holds.
+
+A tokenizer finds its special tokens (ends of turns, places of pictures and sound) wherever their names stand in a text.
+In the text of a model's own chat template they are meant; in a question, an answer or a transcript "<|im_end|>" is
+eight letters and some signs. `TextTokenizer.ids` is told which is which. Text without such a name is tokenized as the
+tokenizer does by itself, together with the template around it, to the same ids.
+
+For a text that holds one there is a copy of the tokenizer in which every control token has a random name that nobody
+can write: same pieces, same rules, same ids. The template's own are put in by these names.
+"""
+
+import json
+import re
+import secrets
+from collections.abc import Collection, Iterable
+from functools import cached_property
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer
+
+from selfkd.errors import InputError
+
+# an added token that is neither `special` nor in the template may be a piece of text: blanks, tags of HTML, words
+_MARK = re.compile(r"<(?!/?(?:h[1-6]|[a-z]+)>).*>|\[.+\]|\{.+\}|</?(?:think|image|audio|video|speech|mask)>", re.DOTALL)
+
+
+class Template(str):
+    """Text of a model's own chat template, or what its processor makes of a picture or a clip: control tokens in it
+    are meant. Any other text is text."""
+
+    __slots__ = ()
+
+    def __add__(self, other: str) -> "Template":
+        """Two pieces of a template are one; a template and a text are given to `ids` side by side."""
+        if not isinstance(other, Template):
+            raise TypeError("text of a template is not joined to other text")
+        return Template(str.__add__(self, other))
+
+
+class TextTokenizer:
+    """Tokenizes templates and texts. `named` are control tokens that a processor knows by name, `templates` its chat
+    templates in Jinja."""
+
+    def __init__(self, tokenizer: Any, named: Iterable[str] = (), templates: Iterable[str] = ()):
+        self.tokenizer = tokenizer
+        self._named, self._templates = frozenset(named), tuple(templates)
+
+    def ids(self, *parts: str) -> list[int]:
+        """Token ids of `parts` as one text, without a first token of the tokenizer's own.
+
+        Raises InputError for a control token in a text of a tokenizer that cannot take it as text."""
+        parts = tuple(part for part in parts if part)
+        if any(self._holds_control(parts, at) for at, part in enumerate(parts) if not isinstance(part, Template)):
+            return self._ids_of_text(parts)
+        return self.tokenizer("".join(parts), add_special_tokens=False)["input_ids"]
+
+    @cached_property
+    def control(self) -> dict[str, int]:
+        """Control tokens, by name."""
+        return control_tokens(self.tokenizer, self._named, self._templates)
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str] | None:
+        return _any_of(self.control)
+
+    @cached_property
+    def _longest(self) -> int:
+        return max(map(len, self.control), default=1)
+
+    def _holds_control(self, parts: tuple[str, ...], at: int) -> bool:
+        """Whether the name of a control token stands in a text, or begins or ends there."""
+        if self._pattern is None:
+            return False
+        before, after = "".join(parts[:at]), "".join(parts[at + 1 :])
+        before, after = before[len(before) - min(len(before), self._longest - 1) :], after[: self._longest - 1]
+        start, end = len(before), len(before) + len(parts[at])
+        around = before + parts[at] + after
+        found, place = self._pattern.search(around), 0
+        while found and found.start() < end:
+            if found.end() > start:
+                return True
+            place = found.start() + 1
+            found = self._pattern.search(around, place)
+        return self._is_normalized_to_control(parts[at])
+
+    def _is_normalized_to_control(self, text: str) -> bool:
+        """Some tokenizers look for their tokens in what they have normalized: full-width letters, capitals."""
+        normalizer = getattr(getattr(self.tokenizer, "backend_tokenizer", None), "normalizer", None)
+        if normalizer is None or self._pattern is None:
+            return False
+        return self._pattern.search(normalizer.normalize_str(text)) is not None
+
+    def _ids_of_text(self, parts: tuple[str, ...]) -> list[int]:
+        assert self._pattern is not None
+        if getattr(self.tokenizer, "backend_tokenizer", None) is None:
+            return [i for part in parts for i in self._ids_without_backend(part)]
+        pieces = (
+            self._pattern.sub(lambda found: self._renamed[1][found.group()], part)
+            if isinstance(part, Template)
+            else str(part)
+            for part in parts
+        )
+        return self._renamed[0].encode("".join(pieces), add_special_tokens=False).ids
+
+    @cached_property
+    def _renamed(self) -> tuple[Tokenizer, dict[str, str]]:
+        return renamed(self.tokenizer.backend_tokenizer, self.control)
+
+    def _ids_without_backend(self, part: str) -> list[int]:
+        """Of a tokenizer in Python, which can be told not to look for added tokens at all."""
+        if isinstance(part, Template):
+            return self.tokenizer(part, add_special_tokens=False)["input_ids"]
+        kept = _any_of(self.tokenizer.get_added_vocab().keys() - self.control.keys())
+        ids: list[int] = []
+        for piece in re.split(f"({kept.pattern})", part) if kept else [part]:
+            if piece:
+                is_text = kept is None or not kept.fullmatch(piece)
+                tokens = self.tokenizer.tokenize(piece, split_special_tokens=is_text)
+                ids += self.tokenizer.convert_tokens_to_ids(tokens)
+        there = set(ids) - {self.tokenizer.unk_token_id}
+        if left := sorted(name for name, i in self.control.items() if i in there):
+            raise InputError(f"the text holds {left[0]!r}, which {type(self.tokenizer).__name__} does not take as text")
+        return ids
+
+
+def control_tokens(tokenizer: Any, named: Iterable[str] = (), templates: Iterable[str] = ()) -> dict[str, int]:
+    """Names and ids of the added tokens that are control: special ones, those in a chat template or known by name,
+    and those that look like a mark. An added token may also be a piece of text: blanks, a tag of HTML, a word."""
+    known, jinja = {*named, *tokenizer.all_special_tokens}, "\n".join(templates)
+
+    def is_control(token: AddedToken) -> bool:
+        name = token.content
+        if token.special or name in known or _MARK.fullmatch(name):
+            return True
+        return name.startswith(("<", "[")) and name in jinja
+
+    return {t.content: i for i, t in tokenizer.added_tokens_decoder.items() if is_control(t)}
+
+
+def _any_of(names: Collection[str]) -> re.Pattern[str] | None:
+    """The longest name first, as tokenizers find them."""
+    return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True)))) if names else None
+
+
+def renamed(backend: Tokenizer, control: Collection[str]) -> tuple[Tokenizer, dict[str, str]]:
+    """A copy of a tokenizer in which control tokens have names that nobody can write, and those names; ids and rules
+    are the same. No rule of the copy makes a control token out of pieces."""
+    names = {name: f"{name[0]}{secrets.token_hex(12)}{name[-1]}" for name in control}
+    whole = json.loads(backend.to_str())
+    whole["truncation"] = whole["padding"] = whole["post_processor"] = None
+    for token in whole["added_tokens"]:
+        token["content"] = names.get(token["content"], token["content"])
+    model = whole["model"]
+    vocabulary = model["vocab"]
+    if isinstance(vocabulary, dict):
+        model["vocab"] = {names.get(piece, piece): i for piece, i in vocabulary.items()}
+    else:  # of a Unigram model: pieces with their scores
+        model["vocab"] = [[names.get(piece, piece), score] for piece, score in vocabulary]
+    if model.get("unk_token") in names:
+        model["unk_token"] = names[model["unk_token"]]
+    if model.get("merges"):
+        pairs = [tuple(merge.split(" ", 1)) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
+        model["merges"] = [[a, b] for a, b in pairs if not {a, b, a + b} & names.keys()]
+    return Tokenizer.from_str(json.dumps(whole)), names
