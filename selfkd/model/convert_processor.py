@@ -35,7 +35,8 @@ def convert_processor(source: Path, original: dict[str, Any]) -> InternVLPicture
     tokenizer = _tokenizer(source)
     end = _turns(original)[3]
     if end not in tokenizer.get_vocab():
-        raise InputError(f"source: {source}: the tokenizer has no token {end!r}")
+        given = original["template"]
+        raise InputError(f"config.json: field template: {given!r}: the tokenizer of {source} has no token {end!r}")
     side, (fewest, most) = original["vision_config"]["image_size"], tiles(original)
     image_processor = GotOcr2ImageProcessorPil(
         size={"height": side, "width": side},
