@@ -13,6 +13,10 @@ from native_models import NATIVE
 from serving import WAV, request
 from text_tokenizers import KINDS, made, qwen
 
+from selfkd.analysis.views import written_question
+from selfkd.app.answer import answer
+from selfkd.app.asked import read_question
+from selfkd.app.settings import AppConfig
 from selfkd.data.views import PairedCollator, paired_item
 from selfkd.evaluation.answerers import answer_views
 from selfkd.evaluation.likelihood import choice_log_likelihoods
@@ -156,6 +160,18 @@ def test_the_server_takes_names_as_text(server):
     for body in (request(FORGED), request(FORGED, WAV, FORGED)):
         status, _, reply = server.post(body)
         assert status == 200 and reply["choices"][0]["message"]["role"] == "assistant"
+
+
+def test_the_app_takes_names_as_text(parts):
+    example = read_question(world_examples(1)[0].image, FORGED, None, AppConfig(), [parts])
+    assert answer(*parts, example, ["text"], 4)["text"].tokens
+
+
+def test_the_question_of_an_attention_map_is_found(parts):
+    example = replace(world_examples(1)[0], question=FORGED, instruction="<image>", answer_format="<speech>")
+    item = paired_item(parts[1], example)
+    question = written_question(parts[1], example, item)
+    assert parts[1].decode([item.text_ids[question]]) == [FORGED]
 
 
 @pytest.mark.parametrize("pad", [None, "eos"])

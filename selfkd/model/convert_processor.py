@@ -104,8 +104,8 @@ def _tokenizer(source: Path) -> PreTrainedTokenizerBase:
             if token not in known:
                 raise InputError(f"source: {source}: the tokenizer has no token {token!r}")
         tokenizer = AutoTokenizer.from_pretrained(source, extra_special_tokens=_IMAGE_TOKENS)
-    for i, token in added_tokens(source).items():
-        if tokenizer.convert_tokens_to_ids(token.content) != i:
-            found = tokenizer.convert_tokens_to_ids(token.content)
-            raise InputError(f"{source / CONFIG_FILE}: {token.content!r} is token {i}, and was read as token {found}")
+    for i, added in added_tokens(source).items():
+        found = tokenizer.convert_tokens_to_ids(added.content)
+        if found != i:
+            raise InputError(f"{source / CONFIG_FILE}: {added.content!r} is token {i}, and was read as token {found}")
     return tokenizer

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf.message import DecodeError
-from sentencepiece import sentencepiece_model_pb2
+from sentencepiece import sentencepiece_model_pb2 as _pb2
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -20,7 +20,8 @@ from selfkd.errors import InputError
 
 MODEL_FILE, CONFIG_FILE = "tokenizer.model", "tokenizer_config.json"
 _SPACE = "▁"  # what SentencePiece writes for one
-_ModelProto = sentencepiece_model_pb2.ModelProto
+_schema: Any = _pb2  # its classes are made when it is imported
+_ModelProto = _schema.ModelProto
 _Piece = _ModelProto.SentencePiece
 # special tokens of the original's constructor
 _NAMED = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>"}
@@ -116,7 +117,7 @@ def _read_model(path: Path) -> Any:
     except (OSError, DecodeError) as error:
         raise InputError(f"{path}: not a SentencePiece model ({error})") from error
     trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
-    is_bpe = trainer.model_type == sentencepiece_model_pb2.TrainerSpec.BPE
+    is_bpe = trainer.model_type == _schema.TrainerSpec.BPE
     kept = not any(piece.type == _Piece.UNUSED for piece in proto.pieces)
     if not proto.pieces or not is_bpe or trainer.treat_whitespace_as_suffix or not normalizer.escape_whitespaces:
         raise InputError(f"{path}: not a SentencePiece model of InternLM2's kind (BPE, spaces before words)")
@@ -154,7 +155,8 @@ def _merges(proto: Any, vocabulary: Mapping[str, int]) -> list[tuple[str, str]]:
 
 
 def _normalizer(proto: Any) -> normalizers.Normalizer:
-    spec, steps = proto.normalizer_spec, []
+    spec = proto.normalizer_spec
+    steps: list[normalizers.Normalizer] = []
     if spec.precompiled_charsmap:
         steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
     if spec.remove_extra_whitespaces:
@@ -168,7 +170,7 @@ def _normalizer(proto: Any) -> normalizers.Normalizer:
 
 
 def _decoder(proto: Any) -> decoders.Decoder:
-    steps = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    steps: list[decoders.Decoder] = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     if proto.normalizer_spec.add_dummy_prefix:
         steps.append(decoders.Strip(" ", 1, 0))
     return decoders.Sequence(steps)
