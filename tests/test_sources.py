@@ -154,7 +154,7 @@ def test_no_and_none_are_answers_and_what_is_blank_is_none(tmp_path, capsys):
     (tmp_path / "mine.jsonl").write_text("\n".join(lines) + "\n\n")
     config = settings(tmp_path, "jsonl", tmp_path / "mine.jsonl")
     assert synthesize(config)["skipped_by_the_source"] == {"no question or answer": 5}
-    assert [(e.answer, e.category) for e in ExampleFolder(config.output)] == [("0", "0"), ("False", "0"), ("0.0", "0")]
+    assert [(e.answer, e.category) for e in ExampleFolder(config.output)] == [("0", "0"), ("false", "0"), ("0.0", "0")]
     assert "3 questions, 0 rejected; skipped by the source: no question or answer: 5" in capsys.readouterr().out
 
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from selfkd.data.as_text import as_text, refuse_utf16, tidy
 from selfkd.data.example import LONGEST_SECONDS
 from selfkd.data.json_list import json_records
 from selfkd.data.listed import Clip, Listed, Row, answered, drawn
@@ -35,7 +36,8 @@ def librispeech(folder: Path, count: int, seed: int) -> Listed:
 def _librispeech(transcripts: Iterable[Path]) -> Iterator[Row]:
     for path in transcripts:
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            refuse_utf16(path)
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
             raise InputError(f"path: {path}: not text in UTF-8 ({error})") from error
         for line in filter(str.strip, lines):
@@ -49,7 +51,8 @@ def common_voice(path: Path, count: int, seed: int) -> Listed:
         raise InputError(f"path: {path}: no such file; give one of Common Voice's .tsv files")
     needed = ("path", "sentence", "client_id")
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        refuse_utf16(path)
+        with path.open(encoding="utf-8-sig", newline="") as file:
             table = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"path: {path}: not a table in UTF-8 ({error})") from error
@@ -62,7 +65,7 @@ def common_voice(path: Path, count: int, seed: int) -> Listed:
     rows = (
         _row(
             f"common-voice-{Path(r['path']).stem}",
-            r["sentence"].strip(),
+            r["sentence"],
             Clip(path.parent / "clips" / r["path"]),
             r["client_id"][:12],
         )
@@ -85,7 +88,7 @@ def _gigaspeech(path: Path, skipped: Counter[str]) -> Iterator[Row]:
 
 def _segments(file: Path, speaker: str, segments: Iterable[dict[str, Any]], skipped: Counter[str]) -> Iterator[Row]:
     for segment in segments:
-        text = segment["text_tn"]
+        text = as_text(segment["text_tn"], f"{file}: segment {segment['sid']}: field text_tn")
         start, stop = float(segment["begin_time"]), float(segment["end_time"])
         if any(sign in text for sign in _GIGA_NOISE):
             skipped["noise"] += 1
@@ -108,7 +111,9 @@ def _cuts(path: Path, skipped: Counter[str]) -> Iterator[Row]:
     if not path.is_file():
         raise InputError(f"path: {path}: no such file")
     try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+        refuse_utf16(path)
+        opened = gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(encoding="utf-8-sig")
+        with opened as file:
             for number, line in enumerate(file, 1):
                 if not line.strip():
                     continue
@@ -128,7 +133,8 @@ def _cut(cut: dict[str, Any], path: Path, number: int, skipped: Counter[str]) ->
     if source["type"] != "file" or more:
         raise InputError(f"path: {path}: line {number}: field recording.sources: not one file")
     own_texts = (supervisions[0].get("custom") or {}).get("texts") or []
-    text = own_texts[0] if own_texts else supervisions[0].get("text") or ""
+    text = own_texts[0] if own_texts else supervisions[0].get("text")
+    text = as_text(text, f"path: {path}: line {number}: field supervisions.text")
     file = Path(source["source"])
     clip = Clip(file if file.is_absolute() else path.parent / file, cut["start"], cut["start"] + cut["duration"])
     yield _row(f"lhotse-{cut['id']}", " ".join(text.split()), clip, str(supervisions[0].get("speaker") or ""))
@@ -153,6 +159,7 @@ def _as_published(where: str) -> Iterator[None]:
 
 
 def _row(name: str, text: str, clip: Clip, speaker: str) -> Row:
+    text = tidy(text)  # what is read out, repeated and learnt is one text
     return Row(name, text, text, f"{REPEAT_INSTRUCTION}\n", clip=clip, speaker=speaker)
 
 

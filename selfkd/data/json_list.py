@@ -6,18 +6,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from selfkd.data.as_text import refuse_utf16
 from selfkd.errors import InputError
 
 _AT_ONCE = 2**20  # characters
 _BETWEEN = re.compile(r"[\s,]*")
+_PLAIN = json.JSONDecoder()
 
 
-def json_records(path: Path, opening: str = r"\s*\[") -> Iterator[Any]:
+def json_records(path: Path, opening: str = r"\s*\[", decoder: json.JSONDecoder = _PLAIN) -> Iterator[Any]:
     """The items of the list that begins where `opening`, a pattern, is found first; raises InputError, naming file and
     item, where there is none or it cannot be read."""
     number = 0
     try:
-        with path.open(encoding="utf-8") as file:
+        refuse_utf16(path)
+        with path.open(encoding="utf-8-sig") as file:
             text, wanted = file.read(_AT_ONCE), _AT_ONCE
             begun = re.match(opening, text, re.DOTALL)
             if not begun:
@@ -28,7 +31,7 @@ def json_records(path: Path, opening: str = r"\s*\[") -> Iterator[Any]:
                 if text.startswith("]", at):
                     return
                 try:
-                    item, end = json.JSONDecoder().raw_decode(text, at)
+                    item, end = decoder.raw_decode(text, at)
                     if end == len(text):
                         raise json.JSONDecodeError("Unfinished list", text, end)
                 except json.JSONDecodeError:

@@ -14,7 +14,9 @@ from typing import NamedTuple
 import soundfile
 from PIL import Image
 
+from selfkd.data.as_text import check_text, readable
 from selfkd.data.example import Example, image_hash
+from selfkd.data.image_tags import IMAGE_PLACE, image_place_left, without_image_place
 from selfkd.data.stored import Stored
 from selfkd.errors import InputError
 
@@ -78,8 +80,10 @@ class Listed:
         """Raises InputError, naming the field, for a picture or a text that cannot be used."""
         row = self.rows[index - self.first]
         for name, value in row._asdict().items():
-            if isinstance(value, str) and _readable(value) != value:
-                raise InputError(f"field {name}: not Unicode text (half of a surrogate pair)")
+            if isinstance(value, str):
+                check_text(name, value)
+        if left := image_place_left(_asked(row), row.image is not None):
+            raise InputError(f"field question: {left}")
         example = Example(
             id=row.id,
             question=row.question,
@@ -99,7 +103,7 @@ class Listed:
 
     def named(self, index: int) -> tuple[str, str]:
         row = self.rows[index - self.first]
-        return _readable(row.id), _readable(row.question)
+        return readable(row.id), readable(row.question)
 
     def recorded(self, index: int) -> Clip | None:
         return self.rows[index - self.first].clip
@@ -116,6 +120,7 @@ def answered(rows: Iterable[Row], skipped: Counter[str]) -> Iterator[Row]:
 
 def drawn(rows: Iterable[Row], count: int, seed: int) -> tuple[Row, ...]:
     """`count` rows drawn by the seed (all for 0), in the order of the files: questions about a picture stay together.
+    The picture's own place in a question ("<image>") is taken out of it.
 
     Raises InputError where there are fewer, or where two that are taken have one id.
     """
@@ -126,7 +131,7 @@ def drawn(rows: Iterable[Row], count: int, seed: int) -> tuple[Row, ...]:
         raise InputError(f"field id: {twice[0]!r} stands for more than one row")
     if count > len(every):
         raise InputError(f"count: {count} are asked for, the source has {len(every)}")
-    return tuple(every)
+    return tuple(map(_without_place, every))
 
 
 def _smallest(count: int, keyed: Iterable[tuple[float, int, Row]]) -> list[Row]:
@@ -171,9 +176,18 @@ def read_clip(clip: Clip):
     return samples, rate_hz
 
 
-def _readable(text: str) -> str:
-    """Text that can be written in UTF-8: JSON may hold halves of surrogate pairs, as \\ud83d."""
-    return text.encode("utf-8", "replace").decode()
+def _asked(row: Row) -> str:
+    return f"{row.instruction}\n{row.question}\n{row.answer_format}"
+
+
+def _without_place(row: Row) -> Row:
+    """The row without the place of its picture; as it is where `example` will refuse it."""
+    if row.image is None or len(IMAGE_PLACE.findall(_asked(row))) != 1:
+        return row
+    if IMAGE_PLACE.search(row.question):
+        return row._replace(question=without_image_place(row.question))
+    before, after = without_image_place(row.instruction), without_image_place(row.answer_format)
+    return row._replace(instruction=before and f"{before}\n", answer_format=after and f"\n{after}")
 
 
 def _read(path: Path) -> bytes:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from selfkd.data.as_text import as_published, as_text, only_one
+from selfkd.data.image_tags import without_image_place
 from selfkd.data.json_list import json_records
 from selfkd.data.listed import Listed, Row, answered, drawn
 from selfkd.data.stored import InFolder
@@ -39,34 +41,34 @@ def _rows(path: Path, images: Path, instruction_spoken: bool, skipped: Counter[s
     for number, record in enumerate(json_records(path)):
         if not isinstance(record, dict) or not isinstance(record.get("conversations"), list):
             raise InputError(f"{path}: record {number}: field conversations: not a list of turns")
-        if not record.get("image"):
+        where = f"{path}: record {number}: field"
+        name = as_published(only_one(record.get("image"), f"{where} image", "one picture"), f"{where} image").strip()
+        if not name:
             skipped["no picture"] += 1
             continue
-        image, turns = InFolder(images, str(record["image"])), record["conversations"]
+        image, turns = InFolder(images, name), record["conversations"]
         folder = sys.intern(Path(image.name).parent.name)
         for turn, (asked, told) in enumerate(zip(turns[::2], turns[1::2], strict=False)):
             if not (_is_from("human", asked) and _is_from("gpt", told)):
-                raise InputError(
-                    f"{path}: record {number}: field conversations: turn {2 * turn} is not human's, then gpt's"
-                )
-            question, instruction, answer_format = split_question(asked["value"], instruction_spoken)
-            if _BOX.search(asked["value"]) or _BOX.search(told["value"]):
+                raise InputError(f"{where} conversations: turn {2 * turn} is not human's, then gpt's")
+            wanted, answer = (as_text(t["value"], f"{where} conversations: a turn's value") for t in (asked, told))
+            question, instruction, answer_format = split_question(wanted, instruction_spoken)
+            if _BOX.search(wanted) or _BOX.search(answer):
                 skipped["boxes"] += 1
             else:
                 # an id of the mixture may stand for several conversations: the record's number does not
                 name = f"llava-{number:06d}-{turn:02d}"
-                answer = told["value"].strip()
                 yield Row(name, question, answer, instruction, answer_format, image, category=folder)
 
 
 def _is_from(who: str, turn: Any) -> bool:
-    return isinstance(turn, dict) and turn.get("from") == who and isinstance(turn.get("value"), str)
+    return isinstance(turn, dict) and turn.get("from") == who and "value" in turn
 
 
 def split_question(value: str, instruction_spoken: bool) -> tuple[str, str, str]:
     """(what is asked, what stays written before it, what after it): the place of the picture goes, OCR tokens stay
     written, and so does the sentence on the form of the answer unless it is to be spoken."""
-    text = value.replace("<image>", "").strip()
+    text = without_image_place(value).strip()
     before = "".join(f"{m.strip()}\n" for m in _OCR.findall(text))
     text = _OCR.sub("\n", text).strip()
     if instruction_spoken:

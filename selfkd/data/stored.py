@@ -64,6 +64,8 @@ class InDataset:
 
     def read(self) -> Path | bytes:
         (value,) = self.pictures[self.row].values()
+        if isinstance(value, list):  # of one
+            (value,) = value
         return value["bytes"] or Path(value["path"])
 
 
@@ -94,12 +96,20 @@ def parquet_rows(files: Sequence[str], columns: Sequence[str], pictures: str) ->
 
 
 def dataset_rows(data: Any, pictures: str) -> Iterator[dict[str, Any]]:
-    """The rows of a dataset of `datasets` with `InDataset` in their column of pictures, None where a row has none."""
-    from datasets import Image
+    """The rows of a dataset of `datasets` with `InDataset` in their column of pictures, None where a row has none; of a
+    column of lists, a list where it does not hold one picture."""
+    from datasets import Image, List
 
     held, others = data.select_columns([pictures]), data.remove_columns([pictures])
-    held, row = held.cast_column(pictures, Image(decode=False)), 0
+    in_lists = isinstance(data.features[pictures], List)
+    held, row = held.cast_column(pictures, List(Image(decode=False)) if in_lists else Image(decode=False)), 0
     for chunk in held.data.column(pictures).chunks:
+        if in_lists:
+            for number in pc.fill_null(pc.list_value_length(chunk), 0).to_pylist():
+                # several are left as they are, for who reads the row to refuse
+                yield {**others[row], pictures: InDataset(held, row) if number == 1 else [None] * number}
+                row += 1
+            continue
         # by the lengths of what is there, without reading it
         lengths = (pc.fill_null(pc.binary_length(pc.struct_field(chunk, field)), 0) for field in ("bytes", "path"))
         for is_there in pc.greater(pc.add(*lengths), 0).to_pylist():

@@ -1,38 +1,54 @@
 """Questions in a table: JSON lines beside a folder of pictures, or any dataset of `datasets`, its columns named."""
 
-import json
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from selfkd.data.as_text import WholeNumbers, as_published, as_text, is_blank, only_one
 from selfkd.data.listed import UNANSWERED, Listed, Row, drawn
 from selfkd.data.stored import InFolder, Stored, dataset_rows
+from selfkd.data.table_files import TEXT_TABLES, json_lines_records, text_table
 from selfkd.errors import InputError
 
 FIELDS = ("id", "question", "answer", "image", "instruction", "answer_format", "category", "kind")
 NEEDED = ("question", "answer")
+NUMBERED = ("id", "answer", "category", "kind")  # columns that may be of integers
+_TABLES = (*TEXT_TABLES, ".parquet")
+_HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
+_NARROW = {"float16": np.float16, "float32": np.float32}
 
 
 def json_lines(path: Path, images: Path, columns: Mapping[str, str], count: int, seed: int) -> Listed:
     """One JSON object a line; `image` is a path within `images`. `columns` names fields that are called otherwise."""
-    skipped: Counter[str] = Counter()
-    rows = _rows(_lines(path), images, _checked(columns), str(path), skipped)
-    return Listed(path.stem, drawn(rows, count, seed), skipped=dict(skipped))
+    return _listed(json_lines_records(path), images, columns, path.stem, str(path), count, seed)
 
 
 def dataset(name: str, images: Path, split: str, columns: Mapping[str, str], count: int, seed: int) -> Listed:
-    """A dataset by hub id or local path, as NAME, NAME:CONFIG or NAME:CONFIG:SPLIT, where its split is called otherwise
-    (dev, train_sft); pictures as its `Image` columns hold them, or paths within `images`."""
-    from datasets import Audio, Image, load_dataset
-    from datasets.exceptions import DatasetNotFoundError
+    """A dataset by hub id or local folder, as NAME, NAME:CONFIG or NAME:CONFIG:SPLIT, where its split is called
+    otherwise (dev, train_sft), or one file, all of it; pictures as its `Image` columns hold them, or paths within
+    `images`. Raises InputError where it cannot be read."""
+    from datasets import Audio, Dataset, Image
+    from datasets.exceptions import DatasetsError
 
-    source, config, its_split, *_ = [*name.split(":", 2), "", ""]
+    wanted, file = _checked(columns), Path(name)
+    if file.is_file() and file.suffix.lower() in TEXT_TABLES:
+        return _listed(text_table(file), images, columns, file.stem, name, count, seed)
     try:
-        data = load_dataset(source, config or None, split=its_split or split)
-    except (FileNotFoundError, DatasetNotFoundError, ValueError, ConnectionError) as error:
-        raise InputError(f"path: {name}: {str(error).splitlines()[0]}") from error
-    wanted = _checked(columns)
+        if file.is_file():
+            if file.suffix.lower() != ".parquet":
+                raise InputError(f"path: {name}: a file of a kind that is not read here; {', '.join(_TABLES)} are")
+            data = Dataset.from_parquet(name)
+        else:
+            data = _loaded(name, split, wanted)
+    except InputError:
+        raise
+    except (OSError, DatasetsError, ValueError, NotImplementedError) as error:
+        why = error.__cause__ or error  # "an error occurred while generating", and which
+        raise InputError(f"path: {name}: {(str(why).splitlines() or [type(why).__name__])[0]}") from error
     _check_needed(data.column_names, wanted, name, 0)
     # the others would be decoded too, a video or sound where nothing can
     data = data.select_columns([column for column in data.column_names if column in wanted.values()])
@@ -44,66 +60,40 @@ def dataset(name: str, images: Path, split: str, columns: Mapping[str, str], cou
     if isinstance(feature, dict) and "bytes" in feature:  # Parquet that does not say that these are pictures
         data = data.cast_column(image, Image())
         feature = data.features[image]
-    if isinstance(feature, Image):
+    if isinstance(feature, Image) or _is_list_of_pictures(feature):
         table = dataset_rows(data, image)
+    source = name if file.exists() else name.partition(":")[0]
+    called = file.stem if file.is_file() else Path(source).resolve().name if Path(source).exists() else source
+    license = data.info.license or "not stated"
+    table = _meant(table, data.features)
+    return _listed(table, images, columns, called.rpartition("/")[2], name, count, seed, license)
+
+
+def _listed(
+    table: Iterable[Mapping[str, Any]],
+    images: Path,
+    columns: Mapping[str, str],
+    name: str,
+    where: str,
+    count: int,
+    seed: int,
+    license: str = "not stated",
+) -> Listed:
+    """The questions of a table's records; `where` it stands is for what is told of a row that cannot be used."""
     skipped: Counter[str] = Counter()
-    rows = drawn(_rows(table, images, wanted, name, skipped), count, seed)
-    called = Path(source).resolve().name if Path(source).exists() else source.rpartition("/")[2]
-    return Listed(called, rows, data.info.license or "not stated", skipped=dict(skipped))
+    numbers = WholeNumbers(NUMBERED)
+    rows = drawn(_rows(table, images, _checked(columns), where, skipped, numbers), count, seed)
+    # which columns are of integers is known when all of the table has been read
+    rows = tuple(row._replace(**{n: numbers.given_back(n, getattr(row, n)) for n in NUMBERED}) for row in rows)
+    return Listed(name, rows, license, skipped=dict(skipped))
 
 
 def _checked(columns: Mapping[str, str]) -> dict[str, str]:
+    """{field: column}; raises InputError for a field that there is not."""
     unknown = [name for name in columns if name not in FIELDS]
     if unknown:
         raise InputError(f"columns: {unknown[0]!r} is no field; there are {', '.join(FIELDS)}")
     return {name: columns.get(name, name) for name in FIELDS}
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.is_file():
-        raise InputError(f"path: {path}: no such file")
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():  # often the last one
-                continue
-            try:
-                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except (UnicodeDecodeError, json.JSONDecodeError) as error:
-                raise InputError(f"path: {path}: line {number}: not JSON in UTF-8 ({error})") from error
-            if not isinstance(row, dict):
-                raise InputError(f"path: {path}: line {number}: not a JSON object")
-            yield row
-
-
-def _rows(
-    table: Iterable[Mapping[str, Any]],
-    images: Path,
-    columns: Mapping[str, str],
-    where: str,
-    skipped: Counter[str],
-) -> Iterator[Row]:
-    for number, record in enumerate(table):
-        _check_needed(record, columns, where, number)
-        values = {name: record.get(column) for name, column in columns.items()}
-        if _is_blank(values["question"]) or _is_blank(values["answer"]):
-            skipped[UNANSWERED] += 1
-            continue
-        for name, value in values.items():
-            if isinstance(value, list | dict):
-                wanted = "a picture or its path" if name == "image" else "text"
-                raise InputError(
-                    f"columns: {where}: row {number}: {columns[name]!r} is a {type(value).__name__}, not {wanted}"
-                )
-        yield Row(
-            id=str(values["id"] if values["id"] is not None else f"{Path(where).stem}-{number:06d}"),
-            question=str(values["question"]).strip(),
-            answer=str(values["answer"]).strip(),
-            instruction="" if _is_blank(values["instruction"]) else f"{str(values['instruction']).strip()}\n",
-            answer_format="" if _is_blank(values["answer_format"]) else f"\n{str(values['answer_format']).strip()}",
-            image=_image(values["image"], images),
-            category="" if _is_blank(values["category"]) else str(values["category"]),
-            kind="open" if _is_blank(values["kind"]) else str(values["kind"]),
-        )
 
 
 def _check_needed(there: Iterable[str], columns: Mapping[str, str], where: str, number: int) -> None:
@@ -112,12 +102,85 @@ def _check_needed(there: Iterable[str], columns: Mapping[str, str], where: str, 
         raise InputError(f"columns: {where}: row {number} has no {missing[0]!r}; there are {', '.join(there)}")
 
 
-def _is_blank(value: Any) -> bool:
-    """Nothing there; 0 and false are answers."""
-    return value in (None, [], {}) or not str(value).strip()
+def _rows(
+    table: Iterable[Mapping[str, Any]],
+    images: Path,
+    columns: Mapping[str, str],
+    where: str,
+    skipped: Counter[str],
+    numbers: WholeNumbers,
+) -> Iterator[Row]:
+    for number, record in enumerate(table):
+        _check_needed(record, columns, where, number)
+        places = {name: f"columns: {where}: row {number}: {column!r}" for name, column in columns.items()}
+        image = _image(record.get(columns["image"]), images, places["image"])
+        values = {n: only_one(record.get(c), places[n], "text") for n, c in columns.items() if n != "image"}
+        numbers.see(values)
+        text = {name: as_text(value, places[name]) for name, value in values.items()}
+        if not text["question"] or not text["answer"]:
+            skipped[UNANSWERED] += 1
+            continue
+        yield Row(
+            id=text["id"] or f"{Path(where).stem}-{number:06d}",
+            question=text["question"],
+            answer=text["answer"],
+            instruction=text["instruction"] and f"{text['instruction']}\n",
+            answer_format=text["answer_format"] and f"\n{text['answer_format']}",
+            image=image,
+            category=text["category"],
+            kind=text["kind"] or "open",
+        )
 
 
-def _image(value: Any, folder: Path) -> bytes | Stored | None:
-    if isinstance(value, bytes | Stored):
+def _image(value: Any, folder: Path, where: str) -> bytes | Stored | None:
+    """A picture's bytes, or where it stands: a path within `folder`, also as `datasets` stores one ({bytes, path})."""
+    if isinstance(value, list | tuple) and len(value) == 1:
+        (value,) = value
+    if isinstance(value, dict) and value.keys() <= {"bytes", "path"}:
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, Stored):
         return value
-    return None if _is_blank(value) else InFolder(folder, str(value))
+    value = only_one(value, where, "a picture or its path")
+    if is_blank(value):
+        return None
+    return value if isinstance(value, bytes) else InFolder(folder, as_published(value, where).strip())
+
+
+def _loaded(name: str, split: str, wanted: Mapping[str, str]) -> Any:
+    from datasets import load_dataset, load_dataset_builder
+
+    source, config, its_split, *_ = [*([name] if Path(name).exists() else name.split(":", 2)), "", ""]
+    if "://" in name:
+        raise InputError(f"path: {name}: a URL, not the id of a dataset; download it and give its file or folder")
+    if not Path(source).exists() and (not _HUB_ID.fullmatch(source) or Path(source).suffix.lower() in _TABLES):
+        raise InputError(f"path: {source}: no such file or folder")
+    settings: dict[str, Any] = {}
+    if hasattr(load_dataset_builder(source, config or None).config, "keep_default_na"):
+        # CSV: its own text, where pandas would take "None" and "NA" for nothing and 007 for 7
+        as_it_stands: dict[str, Callable[[Any], Any]] = dict.fromkeys(wanted.values(), str)
+        settings = {"keep_default_na": False, "na_filter": False, "converters": as_it_stands}
+    return load_dataset(source, config or None, split=its_split or split, **settings)
+
+
+def _meant(table: Iterable[Mapping[str, Any]], features: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Records with labels by their names, and numbers in the width in which they are stored."""
+    changed = {name: change for name, feature in features.items() if (change := _change(feature))}
+    for record in table:
+        yield {**record, **{name: change(record[name]) for name, change in changed.items()}} if changed else record
+
+
+def _change(feature: Any) -> Callable[[Any], Any] | None:
+    from datasets import ClassLabel, List
+
+    if isinstance(feature, ClassLabel):
+        return lambda label: None if label is None or label < 0 else feature.int2str(label)  # -1: not told
+    if isinstance(feature, List) and (inner := _change(feature.feature)):
+        return lambda values: values and [inner(value) for value in values]
+    width = _NARROW.get(getattr(feature, "dtype", ""))
+    return (lambda value: None if value is None else width(value)) if width else None
+
+
+def _is_list_of_pictures(feature: Any) -> bool:
+    from datasets import Image, List
+
+    return isinstance(feature, List) and isinstance(feature.feature, Image)

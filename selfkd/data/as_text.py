@@ -1,0 +1,171 @@
+"""A value of a table -> text, in one way for every source: as its author meant it, or refused by file, row and field.
+
+A number keeps the digits that its own width stands for, a JSON number those in which it was written, a label its name.
+What pandas and JSON write for "nothing there" (None, NaN, NaT) is blank; the words "None", "NA" and "nan" are words.
+"""
+
+import gzip
+import json
+import re
+import unicodedata
+from collections.abc import Mapping
+from datetime import date, datetime, time
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from selfkd.errors import InputError
+
+
+class NumberAsWritten(str):
+    """A number of a JSON file in the digits of the file: 1e5, 0.50, 3.0."""
+
+    __slots__ = ()
+
+
+# NaN, which Python writes for an empty cell, stays a float, and so blank
+AS_WRITTEN = json.JSONDecoder(parse_float=NumberAsWritten, parse_int=NumberAsWritten)
+_POSITIONAL = (1e-15, 1e21)  # sizes of numbers that are written without an exponent
+_LINE_ENDS = re.compile("\r\n|[\x85\u2028\u2029]")
+# byte order marks, spaces of no width, soft hyphens, marks of direction: nobody sees them, a tokenizer does
+_INVISIBLE = re.compile("[\ufeff\u200b\u2060\u00ad\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_JOINERS = re.compile("(?<![^\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?![^\x00-\x7f])")  # only some scripts need them
+_SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but the tab and the line's end
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+def as_text(value: Any, where: str) -> str:
+    """The value as its author meant it, tidied; "" where it is blank. `where` names file, row and field.
+
+    Raises InputError for what has no one form as text: several values, bytes that are not UTF-8, a time of day.
+    """
+    return tidy(as_published(value, where))
+
+
+def as_published(value: Any, where: str) -> str:
+    """As `as_text`, but to the letter, as a public benchmark's prompts and answers are to stay."""
+    value = only_one(value, where, "text")
+    if is_blank(value):
+        return ""
+    if isinstance(value, bytes | bytearray | memoryview):
+        try:
+            return bytes(value).decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{where} holds bytes that are not text in UTF-8") from error
+    match value:
+        case str():
+            return str(value)
+        case bool() | np.bool_():
+            return "true" if value else "false"
+        case int() | np.integer():
+            return str(int(value))
+        case float() | np.floating() if np.isfinite(value):
+            return _digits(value)
+        case Decimal() if value.is_finite():
+            return f"{value:f}"
+        case np.datetime64():
+            return as_published(value.astype("datetime64[us]").item(), where)
+        case datetime() if value.time() == time():  # what readers make of a column of dates
+            return value.date().isoformat()
+        case date() if not isinstance(value, datetime):
+            return value.isoformat()
+    raise InputError(f"{where} is a {type(value).__name__}, not text ({str(value)[:40]!r})")
+
+
+def only_one(value: Any, where: str, wanted: str) -> Any:
+    """The value, or the one that a list holds; None for an empty list. InputError for a list of several."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist() if value.dtype == object else list(value.reshape(-1)) if value.ndim else value[()]
+    while isinstance(value, list | tuple):
+        if len(value) > 1:
+            raise InputError(f"{where} is a list, not {wanted} ({len(value)} values)")
+        value = value[0] if value else None
+    if isinstance(value, dict) and not value:
+        return None
+    if isinstance(value, dict):
+        raise InputError(f"{where} is a dict, not {wanted}")
+    return value
+
+
+def is_blank(value: Any) -> bool:
+    """Nothing there; 0 and false are answers, and so are "None" and "NA"."""
+    if value is None or type(value).__name__ == "NAType":  # pandas' own, which has no truth value
+        return True
+    if isinstance(value, str | bytes):
+        return not value.strip()
+    return not isinstance(value, list | tuple | dict | np.ndarray) and bool(value != value)
+
+
+def tidy(text: str) -> str:
+    """Text without what nobody sees: one form of a letter (NFC), of a line's end and of a space, nothing invisible."""
+    if text.isascii():  # most are, and of these there is one form
+        return _stripped(text.replace("\r\n", "\n"))
+    text = _SPACES.sub(" ", _INVISIBLE.sub("", _LINE_ENDS.sub("\n", text)))
+    return _stripped(unicodedata.normalize("NFC", _JOINERS.sub("", text)))
+
+
+def check_text(name: str, text: str) -> None:
+    """Raises InputError, naming the field, for text that something was lost of before it came here."""
+    if readable(text) != text:
+        raise InputError(f"field {name}: not Unicode text (half of a surrogate pair)")
+    if found := _CONTROLS.search(text):  # "\frac" and "\rho" in JSON whose backslashes are not doubled
+        raise InputError(
+            f"field {name}: holds the control character U+{ord(found[0]):04X}, as a backslash that is not doubled makes"
+        )
+    if "\ufffd" in text:
+        raise InputError(f"field {name}: holds U+FFFD, which stands for letters that were lost")
+
+
+def readable(text: str) -> str:
+    """Text that can be written in UTF-8: JSON may hold halves of surrogate pairs, as \\ud83d."""
+    return text.encode("utf-8", "replace").decode()
+
+
+class WholeNumbers:
+    """Columns of integers in which a blank is: readers make floats of them, 3 is then 3.0. Rows are shown one by one,
+    and where nothing but whole floats and blanks came, the integers are given back."""
+
+    def __init__(self, names: tuple[str, ...]):
+        self._blank, self._all_whole = dict.fromkeys(names, False), dict.fromkeys(names, True)
+
+    def see(self, values: Mapping[str, Any]) -> None:
+        for name, whole in self._all_whole.items():
+            value = values[name]
+            if is_blank(value):
+                self._blank[name] = True
+            elif whole and not _is_whole(value):
+                self._all_whole[name] = False
+
+    def given_back(self, name: str, text: str) -> str:
+        return text.removesuffix(".0") if self._blank[name] and self._all_whole[name] else text
+
+
+def refuse_utf16(path: Path) -> None:
+    """Raises InputError for a text file that is UTF-16 or UTF-32, as Excel and PowerShell save; it names no line, since
+    no line of it can be read."""
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        head = file.read(4)
+    if head[:2] in _UTF16 or b"\0" in head:
+        raise InputError(f"path: {path}: not text in UTF-8 but UTF-16 or UTF-32, as it seems; save it as UTF-8")
+
+
+def _stripped(text: str) -> str:
+    """Without what is blank around it; a control character is not, though Python's own `strip` takes it for blank."""
+    return text.lstrip(" \t\n").rstrip(" \t\n\r")
+
+
+def _is_whole(value: Any) -> bool:
+    if isinstance(value, NumberAsWritten):
+        return value.endswith(".0")
+    return isinstance(value, float | np.floating) and float(value).is_integer()
+
+
+def _digits(value: Any) -> str:
+    """The fewest digits that stand for a number of its width."""
+    low, high = _POSITIONAL
+    if value == 0 or low <= abs(value) < high:
+        return np.format_float_positional(value, unique=True, trim="0")
+    return str(value)
