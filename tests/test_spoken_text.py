@@ -13,13 +13,16 @@ from selfkd.errors import InputError
         ("How many of the 12 dogs weigh 5kg?", "How many of the twelve dogs weigh five kilograms?"),
         ("Is it 23.5°C at 3:45 PM?", "Is it twenty three point five degrees Celsius at three forty five PM?"),
         ("What is 20% of 1,000?", "What is twenty percent of one thousand?"),
-        ("What does https://www.example.com/a?b=1 show?", "What does WWW dot example dot com show?"),
+        (
+            "What does https://www.example.com/a?b=1 show?",
+            "What does WWW dot example dot com slash a question mark b equals one show?",
+        ),
         (r"What is $\frac{1}{2}$ of $x^2$?", "What is one half of x squared?"),
         (r"What is \sqrt[3]{8}?", "What is cube root of (eight)?"),
         (r"Find \sqrt 2.", "Find square root of (two)."),
         (r"Simplify \frac{\sqrt{2}}{3}.", "Simplify square root of (two) over three."),
         (r"Is \frac 1 2 more than $\frac{1}{\sqrt{2}}$?", "Is one half more than one over square root of (two)?"),
-        (r"Is \alpha at \textbf{the \emph{left}}?", "Is α at the left?"),
+        (r"Is \alpha at \textbf{the \emph{left}}?", "Is alpha at the left?"),
         ("Which tastes “better” — <b>this</b>?", "Which tastes better, this?"),
         ("What is it?\nA. a cat\nB. a dog\n", "What is it? Option A is a cat. Option B is a dog."),
         (

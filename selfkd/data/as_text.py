@@ -28,12 +28,19 @@ class NumberAsWritten(str):
 # NaN, which Python writes for an empty cell, stays a float, and so blank
 AS_WRITTEN = json.JSONDecoder(parse_float=NumberAsWritten, parse_int=NumberAsWritten)
 _POSITIONAL = (1e-15, 1e21)  # sizes of numbers that are written without an exponent
-_LINE_ENDS = re.compile("\r\n|[\x85\u2028\u2029]")
+# what is left of a LaTeX command in a file whose backslashes are not doubled: "\frac", "\rho" and "\times" begin with
+# the signs for a new page, a line's end and a tab
+_BROKEN = (
+    r"[\a\b\v\f\x1b](?=[a-z])|\r(?=ho\b|ight|angle|ceil|floor|m\b)|\t(?=imes\b|heta\b|au\b|an\b|ext\{|frac|riangle)"
+    r"|\n(?=eq\b|abla\b)"
+)
+_BROKEN_COMMAND = re.compile(_BROKEN)
+_LINE_ENDS = re.compile(rf"(?!{_BROKEN})(?:\r\n|[\r\x85\u2028\u2029])")
+_CONTROLS = re.compile(rf"(?!{_BROKEN})[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 # byte order marks, spaces of no width, soft hyphens, marks of direction: nobody sees them, a tokenizer does
 _INVISIBLE = re.compile("[\ufeff\u200b\u2060\u00ad\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _JOINERS = re.compile("(?<![^\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?![^\x00-\x7f])")  # only some scripts need them
 _SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but the tab and the line's end
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -101,9 +108,10 @@ def is_blank(value: Any) -> bool:
 
 def tidy(text: str) -> str:
     """Text without what nobody sees: one form of a letter (NFC), of a line's end and of a space, nothing invisible."""
+    text = _CONTROLS.sub(" ", _LINE_ENDS.sub("\n", text))
     if text.isascii():  # most are, and of these there is one form
-        return _stripped(text.replace("\r\n", "\n"))
-    text = _SPACES.sub(" ", _INVISIBLE.sub("", _LINE_ENDS.sub("\n", text)))
+        return _stripped(text)
+    text = _SPACES.sub(" ", _INVISIBLE.sub("", text))
     return _stripped(unicodedata.normalize("NFC", _JOINERS.sub("", text)))
 
 
@@ -111,10 +119,9 @@ def check_text(name: str, text: str) -> None:
     """Raises InputError, naming the field, for text that something was lost of before it came here."""
     if readable(text) != text:
         raise InputError(f"field {name}: not Unicode text (half of a surrogate pair)")
-    if found := _CONTROLS.search(text):  # "\frac" and "\rho" in JSON whose backslashes are not doubled
-        raise InputError(
-            f"field {name}: holds the control character U+{ord(found[0]):04X}, as a backslash that is not doubled makes"
-        )
+    if found := _BROKEN_COMMAND.search(text):
+        rest = text[found.start() + 1 : found.start() + 6]
+        raise InputError(f"field {name}: {found[0] + rest!r}: a LaTeX command whose backslash was not doubled")
     if "\ufffd" in text:
         raise InputError(f"field {name}: holds U+FFFD, which stands for letters that were lost")
 

@@ -19,7 +19,7 @@ from selfkd.data.example import LONGEST_SECONDS
 from selfkd.data.json_list import json_records
 from selfkd.data.listed import Clip, Listed, Row, answered, drawn
 from selfkd.data.tasks import REPEAT_INSTRUCTION
-from selfkd.errors import InputError
+from selfkd.errors import InputError, reason_of
 
 _GIGA_SIGNS = {"<COMMA>": ",", "<PERIOD>": ".", "<QUESTIONMARK>": "?", "<EXCLAMATIONPOINT>": "!"}
 _GIGA_NOISE = ("<SIL>", "<MUSIC>", "<NOISE>", "<OTHER>")
@@ -112,8 +112,8 @@ def _cuts(path: Path, skipped: Counter[str]) -> Iterator[Row]:
         raise InputError(f"path: {path}: no such file")
     try:
         refuse_utf16(path)
-        opened = gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(encoding="utf-8-sig")
-        with opened as file:
+        opened = gzip.open if path.suffix == ".gz" else open
+        with opened(path, "rt", encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
                 if not line.strip():
                     continue
@@ -155,7 +155,7 @@ def _as_published(where: str) -> Iterator[None]:
     except InputError:
         raise
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise InputError(f"{where}: not in the published layout ({type(error).__name__}: {error})") from error
+        raise InputError(f"{where}: not in the published layout ({reason_of(error)})") from error
 
 
 def _row(name: str, text: str, clip: Clip, speaker: str) -> Row:

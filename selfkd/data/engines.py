@@ -17,9 +17,10 @@ from selfkd.data.flite_voices import FliteSpeaker
 from selfkd.data.listed import Clip, read_clip
 from selfkd.data.neural_voices import USUAL_RATE_WPM, KokoroSpeaker, PiperSpeaker, check_installed
 from selfkd.data.speakers import EspeakSpeaker, Speaker, Utterance, resampled
-from selfkd.errors import EngineError, InputError
+from selfkd.errors import EngineError, InputError, steady
 
 EngineName = Literal["espeak", "flite", "kokoro", "piper", "openai", "recorded"]
+FOLLOW_THE_TEXT = ("openai", "recorded")  # whose voices are of no one language
 _ABOUT_THE_ROW = (400, 413, 422)  # what a server answers to a text that it cannot speak
 # of OpenAI itself, and of "training"; other servers have their own, which they do not tell
 _OPENAI_VOICES = ("alloy", "ash", "ballad", "coral", "echo", "fable", "onyx", "nova", "sage", "shimmer", "verse")
@@ -106,9 +107,8 @@ class EndpointSpeaker:
             about_the_row = isinstance(error, soundfile.LibsndfileError) or (
                 isinstance(error, APIStatusError) and error.status_code in _ABOUT_THE_ROW
             )
-            raise (InputError if about_the_row else EngineError)(
-                f"engine: {self.engine}: {without(str(error), self._endpoint.secrets)}"
-            ) from error
+            reason = f"engine: {self.engine}: {without(steady(str(error)), self._endpoint.secrets)}"
+            raise (InputError if about_the_row else EngineError)(reason) from error
         return resampled(samples.mean(axis=1), rate_hz)
 
 

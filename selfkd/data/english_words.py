@@ -13,21 +13,31 @@ from typing import Any
 from selfkd.errors import InputError
 
 UNSPOKEN = re.compile(r'[][{}<>|~`*_\\"\x00-\x1f\x7f]')
-_ONE_THOUSAND = re.compile(r"(?<![$€£\d.,])\b1,(\d{3})(?![\d.,]\d)")  # which wetext says without its "one"
+_ONE_THOUSAND = re.compile(
+    r"(?<![$€£\d.,])\b1,(\d{3})(?![\d,]\d)(\.\d+)?(?!\.\d)"
+)  # which wetext says without its "one"
 _YEAR = re.compile(r"(1[5-9]|20)\d\d")
 _DECADES = {"0": "hundreds", "1": "tens"}  # of a century; wetext knows 20s to 90s
-_NAMES = {
+NAMES = {
     "<": "less than", ">": "greater than", "≤": "at most", "≥": "at least", "=": "equals", "≠": "is not",
     "≈": "approximately", "≅": "congruent to", "∼": "similar to", "+": "plus", "−": "minus", "±": "plus or minus",
     "×": "times", "·": "times", "⋅": "times", "÷": "divided by", "∕": "over", "√": "square root of",
     "∛": "cube root of", "∜": "fourth root of", "∠": "angle", "△": "triangle", "⊙": "circle", "∥": "parallel to",
     "⊥": "perpendicular to", "→": "goes to", "⇒": "implies", "∑": "sum", "∏": "product", "∫": "integral",
-    "∴": "therefore", "′": "prime", "#": "hash",
+    "∴": "therefore", "′": "prime", "″": "double prime", "#": "hash", "‰": "per mille", "†": "dagger",
+    "‡": "double dagger", "¶": "paragraph", "✓": "check mark", "✔": "check mark", "✗": "cross", "✘": "cross",
+    "★": "star", "☆": "star", "♥": "heart", "♡": "heart", "♠": "spade", "♣": "club", "♦": "diamond", "♀": "female",
+    "♂": "male", "♪": "note",
 }  # fmt: skip
 # signs within a formula stand between these: numbers, brackets, letters that stand alone
 _LEFT, _RIGHT = r"(?:(?<=[\d)])|(?<=\b[A-Za-z]))", r"(?=[-−√$€£]?[\d(]|[A-Za-z]\b)"
 _SMALL_LEFT, _SMALL_RIGHT = r"(?:(?<=[\d)])|(?<=\b[a-z]))", r"(?=[\d(]|[a-z]\b)"  # M*A*S*H is no formula
 _UNSAYABLE = re.compile(rf"{_LEFT}\s*[|~]\s*{_RIGHT}|{_SMALL_LEFT}\s*\*\s*{_SMALL_RIGHT}")
+_MONEY = {"$": "dollars", "€": "euros", "£": "pounds"}
+_MICRO = {"G": "grams", "S": "seconds", "L": "liters", "F": "farads", "V": "volts", "A": "amperes", "W": "watts"}
+_MOST_BELOW = 10  # "twenty two sevenths", but "one hundred twenty over eighty"
+_MARKS = {"\u0304": "bar", "\u0305": "bar", "\u0302": "hat", "\u0303": "tilde", "\u0307": "dot", "\u0308": "double dot"}
+_LEFT_OVER = re.compile("([\u0370-\u03ff\u1f00-\u1fff])|[\u0300-\u036f\u2020\u2021\u2030\u2033\u00b6\u20a0-\u20cf]")
 _CANNOT = "field question: holds signs that cannot be put into words"
 
 
@@ -37,15 +47,61 @@ def english_words(text: str) -> str:
         text = pattern.sub(form, text)
     if _UNSAYABLE.search(text):
         raise InputError(_CANNOT)
-    text = _ONE_THOUSAND.sub(lambda m: f"one thousand {int(m[1]) or ''}", text)
-    text = _tidy("".join(_name(c) if c in _NAMES or unicodedata.category(c) == "Sm" else c for c in text))
+    text = _ONE_THOUSAND.sub(_one_thousand, text)
+    text = _tidy("".join(_name(c) if c in NAMES or unicodedata.category(c) == "Sm" else c for c in text))
     said = _said(text)
     if said is None:
         words = [w if _said(w) else re.sub(r"[^\w\s.,?!;:'°%/-]", lambda m: _name(m[0]), w) for w in text.split()]
         said = _said(_tidy(" ".join(words)))
     if said is None:
         raise InputError(_CANNOT)
-    return said
+    return " ".join(_LEFT_OVER.sub(_by_name, said).split())
+
+
+def is_fraction(above: int, below: int) -> bool:
+    """Whether "above/below" is said as one ("three quarters"): neither "nine eleven" nor a rate or a ratio."""
+    return (above, below) not in ((9, 11), (24, 7)) and (above < below or above > below <= _MOST_BELOW)
+
+
+def _slashed(found: re.Match[str]) -> str:
+    above, below, then = int(found[1]), int(found[2]), found[3] or ""
+    split = above + below == 100 and above >= below and above % 5 == 0  # 50/50, 80/20
+    if then.strip()[:1] in tuple("=+×*"):
+        split = False
+    elif (above, below) in ((24, 7), (20, 20)) or split or ((above, below) == (9, 11) and then.strip() != "of"):
+        return f"{_said(found[1])} {_said(found[2])}{then}"
+    if is_fraction(above, below) or (above, below) == (9, 11):
+        return found[0]
+    return f"{found[1]} {'out of' if above == below and not then.strip() else 'over'} {found[2]}{then}"
+
+
+def _decimal(found: re.Match[str]) -> str:
+    """A number with points and what letters touch it: "1.5kg" is wetext's, of "v1.5" and "1.5B" it says "one.five"."""
+    before, number, after = found.groups()
+    parts = number.split(".")
+    if len(parts) in (2, 4):
+        said = _said(found[0])
+        fits = said is not None and not re.search(r"[a-z]\.[a-z]", said.lower())
+        return found[0] if fits else f"{before} {number} {after}"
+    return f"{before} {' point '.join(parts)} {after}"
+
+
+def _one_thousand(found: re.Match[str]) -> str:
+    if found[2]:
+        return f"one thousand {found[1].lstrip('0')}{found[2]}"
+    return f"one thousand {int(found[1]) or ''}"
+
+
+def _by_name(found: re.Match[str]) -> str:
+    """Signs that wetext leaves, for voices other than espeak's, which would leave them too."""
+    sign = found[0]
+    if found[1]:  # of Greek: GREEK SMALL LETTER FINAL SIGMA
+        return f" {re.sub('.* ', '', unicodedata.name(sign).partition(' WITH ')[0]).lower()} "
+    if unicodedata.category(sign)[0] == "M":
+        if sign not in _MARKS:
+            raise InputError(_CANNOT)
+        return f" {_MARKS[sign]} "
+    return _name(sign)
 
 
 def _said(text: str) -> str | None:
@@ -56,9 +112,9 @@ def _said(text: str) -> str | None:
 
 
 def _name(sign: str) -> str:
-    if sign not in _NAMES and (sign in "|~" or unicodedata.category(sign) in ("Ps", "Pe")):
+    if sign not in NAMES and (sign in "|~" or unicodedata.category(sign) in ("Ps", "Pe")):
         return " "
-    return f" {_NAMES.get(sign) or unicodedata.name(sign, '').lower().removesuffix(' sign')} "
+    return f" {NAMES.get(sign) or unicodedata.name(sign, '').lower().removesuffix(' sign')} "
 
 
 def _tidy(text: str) -> str:
@@ -101,6 +157,19 @@ _FORMS: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(pattern), form)
     for pattern, form in (
         (r"(?<!\w)_{2,}(?!\w)", " blank "),
+        (r"\b24\s?[-–]\s?7\b|\b24/7(?=/365\b)", "twenty four seven"),
+        (r"(?<=twenty four seven)/365\b", " three sixty five"),
+        (r"(?<![\w.,/])(\d{1,2}|100)/(\d{1,2}|100)(?![\w/]|[.,]\d)(\s*[=+×*]|\s+of\b)?", _slashed),
+        (r"(?<![\w.,/])(\d{3})/(\d{2,3})(?![\w/]|[.,]\d)()", _slashed),
+        (r"(\d+/\d+)(?:rd|th|nd)s?\b", r"\1"),
+        (r"(?<=\d)(st|nd|rd|th)/(?=\d)", r"\1 slash "),
+        (r"(?<=%)\s?[-–]\s?(?=\d)", " to "),
+        (r"(?<=\d)[eE][-−](?=\d)", " e minus "), (r"(?<=\d)[eE]\+(?=\d)", " e plus "),
+        (r"([$€£])(\d+(?:\.\d+)?)\s?[kK]\b", lambda m: f"{m[2]} thousand {_MONEY[m[1]]}"),
+        (r"(?<=\d)\s?μ(g|s|[lL]|F|V|A|W)\b", lambda m: f" micro{_MICRO[m[1].upper()]}"),
+        (r"(?<=\d)″", "\""), (r"(?<=\d)′(?=\s?\d+\")", "'"),
+        (r"(?<![\w.,$€£])([A-Za-z]*)(\d+(?:\.\d+)+)((?:[A-Za-z]\w*)?)(?![\w°])", _decimal),
+        (r"(?<=[A-Za-z])\.(?=\d)", ". "),
         (r"\b(?!2000)(1[1-9]|20)(\d)0'?s\b", _decade),
         (r"(?i)(?<=\byes or no)\.(?=\s+\d)", ","),  # which is no number
         (r"\b[Nn]o\.\s?(?=\d)", "number "),
@@ -118,12 +187,12 @@ _FORMS: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
         (r"(\w+)\u20d7", r"vector \1"),
         # wetext says 2x as two times, and 1/2 as one half where no letter follows
         (r"(?<![\w.,/])(\d+/\d+)\s?(?=[a-z]\b|\()", lambda m: f"{_said(m[1])} "),
-        (r"(?<![\w.,])(\d+)\s?x\b(?!\s*[\d(])", lambda m: f"{_said(m[1])} x"),
+        (r"(?<![\w.,])(\d+(?:\.\d+)?)\s?x\b(?!\s*[\d(])", lambda m: f"{_said(m[1])} x"),
         (r"(?<=[\w)])\*\*(?=[\d(])", "^"),
         (r"(?<![\w)])\|([^|\s]+(?:\s*[-−+*/^]\s*[^|\s]+)*)\s?\|(?!\w)", _absolute),
         (r"\b(Pr?\([^()|]+)\|(?=[^()|]+\))", r"\1 given "),
         (r"\s\|\s", ", "),
-        (r"\s*\^\s*(?:[({]([^(){}]+)[)}]|([-−]?\d+(?:\.\d+)?|[-−]?[^\W\d]))", _power),
+        (r"\s*\^(?:\s*[({]([^(){}]+)[)}]|\s*([-−]?\d+(?:\.\d+)?|(?<!\s)[-−]?[^\W\d]|[-−]?[^\W\d]\b))", _power),
         (r"(?<=\d)\s?~\s?(?=\d)", " to "),
         (r"(?<!\b\w\s)(?<![\w)])~\s?(?=[$€£]?\d)", "about "),
         (r"#\s?(?=\d|of\b)", " number "),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from selfkd.data.neural_voices import USUAL_RATE_WPM
 from selfkd.data.speakers import Utterance, resampled
-from selfkd.errors import InputError
+from selfkd.errors import InputError, steady
 
 _HISS = 0.01  # peak of what it makes of no words at all; of words it is 0.3 and more
 _ABOUT_ONE_THING = ("awb_time",)  # voices that can say the time and nothing else
@@ -51,7 +51,7 @@ class FliteSpeaker:
             command = ["flite", "-voice", utterance.voice, "--setf", stretch, "-t", utterance.text, "-o", str(said)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode or not said.is_file():
-                raise InputError(f"engine: flite: {done.stderr.strip() or f'exit code {done.returncode}'}")
+                raise InputError(f"engine: flite: {steady(done.stderr.strip()) or f'exit code {done.returncode}'}")
             samples, rate_hz = soundfile.read(said, dtype="float32")
         if not len(samples) or np.abs(samples).max() < _HISS:
             raise InputError(f"text: Flite found nothing to say in {utterance.text!r}")

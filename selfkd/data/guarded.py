@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from selfkd.data.shard_pool import end_with_parent
 from selfkd.data.speakers import Speaker, Utterance
-from selfkd.errors import EngineError, InputError
+from selfkd.errors import EngineError, InputError, reason_of
 
 START_SECONDS = 120  # to import an engine and read its weights
 
@@ -102,4 +102,4 @@ def _serve(pipe: Connection, opened: Callable[..., Speaker], arguments: tuple[An
         except InputError as error:
             pipe.send(error)
         except Exception as error:  # an engine's own: the row is lost, the reason is not
-            pipe.send(InputError(f"engine: {type(error).__name__}: {error}"))
+            pipe.send(InputError(f"engine: {reason_of(error)}"))

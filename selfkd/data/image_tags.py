@@ -13,7 +13,7 @@ IMAGE_PLACE = re.compile(
     r"|<start_of_image>|\[IMG\]|<img\s[^<>]*>|!\[[^\]\n]*\]\([^()\s]+\)",
     re.IGNORECASE,
 )
-SOUND_PLACE = re.compile(r"<\|?audio(?:[-_]?(?:placeholder|pad|token|soft_token|here))?[-_]?\d*\|?>", re.IGNORECASE)
+_SOUND_PLACE = re.compile(r"<\|?audio(?:[-_]?(?:placeholder|pad|token|soft_token|here))?[-_]?\d*\|?>", re.IGNORECASE)
 _ON_A_LINE_BEFORE = re.compile(r"\w['\")\]]?[ \t]*\Z")
 _GOES_ON = re.compile(r"[ \t]+\w|[ \t]*[?.!,;:)]")
 
@@ -21,10 +21,20 @@ _GOES_ON = re.compile(r"[ \t]+\w|[ \t]*[?.!,;:)]")
 def without_image_place(text: str) -> str:
     """The text without the one place of a picture in it, its words as far apart as before. As it stands where there are
     several, or where the place is a word of the sentence ("What is in <image>?")."""
-    places = [*IMAGE_PLACE.finditer(text)]
+    return _without(text, IMAGE_PLACE)
+
+
+def without_sound_place(text: str) -> str:
+    return _without(text, _SOUND_PLACE)
+
+
+def _without(text: str, place: re.Pattern[str]) -> str:
+    places = [*place.finditer(text)]
     if len(places) != 1 or _is_a_word(text, places[0]):
-        return text
+        return text.strip()
     before, after = text[: places[0].start()].rstrip(" \t"), text[places[0].end() :].lstrip(" \t")
+    if before.endswith("\n"):
+        after = after.removeprefix("\n")  # a line of its own
     between = "" if not before or not after or before[-1] == "\n" or after[0] == "\n" else " "
     return f"{before}{between}{after}".strip()
 

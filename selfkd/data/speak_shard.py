@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfkd.data.augment import augmented
-from selfkd.data.engines import EngineName, loaded_engine, resampled
+from selfkd.data.engines import FOLLOW_THE_TEXT, EngineName, loaded_engine, resampled
 from selfkd.data.example import REJECTED, Example, groups_of, write_shard
 from selfkd.data.guarded import GuardedSpeaker
 from selfkd.data.listed import read_clip
 from selfkd.data.local_paths import without_folders
+from selfkd.data.sayable import ANY
 from selfkd.data.sources import EMBEDDED, Source
 from selfkd.data.speakers import Utterance
 from selfkd.data.spoken_text import spoken_form
 from selfkd.data.verify import Verifier, check_sound
-from selfkd.errors import EngineError, InputError
+from selfkd.errors import EngineError, InputError, steady
 from selfkd.files import locked, sha256
 
 if TYPE_CHECKING:
@@ -81,9 +82,12 @@ class _Shard:
     def _spoken(self, index: int) -> Example | None:
         name, question = self.source.named(index)
         try:
-            example = self.source.example(index)
-            name, question = example.id, example.question
-            example = self._recorded(index, example) or self._say(example)
+            asked = self.source.example(index)
+            name, question = asked.id, asked.question
+            recorded = self._recorded(index, asked)
+            example = recorded or self._say(asked)
+            # the teacher reads, the voice says and CTC learns one text
+            assert example.question == question and (example.said == question or not recorded)
         except EngineError:
             raise
         except InputError as error:  # no picture, no text to be said, no sound: there is nothing to keep
@@ -104,11 +108,18 @@ class _Shard:
 
     def _say(self, example: Example) -> Example:
         config = self.config
-        # what the embedded sources ask is in plain words already
-        said = example.question if config.source in EMBEDDED else spoken_form(example.question, config.language)
+        said = self._words_of(example)
         utterance = draw_utterance(config, self.voices, example.id, said)
         engine = _engine(config.engine, config.engine_path, config.engine_model, config.time_limit_seconds)
         return self._augmented(example, engine.speak(utterance), utterance.voice, said)
+
+    def _words_of(self, example: Example) -> str:
+        """What is said of the one text that the teacher reads and the ears' CTC learns."""
+        config = self.config
+        if config.source in EMBEDDED:  # what they ask is in plain words already
+            return example.question
+        voice_language = ANY if config.engine in FOLLOW_THE_TEXT else config.language
+        return spoken_form(example.question, config.language, voice_language)
 
     def _augmented(self, example: Example, samples: Any, voice: str, said: str) -> Example:
         config, key = self.config, f"{self.config.seed}/{example.id}"
@@ -130,7 +141,8 @@ class _Shard:
                 self._refuse(example, error)
 
     def _told(self, reason: InputError) -> str:
-        return without_folders(str(reason), vars(self.config))  # the shard may be published
+        # the shard may be published, and is named by what it holds
+        return steady(without_folders(str(reason), vars(self.config)))
 
     def _refuse(self, example: Example, error: InputError) -> None:
         reason = self._told(error)

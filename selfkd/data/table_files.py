@@ -1,5 +1,5 @@
-"""The records of a table in a text file: JSON lines, a JSON list of objects, CSV, TSV. All of it as it stands: the digits
-of a number, and words that other readers take for "nothing there"."""
+"""The records of a table in a text file: JSON lines, a JSON list of objects, CSV, TSV. All of it as it stands, the
+digits of a number too, and words that other readers take for "nothing there"."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ TEXT_TABLES = (*_DELIMITERS, ".json", ".jsonl")
 
 
 def text_table(path: Path) -> Iterator[dict[str, Any]]:
-    """Of a file whose name ends in one of TEXT_TABLES; raises InputError, naming file and line, for what is no table."""
+    """Of a file whose name ends in one of TEXT_TABLES. Raises InputError, naming file and line, for what is none."""
     if path.suffix.lower() in _DELIMITERS:
         return delimited(path)
     return json_lines_records(path) if path.suffix.lower() == ".jsonl" else json_objects(path)

@@ -84,7 +84,7 @@ def _listed(
     numbers = WholeNumbers(NUMBERED)
     rows = drawn(_rows(table, images, _checked(columns), where, skipped, numbers), count, seed)
     # which columns are of integers is known when all of the table has been read
-    rows = tuple(row._replace(**{n: numbers.given_back(n, getattr(row, n)) for n in NUMBERED}) for row in rows)
+    rows = tuple(Row(**row._asdict() | {n: numbers.given_back(n, getattr(row, n)) for n in NUMBERED}) for row in rows)
     return Listed(name, rows, license, skipped=dict(skipped))
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from selfkd.credentials import EndpointURL, masked_text, read_endpoint, secrets_in, without
-from selfkd.errors import InputError
+from selfkd.errors import InputError, reason_of
 from selfkd.evaluation.chat_reply import ChatReply, read_chat_reply, short
 from selfkd.evaluation.reply import Reply
 from selfkd.evaluation.usage import Usage
@@ -230,9 +230,9 @@ class Asker:
         return f"budget of ${self.settings.budget:g} reached"
 
     def _reason(self, error: Exception) -> str:
-        reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+        reason = reason_of(error)
         if error.__cause__ is not None and not isinstance(error, InputError):
-            reason += f" ({type(error.__cause__).__name__}: {error.__cause__})"
+            reason += f" ({reason_of(error.__cause__)})"
         return self._hidden(short(reason))
 
     def _hidden(self, reason: str) -> str:

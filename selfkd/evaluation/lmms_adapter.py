@@ -16,6 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from selfkd.data.example import Example, encode_picture, groups_of
+from selfkd.data.image_tags import image_place_left, without_image_place, without_sound_place
 from selfkd.data.speakers import resampled
 from selfkd.data.views import View
 from selfkd.errors import InputError
@@ -67,7 +68,9 @@ def _example(at: int, context: str, shown: Sequence[Any] | None) -> Example:
     if len(pictures) > 1 or len(sounds) > 1 or len(pictures) + len(sounds) < len(shown or []):
         raise InputError(f"request {at}: selfkd takes one picture and one sound, this one has other things")
     image = encode_picture(pictures[0].convert("RGB")) if pictures else None
-    text = context.replace("<image>", "").replace("<audio>", "").strip()
+    text = without_image_place(without_sound_place(context))
+    if left := image_place_left(text, bool(pictures)):
+        raise InputError(f"request {at}: {left}")
     if not sounds:
         return Example(str(at), text, "", "lmms-eval", "open", "", image=image)
     samples = np.asarray(sounds[0]["array"], dtype=np.float32)

@@ -19,7 +19,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from selfkd.data.example import Example
 from selfkd.data.folder import ExampleFolder
 from selfkd.data.views import View as OneView
-from selfkd.errors import InputError
+from selfkd.errors import InputError, reason_of
 from selfkd.evaluation.chat_reply import plain, short
 from selfkd.evaluation.endpoint import wav
 from selfkd.evaluation.reply import Reply
@@ -113,8 +113,7 @@ class ChatSystem:
                 example = replace(example, question=heard)
             said, finish = self.model.chat(example, "speech" if view == "speech" else "text", self.max_new_tokens)
         except Exception as error:  # of code that is not ours
-            reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-            return Reply("", heard, error=short(reason))
+            return Reply("", heard, error=short(reason_of(error)))
         if not isinstance(said, str):
             return Reply("", heard, error=f"the model's chat gave back {type(said).__name__}, not text")
         return Reply(plain(said), heard, seconds=time.perf_counter() - start, finish_reason=finish)
@@ -158,7 +157,7 @@ def _loaded(source: str, **settings: Any) -> Any:
         kind.all_tied_weights_keys = {}
         model, info = AutoModel.from_pretrained(source, trust_remote_code=True, output_loading_info=True, **settings)
     except Exception as error:  # of code that is not ours
-        reason = short(f"{type(error).__name__}: {error}")
+        reason = short(reason_of(error))
         version = f"transformers {transformers.__version__}"
         raise InputError(f"model: {source}: its own code does not run with {version}: {reason}") from error
     if missing := sorted(info["missing_keys"]):

@@ -14,6 +14,7 @@ from typing import Any
 
 from PIL import Image
 
+from selfkd.data.as_text import as_text
 from selfkd.data.example import encode_picture
 from selfkd.data.json_list import json_records
 from selfkd.data.listed import Listed, Row, checked_image
@@ -47,7 +48,9 @@ def _rows(kind: str, path: Path, images: Path, count: int, seed: int) -> Iterato
         missing = [name for name in (*FIELDS, SWAPPED[kind]) if not isinstance(item, Mapping) or name not in item]
         if missing:
             raise InputError(f"{where}: field {missing[0]}: missing")
-        true, false = item["true_caption"], item["false_caption"]
+        true, false = (as_text(item[name], f"{where}: field {name}:") for name in ("true_caption", "false_caption"))
+        if not true or not false:
+            raise InputError(f"{where}: field {'false' if true else 'true'}_caption: empty")
         yield Row(
             id=f"mmalign-{kind}-{number:05d}",
             question=which_caption(*((true, false) if first else (false, true))),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from selfkd.data.as_text import as_published, is_blank
 from selfkd.data.listed import Row
 from selfkd.data.stored import Stored
 from selfkd.errors import InputError
@@ -43,11 +44,12 @@ class Benchmark:
 
 
 def needed(record: Mapping[str, Any], field: str, number: int) -> Any:
-    """A field that must not be empty; raises InputError naming it and the row. A test split without answers fails."""
-    value = record[field]
-    if value is None or value == "" or (isinstance(value, list) and not value):
-        raise InputError(f"row {number}: field {field}: empty (is this the split with the answers?)")
-    return value
+    """A field that must not be empty, as text, or as texts where it is a list, to the letter; raises InputError naming
+    it and the row. A test split without answers fails."""
+    value, where = record[field], f"row {number}: field {field}:"
+    if is_blank(value) or (isinstance(value, list) and (not value or None in value)):
+        raise InputError(f"{where} empty (is this the split with the answers?)")
+    return [as_published(v, where) for v in value] if isinstance(value, list) else as_published(value, where)
 
 
 def picture(record: Mapping[str, Any], number: int) -> Stored:
