@@ -173,6 +173,6 @@ def _is_whole(value: Any) -> bool:
 def _digits(value: Any) -> str:
     """The fewest digits that stand for a number of its width."""
     low, high = _POSITIONAL
-    if value == 0 or low <= abs(value) < high:
+    if value == 0 or low <= abs(float(value)) < high:
         return np.format_float_positional(value, unique=True, trim="0")
     return str(value)

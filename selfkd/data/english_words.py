@@ -55,7 +55,7 @@ def english_words(text: str) -> str:
         said = _said(_tidy(" ".join(words)))
     if said is None:
         raise InputError(_CANNOT)
-    return " ".join(_LEFT_OVER.sub(_by_name, said).split())
+    return " ".join(_LEFT_OVER.sub(_by_name, said).split()).replace(" )", ")")
 
 
 def is_fraction(above: int, below: int) -> bool:
@@ -163,6 +163,9 @@ _FORMS: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
         (r"(?<![\w.,/])(\d{3})/(\d{2,3})(?![\w/]|[.,]\d)()", _slashed),
         (r"(\d+/\d+)(?:rd|th|nd)s?\b", r"\1"),
         (r"(?<=\d)(st|nd|rd|th)/(?=\d)", r"\1 slash "),
+        (r"(?<=\d)(st|nd|rd|th)-(?=\d)", r"\1 to "),
+        (r"((?<![\d/])\d+/\d+|\dst|\dnd|\drd|\dth|\d0s)-(?=[A-Za-z])", r"\1 "),
+        (r"(?<=[A-Za-z])/(?=\d+\.\d)", " slash "),
         (r"(?<=%)\s?[-–]\s?(?=\d)", " to "),
         (r"(?<=\d)[eE][-−](?=\d)", " e minus "), (r"(?<=\d)[eE]\+(?=\d)", " e plus "),
         (r"([$€£])(\d+(?:\.\d+)?)\s?[kK]\b", lambda m: f"{m[2]} thousand {_MONEY[m[1]]}"),

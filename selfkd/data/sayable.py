@@ -29,7 +29,8 @@ _OF_ALL = ("LATIN", "DIGIT", "FEMININE", "MASCULINE", "MODIFIER", "COMBINING", "
 _KEPT_FORMS = ("<super>", "<sub>", "<noBreak>")  # exponents and indices have words of their own
 _SAID_SIGNS = "°©®™℠"  # the rest of Unicode's "other symbols" are pictures
 _GREEK_WORD = re.compile("[\u0370-\u03ff\u1f00-\u1fff]{2,}")
-_WORD = re.compile(r"[^\W\d_]+|\d+")
+_ABBREVIATED = re.compile(r"(?<=[^\W\d_])[./](?=[^\W\d_]\b)")  # a.m. is said AM, A/C is AC
+_WORD = re.compile(r"\d+(?:st|nd|rd|th|s)\b|[^\W\d_]+|\d+")
 # words that numbers, dates and signs are said with: the "the" of a sentence is not to be held against that of a date
 _OF_NUMBERS = """
 a and at by clock dash dot equals half hash is less minus more number o of oh on option out over per percent plus point
@@ -85,10 +86,12 @@ def _not_of(letters: str, script: str, language: str) -> str:
 def check_all_said(written: str, said: str) -> None:
     """Raises InputError where a word or a number was written of which nothing is said: words that are the same on both
     sides are held against each other, and what was between two of them has to be there, in whatever words."""
-    before, after = (_WORD.findall(text.casefold()) for text in (written, said))
+    before, after = (_WORD.findall(_ABBREVIATED.sub("", text).casefold()) for text in (written, said))
     if before == after:
         return
-    before = [f"{word}?" if word in _NO_ANCHORS else word for word in before]  # which then is the same as none
-    for change, start, stop, _, _ in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
-        if change == "delete":
-            raise InputError(f"field question: {' '.join(before[start:stop])!r} would not be said")
+    anchors = [f"{word}?" if word in _NO_ANCHORS else word for word in before]  # which then is the same as none
+    changes = SequenceMatcher(None, anchors, after, autojunk=False).get_opcodes()
+    for _, start, stop, there, to in changes:
+        words = [word for word in before[start:stop] if not word[0].isdecimal()]
+        if len(words) + (len(words) < stop - start) > to - there:  # of several numbers one may be made
+            raise InputError(f"field question: {' '.join(before[start:stop])!r} would not be said, or not all of it")

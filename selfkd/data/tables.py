@@ -1,6 +1,7 @@
 """Questions in a table: JSON lines beside a folder of pictures, or any dataset of `datasets`, its columns named."""
 
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ FIELDS = ("id", "question", "answer", "image", "instruction", "answer_format", "
 NEEDED = ("question", "answer")
 NUMBERED = ("id", "answer", "category", "kind")  # columns that may be of integers
 _TABLES = (*TEXT_TABLES, ".parquet")
-_HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
+_HUB_ID = re.compile(r"\w[\w.-]*(?:/[\w.-]+)?")
 _NARROW = {"float16": np.float16, "float32": np.float32}
 
 
@@ -148,6 +149,7 @@ def _image(value: Any, folder: Path, where: str) -> bytes | Stored | None:
 
 def _loaded(name: str, split: str, wanted: Mapping[str, str]) -> Any:
     from datasets import load_dataset, load_dataset_builder
+    from pandas.errors import ParserWarning
 
     source, config, its_split, *_ = [*([name] if Path(name).exists() else name.split(":", 2)), "", ""]
     if "://" in name:
@@ -158,8 +160,10 @@ def _loaded(name: str, split: str, wanted: Mapping[str, str]) -> Any:
     if hasattr(load_dataset_builder(source, config or None).config, "keep_default_na"):
         # CSV: its own text, where pandas would take "None" and "NA" for nothing and 007 for 7
         as_it_stands: dict[str, Callable[[Any], Any]] = dict.fromkeys(wanted.values(), str)
-        settings = {"keep_default_na": False, "na_filter": False, "converters": as_it_stands}
-    return load_dataset(source, config or None, split=its_split or split, **settings)
+        settings = {"keep_default_na": False, "na_filter": False, "converters": as_it_stands, "index_col": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ParserWarning)  # a line of more columns than the first names would be cut
+        return load_dataset(source, config or None, split=its_split or split, **settings)
 
 
 def _meant(table: Iterable[Mapping[str, Any]], features: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
