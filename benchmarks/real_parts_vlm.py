@@ -16,7 +16,6 @@ from pathlib import Path
 
 import easy_vqa
 import torch
-from PIL import Image
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -29,6 +28,7 @@ from transformers import (
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from selfkd.data.annotator import own_response
+from selfkd.data.media import decode_image
 from selfkd.data.shapes import Scene, draw_scene, render
 from selfkd.data.tasks import REPEAT_INSTRUCTION, some_words, weighted_question
 from selfkd.model.embedded import CHAT_TEMPLATE, IMAGE_TOKENS, vlm_path
@@ -67,7 +67,7 @@ class PictureGroups(WorldGroups):
         picture = rng.choice(sorted(self.asked))
         tasks = self.asked[picture]
         chosen = rng.sample(tasks, min(QUESTIONS_PER_GROUP, len(tasks)))
-        return Group(Image.open(self.paths[picture]).convert("RGB"), tuple(chosen))
+        return Group(decode_image(self.paths[picture].read_bytes()), tuple(chosen))
 
 
 def _task(scene: Scene, rng: random.Random) -> tuple[str, str]:

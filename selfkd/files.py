@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and names that stay within their folder."""
 
 import errno
 import fcntl
@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from selfkd.errors import InputError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what the system says where a disk or a quota is full
 
@@ -42,6 +44,22 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def path_within(folder: Path, name: str | Path) -> Path:
+    """The path that data mean by `name` in `folder`: relative to it, or absolute and within it. Raises InputError for a
+    name that leads out of it, be it by "..", as an absolute path, or by a link: data may be anybody's.
+
+    The files of a hub snapshot are links to the blobs beside it, which are a part of it."""
+    path = folder / name
+    try:
+        root, found = folder.resolve(), path.resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # a loop of links, a NUL
+        raise InputError(f"{str(name)!r}: no name of a file") from error
+    snapshots = next((p for p in (root, *root.parents) if p.name == "snapshots"), None)
+    if found.is_relative_to(root) or (snapshots and found.is_relative_to(snapshots.with_name("blobs"))):
+        return path
+    raise InputError(f"{name}: leads out of the folder {folder}")
 
 
 def sha256(path: Path) -> str:

@@ -21,8 +21,9 @@ from selfkd.cli import main
 from selfkd.data.example import index_of, read_manifest
 from selfkd.data.folder import ExampleFolder
 from selfkd.data.json_list import json_records
-from selfkd.data.listed import MOST_PIXELS, Listed, checked_image
+from selfkd.data.listed import Listed, checked_image
 from selfkd.data.llava import split_question
+from selfkd.data.media import MOST_PIXELS
 from selfkd.data.sources import open_source
 from selfkd.data.stored import InFolder, InParquet
 from selfkd.data.synthesize import SynthesizeConfig, synthesize

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
-from typing import get_args
 
 import numpy as np
 import soundfile
@@ -23,9 +22,8 @@ from selfkd.errors import InputError
 from selfkd.evaluation.chance import chance_floor
 from selfkd.model.omni import OmniModel
 from selfkd.model.processor import OmniProcessor
-from selfkd.serving.media import read_picture, read_sound, sound_format
+from selfkd.serving.media import read_picture, read_sound, sound_formats
 from selfkd.serving.prompts import check_text
-from selfkd.serving.protocol import SoundFormat
 from selfkd.serving.refused import RefusedError
 
 MOST_LETTERS = 600  # said in 30 seconds
@@ -112,11 +110,11 @@ def _checked(text: str) -> str:
 
 
 def _samples(content: bytes, most_seconds: float) -> NDArray[np.float32]:
-    for expected in get_args(SoundFormat):
-        if sound_format(content) == expected:
-            with _in_words("Speech"):
-                return read_sound(content, expected, most_seconds)
-    raise InputError("Speech: not a WAV, FLAC or MP3 file")
+    found = sound_formats(content)
+    if not found:
+        raise InputError("Speech: not a WAV, FLAC, MP3, Ogg, M4A, AAC, WebM or 3GP file")
+    with _in_words("Speech"):
+        return read_sound(content, found[0], most_seconds)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from selfkd.errors import InputError
 EFFECTS = ("room", "noise", "telephone")  # in the order in which sound meets them
 PEAK = 0.95
 TELEPHONE_HZ = (300.0, 3400.0)  # ITU-T G.712
-_SOUND_FILES = ("*.wav", "*.flac", "*.mp3", "*.ogg")
+_NOISE_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")  # in any case
 
 
 def check_effects(chances: Mapping[str, float], snr_db: tuple[float, float], noise_folder: str) -> None:
@@ -35,11 +35,11 @@ def check_effects(chances: Mapping[str, float], snr_db: tuple[float, float], noi
     if snr_db[0] > snr_db[1]:
         raise InputError(f"noise_snr_db: {snr_db[0]} to {snr_db[1]} is no range")
     if noise_folder and not _sounds(noise_folder):
-        raise InputError(f"noise_folder: {noise_folder}: holds no sound ({', '.join(_SOUND_FILES)})")
+        raise InputError(f"noise_folder: {noise_folder}: holds no sound ({', '.join(_NOISE_SUFFIXES)})")
 
 
 def _sounds(folder: str) -> list[Path]:
-    return sorted(path for pattern in _SOUND_FILES for path in Path(folder).rglob(pattern))
+    return sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in _NOISE_SUFFIXES)
 
 
 def augmented(

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from selfkd.data.as_text import as_text, refuse_utf16, tidy
-from selfkd.data.example import LONGEST_SECONDS
+from selfkd.data.example import LONGEST_SECONDS, SAMPLE_RATE_HZ
 from selfkd.data.json_list import json_records
 from selfkd.data.listed import Clip, Listed, Row, answered, drawn
 from selfkd.data.tasks import REPEAT_INSTRUCTION
 from selfkd.errors import InputError, reason_of
 
 _GIGA_SIGNS = {"<COMMA>": ",", "<PERIOD>": ".", "<QUESTIONMARK>": "?", "<EXCLAMATIONPOINT>": "!"}
+_CUTS = ("MonoCut", "MultiCut")  # of lhotse's: others are silence, or several recordings mixed
 _GIGA_NOISE = ("<SIL>", "<MUSIC>", "<NOISE>", "<OTHER>")
 
 
@@ -42,7 +43,12 @@ def _librispeech(transcripts: Iterable[Path]) -> Iterator[Row]:
             raise InputError(f"path: {path}: not text in UTF-8 ({error})") from error
         for line in filter(str.strip, lines):
             name, _, text = line.partition(" ")
-            yield _row(f"librispeech-{name}", _cased(text), Clip(path.parent / f"{name}.flac"), name.partition("-")[0])
+            yield _row(
+                f"librispeech-{name}",
+                _cased(text),
+                Clip(path.parent / f"{name}.flac", folder=path.parent),
+                name.partition("-")[0],
+            )
 
 
 def common_voice(path: Path, count: int, seed: int) -> Listed:
@@ -66,7 +72,7 @@ def common_voice(path: Path, count: int, seed: int) -> Listed:
         _row(
             f"common-voice-{Path(r['path']).stem}",
             r["sentence"],
-            Clip(path.parent / "clips" / r["path"]),
+            Clip(path.parent / "clips" / r["path"], folder=path.parent / "clips"),
             r["client_id"][:12],
         )
         for r in table
@@ -83,12 +89,14 @@ def gigaspeech(path: Path, count: int, seed: int) -> Listed:
 def _gigaspeech(path: Path, skipped: Counter[str]) -> Iterator[Row]:
     for number, audio in enumerate(json_records(path, r'\s*\{.*?"audios"\s*:\s*\[')):
         with _as_published(f"path: {path}: audio {number}"):
-            yield from _segments(path.parent / audio["path"], audio["aid"], audio["segments"], skipped)
+            yield from _segments(path.parent, audio["path"], audio["aid"], audio["segments"], skipped)
 
 
-def _segments(file: Path, speaker: str, segments: Iterable[dict[str, Any]], skipped: Counter[str]) -> Iterator[Row]:
+def _segments(
+    folder: Path, name: str, speaker: str, segments: Iterable[dict[str, Any]], skipped: Counter[str]
+) -> Iterator[Row]:
     for segment in segments:
-        text = as_text(segment["text_tn"], f"{file}: segment {segment['sid']}: field text_tn")
+        text = as_text(segment["text_tn"], f"{folder / name}: segment {segment['sid']}: field text_tn")
         start, stop = float(segment["begin_time"]), float(segment["end_time"])
         if any(sign in text for sign in _GIGA_NOISE):
             skipped["noise"] += 1
@@ -97,12 +105,14 @@ def _segments(file: Path, speaker: str, segments: Iterable[dict[str, Any]], skip
         else:
             for sign, mark in _GIGA_SIGNS.items():
                 text = text.replace(f" {sign}", mark).replace(sign, mark)
-            yield _row(f"gigaspeech-{segment['sid']}", _cased(text), Clip(file, start, stop), speaker)
+            clip = Clip(folder / name, start, stop, folder=folder)
+            yield _row(f"gigaspeech-{segment['sid']}", _cased(text), clip, speaker)
 
 
 def lhotse_cuts(path: Path, count: int, seed: int) -> Listed:
     """A lhotse manifest of cuts, .jsonl or .jsonl.gz, with one supervision each: Libriheavy's form. Recordings are
-    files, their paths absolute or from the manifest's folder; a supervision's own texts (Libriheavy) come first."""
+    files in the manifest's folder or below, their paths absolute or from there; of several channels the supervision's
+    are read. A supervision's own texts (Libriheavy) come first."""
     skipped: Counter[str] = Counter()
     return _listed("lhotse", _cuts(path, skipped), skipped, count, seed)
 
@@ -125,19 +135,56 @@ def _cuts(path: Path, skipped: Counter[str]) -> Iterator[Row]:
 
 
 def _cut(cut: dict[str, Any], path: Path, number: int, skipped: Counter[str]) -> Iterator[Row]:
+    where = f"path: {path}: line {number}"
+    if cut.get("type", "MonoCut") not in _CUTS:
+        raise InputError(f"{where}: field type: {cut['type']!r}: {' and '.join(_CUTS)} are read")
     supervisions = cut["supervisions"]
     if len(supervisions) != 1 or cut["duration"] > LONGEST_SECONDS:
         skipped["not one supervision" if len(supervisions) != 1 else "over 30 s"] += 1
         return
-    (source, *more) = cut["recording"]["sources"]
-    if source["type"] != "file" or more:
-        raise InputError(f"path: {path}: line {number}: field recording.sources: not one file")
+    _check_as_recorded(cut["recording"], where)
+    source, channels = _source_of(cut, supervisions[0], where)
     own_texts = (supervisions[0].get("custom") or {}).get("texts") or []
     text = own_texts[0] if own_texts else supervisions[0].get("text")
-    text = as_text(text, f"path: {path}: line {number}: field supervisions.text")
-    file = Path(source["source"])
-    clip = Clip(file if file.is_absolute() else path.parent / file, cut["start"], cut["start"] + cut["duration"])
+    text = as_text(text, f"{where}: field supervisions.text")
+    start = cut["start"]
+    clip = Clip(path.parent / source["source"], start, start + cut["duration"], channels, path.parent)
     yield _row(f"lhotse-{cut['id']}", " ".join(text.split()), clip, str(supervisions[0].get("speaker") or ""))
+
+
+def _check_as_recorded(recording: dict[str, Any], where: str) -> None:
+    """Raises InputError for a recording that is to be changed when it is read: another speed, say, is other sound."""
+    for transform in recording.get("transforms") or []:
+        name = transform.get("name", "") if isinstance(transform, dict) else str(transform)
+        rate_hz = (transform.get("kwargs") or {}).get("target_sampling_rate", 0) if isinstance(transform, dict) else 0
+        if name != "Resample" or rate_hz < SAMPLE_RATE_HZ:  # to 16 kHz is where we go ourselves
+            raise InputError(
+                f"{where}: field recording.transforms: {name or transform!r} is not applied here; save the cuts as "
+                "they sound (lhotse: CutSet.save_audios)"
+            )
+
+
+def _source_of(cut: dict[str, Any], supervision: dict[str, Any], where: str) -> tuple[dict[str, Any], tuple[int, ...]]:
+    """(the one file with the channels that are transcribed, their numbers in it): the supervision's, else the cut's,
+    else all that there are."""
+    sources = cut["recording"]["sources"]
+    there = [number for source in sources for number in source["channels"]]
+    of_cut, of_text = (_numbers(of.get("channel"), where) for of in (cut, supervision))
+    wanted = of_text or of_cut or there
+    missing = [number for number in wanted if number not in (of_cut or there) or number not in there]
+    if missing:
+        raise InputError(f"{where}: field channel: {missing[0]}: there are {of_cut or there}")
+    holding = [source for source in sources if set(wanted) & set(source["channels"])]
+    if len(holding) != 1 or holding[0]["type"] != "file":
+        raise InputError(f"{where}: field recording.sources: not one file")
+    return holding[0], tuple(holding[0]["channels"].index(number) for number in wanted)
+
+
+def _numbers(channel: Any, where: str) -> list[int]:
+    numbers = [] if channel is None else channel if isinstance(channel, list) else [channel]
+    if not all(type(number) is int for number in numbers):
+        raise InputError(f"{where}: field channel: {channel!r}: neither a number nor a list of them")
+    return sorted(set(numbers))
 
 
 def _listed(

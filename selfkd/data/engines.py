@@ -1,7 +1,6 @@
 """The speech engine of a configuration: espeak-ng, Flite, neural voices, any OpenAI-compatible speech endpoint
 (`selfkd[openai]`), or recordings of people in a folder."""
 
-import io
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,12 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 
 from selfkd.credentials import read_endpoint, without
 from selfkd.data.flite_voices import FliteSpeaker
-from selfkd.data.listed import Clip, read_clip
+from selfkd.data.listed import Clip, find_recording, read_clip
+from selfkd.data.media import decode_sound
 from selfkd.data.neural_voices import USUAL_RATE_WPM, KokoroSpeaker, PiperSpeaker, check_installed
 from selfkd.data.speakers import EspeakSpeaker, Speaker, Utterance, resampled
 from selfkd.errors import EngineError, InputError, steady
@@ -102,19 +101,19 @@ class EndpointSpeaker:
                 response_format="wav",
                 speed=utterance.rate_wpm / USUAL_RATE_WPM,
             )
-            samples, rate_hz = soundfile.read(io.BytesIO(answer.read()), dtype="float32", always_2d=True)
-        except (OpenAIError, soundfile.LibsndfileError) as error:
-            about_the_row = isinstance(error, soundfile.LibsndfileError) or (
+            sound = decode_sound(answer.read())
+        except (OpenAIError, InputError) as error:
+            about_the_row = isinstance(error, InputError) or (
                 isinstance(error, APIStatusError) and error.status_code in _ABOUT_THE_ROW
             )
             reason = f"engine: {self.engine}: {without(steady(str(error)), self._endpoint.secrets)}"
             raise (InputError if about_the_row else EngineError)(reason) from error
-        return resampled(samples.mean(axis=1), rate_hz)
+        return resampled(sound.samples, sound.rate_hz)
 
 
 @dataclass
 class RecordedSpeaker:
-    """People's recordings: a file for each question, named by its id (.wav, .flac, .mp3, .ogg, .opus)."""
+    """People's recordings: a sound file for each question, named by its id (see `SUFFIXES`)."""
 
     folder: Path
     engine: str = "recorded"
@@ -127,8 +126,10 @@ class RecordedSpeaker:
         return "any"
 
     def speak(self, utterance: Utterance) -> NDArray[np.float32]:
-        for suffix in (".wav", ".flac", ".mp3", ".ogg", ".opus"):
-            path = self.folder / f"{utterance.id}{suffix}"
-            if path.is_file():
-                return resampled(*read_clip(Clip(path)))
-        raise InputError(f"field speech: {self.folder / utterance.id}: no recording")
+        try:
+            path = find_recording(self.folder, utterance.id)
+        except InputError as error:
+            raise InputError(f"field id: {error}") from error
+        if path is None:
+            raise InputError(f"field speech: {self.folder / utterance.id}: no recording")
+        return resampled(*read_clip(Clip(path, folder=self.folder)))

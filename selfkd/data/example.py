@@ -9,7 +9,6 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
@@ -20,8 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 
+from selfkd.data.media import decode_image, decode_sound, image_size
 from selfkd.errors import InputError
 from selfkd.files import write_atomically
 
@@ -61,22 +61,22 @@ class Example:
         if self.image is None:
             return None
         try:
-            return upright(Image.open(io.BytesIO(self.image))).convert("RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise InputError(f"example {self.id}: field image: not a readable picture ({error})") from error
+            return decode_image(self.image)
+        except InputError as error:
+            raise InputError(f"example {self.id}: field image: {error}") from error
 
     def samples(self) -> NDArray[np.float32]:
         """The decoded speech, mono, 16 kHz; raises InputError naming the example where it cannot be read."""
         if self.speech is None:
             raise InputError(f"example {self.id}: field speech: this example has not been spoken (selfkd synthesize)")
         try:
-            samples, rate_hz = soundfile.read(io.BytesIO(self.speech), dtype="float32", always_2d=True)
-        except soundfile.LibsndfileError as error:
-            raise InputError(f"example {self.id}: field speech: not readable sound ({error})") from error
-        if rate_hz != SAMPLE_RATE_HZ or samples.shape[1] != 1:
-            found = f"{samples.shape[1]} channels at {rate_hz} Hz"
+            samples, rate_hz, channels = decode_sound(self.speech)
+        except InputError as error:
+            raise InputError(f"example {self.id}: field speech: {error}") from error
+        if rate_hz != SAMPLE_RATE_HZ or channels != 1:
+            found = f"{channels} channels at {rate_hz} Hz"
             raise InputError(f"example {self.id}: field speech: {found}, expected mono at {SAMPLE_RATE_HZ} Hz")
-        return samples[:, 0]
+        return samples
 
     def spoken(self, samples: NDArray[np.float32], voice: str, said: str = "") -> "Example":
         """Raises InputError, naming the field, for samples that are no numbers."""
@@ -94,46 +94,19 @@ def encode_picture(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def upright(picture: Image.Image) -> Image.Image:
-    """Decoded, and turned where a camera says (in EXIF) how it was held: models do not look at that."""
-    picture.load()
-    try:
-        return ImageOps.exif_transpose(picture)
-    except Exception:  # of EXIF that is none; the picture itself is there
-        return picture
-
-
-def is_turned(image: bytes) -> bool:
-    """Whether a picture file says (in EXIF) that it is to be turned before it is looked at."""
-    with suppress(Exception), Image.open(io.BytesIO(image)) as picture:
-        return _orientation(picture) != 1
-    return False
-
-
-def _orientation(picture: Image.Image) -> int:
-    """How a camera was held, as EXIF counts it; 1, upright, where that is not told or cannot be read."""
-    with suppress(Exception):
-        return picture.getexif().get(ExifTags.Base.Orientation, 1)
-    return 1
-
-
 def index_of(example: Example) -> dict[str, Any]:
-    """What the shards say of a picture beside the picture: its hash ("" without one), its size upright in pixels."""
+    """What the shards say of a picture beside the picture: its hash ("" without one), its size upright in pixels, 0
+    where it cannot be read."""
     if example.image is None:
         return dict(zip(INDEX_COLUMNS, ("", 0, 0), strict=True))
-    with suppress(OSError, ValueError), Image.open(io.BytesIO(example.image)) as picture:
-        width, height = picture.size  # reads the head of the file alone; what is after it in a PNG may be EXIF
-        if _orientation(picture) in _ON_ITS_SIDE:
-            width, height = height, width
-        return dict(zip(INDEX_COLUMNS, (image_hash(example.image), width, height), strict=True))
-    return dict(zip(INDEX_COLUMNS, (image_hash(example.image), 0, 0), strict=True))
+    width, height = image_size(example.image) or (0, 0)
+    return dict(zip(INDEX_COLUMNS, (image_hash(example.image), width, height), strict=True))
 
 
 def image_hash(image: bytes) -> str:
     return hashlib.blake2b(image, digest_size=8).hexdigest()
 
 
-_ON_ITS_SIDE = range(5, 9)  # of EXIF's orientations
 INDEX_COLUMNS = ("image_hash", "image_width", "image_height")
 _BINARY = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _FEATURES = {"image": {"_type": "Image"}, "speech": {"sampling_rate": SAMPLE_RATE_HZ, "_type": "Audio"}}

@@ -8,9 +8,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 
+from selfkd.data.media import decode_sound
 from selfkd.data.neural_voices import USUAL_RATE_WPM
 from selfkd.data.speakers import Utterance, resampled
 from selfkd.errors import InputError, steady
@@ -52,7 +52,10 @@ class FliteSpeaker:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode or not said.is_file():
                 raise InputError(f"engine: flite: {steady(done.stderr.strip()) or f'exit code {done.returncode}'}")
-            samples, rate_hz = soundfile.read(said, dtype="float32")
-        if not len(samples) or np.abs(samples).max() < _HISS:
+            try:
+                samples, rate_hz, _ = decode_sound(said)
+            except InputError as error:
+                raise InputError(f"text: Flite found nothing to say in {utterance.text!r} ({error})") from error
+        if np.abs(samples).max() < _HISS:
             raise InputError(f"text: Flite found nothing to say in {utterance.text!r}")
         return resampled(samples, rate_hz)

@@ -2,36 +2,40 @@
 
 import hashlib
 import heapq
-import io
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
-import soundfile
-from PIL import Image
+import numpy as np
+from numpy.typing import NDArray
 
 from selfkd.data.as_text import check_text, readable
 from selfkd.data.example import Example, image_hash
 from selfkd.data.image_tags import IMAGE_PLACE, image_place_left, without_image_place
+from selfkd.data.media import decode_sound, stored_image
+from selfkd.data.sound_files import SUFFIXES
 from selfkd.data.stored import Stored
 from selfkd.errors import InputError
+from selfkd.files import path_within
 
-MOST_PIXELS = 64_000_000  # a picture with more is no photograph but an attack on memory
 MOST_BYTES = 50_000_000
 UNANSWERED = "no question or answer"  # why a row is skipped
-MOST_SAMPLES = 64_000_000  # of a clip, all channels: 30 s of 8 at 96 kHz have 23 million
 
 
 class Clip(NamedTuple):
-    """Recorded speech: a sound file, or a part of it in seconds (to its end where `stop` is 0)."""
+    """Recorded speech: a sound file, or a part of it in seconds (to its end where `stop` is 0); of its `channels`, from
+    0, those alone where some are named. Data may name no file outside their `folder`."""
 
     path: Path
     start: float = 0.0
     stop: float = 0.0
+    channels: tuple[int, ...] = ()
+    folder: Path | None = None
 
 
 class Row(NamedTuple):
@@ -72,7 +76,7 @@ class Listed:
         """Over what the rows say and where their pictures and sound stand, none of which is read."""
         digest = hashlib.sha256()
         for row in self.rows:
-            clip = row.clip and (row.clip.path.name, row.clip.start, row.clip.stop)
+            clip = row.clip and (row.clip.path.name, row.clip.start, row.clip.stop, *row.clip.channels)
             digest.update(repr((*row._replace(image=None, clip=None), _place(row.image), clip)).encode())
         return digest.hexdigest()
 
@@ -140,40 +144,52 @@ def _smallest(count: int, keyed: Iterable[tuple[float, int, Row]]) -> list[Row]:
 
 
 def checked_image(image: Path | bytes) -> bytes:
-    """The bytes of a picture that can be decoded to its end; raises InputError, naming the field, for any other."""
+    """The bytes to keep of a picture (see `stored_image`); raises InputError, naming the field, for one that cannot be
+    decoded to its end."""
     try:
         data = image if isinstance(image, bytes) else _read(image)
     except OSError as error:
         raise InputError(f"field image: {_name(image)}: cannot be read ({error.strerror})") from error
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            if picture.width * picture.height > MOST_PIXELS:
-                raise Image.DecompressionBombError(f"{picture.width} x {picture.height} pixels are too many")
-            picture.load()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"field image: {_name(image)}: not a readable picture ({error})") from error
-    return data
+        return stored_image(data)
+    except InputError as error:
+        raise InputError(f"field image: {_name(image)}: {error}") from error
 
 
-def read_clip(clip: Clip):
-    """(samples (frames,), rate in Hz) of recorded speech, channels averaged; raises InputError, naming the field."""
+def read_clip(clip: Clip) -> tuple[NDArray[np.float32], int]:
+    """(samples (frames,), rate in Hz) of recorded speech; raises InputError, naming field and file."""
     try:
-        with soundfile.SoundFile(clip.path) as file:
-            rate_hz = file.samplerate
-            file.seek(int(clip.start * rate_hz))
-            frames = file.frames - file.tell()
-            if clip.stop:
-                frames = min(frames, max(0, int((clip.stop - clip.start) * rate_hz)))
-            if frames * file.channels > MOST_SAMPLES:  # an hour of silence is small as FLAC
-                raise InputError(
-                    f"field speech: {clip.path}: {frames / rate_hz:.0f} s of {file.channels} channels are too much"
-                )
-            samples = file.read(frames, dtype="float32", always_2d=True).mean(axis=1)
-    except (OSError, soundfile.LibsndfileError) as error:
-        raise InputError(f"field speech: {clip.path}: not readable sound ({error})") from error
-    if not len(samples):
-        raise InputError(f"field speech: {clip.path}: holds no samples")
-    return samples, rate_hz
+        if clip.folder is not None:
+            path_within(clip.folder, clip.path)
+        path = clip.path if clip.path.is_file() else with_suffix_of_any_case(clip.path) or clip.path
+        sound = decode_sound(path, clip.start, clip.stop, clip.channels)
+    except InputError as error:
+        raise InputError(f"field speech: {clip.path}: {error}") from error
+    return sound.samples, sound.rate_hz
+
+
+def find_recording(folder: Path, name: str) -> Path | None:
+    """The sound file called `name`, without its extension, in `folder`; raises InputError where it leads out of it."""
+    path = path_within(folder, name)
+    found = (with_suffix_of_any_case(path.with_name(f"{path.name}{suffix}")) for suffix in SUFFIXES)
+    return next((one for one in found if one is not None), None)
+
+
+def with_suffix_of_any_case(path: Path) -> Path | None:
+    """The file of this name whose extension may be in capitals (a.wav: a.WAV); None where there is none."""
+    try:
+        changed = path.parent.stat().st_mtime_ns
+    except OSError:
+        return None
+    name = _names(path.parent, changed).get((path.stem, path.suffix.lower()))
+    return None if name is None else path.with_name(name)
+
+
+@lru_cache(maxsize=16)
+def _names(folder: Path, changed: int) -> dict[tuple[str, str], str]:
+    """{(stem, extension in small letters): name} of a folder's files, listed once as long as it stays as it is."""
+    names = sorted((path.name for path in folder.iterdir() if path.is_file()), reverse=True)
+    return {(Path(name).stem, Path(name).suffix.lower()): name for name in names}  # a.wav before a.WAV
 
 
 def _asked(row: Row) -> str:

@@ -16,6 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from selfkd.errors import InputError
+from selfkd.files import path_within
+
 ROW_GROUPS_KEPT = 2  # of a process: a benchmark's hold 100 pictures
 
 
@@ -31,7 +34,8 @@ class InFolder:
         return self.name
 
     def read(self) -> Path:
-        return self.folder / self.name
+        """Raises InputError where the name leads out of the folder."""
+        return path_within(self.folder, self.name)
 
 
 @dataclass(frozen=True)
@@ -57,16 +61,27 @@ class InDataset:
 
     pictures: Any  # a dataset of one column, memory-mapped
     row: int
+    folders: tuple[Path, ...]  # in which a picture may be that is there by its path alone
 
     @property
     def place(self) -> str:
         return str(self.row)
 
     def read(self) -> Path | bytes:
+        """Raises InputError for a path that leads out of all of the folders."""
         (value,) = self.pictures[self.row].values()
         if isinstance(value, list):  # of one
             (value,) = value
-        return value["bytes"] or Path(value["path"])
+        if value["bytes"]:
+            return value["bytes"]
+        for folder in self.folders:
+            try:
+                path = path_within(folder, value["path"])
+            except InputError:
+                continue
+            if path.is_file():
+                return path
+        raise InputError(f"field image: {value['path']}: no file in {', '.join(map(str, self.folders))}")
 
 
 Stored = InFolder | InParquet | InDataset
@@ -95,9 +110,10 @@ def parquet_rows(files: Sequence[str], columns: Sequence[str], pictures: str) ->
                     yield {**row, pictures: InParquet(path, number, at, pictures) if is_there else None}
 
 
-def dataset_rows(data: Any, pictures: str) -> Iterator[dict[str, Any]]:
+def dataset_rows(data: Any, pictures: str, folders: tuple[Path, ...]) -> Iterator[dict[str, Any]]:
     """The rows of a dataset of `datasets` with `InDataset` in their column of pictures, None where a row has none; of a
-    column of lists, a list where it does not hold one picture."""
+    column of lists, a list where it does not hold one picture. Those that are there by their paths alone have to be in
+    one of `folders`."""
     from datasets import Image, List
 
     held, others = data.select_columns([pictures]), data.remove_columns([pictures])
@@ -107,13 +123,13 @@ def dataset_rows(data: Any, pictures: str) -> Iterator[dict[str, Any]]:
         if in_lists:
             for number in pc.fill_null(pc.list_value_length(chunk), 0).to_pylist():
                 # several are left as they are, for who reads the row to refuse
-                yield {**others[row], pictures: InDataset(held, row) if number == 1 else [None] * number}
+                yield {**others[row], pictures: InDataset(held, row, folders) if number == 1 else [None] * number}
                 row += 1
             continue
         # by the lengths of what is there, without reading it
         lengths = (pc.fill_null(pc.binary_length(pc.struct_field(chunk, field)), 0) for field in ("bytes", "path"))
         for is_there in pc.greater(pc.add(*lengths), 0).to_pylist():
-            yield {**others[row], pictures: InDataset(held, row) if is_there else None}
+            yield {**others[row], pictures: InDataset(held, row, folders) if is_there else None}
             row += 1
 
 

@@ -61,9 +61,9 @@ def dataset(name: str, images: Path, split: str, columns: Mapping[str, str], cou
     if isinstance(feature, dict) and "bytes" in feature:  # Parquet that does not say that these are pictures
         data = data.cast_column(image, Image())
         feature = data.features[image]
-    if isinstance(feature, Image) or _is_list_of_pictures(feature):
-        table = dataset_rows(data, image)
     source = name if file.exists() else name.partition(":")[0]
+    if isinstance(feature, Image) or _is_list_of_pictures(feature):
+        table = dataset_rows(data, image, _folders_of(source, images))
     called = file.stem if file.is_file() else Path(source).resolve().name if Path(source).exists() else source
     license = data.info.license or "not stated"
     table = _meant(table, data.features)
@@ -87,6 +87,18 @@ def _listed(
     # which columns are of integers is known when all of the table has been read
     rows = tuple(Row(**row._asdict() | {n: numbers.given_back(n, getattr(row, n)) for n in NUMBERED}) for row in rows)
     return Listed(name, rows, license, skipped=dict(skipped))
+
+
+def _folders_of(source: str, images: Path) -> tuple[Path, ...]:
+    """Where pictures may be that a dataset names by paths: the folder of pictures; the dataset's own, or where
+    `datasets` unpacks those of the hub."""
+    from datasets import config
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    own = Path(source)
+    if own.exists():
+        return images, own if own.is_dir() else own.parent
+    return images, Path(config.DOWNLOADED_DATASETS_PATH), Path(HF_HUB_CACHE)
 
 
 def _checked(columns: Mapping[str, str]) -> dict[str, str]:

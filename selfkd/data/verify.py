@@ -12,21 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfkd.data.example import LONGEST_SECONDS, SAMPLE_RATE_HZ, Example
+from selfkd.data.media import check_audible
 from selfkd.errors import InputError
 
 SECONDS_A_LETTER = (0.02, 0.3)  # faster and slower than anybody speaks
 SLACK_SECONDS = 1.5  # of silence around a short utterance
 MOST_EXTRA_TOKENS = 16
 UNSPACED = ("zh", "yue", "ja", "th", "lo", "my")  # written without spaces: letters stand for words
-FULL_SCALE, MOST_CLIPPED, LEAST_RMS = 0.999, 0.01, 1e-3  # share of samples at full scale; -60 dBFS
+FULL_SCALE, MOST_CLIPPED = 0.999, 0.01  # share of samples at full scale
 
 
 def check_sound(samples: NDArray[np.float32], said: str) -> None:
     """Raises InputError for speech that is silent, clipped, over 30 s, or of no likely length for its text."""
     seconds = len(samples) / SAMPLE_RATE_HZ
-    level = float(np.sqrt(np.dot(samples, samples) / len(samples))) if len(samples) else 0.0
-    if level < LEAST_RMS:
-        raise InputError(f"field speech: silent (root mean square {level:.5f})")
+    try:
+        check_audible(samples)
+    except InputError as error:
+        raise InputError(f"field speech: {error}") from error
     at_full_scale = max(samples.max(), -samples.min()) >= FULL_SCALE
     clipped = float(np.mean(np.abs(samples) >= FULL_SCALE)) if at_full_scale else 0.0
     if clipped > MOST_CLIPPED:

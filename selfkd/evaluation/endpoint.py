@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from selfkd.data.example import SAMPLE_RATE_HZ, Example, encode_picture, is_turned
+from selfkd.data.example import SAMPLE_RATE_HZ, Example, encode_picture
+from selfkd.data.media import is_plain
 from selfkd.data.views import View
 from selfkd.evaluation.asker import Asker, EndpointSettings
 from selfkd.evaluation.reply import Reply
@@ -64,11 +65,11 @@ def text_part(text: str) -> dict[str, Any]:
 
 
 def image_part(example: Example) -> dict[str, Any]:
-    """The example's image as it is; as PNG where no endpoint would read its format, or a camera was held otherwise: not
-    all look at that. InputError where it cannot be read."""
+    """The example's image as it is; as PNG where no endpoint would read its format, or not all would see the same in it
+    (see `is_plain`). InputError where it cannot be read."""
     image = example.image or b""
     media_type = image_media_type(image)
-    if not media_type or is_turned(image):
+    if not media_type or not is_plain(image):
         picture = example.picture()
         image, media_type = encode_picture(picture) if picture else b"", "image/png"
     return {"type": "image_url", "image_url": {"url": f"data:{media_type};base64,{_base64(image)}"}}

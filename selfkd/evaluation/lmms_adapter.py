@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 from lmms_eval.api.model import lmms
 from lmms_eval.models.registry_v2 import ModelManifest
+from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
 from selfkd.data.example import Example, encode_picture, groups_of
 from selfkd.data.image_tags import image_place_left, without_image_place, without_sound_place
+from selfkd.data.media import RATES_HZ, check_audible, mono, rgb
 from selfkd.data.speakers import resampled
 from selfkd.data.views import View
 from selfkd.errors import InputError
@@ -67,16 +69,29 @@ def _example(at: int, context: str, shown: Sequence[Any] | None) -> Example:
     sounds = [s for s in shown or [] if isinstance(s, dict) and "array" in s]
     if len(pictures) > 1 or len(sounds) > 1 or len(pictures) + len(sounds) < len(shown or []):
         raise InputError(f"request {at}: selfkd takes one picture and one sound, this one has other things")
-    image = encode_picture(pictures[0].convert("RGB")) if pictures else None
+    try:
+        image = encode_picture(rgb(pictures[0])) if pictures else None
+        samples = _heard(sounds[0]) if sounds else None
+    except InputError as error:
+        raise InputError(f"request {at}: {error}") from error
     text = without_image_place(without_sound_place(context))
     if left := image_place_left(text, bool(pictures)):
         raise InputError(f"request {at}: {left}")
-    if not sounds:
+    if samples is None:
         return Example(str(at), text, "", "lmms-eval", "open", "", image=image)
-    samples = np.asarray(sounds[0]["array"], dtype=np.float32)
     after = f"\n{text}" if text else ""
     example = Example(str(at), "(spoken)", "", "lmms-eval", "open", "", image=image, answer_format=after)
-    return example.spoken(resampled(samples, sounds[0]["sampling_rate"]), "recorded")
+    return example.spoken(samples, "recorded")
+
+
+def _heard(sound: dict[str, Any]) -> NDArray[np.float32]:
+    """Mono, 16 kHz, of an array (frames,) or (channels, frames), as `datasets` decodes them."""
+    samples = np.atleast_2d(np.asarray(sound["array"], dtype=np.float32))
+    if sound["sampling_rate"] not in RATES_HZ:
+        raise InputError(f"sampling_rate: {sound['sampling_rate']}: {RATES_HZ[0]} to {RATES_HZ[-1]} Hz are taken")
+    found = mono(samples.T)
+    check_audible(found)
+    return resampled(found, sound["sampling_rate"])
 
 
 def _ended(text: str, until: Sequence[str] | str | None) -> str:

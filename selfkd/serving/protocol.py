@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from selfkd.serving.honoured import check_honoured
 from selfkd.serving.refused import RefusedError
 
-SoundFormat = Literal["wav", "flac", "mp3"]
+SoundFormat = Literal["wav", "flac", "mp3", "ogg", "opus", "m4a", "mp4", "aac", "webm", "3gp"]
 
 
 class _Strict(BaseModel):

@@ -6,19 +6,18 @@ item's box, and so do we. How many items the paper draws, and in what words it a
 them with the true caption first, in the words of the embedded world's MMAlign.
 """
 
-import io
 import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from selfkd.data.as_text import as_text
 from selfkd.data.example import encode_picture
 from selfkd.data.json_list import json_records
 from selfkd.data.listed import Listed, Row, checked_image
+from selfkd.data.media import decode_image
 from selfkd.data.questions import which_caption
+from selfkd.data.stored import InFolder
 from selfkd.errors import InputError
 from selfkd.evaluation.benchmarks.benchmark import as_details
 
@@ -69,11 +68,10 @@ def _cut(item: Mapping[str, Any], images: Path, where: str) -> bytes:
         raise InputError(f"{where}: field bbox: {box} are not four numbers")
     left, top, width, height = box
     try:
-        data = checked_image(images / str(item["image_path"]))
+        picture = decode_image(checked_image(InFolder(images, str(item["image_path"])).read()))
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
-    with Image.open(io.BytesIO(data)) as picture:
-        inside = width > 0 and height > 0 and left < picture.width and top < picture.height
-        if not (inside and left + width > 0 and top + height > 0):
-            raise InputError(f"{where}: field bbox: {box} is outside the picture of {picture.width} x {picture.height}")
-        return encode_picture(picture.convert("RGB").crop((left, top, left + width, top + height)))
+    inside = width > 0 and height > 0 and left < picture.width and top < picture.height
+    if not (inside and left + width > 0 and top + height > 0):
+        raise InputError(f"{where}: field bbox: {box} is outside the picture of {picture.width} x {picture.height}")
+    return encode_picture(picture.crop((left, top, left + width, top + height)))

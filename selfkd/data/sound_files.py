@@ -1,0 +1,332 @@
+"""What a sound file says of itself: its kind by its first bytes, and how much of what its header tells is there.
+
+libsndfile reads WAV, FLAC, MP3, Ogg, AIFF, AU and NIST's Sphere. What browsers and phones record (MP4 with AAC, WebM,
+3GP, AMR) is read by FFmpeg, in the package PyAV, where the extra `selfkd[media]` is installed.
+"""
+
+import io
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from selfkd.errors import InputError
+
+READABLE = "WAV, FLAC, MP3, Ogg, AIFF, AU, NIST, M4A, MP4, AAC, WebM, 3GP or AMR"
+# in the order in which a recording is looked for, whatever the case of its extension
+SUFFIXES = (
+    ".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga", ".m4a", ".mp4", ".aac", ".webm", ".3gp", ".amr", ".aif", ".aiff",
+)  # fmt: skip
+FFMPEG_FORMATS = {"mp4": "mov", "webm": "matroska", "aac": "aac", "amr": "amr"}  # FFmpeg's names of them
+_BLOCK_SAMPLES = 1_000_000  # that are decoded at once: what a file says of its length may be a lie
+_STREAMED = 0x7FFF0000  # a length of this and more, or 0, is what is written where the end is not known
+_UNKNOWN_FRAMES = 2**48  # libsndfile gives more than this for a FLAC without a length
+_SLACK_SECONDS = 0.1  # that a container's duration may be off: priming samples, rounding to its clock
+
+
+class OpenedSound(NamedTuple):
+    """`blocks` (frames, channels) of float32 follow `skipped_frames`; `known_frames` are in the whole file, None where
+    nothing tells; `share_held` gives the share of what the header tells that has been found, for the frames of a file
+    that was read to its end; None where nothing tells, and InputError where something has been cut off."""
+
+    rate_hz: int
+    channels: int
+    skipped_frames: int
+    known_frames: int | None
+    blocks: Iterator[NDArray[np.float32]]
+    share_held: Callable[[int], float | None]
+
+
+def sniffed(head: bytes) -> str:
+    """The kind of a sound file by its first bytes; "" where it is none that is read."""
+    for kind, is_it in _KINDS.items():
+        if is_it(head):
+            return kind
+    return ""
+
+
+_KINDS: dict[str, Callable[[bytes], bool]] = {
+    "wav": lambda b: b[:4] in (b"RIFF", b"RIFX", b"RF64") and b[8:12] == b"WAVE",
+    "flac": lambda b: b[:4] == b"fLaC",
+    "ogg": lambda b: b[:4] == b"OggS",
+    "aiff": lambda b: b[:4] == b"FORM" and b[8:12] in (b"AIFF", b"AIFC"),
+    "au": lambda b: b[:4] == b".snd",
+    "nist": lambda b: b[:7] == b"NIST_1A",
+    "mp4": lambda b: b[4:8] == b"ftyp",
+    "webm": lambda b: b[:4] == b"\x1a\x45\xdf\xa3",
+    "amr": lambda b: b[:5] == b"#!AMR",
+    "mp3": lambda b: b[:3] == b"ID3" or bool(_mpeg_frame(b)),
+    "aac": lambda b: bool(_adts_frame(b)),
+}
+
+
+@contextmanager
+def opened_sound(file: BinaryIO, start: float) -> Iterator[OpenedSound]:
+    """A sound file from `start` seconds on; raises InputError, or an error of its decoder, for what is none."""
+    kind = sniffed(file.read(16))
+    file.seek(0)
+    if not kind:
+        raise InputError(f"not readable sound (no {READABLE} file)")
+    with _by_ffmpeg(file, kind, start) if kind in FFMPEG_FORMATS else _by_libsndfile(file, kind, start) as opened:
+        yield opened
+
+
+@contextmanager
+def _by_libsndfile(file: BinaryIO, kind: str, start: float) -> Iterator[OpenedSound]:
+    with soundfile.SoundFile(_with_its_length(file) if kind == "wav" else file) as opened:
+        first = opened.seek(round(start * opened.samplerate)) if start else 0
+        is_known = 0 < opened.frames < _UNKNOWN_FRAMES
+        if not is_known:  # soundfile seeks to where it is after each read, which libsndfile then refuses
+            opened.seekable = lambda: False
+        yield OpenedSound(
+            opened.samplerate,
+            opened.channels,
+            first,
+            opened.frames if is_known else None,
+            _blocks(opened),
+            lambda frames: _SHARES[kind](file, frames) if kind in _SHARES else None,
+        )
+
+
+def _blocks(opened: soundfile.SoundFile) -> Iterator[NDArray[np.float32]]:
+    at_once = max(1, _BLOCK_SAMPLES // opened.channels)
+    left = opened.frames - opened.tell()
+    while len(block := opened.read(max(1, min(at_once, left)), dtype="float32", always_2d=True)):
+        left = max(at_once, left - len(block))
+        yield block
+
+
+# how much is there of what the header tells
+
+
+def _wav_chunks(file: BinaryIO) -> tuple[dict[bytes, tuple[int, int]], str, int]:
+    """({id: (place, size)} up to the data, byte order, length of the file)."""
+    length = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    order = ">" if file.read(4) == b"RIFX" else "<"
+    found, at = {}, 12
+    while at + 8 <= length and b"data" not in found:
+        file.seek(at)
+        name, size = struct.unpack(f"{order}4sI", file.read(8))
+        found[name] = (at + 8, size)
+        at += 8 + size + size % 2
+    return found, order, length
+
+
+def _wav_share(file: BinaryIO, frames: int) -> float | None:
+    chunks, order, length = _wav_chunks(file)
+    at, size = chunks[b"data"]
+    if b"ds64" in chunks and size == 0xFFFFFFFF:
+        file.seek(chunks[b"ds64"][0] + 8)
+        (size,) = struct.unpack(f"{order}Q", file.read(8))
+        return None if size == 0 or size >= 2**62 else _share(length - at, size)
+    return None if size == 0 or size >= _STREAMED else _share(length - at, size)
+
+
+def _with_its_length(file: BinaryIO) -> BinaryIO:
+    """A WAV whose data have a length of 0 with the one that they have: libsndfile would read none of them."""
+    chunks, order, length = _wav_chunks(file)
+    file.seek(0)
+    at, size = chunks.get(b"data", (length, 1))
+    if size or at >= length:
+        return file
+    content = bytearray(file.read())
+    content[at - 4 : at] = struct.pack(f"{order}I", min(length - at, _STREAMED))
+    return io.BytesIO(content)
+
+
+def _aiff_share(file: BinaryIO, frames: int) -> float | None:
+    length, at = file.seek(0, io.SEEK_END), 12
+    while at + 8 <= length:
+        file.seek(at)
+        name, size = struct.unpack(">4sI", file.read(8))
+        if name == b"SSND":
+            return None if size >= _STREAMED else _share(length - at - 8, size)
+        at += 8 + size + size % 2
+    return None
+
+
+def _au_share(file: BinaryIO, frames: int) -> float | None:
+    length = file.seek(0, io.SEEK_END)
+    file.seek(4)
+    at, size = struct.unpack(">II", file.read(8))
+    return None if size == 0 or size >= _STREAMED else _share(length - at, size)
+
+
+def _nist_share(file: BinaryIO, frames: int) -> float | None:
+    file.seek(0)
+    for line in file.read(1024).split(b"\n"):
+        if line.startswith(b"sample_count -i "):
+            return _share(frames, int(line.split()[2]))
+    return None
+
+
+def _ogg_share(file: BinaryIO, frames: int) -> None:
+    """Its length stands on its last page, which is marked as such."""
+    file.seek(0)
+    content, at, unended = file.read(), 0, set()
+    while content[at : at + 4] == b"OggS" and at + 27 <= len(content):
+        flags, serial, segments = content[at + 5], content[at + 14 : at + 18], content[at + 26]
+        at += 27 + segments + sum(content[at + 27 : at + 27 + segments])
+        if at > len(content):
+            break
+        unended = unended - {serial} if flags & 4 else unended | {serial}
+    if unended or at > len(content):
+        raise InputError(f"cut short: its last page is missing (Ogg, {len(content)} bytes)")
+
+
+def _mp3_share(file: BinaryIO, frames: int) -> float | None:
+    """Frames of MPEG that are there, of those that the first one tells of (Xing, Info, VBRI). Without such a frame a
+    file that ends within one was cut; one that was cut between two cannot be told from a whole one."""
+    file.seek(0)
+    content = file.read()
+    at = _after_id3(content)
+    told, first = _told_frames(content, at), _mpeg_frame(content[at : at + 4])
+    at = at + first if told else at
+    found, end = _count_frames(content, at, _mpeg_frame)
+    if told and told - found > 1:
+        return _share(found, told)
+    if end > len(content):
+        raise InputError(f"cut short: it ends within a frame (MP3, {len(content)} bytes)")
+    return None
+
+
+def _told_frames(content: bytes, at: int) -> int:
+    frame = content[at : at + 200]
+    for name, place in ((b"Xing", 8), (b"Info", 8), (b"VBRI", 14)):
+        mark = frame.find(name)
+        if mark > 0 and (name == b"VBRI" or (len(frame) > mark + 7 and frame[mark + 7] & 1)):
+            told = frame[mark + place : mark + place + 4]
+            return int.from_bytes(told, "big") if len(told) == 4 else 0
+    return 0
+
+
+def _count_frames(content: bytes, at: int, length_of: Callable[[bytes], int]) -> tuple[int, int]:
+    """(whole frames from `at` on, where the last one ends): beyond the content where it is not whole. What stands
+    between frames (tags, junk) is passed over."""
+    found, end = 0, at
+    while at + 7 <= len(content):
+        length = length_of(content[at : at + 8])
+        follows = content[at + length : at + length + 8]
+        # two bytes of junk may look like a head: what comes after a frame is another, or a tag, or the end
+        if length and (len(follows) < 7 or length_of(follows) or follows[:3] in (b"TAG", b"APE", b"ID3")):
+            found, at = found + (at + length <= len(content)), at + length
+            end = at
+        else:
+            at = content.find(b"\xff", at + 1)
+            if at < 0:
+                break
+    return found, end
+
+
+def _after_id3(content: bytes) -> int:
+    at = 0
+    while content[at : at + 3] == b"ID3" and len(content) >= at + 10:
+        size = content[at + 6 : at + 10]
+        at += 10 + (size[0] << 21 | size[1] << 14 | size[2] << 7 | size[3])
+    return at
+
+
+_KBITS = {
+    (1, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
+    (1, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (1, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (2, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (2, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+    (2, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}  # of MPEG (1, or 2 and 2.5) and layer, by the index from 1
+_MPEG_HZ = (44_100, 48_000, 32_000)
+
+
+def _mpeg_frame(head: bytes) -> int:
+    """The bytes of an MPEG audio frame by its head; 0 for what is none."""
+    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
+        return 0
+    version, layer, rate = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3), head[2] >> 2 & 3
+    index, padding = head[2] >> 4, head[2] >> 1 & 1
+    if version == 1 or layer == 4 or rate == 3 or not 0 < index < 15:
+        return 0
+    generation = 1 if version == 3 else 2
+    hz = _MPEG_HZ[rate] // {3: 1, 2: 2, 0: 4}[version]
+    bits = 1000 * _KBITS[generation, layer][index - 1]
+    if layer == 1:
+        return 4 * (12 * bits // hz + padding)
+    return (72 if generation == 2 and layer == 3 else 144) * bits // hz + padding
+
+
+def _adts_frame(head: bytes) -> int:
+    """The bytes of a frame of AAC by its head; 0 for what is none."""
+    if len(head) < 7 or head[0] != 0xFF or head[1] & 0xF6 != 0xF0:
+        return 0
+    return (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5
+
+
+def _share(there: int, told: int) -> float:
+    return max(0, there) / told if told else 1.0
+
+
+_SHARES: dict[str, Callable[[BinaryIO, int], float | None]] = {
+    "wav": _wav_share, "aiff": _aiff_share, "au": _au_share, "nist": _nist_share, "ogg": _ogg_share, "mp3": _mp3_share,
+}  # fmt: skip  # of a FLAC that was cut libsndfile says so itself
+
+
+# what browsers and phones record
+
+
+@contextmanager
+def _by_ffmpeg(file: BinaryIO, kind: str, start: float) -> Iterator[OpenedSound]:
+    try:
+        import av
+    except ImportError as error:
+        raise InputError(
+            f"{kind} files need PyAV: pip install 'selfkd[media]'; or convert the recording to WAV or FLAC"
+        ) from error
+    try:
+        with av.open(file, mode="r", format=FFMPEG_FORMATS[kind]) as container:
+            if not container.streams.audio:
+                raise InputError(f"not readable sound ({kind} without sound)")
+            stream = container.streams.audio[0]
+            skipped = round(start * stream.rate)
+            frames = container.decode(stream)
+            yield OpenedSound(
+                stream.rate,
+                stream.channels,
+                skipped,
+                None,
+                _from(skipped, _as_floats(frames, av.AudioResampler("fltp", stream.layout, stream.rate))),
+                lambda count: _duration_share(file, kind, container, count / stream.rate),
+            )
+    except av.FFmpegError as error:
+        raise InputError(f"not readable sound ({kind}: {error.strerror})") from error
+
+
+def _as_floats(frames: Iterator[Any], resampler: Any) -> Iterator[NDArray[np.float32]]:
+    for frame in chain(frames, [None]):  # which gives what is left in it
+        for out in resampler.resample(frame):
+            yield out.to_ndarray().T
+
+
+def _from(first: int, blocks: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+    at = 0
+    for block in blocks:
+        if at + len(block) > first:
+            yield block[max(0, first - at) :]
+        at += len(block)
+
+
+def _duration_share(file: BinaryIO, kind: str, container: Any, seconds: float) -> float | None:
+    if kind == "aac":  # its duration is FFmpeg's guess
+        file.seek(0)
+        content = file.read()
+        if _count_frames(content, _after_id3(content), _adts_frame)[1] > len(content):
+            raise InputError(f"cut short: it ends within a frame (AAC, {len(content)} bytes)")
+    if kind in ("aac", "amr"):
+        return None
+    stream = container.streams.audio[0]
+    told = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1_000_000
+    return seconds / told if told > seconds + _SLACK_SECONDS else None
