@@ -62,6 +62,12 @@ def path_within(folder: Path, name: str | Path) -> Path:
     raise InputError(f"{name}: leads out of the folder {folder}")
 
 
+def check_name(name: str) -> None:
+    """Raises InputError for what cannot be the name of a file in whatever folder: a path, or nothing at all."""
+    if not name.isprintable() or name.strip() in ("", ".", "..") or "/" in name or "\\" in name or len(name) > 200:
+        raise InputError(f"{name!r} cannot name a file")
+
+
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

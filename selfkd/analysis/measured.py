@@ -18,7 +18,7 @@ from selfkd.data.folder import ExampleFolder
 from selfkd.data.views import PairedCollator, PairedDataset, PairedItem
 from selfkd.errors import InputError
 from selfkd.evaluation.grading import check_name, group_of_example
-from selfkd.files import write_text
+from selfkd.files import path_within, write_text
 from selfkd.model.checkpoint import is_ours, load_omni, ready
 from selfkd.model.omni import OmniModel
 from selfkd.runs import name_and_path
@@ -80,7 +80,7 @@ def check_numbers(batch_size: int, limit: int) -> None:
 
 
 def items_path(folder: Path, benchmark: str, model: str) -> Path:
-    return folder / "items" / f"{benchmark}.{model}.jsonl"
+    return path_within(folder / "items", f"{benchmark}.{model}.jsonl")
 
 
 def measure_missing(

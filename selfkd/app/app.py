@@ -1,5 +1,6 @@
 """`selfkd app`: loads one or two models and shows the page until it is stopped."""
 
+import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,6 +20,8 @@ def app(config: AppConfig) -> None:
     transformers_logging.disable_progress_bar()
     panel = Panel.load(config)
     with TemporaryDirectory(prefix="selfkd-app-") as folder:
+        # else Gradio takes a folder that all of its pages on this machine share, and keeps what was uploaded
+        os.environ.setdefault("GRADIO_TEMP_DIR", str(Path(folder) / "uploads"))
         try:
             PageServer(panel, Path(folder)).run()
         except KeyboardInterrupt:  # it stops in good order first, then says it again

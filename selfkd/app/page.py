@@ -13,6 +13,7 @@ from selfkd.app.asked import MOST_LETTERS, VOICES, Said, ready_examples, say
 from selfkd.app.cards import ROWS, answers_html, looks_html
 from selfkd.app.overlay import data_uri, thumbnail
 from selfkd.app.panel import Answered, Panel
+from selfkd.app.uploads import UploadsPage, uploaded
 from selfkd.errors import InputError
 
 log = logging.getLogger("selfkd.app")
@@ -79,7 +80,7 @@ def build_page(panel: Panel, folder: Path) -> gr.Blocks:
     def look(answered: Answered | None, rows: str, layer: int) -> Any:
         return gr.skip() if answered is None else looks_html(answered, rows, int(layer))
 
-    with gr.Blocks(
+    with UploadsPage(
         title="selfkd: written or spoken?", analytics_enabled=False, delete_cache=(_KEPT_SECONDS // 4, _KEPT_SECONDS)
     ) as page:
         answered_state = gr.State(None, time_to_live=_KEPT_SECONDS)
@@ -172,4 +173,4 @@ def _path(payload: Any) -> str | None:
 
 
 def _content(path: str | None) -> bytes | None:
-    return Path(path).read_bytes() if path else None
+    return uploaded(path).read_bytes() if path else None

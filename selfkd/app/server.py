@@ -1,6 +1,7 @@
 """The page behind HTTP: Gradio with everything off that is not this page."""
 
 import os
+import re
 import socket
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -22,12 +23,17 @@ from selfkd.app.page import build_page, style, theme
 from selfkd.app.panel import Panel
 from selfkd.serving.settings import OWN_NAMES
 
+# of Gradio's paths, that fetch what a URL names, or write files for parts that are not on this page
+_OFF = re.compile(
+    r"/gradio_api/(file[=/]/*[a-z][a-z0-9+.-]*:/|proxy=|process_recording|vibe|undo-vibe|run-history)", re.IGNORECASE
+)
 _STOP_SECONDS = 10  # for an answer under way, once the server is told to stop
 
 
 class OwnPagesMiddleware:
-    """Refuses what a page from elsewhere sends. The endpoint needs no such thing: it takes JSON alone, which a browser
-    sends to another site only with leave; here uploads are forms, for which it asks nobody."""
+    """Refuses what a page from elsewhere sends, and what this page does not need. The endpoint needs no such thing: it
+    takes JSON alone, which a browser sends to another site only with leave; here uploads are forms, for which it asks
+    nobody."""
 
     def __init__(self, app: ASGIApp):
         self._app = app
@@ -38,6 +44,9 @@ class OwnPagesMiddleware:
             origin = headers.get("origin")  # a browser names the page's, unless it is a plain link or picture
             if origin is not None and urlsplit(origin).netloc != headers.get("host"):
                 await PlainTextResponse("only this server's own page may ask", 403)(scope, receive, send)
+                return
+            if _OFF.match(scope["path"]):
+                await PlainTextResponse("this is off here", 403)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from selfkd.data.example import SAMPLE_RATE_HZ, SCHEMA_VERSION, Example, example_of_row, index_of, read_manifest
 from selfkd.data.folder import readable
 from selfkd.errors import InputError
-from selfkd.files import sha256
+from selfkd.files import check_name, path_within, sha256
 
 
 @dataclass
@@ -42,7 +42,7 @@ def check(config: CheckConfig) -> dict[str, Any]:
     seconds, pictures, voices = 0.0, set(), set()
     shards = manifest["shards"]
     for shard in tqdm([*shards, *manifest["rejected_shards"]], "checking", unit="shard"):
-        path = config.data / shard["file"]
+        path = _within(config.data, shard["file"])
         if not path.is_file():
             raise InputError(f"{path}: not there, though the manifest names it")
         if sha256(path) != shard["sha256"]:
@@ -80,11 +80,22 @@ def check(config: CheckConfig) -> dict[str, Any]:
     return figures
 
 
+def _within(folder: Path, name: str) -> Path:
+    try:
+        return path_within(folder, name)
+    except InputError as error:
+        raise InputError(f"{folder}: field shards: {error}") from error
+
+
 def _checked(where: str, row: dict[str, Any], seen: set[str]) -> Example:
     example = example_of_row(row)
     if example.id in seen:
         raise InputError(f"{where}: field id: {example.id!r} is there twice")
     seen.add(example.id)
+    try:
+        check_name(example.source)
+    except InputError as error:
+        raise InputError(f"{where}: field source: {error}") from error
     for name, value in index_of(example).items():
         if row[name] != value:
             raise InputError(f"{where}: field {name}: {row[name]!r}, the picture has {value!r}")

@@ -17,8 +17,17 @@ from typing import Any, overload
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from selfkd.data.example import INDEX_COLUMNS, SCHEMA_VERSION, Example, example_of_row, index_of, read_manifest
+from selfkd.data.example import (
+    INDEX_COLUMNS,
+    MANIFEST,
+    SCHEMA_VERSION,
+    Example,
+    example_of_row,
+    index_of,
+    read_manifest,
+)
 from selfkd.errors import InputError
+from selfkd.files import check_name, path_within
 
 ROW_GROUPS_KEPT = 4  # of a process
 EXAMPLES_KEPT = 64  # of a process: a batch's, which are looked at once more when their replies are there
@@ -94,7 +103,10 @@ class ExampleFolder(Examples):
         shards = manifest["rejected_shards" if rejected else "shards"]
         self.language: str = manifest.get("language", "en")
         self.folder = folder
-        self.paths = [folder / shard["file"] for shard in shards]
+        try:
+            self.paths = [path_within(folder, shard["file"]) for shard in shards]
+        except InputError as error:
+            raise InputError(f"{folder / MANIFEST}: field shards: {error}") from error
         self._groups: list[tuple[Path, int]] = []  # shard and number in it
         rows = []
         for path in self.paths:
@@ -117,8 +129,14 @@ class ExampleFolder(Examples):
 
     @property
     def source(self) -> str:
-        """Where the first example says that it is from; "" for a folder without examples."""
-        return next((row["source"] for row in self.columns("source")), "")
+        """Where the first example says that it is from; "" for a folder without examples. Records are named by it, so
+        that InputError is raised for one that cannot name a file."""
+        source = next((row["source"] for row in self.columns("source")), "")
+        try:
+            check_name(source or "none")
+        except InputError as error:
+            raise InputError(f"{self.folder}: row 0: field source: {error}") from error
+        return source
 
     def sketches(self) -> list[Sketch]:
         return [_sketch(row) for row in self.columns("id", "question", "answer", "duration_seconds", *INDEX_COLUMNS)]

@@ -73,8 +73,8 @@ def image_size(data: bytes) -> tuple[int, int] | None:
 
 
 def is_plain(data: bytes) -> bool:
-    """Whether, by the head of an image file, readers of any kind make of it what `decode_image` does: one frame, upright
-    as it lies there, opaque, of 8 bits."""
+    """Whether, by the head of an image file, readers of any kind make of it what `decode_image` does: one frame,
+    upright as it lies there, opaque, of 8 bits."""
     with suppress(InputError), _opened(data, FORMATS) as picture:
         is_opaque = picture.mode in _PLAIN and "transparency" not in picture.info
         return is_opaque and _orientation(picture) == 1 and getattr(picture, "n_frames", 1) == 1
@@ -93,7 +93,7 @@ _ON_ITS_SIDE = range(5, 9)  # of EXIF's orientations
 
 @contextmanager
 def _opened(data: bytes, formats: Sequence[str]) -> Iterator[Image.Image]:
-    with _in_words(), Image.open(io.BytesIO(data), formats=formats) as picture:
+    with _in_words(), Image.open(io.BytesIO(data), formats=tuple(formats)) as picture:
         yield picture
 
 
@@ -114,7 +114,8 @@ def _in_words() -> Iterator[None]:
 def _decoded(picture: Image.Image) -> Image.Image:
     file_format, is_inverted = picture.format, _is_white_zero(picture)
     # the codec's own name of what is stored ("L;2", "RGB;16B"): gone once the image is loaded
-    stored = str(picture.tile[0][3]) if getattr(picture, "tile", None) else ""
+    tiles = getattr(picture, "tile", None)
+    stored = str(tiles[0][3]) if tiles else ""
     top = _whitest(picture, file_format)
     picture.load()
     key = picture.info.get("transparency") if picture.mode in ("1", "L", "RGB") or picture.mode[:1] == "I" else None

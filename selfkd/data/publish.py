@@ -13,7 +13,7 @@ from selfkd.data.folder import readable
 from selfkd.data.local_paths import LOCAL, without_folders
 from selfkd.data.verify import base_language
 from selfkd.errors import InputError
-from selfkd.files import write_text
+from selfkd.files import path_within, write_text
 
 _TEMPLATE = """---
 {metadata}
@@ -83,7 +83,7 @@ def _without_paths(manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
         return reject | {"reason": without_folders(reject["reason"], manifest)}
 
     for shard in manifest["shards"]:
-        with readable(folder / shard["file"]):
+        with readable(path_within(folder, shard["file"])):
             rejected = shard_metadata(folder / shard["file"])["rejected"]
         for reject in rejected:
             if without(reject) != reject:

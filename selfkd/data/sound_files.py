@@ -169,7 +169,8 @@ def _nist_share(file: BinaryIO, frames: int) -> float | None:
 def _ogg_share(file: BinaryIO, frames: int) -> None:
     """Its length stands on its last page, which is marked as such."""
     file.seek(0)
-    content, at, unended = file.read(), 0, set()
+    content, at = file.read(), 0
+    unended: set[bytes] = set()
     while content[at : at + 4] == b"OggS" and at + 27 <= len(content):
         flags, serial, segments = content[at + 5], content[at + 14 : at + 18], content[at + 26]
         at += 27 + segments + sum(content[at + 27 : at + 27 + segments])

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from selfkd.errors import InputError
+from selfkd.files import path_within
 
 QUESTIONS = "questions.json"  # of an evaluation run: {benchmark: folder of its spoken questions, seen from the run}
 
 
 def samples_path(folder: Path, benchmark: str, view: str) -> Path:
-    return folder / "samples" / f"{benchmark}.{view}.jsonl"
+    return path_within(folder / "samples", f"{benchmark}.{view}.jsonl")
 
 
 def whole_lines(path: Path) -> list[bytes]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from selfkd.evaluation.uncertainty import enough
 from selfkd.evaluation.verdicts import too_few
+from selfkd.files import path_within
 from selfkd.report.charts import Figure, Line, band, line_chart
 from selfkd.report.naming import Styles, titled
 from selfkd.report.run_folder import RunFolder, groups_stated, read_lines
@@ -107,7 +108,7 @@ def _outcomes(name: str, models: Mapping[str, Any]) -> Table:
 def _farthest(run: RunFolder, name: str, models: list[str]) -> Table:
     rows = []
     for model in models:
-        items = read_lines(run.folder / "items" / f"{name}.{model}.jsonl")
+        items = read_lines(path_within(run.folder / "items", f"{name}.{model}.jsonl"))
         means = [(sum(i["kl"]) / len(i["kl"]), sum(i["same_top"]) / len(i["same_top"]), i) for i in items]
         for kl, same, item in sorted(means, key=lambda m: (-m[0], m[2]["id"]))[:_FARTHEST]:
             rows.append([titled(model), item["id"], item["kind"], item["voice"], f"{kl:.2f}", percent(same, 0)])

@@ -13,6 +13,7 @@ from selfkd.evaluation.gap_table import VIEWS
 from selfkd.evaluation.side_by_side import TEXT
 from selfkd.evaluation.uncertainty import FEWEST_GROUPS, enough
 from selfkd.evaluation.verdicts import too_few
+from selfkd.files import path_within
 from selfkd.report.charts import Figure, Line, band, line_chart
 from selfkd.report.media import heat_uri, picture_uri
 from selfkd.report.naming import Styles, listed, titled
@@ -182,7 +183,7 @@ def _heads(run: RunFolder, benchmark: str, models: list[str]) -> list[dict[str, 
     """For each model, written and spoken, a heat map of question to image by layer and head, all on one scale."""
     grids: dict[tuple[str, str], list[list[float]]] = {}
     for model in models:
-        by_view = read_json(run.folder / "heads" / f"{benchmark}.{model}.json")
+        by_view = read_json(path_within(run.folder / "heads", f"{benchmark}.{model}.json"))
         grids |= {(model, view): by_view[view][MAIN[0]]["mean"] for view in _BOTH}
     top = max(max(map(max, grid)) for grid in grids.values())
     cells = []
@@ -201,7 +202,7 @@ def _maps(run: RunFolder, benchmark: str, models: list[str]) -> list[dict[str, A
     """For each item a picture and a heat map of each model, view and layer, all on one scale by layer."""
     found: dict[str, dict[tuple[str, str, int], list[list[float]]]] = {}
     for model in models:
-        for m in read_lines(run.folder / "maps" / f"{benchmark}.{model}.jsonl"):
+        for m in read_lines(path_within(run.folder / "maps", f"{benchmark}.{model}.jsonl")):
             found.setdefault(m["id"], {})[model, m["view"], m["layer"]] = m["grid"]
     shown = dict(list(found.items())[:_MOST_MAPS])
     pictures = _pictures(run, benchmark, set(shown))
