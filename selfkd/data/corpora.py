@@ -168,13 +168,15 @@ def _source_of(cut: dict[str, Any], supervision: dict[str, Any], where: str) -> 
     """(the one file with the channels that are transcribed, their numbers in it): the supervision's, else the cut's,
     else all that there are."""
     sources = cut["recording"]["sources"]
-    there = [number for source in sources for number in source["channels"]]
     of_cut, of_text = (_numbers(of.get("channel"), where) for of in (cut, supervision))
+    if len(sources) == 1 and "channels" not in sources[0]:  # then a number is the file's own
+        sources = [sources[0] | {"channels": of_text or of_cut}]
+    there = [number for source in sources for number in source["channels"]]
     wanted = of_text or of_cut or there
     missing = [number for number in wanted if number not in (of_cut or there) or number not in there]
     if missing:
         raise InputError(f"{where}: field channel: {missing[0]}: there are {of_cut or there}")
-    holding = [source for source in sources if set(wanted) & set(source["channels"])]
+    holding = [source for source in sources if set(wanted) & set(source["channels"])] if wanted else sources
     if len(holding) != 1 or holding[0]["type"] != "file":
         raise InputError(f"{where}: field recording.sources: not one file")
     return holding[0], tuple(holding[0]["channels"].index(number) for number in wanted)

@@ -170,8 +170,7 @@ def read_clip(clip: Clip) -> tuple[NDArray[np.float32], int]:
 
 def find_recording(folder: Path, name: str) -> Path | None:
     """The sound file called `name`, without its extension, in `folder`; raises InputError where it leads out of it."""
-    path = path_within(folder, name)
-    found = (with_suffix_of_any_case(path.with_name(f"{path.name}{suffix}")) for suffix in SUFFIXES)
+    found = (with_suffix_of_any_case(path_within(folder, f"{name}{suffix}")) for suffix in SUFFIXES)
     return next((one for one in found if one is not None), None)
 
 
