@@ -37,6 +37,7 @@ from selfkd.model.processor import OmniProcessor
 from selfkd.training.align import AlignConfig, assemble
 
 TOKENS = 12
+HUM = 0.01 * np.sin(2 * np.pi * 50 * np.arange(16_000) / 16_000)  # of the mains: no speech
 VOICE = next(iter(VOICES.values()))
 
 
@@ -146,10 +147,12 @@ def test_a_picture_of_several_tiles_is_answered_and_not_drawn(panel):
     assert "tiles" in looks_html(answered, "query", 1)
 
 
-def test_silence_is_answered_with_whatever_comes(panel):
-    """Ears that hear tokens hear none; there is no question whose attention could be drawn."""
+def test_sound_without_speech_is_answered_with_whatever_comes(panel):
+    """Ears that hear tokens hear none; there is no question whose attention could be drawn. Silence is refused."""
+    with pytest.raises(InputError, match="Speech: silent"):
+        panel.ask(png(64, 64), "", encoded(np.zeros(16_000), 16_000), None, VOICE)
     bundled = Panel(panel.config, {"bundled": load_bundled()}, panel.transcriber)
-    answered, _ = bundled.ask(png(64, 64), "", encoded(np.zeros(16_000), 16_000), None, VOICE)
+    answered, _ = bundled.ask(png(64, 64), "", encoded(HUM, 16_000), None, VOICE)
     assert answered.answers["bundled"]["speech"].tokens and answered.heard == ""
     assert "no token" in looks_html(answered, "query", 1) and "nothing" in answers_html(answered)
 
@@ -211,8 +214,8 @@ REFUSED = {
     "an SVG": (b"<svg/>", "What?", None, "Picture: not a readable picture"),
     "a giant picture": (png(4000, 5001), "What?", None, "Picture: 4000 x 5001 pixels are too many"),
     "no sound in it": (png(8, 8), "What?", b"RIFF....WAVEnonsense", "Speech: not readable sound"),
-    "an empty file": (png(8, 8), "What?", b"", "Speech: not a WAV, FLAC or MP3 file"),
-    "another format": (png(8, 8), "What?", b"OggS", "Speech: not a WAV, FLAC or MP3 file"),
+    "an empty file": (png(8, 8), "What?", b"", "Speech: not a WAV, FLAC, MP3, Ogg"),
+    "another format": (png(8, 8), "What?", b"%PDF", "Speech: not a WAV, FLAC, MP3, Ogg"),
     "silence of no length": (png(8, 8), "", encoded(np.zeros(0), 16_000), "Speech: 0.000 s of sound is too short"),
     "31 seconds": (png(8, 8), "", encoded(tone(31), 16_000), "Speech: over the limit of 30 s"),
     "20,000 letters": (png(8, 8), "x" * 20_000, None, "Question: 20000 letters are too many"),

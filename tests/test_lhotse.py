@@ -1,4 +1,4 @@
-"""Cuts of lhotse: of several channels the one that is transcribed, and no sound that is to be changed when it is read."""
+"""Cuts of lhotse: of several channels the one that is transcribed; no sound that is to be changed when it is read."""
 
 import json
 
@@ -11,6 +11,7 @@ from selfkd.data.corpora import lhotse_cuts
 from selfkd.data.listed import read_clip
 from selfkd.errors import InputError
 
+TO_8_KHZ = {"name": "Resample", "kwargs": {"target_sampling_rate": 8_000}}
 VOICES = np.stack([tone(2.0, hz) for hz in (200, 450, 700)], axis=1)
 
 
@@ -59,10 +60,10 @@ def test_a_file_for_each_channel(tmp_path):
     ({"cut_channel": 0, "text_channel": 1}, "field channel: 1: there are"),
     ({"cut_channel": "left"}, "field channel: 'left': neither a number"),
     ({"cut_channel": True}, "field channel: True: neither a number"),
-    ({"cut_channel": 0, "transforms": [{"name": "Speed", "kwargs": {"factor": 0.9}}]}, "transforms: Speed is not applied"),
-    ({"cut_channel": 0, "transforms": [{"name": "Volume", "kwargs": {"factor": 2}}]}, "transforms: Volume"),
-    ({"cut_channel": 0, "transforms": [{"name": "Resample", "kwargs": {"target_sampling_rate": 8_000}}]}, "Resample"),
-    ({"cut_channel": 0, "transforms": ["odd"]}, "transforms: odd"),
+    ({"cut_channel": 0, "transforms": [{"name": "Speed", "kwargs": {"factor": 0.9}}]}, ".*transforms: 'Speed'"),
+    ({"cut_channel": 0, "transforms": [{"name": "Volume", "kwargs": {"factor": 2}}]}, ".*transforms: 'Volume'"),
+    ({"cut_channel": 0, "transforms": [TO_8_KHZ]}, ".*transforms: 'Resample'"),
+    ({"cut_channel": 0, "transforms": ["odd"]}, ".*transforms: 'odd'"),
     ({"cut_channel": 0, "type": "MixedCut"}, "field type: 'MixedCut': MonoCut and MultiCut are read"),
     ({"cut_channel": 0, "type": "PaddingCut"}, "field type: 'PaddingCut'"),
 ])  # fmt: skip
