@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import world_examples
+from conftest import tone, world_examples
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -288,8 +288,8 @@ def test_one_text_is_said_read_and_learnt(tmp_path, source, processor):
     listed = open_source(SynthesizeConfig(tmp_path / "out", source, str(path), count=0, **images))
     example = listed.example(0)
     assert example.question.split() == ["Is", "it", "so?"] and "\u00a0" not in example.question
-    item = paired_item(processor, example.spoken(np.full(16_000, 0.1, np.float32), "x"), looks=False)
-    assert item.transcript == example.question and item.transcript_ids == processor.ids(example.question)
+    item = paired_item(processor, example.spoken(tone(1.0), "x"), looks=False)
+    assert item.transcript == example.question and item.transcript_ids == processor.text_ids(example.question)
     assert spoken_form(example.question).replace(".", "").split() == ["Is", "it", "so?"]
 
 

@@ -524,15 +524,15 @@ def test_where_nothing_is_kept_the_command_says_why_and_can_be_given_again(tmp_p
 
 def test_where_all_that_was_spoken_is_refused_it_can_be_heard_and_given_again(tmp_path):
     (tmp_path / "1-2.trans.txt").write_text("1-2-0 WHERE DO YOU LIVE\n")
-    soundfile.write(tmp_path / "1-2-0.flac", np.zeros(32_000), 16_000)
+    soundfile.write(tmp_path / "1-2-0.flac", np.sign(tone(2.0)), 16_000)
     config = settings(tmp_path, "librispeech", tmp_path)
     for _ in range(2):
         with pytest.raises(
-            InputError, match=r"all 1 questions were refused .*silent.*what was spoken is in .*rejected"
+            InputError, match=r"all 1 questions were refused .*clipped.*what was spoken is in .*rejected"
         ):
             synthesize(config)
     (refused,) = (tmp_path / "out" / "rejected").iterdir()
-    assert pq.read_table(refused)["rejected"][0].as_py().startswith("field speech: silent")
+    assert pq.read_table(refused)["rejected"][0].as_py().startswith("field speech: clipped")
     sound(tmp_path / "1-2-0.flac", 2.0)
     manifest = synthesize(config)
     assert (manifest["rows"], manifest["rejected"], manifest["rejected_shards"]) == (1, [], [])
