@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import training_start
+from conftest import training_start, world_examples
 
+from selfkd.data.example import MANIFEST, write_shard
+from selfkd.files import write_json
 from selfkd.model.omni import OmniModel
 from selfkd.runs import MODEL, read_log
 from selfkd.training.distill import DistillConfig, distill
@@ -20,16 +22,21 @@ def start(parts, tmp_path_factory):
 
 
 def test_two_processes_equal_one(start, tmp_path):
-    """Stopped in the middle of the second epoch and resumed, they have the order of that epoch."""
+    """Nine examples, eight a step: the second step of an epoch is of one, and one process has none (data_14_ranks_overlap).
+    Stopped in the middle of the second epoch and resumed, they have the order of that epoch."""
+    data = tmp_path / "data"
+    data.mkdir()
+    write_shard(data / "train.parquet", world_examples(9), {"rows": 9, "rejected": []})
+    write_json(data / MANIFEST, {"source": "world", "shards": [{"file": "train.parquet"}]})
     settings = {"steps": 4, "batch_size": 8, "warmup_steps": 1, "alpha": 0.5, "average_weights": 0.5, "seed": 2}
     settings |= {"training": {"logging_steps": 1}}
-    distill(DistillConfig([str(start / "data")], tmp_path / "one", model=str(start / "model"), **settings))
+    distill(DistillConfig([str(data)], tmp_path / "one", model=str(start / "model"), **settings))
 
     # with --cpu accelerate starts one process unless mpirun is there; --multi_gpu starts as many as it is told
     script = Path(__file__).with_name("run_interrupted.py")
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", script, 4]
-    command += ["distill", "--data", start / "data", "--output", tmp_path / "two", "--model", start / "model"]
+    command += ["distill", "--data", data, "--output", tmp_path / "two", "--model", start / "model"]
     command += ["--steps", "4", "--save_steps", "1", "--batch_size", "4", "--warmup_steps", "1", "--alpha", "0.5"]
     command += ["--training.logging_steps", "1", "--average_weights", "0.5", "--seed", "2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -5,6 +5,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 
 from torch.utils.data import Sampler
 
+from selfkd.data.example import groups_of
 from selfkd.data.folder import Sketch
 
 POOL_STEPS = 16
@@ -64,3 +65,28 @@ class CostSampler(Sampler[int]):
 
     def _mean_cost(self, group: list[int]) -> float:
         return sum(self.costs[i] for i in group) / len(group)
+
+
+class StepBatches(Sampler[list[int]]):
+    """The batches of an epoch for all processes of a launch: batch k is that of process k % processes, which is how
+    accelerate deals them.
+
+    Each example stands in one batch. The last step of an epoch is shorter where the examples do not fill it: its last
+    batches are shared out, and a process that gets none has an empty one, for which `PairedDataset` has a stand-in.
+    accelerate would fill the step up with examples of the epoch's beginning, to be learnt from twice.
+    """
+
+    def __init__(self, order: CostSampler, batch_size: int, processes: int):
+        self.order, self.batch_size_each, self.processes = order, batch_size, processes
+
+    def __len__(self) -> int:
+        return -(-len(self.order) // (self.batch_size_each * self.processes)) * self.processes
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for together in groups_of(self.order, self.batch_size_each * self.processes):
+            size, larger = divmod(len(together), self.processes)
+            start = 0
+            for process in range(self.processes):
+                end = start + size + (process < larger)
+                yield together[start:end]
+                start = end

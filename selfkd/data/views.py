@@ -39,6 +39,7 @@ class PairedItem:
     transcript: str  # what is said, the question alone
     transcript_ids: list[int]
     picture: Hashable  # the same for examples with the same picture
+    stands_in: bool = False  # for an example that is not there: nothing is learnt from it
 
 
 def paired_item(processor: Any, example: Example, looks: bool = True) -> PairedItem:
@@ -103,6 +104,11 @@ class PairedDataset(Dataset):
     def __len__(self) -> int:
         return len(self.examples)
 
+    def __getitems__(self, indices: Sequence[int]) -> list[PairedItem]:
+        """The items of a batch. Every process must run the model in every step, so one that has no example left has the
+        first of all, which then counts for nothing."""
+        return [self[i] for i in indices] or [replace(self[0], stands_in=True)]
+
     def __getitem__(self, index: int) -> PairedItem:
         if index in self._kept:
             return self._kept[index]
@@ -128,6 +134,8 @@ class PairedCollator:
         self.processor = processor
 
     def __call__(self, items: Sequence[PairedItem]) -> dict[str, Any]:
+        stands_in = any(i.stands_in for i in items)
+        labels = pad_sequence([torch.tensor(i.response_ids) for i in items], True, -100)
         group, firsts = shared_by([(i.picture, tuple(i.prefix_ids)) for i in items])
         sharing = [items[i] for i in firsts]
         prefix_ids, prefix_mask = self.processor.pad_left([i.prefix_ids for i in sharing])
@@ -146,5 +154,6 @@ class PairedCollator:
             "speech_inputs": join_inputs([i.speech_inputs for i in items]),
             "transcripts": [i.transcript for i in items],
             "transcript_ids": pad_sequence([torch.tensor(i.transcript_ids) for i in items], True, -100),
-            "labels": pad_sequence([torch.tensor(i.response_ids) for i in items], True, -100),
+            "labels": labels.fill_(-100) if stands_in else labels,
+            "stands_in": stands_in,
         }

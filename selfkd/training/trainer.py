@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from selfkd.data.batches import CostSampler, token_cost
+from selfkd.data.batches import CostSampler, StepBatches, token_cost
 from selfkd.data.example import Example
 from selfkd.data.folder import Examples, sketch
 from selfkd.data.mixture import Mixture
@@ -30,6 +31,8 @@ from selfkd.training.roll_out import roll_out
 
 TRAINED = "trained.safetensors"
 OWN_WORDS = "own_words"  # in a batch: its responses are the student's
+# arguments of DataLoader that TrainingArguments have with "dataloader_" before the name
+_LOADING = ("num_workers", "pin_memory", "persistent_workers", "prefetch_factor", "multiprocessing_context", "in_order")
 MOST_NEW_TOKENS = 16  # of a roll-out, or as many as the longest response of its batch
 
 
@@ -79,6 +82,14 @@ class SelfKDTrainer(Trainer):
         self.model_accepts_loss_kwargs = True  # the Trainer hands us the global count of response tokens
         self._loss_shifts_labels = False  # our labels are the response alone: every one of them counts
         self._parts: dict[str, float] = {}
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As the Trainer's, but for the batches: `StepBatches` in place of accelerate's, which repeat examples."""
+        args = self.args
+        batches = StepBatches(self._get_train_sampler(), args.train_batch_size, args.world_size)
+        how = {name: getattr(args, f"dataloader_{name}") for name in _LOADING}
+        loader = DataLoader(self.train_dataset, batch_sampler=batches, collate_fn=self.data_collator, **how)
+        return self.accelerator.prepare(loader)
 
     def _get_train_sampler(self, train_dataset=None) -> CostSampler:
         a_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
@@ -138,6 +149,8 @@ class SelfKDTrainer(Trainer):
                 f"the loss of step {self.state.global_step + 1} is {loss.total.item()}; "
                 f"examples {', '.join(inputs['ids'])}. What was saved before is kept; a lower learning_rate may help"
             )
+        if inputs["stands_in"]:  # run for its part in what the processes do together; its gradient is zero
+            loss = loss._replace(total=0 * loss.total, terms={name: 0 * term for name, term in loss.terms.items()})
         count = loss.tokens if num_items_in_batch is None else num_items_in_batch
         of_responses = {"kd": loss.kd} if needs_teacher(objective) else {}
         of_responses |= {"sft": loss.sft} if needs_responses(objective) else {}
@@ -158,6 +171,8 @@ class SelfKDTrainer(Trainer):
 
     def _rolled_out(self, inputs: dict[str, Any], keep_prefix: bool) -> dict[str, Any]:
         """The same with the student's own replies; what was read of the pictures is kept for a step of one batch."""
+        if inputs["stands_in"]:
+            return inputs
         inputs = self._prepare_inputs(inputs)
         length = max(MOST_NEW_TOKENS, inputs["labels"].shape[1])
         devices = [self.args.device] if self.args.device.type == "cuda" else []
