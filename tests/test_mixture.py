@@ -1,15 +1,18 @@
 """Several folders as one: each example once an epoch, or in the proportions that are asked for, on every rank alike."""
 
 from collections import Counter
+from fractions import Fraction
 from itertools import chain
 
 import pytest
 import torch
 from accelerate.data_loader import prepare_data_loader
 from conftest import interrupted_at, tone, training_start
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from selfkd.data.batches import CostSampler
+from selfkd.data.batches import CostSampler, StepBatches
 from selfkd.data.example import MANIFEST, write_shard
 from selfkd.data.folder import ExampleFolder
 from selfkd.data.mixture import Mixture, open_mixture, split_weight
@@ -48,7 +51,7 @@ def split_path(entry):
 
 def test_weights_are_the_shares_of_an_epoch_and_nothing_is_lost(two):
     mixture = open_mixture([f"{two[0]}:1", f"{two[1]}:3"], seed=0)
-    assert mixture.quotas == [4, 12]
+    assert mixture.taken_before(1) == [4, 12]
     epochs = [mixture.epoch(n) for n in range(3)]
     assert all(sum(i < 12 for i in epoch) == 4 and len(epoch) == 16 for epoch in epochs)
     times = Counter(chain(*epochs))  # 12 of the large folder, 36 of the small one
@@ -63,6 +66,7 @@ def test_weights_are_the_shares_of_an_epoch_and_nothing_is_lost(two):
         ([], "data: names no folder"),
         (["{0}:1", "{1}"], "data: some folders have a weight and some have none"),
         (["{0}:0", "{1}:1"], "data: .*:0: a weight must be above 0"),
+        (["{0}:1", "{1}:99"], "data: .*large: its weight gives it 0.16 of the 16 examples of an epoch"),
         (["{0}", "/nowhere"], "/nowhere/manifest.json: not found"),
     ],
 )
@@ -71,16 +75,48 @@ def test_bad_mixtures(two, data, message):
         open_mixture([entry.format(*two) for entry in data], seed=0)
 
 
+class Sized(list):
+    """A folder of which the number of examples is known."""
+
+    def __init__(self, number, size):
+        super().__init__(range(size))
+        self.folder = f"folder-{number}"
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(
+    st.lists(st.tuples(st.integers(1, 40), st.decimals("0.1", 9, places=1).map(float)), min_size=1, max_size=4),
+    st.integers(1, 7),
+)
+def test_a_weight_is_honoured_over_epochs(folders, epochs):
+    """To within one example, whatever does not divide; and none is taken twice before all were taken once."""
+    sizes, weights = zip(*folders, strict=True)
+    shares = [sum(sizes) * Fraction(str(w)) / sum(Fraction(str(w)) for w in weights) for w in weights]
+    made = [Sized(i, size) for i, size in enumerate(sizes)]
+    if min(shares) < 1:
+        with pytest.raises(InputError, match="its weight gives it"):
+            Mixture(made, weights)
+        return
+    mixture, times = Mixture(made, weights, seed=3), Counter()
+    for number in range(epochs):
+        epoch = mixture.epoch(number)
+        assert len(epoch) == sum(sizes)
+        times.update(epoch)
+        start = 0
+        for size, share in zip(sizes, shares, strict=True):
+            of_folder = [times[i] for i in range(start, start + size)]
+            assert abs(sum(of_folder) - (number + 1) * share) < 1 and max(of_folder) - min(of_folder) <= 1
+            start += size
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_ranks_and_workers_share_an_epoch_without_overlap_or_loss(two, workers):
     """As accelerate deals them: each rank takes its batches of one order."""
     mixture = open_mixture([f"{two[0]}:1", f"{two[1]}:1"], seed=0)
     seen = []
     for rank in range(2):
-        order = CostSampler([1.0] * 16, 4, seed=0, taken=mixture.epoch)
-        loader = DataLoader(
-            [torch.tensor(i) for i in range(16)], batch_size=2, sampler=order, num_workers=workers, drop_last=True
-        )
+        batches = StepBatches(CostSampler([1.0] * 16, 4, seed=0, taken=mixture.epoch), batch_size=2, processes=2)
+        loader = DataLoader([torch.tensor(i) for i in range(16)], batch_sampler=batches, num_workers=workers)
         dealt = prepare_data_loader(
             loader, torch.device("cpu"), 2, rank, put_on_device=False, use_seedable_sampler=False
         )

@@ -18,6 +18,7 @@ from selfkd.errors import InputError
 from selfkd.files import sha256
 from selfkd.losses import Objective
 from selfkd.model.adapters import adapter_parameters
+from selfkd.model.bundled import load_bundled
 from selfkd.model.checkpoint import load_omni
 from selfkd.model.embedded import vlm_path
 from selfkd.model.load import load_vlm
@@ -166,6 +167,23 @@ def test_a_step_on_own_replies_is_divided_by_their_tokens_and_imitates_none(star
     losses = [entry for entry in trainer.state.log_history if "loss" in entry]
     for step, pair in zip(losses, (trainer.seen[:2], trainer.seen[2:]), strict=True):
         assert step["kd_per_token"] == pytest.approx(sum(mean for _, _, mean in pair), rel=1e-4)
+
+
+@pytest.mark.parametrize("response", [0.0, 1.0])
+def test_a_process_without_an_example_runs_the_model_and_learns_nothing(start, tmp_path, response):
+    """Its gradients are there, for what processes do together, and zero; nor does it count in the log or roll out."""
+    model, processor = load_bundled()
+    let_train(model, ["projector", "speech_encoder"], {})
+    objective = Objective(0.5, transcript=0.5, alignment=0.1, response=response)
+    arguments = training_arguments(config(start, tmp_path, learning_rate=1e-3))
+    trainer = SelfKDTrainer(model, arguments, world_examples(2), processor, objective, on_policy=response)
+    batch = trainer.data_collator(trainer.train_dataset.__getitems__([]))
+    assert trainer._get_num_items_in_batch([batch], "cpu") == 0 and trainer._rolled_out(batch, True) is batch
+    loss = trainer.compute_loss(model.train(), batch, num_items_in_batch=torch.tensor(7))
+    loss.backward()
+    gradients = [p.grad for p in model.parameters() if p.requires_grad]
+    assert not loss.detach() and gradients and not any(g.any() for g in gradients)
+    assert trainer._parts and not any(trainer._parts.values())
 
 
 @pytest.mark.parametrize(

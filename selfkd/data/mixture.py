@@ -3,6 +3,7 @@
 import random
 import re
 from collections.abc import Sequence
+from fractions import Fraction
 from itertools import accumulate
 from pathlib import Path
 
@@ -14,16 +15,22 @@ from selfkd.errors import InputError
 class Mixture(Examples):
     """The examples of all folders, one folder after the other, and which of them an epoch takes.
 
-    An epoch has as many examples as the folders hold together. With weights a folder gives its share of them: it walks
-    through its examples in an order that the seed draws, and begins a new one when all have been taken, so that over
-    the epochs none is taken twice before all were taken once.
+    An epoch has as many examples as the folders hold together. With weights a folder gives its share of them, over any
+    number of epochs to within one example: it walks through its examples in an order that the seed draws, and begins a
+    new one when all have been taken, so that over the epochs none is taken twice before all were taken once.
     """
 
     def __init__(self, folders: Sequence[ExampleFolder], weights: Sequence[float], seed: int = 0):
         self.folders, self.seed = list(folders), seed
         self._ends = list(accumulate(map(len, self.folders)))
-        whole = sum(weights)
-        self.quotas = [round(len(self) * weight / whole) for weight in weights]
+        exact = [Fraction(str(weight)) for weight in weights]  # 0.1 as it is written
+        self.quotas = [len(self) * weight / sum(exact) for weight in exact]  # examples an epoch, on average
+        for folder, quota in zip(self.folders, self.quotas, strict=True):
+            if quota < 1:
+                raise InputError(
+                    f"data: {folder.folder}: its weight gives it {float(quota):.2g} of the {len(self)} examples of an "
+                    "epoch; it must be at least one"
+                )
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -35,12 +42,22 @@ class Mixture(Examples):
     def sketches(self) -> list[Sketch]:
         return [sketch for folder in self.folders for sketch in folder.sketches()]
 
+    def taken_before(self, number: int) -> list[int]:
+        """How many examples of each folder the epochs before this one take: the whole part of its share, and of what is
+        then left of the epochs' length one more to those that miss most of theirs."""
+        shares = [number * quota for quota in self.quotas]
+        counts = [int(share) for share in shares]
+        by_missing = sorted(range(len(counts)), key=lambda folder: counts[folder] - shares[folder])
+        for folder in by_missing[: number * len(self) - sum(counts)]:
+            counts[folder] += 1
+        return counts
+
     def epoch(self, number: int) -> list[int]:
         """Indices of the examples of an epoch, in no order that matters."""
         taken = []
-        for folder, (end, quota) in enumerate(zip(self._ends, self.quotas, strict=True)):
+        bounds = zip(self._ends, self.taken_before(number), self.taken_before(number + 1), strict=True)
+        for folder, (end, first, last) in enumerate(bounds):
             size = len(self.folders[folder])
-            first, last = number * quota, (number + 1) * quota
             for turn in range(first // size, -(-last // size)):
                 order = random.Random(f"mixture/{self.seed}/{folder}/{turn}").sample(range(size), size)
                 taken += [end - size + i for i in order[max(0, first - turn * size) : last - turn * size]]
