@@ -1,13 +1,15 @@
-"""A run directory: what was asked (`config.json`), with what (`provenance.json`), what happened (`log.jsonl`), and what
-came of it (`result.json`, written last: its being there means that the run is complete).
+"""A run directory: what was asked (`config.json`), of what (`inputs.json`), with what (`provenance.json`), what
+happened (`log.jsonl`), and what came of it (`result.json`, written last: its being there means that it is complete).
 
-The same command continues a run that was cut short; another configuration is refused.
+The same command continues a run that was cut short; another configuration is refused, and so are other inputs: data
+made anew, other weights under the path of a model, another number of processes.
 """
 
 import fcntl
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -24,6 +26,7 @@ from selfkd.errors import InputError
 from selfkd.files import write_json
 
 CONFIG, PROVENANCE, RESULT, LOG = "config.json", "provenance.json", "result.json", "log.jsonl"
+INPUTS = "inputs.json"
 MODEL = "model"  # subfolder, where the run trains one
 _LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "numpy")
 
@@ -37,12 +40,21 @@ class Run:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self.inputs: dict[str, Any] = {}  # of the process that writes
 
     @classmethod
     @contextmanager
-    def open(cls, folder: Path, stage: str, config: Any, free: Sequence[str] = ()) -> "Iterator[Run]":
+    def open(
+        cls,
+        folder: Path,
+        stage: str,
+        config: Any,
+        free: Sequence[str] = (),
+        inputs: Callable[[], Mapping[str, Any]] = dict,
+    ) -> "Iterator[Run]":
         """Claims `folder` for this stage and configuration (a dataclass with the field `output`). Fields in `free` may
-        be others when a run is continued: they say how it gets on and not what comes out.
+        be others when a run is continued: they say how it gets on and not what comes out. `inputs` are what the run
+        stands on beside its configuration, as `selfkd.inputs` has it, by the name under which a difference is told.
 
         Raises InputError where the directory is in use, complete, or holds something else. Of several processes of one
         launch the first alone holds and writes it.
@@ -58,6 +70,7 @@ class Run:
             except (BlockingIOError, PermissionError):
                 raise InputError(f"{folder}: run directory in use by another process") from None
             run = cls(folder)
+            run.inputs = json.loads(json.dumps(inputs()))
             run._claim({"stage": stage, **_plain(config)}, {"output", *free})
             try:
                 yield run
@@ -69,17 +82,31 @@ class Run:
         path = self.folder / CONFIG
         if not path.is_file():
             # a disk that was full may have left the one without the other, or a file of neither's name
-            if any(p.name != PROVENANCE and not p.name.startswith(".") for p in self.folder.iterdir()):
+            if any(p.name not in (PROVENANCE, INPUTS) and not p.name.startswith(".") for p in self.folder.iterdir()):
                 raise InputError(f"{self.folder}: not empty and not a run directory; give another output")
             write_json(self.folder / PROVENANCE, provenance())
+            write_json(self.folder / INPUTS, self.inputs)
             write_json(path, config)
             return
         before = masked(json.loads(path.read_text()))
         if found := first_difference(before, config, sorted((set(before) | set(config)) - free)):
             difference = "{}: {!r} there, {!r} here".format(*found)
             raise InputError(f"{self.folder}: run directory holds another run ({difference}); give another output")
+        self._check_inputs()
         if is_complete(self.folder):
             raise RunCompleteError(f"{self.folder}: run is complete already; give another output or delete it")
+
+    def _check_inputs(self) -> None:
+        path = self.folder / INPUTS
+        before = json.loads(path.read_text()) if path.is_file() else {}
+        found = first_difference(before, self.inputs, sorted(set(before) | set(self.inputs)))
+        if found is None:
+            return
+        name, *values = found
+        there, here = (re.sub(r"(sha256 \w{12})\w+", r"\1...", "nothing" if v is None else str(v)) for v in values)
+        if all(v is None or isinstance(v, str) for v in values):
+            raise InputError(f"{name}: made anew since this run began; give another output ({there} then, {here} now)")
+        raise InputError(f"{name}: {there} when this run began, {here} now; give another output")
 
     def _give_back(self) -> None:
         """Leaves a directory in which nothing was made as it was found: the next run may have other settings."""
@@ -87,8 +114,8 @@ class Run:
             if path.is_dir():
                 with suppress(OSError):  # where there is something in it
                     path.rmdir()
-        if {p.name for p in self.folder.iterdir()} <= {CONFIG, PROVENANCE, ".lock"}:
-            for name in (CONFIG, PROVENANCE):
+        if {p.name for p in self.folder.iterdir()} <= {CONFIG, INPUTS, PROVENANCE, ".lock"}:
+            for name in (CONFIG, INPUTS, PROVENANCE):
                 (self.folder / name).unlink(missing_ok=True)
 
     def finish(self, **result: Any) -> None:

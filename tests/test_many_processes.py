@@ -22,7 +22,7 @@ def start(parts, tmp_path_factory):
 
 
 def test_two_processes_equal_one(start, tmp_path):
-    """Nine examples, eight a step: the second step of an epoch is of one, and a process has none: data_14_ranks_overlap.
+    """Nine examples, eight a step: the second of an epoch is of one, and a process has none (data_14_ranks_overlap).
     Stopped in the middle of the second epoch and resumed, they have the order of that epoch."""
     data = tmp_path / "data"
     data.mkdir()

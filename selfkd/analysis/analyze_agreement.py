@@ -22,6 +22,7 @@ from selfkd.analysis.measured import (
     Record,
     about,
     check_numbers,
+    inputs_of,
     measure_missing,
     named,
     named_models,
@@ -34,7 +35,6 @@ from selfkd.data.example import Example
 from selfkd.data.views import PairedItem
 from selfkd.errors import InputError
 from selfkd.evaluation.resampling import LEVEL, RESAMPLES, Groups
-from selfkd.evaluation.same_data import same_data
 from selfkd.evaluation.samples import read_samples, samples_path
 from selfkd.evaluation.statistics import groups_in
 from selfkd.evaluation.uncertainty import DIFFERENCE, SCORE, Bounds
@@ -107,13 +107,13 @@ def analyze_agreement(config: AgreementConfig) -> dict[str, Any]:
             for e, a in zip(examples, found, strict=True)
         ]
 
-    with Run.open(config.output, "agreement", config) as run, same_data(run.folder, folders, {}):
+    with Run.open(config.output, "agreement", config, inputs=lambda: inputs_of(models, folders)) as run:
         measure_missing(run.folder, models, benchmarks, config.batch_size, measure)
         result = {
             b: summarize_agreement(read_items(run.folder, b, models), outcomes[b], config.seed) for b in benchmarks
         }
         what = {"figures": FIGURES | BY_LAYER, "level": LEVEL, "resamples": RESAMPLES, "seed": config.seed}
-        run.finish(benchmarks=result, about=what)
+        run.finish(benchmarks=result, inputs=run.inputs, about=what)
         return result
 
 

@@ -19,6 +19,7 @@ from selfkd.analysis.measured import (
     Record,
     about,
     check_numbers,
+    inputs_of,
     measure_missing,
     named_models,
     read_folders,
@@ -30,7 +31,6 @@ from selfkd.data.example import Example
 from selfkd.data.views import VIEWS, PairedItem
 from selfkd.errors import InputError
 from selfkd.evaluation.resampling import LEVEL, RESAMPLES
-from selfkd.evaluation.same_data import same_data
 from selfkd.evaluation.statistics import groups_in
 from selfkd.files import write_json, write_text
 from selfkd.model.omni import OmniModel
@@ -95,7 +95,7 @@ def analyze_attention(config: AttentionConfig) -> dict[str, Any]:
             records.append(record)
         return records
 
-    with Run.open(config.output, "attention", config) as run, same_data(run.folder, folders, {}):
+    with Run.open(config.output, "attention", config, inputs=lambda: inputs_of(models, folders)) as run:
 
         def write_heads_and_maps(benchmark: str, model: str, records: list[Record]) -> None:
             heads = [record.pop("heads") for record in records]
@@ -116,7 +116,7 @@ def analyze_attention(config: AttentionConfig) -> dict[str, Any]:
             benchmark: summarize_attention(read_items(run.folder, benchmark, models), config.seed)
             for benchmark in benchmarks
         }
-        run.finish(benchmarks=result, about=_about(config))
+        run.finish(benchmarks=result, inputs=run.inputs, about=_about(config))
         return result
 
 

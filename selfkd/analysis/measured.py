@@ -19,6 +19,7 @@ from selfkd.data.views import PairedCollator, PairedDataset, PairedItem
 from selfkd.errors import InputError
 from selfkd.evaluation.grading import check_name, group_of_example
 from selfkd.files import path_within, write_text
+from selfkd.inputs import hashes_of_checkpoint, hashes_of_data
 from selfkd.model.checkpoint import is_ours, load_omni, ready
 from selfkd.model.omni import OmniModel
 from selfkd.runs import name_and_path
@@ -62,6 +63,14 @@ def read_folders(data: Sequence[str]) -> dict[str, ExampleFolder]:
     if not folders:
         raise InputError("data: give at least one folder of spoken questions")
     return folders
+
+
+def inputs_of(models: Mapping[str, str], folders: Mapping[str, ExampleFolder]) -> dict[str, str]:
+    """What an analysis stands on beside its configuration."""
+    found = hashes_of_data({str(folder.folder): folder for folder in folders.values()})
+    for path in models.values():
+        found |= hashes_of_checkpoint("models", path)
+    return found
 
 
 def with_pictures(folders: Mapping[str, ExampleFolder], limit: int) -> dict[str, list[Example]]:

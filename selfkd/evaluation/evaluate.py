@@ -16,6 +16,7 @@ import torch
 from accelerate import PartialState
 from rich.console import Console
 
+from selfkd.credentials import masked
 from selfkd.data.example import read_manifest
 from selfkd.data.folder import ExampleFolder
 from selfkd.errors import InputError
@@ -28,7 +29,6 @@ from selfkd.evaluation.grading import Scoring, check_gradable, check_name, group
 from selfkd.evaluation.outcomes import count_outcomes, outcome_warnings
 from selfkd.evaluation.records import SampleFile, prompt_hash, sample
 from selfkd.evaluation.remote_code import ChatSystem, runs_own_code
-from selfkd.evaluation.same_data import same_data
 from selfkd.evaluation.samples import QUESTIONS, read_samples, samples_path
 from selfkd.evaluation.statistics import spread_over_voices, summarize, vision_audio_gap
 from selfkd.evaluation.suite import VOICE_MARK, averages
@@ -36,9 +36,11 @@ from selfkd.evaluation.systems import EndpointSystem, LocalSystem, System, View,
 from selfkd.evaluation.transcriber import Transcriber
 from selfkd.evaluation.usage import USAGE, kept_usage
 from selfkd.files import write_json
+from selfkd.inputs import hashes_of_checkpoint, hashes_of_data
 from selfkd.model.audible import check_audible
 from selfkd.model.bundled import load_bundled
 from selfkd.model.checkpoint import is_ours
+from selfkd.model.embedded import recognizer_path
 from selfkd.runs import Run, is_main_process
 
 _FREE = ("keep_failures", "endpoint", "cache", "batch_size")  # a run goes on with others of these
@@ -126,10 +128,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         check_gradable(name.partition(VOICE_MARK)[0], folder.columns("id", "kind", "question", "truth"))
     if "cascade" in config.views and not config.recognizer:
         check_audible(asked.values(), *load_bundled(), "recognizer: name one, say openai/whisper-base.en")
-    with (
-        Run.open(config.output, "evaluate", config, _FREE) as run,
-        same_data(run.folder, asked, settings.extra),
-    ):
+    with Run.open(config.output, "evaluate", config, _FREE, lambda: _inputs(config, settings, asked)) as run:
         transcriber = Transcriber.from_pretrained(config.recognizer) if "cascade" in config.views else None
         with _system(config, settings, transcriber, run.folder) as system:
             lost: list[str] = []  # told when all has been asked: one bad reply in the evening is not to cost the night
@@ -144,6 +143,19 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             run.finish(**result)
             Console().print(scores_told(result))
         return result
+
+
+def _inputs(config: EvaluateConfig, settings: EndpointSettings, asked: Mapping[str, ExampleFolder]) -> dict[str, Any]:
+    """What a run stands on beside its configuration. Not the number of processes: a reply is the same from any."""
+    given = {Path(path): path for path in config.data}
+    found: dict[str, Any] = dict(hashes_of_data({given.get(f.folder, name): f for name, f in asked.items()}))
+    if config.url:
+        found["endpoint.extra"] = masked(settings.extra, "extra")
+    else:
+        found |= hashes_of_checkpoint("model", config.model)
+    if "cascade" in config.views:
+        found |= hashes_of_checkpoint("recognizer", config.recognizer or recognizer_path())
+    return found
 
 
 def _own_code(config: EvaluateConfig) -> bool:

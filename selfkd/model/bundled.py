@@ -2,6 +2,7 @@
 tokens of the VLM makes such ears, and such ears make a recogniser."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,8 +20,13 @@ from selfkd.model.processor import OmniProcessor
 from selfkd.model.speech_encoder import SpeechRecognizer, encode_speech
 
 
+def bundled_paths() -> tuple[Path, Path]:
+    """The VLM and the recogniser that the bundled model is made of."""
+    return vlm_path(), recognizer_path()
+
+
 def load_bundled() -> tuple[OmniModel, OmniProcessor]:
-    return load_listening(vlm_path(), recognizer_path())
+    return load_listening(*bundled_paths())
 
 
 def load_listening(vlm_source: Source, recognizer_source: Source) -> tuple[OmniModel, OmniProcessor]:

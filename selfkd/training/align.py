@@ -21,7 +21,7 @@ from selfkd.model.speech_encoder import RecognizerConfig
 from selfkd.runs import Run
 from selfkd.training.parts import EARS
 from selfkd.training.plan import plan, read_skeleton
-from selfkd.training.stage import TrainConfig, check_ears_alone, examples_of, suited, train
+from selfkd.training.stage import TrainConfig, check_ears_alone, examples_of, inputs_of, suited, train
 
 ASSUMED_TOKENS = 4000  # that can be heard, in a plan; the data are not read for it
 RECIPES: dict[str, dict[str, Any]] = {
@@ -99,7 +99,8 @@ def align(config: AlignConfig) -> dict[str, Any]:
     if config.dry_run:
         return plan(config, _model_config(config), None, objective)
     examples = examples_of(config)
-    with Run.open(config.output, "align", config) as run:
+    parts = zip(("vlm", "speech_encoder"), _sources(config), strict=True)
+    with Run.open(config.output, "align", config, inputs=lambda: inputs_of(config, *parts)) as run:
         rate = config.projector_learning_rate
         return train(run, *assemble(config), examples, config, objective, projector_learning_rate=rate)
 

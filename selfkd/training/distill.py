@@ -8,14 +8,14 @@ from selfkd.data.mixture import folders_of
 from selfkd.errors import InputError
 from selfkd.losses import Divergence, Objective, needs_responses
 from selfkd.model.audible import check_audible
-from selfkd.model.bundled import load_bundled
+from selfkd.model.bundled import bundled_paths, load_bundled
 from selfkd.model.checkpoint import load_omni, omni_config
 from selfkd.model.omni_config import OmniConfig
 from selfkd.model.processor import OmniProcessor
 from selfkd.runs import Run
 from selfkd.training.parts import EARS
 from selfkd.training.plan import plan, read_skeleton
-from selfkd.training.stage import TrainConfig, check_ears_alone, examples_of, suited, train, under_fsdp
+from selfkd.training.stage import TrainConfig, check_ears_alone, examples_of, inputs_of, suited, train, under_fsdp
 
 NEW_EARS = "selfkd align with the speech_encoder of a Whisper makes ears for the tokens of its data"
 # what suits the ears: `docs/method.md` says what each part is worth
@@ -111,7 +111,8 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     if config.dry_run:
         return plan(config, model_config, _processor(config), objective)
     examples = examples_of(config)
-    with Run.open(config.output, "distill", config) as run:
+    start = [("model", source) for source in ([config.model] if config.model else bundled_paths())]
+    with Run.open(config.output, "distill", config, inputs=lambda: inputs_of(config, *start)) as run:
         model, processor = load_omni(config.model) if config.model else load_bundled()
         if objective.transcript:
             check_audible(folders_of(config.data), model, processor, NEW_EARS)

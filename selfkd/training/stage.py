@@ -17,9 +17,11 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from selfkd.data.example import Example
 from selfkd.data.folder import Examples
-from selfkd.data.mixture import open_mixture
+from selfkd.data.mixture import folders_of, open_mixture
 from selfkd.errors import InputError
+from selfkd.inputs import hashes_of_checkpoint, hashes_of_data
 from selfkd.losses import Objective
+from selfkd.model.load import Source
 from selfkd.model.omni import OmniModel
 from selfkd.model.processor import OmniProcessor
 from selfkd.runs import MODEL, Run, is_main_process
@@ -124,6 +126,16 @@ def examples_of(config: TrainConfig) -> Examples:
     return open_mixture(config.data, config.seed)
 
 
+def inputs_of(config: TrainConfig, *checkpoints: tuple[str, Source]) -> dict[str, Any]:
+    """What a run of `config` stands on beside it: its data, the checkpoints (field, source) that it starts from, and
+    the number of processes, each of which adds a batch to a step."""
+    found: dict[str, Any] = {"processes": int(os.environ.get("WORLD_SIZE", 1))}
+    found |= hashes_of_data({str(folder.folder): folder for folder in folders_of(config.data)})
+    for field_and_source in checkpoints:
+        found |= hashes_of_checkpoint(*field_and_source)
+    return found
+
+
 def loader_workers() -> int:
     """Processes that prepare the batches of this one. A GPU has to be fed: InternVL2 wants 0.1 s of a core for a
     photograph. On a CPU a worker beside compute threads on the same few cores costs more than it saves."""
@@ -206,7 +218,7 @@ def train(
         model.save_pretrained(temporary, state_dict=in_dtypes(weights, dtypes))
         processor.save_pretrained(temporary)
         temporary.rename(run.folder / MODEL)
-        run.finish(**result)
+        run.finish(**result, inputs=run.inputs)
         shutil.rmtree(config.output / CHECKPOINTS, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     # not yet: the process may train again; not as it ends: threads of a group still there then abort it now and again
