@@ -107,6 +107,15 @@ def test_a_judge_reads_wrong_replies_alone_and_goes_on(start, tmp_path, capsys):
         assert other[name]["on_topic"] == 0 and len(server.asked) == 2 * asked, (
             "another judge's verdicts are not its own"
         )
+        path = samples_path(run, "world-annotated", "speech")
+        samples = [
+            s | {"reply": f"{s['reply']} indeed"} if s["id"] == wrong[0]["id"] else s for s in read_samples(path)
+        ]
+        path.write_text("".join(json.dumps(s) + "\n" for s in samples))
+        other = judge_run(JudgeConfig(run, "another-judge", server.url))
+        assert len(server.asked) == 2 * asked + 1, "a verdict is one on a reply"
+        judge_run(JudgeConfig(run, "another-judge", server.url, {"extra": {"temperature": 1}}))
+        assert len(server.asked) == 3 * asked + 1, "or on how it was asked for"
     assert judge_run(JudgeConfig(run)) == other, "without a judge the verdicts that are there stand"
     page = report(ReportConfig([str(run)], tmp_path / "report.html")).read_text()
     assert "run: another-judge agrees with 46% (10) of 26 labels" in page

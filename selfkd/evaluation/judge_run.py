@@ -5,6 +5,7 @@ goes on with the replies that have no verdict of this judge. The judge is asked 
 figures stand beside how far it agrees with the labels.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,7 +19,15 @@ from tqdm import tqdm
 
 from selfkd.errors import InputError
 from selfkd.evaluation.asker import Asker
-from selfkd.evaluation.judge import PROMPT, PROMPT_VERSION, Verdict, agreement, agreement_told, judge_each
+from selfkd.evaluation.judge import (
+    PROMPT,
+    PROMPT_VERSION,
+    Verdict,
+    agreement,
+    agreement_told,
+    judge_each,
+    judge_messages,
+)
 from selfkd.evaluation.overlap import overlap
 from selfkd.evaluation.resampling import clustered_stderr
 from selfkd.evaluation.samples import keep_whole_lines, read_samples, whole_lines
@@ -105,16 +114,24 @@ def _judged(path: Path, wrong: Sequence[dict[str, Any]], asker: Asker, title: st
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
     keep_whole_lines(path)
-    who = {"judge": asker.model, "prompt": PROMPT_VERSION}  # another's verdicts stay in the file and count for nothing
+    # verdicts of another judge, or on another reply, stay in the file and count for nothing
+    asked = {s["id"]: _asked(asker, s) for s in wrong}
     there = map(json.loads, whole_lines(path))
-    known = {v["id"]: v for v in there if not v["error"] and {name: v.get(name) for name in who} == who}
+    known = {v["id"]: v for v in there if not v["error"] and v["id"] in asked and v.get("of") == asked[v["id"]]}
     left = [s for s in wrong if s["id"] not in known]
     with path.open("a", encoding="utf-8") as file:
         for at, verdict in tqdm(judge_each(left, asker), title, len(left), unit="verdict", disable=not left):
-            known[left[at]["id"]] = {"id": left[at]["id"], "judge": asker.model, **asdict(verdict)}
-            file.write(json.dumps(known[left[at]["id"]], ensure_ascii=False) + "\n")
+            name = left[at]["id"]
+            known[name] = {"id": name, "judge": asker.model, "of": asked[name], **asdict(verdict)}
+            file.write(json.dumps(known[name], ensure_ascii=False) + "\n")
             file.flush()
     return known
+
+
+def _asked(asker: Asker, sample: dict[str, Any]) -> str:
+    """A hash of who is asked what: a verdict is one on this reply, by this judge, with these fields of the request."""
+    asked = asker.model, asker.settings.extra, judge_messages(sample)
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _figures(wrong: Sequence[dict[str, Any]], verdicts: dict[str, dict[str, Any]]) -> dict[str, Any]:
