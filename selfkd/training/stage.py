@@ -4,13 +4,12 @@ import atexit
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
-from peft import LoraConfig
 from torch import Tensor
 from transformers import TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
@@ -27,13 +26,10 @@ from selfkd.model.processor import OmniProcessor
 from selfkd.runs import MODEL, Run, is_main_process
 from selfkd.training.averaging import WeightAverage
 from selfkd.training.parts import ADAPTERS, EARS, LORA, TRAINABLE, let_train
+from selfkd.training.settings import check_lora, check_training
 from selfkd.training.trainer import RunLog, SelfKDTrainer, mean_loss_and_seconds
 
 CHECKPOINTS = "checkpoints"  # subfolder of the run
-# fields of TrainingArguments -> ours
-_OURS = {"max_steps": "steps", "num_train_epochs": "steps", "output_dir": "output", "seed": "seed", "data_seed": "seed"}
-_OURS |= {"per_device_train_batch_size": "batch_size"}
-_OURS |= {name: name for name in ("learning_rate", "warmup_steps", "save_steps")}
 
 
 @dataclass
@@ -87,27 +83,10 @@ def suited(config: C, recipe: Mapping[str, Any]) -> C:
     for name in ("steps", "batch_size", "save_steps"):
         if getattr(config, name) < 1:
             raise InputError(f"{name}: {getattr(config, name)}: must be at least 1")
-    known = {f.name for f in fields(TrainingArguments)}
-    for name in config.training:
-        if name not in known:
-            raise InputError(f"training.{name}: transformers.TrainingArguments has no such field")
-        if name in _OURS:  # what else follows from them would not
-            raise InputError(f"training.{name}: is said by the field {_OURS[name]}")
-    if config.training.get("gradient_accumulation_steps", 1) < 1:
-        raise InputError("training.gradient_accumulation_steps: must be at least 1")
-    if config.training.get("eval_strategy") not in (None, "no"):
-        raise InputError("training.eval_strategy: nothing is asked in training; selfkd evaluate asks what came of it")
-    for name in ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"):
-        if (config.training.get(name) or {}).get("use_reentrant"):
-            raise InputError(f"training.{name}.use_reentrant: true: a layer's adapters would not be as they were")
-    try:
-        training_arguments(config)  # now, and not when the model has been read
-    except (ValueError, TypeError) as error:
-        raise InputError(f"training: {str(error).strip().splitlines()[0]}") from error
-    known = {f.name for f in fields(LoraConfig)}
-    unknown = [name for name in config.lora if name not in known]
-    if unknown:
-        raise InputError(f"lora.{unknown[0]}: peft.LoraConfig has no such field")
+    check_lora(config.lora)
+    if config.lora != LORA and ADAPTERS not in config.trainable:
+        raise InputError(f"lora: is for trainable {ADAPTERS}")
+    check_training(config.training, lambda given: training_arguments(replace(config, training=dict(given))))
     return config
 
 

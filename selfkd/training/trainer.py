@@ -157,8 +157,7 @@ class SelfKDTrainer(Trainer):
         for name, value in {**of_responses, **loss.terms, "tokens": loss.tokens}.items():
             self._parts[name] = self._parts.get(name, 0.0) + float(value)
         # DDP and FSDP average the ranks' gradients; ours is a sum over all of them, divided by the count of all
-        of_all = num_items_in_batch is not None and self.args.average_tokens_across_devices
-        ranks = self.accelerator.num_processes if of_all else 1
+        ranks = 1 if num_items_in_batch is None else self.accelerator.num_processes
         mean = loss.total * ranks / count
         return (mean, {}) if return_outputs else mean
 
