@@ -28,6 +28,20 @@ def write_atomically(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def follow_umask(path: Path) -> None:
+    """Gives a file, or all files in a folder, the permissions that a new file has there. For what others write for us:
+    safetensors does it through a temporary file that its user alone may read, and keeps it so."""
+    probe = (path if path.is_dir() else path.parent) / f".{secrets.token_hex(4)}"
+    try:
+        probe.touch()
+        mode = probe.stat().st_mode
+    finally:
+        probe.unlink(missing_ok=True)
+    for file in [path] if path.is_file() else path.rglob("*"):
+        if file.is_file() and not file.is_symlink():
+            file.chmod(mode)
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Waits until no other process is within `locked` of the same path."""

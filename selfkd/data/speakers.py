@@ -9,11 +9,11 @@ import ctypes
 import hashlib
 import math
 import os
+import secrets
 import shutil
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Protocol
 
 import espeakng_loader
@@ -175,7 +175,8 @@ def _espeak_folder(library: Path, data: Path) -> Path:
         return folder
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        made = Path(mkdtemp(prefix=f".{folder.name}.", dir=cache))
+        made = cache / f".{folder.name}.{secrets.token_hex(4)}"
+        made.mkdir()
         try:
             _link_data(data, made / "espeak-ng-data")
             for name, text in drawn.items():

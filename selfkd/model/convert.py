@@ -21,7 +21,7 @@ from transformers import InternVLConfig, InternVLForConditionalGeneration, Llama
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from selfkd.errors import InputError
-from selfkd.files import write_json
+from selfkd.files import follow_umask, write_json
 from selfkd.model.convert_config import check_original
 from selfkd.model.convert_processor import convert_processor, image_tokens_a_tile, stop_tokens
 from selfkd.model.internvl_keys import converted
@@ -81,6 +81,7 @@ def convert(config: ConvertConfig) -> Path:
         model.generation_config.eos_token_id = stop_tokens(original, tokenizer)
         model.generation_config.pad_token_id = tokenizer.pad_token_id
         model.generation_config.save_pretrained(temporary)
+        follow_umask(temporary)
     except BaseException:
         shutil.rmtree(temporary)
         raise

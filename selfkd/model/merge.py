@@ -11,6 +11,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from selfkd.errors import InputError
+from selfkd.files import follow_umask
 from selfkd.model.checkpoint import load_omni
 
 
@@ -36,6 +37,7 @@ def merge(config: MergeConfig) -> None:
     model.config.llm_lora = None
     (model.vlm if model.hears_natively else model).save_pretrained(config.output)
     processor.save_pretrained(config.output)
+    follow_umask(config.output)
     if merged:
         print(f"{merged} adapted layers merged: written answers are no longer those of the base model")
     print(config.output)

@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from selfkd.errors import InputError
+from selfkd.files import follow_umask
 
 STEPS = "steps"  # beside the means in a checkpoint: of how many steps they are
 
@@ -59,6 +60,7 @@ class WeightAverage(TrainerCallback):
         if self.means and (main_process or _is_sharded(model)):
             checkpoint.mkdir(parents=True, exist_ok=True)
             save_file({**self.means, STEPS: torch.tensor(self.steps)}, file)
+            follow_umask(file)
 
     @staticmethod
     def _file(checkpoint: Path, model: nn.Module) -> Path:

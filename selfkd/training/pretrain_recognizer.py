@@ -24,6 +24,7 @@ from transformers import AutoTokenizer, Trainer, WhisperFeatureExtractor, set_se
 from selfkd.data.example import Example
 from selfkd.data.features import log_mel, pad_mels
 from selfkd.data.folder import ExampleFolder
+from selfkd.files import follow_umask
 from selfkd.model.ctc import ctc_loss
 from selfkd.model.embedded import WHISPER_SIZE, vlm_path
 from selfkd.model.speech_encoder import RecognizerConfig, SpeechRecognizer
@@ -107,6 +108,7 @@ def pretrain_recognizer(
     _train(listener, words, checkpoints[1], token_steps, RATES[1], seed)
     for part in (extractor, listener):  # the weights last
         part.save_pretrained(output)
+    follow_umask(output)
     shutil.rmtree(output / "checkpoints", ignore_errors=True)
 
 

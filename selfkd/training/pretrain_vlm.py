@@ -22,6 +22,7 @@ from selfkd.data.annotator import own_response
 from selfkd.data.questions import KINDS, ask
 from selfkd.data.shapes import draw_scene, render
 from selfkd.data.tasks import corpus
+from selfkd.files import follow_umask
 from selfkd.losses import cross_entropy
 from selfkd.model.embedded import build_processor, build_vlm
 from selfkd.model.picture_processor import InternVLPictureProcessor
@@ -130,6 +131,7 @@ def seeing_vlm(output: Path, seed: int):
     model.set_attn_implementation("eager")
     pretrain_vision(model, processor, VISION_STEPS, seed)
     model.save_pretrained(seeing)
+    follow_umask(seeing)
     return model, processor
 
 
@@ -176,6 +178,7 @@ def pretrain_vlm(
     model.set_attn_implementation("sdpa")
     processor.save_pretrained(output)
     model.save_pretrained(output)
+    follow_umask(output)
     accuracy = written_accuracy(model, processor, "test", 300, seed)
     print("test", {k: round(v, 3) for k, v in accuracy.items()})
 

@@ -18,6 +18,7 @@ from selfkd.data.example import Example
 from selfkd.data.folder import Examples
 from selfkd.data.mixture import folders_of, open_mixture
 from selfkd.errors import InputError
+from selfkd.files import follow_umask
 from selfkd.inputs import hashes_of_checkpoint, hashes_of_data
 from selfkd.losses import Objective
 from selfkd.model.load import Source
@@ -196,6 +197,7 @@ def train(
         temporary = run.folder / f".{MODEL}"
         model.save_pretrained(temporary, state_dict=in_dtypes(weights, dtypes))
         processor.save_pretrained(temporary)
+        follow_umask(temporary)
         temporary.rename(run.folder / MODEL)
         run.finish(**result, inputs=run.inputs)
         shutil.rmtree(config.output / CHECKPOINTS, ignore_errors=True)

@@ -20,6 +20,7 @@ from selfkd.data.folder import Examples, sketch
 from selfkd.data.mixture import Mixture
 from selfkd.data.views import PairedCollator, PairedDataset
 from selfkd.errors import InputError
+from selfkd.files import follow_umask
 from selfkd.losses import Objective, needs_responses, needs_teacher
 from selfkd.model.omni import OmniModel
 from selfkd.model.paired import FrozenTeacher
@@ -200,6 +201,7 @@ class SelfKDTrainer(Trainer):
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         save_file(trained, folder / TRAINED)
+        follow_umask(folder / TRAINED)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         path = Path(resume_from_checkpoint) / TRAINED
