@@ -71,7 +71,7 @@ class DistillConfig(TrainConfig):
         save_steps: Steps between checkpoints.
         seed: Seed of the order of the data.
         lora: Fields of peft.LoraConfig for llm_adapters: LoRA on the LLM, on for the spoken question and the response.
-        training: Further fields of transformers.TrainingArguments.
+        training: Further fields of transformers.TrainingArguments; one that has no effect here is refused.
         dry_run: Print what the run would take (parameters, data, memory, time) and end; reads no weights.
         skeleton: Configuration (JSON) to plan with where the model is not there yet.
     """

@@ -101,7 +101,7 @@ def _tried(make: Callable[[], Any]) -> Any:
         raise InputError(f"training: {str(error).strip().splitlines()[0]}") from error
 
 
-def _optimizer(arguments: TrainingArguments) -> tuple[Any, Any]:
+def _optimizer(arguments: Any) -> tuple[Any, Any]:
     """Class and settings; raises InputError for one whose weights are not those that the model has."""
     name = arguments.optim.value
     if any(kind in name for kind in ("galore", "apollo", "lomo", "schedule_free")):
@@ -109,15 +109,15 @@ def _optimizer(arguments: TrainingArguments) -> tuple[Any, Any]:
     return _tried(lambda: Trainer.get_optimizer_cls_and_kwargs(arguments))
 
 
-def _check_scheduler(arguments: TrainingArguments) -> None:
+def _check_scheduler(arguments: Any) -> None:
     kind, settings = arguments.lr_scheduler_type, arguments.lr_scheduler_kwargs
     if kind in ("reduce_lr_on_plateau", "greedy"):
         raise InputError(f"training.lr_scheduler_type: {kind.value}: follows what an evaluation says")
     if kind in ("constant", "constant_with_warmup") and settings:
         raise InputError(f"training.lr_scheduler_kwargs: {settings}: the schedule {kind.value} has none")
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 1.0)
-    steps = {"num_warmup_steps": arguments.warmup_steps, "num_training_steps": arguments.max_steps}
-    _tried(lambda: get_scheduler(kind, optimizer, scheduler_specific_kwargs=settings, **steps))
+    steps = int(arguments.warmup_steps), arguments.max_steps
+    _tried(lambda: get_scheduler(kind, optimizer, *steps, settings))
 
 
 def _refuse_others(

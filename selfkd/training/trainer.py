@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -86,10 +86,10 @@ class SelfKDTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """As the Trainer's, but for the batches: `StepBatches` in place of accelerate's, which repeat examples."""
-        args = self.args
+        args, dataset = self.args, cast(PairedDataset, self.train_dataset)
         batches = StepBatches(self._get_train_sampler(), args.train_batch_size, args.world_size)
         how = {name: getattr(args, f"dataloader_{name}") for name in _LOADING}
-        loader = DataLoader(self.train_dataset, batch_sampler=batches, collate_fn=self.data_collator, **how)
+        loader = DataLoader(dataset, batch_sampler=batches, collate_fn=self.data_collator, **how)
         return self.accelerator.prepare(loader)
 
     def _get_train_sampler(self, train_dataset=None) -> CostSampler:
