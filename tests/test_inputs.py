@@ -68,7 +68,7 @@ def test_training_goes_on_with_its_own_inputs_alone(start, tmp_path, monkeypatch
     (start / "model" / "adapter_config.json").unlink()
     with monkeypatch.context() as patch:
         patch.setenv("WORLD_SIZE", "2")
-        patch.setattr("selfkd.training.stage.training_arguments", lambda _: None)  # which would wait for the other one
+        patch.setattr("selfkd.training.stage.check_training", lambda *_: None)  # it would wait for the other one
         refused("processes: 1 when this run began, 2 now; give another output")
     assert (config.output / "checkpoints").is_dir()
     result = distill(config)
