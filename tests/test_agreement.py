@@ -126,7 +126,11 @@ def config_of(start, **changes):
 
 def evaluation(folder, view, right):
     examples = zip(world_examples(len(right)), right, strict=True)
-    lines = (json.dumps({"id": e.id, "question": e.question, "correct": r}) + "\n" for e, r in examples)
+    samples = (
+        {"id": e.id, "question": e.question, "correct": r, "outcome": "failed" if r is None else "answer"}
+        for e, r in examples
+    )
+    lines = (json.dumps(sample) + "\n" for sample in samples)
     write_text(folder / "samples" / f"world-annotated.{view}.jsonl", "".join(lines))
     return str(folder)
 
