@@ -14,7 +14,8 @@ from selfkd.errors import InputError
 from selfkd.model.ctc import Reading, transcripts_of
 from selfkd.model.embedded import recognizer_path, vlm_path
 from selfkd.model.heard_tokens import HeardTokens
-from selfkd.model.load import Source, load_recognizer, load_vlm, load_vlm_processor
+from selfkd.model.checkpoint_files import Source
+from selfkd.model.load import load_recognizer, load_vlm, load_vlm_processor
 from selfkd.model.omni import OmniModel
 from selfkd.model.processor import OmniProcessor
 from selfkd.model.speech_encoder import SpeechRecognizer, encode_speech

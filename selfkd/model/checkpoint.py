@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from selfkd.errors import InputError
-from selfkd.model.load import Source, config_of, hears_natively, load_native, load_whole
+from selfkd.model.checkpoint_files import Source, check_checkpoint, reading
+from selfkd.model.load import config_of, hears_natively, load_native, load_whole
 from selfkd.model.native import THINKERS, native_speech_token
 from selfkd.model.omni import OmniModel
 from selfkd.model.omni_config import OmniConfig
@@ -19,8 +20,11 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 
 def load_omni(source: Source) -> tuple[OmniModel, OmniProcessor]:
     """The model and its processor, by hub id or path; raises InputError for what is neither."""
-    model = load_whole(OmniModel, source, "model") if is_ours(source) else OmniModel.from_native(load_native(source))
-    return model, OmniProcessor.from_pretrained(source)
+    ours = is_ours(source)
+    check_checkpoint(source, "model")
+    processor = OmniProcessor.from_pretrained(source)  # first: it is read in a second
+    model = load_whole(OmniModel, source, "model") if ours else OmniModel.from_native(load_native(source))
+    return model, processor
 
 
 def ready(model: ModelT) -> ModelT:
@@ -33,14 +37,16 @@ def ready(model: ModelT) -> ModelT:
 
 def omni_config(source: Source) -> OmniConfig:
     """The configuration alone, for what can be said without weights."""
-    if is_ours(source):
-        return OmniConfig.from_pretrained(source)
-    values = config_of(source, "model")
-    if values["model_type"] in THINKERS:
-        values = values["thinker_config"] | {"model_type": THINKERS[values["model_type"]]}
-    config = OmniConfig(values)
-    config.speech_token_id = native_speech_token(config.vlm_config)
-    return config
+    ours = is_ours(source)
+    with reading(source, "model", "config.json"):
+        if ours:
+            return OmniConfig.from_pretrained(source)
+        values = config_of(source, "model")
+        if values["model_type"] in THINKERS:
+            values = values["thinker_config"] | {"model_type": THINKERS[values["model_type"]]}
+        config = OmniConfig(values)
+        config.speech_token_id = native_speech_token(config.vlm_config)
+        return config
 
 
 def is_ours(source: Source) -> bool:

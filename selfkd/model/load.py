@@ -9,6 +9,7 @@ import torch
 import transformers
 from torch import Tensor
 from transformers import (
+    AutoConfig,
     AutoModelForImageTextToText,
     AutoTokenizer,
     PretrainedConfig,
@@ -21,14 +22,24 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
 )
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
+from transformers.utils import CONFIG_NAME
 
+from selfkd.data.example import SAMPLE_RATE_HZ
 from selfkd.data.verify import base_language
 from selfkd.errors import InputError
+from selfkd.model.checkpoint_files import (
+    Source,
+    check_checkpoint,
+    check_side_files,
+    check_source,
+    read_object,
+    reading,
+    weights_in,
+)
 from selfkd.model.native import NATIVE_EARS, THINKERS
 from selfkd.model.picture_processor import picture_processor_class
 from selfkd.model.speech_encoder import RecognizerConfig, SpeechRecognizer, pad_to_window
 
-Source = str | Path
 _MOST_TOKENS = 200  # that a clip of 30 s is transcribed to
 
 
@@ -55,15 +66,45 @@ def load_native(source: Source) -> PreTrainedModel:
     return load_whole(getattr(transformers, name), source, "model")
 
 
-def load_vlm_processor(source: Source) -> Any:
-    """The processor of a VLM or OmniModel, without its video part, which would need torchvision."""
-    config = config_of(source, "vlm")
-    kind = config.get("vlm_config", config)["model_type"]
-    whole = {thinker: omni for omni, thinker in THINKERS.items()}.get(kind, kind)
-    processor = picture_processor_class(whole).from_pretrained(source)
-    if processor.chat_template is None:  # of Phi-4's, transformers hands it to the tokenizer alone
-        processor.chat_template = processor.tokenizer.chat_template
+def load_vlm_processor(source: Source, name: str = "vlm") -> Any:
+    """The processor of a VLM or OmniModel, without its video part, which would need torchvision; `name` is the field
+    that holds `source`. Raises InputError where a file of it is missing or damaged."""
+    config = config_of(source, name)
+    if Path(source).is_dir():
+        check_side_files(Path(source), name)
+    with reading(source, name, _first_of(source, "processor_config.json", "preprocessor_config.json")):
+        kind = config.get("vlm_config", config)["model_type"]
+        whole = {thinker: omni for omni, thinker in THINKERS.items()}.get(kind, kind)
+        processor = picture_processor_class(whole).from_pretrained(source)
+        if processor.chat_template is None:  # of Phi-4's, transformers hands it to the tokenizer alone
+            processor.chat_template = processor.tokenizer.chat_template
     return processor
+
+
+def load_feature_extractor(source: Source, name: str, subfolder: str = "", mel_bins: int = 0) -> WhisperFeatureExtractor:
+    """That of a Whisper checkpoint; raises InputError where it is missing or damaged, or makes other features than an
+    encoder of `mel_bins` takes (0 for any)."""
+    folder = Path(source) / subfolder
+    file = _first_of(folder, "preprocessor_config.json", "processor_config.json")
+    if folder.is_dir():
+        check_side_files(folder, name)
+        if not (folder / file).is_file():
+            raise InputError(f"{name}: {folder / file}: not there; it says how sound becomes features")
+    with reading(source, name, f"{subfolder}/{file}".lstrip("/")):
+        extractor = WhisperFeatureExtractor.from_pretrained(source, subfolder=subfolder)
+        found = extractor.sampling_rate, extractor.feature_size
+    wanted = SAMPLE_RATE_HZ, mel_bins or found[1]
+    if found != wanted:
+        raise InputError(
+            f"{name}: {folder / file}: {found[1]} mel bins of sound at {found[0]} Hz; the encoder takes {wanted[1]} at "
+            f"{wanted[0]}"
+        )
+    return extractor
+
+
+def _first_of(source: Source, *files: str) -> str:
+    """The first of these files that is there; the first where none is."""
+    return next((file for file in files if (Path(source) / file).is_file()), files[0])
 
 
 def load_speech_encoder(source: Source) -> WhisperEncoder:
@@ -82,12 +123,14 @@ def load_recognizer(source: Source) -> "tuple[SpeechRecognizer | WhisperRecogniz
     """What transcribes for the cascade, and the feature extractor that it was trained with."""
     kind = config_of(source, "recognizer").get("model_type")
     if kind == RecognizerConfig.model_type:
-        recognizer = load_whole(SpeechRecognizer, source, "recognizer").eval()
-        return recognizer, WhisperFeatureExtractor.from_pretrained(source)
+        extractor = load_feature_extractor(source, "recognizer")
+        return load_whole(SpeechRecognizer, source, "recognizer").eval(), extractor
     if kind == "whisper":
+        extractor = load_feature_extractor(source, "recognizer")
+        with reading(source, "recognizer", _first_of(source, "tokenizer.json", "vocab.json")):
+            tokenizer = AutoTokenizer.from_pretrained(source)
         model = load_whole(WhisperForConditionalGeneration, source, "recognizer", dtype=torch.float32).eval()
-        recognizer = WhisperRecognizer(model, AutoTokenizer.from_pretrained(source))
-        return recognizer, WhisperFeatureExtractor.from_pretrained(source)
+        return WhisperRecognizer(model, tokenizer), extractor
     raise InputError(f"recognizer: {source}: {kind!r} is neither a Whisper checkpoint nor a recogniser of selfkd")
 
 
@@ -115,19 +158,39 @@ class WhisperRecognizer:
 
 
 def load_whole(kind: Any, source: Source, name: str, **settings: Any) -> Any:
-    """`kind.from_pretrained(source)`; raises InputError where weights and configuration do not fit to the last key.
+    """`kind.from_pretrained(source)`; raises InputError where a file is missing or damaged, and where weights and
+    configuration do not fit to the last key.
 
-    transformers would draw what is missing at random, with a warning, and go on.
+    transformers would draw what is missing at random, with a warning, and go on. `settings` are its own.
     """
-    try:
-        model, info = kind.from_pretrained(source, output_loading_info=True, ignore_mismatched_sizes=True, **settings)
-    except ImportError as error:  # Gemma 3n's eyes are timm's
-        raise InputError(f"{name}: {source}: {' '.join(str(error).split())}") from error
+    check_checkpoint(source, name)
+    if Path(source).is_dir():
+        _check_size(kind, source, name)
+    with reading(source, name):  # an ImportError too: Gemma 3n's eyes are timm's
+        model, info = kind.from_pretrained(
+            source, output_loading_info=True, ignore_mismatched_sizes=True, use_safetensors=True, **settings
+        )
     wrong = {what: sorted(map(str, info[f"{what}_keys"])) for what in ("missing", "unexpected", "mismatched")}
     found = [f"{len(keys)} {what} (such as {keys[0]})" for what, keys in wrong.items() if keys]
     if found:
         raise InputError(f"{name}: {source}: weights that do not fit the configuration: {', '.join(found)}")
     return model
+
+
+def _check_size(kind: Any, source: Source, name: str) -> None:
+    """Raises InputError where a configuration is of a model far larger than its weights: what it lacks would be made,
+    and one wrong digit asks for more memory than there is."""
+    with reading(source, name, "config.json"), torch.device("meta"):
+        config = getattr(kind, "config_class", AutoConfig).from_pretrained(source)
+        if getattr(config, "quantization_config", None) is not None:  # several weights in one number
+            return
+        model = kind(config) if issubclass(kind, PreTrainedModel) else kind.from_config(config)
+    wanted, there = sum(p.numel() for p in model.parameters()), weights_in(Path(source), name)
+    if wanted > 2 * there:
+        raise InputError(
+            f"{name}: {source}: weights that do not fit the configuration: {there:,} numbers there, config.json is of a "
+            f"model of {wanted:,}"
+        )
 
 
 def is_hub_id(source: Source) -> bool:
@@ -136,12 +199,20 @@ def is_hub_id(source: Source) -> bool:
 
 
 def config_of(source: Source, name: str) -> dict[str, Any]:
-    """The configuration of a checkpoint as it stands in its file; `name` is the field that holds `source`."""
-    try:
-        config = PretrainedConfig.get_config_dict(source)[0]
-    except OSError as error:
-        why = str(error).splitlines()[0] if is_hub_id(source) else "no such folder"
-        raise InputError(f"{name}: {str(source) or '(empty)'}: no checkpoint there ({why})") from error
-    if not config:
-        raise InputError(f"{name}: {source}: no checkpoint there (config.json is missing)")
+    """The configuration of a checkpoint as it stands in its file; `name` is the field that holds `source`. Raises
+    InputError where there is none, or one that says nothing of the model's type."""
+    check_source(source, name)
+    path = Path(source) / CONFIG_NAME
+    if path.is_file():
+        config = read_object(path, name)
+    elif Path(source).is_dir():
+        raise InputError(f"{name}: {source}: no checkpoint there ({CONFIG_NAME} is missing)")
+    else:
+        try:
+            config = PretrainedConfig.get_config_dict(source)[0]
+        except Exception as error:  # of the hub: out of reach, gated, no such name
+            why = str(error).strip().partition("\n")[0] if is_hub_id(source) else "no such folder"
+            raise InputError(f"{name}: {source}: no checkpoint there ({why})") from error
+    if not isinstance(config.get("model_type"), str | None):
+        raise InputError(f"{name}: {path}: field model_type: {config['model_type']!r} is no text")
     return config

@@ -22,8 +22,9 @@ from selfkd.data.chat import ChatFrame, audio_frame, chat_frame
 from selfkd.data.features import check_length, log_mel
 from selfkd.data.joining import join_inputs, shared_by
 from selfkd.errors import InputError
+from selfkd.model.checkpoint_files import reading
 from selfkd.model.control_tokens import Template, TextTokenizer
-from selfkd.model.load import config_of, load_vlm_processor
+from selfkd.model.load import config_of, load_feature_extractor, load_vlm_processor
 from selfkd.model.projector import stacked_length
 from selfkd.model.speech_encoder import encoder_frames
 
@@ -80,10 +81,12 @@ class OmniProcessor:
     def from_pretrained(cls, path: str | Path) -> "OmniProcessor":
         """Reads what `save_pretrained` wrote, or the processor of a native omni model, by hub id or path."""
         config = config_of(path, "model")
+        processor = load_vlm_processor(path, "model")
         if config.get("speech_config") is None:
-            return cls(load_vlm_processor(path))
-        extractor = WhisperFeatureExtractor.from_pretrained(path, subfolder=_SPEECH_CONFIG)
-        return cls(load_vlm_processor(path), extractor, config["speech_stack"])
+            return cls(processor)
+        with reading(path, "model", "config.json"):
+            bins, stack = config["speech_config"]["num_mel_bins"], int(config["speech_stack"])
+        return cls(processor, load_feature_extractor(path, "model", _SPEECH_CONFIG, bins), stack)
 
     def save_pretrained(self, path: str | Path) -> None:
         self.vlm_processor.save_pretrained(path)
