@@ -27,6 +27,7 @@ from selfkd.files import write_json
 
 CONFIG, PROVENANCE, RESULT, LOG = "config.json", "provenance.json", "result.json", "log.jsonl"
 INPUTS = "inputs.json"
+UNUSABLE = "unusable.json"  # rows of the data that were left out, and why
 MODEL = "model"  # subfolder, where the run trains one
 _LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "numpy")
 
@@ -114,8 +115,8 @@ class Run:
             if path.is_dir():
                 with suppress(OSError):  # where there is something in it
                     path.rmdir()
-        if {p.name for p in self.folder.iterdir()} <= {CONFIG, INPUTS, PROVENANCE, ".lock"}:
-            for name in (CONFIG, INPUTS, PROVENANCE):
+        if {p.name for p in self.folder.iterdir()} <= {CONFIG, INPUTS, PROVENANCE, UNUSABLE, ".lock"}:
+            for name in (CONFIG, INPUTS, PROVENANCE, UNUSABLE):
                 (self.folder / name).unlink(missing_ok=True)
 
     def finish(self, **result: Any) -> None:

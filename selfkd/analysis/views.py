@@ -48,7 +48,7 @@ class Continuation(NamedTuple):
 def written_question(processor: Any, example: Example, item: PairedItem) -> slice:
     """Which of `item.text_ids` are the question. A token that it shares with what stands around it ("?" and a line
     break are one token to some tokenizers) is the question's."""
-    seen = processor.look(example.picture())
+    seen = processor.look(example.picture(), f"example {example.id}")
     before = processor.text_ids(seen.before, example.instruction)
     whole = processor.text_ids(seen.before, example.instruction, example.question, example.answer_format)
     assert whole == [*item.prefix_ids, *item.text_ids][: len(whole)], f"example {example.id}: tokenized in another way"

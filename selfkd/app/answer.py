@@ -48,7 +48,7 @@ def answer(
     """The greedy answer in each of `views`; both are generated together, from one reading of the picture.
 
     Raises InputError for what does not fit the model's context with room for so many tokens."""
-    prompts = view_prompts(processor, example, views, processor.look(example.picture()))
+    prompts = view_prompts(processor, example, views, processor.look(example.picture(), f"example {example.id}"))
     for prompt in prompts:
         ids = prompt.prefix_ids + prompt.suffix_ids
         processor.check_context("question", ids, prompt.speech_inputs, model.context - max_new_tokens)

@@ -125,15 +125,17 @@ def _schema() -> pa.Schema:
     return pa.schema(columns, metadata={"huggingface": json.dumps({"info": {"features": features}})})
 
 
+SCHEMA = _schema()
+
+
 def write_shard(path: Path, examples: Iterable[Example], metadata: dict[str, Any]) -> None:
     """Writes one Parquet file under a temporary name, a row group at a time, then renames it. `metadata` travels in the
     file's footer, as it is when the last example has been taken."""
-    schema = _schema()
     # nothing compresses PNG and FLAC; of the small columns beside them Snappy opens 24 a row group at once, Zstandard
     # in a millisecond
-    with write_atomically(path) as temporary, pq.ParquetWriter(temporary, schema, compression="snappy") as writer:
+    with write_atomically(path) as temporary, pq.ParquetWriter(temporary, SCHEMA, compression="snappy") as writer:
         for some in groups_of(examples, ROWS_PER_GROUP):
-            writer.write_table(pa.Table.from_pylist([_row(e) for e in some], schema=schema))
+            writer.write_table(pa.Table.from_pylist([_row(e) for e in some], schema=SCHEMA))
         writer.add_key_value_metadata({"selfkd": json.dumps(metadata)})
 
 
@@ -160,13 +162,36 @@ def shard_metadata(path: Path) -> dict[str, Any]:
     return json.loads(pq.read_metadata(path).metadata[b"selfkd"])
 
 
+# types of what the commands read; a folder need not have all of it
+_MANIFEST: dict[str, type] = {
+    "shards": list, "rejected_shards": list, "rejected": list, "voice_names": list, "word_error_rates": dict,
+    "rows": int, "seed": int, "source": str, "language": str, "engine_name": str, "engine_license": str,
+    "source_license": str, "verify": str, "split": str,
+}  # fmt: skip
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a complete folder; raises InputError where there is none."""
     path = folder / MANIFEST
     if not path.is_file():
-        hint = "unfinished: run the same synthesize command again" if folder.is_dir() else "no such folder"
-        raise InputError(f"{path}: not found ({hint})")
+        unfinished = folder.is_dir() and "unfinished: run the same synthesize command again"
+        raise InputError(
+            f"{path}: not found ({unfinished or ('a file, no folder' if folder.exists() else 'no such folder')})"
+        )
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a manifest ({error})") from error
+    if not isinstance(manifest, dict):
+        raise InputError(f"{path}: not a manifest (no JSON object)")
+    for name, kind in _MANIFEST.items():
+        if name in manifest and (not isinstance(manifest[name], kind) or isinstance(manifest[name], bool)):
+            raise InputError(f"{path}: field {name}: {manifest[name]!r:.60} is no {kind.__name__}")
+    for name in ("shards", "rejected_shards"):
+        for entry in manifest.get(name, []):
+            file = entry.get("file") if isinstance(entry, dict) else None
+            if not isinstance(file, str) or Path(file).is_absolute() or ".." in Path(file).parts:
+                raise InputError(f"{path}: field {name}: {entry!r:.60} does not name a file of the folder")
+    if "shards" not in manifest:
+        raise InputError(f"{path}: field shards: not in the manifest")
+    return manifest

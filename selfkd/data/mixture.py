@@ -2,7 +2,7 @@
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fractions import Fraction
 from itertools import accumulate
 from pathlib import Path
@@ -64,8 +64,9 @@ class Mixture(Examples):
         return taken
 
 
-def open_mixture(data: Sequence[str], seed: int) -> Examples:
+def open_mixture(data: Sequence[str], seed: int, left_out: Mapping[Path, Collection[int]] | None = None) -> Examples:
     """The folders of a setting `data`, each FOLDER or FOLDER:WEIGHT; raises InputError naming the one that is wrong.
+    `left_out` are the positions of rows that are not taken, by folder.
 
     Without weights each example is taken once an epoch.
     """
@@ -74,7 +75,7 @@ def open_mixture(data: Sequence[str], seed: int) -> Examples:
     folders, weights = [], []
     for entry in data:
         path, weight = split_weight(entry)
-        folder = ExampleFolder(path)
+        folder = ExampleFolder(path).without((left_out or {}).get(path, ()))
         if not len(folder):
             raise InputError(f"data: {path}: holds no examples")
         if weight is not None and weight <= 0:

@@ -51,7 +51,9 @@ def paired_item(processor: Any, example: Example, looks: bool = True) -> PairedI
     for field in ("question", "answer"):
         if not getattr(example, field).strip():
             raise InputError(f"example {example.id}: field {field}: is empty")
-    text, speech = view_prompts(processor, example, VIEWS, processor.look(example.picture() if looks else None))
+    text, speech = view_prompts(
+        processor, example, VIEWS, processor.look(example.picture() if looks else None, f"example {example.id}")
+    )
     return PairedItem(
         id=example.id,
         prefix_ids=text.prefix_ids,
@@ -64,6 +66,16 @@ def paired_item(processor: Any, example: Example, looks: bool = True) -> PairedI
         transcript_ids=processor.text_ids(example.question),
         picture=example.id if example.image is None else image_hash(example.image),
     )
+
+
+def checked_item(processor: Any, example: Example, looks: bool, context: int) -> PairedItem:
+    """`paired_item` of an example that the LLM can read at once: InputError for one of more tokens than `context`."""
+    item = paired_item(processor, example, looks)
+    views = ((item.text_ids, {}), (item.speech_ids, item.speech_inputs)) if looks else ()  # else no LLM reads it
+    for question, speech in views:
+        ids = [*item.prefix_ids, *question, *item.response_ids]
+        processor.check_context(f"example {item.id}", ids, speech, context)
+    return item
 
 
 def view_prompts(processor: Any, example: Example, views: Sequence[View], seen: Seen) -> list[Prompt]:
@@ -112,11 +124,7 @@ class PairedDataset(Dataset):
     def __getitem__(self, index: int) -> PairedItem:
         if index in self._kept:
             return self._kept[index]
-        item = paired_item(self.processor, self.examples[index], self.looks)
-        views = ((item.text_ids, {}), (item.speech_ids, item.speech_inputs)) if self.looks else ()  # no LLM reads it
-        for question, speech in views:
-            ids = [*item.prefix_ids, *question, *item.response_ids]
-            self.processor.check_context(f"example {item.id}", ids, speech, self.context)
+        item = checked_item(self.processor, self.examples[index], self.looks, self.context)
         self._room -= sum(t.nbytes for t in (*item.image_inputs.values(), *item.speech_inputs.values()))
         if self._room >= 0:
             self._kept[index] = item

@@ -61,7 +61,7 @@ def prompts_of(processor: OmniProcessor, examples: Sequence[Example], views: Seq
     seen: dict[bytes | None, Seen] = {}
     for example in examples:
         if example.image not in seen:
-            seen[example.image] = processor.look(example.picture())
+            seen[example.image] = processor.look(example.picture(), f"example {example.id}")
     return [view_prompts(processor, e, views, seen[e.image]) for e in examples]
 
 

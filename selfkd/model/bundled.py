@@ -11,10 +11,10 @@ from transformers import PreTrainedModel, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from selfkd.errors import InputError
+from selfkd.model.checkpoint_files import Source
 from selfkd.model.ctc import Reading, transcripts_of
 from selfkd.model.embedded import recognizer_path, vlm_path
 from selfkd.model.heard_tokens import HeardTokens
-from selfkd.model.checkpoint_files import Source
 from selfkd.model.load import load_recognizer, load_vlm, load_vlm_processor
 from selfkd.model.omni import OmniModel
 from selfkd.model.processor import OmniProcessor

@@ -92,7 +92,9 @@ def weight_files(folder: Path, name: str) -> list[Path]:
         return [folder / SAFE_WEIGHTS_NAME]
     if not index.is_file():
         if pickles := sorted(p for pattern in _PICKLES for p in folder.glob(pattern)):
-            raise InputError(f"{name}: {pickles[0]}: a pickle, which can run code; weights are read of safetensors alone")
+            raise InputError(
+                f"{name}: {pickles[0]}: a pickle, which can run code; weights are read of safetensors alone"
+            )
         raise InputError(f"{name}: {folder / SAFE_WEIGHTS_NAME}: not there; the folder holds no weights")
     places = read_object(index, name).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(f, str) for f in places.values()):

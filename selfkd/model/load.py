@@ -81,7 +81,9 @@ def load_vlm_processor(source: Source, name: str = "vlm") -> Any:
     return processor
 
 
-def load_feature_extractor(source: Source, name: str, subfolder: str = "", mel_bins: int = 0) -> WhisperFeatureExtractor:
+def load_feature_extractor(
+    source: Source, name: str, subfolder: str = "", mel_bins: int = 0
+) -> WhisperFeatureExtractor:
     """That of a Whisper checkpoint; raises InputError where it is missing or damaged, or makes other features than an
     encoder of `mel_bins` takes (0 for any)."""
     folder = Path(source) / subfolder

@@ -108,7 +108,7 @@ class OmniModel(PreTrainedModel):
     @property
     def context(self) -> int:
         """Tokens that the LLM can read at once."""
-        return self.config.get_text_config().max_position_embeddings
+        return self.config.context
 
     @property
     def logit_softcap(self) -> float | None:

@@ -39,6 +39,11 @@ class OmniConfig(PretrainedConfig):
         super().__init__(**kwargs)
 
     @property
+    def context(self) -> int:
+        """Tokens that the LLM can read at once."""
+        return self.get_text_config().max_position_embeddings
+
+    @property
     def placeholder_ids(self) -> list[int]:
         """Tokens that stand for what is seen and heard, and are never a word of a reply."""
         parts = [c for c in vars(self.vlm_config).values() if isinstance(c, PretrainedConfig)]

@@ -4,7 +4,8 @@
 It knows the two views of a question (written, spoken) as token ids, and where they part.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -144,24 +145,30 @@ class OmniProcessor:
         alone = whole[: len(before)] != before  # it has run together with the template's end
         return [*(self.text_ids(response) if alone else whole[len(before) :]), self.end_id]
 
-    def look(self, picture: Image.Image | None) -> Seen:
-        """What a picture becomes, worked out once for all prompts about it."""
+    def look(self, picture: Image.Image | None, name: str = "") -> Seen:
+        """What a picture becomes, worked out once for all prompts about it. Raises InputError for one that the model's
+        own processor does not take; `name` says which example it is of."""
         frame = self._frames[picture is not None]
         if picture is None:
             return Seen(Template(frame.before), Template(frame.after), {})
         # the frame begins with what a prompt begins with; a tokenizer would put its own before that
-        batch = self.vlm_processor(images=[picture], text=[frame.before], return_tensors="pt", add_special_tokens=False)
+        with _taken(picture.width, picture.height, name):
+            batch = self.vlm_processor(
+                images=[picture], text=[frame.before], return_tensors="pt", add_special_tokens=False
+            )
         image_inputs = {name: value for name, value in batch.items() if name not in _OF_TEXT}
         return Seen(Template(self.tokenizer.decode(batch["input_ids"][0])), Template(frame.after), image_inputs)
 
     def image_tokens(self, width: int, height: int) -> int:
-        """How many tokens a picture of so many pixels takes; 0 for none."""
+        """How many tokens a picture of so many pixels takes; 0 for none. Raises InputError for a size that the model's
+        own processor does not take."""
         if not width or not height:
             return 0
         count = getattr(self.vlm_processor, "_get_num_multimodal_tokens", None)
         if count is None:  # Phi-4's has none: 256 tokens for each 448 x 448 pixels, about
             return width * height // 28**2
-        return count(image_sizes=[[height, width]])["num_image_tokens"][0]
+        with _taken(width, height):
+            return count(image_sizes=[[height, width]])["num_image_tokens"][0]
 
     def hear(self, samples: NDArray[np.float32], name: str = "speech") -> Clip:
         """What a clip (mono, 16 kHz) becomes. `name` says in errors which it is."""
@@ -257,6 +264,17 @@ class OmniProcessor:
 
     def decode(self, ids_BT: Tensor | Sequence[list[int]]) -> list[str]:
         return [t.strip() for t in self.tokenizer.batch_decode(ids_BT, skip_special_tokens=True)]
+
+
+@contextmanager
+def _taken(width: int, height: int, name: str = "") -> Iterator[None]:
+    """Qwen2-VL's processor refuses strips (200 to 1), others what their resizing cannot make, each with an error of its
+    own: an InputError here."""
+    try:
+        yield
+    except (ValueError, ArithmeticError, RuntimeError, IndexError) as error:
+        what = f"{name}: field image" if name else "field image"
+        raise InputError(f"{what}: the model does not take {width} x {height} pixels ({error})") from error
 
 
 def cut_alike(prompts: Sequence[Prompt]) -> list[Prompt]:

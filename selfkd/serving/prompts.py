@@ -91,8 +91,8 @@ def _prompt(
 ) -> Prompt:
     try:
         seen = processor.look(picture)
-    except ValueError as error:  # some image processors refuse strips of a picture
-        raise bad_field("image_url", f"the model does not take this picture: {error}") from error
+    except InputError as error:  # some image processors refuse strips of a picture
+        raise bad_field("image_url", str(error).removeprefix("field image: ")) from error
     if samples is None:
         return processor.text_prompt(asked.before, seen)
     try:
