@@ -1,8 +1,11 @@
 """The command `selfkd`: nothing but arguments to stage functions."""
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import fields
 from itertools import pairwise, takewhile
 from pathlib import Path
@@ -15,14 +18,26 @@ from selfkd import __version__
 from selfkd.commands import COMMANDS, Command
 from selfkd.credentials import masked_message
 from selfkd.errors import InputError
-from selfkd.files import NO_ROOM
+from selfkd.files import is_no_room
 
 RECIPE = "--recipe"
 _OF_SENTENCES = ("--intro",)  # lists whose items hold commas
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command; 0 when it went well, 2 for input that the user can put right."""
+    """Runs one command; 0 when it went well, 2 for input that the user can put right, 130 after Ctrl-C, 141 where
+    nobody reads what it prints (`selfkd ... | head`)."""
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        with suppress(OSError, ValueError):  # or the interpreter would try again as it ends, and say so
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def _run(arguments: list[str] | None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
@@ -47,12 +62,18 @@ def main(arguments: list[str] | None = None) -> int:
         line = " ".join(str(error).rpartition("InputError: ")[2].split())
         print(f"selfkd {name}: {masked_message(line, arguments)}", file=sys.stderr)
         return 2
-    except OSError as error:
-        no_room = error.errno in NO_ROOM
-        if debug or not (no_room or error.filename):
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        if debug:
             raise
-        line = f"no room left on the disk: {error}" if no_room else f"{error.filename}: {error.strerror}"
-        print(f"selfkd {name}: {line}", file=sys.stderr)
+        if is_no_room(error):
+            line = f"no room left on the disk: {error}; with room the same command goes on"
+        elif isinstance(error, OSError):  # the system's, or a hub's that is out of reach
+            line = f"{error.filename}: {error.strerror}" if error.filename else str(error) or type(error).__name__
+        else:
+            raise
+        print(f"selfkd {name}: {' '.join(line.split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\nselfkd {name}: stopped; the same command goes on from here", file=sys.stderr)

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,12 @@ from typing import Any
 from selfkd.errors import InputError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what the system says where a disk or a quota is full
+_NO_ROOM_WORDS = (
+    *(os.strerror(number) for number in NO_ROOM),
+    *(f"os error {number}" for number in NO_ROOM),
+    "unexpected pos",  # torch.save, whose writer finds the file shorter than what it wrote
+    "PytorchStreamWriter failed writing",
+)
 
 
 @contextmanager
@@ -40,6 +47,42 @@ def follow_umask(path: Path) -> None:
     for file in [path] if path.is_file() else path.rglob("*"):
         if file.is_file() and not file.is_symlink():
             file.chmod(mode)
+
+
+def is_no_room(error: BaseException) -> bool:
+    """Whether an error, or one that it came of, is that of a full disk or quota. torch and safetensors say so in words
+    of their own, or only that a file is not as long as it should be."""
+    seen: BaseException | None = error
+    while seen is not None:
+        text = str(seen)
+        if (isinstance(seen, OSError) and seen.errno in NO_ROOM) or any(words in text for words in _NO_ROOM_WORDS):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; raises InputError where it is not there or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: not found; the run has lost it") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not readable ({error})") from error
+
+
+def cache_folder() -> Path:
+    """Where this package keeps what it can make again: XDG_CACHE_HOME, or ~/.cache. Raises InputError where there is
+    neither, as for a user id without an entry in /etc/passwd (docker run --user)."""
+    return expanded(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "selfkd"
+
+
+def expanded(path: Path) -> Path:
+    """A path with the home directory in place of ~."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{path}: this user has no home directory; HOME or XDG_CACHE_HOME names a place") from error
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """A trained model -> the hub, with a card that says what it was made of and what it scored."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from selfkd.data.publish import checked_name
 from selfkd.errors import InputError
 from selfkd.evaluation.compare import accuracy_cells, closed_cell, titled_benchmark
 from selfkd.evaluation.gap_table import chance_cell
-from selfkd.files import write_text
+from selfkd.files import read_json, write_text
 from selfkd.runs import CONFIG, MODEL, PROVENANCE, RESULT
 
 _TEMPLATE = """\
@@ -82,7 +81,7 @@ def publish(config: PublishConfig) -> Path:
 
 def card(config: PublishConfig) -> str:
     """The model card's text, from the files of the run and of the comparison."""
-    asked, result, provenance = (json.loads((config.run / name).read_text()) for name in (CONFIG, RESULT, PROVENANCE))
+    asked, result, provenance = (read_json(config.run / name) for name in (CONFIG, RESULT, PROVENANCE))
     metadata = ModelCardData(
         license=config.license,
         base_model=config.base_model or None,
@@ -132,7 +131,7 @@ def _scores(comparison: Path) -> str:
     if not path.is_file():
         raise InputError(f"comparison: {comparison}: no scores.json there (selfkd compare writes it)")
     rows, systems = [], []
-    for benchmark, scores in json.loads(path.read_text()).items():
+    for benchmark, scores in read_json(path).items():
         systems = list(scores["systems"])
         title, cells = titled_benchmark(benchmark, scores), accuracy_cells(scores).values()
         chance, closed = chance_cell(scores["systems"].values()), scores["gap_closed"].items()

@@ -23,7 +23,7 @@ from typing import Any
 from selfkd import __version__
 from selfkd.credentials import masked, masked_command
 from selfkd.errors import InputError
-from selfkd.files import write_json
+from selfkd.files import read_json, write_json
 
 CONFIG, PROVENANCE, RESULT, LOG = "config.json", "provenance.json", "result.json", "log.jsonl"
 INPUTS = "inputs.json"
@@ -71,35 +71,46 @@ class Run:
             except (BlockingIOError, PermissionError):
                 raise InputError(f"{folder}: run directory in use by another process") from None
             run = cls(folder)
+            run._check_config(stage, config, free)
             run.inputs = json.loads(json.dumps(inputs()))
-            run._claim({"stage": stage, **_plain(config)}, {"output", *free})
+            run._claim({"stage": stage, **_plain(config)})
             try:
                 yield run
             except InputError:
                 run._give_back()
                 raise
 
-    def _claim(self, config: dict[str, Any], free: set[str]) -> None:
-        path = self.folder / CONFIG
+    @classmethod
+    def check(cls, folder: Path, stage: str, config: Any, free: Sequence[str] = ()) -> None:
+        """Raises InputError as `open` will for a directory that holds another run or something else; writes nothing."""
+        if is_main_process() and folder.is_dir():
+            cls(folder)._check_config(stage, config, free)
+
+    def _check_config(self, stage: str, config: Any, free: Sequence[str]) -> None:
+        path, here = self.folder / CONFIG, {"stage": stage, **_plain(config)}
         if not path.is_file():
             # a disk that was full may have left the one without the other, or a file of neither's name
             if any(p.name not in (PROVENANCE, INPUTS) and not p.name.startswith(".") for p in self.folder.iterdir()):
                 raise InputError(f"{self.folder}: not empty and not a run directory; give another output")
-            write_json(self.folder / PROVENANCE, provenance())
-            write_json(self.folder / INPUTS, self.inputs)
-            write_json(path, config)
             return
-        before = masked(json.loads(path.read_text()))
-        if found := first_difference(before, config, sorted((set(before) | set(config)) - free)):
+        before = masked(read_json(path))
+        if found := first_difference(before, here, sorted((set(before) | set(here)) - {"output", *free})):
             difference = "{}: {!r} there, {!r} here".format(*found)
             raise InputError(f"{self.folder}: run directory holds another run ({difference}); give another output")
+
+    def _claim(self, config: dict[str, Any]) -> None:
+        if not (self.folder / CONFIG).is_file():
+            write_json(self.folder / PROVENANCE, provenance())
+            write_json(self.folder / INPUTS, self.inputs)
+            write_json(self.folder / CONFIG, config)
+            return
         self._check_inputs()
         if is_complete(self.folder):
             raise RunCompleteError(f"{self.folder}: run is complete already; give another output or delete it")
 
     def _check_inputs(self) -> None:
         path = self.folder / INPUTS
-        before = json.loads(path.read_text()) if path.is_file() else {}
+        before = read_json(path) if path.is_file() else {}
         found = first_difference(before, self.inputs, sorted(set(before) | set(self.inputs)))
         if found is None:
             return
@@ -152,7 +163,7 @@ def once(stage: Callable[[Any], Any], config: Any) -> dict[str, Any]:
     run of other settings."""
     with suppress(RunCompleteError):
         stage(config)
-    return json.loads((config.output / RESULT).read_text())
+    return read_json(config.output / RESULT)
 
 
 def append_log(folder: Path, values: Mapping[str, Any]) -> None:

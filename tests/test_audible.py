@@ -48,4 +48,4 @@ def test_what_the_bundled_ears_cannot_hear_is_said_before_anything_is_made(other
 
 def test_the_embedded_world_they_hear(tmp_path):
     training_data(tmp_path)
-    check_audible([ExampleFolder(tmp_path / "data")], *load_bundled(), "")
+    check_audible([ExampleFolder(tmp_path / "data")], load_bundled()[0].config.speech_tokens, load_bundled()[1], "")

@@ -350,7 +350,7 @@ def test_what_cannot_be_understood_is_rejected_with_its_score(tmp_path):
     kept_apart = list(ExampleFolder(config.output, rejected=True))
     assert [e.rejected for e in kept_apart] == [r["reason"] for r in manifest["rejected"]]
     assert all(len(e.samples()) > 4_000 and e.image is None for e in kept_apart)
-    assert check(CheckConfig(config.output))["rejected"] == len(kept_apart)
+    assert check(CheckConfig([config.output]))[str(config.output)]["rejected"] == len(kept_apart)
     assert list(manifest["word_error_rates"]) == ["en-US+m3"]
 
 

@@ -101,10 +101,10 @@ def test_an_item_that_cannot_be_asked_is_told_and_costs_no_other(start, tmp_path
     write_shard(tmp_path / "data" / "a.parquet", rows, {"rows": 3})
     write_json(tmp_path / "data" / MANIFEST, {"shards": [{"file": "a.parquet"}]})
     config = EvaluateConfig(str(start / "model"), [str(tmp_path / "data")], tmp_path / "run")
-    with pytest.raises(InputError, match=r"2 items of .* have no reply, the first because: .*not a readable"):
+    with pytest.raises(InputError, match=r"1 of 3 rows cannot be used .*not a readable picture"):
         evaluate(config)
     assert not (tmp_path / "run" / "result.json").exists()
-    config.keep_failures = True  # what the message says: the same run, ended without them
+    config.keep_failures = True  # asked all the same, and counted
     scores = evaluate(config)[NAME]
     assert (scores["text"]["n"], scores["text"]["failed"], scores["gap"]["n"]) == (2, 1, 2)
     lost = read_samples(samples_path(tmp_path / "run", NAME, "text"))[1]

@@ -53,7 +53,7 @@ def test_a_ray_cluster_makes_the_shards_that_processes_make(tmp_path):
     told = subprocess.run(command, check=True, timeout=600, stdout=subprocess.PIPE, text=True).stdout
     assert "a process was killed, usually for want of memory" in told
     assert names(tmp_path / "ray") == names(tmp_path / "local")  # which end in a hash of what they hold
-    assert check(CheckConfig(tmp_path / "ray"))["examples"] == 8
+    assert check(CheckConfig([tmp_path / "ray"]))[str(tmp_path / "ray")]["examples"] == 8
 
 
 _SLOW = """
@@ -131,4 +131,4 @@ def test_no_room_on_the_disk(tmp_path):
     assert ended.returncode == 2 and "2 of 2 shards are missing, the same command makes them" in ended.stderr
     assert "Traceback" not in ended.stderr and not names(tmp_path / "out")
     assert subprocess.run(command, capture_output=True).returncode == 0
-    assert check(CheckConfig(tmp_path / "out"))["examples"] == 60
+    assert check(CheckConfig([tmp_path / "out"]))[str(tmp_path / "out")]["examples"] == 60

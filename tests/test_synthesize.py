@@ -75,7 +75,7 @@ def test_a_folder_becomes_a_dataset_repository(spoken, tmp_path):
     assert "| questions | 8 |" in card and "espeak-ng" in card and str(tmp_path) not in card
     data = load_dataset(str(folder), cache_dir=tmp_path / "cache")  # by the card's own configuration
     assert list(data) == ["train"] and len(data["train"]) == 8
-    assert check(CheckConfig(folder))["examples"] == 8
+    assert check(CheckConfig([folder]))[str(folder)]["examples"] == 8
     assert main(["data", "publish", str(folder), "--repo", "nobody", "--license", "mit"]) == 2
 
 
@@ -215,21 +215,21 @@ def test_a_shard_cut_short_is_named(spoken, tmp_path):
 def test_a_whole_folder_passes_the_check_and_a_damaged_one_does_not(spoken, tmp_path, capsys):
     assert main(["data", "check", str(spoken)]) == 0
     assert "is whole" in capsys.readouterr().out
-    assert check(CheckConfig(spoken))["examples"] == 8
+    assert check(CheckConfig([spoken]))[str(spoken)]["examples"] == 8
     folder = shutil.copytree(spoken, tmp_path / "copy")
     shard = sorted(folder.glob("*.parquet"))[1]
     whole = shard.read_bytes()
     shard.write_bytes(whole[:200] + b"?" + whole[201:])
     with pytest.raises(InputError, match=f"{shard.name}: field sha256"):
-        check(CheckConfig(folder))
+        check(CheckConfig([folder]))
     shard.write_bytes(whole)
     other = shutil.copy(shard, folder / "train-00009.parquet")
     with pytest.raises(InputError, match=r"train-00009.parquet: there, though the manifest does not name it"):
-        check(CheckConfig(folder))
+        check(CheckConfig([folder]))
     other.unlink()
     shard.unlink()
     with pytest.raises(InputError, match="not there, though the manifest names it"):
-        check(CheckConfig(folder))
+        check(CheckConfig([folder]))
     shutil.rmtree(folder)
     folder = shutil.copytree(spoken, tmp_path / "again")
     shards = sorted(folder.glob("*.parquet"))
@@ -239,13 +239,13 @@ def test_a_whole_folder_passes_the_check_and_a_damaged_one_does_not(spoken, tmp_
     manifest["shards"][1] |= {"sha256": sha256(shards[1])}
     write_json(folder / MANIFEST, manifest)
     with pytest.raises(InputError, match=f"{shards[1].name}: row 0: field duration_seconds"):
-        check(CheckConfig(folder))
+        check(CheckConfig([folder]))
     (folder / MANIFEST).write_text("{")
     with pytest.raises(InputError, match=r"manifest.json: not a manifest"):
-        check(CheckConfig(folder))
+        check(CheckConfig([folder]))
     (folder / MANIFEST).write_text('{"schema_version": 3, "rows": 8}')
     with pytest.raises(InputError, match="field shards: not in the manifest"):
-        check(CheckConfig(folder))
+        check(CheckConfig([folder]))
 
 
 def test_shards_are_named_by_what_they_hold_and_can_be_made_alone(spoken, tmp_path):

@@ -22,6 +22,7 @@ from selfkd.analysis.measured import (
     Record,
     about,
     check_numbers,
+    check_usable,
     inputs_of,
     measure_missing,
     named,
@@ -108,6 +109,7 @@ def analyze_agreement(config: AgreementConfig) -> dict[str, Any]:
         ]
 
     with Run.open(config.output, "agreement", config, inputs=lambda: inputs_of(models, folders)) as run:
+        check_usable(models, folders, config.limit)
         measure_missing(run.folder, models, benchmarks, config.batch_size, measure)
         result = {
             b: summarize_agreement(read_items(run.folder, b, models), outcomes[b], config.seed) for b in benchmarks

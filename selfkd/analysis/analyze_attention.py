@@ -19,6 +19,7 @@ from selfkd.analysis.measured import (
     Record,
     about,
     check_numbers,
+    check_usable,
     inputs_of,
     measure_missing,
     named_models,
@@ -33,6 +34,7 @@ from selfkd.errors import InputError
 from selfkd.evaluation.resampling import LEVEL, RESAMPLES
 from selfkd.evaluation.statistics import groups_in
 from selfkd.files import write_json, write_text
+from selfkd.model.checkpoint import omni_config
 from selfkd.model.omni import OmniModel
 from selfkd.runs import Run
 
@@ -77,8 +79,6 @@ def analyze_attention(config: AttentionConfig) -> dict[str, Any]:
     ) -> list[Record]:
         count = len(model.vlm.get_decoder().layers)
         layers = sorted(set(config.map_layers or (count // 2, count - 1)))
-        if not 0 <= layers[0] <= layers[-1] < count:
-            raise InputError(f"map_layers: {layers}: the model has layers 0 to {count - 1}")
         is_shown = any(e.id in with_maps for e in examples)
         found = attention_of_batch(model, batch, questions, layers if is_shown else ())
         records = []
@@ -95,7 +95,12 @@ def analyze_attention(config: AttentionConfig) -> dict[str, Any]:
             records.append(record)
         return records
 
+    for path in models.values():
+        layers = omni_config(path).get_text_config().num_hidden_layers
+        if wrong := [layer for layer in config.map_layers if not 0 <= layer < layers]:
+            raise InputError(f"map_layers: {wrong}: the model has layers 0 to {layers - 1} ({path})")
     with Run.open(config.output, "attention", config, inputs=lambda: inputs_of(models, folders)) as run:
+        check_usable(models, folders, config.limit)
 
         def write_heads_and_maps(benchmark: str, model: str, records: list[Record]) -> None:
             heads = [record.pop("heads") for record in records]

@@ -15,13 +15,16 @@ from transformers.utils import logging as transformers_logging
 from selfkd.analysis.views import written_question
 from selfkd.data.example import Example
 from selfkd.data.folder import ExampleFolder
+from selfkd.data.usable import Use, find_unusable, told
 from selfkd.data.views import PairedCollator, PairedDataset, PairedItem
 from selfkd.errors import InputError
 from selfkd.evaluation.grading import check_name, group_of_example
 from selfkd.files import path_within, write_text
 from selfkd.inputs import hashes_of_checkpoint, hashes_of_data
-from selfkd.model.checkpoint import is_ours, load_omni, ready
+from selfkd.model.checkpoint import is_ours, load_omni, omni_config, ready
+from selfkd.model.checkpoint_files import check_checkpoint
 from selfkd.model.omni import OmniModel
+from selfkd.model.processor import OmniProcessor
 from selfkd.runs import name_and_path
 
 Record = dict[str, Any]
@@ -49,7 +52,20 @@ def named_models(entries: Sequence[str]) -> dict[str, str]:
     models = named("models", entries)
     for path in models.values():
         is_ours(path)
+        check_checkpoint(path, "models")
     return models
+
+
+def check_usable(models: Mapping[str, str], folders: Mapping[str, ExampleFolder], limit: int) -> None:
+    """Raises InputError, before a model is loaded, that lists the items which one of them cannot take."""
+    asked = []
+    for folder in folders.values():
+        rows = folder.columns("image_hash")[: limit or None]
+        asked.append((folder, [i for i, row in enumerate(rows) if row["image_hash"]]))
+    for name, path in models.items():
+        use = Use(OmniProcessor.from_pretrained(path), omni_config(path).context, learns=True)
+        if found := find_unusable(asked, use):
+            raise InputError(f"data: {name}: {told(found, sum(len(some) for _, some in asked))}")
 
 
 def read_folders(data: Sequence[str]) -> dict[str, ExampleFolder]:

@@ -8,6 +8,7 @@ from transformers.utils import logging as transformers_logging
 
 from selfkd.app.settings import AppConfig
 from selfkd.errors import InputError
+from selfkd.serving.settings import check_free
 
 
 def app(config: AppConfig) -> None:
@@ -17,6 +18,7 @@ def app(config: AppConfig) -> None:
         from selfkd.app.server import PageServer
     except ImportError as error:
         raise InputError(f"{error}; pip install 'selfkd[app]'") from error
+    check_free(config.host, config.port)
     transformers_logging.disable_progress_bar()
     panel = Panel.load(config)
     with TemporaryDirectory(prefix="selfkd-app-") as folder:

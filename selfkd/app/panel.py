@@ -15,10 +15,11 @@ from selfkd.data.example import Example
 from selfkd.data.speakers import EspeakSpeaker
 from selfkd.data.views import VIEWS, View
 from selfkd.evaluation.scorers import is_right, parse
-from selfkd.evaluation.transcriber import Transcriber
+from selfkd.evaluation.transcriber import Transcriber, check_recognizer
 from selfkd.evaluation.verdicts import AT_CHANCE, too_few, why_silent
 from selfkd.model.bundled import load_bundled
 from selfkd.model.checkpoint import is_ours, load_omni, ready
+from selfkd.model.checkpoint_files import check_checkpoint
 from selfkd.model.embedded import WHISPER_SIZE
 from selfkd.model.omni import OmniModel
 from selfkd.model.processor import OmniProcessor
@@ -72,6 +73,9 @@ class Panel:
         paths = named("models", config.models) if config.models else {}
         for path in paths.values():
             is_ours(path)
+            check_checkpoint(path, "models")
+        if config.recognizer:
+            check_recognizer(config.recognizer)
         models = {name: load_omni(path) for name, path in paths.items()} or {"bundled": load_bundled()}
         has_bundled_ears = any(hears_as_bundled(model) for model, _ in models.values())
         transcriber = None

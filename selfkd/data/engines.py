@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,8 @@ def open_engine(engine: EngineName, path: str, model: str = "", time_limit_secon
         return FliteSpeaker()
     if engine == "openai":
         return EndpointSpeaker(path, model, 0.9 * time_limit_seconds)  # before the time of the row is over
+    if engine not in get_args(EngineName):
+        raise InputError(f"engine: {engine!r} is not known; there are {', '.join(get_args(EngineName))}")
     folder = Path(path)
     if not path or not folder.is_dir():
         raise InputError(f"engine_path: {path or '(empty)'}: no such folder; {engine} needs one")

@@ -163,8 +163,8 @@ class ExampleFolder(Examples):
 
 
 def check_columns(path: Path, table: pa.Table) -> None:
-    """Raises InputError where a column of a shard, which others may have written, is of another type than ours, or lacks
-    a value that each example has: it would end in some computation as an error that names no row."""
+    """Raises InputError where a column of a shard, which others may have written, is of another type than ours, or
+    lacks a value that each example has: it would end in some computation as an error that names no row."""
     for field in table.schema:
         if field.name not in SCHEMA.names:
             continue

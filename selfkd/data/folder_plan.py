@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from selfkd.errors import InputError
-from selfkd.files import write_json
+from selfkd.files import read_json, write_json
 from selfkd.runs import first_difference
 
 PLAN = "plan.json"
@@ -23,7 +23,7 @@ def claim(folder: Path, plan: dict[str, Any]) -> dict[str, Any]:
         if others:
             raise InputError(f"{folder}: not empty and not made by this command; give another output")
         write_json(path, plan)
-    theirs = json.loads(path.read_text())
+    theirs = read_json(path)
     ours = json.loads(json.dumps(plan))
     free = {"output", *CONTENT, *(_HOW_OF_ENDPOINT if plan["engine"] == "openai" else ())}
     if found := first_difference(theirs, ours, (n for n in ours if n not in free)):

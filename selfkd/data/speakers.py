@@ -8,7 +8,6 @@ import _ctypes
 import ctypes
 import hashlib
 import math
-import os
 import secrets
 import shutil
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from scipy.signal import firwin, resample_poly
 from selfkd.data import drawn_voices
 from selfkd.data.example import SAMPLE_RATE_HZ
 from selfkd.errors import InputError
+from selfkd.files import cache_folder
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def _espeak_folder(library: Path, data: Path) -> Path:
     """
     drawn = {name: drawn_voices.voice_file(name) for name in drawn_voices.NAMES}
     key = hashlib.sha256(library.read_bytes() + f"{data}{drawn}".encode()).hexdigest()[:12]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "selfkd"
+    cache = cache_folder()
     folder = cache / f"espeak-{key}"
     if folder.is_dir():
         return folder

@@ -98,13 +98,7 @@ def synthesize(config: SynthesizeConfig, source: Source | None = None) -> dict[s
 
     `source` stands for the one that the configuration names, where it has been opened already.
     """
-    if config.count < 0 or config.shard_rows < 1:
-        raise InputError("count, shard_rows: must be at least 1, or count 0 for all")
-    for name, (low, high), ceiling in (("rate_wpm", config.rate_wpm, 450), ("pitch", config.pitch, 99)):
-        if not 0 <= low <= high <= ceiling:
-            raise InputError(f"{name}: {low} to {high} is no range within 0 to {ceiling}")
-    check_effects(config.augment, config.noise_snr_db, config.noise_folder)
-    check_pool(config.pool)
+    check_settings(config)
     voices: dict[str, float] = {}
     spoken_by: dict[str, Any] = {}
     if config.source not in RECORDED:  # of which no engine speaks a row
@@ -130,6 +124,25 @@ def synthesize(config: SynthesizeConfig, source: Source | None = None) -> dict[s
     except InputError:
         give_back(config.output)
         raise
+
+
+def check_settings(config: SynthesizeConfig) -> None:
+    """Raises InputError for settings of speech that cannot be, and for an engine or a Whisper that is not there."""
+    if config.count < 0 or config.shard_rows < 1:
+        raise InputError("count, shard_rows: must be at least 1, or count 0 for all")
+    if config.processes < 1:
+        raise InputError(f"processes: {config.processes}: must be at least 1")
+    for name, (low, high), ceiling in (("rate_wpm", config.rate_wpm, 450), ("pitch", config.pitch, 99)):
+        if not 0 <= low <= high <= ceiling:
+            raise InputError(f"{name}: {low} to {high} is no range within 0 to {ceiling}")
+    check_effects(config.augment, config.noise_snr_db, config.noise_folder)
+    check_pool(config.pool)
+    if config.source not in RECORDED:
+        open_engine(config.engine, config.engine_path, config.engine_model)
+    if config.verify:
+        from selfkd.model.load import check_whisper  # with torch, which synthesis has no need of
+
+        check_whisper(config.verify, "verify")
 
 
 def _make_shards(

@@ -5,27 +5,27 @@ may not fit by these is prepared as it would be for the model. Pictures and soun
 (`DECODED_PIXELS`, `DECODED_SECONDS`), or where rows are to be left out, so that what is left can be relied on.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from selfkd.data.example import INDEX_COLUMNS, LONGEST_SECONDS, SAMPLE_RATE_HZ, Example
+from selfkd.data.example import INDEX_COLUMNS, LONGEST_SECONDS, SAMPLE_RATE_HZ, Example, index_of
 from selfkd.data.features import SHORTEST_SECONDS
 from selfkd.data.folder import ExampleFolder
 from selfkd.data.views import VIEWS, View, checked_item, view_prompts
 from selfkd.errors import InputError
-from selfkd.files import write_json
+from selfkd.files import read_json, write_json
 from selfkd.model.processor import OmniProcessor
 from selfkd.model.speech_encoder import encoder_frames
 from selfkd.runs import UNUSABLE, is_main_process
 
-DECODED_PIXELS, DECODED_SECONDS = 4e8, 7200.0  # about ten seconds of a core, each
+DECODED_PIXELS, DECODED_SECONDS = 4e8, 3600.0  # about ten seconds of a core, each
 TOLD = 10  # rows that a message names
 _COLUMNS = ("id", "question", "answer", "instruction", "answer_format", "duration_seconds", *INDEX_COLUMNS)
 _VECTORS_A_SECOND, _MARKS = 50, 600  # more than any model has of speech; of marks around picture, speech and turns
@@ -74,7 +74,7 @@ class Use:
             return f"field speech: {seconds:.3f} s of sound is {too}"
         if self.ctc_tokens is not None and len(row["question"].encode()) >= self._frames(seconds) // 2:
             labels = [i for i in self.processor.ids(row["question"]) if not self.ctc_tokens or i in self.ctc_tokens]
-            needed = len(labels) + sum(a == b for a, b in zip(labels, labels[1:], strict=False))  # a blank between
+            needed = len(labels) + sum(a == b for a, b in pairwise(labels))  # a blank between
             if needed > self._frames(seconds):
                 return (
                     f"field speech: {seconds:.2f} s of sound is too short for its question: {needed} frames are needed "
@@ -99,6 +99,8 @@ class Use:
 
     def prepare(self, example: Example) -> None:
         """Makes of an example what the model is given; raises InputError where that cannot be, or does not fit."""
+        if reason := self.wrong_by_index(vars(example) | index_of(example)):
+            raise InputError(f"example {example.id}: {reason}")
         if self.learns:
             checked_item(self.processor, example, self.looks, self.context)
             return
@@ -179,36 +181,49 @@ def told(found: Sequence[Unusable], rows: int) -> str:
 def left_out(
     run: Path, folders: Sequence[ExampleFolder], use: Use, skip: bool
 ) -> tuple[dict[Path, list[int]], dict[str, Any]]:
-    """({folder: positions of the rows to leave out}, what the result says of them). Raises InputError that lists them
-    unless they are to be skipped. What was left out stands in the run (`UNUSABLE`), and is left out when it goes on."""
-    path, rows = run / UNUSABLE, sum(map(len, folders))
-    known = _known(path) if skip else None
-    found = find_unusable([(folder, None) for folder in folders], use, decode=skip) if known is None else known
+    """({folder: positions of the rows to leave out}, what the result says of them), as `checked_rows` gives them. What
+    was left out stands in the run (`UNUSABLE`), and is left out when the run goes on."""
+    path = run / UNUSABLE
+    known = left_out_before(path) if skip else None
+    found = checked_rows(folders, use, skip) if known is None else known
+    return by_folder(found), skipped(path, found, sum(map(len, folders))) if skip else {}
+
+
+def checked_rows(folders: Sequence[ExampleFolder], use: Use, skip: bool) -> list[Unusable]:
+    """The rows that cannot be used. Raises InputError that lists them unless they are to be skipped, and where a folder
+    would be left without any."""
+    found = find_unusable([(folder, None) for folder in folders], use, decode=skip)
+    rows = sum(map(len, folders))
     if found and not skip:
         raise InputError(f"data: {told(found, rows)} (--skip_unusable true leaves them out)")
+    for folder in folders:
+        if len(by_folder(found).get(folder.folder, ())) == len(folder):
+            raise InputError(f"data: {folder.folder}: no row is left: {told(found, rows)}")
+    return found
+
+
+def by_folder(found: Iterable[Unusable]) -> dict[Path, list[int]]:
+    """{folder: positions of these rows}."""
     places: dict[Path, list[int]] = {}
     for u in found:
         places.setdefault(u.folder, []).append(u.position)
-    for folder in folders:
-        if len(places.get(folder.folder, ())) == len(folder):
-            raise InputError(f"data: {folder.folder}: no row is left: {told(found, rows)}")
-    return places, skipped(path, found, rows) if skip else {}
+    return places
 
 
 def skipped(path: Path, found: Sequence[Unusable], rows: int) -> dict[str, Any]:
     """Writes and says which rows are left out, once in a run, and returns what its result says of them."""
-    if is_main_process() and _known(path) is None:
+    if is_main_process() and left_out_before(path) is None:
         write_json(path, [asdict(u) | {"folder": str(u.folder)} for u in found])
         if found:
             print(f"left out: {told(found, rows)}; {path} names them all")
     return {"skipped_unusable": len(found), "skipped_because": by_reason(found)}
 
 
-def _known(path: Path) -> list[Unusable] | None:
-    """What a run that goes on left out before."""
+def left_out_before(path: Path) -> list[Unusable] | None:
+    """What a run that goes on left out before; None for one that begins."""
     if not path.is_file():
         return None
-    return [Unusable(**entry | {"folder": Path(entry["folder"])}) for entry in json.loads(path.read_text())]
+    return [Unusable(**entry | {"folder": Path(entry["folder"])}) for entry in read_json(path)]
 
 
 def by_reason(found: Sequence[Unusable]) -> dict[str, int]:

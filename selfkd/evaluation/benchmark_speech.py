@@ -7,16 +7,18 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from jsonargparse import ArgumentError, ArgumentParser
+
 from selfkd.credentials import masked
 from selfkd.data.example import MANIFEST
 from selfkd.data.folder import ExampleFolder
 from selfkd.data.listed import Listed
 from selfkd.data.stored import InParquet, footer_hash
-from selfkd.data.synthesize import SynthesizeConfig, synthesize
+from selfkd.data.synthesize import SynthesizeConfig, check_settings, synthesize
 from selfkd.errors import InputError
 from selfkd.evaluation.benchmarks.catalog import BENCHMARKS, PAPER8, open_benchmark
 from selfkd.evaluation.suite import VOICE_MARK
-from selfkd.files import locked
+from selfkd.files import expanded, locked
 
 if TYPE_CHECKING:
     from selfkd.evaluation.evaluate import EvaluateConfig
@@ -26,16 +28,28 @@ SUITES: dict[str, Sequence[str]] = {"paper8": PAPER8, "all": tuple(BENCHMARKS)}
 _OURS = ("output", "source", "path", "images", "columns", "split", "count", "voices", "instruction", "shard")
 
 
+def check_benchmarks(config: "EvaluateConfig") -> tuple[list[str], dict[str, Any]]:
+    """The benchmarks to speak and the settings of their speech; raises InputError for any that there is not."""
+    names = [name for entry in config.benchmarks for name in SUITES.get(entry, [entry])]
+    for field, given in (("benchmarks", names), ("copies", config.copies)):
+        unknown = [name for name in given if name not in BENCHMARKS]
+        if unknown:
+            known = ", ".join([*SUITES, *BENCHMARKS])
+            raise InputError(f"{field}: {unknown[0]!r} is not known; there are {known}")
+    if names and not config.voices:
+        raise InputError("voices: name at least one")
+    settings = speech_settings(config.speech)
+    if names:
+        check_settings(SynthesizeConfig(Path(), **settings))
+        expanded(config.cache)
+    return list(dict.fromkeys(names)), settings
+
+
 def speak_benchmarks(config: "EvaluateConfig") -> dict[str, ExampleFolder]:
     """{benchmark: folder}, or {"benchmark@voice": folder} where several voices are asked for."""
-    names = [name for entry in config.benchmarks for name in SUITES.get(entry, [entry])]
-    unknown = [name for name in names if name not in BENCHMARKS]
-    if unknown:
-        known = ", ".join([*SUITES, *BENCHMARKS])
-        raise InputError(f"benchmarks: {unknown[0]!r} is not known; there are {known}")
-    settings = speech_settings(config.speech)
+    names, settings = check_benchmarks(config)
     found = {}
-    for name in dict.fromkeys(names):
+    for name in names:
         spoken = config.instruction == "spoken"
         source = open_benchmark(name, config.copies.get(name, ""), limit=config.limit, instruction_spoken=spoken)
         for voice in config.voices:
@@ -50,7 +64,13 @@ def speech_settings(given: Mapping[str, Any]) -> dict[str, Any]:
     wrong = [name for name in given if name not in known]
     if wrong:
         raise InputError(f"speech: {wrong[0]!r} is no setting here; there are {', '.join(sorted(known))}")
-    return dict(given)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(SynthesizeConfig, as_group=False)
+    try:
+        values = parser.parse_object({"output": "spoken", **given})
+    except ArgumentError as error:
+        raise InputError(f"speech: {' '.join(str(error).split())}") from error
+    return {name: values[name] for name in given}
 
 
 def _speak(config: "EvaluateConfig", name: str, source: Listed, voice: str, settings: Mapping[str, Any]) -> Path:
@@ -69,7 +89,7 @@ def _speak(config: "EvaluateConfig", name: str, source: Listed, voice: str, sett
     key.update(repr([r._replace(image=None, clip=None) for r in source.rows]).encode())
     files = sorted({r.image.file for r in source.rows if isinstance(r.image, InParquet)})
     key.update("".join(map(footer_hash, files)).encode())
-    output = config.cache.expanduser() / f"{name}-{key.hexdigest()[:12]}"
+    output = expanded(config.cache) / f"{name}-{key.hexdigest()[:12]}"
     if not (output / MANIFEST).is_file():
         with locked(output.with_name(f".{output.name}.lock")):  # several models may be asked side by side
             if not (output / MANIFEST).is_file():

@@ -4,7 +4,6 @@ share of the gap that a run closes.
 Reads the samples of evaluation runs; writes `scores.json` and `comparison.json` (where each system's samples lie).
 """
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from selfkd.evaluation.comparable import Asked, check_fields, difference
 from selfkd.evaluation.gap_table import accuracy_cell, chance_cell, official_note, scoring_in, verdict_notes
 from selfkd.evaluation.samples import read_samples, samples_path
 from selfkd.evaluation.side_by_side import CASCADE, TEXT, averages_side_by_side, side_by_side
-from selfkd.files import write_json
+from selfkd.files import read_json, write_json
 from selfkd.runs import CONFIG, RESULT, name_and_path
 
 Places = dict[str, tuple[Path, str]]  # {system: (run, view)}
@@ -81,7 +80,7 @@ def _samples(path: Path) -> list[dict[str, Any]]:
 def _check_comparable(benchmark: str, samples: Mapping[str, Sequence[Mapping[str, Any]]], places: Places) -> None:
     """Each system against the written view, and what was spoken against the first that was."""
     asked = {
-        system: Asked(str(run), view, json.loads((run / CONFIG).read_text()), samples[system])
+        system: Asked(str(run), view, read_json(run / CONFIG), samples[system])
         for system, (run, view) in places.items()
     }
     spoken = [of for system, of in asked.items() if system != TEXT]
@@ -118,10 +117,10 @@ def run_name(run: Path) -> str:
 
 def _result(run: Path) -> dict[str, Any]:
     path = run / RESULT
-    is_evaluation = (run / CONFIG).is_file() and json.loads((run / CONFIG).read_text()).get("stage") == "evaluate"
+    is_evaluation = (run / CONFIG).is_file() and read_json(run / CONFIG).get("stage") == "evaluate"
     if not is_evaluation or not path.is_file():
         raise InputError(f"runs: {run}: not a complete evaluation (selfkd evaluate writes {RESULT})")
-    return json.loads(path.read_text())
+    return read_json(path)
 
 
 def comparison_table(scores: Mapping[str, Any]) -> Table:

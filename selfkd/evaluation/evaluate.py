@@ -4,7 +4,6 @@ Writes into a run directory one JSON-lines file for each benchmark and view (`sa
 line) and the scores (`result.json`). A run that was cut short goes on with the items that are missing.
 """
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,13 +18,15 @@ from rich.console import Console
 from selfkd.credentials import masked
 from selfkd.data.example import read_manifest
 from selfkd.data.folder import ExampleFolder
+from selfkd.data.usable import Unusable, Use, find_unusable, left_out_before, skipped, told
 from selfkd.errors import InputError
 from selfkd.evaluation.asker import EndpointSettings
-from selfkd.evaluation.benchmark_speech import InstructionForm, speak_benchmarks
+from selfkd.evaluation.benchmark_speech import InstructionForm, check_benchmarks, speak_benchmarks
 from selfkd.evaluation.benchmarks.benchmark import whole_groups
+from selfkd.evaluation.benchmarks.catalog import BENCHMARKS
 from selfkd.evaluation.chance import chance_floor
 from selfkd.evaluation.gap_table import scores_told
-from selfkd.evaluation.grading import Scoring, check_gradable, check_name, group_of, scoring_of
+from selfkd.evaluation.grading import Scoring, check_gradable, check_name, details_of, group_of, scoring_of
 from selfkd.evaluation.outcomes import count_outcomes, outcome_warnings
 from selfkd.evaluation.records import SampleFile, prompt_hash, sample
 from selfkd.evaluation.remote_code import ChatSystem, runs_own_code
@@ -33,15 +34,17 @@ from selfkd.evaluation.samples import QUESTIONS, read_samples, samples_path
 from selfkd.evaluation.statistics import spread_over_voices, summarize, vision_audio_gap
 from selfkd.evaluation.suite import VOICE_MARK, averages
 from selfkd.evaluation.systems import EndpointSystem, LocalSystem, System, View, endpoint_settings, with_progress
-from selfkd.evaluation.transcriber import Transcriber
+from selfkd.evaluation.transcriber import Transcriber, check_recognizer
 from selfkd.evaluation.usage import USAGE, kept_usage
 from selfkd.files import write_json
 from selfkd.inputs import hashes_of_checkpoint, hashes_of_data
 from selfkd.model.audible import check_audible
-from selfkd.model.bundled import load_bundled
-from selfkd.model.checkpoint import is_ours
+from selfkd.model.bundled import bundled_config
+from selfkd.model.checkpoint import is_ours, omni_config
+from selfkd.model.checkpoint_files import check_checkpoint
 from selfkd.model.embedded import recognizer_path
-from selfkd.runs import Run, is_main_process
+from selfkd.model.processor import OmniProcessor
+from selfkd.runs import UNUSABLE, Run, is_main_process
 
 _FREE = ("keep_failures", "endpoint", "cache", "batch_size")  # a run goes on with others of these
 
@@ -74,6 +77,8 @@ class EvaluateConfig:
         scoring: How responses are graded: lenient reads sentences, alike in all benchmarks; official grades mme, pope,
             hallusionbench, mmstar and ocrbench as their own scripts do, for figures beside a published table.
         likelihood: Score the options of multiple-choice questions by their likelihood too (MMAlign); local models.
+        skip_unusable: Leave out rows that the model cannot take (a picture or text too large, sound too short or long,
+            neither readable), and count them; by default they are listed and nothing is asked.
         keep_failures: End although some items have no reply; they are counted, not scored.
         seed: Seed of the bootstrap.
     """
@@ -97,6 +102,7 @@ class EvaluateConfig:
     max_new_tokens: int = 128
     scoring: Scoring = "lenient"
     likelihood: bool = False
+    skip_unusable: bool = False
     keep_failures: bool = False
     seed: int = 0
 
@@ -112,6 +118,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     own_code = _own_code(config)
     if not config.url and not own_code:
         is_ours(config.model)  # before anything is made
+        check_checkpoint(config.model, "model")
     if config.likelihood and (own_code or config.url):
         raise InputError("likelihood: needs a model in the classes of transformers on this machine")
     if config.url and _processes().num_processes > 1:  # each would have a budget and a pace of its own
@@ -123,12 +130,23 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             "recognizer: the embedded one knows the words of the embedded world alone; name one for public "
             "benchmarks, say openai/whisper-base.en"
         )
-    asked = _folders(config)
+    if "cascade" in config.views and config.recognizer:
+        check_recognizer(config.recognizer)
+    check_benchmarks(config)
+    own_folders = _own_folders(config)
+    Run.check(config.output, "evaluate", config, _FREE)  # before benchmarks are spoken
+    asked = _folders(config, own_folders)
     for name, folder in asked.items():
         check_gradable(name.partition(VOICE_MARK)[0], folder.columns("id", "kind", "question", "truth"))
     if "cascade" in config.views and not config.recognizer:
-        check_audible(asked.values(), *load_bundled(), "recognizer: name one, say openai/whisper-base.en")
-    with Run.open(config.output, "evaluate", config, _FREE, lambda: _inputs(config, settings, asked)) as run:
+        heard, processor = bundled_config()
+        remedy = "recognizer: name one, say openai/whisper-base.en"
+        check_audible(asked.values(), heard.speech_tokens or (), processor, remedy)
+    given = asked
+    with Run.open(config.output, "evaluate", config, _FREE, lambda: _inputs(config, settings, given)) as run:
+        left_out: dict[str, int] = {}
+        if not config.url and not own_code:
+            asked, left_out = _usable(config, run.folder, asked)
         transcriber = Transcriber.from_pretrained(config.recognizer) if "cascade" in config.views else None
         with _system(config, settings, transcriber, run.folder) as system:
             lost: list[str] = []  # told when all has been asked: one bad reply in the evening is not to cost the night
@@ -136,6 +154,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         if lost:
             hint = "the same command asks them again; --keep_failures true ends without them"
             raise InputError(f"{'; '.join(lost)} ({hint})")
+        for name, count in left_out.items():
+            for view in result[name].keys() & {*config.views}:  # none but on the main process
+                result[name][view]["skipped_unusable"] = count
         result |= spread_over_voices(result, VOICE_MARK) | averages(result)
         if is_main_process():
             places = {name: os.path.relpath(folder.folder, run.folder) for name, folder in asked.items()}
@@ -177,18 +198,24 @@ def _system(
         yield EndpointSystem(config.url.removeprefix("openai"), config.model, settings, transcriber, usage)
 
 
-def _folders(config: EvaluateConfig) -> dict[str, ExampleFolder]:
-    """{benchmark: its spoken questions}, "mme@af_heart" where several voices speak."""
+def _own_folders(config: EvaluateConfig) -> list[ExampleFolder]:
+    """Those that the field data names; raises InputError where one is none."""
+    if not config.data and not config.benchmarks:
+        raise InputError("data, benchmarks: name at least one")
+    folders = [ExampleFolder(path) for path in map(Path, config.data)]
+    for folder in folders:
+        check_name(folder)
+    return folders
+
+
+def _folders(config: EvaluateConfig, own: Sequence[ExampleFolder]) -> dict[str, ExampleFolder]:
+    """{benchmark: its spoken questions}, "mme@af_heart" where several voices speak; `own` are those of the user."""
     with _processes().main_process_first():  # one process speaks
         found = speak_benchmarks(config)
-    for path in map(Path, config.data):
-        folder = ExampleFolder(path)
-        check_name(folder)
+    for folder in own:
         if folder.source in found:
-            raise InputError(f"data: {path}: a second folder of {folder.source!r}")
+            raise InputError(f"data: {folder.folder}: a second folder of {folder.source!r}")
         found[folder.source] = folder
-    if not found:
-        raise InputError("data, benchmarks: name at least one")
     empty = [name for name, folder in found.items() if not len(folder)]
     if empty:
         raise InputError(f"data: {empty[0]}: holds no examples")
@@ -238,11 +265,53 @@ def _ask(
     return scores
 
 
+def _usable(
+    config: EvaluateConfig, run: Path, asked: Mapping[str, ExampleFolder]
+) -> tuple[dict[str, ExampleFolder], dict[str, int]]:
+    """The folders without the rows that the model cannot take, and how many these are; raises InputError that lists
+    them, before the model is loaded, unless they are to be skipped (or to be asked and kept as failures)."""
+    found = left_out_before(run / UNUSABLE) if config.skip_unusable else [] if config.keep_failures else None
+    left = dict(asked)
+    if found is None:
+        processor, context = OmniProcessor.from_pretrained(config.model), omni_config(config.model).context
+        use = Use(processor, context, config.views, new_tokens=config.max_new_tokens)
+        found, rows = [], sum(len(_limited(folder, config.limit)) for folder in asked.values())
+        while more := find_unusable([(f, _limited(f, config.limit)) for f in left.values()], use, config.skip_unusable):
+            if not config.skip_unusable:
+                raise InputError(f"data: {told(more, rows)} (--skip_unusable true leaves them out)")
+            found += more
+            left = {name: _without(folder, found) for name, folder in asked.items()}
+            if not config.limit:  # else others have taken their places
+                break
+    left = {name: _without(folder, found) for name, folder in asked.items()}
+    said = skipped(run / UNUSABLE, found, sum(map(len, asked.values()))) if config.skip_unusable else {}
+    return left, {name: len(asked[name]) - len(left[name]) for name in left} if said else {}
+
+
+def _without(folder: ExampleFolder, found: Sequence[Unusable]) -> ExampleFolder:
+    """A folder without these rows, and without what is right or wrong with one of them: a pair of which one is lost is
+    no pair. Raises InputError where none is left."""
+    lost = {u.position for u in found if u.folder == folder.folder}
+    benchmark = BENCHMARKS.get(folder.source)
+    if lost and benchmark is not None and benchmark.counts_groups:
+        groups = _groups(folder)
+        broken = {groups[i] for i in lost}
+        lost = {i for i, group in enumerate(groups) if group in broken}
+    if len(lost) == len(folder):
+        raise InputError(f"data: {folder.folder}: no row is left: {told(found, len(folder))}")
+    return folder.without(lost)
+
+
 def _limited(examples: ExampleFolder, limit: int) -> list[int]:
     """The positions of the first whole groups."""
+    return whole_groups(_groups(examples), limit)
+
+
+def _groups(examples: ExampleFolder) -> list[str]:
+    """What each item is right or wrong with."""
     rows = examples.columns("id", "source", "category", "details", "image_hash")
-    known = [row | {"details": json.loads(row["details"] or "{}")} for row in rows]
-    return whole_groups([group_of(row, row["image_hash"] or row["id"]) for row in known], limit)
+    known = [row | {"details": details_of(row)} for row in rows]
+    return [group_of(row, row["image_hash"] or row["id"]) for row in known]
 
 
 def score(samples: Mapping[str, Sequence[Mapping[str, Any]]], seed: int) -> dict[str, Any]:

@@ -73,6 +73,9 @@ def gap_table(result: Mapping[str, Any]) -> Table:
     failed = sum(s["failed"] for scores in result.values() for v, s in scores.items() if v in VIEWS)
     if failed:
         notes.append(f"{failed} items have no reply and are not in n")
+    counts_left_out = ([s.get("skipped_unusable", 0) for v, s in of.items() if v in VIEWS] for of in result.values())
+    if left_out := sum(max(counts, default=0) for counts in counts_left_out):
+        notes.append(f"{left_out} rows were left out: the model cannot take them")
     table.caption = "\n".join(filter(None, notes)) or None
     return table
 

@@ -74,8 +74,19 @@ def group_of(sample: Mapping[str, Any], picture: str) -> str:
     return benchmark.group(sample) if benchmark and benchmark.group else picture
 
 
+def details_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The field details of a row (with its id); raises InputError where it is no JSON object."""
+    try:
+        details = json.loads(row["details"] or "{}")
+    except ValueError as error:
+        raise InputError(f"data: example {row['id']}: field details: not JSON ({error})") from error
+    if not isinstance(details, dict):
+        raise InputError(f"data: example {row['id']}: field details: no JSON object")
+    return details
+
+
 def group_of_example(example: Example) -> str:
-    details = json.loads(example.details) if example.details else {}
+    details = details_of(vars(example))
     sample = {"source": example.source, "category": example.category, "details": details}
     return group_of(sample, image_hash(example.image) if example.image else example.id)
 

@@ -35,7 +35,7 @@ from selfkd.evaluation.statistics import groups_in
 from selfkd.evaluation.systems import endpoint_settings
 from selfkd.evaluation.uncertainty import score_interval
 from selfkd.evaluation.usage import USAGE, kept_usage
-from selfkd.files import write_json
+from selfkd.files import read_json, write_json
 
 JUDGED = "judged"
 LABELLED = Path(__file__).with_name("judge_labels.jsonl")  # by hand, by the author of this package
@@ -82,7 +82,7 @@ def judge_run(config: JudgeConfig) -> dict[str, Any]:
         about = {"judge": config.model, "prompt_version": PROMPT_VERSION, "prompt": PROMPT, "agreement": agrees}
     figures = {path.stem: _figures(wrong[path], verdicts[path]) for path in paths}
     told = config.run / "judged.json"
-    if not config.model and told.is_file() and (before := json.loads(told.read_text()))["about"]:
+    if not config.model and told.is_file() and (before := read_json(told))["about"]:
         figures = before["figures"]  # a judge's, and the measure by words beside them
     else:
         write_json(told, {"about": about, "figures": figures})

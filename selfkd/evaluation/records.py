@@ -12,7 +12,7 @@ from typing import Any
 
 from selfkd.data.example import Example, image_hash
 from selfkd.data.verify import word_error_rate
-from selfkd.evaluation.grading import Scoring, grade, group_of_example
+from selfkd.evaluation.grading import Scoring, details_of, grade, group_of_example
 from selfkd.evaluation.reply import Reply
 from selfkd.evaluation.samples import checked, keep_whole_lines, read_samples, whole_lines
 from selfkd.files import write_text
@@ -32,7 +32,7 @@ def sample(
         "answer_format": example.answer_format,
         "image": image_hash(example.image) if example.image else "",
         "truth": example.truth,
-        "details": json.loads(example.details) if example.details else {},
+        "details": details_of(vars(example)),
         "voice": "" if view == "text" else example.voice,
         "word_error_rate": _heard_wer(example, view, reply, language),
         "prompt": prompt_hash(example, view),

@@ -31,8 +31,14 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
     """Raises InputError where there are none, or those of a run that did not yet tell answers from what is none."""
     if not path.is_file():
         raise InputError(f"{path}: not found (selfkd evaluate writes it)")
+    samples = []
     with path.open("rb") as file:  # of bytes: a text has other ends of lines too, and a model may have said one
-        return [checked(json.loads(line), path) for line in file]
+        for number, line in enumerate(file, 1):
+            try:
+                samples.append(dict(json.loads(line)))
+            except (ValueError, TypeError) as error:
+                raise InputError(f"{path}: line {number} is cut short or damaged ({error})") from error
+    return [checked(sample, path) for sample in samples]
 
 
 def checked(record: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -8,12 +8,27 @@ from transformers import WhisperFeatureExtractor
 
 from selfkd.data.example import Example
 from selfkd.data.features import log_mel, pad_mels
+from selfkd.errors import InputError
 from selfkd.model.bundled import OwnEars, recognizer_of
 from selfkd.model.checkpoint import load_omni, ready
+from selfkd.model.checkpoint_files import check_checkpoint
 from selfkd.model.embedded import recognizer_path
 from selfkd.model.load import WhisperRecognizer, config_of, load_recognizer
 from selfkd.model.omni_config import OmniConfig
-from selfkd.model.speech_encoder import SpeechRecognizer
+from selfkd.model.speech_encoder import RecognizerConfig, SpeechRecognizer
+
+
+def check_recognizer(checkpoint: str) -> None:
+    """Raises InputError, before anything is loaded, for what is no recogniser."""
+    check_checkpoint(checkpoint, "recognizer")
+    config = config_of(checkpoint, "recognizer")
+    kind = config.get("model_type")
+    if kind == OmniConfig.model_type and config.get("speech_tokens") is None:
+        raise InputError("recognizer: this model's ears hear no tokens, so there is no transcript of what they hear")
+    if kind not in (OmniConfig.model_type, RecognizerConfig.model_type, "whisper"):
+        raise InputError(
+            f"recognizer: {checkpoint}: {kind!r} is neither a Whisper checkpoint nor a recogniser of selfkd"
+        )
 
 
 @dataclass

@@ -1,13 +1,12 @@
 """What asking an endpoint took, kept in a file."""
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from selfkd.files import write_json
+from selfkd.files import read_json, write_json
 
 USAGE = "usage.json"
 KEPT_EVERY_SECONDS = 1.0
@@ -33,7 +32,7 @@ class _Kept(Usage):
     """Usage that a file keeps as it grows: a process that is killed writes nothing at its end."""
 
     def __init__(self, path: Path):
-        super().__init__(**(json.loads(path.read_text()) if path.is_file() else {}))
+        super().__init__(**(read_json(path) if path.is_file() else {}))
         self._path, self._written = path, time.monotonic()
 
     def spend(self, prompt_tokens: int, completion_tokens: int, dollars: float) -> None:

@@ -2,19 +2,21 @@
 and of what they learn."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from selfkd.data.folder import ExampleFolder
 from selfkd.errors import InputError
-from selfkd.model.omni import OmniModel
 from selfkd.model.processor import OmniProcessor
 
 MOST_UNHEARD = 0.1  # share of the tokens of what is said; a rare word may be missing, a language may not
 
 
-def check_audible(folders: Iterable[ExampleFolder], model: OmniModel, processor: OmniProcessor, remedy: str) -> None:
-    """Raises InputError, which ends in `remedy`, for a folder of which its ears would miss a tenth."""
-    heard = set(model.config.speech_tokens or ())
+def check_audible(
+    folders: Iterable[ExampleFolder], speech_tokens: Collection[int], processor: OmniProcessor, remedy: str
+) -> None:
+    """Raises InputError, which ends in `remedy`, for a folder of which ears that hear these tokens would miss a
+    tenth."""
+    heard = set(speech_tokens)
     for folder in folders:
         counts: Counter[int] = Counter()
         for row in folder.columns("question"):

@@ -1,6 +1,7 @@
 """The model that comes with the package: the embedded VLM with ears that hear its tokens. A recogniser whose pieces are
 tokens of the VLM makes such ears, and such ears make a recogniser."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ from transformers import PreTrainedModel, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from selfkd.errors import InputError
-from selfkd.model.checkpoint_files import Source
+from selfkd.model.checkpoint_files import Source, reading
 from selfkd.model.ctc import Reading, transcripts_of
 from selfkd.model.embedded import recognizer_path, vlm_path
 from selfkd.model.heard_tokens import HeardTokens
-from selfkd.model.load import load_recognizer, load_vlm, load_vlm_processor
+from selfkd.model.load import config_of, load_feature_extractor, load_recognizer, load_vlm, load_vlm_processor
 from selfkd.model.omni import OmniModel
+from selfkd.model.omni_config import OmniConfig
 from selfkd.model.processor import OmniProcessor
 from selfkd.model.speech_encoder import SpeechRecognizer, encode_speech
 
@@ -28,6 +30,36 @@ def bundled_paths() -> tuple[Path, Path]:
 
 def load_bundled() -> tuple[OmniModel, OmniProcessor]:
     return load_listening(*bundled_paths())
+
+
+def bundled_config() -> tuple[OmniConfig, OmniProcessor]:
+    """Of the bundled model, without its weights."""
+    return listening_config(*bundled_paths())
+
+
+def listening_config(vlm_source: Source, recognizer_source: Source) -> tuple[OmniConfig, OmniProcessor]:
+    """Configuration and processor of what `load_listening` makes of the same parts, without reading weights."""
+    vlm, ears = config_of(vlm_source, "vlm"), config_of(recognizer_source, "speech_encoder")
+    processor = OmniProcessor(
+        load_vlm_processor(vlm_source), load_feature_extractor(recognizer_source, "speech_encoder")
+    )
+    with reading(recognizer_source, "speech_encoder", "config.json"):
+        pieces = [str(piece) for piece in ears["pieces"]]
+    with reading(vlm_source, "vlm", "config.json"):
+        config = OmniConfig(vlm, ears, speech_token_id=processor.speech_token_id)
+    config.speech_tokens = tokens_of(pieces, processor)
+    return config, processor
+
+
+def tokens_of(pieces: Sequence[str], processor: OmniProcessor) -> list[int]:
+    """The LLM's tokens that are a recogniser's pieces; raises InputError for a piece that is none."""
+    token_ids = []
+    for piece in pieces:
+        ids = processor.text_ids(piece)
+        if len(ids) != 1:
+            raise InputError(f"speech_encoder: hears {piece!r}, which is no token of the language model")
+        token_ids += ids
+    return token_ids
 
 
 def load_listening(vlm_source: Source, recognizer_source: Source) -> tuple[OmniModel, OmniProcessor]:
@@ -44,12 +76,7 @@ def join_recognizer(
     vlm: PreTrainedModel, vlm_processor: Any, recognizer: SpeechRecognizer, extractor: WhisperFeatureExtractor
 ) -> tuple[OmniModel, OmniProcessor]:
     processor = OmniProcessor(vlm_processor, extractor)
-    token_ids = []
-    for piece in recognizer.config.pieces:
-        ids = processor.text_ids(piece)
-        if len(ids) != 1:
-            raise InputError(f"speech_encoder: hears {piece!r}, which is no token of the language model")
-        token_ids += ids
+    token_ids = tokens_of(recognizer.config.pieces, processor)
     model = OmniModel.from_parts(vlm, recognizer.encoder, processor.speech_token_id, speech_tokens=token_ids)
     model.get_submodule("projector.ctc_head").load_state_dict(recognizer.ctc_head.state_dict())
     return model, processor

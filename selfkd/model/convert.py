@@ -4,7 +4,6 @@ Tensors are read, renamed and written one at a time, so that memory holds one sh
 size. Every key of the input must find its place and every parameter of the model must be given, or nothing is written.
 """
 
-import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from selfkd.errors import InputError
 from selfkd.files import follow_umask, write_json
+from selfkd.model.checkpoint_files import check_side_files, check_source, read_head, read_object, reading
 from selfkd.model.convert_config import check_original
 from selfkd.model.convert_processor import convert_processor, image_tokens_a_tile, stop_tokens
 from selfkd.model.internvl_keys import converted
@@ -63,17 +63,24 @@ def convert(config: ConvertConfig) -> Path:
     """Writes and returns `output`: weights, configuration and processor, for `from_pretrained`."""
     if config.output.exists():
         raise InputError(f"output: {config.output}: is there already; give another")
+    if config.shard_gigabytes <= 0:
+        raise InputError(f"shard_gigabytes: {config.shard_gigabytes}: must be above 0")
+    check_source(config.source, "source")
     config = replace(config, source=_downloaded(config.source))
     original = read_original_config(config.source)
+    check_side_files(config.source, "source")
+    for path in sorted(config.source.glob("*.safetensors")):
+        read_head(path, "source")
     temporary = config.output.with_name(f".{config.output.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        processor = convert_processor(config.source, original)
-        tokenizer = processor.tokenizer
-        model_config = internvl_config(original, tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"))
-        with torch.device("meta"):
-            model = InternVLForConditionalGeneration(model_config)
+        with reading(config.source, "source"):
+            processor = convert_processor(config.source, original)
+            tokenizer = processor.tokenizer
+            model_config = internvl_config(original, tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"))
+            with torch.device("meta"):
+                model = InternVLForConditionalGeneration(model_config)
         _write_weights(config, original, model, temporary)
         processor.save_pretrained(temporary)
         model_config.architectures = [type(model).__name__]
@@ -104,10 +111,12 @@ def read_original_config(source: Path) -> dict[str, Any]:
     path = source / "config.json"
     if not path.is_file():
         raise InputError(f"source: {source}: no config.json there")
-    original = json.loads(path.read_text())
+    original = read_object(path, "source")
     if original.get("model_type") != "internvl_chat":
         raise InputError(f"{path}: field model_type: {original.get('model_type')!r}, expected 'internvl_chat'")
-    architecture = original["llm_config"]["architectures"][0]
+    with reading(source, "source", "config.json"):
+        architecture = str(original["llm_config"]["architectures"][0])
+        original["vision_config"]["image_size"]
     if architecture not in _LLM_CONFIGS:
         raise InputError(f"{path}: field llm_config.architectures: {architecture}; known: {', '.join(_LLM_CONFIGS)}")
     check_original(original, path)

@@ -45,12 +45,17 @@ _MOST_TOKENS = 200  # that a clip of 30 s is transcribed to
 
 def load_vlm(source: Source) -> PreTrainedModel:
     """A vision-language model of transformers; raises InputError for a model without an image tower."""
+    check_vlm(source)
+    return load_whole(AutoModelForImageTextToText, source, "vlm")
+
+
+def check_vlm(source: Source) -> None:
+    """Raises InputError, by its configuration, for what is no vision-language model of transformers."""
     kind = config_of(source, "vlm").get("model_type")
     if kind == "internvl_chat":
         raise InputError(f"vlm: {source}: an original InternVL checkpoint; give it to selfkd convert first")
     if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         raise InputError(f"vlm: {source}: {kind!r} is not a model that takes images and text")
-    return load_whole(AutoModelForImageTextToText, source, "vlm")
 
 
 def hears_natively(source: Source) -> bool:
@@ -111,24 +116,38 @@ def _first_of(source: Source, *files: str) -> str:
 
 def load_speech_encoder(source: Source) -> WhisperEncoder:
     """The encoder of a Whisper checkpoint of any size, or of a `SpeechRecognizer`."""
-    kind = config_of(source, "speech_encoder").get("model_type")
-    if kind == RecognizerConfig.model_type:
+    if check_speech_encoder(source) == RecognizerConfig.model_type:
         return load_whole(SpeechRecognizer, source, "speech_encoder").encoder
-    if kind == "whisper":
-        # with its decoder, or the keys of one would be too many
-        whole = load_whole(WhisperForConditionalGeneration, source, "speech_encoder", dtype=torch.float32)
-        return whole.get_encoder()
-    raise InputError(f"speech_encoder: {source}: {kind!r} is not a Whisper checkpoint")
+    # with its decoder, or the keys of one would be too many
+    whole = load_whole(WhisperForConditionalGeneration, source, "speech_encoder", dtype=torch.float32)
+    return whole.get_encoder()
+
+
+def check_whisper(source: Source, name: str) -> None:
+    """Raises InputError, by its files, for what is no Whisper checkpoint; `name` is the field that holds `source`."""
+    check_checkpoint(source, name)
+    kind = config_of(source, name).get("model_type")
+    if kind != "whisper":
+        raise InputError(f"{name}: {source}: {kind!r} is not a Whisper checkpoint")
+
+
+def check_speech_encoder(source: Source) -> str:
+    """The type of a checkpoint with a Whisper encoder; raises InputError for any other."""
+    kind = config_of(source, "speech_encoder").get("model_type")
+    if kind not in (RecognizerConfig.model_type, "whisper"):
+        raise InputError(f"speech_encoder: {source}: {kind!r} is not a Whisper checkpoint")
+    return kind
 
 
 def load_recognizer(source: Source) -> "tuple[SpeechRecognizer | WhisperRecognizer, WhisperFeatureExtractor]":
     """What transcribes for the cascade, and the feature extractor that it was trained with."""
-    kind = config_of(source, "recognizer").get("model_type")
+    config = config_of(source, "recognizer")
+    kind, bins = config.get("model_type"), config.get("num_mel_bins", 0)
     if kind == RecognizerConfig.model_type:
-        extractor = load_feature_extractor(source, "recognizer")
+        extractor = load_feature_extractor(source, "recognizer", mel_bins=bins)
         return load_whole(SpeechRecognizer, source, "recognizer").eval(), extractor
     if kind == "whisper":
-        extractor = load_feature_extractor(source, "recognizer")
+        extractor = load_feature_extractor(source, "recognizer", mel_bins=bins)
         with reading(source, "recognizer", _first_of(source, "tokenizer.json", "vocab.json")):
             tokenizer = AutoTokenizer.from_pretrained(source)
         model = load_whole(WhisperForConditionalGeneration, source, "recognizer", dtype=torch.float32).eval()
@@ -190,8 +209,8 @@ def _check_size(kind: Any, source: Source, name: str) -> None:
     wanted, there = sum(p.numel() for p in model.parameters()), weights_in(Path(source), name)
     if wanted > 2 * there:
         raise InputError(
-            f"{name}: {source}: weights that do not fit the configuration: {there:,} numbers there, config.json is of a "
-            f"model of {wanted:,}"
+            f"{name}: {source}: weights that do not fit the configuration: {there:,} numbers there, config.json is of "
+            f"a model of {wanted:,}"
         )
 
 
@@ -215,6 +234,7 @@ def config_of(source: Source, name: str) -> dict[str, Any]:
         except Exception as error:  # of the hub: out of reach, gated, no such name
             why = str(error).strip().partition("\n")[0] if is_hub_id(source) else "no such folder"
             raise InputError(f"{name}: {source}: no checkpoint there ({why})") from error
-    if not isinstance(config.get("model_type"), str | None):
-        raise InputError(f"{name}: {path}: field model_type: {config['model_type']!r} is no text")
+    for field, kind in (("model_type", str), ("architectures", list), ("auto_map", dict)):
+        if not isinstance(config.get(field), kind | None):
+            raise InputError(f"{name}: {path}: field {field}: {config[field]!r:.60} is no {kind.__name__}")
     return config

@@ -12,7 +12,7 @@ from torch import nn
 
 from selfkd.errors import InputError
 from selfkd.files import follow_umask
-from selfkd.model.checkpoint import load_omni
+from selfkd.model.checkpoint import is_ours, load_omni
 
 
 @dataclass
@@ -32,6 +32,10 @@ def merge(config: MergeConfig) -> None:
     """Writes `output`: a native omni model in its own layout, any other as an `OmniModel` without adapters."""
     if config.output.exists() and any(config.output.iterdir()):
         raise InputError(f"output: {config.output}: not empty; give another")
+    is_ours(config.model)
+    config.output.mkdir(
+        parents=True, exist_ok=True
+    )  # below a file, on a disk without room: said before weights are read
     model, processor = load_omni(config.model)
     merged = merge_adapters(model.vlm)
     model.config.llm_lora = None

@@ -71,6 +71,7 @@ class OmniProcessor:
     ):
         self.vlm_processor, self.feature_extractor = vlm_processor, feature_extractor
         self.speech_stack = speech_stack
+        self._image_tokens: dict[tuple[int, int], int] = {}  # by size: a count takes half a millisecond
         self.tokenizer = vlm_processor.tokenizer
         self._texts: TextTokenizer | None = None  # made when first needed
         if feature_extractor is not None:
@@ -164,6 +165,11 @@ class OmniProcessor:
         own processor does not take."""
         if not width or not height:
             return 0
+        if (width, height) not in self._image_tokens:
+            self._image_tokens[width, height] = self._count_image_tokens(width, height)
+        return self._image_tokens[width, height]
+
+    def _count_image_tokens(self, width: int, height: int) -> int:
         count = getattr(self.vlm_processor, "_get_num_multimodal_tokens", None)
         if count is None:  # Phi-4's has none: 256 tokens for each 448 x 448 pixels, about
             return width * height // 28**2

@@ -10,6 +10,7 @@ from selfkd.data.example import MANIFEST, read_manifest
 from selfkd.errors import InputError
 from selfkd.evaluation.compare import run_name
 from selfkd.evaluation.side_by_side import CASCADE, TEXT
+from selfkd.files import read_json
 from selfkd.runs import CONFIG, PROVENANCE, RESULT, name_and_path
 
 DATA = "data"  # the kind of a folder of spoken questions; the others are stages
@@ -60,15 +61,6 @@ def _read(name: str, folder: Path) -> RunFolder:
         raise InputError(f"runs: {folder}: not complete, no {RESULT} (the command that began it goes on with it)")
     provenance = read_json(folder / PROVENANCE) if (folder / PROVENANCE).is_file() else {}
     return RunFolder(name, folder, stage, config, read_json(folder / RESULT), provenance)
-
-
-def read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: not found; the run has lost it") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not readable ({error})") from error
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -1,7 +1,9 @@
 """What a server is told when it starts, and the key that it asks for."""
 
+import errno
 import ipaddress
 import os
+import socket
 from dataclasses import dataclass
 
 from selfkd.data.features import LONGEST_SECONDS, SHORTEST_SECONDS
@@ -77,6 +79,20 @@ def api_key() -> str:
     if not (key.isascii() and (key.isprintable() or not key)):
         raise InputError(f"{KEY_VARIABLE}: holds letters that no header can carry")
     return key
+
+
+def check_free(host: str, port: int) -> None:
+    """Raises InputError, before a model is loaded, where nothing can listen at this address."""
+    if not port:
+        return
+    try:
+        address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(*address[:3]) as one:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server will
+            one.bind(address[4])
+    except OSError as error:
+        field = "host" if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL else "port"
+        raise InputError(f"{field}: {port if field == 'port' else host}: {error.strerror} ({host}:{port})") from error
 
 
 OWN_NAMES = ("127.0.0.1", "localhost", "::1", "[::1]")  # in a request's Host

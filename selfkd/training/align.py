@@ -4,16 +4,25 @@ repeat it, the paper's way; ears that hear tokens by CTC alone, and no LLM is ru
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from transformers import WhisperFeatureExtractor, set_seed
+from transformers import set_seed
 
 from selfkd.data.mixture import folders_of
 from selfkd.errors import InputError
 from selfkd.losses import Objective
 from selfkd.model.audible import check_audible
-from selfkd.model.bundled import load_listening
+from selfkd.model.bundled import listening_config, load_listening
+from selfkd.model.checkpoint_files import check_checkpoint, reading
 from selfkd.model.embedded import recognizer_path, vlm_path
 from selfkd.model.heard_tokens import HeardTokens
-from selfkd.model.load import config_of, load_speech_encoder, load_vlm, load_vlm_processor
+from selfkd.model.load import (
+    check_speech_encoder,
+    check_vlm,
+    config_of,
+    load_feature_extractor,
+    load_speech_encoder,
+    load_vlm,
+    load_vlm_processor,
+)
 from selfkd.model.omni import OmniModel
 from selfkd.model.omni_config import OmniConfig
 from selfkd.model.processor import OmniProcessor
@@ -21,7 +30,15 @@ from selfkd.model.speech_encoder import RecognizerConfig
 from selfkd.runs import Run
 from selfkd.training.parts import EARS
 from selfkd.training.plan import plan, read_skeleton
-from selfkd.training.stage import TrainConfig, check_ears_alone, examples_of, inputs_of, suited, train
+from selfkd.training.stage import (
+    TrainConfig,
+    check_data,
+    check_ears_alone,
+    inputs_of,
+    suited,
+    train,
+    usable_examples,
+)
 
 ASSUMED_TOKENS = 4000  # that can be heard, in a plan; the data are not read for it
 RECIPES: dict[str, dict[str, Any]] = {
@@ -70,6 +87,8 @@ class AlignConfig(TrainConfig):
         seed: Seed of the projector's weights and of the order of the data.
         lora: Fields of peft.LoraConfig for llm_adapters: LoRA on the LLM, on for the spoken question and the response.
         training: Further fields of transformers.TrainingArguments; one that has no effect here is refused.
+        skip_unusable: Leave out rows that the model cannot take (a picture or text too large, sound too short, neither
+            readable), and count them; by default they are listed and nothing is trained.
         dry_run: Print what the run would take (parameters, data, memory, time) and end; reads no weights.
         skeleton: Configuration (JSON) to plan with where the model is not there yet.
     """
@@ -98,23 +117,40 @@ def align(config: AlignConfig) -> dict[str, Any]:
         check_ears_alone(config.trainable)
     if config.dry_run:
         return plan(config, _model_config(config), None, objective)
-    examples = examples_of(config)
-    parts = zip(("vlm", "speech_encoder"), _sources(config), strict=True)
+    check_data(config)
+    model_config, processor = _without_weights(config)
+    parts = list(zip(("vlm", "speech_encoder"), _sources(config), strict=True))
     with Run.open(config.output, "align", config, inputs=lambda: inputs_of(config, *parts)) as run:
+        examples, skipped = usable_examples(config, run, processor, model_config, objective)
         rate = config.projector_learning_rate
-        return train(run, *assemble(config), examples, config, objective, projector_learning_rate=rate)
+        return train(run, *assemble(config), examples, config, objective, projector_learning_rate=rate, skipped=skipped)
+
+
+def _without_weights(config: AlignConfig) -> tuple[OmniConfig, OmniProcessor]:
+    """Configuration and processor of what `assemble` makes; raises InputError for whatever is wrong with the files of
+    the parts, and for data that their ears cannot hear."""
+    vlm_source, encoder_source = _sources(config)
+    check_checkpoint(vlm_source, "vlm")
+    check_checkpoint(encoder_source, "speech_encoder")
+    if _begins_as_recognizer(config):
+        model_config, processor = listening_config(vlm_source, encoder_source)
+        check_audible(folders_of(config.data), model_config.speech_tokens or (), processor, NEW_EARS)
+        return model_config, processor
+    check_vlm(vlm_source)
+    check_speech_encoder(encoder_source)
+    processor = _processor(config)
+    with reading(vlm_source, "vlm", "config.json"):
+        model_config = OmniConfig(config_of(vlm_source, "vlm"), config_of(encoder_source, "speech_encoder"))
+    return model_config, processor
 
 
 def assemble(config: AlignConfig) -> tuple[OmniModel, OmniProcessor]:
     """VLM + speech encoder + a new projector, its weights drawn from the seed; a new head over tokens spells, too."""
     vlm_source, encoder_source = _sources(config)
     if _begins_as_recognizer(config):
-        model, processor = load_listening(vlm_source, encoder_source)
-        check_audible(folders_of(config.data), model, processor, NEW_EARS)
-        return model, processor
+        return load_listening(vlm_source, encoder_source)
+    processor = _processor(config)
     vlm, encoder = load_vlm(vlm_source), load_speech_encoder(encoder_source)
-    extractor = WhisperFeatureExtractor.from_pretrained(encoder_source)
-    processor = OmniProcessor(load_vlm_processor(vlm_source), extractor, config.speech_stack)
     set_seed(config.seed)
     said = _said(config) if config.ears == "tokens" else set()
     # a head over a whole vocabulary of 150,000 would be as large as the LLM's own, and nearly all of it never heard
@@ -124,6 +160,13 @@ def assemble(config: AlignConfig) -> tuple[OmniModel, OmniProcessor]:
     if isinstance(model.projector, HeardTokens):
         model.projector.spell(sorted({character for text in said for character in text}))
     return model, processor
+
+
+def _processor(config: AlignConfig) -> OmniProcessor:
+    vlm_source, encoder_source = _sources(config)
+    bins = config_of(encoder_source, "speech_encoder").get("num_mel_bins", 0)
+    extractor = load_feature_extractor(encoder_source, "speech_encoder", mel_bins=bins)
+    return OmniProcessor(load_vlm_processor(vlm_source), extractor, config.speech_stack)
 
 
 def _begins_as_recognizer(config: AlignConfig) -> bool:

@@ -8,14 +8,25 @@ from selfkd.data.mixture import folders_of
 from selfkd.errors import InputError
 from selfkd.losses import Divergence, Objective, needs_responses
 from selfkd.model.audible import check_audible
-from selfkd.model.bundled import bundled_paths, load_bundled
+from selfkd.model.bundled import bundled_config, bundled_paths, load_bundled
 from selfkd.model.checkpoint import load_omni, omni_config
+from selfkd.model.checkpoint_files import check_checkpoint
 from selfkd.model.omni_config import OmniConfig
 from selfkd.model.processor import OmniProcessor
 from selfkd.runs import Run
 from selfkd.training.parts import EARS
 from selfkd.training.plan import plan, read_skeleton
-from selfkd.training.stage import TrainConfig, check_ears_alone, examples_of, inputs_of, suited, train, under_fsdp
+from selfkd.training.stage import (
+    TrainConfig,
+    check_data,
+    check_ears_alone,
+    inputs_of,
+    rows_of_plan,
+    suited,
+    train,
+    under_fsdp,
+    usable_examples,
+)
 
 NEW_EARS = "selfkd align with the speech_encoder of a Whisper makes ears for the tokens of its data"
 # what suits the ears: `docs/method.md` says what each part is worth
@@ -72,6 +83,8 @@ class DistillConfig(TrainConfig):
         seed: Seed of the order of the data.
         lora: Fields of peft.LoraConfig for llm_adapters: LoRA on the LLM, on for the spoken question and the response.
         training: Further fields of transformers.TrainingArguments; one that has no effect here is refused.
+        skip_unusable: Leave out rows that the model cannot take (a picture or text too large, sound too short, neither
+            readable), and count them; by default they are listed and nothing is trained.
         dry_run: Print what the run would take (parameters, data, memory, time) and end; reads no weights.
         skeleton: Configuration (JSON) to plan with where the model is not there yet.
     """
@@ -109,14 +122,21 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     if not needs_responses(objective):
         _check_without_responses(config, objective)
     if config.dry_run:
-        return plan(config, model_config, _processor(config), objective)
-    examples = examples_of(config)
+        processor = _processor(config)
+        rows = rows_of_plan(config, processor, model_config, objective)
+        return plan(config, model_config, processor, objective, rows)
+    check_data(config)
+    if config.model:
+        check_checkpoint(config.model, "model")
+    processor = _processor(config)
+    assert processor is not None, "no plan, so the model is there"
     start = [("model", source) for source in ([config.model] if config.model else bundled_paths())]
     with Run.open(config.output, "distill", config, inputs=lambda: inputs_of(config, *start)) as run:
-        model, processor = load_omni(config.model) if config.model else load_bundled()
         if objective.transcript:
-            check_audible(folders_of(config.data), model, processor, NEW_EARS)
-        return train(run, model, processor, examples, config, objective, config.on_policy)
+            check_audible(folders_of(config.data), model_config.speech_tokens or (), processor, NEW_EARS)
+        examples, skipped = usable_examples(config, run, processor, model_config, objective)
+        model, processor = load_omni(config.model) if config.model else load_bundled()
+        return train(run, model, processor, examples, config, objective, config.on_policy, skipped=skipped)
 
 
 def _recipe(model_config: OmniConfig) -> dict[str, Any]:
@@ -148,7 +168,7 @@ def _check_without_responses(config: DistillConfig, objective: Objective) -> Non
 def _model_config(config: DistillConfig) -> OmniConfig:
     """The configuration of the model to start from; raises InputError where there is none."""
     if not config.model and not config.skeleton:
-        return load_bundled()[0].config
+        return bundled_config()[0]
     if _is_planned(config):
         return read_skeleton(config.skeleton)
     return omni_config(config.model)
@@ -163,7 +183,7 @@ def _processor(config: DistillConfig) -> OmniProcessor | None:
     """The processor of the model to start from; None where that is not there yet."""
     if _is_planned(config):
         return None
-    return OmniProcessor.from_pretrained(config.model) if config.model else load_bundled()[1]
+    return OmniProcessor.from_pretrained(config.model) if config.model else bundled_config()[1]
 
 
 def objective_of(config: DistillConfig, model_config: OmniConfig) -> Objective:

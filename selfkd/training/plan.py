@@ -6,7 +6,7 @@ measurements: bytes of what must be held, and multiplications at an assumed spee
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from selfkd.data.example import MANIFEST
 from selfkd.data.mixture import open_mixture, split_weight
 from selfkd.errors import InputError
 from selfkd.losses import CHUNK_ROWS, Objective, needs_responses, needs_teacher
+from selfkd.model.checkpoint_files import reading
 from selfkd.model.omni import OmniModel
 from selfkd.model.omni_config import OmniConfig
 from selfkd.model.processor import OmniProcessor
@@ -51,17 +52,20 @@ def read_skeleton(path: str) -> OmniConfig:
         raise InputError(f"skeleton: {path or '(empty)'}: no such file; it stands in where the model is not there yet")
     try:
         values = json.loads(Path(path).read_text())
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"skeleton: {path}: no JSON ({error})") from error
-    return OmniConfig(**values)
+    with reading(path, "skeleton"):
+        return OmniConfig(**values)
 
 
-def load_of(data: Sequence[str], processor: OmniProcessor | None) -> Load | None:
+def load_of(
+    data: Sequence[str], processor: OmniProcessor | None, left_out: Mapping[Path, Collection[int]] | None = None
+) -> Load | None:
     """The load of complete folders of spoken questions; None where one is not there yet. Without a processor, which
     knows how many tokens a picture takes, those of a picture stay what they are assumed to be."""
     if not all((split_weight(entry)[0] / MANIFEST).is_file() for entry in data):
         return None
-    known = open_mixture(data, seed=0).sketches()
+    known = open_mixture(data, 0, left_out).sketches()
     count, prefix_tokens = len(known), Load.prefix_tokens
     if processor is not None or not any(s.width for s in known):
         sizes = Counter((s.width, s.height) for s in known)
@@ -78,17 +82,21 @@ def load_of(data: Sequence[str], processor: OmniProcessor | None) -> Load | None
 
 
 def plan(
-    config: Any, model_config: OmniConfig, processor: OmniProcessor | None, objective: Objective
+    config: Any,
+    model_config: OmniConfig,
+    processor: OmniProcessor | None,
+    objective: Objective,
+    left_out: Mapping[Path, Collection[int]] | None = None,
 ) -> dict[str, Any]:
     """Prints and returns the plan of a training configuration (`TrainConfig`) for a model of `model_config`, which is
-    there already where it has a processor."""
+    there already where it has a processor. `left_out` are the positions of rows that are not taken, by folder."""
     try:
         with torch.device("meta"):
             model = OmniModel(model_config)
             trained = let_train(model, config.trainable, config.lora)
     except ImportError as error:  # Gemma 3n's eyes are timm's
         raise InputError(f"model: {' '.join(str(error).split())}") from error
-    counted, total = load_of(config.data, processor), sum(p.numel() for p in model.parameters())
+    counted, total = load_of(config.data, processor, left_out), sum(p.numel() for p in model.parameters())
     load = counted or Load()
     batches = int(config.training.get("gradient_accumulation_steps", 1))
     flops = batches * step_flops(model, load, config.batch_size, config.trainable, objective)

@@ -1,6 +1,7 @@
 """What both training stages do: examples -> a trained `OmniModel` in a run directory, resumable to the same bytes."""
 
 import atexit
+import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -14,17 +15,19 @@ from torch import Tensor
 from transformers import TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from selfkd.data.example import Example
+from selfkd.data.example import MANIFEST, Example
 from selfkd.data.folder import Examples
-from selfkd.data.mixture import folders_of, open_mixture
+from selfkd.data.mixture import folders_of, open_mixture, split_weight
+from selfkd.data.usable import Use, by_folder, checked_rows, left_out
 from selfkd.errors import InputError
 from selfkd.files import follow_umask
 from selfkd.inputs import hashes_of_checkpoint, hashes_of_data
-from selfkd.losses import Objective
+from selfkd.losses import Objective, needs_responses
 from selfkd.model.load import Source
 from selfkd.model.omni import OmniModel
+from selfkd.model.omni_config import OmniConfig
 from selfkd.model.processor import OmniProcessor
-from selfkd.runs import MODEL, Run, is_main_process
+from selfkd.runs import MODEL, Run, append_log, is_main_process
 from selfkd.training.averaging import WeightAverage
 from selfkd.training.parts import ADAPTERS, EARS, LORA, TRAINABLE, let_train
 from selfkd.training.settings import check_lora, check_training
@@ -53,6 +56,7 @@ class TrainConfig:
     average_weights: float | None = None
     lora: dict[str, Any] = field(default_factory=lambda: dict(LORA))
     training: dict[str, Any] = field(default_factory=dict)
+    skip_unusable: bool = False
     dry_run: bool = False
     skeleton: str = ""
 
@@ -102,8 +106,37 @@ def under_fsdp() -> bool:
     return os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
 
 
-def examples_of(config: TrainConfig) -> Examples:
-    return open_mixture(config.data, config.seed)
+def check_data(config: TrainConfig) -> None:
+    """Raises InputError for a setting `data` that names no folders with examples."""
+    open_mixture(config.data, config.seed)
+
+
+def usable_examples(
+    config: TrainConfig, run: Run, processor: OmniProcessor, model_config: OmniConfig, objective: Objective
+) -> tuple[Examples, dict[str, Any]]:
+    """The examples to train on, and what the result says of those that are left out. Raises InputError that lists rows
+    which the model cannot take, unless they are to be skipped; no weights are needed to know them."""
+    use = use_of(processor, model_config, objective)
+    places, said = left_out(run.folder, folders_of(config.data), use, config.skip_unusable)
+    return open_mixture(config.data, config.seed, places), said
+
+
+def rows_of_plan(
+    config: TrainConfig, processor: OmniProcessor | None, model_config: OmniConfig, objective: Objective
+) -> dict[Path, list[int]]:
+    """Positions of the rows that the run would leave out, by folder; InputError, as the run would raise it, where they
+    are not to be skipped. None are known where model or data are not there yet."""
+    paths = [split_weight(entry)[0] for entry in config.data]
+    if processor is None or not all((path / MANIFEST).is_file() for path in paths):
+        return {}
+    use = use_of(processor, model_config, objective)
+    return by_folder(checked_rows(folders_of(config.data), use, config.skip_unusable))
+
+
+def use_of(processor: OmniProcessor, model_config: OmniConfig, objective: Objective) -> Use:
+    """What training does with a row."""
+    learnt = frozenset(model_config.speech_tokens or ()) if objective.transcript else None
+    return Use(processor, model_config.context, learns=True, looks=needs_responses(objective), ctc_tokens=learnt)
 
 
 def inputs_of(config: TrainConfig, *checkpoints: tuple[str, Source]) -> dict[str, Any]:
@@ -162,8 +195,10 @@ def train(
     objective: Objective,
     on_policy: float = 0.0,
     projector_learning_rate: float | None = None,
+    skipped: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Trains `config.trainable`, saves the model under the run, and returns the run's result."""
+    """Trains `config.trainable`, saves the model under the run, and returns the run's result; `skipped` is what that
+    says of rows that were left out."""
     set_seed(config.seed)
     arguments = training_arguments(config, model.dtype)
     if arguments.bf16 and arguments.device.type == "cpu":  # where the fused attention's backward takes thrice as long
@@ -175,6 +210,8 @@ def train(
     if config.average_weights:
         average = WeightAverage(config.steps - max(1, round(config.average_weights * config.steps)), checkpoint)
     how = objective, config.augment_speech or 0.0, on_policy, average, projector_learning_rate
+    if skipped and checkpoint is None and is_main_process():
+        append_log(run.folder, {"step": 0, "steps": 0, **skipped})
     log = RunLog(run.folder)
     trainer = SelfKDTrainer(model, arguments, examples, processor, *how, callbacks=[log])
     try:
@@ -189,12 +226,14 @@ def train(
         "examples": len(examples),
         "steps": outcome.global_step,
         "trained_parameters": trained_parameters,
+        **(skipped or {}),
     }
     if is_main_process():
         seconds = outcome.metrics["train_runtime"]  # of a run so short that it logged nothing
         result |= {"final_loss": outcome.training_loss, "seconds": seconds} | mean_loss_and_seconds(run.folder)
         shutil.rmtree(run.folder / MODEL, ignore_errors=True)  # of a process that was stopped between the next lines
         temporary = run.folder / f".{MODEL}"
+        shutil.rmtree(temporary, ignore_errors=True)  # of one that found the disk full
         model.save_pretrained(temporary, state_dict=in_dtypes(weights, dtypes))
         processor.save_pretrained(temporary)
         follow_umask(temporary)
@@ -218,6 +257,14 @@ def in_dtypes(weights: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype]) 
 def last_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint that was written whole: transformers writes `trainer_state.json` last."""
     for path in sorted(folder.glob("checkpoint-*")):
-        if not (path / "trainer_state.json").is_file():
+        if not _is_whole(path / "trainer_state.json"):
             shutil.rmtree(path, ignore_errors=True)
     return get_last_checkpoint(str(folder)) if folder.is_dir() else None
+
+
+def _is_whole(state: Path) -> bool:
+    """Whether a file of JSON is there to its end: a full disk cuts one short."""
+    try:
+        return isinstance(json.loads(state.read_text()), dict)
+    except (OSError, ValueError):
+        return False

@@ -259,7 +259,7 @@ class RunLog(TrainerCallback):
 def mean_loss_and_seconds(folder: Path) -> dict[str, float]:
     """Of a whole run, however often it was resumed: the mean over the steps that its log has, and their time; empty
     where it has none."""
-    entries = read_log(folder)
+    entries = [entry for entry in read_log(folder) if "loss" in entry]
     if not entries:
         return {}
     loss = sum(e["steps"] * e["loss"] for e in entries) / sum(e["steps"] for e in entries)
