@@ -73,7 +73,8 @@ class Use:
             too = "too short, or not there" if seconds < SHORTEST_SECONDS else f"over {LONGEST_SECONDS:.0f} s"
             return f"field speech: {seconds:.3f} s of sound is {too}"
         if self.ctc_tokens is not None and len(row["question"].encode()) >= self._frames(seconds) // 2:
-            labels = [i for i in self.processor.text_ids(row["question"]) if not self.ctc_tokens or i in self.ctc_tokens]
+            ids = self.processor.text_ids(row["question"])
+            labels = [i for i in ids if not self.ctc_tokens or i in self.ctc_tokens]
             needed = len(labels) + sum(a == b for a, b in pairwise(labels))  # a blank between
             if needed > self._frames(seconds):
                 return (
