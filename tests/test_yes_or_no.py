@@ -84,6 +84,19 @@ def test_a_doubt_is_unread(doubt, statement, affirms, end):
     assert yes_or_no(doubt + statement[0 if affirms else 1] + end) is None
 
 
+@settings(deadline=None, max_examples=100, derandomize=True)
+@given(
+    st.sampled_from(["I can't ", "I cannot ", "I could not ", "I can’t really "]),
+    st.sampled_from(
+        ["say", "tell", "determine", "judge", "decide", "verify", "conclude", "answer", "be sure", "assess"]
+    ),
+    st.sampled_from([" that", "", " whether there is one", " if it is there"]),
+    st.sampled_from(ENDS),
+)
+def test_who_does_not_know_denies_nothing(modal, verb, about, end):
+    assert yes_or_no(modal + verb + about + end) is None
+
+
 @pytest.mark.parametrize(
     "piece", ["no ", "yes ", "not not ", "是不是", "no, ", "A ", "\n", "no doubt ", "don't ", "wait "]
 )

@@ -48,6 +48,8 @@ def image_place_left(text: str, has_image: bool) -> str:
         return f"{places[0]} stands for a picture, and there is none"
     if len(places) > 1:
         return f"{len(places)} places for one picture ({', '.join(places[:2])})"
+    if IMAGE_PLACE.fullmatch(text.strip()):
+        return f"{places[0]} is all that is asked"
     return f"{places[0]} stands for a word of the sentence"
 
 

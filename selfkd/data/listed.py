@@ -200,7 +200,8 @@ def _without_place(row: Row) -> Row:
     if row.image is None or len(IMAGE_PLACE.findall(_asked(row))) != 1:
         return row
     if IMAGE_PLACE.search(row.question):
-        return row._replace(question=without_image_place(row.question))
+        question = without_image_place(row.question)
+        return row._replace(question=question) if question else row  # nothing else is asked
     before, after = without_image_place(row.instruction), without_image_place(row.answer_format)
     return row._replace(instruction=before and f"{before}\n", answer_format=after and f"\n{after}")
 

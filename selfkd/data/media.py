@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
+import soundfile
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageChops, ImageCms, UnidentifiedImageError
 
@@ -328,7 +329,9 @@ def _sound_in_words() -> Iterator[None]:
         raise
     except OSError as error:
         raise InputError(f"not readable sound ({error.strerror})") from error
-    except Exception as error:  # soundfile raises its own, and hostile heads nearly anything
+    except soundfile.LibsndfileError as error:  # its text names the file object, and with it this machine's folders
+        raise InputError(f"not readable sound ({error.error_string})") from error
+    except Exception as error:  # hostile heads raise nearly anything
         raise InputError(f"not readable sound ({without_addresses(error)})") from error
 
 

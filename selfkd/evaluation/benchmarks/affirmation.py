@@ -70,6 +70,19 @@ _UNSURE = _phrases(
     "|je ne sais pas|pas sûr|vielleicht|weiß nicht|nicht sicher|talvez|não sei|forse|可能|也许|不确定|不知道|无法"
     "|不能确定|看不到图|听不到|没有图片|没有音频|没有声音|没有收到"
 )
+# "I can't judge", "It could not be verified": of a person who does not know, whatever the verb
+_UNSURE |= _phrases(
+    "|".join(
+        f"{modal} not {verb}|{modal} not be {done}|{modal} not really {verb}"
+        for modal in ("can", "could")
+        for verb, done in (
+            ("say", "said"), ("tell", "told"), ("determine", "determined"), ("judge", "judged"), ("decide", "decided"),
+            ("verify", "verified"), ("conclude", "concluded"), ("establish", "established"), ("answer", "answered"),
+            ("be certain", "certain"), ("be sure", "sure"), ("know", "known"), ("assess", "assessed"),
+        )
+    )
+    + "|not show whether|not show if|not say whether|not say if|not specify|not specified|not indicate whether"
+)  # fmt: skip
 _THERE = _phrases(
     "there is|there are|there was|there were|there appears to be|there seems to be|there does appear|there exists"
     "|there must be|i see|i can see|we see|we can see|you can see|is true|is correct|is accurate|is the case"
@@ -105,7 +118,8 @@ def affirms(response: str) -> bool | None:
 
 
 def _sentences(response: str) -> list[list[str]]:
-    plain = re.sub(r"\bcannot\b", "can not", re.sub(r"n['’]t\b", " not", response, flags=re.I), flags=re.I)
+    plain = re.sub(r"\b(can)(?:not|['’]t)\b", r"\1 not", response, flags=re.I)
+    plain = re.sub(r"n['’]t\b", " not", plain, flags=re.I)
     plain = re.sub(r"['’](s|re)\b", lambda m: " is" if m[1] == "s" else " are", plain)
     sentences: list[list[str]] = [[]]
     for token in tokens_of(plain):
