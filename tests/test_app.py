@@ -219,7 +219,7 @@ REFUSED = {
     "silence of no length": (png(8, 8), "", encoded(np.zeros(0), 16_000), "Speech: 0.000 s of sound is too short"),
     "31 seconds": (png(8, 8), "", encoded(tone(31), 16_000), "Speech: over the limit of 30 s"),
     "20,000 letters": (png(8, 8), "x" * 20_000, None, "Question: 20000 letters are too many"),
-    "nothing to say": (png(8, 8), "\N{ZERO WIDTH SPACE}", None, "nothing to say"),
+    "nothing of it can be spoken": (png(8, 8), "\N{ZERO WIDTH SPACE}", None, "nothing of it can be spoken"),
 }  # fmt: skip
 
 

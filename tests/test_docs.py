@@ -18,7 +18,7 @@ import pytest
 import torch
 import yaml
 
-from selfkd import cli
+from selfkd import __version__, cli
 from selfkd.commands import COMMANDS
 
 ROOT = Path(__file__).parent.parent
@@ -167,6 +167,6 @@ def test_blocks_that_are_not_run_say_why():
 def test_the_citation_names_this_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     about = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert (citation["version"], citation["license"]) == (about["version"], about["license"])
+    assert (citation["version"], citation["license"]) == (__version__, about["license"])
     for author in citation["references"][0]["authors"]:
         assert f"{author['family-names']}, {author['given-names']}" in (ROOT / "README.md").read_text()

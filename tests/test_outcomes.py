@@ -80,12 +80,19 @@ def test_each_response_has_its_outcome_and_the_failed_are_asked_again(examples, 
 def test_the_table_fits_a_terminal_and_leaves_out_what_is_in_order():
     def scores(**outcomes):
         counts = {"answer": 9000, "cut": 0, "empty": 0, "refused": 0, "failed": 0} | outcomes
-        return {"n": 9000, "failed": counts["failed"], "accuracy": 0.5, "stderr": 0.01, "outcomes": counts}
+        return {
+            "n": 9000,
+            "failed": counts["failed"],
+            "accuracy": 0.5,
+            "stderr": 0.01,
+            "chance": 0.5,
+            "outcomes": counts,
+        }
 
     line = (
         "12% of audio responses were cut at the token limit, 0% of text: raise --max_new_tokens before reading the gap"
     )
-    gap = {"n": 9000, "gap": 0.1, "gap_interval": [0.1, 0.2], "mcnemar_p": 0.5, "warnings": [line]}
+    gap = {"n": 9000, "gap": 0.1, "gap_interval": [0.1, 0.2], "mcnemar_p": 0.5, "verdict": "loses", "warnings": [line]}
     result = {
         "hallusionbench@some_very_long_voice": {"text": scores(), "speech": scores(cut=1080, refused=12), "gap": gap},
         "mme": {"text": scores(), "speech": scores(), "gap": gap | {"warnings": []}},

@@ -18,6 +18,7 @@ from selfkd.data.embedded_sources import World
 from selfkd.data.example import SAMPLE_RATE_HZ, Example
 from selfkd.data.questions import WORLD_KINDS
 from selfkd.data.speakers import EspeakSpeaker, Utterance
+from selfkd.data.spoken_text import spoken_form
 from selfkd.errors import InputError
 from selfkd.evaluation.chance import chance_floor
 from selfkd.model.omni import OmniModel
@@ -68,11 +69,16 @@ def ready_one(example: Example) -> Example | None:
 
 
 def say(speaker: EspeakSpeaker, text: str, voice: str) -> Said:
-    """Raises InputError for an empty or too long text, and where it holds nothing that can be said."""
+    """What is typed, spoken as data are (`spoken_form`); raises InputError for an empty or too long text, and for one
+    that holds what cannot be said."""
     text = _checked(text)
     if not text:
         raise InputError("Question: type one first, then it can be spoken")
-    samples = speaker.speak(Utterance(text, voice))
+    try:
+        spoken = spoken_form(text)
+    except InputError as error:
+        raise InputError(str(error).replace("field question", "Question")) from error
+    samples = speaker.speak(Utterance(spoken, voice))
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, SAMPLE_RATE_HZ, format="WAV", subtype="PCM_16")
     return Said(buffer.getvalue(), text, voice)
