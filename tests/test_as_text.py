@@ -166,6 +166,20 @@ def test_a_folder_of_csv_keeps_its_words(tmp_path):
     assert source.skipped == {"no question or answer": 1}
 
 
+@pytest.mark.parametrize(("answers", "kept"), [((3, 2.5), None), ((3, 2), ["3", "2"]), ((3.5, 2.5), ["3.5", "2.5"])])
+def test_numbers_of_a_folder_of_json_are_as_written_or_refused(tmp_path, answers, kept):
+    (tmp_path / "mine").mkdir()
+    lines = [json.dumps({"question": "How many?", "answer": answer}) for answer in answers]
+    (tmp_path / "mine" / "train.jsonl").write_text("\n".join(lines))
+    if kept is None:
+        with pytest.raises(InputError, match="'answer': holds numbers with and without a point"):
+            dataset(str(tmp_path / "mine"), tmp_path, "train", {}, 0, 0)
+        rows = dataset(str(tmp_path / "mine" / "train.jsonl"), tmp_path, "train", {}, 0, 0).rows
+        assert [row.answer for row in rows] == ["3", "2.5"]
+    else:
+        assert [row.answer for row in dataset(str(tmp_path / "mine"), tmp_path, "train", {}, 0, 0).rows] == kept
+
+
 def test_typed_answers_of_a_dataset(tmp_path):
     """data_07_typed_answers: labels by their names, bytes as text, float32 in its own digits, 3 beside a blank."""
     asked = ["How many cups?"] * 3

@@ -51,6 +51,8 @@ def dataset(name: str, images: Path, split: str, columns: Mapping[str, str], cou
         why = error.__cause__ or error  # "an error occurred while generating", and which
         raise InputError(f"path: {name}: {(str(why).splitlines() or [type(why).__name__])[0]}") from error
     _check_needed(data.column_names, wanted, name, 0)
+    if data.info.builder_name == "json":
+        _check_numbers(data, wanted, name)
     # the others would be decoded too, a video or sound where nothing can
     data = data.select_columns([column for column in data.column_names if column in wanted.values()])
     for column, feature in data.features.items():
@@ -176,6 +178,20 @@ def _loaded(name: str, split: str, wanted: Mapping[str, str]) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("error", ParserWarning)  # a line of more columns than the first names would be cut
         return load_dataset(source, config or None, split=its_split or split, **settings)
+
+
+def _check_numbers(data: Any, wanted: Mapping[str, str], name: str) -> None:
+    """Raises InputError for a column in which JSON has 3 beside 2.5: `datasets` makes 3.0 of the one, and what was
+    written is no longer known."""
+    for column in wanted.values():
+        if column in data.column_names and str(getattr(data.features[column], "dtype", "")).startswith("float"):
+            numbers = [value for value in data[column] if value is not None]
+            whole = sum(float(value).is_integer() for value in numbers)
+            if 0 < whole < len(numbers):
+                raise InputError(
+                    f"columns: {name}: {column!r}: holds numbers with and without a point, and 3 would be read as 3.0; "
+                    "give the file itself, or write them as text"
+                )
 
 
 def _meant(table: Iterable[Mapping[str, Any]], features: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
