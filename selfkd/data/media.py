@@ -6,7 +6,6 @@ An InputError from here says what is wrong; which file, row or field it is about
 """
 
 import io
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageChops, ImageCms, UnidentifiedImageError
 
 from selfkd.data.sound_files import OpenedSound, opened_sound
-from selfkd.errors import InputError
+from selfkd.errors import InputError, reason_of, steady
 
 MOST_PIXELS = 64_000_000  # an image with more is no photograph but an attack on memory
 WEB_FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # of images that anybody may send
@@ -109,7 +108,7 @@ def _in_words() -> Iterator[None]:
     except Image.DecompressionBombError as error:
         raise InputError(f"too many pixels: {error}") from error
     except Exception as error:  # hostile bytes make Pillow's decoders raise nearly anything
-        raise InputError(f"not a readable picture ({type(error).__name__}: {without_addresses(error)})") from error
+        raise InputError(f"not a readable picture ({reason_of(error)})") from error
 
 
 def _decoded(picture: Image.Image) -> Image.Image:
@@ -332,7 +331,7 @@ def _sound_in_words() -> Iterator[None]:
     except soundfile.LibsndfileError as error:  # its text names the file object, and with it this machine's folders
         raise InputError(f"not readable sound ({error.error_string})") from error
     except Exception as error:  # hostile heads raise nearly anything
-        raise InputError(f"not readable sound ({without_addresses(error)})") from error
+        raise InputError(f"not readable sound ({steady(str(error))})") from error
 
 
 def check_audible(samples: NDArray[np.float32]) -> None:
@@ -342,8 +341,3 @@ def check_audible(samples: NDArray[np.float32]) -> None:
         raise InputError("holds samples that are no numbers")
     if level < LEAST_LEVEL:
         raise InputError(f"silent (root mean square {level:.5f})")
-
-
-def without_addresses(error: object) -> str:
-    """The words of an error without what changes from run to run: where objects lie in memory."""
-    return re.sub(r"<[^<>]* at 0x[0-9a-f]+>", "the file", str(error))

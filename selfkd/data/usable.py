@@ -166,8 +166,7 @@ def _why_not(
         elif decode:
             use.decode(folder[position], row)
     except InputError as error:
-        reason = re.sub(r" at 0x[0-9a-f]+", "", " ".join(str(error).split()))  # of no two runs the same
-        return reason.removeprefix(f"example {row['id']}: ")
+        return " ".join(str(error).split()).removeprefix(f"example {row['id']}: ")
     return None
 
 
