@@ -16,10 +16,10 @@ test: check
 	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile
 
 study-ears: $(VENV)/installed
-	$(VENV)/bin/python benchmarks/ears_study.py --output runs/ears
+	$(VENV)/bin/python experiments/projector_study.py --output runs/ears
 
 study-real: $(VENV)/installed
-	$(VENV)/bin/python benchmarks/real_parts.py --models $(MODELS) --output runs/real
+	$(VENV)/bin/python experiments/real_parts.py --models $(MODELS) --output runs/real
 
 check: $(VENV)/installed
 	$(VENV)/bin/ruff check .

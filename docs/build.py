@@ -14,7 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from docstring_parser import parse
 
-from selfkd.commands import COMMANDS
+from selfkd.cli import COMMANDS
 
 DOCS = Path(__file__).parent
 README = DOCS.parent / "README.md"

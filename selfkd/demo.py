@@ -14,14 +14,14 @@ from rich.console import Console
 
 from selfkd.analysis.analyze_agreement import AgreementConfig, analyze_agreement
 from selfkd.analysis.analyze_attention import AttentionConfig, analyze_attention
-from selfkd.data.annotator import MISTAKE_SHARE
-from selfkd.data.sources import SourceName
-from selfkd.data.synthesize import SynthesizeConfig, synthesize
 from selfkd.errors import InputError
 from selfkd.evaluation.compare import CompareConfig, compare
 from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
 from selfkd.report.build import ReportConfig, report
-from selfkd.runs import MODEL, is_complete, once
+from selfkd.run_dir import MODEL, is_complete, once
+from selfkd.synthesis.sources.registry import SourceName
+from selfkd.synthesis.synthesize import SynthesizeConfig, synthesize
+from selfkd.toy_world.noisy_labels import MISTAKE_SHARE
 from selfkd.training.align import AlignConfig, align
 from selfkd.training.distill import DistillConfig, distill
 
@@ -150,5 +150,5 @@ def _intro(config: DemoConfig) -> list[str]:
         "alone, in the same speech, with neither teacher nor responses.",
         "Test scenes, some of their colour-shape combinations, and all test voices were never trained on. easy-VQA is "
         "a third party's set of pictures and questions; nothing was trained on it. Speech is espeak-ng's, not human.",
-        f"Training seed {config.seed}; one seed is an anecdote; benchmarks/embedded_effect.py runs several.",
+        f"Training seed {config.seed}; one seed is an anecdote; experiments/toy_effect.py runs several.",
     ]

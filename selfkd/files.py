@@ -1,12 +1,13 @@
-"""Files that are either whole or not there, and names that stay within their folder."""
+"""Files that are either whole or absent, and file names that tell nothing of this machine."""
 
 import errno
 import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -128,3 +129,15 @@ def check_name(name: str) -> None:
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+LOCAL = ("path", "images", "engine_path", "noise_folder", "verify")  # settings that may be paths
+_ABSOLUTE = re.compile(r"(?<![\w.:/])(?:/|[A-Za-z]:\\)\S*[/\\]")  # the folders of an absolute path; not those of a URL
+
+
+def without_folders(reason: str, settings: Mapping[str, Any]) -> str:
+    """A reason in which files are called by their names within the folders of the settings, or by their own alone."""
+    named = {Path(settings[name]) for name in LOCAL if settings.get(name)}
+    for folder in sorted((str(p) for p in named | {p.parent for p in named}), key=len, reverse=True):
+        reason = reason.replace(f" {folder}/", " ")
+    return _ABSOLUTE.sub("", reason)

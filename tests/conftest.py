@@ -8,19 +8,14 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 import threading
-from contextlib import contextmanager
 from dataclasses import replace
-from itertools import count
-from unittest.mock import patch
 
-import numpy as np
 import pytest
 import torch
-from transformers import Trainer, WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
+from examples import world_examples
+from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
-from selfkd.data.example import MANIFEST, SAMPLE_RATE_HZ, Example, write_shard
-from selfkd.data.sources import World
-from selfkd.files import write_json
+from selfkd.data.example import Example
 from selfkd.training.align import AlignConfig, assemble
 
 
@@ -61,18 +56,6 @@ def tiny_whisper(tmp_path_factory):
     return folder
 
 
-def tone(seconds: float, pitch_hz: float = 220) -> np.ndarray:
-    """Sound of an exact length; what it says does not matter where lengths are tested."""
-    t = np.arange(round(seconds * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
-    return (0.3 * np.sin(2 * np.pi * pitch_hz * t) * np.sin(2 * np.pi * 3 * t)).astype(np.float32)
-
-
-def world_examples(count: int, annotated: bool = True) -> list[Example]:
-    """World examples with tones of different lengths for speech: quick to make, valid in every field."""
-    source = World("train", 5, annotated)
-    return [source.example(i).spoken(tone(0.5 + 0.17 * i), "tone") for i in range(count)]
-
-
 @pytest.fixture
 def examples() -> list[Example]:
     return world_examples(8)
@@ -81,36 +64,6 @@ def examples() -> list[Example]:
 @pytest.fixture
 def example(examples) -> Example:
     return replace(examples[0], id="the-example")
-
-
-def training_start(parts, folder):
-    """Writes a model to start from (`folder/model`) and sixteen examples (`folder/data`); returns the folder."""
-    model, processor = parts
-    model.save_pretrained(folder / "model")
-    processor.save_pretrained(folder / "model")
-    training_data(folder)
-    return folder
-
-
-def training_data(folder):
-    """Writes sixteen examples (`folder/data`)."""
-    (folder / "data").mkdir()
-    write_shard(folder / "data" / "train.parquet", world_examples(16), {"rows": 16, "rejected": []})
-    write_json(folder / "data" / MANIFEST, {"source": "world", "shards": [{"file": "train.parquet"}]})
-
-
-@contextmanager
-def interrupted_at(step):
-    """Within it a training run is interrupted, as by ctrl-C, in that step."""
-    plain, calls = Trainer.training_step, count(1)
-
-    def training_step(self, *args, **kwargs):
-        if next(calls) == step:
-            raise KeyboardInterrupt
-        return plain(self, *args, **kwargs)
-
-    with patch.object(Trainer, "training_step", training_step):
-        yield
 
 
 @pytest.fixture(scope="module")

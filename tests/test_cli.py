@@ -8,12 +8,12 @@ from importlib import metadata
 import pytest
 
 import selfkd
-from selfkd import cli, runs
-from selfkd.cli import main, parsed
-from selfkd.commands import COMMANDS
+from selfkd import cli
+from selfkd import run_dir as runs
+from selfkd.cli import COMMANDS, main, parsed
 from selfkd.errors import InputError
 from selfkd.report.build import ReportConfig
-from selfkd.runs import Run
+from selfkd.run_dir import Run
 
 
 def run(*arguments, timeout=120):
@@ -43,7 +43,7 @@ def test_help_shows_fields_and_an_example(name, capsys):
 
 
 def test_overview_and_report_import_no_torch():
-    code = "import sys; from selfkd.cli import main; from selfkd.commands import COMMANDS; main([])"
+    code = "import sys; from selfkd.cli import main; from selfkd.cli import COMMANDS; main([])"
     code += "; COMMANDS['report'].load(); COMMANDS['data report'].load(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
@@ -104,8 +104,8 @@ def test_the_commit_of_a_run_is_this_packages_own(tmp_path, monkeypatch):
     subprocess.run(["git", "init", "-q", tmp_path], check=True)
     commit = ["git", "-C", tmp_path, *identity, "commit", "-q", "--allow-empty", "-m", "theirs"]
     subprocess.run(commit, check=True)
-    (tmp_path / ".venv" / "selfkd" / "runs.py").touch()
-    monkeypatch.setattr(runs, "__file__", str(tmp_path / ".venv" / "selfkd" / "runs.py"))
+    (tmp_path / ".venv" / "selfkd" / "run_dir.py").touch()
+    monkeypatch.setattr(runs, "__file__", str(tmp_path / ".venv" / "selfkd" / "run_dir.py"))
     assert runs.provenance()["commit"] == "not from a git checkout"
 
 
@@ -156,7 +156,7 @@ def test_a_run_directory_in_use_is_refused(tmp_path):
     config = ReportConfig([], tmp_path / "run")
     holder = (
         "import sys; from pathlib import Path\n"
-        "from selfkd.report.build import ReportConfig; from selfkd.runs import Run\n"
+        "from selfkd.report.build import ReportConfig; from selfkd.run_dir import Run\n"
         "folder = Path(sys.argv[1])\n"
         "with Run.open(folder / 'run', 'report', ReportConfig([], folder / 'run')):\n"
         "    print('held', flush=True); sys.stdin.read()"

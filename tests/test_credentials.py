@@ -7,15 +7,15 @@ from urllib.parse import parse_qsl, quote, urlsplit
 
 import pytest
 from chat_server import chat_server
-from conftest import training_data
+from examples import training_data
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from selfkd.cli import main
 from selfkd.credentials import MASK, masked, masked_command, masked_text, masked_url, read_endpoint, secrets_in, without
-from selfkd.data.engines import EndpointSpeaker
 from selfkd.errors import InputError
-from selfkd.evaluation.asker import Asker, EndpointSettings
+from selfkd.evaluation.backends.openai_client import Asker, EndpointSettings
+from selfkd.synthesis.tts.registry import EndpointSpeaker
 
 pytest.importorskip("openai")
 NAMES = ["api_key", "Authorization", "apiKey", "x-api-key", "HF_TOKEN", "password", "client_secret"]

@@ -19,7 +19,7 @@ import torch
 import yaml
 
 from selfkd import __version__, cli
-from selfkd.commands import COMMANDS
+from selfkd.cli import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

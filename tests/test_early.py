@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import training_start, world_examples
+from examples import training_start, world_examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
@@ -21,8 +21,8 @@ from transformers import PreTrainedModel
 from selfkd import files
 from selfkd.cli import main
 from selfkd.data.check import CheckConfig, check
+from selfkd.data.dataset import ExampleFolder
 from selfkd.data.example import MANIFEST, SCHEMA, write_shard
-from selfkd.data.folder import ExampleFolder
 from selfkd.errors import InputError
 from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
 from selfkd.files import is_no_room, sha256, write_json

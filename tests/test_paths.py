@@ -7,22 +7,22 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import world_examples
+from examples import world_examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_sources import PICTURE, sound
-from test_sources import settings as source_settings
 
 from selfkd.data.check import CheckConfig, check
+from selfkd.data.dataset import ExampleFolder
 from selfkd.data.example import MANIFEST, write_shard
-from selfkd.data.folder import ExampleFolder
-from selfkd.data.listed import Clip, read_clip
-from selfkd.data.sources import open_source
-from selfkd.data.synthesize import synthesize
 from selfkd.errors import InputError
 from selfkd.evaluation.grading import check_name as check_gradable_name
 from selfkd.evaluation.samples import samples_path
 from selfkd.files import check_name, path_within, sha256, write_json
+from selfkd.synthesis.sources.registry import open_source
+from selfkd.synthesis.sources.rows import Clip, read_clip
+from selfkd.synthesis.synthesize import synthesize
+from tests.synthesis.sources.test_sources import PICTURE, sound
+from tests.synthesis.sources.test_sources import settings as source_settings
 
 PICTURES = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 COLUMNS = pa.schema([("question", pa.string()), ("answer", pa.string()), ("image", PICTURES)])

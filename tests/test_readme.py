@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from selfkd.cli import main, parsed
-from selfkd.commands import COMMANDS
+from selfkd.cli import COMMANDS, main, parsed
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", *sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "docs").rglob("*.md"))]

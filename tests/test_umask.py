@@ -4,16 +4,15 @@ import os
 import stat
 
 import pytest
-from conftest import interrupted_at
+from examples import interrupted_at
 
 from selfkd.analysis.analyze_agreement import AgreementConfig, analyze_agreement
-from selfkd.data.synthesize import SynthesizeConfig, synthesize
 from selfkd.evaluation.compare import CompareConfig, compare
 from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
-from selfkd.model.merge import MergeConfig, merge
-from selfkd.publish import PublishConfig, publish
+from selfkd.export import MergeConfig, PublishConfig, merge, publish
 from selfkd.report.build import ReportConfig, report
-from selfkd.runs import MODEL
+from selfkd.run_dir import MODEL
+from selfkd.synthesis.synthesize import SynthesizeConfig, synthesize
 from selfkd.training.align import AlignConfig, align
 from selfkd.training.distill import DistillConfig, distill
 

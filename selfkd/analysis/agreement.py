@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from selfkd.analysis.views import read_shared_prefix, read_view, view_of
-from selfkd.data.views import VIEWS
+from selfkd.analysis.forward import read_shared_prefix, read_view, view_of
 from selfkd.losses import head_logits
-from selfkd.model.omni import OmniModel
+from selfkd.model.modeling_omni import OmniModel
+from selfkd.training.data import VIEWS
 
 CHUNK_ROWS = 256  # whose logits (rows, V) are there at a time
 

@@ -17,30 +17,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfkd.analysis.agreement import agreement_of_batch
-from selfkd.analysis.intervals import intervals, layer_intervals, pairs
-from selfkd.analysis.measured import (
+from selfkd.analysis.runner import (
     Record,
     about,
     check_numbers,
     check_usable,
     inputs_of,
+    intervals,
+    layer_intervals,
     measure_missing,
     named,
     named_models,
+    pairs,
     read_folders,
     read_items,
     rounded,
     with_pictures,
 )
 from selfkd.data.example import Example
-from selfkd.data.views import PairedItem
 from selfkd.errors import InputError
-from selfkd.evaluation.resampling import LEVEL, RESAMPLES, Groups
+from selfkd.evaluation.metrics import groups_in
 from selfkd.evaluation.samples import read_samples, samples_path
-from selfkd.evaluation.statistics import groups_in
-from selfkd.evaluation.uncertainty import DIFFERENCE, SCORE, Bounds
-from selfkd.model.omni import OmniModel
-from selfkd.runs import Run
+from selfkd.evaluation.uncertainty import DIFFERENCE, LEVEL, RESAMPLES, SCORE, Bounds, Groups
+from selfkd.model.modeling_omni import OmniModel
+from selfkd.run_dir import Run
+from selfkd.training.data import PairedItem
 
 FIGURES = {
     "kl": "KL(p_text || p_speech), nats per response row",

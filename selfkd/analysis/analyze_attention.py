@@ -14,29 +14,32 @@ from typing import Any
 import numpy as np
 
 from selfkd.analysis.attention import BY_HEAD, MEASURES, ViewAttention, attention_of_batch, image_map
-from selfkd.analysis.intervals import intervals, layer_intervals, pairs, thirds_of
-from selfkd.analysis.measured import (
+from selfkd.analysis.runner import (
     Record,
     about,
     check_numbers,
     check_usable,
     inputs_of,
+    intervals,
+    layer_intervals,
     measure_missing,
     named_models,
+    pairs,
     read_folders,
     read_items,
     rounded,
+    thirds_of,
     with_pictures,
 )
 from selfkd.data.example import Example
-from selfkd.data.views import VIEWS, PairedItem
 from selfkd.errors import InputError
-from selfkd.evaluation.resampling import LEVEL, RESAMPLES
-from selfkd.evaluation.statistics import groups_in
+from selfkd.evaluation.metrics import groups_in
+from selfkd.evaluation.uncertainty import LEVEL, RESAMPLES
 from selfkd.files import write_json, write_text
 from selfkd.model.checkpoint import omni_config
-from selfkd.model.omni import OmniModel
-from selfkd.runs import Run
+from selfkd.model.modeling_omni import OmniModel
+from selfkd.run_dir import Run
+from selfkd.training.data import VIEWS, PairedItem
 
 
 @dataclass

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from selfkd.data.dataset import ExampleFolder, check_columns, readable
 from selfkd.data.example import (
     MANIFEST,
     SAMPLE_RATE_HZ,
@@ -21,7 +22,6 @@ from selfkd.data.example import (
     index_of,
     read_manifest,
 )
-from selfkd.data.folder import ExampleFolder, check_columns, readable
 from selfkd.errors import InputError
 from selfkd.files import check_name, path_within, sha256
 
@@ -57,7 +57,7 @@ def check(config: CheckConfig) -> dict[str, dict[str, Any]]:
     found: list[Any] = []
     total = 0
     if config.model:
-        from selfkd.data.usable import told  # with torch
+        from selfkd.training.usable_rows import told  # with torch
 
         for folder in config.data:
             unusable = _unusable(config, ExampleFolder(folder))
@@ -76,9 +76,9 @@ def check(config: CheckConfig) -> dict[str, dict[str, Any]]:
 
 def _unusable(config: CheckConfig, folder: ExampleFolder) -> list[Any]:
     """The rows that training, or evaluation in any view, could not take."""
-    from selfkd.data.usable import Use, find_unusable
     from selfkd.model.checkpoint import omni_config
-    from selfkd.model.processor import OmniProcessor
+    from selfkd.model.processing_omni import OmniProcessor
+    from selfkd.training.usable_rows import Use, find_unusable
 
     processor, model = OmniProcessor.from_pretrained(config.model), omni_config(config.model)
     learnt = None if model.speech_tokens is None else frozenset(model.speech_tokens)

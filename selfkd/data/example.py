@@ -40,7 +40,7 @@ class Example:
     question: str  # what is spoken in the speech view and written in the text view
     answer: str  # the response to learn, in whatever words the source has
     source: str
-    kind: str  # how `truth` is scored: see evaluation/scorers.py
+    kind: str  # how `truth` is scored: see evaluation/grading.py
     truth: str  # the right short answer; equals `answer` where the source makes no mistakes
     category: str = ""  # a subset of the source, for tables
     instruction: str = ""  # stays written in both views, before the question

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from jsonargparse import ArgumentError, ArgumentParser
 
 from selfkd.credentials import masked
+from selfkd.data.dataset import ExampleFolder
 from selfkd.data.example import MANIFEST
-from selfkd.data.folder import ExampleFolder
-from selfkd.data.listed import Listed
-from selfkd.data.stored import InParquet, footer_hash
-from selfkd.data.synthesize import SynthesizeConfig, check_settings, synthesize
+from selfkd.data.lazy_images import InParquet, footer_hash
 from selfkd.errors import InputError
-from selfkd.evaluation.benchmarks.catalog import BENCHMARKS, PAPER8, open_benchmark
-from selfkd.evaluation.suite import VOICE_MARK
+from selfkd.evaluation.average import VOICE_MARK
+from selfkd.evaluation.benchmarks.registry import BENCHMARKS, PAPER8, open_benchmark
 from selfkd.files import expanded, locked
+from selfkd.synthesis.sources.rows import Listed
+from selfkd.synthesis.synthesize import SynthesizeConfig, check_settings, synthesize
 
 if TYPE_CHECKING:
     from selfkd.evaluation.evaluate import EvaluateConfig

@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from selfkd.evaluation.grading import grade
-from selfkd.evaluation.reply import Reply
-from selfkd.evaluation.scorers import YES_NO_KINDS
+from selfkd.evaluation.grading import YES_NO_KINDS, grade
+from selfkd.evaluation.response import Reply
 
 Sample = Mapping[str, Any]
 _FEWEST = 10

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from selfkd.errors import InputError
-from selfkd.runs import first_difference
+from selfkd.run_dir import first_difference
 
 # what runs on the same items may differ in: who is asked, where things lie, which part is asked, at what pace
 _OF_THE_RUN = {

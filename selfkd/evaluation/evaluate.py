@@ -16,35 +16,32 @@ from accelerate import PartialState
 from rich.console import Console
 
 from selfkd.credentials import masked
+from selfkd.data.dataset import ExampleFolder
 from selfkd.data.example import read_manifest
-from selfkd.data.folder import ExampleFolder
-from selfkd.data.usable import Unusable, Use, find_unusable, left_out_before, skipped, told
 from selfkd.errors import InputError
-from selfkd.evaluation.asker import EndpointSettings
+from selfkd.evaluation.average import VOICE_MARK, averages
+from selfkd.evaluation.backends.base import EndpointSystem, LocalSystem, System, View, endpoint_settings, with_progress
+from selfkd.evaluation.backends.openai_client import USAGE, EndpointSettings, kept_usage
+from selfkd.evaluation.backends.remote_code import ChatSystem, runs_own_code
+from selfkd.evaluation.backends.transcriber import Transcriber, check_recognizer
 from selfkd.evaluation.benchmark_speech import InstructionForm, check_benchmarks, speak_benchmarks
-from selfkd.evaluation.benchmarks.benchmark import whole_groups
-from selfkd.evaluation.benchmarks.catalog import BENCHMARKS
+from selfkd.evaluation.benchmarks.base import whole_groups
+from selfkd.evaluation.benchmarks.registry import BENCHMARKS
 from selfkd.evaluation.chance import chance_floor
 from selfkd.evaluation.gap_table import scores_told
 from selfkd.evaluation.grading import Scoring, check_gradable, check_name, details_of, group_of, scoring_of
-from selfkd.evaluation.outcomes import count_outcomes, outcome_warnings
-from selfkd.evaluation.records import SampleFile, prompt_hash, sample
-from selfkd.evaluation.remote_code import ChatSystem, runs_own_code
-from selfkd.evaluation.samples import QUESTIONS, read_samples, samples_path
-from selfkd.evaluation.statistics import spread_over_voices, summarize, vision_audio_gap
-from selfkd.evaluation.suite import VOICE_MARK, averages
-from selfkd.evaluation.systems import EndpointSystem, LocalSystem, System, View, endpoint_settings, with_progress
-from selfkd.evaluation.transcriber import Transcriber, check_recognizer
-from selfkd.evaluation.usage import USAGE, kept_usage
+from selfkd.evaluation.metrics import spread_over_voices, summarize, vision_audio_gap
+from selfkd.evaluation.response import count_outcomes, outcome_warnings
+from selfkd.evaluation.samples import QUESTIONS, SampleFile, prompt_hash, read_samples, sample, samples_path
 from selfkd.files import write_json
-from selfkd.inputs import hashes_of_checkpoint, hashes_of_data
-from selfkd.model.audible import check_audible
-from selfkd.model.bundled import bundled_config
+from selfkd.input_hashes import hashes_of_checkpoint, hashes_of_data
 from selfkd.model.checkpoint import is_ours, omni_config
 from selfkd.model.checkpoint_files import check_checkpoint
-from selfkd.model.embedded import recognizer_path
-from selfkd.model.processor import OmniProcessor
-from selfkd.runs import UNUSABLE, Run, is_main_process
+from selfkd.model.processing_omni import OmniProcessor
+from selfkd.model.tiny import bundled_config, recognizer_path
+from selfkd.run_dir import UNUSABLE, Run, is_main_process
+from selfkd.training.data import check_audible
+from selfkd.training.usable_rows import Unusable, Use, find_unusable, left_out_before, skipped, told
 
 _FREE = ("keep_failures", "endpoint", "cache", "batch_size")  # a run goes on with others of these
 

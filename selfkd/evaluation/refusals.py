@@ -4,7 +4,7 @@ will not answer. Such a response answers nothing, least of all "no".
 By rules for ten languages (`refusals.yaml`), made for precision: what is said to be missing or out of reach must be the
 medium itself ("I can't see the image"), not something in it ("I can't see a dog in the image"), and a response that
 gives an answer beside its excuse ("I can't hear it well, but the answer is B") is an answer. How well they do on
-sentences labelled by hand: tests/test_refusals.py.
+sentences labelled by hand: tests/evaluation/test_refusals.py.
 """
 
 import re

@@ -1,15 +1,55 @@
-"""The gate before grading: what a model sent becomes exactly one of answer, cut, empty, refused, failed.
+"""The gate between a response and its grade: every response is exactly one of answer, cut, empty, refused, failed.
 
-`Reply` passes every response through here when it is made, wherever it comes from (an endpoint, a local model, a
-model's own code), so that no grader and no judge meets reasoning. What is graded is the text that stands outside of
-reasoning marks; what stands between them is kept beside it. Reasoning that does not end has no answer after it.
+Making a `Reply` passes the gate, whatever gave the response: an endpoint, a model on this machine, a checkpoint's own
+code. Reasoning is kept apart and never graded. A response that was cut at the token limit is graded as it stands, as
+official tables have it; a refusal and an empty answer say nothing that a grader may read; a failed one has no score.
 """
 
 import re
-from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 from selfkd.evaluation.refusals import is_refusal
+
+LEAST_DIFFERENCE = 0.005  # of two rates: half a point, which one decimal of a gap can show
+_OUTCOME_WORDS = {
+    "cut": ("responses were cut at the token limit", "raise --max_new_tokens before reading the gap"),
+    "empty": ("responses were empty", "they count as wrong"),
+    "refused": ("responses were refusals", "does the model take this modality at all?"),
+    "failed": ("items failed", "the gap is of the others alone"),
+}
+
+
+def count_outcomes(samples: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """{outcome: number of samples}, of all outcomes in their order."""
+    # a sample that some other code has made was not sorted
+    found = Counter(s.get("outcome", "failed" if s["error"] else "answer") for s in samples)
+    return {outcome: found[outcome] for outcome in OUTCOMES}
+
+
+def outcome_warnings(
+    text: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]], modality: str = "audio"
+) -> list[str]:
+    """A sentence for each outcome that is more frequent in one of two modalities of the same items."""
+    counts, sizes = [count_outcomes(text), count_outcomes(other)], [len(text), len(other)]
+    if not all(sizes):
+        return []
+    said = []
+    for outcome, (what, hint) in _OUTCOME_WORDS.items():
+        of_text, of_other = (count[outcome] / size for count, size in zip(counts, sizes, strict=True))
+        if abs(of_text - of_other) >= LEAST_DIFFERENCE:
+            more = sorted([(of_text, "text"), (of_other, modality)], reverse=True)
+            (high, first), (low, second) = more
+            said.append(f"{_percent(high)} of {first} {what}, {_percent(low)} of {second}: {hint}")
+    return said
+
+
+def _percent(rate: float) -> str:
+    whole = f"{100 * rate:.0f}"
+    return f"{whole}%" if abs(100 * rate - round(100 * rate)) < 0.05 or rate >= 0.1 else f"{100 * rate:.1f}%"
+
 
 Outcome = Literal["answer", "cut", "empty", "refused", "failed"]
 OUTCOMES: tuple[Outcome, ...] = ("answer", "cut", "empty", "refused", "failed")
@@ -168,3 +208,28 @@ def _kind_of(name: str, in_brackets: bool, has_slash: bool) -> tuple[str, str]:
 
 def _joined(parts: list[str]) -> str:
     return "\n".join(stripped for part in parts if (stripped := part.strip(_BLANK)))
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A response that has passed the gate (`response.py`): making one takes what came as it came, and leaves in `text`
+    what is graded."""
+
+    text: str
+    heard: str = ""  # the transcript, where there is one
+    error: str = ""  # why there is no reply; `text` is "" then, and it is no wrong answer: who asked decides
+    log_likelihoods: tuple[float, ...] = ()  # of an item's options as replies, in nats, where that was asked
+    seconds: float = 0.0  # how long it took; of an endpoint, waiting and earlier tries not counted
+    finish_reason: str = ""  # as the server says it; of a model here "stop" or "length"; "" where nobody knows
+    reasoning: str = ""  # what the model thought aloud; never graded
+    outcome: Outcome = field(init=False)
+
+    def __post_init__(self) -> None:
+        gated = gate(self.text, self.finish_reason, self.reasoning, self.error)
+        for name, value in gated._asdict().items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def is_read(self) -> bool:
+        """Whether a grader is to read `text`: a refusal and an empty answer say nothing that a rule may read."""
+        return self.outcome in ("answer", "cut")

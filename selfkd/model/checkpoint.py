@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from selfkd.errors import InputError
+from selfkd.model.backbones import config_of, hears_natively, load_native, load_whole
 from selfkd.model.checkpoint_files import Source, check_checkpoint, reading
-from selfkd.model.load import config_of, hears_natively, load_native, load_whole
-from selfkd.model.native import THINKERS, native_speech_token
-from selfkd.model.omni import OmniModel
-from selfkd.model.omni_config import OmniConfig
-from selfkd.model.processor import OmniProcessor
-from selfkd.runs import MODEL
+from selfkd.model.configuration_omni import OmniConfig
+from selfkd.model.modeling_omni import OmniModel
+from selfkd.model.native_omni import THINKERS, native_speech_token
+from selfkd.model.processing_omni import OmniProcessor
+from selfkd.run_dir import MODEL
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from selfkd.model.ctc import Reading, read_frames, transcripts_of
+from selfkd.model.projectors import Reading, read_frames, transcripts_of
 
 
 def encoder_frames(mel_frames: int | Tensor):

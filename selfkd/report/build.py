@@ -6,16 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from selfkd.errors import InputError
-from selfkd.report.agreement import agreement_section
-from selfkd.report.attention import attention_section
-from selfkd.report.evaluated import averages_of, groups_of
-from selfkd.report.items import items_section
-from selfkd.report.naming import Styles, titled
-from selfkd.report.page import write_page
-from selfkd.report.quality import quality_section
-from selfkd.report.run_folder import RunFolder, read_runs
-from selfkd.report.scores import scores_section
-from selfkd.report.training import training_section
+from selfkd.report.html import Styles, titled, write_page
+from selfkd.report.inputs import RunFolder, averages_of, groups_of, read_runs
+from selfkd.report.sections.agreement import agreement_section
+from selfkd.report.sections.attention import attention_section
+from selfkd.report.sections.audio_quality import quality_section
+from selfkd.report.sections.items import items_section
+from selfkd.report.sections.scores import scores_section
+from selfkd.report.sections.training import training_section
 
 
 @dataclass

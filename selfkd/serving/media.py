@@ -11,13 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from selfkd.data.features import SHORTEST_SECONDS
 from selfkd.data.media import WEB_FORMATS, decode_image, decode_sound
 from selfkd.data.sound_files import sniffed
-from selfkd.data.speakers import resampled
 from selfkd.errors import InputError
-from selfkd.serving.protocol import SoundFormat
-from selfkd.serving.refused import bad_field
+from selfkd.model.features import SHORTEST_SECONDS
+from selfkd.serving.schema import SoundFormat, bad_field
+from selfkd.synthesis.tts.base import resampled
 
 # by the kind of the bytes: one container has several names
 _CALLED: dict[str, tuple[SoundFormat, ...]] = {

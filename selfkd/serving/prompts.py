@@ -8,11 +8,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from selfkd.errors import InputError
-from selfkd.model.processor import OmniProcessor, Prompt
+from selfkd.model.processing_omni import OmniProcessor, Prompt
+from selfkd.serving.config import ServeConfig
 from selfkd.serving.media import REMOTE, base64_bytes, data_url_bytes, read_picture, read_sound
-from selfkd.serving.protocol import AudioPart, ChatRequest, ImagePart, TextPart
-from selfkd.serving.refused import RefusedError, bad_field
-from selfkd.serving.settings import ServeConfig
+from selfkd.serving.schema import AudioPart, ChatRequest, ImagePart, RefusedError, TextPart, bad_field
 
 _MOST_LETTERS_A_TOKEN = 64  # texts far beyond the context are refused before the tokenizer works on them
 

@@ -6,15 +6,10 @@ from typing import Any, Literal
 
 from transformers import set_seed
 
-from selfkd.data.mixture import folders_of
+from selfkd.data.dataset import folders_of
 from selfkd.errors import InputError
 from selfkd.losses import Objective
-from selfkd.model.audible import check_audible
-from selfkd.model.bundled import listening_config, load_listening
-from selfkd.model.checkpoint_files import check_checkpoint, reading
-from selfkd.model.embedded import recognizer_path, vlm_path
-from selfkd.model.heard_tokens import HeardTokens
-from selfkd.model.load import (
+from selfkd.model.backbones import (
     check_speech_encoder,
     check_vlm,
     config_of,
@@ -23,22 +18,18 @@ from selfkd.model.load import (
     load_vlm,
     load_vlm_processor,
 )
-from selfkd.model.omni import OmniModel
-from selfkd.model.omni_config import OmniConfig
-from selfkd.model.processor import OmniProcessor
+from selfkd.model.checkpoint_files import check_checkpoint, reading
+from selfkd.model.configuration_omni import OmniConfig
+from selfkd.model.modeling_omni import OmniModel
+from selfkd.model.processing_omni import OmniProcessor
+from selfkd.model.projectors import HeardTokens
 from selfkd.model.speech_encoder import RecognizerConfig
-from selfkd.runs import Run
-from selfkd.training.parts import EARS
-from selfkd.training.plan import plan, read_skeleton
-from selfkd.training.stage import (
-    TrainConfig,
-    check_data,
-    check_ears_alone,
-    inputs_of,
-    suited,
-    train,
-    usable_examples,
-)
+from selfkd.model.tiny import listening_config, load_listening, recognizer_path, vlm_path
+from selfkd.run_dir import Run
+from selfkd.training.data import check_audible
+from selfkd.training.estimate import plan, read_skeleton
+from selfkd.training.stage import TrainConfig, check_data, check_ears_alone, inputs_of, suited, train, usable_examples
+from selfkd.training.trainable import EARS
 
 ASSUMED_TOKENS = 4000  # that can be heard, in a plan; the data are not read for it
 RECIPES: dict[str, dict[str, Any]] = {

@@ -4,18 +4,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfkd.data.mixture import folders_of
+from selfkd.data.dataset import folders_of
 from selfkd.errors import InputError
 from selfkd.losses import Divergence, Objective, needs_responses
-from selfkd.model.audible import check_audible
-from selfkd.model.bundled import bundled_config, bundled_paths, load_bundled
 from selfkd.model.checkpoint import load_omni, omni_config
 from selfkd.model.checkpoint_files import check_checkpoint
-from selfkd.model.omni_config import OmniConfig
-from selfkd.model.processor import OmniProcessor
-from selfkd.runs import Run
-from selfkd.training.parts import EARS
-from selfkd.training.plan import plan, read_skeleton
+from selfkd.model.configuration_omni import OmniConfig
+from selfkd.model.processing_omni import OmniProcessor
+from selfkd.model.tiny import bundled_config, bundled_paths, load_bundled
+from selfkd.run_dir import Run
+from selfkd.training.data import check_audible
+from selfkd.training.estimate import plan, read_skeleton
 from selfkd.training.stage import (
     TrainConfig,
     check_data,
@@ -27,6 +26,7 @@ from selfkd.training.stage import (
     under_fsdp,
     usable_examples,
 )
+from selfkd.training.trainable import EARS
 
 NEW_EARS = "selfkd align with the speech_encoder of a Whisper makes ears for the tokens of its data"
 # what suits the ears: `docs/method.md` says what each part is worth

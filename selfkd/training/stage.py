@@ -15,23 +15,22 @@ from torch import Tensor
 from transformers import TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
+from selfkd.data.dataset import Examples, folders_of, open_mixture, split_weight
 from selfkd.data.example import MANIFEST, Example
-from selfkd.data.folder import Examples
-from selfkd.data.mixture import folders_of, open_mixture, split_weight
-from selfkd.data.usable import Use, by_folder, checked_rows, left_out
 from selfkd.errors import InputError
 from selfkd.files import follow_umask
-from selfkd.inputs import hashes_of_checkpoint, hashes_of_data
+from selfkd.input_hashes import hashes_of_checkpoint, hashes_of_data
 from selfkd.losses import Objective, needs_responses
-from selfkd.model.load import Source
-from selfkd.model.omni import OmniModel
-from selfkd.model.omni_config import OmniConfig
-from selfkd.model.processor import OmniProcessor
-from selfkd.runs import MODEL, Run, append_log, is_main_process
-from selfkd.training.averaging import WeightAverage
-from selfkd.training.parts import ADAPTERS, EARS, LORA, TRAINABLE, let_train
-from selfkd.training.settings import check_lora, check_training
+from selfkd.model.backbones import Source
+from selfkd.model.configuration_omni import OmniConfig
+from selfkd.model.modeling_omni import OmniModel
+from selfkd.model.processing_omni import OmniProcessor
+from selfkd.run_dir import MODEL, Run, append_log, is_main_process
+from selfkd.training.arguments import check_lora, check_training
+from selfkd.training.trainable import ADAPTERS, EARS, LORA, TRAINABLE, let_train
 from selfkd.training.trainer import RunLog, SelfKDTrainer, mean_loss_and_seconds
+from selfkd.training.usable_rows import Use, by_folder, checked_rows, left_out
+from selfkd.training.weight_averaging import WeightAverage
 
 CHECKPOINTS = "checkpoints"  # subfolder of the run
 

@@ -14,21 +14,19 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from selfkd.data.batches import CostSampler, StepBatches, token_cost
+from selfkd.data.dataset import Examples, Mixture, sketch
 from selfkd.data.example import Example
-from selfkd.data.folder import Examples, sketch
-from selfkd.data.mixture import Mixture
-from selfkd.data.views import PairedCollator, PairedDataset
 from selfkd.errors import InputError
 from selfkd.files import follow_umask
 from selfkd.losses import Objective, needs_responses, needs_teacher
-from selfkd.model.omni import OmniModel
-from selfkd.model.paired import FrozenTeacher
-from selfkd.model.processor import OmniProcessor
-from selfkd.runs import append_log, read_log
-from selfkd.training.averaging import WeightAverage
-from selfkd.training.mel_augment import augmented
-from selfkd.training.roll_out import roll_out
+from selfkd.model.modeling_omni import OmniModel
+from selfkd.model.processing_omni import OmniProcessor
+from selfkd.model.self_kd import FrozenTeacher
+from selfkd.run_dir import append_log, read_log
+from selfkd.training.data import CostSampler, PairedCollator, PairedDataset, StepBatches, token_cost
+from selfkd.training.rollout import roll_out
+from selfkd.training.spec_augment import augmented
+from selfkd.training.weight_averaging import WeightAverage
 
 TRAINED = "trained.safetensors"
 OWN_WORDS = "own_words"  # in a batch: its responses are the student's

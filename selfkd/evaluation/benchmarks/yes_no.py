@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from selfkd.data.listed import Row
 from selfkd.errors import InputError
-from selfkd.evaluation.benchmarks.benchmark import (
+from selfkd.evaluation.benchmarks.answer_parsing import yes_or_no
+from selfkd.evaluation.benchmarks.base import (
     Benchmark,
     Grade,
     Sample,
@@ -21,7 +21,7 @@ from selfkd.evaluation.benchmarks.benchmark import (
     percent_all_right,
     picture,
 )
-from selfkd.evaluation.benchmarks.replies import yes_or_no
+from selfkd.synthesis.sources.rows import Row
 
 ONE_WORD = "\nAnswer the question using a single word or phrase."
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")

@@ -1,0 +1,105 @@
+"""Does it help the student to look where the teacher looks? Attention transfer beside the losses that there are.
+
+    python experiments/attention_transfer.py --output runs/ears [--weight 10] [--seeds 0 1 2] [--only best]
+
+Each response row of the student has, beside its logits, its attention to learn from: KL(a_T || a_S) of the shares that
+the teacher's and the student's row, mean over heads, give to each token of the shared prefix (the picture and what
+stands around it) and to all that comes after it together, mean over layers. Recipes of `projector_study.py` go through
+that study with that term, in the same folder, where "best" is then called "best-attention-10"; the difference from the
+recipe without it is printed last and is in OUTPUT/attention-WEIGHT-SPLIT.json.
+"""
+
+import argparse
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from projector_recipes import RECIPES
+from projector_study import add_arguments, right_file, study
+from projector_table import Seeds, paired, read_right, samples, samples_of
+
+from selfkd.files import write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def share_loss(teacher_NP: "Tensor", student_NP: "Tensor") -> "Tensor":
+    """sum over rows of KL(teacher || student); what a row's shares of the P prefix tokens leave is one more place."""
+    import torch
+    from torch.nn import functional as F
+
+    logs = []
+    for shares_NP in (teacher_NP, student_NP):
+        rest_N1 = 1 - shares_NP.sum(-1, keepdim=True)
+        logs.append(torch.cat([shares_NP, rest_N1], dim=-1).clamp(min=1e-6).log())
+    return F.kl_div(logs[1], logs[0], log_target=True, reduction="sum")
+
+
+def transfer(weight: float) -> None:
+    """From here on the loss of a batch that asks a teacher has the term beside it."""
+    import torch
+    from torch import Tensor
+
+    from selfkd.analysis.attention import AttentionSums, attention_rows, recording
+    from selfkd.analysis.forward import Places
+    from selfkd.losses import Objective, SelfKDLoss
+    from selfkd.model import modeling_omni as omni
+    from selfkd.model import self_kd as two_views
+
+    paired_loss, continue_prefix = two_views.paired_loss, two_views.continue_prefix
+
+    class ResponseShares(AttentionSums):
+        """Keeps, of each layer, what the response rows give to the prefix: (N, P), mean over heads, with gradient."""
+
+        def add(self, layer: int, query_BHSE: Tensor, key_BHTE: Tensor, mask: Tensor | None, **how: Any) -> None:
+            rows_BS = self.places.response_BS
+            prefix = key_BHTE.shape[2] - rows_BS.shape[1]
+            every_BS = torch.arange(rows_BS.shape[1], device=rows_BS.device).expand_as(rows_BS)
+            shares = attention_rows(query_BHSE, key_BHTE, mask, every_BS, **how)
+            self.sums[layer] = shares.mean(1)[rows_BS][:, :prefix]
+
+    def loss_with_attention(model: Any, batch: Mapping[str, Any], objective: Objective, teacher: Any) -> SelfKDLoss:
+        read: list[dict[int, Tensor]] = []  # the teacher's view, then the student's
+
+        def continue_and_record(vlm: Any, prefix: Any, inputs: Mapping[str, Tensor], mask_BS: Tensor) -> Tensor:
+            rows_BS = two_views.response_places(mask_BS, batch["labels"])
+            shares = ResponseShares(Places(rows_BS, rows_BS, rows_BS))
+            read.append(shares.sums)
+            with recording(vlm, shares):
+                return continue_prefix(vlm, prefix, inputs, mask_BS)
+
+        two_views.continue_prefix = continue_and_record
+        loss = paired_loss(model, batch, objective, teacher)
+        theirs, ours = read
+        distances = [share_loss(theirs[layer], ours[layer]) for layer in sorted(theirs)]
+        return loss.plus("attention", weight, torch.stack(distances).mean())
+
+    omni.paired_loss = loss_with_attention
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    parser.add_argument("--weight", type=float, default=10.0, help="of the term, for each response token")
+    parser.set_defaults(only=["best", "paper-selfkd"])
+    options = parser.parse_args()
+    without = {f"{plain}-attention-{options.weight:g}": plain for plain in options.only}
+    RECIPES.update({name: RECIPES[plain] for name, plain in without.items()})
+    options.only = list(without)
+    transfer(options.weight)
+    study(options)
+    written = samples(options.output / "eval-untrained" / options.split, "text")
+    right = read_right(right_file(options.output, options.split))[options.split]
+    found = {}
+    for names in without.items():
+        seeds: list[Seeds] = [
+            {seed: samples_of(bits, written) for seed, bits in right.get(name, {}).items()} for name in names
+        ]
+        if all(seeds):
+            found[names[0]] = paired(*seeds)
+            print(f"{names[0]} - {names[1]}: {found[names[0]]}")
+    write_json(options.output / f"attention-{options.weight:g}-{options.split}.json", found)
+
+
+if __name__ == "__main__":
+    main()

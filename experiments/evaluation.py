@@ -1,0 +1,154 @@
+"""What does an evaluation cost: the spoken view beside the written one, and items in a batch against one at a time?
+
+    python experiments/evaluation.py [--check] [--n 100] [--repeats 5]
+
+Both views: geometry of InternVL2-1B at a quarter of depth and width, 7 tiles, a written question of 20 tokens and a
+spoken one of 4 s (32 layers of Whisper, quartered too), 5 tokens of chat frame after it, 8 new tokens, random weights,
+CPU, for one picture and for four. The vision tower is left out: it would run once for both sides, so what is measured
+is more than the real ratio. In a batch: the embedded model, questions of all kinds, spoken by espeak-ng in unseen
+voices, both views, 50 items a batch; its projector is untrained, so that spoken replies are no answers (7 tokens).
+
+CPU time of one thread, which does not hear of what else runs on the machine; items a second, which the second bar is
+about, in wall time with all cores too, for a batch can use them and one item can not. A ratio is taken within a repeat,
+both sides one after the other, in the other order each time; mean and standard deviation over the repeats. "fastest" is
+the ratio of each side's fastest, which the bars are held against: what else runs only adds to a time. `--check` exits
+with 1 where a bar is missed: both views at most 1.3 times the written one alone; a batch at least 3 times as many items
+a second as one at a time.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from internvl2_1b import FRAME, QUESTION, SPEECH, SPEECH_TOKEN, STACK, TILE, build
+
+from selfkd.data.example import Example
+from selfkd.evaluation.backends.local import answer_views
+from selfkd.model.modeling_omni import OmniModel
+from selfkd.model.processing_omni import OmniProcessor
+from selfkd.synthesis.sources.registry import World
+from selfkd.synthesis.tts.base import ESPEAK_VOICES, EspeakSpeaker, Utterance
+from selfkd.training.align import AlignConfig, assemble
+from selfkd.training.data import VIEWS
+
+TILES, AFTER, NEW_TOKENS, EARS_LAYERS, BATCH = 7, 5, 8, 32, 50
+MOST_OF_BOTH, LEAST_OF_BATCH = 1.3, 3.0
+
+
+def prompts(model: OmniModel, pictures: int, views: tuple[str, ...]) -> dict[str, Any]:
+    """One question about each of so many pictures in each view, as `OmniProcessor` makes them."""
+    generator, rows = torch.Generator().manual_seed(0), pictures * len(views)
+    vocabulary = len(model.get_input_embeddings().weight)
+
+    def ids(count: int, length: int) -> torch.Tensor:
+        return torch.randint(2, vocabulary, (count, length), generator=generator)
+
+    prefix, suffix = ids(pictures, TILES * TILE + FRAME - AFTER), ids(rows, QUESTION + AFTER)
+    spoken = torch.tensor([view == "speech" for view in views]).repeat(pictures)
+    mask = torch.ones_like(suffix)
+    suffix[spoken, 0], mask[spoken, 1 + AFTER :] = SPEECH_TOKEN, 0
+    mel = torch.randn(int(spoken.sum()), 80, SPEECH * STACK * 2, generator=generator)
+    return {
+        "prefix_ids": prefix,
+        "prefix_mask": torch.ones_like(prefix),
+        "group": torch.arange(pictures).repeat_interleave(len(views)),
+        "suffix_ids": suffix,
+        "suffix_mask": mask,
+        "image_inputs": {},
+        "speech_inputs": {"mel_BFM": mel, "mel_mask_BM": torch.ones(len(mel), mel.shape[2]).long()} if len(mel) else {},
+        "spoken": spoken,
+    }
+
+
+def spoken_examples(count: int) -> list[Example]:
+    source, speaker, voices = World("test", 7), EspeakSpeaker(), ESPEAK_VOICES["unseen"]
+    examples = []
+    for i in range(count):
+        example, voice = source.example(i), voices[i % len(voices)]
+        examples.append(example.spoken(speaker.speak(Utterance(example.question, voice)), voice))
+    return examples
+
+
+def answer_in_batches(model: OmniModel, processor: OmniProcessor, examples: list[Example], size: int) -> None:
+    ordered = sorted(examples, key=lambda e: len(e.question))  # as an evaluation does
+    for start in range(0, len(ordered), size):
+        answer_views(model, processor, ordered[start : start + size], VIEWS)
+
+
+def seconds(action: Callable[[], Any], clock: Callable[[], float]) -> float:
+    started = clock()
+    action()
+    return clock() - started
+
+
+def compare(
+    first: Callable[[], Any], second: Callable[[], Any], repeats: int, threads: int = 1
+) -> list[tuple[float, float]]:
+    """Seconds of both, a pair a repeat, the order turned each time; what runs first of all is not counted."""
+    torch.set_num_threads(threads)
+    clock = time.process_time if threads == 1 else time.perf_counter
+    sides, pairs = (first, second), []
+    first(), second()
+    for repeat in range(repeats):
+        order = (0, 1) if repeat % 2 == 0 else (1, 0)
+        took = {side: seconds(sides[side], clock) for side in order}
+        pairs.append((took[0], took[1]))
+    return pairs
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="exit with 1 where a bar is missed")
+    parser.add_argument("--n", type=int, default=100, help="examples for batches against one at a time")
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    found: list[tuple[str, list[tuple[float, float]], float | None, bool]] = []
+    model = build(full_size=False, device="cpu", ears_layers=EARS_LAYERS // 4).eval()
+    for pictures in (1, 4):
+        both, text = (
+            partial(
+                model.generate,
+                **prompts(model, pictures, views),
+                max_new_tokens=NEW_TOKENS,
+                min_new_tokens=NEW_TOKENS,
+                do_sample=False,
+            )
+            for views in (("text", "speech"), ("text",))
+        )
+        name = f"CPU s, both views over text, {pictures} picture{'s' * (pictures > 1)}"
+        found.append((name, compare(both, text, options.repeats), MOST_OF_BOTH, True))
+    model, processor = assemble(AlignConfig([], Path(), ears="stacked"))
+    model.eval()
+    examples = spoken_examples(options.n)
+    one_by_one, batched = (partial(answer_in_batches, model, processor, examples, size) for size in (1, BATCH))
+    cores = os.cpu_count() or 1
+    for threads, bar in ((1, None), (cores, LEAST_OF_BATCH)):
+        name = f"{'CPU s' if threads == 1 else f'wall s, {threads} cores'}, batch of {BATCH} over one"
+        found.append((name, compare(one_by_one, batched, options.repeats, threads), bar, False))
+
+    print(f"CPU, torch {torch.__version__}; {options.repeats} repeats; n = {options.n} for batches")
+    print(f"{'':38}{'seconds':>12}{'ratio':>6}{'sd':>6}{'fastest':>8}{'bar':>6}")
+    missed = False
+    for name, pairs, bar, is_most in found:
+        ratios, means = [a / b for a, b in pairs], [statistics.mean(side) for side in zip(*pairs, strict=True)]
+        fastest = min(a for a, _ in pairs) / min(b for _, b in pairs)
+        is_met = bar is None or (fastest <= bar if is_most else fastest >= bar)
+        missed |= not is_met
+        limit = "" if bar is None else f" {'<=' if is_most else '>='}{bar:3.1f}{'' if is_met else ' miss'}"
+        print(
+            f"{name:38}{means[0]:6.2f}{means[1]:6.2f}{statistics.mean(ratios):6.2f}{statistics.pstdev(ratios):6.2f}"
+            f"{fastest:8.2f}{limit}"
+        )
+    return 1 if options.check and missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""What the studies of ears compare: which ears, how they learn and from what; and the speech they are asked in."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from selfkd.synthesis.sources.registry import SourceName
+
+Ears = Literal["stacked", "tokens", "new head"]
+STEPS, BATCH = 600, 16
+SAMPLES = 4800  # questions, and a third as many sentences; an eighth as many steps see each one and a half times
+KOKORO_VOICES = "af_heart,am_michael,bf_emma,bm_george"
+CONDITIONS: dict[str, dict[str, Any]] = {
+    "noise, 20 dB": {"augment": {"noise": 1.0}, "noise_snr_db": (20.0, 20.0)},
+    "noise, 10 dB": {"augment": {"noise": 1.0}, "noise_snr_db": (10.0, 10.0)},
+    "noise, 0 dB": {"augment": {"noise": 1.0}, "noise_snr_db": (0.0, 0.0)},
+    # English as espeak-ng's German and French would read it
+    "German": {"voices": "de+m4,de+f3,de+ian,de+steph", "language": "de"},
+    "French": {"voices": "fr+m4,fr+f3,fr+ian,fr+steph", "language": "fr"},
+    "Flite": {"engine": "flite", "voices": "training"},
+    "Kokoro": {"engine": "kokoro", "voices": KOKORO_VOICES},
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How it differs from what `selfkd distill` does by default with ears that hear tokens and forward KL; where their
+    head is new, from what `selfkd align` does."""
+
+    ears: Ears = "tokens"
+    voices: str = "drawn"
+    sentences: bool = True
+    responses: SourceName = "world-annotated"
+    samples: int = SAMPLES
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def _of_thousands(questions: int, **settings: Any) -> Recipe:
+    """That many thousand questions, with as many more steps as there are more of them than best has."""
+    more = {"steps": questions * 125} if questions * 125 > STEPS else {}
+    return Recipe(samples=questions * 1000, settings=settings | more)
+
+
+PAPER: dict[str, Any] = {"steps": 400, "batch_size": 32, "warmup_steps": 30}
+RECIPES = {
+    "paper-sft": Recipe("stacked", "training", sentences=False, settings=PAPER | {"alpha": 0.0}),
+    "paper-selfkd": Recipe("stacked", "training", sentences=False, settings=PAPER),
+    "stacked": Recipe("stacked", settings={"trainable": ["projector", "speech_encoder"], "learning_rate": 4e-4,
+                                           "augment_speech": 1.0, "average_weights": 1 / 3}),
+    "best": Recipe(),
+    "best-sft": Recipe(settings={"alpha": 0.0}),
+    "best-known-voices": Recipe(voices="training"),
+    "best-no-sentences": Recipe(sentences=False),
+    "best-adapters": Recipe(settings={"trainable": ["projector", "speech_encoder", "llm_adapters"]}),
+    "best-last-weights": Recipe(settings={"average_weights": 0.0}),
+    "best-300-steps": Recipe(settings={"steps": 300}),
+    "best-no-transcript": Recipe(settings={"transcript_weight": 0.0}),
+    **{f"best-transcript-{w}": Recipe(settings={"transcript_weight": float(w)}) for w in (2, 8, 100)},
+    "best-ears-alone": Recipe(settings={"response_weight": 0.0}),  # CTC, and nothing else
+    "best-ears-alone-known-voices": Recipe(voices="training", settings={"response_weight": 0.0}),
+    "best-ears-alone-no-sentences": Recipe(sentences=False, settings={"response_weight": 0.0}),
+    **{f"best-ears-alone-{k}k": _of_thousands(k, response_weight=0.0) for k in (1, 3, 10, 30)},
+    "best-whisper": Recipe("new head", settings={"steps": 1200}),  # CTC alone, on the encoder of a Whisper
+    "best-reverse": Recipe(settings={"divergence": "reverse"}),
+    "best-jensen-shannon": Recipe(settings={"divergence": "jensen_shannon"}),
+    "best-hidden": Recipe(settings={"hidden_weight": 1.0}),
+    "best-alignment": Recipe(settings={"alignment_weight": 0.5}),
+    "best-on-policy": Recipe(settings={"on_policy": 0.5, "divergence": "reverse"}),
+    **{f"best-alpha-{alpha}": Recipe(settings={"alpha": alpha}) for alpha in (0.25, 0.5, 0.75)},
+    "best-exact": Recipe(responses="world"),
+    "best-sft-exact": Recipe(responses="world", settings={"alpha": 0.0}),
+    **{f"best-{k}k": _of_thousands(k) for k in (1, 3, 10, 30)},
+}  # fmt: skip

@@ -1,0 +1,162 @@
+"""A vision-language model around a language model that others pretrained: SmolLM2-135M-Instruct in InternVL's classes.
+
+    python experiments/real_parts_vlm.py MODELS/smollm2-135m-instruct OUTPUT [--steps 420]
+
+No pretrained vision-language model of this size can be had without a hub, so one is made. Its eyes are the embedded
+model's vision tower, frozen. A new projector is warmed up by `pretrain_vision`: what a cell of the picture shows is
+read by likeness to the LLM's own word embeddings. Then projector and LLM learn to answer about pictures: the embedded
+world's and easy-VQA's train split, half and half, the responses short and right. Interrupted, it goes on from its last
+checkpoint.
+"""
+
+import argparse
+import random
+from collections import defaultdict
+from pathlib import Path
+
+import easy_vqa
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GotOcr2ImageProcessorPil,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    set_seed,
+)
+from transformers.utils import SAFE_WEIGHTS_NAME
+
+from selfkd.data.media import decode_image
+from selfkd.model.image_processor import InternVLPictureProcessor
+from selfkd.model.tiny import CHAT_TEMPLATE, IMAGE_TOKENS, vlm_path
+from selfkd.toy_world.noisy_labels import own_response
+from selfkd.toy_world.scenes import Scene, draw_scene, render
+from selfkd.toy_world.tasks import REPEAT_INSTRUCTION, some_words, weighted_question
+from selfkd.training.stage import last_checkpoint
+from tools.tiny_model.pretrain_vision import pretrain_vision
+from tools.tiny_model.pretrain_vlm import AccuracyLog, GroupTrainer, written_accuracy
+from tools.tiny_model.pretraining import hold_to, pretraining_arguments
+from tools.tiny_model.world_groups import QUESTIONS_PER_GROUP, Group, GroupCollator, WorldGroups
+
+IMAGE_MARKS = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
+GROUPS_PER_STEP, LEARNING_RATE, WARM_UP_STEPS = 6, 4e-4, 300
+
+
+class PictureGroups(WorldGroups):
+    """Groups of the embedded world and of easy-VQA's train split in turn; one in ten world groups repeats words."""
+
+    def __init__(self, count: int, seed: int):
+        super().__init__(count, seed)
+        by_picture: dict[int, list[tuple[str, str]]] = defaultdict(list)
+        for question, answer, picture in zip(*easy_vqa.get_train_questions(), strict=True):
+            by_picture[picture].append((question[0].upper() + question[1:], answer))
+        self.asked, self.paths = by_picture, easy_vqa.get_train_image_paths()
+
+    def __getitem__(self, index: int) -> Group:
+        rng = random.Random(f"picture group/{self.seed}/{index}")
+        if index % 2:
+            return self._of_easy_vqa(rng)
+        scene = self._with_few_things(draw_scene(self.split, self.seed, index), index / self.count, rng)
+        if rng.random() < 0.1:
+            words = [some_words(scene, rng) for _ in range(QUESTIONS_PER_GROUP)]
+            return Group(None, tuple((f"{REPEAT_INSTRUCTION}\n{said}", said) for said in words))
+        return Group(render(scene), tuple(_task(scene, rng) for _ in range(QUESTIONS_PER_GROUP)))
+
+    def _of_easy_vqa(self, rng: random.Random) -> Group:
+        picture = rng.choice(sorted(self.asked))
+        tasks = self.asked[picture]
+        chosen = rng.sample(tasks, min(QUESTIONS_PER_GROUP, len(tasks)))
+        return Group(decode_image(self.paths[picture].read_bytes()), tuple(chosen))
+
+
+def _task(scene: Scene, rng: random.Random) -> tuple[str, str]:
+    question = weighted_question(scene, rng)
+    return question.text, own_response(question)
+
+
+def assemble(llm_path: Path) -> tuple[InternVLForConditionalGeneration, InternVLPictureProcessor]:
+    """The LLM with the embedded model's vision tower and a new projector between them."""
+    tokenizer = AutoTokenizer.from_pretrained(llm_path, extra_special_tokens=IMAGE_MARKS)
+    tokenizer.pad_token, tokenizer.chat_template = "<|endoftext|>", CHAT_TEMPLATE
+    eyes = InternVLForConditionalGeneration.from_pretrained(vlm_path())
+    llm = AutoModelForCausalLM.from_pretrained(llm_path, dtype=torch.float32)
+    llm.resize_token_embeddings(len(tokenizer))
+    # float32, or the class would hold the LLM in what its checkpoint was saved in: bfloat16, too coarse for small steps
+    told = AutoConfig.from_pretrained(llm_path).to_dict() | {"vocab_size": len(tokenizer), "dtype": "float32"}
+    config = InternVLConfig(
+        text_config=told,
+        vision_config=eyes.config.to_dict()["vision_config"],
+        image_token_id=tokenizer.context_image_token_id,
+        image_seq_length=IMAGE_TOKENS,
+        tie_word_embeddings=True,
+    )
+    model = InternVLForConditionalGeneration(config)
+    model.model.language_model.load_state_dict(llm.model.state_dict())
+    model.model.vision_tower.load_state_dict(eyes.model.vision_tower.state_dict())
+    model.tie_weights()
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    image_processor = GotOcr2ImageProcessorPil.from_pretrained(vlm_path())
+    processor = InternVLPictureProcessor(
+        image_processor=image_processor, tokenizer=tokenizer, image_seq_length=IMAGE_TOKENS, chat_template=CHAT_TEMPLATE
+    )
+    return model, processor
+
+
+def make_vlm(llm_path: Path, output: Path, steps: int, seed: int = 0) -> None:
+    """Writes a transformers checkpoint with its processor to `output`; nothing where it is there already."""
+    if (output / SAFE_WEIGHTS_NAME).is_file():
+        return
+    hold_to(output, {"llm": str(llm_path), "steps": steps, "seed": seed})
+    set_seed(seed)
+    model, processor = assemble(llm_path)
+    seeing = output / "seeing"
+    is_warm = (seeing / SAFE_WEIGHTS_NAME).is_file()
+    if is_warm:
+        model = InternVLForConditionalGeneration.from_pretrained(seeing)
+    model.model.vision_tower.requires_grad_(False)
+    if not is_warm:
+        words = model.get_input_embeddings()
+        words.requires_grad_(False)  # the words stay what the LLM knows; the picture comes to them
+        pretrain_vision(model, processor, WARM_UP_STEPS, seed)
+        words.requires_grad_(True)
+        model.save_pretrained(seeing)
+    model.set_attn_implementation("eager")
+    checkpoints = output / "checkpoints"
+    arguments = pretraining_arguments(
+        checkpoints,
+        steps,
+        GROUPS_PER_STEP,
+        LEARNING_RATE,
+        seed,
+        warmup_steps=steps // 20,
+        adam_beta2=0.98,
+        save_steps=140,
+        save_total_limit=1,
+        logging_steps=15,
+    )
+    data = PictureGroups(steps * GROUPS_PER_STEP, seed)
+    accuracy = AccuracyLog(processor, 140, per_kind=30)
+    trainer = GroupTrainer(model, arguments, GroupCollator(processor), data, callbacks=[accuracy])
+    trainer.length_buckets = 1  # each backward pass writes the gradients of 135M parameters: more than padding costs
+    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+    model.set_attn_implementation("sdpa")
+    processor.save_pretrained(output)
+    model.save_pretrained(output)
+    right = written_accuracy(model, processor, "validation", 200, seed)
+    print({kind: round(share, 3) for kind, share in right.items()})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("llm", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--steps", type=int, default=420)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    make_vlm(options.llm, options.output, options.steps, options.seed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Our checkpoints within lmms-eval (its registry finds this by the entry point `lmms_eval.models`).
+
+    lmms-eval --model selfkd --model_args pretrained=runs/selfkd/model --tasks mme --batch_size 16
+
+What a task shows may hold one picture and one sound. With a sound the spoken view answers: the sound is the question,
+and the task's text stays written after it. Imported where lmms-eval is installed alone.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from lmms_eval.api.model import lmms
+from lmms_eval.models.registry_v2 import ModelManifest
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from selfkd.data.example import Example, encode_picture, groups_of
+from selfkd.data.image_tags import image_place_left, without_image_place, without_sound_place
+from selfkd.data.media import RATES_HZ, check_audible, mono, rgb
+from selfkd.errors import InputError
+from selfkd.evaluation.backends.local import MAX_NEW_TOKENS, answer_views
+from selfkd.model.checkpoint import load_omni
+from selfkd.synthesis.tts.base import resampled
+from selfkd.training.data import View
+
+MANIFEST = ModelManifest("selfkd", simple_class_path="selfkd.evaluation.backends.lmms_eval.SelfKD")
+
+
+class SelfKD(lmms):
+    """`pretrained` is a model of selfkd or a native omni model, by path or hub id."""
+
+    is_simple = True
+
+    def __init__(self, pretrained: str, batch_size: int | str = 16, device: str = "cpu", **_: Any):
+        super().__init__()
+        self.model, self.processor = load_omni(pretrained)
+        self.model.eval().to(device)
+        self.batch_size = int(batch_size)
+
+    def generate_until(self, requests: Sequence[Any]) -> list[str]:
+        """Greedy replies in the order of the requests, ended where a task says that they end."""
+        asked: dict[tuple[View, int], list[tuple[int, Example]]] = {}
+        for at, request in enumerate(requests):
+            context, settings, doc_to_visual, doc_id, task, split = request.args
+            example = _example(at, context, doc_to_visual(self.task_dict[task][split][doc_id]))
+            view: View = "text" if example.speech is None else "speech"
+            asked.setdefault((view, settings.get("max_new_tokens", MAX_NEW_TOKENS)), []).append((at, example))
+        replies = [""] * len(requests)
+        with tqdm(total=len(requests), desc="selfkd") as progress:
+            for (view, new_tokens), items in asked.items():
+                for some in groups_of(sorted(items, key=lambda item: len(item[1].question)), self.batch_size):
+                    said = answer_views(self.model, self.processor, [e for _, e in some], [view], new_tokens)[view]
+                    for (at, _), reply in zip(some, said, strict=True):
+                        replies[at] = _ended(reply.text, requests[at].args[1].get("until"))
+                    progress.update(len(some))
+        return replies
+
+    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
+        raise NotImplementedError("selfkd evaluate --likelihood true scores options by their likelihood")
+
+    def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
+        raise NotImplementedError("these models answer one question at a time")
+
+
+def _example(at: int, context: str, shown: Sequence[Any] | None) -> Example:
+    pictures = [s for s in shown or [] if isinstance(s, Image.Image)]
+    sounds = [s for s in shown or [] if isinstance(s, dict) and "array" in s]
+    if len(pictures) > 1 or len(sounds) > 1 or len(pictures) + len(sounds) < len(shown or []):
+        raise InputError(f"request {at}: selfkd takes one picture and one sound, this one has other things")
+    try:
+        image = encode_picture(rgb(pictures[0])) if pictures else None
+        samples = _heard(sounds[0]) if sounds else None
+    except InputError as error:
+        raise InputError(f"request {at}: {error}") from error
+    text = without_image_place(without_sound_place(context))
+    if left := image_place_left(text, bool(pictures)):
+        raise InputError(f"request {at}: {left}")
+    if samples is None:
+        return Example(str(at), text, "", "lmms-eval", "open", "", image=image)
+    after = f"\n{text}" if text else ""
+    example = Example(str(at), "(spoken)", "", "lmms-eval", "open", "", image=image, answer_format=after)
+    return example.spoken(samples, "recorded")
+
+
+def _heard(sound: dict[str, Any]) -> NDArray[np.float32]:
+    """Mono, 16 kHz, of an array (frames,) or (channels, frames), as `datasets` decodes them."""
+    samples = np.atleast_2d(np.asarray(sound["array"], dtype=np.float32))
+    if sound["sampling_rate"] not in RATES_HZ:
+        raise InputError(f"sampling_rate: {sound['sampling_rate']}: {RATES_HZ[0]} to {RATES_HZ[-1]} Hz are taken")
+    found = mono(samples.T)
+    check_audible(found)
+    return resampled(found, sound["sampling_rate"])
+
+
+def _ended(text: str, until: Sequence[str] | str | None) -> str:
+    for end in [until] if isinstance(until, str) else until or []:
+        text = text.split(end)[0] if end else text
+    return text.strip()

@@ -1,0 +1,317 @@
+"""Requests to a chat endpoint in parallel through the official `openai` client, with a count of their cost.
+
+The client retries transient errors itself: 408, 409, 429, 5xx, timeouts, lost connections; with exponential backoff and
+jitter, or after Retry-After where that is no more than a minute or two. Every attempt, retries included, passes the
+HTTP client below, where it waits for the rate limit. What is left after that is one item's `Reply.error`, except where
+no item would be answered: then InputError ends the run. Needs the extra `selfkd[openai]`.
+"""
+
+import asyncio
+import importlib
+import os
+import queue
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import openai
+
+from selfkd.credentials import EndpointURL, masked_text, read_endpoint, secrets_in, without
+from selfkd.errors import InputError, reason_of
+from selfkd.evaluation.backends.chat_response import ChatReply, read_chat_reply, short
+from selfkd.evaluation.response import Reply
+from selfkd.files import read_json, write_json
+
+USAGE = "usage.json"
+KEPT_EVERY_SECONDS = 1.0
+
+
+@dataclass
+class Usage:
+    """What was asked and what it cost. Askers that are given the same one share a budget."""
+
+    requests: int = 0  # sent, retries among them
+    retries: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    dollars: float = 0.0
+
+    def spend(self, prompt_tokens: int, completion_tokens: int, dollars: float) -> None:
+        self.prompt_tokens += prompt_tokens
+        self.completion_tokens += completion_tokens
+        self.dollars += dollars
+
+
+class _Kept(Usage):
+    """Usage that a file keeps as it grows: a process that is killed writes nothing at its end."""
+
+    def __init__(self, path: Path):
+        super().__init__(**(read_json(path) if path.is_file() else {}))
+        self._path, self._written = path, time.monotonic()
+
+    def spend(self, prompt_tokens: int, completion_tokens: int, dollars: float) -> None:
+        super().spend(prompt_tokens, completion_tokens, dollars)
+        if time.monotonic() - self._written > KEPT_EVERY_SECONDS:
+            self.write()
+
+    def write(self) -> None:
+        write_json(self._path, asdict(self))
+        self._written = time.monotonic()
+
+
+@contextmanager
+def kept_usage(path: Path, model: str) -> Iterator[Usage]:
+    """The usage that a file keeps, so that a budget holds over repetitions of a command; says in the end what it is."""
+    usage = _Kept(path)
+    try:
+        yield usage
+    finally:
+        usage.write()
+        spent = f", ${usage.dollars:.2f}" if usage.dollars else ""
+        tokens = f"{usage.prompt_tokens:,} + {usage.completion_tokens:,} tokens"
+        print(f"{model}: {usage.requests:,} requests ({usage.retries:,} again), {tokens}{spent}")
+
+
+class Attempts(openai.DefaultAsyncHttpxClient):
+    """`before(is_retry)` is awaited before each attempt; `timeout_seconds` is from then to the response's last byte."""
+
+    def __init__(self, timeout_seconds: float, before: Callable[[bool], Awaitable[None]]):
+        super().__init__(timeout=timeout_seconds)
+        self._timeout_seconds, self._before = timeout_seconds, before
+
+    async def send(self, request: Any, *arguments: Any, **options: Any) -> Any:
+        await self._before(request.headers.get("x-stainless-retry-count", "0") != "0")
+        try:
+            # the library's own timeout starts anew with every byte: a server that drips would hold an item for ever
+            async with asyncio.timeout(self._timeout_seconds):
+                return await super().send(request, *arguments, **options)
+        except TimeoutError as error:
+            # openai stands on httpx or httpx2, by its version, and retries after the timeouts of that one
+            library = importlib.import_module(type(request).__module__)
+            reason = f"no whole response within {self._timeout_seconds:g} s"
+            raise library.ReadTimeout(reason, request=request) from error
+
+
+KEY_VARIABLE = "OPENAI_API_KEY"
+NOT_FOR_US = (401, 403, 404)  # key, permission, path or model: the same for every item
+
+Item = TypeVar("Item")
+Messages = list[dict[str, Any]]
+
+
+@dataclass
+class EndpointSettings:
+    """How an endpoint is asked. Its key comes from the environment variable OPENAI_API_KEY and from nowhere else.
+
+    Args:
+        concurrency: Requests in flight at once.
+        requests_per_minute: Most requests a minute, retries among them, evenly spread; 0 sets no limit.
+        timeout_seconds: Longest wait for one response, from sending the request to the last byte.
+        max_retries: Retries of a request after 408, 409, 429, 5xx, a timeout or a lost connection.
+        max_new_tokens: Most tokens of a reply.
+        price_in: USD for a million prompt tokens.
+        price_out: USD for a million completion tokens.
+        budget: USD after which nothing more is asked; what is in flight then is still paid. 0 sets none.
+        most_failures: So many items failed one after another end the asking.
+        extra: Further fields of a request, or other values of ours; null leaves one out. What OpenAI's reasoning
+            models want: {max_tokens: null, temperature: null, max_completion_tokens: 2000}. What stands under its
+            extra_headers and extra_query goes to headers and URL.
+    """
+
+    concurrency: int = 8
+    requests_per_minute: float = 0
+    timeout_seconds: float = 120
+    max_retries: int = 5
+    max_new_tokens: int = 256
+    price_in: float = 0
+    price_out: float = 0
+    budget: float = 0
+    most_failures: int = 20
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("concurrency", "max_new_tokens", "most_failures"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: {getattr(self, name)}: must be at least 1")
+        for name in ("requests_per_minute", "max_retries", "price_in", "price_out", "budget"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name}: {getattr(self, name)}: must not be negative")
+        if self.timeout_seconds <= 0:
+            raise InputError(f"timeout_seconds: {self.timeout_seconds}: must be more than 0")
+        if self.budget and not self.price_in and not self.price_out:
+            raise InputError("budget: without price_in and price_out nothing is known to cost anything")
+
+
+@dataclass
+class Asker:
+    """A chat endpoint at a base URL ("" is OpenAI's). Not for two threads at once; failures in a row, the pace of
+    requests and the budget are kept from one `ask_each` to the next."""
+
+    url: str
+    model: str
+    settings: EndpointSettings = field(default_factory=EndpointSettings)
+    usage: Usage = field(default_factory=Usage)
+    _key: str = field(init=False, repr=False)
+    _endpoint: EndpointURL = field(init=False, repr=False)
+    _secrets: list[str] = field(init=False, repr=False)
+    _accepted: bool = field(default=False, init=False, repr=False)  # whether any request was, ever
+    _failures: int = field(default=0, init=False, repr=False)  # in a row
+    _is_blind: bool = field(default=False, init=False, repr=False)  # whether cost cannot be known
+    _next_turn: float = field(default=0.0, init=False, repr=False)  # monotonic seconds
+
+    def __post_init__(self) -> None:
+        self._endpoint = read_endpoint(self.url)
+        if not self.model:
+            raise InputError("model: must name the endpoint's model")
+        self._key = os.environ.get(KEY_VARIABLE, "").strip() or "none"
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise InputError(f"{KEY_VARIABLE}: holds letters that no header can carry")
+        self._secrets = [*self._endpoint.secrets, *secrets_in(self.settings.extra)]
+
+    @property
+    def name(self) -> str:
+        return f"{self.model} at {self._endpoint.shown or 'OpenAI'}"
+
+    def ask_each(self, items: Iterable[Item], messages_of: Callable[[Item], Messages]) -> Iterator[tuple[int, Reply]]:
+        """Yields (position in `items`, reply) in the order in which replies come, one for every item.
+
+        An item's messages are made when its turn comes, so that no more of them than `concurrency` are in memory.
+        Raises InputError where the rest would fail as well; what was yielded before stays answered. Closing the
+        iterator ends what is in flight.
+        """
+        replies: queue.SimpleQueue[tuple[int, Reply] | None] = queue.SimpleQueue()
+        loop = asyncio.new_event_loop()
+        asking = loop.create_task(self._ask_all(items, messages_of, replies.put))
+
+        def run() -> None:
+            try:
+                loop.run_until_complete(asyncio.wait([asking]))
+                loop.run_until_complete(loop.shutdown_asyncgens())
+            finally:
+                replies.put(None)
+
+        # a daemon, so that a program that ends with an error does not first ask everything that is left
+        thread = threading.Thread(target=run, name="asker", daemon=True)
+        thread.start()
+        try:
+            while (answered := replies.get()) is not None:
+                yield answered
+            asking.result()  # raises what ended the asking
+        finally:
+            loop.call_soon_threadsafe(asking.cancel)
+            thread.join()
+            loop.close()
+
+    async def _ask_all(
+        self, items: Iterable[Item], messages_of: Callable[[Item], Messages], put: Callable[[tuple[int, Reply]], None]
+    ) -> None:
+        numbered = enumerate(items)  # one for all workers
+
+        async def work() -> None:
+            for index, item in numbered:
+                reply = await self._reply(client, item, messages_of)
+                put((index, reply))
+                self._check(reply)
+
+        try:
+            async with self._open() as client, asyncio.TaskGroup() as group:
+                for _ in range(self.settings.concurrency):
+                    group.create_task(work())
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+
+    def _open(self) -> Any:
+        """A client of this event loop."""
+        try:
+            from openai import AsyncOpenAI
+
+            pass
+        except ImportError as error:
+            raise InputError(f"url: {self.name}: {error}; pip install 'selfkd[openai]'") from error
+        http_client = Attempts(self.settings.timeout_seconds, self._before_attempt)
+        retries, timeout = self.settings.max_retries, self.settings.timeout_seconds
+        return AsyncOpenAI(
+            base_url=self._endpoint.base or None,
+            api_key=self._key,
+            default_headers=self._endpoint.headers,
+            default_query=self._endpoint.query,
+            max_retries=retries,
+            timeout=timeout,
+            http_client=http_client,
+        )
+
+    async def _before_attempt(self, is_retry: bool) -> None:
+        if self.settings.requests_per_minute:
+            turn = max(self._next_turn, time.monotonic())
+            self._next_turn = turn + 60 / self.settings.requests_per_minute
+            await asyncio.sleep(turn - time.monotonic())
+        self.usage.requests += 1
+        self.usage.retries += is_retry
+
+    async def _reply(self, client: Any, item: Item, messages_of: Callable[[Item], Messages]) -> Reply:
+        if self._is_spent():
+            return Reply("", error=self._spent_reason())
+        try:
+            messages = messages_of(item)
+        except InputError as error:
+            return Reply("", error=self._reason(error))
+        fields = {"temperature": 0, "max_tokens": self.settings.max_new_tokens, **self.settings.extra}
+        body = {name: value for name, value in fields.items() if value is not None}
+        of_request = {name: body.pop(name) for name in ("extra_headers", "extra_query") if name in body}
+        try:
+            response = await client.chat.completions.with_raw_response.create(
+                model=self.model, messages=messages, extra_body=body, **of_request
+            )
+        except Exception as error:  # whatever a client makes of a broken server is that item's error
+            status = getattr(error, "status_code", None)
+            if status in NOT_FOR_US and not self._accepted:
+                hint = f"are url, model and {KEY_VARIABLE} right?"
+                raise InputError(f"url: {self.name}: {self._reason(error)}; {hint}") from error
+            return Reply("", error=self._reason(error))
+        self._accepted = True
+        read = read_chat_reply(response.content)
+        self._count(read)
+        return Reply(
+            read.text,
+            error=self._hidden(read.error),
+            seconds=response.elapsed.total_seconds(),
+            finish_reason=read.finish_reason,
+            reasoning=read.reasoning,
+        )
+
+    def _count(self, read: ChatReply) -> None:
+        prompt, completion = read.prompt_tokens or 0, read.completion_tokens or 0
+        dollars = (prompt * self.settings.price_in + completion * self.settings.price_out) / 1e6
+        self.usage.spend(prompt, completion, dollars)
+        if self.settings.budget and not read.error and read.prompt_tokens is None:
+            self._is_blind = True
+
+    def _check(self, reply: Reply) -> None:
+        """Raises InputError where it makes no sense to go on after this reply."""
+        if self._is_blind:
+            raise InputError(f"budget: {self.name} does not say how many tokens it counts (usage), so no cost is known")
+        if reply.error != self._spent_reason():
+            self._failures = self._failures + 1 if reply.error else 0
+        if self._failures >= self.settings.most_failures:
+            raise InputError(f"url: {self.name}: {self._failures} items failed one after another: {reply.error}")
+
+    def _is_spent(self) -> bool:
+        return bool(self.settings.budget) and self.usage.dollars >= self.settings.budget
+
+    def _spent_reason(self) -> str:
+        return f"budget of ${self.settings.budget:g} reached"
+
+    def _reason(self, error: Exception) -> str:
+        reason = reason_of(error)
+        if error.__cause__ is not None and not isinstance(error, InputError):
+            reason += f" ({reason_of(error.__cause__)})"
+        return self._hidden(short(reason))
+
+    def _hidden(self, reason: str) -> str:
+        """Servers repeat keys in what they complain of; reasons are written to files."""
+        reason = reason if self._key == "none" else reason.replace(self._key, f"({KEY_VARIABLE})")
+        return masked_text(without(reason, self._secrets))

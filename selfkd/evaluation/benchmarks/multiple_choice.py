@@ -1,0 +1,221 @@
+"""MMStar, AI2D, RealWorldQA and MMBench: questions to be answered with an option's letter.
+
+Prompts as in lmms-eval (tasks mmstar, ai2d, realworldqa, mmbench_en_dev), default models, to the letter: MMStar's
+sentence has no full stop, MMBench's stands after an empty line. Replies are read by `replies.chosen_letter`.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from selfkd.errors import InputError
+from selfkd.evaluation.benchmarks.answer_parsing import LETTERS, chosen_letter, options_of
+from selfkd.evaluation.benchmarks.base import (
+    Benchmark,
+    Grade,
+    Sample,
+    as_details,
+    by_category,
+    grouped,
+    needed,
+    percent,
+    percent_all_right,
+    picture,
+)
+from selfkd.synthesis.sources.rows import Row
+
+LETTER = "\nAnswer with the option's letter from the given choices directly."
+ROTATION = 1_000_000  # MMBench: index + k * ROTATION is the same question, its options rotated k times
+_DIRECTLY = re.compile(r"\s*Please answer directly with [^\n]*\Z")
+Records = Iterable[Mapping[str, Any]]
+
+
+def grade(sample: Sample, reply: str) -> Grade:
+    parsed = chosen_letter(reply, sample["details"]["options"])
+    return Grade(parsed, float(parsed == sample["truth"]))
+
+
+def figures(samples: Sequence[Sample]) -> dict[str, float]:
+    return {"accuracy": percent(samples)} | {k: v for k, v in by_category(samples).items() if k}
+
+
+def mmstar_rows(records: Records) -> Iterator[Row]:
+    """The options stand within the question, as "Options: A: ..., B: ...", and stay so."""
+    for number, record in enumerate(records):
+        question = needed(record, "question", number).strip()
+        yield Row(
+            id=f"mmstar-{str(needed(record, 'index', number)).zfill(4)}",
+            question=question,
+            answer=_letter(record, number),
+            answer_format=LETTER.removesuffix("."),
+            image=picture(record, number),
+            category=record["category"],
+            kind="multiple_choice",
+            details=as_details(options=options_of(question) or _unread(), ability=record["l2_category"]),
+        )
+
+
+def mmstar_figures(samples: Sequence[Sample]) -> dict[str, float]:
+    """Accuracy over all 1,500, which is the mean of the six categories of 250 (Chen et al., arXiv 2403.20330);
+    lmms-eval's "average" is the mean over the 18 abilities, which are not of one size."""
+    abilities = grouped(samples, lambda s: s["details"]["ability"]).values()
+    mean = sum(map(percent, abilities)) / len(abilities) if abilities else 0.0
+    return figures(samples) | {"mean of abilities": mean}
+
+
+def ai2d_rows(records: Records) -> Iterator[Row]:
+    """`answer` is the number of the right option, as text."""
+    for number, record in enumerate(records):
+        options = dict(zip(LETTERS, needed(record, "options", number), strict=False))
+        answer = str(needed(record, "answer", number))
+        if not answer.isdecimal() or int(answer) >= len(options):
+            raise InputError(f"row {number}: field answer: {answer!r} is no number of the {len(options)} options")
+        yield Row(
+            id=f"ai2d-{number:04d}",
+            question=f"{needed(record, 'question', number)}\n{_lines(options)}",
+            answer=LETTERS[int(answer)],
+            answer_format=LETTER,
+            image=picture(record, number),
+            kind="multiple_choice",
+            details=as_details(options=options),
+        )
+
+
+def realworldqa_rows(records: Records) -> Iterator[Row]:
+    """Options and the sentence on the form of the answer are part of the question; that sentence becomes the answer's
+    format. Where the truth is a word or a number there are no options."""
+    for number, record in enumerate(records):
+        asked = needed(record, "question", number).strip()
+        question = _DIRECTLY.sub("", asked)
+        answer = str(needed(record, "answer", number)).strip()
+        options = (options_of(question) or _unread()) if answer in ("A", "B", "C", "D") else {}
+        yield Row(
+            id=f"realworldqa-{number:03d}",
+            question=question,
+            answer=answer,
+            answer_format=asked.removeprefix(question),
+            image=picture(record, number),
+            category="choice" if options else "word",
+            kind="multiple_choice",
+            details=as_details(options=options),
+        )
+
+
+def realworldqa_grade(sample: Sample, reply: str) -> Grade:
+    """As lmms-eval: the letter where there are options, else the same word but for case and a full stop."""
+    if sample["details"]["options"]:
+        return grade(sample, reply)
+    parsed = reply.lower().strip().rstrip(".")
+    return Grade(parsed or None, float(parsed == sample["truth"].lower()))
+
+
+def mmbench_rows(records: Records) -> Iterator[Row]:
+    """A hint, where there is one, comes first; absent hints and options are empty, or the word "nan"."""
+    for number, record in enumerate(records):
+        options = {letter: str(record[letter]) for letter in "ABCD" if _there(record[letter])}
+        hint = f"{record['hint']} " if _there(record["hint"]) else ""
+        index = str(needed(record, "index", number))  # int64 in some copies, text in others
+        if not index.isdecimal():
+            raise InputError(f"row {number}: field index: {index!r} is no number")
+        yield Row(
+            id=f"mmbench-{int(index):07d}",
+            question=f"{hint}{needed(record, 'question', number)} There are several options:\n{_lines(options)}",
+            answer=_letter(record, number),
+            answer_format=f"\n{LETTER}",
+            image=picture(record, number),
+            category=record["L2-category"],
+            kind="multiple_choice",
+            details=as_details(options=options, index=int(index), leaf=record["category"]),
+        )
+
+
+def mmbench_group(sample: Sample) -> str:
+    """A question with all its rotations."""
+    return str(sample["details"]["index"] % ROTATION)
+
+
+def mmbench_figures(samples: Sequence[Sample]) -> dict[str, float]:
+    """CircularEval (Liu et al., arXiv 2307.06281): a question counts where the model is right under every rotation of
+    its options. "circular" is there only where the samples hold rotations: without, accuracy is the vanilla one."""
+    plain = [s for s in samples if s["details"]["index"] < ROTATION]
+    result = {"accuracy": percent_all_right(samples, mmbench_group), "vanilla": percent(plain)}
+    if len(plain) < len(samples):
+        result["circular"] = result["accuracy"]
+    for name, some in sorted(grouped(samples, lambda s: s["category"]).items()):
+        result[name] = percent_all_right(some, mmbench_group)
+    return result
+
+
+def _lines(options: Mapping[str, str]) -> str:
+    return "\n".join(f"{letter}. {text}" for letter, text in options.items())
+
+
+def _unread() -> dict[str, str]:
+    """Options whose texts cannot be told from the question: their letters can still be chosen."""
+    return dict.fromkeys("ABCD", "")
+
+
+def _there(value: Any) -> bool:
+    return value is not None and str(value) not in ("", "nan")
+
+
+def _letter(record: Mapping[str, Any], number: int) -> str:
+    answer = str(needed(record, "answer", number)).strip().upper()
+    if answer not in tuple(LETTERS):
+        raise InputError(f"row {number}: field answer: {answer!r} is no letter of an option")
+    return answer
+
+
+MMSTAR = Benchmark(
+    name="mmstar",
+    hub="Lin-Chen/MMStar",
+    config=None,
+    split="val",
+    columns=("index", "question", "image", "answer", "category", "l2_category"),
+    license="not stated; made of questions of other benchmarks",
+    rows=mmstar_rows,
+    grade=grade,
+    figures=mmstar_figures,
+    revision="bc98d668301da7b14f648724866e57302778ab27",
+    holds={"index": "text or number"},
+)
+AI2D = Benchmark(
+    name="ai2d",
+    hub="lmms-lab-encoder/ai2d",
+    config=None,
+    split="test",
+    columns=("question", "options", "answer", "image"),
+    license="not stated by the copy",
+    rows=ai2d_rows,
+    grade=grade,
+    figures=figures,
+    revision="c83a9b9692933aff8349157c88a413df9d02c4e5",
+    holds={"options": "texts", "answer": "text or number"},
+)
+REALWORLDQA = Benchmark(
+    name="realworldqa",
+    hub="lmms-lab-encoder/RealWorldQA",
+    config=None,
+    split="test",
+    columns=("question", "answer", "image"),
+    license="CC-BY-ND-4.0 (xAI; the copy says CC-BY-4.0)",
+    rows=realworldqa_rows,
+    grade=realworldqa_grade,
+    figures=figures,
+    revision="907c4e5228fd1703c710ed937601cb5f89ab8d5c",
+)
+MMBENCH = Benchmark(
+    name="mmbench",
+    hub="lmms-lab-encoder/MMBench",
+    config="en",
+    split="dev",
+    columns=("index", "question", "hint", "answer", "A", "B", "C", "D", "category", "image", "L2-category"),
+    license="Apache-2.0 (MMBench's repository; not stated by the copy)",
+    rows=mmbench_rows,
+    grade=grade,
+    figures=mmbench_figures,
+    revision="56ba1af8954932c4804bd3f522e05ed96e63b654",
+    holds={"index": "text or number"},
+    group=mmbench_group,
+    counts_groups=True,
+)

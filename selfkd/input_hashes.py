@@ -1,0 +1,48 @@
+"""The inputs of a run beside its settings, as hashes: its data and the checkpoints that it starts from.
+
+A path stays the same when something else is written there. `Run` keeps the hashes in `inputs.json` and does not resume
+with others. Names begin with the field that holds the path, so that a message names field and file.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tqdm import tqdm
+from transformers.utils import cached_file
+from transformers.utils.hub import extract_commit_hash
+
+from selfkd.data.dataset import ExampleFolder
+from selfkd.data.example import MANIFEST
+from selfkd.data.lazy_images import footer_hash
+from selfkd.files import sha256
+
+Inputs = dict[str, str]
+# what `from_pretrained` may read of a checkpoint's folder: weights, configurations, tokenizers, code
+_READ = {".bin", ".jinja", ".json", ".model", ".py", ".safetensors", ".tiktoken", ".txt"}
+_LARGE = 2 * 2**30  # bytes that take some seconds to read
+
+
+def hashes_of_data(folders: Mapping[str, ExampleFolder]) -> Inputs:
+    """{"data: NAME": hash} of folders of spoken questions: of the manifest, which has a hash of each shard, and of what
+    the shards say of themselves, for a manifest may be another tool's."""
+    found = {}
+    for name, folder in folders.items():
+        parts = [(folder.folder / MANIFEST).read_bytes(), *(footer_hash(str(p)).encode() for p in folder.paths)]
+        found[f"data: {name}"] = f"sha256 {hashlib.sha256(b''.join(parts)).hexdigest()}"
+    return found
+
+
+def hashes_of_checkpoint(field: str, source: str | Path) -> Inputs:
+    """{"FIELD: SOURCE: FILE": hash} of a checkpoint's folder, read whole, some files at once; of a hub id, whose files
+    are never others, {"FIELD: SOURCE": commit}."""
+    folder = Path(source)
+    if not folder.is_dir():
+        commit = extract_commit_hash(cached_file(str(source), "config.json"), None)
+        return {f"{field}: {source}": f"commit {commit}"}
+    files = sorted(p for p in folder.iterdir() if p.suffix in _READ and p.is_file())
+    is_quick = sum(p.stat().st_size for p in files) < _LARGE
+    with ThreadPoolExecutor(4) as pool:
+        hashes = list(tqdm(pool.map(sha256, files), f"hash of {source}", len(files), unit="file", disable=is_quick))
+    return {f"{field}: {source}: {p.name}": f"sha256 {h}" for p, h in zip(files, hashes, strict=True)}

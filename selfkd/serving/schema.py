@@ -1,0 +1,259 @@
+"""OpenAI's chat protocol as far as it is spoken here: bodies of requests, responses and errors."""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+
+class RefusedError(Exception):
+    """One request's refusal: HTTP status, a message for people, the field at fault and a code for programs."""
+
+    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None):
+        super().__init__(message)
+        self.status, self.message, self.param, self.code = status, message, param, code
+
+    @property
+    def headers(self) -> dict[str, str]:
+        headers = {503: {"Retry-After": "1"}, 401: {"WWW-Authenticate": "Bearer"}}.get(self.status, {})
+        # after 413 the connection stays: closed, it would be reset while the client sends, and the answer lost
+        return headers | ({"Connection": "close"} if self.status == 408 else {})
+
+    @property
+    def body(self) -> dict[str, Any]:
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+
+def overloaded(message: str) -> RefusedError:
+    return RefusedError(503, message, code="overloaded")
+
+
+def bad_field(param: str, message: str, code: str | None = None) -> RefusedError:
+    """400 for a field of the request, which the message names as well."""
+    return RefusedError(400, f"{param}: {message}", param, code)
+
+
+# say who asks, how the request is carried, stored or charged, or what is printed beside the text; `seed` draws nothing
+HARMLESS = frozenset(
+    {
+        *("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"),
+        *("prompt_cache_retention", "seed", "priority", "request_id", "rid", "cache_salt", "parallel_tool_calls"),
+        *("include_reasoning", "separate_reasoning", "stream_reasoning", "stream_options.include_obfuscation"),
+    }
+)
+HARMLESS_IN_MESSAGES = frozenset({"cache_control", "uuid"})
+# fields of OpenAI, vLLM, SGLang and transformers with the values that ask for nothing; null always does
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "temperature": (0,),
+    "top_p": (1,),
+    "top_k": (-1, 0, 1),
+    "min_p": (0,),
+    "do_sample": (False,),
+    "n": (1,),
+    "best_of": (1,),
+    "use_beam_search": (False,),
+    "num_beams": (1,),
+    "length_penalty": (1,),
+    "early_stopping": (False,),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "repetition_penalty": (1,),
+    "no_repeat_ngram_size": (0,),
+    "logit_bias": ({},),
+    "bad_words": ([],),
+    "min_tokens": (0,),
+    "ignore_eos": (False,),
+    "stop": ("", []),
+    "stop_token_ids": ([],),
+    "include_stop_str_in_output": (False,),
+    "no_stop_trim": (False,),
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "prompt_logprobs": (False,),
+    "echo": (False,),
+    "return_tokens_as_token_ids": (False,),
+    "return_token_ids": (False,),
+    "return_hidden_states": (False,),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"], []),
+    "reasoning_effort": ("none",),
+    "verbosity": ("medium",),
+    "add_generation_prompt": (True,),
+    "continue_final_message": (False,),
+    "continue_final_turn": (False,),
+    "add_special_tokens": (False,),
+    "chat_template_kwargs": ({},),
+    "mm_processor_kwargs": ({},),
+    "documents": ([],),
+    "logits_processors": ([],),
+    "stream_options.continuous_usage_stats": (False,),
+}
+NEUTRAL_IN_MESSAGES: dict[str, tuple[Any, ...]] = {"detail": ("auto", "high")}  # of an image: all of it is looked at
+_WHY = {
+    "temperature": "replies are greedy here; leave temperature out or send 0",
+    "n": "there is one reply to a request",
+}
+
+
+def check_honoured(fields: Iterable[tuple[str, Any]]) -> None:
+    """Raises RefusedError for the first field that asks for what is not honoured. A field is named by its place in the
+    request: `min_p`, `stream_options.continuous_usage_stats`, `messages.0.content.1.image_url.detail`."""
+    for place, value in fields:
+        name, harmless, neutral = place, HARMLESS, NEUTRAL
+        if place.startswith("messages."):
+            name, harmless, neutral = place.rpartition(".")[2], HARMLESS_IN_MESSAGES, NEUTRAL_IN_MESSAGES
+        if value is None or name in harmless or any(_is_same(value, one) for one in neutral.get(name, ())):
+            continue
+        why = _WHY.get(name, "is not offered here" if name in neutral else "is no field that is honoured here")
+        raise RefusedError(400, f"{place}: {why}", place, "unsupported_parameter")
+
+
+def _is_same(value: Any, neutral: Any) -> bool:
+    """JSON's true is no 1."""
+    return value == neutral and isinstance(value, bool) == isinstance(neutral, bool)
+
+
+SoundFormat = Literal["wav", "flac", "mp3", "ogg", "opus", "m4a", "mp4", "aac", "webm", "3gp"]
+
+
+class _Strict(BaseModel):
+    # "7" is no number; fields that are not declared are looked at by `honoured.py`
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class TextPart(_Strict):
+    type: Literal["text"]
+    text: str
+
+
+class ImageUrl(_Strict):
+    url: str
+
+
+class ImagePart(_Strict):
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+class InputAudio(_Strict):
+    data: str
+    format: SoundFormat
+
+
+class AudioPart(_Strict):
+    type: Literal["input_audio"]
+    input_audio: InputAudio
+
+
+Part = Annotated[TextPart | ImagePart | AudioPart, Field(discriminator="type")]
+
+
+class Message(_Strict):
+    role: Literal["user"]
+    content: list[Part]
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _text_as_part(cls, content: Any) -> Any:
+        return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+class StreamOptions(_Strict):
+    include_usage: bool | None = None
+
+
+class ChatRequest(_Strict):
+    model: str
+    messages: list[Message]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+
+    @field_validator("messages", mode="before")
+    @classmethod
+    def _one_turn(cls, messages: Any) -> Any:
+        if not isinstance(messages, list) or not messages:
+            raise ValueError("must be a list with one message")
+        roles = [m.get("role") if isinstance(m, dict) else None for m in messages]
+        if roles != ["user"]:
+            found = ", ".join(str(role)[:20] for role in roles[:5])
+            raise ValueError(
+                "the models here answer one question and know no earlier turns and no system message: "
+                f"send one message of the role user (found: {found})"
+            )
+        return messages
+
+    @property
+    def includes_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def most_tokens(self) -> int | None:
+        """Most tokens of the reply, where the request says; the newer of the two names wins."""
+        return self.max_completion_tokens or self.max_tokens
+
+
+def read_request(body: bytes) -> ChatRequest:
+    """Raises RefusedError, naming the field, for what is no request or asks for what is not honoured."""
+    try:
+        request = ChatRequest.model_validate_json(body)
+    except ValidationError as error:
+        # not the whole: it would repeat what was sent
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        param = ".".join(map(str, first["loc"]))
+        message = first["msg"].removeprefix("Value error, ")
+        raise RefusedError(400, f"{param}: {message}" if param else message, param or None) from None
+    check_honoured(_undeclared(request))
+    return request
+
+
+def _undeclared(part: BaseModel, place: str = "") -> Iterator[tuple[str, Any]]:
+    """(where, value) of the fields that a request holds beyond those of its models, in its parts too."""
+    for name, value in (part.model_extra or {}).items():
+        yield f"{place}{name}", value
+    for name in type(part).model_fields:
+        value = getattr(part, name)
+        for at, inner in enumerate(value) if isinstance(value, list) else [(None, value)]:
+            if isinstance(inner, BaseModel):
+                yield from _undeclared(inner, f"{place}{name}." if at is None else f"{place}{name}.{at}.")
+
+
+def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
+
+
+def completion(head: Mapping[str, Any], text: str, finish: str, counts: dict[str, int]) -> dict[str, Any]:
+    """The body of a reply that is sent whole. `head` is what all bodies of one reply share."""
+    message = {"role": "assistant", "content": text, "refusal": None}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
+    return {**head, "object": "chat.completion", "choices": [choice], "usage": counts}
+
+
+def chunk(head: Mapping[str, Any], delta: dict[str, str], finish: str | None = None) -> dict[str, Any]:
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+    return {**head, "object": "chat.completion.chunk", "choices": [choice]}
+
+
+def usage_chunk(head: Mapping[str, Any], counts: dict[str, int]) -> dict[str, Any]:
+    return {**head, "object": "chat.completion.chunk", "choices": [], "usage": counts}
+
+
+def model_card(name: str, created: int) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": created, "owned_by": "selfkd"}
+
+
+def now() -> int:
+    return int(time.time())

@@ -1,0 +1,274 @@
+"""Queries in a table: a text file beside a folder of images, or any dataset of `datasets`, its columns named.
+
+Text files are JSON lines, a JSON list of objects, CSV or TSV. Values are kept as they were written: the digits of a
+number, and words that other readers take for "nothing there".
+"""
+
+import csv
+import json
+import re
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from selfkd.data.as_text import AS_WRITTEN, WholeNumbers, as_published, as_text, is_blank, only_one, refuse_utf16
+from selfkd.data.lazy_images import InFolder, Stored, dataset_rows
+from selfkd.errors import InputError
+from selfkd.synthesis.sources.rows import UNANSWERED, Listed, Row, drawn, json_records
+
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+TEXT_TABLES = (*_DELIMITERS, ".json", ".jsonl")
+
+
+def text_table(path: Path) -> Iterator[dict[str, Any]]:
+    """Of a file whose name ends in one of TEXT_TABLES. Raises InputError, naming file and line, for what is none."""
+    if path.suffix.lower() in _DELIMITERS:
+        return delimited(path)
+    return json_lines_records(path) if path.suffix.lower() == ".jsonl" else json_objects(path)
+
+
+def json_lines_records(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.is_file():
+        raise InputError(f"path: {path}: no such file")
+    refuse_utf16(path)
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():  # often the last one
+                continue
+            try:
+                row = AS_WRITTEN.decode(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+                raise InputError(f"path: {path}: line {number}: not JSON in UTF-8 ({error})") from error
+            if not isinstance(row, dict):
+                raise InputError(f"path: {path}: line {number}: not a JSON object")
+            yield row
+
+
+def json_objects(path: Path) -> Iterator[dict[str, Any]]:
+    for number, record in enumerate(json_records(path, decoder=AS_WRITTEN)):
+        if not isinstance(record, dict):
+            raise InputError(f"path: {path}: record {number}: not a JSON object")
+        yield record
+
+
+def delimited(path: Path) -> Iterator[dict[str, str]]:
+    refuse_utf16(path)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            table = csv.DictReader(file, delimiter=_DELIMITERS[path.suffix.lower()], strict=True)
+            for row in table:
+                if None in row or None in row.values():
+                    raise InputError(
+                        f"path: {path}: line {table.line_num}: other columns than the {len(table.fieldnames or ())} "
+                        "that the first line names"
+                    )
+                yield row
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"path: {path}: not a table in UTF-8 ({error})") from error
+
+
+FIELDS = ("id", "question", "answer", "image", "instruction", "answer_format", "category", "kind")
+NEEDED = ("question", "answer")
+NUMBERED = ("id", "answer", "category", "kind")  # columns that may be of integers
+_TABLES = (*TEXT_TABLES, ".parquet")
+_HUB_ID = re.compile(r"\w[\w.-]*(?:/[\w.-]+)?")
+_NARROW = {"float16": np.float16, "float32": np.float32}
+
+
+def json_lines(path: Path, images: Path, columns: Mapping[str, str], count: int, seed: int) -> Listed:
+    """One JSON object a line; `image` is a path within `images`. `columns` names fields that are called otherwise."""
+    return _listed(json_lines_records(path), images, columns, path.stem, str(path), count, seed)
+
+
+def dataset(name: str, images: Path, split: str, columns: Mapping[str, str], count: int, seed: int) -> Listed:
+    """A dataset by hub id or local folder, as NAME, NAME:CONFIG or NAME:CONFIG:SPLIT, where its split is called
+    otherwise (dev, train_sft), or one file, all of it; pictures as its `Image` columns hold them, or paths within
+    `images`. Raises InputError where it cannot be read."""
+    from datasets import Audio, Dataset, Image
+    from datasets.exceptions import DatasetsError
+
+    wanted, file = _checked(columns), Path(name)
+    if file.is_file() and file.suffix.lower() in TEXT_TABLES:
+        return _listed(text_table(file), images, columns, file.stem, name, count, seed)
+    try:
+        if file.is_file():
+            if file.suffix.lower() != ".parquet":
+                raise InputError(f"path: {name}: a file of a kind that is not read here; {', '.join(_TABLES)} are")
+            data = Dataset.from_parquet(name)
+        else:
+            data = _loaded(name, split, wanted)
+    except InputError:
+        raise
+    except (OSError, DatasetsError, ValueError, NotImplementedError) as error:
+        why = error.__cause__ or error  # "an error occurred while generating", and which
+        raise InputError(f"path: {name}: {(str(why).splitlines() or [type(why).__name__])[0]}") from error
+    _check_needed(data.column_names, wanted, name, 0)
+    if data.info.builder_name == "json":
+        _check_numbers(data, wanted, name)
+    # the others would be decoded too, a video or sound where nothing can
+    data = data.select_columns([column for column in data.column_names if column in wanted.values()])
+    for column, feature in data.features.items():
+        if isinstance(feature, Audio):
+            data = data.cast_column(column, Audio(decode=False))
+    image, table = wanted["image"], data
+    feature = data.features.get(image)
+    if isinstance(feature, dict) and "bytes" in feature:  # Parquet that does not say that these are pictures
+        data = data.cast_column(image, Image())
+        feature = data.features[image]
+    source = name if file.exists() else name.partition(":")[0]
+    if isinstance(feature, Image) or _is_list_of_pictures(feature):
+        table = dataset_rows(data, image, _folders_of(source, images))
+    called = file.stem if file.is_file() else Path(source).resolve().name if Path(source).exists() else source
+    license = data.info.license or "not stated"
+    table = _meant(table, data.features)
+    return _listed(table, images, columns, called.rpartition("/")[2], name, count, seed, license)
+
+
+def _listed(
+    table: Iterable[Mapping[str, Any]],
+    images: Path,
+    columns: Mapping[str, str],
+    name: str,
+    where: str,
+    count: int,
+    seed: int,
+    license: str = "not stated",
+) -> Listed:
+    """The questions of a table's records; `where` it stands is for what is told of a row that cannot be used."""
+    skipped: Counter[str] = Counter()
+    numbers = WholeNumbers(NUMBERED)
+    rows = drawn(_rows(table, images, _checked(columns), where, skipped, numbers), count, seed)
+    # which columns are of integers is known when all of the table has been read
+    rows = tuple(Row(**row._asdict() | {n: numbers.given_back(n, getattr(row, n)) for n in NUMBERED}) for row in rows)
+    return Listed(name, rows, license, skipped=dict(skipped))
+
+
+def _folders_of(source: str, images: Path) -> tuple[Path, ...]:
+    """Where pictures may be that a dataset names by paths: the folder of pictures; the dataset's own, or where
+    `datasets` unpacks those of the hub."""
+    from datasets import config
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    own = Path(source)
+    if own.exists():
+        return images, own if own.is_dir() else own.parent
+    return images, Path(config.DOWNLOADED_DATASETS_PATH), Path(HF_HUB_CACHE)
+
+
+def _checked(columns: Mapping[str, str]) -> dict[str, str]:
+    """{field: column}; raises InputError for a field that there is not."""
+    unknown = [name for name in columns if name not in FIELDS]
+    if unknown:
+        raise InputError(f"columns: {unknown[0]!r} is no field; there are {', '.join(FIELDS)}")
+    return {name: columns.get(name, name) for name in FIELDS}
+
+
+def _check_needed(there: Iterable[str], columns: Mapping[str, str], where: str, number: int) -> None:
+    missing = [columns[name] for name in NEEDED if columns[name] not in there]
+    if missing:
+        raise InputError(f"columns: {where}: row {number} has no {missing[0]!r}; there are {', '.join(there)}")
+
+
+def _rows(
+    table: Iterable[Mapping[str, Any]],
+    images: Path,
+    columns: Mapping[str, str],
+    where: str,
+    skipped: Counter[str],
+    numbers: WholeNumbers,
+) -> Iterator[Row]:
+    for number, record in enumerate(table):
+        _check_needed(record, columns, where, number)
+        places = {name: f"columns: {where}: row {number}: {column!r}" for name, column in columns.items()}
+        image = _image(record.get(columns["image"]), images, places["image"])
+        values = {n: only_one(record.get(c), places[n], "text") for n, c in columns.items() if n != "image"}
+        numbers.see(values)
+        text = {name: as_text(value, places[name]) for name, value in values.items()}
+        if not text["question"] or not text["answer"]:
+            skipped[UNANSWERED] += 1
+            continue
+        yield Row(
+            id=text["id"] or f"{Path(where).stem}-{number:06d}",
+            question=text["question"],
+            answer=text["answer"],
+            instruction=text["instruction"] and f"{text['instruction']}\n",
+            answer_format=text["answer_format"] and f"\n{text['answer_format']}",
+            image=image,
+            category=text["category"],
+            kind=text["kind"] or "open",
+        )
+
+
+def _image(value: Any, folder: Path, where: str) -> bytes | Stored | None:
+    """A picture's bytes, or where it stands: a path within `folder`, also as `datasets` stores one ({bytes, path})."""
+    if isinstance(value, list | tuple) and len(value) == 1:
+        (value,) = value
+    if isinstance(value, dict) and value.keys() <= {"bytes", "path"}:
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, Stored):
+        return value
+    value = only_one(value, where, "a picture or its path")
+    if is_blank(value):
+        return None
+    return value if isinstance(value, bytes) else InFolder(folder, as_published(value, where).strip())
+
+
+def _loaded(name: str, split: str, wanted: Mapping[str, str]) -> Any:
+    from datasets import load_dataset, load_dataset_builder
+    from pandas.errors import ParserWarning
+
+    source, config, its_split, *_ = [*([name] if Path(name).exists() else name.split(":", 2)), "", ""]
+    if "://" in name:
+        raise InputError(f"path: {name}: a URL, not the id of a dataset; download it and give its file or folder")
+    if not Path(source).exists() and (not _HUB_ID.fullmatch(source) or Path(source).suffix.lower() in _TABLES):
+        raise InputError(f"path: {source}: no such file or folder")
+    settings: dict[str, Any] = {}
+    if hasattr(load_dataset_builder(source, config or None).config, "keep_default_na"):
+        # CSV: its own text, where pandas would take "None" and "NA" for nothing and 007 for 7
+        as_it_stands: dict[str, Callable[[Any], Any]] = dict.fromkeys(wanted.values(), str)
+        settings = {"keep_default_na": False, "na_filter": False, "converters": as_it_stands, "index_col": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ParserWarning)  # a line of more columns than the first names would be cut
+        return load_dataset(source, config or None, split=its_split or split, **settings)
+
+
+def _check_numbers(data: Any, wanted: Mapping[str, str], name: str) -> None:
+    """Raises InputError for a column in which JSON has 3 beside 2.5: `datasets` makes 3.0 of the one, and what was
+    written is no longer known."""
+    for column in wanted.values():
+        if column in data.column_names and str(getattr(data.features[column], "dtype", "")).startswith("float"):
+            numbers = [value for value in data[column] if value is not None]
+            whole = sum(float(value).is_integer() for value in numbers)
+            if 0 < whole < len(numbers):
+                raise InputError(
+                    f"columns: {name}: {column!r}: holds numbers with and without a point, and 3 would be read as 3.0; "
+                    "give the file itself, or write them as text"
+                )
+
+
+def _meant(table: Iterable[Mapping[str, Any]], features: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Records with labels by their names, and numbers in the width in which they are stored."""
+    changed = {name: change for name, feature in features.items() if (change := _change(feature))}
+    for record in table:
+        yield {**record, **{name: change(record[name]) for name, change in changed.items()}} if changed else record
+
+
+def _change(feature: Any) -> Callable[[Any], Any] | None:
+    from datasets import ClassLabel, List
+
+    if isinstance(feature, ClassLabel):
+        return lambda label: None if label is None or label < 0 else feature.int2str(label)  # -1: not told
+    if isinstance(feature, List) and (inner := _change(feature.feature)):
+        return lambda values: values and [inner(value) for value in values]
+    width = _NARROW.get(getattr(feature, "dtype", ""))
+    return (lambda value: None if value is None else width(value)) if width else None
+
+
+def _is_list_of_pictures(feature: Any) -> bool:
+    from datasets import Image, List
+
+    return isinstance(feature, List) and isinstance(feature.feature, Image)

@@ -1,0 +1,200 @@
+"""Written questions -> what a voice can say: numbers, units, dates and symbols in words, options by their letters.
+
+Numbers and signs are those of `english_words.py`, leftovers of LaTeX pylatexenc's.
+"""
+
+import html
+import re
+from functools import cache
+from typing import Any
+
+from selfkd.data.as_text import tidy
+from selfkd.errors import InputError
+from selfkd.synthesis.english_words import NAMES, UNSPOKEN, english_words, is_fraction
+from selfkd.synthesis.sayable import check_all_said, check_letters, plain_letters
+
+MOST_CHARACTERS = 600  # 40 s of speech: what is near to it is refused when it has been spoken
+_CODE = re.compile(r"```|^\s*(def |class |import |#include|function |SELECT )|[{;]\s*$", re.MULTILINE)
+_TABLE_LINE = re.compile(r"^[^|\n]*\|[^|\n]*\|.*$", re.MULTILINE)
+_OPTION = re.compile(r"^\s*\(?([A-H])[.):]\s+(.+?)\s*[.;]?\s*$", re.MULTILINE)
+# MMStar's form: "Options: A: a cat, B: two dogs", each option up to the next letter
+_INLINE = re.compile(r"(?:(?<=Options:)|,)\s*([A-H]):\s+(.+?)\s*(?:(?=,\s*[A-H]:\s)|[.;]?\s*$)", re.MULTILINE)
+_LINE_MARK = re.compile(r"^[ \t]*(?:#+|>+)[ \t]+(?!of\b|\d)", re.MULTILINE)  # what Markdown begins a line with
+_TAG = re.compile(r"""<(/?)([A-Za-z]\w*)((?:\s+[\w-]+\s*=\s*(?:"[^"]*"|'[^']*'))*)\s*(/?)>""")
+_ELEMENTS = """
+a abbr b big blockquote body br center cite code del div em font h1 h2 h3 h4 h5 h6 head hr html i ins kbd li mark ol p
+pre q s samp small span strike strong sub sup table tbody td th thead title tr tt u ul var
+"""
+_HTML = frozenset(_ELEMENTS.split())
+_ALONE = ("br", "hr", "p", "li")  # that need no end
+_IN_BRACKETS = re.compile(r"(?<![\w)<])<([^\W\d_][^<>\n]*[\w.!?])>(?![\w(>])")  # <EXIT>, MMMU's <image 1>
+_ENTITY = re.compile(r"&(?:#\d+|#[xX][\da-fA-F]+|[A-Za-z]\w*);")
+_URL = re.compile(r"(?:https?://|(?=www\.))([\w.-]+)((?:[/?#:][^\s]*[^\s.,;:!?)\]}\"'])?)/?")
+_URL_SIGNS = {"/": "slash", "?": "question mark", "=": "equals", "&": "and", "#": "hash", ".": "dot", "-": "dash",
+              "_": "underscore", "%": "percent", "~": "tilde", ":": "colon", "+": "plus", "@": "at"}  # fmt: skip
+_EMAIL = re.compile(r"(?<![\w.])[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+# dollars as pandoc tells those of a formula from those that are paid; without signs of LaTeX it has no words in it
+_MATH = re.compile(
+    r"\${1,2}(?=[^\s$])([^$\n]*[\\^_][^$\n]*|(?:(?!\s[a-z]{2})[^$\n])+)(?<=\S)\${1,2}(?!\d)|\\\((.+?)\\\)|\\[A-Za-z]+"
+)
+_FRACTION = re.compile(r"\\[cdt]frac\b")
+# commands of form alone, that pylatexenc has nothing for; the name of any other would be lost, as that of C:\Users
+_OF_FORM = """
+left right middle big Big bigg Bigg bigl bigr Bigl Bigr displaystyle textstyle scriptstyle limits nolimits boxed fbox
+operatorname mathop mathord rm bf it tt sf cal bold bm pmb nonumber notag centering noindent par newline hfill
+underbrace overbrace underline mbox substack
+"""
+_FORMAL = frozenset(_OF_FORM.split())
+_NO_WORDS = "field question: LaTeX that cannot be put into words"
+_BRACKETS = str.maketrans("{}", "()")  # x^{n+1}
+_ROOTS = {"2": "√", "3": "∛", "4": "∜"}
+_MACROS = {"triangle": "△", "degree": "°"}  # that pylatexenc has nothing for
+_QUOTES = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "—": ", ", "–": "-", "…": "..."})
+_RANGE = re.compile(r"(?<=\d)\s+–\s+(?=\d)")
+# between numbers such signs are left to the voice, where they are not in English words by then
+_UNSPOKEN = re.compile(rf"(?!(?<![<>~])[<>]\s*\w|(?<![<>~])~\s*\d|(?<=\d)\*\d|(?<=\d )\* \d){UNSPOKEN.pattern}")
+_IN_LATEX_ALONE = re.compile(
+    r"(?<=\\sqrt)\s*\[\w\]|\\[hv]space\*?\s*\{[^{}]*\}|\\(?:begin|end)\s*\{\w+\*?\}(?:\{[lcr| ]+\})?|\\[A-Za-z]+"
+)
+
+
+def spoken_form(text: str, language: str = "en", voice_language: str = "") -> str:
+    """What is to be said for a written question: all of its words. Raises InputError for code, tables, too long a text,
+    and for what a voice of this language cannot say (another script, pictures, formulas without words). A voice's own
+    language is to be told where it can say more than that of the questions ("any").
+
+    Numbers and signs of other languages than English are left to the voice, which has its own words for them.
+    """
+    if len(text) > MOST_CHARACTERS:
+        raise InputError(f"field question: {len(text)} characters are too many to speak (at most {MOST_CHARACTERS})")
+    if len(_TABLE_LINE.findall(text)) > 1:
+        raise InputError("field question: a table cannot be spoken")
+    english = language.startswith("en")
+    text = _ENTITY.sub(lambda m: html.unescape(m[0]), _without_html(_LINE_MARK.sub(" ", tidy(text))))
+    text = plain_letters(_IN_BRACKETS.sub(r"\1", text))
+    text = _OPTION.sub(lambda m: _named_option(m, english), text)
+    asked, mark, options = text.partition("Options:")
+    if mark:
+        text = asked + _INLINE.sub(lambda m: f" {_named_option(m, english)}", mark + options).removeprefix(mark)
+    if _CODE.search(text):
+        raise InputError("field question: code cannot be spoken")
+    if english:
+        text = _EMAIL.sub(lambda m: _spelt(m[0]), _URL.sub(lambda m: f"{m[1]}{_spelt(m[2])}", text))
+    text = plain_letters(_without_latex(text))
+    check_letters(text, voice_language or language, NAMES if english else ())
+    if english:
+        text = _RANGE.sub("-", text)
+    lines = [line.strip() for line in text.translate(_QUOTES).splitlines()]
+    text = " ".join(line if line[-1] in ".?!:;," else f"{line}." for line in lines if line).removesuffix(".") + (
+        "." if lines and lines[-1].endswith(".") else ""
+    )
+    said = english_words(text) if english else text
+    said = " ".join(_UNSPOKEN.sub(" ", said).split())
+    if not any(c.isalnum() for c in said):
+        raise InputError("field question: nothing of it can be spoken")
+    check_all_said(text, said)
+    return re.sub(r"\s+([.,?!;:])", r"\1", said)
+
+
+def _without_html(text: str) -> str:
+    """Without HTML's own tags; of <EXIT>, and of the b in a<b>c, which no </b> ends, nothing goes."""
+    names = {(tag[1], tag[2].lower()) for tag in _TAG.finditer(text)}
+
+    def put(tag: re.Match[str]) -> str:
+        end, name, settings, at_once = tag[1], tag[2].lower(), tag[3], tag[4]
+        within = text[: tag.start()][-1:].isalnum() and text[tag.end() :][:1].isalnum()
+        paired = ("" if end else "/", name) in names
+        alone = name in _ALONE and not (within and len(name) == 1)
+        return " " if name in _HTML and (paired or alone or settings or at_once or end) else tag[0]
+
+    return _TAG.sub(put, text)
+
+
+def _spelt(address: str) -> str:
+    """The signs of an address by their names, as it is read out."""
+    return re.sub(r"[^\w\s]|_", lambda m: f" {_URL_SIGNS.get(m[0], '')} ", address)
+
+
+def _named_option(option: re.Match[str], english: bool) -> str:
+    return f"Option {option[1]} is {option[2]}." if english else f"{option[1]}: {option[2]}."
+
+
+def _without_latex(text: str) -> str:
+    """Formulas, and commands outside of them with what they take, as plain signs."""
+    text = _FRACTION.sub(r"\\frac", text)
+    parts, at = [], 0
+    while found := _MATH.search(text, at):
+        if formula := found[1] or found[2]:
+            said, end = _plain_math(formula).replace("-", "−"), found.end()  # which no range has
+        else:
+            latex = _command(text, found.start())
+            formula, said, end = latex, _plain_math(latex), found.start() + len(latex)
+        check_all_said(_IN_LATEX_ALONE.sub(" ", formula), said)
+        parts += [text[at : found.start()], said]
+        at = end
+    return "".join([*parts, text[at:]])
+
+
+def _command(text: str, start: int) -> str:
+    """The command that begins there, with its arguments: braces within braces, [3], or the next sign."""
+    from pylatexenc.latexwalker import LatexWalker
+
+    try:
+        _, _, length = LatexWalker(text, tolerant_parsing=False).get_latex_nodes(start, read_max_nodes=1)
+    except Exception as error:
+        raise InputError(_NO_WORDS) from error
+    return text[start : start + length].rstrip()
+
+
+def _plain_math(latex: str) -> str:
+    try:
+        # tolerant of unclosed braces, it would try each of them twice, those within them four times, and so on
+        text = _latex().latex_to_text(latex, tolerant_parsing=False)
+        return re.sub(r"\{(-?\d+)\}", r"\1", text).translate(_BRACKETS)
+    except Exception as error:  # a command without what it takes makes pylatexenc raise nearly anything
+        raise InputError(_NO_WORDS) from error
+
+
+@cache
+def _latex() -> Any:
+    from pylatexenc.latex2text import LatexNodes2Text, MacroTextSpec, get_default_latex_context_db
+
+    known = get_default_latex_context_db()
+    ours = [MacroTextSpec("sqrt", _root), MacroTextSpec("frac", _fraction)]
+    ours += [MacroTextSpec(name, said) for name, said in _MACROS.items()]
+    known.add_context_category("said otherwise", macros=ours, prepend=True)
+    known.set_unknown_macro_spec(MacroTextSpec("", _unknown))
+    return LatexNodes2Text(
+        math_mode="text",
+        latex_context=known,
+        strict_latex_spaces="based-on-source",
+        keep_braced_groups=True,
+        keep_braced_groups_minlen=2,
+    )
+
+
+def _unknown(node: Any) -> str:
+    if node.macroname in _FORMAL:
+        return ""
+    raise InputError(f"{_NO_WORDS} (\\{node.macroname})")
+
+
+def _root(node: Any, l2tobj: Any) -> str:
+    """With its degree, which pylatexenc's own leaves out."""
+    degree, under = node.nodeargd.argnlist
+    sign = _ROOTS.get(l2tobj.nodelist_to_text([degree]).strip("[] ") if degree else "2")
+    if under is None or sign is None:
+        raise InputError(_NO_WORDS)
+    return f"{sign}({_argument(under, l2tobj)})"
+
+
+def _fraction(node: Any, l2tobj: Any) -> str:
+    above, below = (_argument(part, l2tobj) for part in node.nodeargd.argnlist)
+    if above.isdecimal() and below.isdecimal() and is_fraction(int(above), int(below)):
+        return f"{above}/{below} "  # which wetext says as one half
+    above, below = (p if re.fullmatch(r"\w+|[√∛∜]\([^()]*\)", p) else f"({p})" for p in (above, below))
+    return f"{above}∕{below} "
+
+
+def _argument(node: Any, l2tobj: Any) -> str:
+    return re.sub(r"^\{(.*)\}$", r"\1", l2tobj.nodelist_to_text([node]))

@@ -1,0 +1,205 @@
+"""Text -> speech. A `Speaker` is an engine with voices; espeak-ng is the embedded one.
+
+espeak-ng is GPL-3 and comes in the wheel `espeakng-loader`; it is loaded at run time, in process, and nothing of it is
+part of this package. Its speech is easy to reproduce and far from natural: right for tests and the demo.
+"""
+
+import _ctypes
+import ctypes
+import hashlib
+import math
+import secrets
+import shutil
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+import espeakng_loader
+import numpy as np
+from numpy.typing import NDArray
+from scipy.signal import firwin, resample_poly
+
+from selfkd.data.example import SAMPLE_RATE_HZ
+from selfkd.errors import InputError
+from selfkd.files import cache_folder
+from selfkd.synthesis.tts import random_voices as drawn_voices
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """What is said and how. The same utterance gives the same samples."""
+
+    text: str
+    voice: str
+    rate_wpm: int = 175
+    pitch: int = 50  # 0 to 99
+    seed: int = 1
+    id: str = ""  # of the example, for engines that look up a recording
+
+
+def resampled(samples: NDArray[np.float32], rate_hz: int) -> NDArray[np.float32]:
+    """Samples at 16 kHz, in [-1, 1]. Odd rates are taken for a multiple of 25 Hz, which is off by 0.3% at most: the
+    low-pass filters of others are megabytes long."""
+    rate_hz = round(rate_hz / _RATE_STEP_HZ) * _RATE_STEP_HZ
+    if rate_hz != SAMPLE_RATE_HZ:
+        divisor = math.gcd(SAMPLE_RATE_HZ, rate_hz)
+        up, down = SAMPLE_RATE_HZ // divisor, rate_hz // divisor
+        samples = resample_poly(samples, up, down, window=_low_pass(max(up, down)))
+    return np.clip(samples, -1, 1).astype(np.float32)
+
+
+_RATE_STEP_HZ = 25
+
+
+@lru_cache(maxsize=32)
+def _low_pass(rate: int) -> NDArray[np.float32]:
+    # scipy's own filter, which it would design anew for each clip: more work than the filtering
+    return firwin(20 * rate + 1, 1 / rate, window=("kaiser", 5.0)).astype(np.float32)
+
+
+class Speaker(Protocol):
+    @property
+    def engine(self) -> str: ...
+
+    @property
+    def license(self) -> str: ...
+
+    def voices(self) -> list[str]:
+        """Names that `speak` accepts."""
+        ...
+
+    def language(self, voice: str) -> str:
+        """The language of a voice (en, de, en-gb); "any" where the voice follows the text."""
+        ...
+
+    def speak(self, utterance: Utterance) -> NDArray[np.float32]:
+        """Mono samples in [-1, 1] at 16 kHz; raises InputError for an unknown voice or a text without speech."""
+        ...
+
+
+_ACCENTS = {
+    "training": ("en-US", "en", "en-GB-x-rp", "en-GB-x-gbclan", "en-029", "en-GB-scotland"),
+    "unseen": ("en-US-nyc", "en-GB-x-gbcwmd"),
+}
+_VARIANTS = {
+    "training": ("m1", "m2", "m3", "m5", "m7", "f1", "f2", "f4", "Alex", "Andy", "Annie", "Diogo", "Lee", "Mario",
+                 "Michael", "Reed", "adam", "anika", "benjamin", "david", "edward", "iven", "john", "linda", "antonio",
+                 "aunty", "belinda", "boris", "caleb", "ed", "grandma", "gustave", "marcelo", "miguel", "norbert",
+                 "pablo", "paul", "pedro", "quincy", "rob", "robert", "sandro", "shelby", "travis", "zac"),
+    "unseen": ("m4", "m6", "m8", "f3", "f5", "Alicia", "Denis", "Marco", "ian", "max", "steph", "victor"),
+}  # fmt: skip
+# training and unseen share neither an accent nor a variant; drawn voices have the accents of training
+ESPEAK_VOICES = {part: [f"{a}+{v}" for a in _ACCENTS[part] for v in _VARIANTS[part]] for part in _ACCENTS}
+ESPEAK_VOICES["drawn"] = [f"{a}+{v}" for a in _ACCENTS["training"] for v in drawn_voices.NAMES]
+
+_SYNCHRONOUS, _NO_EXIT, _UTF8, _RATE, _PITCH = 2, 0x8000, 1, 1, 3
+_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+
+
+class EspeakSpeaker:
+    """espeak-ng in process: some 130 languages and accents (8 of them English) by 104 variants, named "accent+variant"
+    (say "en-GB-scotland+f3" or "de+m1")."""
+
+    engine, license = "espeak-ng 1.52", "GPL-3.0 (engine, loaded at run time)"
+
+    def __init__(self) -> None:
+        library, data = Path(espeakng_loader.get_library_path()), Path(espeakng_loader.get_data_path())
+        self._folder = _espeak_folder(library, data)
+        self._library_path = str(self._folder / library.name)
+        self._accents = {p.name for p in (data / "lang").rglob("*") if p.is_file() and p.name != "en-Shaw"}
+        self._variants = {p.name for p in (self._folder / "espeak-ng-data" / "voices" / "!v").iterdir()}
+
+    def voices(self) -> list[str]:
+        return [f"{a}+{v}" for a in sorted(self._accents) for v in sorted(self._variants)]
+
+    def language(self, voice: str) -> str:
+        return voice.partition("+")[0].lower()
+
+    def speak(self, utterance: Utterance) -> NDArray[np.float32]:
+        # espeak takes a name it does not know without a word and goes on in another voice, so both parts of the name
+        # are looked up among its files first
+        accent, plus, variant = utterance.voice.partition("+")
+        if accent not in self._accents or (plus and variant not in self._variants):
+            accents = ", ".join(sorted(a for a in self._accents if a.startswith("en")))
+            raise InputError(f"voice: espeak-ng has no voice {utterance.voice!r}; English accents: {accents}")
+        samples, native_rate_hz = self._synthesize(utterance)
+        if not len(samples) or not np.abs(samples).max():
+            raise InputError(f"text: espeak-ng found nothing to say in {utterance.text!r}")
+        return resampled(samples / np.float32(32768), native_rate_hz)
+
+    def _synthesize(self, utterance: Utterance) -> tuple[NDArray[np.float32], int]:
+        # The library keeps phases and counters from one utterance to the next, which no call resets: the same text came
+        # out with other samples, even another length, each time. Loading it anew (1 ms) and seeding both of its
+        # random generators makes the samples a function of the utterance.
+        library = ctypes.CDLL(self._library_path)
+        try:
+            native_rate_hz = library.espeak_Initialize(_SYNCHRONOUS, 0, str(self._folder).encode(), _NO_EXIT)
+            if native_rate_hz <= 0:
+                raise InputError(f"espeak-ng could not start with the data in {self._folder}")
+            chunks: list[NDArray[np.int16]] = []
+
+            def collect(samples, count, _events) -> int:
+                if samples and count > 0:
+                    chunks.append(np.frombuffer(ctypes.string_at(samples, 2 * count), np.int16))
+                return 0
+
+            callback = _CALLBACK(collect)
+            library.espeak_SetSynthCallback(callback)
+            if library.espeak_SetVoiceByName(utterance.voice.encode()) != 0:
+                raise InputError(f"voice: espeak-ng refused the voice {utterance.voice!r}")
+            library.espeak_SetParameter(_RATE, utterance.rate_wpm, 0)
+            library.espeak_SetParameter(_PITCH, utterance.pitch, 0)
+            library.espeak_ng_SetRandSeed(ctypes.c_long(utterance.seed))
+            ctypes.CDLL(None).srand(utterance.seed)
+            text = utterance.text.encode()
+            library.espeak_Synth(text, len(text) + 1, 0, 0, 0, _UTF8, None, None)
+            library.espeak_Terminate()
+            return np.concatenate(chunks or [np.zeros(0, np.int16)]).astype(np.float32), native_rate_hz
+        finally:
+            _ctypes.dlclose(library._handle)
+
+
+def _espeak_folder(library: Path, data: Path) -> Path:
+    """A folder with a copy of the library, beside links to its data and the drawn voices: one for all processes and
+    kept, since a process that is killed, as a guarded engine is, could not remove one of its own. Raises InputError
+    where none can be made.
+
+    A copy: the library that others in this process hold open (Kokoro's phonemizer does) cannot be loaded anew.
+    """
+    drawn = {name: drawn_voices.voice_file(name) for name in drawn_voices.NAMES}
+    key = hashlib.sha256(library.read_bytes() + f"{data}{drawn}".encode()).hexdigest()[:12]
+    cache = cache_folder()
+    folder = cache / f"espeak-{key}"
+    if folder.is_dir():
+        return folder
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        made = cache / f".{folder.name}.{secrets.token_hex(4)}"
+        made.mkdir()
+        try:
+            _link_data(data, made / "espeak-ng-data")
+            for name, text in drawn.items():
+                (made / "espeak-ng-data" / "voices" / "!v" / name).write_text(text)
+            shutil.copy(library, made)
+            made.rename(folder)
+        except OSError:
+            shutil.rmtree(made)
+            if not folder.is_dir():  # else another process was first
+                raise
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror}); XDG_CACHE_HOME names another place") from error
+    return folder
+
+
+def _link_data(theirs: Path, ours: Path) -> None:
+    """Links to espeak's data, its languages by their lower-case names in one folder: the one place and form in which it
+    finds a voice at once. Else it reads every voice file there is, which takes longer than to speak a question."""
+    (ours / "lang").mkdir(parents=True)
+    (ours / "voices" / "!v").mkdir(parents=True)
+    for path in (*theirs.iterdir(), *(theirs / "voices").iterdir(), *(theirs / "voices" / "!v").iterdir()):
+        if path.name not in ("lang", "voices", "!v"):
+            (ours / path.relative_to(theirs)).symlink_to(path)
+    for path in (theirs / "lang").rglob("*"):
+        if path.is_file():
+            (ours / "lang" / path.name.lower()).symlink_to(path)

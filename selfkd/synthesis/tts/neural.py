@@ -1,0 +1,146 @@
+"""Neural voices by onnxruntime, on one thread each, for processes are what runs side by side: Kokoro (`selfkd[kokoro]`)
+and Piper (`selfkd[piper]`, whose engine is GPL-3 and loaded at run time)."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selfkd.errors import EngineError, InputError
+from selfkd.synthesis.tts.base import Utterance, resampled
+
+USUAL_RATE_WPM = 175
+_POINTER = "a few lines of text there are git-lfs's place for it: git lfs pull"
+LOUDNESS = 0.9  # of a voice that scales each sentence to its peak
+# the first letter of a voice of Kokoro-82M, by its model card
+_KOKORO_LANGUAGES = {"a": "en-us", "b": "en-gb", "e": "es", "f": "fr-fr", "h": "hi", "i": "it", "p": "pt-br"}
+
+
+@dataclass
+class KokoroSpeaker:
+    """Kokoro-82M: `folder` holds model.onnx and voices.bin. Of rate and pitch it takes the rate."""
+
+    folder: Path
+    engine: str = "Kokoro-82M (ONNX)"
+    license: str = "Apache-2.0"
+
+    def __post_init__(self) -> None:
+        check_installed("kokoro", "kokoro_onnx")
+        for file in ("model.onnx", "voices.bin"):
+            if not (self.folder / file).is_file():
+                raise InputError(f"engine_path: {self.folder / file}: no such file")
+
+    @cached_property
+    def _kokoro(self) -> Any:
+        from kokoro_onnx import Kokoro
+
+        self.voices()  # which says so where they cannot be read
+        return Kokoro.from_session(_session(self.folder / "model.onnx"), str(self.folder / "voices.bin"))
+
+    def load(self) -> None:
+        """Reads the model; raises InputError where it cannot be read."""
+        assert self._kokoro
+
+    def voices(self) -> list[str]:
+        path = self.folder / "voices.bin"
+        try:
+            with np.load(path) as voices:
+                return sorted(voices.keys())
+        except (OSError, ValueError, EOFError, AttributeError, BadZipFile) as error:
+            raise EngineError(f"engine_path: {path}: not Kokoro's voices; {_POINTER}") from error
+
+    def language(self, voice: str) -> str:
+        return _KOKORO_LANGUAGES.get(voice[0], "unknown")
+
+    def speak(self, utterance: Utterance) -> NDArray[np.float32]:
+        if utterance.voice not in self._kokoro.voices:
+            raise InputError(f"voice: Kokoro has no voice {utterance.voice!r}; there are {', '.join(self.voices())}")
+        speed = min(max(utterance.rate_wpm / USUAL_RATE_WPM, 0.5), 2.0)
+        language = self.language(utterance.voice)
+        samples, rate_hz = self._kokoro.create(utterance.text, voice=utterance.voice, speed=speed, lang=language)
+        return resampled(samples, rate_hz)
+
+
+@dataclass
+class PiperSpeaker:
+    """Piper: `folder` holds voices as they are published, NAME.onnx beside NAME.onnx.json. A voice is called NAME, or
+    NAME#SPEAKER where the model has several.
+
+    A model's own noise comes from a generator that cannot be set anew for each utterance, so it is left out: the same
+    text has the same samples, a little flatter.
+    """
+
+    folder: Path
+    engine: str = "Piper"
+    license: str = "GPL-3.0 (engine, loaded at run time); each voice has its own"
+
+    def __post_init__(self) -> None:
+        check_installed("piper", "piper")
+        if not self._configs:
+            raise InputError(f"engine_path: {self.folder}: holds no voice (NAME.onnx beside NAME.onnx.json)")
+
+    @cached_property
+    def _configs(self) -> dict[str, dict[str, Any]]:
+        files = [f for f in sorted(self.folder.glob("*.onnx")) if f.with_suffix(".onnx.json").is_file()]
+        return {f.stem: json.loads(f.with_suffix(".onnx.json").read_text(encoding="utf-8")) for f in files}
+
+    def voices(self) -> list[str]:
+        found: list[str] = []
+        for name, config in self._configs.items():
+            speakers: Sequence[str] = list(config.get("speaker_id_map") or {}) if config["num_speakers"] > 1 else []
+            found += [f"{name}#{speaker}" for speaker in speakers] or [name]
+        return found
+
+    def language(self, voice: str) -> str:
+        return self._configs[voice.partition("#")[0]]["espeak"]["voice"].lower()
+
+    def speak(self, utterance: Utterance) -> NDArray[np.float32]:
+        from piper import SynthesisConfig
+
+        if utterance.voice not in self.voices():
+            raise InputError(f"voice: Piper has no voice {utterance.voice!r}; there are {', '.join(self.voices())}")
+        name, _, speaker = utterance.voice.partition("#")
+        how = SynthesisConfig(
+            speaker_id=self._configs[name]["speaker_id_map"][speaker] if speaker else None,
+            length_scale=USUAL_RATE_WPM / utterance.rate_wpm,
+            noise_scale=0.0,
+            noise_w_scale=0.0,
+            volume=LOUDNESS,
+        )
+        sentences = list(_piper(self.folder / f"{name}.onnx").synthesize(utterance.text, how))
+        if not sentences:
+            raise InputError(f"text: Piper found nothing to say in {utterance.text!r}")
+        return resampled(np.concatenate([s.audio_float_array for s in sentences]), sentences[0].sample_rate)
+
+
+def check_installed(extra: str, package: str) -> None:
+    """Raises InputError, naming the extra, where an engine's package is not there."""
+    if find_spec(package) is None:
+        raise InputError(f"engine: {extra}: {package} is not installed; pip install 'selfkd[{extra}]'")
+
+
+@cache
+def _piper(path: Path) -> Any:
+    from piper import PiperVoice
+    from piper.config import PiperConfig
+
+    config = PiperConfig.from_dict(json.loads(path.with_suffix(".onnx.json").read_text(encoding="utf-8")))
+    return PiperVoice(config=config, session=_session(path))
+
+
+def _session(path: Path) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has a class for each kind, and no class for them all
+        raise EngineError(f"engine_path: {path}: not a model that can be read; {_POINTER}") from error

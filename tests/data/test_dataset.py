@@ -1,0 +1,121 @@
+"""A folder of examples read from disk as they are asked for: the same examples, flat memory, an order by cost."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from examples import world_examples
+from torch.utils.data import DataLoader
+
+from selfkd.data.dataset import ROW_GROUPS_KEPT, ExampleFolder, sketch
+from selfkd.data.example import MANIFEST, ROWS_PER_GROUP, encode_picture, image_hash, write_shard
+from selfkd.errors import InputError
+from selfkd.files import write_json
+from selfkd.training.data import CostSampler, PairedDataset, token_cost
+
+
+def write_folder(folder, examples, shards=2):
+    size = -(-len(examples) // shards)
+    names = [f"train-{i}.parquet" for i in range(shards)]
+    for i, name in enumerate(names):
+        write_shard(folder / name, examples[i * size : (i + 1) * size], {"rows": size, "rejected": []})
+    write_json(folder / MANIFEST, {"source": "world", "shards": [{"file": n} for n in names]})
+    return ExampleFolder(folder)
+
+
+@pytest.fixture
+def examples():
+    examples = world_examples(75)
+    return [replace(e, image=None) if i == 2 else e for i, e in enumerate(examples)]
+
+
+def test_the_same_examples_in_any_order(tmp_path, examples):
+    folder = write_folder(tmp_path, examples)
+    assert len(folder) == 75 and list(folder) == examples == list(ExampleFolder(tmp_path))
+    assert [folder[i] for i in (74, 0, 40, -1)] == [examples[i] for i in (74, 0, 40, -1)]
+    assert folder[36:39] == examples[36:39]
+    with pytest.raises(IndexError):
+        folder[75]
+
+
+def test_what_a_sampler_must_know_is_read_without_the_pictures(tmp_path, examples, monkeypatch):
+    folder = write_folder(tmp_path, examples)
+    read, asked = pq.read_table, []
+    monkeypatch.setattr(pq, "read_table", lambda path, columns: asked.extend(columns) or read(path, columns=columns))
+    assert folder.sketches() == [sketch(e) for e in examples]
+    assert not {"image", "speech"} & set(asked)
+    assert folder.sketches()[2].picture == examples[2].id
+    first = sketch(examples[0])
+    assert (first.width, first.height) == (64, 64) and first.picture == image_hash(examples[0].image)
+
+
+def test_a_picture_that_cannot_be_read_is_kept_for_the_error_that_names_it(examples):
+    broken = sketch(replace(examples[0], image=b"no picture"))
+    assert (broken.width, broken.height) == (0, 0) and broken.picture == image_hash(b"no picture")
+
+
+def test_memory_stays_flat(tmp_path, examples):
+    """Eighty megabytes of pictures are read through; what stays is a few row groups."""
+    noise = [i.to_bytes(2, "big") * 120_000 for i in range(360)]
+    many = [replace(examples[0], id=f"e{i}", image=image, speech=None) for i, image in enumerate(noise)]
+    folder, before, most = write_folder(tmp_path, many), pa.total_allocated_bytes(), 0
+    for i in (k * 7 % 360 for k in range(360)):
+        assert folder[i].image == noise[i]
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert most < (ROW_GROUPS_KEPT + 2) * ROWS_PER_GROUP * 240_000 < 0.6 * sum(map(len, noise))
+
+
+def test_workers_read_for_themselves(tmp_path, parts):
+    _, processor = parts
+    folder = write_folder(tmp_path, world_examples(12))
+    dataset = PairedDataset(folder, processor, context=2048)
+    loader = DataLoader(dataset, batch_size=1, num_workers=2, collate_fn=lambda items: items[0].id)
+    assert list(loader) == [e.id for e in folder]
+
+
+def test_steps_hold_pictures_of_like_size(parts, examples):
+    """The tokens of a picture count, as the VLM's own processor counts them: one tile or twelve and a thumbnail."""
+    _, processor = parts
+    assert processor.image_tokens(64, 64) == 16 + 2 and processor.image_tokens(64 * 4, 64 * 3) == 13 * 16 + 2
+    assert processor.image_tokens(0, 0) == 0
+    wide = encode_picture(examples[0].picture().resize((256, 192)))
+    mixed = [replace(e, image=wide) if i % 2 else e for i, e in enumerate(examples[:64])]
+    known = [sketch(e) for e in mixed]
+    costs = [token_cost(s, processor.image_tokens(s.width, s.height)) for s in known]
+    order = list(CostSampler(costs, step_size=8, seed=0))
+    steps = [{known[i].width for i in order[s : s + 8]} for s in range(0, 64, 8)]
+    assert sum(len(widths) == 1 for widths in steps) >= 7
+
+
+def test_bad_folders(tmp_path, examples):
+    with pytest.raises(InputError, match=r"manifest.json: not found"):
+        ExampleFolder(tmp_path)
+    write_folder(tmp_path, examples[:4])
+    (tmp_path / "train-1.parquet").write_bytes(b"no parquet")
+    with pytest.raises(InputError, match=r"train-1.parquet: not a readable shard of schema 3"):
+        ExampleFolder(tmp_path)
+    (tmp_path / MANIFEST).write_text(json.dumps({"shards": [{"file": "train-2.parquet"}]}))
+    with pytest.raises(InputError, match=r"train-2.parquet: not a readable shard"):
+        ExampleFolder(tmp_path)
+    table = pq.read_table(tmp_path / "train-0.parquet").drop_columns(["image_hash"])
+    pq.write_table(table, tmp_path / "train-2.parquet")
+    with pytest.raises(InputError, match=r"train-2.parquet: not a readable shard of schema 3 .*image_hash"):
+        ExampleFolder(tmp_path).sketches()
+
+
+def test_one_process_at_a_time(tmp_path):
+    code = """
+import sys, time, pathlib, selfkd.files
+with selfkd.files.locked(pathlib.Path(sys.argv[1])):
+    begun = time.monotonic()
+    time.sleep(0.3)
+    print(begun, time.monotonic())
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / ".lock")]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    (_, first_ended), (second_began, _) = sorted(tuple(map(float, p.communicate()[0].split())) for p in both)
+    assert first_ended <= second_began

@@ -1,0 +1,373 @@
+"""The endpoint answerer with the official client against a server that misbehaves: what went wrong stays with its item,
+pairs stay together, and pace, budget and a dead server are noticed."""
+
+import io
+import json
+import random
+import re
+import sys
+import threading
+import time
+from dataclasses import asdict, replace
+from itertools import count, pairwise
+
+import numpy as np
+import pytest
+import soundfile
+from chat_server import LONG_TEXT, chat_server, pair_of, read_parts
+from examples import tone, world_examples
+from PIL import Image
+
+from selfkd.data.example import Example
+from selfkd.errors import InputError
+from selfkd.evaluation.backends.endpoint import EndpointAnswerer, audio_part, image_part
+from selfkd.evaluation.backends.openai_client import EndpointSettings, Usage, kept_usage
+
+pytest.importorskip("openai")
+
+
+@pytest.fixture(autouse=True)
+def quick_retries(monkeypatch):
+    """The client waits half a second before its first retry, and twice as long each time."""
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.02)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    for variable in ("OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.fixture
+def server():
+    with chat_server() as chat:
+        yield chat
+
+
+def answerer(server, view="speech", **settings):
+    chosen = {"concurrency": 4, "timeout_seconds": 60.0, "max_retries": 2} | settings
+    return EndpointAnswerer(server.url, "some-model", view, EndpointSettings(**chosen))
+
+
+def pair(example: Example, view: str = "speech") -> str:
+    """What the server must say of an example, from the example alone."""
+    if view == "text":
+        return pair_of(example.image or b"", example.question.encode())
+    return pair_of(example.image or b"", soundfile.read(io.BytesIO(example.speech), dtype="int16")[0].tobytes())
+
+
+def many(count: int) -> list[Example]:
+    """Examples that differ in picture and sound, quickly made."""
+    picture = np.zeros((8, 8, 3), np.uint8)
+    made = []
+    for i in range(count):
+        picture[0, 0] = i
+        buffer = io.BytesIO()
+        Image.fromarray(picture).save(buffer, format="PNG")
+        example = Example(f"e{i}", f"How many are there of thing number {i}?", "two", "s", "count", "two")
+        made.append(replace(example, image=buffer.getvalue()).spoken(tone(0.1 + i / 1000), "tone"))
+    return made
+
+
+@pytest.mark.parametrize("view", ["text", "speech"])
+def test_what_is_sent_in_each_view(server, view):
+    """Picture, instruction, question, form of the answer; the question written or spoken, never both."""
+    example = replace(world_examples(1)[0], instruction="Look well.\n", answer_format="\nOne word.")
+    bare = replace(example, image=None, instruction="", answer_format="")
+    asking = answerer(server, view, max_new_tokens=7)
+    assert [r.text for r in asking.answer([example, bare])] == [pair(example, view), pair(bare, view)]
+    first, second = sorted(server.asked, key=lambda a: -len(a.parts))
+    question = {"text": "text", "speech": "input_audio"}[view]
+    assert [p["type"] for p in first.parts] == ["image_url", "text", question, "text"]
+    assert [p["type"] for p in second.parts] == [question]
+    assert first.texts == ["Look well.\n", *([example.question] if view == "text" else []), "\nOne word."]
+    assert (example.question in str(first.body)) == (view == "text")
+    assert {k: first.body[k] for k in ("model", "temperature", "max_tokens")} == {
+        "model": "some-model", "temperature": 0, "max_tokens": 7,
+    }  # fmt: skip
+    assert first.headers["authorization"] == "Bearer sk-secret"
+
+
+@pytest.mark.parametrize(
+    ("format_name", "media_type"),
+    [("PNG", "image/png"), ("JPEG", "image/jpeg"), ("WEBP", "image/webp"), ("BMP", "image/png")],
+)
+def test_media_type_is_that_of_the_bytes(format_name, media_type):
+    """What endpoints read goes as it is; another format goes as PNG."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (9, 5), "red").save(buffer, format=format_name)
+    example = replace(world_examples(1)[0], image=buffer.getvalue())
+    part = image_part(example)
+    assert part["image_url"]["url"].startswith(f"data:{media_type};base64,")
+    image, _ = read_parts([part, {"type": "text", "text": "x"}])
+    assert (image == example.image) == (format_name != "BMP")
+    assert Image.open(io.BytesIO(image)).size == (9, 5)
+
+
+def test_sound_is_a_wav_of_the_very_samples():
+    loud = np.array([0, 1, -1, 32_767, -32_768, 12_345] * 500, np.int16)
+    example = world_examples(1)[0].spoken(loud / 32_768, "loud")
+    _, sound = read_parts([audio_part(example)])
+    assert np.array_equal(np.frombuffer(sound, np.int16), loud)
+
+
+def test_order_and_pairs_under_concurrency(server):
+    """100 items, 16 at once, answered in a random order; the first 16 wait for one another."""
+    draw, lock, number, first = random.Random(0), threading.Lock(), count(), threading.Barrier(16)
+
+    def delay():
+        with lock:
+            seconds, at = draw.uniform(0, 0.05), next(number)
+        if at < 16:
+            first.wait(60)
+        return seconds
+
+    server.delay_seconds = delay
+    examples = many(100)
+    asking = answerer(server, concurrency=16, timeout_seconds=60)
+    came = list(asking.answer_each(iter(examples)))
+    assert [i for i, _ in came] != list(range(100)) and sorted(i for i, _ in came) == list(range(100))
+    assert all(reply.text == pair(examples[i]) and not reply.error for i, reply in came)
+    assert all(0 < reply.seconds < 60 for _, reply in came)
+    assert server.most_at_once == 16
+    assert [r.text for r in asking.answer(examples[:20])] == [pair(e) for e in examples[:20]]
+
+
+def test_messages_are_made_when_their_turn_comes(server):
+    """No more examples are taken than requests have come, and one for each that may be in flight."""
+    ahead = []
+
+    def examples():
+        for i, example in enumerate(many(30)):
+            ahead.append(i - len(server.asked))
+            yield example
+
+    assert len(list(answerer(server, concurrency=3).answer_each(examples()))) == 30
+    assert max(ahead) <= 3
+
+
+RETRIED = ["408", "409", "429", "500", "502", "503", "504", "529", "hang", "cut", "drip"]
+
+
+def test_what_may_pass_is_asked_again(server):
+    """Every one of them twice, then a reply: the client's retries, checked here for each."""
+    examples = many(len(RETRIED))
+    server.script = {pair(e): [b, b] for e, b in zip(examples, RETRIED, strict=True)}
+    asking = answerer(server, timeout_seconds=2, concurrency=len(RETRIED))
+    assert [(r.text, r.error) for r in asking.answer(examples)] == [(pair(e), "") for e in examples]
+    assert (asking.usage.requests, asking.usage.retries) == (3 * len(RETRIED), 2 * len(RETRIED))
+    assert len(server.asked) == 3 * len(RETRIED)
+    assert asking.usage.prompt_tokens == 1000 * len(RETRIED)
+
+
+def test_what_does_not_pass_is_the_error_of_its_item_alone(server):
+    """Every one three times, among items that are answered."""
+    examples = many(2 * len(RETRIED))
+    server.script = {pair(e): [b] * 3 for e, b in zip(examples[::2], RETRIED, strict=True)}
+    asking = answerer(server, timeout_seconds=1.5, concurrency=16)
+    replies = asking.answer(examples)
+    assert [r.text for r in replies[1::2]] == [pair(e) for e in examples[1::2]]
+    for behaviour, reply in zip(RETRIED, replies[::2], strict=True):
+        expected = {"hang": "no whole response within 1.5 s", "drip": "no whole response", "cut": "Connection error"}
+        assert reply.text == "" and expected.get(behaviour, f"Error code: {behaviour}") in reply.error
+        assert "sk-secret" not in reply.error
+    assert asking.usage.requests == 3 * len(RETRIED) + len(RETRIED)
+
+
+def logged_pauses(caplog) -> list[float]:
+    found = [re.search(r"Retrying request .*in ([\d.]+) seconds", r.getMessage()) for r in caplog.records]
+    return [float(f[1]) for f in found if f]
+
+
+def test_retry_after_is_waited_for_and_backoff_grows(server, monkeypatch, caplog):
+    """By the client's own log, and by when requests came."""
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.1)
+    caplog.set_level("INFO", logger="openai._base_client")
+    waits, *grow = many(11)
+    server.script = {pair(waits): ["429 after 0.6"]} | {pair(e): ["503"] * 3 for e in grow}
+    asking = answerer(server, max_retries=3, concurrency=10)
+    asking.answer([waits])
+    first, second = (a.seconds for a in server.asked)
+    assert second - first > 0.55 and logged_pauses(caplog) == [0.6]
+    caplog.clear()
+    asking.answer(grow)
+    pauses = sorted(logged_pauses(caplog))
+    for some, longest in ((pauses[:10], 0.1), (pauses[10:20], 0.2), (pauses[20:], 0.4)):
+        assert len(set(some)) == 10 and all(0.75 * longest <= p <= longest for p in some)  # the jitter
+    times = [a.seconds for a in server.asked if a.pair == pair(grow[0])]
+    assert all(b - a > 0.07 for a, b in pairwise(times)) and len(times) == 4
+
+
+ODD = {
+    "html": "not JSON: '<!doctype html>",
+    "half": "not JSON",
+    "list": "JSON list",
+    "empty": "not JSON",
+    "no choices": "no choices",
+    "error inside": "the model behind me fell over",
+    "null": r"no text (finish_reason stop)",
+    "no message": "no message",
+    "number": "no text",
+    "filter": "no text (finish_reason content_filter)",
+}
+
+
+def test_odd_bodies_with_status_200(server):
+    """No text, no reply: an error that names what came. Not asked again: the server thinks that it answered."""
+    examples = many(2 * len(ODD))
+    server.script = {pair(e): [b] for e, b in zip(examples[::2], ODD, strict=True)}
+    replies = answerer(server).answer(examples)
+    assert [r.text for r in replies[1::2]] == [pair(e) for e in examples[1::2]]
+    for reply, reason in zip(replies[::2], ODD.values(), strict=True):
+        assert reply.text == "" and reason in reply.error
+    assert len(server.asked) == len(examples)
+
+
+def test_odd_texts_are_replies(server):
+    behaviours = ["parts", "bytes", "surrogate", "endless", "refusal", "silence", "no usage", "odd usage"]
+    examples = many(len(behaviours))
+    server.script = {pair(e): [b] for e, b in zip(examples, behaviours, strict=True)}
+    replies = answerer(server).answer(examples)
+    assert [r.error for r in replies] == [""] * len(examples)
+    said = dict(zip(behaviours, ((r.text, pair(e)) for r, e in zip(replies, examples, strict=True)), strict=True))
+    for behaviour, ending in (
+        ("parts", ""), ("bytes", " caf\ufffd"), ("surrogate", " \ufffd and \U0001f600"),
+        ("endless", LONG_TEXT.rstrip()), ("no usage", ""), ("odd usage", ""),
+    ):  # fmt: skip
+        text, name = said[behaviour]
+        assert text == name + ending
+        text.encode("utf-8")
+    assert said["refusal"][0] == "I cannot help with that." and said["silence"][0] == ""
+
+
+def test_an_item_that_the_server_refuses(server):
+    """400 is not asked again and is that item's; so is 401 once the server has answered others."""
+    examples = many(6)
+    server.script = {pair(examples[1]): ["400"], pair(examples[3]): ["401"], pair(examples[4]): ["422"]}
+    replies = answerer(server, concurrency=1).answer(examples)
+    assert [bool(r.error) for r in replies] == [False, True, False, True, True, False]
+    assert "Error code: 400" in replies[1].error and "status 400 on demand, Bearer (OPENAI_API_KEY)" in replies[1].error
+    assert len(server.asked) == 6
+
+
+@pytest.mark.parametrize("status", ["401", "403", "404"])
+def test_a_wrong_key_url_or_model_ends_the_run_at_once(server, status):
+    server.always = status
+    with pytest.raises(InputError, match=rf"url: some-model at {server.url}.*{status}.*OPENAI_API_KEY right\?"):
+        answerer(server, concurrency=2).answer(many(30))
+    assert len(server.asked) <= 4
+
+
+def test_examples_that_cannot_be_sent_are_not_asked(server):
+    examples = many(4)
+    examples[1] = replace(examples[1], speech=None)
+    examples[2] = replace(examples[2], image=b"no picture")
+    replies = answerer(server).answer(examples)
+    assert "e1: field speech" in replies[1].error and "e2: field image" in replies[2].error
+    assert [r.text for r in replies[::3]] == [pair(examples[0]), pair(examples[3])] and len(server.asked) == 2
+
+
+def test_a_dead_server_ends_the_run_and_keeps_what_was_answered(server):
+    """10 answers, then nothing but 503: five failures in a row end it; one now and then does not."""
+    examples = many(40)
+    server.script = {pair(e): [] for e in examples[:10]}
+    server.script[pair(examples[3])] = ["503"] * 3
+    server.always = "503"
+    asking = answerer(server, concurrency=2, most_failures=5)
+    kept = {}
+    with pytest.raises(InputError, match=r"some-model at .*: 5 items failed one after another: .*Error code: 503"):
+        for i, reply in asking.answer_each(examples):
+            kept[i] = reply
+    assert sorted(i for i, r in kept.items() if not r.error) == [0, 1, 2, *range(4, 10)]
+    assert len(kept) <= 17 and len(server.asked) <= 60
+    with pytest.raises(
+        InputError, match=r"\d items failed one after another"
+    ):  # asked in batches it is the same server
+        asking.answer(examples[20:21])
+
+
+def test_a_server_that_is_not_there(server):
+    asking = EndpointAnswerer("http://127.0.0.1:9/v1", "m", "text", EndpointSettings(max_retries=1, most_failures=3))
+    with pytest.raises(InputError, match=r"3 items failed one after another: .*Connect"):
+        asking.answer(many(10))
+    assert len(EndpointAnswerer("http://127.0.0.1:9/v1", "m", "text").answer([])) == 0
+
+
+def test_pace(server):
+    """1200 a minute is one in 50 ms, retries among them, and goes on from one call to the next."""
+    examples = many(12)
+    server.script = {pair(e): ["503"] for e in examples[:4]}
+    asking, started = answerer(server, concurrency=8, requests_per_minute=1200), time.monotonic()
+    asking.answer(examples[:6])
+    asking.answer(examples[6:])
+    times = sorted(a.seconds for a in server.asked)
+    assert len(times) == 16
+    # no request before its turn: a slow machine makes them late, and never early
+    assert all(at >= started + turn * 0.05 - 0.001 for turn, at in enumerate(times))
+
+
+def test_budget(server):
+    """A thousand tokens in at $5 a million and ten out at $100: $0.006 an item, so four items reach $0.02."""
+    examples = many(20)
+    settings = EndpointSettings(concurrency=1, price_in=5, price_out=100, budget=0.02)
+    usage = Usage()
+    spoken = EndpointAnswerer(server.url, "m", "speech", settings, usage)
+    replies = spoken.answer(examples)
+    assert [r.text for r in replies[:4]] == [pair(e) for e in examples[:4]]
+    assert {r.error for r in replies[4:]} == {"budget of $0.02 reached"} and len(server.asked) == 4
+    assert asdict(usage) == {
+        "requests": 4, "retries": 0, "prompt_tokens": 4000, "completion_tokens": 40, "dollars": pytest.approx(0.024),
+    }  # fmt: skip
+    written = EndpointAnswerer(server.url, "m", "text", settings, usage)  # the same purse
+    assert written.answer(examples[:1])[0].error == "budget of $0.02 reached"
+    more = EndpointAnswerer(server.url, "m", "speech", replace(settings, budget=0.2), usage)  # what is left is resumed
+    assert [r.text for r in more.answer(examples[4:])] == [pair(e) for e in examples[4:]]
+
+
+def test_what_was_spent_is_on_disk_before_the_end(tmp_path, monkeypatch):
+    """A process that is killed writes nothing at its end."""
+    monkeypatch.setattr("selfkd.evaluation.backends.openai_client.KEPT_EVERY_SECONDS", 0)
+    with kept_usage(tmp_path / "usage.json", "m") as usage:
+        usage.spend(7, 2, 0.5)
+        assert json.loads((tmp_path / "usage.json").read_text())["dollars"] == 0.5
+
+
+def test_a_budget_without_counted_tokens_ends_the_run(server):
+    server.always = "no usage"
+    asking = answerer(server, concurrency=1, price_in=1, budget=1)
+    kept = []
+    with pytest.raises(InputError, match=r"budget: .*does not say how many tokens"):
+        kept.extend(asking.answer_each(many(5)))
+    assert len(server.asked) == 1
+
+
+def test_closing_ends_what_is_in_flight(server):
+    server.script = {pair(e): ["hang"] for e in many(10)[1:]}
+    asking = answerer(server, timeout_seconds=60).answer_each(many(10))
+    assert next(asking)[0] == 0
+    started = time.monotonic()
+    asking.close()
+    assert time.monotonic() - started < 30  # the half of what the others would wait
+    assert not [t for t in threading.enumerate() if t.name == "asker"]
+
+
+def test_bad_input_names_its_field(monkeypatch):
+    for bad, field in (
+        ({"concurrency": 0}, "concurrency"),
+        ({"requests_per_minute": -1}, "requests_per_minute"),
+        ({"timeout_seconds": 0}, "timeout_seconds"),
+        ({"budget": 1}, "budget"),
+        ({"most_failures": 0}, "most_failures"),
+    ):
+        with pytest.raises(InputError, match=f"^{field}: "):
+            EndpointSettings(**bad)
+    with pytest.raises(InputError, match=r"^url: "):
+        EndpointAnswerer("localhost:8000", "m", "text")
+    with pytest.raises(InputError, match=r"^model: "):
+        EndpointAnswerer("", "", "text")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-schlüssel")
+    with pytest.raises(InputError, match=r"^OPENAI_API_KEY: (?!.*schl)"):
+        EndpointAnswerer("", "m", "text")
+
+
+def test_without_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(InputError, match=r"pip install 'selfkd\[openai\]'"):
+        EndpointAnswerer("", "m", "text").answer(many(1))

@@ -1,0 +1,144 @@
+"""MMAlign from its files to scores, and wrong replies before a judge: the commands as they are used."""
+
+import json
+
+import pytest
+from chat_server import chat_server
+from examples import training_start
+from PIL import Image
+
+from selfkd.cli import main
+from selfkd.data.dataset import ExampleFolder
+from selfkd.errors import InputError
+from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
+from selfkd.evaluation.judge import PROMPT, PROMPT_VERSION, JudgeConfig, judge_run
+from selfkd.evaluation.samples import read_samples, samples_path
+from selfkd.report.build import ReportConfig, report
+
+
+@pytest.fixture
+def aro(tmp_path):
+    """Six items of each kind in ARO's layout, about one picture."""
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "pictures" / "1.jpg")
+    box = {"image_path": "1.jpg", "bbox_x": 0, "bbox_y": 0, "bbox_w": 60, "bbox_h": 60}
+    for kind, more in (("relation", {"relation_name": "left of"}), ("attribution", {"attributes": ["red", "blue"]})):
+        items = [
+            {
+                **box,
+                **more,
+                "true_caption": f"the red cup {i} is on the blue table",
+                "false_caption": f"the blue cup {i}",
+            }
+            for i in range(6)
+        ]
+        (tmp_path / f"{kind}.json").write_text(json.dumps(items))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def start(parts, tmp_path_factory):
+    return training_start(parts, tmp_path_factory.mktemp("start"))
+
+
+def test_mmalign_is_built_spoken_and_asked_both_ways(aro, start, tmp_path):
+    built = ["mmalign", "build", "--output", tmp_path / "data", "--per_kind", "4", "--speech.processes", "1"]
+    built += ["--relation", aro / "relation.json", "--attribution", aro / "attribution.json"]
+    assert main([*map(str, built), "--images", str(aro / "pictures")]) == 0
+    spoken = ExampleFolder(tmp_path / "data")
+    assert len(spoken) == 8 and sorted(e.truth for e in spoken) == list("AAAABBBB")
+    assert spoken.source == "mmalign" and "red cup" in spoken[0].said
+    config = EvaluateConfig(str(start / "model"), [str(tmp_path / "data")], tmp_path / "run", likelihood=True)
+    scores = evaluate(config)["mmalign"]
+    for view in ("text", "speech"):
+        samples = read_samples(samples_path(tmp_path / "run", "mmalign", view))
+        assert all(len(s["log_likelihoods"]) == 2 and max(s["log_likelihoods"]) < 0 for s in samples)
+        likeliest = [("A", "B")[s["log_likelihoods"][1] > s["log_likelihoods"][0]] for s in samples]
+        right = sum(a == s["truth"] for a, s in zip(likeliest, samples, strict=True))
+        assert scores[view]["likelihood_accuracy"] == right / 8
+        assert scores[view]["true_first_rate"] is None or 0 <= scores[view]["first_rate"] <= 1
+
+
+def test_the_embedded_worlds_mmalign(tmp_path):
+    assert main(["mmalign", "build", "--output", str(tmp_path / "data"), "--per_kind", "2"]) == 0
+    assert [e.category for e in ExampleFolder(tmp_path / "data")] == ["relation", "attribute"] * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--relation", "r.json"], "attribution: ARO's questions need"),
+        (["--per_kind", "0"], "per_kind: 0: must be at least 1"),
+        (["--speech.voice", "x"], "speech: 'voice' is no setting here"),
+    ],
+)
+def test_bad_settings(tmp_path, capsys, arguments, message):
+    assert main(["mmalign", "build", "--output", str(tmp_path / "data"), *arguments]) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "data").exists()
+
+
+def test_a_judge_reads_wrong_replies_alone_and_goes_on(start, tmp_path, capsys):
+    run = tmp_path / "run"
+    evaluate(EvaluateConfig(str(start / "model"), [str(start / "data")], run, views=["text", "speech"]))
+    free = judge_run(JudgeConfig(run))
+    name = "world-annotated.speech"
+    wrong = [s for s in read_samples(samples_path(run, "world-annotated", "speech")) if not s["correct"]]
+    assert free[name]["wrong"] == len(wrong) > 0 and free[name]["judged"] == 0 and 0 <= free[name]["overlap"] <= 1
+    with chat_server() as server:
+        server.reply = lambda asked: '{"on_topic": true, "reason": "it answers"}'
+        judged = judge_run(JudgeConfig(run, "a-judge", server.url))
+        # all are on topic: how many of others may not be is known by how many there are
+        interval = [pytest.approx(0.025 ** (1 / len(wrong))), 1.0]
+        assert judged[name] == {**free[name], "judged": len(wrong), "on_topic": 1.0, "interval": interval}
+        asked = len(server.asked)
+        assert asked == sum(figures["wrong"] for figures in judged.values()) + 26
+        about = json.loads((run / "judged.json").read_text())["about"]
+        assert (about["judge"], about["prompt_version"], about["prompt"]) == ("a-judge", PROMPT_VERSION, PROMPT)
+        # 14 of the 26 labels are true: a judge that always says so agrees with as many, no more than by chance
+        agrees = [about["agreement"][key] for key in ("n", "without_verdict", "agreement", "kappa")]
+        assert agrees == [26, 0, 14 / 26, 0]
+        assert "a-judge: agrees with 54% (10) of 26 labels, kappa 0.00" in capsys.readouterr().out
+        with (run / "judged" / f"{name}.jsonl").open("ab") as file:
+            file.write(b'{"id": "cut sh')
+        assert judge_run(JudgeConfig(run, "a-judge", server.url)) == judged and len(server.asked) == asked
+        server.reply = lambda asked: '{"on_topic": false, "reason": "it does not"}'
+        other = judge_run(JudgeConfig(run, "another-judge", server.url))
+        assert other[name]["on_topic"] == 0 and len(server.asked) == 2 * asked, (
+            "another judge's verdicts are not its own"
+        )
+        path = samples_path(run, "world-annotated", "speech")
+        samples = [
+            s | {"reply": f"{s['reply']} indeed"} if s["id"] == wrong[0]["id"] else s for s in read_samples(path)
+        ]
+        path.write_text("".join(json.dumps(s) + "\n" for s in samples))
+        other = judge_run(JudgeConfig(run, "another-judge", server.url))
+        assert len(server.asked) == 2 * asked + 1, "a verdict is one on a reply"
+        judge_run(JudgeConfig(run, "another-judge", server.url, {"extra": {"temperature": 1}}))
+        assert len(server.asked) == 3 * asked + 1, "or on how it was asked for"
+    assert judge_run(JudgeConfig(run)) == other, "without a judge the verdicts that are there stand"
+    page = report(ReportConfig([str(run)], tmp_path / "report.html")).read_text()
+    assert "run: another-judge agrees with 46% (10) of 26 labels" in page
+    with pytest.raises(InputError, match="holds no samples"):
+        judge_run(JudgeConfig(tmp_path))
+
+
+def test_a_judges_budget_holds_over_repetitions_and_its_end_is_told(start, tmp_path, capsys):
+    run = tmp_path / "run"
+    evaluate(EvaluateConfig(str(start / "model"), [str(start / "data")], run, views=["speech"]))
+    wrong = judge_run(JudgeConfig(run))["world-annotated.speech"]["wrong"]
+    assert wrong > 2
+    with chat_server() as server:  # 1,000 prompt tokens a request
+        server.reply = lambda asked: '{"on_topic": true, "reason": "it answers"}'
+        endpoint = {"concurrency": 1, "price_in": 1.0, "budget": 0.028}
+        for _ in range(2):
+            with pytest.raises(
+                InputError, match=rf"{wrong - 2} replies have no verdict, .*: budget of \$0.028 reached"
+            ):
+                judge_run(JudgeConfig(run, "a-judge", server.url, endpoint))
+            assert len(server.asked) == 26 + 2, "the labels come first, and the budget is the run's"
+        told = capsys.readouterr().out
+        assert "agrees with 54% (10) of 26 labels" in told and "a-judge: 28 requests (0 again)" in told
+        judged = json.loads((run / "judged.json").read_text())
+        assert judged["figures"]["world-annotated.speech"]["judged"] == 2
+        judge_run(JudgeConfig(run, "a-judge", server.url, endpoint | {"budget": 1}))
+        assert len(server.asked) == 26 + wrong

@@ -1,0 +1,412 @@
+"""`selfkd evaluate`: any model, written and spoken; cut short it goes on; what has no reply is never a wrong answer."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pandas
+import pytest
+from benchmark_copies import ANSWERS, HEADLINES, ROWS, copy_of
+from chat_server import chat_server, pair_of
+from datasets import Dataset, Features, Image, Value
+from examples import tone, training_start, world_examples
+
+from selfkd.cli import main
+from selfkd.data.dataset import ExampleFolder
+from selfkd.data.example import MANIFEST, image_hash, write_shard
+from selfkd.errors import InputError
+from selfkd.evaluation.benchmarks.registry import BENCHMARKS, open_benchmark
+from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
+from selfkd.evaluation.response import Reply
+from selfkd.evaluation.samples import SampleFile, read_samples, sample, samples_path
+from selfkd.files import write_json
+
+VIEWS = ["text", "speech", "cascade"]
+NAME = "world-annotated"  # what the examples say that they are from
+
+
+@pytest.fixture(scope="module")
+def start(parts, tmp_path_factory):
+    return training_start(parts, tmp_path_factory.mktemp("start"))
+
+
+@pytest.fixture(scope="module")
+def run(start, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "whole"
+    config = EvaluateConfig(str(start / "model"), [str(start / "data")], folder, views=VIEWS, batch_size=5)
+    return folder, evaluate(config)
+
+
+def without_time(folder):
+    return {
+        path.name: [{k: v for k, v in s.items() if k != "seconds"} for s in read_samples(path)]
+        for path in sorted((folder / "samples").iterdir())
+    }
+
+
+def test_a_run_holds_every_sample_and_every_figure(run):
+    folder, result = run
+    scores = result[NAME]
+    assert [scores[v]["n"] for v in VIEWS] == [16] * 3 and scores["text"]["accuracy"] > 0.8
+    assert {"accuracy", "stderr", "parse_rate", "yes_bias", "failed"} <= set(scores["speech"])
+    assert scores["gap"]["n"] == scores["cascade_gap"]["n"] == 16 and len(scores["gap"]["gap_interval"]) == 2
+    table = pandas.read_json(samples_path(folder, NAME, "speech"), lines=True)
+    assert len(table) == 16 and {"id", "prompt", "reply", "parsed", "score", "seconds", "error"} <= set(table)
+    assert list(table["id"]) == [f"world-train-5-{i:06d}" for i in range(16)] and (table["seconds"] > 0).all()
+    written = pandas.read_json(samples_path(folder, NAME, "text"), lines=True)
+    assert (written["prompt"] != table["prompt"]).all() and table["prompt"].is_unique
+    assert json.loads((folder / "provenance.json").read_text())["commit"]
+
+
+def test_killed_in_the_middle_it_ends_in_the_same_samples(start, run, tmp_path):
+    command = [sys.executable, "-m", "selfkd.cli", "evaluate", start / "model", "--data", start / "data", "--views"]
+    command += ["text,speech,cascade", "--batch_size", "2", "--output", tmp_path / "killed"]
+    command = list(map(str, command))
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    partial = tmp_path / "killed" / "samples" / f"{NAME}.speech.jsonl.partial-0"
+    deadline = time.monotonic() + 90
+    while not (partial.is_file() and partial.read_bytes().count(b"\n") >= 3) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = partial.read_bytes().count(b"\n")
+    assert 3 <= kept < 16
+    with partial.open("ab") as file:
+        file.write(b'{"id": "world-train-5-0000')  # as a kill in the middle of a line leaves it
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and "Score in % (standard error)" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert without_time(tmp_path / "killed") == without_time(run[0])
+
+
+def test_two_processes_ask_each_item_once(start, run, tmp_path):
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--no_python"]
+    command += [sys.executable, "-m", "selfkd.cli", "evaluate", start / "model", "--data", start / "data"]
+    command += ["--views", "text,speech,cascade", "--output", tmp_path / "two", "--batch_size", "5"]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run(list(map(str, command)), check=True, env=environment, timeout=300, capture_output=True)
+    assert without_time(tmp_path / "two") == without_time(run[0])
+
+
+def test_an_item_that_cannot_be_asked_is_told_and_costs_no_other(start, tmp_path):
+    rows = world_examples(3)
+    rows[1] = replace(rows[1], image=b"no picture at all")
+    (tmp_path / "data").mkdir()
+    write_shard(tmp_path / "data" / "a.parquet", rows, {"rows": 3})
+    write_json(tmp_path / "data" / MANIFEST, {"shards": [{"file": "a.parquet"}]})
+    config = EvaluateConfig(str(start / "model"), [str(tmp_path / "data")], tmp_path / "run")
+    with pytest.raises(InputError, match=r"1 of 3 rows cannot be used .*not a readable picture"):
+        evaluate(config)
+    assert not (tmp_path / "run" / "result.json").exists()
+    config.keep_failures = True  # asked all the same, and counted
+    scores = evaluate(config)[NAME]
+    assert (scores["text"]["n"], scores["text"]["failed"], scores["gap"]["n"]) == (2, 1, 2)
+    lost = read_samples(samples_path(tmp_path / "run", NAME, "text"))[1]
+    assert lost["score"] is None and lost["correct"] is None and "not a readable picture" in lost["error"]
+
+
+def test_an_item_that_cannot_be_heard_is_asked_in_writing(start, tmp_path):
+    rows = world_examples(3)
+    rows[1] = rows[1].spoken(tone(31), "tone")
+    (tmp_path / "data").mkdir()
+    write_shard(tmp_path / "data" / "a.parquet", rows, {"rows": 3})
+    write_json(tmp_path / "data" / MANIFEST, {"shards": [{"file": "a.parquet"}]})
+    config = EvaluateConfig(
+        str(start / "model"), [str(tmp_path / "data")], tmp_path / "run", views=VIEWS, keep_failures=True
+    )
+    scores = evaluate(config)[NAME]
+    assert {view: (scores[view]["n"], scores[view]["failed"]) for view in VIEWS} == {
+        "text": (3, 0), "speech": (2, 1), "cascade": (2, 1),
+    }  # fmt: skip
+
+
+def test_an_endpoint_that_fails_and_comes_back(start, tmp_path):
+    """What was answered is kept; the same command asks the rest again; both views and a cascade."""
+    examples = list(ExampleFolder(start / "data"))[:6]
+    flaky = pair_of(examples[2].image, examples[2].question.encode())
+    with chat_server() as server:
+        server.script[flaky] = ["400"]
+        config = EvaluateConfig(
+            "some-omni", [str(start / "data")], tmp_path / "run", views=VIEWS, limit=6, url=server.url,
+            endpoint={"price_in": 1.0, "budget": 5.0, "max_retries": 0},
+        )  # fmt: skip
+        with pytest.raises(InputError, match="1 items of world-annotated have no reply, the first because: "):
+            evaluate(config)
+        asked_first = len(server.asked)
+        result = evaluate(config)[NAME]
+        assert len(server.asked) == asked_first + 1, "only what had no reply is asked again"
+    assert [result[v]["n"] for v in VIEWS] == [6] * 3
+    usage = json.loads((tmp_path / "run" / "usage.json").read_text())
+    assert usage["requests"] == len(server.asked) and usage["prompt_tokens"] == 1000 * 18  # over both runs
+    assert usage["dollars"] == pytest.approx(18 * 1000 / 1e6)
+    spoken = read_samples(samples_path(tmp_path / "run", NAME, "speech"))
+    assert len({s["reply"] for s in spoken}) == 6
+    cascade = read_samples(samples_path(tmp_path / "run", NAME, "cascade"))
+    assert all(isinstance(s["heard"], str) for s in cascade)
+
+
+def test_a_run_does_not_go_on_over_other_speech(start, tmp_path):
+    def speak(pitch_hz):
+        rows = [replace(e, source="world").spoken(tone(0.5, pitch_hz), "tone") for e in world_examples(3)]
+        write_shard(tmp_path / "data" / f"{pitch_hz}.parquet", rows, {"rows": 3})
+        write_json(tmp_path / "data" / MANIFEST, {"shards": [{"file": f"{pitch_hz}.parquet"}]})
+
+    (tmp_path / "data").mkdir()
+    speak(220)
+    first = ExampleFolder(tmp_path / "data")[0]
+    with chat_server() as server:
+        server.script[pair_of(first.image, first.question.encode())] = ["400"]
+        settings = {"max_retries": 0, "extra": {"max_tokens": None, "max_completion_tokens": 64}}
+        config = EvaluateConfig(
+            "some-omni", [str(tmp_path / "data")], tmp_path / "run", views=["text"], url=server.url, endpoint=settings
+        )
+        with pytest.raises(InputError, match="1 items of world have no reply"):
+            evaluate(config)
+        assert {"max_tokens", "max_completion_tokens"} & set(server.asked[0].body) == {"max_completion_tokens"}
+        speak(110)
+        with pytest.raises(InputError, match=r"data: .*data: made anew since this run began; give another output"):
+            evaluate(config)
+        speak(220)
+        other = replace(config, endpoint={"extra": {"temperature": 1}})
+        with pytest.raises(InputError, match=r"endpoint.extra: \{'max_tokens'.* when this run began, .* now; give ano"):
+            evaluate(other)
+        assert evaluate(config)["world"]["text"]["n"] == 3
+
+
+def test_a_benchmark_with_a_lost_item_keeps_no_other_from_being_asked(start, tmp_path):
+    rows = [replace(e, source="world", id=f"second-{i}") for i, e in enumerate(world_examples(3))]
+    (tmp_path / "data").mkdir()
+    write_shard(tmp_path / "data" / "a.parquet", rows, {"rows": 3})
+    write_json(tmp_path / "data" / MANIFEST, {"shards": [{"file": "a.parquet"}]})
+    lost = ExampleFolder(start / "data")[5]
+    with chat_server() as server:
+        server.script[pair_of(lost.image, lost.question.encode())] = ["html"]
+        config = EvaluateConfig(
+            "some-omni", [str(start / "data"), str(tmp_path / "data")], tmp_path / "run", views=["text"],
+            url=server.url,
+        )  # fmt: skip
+        with pytest.raises(InputError, match=r"^1 items of world-annotated .*: .*not JSON"):
+            evaluate(config)
+        assert len(read_samples(samples_path(tmp_path / "run", "world", "text"))) == 3
+        assert len(server.asked) == 16 + 3 and not (tmp_path / "run" / "result.json").exists()
+        keeping = SampleFile(
+            samples_path(tmp_path / "run", NAME, "text"), [e.id for e in ExampleFolder(start / "data")]
+        )
+        keeping.finish()  # as --keep_failures true leaves it, cut short in what comes after
+        assert {name: s["text"]["n"] for name, s in evaluate(config).items()} == {NAME: 16, "world": 3}
+        assert len(server.asked) == 16 + 3 + 1
+
+
+def test_a_cascade_before_an_endpoint_loses_no_other_item_to_one_that_cannot_be_heard(start, tmp_path, monkeypatch):
+    """Speech over the recogniser's 30 s is that item's error; those after it are asked."""
+    rows = world_examples(3)
+    rows[1] = rows[1].spoken(tone(31), "tone")
+    (tmp_path / "data").mkdir()
+    write_shard(tmp_path / "data" / "a.parquet", rows, {"rows": 3})
+    write_json(tmp_path / "data" / MANIFEST, {"shards": [{"file": "a.parquet"}]})
+    with chat_server() as server:
+        config = EvaluateConfig(
+            "some-omni", [str(tmp_path / "data")], tmp_path / "run", views=["cascade"], url=server.url,
+            keep_failures=True,
+        )  # fmt: skip
+        scores = evaluate(config)[NAME]["cascade"]
+        assert (scores["n"], scores["failed"], len(server.asked)) == (2, 1, 2)
+    samples = read_samples(samples_path(tmp_path / "run", NAME, "cascade"))
+    assert [s["id"] for s in samples] == [e.id for e in rows]
+    assert "31.0 s is over the encoder's 30 s" in samples[1]["error"]
+    monkeypatch.setattr("selfkd.evaluation.evaluate._processes", lambda: SimpleNamespace(num_processes=2))
+    with pytest.raises(InputError, match="url: an endpoint is asked by one process"):
+        evaluate(config)
+
+
+def test_a_limit_takes_all_questions_about_a_picture(tmp_path):
+    """Of pictures 0, 1, 0, 2, 1 three items are those of 0, since 1 would make four; its record says whose they are."""
+    plain = world_examples(5)
+    rows = [replace(e, image=plain[at].image) for e, at in zip(plain, (0, 1, 0, 2, 1), strict=True)]
+    (tmp_path / "data").mkdir()
+    write_shard(tmp_path / "data" / "a.parquet", rows, {"rows": 5})
+    write_json(tmp_path / "data" / MANIFEST, {"shards": [{"file": "a.parquet"}]})
+    with chat_server() as server:
+        for limit, asked, groups in ((3, (0, 2), 1), (4, (0, 1, 2, 4), 2), (1, (0, 2), 1)):
+            run = tmp_path / f"run-{limit}"
+            config = EvaluateConfig("some-omni", [str(tmp_path / "data")], run, limit=limit, url=server.url)
+            scores = evaluate(config)[NAME]
+            assert (scores["speech"]["n"], scores["speech"]["groups"]) == (len(asked), groups)
+            records = read_samples(samples_path(run, NAME, "speech"))
+            assert [r["id"] for r in records] == [rows[i].id for i in asked]
+            assert [r["group"] for r in records] == [image_hash(rows[i].image) for i in asked]
+
+
+@pytest.fixture
+def pope_copy(tmp_path):
+    """Four rows in POPE's layout."""
+    pictures = [{"bytes": e.image, "path": None} for e in world_examples(4)]
+    table = {
+        "id": list("0123"), "question_id": list("0123"), "answer": ["yes", "no", "yes", "no"],
+        "question": ["Is there a dog in the image?", "Is there a cat in the image?", "Is there a bus in the image?",
+                     "Is there a red car in the image?"],
+        "image_source": ["x"] * 4, "image": pictures, "category": ["random"] * 4,
+    }  # fmt: skip
+    features = Features({**{k: Value("string") for k in table if k != "image"}, "image": Image()})
+    Dataset.from_dict(table, features=features).to_parquet(tmp_path / "pope.parquet")
+    return tmp_path / "pope.parquet"
+
+
+def test_a_public_benchmark_is_spoken_once_and_asked_in_several_voices(start, pope_copy, tmp_path):
+    config = EvaluateConfig(
+        str(start / "model"), [], tmp_path / "run", benchmarks=["pope"], copies={"pope": str(pope_copy)},
+        voices=["en-US+m1", "en-GB-scotland+f3"], cache=tmp_path / "cache", speech={"processes": 1},
+    )  # fmt: skip
+    result = evaluate(config)
+    assert set(result) == {"pope@en-US+m1", "pope@en-GB-scotland+f3", "pope"}
+    scores = result["pope@en-US+m1"]
+    assert scores["text"]["n"] == 4 and set(scores["text"]["figures"]) >= {"accuracy", "f1", "yes rate"}
+    assert scores["text"]["accuracy"] * 100 == scores["text"]["figures"]["accuracy"]
+    assert result["pope"]["over_voices"]["voices"] == 2
+    spoken = [ExampleFolder(folder) for folder in sorted((tmp_path / "cache").glob("pope-*"))]
+    assert len(spoken) == 2 and all(e.answer_format.startswith("\nAnswer the question using") for e in spoken[0])
+    written = [read_samples(samples_path(tmp_path / "run", name, "text")) for name in list(result)[:2]]
+    assert written[0] == written[1], "the second voice's written view is the first one's"
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*.parquet")}
+    config.output, config.instruction = tmp_path / "again", "text"
+    evaluate(config)
+    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*.parquet")}
+    config.output, config.instruction, config.voices = tmp_path / "said", "spoken", ["en-US+m1"]
+    evaluate(config)
+    (said,) = [f for f in map(ExampleFolder, (tmp_path / "cache").glob("pope-*")) if not f[0].answer_format]
+    assert said[0].question.endswith("Answer the question using a single word or phrase.") and len(spoken[0]) == 4
+
+
+def test_a_copy_that_was_corrected_is_read_anew(start, pope_copy, tmp_path):
+    def truths(output):
+        config = EvaluateConfig(
+            str(start / "model"), [], output, benchmarks=["pope"], copies={"pope": str(pope_copy)}, views=["text"],
+            voices=["en-US+m1"], cache=tmp_path / "cache", speech={"processes": 1},
+        )  # fmt: skip
+        evaluate(config)
+        return [s["truth"] for s in read_samples(samples_path(output, "pope", "text"))]
+
+    before = truths(tmp_path / "before")
+    data = Dataset.from_parquet(str(pope_copy))
+    turned = data.map(lambda row: {"answer": "no" if row["answer"] == "yes" else "yes"}, load_from_cache_file=False)
+    turned.to_parquet(pope_copy)
+    assert truths(tmp_path / "after") == [{"yes": "no", "no": "yes"}[t] for t in before]
+    others = [{"bytes": e.image, "path": None} for e in world_examples(8)[4:]]
+    turned.remove_columns("image").add_column("image", others, feature=Image()).to_parquet(pope_copy)
+    truths(tmp_path / "again")
+    asked = [ExampleFolder(folder)[0].image for folder in (tmp_path / "cache").glob("pope-*")]
+    assert len(asked) == 3 and others[0]["bytes"] in asked
+
+
+def test_every_benchmark_from_its_layout_to_its_gap(tmp_path, monkeypatch, capsys):
+    """All twelve as their copies lie, spoken, asked in both views; a model that reads well and does not hear. In its
+    replies is U+2028, which ends a line for Python and not for JSON."""
+    rows = dict(ROWS) | {"mme": [ROWS["mme"][0], ROWS["mme"][1] | {"question": "Is a poem shown in the picture?"}]}
+    copies = {name: copy_of(tmp_path, name, rows[name]) for name in BENCHMARKS}
+    known = {row.question: row.answer for name, path in copies.items() for row in open_benchmark(name, path).rows}
+    config = EvaluateConfig(
+        "reads", [], tmp_path / "run", benchmarks=["all"], copies=copies, cache=tmp_path / "cache",
+        speech={"processes": 1},
+    )  # fmt: skip
+    monkeypatch.setattr("selfkd.synthesis.synthesize.run_jobs", lambda stage, jobs, *_: (stage(*job) for job in jobs))
+    with chat_server() as server:
+        server.reply = lambda asked: next((known[t] for t in asked.texts if t in known), "I hear\u2028a tone.\x85")
+        config.url = server.url
+        result = evaluate(config)
+    assert list(result) == [*BENCHMARKS, "average"]
+    average = result.pop("average")["over_benchmarks"]
+    assert average["benchmarks"] == list(BENCHMARKS)
+    assert average["gap"]["headline"] == average["text"]["headline"] == 100
+    told = capsys.readouterr().out
+    assert "own figures" in told and max(len(line) for line in told.splitlines() if line[0] in "┏│└") <= 80
+    for name, scores in result.items():
+        written, spoken = (scores[view] for view in ("text", "speech"))
+        assert written["n"] == spoken["n"] == len(ANSWERS[name]) and written["failed"] == spoken["failed"] == 0
+        for view, headline in ((written, 100.0), (spoken, 0.0)):
+            assert next(iter(view["figures"].items())) == (HEADLINES[name], headline), name
+        assert (scores["gap"]["gap"], scores["gap"]["only_written"]) == (1.0, len(ANSWERS[name]))
+        read = pandas.read_json(samples_path(config.output, name, "speech"), lines=True)
+        assert list(read["reply"]) == ["I hear\u2028a tone."] * len(ANSWERS[name])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": []}, "data, benchmarks: name at least one"),
+        ({"benchmarks": ["mmme"]}, "benchmarks: 'mmme' is not known; there are paper8, all, mme"),
+        ({"benchmarks": ["pope"], "speech": {"voice": "x"}}, "speech: 'voice' is no setting here"),
+        ({"endpoint": {"speed": 3}}, "endpoint: .*'speed'"),
+        ({"views": []}, "views: must not be"),
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+        ({"endpoint": {"max_new_tokens": 9}}, "endpoint: max_new_tokens: is a field of the run itself"),
+        ({"benchmarks": ["pope"], "views": ["text", "cascade"]}, "recognizer: .* the embedded world alone; name one"),
+    ],
+)
+def test_bad_settings(start, tmp_path, changes, message):
+    settings = {"model": str(start / "model"), "data": [str(start / "data")], "output": tmp_path / "run"} | changes
+    with pytest.raises(InputError, match=message):
+        evaluate(EvaluateConfig(**settings))
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_folder_given_twice_is_refused(start, tmp_path):
+    with pytest.raises(InputError, match="a second folder of 'world-annotated'"):
+        evaluate(EvaluateConfig(str(start / "model"), [str(start / "data")] * 2, tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("pope", "names a public benchmark"), ("average", "has a meaning"), ("me@home", "has a meaning")]
+)
+def test_questions_of_ones_own_by_a_name_that_is_taken_are_refused(start, tmp_path, name, why):
+    rows = [replace(e, source=name) for e in world_examples(2)]
+    write_shard(tmp_path / "data" / "a.parquet", rows, {"rows": 2})
+    write_json(tmp_path / "data" / MANIFEST, {"source": "jsonl", "shards": [{"file": "a.parquet"}]})
+    with pytest.raises(InputError, match=f"data: .*data: its questions are from '{name}', which {why}"):
+        evaluate(EvaluateConfig(str(start / "model"), [str(tmp_path / "data")], tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_records_of_several_processes_are_one_file_in_the_order_of_the_data(tmp_path):
+    examples = world_examples(3)
+    ids = [e.id for e in examples]
+    files = [SampleFile(tmp_path / "world.text.jsonl", ids, rank) for rank in (0, 1)]
+    files[1].add(sample(examples[2], "text", Reply("two")))
+    files[0].add(sample(examples[0], "text", Reply("", error="lost")))
+    assert files[0].missing() == [0, 1]
+    files[1].add(sample(examples[0], "text", Reply("zero")))
+    files[0].add(sample(examples[1], "text", Reply("one")))
+    assert files[0].missing() == []
+    files[0].finish()
+    assert [s["reply"] for s in read_samples(tmp_path / "world.text.jsonl")] == ["zero", "one", "two"]
+    assert [p.name for p in tmp_path.iterdir()] == ["world.text.jsonl"]
+
+
+def test_what_was_heard_is_told_of_each_view():
+    """Of the cascade what its own recogniser heard ("red" is gone, "a bed" is there: 2 of 3 words), of the speech view
+    what the data stage's did."""
+    (example,) = world_examples(1)
+    example = replace(example, question="Is it red?", said="Is it red?", word_error_rate=0.25)
+    heard = {v: sample(example, v, Reply("yes", "Is it a bed?"))["word_error_rate"] for v in VIEWS}
+    assert heard == {"text": None, "speech": 0.25, "cascade": pytest.approx(2 / 3)}
+    assert sample(example, "cascade", Reply("", error="lost"))["word_error_rate"] is None
+    assert sample(replace(example, word_error_rate=-1.0), "speech", Reply("yes"))["word_error_rate"] is None
+    example = replace(example, said="图中有几只猫")  # a script without spaces: letters are what is counted
+    assert sample(example, "cascade", Reply("", "图中有几只狗"), "zh")["word_error_rate"] == pytest.approx(1 / 6)
+
+
+def test_runs_side_by_side(start, run, tmp_path, capsys):
+    again = tmp_path / "eval-again"
+    evaluate(EvaluateConfig(str(start / "model"), [str(start / "data")], again, views=["speech"]))
+    capsys.readouterr()
+    assert main(["compare", f"base={run[0]}", str(again), "--output", str(tmp_path / "c")]) == 0
+    scores = json.loads((tmp_path / "c" / "scores.json").read_text())[NAME]
+    assert list(scores["systems"]) == ["text", "base", "again", "cascade"]
+    assert scores["gap_closed"]["again"]["of"] == "base" and scores["gap_closed"]["again"]["difference"] == 0
+    assert set(scores["gap"]) == {"base", "again", "cascade"} and "gap closed" in capsys.readouterr().out
+    with pytest.raises(InputError, match="a second 'base'"):
+        main(["compare", f"base={run[0]}", f"base={again}", "--output", str(tmp_path / "d"), "--debug"])

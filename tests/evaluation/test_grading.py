@@ -1,0 +1,112 @@
+"""Replies of every style, read by hand."""
+
+from dataclasses import replace
+
+import pytest
+from examples import training_start, world_examples
+
+from selfkd.data.example import write_shard
+from selfkd.errors import InputError
+from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
+from selfkd.evaluation.grading import check_gradable, is_right, parse
+from selfkd.toy_world.questions import which_caption
+
+CAPTIONS = which_caption("the man is on the horse", "the horse is on the man")
+
+
+@pytest.mark.parametrize(
+    ("kind", "question", "reply", "parsed"),
+    [
+        ("exists", "Is there a star?", "yes", "yes"),
+        ("exists", "Is there a star?", "No, the image shows no star.", "no"),
+        ("exists", "Is there not a star?", "yes, there is no star.", "yes"),
+        ("exists", "Is there a star?", "maybe", None),
+        ("exists", "Is there a star?", "it could be yes or no", None),
+        ("exists", "Is there a star?", "Yes or no", None),
+        ("exists", "Is there a star?", "y", "yes"),
+        ("relation", "Is it left of it?", "I think yes", "yes"),
+        ("color", "What color is the star?", "the star is blue.", "blue"),
+        ("color", "What color is the star?", "blue or red", None),
+        ("color", "What color is the star?", "It is grey.", "gray"),
+        ("color", "What color is the grey star?", "gray", None),
+        ("shape", "What is the red shape?", "star", "star"),
+        ("size", "Is it small or large?", "large is the size of it", "large"),
+        ("size", "Is it small or large?", "small or large", None),
+        ("count", "How many stars are there?", "there are 3", "three"),
+        ("count", "How many stars are there?", "two stars can be seen.", "two"),
+        ("count", "How many stars are there?", "None", "zero"),
+        ("count", "How many stars are there?", "There are no stars.", "zero"),
+        ("count", "How many stars are there?", "No idea.", None),
+        ("count", "How many stars are there?", "I see no green stars", "zero"),
+        ("count", "How many stars are there?", "No, there are two.", "two"),
+        ("count", "How many stars are there?", "No, there are 7", None),
+        ("count", "How many stars are there?", "No, there are seven", None),
+        ("count", "How many stars are there?", "some", None),
+        ("place", "Where is it?", "at the top left of the image", "top left"),
+        ("place", "Where is it?", "top", None),
+        ("neighbor", "What is left of the red star?", "left of the red star is a blue circle.", "blue circle"),
+        ("neighbor", "What is left of the red star?", "a grey circle", "gray circle"),
+        ("neighbor", "What is left of the red star?", "a circle", None),
+        ("side", "Is the red star left of or right of the pink circle?", "I see the red star left of it.", "left"),
+        ("side", "Is the red star left of or right of the pink circle?", "left or right", None),
+        ("describe", "Describe the image.", "I see a red star and a blue circle.", "blue circle, red star"),
+        ("choice", "Which caption is right?", "option B is right.", "B"),
+        ("choice", "Which caption is right?", "a red star", None),
+        ("choice", "Which caption is right?", "A or B", None),
+        ("choice", CAPTIONS, "b.", "B"),
+        ("choice", CAPTIONS, "A man is on the horse", None),
+        ("choice", CAPTIONS, "The horse is on the man.", "B"),
+        ("choice", CAPTIONS, "Option A is the man is on the horse.", "A"),
+        ("choice", CAPTIONS, "Ein Mann reitet. " * 500, None),
+        ("repeat", "", "", None),
+        ("words", "", "It's a *dark* Red.", "it s a dark red"),
+        ("words", "", " ?!", None),
+    ],
+)
+def test_parse(kind, question, reply, parsed):
+    assert parse(kind, question, reply) == parsed
+
+
+def test_right_answers():
+    assert is_right("neighbor", "a blue circle", "blue circle")
+    assert is_right("describe", "a red star and a blue circle", "blue circle, red star")
+    assert not is_right("describe", "a red star and a blue circle", "blue circle")
+    assert not is_right("color", "red", None)
+    assert is_right("repeat", "Is there a star?", "is there a star?")
+    assert is_right("words", "Dark red", "it s a dark red") and not is_right("words", "red", "it is reddish")
+    assert not is_right("words", "red dark", "it s a dark red")
+
+
+def test_kinds_without_rules_are_an_error():
+    with pytest.raises(KeyError, match="poem"):
+        parse("poem", "", "")
+
+
+@pytest.mark.parametrize(("kind", "truth", "reply"), [
+    ("exists", "Yes.", "Yes"), ("choice", "b", "B"), ("choice", "B.", "B"), ("count", "3", "There are three."),
+    ("count", "3", "3"), ("color", "Red", "It is red."), ("color", "Grey", "gray"),
+])  # fmt: skip
+def test_a_truth_may_be_written_as_a_reply_is(kind, truth, reply):
+    question = "What is it?"
+    check_gradable("mine", [{"id": "a", "kind": kind, "question": question, "truth": truth}])
+    assert is_right(kind, truth, parse(kind, question, reply))
+    assert not is_right(kind, truth, parse(kind, question, "I do not know"))
+
+
+@pytest.mark.parametrize(("kind", "truth"), [
+    ("count", "7"), ("color", "orange"), ("side", "behind"), ("shape", "octagon"), ("choice", "C"), ("exists", "maybe"),
+    ("words", " "),
+])  # fmt: skip
+def test_a_truth_that_no_reply_can_meet_is_refused(kind, truth):
+    with pytest.raises(InputError, match=f"data: mine: q7: no reply to 'What is it\\?' could be read as '{truth}'"):
+        check_gradable("mine", [{"id": "q7", "kind": kind, "question": "What is it?", "truth": truth}])
+
+
+def test_a_folder_without_rules_to_score_by_is_refused(parts, tmp_path):
+    """A training set such as llava's has answers, and no rule that says whether another one is right."""
+    training_start(parts, tmp_path)
+    examples = [replace(e, kind="open") for e in world_examples(2)]
+    write_shard(tmp_path / "data" / "train.parquet", examples, {"rows": 2, "rejected": []})
+    with pytest.raises(InputError, match="data: world-annotated: questions of kind 'open' have no rule"):
+        evaluate(EvaluateConfig(str(tmp_path / "model"), [str(tmp_path / "data")], tmp_path / "run"))
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,231 @@
+"""The gate before grading: a response is one of answer, cut, empty, refused, failed, and reasoning meets no grader."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from benchmark_copies import copy_of
+from examples import world_examples
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from selfkd.evaluation.backends.chat_response import read_chat_reply
+from selfkd.evaluation.backends.local import answer_views
+from selfkd.evaluation.benchmarks.registry import BENCHMARKS, open_benchmark
+from selfkd.evaluation.evaluate import score
+from selfkd.evaluation.grading import grade
+from selfkd.evaluation.response import ENDED, LIMIT, OUTCOMES, Reply, gate, outcome_warnings, split_reasoning
+from selfkd.evaluation.samples import sample
+
+few = settings(deadline=None, max_examples=80, derandomize=True)
+MARKS = [
+    ("<think>", "</think>"), ("<thinking>", "</thinking>"), ("<THINK>", "</THINK>"), ("<reasoning>", "</reasoning>"),
+    ("<thought>", "</thought>"), ("<seed:think>", "</seed:think>"), ("<think budget=5>", "</think>"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"), ("◁think▷", "◁/think▷"), ("[THINK]", "[/THINK]"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"), ("&lt;think&gt;", "&lt;/think&gt;"),
+    ("<unused94>thought\n", "<unused95>"), ("<|channel>thought\n", "<channel|>"),
+    ("<|inner_prefix|>", "<|inner_suffix|>"),
+]  # fmt: skip
+plain_text = st.text(st.sampled_from("abc yes no. \nABÄ猫?,"), max_size=40)
+words = st.sampled_from(["Yes", "No.", "B", "The answer is C.", "a red car", "两只狗", "42"])
+
+
+def reading(reply, source="pope", **details):
+    known = {"id": "x", "source": source, "kind": "yes_no", "category": "", "question": "?", "truth": "yes"}
+    return grade(known | {"details": details}, reply)
+
+
+@few
+@given(
+    text=st.one_of(plain_text, words, st.sampled_from([a + "hm" + b + c for a, b in MARKS for c in ("", " Yes")])),
+    finish=st.sampled_from(
+        ["", "stop", "length", "max_tokens", "error", "abort", "content_filter", "refusal", "odd", "7"]
+    ),
+    reasoning=plain_text,
+    error=st.sampled_from(["", "", "it fell over"]),
+)
+def test_every_response_is_exactly_one_outcome(text, finish, reasoning, error):
+    reply = Reply(text, "heard", error, finish_reason=finish, reasoning=reasoning)
+    assert reply.outcome in OUTCOMES and (reply.outcome == "failed") == bool(reply.error)
+    assert bool(reply.text) == (reply.outcome not in ("failed", "empty")) or finish == "refusal"
+    assert finish.lower() in ENDED | LIMIT | {"refusal"} or reply.outcome == "failed"
+    assert reply.outcome != "cut" or finish in LIMIT
+    assert replace(reply, seconds=1.0) == replace(reply, seconds=1.0)
+    again = replace(reply, heard="else")  # what passed the gate passes it again unchanged
+    assert again == replace(reply, heard="else") and (again.text, again.outcome) == (reply.text, reply.outcome)
+    assert reading(reply).score in (0.0, 1.0) and (reply.outcome in ("answer", "cut") or reading(reply).parsed is None)
+
+
+@few
+@given(marks=st.sampled_from(MARKS), thought=plain_text, answer=words)
+def test_what_stands_between_marks_is_kept_and_not_graded(marks, thought, answer):
+    """eval_01_think_tags: closed, opened by the template, in pieces, and unclosed, by whatever marks."""
+    begin, end = marks
+    for text in (
+        f"{begin}{thought}{end}\n\n{answer}",
+        f"{thought}{end}{answer}",
+        f"\n{begin}{thought}{begin}{end} {answer}",
+    ):
+        assert split_reasoning(text) == (answer, thought.strip(), False), text
+    reply = Reply(f"{begin}{thought}{end}{answer}", finish_reason="stop")
+    assert (reply.text, reply.reasoning, reply.outcome) == (answer, thought.strip(), "answer")
+    open_ended = f"{begin}{thought} {answer}"
+    assert split_reasoning(open_ended)[0] == "" and split_reasoning(open_ended)[2]
+    assert Reply(open_ended, finish_reason="length").outcome == "failed" == Reply(open_ended).outcome
+    assert Reply(open_ended, finish_reason="stop").outcome == "empty"
+    assert Reply(f"{begin}{thought}{end}", finish_reason="length").error.endswith("raise max_new_tokens")
+
+
+def test_marks_of_whole_formats():
+    for text, answer in (
+        (
+            "<|channel|>analysis<|message|>A dog?<|end|><|start|>assistant<|channel|>final<|message|>Yes<|return|>",
+            "Yes",
+        ),
+        ("analysisWe look. Maybe no.assistantfinalYes", "Yes"),
+        ("Here is my thought process:\nno\nHere is my response:\nYes", "Yes"),
+        ("<SUMMARY>s</SUMMARY><REASONING>is it A?</REASONING><CONCLUSION> B </CONCLUSION>", "B"),
+        ("<think>A?</think><answer>B</answer>", "B"),
+        ("<|begin_of_thought|>A<|end_of_thought|>\n<|begin_of_solution|>B<|end_of_solution|>", "B"),
+        ("Let me see: A? <answer>B</answer> That is it.", "B"),
+        ("<think>A</think>maybe<think>C</think>B", "maybe\nB"),
+        ("<thinking>a<reflection>b</reflection>c</thinking>Yes", "Yes"),
+        ("<answer><|begin_of_box|>B<|end_of_box|></answer>", "B"),
+        ("a < b and [reason] of <b>it</b>", "a < b and [reason] of <b>it</b>"),
+        ("I think it is B", "I think it is B"),
+    ):
+        assert split_reasoning(text)[::2] == (answer, False), text
+    assert split_reasoning("<|channel|>analysis<|message|>Is it")[::2] == ("", True)
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_no_benchmark_grades_reasoning(tmp_path, name):
+    """eval_01_think_tags: a word, a letter, a yes that was only thought of earns nothing and costs nothing."""
+    source = open_benchmark(name, copy_of(tmp_path, name))
+    for e in (source.example(i) for i in range(len(source))):
+        known = {"id": e.id, "source": name, "question": e.question, "truth": e.truth, "category": e.category,
+                 "kind": e.kind, "details": json.loads(e.details)}  # fmt: skip
+        assert grade(known, Reply(f"<think>surely {e.truth}</think>purple prose", finish_reason="stop")).score == 0
+        for right in (f"<think>zebra, no, A, B, yes, 7</think>\n\n{e.truth}", f"zebra, no, B</think>{e.truth}"):
+            assert grade(known, Reply(right)) == grade(known, Reply(e.truth)) and grade(known, Reply(right)).score == 1
+        assert grade(known, Reply("I'm sorry, but I can't hear the audio.")).parsed is None
+        assert grade(known, Reply(e.truth, finish_reason="length")).score == 1  # cut, and graded as it stands
+
+
+def body(message, finish="stop", **more):
+    choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": finish} | more
+    return json.dumps({"choices": [choice], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}).encode()
+
+
+def asked(content):
+    read = read_chat_reply(content)
+    return Reply(read.text, error=read.error, finish_reason=read.finish_reason, reasoning=read.reasoning)
+
+
+THINKING = [
+    {"reasoning_content": "Is it A?"}, {"reasoning": "Is it A?"}, {"thinking": "Is it A?"},
+    {"reasoning": "Is it A?", "reasoning_details": [{"type": "reasoning.text", "text": "Is it A?"}]},
+    {"thinking_blocks": [{"type": "thinking", "thinking": "Is it A?", "signature": "x"}]},
+]  # fmt: skip
+PARTS = [
+    [{"type": "thinking", "thinking": "Is it A?"}], [{"type": "reasoning", "text": "Is it A?"}],
+    [{"type": "thinking", "thinking": [{"type": "text", "text": "Is it A?"}]}],
+    [{"type": "reasoning", "summary": ["Is it A?"]}],
+]  # fmt: skip
+
+
+@few
+@given(thinking=st.sampled_from(THINKING), parts=st.sampled_from(PARTS), answer=words)
+def test_reasoning_in_fields_and_parts_of_its_own(thinking, parts, answer):
+    for message in ({"content": answer, **thinking}, {"content": [*parts, {"type": "text", "text": answer}]}):
+        reply = asked(body(message))
+        assert (reply.text, reply.reasoning, reply.outcome) == (answer, "Is it A?", "answer")
+    for content in ("", None):  # eval_02_empty_at_token_limit
+        reply = asked(body({"content": content, **thinking}, "length"))
+        assert (reply.outcome, reply.text, reply.reasoning) == ("failed", "", "Is it A?") and reply.error
+
+
+@few
+@given(
+    text=st.sampled_from(["", "N", "No", "Yes, there is", None]),
+    failure=st.sampled_from(
+        [
+            *(
+                {"finish": f}
+                for f in ("error", "abort", "content_filter", "tool_calls", "SAFETY", "network_error", "x")
+            ),
+            *({"error": e} for e in ({"code": 502}, "fell over", {"message": "m"})),
+        ]
+    ),
+)
+def test_a_failure_inside_a_200_is_no_answer(text, failure):
+    """eval_03_finish_error_abort: whatever text came before it."""
+    reply = asked(body({"content": text}, **failure))
+    assert (reply.outcome, reply.text) == ("failed", "") and reply.error
+
+
+def test_other_bodies_without_an_answer():
+    call = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    calls = [{"content": c, "tool_calls": call} for c in (None, "")]
+    calls.append({"content": "", "function_call": call[0]["function"]})
+    for message in (*calls, {"content": None}, {}, {"content": [{"type": "image"}]}):
+        assert asked(body(message)).outcome == "failed", message
+    assert asked(b'{"choices": []}').outcome == asked(b'{"error": {"code": 1}}').outcome == "failed"
+    assert asked(body({"content": "Yes", "tool_calls": []})).outcome == "answer"
+    assert asked(body({"content": ""})).outcome == asked(body({"content": " \n"}, None)).outcome == "empty"
+    assert asked(body({"content": ""}, "length")).outcome == "failed"
+    for message in ({"content": None, "refusal": "No."}, {"content": [{"type": "refusal", "refusal": "No."}]}):
+        assert (asked(body(message)).outcome, asked(body(message)).text) == ("refused", "No.")
+        assert reading(asked(body(message))).parsed is None
+    assert asked(body({"content": "Yes, but"}, "length")).outcome == "cut"
+
+
+def test_a_models_own_reply_is_cut_where_no_token_ended_it(parts):
+    """eval_04_cut_replies_leave_no_trace, of a model on this machine."""
+    examples = world_examples(3)
+    whole = answer_views(*parts, examples, ["text"], 40)["text"]
+    cut = answer_views(*parts, examples, ["text"], 1)["text"]
+    assert {r.finish_reason for r in whole} == {"stop"} and {r.outcome for r in whole} == {"answer"}
+    assert {r.finish_reason for r in cut} == {"length"} and {r.outcome for r in cut} <= {"cut", "failed"}
+
+
+def records(*responses, view="text"):
+    return [sample(e, view, r) for e, r in zip(world_examples(len(responses)), responses, strict=True)]
+
+
+def test_outcomes_are_counted_and_their_difference_warns():
+    """eval_04_cut_replies_leave_no_trace: the result says how many, the gap in words where the modalities differ."""
+    written = records(*[Reply("yes", finish_reason="stop")] * 8)
+    spoken = records(
+        Reply("yes", finish_reason="stop"), Reply("It is", finish_reason="length"), Reply("", finish_reason="stop"),
+        Reply("I can't hear the audio.", finish_reason="stop"), Reply("", error="x"),
+        *[Reply("no", finish_reason="stop")] * 3, view="speech",
+    )  # fmt: skip
+    assert [r["outcome"] for r in spoken[:5]] == ["answer", "cut", "empty", "refused", "failed"]
+    assert {r["finish_reason"] for r in spoken} == {"stop", "length", ""} and {r["reasoning"] for r in spoken} == {""}
+    assert [r["parsed"] for r in spoken[2:5]] == [None] * 3 and [r["score"] for r in spoken[2:5]] == [0.0, 0.0, None]
+    found = score({"text": written, "speech": spoken}, 0)
+    assert found["speech"]["outcomes"] == {"answer": 4, "cut": 1, "empty": 1, "refused": 1, "failed": 1}
+    assert found["text"]["outcomes"] == {"answer": 8, "cut": 0, "empty": 0, "refused": 0, "failed": 0}
+    first, *others = found["gap"]["warnings"]
+    assert len(others) == 3 and first == (
+        "12% of audio responses were cut at the token limit, 0% of text: raise --max_new_tokens before reading the gap"
+    )
+    assert score({"text": written, "speech": written}, 0)["gap"]["warnings"] == []
+
+
+@few
+@given(text=st.lists(st.sampled_from(OUTCOMES), min_size=1, max_size=30), data=st.data())
+def test_warnings_are_of_different_rates_alone(text, data):
+    audio = data.draw(st.permutations(text))
+    of = [[{"outcome": o, "error": ""} for o in some] for some in (text, audio, ["cut" for _ in text])]
+    assert outcome_warnings(of[0], of[1]) == []
+    warned = any("cut" in line for line in outcome_warnings(of[0], of[2]))
+    assert warned == (set(text) != {"cut"})
+
+
+def test_the_gate_says_why():
+    assert gate("Yes", "abort").error == "the response has a text that is no whole answer (finish_reason abort)"
+    assert gate("", "length").error.startswith("no text within the limit of tokens")
+    assert gate("", "length", "hm").error.startswith("reasoning and no answer within the limit of tokens")
+    assert gate("\u200b \ufeff", "stop").outcome == "empty"

@@ -1,0 +1,215 @@
+"""Checkpoints as people have them: cut off, without git-lfs, without a file, of another kind. One line that names the
+file, never a traceback (data_22_damaged_checkpoints, sec_18_cut_weights_traceback)."""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from examples import training_data
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from selfkd.cli import main
+from selfkd.errors import InputError
+from selfkd.evaluation.backends.transcriber import Transcriber
+from selfkd.model.backbones import config_of, load_speech_encoder, load_vlm
+from selfkd.model.checkpoint import load_omni
+from selfkd.model.checkpoint_files import check_checkpoint, read_head
+from selfkd.training.align import AlignConfig, assemble
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 151061672\n"
+WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def tiny(parts, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny")
+    for part in parts:
+        part.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    return tmp_path_factory.mktemp("work")
+
+
+DAMAGES = st.one_of(
+    st.tuples(st.just("cut"), st.floats(0, 1), st.just(0)),
+    st.tuples(st.just("byte"), st.floats(0, 1), st.integers(0, 255)),
+    st.tuples(st.just("zeros"), st.floats(0, 1), st.integers(1, 64)),
+    st.tuples(st.sampled_from(["pointer", "gone", "folder", "more"]), st.just(0.0), st.just(0)),
+)
+
+
+def damage(path: Path, how: str, place: float, value: int) -> bool:
+    """Whether the file is another now."""
+    before = path.read_bytes()
+    at = min(int(place * len(before)), len(before) - 1)
+    path.unlink()
+    if how == "folder":
+        path.mkdir()
+    elif how != "gone":
+        after = {
+            "cut": before[:at],
+            "byte": before[:at] + bytes([value]) + before[at + 1 :],
+            "zeros": before[:at] + bytes(min(value, len(before) - at)) + before[at + value :],
+            "pointer": POINTER,
+            "more": before + b"more",
+        }[how]
+        path.write_bytes(after)
+        return after != before
+    return True
+
+
+def one_line(error: InputError, folder: Path, path: Path) -> None:
+    assert str(folder) in str(error), error
+    assert "Traceback" not in str(error) and len(str(error)) < 1000
+    if path.name == WEIGHTS:  # of others what is wrong may show in another's terms
+        assert path.name in str(error) or "weights that do not fit" in str(error), error
+
+
+# a byte changed in a place that holds a weight's value, or a number of a configuration, makes a checkpoint of its own:
+# there is nothing to see it by; what is promised is that no damage ends in a traceback
+@settings(deadline=None, max_examples=30, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(file=st.integers(0, 20), how=DAMAGES)
+@example(file=3, how=("cut", 0.5, 0))
+def test_damage_is_one_line_or_no_matter(tiny, work, file, how):
+    folder = work / "model"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(tiny, folder)
+    paths = sorted(p for p in folder.rglob("*") if p.is_file())
+    path = paths[file % len(paths)]
+    changed = damage(path, *how)
+    try:
+        load_omni(folder)
+    except InputError as error:
+        assert changed, "nothing was wrong"
+        one_line(error, folder, path)
+
+
+@settings(deadline=None, max_examples=25, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(file=st.integers(0, 20), how=DAMAGES)
+def test_a_damaged_whisper_is_one_line_or_no_matter(tiny_whisper, work, file, how):
+    folder = work / "whisper"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(tiny_whisper, folder)
+    paths = sorted(p for p in folder.rglob("*") if p.is_file())
+    changed = damage(path := paths[file % len(paths)], *how)
+    try:
+        assemble(AlignConfig([], work, ears="stacked", speech_encoder=str(folder)))
+    except InputError as error:
+        assert changed
+        one_line(error, folder, path)
+
+
+@settings(deadline=None, max_examples=200, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(place=st.floats(0, 1, exclude_max=True))
+def test_weights_cut_anywhere_are_seen_in_their_head(tiny_whisper, work, place):
+    path = work / "cut.safetensors"
+    whole = (tiny_whisper / WEIGHTS).read_bytes()
+    path.write_bytes(whole[: int(place * len(whole))])
+    with pytest.raises(InputError, match=r"speech_encoder: .*cut\.safetensors: (cut short|no whole|the head)"):
+        read_head(path, "speech_encoder")
+
+
+def test_a_head_says_what_is_in_the_file(tiny_whisper):
+    weights = load_file(tiny_whisper / WEIGHTS)
+    found = read_head(tiny_whisper / WEIGHTS, "model")
+    assert {name: shape for name, (_, shape) in found.items()} == {name: tuple(w.shape) for name, w in weights.items()}
+    assert {dtype for dtype, _ in found.values()} == {"F32"}
+
+
+def _replaced(name, content):
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def _pickled(folder):
+    (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
+
+
+def _sharded(folder):
+    (folder / WEIGHTS).rename(folder / "model-00001-of-00002.safetensors")
+    files = {name: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate("ab")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+
+
+def _of_other_bins(folder):
+    path = folder / "preprocessor_config.json"
+    path.write_text(path.read_text().replace('"feature_size": 80', '"feature_size": 128'))
+
+
+def _too_large(folder):
+    path = folder / "config.json"
+    path.write_text(path.read_text().replace('"d_model": 32', '"d_model": 9632'))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_replaced(WEIGHTS, POINTER), r"model.safetensors: a git-lfs pointer"),
+        (_replaced("config.json", POINTER), r"config.json: a git-lfs pointer"),
+        (_replaced(WEIGHTS, b"PK\x03\x04" + bytes(99)), r"model.safetensors: no whole safetensors file"),
+        (lambda folder: (folder / WEIGHTS).unlink(), r"model.safetensors: not there; the folder holds no weights"),
+        (_pickled, r"pytorch_model.bin: a pickle"),
+        (_sharded, r"model-00002-of-00002.safetensors: not there, though model.safetensors.index.json names it"),
+        (_replaced("config.json", b"{"), r"config.json: not JSON"),
+        (_replaced("config.json", b"[1]"), r"config.json: holds no JSON object"),
+        (_replaced("config.json", b'{"model_type": ["whisper"]}'), r"config.json: field model_type: .* is no str"),
+        (_replaced("config.json", b"\xff\xfe"), r"config.json: not UTF-8"),
+        (lambda folder: (folder / "preprocessor_config.json").unlink(), r"preprocessor_config.json: not there"),
+        (_replaced("preprocessor_config.json", b"half"), r"preprocessor_config.json: not JSON"),
+        (_of_other_bins, r"128 mel bins .* the encoder takes 80"),
+        (_too_large, r"config.json is of a model of|do not fit|cannot be loaded"),
+    ],
+)
+def test_what_is_wrong_with_a_whisper_is_said(tiny_whisper, tmp_path, change, said, capsys):
+    """As a command meets it, before the data are looked at or a model is built."""
+    folder = shutil.copytree(tiny_whisper, tmp_path / "whisper")
+    change(folder)
+    training_data(tmp_path)
+    asked = ["align", "--data", tmp_path / "data", "--speech_encoder", folder, "--steps", "1"]
+    assert main([*map(str, asked), "--output", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert re.search(f"selfkd align: speech_encoder: .*{said}", error), error
+    with pytest.raises(InputError):
+        Transcriber.from_pretrained(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("https://huggingface.co/openai/whisper-base", "an address; give the hub id, openai/whisper-base"),
+        ("https://hf.co/openai/whisper-base/tree/main", "an address; give the hub id, openai/whisper-base"),
+        ("s3://bucket/model", "an address"),
+        ("", r"\(empty\)"),
+        ("  ", r"\(empty\)"),
+        ("{}/file", "a file; give the folder"),
+        ("{}/none", "no checkpoint there"),
+        ("nobody/nothing", "no checkpoint there"),
+        ("a b c", "no checkpoint there"),
+    ],
+)
+def test_what_is_no_checkpoint_is_said(source, said, tmp_path):
+    (tmp_path / "file").touch()
+    for read in (lambda s: config_of(s, "vlm"), load_vlm):
+        with pytest.raises(InputError, match=f"vlm: .*{said}"):
+            read(source.format(tmp_path))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_file_that_may_not_be_read(tiny_whisper, tmp_path):
+    folder = shutil.copytree(tiny_whisper, tmp_path / "whisper")
+    (folder / WEIGHTS).chmod(0)
+    with pytest.raises(InputError, match=r"model.safetensors: Permission denied"):
+        check_checkpoint(folder, "speech_encoder")
+
+
+def test_weights_of_another_type_are_no_matter(tiny_whisper, tmp_path):
+    folder = shutil.copytree(tiny_whisper, tmp_path / "whisper")
+    save_file({n: w.half() for n, w in load_file(folder / WEIGHTS).items()}, folder / WEIGHTS, {"format": "pt"})
+    assert load_speech_encoder(folder).conv1.weight.dtype.is_floating_point

@@ -1,0 +1,229 @@
+"""`selfkd convert`: original InternVL2 layouts, written here by hand at tiny size, give the same logits.
+
+The names are told apart by hand too: nothing here uses the table of the converter.
+
+The comparison with the original modelling code itself is in experiments/records/2026-11-23_internvl2_conversion.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerFast
+
+from selfkd.errors import InputError
+from selfkd.model.backbones import load_vlm_processor
+from selfkd.model.convert_internvl2 import ConvertConfig, convert, internvl_config, read_original_config
+from selfkd.toy_world.scenes import draw_scene, render
+
+SPECIAL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|end|>", "<|user|>", "<|system|>", "<|assistant|>"]
+TOKENS = [*SPECIAL, "<img>", "</img>", "<IMG_CONTEXT>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+LLM = {
+    "vocab_size": len(TOKENS),
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 1e6,
+}
+KINDS = {
+    "Hermes-2": LLM | {"architectures": ["Qwen2ForCausalLM"]},
+    "internlm2-chat": LLM
+    | {"architectures": ["InternLM2ForCausalLM"], "bias": False, "rope_scaling": {"type": "dynamic", "factor": 2.0}},
+    "phi3-chat": LLM
+    | {
+        "architectures": ["Phi3ForCausalLM"],
+        "pad_token_id": 0,
+        "original_max_position_embeddings": 128,
+        "rope_scaling": {"type": "su", "short_factor": [1.0] * 4, "long_factor": [1.5] * 4},
+    },
+}
+VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 7,
+    "qkv_bias": True,
+    "qk_normalization": False,
+    "norm_type": "layer_norm",
+}
+IMAGE_ID = TOKENS.index("<IMG_CONTEXT>")
+
+
+def original_layout(model, template) -> dict[str, torch.Tensor]:
+    """The model's weights as InternVLChatModel names and fuses them."""
+    new, old = model.state_dict(), {}
+    for i in range(VISION["num_hidden_layers"]):
+        there, here = f"model.vision_tower.encoder.layer.{i}", f"vision_model.encoder.layers.{i}"
+        for kind in ("weight", "bias"):
+            qkv = [new.pop(f"{there}.attention.{x}_proj.{kind}") for x in "qkv"]
+            old[f"{here}.attn.qkv.{kind}"] = torch.cat(qkv)
+    if template == "internlm2-chat":
+        for i in range(LLM["num_hidden_layers"]):
+            there, here = f"model.language_model.layers.{i}", f"language_model.model.layers.{i}"
+            q, k, v = (new.pop(f"{there}.self_attn.{x}_proj.weight") for x in "qkv")
+            groups = [torch.cat(g) for g in zip(q.chunk(2), k.chunk(2), v.chunk(2), strict=True)]
+            old[f"{here}.attention.wqkv.weight"] = torch.cat(groups)
+        names = {
+            "embed_tokens": "tok_embeddings", "input_layernorm": "attention_norm", "self_attn.o_proj": "attention.wo",
+            "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "feed_forward.w1",
+            "mlp.up_proj": "feed_forward.w3", "mlp.down_proj": "feed_forward.w2", "lm_head": "language_model.output",
+        }  # fmt: skip
+    else:
+        names = {"lm_head": "language_model.lm_head"}
+    names |= {
+        "model.vision_tower": "vision_model", "model.language_model": "language_model.model", "encoder.layer.":
+        "encoder.layers.", "cls_token": "class_embedding", "position_embeddings": "position_embedding",
+        "patch_embeddings.projection": "patch_embedding", "attention.projection_layer": "attn.proj",
+        "layernorm_before": "norm1", "layernorm_after": "norm2", "lambda_": "ls",
+        "model.multi_modal_projector.layer_norm": "mlp1.0", "model.multi_modal_projector.linear_1": "mlp1.1",
+        "model.multi_modal_projector.linear_2": "mlp1.3",
+    }  # fmt: skip
+    for name, tensor in new.items():
+        for theirs, ours in names.items():
+            name = name.replace(theirs, ours)
+        old[name] = tensor
+    return old
+
+
+@pytest.fixture(params=list(KINDS))
+def original(request, tmp_path):
+    """(folder of an original checkpoint, the model that it must become)."""
+    folder = tmp_path / "original"
+    folder.mkdir()
+    config = {
+        "model_type": "internvl_chat",
+        "template": request.param,
+        "llm_config": KINDS[request.param],
+        "vision_config": VISION,
+        "force_image_size": 28,
+        "ps_version": "v2",
+        "max_dynamic_patch": 12,
+        "torch_dtype": "float32",
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    backend = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(TOKENS)}, merges=[]))
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    backend.add_special_tokens(TOKENS[: IMAGE_ID + 1])
+    PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="</s>"
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    model = InternVLForConditionalGeneration(internvl_config(read_original_config(folder), IMAGE_ID)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # norms and biases too must be told apart
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    weights = {name: t.contiguous() for name, t in original_layout(model, request.param).items()}
+    save_file(weights, folder / "model.safetensors")
+    return folder, model
+
+
+def test_converted_model_gives_the_same_logits(original, tmp_path):
+    folder, expected = original
+    convert(ConvertConfig(folder, tmp_path / "out", shard_gigabytes=5e-5))
+    assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 1, "small shards must have been written"
+    model, loading = InternVLForConditionalGeneration.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(loading.values()), loading
+    ids = torch.randint(len(SPECIAL), 200, (1, 140))
+    ids[ids == IMAGE_ID] = 3
+    ids[:, 4 : 4 + 3 * 4] = IMAGE_ID
+    inputs = {"input_ids": ids, "pixel_values": torch.randn(3, 3, 28, 28)}
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(**inputs).logits, expected(**inputs).logits)
+
+
+def test_processor_speaks_the_models_template_and_cuts_tiles(original, tmp_path):
+    folder, _ = original
+    template = json.loads((folder / "config.json").read_text())["template"]
+    processor = load_vlm_processor(convert(ConvertConfig(folder, tmp_path / "out")))
+    turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Why?"}]}]
+    text = processor.apply_chat_template(turn, add_generation_prompt=True)
+    end = "<|end|>" if template == "phi3-chat" else "<|im_end|>"
+    user, assistant = (
+        ("<|user|>\n", "<|assistant|>\n")
+        if template == "phi3-chat"
+        else ("<|im_start|>user\n", "<|im_start|>assistant\n")
+    )
+    assert text.endswith(f"{end}{user}<IMG_CONTEXT>\nWhy?{end}{assistant}") and "InternVL" in text
+    wide = render(draw_scene("train", 0, 0)).resize((28 * 6, 28 * 2))
+    batch = processor(images=[wide], text=[text], return_tensors="pt")
+    assert batch["pixel_values"].shape == (13, 3, 28, 28), "6 x 2 tiles and a thumbnail"
+    assert (batch["input_ids"] == IMAGE_ID).sum() == 13 * 4
+    stops = json.loads((tmp_path / "out" / "generation_config.json").read_text())["eos_token_id"]
+    assert stops == [TOKENS.index(end), TOKENS.index("</s>")]
+
+
+@pytest.mark.parametrize("original", ["Hermes-2"], indirect=True)
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda w: w.pop("mlp1.3.bias"), "1 keys are missing, among them model.multi_modal_projector.linear_2.bias"),
+        (lambda w: w.update({"vision_model.extra": torch.ones(1)}), "key vision_model.extra: no part of InternVL2"),
+        (lambda w: w.update({"mlp1.1.weight": torch.ones(2, 2)}), r"key mlp1.1.weight: shape \(2, 2\)"),
+    ],
+)
+def test_keys_that_do_not_fit_are_named_and_nothing_is_written(original, tmp_path, spoil, message):
+    folder, _ = original
+    weights = load_file(folder / "model.safetensors")
+    spoil(weights)
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(InputError, match=message):
+        convert(ConvertConfig(folder, tmp_path / "out"))
+    assert [p.name for p in tmp_path.iterdir()] == ["original"]
+
+
+@pytest.mark.parametrize("original", ["Hermes-2"], indirect=True)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "internvl"}, "field model_type"),
+        ({"ps_version": "v1"}, "field ps_version"),
+        ({"force_image_size": 56}, "field force_image_size"),
+        ({"template": "vicuna"}, "field template: 'vicuna'"),
+        ({"llm_config": LLM | {"architectures": ["GPT2LMHeadModel"]}}, "GPT2LMHeadModel"),
+    ],
+)
+def test_what_cannot_be_converted_exactly_is_refused(original, tmp_path, change, message):
+    folder, _ = original
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(InputError, match=message):
+        convert(ConvertConfig(folder, tmp_path / "out"))
+
+
+@pytest.mark.parametrize("original", ["Hermes-2"], indirect=True)
+def test_broken_weights_are_named(original, tmp_path):
+    folder, _ = original
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match="cut short or damaged"):
+        convert(ConvertConfig(folder, tmp_path / "out"))
+    path.unlink()
+    with pytest.raises(InputError, match="no safetensors file there"):
+        convert(ConvertConfig(folder, tmp_path / "out"))
+
+
+@pytest.mark.parametrize("original", ["Hermes-2"], indirect=True)
+def test_a_hub_id_is_read_from_the_hubs_cache(original, tmp_path, monkeypatch):
+    folder, _ = original
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", tmp_path / "hub")
+    repository = tmp_path / "hub" / "models--OpenGVLab--InternVL2-test"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("abc")
+    shutil.copytree(folder, repository / "snapshots" / "abc")
+    convert(ConvertConfig(Path("OpenGVLab/InternVL2-test"), tmp_path / "from the hub"))
+    convert(ConvertConfig(folder, tmp_path / "from the folder"))
+    written = [load_file(tmp_path / f"from the {where}" / "model.safetensors") for where in ("hub", "folder")]
+    torch.testing.assert_close(*written, rtol=0, atol=0)
+    with pytest.raises(InputError, match="source: OpenGVLab/InternVL2-none: no folder, and not to be had from the hub"):
+        convert(ConvertConfig(Path("OpenGVLab/InternVL2-none"), tmp_path / "none"))

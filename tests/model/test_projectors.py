@@ -1,0 +1,297 @@
+"""Ears that speak the LLM's tokens: runs, expected embeddings, the transcript's loss; the bundled parts joined."""
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+import torch
+from examples import interrupted_at, training_data, world_examples
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional as F
+from transformers import WhisperForConditionalGeneration
+
+from selfkd.data.dataset import ExampleFolder
+from selfkd.errors import InputError
+from selfkd.evaluation.backends.transcriber import Transcriber
+from selfkd.losses import Objective
+from selfkd.model.backbones import load_recognizer
+from selfkd.model.checkpoint import load_omni
+from selfkd.model.projectors import SPELLING, Heard, HeardTokens, Reading, ctc_loss, runs_of, transcripts_of
+from selfkd.model.self_kd import alignment_loss, soft_dtw
+from selfkd.model.tiny import join_recognizer, load_bundled, recognizer_of, recognizer_path
+from selfkd.run_dir import MODEL, read_log
+from selfkd.synthesis.tts.base import EspeakSpeaker, Utterance
+from selfkd.training.align import AlignConfig, align, assemble
+from selfkd.training.data import PairedCollator, paired_item
+from selfkd.training.distill import DistillConfig, distill
+from selfkd.training.stage import training_arguments
+from selfkd.training.trainable import EARS, freeze_all_but
+from selfkd.training.trainer import SelfKDTrainer
+
+BLANK = 3
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    return load_bundled()
+
+
+def test_runs_of_frames():
+    best = torch.tensor([[3, 0, 0, 3, 0, 1, 1, 2], [2, 2, 3, 3, 1, 1, 1, 1], [3, 3, 3, 3, 3, 3, 3, 3]])
+    mask = torch.ones(3, 8, dtype=torch.bool)
+    mask[1, 5:] = False
+    reading = Reading(F.one_hot(best, BLANK + 1).float(), mask)
+    run, there = runs_of(reading)
+    assert run.tolist() == [
+        [-1, 0, 0, -1, 1, 2, 2, 3],
+        [0, 0, -1, -1, 1, -1, -1, -1],
+        [-1] * 8,
+    ]
+    assert there.tolist() == [[True] * 4, [True, True, False, False], [False] * 4]
+    assert transcripts_of(reading) == [[0, 0, 1, 2], [2, 1], []]
+
+
+def test_a_vector_is_the_mean_of_embeddings_under_the_posteriors_of_its_run():
+    """Against a loop over frames; the table is looked up through the embedding, which may scale it."""
+    torch.manual_seed(0)
+    ears, embed = HeardTokens(6, [7, 2, 5]), nn.Embedding(10, 4)
+    frames, mask = torch.randn(2, 9, 6), torch.ones(2, 9, dtype=torch.bool)
+    mask[1, 6:] = False
+    heard = ears(frames, mask, embed)
+    for clip in range(2):
+        posteriors = ears.ctc_head(frames[clip][mask[clip]]).softmax(-1)
+        runs, last, blank = [], None, len(ears.token_ids)
+        for p in posteriors:
+            best = int(p.argmax())
+            if best != blank:
+                if best != last:
+                    runs.append([])
+                runs[-1].append(p[:3])
+            last = best
+        expected = [sum(run) @ embed.weight[[7, 2, 5]] / sum(map(torch.sum, run)) for run in runs]
+        assert int(heard.mask[clip].sum()) == len(expected) > 0
+        torch.testing.assert_close(heard.vectors[clip][heard.mask[clip]], torch.stack(expected))
+    heard.vectors[heard.mask].sum().backward()
+    assert ears.ctc_head.weight.grad.abs().sum() > 0
+
+
+def test_silence_gives_no_vector_and_the_model_still_answers(bundled):
+    model, processor = bundled
+    example = world_examples(1)[0]
+    prompt = processor.speech_prompt(processor.hear(torch.zeros(8000).numpy()), processor.look(example.picture()))
+    heard = model.hear(**prompt.speech_inputs)
+    assert heard.vectors.shape[1] == 0 and not heard.mask.any()
+    assert processor.decode(model.generate(**processor([prompt]), max_new_tokens=4, do_sample=False))[0] is not None
+
+
+def test_the_transcripts_loss_is_the_sum_over_all_alignments():
+    """p(labels) by adding up every path of frames that collapses to them."""
+    torch.manual_seed(1)
+    log_probs = torch.randn(1, 4, 3).log_softmax(-1)
+    labels = torch.tensor([[1, 0]])
+    total = 0.0
+    for path in product(range(3), repeat=4):
+        collapsed = [p for i, p in enumerate(path) if p != 2 and (i == 0 or path[i - 1] != p)]
+        if collapsed == [1, 0]:
+            total += float(sum(log_probs[0, i, p] for i, p in enumerate(path)).exp())
+    reading = Reading(log_probs, torch.ones(1, 4).bool())
+    assert ctc_loss(reading, labels).item() == pytest.approx(-torch.tensor(total).log().item(), rel=1e-5)
+
+
+def test_labels_are_places_in_the_head():
+    ears = HeardTokens(4, [7, 2, 5])
+    ids = torch.tensor([[5, 9, 7], [2, -100, -100]])  # 9 cannot be heard
+    assert ears.labels(ids).tolist() == [[2, 0], [1, -100]]
+
+
+def test_soft_dtw_is_the_soft_minimum_over_all_paths():
+    torch.manual_seed(0)
+    costs = torch.rand(3, 4, 5)
+    rows, columns = torch.tensor([4, 2, 3]), torch.tensor([5, 5, 1])
+
+    def paths(i, j, ends):
+        if (i, j) == ends:
+            yield [(i, j)]
+            return
+        for a, b in ((i + 1, j), (i, j + 1), (i + 1, j + 1)):
+            if a <= ends[0] and b <= ends[1]:
+                yield from ([(i, j), *rest] for rest in paths(a, b, ends))
+
+    for clip, found in enumerate(soft_dtw(costs, rows, columns, 0.06)):
+        ends = int(rows[clip]) - 1, int(columns[clip]) - 1
+        sums = torch.stack([sum(costs[clip, i, j] for i, j in path) for path in paths(0, 0, ends)])
+        assert found.item() == pytest.approx((-0.06 * torch.logsumexp(-sums / 0.06, 0)).item(), abs=1e-5)
+
+
+def test_alignment_is_in_fp32_where_all_else_is_in_bf16():
+    torch.manual_seed(0)
+    embed, ids = nn.Embedding(10, 8), torch.tensor([[1, 2, 3, -100]])
+    heard = Heard(torch.randn(1, 4, 8, requires_grad=True), torch.ones(1, 4, dtype=torch.bool))
+    exact = alignment_loss(heard, ids, embed)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(alignment_loss(heard, ids, embed), exact)
+
+
+def test_alignment_is_least_where_the_words_themselves_are_heard():
+    embed = nn.Embedding(10, 8)
+    ids = torch.tensor([[1, 2, 3, -100]])
+    said, other = (embed(torch.tensor([row])).detach() for row in ([1, 2, 3], [4, 5, 6]))
+    there = torch.ones(1, 3, dtype=torch.bool)
+    right, wrong = (alignment_loss(Heard(v, there), ids, embed).item() for v in (said, other))
+    assert right < 0.01 < wrong
+    nothing = alignment_loss(Heard(torch.zeros(1, 0, 8), torch.zeros(1, 0, dtype=torch.bool)), ids, embed)
+    assert nothing.item() == 0
+
+
+def test_the_bundled_model_hears_what_is_said(bundled, tmp_path):
+    """About as many vectors as tokens, near the embeddings of the words; a checkpoint comes back the same."""
+    model, processor = bundled
+    question = "What is the color of the circle?"
+    inputs = processor.hear(EspeakSpeaker().speak(Utterance(question, "en-US"))).speech_inputs
+    heard, ids = model.hear(**inputs), torch.tensor(processor.ids(question))
+    assert int(heard.mask.sum()) == len(ids)
+    torch.testing.assert_close(heard.vectors[0], model.get_input_embeddings()(ids), atol=0.05, rtol=0.5)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    again = load_omni(tmp_path)[0].hear(**inputs)
+    assert torch.equal(again.vectors, heard.vectors)
+
+
+def test_all_terms_of_an_objective_add_up(bundled):
+    model, processor = bundled
+    freeze_all_but(model, ["projector"])
+    batch = PairedCollator(processor)([paired_item(processor, e) for e in world_examples(3)])
+    parts = model(paired=batch, objective=Objective(0.3, 1.0, "forward", 0.1, 0.5, 0.2, response=0.4))
+    weights = {"hidden": 0.1, "transcript": 0.5, "alignment": 0.2}
+    expected = 0.4 * (0.3 * parts.kd + 0.7 * parts.sft)
+    expected = expected + sum(weights[name] * value for name, value in parts.terms.items())
+    assert set(parts.terms) == set(weights)
+    assert parts.total.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_of_what_is_said_alone_the_ears_learn_without_the_llm(bundled, monkeypatch):
+    model, processor = bundled
+    freeze_all_but(model, ["projector", "speech_encoder"])
+    batch = PairedCollator(processor)([paired_item(processor, e) for e in world_examples(3)])
+    monkeypatch.setattr("selfkd.model.self_kd.read_prefix", None)  # nothing is read
+    loss = model(paired=batch, objective=Objective(transcript=0.5, response=0.0))
+    tokens = model.hear(**batch["speech_inputs"]).transcript.tokens
+    expected = 0.5 * ctc_loss(tokens, model.projector.labels(batch["transcript_ids"])).sum()
+    torch.testing.assert_close(loss.total, expected)
+    assert loss.kd == loss.sft == 0 and loss.tokens == (batch["labels"] != -100).sum()
+    loss.total.backward()
+    assert model.speech_encoder.conv1.weight.grad.abs().sum() > 0
+    model.zero_grad()
+
+
+def test_the_ears_learn_and_what_is_resumed_ends_in_the_same_bytes(bundled, tmp_path):
+    """Other voices each time, roll-outs in half of the steps: all drawn from seed and step. Cut within the steps whose
+    weights are averaged."""
+    model, processor = bundled
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    training_data(tmp_path)
+    settings = DistillConfig(
+        [str(tmp_path / "data")], tmp_path / "whole", ["projector", "speech_encoder"], steps=4, batch_size=2,
+        save_steps=1, model=str(tmp_path / "model"), augment_speech=1.0, on_policy=0.5, average_weights=0.75,
+    )  # fmt: skip
+    distill(settings)
+    again = replace(settings, output=tmp_path / "again")
+    with interrupted_at(3), pytest.raises(KeyboardInterrupt):
+        distill(again)
+    distill(again)
+    whole, resumed = ((folder / MODEL / "model.safetensors").read_bytes() for folder in (settings.output, again.output))
+    assert whole == resumed
+    after = load_omni(settings.output / MODEL)[0]
+    moved = {name for name, p in after.named_parameters() if not torch.equal(p, model.get_parameter(name))}
+    assert any("ctc_head" in name for name in moved) and not any(name.startswith("vlm") for name in moved)
+
+
+def test_a_new_head_learns_at_a_rate_of_its_own_beside_one_over_characters(tmp_path, tiny_whisper):
+    training_data(tmp_path)
+    settings = AlignConfig([str(tmp_path / "data")], tmp_path / "run", speech_encoder=str(tiny_whisper), steps=1)
+    model, processor = assemble(settings)
+    own = WhisperForConditionalGeneration.from_pretrained(tiny_whisper).get_encoder().state_dict()
+    for name, weight in model.speech_encoder.state_dict().items():
+        assert torch.equal(weight, own[name]), name
+    frames, mask = torch.randn(1, 9, 32), torch.ones(1, 9).bool()
+    model.projector.spell(())
+    tokens_alone = model.projector.read(frames, mask)
+    model.projector.spell("abc")
+    tokens, characters = model.projector.read(frames, mask)
+    assert tokens_alone.characters is None and characters.log_probs.shape == (1, 9, 4)
+    assert torch.equal(tokens.log_probs, tokens_alone.tokens.log_probs)
+    labels = model.projector.spelling(["cab", "?"])  # what was in no text of the data is left out
+    assert labels.tolist() == [[2, 0, 1], [-100, -100, -100]]
+    by_hand = F.ctc_loss(characters.log_probs[0], labels[0], [9], [3], blank=3, reduction="sum")
+    assert ctc_loss(characters, labels[:1]).item() == pytest.approx(by_hand.item(), rel=1e-5)
+
+    freeze_all_but(model, EARS)
+    arguments = training_arguments(replace(settings, learning_rate=1e-4))
+    how = arguments, world_examples(2), processor, Objective(transcript=1.0, response=0.0)
+    groups = SelfKDTrainer(model, *how, projector_learning_rate=3e-3).create_optimizer().param_groups
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    assert rates == {id(p): 3e-3 if "head" in name else 1e-4 for name, p in model.named_parameters() if p.requires_grad}
+
+
+def test_pieces_that_are_no_tokens_are_refused(bundled):
+    recognizer, extractor = load_recognizer(recognizer_path())
+    recognizer.config.pieces = ["no token of this model at all", *recognizer.config.pieces[1:]]
+    with pytest.raises(InputError, match="no token of the language model"):
+        join_recognizer(bundled[0].vlm, bundled[1].vlm_processor, recognizer, extractor)
+
+
+def test_stage_one_of_ears_that_hear_tokens(tmp_path, tiny_whisper):
+    """A Whisper encoder gets a new head over the tokens of the data; a recogniser brings its own. By CTC alone: no loss
+    of the LLM is there to be logged."""
+    training_data(tmp_path)
+    settings = AlignConfig(
+        [str(tmp_path / "data")], tmp_path / "align", speech_encoder=str(tiny_whisper), steps=3, batch_size=4
+    )
+    with pytest.raises(InputError, match="trainable: llm_adapters: has nothing to learn from what is said alone"):
+        align(replace(settings, trainable=["projector", "llm_adapters"]))
+    align(settings)
+    model, processor = load_omni(settings.output / MODEL)
+    said = {i for e in ExampleFolder(tmp_path / "data") for i in processor.ids(e.question)}
+    assert set(model.config.speech_tokens) == said
+    logged = read_log(settings.output)[-1]
+    assert logged["transcript_per_token"] > 0 and "sft_per_token" not in logged
+    assert logged["characters_per_token"] > 0 and model.projector.character_head is None
+    weights = load_file(settings.output / MODEL / "model.safetensors")
+    assert not any(name.startswith(SPELLING) for name in weights)
+    again = replace(settings, output=tmp_path / "again", save_steps=1)
+    with interrupted_at(2), pytest.raises(KeyboardInterrupt):
+        align(again)
+    align(again)
+    for name, weight in load_file(again.output / MODEL / "model.safetensors").items():
+        assert torch.equal(weight, weights[name]), name
+    own, _ = assemble(replace(settings, speech_encoder=""))
+    assert len(own.config.speech_tokens) == len(load_recognizer(recognizer_path())[0].config.pieces)
+
+
+def test_ears_write_down_what_they_hear(bundled, tmp_path):
+    """A cascade may have the ears of a model that hears tokens: the bundled model's are the bundled recogniser."""
+    for part in bundled:
+        part.save_pretrained(tmp_path)
+    said = ["What is the color of the circle?", "How many stars are there?"]
+    speaker = EspeakSpeaker()
+    clips = [speaker.speak(Utterance(text, "en-US+m1")) for text in said]
+    examples = [e.spoken(clip, "en-US+m1", text) for e, clip, text in zip(world_examples(2), clips, said, strict=True)]
+    heard = Transcriber.from_pretrained(str(tmp_path)).transcribe(examples)
+    assert heard == Transcriber.from_pretrained().transcribe(examples) == said
+
+
+def test_ears_that_read_thirty_seconds_do_so_as_a_recogniser(tmp_path, tiny_whisper):
+    training_data(tmp_path)
+    ears = {"speech_encoder": str(tiny_whisper), "speech_padded": True}
+    model, processor = assemble(AlignConfig([str(tmp_path / "data")], tmp_path / "run", **ears))
+    model.eval()
+    mel, mask = torch.randn(2, 80, 40), torch.ones(2, 40, dtype=torch.long)
+    ears, _ = recognizer_of(model, processor)
+    assert torch.equal(ears.read(mel, mask).log_probs, model.transcribe(mel, mask).tokens.log_probs)
+
+
+def test_stacked_ears_have_no_transcript(parts):
+    with pytest.raises(InputError, match="hear no tokens"):
+        recognizer_of(*parts)

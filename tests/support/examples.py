@@ -1,0 +1,54 @@
+"""Examples, tones and small training folders that tests of every room share."""
+
+from contextlib import contextmanager
+from itertools import count
+from unittest.mock import patch
+
+import numpy as np
+from transformers import Trainer
+
+from selfkd.data.example import MANIFEST, SAMPLE_RATE_HZ, Example, write_shard
+from selfkd.files import write_json
+from selfkd.synthesis.sources.registry import World
+
+
+def tone(seconds: float, pitch_hz: float = 220) -> np.ndarray:
+    """Sound of an exact length; what it says does not matter where lengths are tested."""
+    t = np.arange(round(seconds * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
+    return (0.3 * np.sin(2 * np.pi * pitch_hz * t) * np.sin(2 * np.pi * 3 * t)).astype(np.float32)
+
+
+def world_examples(count: int, annotated: bool = True) -> list[Example]:
+    """World examples with tones of different lengths for speech: quick to make, valid in every field."""
+    source = World("train", 5, annotated)
+    return [source.example(i).spoken(tone(0.5 + 0.17 * i), "tone") for i in range(count)]
+
+
+def training_start(parts, folder):
+    """Writes a model to start from (`folder/model`) and sixteen examples (`folder/data`); returns the folder."""
+    model, processor = parts
+    model.save_pretrained(folder / "model")
+    processor.save_pretrained(folder / "model")
+    training_data(folder)
+    return folder
+
+
+def training_data(folder):
+    """Writes sixteen examples (`folder/data`)."""
+    (folder / "data").mkdir()
+    write_shard(folder / "data" / "train.parquet", world_examples(16), {"rows": 16, "rejected": []})
+    write_json(folder / "data" / MANIFEST, {"source": "world", "shards": [{"file": "train.parquet"}]})
+
+
+@contextmanager
+def interrupted_at(step):
+    """Within it a training run is interrupted, as by ctrl-C, in that step."""
+    plain, calls = Trainer.training_step, count(1)
+
+    def training_step(self, *args, **kwargs):
+        if next(calls) == step:
+            raise KeyboardInterrupt
+        return plain(self, *args, **kwargs)
+
+    with patch.object(Trainer, "training_step", training_step):
+        yield

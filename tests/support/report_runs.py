@@ -1,0 +1,173 @@
+"""Small run directories with known figures, written as the stages write them."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from examples import tone
+
+from selfkd.analysis.analyze_agreement import AgreementConfig, summarize_agreement
+from selfkd.analysis.analyze_attention import AttentionConfig, summarize_attention
+from selfkd.analysis.attention import BY_HEAD, MEASURES
+from selfkd.analysis.runner import about, intervals, items_path
+from selfkd.data.dataset import ExampleFolder
+from selfkd.data.example import MANIFEST, write_shard
+from selfkd.evaluation.evaluate import EvaluateConfig, score
+from selfkd.evaluation.response import Reply
+from selfkd.evaluation.samples import QUESTIONS, read_samples, sample, samples_path
+from selfkd.files import write_json, write_text
+from selfkd.run_dir import Run, append_log
+from selfkd.synthesis.sources.registry import World
+from selfkd.training.distill import DistillConfig
+
+LAYERS, HEADS = 6, 5
+
+
+def spoken_data(
+    folder: Path,
+    count: int = 12,
+    heard: bool = True,
+    pitch_hz: float = 220,
+    benchmark: str = "world",
+    of_a_picture: int = 2,
+) -> Path:
+    """Every third question is misheard, where somebody listened. Public benchmarks have some questions to a picture, of
+    which "yes" and "no" are true in turn: by a benchmark where "yes" always is nothing can be measured."""
+    source = World("test", 7)
+    examples = [source.example(i).spoken(tone(0.6, pitch_hz), ("anna", "ben")[i % 2]) for i in range(count)]
+    if benchmark != "world":
+        there = {"source": benchmark, "kind": "yes_no", "category": "random"}
+        names = ("picture", "image_source", "set_id", "figure_id", "question_id")
+        pictures = [json.dumps(dict.fromkeys(names, str(i // of_a_picture))) for i in range(count)]
+        truths = ["yes", "no"] * count
+        examples = [
+            replace(e, details=d, truth=t, **there) for e, d, t in zip(examples, pictures, truths[:count], strict=True)
+        ]
+    if heard:
+        examples = [replace(e, word_error_rate=(0.25, 0.0, 0.0)[i % 3]) for i, e in enumerate(examples)]
+    write_shard(folder / "test.parquet", examples, {"rows": count})
+    manifest = {
+        "source": benchmark, "split": "test", "rows": count, "seed": 7, "engine_name": "some engine",
+        "verify": "openai/whisper-base.en" if heard else "", "shards": [{"file": "test.parquet"}],
+        "rejected_shards": [], "rejected": [],
+    }  # fmt: skip
+    write_json(folder / MANIFEST, manifest)
+    return folder
+
+
+def evaluation(folder: Path, data: Path, model: str = "some/model", wording: str = "", **right: str) -> Path:
+    """`right` is a mark for each item by view: "1" right, "0" wrong, "-" no reply."""
+    return evaluation_on(folder, {data: right}, model, wording)
+
+
+def evaluation_on(
+    folder: Path, right: dict[Path, dict[str, str]], model: str = "some/model", wording: str = ""
+) -> Path:
+    """The same on several folders of questions."""
+    views = list(dict.fromkeys(v for of in right.values() for v in of))
+    config = EvaluateConfig(model, list(map(str, right)), folder, views=views)
+    with Run.open(folder, "evaluate", config) as run:
+        result = {}
+        for data, by_view in right.items():
+            examples = ExampleFolder(data)
+            for view, marks in by_view.items():
+                replies = {"1": lambda e: e.truth + wording, "0": lambda e: "who knows" + wording}
+                records = [
+                    sample(
+                        e, view, Reply("", error="it fell over") if m == "-" else Reply(replies[m](e), f"heard {e.id}")
+                    )
+                    for e, m in zip(examples, marks, strict=True)
+                ]
+                write_lines(samples_path(folder, examples.source, view), records)
+            of_view = {view: read_samples(samples_path(folder, examples.source, view)) for view in by_view}
+            result[examples.source] = score(of_view, 0)
+        write_json(folder / QUESTIONS, {ExampleFolder(data).source: os.path.relpath(data, folder) for data in right})
+        run.finish(**result)
+    return folder
+
+
+def write_lines(path: Path, records: list) -> None:
+    write_text(path, "".join(json.dumps(record) + "\n" for record in records))
+
+
+def attention(folder: Path, data: Path, levels: dict[str, tuple[float, float]]) -> Path:
+    """{model: written and spoken attention in the middle and late layers}; early it is alike."""
+    examples, rng = ExampleFolder(data), np.random.default_rng(0)
+    models = [f"{name}=somewhere/{name}" for name in levels]
+    with Run.open(folder, "attention", AttentionConfig(models, [str(data)], folder)) as run:
+        records = {}
+        for name, by_view in levels.items():
+            records[name] = [
+                about(e)
+                | {
+                    "tokens": {v: {"query": q, "image": 4, "response_rows": 2, "uniform": 0.5}
+                               for v, q in (("text", 7), ("speech", 22))},
+                    "views": {v: {m: (np.r_[0.4, 0.4, [level] * 4] + rng.normal(0, 0.01, LAYERS)).tolist()
+                                  for m in MEASURES} for v, level in zip(("text", "speech"), by_view, strict=True)},
+                }
+                for e in examples
+            ]  # fmt: skip
+            maps = [
+                {"id": examples[0].id, "view": view, "layer": layer, "grid": [[level / 4] * 2, [level / 8, level / 2]]}
+                for view, level in zip(("text", "speech"), by_view, strict=True)
+                for layer in (3, 5)
+            ]
+            write_lines(items_path(folder, examples.source, name), records[name])
+            heads = {
+                view: {m: intervals(np.full((len(examples), LAYERS, HEADS), level) * np.arange(1, HEADS + 1) / HEADS, 0)
+                       for m in BY_HEAD}
+                for view, level in zip(("text", "speech"), by_view, strict=True)
+            }  # fmt: skip
+            write_json(folder / "heads" / f"{examples.source}.{name}.json", heads)
+            write_lines(folder / "maps" / f"{examples.source}.{name}.jsonl", maps)
+        result = {examples.source: summarize_attention(records, 0)}
+        run.finish(benchmarks=result, about={"measures": MEASURES, "level": 0.95, "resamples": 10_000, "seed": 0})
+    return folder
+
+
+def agreement(folder: Path, data: Path, distances: dict[str, float]) -> Path:
+    """{model: KL of the first response row}."""
+    examples = ExampleFolder(data)
+    models = [f"{name}=somewhere/{name}" for name in distances]
+    with Run.open(folder, "agreement", AgreementConfig(models, [str(data)], folder)) as run:
+        records = {
+            name: [
+                about(e) | {"kl": [kl + i / 100, 0.0], "same_top": [kl < 1, True], "rank": [1 if kl < 1 else 3, 1],
+                            "cosine": [0.9] * LAYERS, "distance": [kl / 10] * LAYERS}
+                for i, e in enumerate(examples)
+            ]
+            for name, kl in distances.items()
+        }  # fmt: skip
+        for name, items in records.items():
+            write_lines(items_path(folder, examples.source, name), items)
+        outcomes = {name: {e.id: "both right" for e in examples} for name in distances}
+        result = {examples.source: summarize_agreement(records, outcomes, 0)}
+        run.finish(benchmarks=result, about={"figures": {"kl": "KL(p_text || p_speech)"}, "seed": 0})
+    return folder
+
+
+def training(folder: Path, alpha: float) -> Path:
+    with Run.open(folder, "distill", DistillConfig(["data"], folder, model="start", alpha=alpha)) as run:
+        for step in range(0, 40, 8):
+            name = "kd_per_token" if alpha else "sft_per_token"
+            append_log(folder, {"step": step, "kd_per_token": 0.0, "sft_per_token": 0.0, name: 2 / (step + 1)})
+        run.finish(examples=12, steps=40, trained_parameters=1000, final_loss=0.5, seconds=3.0)
+    return folder
+
+
+def all_kinds(folder: Path) -> list[str]:
+    """A run of each kind; SFT answers 3 of 12 spoken questions, Self-KD 9, written 11 are right."""
+    data = spoken_data(folder / "world")
+    runs = [
+        evaluation(folder / "eval-base", data, text="111111111110", cascade="111111111100"),
+        evaluation(folder / "eval-sft", data, speech="111000000000"),
+        evaluation(folder / "eval-selfkd", data, speech="111111111000"),
+        attention(folder / "attention", data, {"base": (0.44, 0.3), "sft": (0.44, 0.36), "selfkd": (0.44, 0.42)}),
+        agreement(folder / "agreement", data, {"sft": 6.5, "selfkd": 0.4}),
+        training(folder / "sft", 0.0),
+        training(folder / "selfkd", 1.0),
+        data,
+    ]
+    return list(map(str, runs))

@@ -1,0 +1,394 @@
+"""Speech engines behind one interface: what each says, and what happens when one hangs, dies or is not there."""
+
+import io
+import json
+import os
+import shutil
+import threading
+import time
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import soundfile
+from examples import tone, world_examples
+
+from selfkd.data.check import CheckConfig, check
+from selfkd.data.dataset import ExampleFolder
+from selfkd.errors import EngineError, InputError
+from selfkd.synthesis.quality_filter import Verifier, check_sound, most_tokens, word_error_rate
+from selfkd.synthesis.synthesize import SynthesizeConfig, synthesize
+from selfkd.synthesis.tts.base import EspeakSpeaker, Utterance
+from selfkd.synthesis.tts.registry import RecordedSpeaker, open_engine, weighted_voices
+from selfkd.synthesis.workers import GuardedSpeaker
+
+MODELS = Path(os.environ.get("SELFKD_MODELS", "/nowhere"))
+
+
+def needs(name):
+    return pytest.mark.skipif(
+        not (MODELS / name / "DONE").is_file(), reason=f"SELFKD_MODELS names no folder with {name}"
+    )
+
+
+class Moody:
+    """An engine that hangs, dies or fails by what it is told to say."""
+
+    engine = license = "none"
+
+    def __init__(self, works=True):
+        if not works:
+            raise InputError("engine_path: nothing there")
+
+    def speak(self, utterance):
+        if utterance.text == "hang":
+            time.sleep(60)
+        if utterance.text == "die":
+            os._exit(7)
+        if utterance.text == "fail":
+            raise KeyError("phoneme")
+        return tone(0.5)
+
+
+def test_an_engine_that_hangs_dies_or_fails_costs_its_row_alone():
+    speaker = GuardedSpeaker(Moody, (), time_limit_seconds=3.0)
+    for text, reason in (
+        ("hang", "said nothing for 3 s"),
+        ("die", r"died on this row \(exit code 7\)"),
+        ("fail", "KeyError"),
+    ):
+        with pytest.raises(InputError, match=f"engine: {reason}"):
+            speaker.speak(Utterance(text, "v"))
+        assert len(speaker.speak(Utterance("well", "v"))) == 8_000
+    speaker.close()
+    with pytest.raises(EngineError, match="nothing there"):
+        GuardedSpeaker(Moody, (False,), 1.0).speak(Utterance("well", "v"))
+
+
+def test_what_a_stopped_row_would_have_answered_is_not_the_next_rows(monkeypatch):
+    speaker = GuardedSpeaker(EspeakSpeaker, (), 60)
+    first, second = Utterance("What is it?", "en-US+m1"), Utterance("Is it red or blue?", "en-US+m1")
+    expected = speaker.speak(second)
+    poll = Connection.poll
+
+    def stopped(pipe, seconds):
+        poll(pipe, seconds)
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Connection, "poll", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        speaker.speak(first)
+    assert np.array_equal(speaker.speak(second), expected)
+    speaker.close()
+
+
+def test_voices_have_weights_and_a_language():
+    speaker = EspeakSpeaker()
+    assert weighted_voices("en-US+m1:3, en-GB-scotland+f3", speaker, "en") == {
+        "en-US+m1": 3.0,
+        "en-GB-scotland+f3": 1.0,
+    }
+    assert weighted_voices("de+m1", speaker, "de-DE") == {"de+m1": 1.0}
+    with pytest.raises(InputError, match=r"'de\+m1' speaks de, the questions are in en"):
+        weighted_voices("de+m1", speaker, "en")
+    with pytest.raises(
+        InputError, match="unknown voice 'x'; say 'training', 'drawn', 'unseen' or names such as en"
+    ) as told:
+        weighted_voices("x", speaker, "en")
+    assert weighted_voices(str(told.value).split()[-1], speaker, "en")
+    with pytest.raises(InputError, match="voices: all weigh 0"):
+        weighted_voices("en-US+m1:0", speaker, "en")
+    german = speaker.speak(Utterance("Wie viele Kreise sind rot?", "de+m1"))
+    assert len(german) > 16_000 and not np.array_equal(
+        german, speaker.speak(Utterance("Wie viele Kreise sind rot?", "en-US+m1"))
+    )
+
+
+class Endpoint(BaseHTTPRequestHandler):
+    """`/v1/audio/speech` as OpenAI's: a tone at 24 kHz, and an error now and then, which a client must bear."""
+
+    asked: ClassVar[list] = []
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.asked.append(body)
+        if len(self.asked) == 1:
+            self.send_response(500)
+            self.end_headers()
+            return
+        if body["model"] == "locked":
+            self.send_response(401)
+            self.end_headers()
+            return
+        if body["model"] == "slow":
+            time.sleep(6)
+            return
+        if body["model"] in ("429", "500", "503"):
+            self.send_response(int(body["model"]))
+            self.send_header("retry-after-ms", "1")
+            self.end_headers()
+            return
+        if body["voice"] == "nobody":
+            self.send_response(400)
+            self.end_headers()
+            self.wfile.write(b'{"error": {"message": "no such voice"}}')
+            return
+        buffer = io.BytesIO()
+        soundfile.write(buffer, np.resize(tone(2.0), 48_000), 24_000, format="WAV")
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(buffer.getvalue())
+
+    def log_message(self, *_):
+        pass
+
+
+def test_an_openai_compatible_endpoint(tmp_path):
+    """The official client asks; a failure of the server is tried again; what comes back is brought to 16 kHz."""
+    pytest.importorskip("openai")
+    Endpoint.asked = []
+    server = HTTPServer(("127.0.0.1", 0), Endpoint)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/v1"
+    (tmp_path / "q.jsonl").write_text('{"id": "a", "question": "How many of the 3 are red?", "answer": "Two."}')
+    config = SynthesizeConfig(
+        tmp_path / "out", "jsonl", str(tmp_path / "q.jsonl"), count=0, processes=1,
+        engine="openai", engine_path=url, engine_model="some-tts", voices="nova", rate_wpm=(175, 175),
+    )  # fmt: skip
+    manifest = synthesize(config)
+    assert manifest["engine_name"] == f"some-tts at {url}" and manifest["rejected"] == []
+    (example,) = ExampleFolder(config.output)
+    assert (example.voice, example.duration_seconds) == ("nova", 2.0)
+    assert Endpoint.asked[-1]["input"] == "How many of the three are red?" and Endpoint.asked[-1]["model"] == "some-tts"
+    with pytest.raises(InputError, match="no such voice"):
+        open_engine("openai", url).speak(Utterance("well", "nobody"))
+    # no key, no server: that is not about the row, so none is refused for it and the same command can go on
+    locked = replace(config, output=tmp_path / "locked", engine_model="locked")
+    with pytest.raises(EngineError, match=r"engine: locked at http.*401"):
+        synthesize(locked)
+    assert not any(locked.output.iterdir())
+    # the same data from another address, or with more patience
+    assert synthesize(replace(config, engine_path=f"{url}/", time_limit_seconds=90))["rows"] == 1
+    with pytest.raises(InputError, match="holds other data"):
+        synthesize(replace(config, engine_model="another"))
+    # the server's own voices; without its address they are OpenAI's
+    assert weighted_voices("af_heart, it's me:2", open_engine("openai", url), "de") == {"af_heart": 1, "it's me": 2}
+    for model in ("", "espeak-ng"):
+        assert "nova" in weighted_voices("training", open_engine("openai", url, model), "en")
+    for names, where in (("af_heart", ""), ("nova,", url), ("", url)):
+        with pytest.raises(InputError, match="voices: unknown voice"):
+            weighted_voices(names, open_engine("openai", where), "en")
+    server.shutdown()
+
+
+@pytest.mark.parametrize("model", ["429", "500", "503", "slow"])
+def test_a_server_that_has_no_answer_stops_the_job_and_costs_no_row(tmp_path, model):
+    pytest.importorskip("openai")
+    Endpoint.asked = [{}]
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    (tmp_path / "q.jsonl").write_text('{"id": "a", "question": "How many of the 3 are red?", "answer": "Two."}')
+    config = SynthesizeConfig(
+        tmp_path / "out", "jsonl", str(tmp_path / "q.jsonl"), count=0, processes=1, engine="openai",
+        engine_path=f"http://127.0.0.1:{server.server_port}/v1", engine_model=model, voices="mine",
+        time_limit_seconds=4 if model == "slow" else 60,
+    )  # fmt: skip
+    with pytest.raises(
+        EngineError, match="said nothing for 4 s" if model == "slow" else f"engine: {model} at .*{model}"
+    ):
+        synthesize(config)
+    assert not any(config.output.iterdir())
+    server.shutdown()
+
+
+def test_piper():
+    """The real engine with a voice that hums (see its folder)."""
+    pytest.importorskip("piper")
+    speaker = open_engine("piper", str(Path(__file__).parents[2] / "fixtures" / "piper"))
+    assert weighted_voices("training", speaker, "en") == {"en_US-hum-low": 1.0}
+    with pytest.raises(InputError, match="'en_US-hum-low' speaks en-us, the questions are in de"):
+        weighted_voices("en_US-hum-low", speaker, "de")
+    with pytest.raises(InputError, match="voices: Piper has none that speaks de"):
+        weighted_voices("training", speaker, "de")
+    with pytest.raises(InputError, match="voices: 'unseen' are voices of espeak-ng; name some of Piper's"):
+        weighted_voices("unseen", speaker, "en")
+    question = Utterance("Is there a red bus?", "en_US-hum-low")
+    samples = speaker.speak(question)
+    assert np.array_equal(samples, speaker.speak(question)) and 0.5 < np.abs(samples).max() <= 0.91
+    assert not np.array_equal(samples, speaker.speak(replace(question, text="Is there a bed, Russ?")))
+    assert len(speaker.speak(replace(question, rate_wpm=350))) == pytest.approx(len(samples) / 2, rel=0.02)
+    with pytest.raises(InputError, match="Piper has no voice 'nobody'"):
+        speaker.speak(replace(question, voice="nobody"))
+    with pytest.raises(InputError, match="Piper found nothing to say"):
+        speaker.speak(replace(question, text="..."))
+
+
+def test_an_engine_that_is_not_there_is_told_at_once(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="holds no voice"):
+        open_engine("piper", str(tmp_path))
+    with pytest.raises(InputError, match=r"engine_path: .*model\.onnx: no such file"):
+        open_engine("kokoro", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match="engine: flite: no such command"):
+        open_engine("flite", "")
+    monkeypatch.setattr("selfkd.synthesis.tts.neural.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"kokoro_onnx is not installed; pip install 'selfkd\[kokoro\]'"):
+        open_engine("kokoro", str(tmp_path))
+
+
+def test_files_that_are_no_model_stop_the_job_and_cost_no_row(tmp_path):
+    """What git leaves in the place of large files, where git-lfs is not there."""
+    for package in ("kokoro_onnx", "onnxruntime", "piper"):
+        pytest.importorskip(package)
+    for name in ("model.onnx", "voices.bin"):
+        (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(EngineError, match=r"voices.bin: not Kokoro's voices; .*git lfs pull"):
+        open_engine("kokoro", str(tmp_path)).voices()
+    with (tmp_path / "voices.bin").open("wb") as file:
+        np.savez(file, af_heart=np.zeros(1))
+    config = SynthesizeConfig(tmp_path / "out", count=1, processes=1, engine="kokoro", engine_path=str(tmp_path))
+    with pytest.raises(EngineError, match=r"model.onnx: not a model that can be read"):
+        synthesize(config)
+    assert not any(config.output.iterdir())
+    voice = tmp_path / "en_US-hum-low.onnx"
+    voice.write_text("version")
+    shutil.copy(Path(__file__).parents[2] / "fixtures" / "piper" / f"{voice.name}.json", tmp_path)
+    with pytest.raises(EngineError, match=r"hum-low.onnx: not a model that can be read"):
+        open_engine("piper", str(tmp_path)).speak(Utterance("well", voice.stem))
+
+
+@pytest.mark.skipif(shutil.which("flite") is None, reason="there is no command flite")
+def test_flite_says_the_same_twice_at_the_rate_that_is_asked_for():
+    speaker, said = open_engine("flite", ""), Utterance("Is there a red circle?", "slt")
+    samples = speaker.speak(said)
+    assert np.array_equal(samples, speaker.speak(said)) and 16_000 < len(samples) < 48_000
+    assert {"kal", "slt"} <= set(speaker.voices()) and "awb_time" not in speaker.voices()
+    assert len(speaker.speak(replace(said, rate_wpm=350))) == pytest.approx(len(samples) / 2, rel=0.1)
+    assert not np.array_equal(samples, speaker.speak(replace(said, voice="rms"))[: len(samples)])
+    with pytest.raises(InputError, match="Flite has no voice 'nobody'"):
+        speaker.speak(replace(said, voice="nobody"))
+    with pytest.raises(InputError, match="Flite found nothing to say"):
+        speaker.speak(replace(said, text="..."))
+
+
+def test_flite_that_fails_is_told_with_its_own_words(tmp_path, monkeypatch):
+    (tmp_path / "flite").write_text(
+        '#!/bin/sh\n[ "$1" = -lv ] && echo "Voices available: slt" || { echo "no luck" >&2; exit 3; }\n'
+    )
+    (tmp_path / "flite").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(InputError, match="engine: flite: no luck"):
+        open_engine("flite", "").speak(Utterance("Is there a red circle?", "slt"))
+
+
+def test_recordings_of_people(tmp_path):
+    soundfile.write(tmp_path / "a.flac", np.resize(tone(1.0), 44_100), 44_100)
+    speaker = RecordedSpeaker(tmp_path)
+    assert len(speaker.speak(Utterance("x", "recorded", id="a"))) == 16_000
+    with pytest.raises(InputError, match=r"field speech: .*no recording"):
+        speaker.speak(Utterance("x", "recorded", id="b"))
+
+
+@pytest.mark.parametrize(
+    ("samples", "reason"),
+    [
+        (np.zeros(16_000, np.float32), "silent"),
+        (np.zeros(0, np.float32), "silent"),
+        (np.sign(tone(1.0)), "clipped"),
+        (tone(0.1), "0.1 s for 21 letters is not a likely length"),
+        (tone(31), "31.0 s is over the 30 s that can be heard at once"),
+        (tone(20), "20.0 s for 21 letters is not a likely length"),
+    ],
+)
+def test_sound_that_cannot_be_right(samples, reason):
+    check_sound(tone(2.0), "Is there a red circle in it?")
+    with pytest.raises(InputError, match=f"field speech: .*{reason}"):
+        check_sound(samples, "Is there a red circle here??" if len(samples) else "x")
+
+
+@needs("kokoro")
+def test_kokoro_says_the_same_twice_and_can_be_understood(tmp_path):
+    """The real Kokoro-82M, heard by the real whisper-tiny.en."""
+    (tmp_path / "q.jsonl").write_text(
+        '{"id": "a", "question": "How many of the 12 dogs are brown?", "answer": "Two."}\n'
+        '{"id": "b", "question": "What is the man holding in his left hand?", "answer": "A cup."}\n'
+    )
+    digests = []
+    for name in ("one", "two"):
+        config = SynthesizeConfig(
+            tmp_path / name, "jsonl", str(tmp_path / "q.jsonl"), count=0, processes=1, engine="kokoro",
+            engine_path=str(MODELS / "kokoro"), voices="af_heart,bm_george", verify=str(MODELS / "whisper-tiny.en"),
+        )  # fmt: skip
+        manifest = synthesize(config)
+        digests.append([s["sha256"] for s in manifest["shards"]])
+        assert manifest["rejected"] == [] and manifest["engine_name"].startswith("Kokoro-82M")
+    assert digests[0] == digests[1]
+    examples = list(ExampleFolder(tmp_path / "one"))
+    assert [e.word_error_rate for e in examples] == [0.0, 0.0] and "brown" in examples[0].heard.lower()
+    assert sum(manifest["word_error_rates"].values()) == 0
+
+
+@needs("whisper-tiny.en")
+def test_what_cannot_be_understood_is_rejected_with_its_score(tmp_path):
+    """espeak at 450 words a minute is not for ears: rows go with their word error rate and what was heard."""
+    config = SynthesizeConfig(
+        tmp_path / "out", "world", count=12, processes=1, verify=str(MODELS / "whisper-tiny.en"), most_wer=0.2,
+        rate_wpm=(150, 450), voices="en-US+m3",
+    )  # fmt: skip
+    manifest = synthesize(config)
+    assert manifest["rows"] + len(manifest["rejected"]) == 12 and manifest["rows"] and manifest["rejected"]
+    for reject in manifest["rejected"]:
+        assert reject["word_error_rate"] > 0.2 and "heard:" in reject["reason"]
+    assert all(e.word_error_rate <= 0.2 for e in ExampleFolder(config.output))
+    kept_apart = list(ExampleFolder(config.output, rejected=True))
+    assert [e.rejected for e in kept_apart] == [r["reason"] for r in manifest["rejected"]]
+    assert all(len(e.samples()) > 4_000 and e.image is None for e in kept_apart)
+    assert check(CheckConfig([config.output]))[str(config.output)]["rejected"] == len(kept_apart)
+    assert list(manifest["word_error_rates"]) == ["en-US+m3"]
+
+
+def test_a_transcript_may_have_the_tokens_of_what_was_said_in_any_script():
+    """A tokenizer of bytes: three for a letter of Devanagari, fewer than English has of words and more."""
+
+    def by_bytes(text, add_special_tokens):
+        return SimpleNamespace(input_ids=list(text.encode()))
+
+    def by_words(text, add_special_tokens):
+        return SimpleNamespace(input_ids=text.split())
+
+    hindi, english = "मेज पर कितने लाल सेब हैं?", "How many red apples are there on the table?"
+    assert most_tokens(by_bytes, ["Is it?", hindi]) == 16 + 2 * len(hindi.encode()) > 16 + 5 * len(hindi)
+    assert most_tokens(by_words, [english]) == 16 + len(english) // 2 and most_tokens(by_words, []) == 16
+
+
+def test_word_error_rate_is_that_of_levelled_text():
+    verifier = Verifier("none", 0.3)
+    assert word_error_rate("How many of the twelve dogs?", "how many of the 12 dogs") == 0
+    assert word_error_rate("Is it red?", "Is it a bed?") == pytest.approx(2 / 3)
+    with pytest.raises(InputError, match="verify: none: "):
+        verifier.heard([])
+    assert word_error_rate("Wie viele?", "wie VIELE", "de") == 0
+    assert word_error_rate("赤い丸", "赤い角", "ja") == pytest.approx(1 / 3)
+
+
+@needs("whisper-tiny.en")
+def test_ears_that_do_not_hear_the_language_are_refused():
+    with pytest.raises(InputError, match=r"tiny.en: hears English alone, the questions are in 'de'"):
+        Verifier(str(MODELS / "whisper-tiny.en"), 0.3, "de").heard([])
+
+
+@needs("whisper-base")
+def test_ears_of_many_languages_are_told_which_one_it_is():
+    """What is said is not translated, nor taken for another language."""
+    asked = "Wie heißt der Mann mit dem Hut?"
+    speech = EspeakSpeaker().speak(Utterance(asked, "de+m1", rate_wpm=130))
+    (heard,) = Verifier(str(MODELS / "whisper-base"), 0.3, "de").heard(
+        [replace(world_examples(1)[0], question=asked).spoken(speech, "de+m1")]
+    )
+    assert "Mann" in heard.heard and heard.word_error_rate < 1

@@ -1,0 +1,178 @@
+"""A run goes on with the data, the weights and the number of processes that it began with, or not at all."""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from examples import interrupted_at, training_data, training_start, world_examples
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from selfkd.data.dataset import ExampleFolder
+from selfkd.data.example import MANIFEST, write_shard
+from selfkd.errors import InputError
+from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
+from selfkd.files import write_json
+from selfkd.input_hashes import hashes_of_checkpoint, hashes_of_data
+from selfkd.model.tiny import recognizer_path, vlm_path
+from selfkd.run_dir import CONFIG, INPUTS, RESULT, Run, RunCompleteError
+from selfkd.training.align import AlignConfig, align
+from selfkd.training.distill import DistillConfig, distill
+
+
+@pytest.fixture
+def start(parts, tmp_path):
+    return training_start(parts, tmp_path / "start")
+
+
+def speak_anew(folder):
+    """The same shard by name and number of rows; what stands in it is other."""
+    write_shard(folder / "train.parquet", world_examples(17)[1:], {"rows": 16, "rejected": []})
+
+
+def train_on(weights):
+    """One number of a checkpoint is another."""
+    tensors = load_file(weights)
+    name = min(tensors, key=lambda n: tensors[n].numel())
+    save_file(tensors | {name: tensors[name] + 1}, weights, {"format": "pt"})
+
+
+def test_training_goes_on_with_its_own_inputs_alone(start, tmp_path, monkeypatch):
+    """data_12_resume_world_size, data_13_resume_other_data; and weights that were replaced."""
+    config = DistillConfig(
+        [str(start / "data")], tmp_path / "run", model=str(start / "model"), steps=4, batch_size=4, save_steps=1
+    )
+    with pytest.raises(KeyboardInterrupt), interrupted_at(3):
+        distill(config)
+    asked = (config.output / CONFIG).read_text()
+    shutil.copytree(start, tmp_path / "kept")
+
+    def refused(message):
+        with pytest.raises(InputError, match=message):
+            distill(config)
+        assert (config.output / CONFIG).read_text() == asked
+
+    speak_anew(start / "data")
+    refused(r"data: .*data: made anew since this run began; .* \(sha256 \w{12}\.\.\. then, sha256 \w{12}\.\.\. now\)")
+    shutil.copytree(tmp_path / "kept" / "data", start / "data", dirs_exist_ok=True)
+    train_on(start / "model" / "model.safetensors")
+    refused(r"model: .*/model: model.safetensors: made anew since this run began")
+    shutil.copytree(tmp_path / "kept" / "model", start / "model", dirs_exist_ok=True)
+    (start / "model" / "adapter_config.json").write_text("{}")
+    refused(r"adapter_config.json: made anew since this run began; give another output \(nothing then, sha256")
+    (start / "model" / "adapter_config.json").unlink()
+    with monkeypatch.context() as patch:
+        patch.setenv("WORLD_SIZE", "2")
+        patch.setattr("selfkd.training.stage.check_training", lambda *_: None)  # it would wait for the other one
+        refused("processes: 1 when this run began, 2 now; give another output")
+    assert (config.output / "checkpoints").is_dir()
+    result = distill(config)
+    assert result["steps"] == 4
+    there = json.loads((config.output / RESULT).read_text())["inputs"]
+    assert there == json.loads((config.output / INPUTS).read_text()) and there["processes"] == 1
+    with pytest.raises(RunCompleteError):
+        distill(config)
+    speak_anew(start / "data")
+    refused("made anew since this run began")  # of this data it is no run
+
+
+@pytest.mark.parametrize("part", ["vlm", "speech_encoder"])
+def test_what_align_starts_from_is_part_of_it(tmp_path, part):
+    training_data(tmp_path)
+    for name, path in (("vlm", vlm_path()), ("speech_encoder", recognizer_path())):
+        shutil.copytree(path, tmp_path / name)
+    sources = {name: str(tmp_path / name) for name in ("vlm", "speech_encoder")}
+    config = AlignConfig([str(tmp_path / "data")], tmp_path / "run", ears="stacked", steps=2, batch_size=2, **sources)
+    with pytest.raises(KeyboardInterrupt), interrupted_at(2):
+        align(config)
+    train_on(tmp_path / part / "model.safetensors")
+    with pytest.raises(InputError, match=f"^{part}: .*model.safetensors: made anew since this run began"):
+        align(config)
+
+
+@pytest.mark.parametrize(("changed", "name"), [("model", "model"), ("asr", "recognizer")])
+def test_an_evaluation_goes_on_with_its_own_weights_alone(start, tmp_path, monkeypatch, changed, name):
+    shutil.copytree(recognizer_path(), start / "asr")
+    config = EvaluateConfig(
+        str(start / "model"), [str(start / "data")], tmp_path / "run", views=["text", "cascade"], batch_size=4,
+        recognizer=str(start / "asr"),
+    )  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr("selfkd.evaluation.samples.SampleFile.finish", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(config)
+    train_on(start / changed / "model.safetensors")
+    with pytest.raises(InputError, match=f"^{name}: .*: model.safetensors: made anew since this run began"):
+        evaluate(config)
+
+
+def test_of_a_hub_id_the_commit_is_part_of_a_run(monkeypatch):
+    commits = iter(["1" * 40, "2" * 40])
+    monkeypatch.setattr(
+        "selfkd.input_hashes.cached_file", lambda *_: f"/hub/models--a--b/snapshots/{next(commits)}/config.json"
+    )
+    first, second = (hashes_of_checkpoint("model", "a/b") for _ in range(2))
+    assert first == {"model: a/b": f"commit {'1' * 40}"} and second != first
+
+
+@dataclass
+class Settings:
+    output: Path
+
+
+@settings(deadline=None, max_examples=40, derandomize=True)
+@given(
+    st.dictionaries(
+        st.sampled_from(["config.json", "a.safetensors", "b.safetensors", "vocab.txt", "chat.jinja", "own.py"]),
+        st.binary(max_size=40),
+        min_size=1,
+    ),
+    st.data(),
+)
+def test_any_change_of_a_checkpoint_is_told_by_its_file(files, data):
+    """A byte, a file that came or went; not the time at which it was written, nor what no model is read from."""
+    with TemporaryDirectory() as folder:
+        source, config = Path(folder) / "model", Settings(Path(folder) / "run")
+        source.mkdir()
+        for name, content in files.items():
+            (source / name).write_bytes(content)
+
+        def opened():
+            with Run.open(config.output, "test", config, inputs=lambda: hashes_of_checkpoint("model", source)) as run:
+                (run.folder / "made").touch()
+
+        opened()
+        for name in files:
+            os.utime(source / name, (1, 1))
+        (source / "README.md").write_text("A model.")
+        opened()
+        name = data.draw(st.sampled_from(sorted(files)))
+        how = data.draw(st.sampled_from(["longer", "another", "gone", "renamed"]))
+        if how == "longer" or not files[name]:
+            (source / name).write_bytes(files[name] + b"\0")
+        elif how == "another":
+            at = data.draw(st.integers(0, len(files[name]) - 1))
+            (source / name).write_bytes(files[name][:at] + bytes([files[name][at] ^ 1]) + files[name][at + 1 :])
+        elif how == "gone":
+            (source / name).unlink()
+        else:
+            (source / name).rename(source / f"other-{name}")
+        with pytest.raises(InputError, match=f"model: .*{name}: made anew since this run began"):
+            opened()
+
+
+def test_a_data_folder_is_its_manifest_and_its_shards(tmp_path):
+    training_data(tmp_path)
+    folder = tmp_path / "data"
+    seen = [hashes_of_data({"it": ExampleFolder(folder)})]
+    speak_anew(folder)
+    seen.append(hashes_of_data({"it": ExampleFolder(folder)}))
+    manifest = json.loads((folder / MANIFEST).read_text())
+    write_json(folder / MANIFEST, manifest | {"language": "de"})
+    seen.append(hashes_of_data({"it": ExampleFolder(folder)}))
+    assert all(list(found) == ["data: it"] for found in seen) and len({found["data: it"] for found in seen}) == 3

@@ -1,0 +1,136 @@
+"""The embedded world: seeded, splits apart, one right answer to every question."""
+
+import random
+
+import pytest
+
+from selfkd.errors import InputError
+from selfkd.evaluation.grading import is_right, parse
+from selfkd.synthesis.sources.registry import EasyVQA, MMAlignWorld, World
+from selfkd.toy_world.noisy_labels import MISTAKE_SHARE, annotated_response, own_response, sentence_response
+from selfkd.toy_world.questions import KINDS, WORLD_KINDS, ask, caption_pair, mistaken
+from selfkd.toy_world.scenes import HELD_OUT, draw_scene, render, split_of
+
+SPLITS = ("train", "validation", "test")
+
+
+def questions(kind, count=60, split="train"):
+    rng = random.Random(kind)
+    for index in range(count):
+        scene = draw_scene(split, 3, index)
+        question = ask(scene, kind, rng)
+        if question is not None:
+            yield scene, question
+
+
+def test_same_seed_same_pixels():
+    assert render(draw_scene("test", 1, 7)).tobytes() == render(draw_scene("test", 1, 7)).tobytes()
+    assert draw_scene("test", 1, 7) != draw_scene("test", 2, 7)
+
+
+def test_splits_share_neither_scenes_nor_held_out_combinations():
+    keys, combinations = {}, {}
+    for split in SPLITS:
+        scenes = [draw_scene(split, seed, i) for seed in (0, 1) for i in range(300)]
+        assert all(split_of(s) == split for s in scenes)
+        keys[split] = {s.key() for s in scenes}
+        combinations[split] = {(t.color, t.shape) for s in scenes for t in s.things}
+    for a, b in (("train", "validation"), ("train", "test"), ("validation", "test")):
+        assert not keys[a] & keys[b]
+    for combination, owner in HELD_OUT.items():
+        assert [s for s in SPLITS if combination in combinations[s]] == [owner]
+
+
+def test_things_lie_in_the_picture_and_apart():
+    for index in range(200):
+        things = draw_scene("train", 0, index).things
+        assert 2 <= len(things) <= 4 and len({t.name for t in things}) == len(things)
+        for i, a in enumerate(things):
+            assert a.radius <= a.x <= 64 - a.radius and a.radius <= a.y <= 64 - a.radius
+            assert all((a.x - b.x) ** 2 + (a.y - b.y) ** 2 > (a.radius + b.radius) ** 2 for b in things[:i])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_true_answer_is_right_in_every_hand(kind):
+    """Own words, full sentence and the annotator's all parse to the truth; a mistake never does."""
+    rng, asked = random.Random(0), 0
+    for _, question in questions(kind):
+        asked += 1
+        for response in (
+            own_response(question),
+            sentence_response(question),
+            annotated_response(question, rng, mistake_share=0.0),
+        ):
+            assert is_right(kind, question.answer, parse(kind, question.text, response)), (question, response)
+        wrong = annotated_response(question, rng, mistake_share=1.0)
+        assert not is_right(kind, question.answer, parse(kind, question.text, wrong)), (question, wrong)
+        assert mistaken(question, rng).answer != question.answer
+    assert asked > 30
+
+
+@pytest.mark.parametrize("kind", ["exists", "relation", "choice"])
+def test_two_way_answers_are_balanced(kind):
+    answers = [q.answer for _, q in questions(kind, 400)]
+    assert 0.4 < answers.count(answers[0]) / len(answers) < 0.6
+
+
+def test_relation_and_neighbor_follow_the_places():
+    for scene, question in questions("neighbor", 200):
+        names = {t.name: t for t in scene.things}
+        direction, anchor = question.text.removeprefix("What is ").rstrip("?").split(" the ")
+        a, b = names[question.answer.removeprefix("a ").removeprefix("an ")], names[anchor]
+        inside = {"left of": a.x < b.x, "right of": a.x > b.x, "above": a.y < b.y, "below": a.y > b.y}
+        assert inside[direction]
+
+
+def test_false_captions_name_nothing_that_is_there_in_that_way():
+    rng = random.Random(1)
+    categories = set()
+    for index in range(200):
+        scene = draw_scene("test", 0, index)
+        pair = caption_pair(scene, rng)
+        if pair is None:
+            continue
+        category, true, false = pair
+        categories.add(category)
+        assert sorted(true.replace("an ", "a ").split()) == sorted(false.replace("an ", "a ").split())
+        if category == "attribute":
+            names = {t.name for t in scene.things}
+            assert all(n.split(" ", 1)[1] in names for n in true.split(" and "))
+            assert not any(n.split(" ", 1)[1] in names for n in false.split(" and "))
+    assert categories == {"relation", "attribute"}
+
+
+def test_annotator_asks_the_same_and_errs_at_the_stated_share():
+    clean, annotated = World("train", 0), World("train", 0, annotated=True)
+    wrong = 0
+    for index in range(400):
+        a, b = clean.example(index), annotated.example(index)
+        assert (a.question, a.truth, a.image) == (b.question, b.truth, b.image)
+        assert a.answer == a.truth and b.answer != a.answer
+        wrong += not is_right(b.kind, b.truth, parse(b.kind, b.question, b.answer))
+    assert abs(wrong / 400 - MISTAKE_SHARE) < 0.07
+
+
+def test_world_source_takes_the_kinds_in_turn():
+    kinds = [World("test", 0).example(i).kind for i in range(2 * len(WORLD_KINDS))]
+    assert kinds == list(WORLD_KINDS) * 2 and len(WORLD_KINDS) >= 7
+
+
+def test_mmalign_pairs_are_balanced():
+    examples = [MMAlignWorld("test", 0).example(i) for i in range(40)]
+    assert [e.truth for e in examples].count("A") == 20
+    assert [e.category for e in examples].count("relation") == 20
+
+
+def test_easy_vqa_is_a_sample_of_the_whole():
+    examples = [EasyVQA("test", 0).example(i) for i in range(300)]
+    assert len({e.id for e in examples}) == 300 and len({e.question for e in examples}) > 60
+    assert all(e.picture().size == (64, 64) for e in examples[:5])
+    assert {e.kind for e in examples} == {"exists", "color", "shape"}
+    trained = [EasyVQA("train", 0).example(i) for i in range(300)]
+    assert not {e.image for e in trained} & {e.image for e in examples} and not {e.id for e in trained} & {
+        e.id for e in examples
+    }
+    with pytest.raises(InputError, match="split: easy-vqa has train and test"):
+        EasyVQA("validation", 0).example(0)

@@ -1,0 +1,129 @@
+"""`--dry-run`: every recipe plans its run without weights; counts are those of the published models."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from examples import training_start
+from transformers.utils import is_timm_available
+
+from selfkd.cli import main
+from selfkd.errors import InputError
+from selfkd.model.tiny import load_bundled
+from selfkd.training.align import AlignConfig, align
+from selfkd.training.distill import DistillConfig, distill
+from selfkd.training.estimate import TEMPLATE_TOKENS
+from selfkd.training.trainable import freeze_all_but
+
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+# billions of parameters of the vision-language models, as their pages on the hub show them
+PUBLISHED = {"internvl2_1b": 0.94, "internvl2_2b": 2.21, "internvl2_4b": 4.15, "internvl2_8b": 8.08,
+             "qwen2_vl_2b": 2.21, "qwen2_vl_7b": 8.29, "qwen2_5_vl_3b": 3.75, "qwen3_vl_2b": 2.13,
+             "smolvlm_2b": 2.25}  # fmt: skip
+NATIVE = {"qwen2_5_omni_3b", "qwen2_5_omni_7b", "qwen3_omni_30b", "phi4_multimodal", "gemma3n_e4b"}
+WHISPER_LARGE_ENCODER = 0.637
+
+
+def settings(recipe: Path, **changes) -> DistillConfig:
+    values = yaml.safe_load(recipe.read_text()) | {"dry_run": True} | changes
+    values["skeleton"] = str(ROOT / values["skeleton"])
+    return DistillConfig(**{k: Path(v) if k == "output" else v for k, v in values.items()})
+
+
+def test_every_base_has_a_recipe():
+    assert (
+        {r.stem for r in RECIPES} == {*PUBLISHED, *NATIVE} == {s.stem for s in (ROOT / "recipes/skeletons").iterdir()}
+    )
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.stem)
+def test_a_recipe_plans_its_run(recipe, monkeypatch, tmp_path, capsys):
+    if recipe.stem == "gemma3n_e4b" and not is_timm_available():
+        with pytest.raises(InputError, match=r"model: .*requires the timm library"):
+            distill(settings(recipe))
+        return
+    result = distill(settings(recipe))
+    if recipe.stem in PUBLISHED:
+        ours = result["trained_parameters"] / 1e9 + WHISPER_LARGE_ENCODER
+        assert result["parameters"] / 1e9 == pytest.approx(PUBLISHED[recipe.stem] + ours, abs=0.006)
+    assert 0.9 < result["epochs"] < 1.1
+    monkeypatch.chdir(ROOT)
+    assert main(["distill", "--recipe", str(recipe), "--dry-run", "--output", str(tmp_path / "run")]) == 0
+    printed = capsys.readouterr().out
+    assert "nothing was written" in printed and max(map(len, printed.splitlines())) <= 80
+    assert not (tmp_path / "run").exists()
+
+
+def test_tokens_of_pictures_are_counted_where_model_and_data_are_there(parts, tmp_path):
+    training_start(parts, tmp_path)
+    data = [str(tmp_path / "data")]
+    for model in ("", str(tmp_path / "model")):
+        load = distill(DistillConfig(data, tmp_path / "run", model=model, dry_run=True))["load"]
+        assert load["prefix_tokens"] == parts[1].image_tokens(64, 64) + TEMPLATE_TOKENS and load["examples"] == 16
+
+
+def test_the_plan_of_stage_one_counts_what_will_train(tmp_path):
+    planned = align(AlignConfig([str(tmp_path / "none")], tmp_path / "run", dry_run=True))
+    assert planned["trained_parameters"] == freeze_all_but(load_bundled()[0], ["projector", "speech_encoder"])
+
+
+def test_self_kd_costs_little_more_than_sft_and_adapters_train():
+    recipe = ROOT / "recipes/internvl2_1b.yaml"
+    selfkd, sft = distill(settings(recipe)), distill(settings(recipe, alpha=0.0))
+    assert 1 < selfkd["step_teraflop"] / sft["step_teraflop"] < 1.06
+    whole = distill(settings(recipe, trainable=["projector", "llm"]))
+    assert whole["step_teraflop"] > 2 * selfkd["step_teraflop"]
+    assert sum(whole["gigabytes"].values()) > 1.5 * sum(selfkd["gigabytes"].values())
+    wider = distill(settings(recipe, trainable=["projector", "llm_adapters"]))
+    assert wider["trained_parameters"] > selfkd["trained_parameters"]
+    assert wider["parameters"] - selfkd["parameters"] == wider["trained_parameters"] - selfkd["trained_parameters"]
+
+
+def test_ears_that_learn_from_what_is_said_alone_take_no_llm(tmp_path):
+    planned = DistillConfig([str(tmp_path / "none")], tmp_path / "run", dry_run=True)
+    whole, alone = distill(planned), distill(replace(planned, response_weight=0.0))
+    assert alone["step_teraflop"] < 0.5 * whole["step_teraflop"]
+    assert set(alone["gigabytes"]) == {"frozen weights", "what trains", "the ears' graph"}
+
+
+def test_the_recipe_of_ears_is_planned_without_the_parts():
+    """Measured on an H100 with 16 clips (2026-11-27_gpu): 12.7 TFLOP, 32.2 GB beside another base of 8B."""
+    recipe = yaml.safe_load((ROOT / "recipes/ears/whisper_large_v3.yaml").read_text())
+    recipe |= {"skeleton": str(ROOT / recipe["skeleton"]), "output": Path("runs/ears")}
+    planned = align(AlignConfig(**recipe | {"batch_size": 16}, average_weights=0.0, dry_run=True))
+    assert planned["step_teraflop"] == pytest.approx(12.7, rel=0.05)
+    assert sum(planned["gigabytes"].values()) == pytest.approx(32.2, rel=0.1)
+    padded = align(AlignConfig(**recipe | {"batch_size": 16}, speech_padded=True, dry_run=True))
+    assert padded["step_teraflop"] / planned["step_teraflop"] == pytest.approx(30 / 4, rel=0.1)
+    with pytest.raises(InputError, match=r"projector_learning_rate: -1.0: must be above 0"):
+        align(AlignConfig(**recipe | {"projector_learning_rate": -1.0}, dry_run=True))
+
+
+def test_how_stacked_ears_stack_is_planned_with_a_skeleton():
+    skeleton = str(ROOT / "recipes/skeletons/internvl2_1b.json")
+    whole = AlignConfig(["none"], Path("run"), ears="stacked", skeleton=skeleton, dry_run=True)
+    wide = align(replace(whole, speech_stack=16))["trained_parameters"]
+    assert wide > 3 * align(whole)["trained_parameters"]
+
+
+def test_a_model_and_data_that_are_there_are_counted(parts, tmp_path):
+    start = training_start(parts, tmp_path)
+    config = DistillConfig(
+        [str(start / "data")], tmp_path / "run", model=str(start / "model"), steps=4, batch_size=8, dry_run=True
+    )
+    result = distill(config)
+    assert result["parameters"] == sum(p.numel() for p in parts[0].parameters())
+    assert result["load"]["examples"] == 16 and result["epochs"] == 2
+    assert result["load"]["speech_seconds"] == pytest.approx(0.5 + 0.17 * 7.5, abs=0.01)
+    aligned = align(AlignConfig([str(start / "data")], tmp_path / "run", ears="stacked", dry_run=True))
+    assert aligned["parameters"] == result["parameters"]
+
+
+def test_a_skeleton_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match=r"skeleton: .*no such file"):
+        distill(DistillConfig([str(tmp_path)], tmp_path / "run", skeleton="none.json", dry_run=True))
+    (tmp_path / "recipe.yaml").write_text("alpha: 1\n")
+    with pytest.raises(InputError, match=r"recipe.yaml: no JSON"):
+        distill(DistillConfig([str(tmp_path)], tmp_path / "run", skeleton=str(tmp_path / "recipe.yaml"), dry_run=True))

@@ -1,0 +1,142 @@
+"""Trains the embedded speech encoder, from random weights, with a CTC head over the embedded LLM's tokens; the outcome
+is under `selfkd/assets/recognizer`. (An encoder that others pretrained gets its head from `selfkd align`.)
+
+    selfkd synthesize --source words --count 18000 --seed 1 --output DATA
+    python -m tools.tiny_model.pretrain_asr_model DATA OUTPUT [--seed N]
+
+Reads folders of spoken words; writes the recogniser and its feature extractor, which `selfkd align --speech_encoder`
+takes for ears that hear tokens: an hour on two cores. A head over the LLM's tokens alone was still at the loss of
+saying nothing after 1,000 steps: a word is many frames, a character few. So characters come first, and the tokens once
+the encoder knows sounds; spelling is then no longer asked of it.
+"""
+
+import argparse
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import AutoTokenizer, Trainer, WhisperFeatureExtractor, set_seed
+
+from selfkd.data.dataset import ExampleFolder
+from selfkd.data.example import Example
+from selfkd.files import follow_umask
+from selfkd.model.features import log_mel, pad_mels
+from selfkd.model.projectors import ctc_loss
+from selfkd.model.speech_encoder import RecognizerConfig, SpeechRecognizer
+from selfkd.model.tiny import WHISPER_SIZE, vlm_path
+from selfkd.training.spec_augment import augmented
+from selfkd.training.stage import last_checkpoint
+from tools.tiny_model.pretraining import hold_to, pretraining_arguments
+
+CLIPS_PER_STEP = 32
+RATES = (1.5e-3, 8e-4)  # peaks of the first and of the second part
+
+
+class SpokenWords(Dataset):
+    """Mel frames and pieces of spoken examples, kept in memory. The Trainer groups by the length of `input_ids`."""
+
+    def __init__(self, examples: list[Example], extractor: WhisperFeatureExtractor):
+        self.mels = [log_mel(extractor, e.samples(), e.id) for e in examples]
+        self.ids: list[list[int]] = []
+
+    def __len__(self) -> int:
+        return len(self.mels)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"mel_FM": self.mels[index], "input_ids": self.ids[index]}
+
+
+def cut(texts: list[str], split: Callable[[str], list[str]]) -> tuple[list[str], list[list[int]]]:
+    """(the pieces that occur, each text as their numbers)."""
+    pieces = sorted({piece for text in texts for piece in split(text)})
+    number = {piece: i for i, piece in enumerate(pieces)}
+    return pieces, [[number[piece] for piece in split(text)] for text in texts]
+
+
+def collate(items: list[dict[str, Any]]) -> dict[str, Tensor]:
+    mel, mask = pad_mels([item["mel_FM"] for item in items])
+    mel = augmented(mel, mask, [torch.default_generator] * len(mel))
+    labels = torch.nn.utils.rnn.pad_sequence([torch.tensor(item["input_ids"]) for item in items], True, -100)
+    return {"mel_BFM": mel, "mel_mask_BM": mask, "labels": labels}
+
+
+class RecognizerTrainer(Trainer):
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels = inputs.pop("labels")
+        reading = model(**inputs)
+        loss = (ctc_loss(reading, labels) / (labels != -100).sum(-1).clamp(min=1)).mean()
+        return (loss, reading) if return_outputs else loss
+
+
+def pretrain_recognizer(
+    data: Sequence[Path],
+    output: Path,
+    character_steps: int = 4500,
+    token_steps: int = 2000,
+    seed: int = 0,
+    start: str = "",
+) -> None:
+    """Characters first, then a new head over the LLM's tokens; or only more of the second part, from `start`. The same
+    call goes on where another was cut short; raises InputError where it is not the same."""
+    steps = {"character_steps": character_steps, "token_steps": token_steps}
+    hold_to(output, {"data": list(map(str, data)), **steps, "seed": seed, "start": start})
+    set_seed(seed)
+    examples = [example for folder in data for example in ExampleFolder(folder)]
+    extractor = WhisperFeatureExtractor(feature_size=80)
+    texts, words = [e.question for e in examples], SpokenWords(examples, extractor)
+    checkpoints = [output / "checkpoints" / part for part in ("characters", "tokens")]
+    if start:
+        recognizer = SpeechRecognizer.from_pretrained(start)
+    else:
+        pieces, words.ids = cut(texts, list)
+        recognizer = SpeechRecognizer(RecognizerConfig(pieces, **WHISPER_SIZE))
+        _train(recognizer, words, checkpoints[0], character_steps, RATES[0], seed)
+    tokenizer = AutoTokenizer.from_pretrained(vlm_path())
+    pieces, words.ids = cut(
+        texts, lambda text: [str(tokenizer.decode(i)) for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
+    )
+    if recognizer.config.pieces == pieces:
+        listener = recognizer
+    else:
+        set_seed(seed)  # the new head is the same, however the first part came about
+        listener = SpeechRecognizer(RecognizerConfig.from_dict(recognizer.config.to_dict() | {"pieces": pieces}))
+        listener.encoder.load_state_dict(recognizer.encoder.state_dict())
+    _train(listener, words, checkpoints[1], token_steps, RATES[1], seed)
+    for part in (extractor, listener):  # the weights last
+        part.save_pretrained(output)
+    follow_umask(output)
+    shutil.rmtree(output / "checkpoints", ignore_errors=True)
+
+
+def _train(model: SpeechRecognizer, words: SpokenWords, checkpoints: Path, steps: int, rate: float, seed: int) -> None:
+    if not steps:  # which the Trainer would take for three epochs
+        return
+    arguments = pretraining_arguments(
+        checkpoints,
+        steps,
+        CLIPS_PER_STEP,
+        rate,
+        seed,
+        warmup_steps=steps // 10,
+        bf16=torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported(),
+        train_sampling_strategy="group_by_length",
+        save_steps=200,
+        save_total_limit=1,
+        logging_steps=max(1, steps // 50),
+    )
+    RecognizerTrainer(model, arguments, collate, words).train(resume_from_checkpoint=last_checkpoint(checkpoints))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, nargs="+")
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--character_steps", type=int, default=4500)
+    parser.add_argument("--token_steps", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--start", default="", help="recogniser to go on from, with the second part")
+    pretrain_recognizer(**vars(parser.parse_args()))

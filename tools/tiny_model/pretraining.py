@@ -1,0 +1,40 @@
+"""What all pretraining has in common: `TrainingArguments`, and that it goes on as it began."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from selfkd.errors import InputError
+from selfkd.files import write_json
+from selfkd.run_dir import first_difference
+
+
+def pretraining_arguments(
+    output: Path, steps: int, batch_size: int, learning_rate: float, seed: int, **more: Any
+) -> TrainingArguments:
+    """A cosine schedule over `steps`; `more` are further fields of `transformers.TrainingArguments`."""
+    return TrainingArguments(
+        output_dir=str(output),
+        max_steps=steps,
+        per_device_train_batch_size=batch_size,
+        learning_rate=learning_rate,
+        lr_scheduler_type="cosine",
+        weight_decay=0.05,
+        use_cpu=not torch.cuda.is_available(),
+        remove_unused_columns=False,
+        report_to="none",
+        seed=seed,
+        **more,
+    )
+
+
+def hold_to(output: Path, settings: dict[str, Any]) -> None:
+    """Checkpoints are gone on from with the settings that made them alone; raises InputError for others."""
+    file = output / "checkpoints" / "settings.json"
+    before = json.loads(file.read_text()) if file.is_file() else settings
+    if found := first_difference(before, settings, settings):
+        raise InputError("{}: begun with another {} ({!r} there, {!r} here)".format(output, *found))
+    write_json(file, settings)

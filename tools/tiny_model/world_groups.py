@@ -1,0 +1,101 @@
+"""What the embedded VLM is pretrained on: groups of written tasks that share a picture, or share none.
+
+Made on the fly from a seed, so that no file is needed; group `index` is always the same.
+"""
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from selfkd.model.processing_omni import chat_frame
+from selfkd.toy_world.scenes import Scene, Split, draw_scene, render, split_of
+from selfkd.toy_world.tasks import picture_task, text_task
+
+TEXT_ONLY_SHARE = 0.1
+QUESTIONS_PER_GROUP = 8
+ONE_THING_SHARE = 0.1
+_CURRICULUM = ((0.1, 1), (0.3, 2), (1.0, 4))  # (up to this share of the training, most things in a scene)
+
+
+@dataclass(frozen=True)
+class Group:
+    picture: Any  # PIL image, or None
+    tasks: tuple[tuple[str, str], ...]  # (what is asked, response)
+
+
+class WorldGroups(Dataset):
+    """`count` groups of one split, drawn anew from the seed each time they are asked for."""
+
+    def __init__(self, count: int, seed: int, split: Split = "train", curriculum: bool = True):
+        self.count, self.seed, self.split = count, seed, split
+        self.curriculum = _CURRICULUM if curriculum else _CURRICULUM[-1:]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Group:
+        rng = random.Random(f"group/{self.seed}/{index}")
+        scene = self._with_few_things(draw_scene(self.split, self.seed, index), index / self.count, rng)
+        if rng.random() < TEXT_ONLY_SHARE:
+            return Group(None, tuple(text_task(scene, rng) for _ in range(QUESTIONS_PER_GROUP)))
+        return Group(render(scene), tuple(picture_task(scene, rng) for _ in range(QUESTIONS_PER_GROUP)))
+
+    def _with_few_things(self, scene: Scene, progress: float, rng: random.Random) -> Scene:
+        """A curriculum: one thing at first, then two, then all; one thing now and then to the end.
+
+        To bind a colour to a shape among several things is what the LLM learns last; first it has to look.
+        """
+        most = next(things for until, things in self.curriculum if progress <= until)
+        if rng.random() < ONE_THING_SHARE:
+            most = 1
+        fewer = Scene(scene.background, scene.things[:most])
+        return fewer if split_of(fewer) == self.split else scene
+
+
+class GroupCollator:
+    """Groups -> one batch: G prefixes (left-padded), B continuations (right-padded), labels on all after the prefix,
+    those of the response marked."""
+
+    def __init__(self, processor: Any):
+        self.processor, self.tokenizer = processor, processor.tokenizer
+        self.frames = {with_image: chat_frame(processor, with_image) for with_image in (False, True)}
+
+    def __call__(self, groups: list[Group]) -> dict[str, Tensor]:
+        pictures = [g.picture for g in groups if g.picture is not None]
+        before = [self.frames[g.picture is not None].before for g in groups]
+        self.tokenizer.padding_side = "left"
+        prefix = self.processor(
+            images=pictures or None, text=before, padding=True, add_special_tokens=False, return_tensors="pt"
+        )
+        end, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
+        asked = [q + self.frames[g.picture is not None].after for g in groups for q, _ in g.tasks]
+        asked_ids = self.tokenizer(asked, add_special_tokens=False)["input_ids"]
+        response_ids = self.tokenizer([r for g in groups for _, r in g.tasks], add_special_tokens=False)["input_ids"]
+        rows = [(a, [*r, end]) for a, r in zip(asked_ids, response_ids, strict=True)]
+        width = max(len(a) + len(r) for a, r in rows)
+        input_ids = torch.full((len(rows), width), pad)
+        labels = torch.full((len(rows), width), -100)
+        mask = torch.zeros((len(rows), width), dtype=torch.long)
+        in_response = torch.zeros((len(rows), width), dtype=torch.bool)
+        for i, (a, r) in enumerate(rows):
+            input_ids[i, : len(a) + len(r)] = torch.tensor(a + r)
+            mask[i, : len(a) + len(r)] = 1
+            # the row at position t predicts token t + 1
+            labels[i, : len(a) + len(r) - 1] = torch.tensor((a + r)[1:])
+            in_response[i, len(a) - 1 : len(a) + len(r) - 1] = True
+        batch = {
+            "prefix_ids": prefix["input_ids"],
+            "prefix_mask": prefix["attention_mask"],
+            "group": torch.tensor([i for i, g in enumerate(groups) for _ in g.tasks]),
+            "input_ids": input_ids,
+            "mask": mask,
+            "labels": labels,
+            "in_response": in_response,
+        }
+        if pictures:
+            batch["pixel_values"] = prefix["pixel_values"]
+        return batch
