@@ -41,34 +41,34 @@ def transfer(weight: float) -> None:
     from torch import Tensor
 
     from selfkd.analysis.attention import AttentionSums, attention_rows, recording
-    from selfkd.analysis.forward import Places
-    from selfkd.losses import Objective, SelfKDLoss
+    from selfkd.analysis.forward import TokenPositions
+    from selfkd.losses import LossConfig, LossOutput
     from selfkd.model import modeling_omni as omni
-    from selfkd.model import self_kd as two_views
+    from selfkd.model import self_kd as two_modalities
 
-    paired_loss, continue_prefix = two_views.paired_loss, two_views.continue_prefix
+    paired_loss, continue_prefix = two_modalities.paired_loss, two_modalities.continue_prefix
 
     class ResponseShares(AttentionSums):
         """Keeps, of each layer, what the response rows give to the prefix: (N, P), mean over heads, with gradient."""
 
         def add(self, layer: int, query_BHSE: Tensor, key_BHTE: Tensor, mask: Tensor | None, **how: Any) -> None:
-            rows_BS = self.places.response_BS
+            rows_BS = self.positions.response_BS
             prefix = key_BHTE.shape[2] - rows_BS.shape[1]
             every_BS = torch.arange(rows_BS.shape[1], device=rows_BS.device).expand_as(rows_BS)
             shares = attention_rows(query_BHSE, key_BHTE, mask, every_BS, **how)
             self.sums[layer] = shares.mean(1)[rows_BS][:, :prefix]
 
-    def loss_with_attention(model: Any, batch: Mapping[str, Any], objective: Objective, teacher: Any) -> SelfKDLoss:
+    def loss_with_attention(model: Any, batch: Mapping[str, Any], objective: LossConfig, teacher: Any) -> LossOutput:
         read: list[dict[int, Tensor]] = []  # the teacher's view, then the student's
 
         def continue_and_record(vlm: Any, prefix: Any, inputs: Mapping[str, Tensor], mask_BS: Tensor) -> Tensor:
-            rows_BS = two_views.response_places(mask_BS, batch["labels"])
-            shares = ResponseShares(Places(rows_BS, rows_BS, rows_BS))
+            rows_BS = two_modalities.response_positions(mask_BS, batch["labels"])
+            shares = ResponseShares(TokenPositions(rows_BS, rows_BS, rows_BS))
             read.append(shares.sums)
             with recording(vlm, shares):
                 return continue_prefix(vlm, prefix, inputs, mask_BS)
 
-        two_views.continue_prefix = continue_and_record
+        two_modalities.continue_prefix = continue_and_record
         loss = paired_loss(model, batch, objective, teacher)
         theirs, ours = read
         distances = [share_loss(theirs[layer], ours[layer]) for layer in sorted(theirs)]

@@ -50,11 +50,11 @@ def listening(depth: int, folder: Path, steps: int) -> None:
     """The model that the study of a depth begins with, in folder/tokens."""
     from transformers.utils import SAFE_WEIGHTS_NAME
 
-    from selfkd.model.tiny import recognizer_path
+    from selfkd.model.tiny import asr_model_path
 
     if not (folder / "vlm" / SAFE_WEIGHTS_NAME).is_file():
         shallower(depth, folder / "vlm", steps)
-    keep_listening(folder / "vlm", recognizer_path(), folder / "tokens")
+    keep_listening(folder / "vlm", asr_model_path(), folder / "ctc")
 
 
 def read_by_the_bundled_model(name: str, seeds: list[int], whole: Path, folder: Path, split: Split) -> None:
@@ -62,8 +62,8 @@ def read_by_the_bundled_model(name: str, seeds: list[int], whole: Path, folder: 
     hear, where they are there."""
     heard: Seeds = {}
     for seed in seeds:
-        where, ears = folder / f"seed-{seed}" / f"read-{name}" / split, folder / f"seed-{seed}" / name / MODEL
-        ask_one(str(whole / "tokens"), whole / split, where, ["cascade"], recognizer=str(ears))
+        where, encoder = folder / f"seed-{seed}" / f"read-{name}" / split, folder / f"seed-{seed}" / name / MODEL
+        ask_one(str(whole / "ctc"), whole / split, where, ["cascade"], asr_model=str(encoder))
         heard[str(seed)] = samples(where, "cascade")
     means = [statistics.mean(s["score"] for s in one) for one in heard.values()]
     found = {"by_seed": means, "mean": statistics.mean(means)}

@@ -30,56 +30,56 @@ import torch
 from internvl2_1b import FRAME, QUESTION, SPEECH, SPEECH_TOKEN, STACK, TILE, build
 
 from selfkd.data.example import Example
-from selfkd.evaluation.backends.local import answer_views
+from selfkd.evaluation.backends.local import predict_modalities
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
-from selfkd.synthesis.sources.registry import World
-from selfkd.synthesis.tts.base import ESPEAK_VOICES, EspeakSpeaker, Utterance
+from selfkd.synthesis.sources.registry import ToyWorld
+from selfkd.synthesis.tts.base import ESPEAK_VOICES, EspeakEngine, Utterance
 from selfkd.training.align import AlignConfig, assemble
-from selfkd.training.data import VIEWS
+from selfkd.training.data import MODALITIES
 
 TILES, AFTER, NEW_TOKENS, EARS_LAYERS, BATCH = 7, 5, 8, 32, 50
 MOST_OF_BOTH, LEAST_OF_BATCH = 1.3, 3.0
 
 
-def prompts(model: OmniModel, pictures: int, views: tuple[str, ...]) -> dict[str, Any]:
+def prompts(model: OmniModel, images: int, modalities: tuple[str, ...]) -> dict[str, Any]:
     """One question about each of so many pictures in each view, as `OmniProcessor` makes them."""
-    generator, rows = torch.Generator().manual_seed(0), pictures * len(views)
+    generator, rows = torch.Generator().manual_seed(0), images * len(modalities)
     vocabulary = len(model.get_input_embeddings().weight)
 
     def ids(count: int, length: int) -> torch.Tensor:
         return torch.randint(2, vocabulary, (count, length), generator=generator)
 
-    prefix, suffix = ids(pictures, TILES * TILE + FRAME - AFTER), ids(rows, QUESTION + AFTER)
-    spoken = torch.tensor([view == "speech" for view in views]).repeat(pictures)
+    prefix, suffix = ids(images, TILES * TILE + FRAME - AFTER), ids(rows, QUESTION + AFTER)
+    spoken = torch.tensor([modality == "audio" for modality in modalities]).repeat(images)
     mask = torch.ones_like(suffix)
     suffix[spoken, 0], mask[spoken, 1 + AFTER :] = SPEECH_TOKEN, 0
     mel = torch.randn(int(spoken.sum()), 80, SPEECH * STACK * 2, generator=generator)
     return {
         "prefix_ids": prefix,
         "prefix_mask": torch.ones_like(prefix),
-        "group": torch.arange(pictures).repeat_interleave(len(views)),
+        "group": torch.arange(images).repeat_interleave(len(modalities)),
         "suffix_ids": suffix,
         "suffix_mask": mask,
         "image_inputs": {},
-        "speech_inputs": {"mel_BFM": mel, "mel_mask_BM": torch.ones(len(mel), mel.shape[2]).long()} if len(mel) else {},
+        "audio_inputs": {"mel_BFM": mel, "mel_mask_BM": torch.ones(len(mel), mel.shape[2]).long()} if len(mel) else {},
         "spoken": spoken,
     }
 
 
 def spoken_examples(count: int) -> list[Example]:
-    source, speaker, voices = World("test", 7), EspeakSpeaker(), ESPEAK_VOICES["unseen"]
+    source, tts_engine, voices = ToyWorld("test", 7), EspeakEngine(), ESPEAK_VOICES["heldout"]
     examples = []
     for i in range(count):
         example, voice = source.example(i), voices[i % len(voices)]
-        examples.append(example.spoken(speaker.speak(Utterance(example.question, voice)), voice))
+        examples.append(example.spoken(tts_engine.synthesize_audio(Utterance(example.question, voice)), voice))
     return examples
 
 
 def answer_in_batches(model: OmniModel, processor: OmniProcessor, examples: list[Example], size: int) -> None:
     ordered = sorted(examples, key=lambda e: len(e.question))  # as an evaluation does
     for start in range(0, len(ordered), size):
-        answer_views(model, processor, ordered[start : start + size], VIEWS)
+        predict_modalities(model, processor, ordered[start : start + size], MODALITIES)
 
 
 def seconds(action: Callable[[], Any], clock: Callable[[], float]) -> float:
@@ -112,20 +112,20 @@ def main() -> int:
     torch.manual_seed(0)
     found: list[tuple[str, list[tuple[float, float]], float | None, bool]] = []
     model = build(full_size=False, device="cpu", ears_layers=EARS_LAYERS // 4).eval()
-    for pictures in (1, 4):
+    for images in (1, 4):
         both, text = (
             partial(
                 model.generate,
-                **prompts(model, pictures, views),
+                **prompts(model, images, modalities),
                 max_new_tokens=NEW_TOKENS,
                 min_new_tokens=NEW_TOKENS,
                 do_sample=False,
             )
-            for views in (("text", "speech"), ("text",))
+            for modalities in (("text", "audio"), ("text",))
         )
-        name = f"CPU s, both views over text, {pictures} picture{'s' * (pictures > 1)}"
+        name = f"CPU s, both views over text, {images} picture{'s' * (images > 1)}"
         found.append((name, compare(both, text, options.repeats), MOST_OF_BOTH, True))
-    model, processor = assemble(AlignConfig([], Path(), ears="stacked"))
+    model, processor = assemble(AlignConfig([], Path(), projector="stack"))
     model.eval()
     examples = spoken_examples(options.n)
     one_by_one, batched = (partial(answer_in_batches, model, processor, examples, size) for size in (1, BATCH))

@@ -35,12 +35,12 @@ def build(full_size: bool, device: str, ears_layers: int = 1) -> OmniModel:
     vision = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16}
     config = InternVLConfig(text_config=text, vision_config=vision, image_token_id=1, tie_word_embeddings=True)
     dtype = torch.bfloat16 if full_size else torch.float32
-    ears = WhisperConfig(
+    encoder = WhisperConfig(
         d_model=1280 // share, encoder_layers=ears_layers, encoder_attention_heads=20 // share, decoder_layers=0
     )
     with torch.device(device):
         model = OmniModel.from_parts(
-            AutoModelForImageTextToText.from_config(config), WhisperEncoder(ears), SPEECH_TOKEN, STACK
+            AutoModelForImageTextToText.from_config(config), WhisperEncoder(encoder), SPEECH_TOKEN, STACK
         )
     torch.nn.Module.to(model, dtype)
     model.requires_grad_(False)

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from selfkd.synthesis.sources.registry import SourceName
 
-Ears = Literal["stacked", "tokens", "new head"]
+Ears = Literal["stack", "ctc", "new head"]
 STEPS, BATCH = 600, 16
 SAMPLES = 4800  # questions, and a third as many sentences; an eighth as many steps see each one and a half times
 KOKORO_VOICES = "af_heart,am_michael,bf_emma,bm_george"
@@ -26,10 +26,10 @@ class Recipe:
     """How it differs from what `selfkd distill` does by default with ears that hear tokens and forward KL; where their
     head is new, from what `selfkd align` does."""
 
-    ears: Ears = "tokens"
-    voices: str = "drawn"
+    projector: Ears = "ctc"
+    voices: str = "random"
     sentences: bool = True
-    responses: SourceName = "world-annotated"
+    responses: SourceName = "world-noisy"
     samples: int = SAMPLES
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -42,19 +42,19 @@ def _of_thousands(questions: int, **settings: Any) -> Recipe:
 
 PAPER: dict[str, Any] = {"steps": 400, "batch_size": 32, "warmup_steps": 30}
 RECIPES = {
-    "paper-sft": Recipe("stacked", "training", sentences=False, settings=PAPER | {"alpha": 0.0}),
-    "paper-selfkd": Recipe("stacked", "training", sentences=False, settings=PAPER),
-    "stacked": Recipe("stacked", settings={"trainable": ["projector", "speech_encoder"], "learning_rate": 4e-4,
-                                           "augment_speech": 1.0, "average_weights": 1 / 3}),
+    "paper-sft": Recipe("stack", "training", sentences=False, settings=PAPER | {"alpha": 0.0}),
+    "paper-selfkd": Recipe("stack", "training", sentences=False, settings=PAPER),
+    "stack": Recipe("stack", settings={"trainable": ["projector", "speech_encoder"], "learning_rate": 4e-4,
+                                           "spec_augment": 1.0, "weight_averaging": 1 / 3}),
     "best": Recipe(),
     "best-sft": Recipe(settings={"alpha": 0.0}),
     "best-known-voices": Recipe(voices="training"),
     "best-no-sentences": Recipe(sentences=False),
     "best-adapters": Recipe(settings={"trainable": ["projector", "speech_encoder", "llm_adapters"]}),
-    "best-last-weights": Recipe(settings={"average_weights": 0.0}),
+    "best-last-weights": Recipe(settings={"weight_averaging": 0.0}),
     "best-300-steps": Recipe(settings={"steps": 300}),
-    "best-no-transcript": Recipe(settings={"transcript_weight": 0.0}),
-    **{f"best-transcript-{w}": Recipe(settings={"transcript_weight": float(w)}) for w in (2, 8, 100)},
+    "best-no-transcript": Recipe(settings={"ctc_weight": 0.0}),
+    **{f"best-transcript-{w}": Recipe(settings={"ctc_weight": float(w)}) for w in (2, 8, 100)},
     "best-ears-alone": Recipe(settings={"response_weight": 0.0}),  # CTC, and nothing else
     "best-ears-alone-known-voices": Recipe(voices="training", settings={"response_weight": 0.0}),
     "best-ears-alone-no-sentences": Recipe(sentences=False, settings={"response_weight": 0.0}),
@@ -62,9 +62,9 @@ RECIPES = {
     "best-whisper": Recipe("new head", settings={"steps": 1200}),  # CTC alone, on the encoder of a Whisper
     "best-reverse": Recipe(settings={"divergence": "reverse"}),
     "best-jensen-shannon": Recipe(settings={"divergence": "jensen_shannon"}),
-    "best-hidden": Recipe(settings={"hidden_weight": 1.0}),
-    "best-alignment": Recipe(settings={"alignment_weight": 0.5}),
-    "best-on-policy": Recipe(settings={"on_policy": 0.5, "divergence": "reverse"}),
+    "best-hidden": Recipe(settings={"hidden_mse_weight": 1.0}),
+    "best-alignment": Recipe(settings={"soft_dtw_weight": 0.5}),
+    "best-on-policy": Recipe(settings={"on_policy_fraction": 0.5, "divergence": "reverse"}),
     **{f"best-alpha-{alpha}": Recipe(settings={"alpha": alpha}) for alpha in (0.25, 0.5, 0.75)},
     "best-exact": Recipe(responses="world"),
     "best-sft-exact": Recipe(responses="world", settings={"alpha": 0.0}),

@@ -36,7 +36,7 @@ from selfkd.synthesis.synthesize import SynthesizeConfig, synthesize
 from selfkd.toy_world.scenes import Split
 
 if TYPE_CHECKING:
-    from selfkd.evaluation.backends.base import View
+    from selfkd.evaluation.backends.base import Modality
 
 TEST_SEED: dict[Split, int] = {"test": 100, "validation": 200}
 OWN_CASCADE = ", own cascade"
@@ -53,8 +53,8 @@ def run_seed(seed: int, only: Sequence[str], options: argparse.Namespace, asked:
         _train(recipe, data, seed, folder / name, options)
         for condition, questions in asked.items():
             where, model = folder / f"eval-{name}" / condition, str(folder / name / MODEL)
-            views: list[View] = ["speech", "cascade"] if name in ("best", "best-sft") else ["speech"]
-            ask_one(model, questions, where, views, recognizer=model)
+            modalities: list[Modality] = ["audio", "cascade"] if name in ("best", "best-sft") else ["audio"]
+            ask_one(model, questions, where, modalities, asr_model=model)
 
 
 def _train(recipe: Recipe, data: list[str], seed: int, output: Path, options: argparse.Namespace) -> None:
@@ -64,12 +64,12 @@ def _train(recipe: Recipe, data: list[str], seed: int, output: Path, options: ar
 
     how: dict[str, Any] = {"steps": STEPS, "batch_size": BATCH, "warmup_steps": 30, "seed": seed, "training": in_bf16()}
     how |= recipe.settings
-    if recipe.ears == "new head":
+    if recipe.projector == "new head":
         if not options.whisper:  # or align would take the bundled recogniser
             raise InputError("--whisper: is missing; it names the checkpoint whose encoder these ears hear by")
         once(align, AlignConfig(data, output, speech_encoder=options.whisper, **how))
         return
-    start = _aligned(seed, options) if recipe.ears == "stacked" else options.output / "tokens"
+    start = _aligned(seed, options) if recipe.projector == "stack" else options.output / "ctc"
     once(distill, DistillConfig(data, output, model=str(start), **{"divergence": "forward"} | how))
 
 
@@ -80,15 +80,15 @@ def in_bf16() -> dict[str, bool]:
     return {"bf16": torch.cpu._is_avx512_bf16_supported()}
 
 
-def ask_one(model: str, asked: Path, output: Path, views: "list[View]", recognizer: str = "") -> None:
+def ask_one(model: str, asked: Path, output: Path, modalities: "list[Modality]", asr_model: str = "") -> None:
     from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
 
-    once(evaluate, EvaluateConfig(model, [str(asked)], output, views=views, recognizer=recognizer))
+    once(evaluate, EvaluateConfig(model, [str(asked)], output, modalities=modalities, asr_model=asr_model))
 
 
 def _spoken(recipe: Recipe, seed: int, folder: Path) -> list[str]:
     name = recipe.voices + ("" if recipe.samples == SAMPLES else f"-{recipe.samples}")
-    exact = "" if recipe.responses == "world-annotated" else "-exact"
+    exact = "" if recipe.responses == "world-noisy" else "-exact"
     questions = SynthesizeConfig(
         folder / f"questions-{name}{exact}", recipe.responses, count=recipe.samples, seed=seed, voices=recipe.voices
     )
@@ -107,39 +107,39 @@ def _aligned(seed: int, options: argparse.Namespace) -> Path:
     words = SynthesizeConfig(folder / "words", "words", count=3000, seed=seed + 1)
     synthesize(words)
     spoken, how = [str(words.output)], in_bf16()
-    aligned = AlignConfig(spoken, folder / "align", ears="stacked", steps=400, seed=seed, training=how)
+    aligned = AlignConfig(spoken, folder / "align", projector="stack", steps=400, seed=seed, training=how)
     once(align, aligned)
     return aligned.output / MODEL
 
 
 def ask_all(options: argparse.Namespace) -> dict[str, Path]:
     """Folders of what is asked, by condition; the bundled model, in which nothing was trained for it, is asked too."""
-    from selfkd.model.tiny import recognizer_path, vlm_path
+    from selfkd.model.tiny import asr_model_path, vlm_path
 
     plain = SynthesizeConfig(
-        options.output / options.split, "world", split=options.split, count=options.count, voices="unseen",
+        options.output / options.split, "world", split=options.split, count=options.count, voices="heldout",
         seed=TEST_SEED[options.split],
     )  # fmt: skip
     asked: dict[str, SynthesizeConfig] = {options.split: plain}
     for name in options.conditions:
         how = CONDITIONS[name] | ({"engine_path": options.kokoro} if name == "Kokoro" else {})
         asked[name] = replace(plain, output=options.output / f"{options.split}, {name}", **({"count": 400} | how))
-    tokens = options.output / "tokens"
-    keep_listening(vlm_path(), recognizer_path(), tokens)
-    for name, speech in asked.items():
-        synthesize(speech)
-        ask_one(str(tokens), speech.output, options.output / "eval-untrained" / name, ["text", "speech", "cascade"])
-    return {name: speech.output for name, speech in asked.items()}
+    tokens = options.output / "ctc"
+    keep_listening(vlm_path(), asr_model_path(), tokens)
+    for name, audio in asked.items():
+        synthesize(audio)
+        ask_one(str(tokens), audio.output, options.output / "eval-untrained" / name, ["text", "audio", "cascade"])
+    return {name: audio.output for name, audio in asked.items()}
 
 
-def keep_listening(vlm: Path, recognizer: Path, output: Path) -> None:
+def keep_listening(vlm: Path, asr_model: Path, output: Path) -> None:
     """A VLM that hears by a recogniser of its tokens, where `output` does not hold it yet."""
     from transformers.utils import SAFE_WEIGHTS_NAME
 
-    from selfkd.model.tiny import load_listening
+    from selfkd.model.tiny import load_bundled_encoder
 
     if not (output / SAFE_WEIGHTS_NAME).is_file():
-        for part in reversed(load_listening(vlm, recognizer)):  # the model, whose file is looked for, last
+        for part in reversed(load_bundled_encoder(vlm, asr_model)):  # the model, whose file is looked for, last
             part.save_pretrained(output)
 
 
@@ -177,7 +177,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--split", choices=list(TEST_SEED), default="test")
-    to_be_had = [name for name, recipe in RECIPES.items() if recipe.ears != "new head"]
+    to_be_had = [name for name, recipe in RECIPES.items() if recipe.projector != "new head"]
     parser.add_argument("--only", choices=list(RECIPES), nargs="+", default=to_be_had)
     parser.add_argument("--whisper", default="", help="checkpoint whose encoder best-whisper hears by")
     parser.add_argument("--conditions", choices=list(CONDITIONS), nargs="*", default=[])

@@ -11,14 +11,14 @@ from scipy.stats import ttest_rel
 from selfkd.evaluation.metrics import gap_closed
 from selfkd.evaluation.samples import read_samples, samples_path
 from selfkd.evaluation.uncertainty import DIFFERENCE, clustered_stderr, mean_interval
-from selfkd.evaluation.verdicts import told_interval
+from selfkd.evaluation.verdicts import format_interval
 from selfkd.files import write_json
 
 HEAD = f"{'':<29}seeds  mean     sd     gap closed (95%) over cascade (95%)    over best (95%) seeing hearing"
 
 
-def samples(run: Path, view: str = "speech", benchmark: str = "world") -> list[dict[str, Any]]:
-    return read_samples(samples_path(run, benchmark, view))
+def samples(run: Path, modality: str = "audio", benchmark: str = "world") -> list[dict[str, Any]]:
+    return read_samples(samples_path(run, benchmark, modality))
 
 
 Seeds = dict[str, list[dict[str, Any]]]  # samples by seed; "" where there is none
@@ -70,10 +70,10 @@ def row(
         found[f"{what}_errors"] = (len(asked) - sum(asked)) / sum(map(len, by_seed.values()))
     if name != "cascade":
         found["over_cascade"] = paired(by_seed, {"": cascade})
-        over_cascade = told_interval(found["over_cascade"]["interval"], len(written), "{:+.3f}".format)
+        over_cascade = format_interval(found["over_cascade"]["interval"], len(written), "{:+.3f}".format)
     if best and name.startswith("best-"):
         found["over_best"] = paired(by_seed, best)
-        over_best = told_interval(found["over_best"]["interval"], len(written), "{:+.3f}".format)
+        over_best = format_interval(found["over_best"]["interval"], len(written), "{:+.3f}".format)
     told = "–" if spread is None else f"{spread:.3f}"
     errors = f"{found['seeing_errors']:>7.3f}{found['hearing_errors']:>8.3f}"
     print(

@@ -28,7 +28,7 @@ from selfkd.synthesis.sources.registry import SourceName
 from selfkd.synthesis.synthesize import SynthesizeConfig, synthesize
 
 if TYPE_CHECKING:
-    from selfkd.evaluation.backends.base import View
+    from selfkd.evaluation.backends.base import Modality
     from selfkd.synthesis.tts.registry import EngineName
 
 FLITE = "kal,kal16,rms"
@@ -40,8 +40,8 @@ ASKED_BY: dict[str, dict[str, Any]] = {
 }
 BENCHMARK: SourceName = "easy-vqa"
 RECIPES = {
-    "paper-sft": Recipe("stacked", settings={"alpha": 0.0, "learning_rate": 1e-3}),
-    "paper-selfkd": Recipe("stacked", settings={"learning_rate": 1e-3}),
+    "paper-sft": Recipe("stack", settings={"alpha": 0.0, "learning_rate": 1e-3}),
+    "paper-selfkd": Recipe("stack", settings={"learning_rate": 1e-3}),
     # an encoder that others pretrained forgets at the rate of ours, as it does in stage 1
     "best-sft": Recipe(settings={"alpha": 0.0, "learning_rate": 1e-4}),
     "best": Recipe(settings={"learning_rate": 1e-4}),
@@ -51,13 +51,13 @@ RECIPES = {
 HELD = (  # rows of the table: name, folders, view
     ("stage 1's own cascade", "eval-own-cascade", "cascade"),
     ("best's own cascade", "seed-*/eval-own-cascade", "cascade"),
-    ("stacked, stage 1 alone", "eval-aligned-stacked", "speech"),
-    ("tokens, stage 1 alone", "eval-aligned-tokens", "speech"),
-    *((name, f"seed-*/eval-{name}", "speech") for name in RECIPES),
+    ("stacked, stage 1 alone", "eval-aligned-stacked", "audio"),
+    ("tokens, stage 1 alone", "eval-aligned-tokens", "audio"),
+    *((name, f"seed-*/eval-{name}", "audio") for name in RECIPES),
 )
 
 
-def heard_by(options: argparse.Namespace) -> Path:
+def transcribed_by(options: argparse.Namespace) -> Path:
     """Folder of what depends on the ears."""
     return options.output / options.whisper
 
@@ -71,7 +71,7 @@ def spoken(
     voices: str,
     **more: Any,
 ) -> Path:
-    folder = options.output / "speech" / name
+    folder = options.output / "audio" / name
     path = str(options.models / "kokoro") if engine == "kokoro" else ""
     config = SynthesizeConfig(folder, source, count=count, engine=engine, engine_path=path, voices=voices, **more)
     synthesize(config)
@@ -81,12 +81,12 @@ def spoken(
 def training_speech(options: argparse.Namespace) -> tuple[list[str], list[str]]:
     """(folders of stage 1, of stage 2)."""
     words = [
-        spoken(options, "words-drawn", "words", 2000, "espeak", "drawn", seed=1),
+        spoken(options, "words-drawn", "words", 2000, "espeak", "random", seed=1),
         spoken(options, "words-flite", "words", 1000, "flite", FLITE, seed=2),
     ]
     questions = [
         spoken(options, "questions-flite", BENCHMARK, 1800, "flite", FLITE, seed=3),
-        spoken(options, "questions-drawn", BENCHMARK, 1800, "espeak", "drawn", seed=4),
+        spoken(options, "questions-drawn", BENCHMARK, 1800, "espeak", "random", seed=4),
     ]
     return [str(folder) for folder in words], [str(folder) for folder in questions]
 
@@ -104,8 +104,8 @@ def aligned(options: argparse.Namespace, vlm: Path, words: list[str]) -> Path:
     from selfkd.training.align import AlignConfig, align
 
     config = AlignConfig(
-        words, heard_by(options) / "align-stacked", vlm=str(vlm), speech_encoder=str(options.models / options.whisper),
-        ears="stacked", steps=options.align_steps, batch_size=16, learning_rate=1e-3, training=in_bf16(),
+        words, transcribed_by(options) / "align-stacked", vlm=str(vlm), speech_encoder=str(options.models / options.whisper),
+        projector="stack", steps=options.align_steps, batch_size=16, learning_rate=1e-3, training=in_bf16(),
     )  # fmt: skip
     once(align, config)
     return config.output / MODEL
@@ -116,7 +116,7 @@ def listening(options: argparse.Namespace, vlm: Path, words: list[str]) -> Path:
     from selfkd.training.align import AlignConfig, align
 
     config = AlignConfig(
-        words, heard_by(options) / "align-tokens", vlm=str(vlm), speech_encoder=str(options.models / options.whisper),
+        words, transcribed_by(options) / "align-tokens", vlm=str(vlm), speech_encoder=str(options.models / options.whisper),
         steps=options.token_steps, training=in_bf16(),
     )  # fmt: skip
     once(align, config)
@@ -128,21 +128,21 @@ def ask(
     model: Path,
     asked: dict[str, Path],
     output: Path,
-    views: "list[View]",
-    recognizer: Path | None = None,
+    modalities: "list[Modality]",
+    asr_model: Path | None = None,
 ) -> None:
     """The cascade's recogniser is Whisper itself, unless another is named."""
-    recognizer = recognizer or options.models / options.whisper
+    asr_model = asr_model or options.models / options.whisper
     for way, folder in asked.items():
-        ask_one(str(model), folder, output / way, views, recognizer=str(recognizer))
+        ask_one(str(model), folder, output / way, modalities, asr_model=str(asr_model))
 
 
-def start(options: argparse.Namespace, ears: Ears, vlm: Path, words: list[str], asked: dict[str, Path]) -> Path:
+def start(options: argparse.Namespace, encoder: Ears, vlm: Path, words: list[str], asked: dict[str, Path]) -> Path:
     """Stage 1, and what it gives asked; the model's folder."""
-    model = {"stacked": aligned, "tokens": listening}[ears](options, vlm, words)
-    ask(options, model, asked, heard_by(options) / f"eval-aligned-{ears}", ["speech"])
-    if ears == "tokens":
-        ask(options, model, asked, heard_by(options) / "eval-own-cascade", ["cascade"], model)
+    model = {"stack": aligned, "ctc": listening}[encoder](options, vlm, words)
+    ask(options, model, asked, transcribed_by(options) / f"eval-aligned-{encoder}", ["audio"])
+    if encoder == "ctc":
+        ask(options, model, asked, transcribed_by(options) / "eval-own-cascade", ["cascade"], model)
     return model
 
 
@@ -152,12 +152,12 @@ def go_on(
     """Stage 2 from what stage 1 gave, and what it gives asked."""
     from selfkd.training.distill import DistillConfig, distill
 
-    recipe, folder = RECIPES[name], heard_by(options) / f"seed-{seed}"
+    recipe, folder = RECIPES[name], transcribed_by(options) / f"seed-{seed}"
     how: dict[str, Any] = {"steps": options.steps, "batch_size": 16, "warmup_steps": 15, "seed": seed}
     how |= {"training": in_bf16(), **recipe.settings}
     once(distill, DistillConfig(questions, folder / name, model=str(model), **how))
     model = folder / name / MODEL
-    ask(options, model, asked, folder / f"eval-{name}", ["speech"])
+    ask(options, model, asked, folder / f"eval-{name}", ["audio"])
     if name == "best":
         ask(options, model, asked, folder / "eval-own-cascade", ["cascade"], model)
         ask(options, model, asked, folder / "eval-written-after", ["text"])
@@ -170,30 +170,30 @@ def run(options: argparse.Namespace) -> None:
     make_vlm(options.models / "smollm2-135m-instruct", vlm, options.vlm_steps)
     words, questions = training_speech(options)
     asked = asked_speech(options)
-    kinds: set[Ears] = {RECIPES[name].ears for name in options.only}
-    started = {ears: start(options, ears, vlm, words, asked) for ears in sorted(kinds)}
+    kinds: set[Ears] = {RECIPES[name].projector for name in options.only}
+    started = {encoder: start(options, encoder, vlm, words, asked) for encoder in sorted(kinds)}
     # what is written, and the cascade, are the same with any ears
-    ask(options, next(iter(started.values())), asked, heard_by(options) / "eval-written", ["text", "cascade"])
+    ask(options, next(iter(started.values())), asked, transcribed_by(options) / "eval-written", ["text", "cascade"])
     for seed in options.seeds:
         for name in options.only:
-            go_on(options, name, seed, started[RECIPES[name].ears], questions, asked)
+            go_on(options, name, seed, started[RECIPES[name].projector], questions, asked)
 
 
 def table(options: argparse.Namespace) -> dict[str, Any]:
     """Prints what the folder holds, and returns it."""
     found: dict[str, Any] = {}
     for way in ASKED_BY:
-        base = heard_by(options) / "eval-written" / way
+        base = transcribed_by(options) / "eval-written" / way
         written, cascade = samples(base, "text", BENCHMARK), samples(base, "cascade", BENCHMARK)
         rows = {"written": {"": written}, "cascade": {"": cascade}}
-        for name, where, view in HELD:
-            runs = sorted(heard_by(options).glob(f"{where}/{way}/{RESULT}"))
+        for name, where, modality in HELD:
+            runs = sorted(transcribed_by(options).glob(f"{where}/{way}/{RESULT}"))
             if runs:
-                rows[name] = {_seed(file): samples(file.parent, view, BENCHMARK) for file in runs}
-        before = {sample["id"]: sample["reply"] for sample in written}
-        for file in sorted(heard_by(options).glob(f"seed-*/eval-written-after/{way}/{RESULT}")):
+                rows[name] = {_seed(file): samples(file.parent, modality, BENCHMARK) for file in runs}
+        before = {sample["id"]: sample["prediction"] for sample in written}
+        for file in sorted(transcribed_by(options).glob(f"seed-*/eval-written-after/{way}/{RESULT}")):
             after = samples(file.parent, "text", BENCHMARK)
-            same = sum(before[sample["id"]] == sample["reply"] for sample in after)
+            same = sum(before[sample["id"]] == sample["prediction"] for sample in after)
             print(f"{file.parent}: {same} of {len(written)} written replies are those of before")
         print(f"\n{BENCHMARK}, unseen voices ({way}), n = {len(written)} a seed")
         print(HEAD)
@@ -223,7 +223,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     options = parser.parse_args()
     run(options)
-    write_json(heard_by(options) / "scores.json", table(options))
+    write_json(transcribed_by(options) / "scores.json", table(options))
 
 
 if __name__ == "__main__":

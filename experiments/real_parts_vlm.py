@@ -28,14 +28,14 @@ from transformers import (
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from selfkd.data.media import decode_image
-from selfkd.model.image_processor import InternVLPictureProcessor
+from selfkd.model.image_processor import InternVLImageTextProcessor
 from selfkd.model.tiny import CHAT_TEMPLATE, IMAGE_TOKENS, vlm_path
-from selfkd.toy_world.noisy_labels import own_response
+from selfkd.toy_world.noisy_labels import noiseless_response
 from selfkd.toy_world.scenes import Scene, draw_scene, render
-from selfkd.toy_world.tasks import REPEAT_INSTRUCTION, some_words, weighted_question
+from selfkd.toy_world.tasks import REPEAT_INSTRUCTION, sample_words, weighted_question
 from selfkd.training.stage import last_checkpoint
 from tools.tiny_model.pretrain_vision import pretrain_vision
-from tools.tiny_model.pretrain_vlm import AccuracyLog, GroupTrainer, written_accuracy
+from tools.tiny_model.pretrain_vlm import AccuracyLog, GroupTrainer, text_accuracy
 from tools.tiny_model.pretraining import hold_to, pretraining_arguments
 from tools.tiny_model.world_groups import QUESTIONS_PER_GROUP, Group, GroupCollator, WorldGroups
 
@@ -49,8 +49,8 @@ class PictureGroups(WorldGroups):
     def __init__(self, count: int, seed: int):
         super().__init__(count, seed)
         by_picture: dict[int, list[tuple[str, str]]] = defaultdict(list)
-        for question, answer, picture in zip(*easy_vqa.get_train_questions(), strict=True):
-            by_picture[picture].append((question[0].upper() + question[1:], answer))
+        for question, answer, image in zip(*easy_vqa.get_train_questions(), strict=True):
+            by_picture[image].append((question[0].upper() + question[1:], answer))
         self.asked, self.paths = by_picture, easy_vqa.get_train_image_paths()
 
     def __getitem__(self, index: int) -> Group:
@@ -59,46 +59,46 @@ class PictureGroups(WorldGroups):
             return self._of_easy_vqa(rng)
         scene = self._with_few_things(draw_scene(self.split, self.seed, index), index / self.count, rng)
         if rng.random() < 0.1:
-            words = [some_words(scene, rng) for _ in range(QUESTIONS_PER_GROUP)]
+            words = [sample_words(scene, rng) for _ in range(QUESTIONS_PER_GROUP)]
             return Group(None, tuple((f"{REPEAT_INSTRUCTION}\n{said}", said) for said in words))
         return Group(render(scene), tuple(_task(scene, rng) for _ in range(QUESTIONS_PER_GROUP)))
 
     def _of_easy_vqa(self, rng: random.Random) -> Group:
-        picture = rng.choice(sorted(self.asked))
-        tasks = self.asked[picture]
+        image = rng.choice(sorted(self.asked))
+        tasks = self.asked[image]
         chosen = rng.sample(tasks, min(QUESTIONS_PER_GROUP, len(tasks)))
-        return Group(decode_image(self.paths[picture].read_bytes()), tuple(chosen))
+        return Group(decode_image(self.paths[image].read_bytes()), tuple(chosen))
 
 
 def _task(scene: Scene, rng: random.Random) -> tuple[str, str]:
     question = weighted_question(scene, rng)
-    return question.text, own_response(question)
+    return question.text, noiseless_response(question)
 
 
-def assemble(llm_path: Path) -> tuple[InternVLForConditionalGeneration, InternVLPictureProcessor]:
+def assemble(llm_path: Path) -> tuple[InternVLForConditionalGeneration, InternVLImageTextProcessor]:
     """The LLM with the embedded model's vision tower and a new projector between them."""
     tokenizer = AutoTokenizer.from_pretrained(llm_path, extra_special_tokens=IMAGE_MARKS)
     tokenizer.pad_token, tokenizer.chat_template = "<|endoftext|>", CHAT_TEMPLATE
-    eyes = InternVLForConditionalGeneration.from_pretrained(vlm_path())
+    vision_encoder = InternVLForConditionalGeneration.from_pretrained(vlm_path())
     llm = AutoModelForCausalLM.from_pretrained(llm_path, dtype=torch.float32)
     llm.resize_token_embeddings(len(tokenizer))
     # float32, or the class would hold the LLM in what its checkpoint was saved in: bfloat16, too coarse for small steps
     told = AutoConfig.from_pretrained(llm_path).to_dict() | {"vocab_size": len(tokenizer), "dtype": "float32"}
     config = InternVLConfig(
         text_config=told,
-        vision_config=eyes.config.to_dict()["vision_config"],
+        vision_config=vision_encoder.config.to_dict()["vision_config"],
         image_token_id=tokenizer.context_image_token_id,
         image_seq_length=IMAGE_TOKENS,
         tie_word_embeddings=True,
     )
     model = InternVLForConditionalGeneration(config)
     model.model.language_model.load_state_dict(llm.model.state_dict())
-    model.model.vision_tower.load_state_dict(eyes.model.vision_tower.state_dict())
+    model.model.vision_tower.load_state_dict(vision_encoder.model.vision_tower.state_dict())
     model.tie_weights()
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     image_processor = GotOcr2ImageProcessorPil.from_pretrained(vlm_path())
-    processor = InternVLPictureProcessor(
+    processor = InternVLImageTextProcessor(
         image_processor=image_processor, tokenizer=tokenizer, image_seq_length=IMAGE_TOKENS, chat_template=CHAT_TEMPLATE
     )
     return model, processor
@@ -137,14 +137,14 @@ def make_vlm(llm_path: Path, output: Path, steps: int, seed: int = 0) -> None:
         logging_steps=15,
     )
     data = PictureGroups(steps * GROUPS_PER_STEP, seed)
-    accuracy = AccuracyLog(processor, 140, per_kind=30)
+    accuracy = AccuracyLog(processor, 140, per_type=30)
     trainer = GroupTrainer(model, arguments, GroupCollator(processor), data, callbacks=[accuracy])
     trainer.length_buckets = 1  # each backward pass writes the gradients of 135M parameters: more than padding costs
     trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
     model.set_attn_implementation("sdpa")
     processor.save_pretrained(output)
     model.save_pretrained(output)
-    right = written_accuracy(model, processor, "validation", 200, seed)
+    right = text_accuracy(model, processor, "validation", 200, seed)
     print({kind: round(share, 3) for kind, share in right.items()})
 
 

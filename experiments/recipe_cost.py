@@ -26,15 +26,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from selfkd.files import write_json
-from selfkd.losses import Objective
+from selfkd.losses import LossConfig
 from selfkd.model.configuration_omni import OmniConfig
 from selfkd.model.modeling_omni import OmniModel
-from selfkd.training.estimate import ASSUMED_TERAFLOPS, Load, memory, read_skeleton, step_flops
-from selfkd.training.trainable import EARS, LORA, let_train
+from selfkd.training.estimate import ASSUMED_TERAFLOPS, Load, memory, read_model_config, step_flops
+from selfkd.training.trainable import AUDIO_PARTS, LORA, set_trainable
 
 LOAD = Load()
 HEARD, QUESTION_IDS = 4000, 12  # tokens that the ears of "CTC alone" can hear, and those of a question
-PICTURE_ID = 2
+IMAGE_ID = 2
 RECIPES = [
     f"recipes/{name}.yaml"
     for name in ("internvl2_8b", "internvl2_1b", "qwen2_vl_7b", "internvl2_2b", "internvl2_4b", "qwen2_vl_2b",
@@ -52,25 +52,25 @@ def build(config: OmniConfig, trainable: list[str], device: torch.device) -> Omn
     torch.set_default_dtype(torch.float32)
     model.speech_encoder.float()
     model.projector.float()
-    let_train(model, trainable, LORA)
+    set_trainable(model, trainable, LORA)
     return model.train()
 
 
 def configuration(path: str, layers: int) -> OmniConfig:
     """A skeleton's, with `layers` to each part unless that is 0."""
-    config = read_skeleton(path)
-    eyes = config.vlm_config.vision_config
+    config = read_model_config(path)
+    vision_encoder = config.vlm_config.vision_config
     if config.vlm_config.image_token_id >= config.get_text_config().vocab_size:
-        config.vlm_config.image_token_id = PICTURE_ID  # a skeleton says nothing of it
-    for part in (config.speech_config, config.get_text_config(), eyes) if layers else ():
+        config.vlm_config.image_token_id = IMAGE_ID  # a skeleton says nothing of it
+    for part in (config.audio_config, config.get_text_config(), vision_encoder) if layers else ():
         for name in {"num_hidden_layers", "depth", "encoder_layers"} & set(vars(part)):
             setattr(part, name, layers)
-    if layers and hasattr(eyes, "deepstack_visual_indexes"):
-        eyes.deepstack_visual_indexes = []
+    if layers and hasattr(vision_encoder, "deepstack_visual_indexes"):
+        vision_encoder.deepstack_visual_indexes = []
     return config
 
 
-def picture(config: OmniConfig, count: int) -> dict[str, Tensor]:
+def load_image(config: OmniConfig, count: int) -> dict[str, Tensor]:
     """What a processor gives of `count` pictures that take 1,792 tokens each."""
     vision = config.vlm_config.vision_config
     if config.vlm_config.model_type == "internvl":
@@ -85,32 +85,32 @@ def make_batch(config: OmniConfig, count: int, device: torch.device) -> dict[str
     seen, frames = 7 * 256, round(LOAD.speech_seconds * 100)
 
     def ids(length: int) -> Tensor:
-        return torch.randint(PICTURE_ID + 1, HEARD, (count, length))
+        return torch.randint(IMAGE_ID + 1, HEARD, (count, length))
 
     response, question, frame = ids(LOAD.response_tokens), ids(LOAD.question_tokens), ids(LOAD.prefix_tokens - seen)
     prefix = torch.cat([frame[:, :4], torch.full((count, seen), config.vlm_config.image_token_id), frame[:, 4:]], 1)
-    heard = torch.full((count, 1), config.speech_token_id)
+    heard = torch.full((count, 1), config.audio_token_id)
     batch: dict[str, Any] = {
         "prefix_ids": prefix,
         "group": torch.arange(count),
         "text_ids": torch.cat([question, response[:, :-1]], 1),
-        "speech_ids": torch.cat([heard, response[:, :-1]], 1),
+        "audio_ids": torch.cat([heard, response[:, :-1]], 1),
         "labels": response,
         "transcript_ids": question[:, :QUESTION_IDS],
     }
-    batch |= {f"{view}_mask": torch.ones_like(batch[f"{view}_ids"]) for view in ("prefix", "text", "speech")}
+    batch |= {f"{modality}_mask": torch.ones_like(batch[f"{modality}_ids"]) for modality in ("prefix", "text", "audio")}
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
-    mel = torch.randn(count, config.speech_config.num_mel_bins, frames)
+    mel = torch.randn(count, config.audio_config.num_mel_bins, frames)
     heard_B = torch.ones(count, frames, dtype=torch.long, device=device)
-    batch["speech_inputs"] = {"mel_BFM": mel.to(device), "mel_mask_BM": heard_B}
+    batch["audio_inputs"] = {"mel_BFM": mel.to(device), "mel_mask_BM": heard_B}
     batch["image_inputs"] = {
         name: tensor.to(device, torch.bfloat16 if tensor.is_floating_point() else None)
-        for name, tensor in picture(config, count).items()
+        for name, tensor in load_image(config, count).items()
     }
     return batch
 
 
-def ours(objective: Objective) -> Step:
+def ours(objective: LossConfig) -> Step:
     def step(model: OmniModel, batch: dict[str, Any]) -> Tensor:
         loss = model(paired=batch, objective=objective)
         return loss.total / loss.tokens
@@ -120,8 +120,8 @@ def ours(objective: Objective) -> Step:
 
 def plain(model: OmniModel, batch: dict[str, Any]) -> Tensor:
     """Self-KD by two full passes with the logits of all tokens, then a mask."""
-    student_ids = torch.cat([batch["prefix_ids"], batch["speech_ids"]], 1)
-    student = model(student_ids, speech_inputs=batch["speech_inputs"], **batch["image_inputs"]).logits
+    student_ids = torch.cat([batch["prefix_ids"], batch["audio_ids"]], 1)
+    student = model(student_ids, audio_inputs=batch["audio_inputs"], **batch["image_inputs"]).logits
     with torch.no_grad():
         teacher = model(torch.cat([batch["prefix_ids"], batch["text_ids"]], 1), **batch["image_inputs"]).logits
     length = batch["labels"].shape[1]
@@ -197,11 +197,11 @@ def in_pieces(step: Step, model: OmniModel, batch: dict[str, Any], repeats: int)
 def measured(path: str, options: argparse.Namespace, device: torch.device) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each step of a recipe by name, measured and as the plan has it."""
     recipe = yaml.safe_load(Path(path).read_text())
-    skeleton, count = recipe["skeleton"], options.batch_size or recipe["batch_size"]
-    config = configuration(skeleton, options.layers)
+    model_config, count = recipe["model_config"], options.batch_size or recipe["batch_size"]
+    config = configuration(model_config, options.layers)
     model, batch = build(config, recipe["trainable"], device), make_batch(config, count, device)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    for name, objective in (("Self-KD", Objective(1.0)), ("SFT", Objective(0.0))):
+    for name, objective in (("Self-KD", LossConfig(1.0)), ("SFT", LossConfig(0.0))):
         found = in_pieces(ours(objective), model, batch, options.repeats)
         teraflop = step_flops(model, LOAD, count, recipe["trainable"], objective) / 1e12
         gigabytes = sum(memory(model, LOAD, count, trained, objective, False).values())
@@ -210,9 +210,9 @@ def measured(path: str, options: argparse.Namespace, device: torch.device) -> It
     if config.vlm_config.model_type == "internvl":
         yield "plain Self-KD", in_pieces(plain, model, batch, options.repeats)
     if path == options.recipes[0]:
-        config.speech_tokens = list(range(HEARD))
-        model, objective = build(config, list(EARS), device), Objective(transcript=1.0, response=0.0)
-        plan = {"teraflop": step_flops(model, LOAD, count, list(EARS), objective) / 1e12}
+        config.ctc_token_ids = list(range(HEARD))
+        model, objective = build(config, list(AUDIO_PARTS), device), LossConfig(transcript=1.0, response=0.0)
+        plan = {"teraflop": step_flops(model, LOAD, count, list(AUDIO_PARTS), objective) / 1e12}
         yield "CTC alone", in_pieces(ours(objective), model, batch, options.repeats) | {"plan": plan}
 
 

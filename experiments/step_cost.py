@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from selfkd.losses import Objective
+from selfkd.losses import LossConfig
 from selfkd.model.modeling_omni import OmniModel
 
 RESPONSE = 60
@@ -56,9 +56,9 @@ def make_batch(tiles: int, questions: int, model: OmniModel) -> dict[str, Any]:
         "image_inputs": {},
         "text_ids": torch.cat([question, response[:, :-1]], 1),
         "text_mask": torch.ones(questions, QUESTION + RESPONSE - 1, dtype=torch.long, device=device),
-        "speech_ids": torch.cat([response.new_full((questions, 1), SPEECH_TOKEN), response[:, :-1]], 1),
-        "speech_mask": torch.ones(questions, RESPONSE, dtype=torch.long, device=device),
-        "speech_inputs": {
+        "audio_ids": torch.cat([response.new_full((questions, 1), SPEECH_TOKEN), response[:, :-1]], 1),
+        "audio_mask": torch.ones(questions, RESPONSE, dtype=torch.long, device=device),
+        "audio_inputs": {
             "mel_BFM": torch.randn(questions, 80, frames, generator=generator).to(device, model.dtype),
             "mel_mask_BM": torch.ones(questions, frames, dtype=torch.long, device=device),
         },
@@ -67,7 +67,7 @@ def make_batch(tiles: int, questions: int, model: OmniModel) -> dict[str, Any]:
 
 
 def our_step(model: OmniModel, batch: dict[str, Any], alpha: float) -> Tensor:
-    loss = model(paired=batch, objective=Objective(alpha))
+    loss = model(paired=batch, objective=LossConfig(alpha))
     (loss.total / loss.tokens).backward()
     return loss.total.detach() / loss.tokens
 
@@ -77,8 +77,8 @@ def plain_step(model: OmniModel, batch: dict[str, Any], alpha: float) -> Tensor:
     questions = len(batch["group"])
     embed = model.get_input_embeddings()
     prefix = embed(batch["prefix_ids"]).expand(questions, -1, -1)
-    vectors = model.hear(**batch["speech_inputs"]).vectors
-    response = embed(batch["speech_ids"][:, 1:])
+    vectors = model.encode_audio(**batch["audio_inputs"]).vectors
+    response = embed(batch["audio_ids"][:, 1:])
     logits = model.vlm(inputs_embeds=torch.cat([prefix, vectors.to(prefix.dtype), response], 1)).logits
     student = logits[:, -RESPONSE:].flatten(0, 1).float()
     loss = (1 - alpha) * F.cross_entropy(student, batch["labels"].flatten())

@@ -64,15 +64,15 @@ def loader_over_step(steps: int = 10, batch: int = 32) -> float:
     import torch
 
     from selfkd.data.dataset import ExampleFolder
-    from selfkd.losses import Objective
+    from selfkd.losses import LossConfig
     from selfkd.training.align import AlignConfig, assemble
     from selfkd.training.data import PairedCollator, PairedDataset
     from selfkd.training.trainable import freeze_all_but
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        synthesize(SynthesizeConfig(folder / "data", "world-annotated", count=(steps + 1) * batch))
-        model, processor = assemble(AlignConfig([], folder, ears="stacked"))
+        synthesize(SynthesizeConfig(folder / "data", "world-noisy", count=(steps + 1) * batch))
+        model, processor = assemble(AlignConfig([], folder, projector="stack"))
         freeze_all_but(model, ["projector"])
         items = PairedDataset(ExampleFolder(folder / "data"), processor, model.context)
         collate, order = PairedCollator(processor), random.Random(0).sample(range(len(items)), len(items))
@@ -82,7 +82,7 @@ def loader_over_step(steps: int = 10, batch: int = 32) -> float:
             start = time.perf_counter()
             inputs = collate([items[i] for i in order[step * batch : (step + 1) * batch]])
             loaded = time.perf_counter()
-            model(paired=inputs, objective=Objective(1.0)).total.backward()
+            model(paired=inputs, objective=LossConfig(1.0)).total.backward()
             optimizer.step()
             optimizer.zero_grad()
             if step:  # the first one warms up

@@ -22,7 +22,7 @@ from selfkd.toy_world.scenes import Split
 from selfkd.training.align import AlignConfig, align
 from selfkd.training.distill import DistillConfig, distill
 
-RESPONSES: dict[str, SourceName] = {"annotated": "world-annotated", "clean": "world"}
+RESPONSES: dict[str, SourceName] = {"noisy": "world-noisy", "clean": "world"}
 TEST_SEED: dict[Split, int] = {"test": 100, "validation": 200}
 
 
@@ -31,11 +31,13 @@ def run_seed(seed: int, output: Path, asked: Path, alphas: list[float], trainabl
     folder = output / f"seed-{seed}"
     words = SynthesizeConfig(folder / "words", "words", count=3000, seed=seed + 1)
     synthesize(words)
-    aligned = AlignConfig([str(words.output)], folder / "align", ears="stacked", steps=400, seed=seed)
+    aligned = AlignConfig([str(words.output)], folder / "align", projector="stack", steps=400, seed=seed)
     once(align, aligned)
     start = str(aligned.output / MODEL)
-    base = EvaluateConfig(start, [str(asked)], folder / f"eval-{asked.name}-base", views=["text", "speech", "cascade"])
-    scores = {f"align, {view}": s for view, s in once(evaluate, base)["world"].items()}
+    base = EvaluateConfig(
+        start, [str(asked)], folder / f"eval-{asked.name}-base", modalities=["text", "audio", "cascade"]
+    )
+    scores = {f"align, {modality}": s for modality, s in once(evaluate, base)["world"].items()}
     for responses, source in RESPONSES.items():
         train = SynthesizeConfig(folder / responses, source, count=3000, seed=seed)
         synthesize(train)
@@ -44,8 +46,8 @@ def run_seed(seed: int, output: Path, asked: Path, alphas: list[float], trainabl
             settings = DistillConfig([str(train.output)], folder / name, trainable, steps=400, seed=seed, model=start)
             once(distill, replace(settings, alpha=alpha))
             where = folder / f"eval-{asked.name}-{name}"
-            spoken = EvaluateConfig(str(folder / name / MODEL), [str(asked)], where, views=["speech"])
-            scores[f"{responses}, alpha {alpha:g}"] = once(evaluate, spoken)["world"]["speech"]
+            spoken = EvaluateConfig(str(folder / name / MODEL), [str(asked)], where, modalities=["audio"])
+            scores[f"{responses}, alpha {alpha:g}"] = once(evaluate, spoken)["world"]["audio"]
     return scores
 
 
@@ -59,7 +61,9 @@ def main() -> None:
     options = parser.parse_args()
     asked = options.output / options.split
     synthesize(
-        SynthesizeConfig(asked, "world", split=options.split, count=400, voices="unseen", seed=TEST_SEED[options.split])
+        SynthesizeConfig(
+            asked, "world", split=options.split, count=400, voices="heldout", seed=TEST_SEED[options.split]
+        )
     )
     seeds = {s: run_seed(s, options.output, asked, options.alphas, options.trainable) for s in options.seeds}
     write_json(options.output / "scores.json", seeds)

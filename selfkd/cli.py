@@ -47,7 +47,7 @@ COMMANDS = {
     ),
     "synthesize": Command(
         "questions -> spoken questions",
-        "selfkd synthesize --source world-annotated --count 3000 --output runs/data/train",
+        "selfkd synthesize --source world-noisy --count 3000 --output runs/data/train",
         "selfkd.synthesis.synthesize", "SynthesizeConfig", "synthesize",
     ),
     "data check": Command(
@@ -82,7 +82,7 @@ COMMANDS = {
     ),
     "evaluate": Command(
         "written against spoken: scores of a model",
-        "selfkd evaluate runs/selfkd/model --data runs/data/test --views text,speech --output runs/eval",
+        "selfkd evaluate runs/selfkd/model --data runs/data/test --modalities text,audio --output runs/eval",
         "selfkd.evaluation.evaluate", "EvaluateConfig", "evaluate", "model",
     ),
     "judge": Command(
@@ -224,7 +224,7 @@ def parsed(name: str, arguments: list[str]) -> tuple[Any, Callable[[Any], Any]]:
 
 
 def _apart(flags: set[str], arguments: list[str]) -> list[str]:
-    """`--views=text` as `--views text`, for these flags."""
+    """`--modalities=text` as `--modalities text`, for these flags."""
     parted = ((a.partition("="), a) for a in arguments)
     return [part for (flag, _, value), a in parted for part in ([flag, value] if flag in flags and flag != a else [a])]
 
@@ -253,7 +253,7 @@ def _recipes_first(lists: Mapping[str, Any], arguments: list[str]) -> list[str]:
 
 
 def _bracketed(flag: str, text: str, item: Any) -> str:
-    """`text,speech` for the parser's own `["text", "speech"]`: of `[text, 1]`, which shells take for a pattern, it
+    """`text,audio` for the parser's own `["text", "audio"]`: of `[text, 1]`, which shells take for a pattern, it
     would make a number."""
     if text.startswith("[") and text.endswith("]"):
         return text

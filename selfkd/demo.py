@@ -51,7 +51,7 @@ class DemoConfig:
     """
 
     output: Path = Path("runs/demo")
-    responses: Literal["annotated", "clean"] = "annotated"
+    responses: Literal["noisy", "clean"] = "noisy"
     seed: int = 0
     words: int = 3000
     questions: int = 3000
@@ -72,15 +72,15 @@ def demo(config: DemoConfig) -> dict[str, Any]:
 
     console.print("[bold]synthesize[/bold]: spoken questions with espeak-ng")
     data = {name: out / "data" / name for name in ("words", "train", *BENCHMARKS)}
-    for speech in _speech(config, data):
-        synthesize(speech)
+    for audio in _speech(config, data):
+        synthesize(audio)
 
     def titled(title: str, stage: Callable[[Any], Any], stage_config: Any) -> None:
         console.print(f"[bold]{title}[/bold]{': done before' if is_complete(stage_config.output) else ''}")
         once(stage, stage_config)
 
     aligned = AlignConfig(
-        [str(data["words"])], out / "align", ears="stacked", steps=config.align_steps, seed=config.seed
+        [str(data["words"])], out / "align", projector="stack", steps=config.align_steps, seed=config.seed
     )
     titled("stage 1, align: the projector learns to hear", align, aligned)
 
@@ -93,10 +93,10 @@ def demo(config: DemoConfig) -> dict[str, Any]:
     tokens = AlignConfig(mixed, out / "tokens", steps=config.token_steps, batch_size=16, seed=config.seed)
     titled("stage 1, align: ears that hear tokens, by CTC alone", align, tokens)
 
-    base = EvaluateConfig(start, [str(data[b]) for b in BENCHMARKS], out / "eval-base", views=["text", "cascade"])
+    base = EvaluateConfig(start, [str(data[b]) for b in BENCHMARKS], out / "eval-base", modalities=["text", "cascade"])
     titled("evaluate: written, and the cascade", evaluate, base)
     for name, title in _SPOKEN.items():
-        spoken = replace(base, model=str(out / name / MODEL), output=out / f"eval-{name}", views=["speech"])
+        spoken = replace(base, model=str(out / name / MODEL), output=out / f"eval-{name}", modalities=["audio"])
         titled(f"evaluate: spoken, {title}", evaluate, spoken)
 
     models = [f"{name}={out / folder / MODEL}" for name, folder in _MODELS.items()]
@@ -124,21 +124,21 @@ def demo(config: DemoConfig) -> dict[str, Any]:
 
 def _speech(config: DemoConfig, data: dict[str, Path]) -> list[SynthesizeConfig]:
     """What is spoken: drawn voices for training, unseen voices for the tests."""
-    responses: SourceName = "world-annotated" if config.responses == "annotated" else "world"
+    responses: SourceName = "world-noisy" if config.responses == "noisy" else "world"
     wanted = [
-        SynthesizeConfig(data["words"], "words", count=config.words, voices="drawn", seed=config.seed + 1),
-        SynthesizeConfig(data["train"], responses, count=config.questions, voices="drawn", seed=config.seed),
+        SynthesizeConfig(data["words"], "words", count=config.words, voices="random", seed=config.seed + 1),
+        SynthesizeConfig(data["train"], responses, count=config.questions, voices="random", seed=config.seed),
     ]
     for name, count in BENCHMARKS.items():
         asked = max(1, round(count * config.test_share))
-        wanted.append(SynthesizeConfig(data[name], name, split="test", count=asked, voices="unseen", seed=TEST_SEED))
+        wanted.append(SynthesizeConfig(data[name], name, split="test", count=asked, voices="heldout", seed=TEST_SEED))
     # two shards at least, so that both cores speak
     return [replace(w, shard_rows=max(1, min(500, w.count // 2))) for w in wanted]
 
 
 def _intro(config: DemoConfig) -> list[str]:
     origin = {
-        "annotated": "The responses to train on mirror the paper's setting: another annotator's words, "
+        "noisy": "The responses to train on mirror the paper's setting: another annotator's words, "
         f"{MISTAKE_SHARE:.0%} of them mistaken.",
         "clean": "The responses to train on are the model's own short words, all of them right.",
     }[config.responses]

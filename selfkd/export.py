@@ -22,7 +22,7 @@ from selfkd.evaluation.gap_table import chance_cell
 from selfkd.files import LOCAL, follow_umask, path_within, read_json, without_folders, write_text
 from selfkd.model.checkpoint import is_ours, load_omni
 from selfkd.run_dir import CONFIG, MODEL, PROVENANCE, RESULT
-from selfkd.synthesis.quality_filter import base_language
+from selfkd.synthesis.quality_filter import language_code
 
 _DATASET_CARD = """---
 {metadata}
@@ -31,8 +31,8 @@ _DATASET_CARD = """---
 # {name}
 
 Questions about pictures, written and spoken, made by `selfkd synthesize`. `question` and `answer` are the source's,
-`speech` is FLAC (mono, 16 kHz), `said` what was given to the voice; `answer_format` and `instruction` stay written in
-both views. `truth` and `details` are what replies are scored by.
+`audio` is FLAC (mono, 16 kHz), `said` what was given to the voice; `answer_format` and `instruction` stay written in
+both views. `target` and `details` are what replies are scored by.
 
 | | |
 |---|---|
@@ -101,7 +101,7 @@ def _without_paths(manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
                     f"machine ({reject['reason']}), as an earlier selfkd wrote it; synthesize the folder anew"
                 )
     # what a report needs to know of it
-    kept = {"rejected": [*map(without, manifest["rejected"])], "verify": Path(manifest.get("verify", "")).name}
+    kept = {"rejected": [*map(without, manifest["rejected"])], "asr_filter": Path(manifest.get("asr_filter", "")).name}
     return {name: value for name, value in manifest.items() if name not in LOCAL} | kept
 
 
@@ -121,7 +121,7 @@ def _card(config: PublishDataConfig, name: str, manifest: dict[str, Any]) -> str
     split = _split(manifest)
     metadata = DatasetCardData(
         license=config.license,
-        language=base_language(manifest.get("language", "en")),
+        language=language_code(manifest.get("language", "en")),
         task_categories=["visual-question-answering"],
         tags=["audio", "spoken questions", "selfkd"],
         configs=[{"config_name": "default", "data_files": [{"split": split, "path": f"{split}-*.parquet"}]}],
@@ -213,9 +213,9 @@ def card(config: PublishConfig) -> str:
         base_model=config.base_model or None,
         library_name="selfkd",
         pipeline_tag="image-text-to-text",
-        tags=["speech", "self-distillation", "arxiv:2503.00059"],
+        tags=["audio", "self-distillation", "arxiv:2503.00059"],
     )
-    how = ("stage", "alpha", "divergence", "temperature", "response_weight", "transcript_weight", "trainable")
+    how = ("stage", "alpha", "divergence", "temperature", "response_weight", "ctc_weight", "trainable")
     fields = (*how, "steps", "batch_size", "learning_rate", "seed")
     settings = {name: asked[name] for name in fields if name in asked}
     settings |= {"examples": result["examples"], "trained parameters": result["trained_parameters"]}
@@ -245,7 +245,7 @@ def _data(entry: str) -> str:
         "source": manifest["source"],
         "licence of the source": manifest.get("source_license", "not stated"),
         "spoken questions": manifest.get("rows", "not stated"),
-        "speech": manifest.get("engine_name", "not stated"),
+        "audio": manifest.get("engine_name", "not stated"),
         "licence of the speech engine": manifest.get("engine_license", "not stated"),
         "voices": f"{len(voices)}: {', '.join(voices[:8])}{', ...' if len(voices) > 8 else ''}",
     }
@@ -291,7 +291,7 @@ def merge(config: MergeConfig) -> None:
     model, processor = load_omni(config.model)
     merged = merge_adapters(model.vlm)
     model.config.llm_lora = None
-    (model.vlm if model.hears_natively else model).save_pretrained(config.output)
+    (model.vlm if model.is_native else model).save_pretrained(config.output)
     processor.save_pretrained(config.output)
     follow_umask(config.output)
     if merged:

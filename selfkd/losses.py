@@ -2,7 +2,7 @@
 
 Self-KD (arXiv 2503.00059):  L = alpha * KL(p_T || p_S) + (1 - alpha) * SFT,  SFT = -log p_S(y).
 
-`docs/method.md` has the equations, the other terms of an `Objective`, and what each was worth.
+`docs/method.md` has the equations, the other terms of an `LossConfig`, and what each was worth.
 
 Legend: N response rows, D width, V vocabulary.
 """
@@ -24,7 +24,7 @@ Divergence = Literal["forward", "reverse", "jensen_shannon"]
 
 
 @dataclass(frozen=True)
-class Objective:
+class LossConfig:
     """What is minimised: response * (alpha * KD + (1 - alpha) * SFT) + the weighted terms. The paper's is
     Objective(alpha).
 
@@ -49,7 +49,7 @@ class Objective:
     characters: float = 0.0
 
 
-class SelfKDLoss(NamedTuple):
+class LossOutput(NamedTuple):
     """Sums over `tokens` response tokens; `total` carries the gradient of all that the objective weighs, `kd` is the
     divergence from the teacher, `sft` the cross-entropy to the labels, `terms` the others by name, unweighted."""
 
@@ -59,7 +59,7 @@ class SelfKDLoss(NamedTuple):
     tokens: int
     terms: dict[str, Tensor]
 
-    def plus(self, name: str, weight: float, value: Tensor) -> "SelfKDLoss":
+    def plus(self, name: str, weight: float, value: Tensor) -> "LossOutput":
         return self._replace(total=self.total + weight * value, terms=self.terms | {name: value.detach()})
 
 
@@ -97,11 +97,11 @@ def self_kd_loss(
     teacher_ND: Tensor | None,
     head_VD: Tensor,
     labels_N: Tensor,
-    objective: Objective,
+    objective: LossConfig,
     chunk_rows: int = CHUNK_ROWS,
     softcap: float | None = None,
     teacher_head_VD: Tensor | None = None,
-) -> SelfKDLoss:
+) -> LossOutput:
     """The loss of `objective` over response rows, from their hidden states and the weight of the language-model head;
     what asks about the ears (transcript, alignment) is added by who has heard.
 
@@ -131,19 +131,19 @@ def self_kd_loss(
         return objective.alpha * kd + (1 - objective.alpha) * sft, kd, sft
 
     total, kd, sft = _SumOverChunks.apply(student_ND, head_VD, chunk, chunk_rows)
-    loss = SelfKDLoss(objective.response * total, kd, sft, len(labels_N), {})
+    loss = LossOutput(objective.response * total, kd, sft, len(labels_N), {})
     if objective.hidden and teacher_ND is not None:
         distance = (student_ND.float() - teacher_ND.float()).square().mean(-1).sum()
         loss = loss.plus("hidden", objective.hidden, distance)
     return loss
 
 
-def needs_responses(objective: Objective) -> bool:
+def needs_responses(objective: LossConfig) -> bool:
     """Whether the LLM is run; else the ears learn from what is said alone."""
     return objective.response > 0 or objective.hidden > 0
 
 
-def needs_teacher(objective: Objective) -> bool:
+def needs_teacher(objective: LossConfig) -> bool:
     return needs_responses(objective) and (objective.alpha > 0 or objective.hidden > 0)
 
 

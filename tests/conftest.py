@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from examples import world_examples
+from examples import toy_examples
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 from selfkd.data.example import Example
@@ -23,7 +23,7 @@ from selfkd.training.align import AlignConfig, assemble
 def parts(tmp_path_factory):
     """(OmniModel with an untrained projector, its processor)."""
     folder = tmp_path_factory.mktemp("parts")
-    model, processor = assemble(AlignConfig([], folder, ears="stacked"))
+    model, processor = assemble(AlignConfig([], folder, projector="stack"))
     return model.eval(), processor
 
 
@@ -58,7 +58,7 @@ def tiny_whisper(tmp_path_factory):
 
 @pytest.fixture
 def examples() -> list[Example]:
-    return world_examples(8)
+    return toy_examples(8)
 
 
 @pytest.fixture

@@ -117,7 +117,7 @@ def test_a_recipe_that_is_not_there_is_named(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "field", "value"),
     [
-        (["evaluate", "m", "--views=text", "--output", "o"], "views", ["text"]),
+        (["evaluate", "m", "--modalities=text", "--output", "o"], "modalities", ["text"]),
         (["evaluate", "m", "--data=a,b=c", "--output=o"], "data", ["a", "b=c"]),
         (["evaluate", "m", "--data", "[a, b]", "--output", "o"], "data", ["a", "b"]),
         (["evaluate", "m", "--data", "null,é😀", "--output", "o"], "data", ["null", "é😀"]),

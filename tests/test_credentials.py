@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from selfkd.cli import main
 from selfkd.credentials import MASK, masked, masked_command, masked_text, masked_url, read_endpoint, secrets_in, without
 from selfkd.errors import InputError
-from selfkd.evaluation.backends.openai_client import Asker, EndpointSettings
-from selfkd.synthesis.tts.registry import EndpointSpeaker
+from selfkd.evaluation.backends.openai_client import EndpointSettings, OpenAIClient
+from selfkd.synthesis.tts.registry import EndpointEngine
 
 pytest.importorskip("openai")
 NAMES = ["api_key", "Authorization", "apiKey", "x-api-key", "HF_TOKEN", "password", "client_secret"]
@@ -128,11 +128,14 @@ def test_a_run_writes_and_says_no_secret(data, tmp_path_factory, monkeypatch, ca
 
 
 def test_names_of_endpoints_are_masked():
-    asker = Asker("http://me:hunter2@127.0.0.1:9/v1", "m", EndpointSettings(max_retries=0, most_failures=1))
-    assert asker.name == f"m at http://{MASK}@127.0.0.1:9/v1"
+    client = OpenAIClient("http://me:hunter2@127.0.0.1:9/v1", "m", EndpointSettings(max_retries=0, max_failures=1))
+    assert client.name == f"m at http://{MASK}@127.0.0.1:9/v1"
     with pytest.raises(InputError, match="failed one after another") as caught:
-        list(asker.ask_each([1], lambda _: [{"role": "user", "content": "x"}]))
+        list(client.query_each([1], lambda _: [{"role": "user", "content": "x"}]))
     assert "hunter2" not in str(caught.value)
-    speaker = EndpointSpeaker("http://me:hunter2@127.0.0.1:9/v1", "tts", 1.0)
-    assert speaker.engine == f"tts at http://{MASK}@127.0.0.1:9/v1"
-    assert speaker._client.base_url.host == "127.0.0.1" and "Basic" in speaker._client.default_headers["Authorization"]
+    tts_engine = EndpointEngine("http://me:hunter2@127.0.0.1:9/v1", "tts", 1.0)
+    assert tts_engine.engine == f"tts at http://{MASK}@127.0.0.1:9/v1"
+    assert (
+        tts_engine._client.base_url.host == "127.0.0.1"
+        and "Basic" in tts_engine._client.default_headers["Authorization"]
+    )

@@ -38,9 +38,9 @@ def test_scores_hold_every_figure(demo):
     assert set(scores) == {"world", "easy-vqa", "mmalign-world"}
     for benchmark in scores.values():
         assert list(benchmark["systems"]) == ["text", "sft", "selfkd", "tokens", "cascade"]
-        for figures in benchmark["systems"].values():
-            assert {"n", "correct", "accuracy", "stderr", "parse_rate", "yes_rate"} <= set(figures)
-            assert figures["accuracy"] == pytest.approx(figures["correct"] / figures["n"])
+        for metrics in benchmark["systems"].values():
+            assert {"n", "correct", "accuracy", "stderr", "parse_rate", "yes_rate"} <= set(metrics)
+            assert metrics["accuracy"] == pytest.approx(metrics["correct"] / metrics["n"])
         assert {"share", "interval"} <= set(benchmark["gap_closed"]["selfkd"])
         assert set(benchmark["gap"]) == {"sft", "selfkd", "tokens", "cascade"}
 

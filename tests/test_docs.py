@@ -24,7 +24,7 @@ from selfkd.cli import COMMANDS
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
-MOST_PICTURE_BYTES = 200_000
+MAX_PICTURE_BYTES = 200_000
 _BLOCK = re.compile(
     r"(?:<!-- not run: (?P<reason>[^\n]+) -->\n+)?```(?P<kind>\w+)\n(?P<body>.*?)```(?:\n+```text\n(?P<shown>.*?)```)?",
     re.DOTALL,
@@ -156,7 +156,7 @@ def test_links_lead_to_files_that_are_there(page):
             path = (page.parent / name).resolve()
             assert path.exists() and path.is_relative_to(ROOT), target
             assert not anchor or anchor in anchors(path), target
-            assert path.suffix != ".png" or path.stat().st_size < MOST_PICTURE_BYTES, target
+            assert path.suffix != ".png" or path.stat().st_size < MAX_PICTURE_BYTES, target
 
 
 def test_blocks_that_are_not_run_say_why():

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from examples import training_start, world_examples
+from examples import toy_examples, training_start
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
@@ -58,18 +58,18 @@ WRONG = {
         "data": _FOLDERS, "vlm": _MODELS, "speech_encoder": _MODELS, "output": _OUTPUTS, "steps": _COUNTS,
         "batch_size": _COUNTS, "save_steps": _COUNTS,
         "learning_rate": ("0", "-1", "fast"), "trainable": ("llm", "eyes"),
-        "average_weights": ("2", "-1"), "training": ('{{"no_such": 1}}', '{{"max_steps": 3}}'), "ears": ("none",),
-        "lora": ('{{"no_such": 1}}',), "recipe": ("{}/none", "{}/file"), "augment_speech": ("-1",),
+        "weight_averaging": ("2", "-1"), "training": ('{{"no_such": 1}}', '{{"max_steps": 3}}'), "encoder": ("none",),
+        "lora": ('{{"no_such": 1}}',), "recipe": ("{}/none", "{}/file"), "spec_augment": ("-1",),
     },
     "distill": {
         "data": _FOLDERS, "model": _MODELS, "output": _OUTPUTS, "steps": _COUNTS, "alpha": ("2", "-1"),
-        "temperature": ("0",), "on_policy": ("2",), "divergence": ("sideways",), "trainable": ("eyes",),
+        "temperature": ("0",), "on_policy_fraction": ("2",), "divergence": ("sideways",), "trainable": ("eyes",),
         "response_weight": ("-1",), "training": ('{{"no_such": 1}}', '{{"learning_rate": 3}}'),
     },
     "evaluate": {
-        "data": _FOLDERS, "model": _MODELS, "output": _OUTPUTS, "views": ("sideways",), "batch_size": _COUNTS,
+        "data": _FOLDERS, "model": _MODELS, "output": _OUTPUTS, "modalities": ("sideways",), "batch_size": _COUNTS,
         "limit": ("-1",), "max_new_tokens": _COUNTS, "benchmarks": ("mmme",), "endpoint": ('{{"no_such": 1}}',),
-        "speech": ('{{"engine": "kokkoro"}}', '{{"no_such": 1}}', '{{"rate_wpm": "fast"}}'), "recipe": ("{}/none",),
+        "audio": ('{{"engine": "kokkoro"}}', '{{"no_such": 1}}', '{{"rate_wpm": "fast"}}'), "recipe": ("{}/none",),
     },
     "analyze attention": {
         "data": _FOLDERS, "models": _MODELS, "output": _OUTPUTS, "batch_size": _COUNTS, "limit": ("-1",),
@@ -80,7 +80,7 @@ WRONG = {
         "written_run": ("{}/none",), "spoken_runs": ("{}/none",),
     },
     "serve": {"model": _MODELS, "port": ("99999", "-1", "http"), "max_batch": _COUNTS, "host": ("10.0.0.1",)},
-    "app": {"models": _MODELS, "port": ("99999", "-1"), "recognizer": _MODELS, "max_new_tokens": _COUNTS},
+    "app": {"models": _MODELS, "port": ("99999", "-1"), "asr_model": _MODELS, "max_new_tokens": _COUNTS},
     "merge": {"model": _MODELS, "output": _OUTPUTS},
 }  # fmt: skip
 
@@ -97,7 +97,7 @@ def refused(start, folder, command, field, value, capsys):
     if "output" in asked:
         asked["output"] = str(folder / "out")
     asked[field] = value.format(start, start) if "{" in value else value
-    if field == "speech":
+    if field == "audio":
         asked["benchmarks"] = "mme"
     code = main([*command.split(), *(part for name, given in asked.items() for part in (f"--{name}", given))])
     error = capsys.readouterr().err
@@ -124,7 +124,7 @@ def test_a_wrong_value_among_right_ones(start, tmp_path, no_models, capsys, wher
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "spoken_text"),
     [
         (["convert", "--source", "{}/none", "--output", "{}/c"], "source: .*no config.json"),
         (["convert", "--source", "https://huggingface.co/a/b", "--output", "{}/c"], "source: .*give the hub id, a/b"),
@@ -137,8 +137,8 @@ def test_a_wrong_value_among_right_ones(start, tmp_path, no_models, capsys, wher
         (["publish", "--run", "{}/none", "--repo", "a/b", "--license", "mit"], "run: .*not a complete"),
         (["synthesize", "--output", "{}/c", "--engine", "kokkoro"], "engine"),
         (["synthesize", "--output", "{}/c", "--engine", "piper", "--engine_path", "{}/file"], "engine_path"),
-        (["synthesize", "--output", "{}/c", "--verify", "{}/none"], "verify: .*no checkpoint there"),
-        (["synthesize", "--output", "{}/c", "--verify", "{}/model"], "verify: .*not a Whisper"),
+        (["synthesize", "--output", "{}/c", "--asr_filter", "{}/none"], "verify: .*no checkpoint there"),
+        (["synthesize", "--output", "{}/c", "--asr_filter", "{}/model"], "verify: .*not a Whisper"),
         (["synthesize", "--output", "{}/c", "--processes", "0"], "processes"),
         (["synthesize", "--output", "{}/file/c"], "file"),
         (["data", "check", "{}/data", "--model", "{}/none"], "model: .*no checkpoint there"),
@@ -157,7 +157,7 @@ def test_a_port_in_use_is_told_before_the_model_is_loaded(start, no_models, caps
 
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        taken.listen()
+        taken.merge_audio_embeddings()
         port = str(taken.getsockname()[1])
         for command in (["serve", str(start / "model")], ["app", str(start / "model")]):
             assert main([*command, "--port", port]) == 2
@@ -167,7 +167,7 @@ def test_a_port_in_use_is_told_before_the_model_is_loaded(start, no_models, caps
 def damaged(folder, column, values):
     """Three rows of which one column holds these values, of their own type, with a manifest that is right."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_shard(folder / "a.parquet", world_examples(3), {"rows": 3, "rejected": []})
+    write_shard(folder / "a.parquet", toy_examples(3), {"rows": 3, "rejected": []})
     table = pq.read_table(folder / "a.parquet")
     at = table.schema.get_field_index(column)
     table = table.remove_column(at) if values is None else table.set_column(at, column, values)
@@ -202,7 +202,7 @@ def test_what_is_whole_can_be_read(tmp_path_factory, column, other):
     """sec_17: a column of another type, or without values, was whole to `data check` and a traceback to all others."""
     folder = tmp_path_factory.mktemp("data") / "data"
     damaged(folder, column, OTHERS[other](SCHEMA.field(column).type))
-    names = [name for name in SCHEMA.names if name not in ("image", "speech")]
+    names = [name for name in SCHEMA.names if name not in ("image", "audio")]
     try:
         check(CheckConfig([folder]))
     except InputError as error:
@@ -212,7 +212,7 @@ def test_what_is_whole_can_be_read(tmp_path_factory, column, other):
         is_whole = True
     try:
         ExampleFolder(folder).columns(*names)
-        [(e.picture(), e.samples()) for e in ExampleFolder(folder)]
+        [(e.load_image(), e.samples()) for e in ExampleFolder(folder)]
         can_be_read = True
     except InputError:
         can_be_read = False  # in one line, whatever it is

@@ -9,7 +9,7 @@ import tempfile
 import threading
 
 import pytest
-from examples import world_examples
+from examples import toy_examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -73,9 +73,9 @@ def test_a_message_of_ours_stays_as_it_is(text):
 def test_three_runs_with_bad_rows_have_the_same_bytes(tmp_path, processes):
     """data_11_shard_bytes, sec_07_rejected_row_not_reproducible: a web page saved as .jpg, pictures cut short, no
     pictures, and text that is refused."""
-    (tmp_path / "ok.png").write_bytes(world_examples(1)[0].image)
+    (tmp_path / "ok.png").write_bytes(toy_examples(1)[0].image)
     (tmp_path / "page.jpg").write_text("<html>404</html>")
-    (tmp_path / "half.png").write_bytes(world_examples(1)[0].image[:-200])
+    (tmp_path / "half.png").write_bytes(toy_examples(1)[0].image[:-200])
     (tmp_path / "empty.png").write_bytes(b"")
     Image.new("RGB", (9, 9)).save(tmp_path / "cut.gif")
     (tmp_path / "cut.gif").write_bytes((tmp_path / "cut.gif").read_bytes()[:-9])

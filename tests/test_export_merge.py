@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from examples import world_examples
+from examples import toy_examples
 from native_models import NATIVE
 from transformers import AutoModelForMultimodalLM
 
@@ -36,13 +36,13 @@ def test_a_merged_model_is_the_one_with_its_adapters_on(native, parts, tmp_path,
     assert main(["merge", "--model", str(tmp_path / "model"), "--output", str(tmp_path / "merged")]) == 0
     assert "written answers are no longer those of the base model" in capsys.readouterr().out
 
-    item = paired_item(processor, world_examples(1)[0])
+    item = paired_item(processor, toy_examples(1)[0])
     ids = torch.tensor([item.prefix_ids + item.text_ids])
     with torch.no_grad(), adapters_on(model.vlm):
         expected = model.vlm(input_ids=ids, **item.image_inputs).logits
     if native:
         merged = AutoModelForMultimodalLM.from_pretrained(tmp_path / "merged").eval()
-        assert load_omni(tmp_path / "merged")[0].hears_natively
+        assert load_omni(tmp_path / "merged")[0].is_native
     else:
         merged = load_omni(tmp_path / "merged")[0].eval().vlm
     assert not adapter_parameters(merged)

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from examples import interrupted_at, training_data, training_start, world_examples
+from examples import interrupted_at, toy_examples, training_data, training_start
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -19,7 +19,7 @@ from selfkd.errors import InputError
 from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
 from selfkd.files import write_json
 from selfkd.input_hashes import hashes_of_checkpoint, hashes_of_data
-from selfkd.model.tiny import recognizer_path, vlm_path
+from selfkd.model.tiny import asr_model_path, vlm_path
 from selfkd.run_dir import CONFIG, INPUTS, RESULT, Run, RunCompleteError
 from selfkd.training.align import AlignConfig, align
 from selfkd.training.distill import DistillConfig, distill
@@ -32,7 +32,7 @@ def start(parts, tmp_path):
 
 def speak_anew(folder):
     """The same shard by name and number of rows; what stands in it is other."""
-    write_shard(folder / "train.parquet", world_examples(17)[1:], {"rows": 16, "rejected": []})
+    write_shard(folder / "train.parquet", toy_examples(17)[1:], {"rows": 16, "rejected": []})
 
 
 def train_on(weights):
@@ -84,10 +84,12 @@ def test_training_goes_on_with_its_own_inputs_alone(start, tmp_path, monkeypatch
 @pytest.mark.parametrize("part", ["vlm", "speech_encoder"])
 def test_what_align_starts_from_is_part_of_it(tmp_path, part):
     training_data(tmp_path)
-    for name, path in (("vlm", vlm_path()), ("speech_encoder", recognizer_path())):
+    for name, path in (("vlm", vlm_path()), ("speech_encoder", asr_model_path())):
         shutil.copytree(path, tmp_path / name)
     sources = {name: str(tmp_path / name) for name in ("vlm", "speech_encoder")}
-    config = AlignConfig([str(tmp_path / "data")], tmp_path / "run", ears="stacked", steps=2, batch_size=2, **sources)
+    config = AlignConfig(
+        [str(tmp_path / "data")], tmp_path / "run", projector="stack", steps=2, batch_size=2, **sources
+    )
     with pytest.raises(KeyboardInterrupt), interrupted_at(2):
         align(config)
     train_on(tmp_path / part / "model.safetensors")
@@ -95,12 +97,12 @@ def test_what_align_starts_from_is_part_of_it(tmp_path, part):
         align(config)
 
 
-@pytest.mark.parametrize(("changed", "name"), [("model", "model"), ("asr", "recognizer")])
+@pytest.mark.parametrize(("changed", "name"), [("model", "model"), ("asr", "asr_model")])
 def test_an_evaluation_goes_on_with_its_own_weights_alone(start, tmp_path, monkeypatch, changed, name):
-    shutil.copytree(recognizer_path(), start / "asr")
+    shutil.copytree(asr_model_path(), start / "asr")
     config = EvaluateConfig(
-        str(start / "model"), [str(start / "data")], tmp_path / "run", views=["text", "cascade"], batch_size=4,
-        recognizer=str(start / "asr"),
+        str(start / "model"), [str(start / "data")], tmp_path / "run", modalities=["text", "cascade"], batch_size=4,
+        asr_model=str(start / "asr"),
     )  # fmt: skip
     with monkeypatch.context() as patch:
         patch.setattr("selfkd.evaluation.samples.SampleFile.finish", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from selfkd.losses import Objective, cross_entropy, divergence, self_kd_loss
+from selfkd.losses import LossConfig, cross_entropy, divergence, self_kd_loss
 
 
 def random_problem(rows=23, width=16, vocabulary=50, seed=0):
@@ -19,7 +19,7 @@ def random_problem(rows=23, width=16, vocabulary=50, seed=0):
 
 def test_kl_is_zero_with_zero_gradient_where_student_and_teacher_agree():
     student, _, head, labels = random_problem()
-    loss = self_kd_loss(student, student.detach().clone(), head, labels, Objective(1.0))
+    loss = self_kd_loss(student, student.detach().clone(), head, labels, LossConfig(1.0))
     loss.total.backward()
     assert loss.total.item() == pytest.approx(0, abs=1e-5)
     assert student.grad.abs().max() < 1e-5
@@ -46,7 +46,7 @@ def test_alpha_mixes_the_two_sums():
     student, teacher, head, labels = random_problem()
     logits = F.linear(student, head)
     kl, sft = divergence(F.linear(teacher, head), logits), cross_entropy(logits, labels)
-    loss = self_kd_loss(student, teacher, head, labels, Objective(0.3))
+    loss = self_kd_loss(student, teacher, head, labels, LossConfig(0.3))
     assert loss.total.item() == pytest.approx((0.3 * kl + 0.7 * sft).item(), rel=1e-6)
     assert (loss.kd.item(), loss.sft.item()) == pytest.approx((kl.item(), sft.item()), rel=1e-6)
     assert loss.tokens == len(labels)
@@ -58,7 +58,7 @@ def test_chunks_equal_the_whole(chunk_rows):
     for size in (chunk_rows, 10_000):
         student, teacher, head, labels = random_problem()
         head.requires_grad_()
-        loss = self_kd_loss(student, teacher, head, labels, Objective(0.5, 2.0), chunk_rows=size)
+        loss = self_kd_loss(student, teacher, head, labels, LossConfig(0.5, 2.0), chunk_rows=size)
         loss.total.backward()
         totals.append(loss.total.item())
         gradients.append((student.grad, head.grad))
@@ -75,7 +75,7 @@ def test_gradient_made_in_the_forward_pass_is_autograds(alpha, temperature, head
         student, teacher, head, labels = random_problem()
         head.requires_grad_(head_trains)
         if fused:
-            total = self_kd_loss(student, teacher, head, labels, Objective(alpha, temperature), chunk_rows=7).total
+            total = self_kd_loss(student, teacher, head, labels, LossConfig(alpha, temperature), chunk_rows=7).total
         else:
             logits, teacher_logits = F.linear(student, head), F.linear(teacher, head).detach()
             kl, sft = divergence(teacher_logits, logits, temperature), cross_entropy(logits, labels)
@@ -92,24 +92,24 @@ def test_gradient_made_in_the_forward_pass_is_autograds(alpha, temperature, head
 def test_without_gradients_there_is_a_loss_still():
     student, teacher, head, labels = random_problem()
     with torch.no_grad():
-        loss = self_kd_loss(student, teacher, head, labels, Objective(0.5))
+        loss = self_kd_loss(student, teacher, head, labels, LossConfig(0.5))
     assert loss.total > 0 and not loss.total.requires_grad
 
 
 def test_sums_are_fp32_even_from_bf16():
     student, teacher, head, labels = (t.detach() for t in random_problem())
-    loss = self_kd_loss(student.bfloat16(), teacher.bfloat16(), head.bfloat16(), labels, Objective(0.5))
+    loss = self_kd_loss(student.bfloat16(), teacher.bfloat16(), head.bfloat16(), labels, LossConfig(0.5))
     assert loss.total.dtype == torch.float32 and torch.isfinite(loss.total)
 
 
 def test_rows_that_do_not_line_up_are_refused():
     student, teacher, head, labels = random_problem()
     with pytest.raises(ValueError, match="do not line up"):
-        self_kd_loss(student, teacher[:-1], head, labels, Objective(1.0))
+        self_kd_loss(student, teacher[:-1], head, labels, LossConfig(1.0))
     with pytest.raises(ValueError, match="labels for"):
-        self_kd_loss(student, teacher, head, labels[:-1], Objective(1.0))
+        self_kd_loss(student, teacher, head, labels[:-1], LossConfig(1.0))
     with pytest.raises(ValueError, match="teacher"):
-        self_kd_loss(student, None, head, labels, Objective(0.5))
+        self_kd_loss(student, None, head, labels, LossConfig(0.5))
 
 
 def test_divergences_of_two_known_distributions():
@@ -124,7 +124,7 @@ def test_divergences_of_two_known_distributions():
 
 def test_hidden_states_are_pulled_together_by_their_distance():
     student, teacher, head, labels = random_problem()
-    loss = self_kd_loss(student, teacher, head, labels, Objective(0.0, hidden=0.25))
+    loss = self_kd_loss(student, teacher, head, labels, LossConfig(0.0, hidden=0.25))
     distance = (student - teacher).square().mean(-1).sum()
     assert loss.terms["hidden"].item() == pytest.approx(distance.item(), rel=1e-6)
     assert loss.total.item() == pytest.approx((loss.sft + 0.25 * distance).item(), rel=1e-6)

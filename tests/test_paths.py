@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from examples import world_examples
+from examples import toy_examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +21,7 @@ from selfkd.files import check_name, path_within, sha256, write_json
 from selfkd.synthesis.sources.registry import open_source
 from selfkd.synthesis.sources.rows import Clip, read_clip
 from selfkd.synthesis.synthesize import synthesize
-from tests.synthesis.sources.test_sources import PICTURE, sound
+from tests.synthesis.sources.test_sources import PICTURE, audio_clip
 from tests.synthesis.sources.test_sources import settings as source_settings
 
 PICTURES = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -93,9 +93,9 @@ def test_a_picture_outside_the_folder_costs_its_row(folder, tmp_path, name):
     source = open_source(source_settings(tmp_path, "llava", tmp_path / "llava.json", images=str(folder)))
     with pytest.raises(InputError, match="leads out of the folder"):
         source.example(0)
-    pictures = pa.array([{"bytes": None, "path": path} for path in (name, "a/a.png")])
+    images = pa.array([{"bytes": None, "path": path} for path in (name, "a/a.png")])
     (tmp_path / "data").mkdir()
-    table = pa.table({"question": ["a"] * 2, "answer": ["b"] * 2, "image": pictures})
+    table = pa.table({"question": ["a"] * 2, "answer": ["b"] * 2, "image": images})
     pq.write_table(table.cast(COLUMNS), tmp_path / "data" / "train.parquet")
     source = open_source(source_settings(tmp_path, "datasets", tmp_path / "data", images=str(folder)))
     with pytest.raises(InputError, match=r"field image: .*me.png: no file in "):
@@ -104,7 +104,7 @@ def test_a_picture_outside_the_folder_costs_its_row(folder, tmp_path, name):
 
 
 def test_sound_outside_the_folder_costs_its_row(tmp_path):
-    sound(tmp_path / "private.flac", 2.0)
+    audio_clip(tmp_path / "private.flac", 2.0)
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "link.flac").symlink_to(tmp_path / "private.flac")
     for name in ("../private.flac", str(tmp_path / "private.flac"), "link.flac"):
@@ -119,7 +119,7 @@ def test_sound_outside_the_folder_costs_its_row(tmp_path):
         (tmp_path / "own" / "giga.json").write_text(json.dumps(audios))
         for source, file in (("common-voice", "c.tsv"), ("lhotse", "cuts.jsonl"), ("gigaspeech", "giga.json")):
             opened = open_source(source_settings(tmp_path, source, tmp_path / "own" / file))
-            with pytest.raises(InputError, match=r"field speech: .*leads out of the folder"):
+            with pytest.raises(InputError, match=r"field audio: .*leads out of the folder"):
                 read_clip(opened.recorded(0))
     assert len(read_clip(Clip(tmp_path / "own" / "link.flac"))[0]) == 32_000, "what its user names is read"
 
@@ -127,7 +127,7 @@ def test_sound_outside_the_folder_costs_its_row(tmp_path):
 @pytest.fixture
 def data(tmp_path):
     """A complete folder of two examples."""
-    return folder_of(tmp_path / "data", world_examples(2))
+    return folder_of(tmp_path / "data", toy_examples(2))
 
 
 def folder_of(path, examples):
@@ -162,7 +162,7 @@ def test_a_source_that_is_no_name_of_a_file_is_refused(data, name):
 
 @pytest.mark.parametrize("name", ["../other/test-0.parquet", "{home}/other/test-0.parquet", "link.parquet"])
 def test_a_manifest_names_no_shard_outside_its_folder(data, tmp_path, name):
-    folder_of(tmp_path / "other", world_examples(1))
+    folder_of(tmp_path / "other", toy_examples(1))
     (data / "link.parquet").symlink_to(tmp_path / "other" / "test-0.parquet")
     manifest = json.loads((data / MANIFEST).read_text())
     manifest["shards"][0]["file"] = name.format(home=tmp_path)

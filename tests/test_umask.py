@@ -37,8 +37,8 @@ def check(folder, umask):
 def test_every_file_of_every_stage(tmp_path, umask, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     out = tmp_path / "out"
-    synthesize(SynthesizeConfig(out / "data", "world-annotated", count=4, processes=1))
-    config = AlignConfig([str(out / "data")], out / "align", steps=2, batch_size=4, save_steps=1, average_weights=0.9)
+    synthesize(SynthesizeConfig(out / "data", "world-noisy", count=4, processes=1))
+    config = AlignConfig([str(out / "data")], out / "align", steps=2, batch_size=4, save_steps=1, weight_averaging=0.9)
     with pytest.raises(KeyboardInterrupt), interrupted_at(2):
         align(config)
     assert list((out / "align").rglob("averaged-0.safetensors")) and check(out, umask) > 10  # a checkpoint

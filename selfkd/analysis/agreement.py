@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from selfkd.analysis.forward import read_shared_prefix, read_view, view_of
+from selfkd.analysis.forward import encode_shared_prefix, forward_modality, modality_of
 from selfkd.losses import head_logits
 from selfkd.model.modeling_omni import OmniModel
-from selfkd.training.data import VIEWS
+from selfkd.training.data import MODALITIES
 
 CHUNK_ROWS = 256  # whose logits (rows, V) are there at a time
 
@@ -60,12 +60,12 @@ def hidden_distance(teacher_ND: Tensor, student_ND: Tensor) -> tuple[Tensor, Ten
 @torch.no_grad()
 def agreement_of_batch(model: OmniModel, batch: Mapping[str, Any], questions: list[slice]) -> list[Agreement]:
     """Items of a batch of `PairedCollator`; the teacher is the written view of the very same weights."""
-    prefix = read_shared_prefix(model, batch)
+    prefix = encode_shared_prefix(model, batch)
     last, layers = [], []
-    for view in VIEWS:
-        after = view_of(model, batch, view, questions)
-        with _rows_of_layers(model, after.places.response_BS) as rows_LND:
-            last.append(read_view(model, prefix, view, after)[after.places.response_BS])
+    for modality in MODALITIES:
+        after = modality_of(model, batch, modality, questions)
+        with _rows_of_layers(model, after.positions.response_BS) as rows_LND:
+            last.append(forward_modality(model, prefix, modality, after)[after.positions.response_BS])
         layers.append(rows_LND)
     rows = _rows(model, *last)
     by_layer = [hidden_distance(teacher, student) for teacher, student in zip(*layers, strict=True)]

@@ -32,7 +32,7 @@ from selfkd.analysis.runner import (
     read_folders,
     read_items,
     rounded,
-    with_pictures,
+    with_images,
 )
 from selfkd.data.example import Example
 from selfkd.errors import InputError
@@ -43,7 +43,7 @@ from selfkd.model.modeling_omni import OmniModel
 from selfkd.run_dir import Run
 from selfkd.training.data import PairedItem
 
-FIGURES = {
+METRICS = {
     "kl": "KL(p_text || p_speech), nats per response row",
     "same_top": "share of response rows whose top token is the same in both views",
     "rank": "place of the written view's top token in the spoken view; 1 is its top",
@@ -53,7 +53,7 @@ BY_LAYER = {
     "cosine": "cosine between the two views' hidden states at response rows",
     "distance": "|speech - text| / |text| of those hidden states",
 }
-MOST_POSITIONS = 32  # of a response, in the table by position
+MAX_POSITIONS = 32  # of a response, in the table by position
 OUTCOMES = {
     (True, True): "both right",
     (True, False): "written alone right",
@@ -95,7 +95,7 @@ def analyze_agreement(config: AgreementConfig) -> dict[str, Any]:
     """Returns {benchmark: {"models": ..., "between_models": ...}}, as in `result.json` under "benchmarks"."""
     check_numbers(config.batch_size, config.limit)
     models, folders = named_models(config.models), read_folders(config.data)
-    benchmarks = with_pictures(folders, config.limit)
+    benchmarks = with_images(folders, config.limit)
     outcomes = {b: _outcomes(config, b, examples, list(models)) for b, examples in benchmarks.items()}
 
     def measure(
@@ -115,7 +115,7 @@ def analyze_agreement(config: AgreementConfig) -> dict[str, Any]:
         result = {
             b: summarize_agreement(read_items(run.folder, b, models), outcomes[b], config.seed) for b in benchmarks
         }
-        what = {"figures": FIGURES | BY_LAYER, "level": LEVEL, "resamples": RESAMPLES, "seed": config.seed}
+        what = {"figures": METRICS | BY_LAYER, "level": LEVEL, "resamples": RESAMPLES, "seed": config.seed}
         run.finish(benchmarks=result, inputs=run.inputs, about=what)
         return result
 
@@ -131,7 +131,7 @@ def summarize_agreement(
             **_figure_intervals(_figures(items), seed, groups_in(items)),
             "by_layer": layer_intervals(_layers(items), seed, groups_in(items)),
             "by_position": _by_position(items, seed),
-            **{f"by_{name}": _by(items, _field(name), seed) for name in ("kind", "category", "voice")},
+            **{f"by_{name}": _by(items, _field(name), seed) for name in ("question_type", "category", "voice")},
         }
         if model in outcomes:
             by_id = outcomes[model]
@@ -149,8 +149,8 @@ def summarize_agreement(
 
 
 def _figures(items: list[Record]) -> NDArray[np.float64]:
-    """(n, 3): `FIGURES` of each item, mean over its response rows."""
-    return np.array([[np.mean(item[name]) for name in FIGURES] for item in items])
+    """(n, 3): `METRICS` of each item, mean over its response rows."""
+    return np.array([[np.mean(item[name]) for name in METRICS] for item in items])
 
 
 def _layers(items: list[Record]) -> dict[str, NDArray[np.float64]]:
@@ -164,16 +164,16 @@ def _figure_intervals(
     bounds: Sequence[Bounds | None] = tuple(_BOUNDS.values()),
 ) -> dict[str, Any]:
     found = intervals(values_n3, seed, groups, bounds)
-    figures = {name: {figure: found[figure][i] for figure in ("mean", "low", "high")} for i, name in enumerate(FIGURES)}
-    return {"n": found["n"], "groups": found["groups"], **figures}
+    metrics = {name: {metric: found[metric][i] for metric in ("mean", "low", "high")} for i, name in enumerate(METRICS)}
+    return {"n": found["n"], "groups": found["groups"], **metrics}
 
 
 def _by(items: list[Record], kind_of: Callable[[Record], str | None], seed: int) -> dict[str, Any]:
-    kinds: dict[str, list[Record]] = {}
+    question_types: dict[str, list[Record]] = {}
     for item in items:
-        if (kind := kind_of(item)) is not None:
-            kinds.setdefault(kind, []).append(item)
-    return {name: _figure_intervals(_figures(of), seed, groups_in(of)) for name, of in sorted(kinds.items())}
+        if (question_type := kind_of(item)) is not None:
+            question_types.setdefault(question_type, []).append(item)
+    return {name: _figure_intervals(_figures(of), seed, groups_in(of)) for name, of in sorted(question_types.items())}
 
 
 def _field(name: str) -> Callable[[Record], str]:
@@ -186,11 +186,11 @@ def _outcome(by_id: dict[str, str]) -> Callable[[Record], str | None]:
 
 def _by_position(items: list[Record], seed: int) -> list[dict[str, Any]]:
     """By place in the response, 0 the first token; over the items whose response is that long."""
-    longest = min(max(len(item["kl"]) for item in items), MOST_POSITIONS)
+    longest = min(max(len(item["kl"]) for item in items), MAX_POSITIONS)
     found = []
     for position in range(longest):
         there = [item for item in items if len(item["kl"]) > position]
-        values = np.array([[item[name][position] for name in FIGURES] for item in there], dtype=float)
+        values = np.array([[item[name][position] for name in METRICS] for item in there], dtype=float)
         found.append({"position": position, **_figure_intervals(values, seed, groups_in(there))})
     return found
 
@@ -211,16 +211,16 @@ def _outcomes(
     written = _right("written_run", config.written_run, benchmark, "text", questions)
     found = {}
     for model, run in spoken.items():
-        right = _right("spoken_runs", run, benchmark, "speech", questions)
+        right = _right("spoken_runs", run, benchmark, "audio", questions)
         found[model] = {
             i: OUTCOMES[w, s] for i in questions if (w := written[i]) is not None and (s := right[i]) is not None
         }
     return found
 
 
-def _right(name: str, run: str, benchmark: str, view: str, questions: dict[str, str]) -> dict[str, bool | None]:
+def _right(name: str, run: str, benchmark: str, modality: str, questions: dict[str, str]) -> dict[str, bool | None]:
     """None for an item without a reply."""
-    samples = read_samples(samples_path(Path(run), benchmark, view))
+    samples = read_samples(samples_path(Path(run), benchmark, modality))
     right = {s["id"]: s["correct"] for s in samples if s["question"] == questions.get(s["id"])}
     missing = [i for i in questions if i not in right]
     if missing:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from selfkd.analysis.attention import BY_HEAD, MEASURES, ViewAttention, attention_of_batch, image_map
+from selfkd.analysis.attention import BY_HEAD, MEASURES, ModalityAttention, attention_of_batch, image_map
 from selfkd.analysis.runner import (
     Record,
     about,
@@ -29,7 +29,7 @@ from selfkd.analysis.runner import (
     read_items,
     rounded,
     thirds_of,
-    with_pictures,
+    with_images,
 )
 from selfkd.data.example import Example
 from selfkd.errors import InputError
@@ -39,7 +39,7 @@ from selfkd.files import write_json, write_text
 from selfkd.model.checkpoint import omni_config
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.run_dir import Run
-from selfkd.training.data import VIEWS, PairedItem
+from selfkd.training.data import MODALITIES, PairedItem
 
 
 @dataclass
@@ -74,7 +74,7 @@ def analyze_attention(config: AttentionConfig) -> dict[str, Any]:
     if config.maps < 0:
         raise InputError(f"maps: {config.maps}: must not be negative")
     models, folders = named_models(config.models), read_folders(config.data)
-    benchmarks = with_pictures(folders, config.limit)
+    benchmarks = with_images(folders, config.limit)
     with_maps = {e.id for examples in benchmarks.values() for e in examples[: config.maps]}
 
     def measure(
@@ -86,12 +86,12 @@ def analyze_attention(config: AttentionConfig) -> dict[str, Any]:
         found = attention_of_batch(model, batch, questions, layers if is_shown else ())
         records = []
         for i, (item, example) in enumerate(zip(items, examples, strict=True)):
-            views = {view: found[view][i] for view in VIEWS}
-            record = about(example) | _figures(views)
-            record["heads"] = {view: v.of_heads() for view, v in views.items()}
+            modalities = {modality: found[modality][i] for modality in MODALITIES}
+            record = about(example) | _figures(modalities)
+            record["heads"] = {modality: v.of_heads() for modality, v in modalities.items()}
             record["maps"] = [
-                {"id": item.id, "view": view, "layer": layer, "grid": grid}
-                for view, v in views.items()
+                {"id": item.id, "modality": modality, "layer": layer, "grid": grid}
+                for modality, v in modalities.items()
                 for layer in layers
                 if item.id in with_maps and (grid := _map(model, item, v, layer))
             ]
@@ -107,14 +107,14 @@ def analyze_attention(config: AttentionConfig) -> dict[str, Any]:
 
         def write_heads_and_maps(benchmark: str, model: str, records: list[Record]) -> None:
             heads = [record.pop("heads") for record in records]
-            by_view = {
-                view: {
-                    m: intervals(np.stack([h[view][m].numpy() for h in heads]), config.seed, groups_in(records))
+            by_modality = {
+                modality: {
+                    m: intervals(np.stack([h[modality][m].numpy() for h in heads]), config.seed, groups_in(records))
                     for m in BY_HEAD
                 }
-                for view in VIEWS
+                for modality in MODALITIES
             }
-            write_json(run.folder / "heads" / f"{benchmark}.{model}.json", by_view)
+            write_json(run.folder / "heads" / f"{benchmark}.{model}.json", by_modality)
             maps = [m for record in records for m in record.pop("maps")]
             text = "".join(json.dumps(m) + "\n" for m in maps)
             write_text(run.folder / "maps" / f"{benchmark}.{model}.jsonl", text)
@@ -133,59 +133,62 @@ def summarize_attention(records: dict[str, list[Record]], seed: int) -> dict[str
     `MEASURES` by layer and by third of depth. Between models it is the spoken views that are compared, and the gaps
     (speech minus text), on the same items; models of other depth are left out there."""
     values = {
-        model: {view: {m: np.array([r["views"][view][m] for r in items]) for m in MEASURES} for view in VIEWS}
+        model: {
+            modality: {m: np.array([r["modalities"][modality][m] for r in items]) for m in MEASURES}
+            for modality in MODALITIES
+        }
         for model, items in records.items()
     }
     result: dict[str, Any] = {"models": {}, "between_models": {}}
     groups = groups_in(next(iter(records.values())))  # the items of all models are the same
-    for model, views in values.items():
-        gaps = {m: views["speech"][m] - views["text"][m] for m in MEASURES}
+    for model, modalities in values.items():
+        gaps = {m: modalities["audio"][m] - modalities["text"][m] for m in MEASURES}
         result["models"][model] = {
             "tokens": _tokens(records[model]),
             "thirds": thirds_of(gaps["query_to_image"].shape[1]),
-            "views": {view: layer_intervals(views[view], seed, groups) for view in VIEWS},
-            "speech_minus_text": layer_intervals(gaps, seed, groups),
+            "modalities": {modality: layer_intervals(modalities[modality], seed, groups) for modality in MODALITIES},
+            "audio_minus_text": layer_intervals(gaps, seed, groups),
         }
     for a, b in pairs(list(values)):
         first, second = values[a], values[b]
         if first["text"]["query_to_image"].shape == second["text"]["query_to_image"].shape:
-            moved = {v: {m: second[v][m] - first[v][m] for m in MEASURES} for v in VIEWS}
-            gap = {m: moved["speech"][m] - moved["text"][m] for m in MEASURES}
-            between = {view: layer_intervals(moved[view], seed, groups) for view in VIEWS}
+            moved = {v: {m: second[v][m] - first[v][m] for m in MEASURES} for v in MODALITIES}
+            gap = {m: moved["audio"][m] - moved["text"][m] for m in MEASURES}
+            between = {modality: layer_intervals(moved[modality], seed, groups) for modality in MODALITIES}
             result["between_models"][f"{b} minus {a}"] = between | {"gap": layer_intervals(gap, seed, groups)}
     return result
 
 
 def _tokens(items: list[Record]) -> dict[str, float]:
     """Means over items: how many tokens stand for what, and the uniform share."""
-    written, spoken = ([r["tokens"][view] for r in items] for view in VIEWS)
+    written, spoken = ([r["tokens"][modality] for r in items] for modality in MODALITIES)
     return {
         "n": len(items),
         "image": float(np.mean([t["image"] for t in written])),
         "response_rows": float(np.mean([t["response_rows"] for t in written])),
         **{
-            f"{name}_{view}": float(np.mean([t[name] for t in tokens]))
+            f"{name}_{modality}": float(np.mean([t[name] for t in tokens]))
             for name in ("query", "uniform")
-            for view, tokens in zip(VIEWS, (written, spoken), strict=True)
+            for modality, tokens in zip(MODALITIES, (written, spoken), strict=True)
         },
     }
 
 
-def _figures(views: dict[Any, ViewAttention]) -> Record:
+def _figures(modalities: dict[Any, ModalityAttention]) -> Record:
     tokens = {
-        view: {
+        modality: {
             "query": v.query_tokens,
             "image": v.image_tokens,
             "response_rows": v.response_rows,
             "uniform": rounded([v.uniform])[0],
         }
-        for view, v in views.items()
+        for modality, v in modalities.items()
     }
-    by_layer = {view: {m: rounded(x) for m, x in v.of_layers().items()} for view, v in views.items()}
-    return {"tokens": tokens, "views": by_layer}
+    by_layer = {modality: {m: rounded(x) for m, x in v.of_layers().items()} for modality, v in modalities.items()}
+    return {"tokens": tokens, "modalities": by_layer}
 
 
-def _map(model: OmniModel, item: PairedItem, attention: ViewAttention, layer: int) -> list[list[float]]:
+def _map(model: OmniModel, item: PairedItem, attention: ModalityAttention, layer: int) -> list[list[float]]:
     """Empty for a picture of several tiles: there is no one grid to draw."""
     try:
         grid = image_map(model, item, attention, layer)

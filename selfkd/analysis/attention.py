@@ -26,10 +26,10 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from selfkd.analysis.forward import KEYS, Places, read_shared_prefix, read_view, view_of
+from selfkd.analysis.forward import KEYS, TokenPositions, encode_shared_prefix, forward_modality, modality_of
 from selfkd.errors import InputError
 from selfkd.model.modeling_omni import OmniModel
-from selfkd.training.data import VIEWS, PairedItem, View
+from selfkd.training.data import MODALITIES, Modality, PairedItem
 
 CHUNK_ROWS = 16
 ROWS = ("query", "response")
@@ -43,7 +43,7 @@ class AttentionSums:
     `map_layers` alone, is what the query rows give to each key, summed over rows, mean over heads.
     """
 
-    places: Places
+    positions: TokenPositions
     map_layers: tuple[int, ...] = ()
     sums: dict[int, Tensor] = field(default_factory=dict)
     maps: dict[int, Tensor] = field(default_factory=dict)
@@ -56,9 +56,9 @@ class AttentionSums:
         is plain causal attention."""
         if mask is not None and mask.ndim != 4:
             raise InputError("model: its attention takes a mask by length; load it with sdpa or eager attention")
-        places = self.places
-        rows_BSG = torch.stack([places.query_BS, places.response_BS], dim=-1)
-        keys_BTK = F.one_hot(places.keys_BT.clamp(min=0), len(KEYS)) * (places.keys_BT >= 0)[..., None]
+        positions = self.positions
+        rows_BSG = torch.stack([positions.query_BS, positions.response_BS], dim=-1)
+        keys_BTK = F.one_hot(positions.keys_BT.clamp(min=0), len(KEYS)) * (positions.keys_BT >= 0)[..., None]
         keys_BTK = keys_BTK.float()
         wanted = [row.nonzero().flatten() for row in rows_BSG.any(-1)]
         at_BQ = pad_sequence(wanted, batch_first=True)
@@ -168,7 +168,7 @@ BY_HEAD = ("query_to_image", "response_to_image", "response_to_query")
 
 
 @dataclass(frozen=True)
-class ViewAttention:
+class ModalityAttention:
     """One item, one view. `share_LHGK` is the mean over the rows of `ROWS` of what goes to each of `KEYS`: those of a
     row sum to 1. `uniform` is what uniform attention over the keys that stand before a row would give from query to
     image; windows that slide are not counted in. `maps` holds for each chosen layer the mean attention of a query row
@@ -201,21 +201,21 @@ class ViewAttention:
 @torch.no_grad()
 def attention_of_batch(
     model: OmniModel, batch: Mapping[str, Any], questions: list[slice], map_layers: Sequence[int] = ()
-) -> dict[View, list[ViewAttention]]:
+) -> dict[Modality, list[ModalityAttention]]:
     """Both views of a batch of `PairedCollator`; `questions` are the places of the written questions in `text_ids`."""
-    prefix = read_shared_prefix(model, batch)
-    found: dict[View, list[ViewAttention]] = {}
-    for view in VIEWS:
-        after = view_of(model, batch, view, questions)
-        sums = AttentionSums(after.places, tuple(map_layers))
+    prefix = encode_shared_prefix(model, batch)
+    found: dict[Modality, list[ModalityAttention]] = {}
+    for modality in MODALITIES:
+        after = modality_of(model, batch, modality, questions)
+        sums = AttentionSums(after.positions, tuple(map_layers))
         with recording(model.vlm, sums):
-            read_view(model, prefix, view, after)
-        found[view] = _items(sums)
+            forward_modality(model, prefix, modality, after)
+        found[modality] = _items(sums)
     return found
 
 
-def _items(sums: AttentionSums) -> list[ViewAttention]:
-    query_BS, response_BS, keys_BT = sums.places
+def _items(sums: AttentionSums) -> list[ModalityAttention]:
+    query_BS, response_BS, keys_BT = sums.positions
     summed_BLHGK = sums.stacked().cpu()
     rows_BG = torch.stack([query_BS.sum(-1), response_BS.sum(-1)], dim=-1).cpu()
     share_BLHGK = summed_BLHGK / rows_BG[:, None, None, :, None].clamp(min=1)
@@ -224,7 +224,7 @@ def _items(sums: AttentionSums) -> list[ViewAttention]:
     uniform_BS = is_image_BT.sum(-1, keepdim=True) / allowed_BS
     uniform_B = (uniform_BS * query_BS).sum(-1) / query_BS.sum(-1).clamp(min=1)
     return [
-        ViewAttention(
+        ModalityAttention(
             share,
             query_tokens=int(rows[0]),
             response_rows=int(rows[1]),
@@ -236,7 +236,7 @@ def _items(sums: AttentionSums) -> list[ViewAttention]:
     ]
 
 
-def image_map(model: OmniModel, item: PairedItem, attention: ViewAttention, layer: int) -> list[list[float]]:
+def image_map(model: OmniModel, item: PairedItem, attention: ModalityAttention, layer: int) -> list[list[float]]:
     """What a query row gives to each image token on average, as the grid (rows from the top, columns from the left)
     that the tokens make on the picture. Raises InputError where a layer has no map, or the tokens are not one grid."""
     if layer not in attention.maps:

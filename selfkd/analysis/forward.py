@@ -19,15 +19,15 @@ from torch.nn import functional as F
 from selfkd.data.example import Example
 from selfkd.model.lora import adapters_on
 from selfkd.model.modeling_omni import OmniModel
-from selfkd.model.prefix_cache import Prefix, continue_prefix, read_prefix
+from selfkd.model.prefix_cache import Prefix, continue_prefix, encode_prefix
 from selfkd.model.processing_omni import common_length
-from selfkd.model.self_kd import response_places
-from selfkd.training.data import PairedItem, View
+from selfkd.model.self_kd import response_positions
+from selfkd.training.data import Modality, PairedItem
 
 KEYS = ("image", "query", "response", "other")  # other: chat template, instruction, format of the answer
 
 
-class Places(NamedTuple):
+class TokenPositions(NamedTuple):
     """What each token is. The rows after the prefix: `query_BS`, and `response_BS`, those that predict the response
     (the last token of the prompt among them; the end of the turn is predicted and never read). The keys of the whole
     sequence: `keys_BT`, an index into `KEYS`, or -1 for padding."""
@@ -42,13 +42,13 @@ class Continuation(NamedTuple):
 
     inputs: dict[str, Tensor]
     mask_BS: Tensor  # noqa: N815
-    places: Places
+    positions: TokenPositions
 
 
-def written_question(processor: Any, example: Example, item: PairedItem) -> slice:
+def text_query(processor: Any, example: Example, item: PairedItem) -> slice:
     """Which of `item.text_ids` are the question. A token that it shares with what stands around it ("?" and a line
     break are one token to some tokenizers) is the question's."""
-    seen = processor.look(example.picture(), f"example {example.id}")
+    seen = processor.encode_image(example.load_image(), f"example {example.id}")
     before = processor.text_ids(seen.before, example.instruction)
     whole = processor.text_ids(seen.before, example.instruction, example.question, example.answer_format)
     assert whole == [*item.prefix_ids, *item.text_ids][: len(whole)], f"example {example.id}: tokenized in another way"
@@ -57,13 +57,13 @@ def written_question(processor: Any, example: Example, item: PairedItem) -> slic
     return slice(common_length(before, whole) - start, len(whole) - after - start)
 
 
-def read_shared_prefix(model: OmniModel, batch: Mapping[str, Any]) -> Prefix:
-    prefix = read_prefix(model.vlm, batch["prefix_ids"], batch["prefix_mask"], **batch["image_inputs"])
+def encode_shared_prefix(model: OmniModel, batch: Mapping[str, Any]) -> Prefix:
+    prefix = encode_prefix(model.vlm, batch["prefix_ids"], batch["prefix_mask"], **batch["image_inputs"])
     return prefix.rows(batch["group"])
 
 
-def written_view(model: OmniModel, batch: Mapping[str, Any], questions: list[slice]) -> Continuation:
-    """The written view of a batch of `PairedCollator`; `questions` as `written_question` gives them."""
+def text_modality(model: OmniModel, batch: Mapping[str, Any], questions: list[slice]) -> Continuation:
+    """The written view of a batch of `PairedCollator`; `questions` as `text_query` gives them."""
     mask_BS = batch["text_mask"]
     query_BS = torch.zeros_like(mask_BS, dtype=torch.bool)
     for row, question in zip(query_BS, questions, strict=True):
@@ -71,11 +71,11 @@ def written_view(model: OmniModel, batch: Mapping[str, Any], questions: list[sli
     return Continuation({"input_ids": batch["text_ids"]}, mask_BS, _places(model, batch, mask_BS, query_BS))
 
 
-def spoken_view(model: OmniModel, batch: Mapping[str, Any]) -> Continuation:
+def audio_modality(model: OmniModel, batch: Mapping[str, Any]) -> Continuation:
     """The spoken view: its question is the speech vectors alone, not the marks that some models put around them."""
-    ids_BS, given_BS = batch["speech_ids"], batch["speech_mask"]
-    inputs, mask_BS, _ = model.listen(ids_BS, given_BS, batch["speech_inputs"])
-    is_speech = (ids_BS == model.config.speech_token_id) & given_BS.bool()
+    ids_BS, given_BS = batch["audio_ids"], batch["audio_mask"]
+    inputs, mask_BS, _ = model.merge_audio_embeddings(ids_BS, given_BS, batch["audio_inputs"])
+    is_speech = (ids_BS == model.config.audio_token_id) & given_BS.bool()
     first_B1 = is_speech.int().argmax(-1, keepdim=True)
     # a speech token of ours gave way to vectors; a native model's ids hold one for each vector already
     vectors_B1 = is_speech.sum(-1, keepdim=True) + (mask_BS.sum(-1) - given_BS.sum(-1))[:, None]
@@ -84,13 +84,13 @@ def spoken_view(model: OmniModel, batch: Mapping[str, Any]) -> Continuation:
     return Continuation(inputs, mask_BS, _places(model, batch, mask_BS, query_BS))
 
 
-def view_of(model: OmniModel, batch: Mapping[str, Any], view: View, questions: list[slice]) -> Continuation:
-    return written_view(model, batch, questions) if view == "text" else spoken_view(model, batch)
+def modality_of(model: OmniModel, batch: Mapping[str, Any], modality: Modality, questions: list[slice]) -> Continuation:
+    return text_modality(model, batch, questions) if modality == "text" else audio_modality(model, batch)
 
 
-def read_view(model: OmniModel, prefix: Prefix, view: View, after: Continuation) -> Tensor:
+def forward_modality(model: OmniModel, prefix: Prefix, modality: Modality, after: Continuation) -> Tensor:
     """Last hidden states (B, S, D) of a view; adapters take part in the spoken one alone."""
-    if view == "text":
+    if modality == "text":
         return continue_prefix(model.vlm, prefix, after.inputs, after.mask_BS)
     with adapters_on(model.vlm):
         return continue_prefix(model.vlm, prefix, after.inputs, after.mask_BS)
@@ -101,8 +101,8 @@ def image_token(model: OmniModel) -> int:
     return (config.vision_config if config.model_type == "phi4_multimodal" else config).image_token_id
 
 
-def _places(model: OmniModel, batch: Mapping[str, Any], mask_BS: Tensor, query_BS: Tensor) -> Places:
-    predicts_BS = response_places(mask_BS, batch["labels"])
+def _places(model: OmniModel, batch: Mapping[str, Any], mask_BS: Tensor, query_BS: Tensor) -> TokenPositions:
+    predicts_BS = response_positions(mask_BS, batch["labels"])
     read_BS = predicts_BS & F.pad(predicts_BS, (1, 0))[:, :-1]  # the first of them is the prompt's last token
 
     group = batch["group"]
@@ -113,7 +113,7 @@ def _places(model: OmniModel, batch: Mapping[str, Any], mask_BS: Tensor, query_B
     is_image = F.pad(prefix_ids_BP == image_token(model), (0, mask_BS.shape[1]))
     for name, is_it in (("image", is_image), ("query", _after(query_BS, width)), ("response", _after(read_BS, width))):
         keys_BT[is_it] = KEYS.index(name)
-    return Places(query_BS, predicts_BS, keys_BT.masked_fill(~there_BT, -1))
+    return TokenPositions(query_BS, predicts_BS, keys_BT.masked_fill(~there_BT, -1))
 
 
 def _after(places_BS: Tensor, width: int) -> Tensor:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
-from selfkd.analysis.forward import written_question
+from selfkd.analysis.forward import text_query
 from selfkd.data.dataset import ExampleFolder
 from selfkd.data.example import Example
 from selfkd.errors import InputError
@@ -44,16 +44,16 @@ def intervals(
     """{"n", "groups", "mean", "low", "high"} of items (n, M) or (n,): the interval of the mean, by figure; None for the
     ends of one of which nothing is known. `bounds` are those of each figure, or one for all."""
     low, high = mean_intervals(values, groups, bounds, seed)
-    figures = {"mean": values.mean(0), "low": low, "high": high}
+    metrics = {"mean": values.mean(0), "low": low, "high": high}
     count = len(values if groups is None else set(groups))
-    shaped = {name: np.reshape(figure, values.shape[1:]) for name, figure in figures.items()}
-    return {"n": len(values), "groups": count, **{name: _known(figure) for name, figure in shaped.items()}}
+    shaped = {name: np.reshape(metric, values.shape[1:]) for name, metric in metrics.items()}
+    return {"n": len(values), "groups": count, **{name: _known(metric) for name, metric in shaped.items()}}
 
 
-def _known(figures: NDArray[np.float64]) -> Any:
+def _known(metrics: NDArray[np.float64]) -> Any:
     """As lists, None for NaN."""
-    known = np.array(figures, dtype=object)  # of a single figure too
-    known[np.isnan(figures)] = None
+    known = np.array(metrics, dtype=object)  # of a single figure too
+    known[np.isnan(metrics)] = None
     return known.tolist()
 
 
@@ -79,7 +79,7 @@ def layer_intervals(values: Mapping[str, NDArray[np.float64]], seed: int, groups
 
 def _some(found: Mapping[str, Any], at: int | slice) -> dict[str, Any]:
     counts = {name: found[name] for name in ("n", "groups")}
-    return counts | {figure: found[figure][at] for figure in ("mean", "low", "high")}
+    return counts | {metric: found[metric][at] for metric in ("mean", "low", "high")}
 
 
 def thirds_of(layers: int) -> dict[str, list[int]]:
@@ -155,7 +155,7 @@ def inputs_of(models: Mapping[str, str], folders: Mapping[str, ExampleFolder]) -
     return found
 
 
-def with_pictures(folders: Mapping[str, ExampleFolder], limit: int) -> dict[str, list[Example]]:
+def with_images(folders: Mapping[str, ExampleFolder], limit: int) -> dict[str, list[Example]]:
     """{source: its first `limit` examples that have a picture, 0 for all}; raises InputError where none is left."""
     benchmarks = {
         source: [e for e in folder[: limit or None] if e.image is not None] for source, folder in folders.items()
@@ -210,14 +210,14 @@ def _batches(
         for start in range(0, len(examples), batch_size):
             some = examples[start : start + batch_size]
             items = [dataset[start + i] for i in range(len(some))]
-            questions = [written_question(processor, e, i) for e, i in zip(some, items, strict=True)]
+            questions = [text_query(processor, e, i) for e, i in zip(some, items, strict=True)]
             yield items, some, send_to_device(collate(items), model.device), questions
             progress.update(len(some))
 
 
 def about(example: Example) -> Record:
     """What a record says of its item beside the figures; `group` as in the records of an evaluation."""
-    known = {name: getattr(example, name) for name in ("id", "kind", "category", "voice")}
+    known = {name: getattr(example, name) for name in ("id", "question_type", "category", "voice")}
     return known | {"group": group_of_example(example)}
 
 

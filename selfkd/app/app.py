@@ -26,7 +26,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from selfkd.app.session import Panel
+from selfkd.app.session import Session
 from selfkd.app.ui import build_page, style, theme
 from selfkd.serving.config import OWN_NAMES
 
@@ -61,8 +61,8 @@ class OwnPagesMiddleware:
 class PageServer(uvicorn.Server):
     """`folder` takes files of the page, and has to stay while it is shown."""
 
-    def __init__(self, panel: Panel, folder: Path):
-        page, config = build_page(panel, folder), panel.config
+    def __init__(self, session: Session, folder: Path):
+        page, config = build_page(session, folder), session.config
         # no docs of FastAPI's own: they load scripts from elsewhere
         outer = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
         # a page elsewhere could have its own name lead here, and would then count as this one
@@ -116,18 +116,18 @@ class PageServer(uvicorn.Server):
 def app(config: AppConfig) -> None:
     """Comes back after SIGINT or SIGTERM."""
     try:
-        from selfkd.app.session import Panel
+        from selfkd.app.session import Session
 
         pass
     except ImportError as error:
         raise InputError(f"{error}; pip install 'selfkd[app]'") from error
     check_free(config.host, config.port)
     transformers_logging.disable_progress_bar()
-    panel = Panel.load(config)
+    session = Session.load(config)
     with TemporaryDirectory(prefix="selfkd-app-") as folder:
         # else Gradio takes a folder that all of its pages on this machine share, and keeps what was uploaded
         os.environ.setdefault("GRADIO_TEMP_DIR", str(Path(folder) / "uploads"))
         try:
-            PageServer(panel, Path(folder)).run()
+            PageServer(session, Path(folder)).run()
         except KeyboardInterrupt:  # it stops in good order first, then says it again
             return

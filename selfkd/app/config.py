@@ -6,7 +6,7 @@ from selfkd.errors import InputError
 from selfkd.model.features import LONGEST_SECONDS, SHORTEST_SECONDS
 from selfkd.serving.config import is_own_machine
 
-MOST_MODELS = 2
+MAX_MODELS = 2
 
 
 @dataclass
@@ -18,7 +18,7 @@ class AppConfig:
     Args:
         models: One or two models to put side by side, NAME=PATH or PATH (the name is then the run's): a model of
             selfkd, or a native omni model. The bundled model by default.
-        recognizer: Whisper checkpoint, a hub id or a path, that writes down what was heard; models with the bundled
+        asr_model: Whisper checkpoint, a hub id or a path, that writes down what was heard; models with the bundled
             ears take the bundled recogniser by default, others none.
         host: Address of this machine to listen at.
         port: Port to listen at; 0 takes a free one.
@@ -30,7 +30,7 @@ class AppConfig:
     """
 
     models: list[str] = field(default_factory=list)
-    recognizer: str = ""
+    asr_model: str = ""
     host: str = "127.0.0.1"
     port: int = 7860
     max_upload_bytes: int = 20_000_000
@@ -48,7 +48,7 @@ class AppConfig:
         if not SHORTEST_SECONDS <= self.max_audio_seconds <= LONGEST_SECONDS:
             allowed = f"between {SHORTEST_SECONDS} and {LONGEST_SECONDS:.0f}"
             raise InputError(f"max_audio_seconds: {self.max_audio_seconds}: must be {allowed}")
-        if len(self.models) > MOST_MODELS:
+        if len(self.models) > MAX_MODELS:
             raise InputError(f"models: {len(self.models)} do not fit side by side, give one or two")
         if not is_own_machine(self.host):
             raise InputError(f"host: {self.host}: the page has no login, so it listens to this machine alone")

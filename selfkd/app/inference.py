@@ -19,23 +19,30 @@ from PIL import Image
 from torch import Tensor
 
 from selfkd.analysis.attention import ROWS, AttentionSums, image_grid, recording
-from selfkd.analysis.forward import KEYS, Places, read_shared_prefix, read_view, view_of, written_question
+from selfkd.analysis.forward import (
+    KEYS,
+    TokenPositions,
+    encode_shared_prefix,
+    forward_modality,
+    modality_of,
+    text_query,
+)
 from selfkd.data.example import Example
 from selfkd.errors import InputError
 from selfkd.losses import head_logits
 from selfkd.model.generation import ends_of
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor, Prompt
-from selfkd.training.data import PairedCollator, PairedItem, View, view_prompts
+from selfkd.training.data import Modality, PairedCollator, PairedItem, modality_prompts
 
 SIDE = 384  # pixels, of the longer side
 DARKEST = 0.86  # opacity over a place that gets none
 
 
-def thumbnail(picture: Image.Image | None) -> Image.Image:
+def thumbnail(image: Image.Image | None) -> Image.Image:
     """At most `SIDE` pixels a side; small pictures stay as they are."""
-    assert picture is not None, "a question here has a picture"
-    small = picture.copy()
+    assert image is not None, "a question here has a picture"
+    small = image.copy()
     small.thumbnail((SIDE, SIDE))
     return small
 
@@ -48,14 +55,14 @@ def shade(share_YX: Tensor, most: float) -> Image.Image:
     return Image.fromarray(np.stack([np.zeros_like(alpha), alpha], axis=-1), "LA")
 
 
-def data_uri(picture: Image.Image) -> str:
+def data_uri(image: Image.Image) -> str:
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
+    image.save(buffer, format="PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 @dataclass(frozen=True)
-class Looks:
+class AttentionMaps:
     """`by_rows["query"]` is the attention of a question token to each place of the picture, `by_rows["response"]` that
     of the rows that predict the answer: means over rows and heads, each (L, Y, X)."""
 
@@ -69,9 +76,9 @@ class Looks:
 class _BothRows(AttentionSums):
     """Maps of the response's rows beside those of the question's."""
 
-    def __init__(self, places: Places, layers: tuple[int, ...]):
-        super().__init__(places, layers)
-        swapped = places._replace(query_BS=places.response_BS, response_BS=places.query_BS)
+    def __init__(self, positions: TokenPositions, layers: tuple[int, ...]):
+        super().__init__(positions, layers)
+        swapped = positions._replace(query_BS=positions.response_BS, response_BS=positions.query_BS)
         self.of_response = AttentionSums(swapped, layers)
 
     def add(self, layer: int, query_BHSE: Tensor, key_BHTE: Tensor, mask: Tensor | None, **how: Any) -> None:
@@ -80,33 +87,33 @@ class _BothRows(AttentionSums):
 
     def of_image(self, rows: str) -> Tensor:
         """(L, I), mean over the rows; of the one item that there is."""
-        places = self.places
-        is_image_T = places.keys_BT[0] == KEYS.index("image")
+        positions = self.positions
+        is_image_T = positions.keys_BT[0] == KEYS.index("image")
         sums = self if rows == "query" else self.of_response
-        count = (places.query_BS if rows == "query" else places.response_BS).sum()
+        count = (positions.query_BS if rows == "query" else positions.response_BS).sum()
         return torch.stack([sums.maps[layer][0, is_image_T] for layer in sorted(sums.maps)]).cpu() / count.cpu()
 
 
 @torch.no_grad()
 def read_answer(
-    model: OmniModel, processor: OmniProcessor, item: PairedItem, view: View, question: slice
-) -> tuple[Tensor, Looks | str]:
+    model: OmniModel, processor: OmniProcessor, item: PairedItem, modality: Modality, question: slice
+) -> tuple[Tensor, AttentionMaps | str]:
     """Hidden states (N, D) that predict each token of `item.response_ids`, and where the view looked, or why that
     cannot be drawn; `question` is the place of a written question in the item's ids."""
     batch = {name: _moved(value, model.device) for name, value in PairedCollator(processor)([item]).items()}
-    prefix, after = read_shared_prefix(model, batch), view_of(model, batch, view, [question])
-    sums = _BothRows(after.places, tuple(range(len(model.vlm.get_decoder().layers))))
+    prefix, after = encode_shared_prefix(model, batch), modality_of(model, batch, modality, [question])
+    sums = _BothRows(after.positions, tuple(range(len(model.vlm.get_decoder().layers))))
     try:
         with recording(model.vlm, sums):
-            hidden_BSD = read_view(model, prefix, view, after)
+            hidden_BSD = forward_modality(model, prefix, modality, after)
     except InputError as error:  # attention of a kind that cannot be followed
-        hidden_BSD, seen = read_view(model, prefix, view, after), str(error).removeprefix("model: ")
-        return hidden_BSD[after.places.response_BS], seen
-    return hidden_BSD[after.places.response_BS], _looks(model, item, sums)
+        hidden_BSD, seen = forward_modality(model, prefix, modality, after), str(error).removeprefix("model: ")
+        return hidden_BSD[after.positions.response_BS], seen
+    return hidden_BSD[after.positions.response_BS], _looks(model, item, sums)
 
 
-def _looks(model: OmniModel, item: PairedItem, sums: _BothRows) -> Looks | str:
-    if not bool(sums.places.query_BS.any()):
+def _looks(model: OmniModel, item: PairedItem, sums: _BothRows) -> AttentionMaps | str:
+    if not bool(sums.positions.query_BS.any()):
         return "the question gave the model no token"
     maps = {rows: sums.of_image(rows) for rows in ROWS}
     tokens = maps["query"].shape[1]
@@ -116,7 +123,7 @@ def _looks(model: OmniModel, item: PairedItem, sums: _BothRows) -> Looks | str:
         return (
             f"its {tokens} image tokens make no one grid (the model cuts it into tiles, or does not say how they lie)"
         )
-    return Looks({rows: maps_LI.view(-1, height, width) for rows, maps_LI in maps.items()})
+    return AttentionMaps({rows: maps_LI.view(-1, height, width) for rows, maps_LI in maps.items()})
 
 
 def _moved(value: Any, device: torch.device) -> Any:
@@ -145,23 +152,25 @@ class Answer:
     text: str
     tokens: tuple[Token, ...]
     has_ended: bool
-    looks: Looks | str
+    looks: AttentionMaps | str
 
 
 @torch.no_grad()
 def answer(
-    model: OmniModel, processor: OmniProcessor, example: Example, views: Sequence[View], max_new_tokens: int
-) -> dict[View, Answer]:
-    """The greedy answer in each of `views`; both are generated together, from one reading of the picture.
+    model: OmniModel, processor: OmniProcessor, example: Example, modalities: Sequence[Modality], max_new_tokens: int
+) -> dict[Modality, Answer]:
+    """The greedy answer in each of `modalities`; both are generated together, from one reading of the picture.
 
     Raises InputError for what does not fit the model's context with room for so many tokens."""
-    prompts = view_prompts(processor, example, views, processor.look(example.picture(), f"example {example.id}"))
+    prompts = modality_prompts(
+        processor, example, modalities, processor.encode_image(example.load_image(), f"example {example.id}")
+    )
     for prompt in prompts:
         ids = prompt.prefix_ids + prompt.suffix_ids
-        processor.check_context("question", ids, prompt.speech_inputs, model.context - max_new_tokens)
+        processor.check_context("question", ids, prompt.audio_inputs, model.context - max_new_tokens)
     ends = ends_of(model, processor.end_id)
     # as evaluation asks: a checkpoint's own sampling and penalties are off
-    replies = model.generate(
+    predictions = model.generate(
         **processor(prompts),
         max_new_tokens=max_new_tokens,
         eos_token_id=ends,
@@ -171,8 +180,8 @@ def answer(
         repetition_penalty=1.0,
     )
     return {
-        view: _answer(model, processor, example, view, prompt, ids, ends)
-        for view, prompt, ids in zip(views, prompts, replies.tolist(), strict=True)
+        modality: _answer(model, processor, example, modality, prompt, ids, ends)
+        for modality, prompt, ids in zip(modalities, prompts, predictions.tolist(), strict=True)
     }
 
 
@@ -180,27 +189,27 @@ def _answer(
     model: OmniModel,
     processor: OmniProcessor,
     example: Example,
-    view: View,
+    modality: Modality,
     prompt: Prompt,
-    reply_ids: list[int],
+    response_ids: list[int],
     ends: list[int],
 ) -> Answer:
-    end = next((at for at, id_ in enumerate(reply_ids) if id_ in ends), None)
-    ids = reply_ids if end is None else reply_ids[: end + 1]
+    end = next((at for at, id_ in enumerate(response_ids) if id_ in ends), None)
+    ids = response_ids if end is None else response_ids[: end + 1]
     item = PairedItem(
         id=example.id,
         prefix_ids=prompt.prefix_ids,
         text_ids=prompt.suffix_ids,
-        speech_ids=prompt.suffix_ids,
+        audio_ids=prompt.suffix_ids,
         response_ids=ids,
         image_inputs=prompt.image_inputs,
-        speech_inputs=prompt.speech_inputs,
+        audio_inputs=prompt.audio_inputs,
         transcript="",
         transcript_ids=[],
-        picture=example.id,
+        image=example.id,
     )
-    question = written_question(processor, example, item) if view == "text" else slice(0)
-    hidden_ND, looks = read_answer(model, processor, item, view, question)
+    question = text_query(processor, example, item) if modality == "text" else slice(0)
+    hidden_ND, looks = read_answer(model, processor, item, modality, question)
     probabilities_NV = _probabilities(model, hidden_ND)
     tokens = (_token(processor, id_, row_V) for id_, row_V in zip(ids, probabilities_NV, strict=True))
     return Answer(processor.decode(torch.tensor([ids]))[0], tuple(tokens), end is not None, looks)

@@ -24,22 +24,22 @@ from selfkd.errors import InputError
 from selfkd.evaluation.backends.transcriber import Transcriber, check_recognizer
 from selfkd.evaluation.chance import chance_floor
 from selfkd.evaluation.grading import is_right, parse
-from selfkd.evaluation.verdicts import AT_CHANCE, too_few, why_silent
+from selfkd.evaluation.verdicts import AT_CHANCE, no_verdict_reason, too_few
 from selfkd.model.checkpoint import is_ours, load_omni, ready
 from selfkd.model.checkpoint_files import check_checkpoint
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
 from selfkd.model.tiny import WHISPER_SIZE, load_bundled
-from selfkd.serving.media import read_picture, read_sound, sound_formats
+from selfkd.serving.media import audio_formats, read_audio, read_image
 from selfkd.serving.prompts import check_text
 from selfkd.serving.schema import RefusedError
-from selfkd.synthesis.sources.toy import World
+from selfkd.synthesis.sources.toy import ToyWorld
 from selfkd.synthesis.text_normalization import spoken_form
-from selfkd.synthesis.tts.base import EspeakSpeaker, Utterance
-from selfkd.toy_world.questions import WORLD_KINDS
-from selfkd.training.data import VIEWS, View
+from selfkd.synthesis.tts.base import EspeakEngine, Utterance
+from selfkd.toy_world.questions import TOY_QUESTION_TYPES
+from selfkd.training.data import MODALITIES, Modality
 
-MOST_LETTERS = 600  # said in 30 seconds
+MAX_CHARACTERS = 600  # said in 30 seconds
 VOICES = {
     "New York, woman": "en-US-nyc+f3",
     "New York, man": "en-US-nyc+m4",
@@ -48,7 +48,7 @@ VOICES = {
     "American, woman (in training)": "en-US+f2",
     "Scottish, man (in training)": "en-GB-scotland+m3",
 }
-_READY_KINDS = ("exists", "color", "count", "neighbor", "place", "describe")
+_READY_TYPES = ("exists", "color", "count", "neighbor", "place", "describe")
 _READY_SEED = 7
 
 
@@ -64,8 +64,8 @@ class Said:
 @cache
 def ready_examples() -> tuple[Example, ...]:
     """Pictures of the test split with a question and its right answer, one of each kind."""
-    world = World("test", _READY_SEED)
-    return tuple(world.example(WORLD_KINDS.index(kind)) for kind in _READY_KINDS)
+    world = ToyWorld("test", _READY_SEED)
+    return tuple(world.example(TOY_QUESTION_TYPES.index(question_type)) for question_type in _READY_TYPES)
 
 
 @cache
@@ -80,7 +80,7 @@ def ready_one(example: Example) -> Example | None:
     return next((ready for ready in ready_examples() if (ready.image, ready.question.lower()) == asked), None)
 
 
-def say(speaker: EspeakSpeaker, text: str, voice: str) -> Said:
+def say(tts_engine: EspeakEngine, text: str, voice: str) -> Said:
     """What is typed, spoken as data are (`spoken_form`); raises InputError for an empty or too long text, and for one
     that holds what cannot be said."""
     text = _checked(text)
@@ -90,49 +90,49 @@ def say(speaker: EspeakSpeaker, text: str, voice: str) -> Said:
         spoken = spoken_form(text)
     except InputError as error:
         raise InputError(str(error).replace("field question", "Question")) from error
-    samples = speaker.speak(Utterance(spoken, voice))
+    samples = tts_engine.synthesize_audio(Utterance(spoken, voice))
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, SAMPLE_RATE_HZ, format="WAV", subtype="PCM_16")
     return Said(buffer.getvalue(), text, voice)
 
 
-def read_question(
-    picture: bytes | None,
+def parse_query(
+    image: bytes | None,
     text: str,
-    speech: bytes | None,
+    audio: bytes | None,
     config: AppConfig,
     models: Sequence[tuple[OmniModel, OmniProcessor]],
 ) -> Example:
-    """The question as an example: with `question` where it is written, with `speech` where it is spoken. Raises
+    """The question as an example: with `question` where it is written, with `audio` where it is spoken. Raises
     InputError, in words for who asked."""
-    if not picture:
+    if not image:
         raise InputError("Picture: choose one of the examples, or upload one")
     text = _checked(text)
-    if not text and speech is None:
+    if not text and audio is None:
         raise InputError("Question: type it, or speak it")
     with _in_words("Question"):
         for model, _ in models:
             check_text(text, model.context)
     with _in_words("Picture"):
-        read_picture(picture, config.max_pixels)
-    example = Example("question", text, "", "app", "", "", image=picture)
-    if speech is None:
+        read_image(image, config.max_pixels)
+    example = Example("question", text, "", "app", "", "", image=image)
+    if audio is None:
         return example
-    return example.spoken(_samples(speech, config.max_audio_seconds), "")
+    return example.spoken(_samples(audio, config.max_audio_seconds), "")
 
 
 def _checked(text: str) -> str:
-    if len(text) > MOST_LETTERS:
-        raise InputError(f"Question: {len(text)} letters are too many, at most {MOST_LETTERS} are taken")
+    if len(text) > MAX_CHARACTERS:
+        raise InputError(f"Question: {len(text)} letters are too many, at most {MAX_CHARACTERS} are taken")
     return text.strip()
 
 
-def _samples(content: bytes, most_seconds: float) -> NDArray[np.float32]:
-    found = sound_formats(content)
+def _samples(content: bytes, max_seconds: float) -> NDArray[np.float32]:
+    found = audio_formats(content)
     if not found:
         raise InputError("Speech: not a WAV, FLAC, MP3, Ogg, M4A, AAC, WebM or 3GP file")
     with _in_words("Speech"):
-        return read_sound(content, found[0], most_seconds)
+        return read_audio(content, found[0], max_seconds)
 
 
 @contextmanager
@@ -151,86 +151,86 @@ Loaded = tuple[OmniModel, OmniProcessor]
 class Answered:
     """What is kept of a question for the page: no more than it shows."""
 
-    picture: Image.Image  # small
+    image: Image.Image  # small
     question: str
-    heard: str | None  # None where nobody writes down what was heard
+    transcript: str | None  # None where nobody writes down what was heard
     ready: Example | None  # whose right answer is known
-    answers: dict[str, dict[View, Answer]]  # by the model's name
+    answers: dict[str, dict[Modality, Answer]]  # by the model's name
     seconds: dict[str, float]
 
     @property
     def layers(self) -> int:
         """Of the deepest model of which it is known where it looked; 0 where that is known of none."""
-        looks = [a.looks for views in self.answers.values() for a in views.values()]
+        looks = [a.looks for modalities in self.answers.values() for a in modalities.values()]
         return max((found.layers for found in looks if not isinstance(found, str)), default=0)
 
     def is_right(self, answer: Answer) -> bool | None:
         """None where the right answer is not known."""
         if self.ready is None:
             return None
-        kind, truth = self.ready.kind, self.ready.truth
-        return is_right(kind, truth, parse(kind, self.question, answer.text))
+        question_type, target = self.ready.question_type, self.ready.target
+        return is_right(question_type, target, parse(question_type, self.question, answer.text))
 
     def why_no_gap(self, name: str) -> str:
         """Why the two views of a model say nothing of its gap: one question is too few, and of a ready example that it
         does not answer in writing there is none."""
         written = self.is_right(self.answers[name]["text"])
-        silent = why_silent(1, None if written is None else float(written), None, ready_chance())
+        silent = no_verdict_reason(1, None if written is None else float(written), None, ready_chance())
         return AT_CHANCE if silent == "at chance" else f"one question says nothing of the gap: {too_few(1)}"
 
 
-class Panel:
+class Session:
     """Not for two threads at once."""
 
     def __init__(self, config: AppConfig, models: dict[str, Loaded], transcriber: Transcriber | None):
         self.config, self.models, self.transcriber = config, models, transcriber
-        self.speaker = EspeakSpeaker()
+        self.tts_engine = EspeakEngine()
 
     @classmethod
-    def load(cls, config: AppConfig) -> "Panel":
+    def load(cls, config: AppConfig) -> "Session":
         """On the GPU where there is one; raises InputError, before anything is loaded, for what is no model that
         hears."""
         paths = named("models", config.models) if config.models else {}
         for path in paths.values():
             is_ours(path)
             check_checkpoint(path, "models")
-        if config.recognizer:
-            check_recognizer(config.recognizer)
+        if config.asr_model:
+            check_recognizer(config.asr_model)
         models = {name: load_omni(path) for name, path in paths.items()} or {"bundled": load_bundled()}
         has_bundled_ears = any(hears_as_bundled(model) for model, _ in models.values())
         transcriber = None
-        if config.recognizer or has_bundled_ears:
-            transcriber = Transcriber.from_pretrained(config.recognizer)
+        if config.asr_model or has_bundled_ears:
+            transcriber = Transcriber.from_pretrained(config.asr_model)
         for model, _ in models.values():
             ready(model)
         return cls(config, models, transcriber)
 
     def ask(
-        self, picture: bytes | None, text: str, speech: bytes | None, said: Said | None, voice: str
+        self, image: bytes | None, text: str, audio: bytes | None, said: Said | None, voice: str
     ) -> tuple[Answered, Said | None]:
         """Asks all models in every view that there is, and gives the clip that stands for the question now: `said` is
         the last one that was made here. A question without speech is spoken in `voice`, and so is one whose words or
         voice are others than those of `said`; somebody's own recording is left alone."""
         loaded = list(self.models.values())
-        is_ours_to_say = speech is None or (said is not None and said.wav == speech)
+        is_ours_to_say = audio is None or (said is not None and said.wav == audio)
         if is_ours_to_say:
-            read_question(picture, text, None, self.config, loaded)  # before it is spoken
+            parse_query(image, text, None, self.config, loaded)  # before it is spoken
             if said is None or (said.text, said.voice) != (text.strip(), voice):
-                said = say(self.speaker, text, voice)
-            speech = said.wav
-        example = read_question(picture, text, speech, self.config, loaded)
-        views: Sequence[View] = VIEWS if example.question else ("speech",)
+                said = say(self.tts_engine, text, voice)
+            audio = said.wav
+        example = parse_query(image, text, audio, self.config, loaded)
+        modalities: Sequence[Modality] = MODALITIES if example.question else ("audio",)
         answers, seconds = {}, {}
         for name, (model, processor) in self.models.items():
             start = time.perf_counter()
-            answers[name] = answer(model, processor, example, views, self.config.max_new_tokens)
+            answers[name] = answer(model, processor, example, modalities, self.config.max_new_tokens)
             seconds[name] = time.perf_counter() - start
         heard = None if self.transcriber is None else self.transcriber.transcribe([example])[0].strip()
-        small = thumbnail(example.picture())
+        small = thumbnail(example.load_image())
         answered = Answered(small, example.question, heard, ready_one(example), answers, seconds)
         return answered, said if is_ours_to_say else None
 
 
 def hears_as_bundled(model: OmniModel) -> bool:
-    ears = model.config.speech_config
-    return ears is not None and all(getattr(ears, name) == value for name, value in WHISPER_SIZE.items())
+    encoder = model.config.audio_config
+    return encoder is not None and all(getattr(encoder, name) == value for name, value in WHISPER_SIZE.items())

@@ -14,13 +14,13 @@ from typing import Any
 import gradio as gr
 from torch import Tensor
 
-from selfkd.app.inference import Answer, Looks, Token, data_uri, shade, thumbnail
-from selfkd.app.session import MOST_LETTERS, VOICES, Answered, Panel, Said, ready_examples, say
+from selfkd.app.inference import Answer, AttentionMaps, Token, data_uri, shade, thumbnail
+from selfkd.app.session import MAX_CHARACTERS, VOICES, Answered, Said, Session, ready_examples, say
 from selfkd.app.uploads import UploadsPage, uploaded
 from selfkd.errors import InputError
-from selfkd.training.data import VIEWS, View
+from selfkd.training.data import MODALITIES, Modality
 
-NAMES: dict[View, str] = {"text": "Written", "speech": "Spoken"}
+NAMES: dict[Modality, str] = {"text": "Written", "audio": "Spoken"}
 ROWS = {"query": "while it takes in the question", "response": "while it answers"}
 _NOT_ASKED = "<p>Type the question as well to compare.</p>"
 _SURE = 0.5  # a token below it is marked
@@ -31,34 +31,34 @@ def answers_html(answered: Answered) -> str:
     return f'<div class="kd-results" aria-live="polite">{_asked(answered)}<div class="kd-models">{cards}</div></div>'
 
 
-def looks_html(answered: Answered, rows: str, layer: int) -> str:
+def attention_html(answered: Answered, rows: str, layer: int) -> str:
     """`layer` counts from 1; of a model that has fewer, the last is shown. All maps have one scale."""
-    shares = [_share(a.looks, rows, layer) for views in answered.answers.values() for a in views.values()]
+    shares = [_share(a.looks, rows, layer) for modalities in answered.answers.values() for a in modalities.values()]
     most = max((float(share_YX.max()) for share_YX in shares if share_YX is not None), default=0.0)
-    picture, cards = data_uri(answered.picture), ""
-    for name, views in answered.answers.items():
-        figures = "".join(
-            f'<figure class="kd-look"><h4>{NAMES[view]}</h4>'
-            f"{_look(views[view].looks, rows, layer, most, picture) if view in views else _NOT_ASKED}</figure>"
-            for view in VIEWS
+    image, cards = data_uri(answered.image), ""
+    for name, modalities in answered.answers.items():
+        metrics = "".join(
+            f'<figure class="kd-look"><h4>{NAMES[modality]}</h4>'
+            f"{_look(modalities[modality].looks, rows, layer, most, image) if modality in modalities else _NOT_ASKED}</figure>"
+            for modality in MODALITIES
         )
-        cards += f'<section class="kd-model"><h3>{escape(name)}</h3><div class="kd-views">{figures}</div></section>'
+        cards += f'<section class="kd-model"><h3>{escape(name)}</h3><div class="kd-views">{metrics}</div></section>'
     scale = f"Bright places get up to {most:.1%} each, dark ones nothing; all pictures here have this one scale."
     note = f'<p class="kd-note">{scale}</p>' if most else ""
     return f'<div class="kd-results"><div class="kd-models">{cards}</div>{note}</div>'
 
 
-def _share(looks: Looks | str, rows: str, layer: int) -> Tensor | None:
+def _share(looks: AttentionMaps | str, rows: str, layer: int) -> Tensor | None:
     return None if isinstance(looks, str) else looks.by_rows[rows][min(layer, looks.layers) - 1]
 
 
-def _look(looks: Looks | str, rows: str, layer: int, most: float, picture: str) -> str:
+def _look(looks: AttentionMaps | str, rows: str, layer: int, most: float, image: str) -> str:
     share_YX = _share(looks, rows, layer)
     if isinstance(looks, str) or share_YX is None:
         return f"<p>Not drawn: {escape(str(looks))}.</p>"
     shaded = data_uri(shade(share_YX, most))
     return (
-        f'<div class="kd-map"><img src="{picture}" alt="The picture"><img class="kd-shade" src="{shaded}" alt=""></div>'
+        f'<div class="kd-map"><img src="{image}" alt="The picture"><img class="kd-shade" src="{shaded}" alt=""></div>'
         f"<figcaption><b>{float(share_YX.sum()):.0%} of its attention is on the picture</b><br>"
         f"layer {min(layer, looks.layers)} of {looks.layers}</figcaption>"
     )
@@ -66,31 +66,31 @@ def _look(looks: Looks | str, rows: str, layer: int, most: float, picture: str) 
 
 def _asked(answered: Answered) -> str:
     question = f"<q>{escape(answered.question)}</q>" if answered.question else "(not written)"
-    if answered.heard is None:
-        heard = '<span class="kd-off">no recogniser (see --recognizer)</span>'
+    if answered.transcript is None:
+        heard = '<span class="kd-off">no recogniser (see --asr_model)</span>'
     else:
-        heard = f"<q>{escape(answered.heard)}</q>" if answered.heard else "nothing"
-    rows = {"Asked": question, "Heard": heard}
+        heard = f"<q>{escape(answered.transcript)}</q>" if answered.transcript else "nothing"
+    rows = {"Query": question, "Heard": heard}
     if answered.ready is not None:
-        rows["Right answer"] = escape(answered.ready.truth)
+        rows["Right answer"] = escape(answered.ready.target)
     return f'<dl class="kd-asked">{"".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in rows.items())}</dl>'
 
 
 def _model_card(name: str, answered: Answered) -> str:
-    views = answered.answers[name]
+    modalities = answered.answers[name]
     badge = note = ""
-    if len(views) > 1:
+    if len(modalities) > 1:
         why = answered.why_no_gap(name)
         note = f'<p class="kd-note">{why[0].upper()}{why[1:]}.</p>'
-        are_one = len({a.text.strip().lower().rstrip(".") for a in views.values()}) == 1
+        are_one = len({a.text.strip().lower().rstrip(".") for a in modalities.values()}) == 1
         said = "same words" if are_one else "other words"
         badge = f'<span class="kd-badge{"" if are_one else " kd-apart"}">{said}</span>'
     seconds = f'<span class="kd-seconds">{answered.seconds[name]:.1f} s</span>'
     articles = "".join(
-        _view(view, views[view], answered.is_right(views[view]))
-        if view in views
-        else f'<article class="kd-view kd-off"><h4>{NAMES[view]}</h4>{_NOT_ASKED}</article>'
-        for view in VIEWS
+        _view(modality, modalities[modality], answered.is_right(modalities[modality]))
+        if modality in modalities
+        else f'<article class="kd-view kd-off"><h4>{NAMES[modality]}</h4>{_NOT_ASKED}</article>'
+        for modality in MODALITIES
     )
     return (
         f'<section class="kd-model"><header><h3>{escape(name)}</h3>{badge}{seconds}</header>'
@@ -98,14 +98,14 @@ def _model_card(name: str, answered: Answered) -> str:
     )
 
 
-def _view(view: View, answer: Answer, is_right: bool | None) -> str:
+def _view(modality: Modality, answer: Answer, is_right: bool | None) -> str:
     verdict = {None: "", True: '<span class="kd-right">right</span>', False: '<span class="kd-wrong">wrong</span>'}
     text = escape(answer.text) or "(nothing)"
     ended = "" if answer.has_ended else '<p class="kd-note">Cut off here: the limit of tokens.</p>'
     chips = "".join(_chip(token, is_end) for token, is_end in _with_ends(answer))
     rows = "".join(_row(token, is_end) for token, is_end in _with_ends(answer))
     return (
-        f'<article class="kd-view"><h4>{NAMES[view]}{verdict[is_right]}</h4><p class="kd-answer">{text}</p>'
+        f'<article class="kd-view"><h4>{NAMES[modality]}{verdict[is_right]}</h4><p class="kd-answer">{text}</p>'
         f'<ol class="kd-tokens" aria-label="Tokens and their probabilities">{chips}</ol>{ended}'
         f"<details><summary>What else it might have said</summary><table><thead><tr><th>Token</th><th>Prob.</th>"
         f"<th>Likeliest others</th></tr></thead><tbody>{rows}</tbody></table></details></article>"
@@ -174,40 +174,41 @@ def theme() -> gr.themes.Base:
 
 def style() -> str:
     """The page's CSS, with the pictures of the ready examples."""
-    pictures = (
-        f"#ready-{i} {{ --picture: url({data_uri(thumbnail(e.picture()))}) }}" for i, e in enumerate(ready_examples())
+    images = (
+        f"#ready-{i} {{ --picture: url({data_uri(thumbnail(e.load_image()))}) }}"
+        for i, e in enumerate(ready_examples())
     )
-    return "\n".join([(Path(__file__).parent / "page.css").read_text(), *pictures])
+    return "\n".join([(Path(__file__).parent / "page.css").read_text(), *images])
 
 
-def build_page(panel: Panel, folder: Path) -> gr.Blocks:
+def build_page(session: Session, folder: Path) -> gr.Blocks:
     """`folder` takes the pictures of the ready examples, and has to stay while the page is shown."""
-    config, ready, most = panel.config, ready_examples(), panel.config.max_audio_seconds
+    config, ready, most = session.config, ready_examples(), session.config.max_audio_seconds
     for i, example in enumerate(ready):
         (folder / f"example-{i}.png").write_bytes(example.image or b"")
 
-    def speak(question: str, voice: str) -> tuple[bytes, Said]:
-        said = say(panel.speaker, question, voice)
+    def synthesize_audio(question: str, voice: str) -> tuple[bytes, Said]:
+        said = say(session.tts_engine, question, voice)
         return said.wav, said
 
     def ask(
-        picture: str | None, question: str, speech: str | None, said: Said | None, voice: str, rows: str
+        image: str | None, question: str, audio: str | None, said: Said | None, voice: str, rows: str
     ) -> tuple[Any, ...]:
-        answered, said = panel.ask(_content(picture), question, _content(speech), said, voice)
+        answered, said = session.ask(_content(image), question, _content(audio), said, voice)
         layer = max(1, answered.layers // 2)
         return (
             answers_html(answered),
             gr.Column(visible=True),
             gr.Row(visible=answered.layers > 0),
             gr.Slider(maximum=max(answered.layers, 2), value=layer, interactive=answered.layers > 1),
-            looks_html(answered, rows, layer),
+            attention_html(answered, rows, layer),
             answered,
             said,
             said.wav if said else gr.skip(),
         )
 
-    def look(answered: Answered | None, rows: str, layer: int) -> Any:
-        return gr.skip() if answered is None else looks_html(answered, rows, int(layer))
+    def encode_image(answered: Answered | None, rows: str, layer: int) -> Any:
+        return gr.skip() if answered is None else attention_html(answered, rows, int(layer))
 
     with UploadsPage(
         title="selfkd: written or spoken?", analytics_enabled=False, delete_cache=(_KEPT_SECONDS // 4, _KEPT_SECONDS)
@@ -221,20 +222,20 @@ def build_page(panel: Panel, folder: Path) -> gr.Blocks:
         gr.HTML('<h2 class="kd-title">or your own</h2>')
         with gr.Row():
             with gr.Column(scale=2, min_width=240):
-                picture = gr.Image(
+                image = gr.Image(
                     label="Picture", sources=["upload", "clipboard"], type="filepath", image_mode=None, height=324,
                     buttons=[], elem_id="picture",
                 )  # fmt: skip
                 # as it came: Gradio's own would open it, and what cannot be opened is ours to say in words
-                picture.preprocess = _path  # type: ignore[method-assign]
+                image.preprocess = _path  # type: ignore[method-assign]
             with gr.Column(scale=3, min_width=280):
                 question = gr.Textbox(
-                    label="Question", placeholder="What color is the circle?", max_length=MOST_LETTERS, lines=1,
+                    label="Question", placeholder="What color is the circle?", max_length=MAX_CHARACTERS, lines=1,
                     elem_id="question",
                 )  # fmt: skip
-                speech = gr.Audio(
+                audio = gr.Audio(
                     label=f"The same question, spoken (up to {most:g} s); left empty, it is spoken for you",
-                    sources=["microphone", "upload"], type="filepath", buttons=[], editable=False, elem_id="speech",
+                    sources=["microphone", "upload"], type="filepath", buttons=[], editable=False, elem_id="audio",
                 )  # fmt: skip
         with gr.Row(equal_height=True, elem_id="asking"):
             voice = gr.Dropdown(
@@ -258,23 +259,25 @@ def build_page(panel: Panel, folder: Path) -> gr.Blocks:
 
         # one generation at a time: attention is followed where all models take it from, and a GPU has one memory
         one: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
-        asked = [picture, question, speech, said_state, voice, rows]
-        shown = [answers, looking, controls, layer, looks, answered_state, said_state, speech]
-        in_words_ask, in_words_speak = in_words(ask), in_words(speak)
+        asked = [image, question, audio, said_state, voice, rows]
+        shown = [answers, looking, controls, layer, looks, answered_state, said_state, audio]
+        in_words_ask, in_words_speak = in_words(ask), in_words(synthesize_audio)
         for button, example, i in zip(buttons, ready, range(len(ready)), strict=True):
             path = str(folder / f"example-{i}.png")
             button.click(
                 lambda path=path, text=example.question: (path, text, None),
                 None,
-                [picture, question, speech],
+                [image, question, audio],
                 api_visibility="private",
             ).then(in_words_ask, asked, shown, show_progress_on=[answers, looks], **one).success(None, js=_SHOW)
         gr.on(
             [ask_button.click, question.submit], in_words_ask, asked, shown, show_progress_on=[answers, looks], **one
         ).success(None, js=_SHOW)
-        speak_button.click(in_words_speak, [question, voice], [speech, said_state], **one)
+        speak_button.click(in_words_speak, [question, voice], [audio, said_state], **one)
         for control in (rows.change, layer.change):
-            control(look, [answered_state, rows, layer], looks, show_progress="hidden", api_visibility="private")
+            control(
+                encode_image, [answered_state, rows, layer], looks, show_progress="hidden", api_visibility="private"
+            )
     return page.queue(max_size=config.max_waiting)
 
 

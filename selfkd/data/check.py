@@ -53,7 +53,7 @@ def check(config: CheckConfig) -> dict[str, dict[str, Any]]:
         from selfkd.model.checkpoint import is_ours
 
         is_ours(config.model)
-    figures: dict[str, dict[str, Any]] = {str(folder): _figures(folder) for folder in config.data}
+    metrics: dict[str, dict[str, Any]] = {str(folder): _figures(folder) for folder in config.data}
     found: list[Any] = []
     total = 0
     if config.model:
@@ -61,9 +61,9 @@ def check(config: CheckConfig) -> dict[str, dict[str, Any]]:
 
         for folder in config.data:
             unusable = _unusable(config, ExampleFolder(folder))
-            figures[str(folder)]["usable"] = figures[str(folder)]["examples"] - len(unusable)
-            found, total = found + unusable, total + figures[str(folder)]["examples"]
-    for name, known in figures.items():
+            metrics[str(folder)]["usable"] = metrics[str(folder)]["examples"] - len(unusable)
+            found, total = found + unusable, total + metrics[str(folder)]["examples"]
+    for name, known in metrics.items():
         Console().print(_table(known))
         print(f"{name} is whole")
         print(f"{name}: {_gradable(ExampleFolder(Path(name)))}")
@@ -71,7 +71,7 @@ def check(config: CheckConfig) -> dict[str, dict[str, Any]]:
             print(f"{name}: {known['usable']:,} of {known['examples']:,} rows can be used with {config.model}")
     if found:
         raise InputError(f"data: {told(found, total)} (--skip_unusable true of a command leaves them out)")
-    return figures
+    return metrics
 
 
 def _unusable(config: CheckConfig, folder: ExampleFolder) -> list[Any]:
@@ -81,7 +81,7 @@ def _unusable(config: CheckConfig, folder: ExampleFolder) -> list[Any]:
     from selfkd.training.usable_rows import Use, find_unusable
 
     processor, model = OmniProcessor.from_pretrained(config.model), omni_config(config.model)
-    learnt = None if model.speech_tokens is None else frozenset(model.speech_tokens)
+    learnt = None if model.ctc_token_ids is None else frozenset(model.ctc_token_ids)
     learns = Use(processor, model.context, learns=True, ctc_tokens=learnt)
     found = find_unusable([(folder, None)], learns, whole=True)
     asks = Use(processor, model.context, new_tokens=config.max_new_tokens)
@@ -95,15 +95,15 @@ def _gradable(folder: ExampleFolder) -> str:
 
     try:
         check_name(folder)
-        check_gradable(folder.source, folder.columns("id", "kind", "question", "truth"))
+        check_gradable(folder.source, folder.columns("id", "question_type", "question", "target"))
     except InputError as error:
         return f"for training alone, selfkd evaluate refuses it ({error})"
     return "can be trained on and evaluated"
 
 
-def _table(figures: Mapping[str, Any]) -> Table:
+def _table(metrics: Mapping[str, Any]) -> Table:
     table = Table(show_header=False)
-    for name, value in figures.items():
+    for name, value in metrics.items():
         table.add_row(name, f"{value:,}")
     return table
 
@@ -117,8 +117,8 @@ def _figures(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder}: field {missing[0]}: not in the manifest")
     shards = manifest["shards"]
     for shard in (all_shards := [*shards, *manifest["rejected_shards"]]):
-        for field, kind in (("sha256", str), ("rows", int)):
-            if not isinstance(shard.get(field), kind) or isinstance(shard[field], bool):
+        for field, question_type in (("sha256", str), ("rows", int)):
+            if not isinstance(shard.get(field), question_type) or isinstance(shard[field], bool):
                 raise InputError(f"{folder / MANIFEST}: {shard['file']}: field {field}: {shard.get(field)!r:.60}")
     named = [shard["file"] for shard in all_shards]
     if twice := [name for name in named if named.count(name) > 1]:
@@ -127,7 +127,7 @@ def _figures(folder: Path) -> dict[str, Any]:
         if str(path.relative_to(folder)) not in named:
             raise InputError(f"{path}: there, though the manifest does not name it")
     seen: set[str] = set()
-    seconds, pictures, voices = 0.0, set(), set()
+    seconds, images, voices = 0.0, set(), set()
     for shard in tqdm(all_shards, "checking", unit="shard"):
         path = _within(folder, shard["file"])
         if not path.is_file():
@@ -146,7 +146,7 @@ def _figures(folder: Path) -> dict[str, Any]:
                     number += 1
                     if not example.rejected:
                         seconds += example.duration_seconds
-                        pictures.add(row["image_hash"])
+                        images.add(row["image_hash"])
                         voices.add(example.voice)
         if number != shard["rows"]:
             raise InputError(f"{path}: field rows: {number} there, {shard['rows']} in the manifest")
@@ -156,7 +156,7 @@ def _figures(folder: Path) -> dict[str, Any]:
     return {
         "examples": rows,
         "rejected": len(manifest["rejected"]),
-        "pictures": len(pictures - {""}),
+        "pictures": len(images - {""}),
         "hours of speech": round(seconds / 3600, 2),
         "voices": len(voices),
         "shards": len(manifest["shards"]),
@@ -200,9 +200,9 @@ def _checked(where: str, row: dict[str, Any], seen: set[str]) -> Example:
     for name, value in index_of(example).items():
         if row[name] != value:
             raise InputError(f"{where}: field {name}: {row[name]!r}, the picture has {value!r}")
-    picture, samples = example.picture(), example.samples()  # name the example where they cannot be read
-    if picture is not None:
-        picture.load()
+    image, samples = example.load_image(), example.samples()  # name the example where they cannot be read
+    if image is not None:
+        image.load()
     if not abs(len(samples) / SAMPLE_RATE_HZ - example.duration_seconds) <= 1e-6:  # nor is NaN its length
         raise InputError(f"{where}: field duration_seconds: not the length of the speech")
     return example

@@ -42,12 +42,12 @@ EXAMPLES_KEPT = 64  # of a process: a batch's, which are looked at once more whe
 class Sketch:
     """What is known of an example without its picture and its sound."""
 
-    picture: str  # the same for examples with the same picture; the example's id where there is none
+    image: str  # the same for examples with the same picture; the example's id where there is none
     width: int  # of the picture, pixels; 0 without one
     height: int
     speech_seconds: float
-    question_letters: int
-    answer_letters: int
+    question_characters: int
+    answer_characters: int
 
 
 def sketch(example: Example) -> Sketch:
@@ -180,13 +180,21 @@ def check_columns(path: Path, table: pa.Table) -> None:
             raise InputError(f"{path}: row {row}: field {field.name}: holds no value (null)")
 
 
-def _kind_of(kind: pa.DataType) -> str:
+def _kind_of(question_type: pa.DataType) -> str:
     """text, whole or broken numbers, in whatever width other tools write them."""
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    if pa.types.is_string(question_type) or pa.types.is_large_string(question_type):
         return "text"
-    if pa.types.is_struct(kind):
-        return "bytes" if any(f.name == "bytes" and "binary" in str(f.type) for f in kind) else str(kind)
-    return "whole" if pa.types.is_integer(kind) else "number" if pa.types.is_floating(kind) else str(kind)
+    if pa.types.is_struct(question_type):
+        return (
+            "bytes" if any(f.name == "bytes" and "binary" in str(f.type) for f in question_type) else str(question_type)
+        )
+    return (
+        "whole"
+        if pa.types.is_integer(question_type)
+        else "number"
+        if pa.types.is_floating(question_type)
+        else str(question_type)
+    )
 
 
 @lru_cache(maxsize=EXAMPLES_KEPT)

@@ -21,7 +21,7 @@ import soundfile
 from numpy.typing import NDArray
 from PIL import Image
 
-from selfkd.data.media import decode_image, decode_sound, image_size
+from selfkd.data.media import decode_audio, decode_image, image_size
 from selfkd.errors import InputError
 from selfkd.files import write_atomically
 
@@ -40,23 +40,23 @@ class Example:
     question: str  # what is spoken in the speech view and written in the text view
     answer: str  # the response to learn, in whatever words the source has
     source: str
-    kind: str  # how `truth` is scored: see evaluation/grading.py
-    truth: str  # the right short answer; equals `answer` where the source makes no mistakes
+    question_type: str  # how `target` is scored: see evaluation/grading.py
+    target: str  # the right short answer; equals `answer` where the source makes no mistakes
     category: str = ""  # a subset of the source, for tables
     instruction: str = ""  # stays written in both views, before the question
     answer_format: str = ""  # stays written in both views, after the question: "\nAnswer with one word."
-    details: str = ""  # JSON: what a benchmark's rule of scoring needs beside `truth`
+    details: str = ""  # JSON: what a benchmark's rule of scoring needs beside `target`
     image: bytes | None = None  # PNG or JPEG
-    speech: bytes | None = None  # FLAC
+    audio: bytes | None = None  # FLAC
     voice: str = ""
     duration_seconds: float = 0.0
-    said: str = ""  # the question in the words that were given to the voice
-    heard: str = ""  # what ASR made of the speech, where it was asked
-    word_error_rate: float = -1.0  # of `heard` against `said`; -1 where ASR was not asked
+    spoken_text: str = ""  # the question in the words that were given to the voice
+    transcript: str = ""  # what ASR made of the speech, where it was asked
+    word_error_rate: float = -1.0  # of `transcript` against `spoken_text`; -1 where ASR was not asked
     augmentation: str = ""  # what was done to the voice: "room, noise 12 dB"
     rejected: str = ""  # why it is not among the data: only rows of the folder `REJECTED` have a reason
 
-    def picture(self) -> Image.Image | None:
+    def load_image(self) -> Image.Image | None:
         """The decoded image, RGB, upright; raises InputError naming the example where it cannot be read."""
         if self.image is None:
             return None
@@ -67,30 +67,30 @@ class Example:
 
     def samples(self) -> NDArray[np.float32]:
         """The decoded speech, mono, 16 kHz; raises InputError naming the example where it cannot be read."""
-        if self.speech is None:
-            raise InputError(f"example {self.id}: field speech: this example has not been spoken (selfkd synthesize)")
+        if self.audio is None:
+            raise InputError(f"example {self.id}: field audio: this example has not been spoken (selfkd synthesize)")
         try:
-            samples, rate_hz, channels = decode_sound(self.speech)
+            samples, rate_hz, channels = decode_audio(self.audio)
         except InputError as error:
-            raise InputError(f"example {self.id}: field speech: {error}") from error
+            raise InputError(f"example {self.id}: field audio: {error}") from error
         if rate_hz != SAMPLE_RATE_HZ or channels != 1:
             found = f"{channels} channels at {rate_hz} Hz"
-            raise InputError(f"example {self.id}: field speech: {found}, expected mono at {SAMPLE_RATE_HZ} Hz")
+            raise InputError(f"example {self.id}: field audio: {found}, expected mono at {SAMPLE_RATE_HZ} Hz")
         return samples
 
-    def spoken(self, samples: NDArray[np.float32], voice: str, said: str = "") -> "Example":
+    def spoken(self, samples: NDArray[np.float32], voice: str, spoken_text: str = "") -> "Example":
         """Raises InputError, naming the field, for samples that are no numbers."""
         if not np.isfinite(samples).all():
-            raise InputError("field speech: holds samples that are no numbers")
+            raise InputError("field audio: holds samples that are no numbers")
         buffer = io.BytesIO()
         soundfile.write(buffer, samples, SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
-        seconds, said = len(samples) / SAMPLE_RATE_HZ, said or self.question
-        return replace(self, speech=buffer.getvalue(), voice=voice, duration_seconds=seconds, said=said)
+        seconds, spoken_text = len(samples) / SAMPLE_RATE_HZ, spoken_text or self.question
+        return replace(self, audio=buffer.getvalue(), voice=voice, duration_seconds=seconds, spoken_text=spoken_text)
 
 
-def encode_picture(picture: Image.Image) -> bytes:
+def image_to_png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
+    image.save(buffer, format="PNG")
     return buffer.getvalue()
 
 
@@ -109,7 +109,7 @@ def image_hash(image: bytes) -> str:
 
 INDEX_COLUMNS = ("image_hash", "image_width", "image_height")
 _BINARY = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-_FEATURES = {"image": {"_type": "Image"}, "speech": {"sampling_rate": SAMPLE_RATE_HZ, "_type": "Audio"}}
+_FEATURES = {"image": {"_type": "Image"}, "audio": {"sampling_rate": SAMPLE_RATE_HZ, "_type": "Audio"}}
 
 
 def _schema() -> pa.Schema:
@@ -147,7 +147,7 @@ def groups_of(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 def _row(example: Example) -> dict[str, Any]:
     row = asdict(example) | index_of(example)
-    for name, suffix in (("image", "png"), ("speech", "flac")):
+    for name, suffix in (("image", "png"), ("audio", "flac")):
         row[name] = row[name] and {"bytes": row[name], "path": f"{example.id}.{suffix}"}
     return row
 
@@ -166,7 +166,7 @@ def shard_metadata(path: Path) -> dict[str, Any]:
 _MANIFEST: dict[str, type] = {
     "shards": list, "rejected_shards": list, "rejected": list, "voice_names": list, "word_error_rates": dict,
     "rows": int, "seed": int, "source": str, "language": str, "engine_name": str, "engine_license": str,
-    "source_license": str, "verify": str, "split": str,
+    "source_license": str, "asr_filter": str, "split": str,
 }  # fmt: skip
 
 
@@ -184,9 +184,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path}: not a manifest ({error})") from error
     if not isinstance(manifest, dict):
         raise InputError(f"{path}: not a manifest (no JSON object)")
-    for name, kind in _MANIFEST.items():
-        if name in manifest and (not isinstance(manifest[name], kind) or isinstance(manifest[name], bool)):
-            raise InputError(f"{path}: field {name}: {manifest[name]!r:.60} is no {kind.__name__}")
+    for name, question_type in _MANIFEST.items():
+        if name in manifest and (not isinstance(manifest[name], question_type) or isinstance(manifest[name], bool)):
+            raise InputError(f"{path}: field {name}: {manifest[name]!r:.60} is no {question_type.__name__}")
     for name in ("shards", "rejected_shards"):
         for entry in manifest.get(name, []):
             file = entry.get("file") if isinstance(entry, dict) else None

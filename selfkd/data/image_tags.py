@@ -29,10 +29,10 @@ def without_sound_place(text: str) -> str:
 
 
 def _without(text: str, place: re.Pattern[str]) -> str:
-    places = [*place.finditer(text)]
-    if len(places) != 1 or _is_a_word(text, places[0]):
+    positions = [*place.finditer(text)]
+    if len(positions) != 1 or _is_a_word(text, positions[0]):
         return text.strip()
-    before, after = text[: places[0].start()].rstrip(" \t"), text[places[0].end() :].lstrip(" \t")
+    before, after = text[: positions[0].start()].rstrip(" \t"), text[positions[0].end() :].lstrip(" \t")
     if before.endswith("\n"):
         after = after.removeprefix("\n")  # a line of its own
     between = "" if not before or not after or before[-1] == "\n" or after[0] == "\n" else " "
@@ -41,16 +41,16 @@ def _without(text: str, place: re.Pattern[str]) -> str:
 
 def image_place_left(text: str, has_image: bool) -> str:
     """Why a text whose place was taken out still holds one; "" where it holds none."""
-    places = IMAGE_PLACE.findall(text)
-    if not places:
+    positions = IMAGE_PLACE.findall(text)
+    if not positions:
         return ""
     if not has_image:
-        return f"{places[0]} stands for a picture, and there is none"
-    if len(places) > 1:
-        return f"{len(places)} places for one picture ({', '.join(places[:2])})"
+        return f"{positions[0]} stands for a picture, and there is none"
+    if len(positions) > 1:
+        return f"{len(positions)} places for one picture ({', '.join(positions[:2])})"
     if IMAGE_PLACE.fullmatch(text.strip()):
-        return f"{places[0]} is all that is asked"
-    return f"{places[0]} stands for a word of the sentence"
+        return f"{positions[0]} is all that is asked"
+    return f"{positions[0]} stands for a word of the sentence"
 
 
 def _is_a_word(text: str, place: re.Match[str]) -> bool:

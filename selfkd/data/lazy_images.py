@@ -59,7 +59,7 @@ class InParquet:
 class InDataset:
     """The picture of a row. Sent to another process it is the name of the dataset's file, not what is in it."""
 
-    pictures: Any  # a dataset of one column, memory-mapped
+    images: Any  # a dataset of one column, memory-mapped
     row: int
     folders: tuple[Path, ...]  # in which a picture may be that is there by its path alone
 
@@ -69,7 +69,7 @@ class InDataset:
 
     def read(self) -> Path | bytes:
         """Raises InputError for a path that leads out of all of the folders."""
-        (value,) = self.pictures[self.row].values()
+        (value,) = self.images[self.row].values()
         if isinstance(value, list):  # of one
             (value,) = value
         if value["bytes"]:
@@ -96,40 +96,38 @@ def footer_hash(path: str) -> str:
         return hashlib.sha256(file.read(length)).hexdigest()
 
 
-def parquet_rows(files: Sequence[str], columns: Sequence[str], pictures: str) -> Iterator[dict[str, Any]]:
+def parquet_rows(files: Sequence[str], columns: Sequence[str], images: str) -> Iterator[dict[str, Any]]:
     """The rows of Parquet files with `InParquet` in their column of pictures, None where a row has none."""
     for path in files:
         with pq.ParquetFile(path) as file:
             for number in range(file.num_row_groups):
-                rows = file.read_row_group(number, [c for c in columns if c != pictures]).to_pylist()
-                there = _all_there(file.metadata.row_group(number), pictures) or _which_are_there(
-                    path, number, pictures
-                )
+                rows = file.read_row_group(number, [c for c in columns if c != images]).to_pylist()
+                there = _all_there(file.metadata.row_group(number), images) or _which_are_there(path, number, images)
                 for at, row in enumerate(rows):
                     is_there = there is True or there[at]
-                    yield {**row, pictures: InParquet(path, number, at, pictures) if is_there else None}
+                    yield {**row, images: InParquet(path, number, at, images) if is_there else None}
 
 
-def dataset_rows(data: Any, pictures: str, folders: tuple[Path, ...]) -> Iterator[dict[str, Any]]:
+def dataset_rows(data: Any, images: str, folders: tuple[Path, ...]) -> Iterator[dict[str, Any]]:
     """The rows of a dataset of `datasets` with `InDataset` in their column of pictures, None where a row has none; of a
     column of lists, a list where it does not hold one picture. Those that are there by their paths alone have to be in
     one of `folders`."""
     from datasets import Image, List
 
-    held, others = data.select_columns([pictures]), data.remove_columns([pictures])
-    in_lists = isinstance(data.features[pictures], List)
-    held, row = held.cast_column(pictures, List(Image(decode=False)) if in_lists else Image(decode=False)), 0
-    for chunk in held.data.column(pictures).chunks:
+    held, others = data.select_columns([images]), data.remove_columns([images])
+    in_lists = isinstance(data.features[images], List)
+    held, row = held.cast_column(images, List(Image(decode=False)) if in_lists else Image(decode=False)), 0
+    for chunk in held.data.column(images).chunks:
         if in_lists:
             for number in pc.fill_null(pc.list_value_length(chunk), 0).to_pylist():
                 # several are left as they are, for who reads the row to refuse
-                yield {**others[row], pictures: InDataset(held, row, folders) if number == 1 else [None] * number}
+                yield {**others[row], images: InDataset(held, row, folders) if number == 1 else [None] * number}
                 row += 1
             continue
         # by the lengths of what is there, without reading it
         lengths = (pc.fill_null(pc.binary_length(pc.struct_field(chunk, field)), 0) for field in ("bytes", "path"))
         for is_there in pc.greater(pc.add(*lengths), 0).to_pylist():
-            yield {**others[row], pictures: InDataset(held, row, folders) if is_there else None}
+            yield {**others[row], images: InDataset(held, row, folders) if is_there else None}
             row += 1
 
 

@@ -16,18 +16,18 @@ import soundfile
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageChops, ImageCms, UnidentifiedImageError
 
-from selfkd.data.sound_files import OpenedSound, opened_sound
+from selfkd.data.sound_files import OpenedAudio, open_audio
 from selfkd.errors import InputError, reason_of, steady
 
-MOST_PIXELS = 64_000_000  # an image with more is no photograph but an attack on memory
+MAX_PIXELS = 64_000_000  # an image with more is no photograph but an attack on memory
 WEB_FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # of images that anybody may send
 # Pillow knows some forty formats, among them one that starts Ghostscript; JPEG includes what phones call MPO
 FORMATS = (*WEB_FORMATS, "TIFF", "BMP", "PPM", "AVIF")
 
-MOST_SAMPLES = 64_000_000  # of a clip, all channels: 30 s of 8 at 96 kHz have 23 million
+MAX_SAMPLES = 64_000_000  # of a clip, all channels: 30 s of 8 at 96 kHz have 23 million
 RATES_HZ = range(4_000, 384_001)
 LEAST_LEVEL = 1e-3  # standard deviation of what can be heard: -60 dBFS
-MOST_PEAK = 4.0  # full scale is 1; decoders of MP3 go a little beyond, whole numbers in a float file go far
+MAX_PEAK = 4.0  # full scale is 1; decoders of MP3 go a little beyond, whole numbers in a float file go far
 CUT_SECONDS = 0.02  # that may be missing at the end of a file: encoders round to a frame
 CUT_PART_SECONDS = 0.1  # of a part of a file: manifests round the ends of their segments
 
@@ -35,7 +35,7 @@ CUT_PART_SECONDS = 0.1  # of a part of a file: manifests round the ends of their
 # images
 
 
-def decode_image(data: bytes, max_pixels: int = MOST_PIXELS, formats: Sequence[str] = FORMATS) -> Image.Image:
+def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, formats: Sequence[str] = FORMATS) -> Image.Image:
     """The first frame of an image file: mode RGB, 8 bits, upright.
 
     What is transparent lies on white. Grey values of 16 bits (or 12) are scaled by the range of their type, floats by
@@ -43,21 +43,21 @@ def decode_image(data: bytes, max_pixels: int = MOST_PIXELS, formats: Sequence[s
     Raises InputError for what is no image of the `formats`, is cut short, has over `max_pixels` pixels, or has values
     whose black and white are not known.
     """
-    with _opened(data, formats) as picture:
-        width, height = picture.size
+    with _opened(data, formats) as image:
+        width, height = image.size
         if width * height > max_pixels:
             raise InputError(f"{width} x {height} pixels are too many, at most {max_pixels} are taken")
-        return _decoded(picture)
+        return _decoded(image)
 
 
 def stored_image(data: bytes) -> bytes:
     """The bytes to keep of an image file: its own where any reader makes the same pixels of them, else those of a PNG
     of what `decode_image` makes of them. Raises InputError as that does."""
     image = decode_image(data)
-    with _opened(data, FORMATS) as picture:
-        if picture.mode in _PLAIN and "transparency" not in picture.info:
+    with _opened(data, FORMATS) as pil_image:
+        if pil_image.mode in _PLAIN and "transparency" not in pil_image.info:
             return data
-        if picture.mode in ("RGBA", "LA") and picture.getchannel("A").getextrema() == (255, 255):
+        if pil_image.mode in ("RGBA", "LA") and pil_image.getchannel("A").getextrema() == (255, 255):
             return data
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
@@ -66,25 +66,25 @@ def stored_image(data: bytes) -> bytes:
 
 def image_size(data: bytes) -> tuple[int, int] | None:
     """(width, height) upright, by the head of the file alone; None where there is none that can be read."""
-    with suppress(InputError), _opened(data, FORMATS) as picture:
-        width, height = picture.size
-        return (height, width) if _orientation(picture) in _ON_ITS_SIDE else (width, height)
+    with suppress(InputError), _opened(data, FORMATS) as image:
+        width, height = image.size
+        return (height, width) if _orientation(image) in _ON_ITS_SIDE else (width, height)
     return None
 
 
 def is_plain(data: bytes) -> bool:
     """Whether, by the head of an image file, readers of any kind make of it what `decode_image` does: one frame,
     upright as it lies there, opaque, of 8 bits."""
-    with suppress(InputError), _opened(data, FORMATS) as picture:
-        is_opaque = picture.mode in _PLAIN and "transparency" not in picture.info
-        return is_opaque and _orientation(picture) == 1 and getattr(picture, "n_frames", 1) == 1
+    with suppress(InputError), _opened(data, FORMATS) as image:
+        is_opaque = image.mode in _PLAIN and "transparency" not in image.info
+        return is_opaque and _orientation(image) == 1 and getattr(image, "n_frames", 1) == 1
     return False
 
 
-def rgb(picture: Image.Image) -> Image.Image:
+def rgb(image: Image.Image) -> Image.Image:
     """An image that Pillow has opened, as `decode_image` would give it; raises InputError as that does."""
     with _in_words():
-        return _decoded(picture)
+        return _decoded(image)
 
 
 _PLAIN = ("1", "L", "P", "RGB", "RGBX", "YCbCr", "CMYK", "HSV")  # that `Image.convert("RGB")` reads as they are meant
@@ -93,8 +93,8 @@ _ON_ITS_SIDE = range(5, 9)  # of EXIF's orientations
 
 @contextmanager
 def _opened(data: bytes, formats: Sequence[str]) -> Iterator[Image.Image]:
-    with _in_words(), Image.open(io.BytesIO(data), formats=tuple(formats)) as picture:
-        yield picture
+    with _in_words(), Image.open(io.BytesIO(data), formats=tuple(formats)) as image:
+        yield image
 
 
 @contextmanager
@@ -111,24 +111,26 @@ def _in_words() -> Iterator[None]:
         raise InputError(f"not a readable picture ({reason_of(error)})") from error
 
 
-def _decoded(picture: Image.Image) -> Image.Image:
-    file_format, is_inverted = picture.format, _is_white_zero(picture)
+def _decoded(pil_image: Image.Image) -> Image.Image:
+    file_format, is_inverted = pil_image.format, _is_white_zero(pil_image)
     # the codec's own name of what is stored ("L;2", "RGB;16B"): gone once the image is loaded
-    tiles = getattr(picture, "tile", None)
+    tiles = getattr(pil_image, "tile", None)
     stored = str(tiles[0][3]) if tiles else ""
-    top = _whitest(picture, file_format)
-    picture.load()
-    key = picture.info.get("transparency") if picture.mode in ("1", "L", "RGB") or picture.mode[:1] == "I" else None
+    top = _whitest(pil_image, file_format)
+    pil_image.load()
+    key = (
+        pil_image.info.get("transparency") if pil_image.mode in ("1", "L", "RGB") or pil_image.mode[:1] == "I" else None
+    )
     if key is not None and "RGB;16" in stored:
         raise InputError("16-bit colours of which one is transparent: Pillow does not keep all of their bits")
     if key is not None:
-        key = _scaled_key(key, picture.mode, stored)
-    image = _on_white(_eight_bits(picture, top, is_inverted), picture if key is not None else None, key)
-    return _upright(picture, image)
+        key = _scaled_key(key, pil_image.mode, stored)
+    image = _on_white(_eight_bits(pil_image, top, is_inverted), pil_image if key is not None else None, key)
+    return _upright(pil_image, image)
 
 
-def _upright(picture: Image.Image, image: Image.Image) -> Image.Image:
-    turn = _TURNS.get(_orientation(picture))
+def _upright(pil_image: Image.Image, image: Image.Image) -> Image.Image:
+    turn = _TURNS.get(_orientation(pil_image))
     image = image if turn is None else image.transpose(turn)
     image.info.clear()  # has been heeded: whoever saves or turns the pixels again is not to do so twice
     return image
@@ -141,36 +143,36 @@ _TURNS = {
 }  # fmt: skip
 
 
-def _orientation(picture: Image.Image) -> int:
+def _orientation(image: Image.Image) -> int:
     """How a camera was held, as EXIF counts it; 1, upright, where that is not told or cannot be read."""
     with suppress(Exception):
-        return int(picture.getexif().get(ExifTags.Base.Orientation, 1))
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     return 1
 
 
-def _on_white(picture: Image.Image, keyed: Image.Image | None, key: int | tuple[int, ...] | None) -> Image.Image:
+def _on_white(image: Image.Image, keyed: Image.Image | None, key: int | tuple[int, ...] | None) -> Image.Image:
     """RGB of an image of 8 bits. Where `keyed` has the value `key` there is nothing."""
     if keyed is not None and key is not None:
         opaque = _other_than(keyed, key)
-    elif picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
-        if picture.mode == "La":
-            picture = picture.convert("LA")
-        picture = picture.convert("RGBA")
-        opaque = picture.getchannel("A")
+    elif image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        if image.mode == "La":
+            image = image.convert("LA")
+        image = image.convert("RGBA")
+        opaque = image.getchannel("A")
     else:
-        return picture.convert("RGB")
+        return image.convert("RGB")
     if opaque.getextrema() == (255, 255):
-        return picture.convert("RGB")
-    white = Image.new("RGB", picture.size, "white")
-    white.paste(picture.convert("RGB"), mask=opaque)  # colour x a + 255 x (1 - a), rounded
+        return image.convert("RGB")
+    white = Image.new("RGB", image.size, "white")
+    white.paste(image.convert("RGB"), mask=opaque)  # colour x a + 255 x (1 - a), rounded
     return white
 
 
-def _other_than(picture: Image.Image, key: int | tuple[int, ...]) -> Image.Image:
+def _other_than(image: Image.Image, key: int | tuple[int, ...]) -> Image.Image:
     """255 where the pixels of an image have another value than `key`, 0 where they have that one."""
-    if picture.mode[:1] == "I":
-        return Image.fromarray(np.where(np.asarray(picture) == key, 0, 255).astype(np.uint8))
-    bands = zip(picture.convert("L" if picture.mode == "1" else picture.mode).split(), np.atleast_1d(key), strict=True)
+    if image.mode[:1] == "I":
+        return Image.fromarray(np.where(np.asarray(image) == key, 0, 255).astype(np.uint8))
+    bands = zip(image.convert("L" if image.mode == "1" else image.mode).split(), np.atleast_1d(key), strict=True)
     others = [band.point([0 if value == k else 255 for value in range(256)]) for band, k in bands]
     found = others[0]
     for other in others[1:]:
@@ -185,16 +187,16 @@ def _scaled_key(key: int | tuple[int, ...], mode: str, stored: str) -> int | tup
     return key * {"1": 255, "L;2": 85, "L;4": 17}.get(stored.split("'")[1] if "'" in stored else stored, 1)
 
 
-def _eight_bits(picture: Image.Image, top: float | None, is_inverted: bool) -> Image.Image:
-    mode = picture.mode
+def _eight_bits(image: Image.Image, top: float | None, is_inverted: bool) -> Image.Image:
+    mode = image.mode
     if mode == "LAB":
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        found = ImageCms.profileToProfile(picture, lab, srgb, outputMode="RGB")
+        found = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
         assert found is not None, "it is not changed in place"
         return found
     if mode[:1] not in ("I", "F"):
-        return picture
-    values = np.asarray(picture)
+        return image
+    values = np.asarray(image)
     if mode == "F":
         low, high = float(values.min()), float(values.max())
         if not (np.isfinite(low) and np.isfinite(high)):
@@ -212,25 +214,25 @@ def _eight_bits(picture: Image.Image, top: float | None, is_inverted: bool) -> I
     return Image.fromarray(255 - grey if is_inverted else grey)
 
 
-def _whitest(picture: Image.Image, file_format: str | None) -> float | None:
+def _whitest(image: Image.Image, file_format: str | None) -> float | None:
     """The value of white in whole numbers of more than 8 bits; None where the file does not tell."""
-    if picture.mode.startswith("I;16"):
-        bits = picture.tag_v2.get(ExifTags.Base.BitsPerSample, (16,)) if hasattr(picture, "tag_v2") else (16,)
+    if image.mode.startswith("I;16"):
+        bits = image.tag_v2.get(ExifTags.Base.BitsPerSample, (16,)) if hasattr(image, "tag_v2") else (16,)
         return 2 ** int(np.atleast_1d(bits)[0]) - 1
     # both formats are of 16 bits; older versions of Pillow give those of PNG as 32
-    return 65_535 if picture.mode == "I" and file_format in ("PNG", "PPM") else None
+    return 65_535 if image.mode == "I" and file_format in ("PNG", "PPM") else None
 
 
-def _is_white_zero(picture: Image.Image) -> bool:
+def _is_white_zero(image: Image.Image) -> bool:
     """Whether white is written as 0, as X-rays are: Pillow turns 8 bits round, and neither 16 nor floats."""
-    tags = getattr(picture, "tag_v2", None)
+    tags = getattr(image, "tag_v2", None)
     return tags is not None and tags.get(ExifTags.Base.PhotometricInterpretation) == 0
 
 
 # sound
 
 
-class Sound(NamedTuple):
+class AudioClip(NamedTuple):
     """Mono `samples` (frames,), float32 in [-1, 1], at the file's own rate; `channels` is how many the file has."""
 
     samples: NDArray[np.float32]
@@ -238,14 +240,14 @@ class Sound(NamedTuple):
     channels: int
 
 
-def decode_sound(
+def decode_audio(
     source: bytes | Path,
     start: float = 0.0,
     stop: float = 0.0,
     channels: Sequence[int] = (),
     max_seconds: float = 0.0,
     shortest_seconds: float = 0.0,
-) -> Sound:
+) -> AudioClip:
     """A sound file, or a part of it in seconds (to its end where `stop` is 0): the mean of its channels, or of those
     whose numbers, from 0, are given.
 
@@ -254,45 +256,45 @@ def decode_sound(
     header says, or less than the part: it was cut short. A length of 0, or the greatest that there is, is what streams
     have, and says nothing.
     """
-    with _sound_in_words(), _open(source) as file, opened_sound(file, start) as sound:
-        if sound.rate_hz not in RATES_HZ:
-            raise InputError(f"{sound.rate_hz} samples a second, {RATES_HZ[0]} to {RATES_HZ[-1]} are taken")
-        beyond = [number for number in channels if not 0 <= number < sound.channels]
+    with _sound_in_words(), _open(source) as file, open_audio(file, start) as audio_clip:
+        if audio_clip.rate_hz not in RATES_HZ:
+            raise InputError(f"{audio_clip.rate_hz} samples a second, {RATES_HZ[0]} to {RATES_HZ[-1]} are taken")
+        beyond = [number for number in channels if not 0 <= number < audio_clip.channels]
         if beyond:
-            raise InputError(f"no channel {beyond[0]} (counted from 0), there are {sound.channels}")
-        wanted = round((stop - start) * sound.rate_hz) if stop else None
-        samples = _mono(sound, wanted, list(channels), max_seconds)
-        seconds = len(samples) / sound.rate_hz
+            raise InputError(f"no channel {beyond[0]} (counted from 0), there are {audio_clip.channels}")
+        wanted = round((stop - start) * audio_clip.rate_hz) if stop else None
+        samples = _mono(audio_clip, wanted, list(channels), max_seconds)
+        seconds = len(samples) / audio_clip.rate_hz
         if wanted is None:
-            _check_whole(sound, sound.skipped_frames + len(samples))
-        elif wanted / sound.rate_hz - seconds > CUT_PART_SECONDS:
+            _check_whole(audio_clip, audio_clip.skipped_frames + len(samples))
+        elif wanted / audio_clip.rate_hz - seconds > CUT_PART_SECONDS:
             raise InputError(f"cut short: holds {seconds:.1f} s of the {stop - start:.1f} s from {start:.1f} s on")
         if seconds < shortest_seconds:
             raise InputError(f"{seconds:.3f} s of sound is too short")
         if not len(samples):
             raise InputError("holds no samples")
-    check_audible(samples)
-    return Sound(samples, sound.rate_hz, sound.channels)
+    check_vocabulary_coverage(samples)
+    return AudioClip(samples, audio_clip.rate_hz, audio_clip.channels)
 
 
-def _check_whole(sound: OpenedSound, frames: int) -> None:
-    share, held = sound.share_held(frames), frames / sound.rate_hz
+def _check_whole(audio_clip: OpenedAudio, frames: int) -> None:
+    share, held = audio_clip.share_held(frames), frames / audio_clip.rate_hz
     if share and held / share - held > CUT_SECONDS:
         raise InputError(f"cut short: holds {held:.2f} s of {held / share:.2f} s")
 
 
-def _mono(sound: OpenedSound, wanted: int | None, channels: list[int], max_seconds: float) -> NDArray[np.float32]:
+def _mono(audio_clip: OpenedAudio, wanted: int | None, channels: list[int], max_seconds: float) -> NDArray[np.float32]:
     """What is to be read of a sound and no more; each block is measured before the next is decoded."""
-    most = int(max_seconds * sound.rate_hz) if max_seconds else MOST_SAMPLES // sound.channels
+    most = int(max_seconds * audio_clip.rate_hz) if max_seconds else MAX_SAMPLES // audio_clip.channels
     blocks: list[NDArray[np.float32]] = []
-    held, known = 0, sound.known_frames
-    expected = 0 if known is None else min(known - sound.skipped_frames, known if wanted is None else wanted)
-    for block in sound.blocks:
+    held, known = 0, audio_clip.known_frames
+    expected = 0 if known is None else min(known - audio_clip.skipped_frames, known if wanted is None else wanted)
+    for block in audio_clip.blocks:
         expected = max(expected, held + len(block) if wanted is None else min(wanted, held + len(block)))
         if expected > most:  # an hour of silence is small as FLAC
             if max_seconds:
                 raise InputError(f"over the limit of {max_seconds:g} s")
-            raise InputError(f"{expected / sound.rate_hz:.0f} s of {sound.channels} channels are too much")
+            raise InputError(f"{expected / audio_clip.rate_hz:.0f} s of {audio_clip.channels} channels are too much")
         blocks.append(mono(block[: None if wanted is None else wanted - held], channels))
         held += len(blocks[-1])
         if wanted is not None and held >= wanted:
@@ -308,7 +310,7 @@ def mono(samples: NDArray[np.float32], channels: Sequence[int] = ()) -> NDArray[
     peak = float(np.abs(samples).max()) if samples.size else 0.0
     if not np.isfinite(peak):
         raise InputError("holds samples that are no numbers")
-    if peak > MOST_PEAK:
+    if peak > MAX_PEAK:
         raise InputError(f"holds samples up to {peak:g}, full scale is 1; save them between -1 and 1")
     # cut first: the two decoders of a voice that clips would else differ
     return np.clip(samples, -1, 1).mean(axis=1, dtype=np.float32)
@@ -334,7 +336,7 @@ def _sound_in_words() -> Iterator[None]:
         raise InputError(f"not readable sound ({steady(str(error))})") from error
 
 
-def check_audible(samples: NDArray[np.float32]) -> None:
+def check_vocabulary_coverage(samples: NDArray[np.float32]) -> None:
     """Raises InputError for samples that are no numbers, or silent: a constant is no sound either."""
     level = float(samples.std(dtype=np.float64)) if len(samples) else 0.0
     if not np.isfinite(level):

@@ -29,7 +29,7 @@ _UNKNOWN_FRAMES = 2**48  # libsndfile gives more than this for a FLAC without a 
 _SLACK_SECONDS = 0.1  # that a container's duration may be off: priming samples, rounding to its clock
 
 
-class OpenedSound(NamedTuple):
+class OpenedAudio(NamedTuple):
     """`blocks` (frames, channels) of float32 follow `skipped_frames`; `known_frames` are in the whole file, None where
     nothing tells; `share_held` gives the share of what the header tells that has been found, for the frames of a file
     that was read to its end; None where nothing tells, and InputError where something has been cut off."""
@@ -66,7 +66,7 @@ _KINDS: dict[str, Callable[[bytes], bool]] = {
 
 
 @contextmanager
-def opened_sound(file: BinaryIO, start: float) -> Iterator[OpenedSound]:
+def open_audio(file: BinaryIO, start: float) -> Iterator[OpenedAudio]:
     """A sound file from `start` seconds on; raises InputError, or an error of its decoder, for what is none."""
     kind = sniffed(file.read(16))
     file.seek(0)
@@ -77,13 +77,13 @@ def opened_sound(file: BinaryIO, start: float) -> Iterator[OpenedSound]:
 
 
 @contextmanager
-def _by_libsndfile(file: BinaryIO, kind: str, start: float) -> Iterator[OpenedSound]:
+def _by_libsndfile(file: BinaryIO, kind: str, start: float) -> Iterator[OpenedAudio]:
     with soundfile.SoundFile(_with_its_length(file) if kind == "wav" else file) as opened:
         first = opened.seek(round(start * opened.samplerate)) if start else 0
         is_known = 0 < opened.frames < _UNKNOWN_FRAMES
         if not is_known:  # soundfile seeks to where it is after each read, which libsndfile then refuses
             opened.seekable = lambda: False
-        yield OpenedSound(
+        yield OpenedAudio(
             opened.samplerate,
             opened.channels,
             first,
@@ -280,7 +280,7 @@ _SHARES: dict[str, Callable[[BinaryIO, int], float | None]] = {
 
 
 @contextmanager
-def _by_ffmpeg(file: BinaryIO, kind: str, start: float) -> Iterator[OpenedSound]:
+def _by_ffmpeg(file: BinaryIO, kind: str, start: float) -> Iterator[OpenedAudio]:
     try:
         import av
     except ImportError as error:
@@ -294,7 +294,7 @@ def _by_ffmpeg(file: BinaryIO, kind: str, start: float) -> Iterator[OpenedSound]
             stream = container.streams.audio[0]
             skipped = round(start * stream.rate)
             frames = container.decode(stream)
-            yield OpenedSound(
+            yield OpenedAudio(
                 stream.rate,
                 stream.channels,
                 skipped,

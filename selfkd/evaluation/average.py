@@ -5,9 +5,9 @@ from statistics import fmean
 from typing import Any
 
 from selfkd.evaluation.uncertainty import LEVEL, averaged_interval
-from selfkd.evaluation.verdicts import gap_verdict, why_silent
+from selfkd.evaluation.verdicts import gap_verdict, no_verdict_reason
 
-VIEWS = ("text", "speech", "cascade")
+MODALITIES = ("text", "audio", "cascade")
 VOICE_MARK = "@"  # a benchmark that several voices spoke is there once for each: "mme@anna"
 
 
@@ -16,8 +16,8 @@ def averaged(scores_of: Mapping[str, Iterable[Mapping[str, Any]]]) -> dict[str, 
     of the public ones, which have figures of their own, and none of fewer than two."""
     found: dict[str, list[str]] = {}
     for name, all_scores in scores_of.items():
-        figures = [scores.get("figures") for scores in all_scores]
-        if figures and all(figures):
+        metrics = [scores.get("figures") for scores in all_scores]
+        if metrics and all(metrics):
             _, mark, voice = name.partition(VOICE_MARK)
             found.setdefault(f"average{mark}{voice}", []).append(name)
     return {average: names for average, names in found.items() if len(names) > 1}
@@ -27,20 +27,20 @@ def averages(result: Mapping[str, Any]) -> dict[str, Any]:
     """{"average": {"over_benchmarks": ...}}, or {"average@voice": ...} where there are several voices, of the public
     benchmarks in an evaluation's result; none of fewer than two. Of each view `average_scores`, of the gap
     `average_gap`."""
-    of_views = {name: [scores[v] for v in VIEWS if v in scores] for name, scores in result.items()}
+    of_modalities = {name: [scores[v] for v in MODALITIES if v in scores] for name, scores in result.items()}
     return {
         average: {"over_benchmarks": _average({name: result[name] for name in names})}
-        for average, names in averaged(of_views).items()
+        for average, names in averaged(of_modalities).items()
     }
 
 
 def _average(of: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     scores = list(of.values())
     average: dict[str, Any] = {"benchmarks": [name.partition(VOICE_MARK)[0] for name in of]}
-    for view in VIEWS:
-        asked = [s[view] for s in scores if view in s]
+    for modality in MODALITIES:
+        asked = [s[modality] for s in scores if modality in s]
         if len(asked) == len(scores):
-            average[view] = average_scores(asked)
+            average[modality] = average_scores(asked)
     gaps = [s["gap"] for s in scores if s.get("gap", {}).get("n")]
     if len(gaps) == len(scores):
         average["gap"] = average_gap(gaps, average["text"])
@@ -75,7 +75,7 @@ def average_gap(of_each: Sequence[Mapping[str, Any]], text: Mapping[str, Any]) -
         "gap": fmean(g["gap"] for g in of_each),
         "stderr": _stderr([g["stderr"] for g in of_each]),
         "gap_interval": interval,
-        "verdict": gap_verdict(why_silent(groups, text["accuracy"], text["interval"], text["chance"]), interval),
+        "verdict": gap_verdict(no_verdict_reason(groups, text["accuracy"], text["interval"], text["chance"]), interval),
         "headline": None if None in headlines else fmean(headlines),
         "level": LEVEL,
     }

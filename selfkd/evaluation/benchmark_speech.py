@@ -17,7 +17,7 @@ from selfkd.errors import InputError
 from selfkd.evaluation.average import VOICE_MARK
 from selfkd.evaluation.benchmarks.registry import BENCHMARKS, PAPER8, open_benchmark
 from selfkd.files import expanded, locked
-from selfkd.synthesis.sources.rows import Listed
+from selfkd.synthesis.sources.rows import RowSource
 from selfkd.synthesis.synthesize import SynthesizeConfig, check_settings, synthesize
 
 if TYPE_CHECKING:
@@ -31,27 +31,29 @@ _OURS = ("output", "source", "path", "images", "columns", "split", "count", "voi
 def check_benchmarks(config: "EvaluateConfig") -> tuple[list[str], dict[str, Any]]:
     """The benchmarks to speak and the settings of their speech; raises InputError for any that there is not."""
     names = [name for entry in config.benchmarks for name in SUITES.get(entry, [entry])]
-    for field, given in (("benchmarks", names), ("copies", config.copies)):
+    for field, given in (("benchmarks", names), ("local_datasets", config.local_datasets)):
         unknown = [name for name in given if name not in BENCHMARKS]
         if unknown:
             known = ", ".join([*SUITES, *BENCHMARKS])
             raise InputError(f"{field}: {unknown[0]!r} is not known; there are {known}")
     if names and not config.voices:
         raise InputError("voices: name at least one")
-    settings = speech_settings(config.speech)
+    settings = speech_settings(config.synthesis)
     if names:
         check_settings(SynthesizeConfig(Path(), **settings))
         expanded(config.cache)
     return list(dict.fromkeys(names)), settings
 
 
-def speak_benchmarks(config: "EvaluateConfig") -> dict[str, ExampleFolder]:
+def synthesize_benchmarks(config: "EvaluateConfig") -> dict[str, ExampleFolder]:
     """{benchmark: folder}, or {"benchmark@voice": folder} where several voices are asked for."""
     names, settings = check_benchmarks(config)
     found = {}
     for name in names:
         spoken = config.instruction == "spoken"
-        source = open_benchmark(name, config.copies.get(name, ""), limit=config.limit, instruction_spoken=spoken)
+        source = open_benchmark(
+            name, config.local_datasets.get(name, ""), limit=config.limit, spoken_instruction=spoken
+        )
         for voice in config.voices:
             key = name if len(config.voices) == 1 else f"{name}{VOICE_MARK}{voice}"
             found[key] = ExampleFolder(_speak(config, name, source, voice, settings))
@@ -73,10 +75,10 @@ def speech_settings(given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: values[name] for name in given}
 
 
-def _speak(config: "EvaluateConfig", name: str, source: Listed, voice: str, settings: Mapping[str, Any]) -> Path:
+def _speak(config: "EvaluateConfig", name: str, source: RowSource, voice: str, settings: Mapping[str, Any]) -> Path:
     asked: dict[str, Any] = {
         "source": "benchmark",
-        "path": config.copies.get(name, BENCHMARKS[name].hub),
+        "path": config.local_datasets.get(name, BENCHMARKS[name].hub),
         "instruction": config.instruction,
         "voices": voice,
         "count": len(source),

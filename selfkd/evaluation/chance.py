@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from selfkd.evaluation.grading import YES_NO_KINDS, grade
-from selfkd.evaluation.response import Reply
+from selfkd.evaluation.grading import YES_NO_TYPES, grade
+from selfkd.evaluation.response import Prediction
 
 Sample = Mapping[str, Any]
 _FEWEST = 10
@@ -27,7 +27,7 @@ def chance_floor(samples: Sequence[Sample]) -> float | None:
 
 def question_types(samples: Sequence[Sample]) -> dict[tuple[str, str], list[Sample]]:
     """The samples by form and question type; small types are under the name ""."""
-    by = "kind" if len({s["kind"] for s in samples}) > 1 else "category"
+    by = "question_type" if len({s["question_type"] for s in samples}) > 1 else "category"
     counts = Counter((_form(s), s[by]) for s in samples)
     found: dict[tuple[str, str], list[Sample]] = {}
     for s in samples:
@@ -39,21 +39,21 @@ def question_types(samples: Sequence[Sample]) -> dict[tuple[str, str], list[Samp
 def _best(samples: Sequence[Sample]) -> float:
     """The mean score of always giving the one answer that scores best."""
     form = _form(samples[0])
-    commonest = Counter(s["truth"] for s in samples).most_common(_ANSWERS)
+    commonest = Counter(s["target"] for s in samples).most_common(_ANSWERS)
     by_lot = {"options": fmean(1 / (_options(s) or 1) for s in samples), "yes or no": 0.5, "": 0.0}[form]
     if len(samples) == 1:
         return by_lot
     if form:
         return max(by_lot, commonest[0][1] / len(samples))
-    return max(fmean(grade(s, Reply(answer)).score for s in samples) for answer, _ in commonest)
+    return max(fmean(grade(s, Prediction(answer)).score for s in samples) for answer, _ in commonest)
 
 
 def _form(sample: Sample) -> str:
     if _options(sample):
         return "options"
-    return "yes or no" if sample["kind"] in (*YES_NO_KINDS, "yes_no") else ""
+    return "yes or no" if sample["question_type"] in (*YES_NO_TYPES, "yes_no") else ""
 
 
 def _options(sample: Sample) -> int:
     """How many there are to choose from; 0 where the question has none."""
-    return 2 if sample["kind"] == "choice" else len(sample["details"].get("options") or ())
+    return 2 if sample["question_type"] == "choice" else len(sample["details"].get("options") or ())

@@ -16,22 +16,34 @@ from selfkd.run_dir import first_difference
 
 # what runs on the same items may differ in: who is asked, where things lie, which part is asked, at what pace
 _OF_THE_RUN = {
-    *("stage", "model", "data", "output", "benchmarks", "copies", "views", "cache", "recognizer", "limit", "seed"),
+    *(
+        "stage",
+        "model",
+        "data",
+        "output",
+        "benchmarks",
+        "local_datasets",
+        "modalities",
+        "cache",
+        "asr_model",
+        "limit",
+        "seed",
+    ),
     *("trust_remote_code", "url", "batch_size", "likelihood", "keep_failures"),
 }
 _OF_THE_PACE = {
     "endpoint": {
         *("concurrency", "requests_per_minute", "timeout_seconds", "max_retries"),
-        *("most_failures", "budget", "price_in", "price_out"),
+        *("max_failures", "budget", "price_in", "price_out"),
     },
-    "speech": {"processes", "pool", "address", "engine_path"},
+    "audio": {"processes", "pool", "address", "engine_path"},
 }
-_OF_THE_SPEECH = ("voices", "speech")  # nothing to a run that is asked in writing
+_OF_THE_SPEECH = ("voices", "audio")  # nothing to a run that is asked in writing
 _OF_THE_ITEM = (
     "source",
     "question",
-    "truth",
-    "kind",
+    "target",
+    "question_type",
     "category",
     "details",
     "group",
@@ -42,16 +54,16 @@ _OF_THE_ITEM = (
 
 
 @dataclass(frozen=True)
-class Asked:
+class Query:
     """What a system was asked on a benchmark: the run, as messages name it, its view, configuration and samples."""
 
     run: str
-    view: str
+    modality: str
     config: Mapping[str, Any]
     samples: Sequence[Mapping[str, Any]]
 
 
-def difference(first: Asked, second: Asked) -> str:
+def difference(first: Query, second: Query) -> str:
     """How the second was asked otherwise than the first, with the name of what differs and both values, as the end of a
     sentence about it; "" where all is the same."""
     if told := _setting(first, second):
@@ -59,23 +71,25 @@ def difference(first: Asked, second: Asked) -> str:
     if told := _item(first, second):
         return f"has other items than {first.run} ({told})"
     # the cascade is asked by the sound of the speech view
-    if (first.view == "text") == (second.view == "text") and (told := _prompt(first, second)):
-        how = "asked otherwise than" if first.view == "text" else "spoken otherwise than in"
+    if (first.modality == "text") == (second.modality == "text") and (told := _prompt(first, second)):
+        how = "asked otherwise than" if first.modality == "text" else "spoken otherwise than in"
         return f"was {how} {first.run} ({told})"
     return ""
 
 
 def check_fields(path: Path, samples: Sequence[Mapping[str, Any]], more: Sequence[str] = ()) -> None:
     """Raises InputError where samples lack what comparing asks of them: an older selfkd wrote them."""
-    needed = (*more, "id", "prompt", *_OF_THE_ITEM, "reply", "error", "score")
+    needed = (*more, "id", "prompt", *_OF_THE_ITEM, "prediction", "error", "score")
     missing = [name for name in needed if samples and name not in samples[0]]
     if missing:
         raise InputError(f"{path}: field {missing[0]}: missing; an older selfkd wrote this run, evaluate again")
 
 
-def _setting(first: Asked, second: Asked) -> str:
+def _setting(first: Query, second: Query) -> str:
     here, there = (_that_count(asked) for asked in (first, second))
-    names = [n for n in sorted({*here, *there}) if n not in _OF_THE_SPEECH or "text" not in (first.view, second.view)]
+    names = [
+        n for n in sorted({*here, *there}) if n not in _OF_THE_SPEECH or "text" not in (first.modality, second.modality)
+    ]
     found = first_difference(here, there, names)
     if found is None:
         return ""
@@ -87,7 +101,7 @@ def _setting(first: Asked, second: Asked) -> str:
     return _told(name, first, one, second, other)
 
 
-def _that_count(asked: Asked) -> dict[str, Any]:
+def _that_count(asked: Query) -> dict[str, Any]:
     settings = {name: value for name, value in asked.config.items() if name not in _OF_THE_RUN}
     for name, of_pace in _OF_THE_PACE.items():
         given = settings.get(name) or {}
@@ -96,7 +110,7 @@ def _that_count(asked: Asked) -> dict[str, Any]:
     return settings
 
 
-def _item(first: Asked, second: Asked) -> str:
+def _item(first: Query, second: Query) -> str:
     if [s["id"] for s in first.samples] != [s["id"] for s in second.samples]:
         ids = [{s["id"] for s in asked.samples} for asked in (first, second)]
         lacking = sorted(ids[0] ^ ids[1])
@@ -111,14 +125,14 @@ def _item(first: Asked, second: Asked) -> str:
     return ""
 
 
-def _prompt(first: Asked, second: Asked) -> str:
+def _prompt(first: Query, second: Query) -> str:
     for one, other in zip(first.samples, second.samples, strict=True):
         if one["prompt"] != other["prompt"]:
             return f"item {one['id']}: {_told('hash of the prompt', first, one['prompt'], second, other['prompt'])}"
     return ""
 
 
-def _told(name: str, first: Asked, one: Any, second: Asked, other: Any) -> str:
+def _told(name: str, first: Query, one: Any, second: Query, other: Any) -> str:
     return f"{name}: {_short(one)} in {first.run}, {_short(other)} in {second.run}"
 
 

@@ -18,7 +18,7 @@ from rich.table import Table
 from selfkd.errors import InputError
 from selfkd.evaluation.average import average_gap, average_scores, averaged
 from selfkd.evaluation.chance import chance_floor
-from selfkd.evaluation.comparable import Asked, check_fields, difference
+from selfkd.evaluation.comparable import Query, check_fields, difference
 from selfkd.evaluation.gap_table import accuracy_cell, chance_cell, official_note, scoring_in, verdict_notes
 from selfkd.evaluation.grading import headlines
 from selfkd.evaluation.metrics import gap_closed, gap_closed_on_average, groups_in, paired, summarize, vision_audio_gap
@@ -50,7 +50,7 @@ def _gap(text: Samples, system: str, samples: Samples, seed: int, chance: float 
 
 def items_in(samples: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """What was asked, in whatever view: id, question, right answer, group and image."""
-    return [(s["id"], s["question"], s["truth"], s["group"], s["image"]) for s in samples]
+    return [(s["id"], s["question"], s["target"], s["group"], s["image"]) for s in samples]
 
 
 def averages_side_by_side(
@@ -114,7 +114,7 @@ def _share(text: float, first: float, second: float) -> float | None:
     return (second - first) / (text - first) if text > first else None
 
 
-Places = dict[str, tuple[Path, str]]  # {system: (run, view)}
+TokenPositions = dict[str, tuple[Path, str]]  # {system: (run, view)}
 
 
 @dataclass
@@ -139,18 +139,22 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     """Returns {benchmark: {"systems": {system: scores}, "gap": {system: ...}, "gap_closed": {system: ...}}}, and of two
     public benchmarks and more the same under "average"; raises InputError where the items are not the same. The written
     view comes first among the systems, the cascade last."""
-    places = _places(config.runs)
-    benchmarks = [b for b, views in _result(places[TEXT][0]).items() if TEXT in views]
+    positions = _places(config.runs)
+    benchmarks = [b for b, modalities in _result(positions[TEXT][0]).items() if TEXT in modalities]
     samples = {
-        b: {system: _samples(samples_path(run, b, view)) for system, (run, view) in places.items()} for b in benchmarks
+        b: {system: _samples(samples_path(run, b, modality)) for system, (run, modality) in positions.items()}
+        for b in benchmarks
     }
     for benchmark, of in samples.items():
-        _check_comparable(benchmark, of, places)
+        _check_comparable(benchmark, of, positions)
     scores = {benchmark: side_by_side(of, config.seed) for benchmark, of in samples.items()}
     scores |= averages_side_by_side(scores, samples, config.seed)
     for benchmark in benchmarks:
-        scores[benchmark]["scoring"] = scoring_in(_result(places[TEXT][0]), benchmark)
-    here = {s: {"run": os.path.relpath(run, config.output), "view": view} for s, (run, view) in places.items()}
+        scores[benchmark]["scoring"] = scoring_in(_result(positions[TEXT][0]), benchmark)
+    here = {
+        s: {"run": os.path.relpath(run, config.output), "modality": modality}
+        for s, (run, modality) in positions.items()
+    }
     write_json(config.output / "comparison.json", here)
     write_json(config.output / "scores.json", scores)
     console = Console()
@@ -170,11 +174,13 @@ def _samples(path: Path) -> list[dict[str, Any]]:
     return samples
 
 
-def _check_comparable(benchmark: str, samples: Mapping[str, Sequence[Mapping[str, Any]]], places: Places) -> None:
+def _check_comparable(
+    benchmark: str, samples: Mapping[str, Sequence[Mapping[str, Any]]], positions: TokenPositions
+) -> None:
     """Each system against the written view, and what was spoken against the first that was."""
     asked = {
-        system: Asked(str(run), view, read_json(run / CONFIG), samples[system])
-        for system, (run, view) in places.items()
+        system: Query(str(run), modality, read_json(run / CONFIG), samples[system])
+        for system, (run, modality) in positions.items()
     }
     spoken = [of for system, of in asked.items() if system != TEXT]
     for first in (asked[TEXT], *spoken[:1]):
@@ -184,7 +190,7 @@ def _check_comparable(benchmark: str, samples: Mapping[str, Sequence[Mapping[str
                 raise InputError(f"runs: {other.run}: {benchmark} {told}{hint}")
 
 
-def _places(runs: list[str]) -> Places:
+def _places(runs: list[str]) -> TokenPositions:
     named = {}
     for entry in runs:
         name, path = name_and_path(entry)
@@ -193,14 +199,14 @@ def _places(runs: list[str]) -> Places:
         if name in named or name in (TEXT, CASCADE):
             raise InputError(f"runs: {entry}: a second {name!r}; write NAME={path}")
         named[name] = run
-    views = {name: {v for of in _result(run).values() for v in of} for name, run in named.items()}
-    written = next((name for name in named if TEXT in views[name]), None)
+    modalities = {name: {v for of in _result(run).values() for v in of} for name, run in named.items()}
+    written = next((name for name in named if TEXT in modalities[name]), None)
     if written is None:
-        raise InputError(f"runs: {', '.join(runs)}: none has the written view (selfkd evaluate --views text ...)")
-    places: Places = {TEXT: (named[written], TEXT)}
-    places |= {name: (run, "speech") for name, run in named.items() if "speech" in views[name]}
-    cascaded = next((name for name in named if CASCADE in views[name]), None)
-    return places if cascaded is None else places | {CASCADE: (named[cascaded], CASCADE)}
+        raise InputError(f"runs: {', '.join(runs)}: none has the written view (selfkd evaluate --modalities text ...)")
+    positions: TokenPositions = {TEXT: (named[written], TEXT)}
+    positions |= {name: (run, "audio") for name, run in named.items() if "audio" in modalities[name]}
+    cascaded = next((name for name in named if CASCADE in modalities[name]), None)
+    return positions if cascaded is None else positions | {CASCADE: (named[cascaded], CASCADE)}
 
 
 def run_name(run: Path) -> str:

@@ -20,15 +20,22 @@ from selfkd.data.dataset import ExampleFolder
 from selfkd.data.example import read_manifest
 from selfkd.errors import InputError
 from selfkd.evaluation.average import VOICE_MARK, averages
-from selfkd.evaluation.backends.base import EndpointSystem, LocalSystem, System, View, endpoint_settings, with_progress
+from selfkd.evaluation.backends.base import (
+    Backend,
+    EndpointBackend,
+    LocalBackend,
+    Modality,
+    endpoint_settings,
+    with_progress,
+)
 from selfkd.evaluation.backends.openai_client import USAGE, EndpointSettings, kept_usage
-from selfkd.evaluation.backends.remote_code import ChatSystem, runs_own_code
+from selfkd.evaluation.backends.remote_code import RemoteCodeBackend, runs_own_code
 from selfkd.evaluation.backends.transcriber import Transcriber, check_recognizer
-from selfkd.evaluation.benchmark_speech import InstructionForm, check_benchmarks, speak_benchmarks
+from selfkd.evaluation.benchmark_speech import InstructionForm, check_benchmarks, synthesize_benchmarks
 from selfkd.evaluation.benchmarks.base import whole_groups
 from selfkd.evaluation.benchmarks.registry import BENCHMARKS
 from selfkd.evaluation.chance import chance_floor
-from selfkd.evaluation.gap_table import scores_told
+from selfkd.evaluation.gap_table import scores_table
 from selfkd.evaluation.grading import Scoring, check_gradable, check_name, details_of, group_of, scoring_of
 from selfkd.evaluation.metrics import spread_over_voices, summarize, vision_audio_gap
 from selfkd.evaluation.response import count_outcomes, outcome_warnings
@@ -38,9 +45,9 @@ from selfkd.input_hashes import hashes_of_checkpoint, hashes_of_data
 from selfkd.model.checkpoint import is_ours, omni_config
 from selfkd.model.checkpoint_files import check_checkpoint
 from selfkd.model.processing_omni import OmniProcessor
-from selfkd.model.tiny import bundled_config, recognizer_path
+from selfkd.model.tiny import asr_model_path, bundled_config
 from selfkd.run_dir import UNUSABLE, Run, is_main_process
-from selfkd.training.data import check_audible
+from selfkd.training.data import check_vocabulary_coverage
 from selfkd.training.usable_rows import Unusable, Use, find_unusable, left_out_before, skipped, told
 
 _FREE = ("keep_failures", "endpoint", "cache", "batch_size")  # a run goes on with others of these
@@ -56,13 +63,13 @@ class EvaluateConfig:
         data: Folders of spoken questions, one a benchmark (selfkd synthesize).
         output: Run directory.
         benchmarks: Public benchmarks by name, or paper8 or all; they are spoken first.
-        copies: Local copies of benchmarks where the hub is not to be asked: {mme: /data/MME}.
-        views: Views to ask in: text, speech, cascade (a recogniser, then text).
+        local_datasets: Local copies of benchmarks where the hub is not to be asked: {mme: /data/MME}.
+        modalities: Views to ask in: text, speech, cascade (a recogniser, then text).
         instruction: Whether the sentence on the form of the answer stays text in both views or is spoken too.
         voices: Voices that speak the benchmarks, one after another; scores are given for each.
-        speech: Further fields of selfkd synthesize for benchmarks: {engine: kokoro, verify: openai/whisper-base.en}.
+        synthesis: Further fields of selfkd synthesize for benchmarks: {engine: kokoro, verify: openai/whisper-base.en}.
         cache: Folder that keeps spoken benchmarks for the next run.
-        recognizer: Checkpoint of the cascade's recogniser: Whisper's, ours, or a model that hears tokens; by default
+        asr_model: Checkpoint of the cascade's recogniser: Whisper's, ours, or a model that hears tokens; by default
             the embedded one, which is no use to public benchmarks.
         trust_remote_code: Run the Python code that comes with a checkpoint (Megrez-3B-Omni, MiniCPM-o 2.6).
         url: Base URL of an OpenAI-compatible endpoint, or openai; its key comes from OPENAI_API_KEY. Credentials in the
@@ -84,13 +91,13 @@ class EvaluateConfig:
     data: list[str] = field(default_factory=list)
     output: Path = Path("runs/evaluate")
     benchmarks: list[str] = field(default_factory=list)
-    copies: dict[str, str] = field(default_factory=dict)
-    views: list[View] = field(default_factory=lambda: ["text", "speech"])
+    local_datasets: dict[str, str] = field(default_factory=dict)
+    modalities: list[Modality] = field(default_factory=lambda: ["text", "audio"])
     instruction: InstructionForm = "text"
-    voices: list[str] = field(default_factory=lambda: ["unseen"])
-    speech: dict[str, Any] = field(default_factory=dict)
+    voices: list[str] = field(default_factory=lambda: ["heldout"])
+    synthesis: dict[str, Any] = field(default_factory=dict)
     cache: Path = Path("~/.cache/selfkd/speech")
-    recognizer: str = ""
+    asr_model: str = ""
     trust_remote_code: bool = False
     url: str = ""
     endpoint: dict[str, Any] = field(default_factory=dict)
@@ -120,31 +127,31 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         raise InputError("likelihood: needs a model in the classes of transformers on this machine")
     if config.url and _processes().num_processes > 1:  # each would have a budget and a pace of its own
         raise InputError("url: an endpoint is asked by one process; endpoint.concurrency says how much at once")
-    if config.batch_size < 1 or config.limit < 0 or config.max_new_tokens < 1 or not config.views:
+    if config.batch_size < 1 or config.limit < 0 or config.max_new_tokens < 1 or not config.modalities:
         raise InputError("batch_size, limit, max_new_tokens, views: must not be negative or empty")
-    if "cascade" in config.views and config.benchmarks and not config.recognizer:
+    if "cascade" in config.modalities and config.benchmarks and not config.asr_model:
         raise InputError(
             "recognizer: the embedded one knows the words of the embedded world alone; name one for public "
             "benchmarks, say openai/whisper-base.en"
         )
-    if "cascade" in config.views and config.recognizer:
-        check_recognizer(config.recognizer)
+    if "cascade" in config.modalities and config.asr_model:
+        check_recognizer(config.asr_model)
     check_benchmarks(config)
     own_folders = _own_folders(config)
     Run.check(config.output, "evaluate", config, _FREE)  # before benchmarks are spoken
     asked = _folders(config, own_folders)
     for name, folder in asked.items():
-        check_gradable(name.partition(VOICE_MARK)[0], folder.columns("id", "kind", "question", "truth"))
-    if "cascade" in config.views and not config.recognizer:
+        check_gradable(name.partition(VOICE_MARK)[0], folder.columns("id", "question_type", "question", "target"))
+    if "cascade" in config.modalities and not config.asr_model:
         heard, processor = bundled_config()
         remedy = "recognizer: name one, say openai/whisper-base.en"
-        check_audible(asked.values(), heard.speech_tokens or (), processor, remedy)
+        check_vocabulary_coverage(asked.values(), heard.ctc_token_ids or (), processor, remedy)
     given = asked
     with Run.open(config.output, "evaluate", config, _FREE, lambda: _inputs(config, settings, given)) as run:
         left_out: dict[str, int] = {}
         if not config.url and not own_code:
             asked, left_out = _usable(config, run.folder, asked)
-        transcriber = Transcriber.from_pretrained(config.recognizer) if "cascade" in config.views else None
+        transcriber = Transcriber.from_pretrained(config.asr_model) if "cascade" in config.modalities else None
         with _system(config, settings, transcriber, run.folder) as system:
             lost: list[str] = []  # told when all has been asked: one bad reply in the evening is not to cost the night
             result = {name: _ask(config, run.folder, name, folder, system, lost) for name, folder in asked.items()}
@@ -152,14 +159,14 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             hint = "the same command asks them again; --keep_failures true ends without them"
             raise InputError(f"{'; '.join(lost)} ({hint})")
         for name, count in left_out.items():
-            for view in result[name].keys() & {*config.views}:  # none but on the main process
-                result[name][view]["skipped_unusable"] = count
+            for modality in result[name].keys() & {*config.modalities}:  # none but on the main process
+                result[name][modality]["skipped_unusable"] = count
         result |= spread_over_voices(result, VOICE_MARK) | averages(result)
         if is_main_process():
-            places = {name: os.path.relpath(folder.folder, run.folder) for name, folder in asked.items()}
-            write_json(run.folder / QUESTIONS, places)
+            positions = {name: os.path.relpath(folder.folder, run.folder) for name, folder in asked.items()}
+            write_json(run.folder / QUESTIONS, positions)
             run.finish(**result)
-            Console().print(scores_told(result))
+            Console().print(scores_table(result))
         return result
 
 
@@ -171,8 +178,8 @@ def _inputs(config: EvaluateConfig, settings: EndpointSettings, asked: Mapping[s
         found["endpoint.extra"] = masked(settings.extra, "extra")
     else:
         found |= hashes_of_checkpoint("model", config.model)
-    if "cascade" in config.views:
-        found |= hashes_of_checkpoint("recognizer", config.recognizer or recognizer_path())
+    if "cascade" in config.modalities:
+        found |= hashes_of_checkpoint("asr_model", config.asr_model or asr_model_path())
     return found
 
 
@@ -183,16 +190,16 @@ def _own_code(config: EvaluateConfig) -> bool:
 @contextmanager
 def _system(
     config: EvaluateConfig, settings: EndpointSettings, transcriber: Transcriber | None, folder: Path
-) -> Iterator[System]:
+) -> Iterator[Backend]:
     """The model to ask. What an endpoint cost stands in the run's usage.json, and counts when the run goes on."""
     if _own_code(config):
-        yield ChatSystem(config.model, transcriber, config.max_new_tokens)
+        yield RemoteCodeBackend(config.model, transcriber, config.max_new_tokens)
         return
     if not config.url:
-        yield LocalSystem(config.model, transcriber, config.batch_size, config.max_new_tokens, config.likelihood)
+        yield LocalBackend(config.model, transcriber, config.batch_size, config.max_new_tokens, config.likelihood)
         return
     with kept_usage(folder / USAGE, config.model) as usage:
-        yield EndpointSystem(config.url.removeprefix("openai"), config.model, settings, transcriber, usage)
+        yield EndpointBackend(config.url.removeprefix("openai"), config.model, settings, transcriber, usage)
 
 
 def _own_folders(config: EvaluateConfig) -> list[ExampleFolder]:
@@ -208,7 +215,7 @@ def _own_folders(config: EvaluateConfig) -> list[ExampleFolder]:
 def _folders(config: EvaluateConfig, own: Sequence[ExampleFolder]) -> dict[str, ExampleFolder]:
     """{benchmark: its spoken questions}, "mme@af_heart" where several voices speak; `own` are those of the user."""
     with _processes().main_process_first():  # one process speaks
-        found = speak_benchmarks(config)
+        found = synthesize_benchmarks(config)
     for folder in own:
         if folder.source in found:
             raise InputError(f"data: {folder.folder}: a second folder of {folder.source!r}")
@@ -225,14 +232,14 @@ def _processes() -> PartialState:
 
 
 def _ask(
-    config: EvaluateConfig, folder: Path, name: str, examples: ExampleFolder, system: System, lost: list[str]
+    config: EvaluateConfig, folder: Path, name: str, examples: ExampleFolder, system: Backend, lost: list[str]
 ) -> dict[str, Any]:
     """The scores of a benchmark; none, and why in `lost`, where items have no reply and that is not to be kept."""
     ids = [row["id"] for row in examples.columns("id")]
     chosen = _limited(examples, config.limit)
     state = _processes()
     rank = state.process_index
-    files = {v: SampleFile(samples_path(folder, name, v), [ids[i] for i in chosen], rank) for v in config.views}
+    files = {v: SampleFile(samples_path(folder, name, v), [ids[i] for i in chosen], rank) for v in config.modalities}
     if not config.keep_failures and state.is_main_process:
         for file in files.values():
             file.reopen()
@@ -243,8 +250,8 @@ def _ask(
     state.wait_for_everyone()
     wanted = {v: [chosen[i] for i in f.missing() if i % state.num_processes == rank] for v, f in files.items()}
     answers = system.answer(examples, {v: positions for v, positions in wanted.items() if positions})
-    for i, view, reply in with_progress(answers, sum(map(len, wanted.values())), name):
-        files[view].add(sample(examples[i], view, reply, examples.language, config.scoring))
+    for i, modality, prediction in with_progress(answers, sum(map(len, wanted.values())), name):
+        files[modality].add(sample(examples[i], modality, prediction, examples.language, config.scoring))
     state.wait_for_everyone()
     if not state.is_main_process:
         return {}
@@ -254,11 +261,11 @@ def _ask(
         return {}
     for file in files.values():
         file.finish()
-    scores = score({view: read_samples(file.path) for view, file in files.items()}, config.seed)
-    for view in files:
-        scores[view]["scoring"] = scoring_of(name, config.scoring)
-    if "speech" in scores:  # what could not be spoken or understood is asked in no view
-        scores["speech"]["not_spoken"] = len(read_manifest(examples.folder).get("rejected", []))
+    scores = score({modality: read_samples(file.path) for modality, file in files.items()}, config.seed)
+    for modality in files:
+        scores[modality]["scoring"] = scoring_of(name, config.scoring)
+    if "audio" in scores:  # what could not be spoken or understood is asked in no view
+        scores["audio"]["not_spoken"] = len(read_manifest(examples.folder).get("rejected", []))
     return scores
 
 
@@ -271,7 +278,7 @@ def _usable(
     left = dict(asked)
     if found is None:
         processor, context = OmniProcessor.from_pretrained(config.model), omni_config(config.model).context
-        use = Use(processor, context, config.views, new_tokens=config.max_new_tokens)
+        use = Use(processor, context, config.modalities, new_tokens=config.max_new_tokens)
         found, rows = [], sum(len(_limited(folder, config.limit)) for folder in asked.values())
         while more := find_unusable([(f, _limited(f, config.limit)) for f in left.values()], use, config.skip_unusable):
             if not config.skip_unusable:
@@ -316,10 +323,12 @@ def score(samples: Mapping[str, Sequence[Mapping[str, Any]]], seed: int) -> dict
     `outcomes` of each view's responses, and `warnings` beside a gap where those differ between its two views."""
     chance = chance_floor(next(iter(samples.values()), ()))  # the items of all views are the same
     scores: dict[str, Any] = {
-        view: summarize(some, chance) | {"outcomes": count_outcomes(some)} for view, some in samples.items()
+        modality: summarize(some, chance) | {"outcomes": count_outcomes(some)} for modality, some in samples.items()
     }
-    for view, key in (("speech", "gap"), ("cascade", "cascade_gap")):
-        if "text" in samples and view in samples:
-            warnings = outcome_warnings(samples["text"], samples[view], "audio" if view == "speech" else view)
-            scores[key] = vision_audio_gap(samples["text"], samples[view], seed, chance) | {"warnings": warnings}
+    for modality, key in (("audio", "gap"), ("cascade", "cascade_gap")):
+        if "text" in samples and modality in samples:
+            warnings = outcome_warnings(
+                samples["text"], samples[modality], "audio" if modality == "audio" else modality
+            )
+            scores[key] = vision_audio_gap(samples["text"], samples[modality], seed, chance) | {"warnings": warnings}
     return scores

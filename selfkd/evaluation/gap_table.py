@@ -8,14 +8,14 @@ from rich.table import Table
 from rich.text import Text
 
 from selfkd.evaluation.response import OUTCOMES
-from selfkd.evaluation.uncertainty import FEWEST_GROUPS
+from selfkd.evaluation.uncertainty import MIN_GROUPS
 from selfkd.evaluation.verdicts import AT_CHANCE
 
-MODALITIES = {"text": "text", "speech": "audio", "cascade": "cascade"}  # views by the field's words
-VIEWS = {"text": "written", "speech": "spoken", "cascade": "cascade"}
+MODALITIES = {"text": "text", "audio": "audio", "cascade": "cascade"}  # views by the field's words
+MODALITIES = {"text": "written", "audio": "spoken", "cascade": "cascade"}
 
 
-def scores_told(result: Mapping[str, Any]) -> Group:
+def scores_table(result: Mapping[str, Any]) -> Group:
     """The scores; the outcomes of responses where not all were answers; why nothing is said of some gaps; what to know
     before the others are read."""
     outcomes = _outcome_table(result)
@@ -34,46 +34,48 @@ def _outcome_table(result: Mapping[str, Any]) -> Table:
     for column in ("benchmark", "modality", *OUTCOMES):
         table.add_column(column, justify="right" if column in OUTCOMES else "left", overflow="fold")
     for name, scores in result.items():
-        of_views = {v: scores[v]["outcomes"] for v in VIEWS if "outcomes" in scores.get(v, {})}
-        if any(counts[o] for counts in of_views.values() for o in OUTCOMES if o != "answer"):
-            for view, counts in of_views.items():
-                table.add_row(name, MODALITIES[view], *(str(counts[o]) for o in OUTCOMES))
+        of_modalities = {v: scores[v]["outcomes"] for v in MODALITIES if "outcomes" in scores.get(v, {})}
+        if any(counts[o] for counts in of_modalities.values() for o in OUTCOMES if o != "answer"):
+            for modality, counts in of_modalities.items():
+                table.add_row(name, MODALITIES[modality], *(str(counts[o]) for o in OUTCOMES))
     return table
 
 
 def gap_table(result: Mapping[str, Any]) -> Table:
     """One row a benchmark: score and standard error of each view in percent, beside the floor of chance, and the gap
     with its interval. Last the average over public benchmarks, of mean scores and of their own first figures."""
-    views = [v for v in VIEWS if any(v in scores for scores in result.values())]
+    modalities = [v for v in MODALITIES if any(v in scores for scores in result.values())]
     table = Table(title="Score in % (standard error)")
-    for column in ("benchmark", "n", *(VIEWS[v] for v in views), "gap (95%)", "p"):
+    for column in ("benchmark", "n", *(MODALITIES[v] for v in modalities), "gap (95%)", "p"):
         is_name = column == "benchmark"
         table.add_column(column, justify="left" if is_name else "right", overflow="fold" if is_name else "ellipsis")
     for name, scores in result.items():
         if "over_voices" in scores:
             over = scores["over_voices"]["accuracy"]
             spread = f"{100 * over['mean']:.1f} ± {100 * over['sd']:.1f}" if over["sd"] is not None else "–"
-            cells = [spread if v == "speech" else "" for v in views]
+            cells = [spread if v == "audio" else "" for v in modalities]
             table.add_row(f"{name}, over voices", str(scores["over_voices"]["voices"]), *cells, "", "")
             continue
         if "over_benchmarks" in scores:
             over = scores["over_benchmarks"]
             count, gap = str(len(over["benchmarks"])), over.get("gap")
             table.add_section()
-            cells = [accuracy_cell(over.get(v)) for v in views]
+            cells = [accuracy_cell(over.get(v)) for v in modalities]
             table.add_row(_named(name, over), count, *cells, _gap_cells(gap)[0], "")
-            cells = [f"{over[v]['headline']:.1f}" if v in over else "–" for v in views]
+            cells = [f"{over[v]['headline']:.1f}" if v in over else "–" for v in modalities]
             own = gap["headline"] if gap else None
             table.add_row("own figures", count, *cells, "–" if own is None else f"{own:.1f}", "")
             continue
-        counts = sorted({scores[v]["n"] for v in views if v in scores})
-        cells = [accuracy_cell(scores.get(v)) for v in views]
+        counts = sorted({scores[v]["n"] for v in modalities if v in scores})
+        cells = [accuracy_cell(scores.get(v)) for v in modalities]
         table.add_row(_named(name, scores), "/".join(map(str, counts)), *cells, *_gap_cells(scores.get("gap")))
     notes = [official_note([name for name in result if scoring_in(result, name) == "official"])]
-    failed = sum(s["failed"] for scores in result.values() for v, s in scores.items() if v in VIEWS)
+    failed = sum(s["failed"] for scores in result.values() for v, s in scores.items() if v in MODALITIES)
     if failed:
         notes.append(f"{failed} items have no reply and are not in n")
-    counts_left_out = ([s.get("skipped_unusable", 0) for v, s in of.items() if v in VIEWS] for of in result.values())
+    counts_left_out = (
+        [s.get("skipped_unusable", 0) for v, s in of.items() if v in MODALITIES] for of in result.values()
+    )
     if left_out := sum(max(counts, default=0) for counts in counts_left_out):
         notes.append(f"{left_out} rows were left out: the model cannot take them")
     table.caption = "\n".join(filter(None, notes)) or None
@@ -92,7 +94,7 @@ def official_note(benchmarks: Sequence[str]) -> str:
 
 def _named(name: str, scores: Mapping[str, Any]) -> str:
     """With the floor of chance on a line of its own: a column more would be too wide for the terminal."""
-    return f"{name}\nchance {chance_cell(scores.get(v) for v in VIEWS)}"
+    return f"{name}\nchance {chance_cell(scores.get(v) for v in MODALITIES)}"
 
 
 def gap_notes(result: Mapping[str, Any]) -> list[str]:
@@ -105,7 +107,7 @@ def verdict_notes(verdicts: Mapping[str, str]) -> list[str]:
     """Why nothing is said of some benchmarks' gaps, a line each, of {benchmark: verdict}."""
     notes = [f"{name}: {AT_CHANCE}" for name, verdict in verdicts.items() if verdict == "at chance"]
     few = [name for name, verdict in verdicts.items() if verdict == "too few"]
-    return [*notes, *([f"{', '.join(few)}: too few images for a verdict, fewer than {FEWEST_GROUPS}"] if few else [])]
+    return [*notes, *([f"{', '.join(few)}: too few images for a verdict, fewer than {MIN_GROUPS}"] if few else [])]
 
 
 def _gap_cells(gap: Mapping[str, Any] | None) -> tuple[str, str]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from selfkd.evaluation.benchmarks.answer_parsing import LETTERS
 from selfkd.evaluation.chance import chance_floor
-from selfkd.evaluation.grading import YES_NO_KINDS, headlines, official_figures
+from selfkd.evaluation.grading import YES_NO_TYPES, headlines, official_metrics
 from selfkd.evaluation.uncertainty import (
     DIFFERENCE,
     LEVEL,
@@ -23,7 +23,7 @@ from selfkd.evaluation.uncertainty import (
     share_of_gap,
     sign_flip_p,
 )
-from selfkd.evaluation.verdicts import gap_verdict, share_verdict, why_silent
+from selfkd.evaluation.verdicts import gap_verdict, no_verdict_reason, share_verdict
 
 Sample = Mapping[str, Any]
 
@@ -41,13 +41,13 @@ def summarize(samples: Sequence[Sample], chance: float | None = None) -> dict[st
     if not n:
         return result
     scores = [float(s["score"]) for s in answered]
-    yes_no = [s for s in answered if s["kind"] in (*YES_NO_KINDS, "yes_no")]
+    yes_no = [s for s in answered if s["question_type"] in (*YES_NO_TYPES, "yes_no")]
     said = fmean(s["parsed"] == "yes" for s in yes_no) if yes_no else None
-    true = fmean(s["truth"] == "yes" for s in yes_no) if yes_no else None
-    lettered = [s for s in answered if s["kind"] in ("choice", "multiple_choice") and s["truth"] in LETTERS]
+    true = fmean(s["target"] == "yes" for s in yes_no) if yes_no else None
+    lettered = [s for s in answered if s["question_type"] in ("choice", "multiple_choice") and s["target"] in LETTERS]
     chosen = [s for s in lettered if s["parsed"] is not None]  # RealWorldQA asks for words and numbers, too
     first = fmean(s["parsed"] == "A" for s in chosen) if chosen else None
-    true_first = fmean(s["truth"] == "A" for s in chosen) if chosen else None
+    true_first = fmean(s["target"] == "A" for s in chosen) if chosen else None
     weighed = [s for s in answered if s["log_likelihoods"]]
     wers = [s["word_error_rate"] for s in answered if s["word_error_rate"] is not None]
     return result | {
@@ -67,7 +67,7 @@ def summarize(samples: Sequence[Sample], chance: float | None = None) -> dict[st
         "likelihood_accuracy": fmean(map(_likeliest_is_true, weighed)) if weighed else None,
         "heard_wer": fmean(wers) if wers else None,  # as the cascade's recogniser, else the data stage's, heard it
         "seconds": fmean(s["seconds"] for s in answered),
-        "figures": official_figures(samples)[0],
+        "figures": official_metrics(samples)[0],
     }
 
 
@@ -77,7 +77,7 @@ def groups_in(samples: Sequence[Sample]) -> list[str]:
 
 def _likeliest_is_true(sample: Sample) -> bool:
     nats = sample["log_likelihoods"]
-    return LETTERS[nats.index(max(nats))] == sample["truth"]
+    return LETTERS[nats.index(max(nats))] == sample["target"]
 
 
 def paired(first: Sequence[Sample], second: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
@@ -88,14 +88,14 @@ def paired(first: Sequence[Sample], second: Sequence[Sample]) -> tuple[list[Samp
 
 
 def vision_audio_gap(
-    text: Sequence[Sample], speech: Sequence[Sample], seed: int = 0, chance: float | None = None
+    text: Sequence[Sample], audio: Sequence[Sample], seed: int = 0, chance: float | None = None
 ) -> dict[str, Any]:
     """Written minus spoken on the same items: the gap in mean score with a 95% interval over groups (None for a single
     one) and what may be said of it (`verdicts.py`), McNemar's exact test over groups of the items that are right in one
     view alone, and where the two views agree. An item is right where its score is one half or more. `headline` is the
     difference of the benchmark's own first figures, on the items, or groups, that are whole in both; None without such
     figures. `chance` is the floor under the accuracies, where it is known already."""
-    written, spoken = paired(text, speech)
+    written, spoken = paired(text, audio)
     if not written:
         return {"n": 0}
     groups = groups_in(written)
@@ -103,9 +103,9 @@ def vision_audio_gap(
     difference = [a["score"] - b["score"] for a, b in zip(written, spoken, strict=True)]
     interval = mean_interval(difference, groups, DIFFERENCE, seed)
     chance = chance_floor(text) if chance is None else chance
-    silent = why_silent(len(set(groups)), fmean(scores), score_interval(scores, groups), chance)
+    silent = no_verdict_reason(len(set(groups)), fmean(scores), score_interval(scores, groups), chance)
     right = [(bool(a["correct"]), bool(b["correct"])) for a, b in zip(written, spoken, strict=True)]
-    own = headlines(text, speech)
+    own = headlines(text, audio)
     return {
         "n": len(written),
         "groups": len(set(groups)),
@@ -130,19 +130,19 @@ def spread_over_voices(result: Mapping[str, Any], mark: str) -> dict[str, Any]:
     by_benchmark: dict[str, list[Mapping[str, Any]]] = {}
     for name, scores in result.items():
         benchmark, found, _ = name.partition(mark)
-        if found and scores.get("speech", {}).get("n"):
+        if found and scores.get("audio", {}).get("n"):
             by_benchmark.setdefault(benchmark, []).append(scores)
     return {b: {"over_voices": _over_voices(some)} for b, some in by_benchmark.items()}
 
 
 def _over_voices(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    figures = {
-        "accuracy": [s["speech"]["accuracy"] for s in scores],
+    metrics = {
+        "accuracy": [s["audio"]["accuracy"] for s in scores],
         "gap": [s["gap"]["gap"] for s in scores if s.get("gap", {}).get("n")],
     }
     return {"voices": len(scores)} | {
         name: {"mean": fmean(v), "sd": stdev(v) if len(v) > 1 else None, "least": min(v), "most": max(v)}
-        for name, v in figures.items()
+        for name, v in metrics.items()
         if v
     }
 
@@ -178,7 +178,7 @@ def gap_closed_on_average(
     text_interval = averaged_interval(
         text_means, [score_interval(of[:, 0], its) for of, its in zip(scores, groups, strict=True)]
     )
-    silent = why_silent(fewest, fmean(text_means), text_interval, chance)
+    silent = no_verdict_reason(fewest, fmean(text_means), text_interval, chance)
     found = None if silent else share_of_gap(scores, groups, seed)
     share, interval = found or (None, None)
     differences = [of[:, 2] - of[:, 1] for of in scores]

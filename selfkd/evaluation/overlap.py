@@ -39,7 +39,7 @@ _FORMS = (
 _DENIAL = re.compile(r"\b(sorry|cannot|can't|can not|unable to|as an ai|don't know)\b", re.IGNORECASE)
 
 
-def overlap(question: str, reply: str) -> float:
+def overlap(question: str, prediction: str) -> float:
     """From 0 (about something else) to 1 (about what was asked), right or wrong.
 
     The first of these that applies:
@@ -53,8 +53,8 @@ def overlap(question: str, reply: str) -> float:
     Of 26 replies that the author of this measure labelled (judge_labels.jsonl), 0.5 or more agrees with 20
     (kappa 0.54): it is a first look, not a verdict.
     """
-    asked, said = words(question), words(reply)
-    if not said or said == asked or _DENIAL.search(reply.replace("’", "'")):
+    asked, said = words(question), words(prediction)
+    if not said or said == asked or _DENIAL.search(prediction.replace("’", "'")):
         return 0.0
     if _YES_NO.match(question):
         if said[0] in ("yes", "no"):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import yaml
 
-MOST_LETTERS = 2000  # a longer response describes
+MAX_CHARACTERS = 2000  # a longer response describes
 _QUOTED = re.compile(
     r'"[^"\n]{1,200}"|“[^”\n]{1,200}”|„[^“”\n]{1,200}[“”]|«[^»\n]{1,200}»|「[^」\n]{1,200}」|『[^』\n]{1,200}』'
 )
@@ -30,7 +30,7 @@ class Rules(NamedTuple):
 
 def is_refusal(text: str) -> bool:
     """What stands in quotes is read off the image, and says nothing about the model."""
-    if len(text) > MOST_LETTERS:
+    if len(text) > MAX_CHARACTERS:
         return False
     sentences = _sentences(text)
     return any(_refuses(sentences, rules) for rules in _rules())

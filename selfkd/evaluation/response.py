@@ -1,6 +1,6 @@
 """The gate between a response and its grade: every response is exactly one of answer, cut, empty, refused, failed.
 
-Making a `Reply` passes the gate, whatever gave the response: an endpoint, a model on this machine, a checkpoint's own
+Making a `Prediction` passes the gate, whatever gave the response: an endpoint, a model on this machine, a checkpoint's own
 code. Reasoning is kept apart and never graded. A response that was cut at the token limit is graded as it stands, as
 official tables have it; a refusal and an empty answer say nothing that a grader may read; a failed one has no score.
 """
@@ -211,12 +211,12 @@ def _joined(parts: list[str]) -> str:
 
 
 @dataclass(frozen=True)
-class Reply:
+class Prediction:
     """A response that has passed the gate (`response.py`): making one takes what came as it came, and leaves in `text`
     what is graded."""
 
     text: str
-    heard: str = ""  # the transcript, where there is one
+    transcript: str = ""  # the transcript, where there is one
     error: str = ""  # why there is no reply; `text` is "" then, and it is no wrong answer: who asked decides
     log_likelihoods: tuple[float, ...] = ()  # of an item's options as replies, in nats, where that was asked
     seconds: float = 0.0  # how long it took; of an endpoint, waiting and earlier tries not counted

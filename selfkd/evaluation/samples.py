@@ -14,15 +14,15 @@ from typing import Any
 from selfkd.data.example import Example, image_hash
 from selfkd.errors import InputError
 from selfkd.evaluation.grading import Scoring, details_of, grade, group_of_example
-from selfkd.evaluation.response import Reply
+from selfkd.evaluation.response import Prediction
 from selfkd.files import path_within, write_text
 from selfkd.synthesis.quality_filter import word_error_rate
 
 QUESTIONS = "questions.json"  # of an evaluation run: {benchmark: folder of its spoken questions, seen from the run}
 
 
-def samples_path(folder: Path, benchmark: str, view: str) -> Path:
-    return path_within(folder / "samples", f"{benchmark}.{view}.jsonl")
+def samples_path(folder: Path, benchmark: str, modality: str) -> Path:
+    return path_within(folder / "samples", f"{benchmark}.{modality}.jsonl")
 
 
 def whole_lines(path: Path) -> list[bytes]:
@@ -56,50 +56,50 @@ def checked(record: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def sample(
-    example: Example, view: str, reply: Reply, language: str = "en", scoring: Scoring = "lenient"
+    example: Example, modality: str, prediction: Prediction, language: str = "en", scoring: Scoring = "lenient"
 ) -> dict[str, Any]:
     """The record of a reply to a question in `language`. One with an `error` has no score: it is no wrong answer."""
     known = {
         "id": example.id,
         "source": example.source,
-        "kind": example.kind,
+        "question_type": example.question_type,
         "category": example.category,
         "instruction": example.instruction,
         "question": example.question,
         "answer_format": example.answer_format,
         "image": image_hash(example.image) if example.image else "",
-        "truth": example.truth,
+        "target": example.target,
         "details": details_of(vars(example)),
-        "voice": "" if view == "text" else example.voice,
-        "word_error_rate": _heard_wer(example, view, reply, language),
-        "prompt": prompt_hash(example, view),
-        "reply": reply.text,
-        "outcome": reply.outcome,
-        "finish_reason": reply.finish_reason,
-        "reasoning": reply.reasoning,
-        "heard": reply.heard,
-        "log_likelihoods": list(reply.log_likelihoods),
-        "seconds": round(reply.seconds, 4),
-        "error": reply.error,
+        "voice": "" if modality == "text" else example.voice,
+        "word_error_rate": _transcript_wer(example, modality, prediction, language),
+        "prompt": prompt_hash(example, modality),
+        "prediction": prediction.text,
+        "outcome": prediction.outcome,
+        "finish_reason": prediction.finish_reason,
+        "reasoning": prediction.reasoning,
+        "transcript": prediction.transcript,
+        "log_likelihoods": list(prediction.log_likelihoods),
+        "seconds": round(prediction.seconds, 4),
+        "error": prediction.error,
     }
     known["group"] = group_of_example(example)
-    if reply.error:
+    if prediction.error:
         return known | {"parsed": None, "score": None, "correct": None}
-    found = grade(known, reply, scoring)
+    found = grade(known, prediction, scoring)
     return known | {"parsed": found.parsed, "score": found.score, "correct": found.score >= 0.5}
 
 
-def _heard_wer(example: Example, view: str, reply: Reply, language: str) -> float | None:
+def _transcript_wer(example: Example, modality: str, prediction: Prediction, language: str) -> float | None:
     """Of what the cascade's recogniser heard; in the speech view, where nobody writes down what the model hears, of
     what the data stage's did. None where there is no transcript."""
-    if view == "cascade" and not reply.error:
-        return word_error_rate(example.said or example.question, reply.heard, language)
-    return example.word_error_rate if view == "speech" and example.word_error_rate >= 0 else None
+    if modality == "cascade" and not prediction.error:
+        return word_error_rate(example.spoken_text or example.question, prediction.transcript, language)
+    return example.word_error_rate if modality == "audio" and example.word_error_rate >= 0 else None
 
 
-def prompt_hash(example: Example, view: str) -> str:
+def prompt_hash(example: Example, modality: str) -> str:
     """Of all that is shown and said: two runs with equal hashes asked the very same."""
-    asked = example.question.encode() if view == "text" else example.speech or b""
+    asked = example.question.encode() if modality == "text" else example.audio or b""
     parts = (example.image or b"", example.instruction.encode(), asked, example.answer_format.encode())
     return hashlib.blake2b(b"".join(hashlib.blake2b(p).digest() for p in parts), digest_size=8).hexdigest()
 

@@ -100,7 +100,7 @@ def group_sums(values_nM: NDArray[np.float64], groups: Groups) -> tuple[NDArray[
     return sums_GM, np.bincount(at_n)
 
 
-FEWEST_GROUPS = 10  # for a verdict
+MIN_GROUPS = 10  # for a verdict
 Bounds = tuple[float, float]
 SCORE: Bounds = (0.0, 1.0)
 DIFFERENCE: Bounds = (-1.0, 1.0)  # of two scores
@@ -113,7 +113,7 @@ _SHARES = 64.0  # beyond it a share has no end
 
 def enough(groups: int) -> bool:
     """Whether so many groups allow a verdict."""
-    return groups >= FEWEST_GROUPS
+    return groups >= MIN_GROUPS
 
 
 def mean_interval(values: ArrayLike, groups: Groups = None, bounds: Bounds | None = None, seed: int = 0) -> list | None:

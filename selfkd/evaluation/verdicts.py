@@ -1,12 +1,12 @@
 """What may be said of a gap and of the share of it that is closed: one rule for tables, comparison, report and app.
 
-Nothing is said of fewer groups than `FEWEST_GROUPS`, nor of a text modality that is not above chance.
+Nothing is said of fewer groups than `MIN_GROUPS`, nor of a text modality that is not above chance.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from selfkd.evaluation.uncertainty import FEWEST_GROUPS, enough
+from selfkd.evaluation.uncertainty import MIN_GROUPS, enough
 
 AT_CHANCE = "the text modality is at chance: there is no gap to measure"
 GapVerdict = Literal["loses", "gains", "no clear gap", "too few", "at chance"]
@@ -18,10 +18,10 @@ _SAME = 1e-9
 
 def too_few(count: int, what: str = "images") -> str:
     """ "too few images (3, a verdict takes 10)"; an image stands for a group of items, which it is of nearly all."""
-    return f"too few {what} ({count}, a verdict takes {FEWEST_GROUPS})"
+    return f"too few {what} ({count}, a verdict takes {MIN_GROUPS})"
 
 
-def why_silent(groups: int, text: float | None, text_interval: Interval, chance: float | None) -> Silent:
+def no_verdict_reason(groups: int, text: float | None, text_interval: Interval, chance: float | None) -> Silent:
     """Why no verdict may be given: `text` is the accuracy of the text modality, `chance` the floor under it. Of few
     groups it is at chance where its accuracy is no more than that, of enough also where its interval reaches it."""
     if text is None or chance is None:
@@ -49,7 +49,7 @@ def share_verdict(silent: Silent, interval: Interval) -> ShareVerdict:
     return "closed" if interval[0] > 0 else "no clear share"
 
 
-def told_interval(pair: Interval, groups: int, write: Callable[[float], str]) -> str:
+def format_interval(pair: Interval, groups: int, write: Callable[[float], str]) -> str:
     """ "12.1 to 20.3", "too few (12.1 to 20.3)" of few groups, "–" where there is none; `write` writes an end."""
     if pair is None:
         return "–"

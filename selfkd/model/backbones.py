@@ -35,12 +35,12 @@ from selfkd.model.checkpoint_files import (
     reading,
     weights_in,
 )
-from selfkd.model.image_processor import picture_processor_class
-from selfkd.model.native_omni import NATIVE_EARS, THINKERS
-from selfkd.model.speech_encoder import RecognizerConfig, SpeechRecognizer, pad_to_window
-from selfkd.synthesis.quality_filter import base_language
+from selfkd.model.image_processor import image_processor_class
+from selfkd.model.native_omni import NATIVE_AUDIO, THINKERS
+from selfkd.model.speech_encoder import ASRModel, ASRModelConfig, pad_to_window
+from selfkd.synthesis.quality_filter import language_code
 
-_MOST_TOKENS = 200  # that a clip of 30 s is transcribed to
+_MAX_TOKENS = 200  # that a clip of 30 s is transcribed to
 
 
 def load_vlm(source: Source) -> PreTrainedModel:
@@ -58,10 +58,10 @@ def check_vlm(source: Source) -> None:
         raise InputError(f"vlm: {source}: {kind!r} is not a model that takes images and text")
 
 
-def hears_natively(source: Source) -> bool:
+def is_native(source: Source) -> bool:
     """Whether a checkpoint is an omni model that hears by itself; raises InputError where there is none."""
     kind = config_of(source, "model").get("model_type", "")
-    return THINKERS.get(kind, kind) in NATIVE_EARS
+    return THINKERS.get(kind, kind) in NATIVE_AUDIO
 
 
 def load_native(source: Source) -> PreTrainedModel:
@@ -80,7 +80,7 @@ def load_vlm_processor(source: Source, name: str = "vlm") -> Any:
     with reading(source, name, _first_of(source, "processor_config.json", "preprocessor_config.json")):
         kind = config.get("vlm_config", config)["model_type"]
         whole = {thinker: omni for omni, thinker in THINKERS.items()}.get(kind, kind)
-        processor = picture_processor_class(whole).from_pretrained(source)
+        processor = image_processor_class(whole).from_pretrained(source)
         if processor.chat_template is None:  # of Phi-4's, transformers hands it to the tokenizer alone
             processor.chat_template = processor.tokenizer.chat_template
     return processor
@@ -115,9 +115,9 @@ def _first_of(source: Source, *files: str) -> str:
 
 
 def load_speech_encoder(source: Source) -> WhisperEncoder:
-    """The encoder of a Whisper checkpoint of any size, or of a `SpeechRecognizer`."""
-    if check_speech_encoder(source) == RecognizerConfig.model_type:
-        return load_whole(SpeechRecognizer, source, "speech_encoder").encoder
+    """The encoder of a Whisper checkpoint of any size, or of a `ASRModel`."""
+    if check_speech_encoder(source) == ASRModelConfig.model_type:
+        return load_whole(ASRModel, source, "speech_encoder").encoder
     # with its decoder, or the keys of one would be too many
     whole = load_whole(WhisperForConditionalGeneration, source, "speech_encoder", dtype=torch.float32)
     return whole.get_encoder()
@@ -134,29 +134,29 @@ def check_whisper(source: Source, name: str) -> None:
 def check_speech_encoder(source: Source) -> str:
     """The type of a checkpoint with a Whisper encoder; raises InputError for any other."""
     kind = config_of(source, "speech_encoder").get("model_type")
-    if kind not in (RecognizerConfig.model_type, "whisper"):
+    if kind not in (ASRModelConfig.model_type, "whisper"):
         raise InputError(f"speech_encoder: {source}: {kind!r} is not a Whisper checkpoint")
     return kind
 
 
-def load_recognizer(source: Source) -> "tuple[SpeechRecognizer | WhisperRecognizer, WhisperFeatureExtractor]":
+def load_asr_model(source: Source) -> "tuple[ASRModel | WhisperASRModel, WhisperFeatureExtractor]":
     """What transcribes for the cascade, and the feature extractor that it was trained with."""
-    config = config_of(source, "recognizer")
+    config = config_of(source, "asr_model")
     kind, bins = config.get("model_type"), config.get("num_mel_bins", 0)
-    if kind == RecognizerConfig.model_type:
-        extractor = load_feature_extractor(source, "recognizer", mel_bins=bins)
-        return load_whole(SpeechRecognizer, source, "recognizer").eval(), extractor
+    if kind == ASRModelConfig.model_type:
+        extractor = load_feature_extractor(source, "asr_model", mel_bins=bins)
+        return load_whole(ASRModel, source, "asr_model").eval(), extractor
     if kind == "whisper":
-        extractor = load_feature_extractor(source, "recognizer", mel_bins=bins)
-        with reading(source, "recognizer", _first_of(source, "tokenizer.json", "vocab.json")):
+        extractor = load_feature_extractor(source, "asr_model", mel_bins=bins)
+        with reading(source, "asr_model", _first_of(source, "tokenizer.json", "vocab.json")):
             tokenizer = AutoTokenizer.from_pretrained(source)
-        model = load_whole(WhisperForConditionalGeneration, source, "recognizer", dtype=torch.float32).eval()
-        return WhisperRecognizer(model, tokenizer), extractor
+        model = load_whole(WhisperForConditionalGeneration, source, "asr_model", dtype=torch.float32).eval()
+        return WhisperASRModel(model, tokenizer), extractor
     raise InputError(f"recognizer: {source}: {kind!r} is neither a Whisper checkpoint nor a recogniser of selfkd")
 
 
 @dataclass
-class WhisperRecognizer:
+class WhisperASRModel:
     """Whisper with its own decoder, as it was trained: on windows of 30 seconds."""
 
     model: Any
@@ -169,12 +169,12 @@ class WhisperRecognizer:
     @torch.no_grad()
     def recognize(self, mel_BFM: Tensor, mel_mask_BM: Tensor, language: str = "") -> list[str]:
         """Texts of clips in `language` ("" lets a Whisper of many languages guess, clip by clip)."""
-        spoken, settings = base_language(language), self.model.generation_config
+        spoken, settings = language_code(language), self.model.generation_config
         known = getattr(settings, "lang_to_id", None) or {}  # {"<|en|>": ...}; none where it hears English alone
         how = {"language": spoken, "task": "transcribe"} if f"<|{spoken}|>" in known else {}
         window = pad_to_window(mel_BFM, mel_mask_BM, self.model.config.max_source_positions)
         # of new tokens, as Whisper counts them; `max_new_tokens` is the same with a warning a batch
-        ids = self.model.generate(input_features=window, max_length=_MOST_TOKENS, do_sample=False, **how)
+        ids = self.model.generate(input_features=window, max_length=_MAX_TOKENS, do_sample=False, **how)
         return [t.strip() for t in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
 

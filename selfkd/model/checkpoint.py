@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from selfkd.errors import InputError
-from selfkd.model.backbones import config_of, hears_natively, load_native, load_whole
+from selfkd.model.backbones import config_of, is_native, load_native, load_whole
 from selfkd.model.checkpoint_files import Source, check_checkpoint, reading
 from selfkd.model.configuration_omni import OmniConfig
 from selfkd.model.modeling_omni import OmniModel
@@ -45,7 +45,7 @@ def omni_config(source: Source) -> OmniConfig:
         if values["model_type"] in THINKERS:
             values = values["thinker_config"] | {"model_type": THINKERS[values["model_type"]]}
         config = OmniConfig(values)
-        config.speech_token_id = native_speech_token(config.vlm_config)
+        config.audio_token_id = native_speech_token(config.vlm_config)
         return config
 
 
@@ -54,7 +54,7 @@ def is_ours(source: Source) -> bool:
     kind = config_of(source, "model").get("model_type")
     if kind is None and (Path(source) / MODEL).is_dir():
         raise InputError(f"model: {source}: a run, not a model; give {Path(source) / MODEL}")
-    if kind != OmniConfig.model_type and not hears_natively(source):
+    if kind != OmniConfig.model_type and not is_native(source):
         raise InputError(
             f"model: {source}: {kind!r} does not hear; give the /model folder of a run (selfkd align makes one of a "
             "vision-language model) or a native omni model"

@@ -28,7 +28,7 @@ _JSON = (
 )  # fmt: skip
 _TEXT = ("merges.txt", "vocab.txt", "chat_template.jinja")
 _BINARY = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
-_SUBFOLDERS = ("", "speech")
+_SUBFOLDERS = ("", "audio")
 _LONGEST_HEAD = 100_000_000  # bytes, the safetensors format's own limit
 _BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
@@ -96,10 +96,10 @@ def weight_files(folder: Path, name: str) -> list[Path]:
                 f"{name}: {pickles[0]}: a pickle, which can run code; weights are read of safetensors alone"
             )
         raise InputError(f"{name}: {folder / SAFE_WEIGHTS_NAME}: not there; the folder holds no weights")
-    places = read_object(index, name).get("weight_map")
-    if not isinstance(places, dict) or not places or not all(isinstance(f, str) for f in places.values()):
+    positions = read_object(index, name).get("weight_map")
+    if not isinstance(positions, dict) or not positions or not all(isinstance(f, str) for f in positions.values()):
         raise InputError(f"{name}: {index}: field weight_map: does not say which file each weight is in")
-    paths = [folder / file for file in sorted(set(places.values()))]
+    paths = [folder / file for file in sorted(set(positions.values()))]
     if missing := [path for path in paths if not path.is_file()]:
         raise InputError(f"{name}: {missing[0]}: not there, though {index.name} names it ({len(missing)} are missing)")
     return paths

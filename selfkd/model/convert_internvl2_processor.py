@@ -8,7 +8,7 @@ from transformers import AutoTokenizer, GotOcr2ImageProcessorPil, PreTrainedToke
 from selfkd.errors import InputError
 from selfkd.model.convert_internvl2_config import tiles
 from selfkd.model.convert_internvl2_tokenizer import CONFIG_FILE, added_tokens, internlm2_tokenizer, is_internlm2
-from selfkd.model.image_processor import InternVLPictureProcessor
+from selfkd.model.image_processor import InternVLImageTextProcessor
 
 # the system message that InternVL2 was tuned with (OpenGVLab/InternVL, internvl_chat/internvl/conversation.py): "You
 # are the Shusheng multimodal model developed by Shanghai AI Laboratory with SenseTime, in English InternVL, a helpful
@@ -30,7 +30,7 @@ _IMAGE_TOKENS = {
 _IMAGENET_MEAN, _IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
-def convert_processor(source: Path, original: dict[str, Any]) -> InternVLPictureProcessor:
+def convert_processor(source: Path, original: dict[str, Any]) -> InternVLImageTextProcessor:
     """Raises InputError where the chat template or a token of InternVL2 is not known."""
     tokenizer = _tokenizer(source)
     end = _turns(original)[3]
@@ -47,7 +47,7 @@ def convert_processor(source: Path, original: dict[str, Any]) -> InternVLPicture
         image_std=_IMAGENET_STD,
         do_convert_rgb=True,
     )
-    return InternVLPictureProcessor(
+    return InternVLImageTextProcessor(
         image_processor=image_processor,
         tokenizer=tokenizer,
         image_seq_length=image_tokens_a_tile(original),

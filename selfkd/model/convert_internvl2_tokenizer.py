@@ -129,13 +129,13 @@ def _read_model(path: Path) -> Any:
 def _vocabulary(proto: Any, added: Mapping[int, AddedToken], path: Path) -> dict[str, int]:
     """Pieces by id, added tokens in the place of those that stood there. What is replaced has no name any more."""
     names = {i: piece.piece for i, piece in enumerate(proto.pieces)} | {i: t.content for i, t in added.items()}
-    places: dict[str, int] = {}
+    positions: dict[str, int] = {}
     for i, name in names.items():
-        if name in places and i in added and places[name] in added:
-            raise InputError(f"{path}: field added_tokens_decoder: {name!r} has two ids, {places[name]} and {i}")
-        if name not in places or i in added:
-            places[name] = i
-    return places
+        if name in positions and i in added and positions[name] in added:
+            raise InputError(f"{path}: field added_tokens_decoder: {name!r} has two ids, {positions[name]} and {i}")
+        if name not in positions or i in added:
+            positions[name] = i
+    return positions
 
 
 def _merges(proto: Any, vocabulary: Mapping[str, int]) -> list[tuple[str, str]]:

@@ -20,9 +20,9 @@ def check_length(
     """Raises InputError for speech that is empty or over what the ears can take. `name` says which example it is."""
     seconds = len(samples) / rate_hz
     if seconds < SHORTEST_SECONDS:
-        raise InputError(f"{name}: field speech: {seconds:.3f} s of sound is too short")
+        raise InputError(f"{name}: field audio: {seconds:.3f} s of sound is too short")
     if seconds > limit:
-        raise InputError(f"{name}: field speech: {seconds:.1f} s is over the encoder's {limit:.0f} s")
+        raise InputError(f"{name}: field audio: {seconds:.1f} s is over the encoder's {limit:.0f} s")
 
 
 def log_mel(extractor: WhisperFeatureExtractor, samples: NDArray[np.float32], name: str) -> Tensor:

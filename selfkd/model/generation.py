@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from selfkd.model.lora import adapters_on
-from selfkd.model.prefix_cache import Prefix, generate_after, join_prefixes, read_on, read_prefix
+from selfkd.model.prefix_cache import Prefix, encode_prefix, extend_prefix, generate_after, join_prefixes
 
 if TYPE_CHECKING:
     from selfkd.model.modeling_omni import OmniModel
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 FIRST_ROUND = 4  # tokens; each round has twice as many as the one before
 
 
-def generate_in_rounds(
+def generate_with_early_exit(
     vlm: Any, prefix: Prefix, last_ids_B: Tensor, max_new_tokens: int, eos_token_id: list[int], pad_token_id: int
 ) -> Tensor:
     """Ids of the likeliest replies (B, new tokens), padded after their end: token for token those of one call. A
     checkpoint's own penalty on repetition is off: it would count a written question's words and not a spoken one's."""
-    replies = last_ids_B.new_full((len(last_ids_B), max_new_tokens), pad_token_id)
+    predictions = last_ids_B.new_full((len(last_ids_B), max_new_tokens), pad_token_id)
     rows, ends = torch.arange(len(last_ids_B), device=last_ids_B.device), last_ids_B.new_tensor(eos_token_id)
     done, tokens = 0, FIRST_ROUND
     while done < max_new_tokens and len(rows):
@@ -48,18 +48,18 @@ def generate_in_rounds(
             num_beams=1,
             repetition_penalty=1.0,
         )
-        replies[rows, done : done + ids.shape[1]] = ids
+        predictions[rows, done : done + ids.shape[1]] = ids
         done, tokens = done + ids.shape[1], 2 * tokens
         going = (~torch.isin(ids, ends).any(1)).nonzero().flatten()
         rows, prefix, last_ids_B = rows[going], prefix.rows(going), ids[going, -1]
-    return replies[:, :done]
+    return predictions[:, :done]
 
 
 Generate = Callable[..., Tensor]  # ids of the replies from the VLM, a prefix, the last ids of its rows, and settings
 
 
 @dataclass(frozen=True)
-class Asked:
+class Query:
     """The written or the spoken ones of some prompts: which rows (N,) they were, all of them but the last token (N
     prefixes), and that token (N,)."""
 
@@ -79,7 +79,7 @@ class Asked:
 
 
 @torch.no_grad()
-def read_prompts(
+def encode_prompts(
     model: "OmniModel",
     prefix_ids: Tensor,
     prefix_mask: Tensor,
@@ -87,17 +87,17 @@ def read_prompts(
     suffix_ids: Tensor,
     suffix_mask: Tensor,
     image_inputs: dict[str, Tensor],
-    speech_inputs: dict[str, Tensor],
+    audio_inputs: dict[str, Tensor],
     spoken: Tensor,
     prefix: Prefix | None = None,
-) -> list[Asked]:
+) -> list[Query]:
     """Takes what `OmniProcessor` makes of prompts, on any device: prefixes (G, P), padded on the left; `group` (B,),
     the prefix of each prompt; what follows it (B, S), padded on the right; clips, one for each prompt that is `spoken`.
     `prefix` is what the prefixes have been read to, where they have been."""
-    prefix_ids, prefix_mask, group, suffix_ids, suffix_mask, image_inputs, speech_inputs, spoken = send_to_device(
-        (prefix_ids, prefix_mask, group, suffix_ids, suffix_mask, image_inputs, speech_inputs, spoken), model.device
+    prefix_ids, prefix_mask, group, suffix_ids, suffix_mask, image_inputs, audio_inputs, spoken = send_to_device(
+        (prefix_ids, prefix_mask, group, suffix_ids, suffix_mask, image_inputs, audio_inputs, spoken), model.device
     )
-    prefix = prefix or read_prefix(model.vlm, prefix_ids, prefix_mask, **image_inputs)
+    prefix = prefix or encode_prefix(model.vlm, prefix_ids, prefix_mask, **image_inputs)
     parts = []
     lengths_B = suffix_mask.sum(-1)
     last_B = suffix_ids.gather(1, lengths_B[:, None] - 1).squeeze(1)
@@ -109,11 +109,13 @@ def read_prompts(
             continue
         width = int(lengths_B[rows].max()) - 1
         ids, mask = suffix_ids[rows, :width], before_last[rows, :width]
-        inputs, mask = model.listen(ids, mask, speech_inputs)[:2] if is_spoken else ({"input_ids": ids}, mask)
-        part = Asked(is_spoken, rows, prefix.rows(group[rows]), last_B[rows])
+        inputs, mask = (
+            model.merge_audio_embeddings(ids, mask, audio_inputs)[:2] if is_spoken else ({"input_ids": ids}, mask)
+        )
+        part = Query(is_spoken, rows, prefix.rows(group[rows]), last_B[rows])
         with part.going_on(model.vlm):
-            read = read_on(model.vlm, part.prefix, inputs, mask)
-        parts.append(Asked(is_spoken, rows, read, part.last_ids_N))
+            read = extend_prefix(model.vlm, part.prefix, inputs, mask)
+        parts.append(Query(is_spoken, rows, read, part.last_ids_N))
     return parts
 
 
@@ -123,18 +125,18 @@ def ends_of(model: "OmniModel", end_id: int) -> list[int]:
     return sorted({end_id, *(own if isinstance(own, list) else [own])} - {None})
 
 
-def generate_replies(model: "OmniModel", parts: list[Asked], generate: Generate, **generate_inputs: Any) -> Tensor:
+def generate_responses(model: "OmniModel", parts: list[Query], generate: Generate, **generate_inputs: Any) -> Tensor:
     """Ids of the replies (B, new tokens), in the order that the prompts had. All rows are generated together, but for
     those of a model with adapters: they would be on for the written ones too."""
     if model.config.llm_lora is None and len(parts) > 1:
         rows, last = (torch.cat([getattr(p, name) for p in parts]) for name in ("rows_N", "last_ids_N"))
-        parts = [Asked(False, rows, join_prefixes([p.prefix for p in parts]), last)]
-    replies: dict[int, Tensor] = {}
+        parts = [Query(False, rows, join_prefixes([p.prefix for p in parts]), last)]
+    predictions: dict[int, Tensor] = {}
     for part in parts:
         with part.going_on(model.vlm):
             ids = generate(model.vlm, part.prefix, part.last_ids_N, **generate_inputs)
-        replies |= dict(zip(part.rows_N.tolist(), ids, strict=True))
-    return pad_sequence([replies[row] for row in range(len(replies))], True, _padding(model, generate_inputs))
+        predictions |= dict(zip(part.rows_N.tolist(), ids, strict=True))
+    return pad_sequence([predictions[row] for row in range(len(predictions))], True, _padding(model, generate_inputs))
 
 
 def _padding(model: "OmniModel", generate_inputs: dict[str, Any]) -> int:

@@ -36,7 +36,7 @@ class WithoutVideo(ProcessorMixin):
         return parts
 
 
-class InternVLPictureProcessor(InternVLProcessor):
+class InternVLImageTextProcessor(InternVLProcessor):
     """Apart from the others because InternVL2's tokenizers have no token for videos."""
 
     def __init__(self, image_processor=None, tokenizer=None, image_seq_length: int = 256, chat_template=None, **kwargs):
@@ -50,10 +50,10 @@ class InternVLPictureProcessor(InternVLProcessor):
         self.multimodal_pattern = re.compile(f"(?P<image>{re.escape(self.image_token)})")
 
 
-def picture_processor_class(model_type: str) -> type[ProcessorMixin]:
+def image_processor_class(model_type: str) -> type[ProcessorMixin]:
     """The class of a model's processor, without the video part where there is one; KeyError for what has none."""
     if model_type == "internvl":
-        return InternVLPictureProcessor
+        return InternVLImageTextProcessor
     whole = getattr(transformers, PROCESSOR_MAPPING_NAMES[model_type])
     if _VIDEO not in whole.get_attributes():
         return whole

@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 
 
 @dataclass(frozen=True)
-class NativeEars:
+class NativeAudio:
     """Modules of a model, by their path in it: what listens, and what brings it into the LLM's space."""
 
     speech_encoder: str
@@ -25,14 +25,14 @@ class NativeEars:
 
 
 _TOWER, _PHI = "model.audio_tower", "model.embed_tokens_extend.audio_embed"
-_GEMMA = NativeEars(_TOWER, ("model.embed_audio.embedding_projection",))
-NATIVE_EARS = {
-    "qwen2_5_omni_thinker": NativeEars(_TOWER, (f"{_TOWER}.ln_post", f"{_TOWER}.proj")),
-    "qwen3_omni_moe_thinker": NativeEars(_TOWER, (f"{_TOWER}.ln_post", f"{_TOWER}.proj1", f"{_TOWER}.proj2")),
+_GEMMA = NativeAudio(_TOWER, ("model.embed_audio.embedding_projection",))
+NATIVE_AUDIO = {
+    "qwen2_5_omni_thinker": NativeAudio(_TOWER, (f"{_TOWER}.ln_post", f"{_TOWER}.proj")),
+    "qwen3_omni_moe_thinker": NativeAudio(_TOWER, (f"{_TOWER}.ln_post", f"{_TOWER}.proj1", f"{_TOWER}.proj2")),
     "gemma3n": _GEMMA,
     "gemma4": _GEMMA,
     # it has a second projection for speech without a picture, which is not what is trained here
-    "phi4_multimodal": NativeEars(
+    "phi4_multimodal": NativeAudio(
         f"{_PHI}.encoder", (f"{_PHI}.up_proj_for_vision_speech", f"{_PHI}.down_proj_for_vision_speech")
     ),
 }

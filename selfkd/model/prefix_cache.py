@@ -42,7 +42,7 @@ def positions(mask_BT: Tensor) -> Tensor:
     return (mask_BT.cumsum(-1) - 1).clamp(min=0)
 
 
-def read_prefix(vlm: Any, input_ids_GP: Tensor, mask_GP: Tensor, **image_inputs: Tensor) -> Prefix:
+def encode_prefix(vlm: Any, input_ids_GP: Tensor, mask_GP: Tensor, **image_inputs: Tensor) -> Prefix:
     """Runs the vision tower and the LLM over the left-padded prefixes and keeps the keys and values."""
     inputs: dict[str, Any] = dict(image_inputs)
     if image_inputs:
@@ -77,7 +77,7 @@ def continue_prefix(vlm: Any, prefix: Prefix, inputs: Mapping[str, Tensor], mask
     return _continue(vlm, prefix, inputs, mask_BS, _PrefixCache(prefix.layers))
 
 
-def read_on(vlm: Any, prefix: Prefix, inputs: Mapping[str, Tensor], mask_BS: Tensor) -> Prefix:
+def extend_prefix(vlm: Any, prefix: Prefix, inputs: Mapping[str, Tensor], mask_BS: Tensor) -> Prefix:
     """What comes after right-padded continuations has each of them for its prefix, with all that stood before it."""
     if not mask_BS.any():
         return prefix

@@ -97,12 +97,12 @@ def _padded(tensor: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 SPEECH_TOKEN = "<speech>"
-_SPEECH_CONFIG = "speech"  # subfolder of the feature extractor
+_SPEECH_CONFIG = "audio"  # subfolder of the feature extractor
 _OF_TEXT = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 
 
 @dataclass(frozen=True)
-class Seen:
+class EncodedImage:
     """A picture as a model takes it: the chat text before the question, placeholders put in by the VLM's own processor,
     the chat text after it, and what its image processor gives, by name; without a picture the text alone."""
 
@@ -116,45 +116,45 @@ class Clip:
     """A clip as a model takes it: what stands for it in the chat text, and what is made of the sound, by name."""
 
     text: Template
-    speech_inputs: dict[str, Tensor]
+    audio_inputs: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Prompt:
     """One question for one view. `prefix_ids` is what both views share, `suffix_ids` the question and what follows it
-    up to where the response begins; `speech_inputs` are there in the spoken view alone."""
+    up to where the response begins; `audio_inputs` are there in the spoken view alone."""
 
     prefix_ids: list[int]
     suffix_ids: list[int]
     image_inputs: dict[str, Tensor]
-    speech_inputs: dict[str, Tensor] = field(default_factory=dict)
+    audio_inputs: dict[str, Tensor] = field(default_factory=dict)
 
 
 class OmniProcessor:
     """Without a `feature_extractor` the VLM's own processor takes the sound too: that of a native omni model."""
 
     def __init__(
-        self, vlm_processor: Any, feature_extractor: WhisperFeatureExtractor | None = None, speech_stack: int = 4
+        self, vlm_processor: Any, feature_extractor: WhisperFeatureExtractor | None = None, stack_factor: int = 4
     ):
         self.vlm_processor, self.feature_extractor = vlm_processor, feature_extractor
-        self.speech_stack = speech_stack
+        self.stack_factor = stack_factor
         self._image_tokens: dict[tuple[int, int], int] = {}  # by size: a count takes half a millisecond
         self.tokenizer = vlm_processor.tokenizer
         self._texts: TextTokenizer | None = None  # made when first needed
         if feature_extractor is not None:
             # beyond the VLM's vocabulary or in its spare rows: the model never looks this id up
             self.tokenizer.add_tokens([SPEECH_TOKEN], special_tokens=True)
-            self.speech_token_id: int = self.tokenizer.convert_tokens_to_ids(SPEECH_TOKEN)
+            self.audio_token_id: int = self.tokenizer.convert_tokens_to_ids(SPEECH_TOKEN)
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> "OmniProcessor":
         """Reads what `save_pretrained` wrote, or the processor of a native omni model, by hub id or path."""
         config = config_of(path, "model")
         processor = load_vlm_processor(path, "model")
-        if config.get("speech_config") is None:
+        if config.get("audio_config") is None:
             return cls(processor)
         with reading(path, "model", "config.json"):
-            bins, stack = config["speech_config"]["num_mel_bins"], int(config["speech_stack"])
+            bins, stack = config["audio_config"]["num_mel_bins"], int(config["stack_factor"])
         return cls(processor, load_feature_extractor(path, "model", _SPEECH_CONFIG, bins), stack)
 
     def save_pretrained(self, path: str | Path) -> None:
@@ -213,19 +213,19 @@ class OmniProcessor:
         alone = whole[: len(before)] != before  # it has run together with the template's end
         return [*(self.text_ids(response) if alone else whole[len(before) :]), self.end_id]
 
-    def look(self, picture: Image.Image | None, name: str = "") -> Seen:
+    def encode_image(self, image: Image.Image | None, name: str = "") -> EncodedImage:
         """What a picture becomes, worked out once for all prompts about it. Raises InputError for one that the model's
         own processor does not take; `name` says which example it is of."""
-        frame = self._frames[picture is not None]
-        if picture is None:
-            return Seen(Template(frame.before), Template(frame.after), {})
+        frame = self._frames[image is not None]
+        if image is None:
+            return EncodedImage(Template(frame.before), Template(frame.after), {})
         # the frame begins with what a prompt begins with; a tokenizer would put its own before that
-        with _taken(picture.width, picture.height, name):
+        with _taken(image.width, image.height, name):
             batch = self.vlm_processor(
-                images=[picture], text=[frame.before], return_tensors="pt", add_special_tokens=False
+                images=[image], text=[frame.before], return_tensors="pt", add_special_tokens=False
             )
         image_inputs = {name: value for name, value in batch.items() if name not in _OF_TEXT}
-        return Seen(Template(self.tokenizer.decode(batch["input_ids"][0])), Template(frame.after), image_inputs)
+        return EncodedImage(Template(self.tokenizer.decode(batch["input_ids"][0])), Template(frame.after), image_inputs)
 
     def image_tokens(self, width: int, height: int) -> int:
         """How many tokens a picture of so many pixels takes; 0 for none. Raises InputError for a size that the model's
@@ -243,7 +243,7 @@ class OmniProcessor:
         with _taken(width, height):
             return count(image_sizes=[[height, width]])["num_image_tokens"][0]
 
-    def hear(self, samples: NDArray[np.float32], name: str = "speech") -> Clip:
+    def encode_audio(self, samples: NDArray[np.float32], name: str = "audio") -> Clip:
         """What a clip (mono, 16 kHz) becomes. `name` says in errors which it is."""
         if self.feature_extractor is not None:
             mel_BFM = log_mel(self.feature_extractor, samples, name)[None]
@@ -252,28 +252,28 @@ class OmniProcessor:
         check_length(samples, name)
         token = self.vlm_processor.audio_token
         batch = self.vlm_processor(text=[token], audio=[samples], return_tensors="pt", add_special_tokens=False)
-        speech_inputs = {n: value for n, value in batch.items() if n not in _OF_TEXT}
-        frames = speech_inputs.get("audio_input_features")
+        audio_inputs = {n: value for n, value in batch.items() if n not in _OF_TEXT}
+        frames = audio_inputs.get("audio_input_features")
         if frames is not None:  # Phi-4's processor gives no mask for one clip alone
-            speech_inputs.setdefault("audio_attention_mask", torch.ones(frames.shape[:2], dtype=torch.bool))
+            audio_inputs.setdefault("audio_attention_mask", torch.ones(frames.shape[:2], dtype=torch.bool))
         text = self.tokenizer.decode(batch["input_ids"][0])
         frame = self._spoken_frame
-        return Clip(Template(frame.before + text + frame.after), speech_inputs)
+        return Clip(Template(frame.before + text + frame.after), audio_inputs)
 
     @cached_property
     def _spoken_frame(self) -> ChatFrame:
         return audio_frame(self.vlm_processor)
 
-    def text_prompt(self, question: str, seen: Seen, instruction: str = "", answer_format: str = "") -> Prompt:
+    def text_prompt(self, question: str, seen: EncodedImage, instruction: str = "", answer_format: str = "") -> Prompt:
         """The written view. The prompt is tokenized whole and cut where the spoken view's begins to differ."""
         return self._prompt((question, answer_format), seen, instruction, {})
 
-    def speech_prompt(self, heard: Clip, seen: Seen, instruction: str = "", answer_format: str = "") -> Prompt:
+    def audio_prompt(self, heard: Clip, seen: EncodedImage, instruction: str = "", answer_format: str = "") -> Prompt:
         """The spoken view: the question is in the sound and nowhere in the ids."""
-        return self._prompt((heard.text, answer_format), seen, instruction, heard.speech_inputs)
+        return self._prompt((heard.text, answer_format), seen, instruction, heard.audio_inputs)
 
     def _prompt(
-        self, question: tuple[str, str], seen: Seen, instruction: str, speech_inputs: dict[str, Tensor]
+        self, question: tuple[str, str], seen: EncodedImage, instruction: str, audio_inputs: dict[str, Tensor]
     ) -> Prompt:
         before = self.text_ids(seen.before, instruction)
         whole = self.text_ids(seen.before, instruction, *question)
@@ -282,7 +282,7 @@ class OmniProcessor:
             if whole.count(place) != given:
                 raise InputError(f"the text makes {whole.count(place)} places {name!r} of {given}")
         shared = common_length(before, whole)
-        return Prompt(whole[:shared], whole[shared:] + self.ids(seen.after), seen.image_inputs, speech_inputs)
+        return Prompt(whole[:shared], whole[shared:] + self.ids(seen.after), seen.image_inputs, audio_inputs)
 
     @property
     def _places(self) -> dict[str, int]:
@@ -305,22 +305,22 @@ class OmniProcessor:
             "suffix_ids": suffix_ids,
             "suffix_mask": suffix_mask,
             "image_inputs": join_inputs([p.image_inputs for p in sharing]),
-            "speech_inputs": join_inputs([p.speech_inputs for p in prompts]),
-            "spoken": torch.tensor([bool(p.speech_inputs) for p in prompts]),
+            "audio_inputs": join_inputs([p.audio_inputs for p in prompts]),
+            "spoken": torch.tensor([bool(p.audio_inputs) for p in prompts]),
         }
 
-    def check_context(self, name: str, ids: Sequence[int], speech_inputs: dict[str, Tensor], context: int) -> None:
+    def check_context(self, name: str, ids: Sequence[int], audio_inputs: dict[str, Tensor], context: int) -> None:
         """Raises InputError where what the LLM reads for `ids` is longer than its context; `name` says which it is."""
-        length = self.length(ids, speech_inputs)
+        length = self.length(ids, audio_inputs)
         if length > context:
             raise InputError(f"{name}: {length} tokens do not fit the model's context of {context}")
 
-    def length(self, ids: Sequence[int], speech_inputs: dict[str, Tensor]) -> int:
+    def length(self, ids: Sequence[int], audio_inputs: dict[str, Tensor]) -> int:
         """Tokens that the LLM reads for `ids`; a vector of what is heard counts as one."""
-        if self.feature_extractor is None or not speech_inputs:
+        if self.feature_extractor is None or not audio_inputs:
             return len(ids)
         # the speech token makes way for what is heard
-        return len(ids) + stacked_length(encoder_frames(speech_inputs["mel_BFM"].shape[2]), self.speech_stack) - 1
+        return len(ids) + stacked_length(encoder_frames(audio_inputs["mel_BFM"].shape[2]), self.stack_factor) - 1
 
     def pad_left(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
         """(ids, mask) of rows of different lengths, padded on the left."""
@@ -350,7 +350,7 @@ def _taken(width: int, height: int, name: str = "") -> Iterator[None]:
         raise InputError(f"{what}: the model does not take {width} x {height} pixels ({error})") from error
 
 
-def cut_alike(prompts: Sequence[Prompt]) -> list[Prompt]:
+def align_prefixes(prompts: Sequence[Prompt]) -> list[Prompt]:
     """Prompts about one picture with the same prefix: what all of theirs begin with. A question may take the end of the
     instruction before it into its first token, and the two views would read the picture twice."""
     shared = prompts[0].prefix_ids

@@ -1,6 +1,6 @@
 """Projectors: encoder frames -> vectors in the LLM's embedding space.
 
-`SpeechProjector` stacks k frames: LayerNorm, linear, GELU, linear (the paper's baseline form). `HeardTokens` gives one
+`StackProjector` stacks k frames: LayerNorm, linear, GELU, linear (the paper's baseline form). `CTCProjector` gives one
 soft token embedding for each CTC token: a CTC head over the LLM's tokens, and for each run of frames with the same
 likeliest token the mean of the LLM's embeddings under the frames' posteriors (cf. LegoSLM, arXiv 2505.11352). The LLM
 was trained on embeddings of tokens; the posteriors keep what a transcript loses, the encoder's uncertainty, and the
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 
-class Reading(NamedTuple):
+class CTCOutput(NamedTuple):
     """What a head reads in frames: log-probabilities (B, S, V) in fp32, and which frames there are (B, S)."""
 
     log_probs: Tensor
@@ -29,18 +29,18 @@ class Reading(NamedTuple):
         return self.log_probs.shape[2] - 1
 
 
-class Transcript(NamedTuple):
+class CTCOutputs(NamedTuple):
     """What ears that hear tokens read in the frames: tokens, and characters where they spell."""
 
-    tokens: Reading
-    characters: Reading | None
+    tokens: CTCOutput
+    characters: CTCOutput | None
 
 
-def read_frames(head: nn.Linear, frames_BSD: Tensor, mask_BS: Tensor) -> Reading:
-    return Reading(F.log_softmax(head(frames_BSD.to(head.weight.dtype)).float(), dim=-1), mask_BS)
+def ctc_output(head: nn.Linear, frames_BSD: Tensor, mask_BS: Tensor) -> CTCOutput:
+    return CTCOutput(F.log_softmax(head(frames_BSD.to(head.weight.dtype)).float(), dim=-1), mask_BS)
 
 
-def ctc_loss(reading: Reading, labels_BU: Tensor) -> Tensor:
+def ctc_loss(reading: CTCOutput, labels_BU: Tensor) -> Tensor:
     """-log p(labels), in nats, of each clip (B,); `labels_BU` are places in the head, -100 pads.
 
     A clip too short for its labels counts for nothing, as it has no alignment."""
@@ -55,7 +55,7 @@ def ctc_loss(reading: Reading, labels_BU: Tensor) -> Tensor:
     )
 
 
-def run_starts(reading: Reading) -> tuple[Tensor, Tensor, Tensor]:
+def run_starts(reading: CTCOutput) -> tuple[Tensor, Tensor, Tensor]:
     """(likeliest piece of each frame, whether one is said there, whether a run begins there), all (B, S). A run is one
     piece for some frames on end; the blank, and what lies beyond a clip's end, is in none."""
     best_BS = reading.log_probs.argmax(-1)
@@ -64,7 +64,7 @@ def run_starts(reading: Reading) -> tuple[Tensor, Tensor, Tensor]:
     return best_BS, said_BS, said_BS & (best_BS != before_BS)
 
 
-def runs_of(reading: Reading) -> tuple[Tensor, Tensor]:
+def runs_of(reading: CTCOutput) -> tuple[Tensor, Tensor]:
     """(the run that each frame is part of, -1 for none (B, S); which runs there are (B, most runs))."""
     _, said_BS, starts_BS = run_starts(reading)
     run_BS = torch.where(said_BS, starts_BS.cumsum(-1) - 1, -1)
@@ -73,19 +73,19 @@ def runs_of(reading: Reading) -> tuple[Tensor, Tensor]:
     return run_BS, torch.arange(most, device=run_BS.device) < counts_B[:, None]
 
 
-def transcripts_of(reading: Reading) -> list[list[int]]:
+def transcripts_of(reading: CTCOutput) -> list[list[int]]:
     """The pieces that each clip's runs are of."""
     best_BS, _, starts_BS = run_starts(reading)
     return [best_S[starts_S].tolist() for best_S, starts_S in zip(best_BS, starts_BS, strict=True)]
 
 
-class Heard(NamedTuple):
+class AudioEmbeddings(NamedTuple):
     """What ears make of a batch of clips: vectors (B, U, LLM width) and their mask, and the transcript of ears that
     hear tokens."""
 
     vectors: Tensor
     mask: Tensor
-    transcript: Transcript | None = None
+    transcript: CTCOutputs | None = None
 
 
 def stacked_length(frames: int | Tensor, stack: int):
@@ -93,7 +93,7 @@ def stacked_length(frames: int | Tensor, stack: int):
     return (frames + stack - 1) // stack
 
 
-class SpeechProjector(nn.Module):
+class StackProjector(nn.Module):
     """The paper's "single-layer MLP" between speech encoder and LLM, in the form of InternOmni.
 
     The paper does not say how it down-samples; we stack `stack` neighbouring frames.
@@ -106,7 +106,7 @@ class SpeechProjector(nn.Module):
         self.linear_in = nn.Linear(speech_width * stack, llm_width)
         self.linear_out = nn.Linear(llm_width, llm_width)
 
-    def forward(self, frames_BSD: Tensor, mask_BS: Tensor, embed: nn.Module) -> Heard:
+    def forward(self, frames_BSD: Tensor, mask_BS: Tensor, embed: nn.Module) -> AudioEmbeddings:
         """(B, S, speech width) -> ceil(S / k) vectors; the LLM's embeddings are not asked."""
         frames_BSD = frames_BSD.to(self.linear_in.weight.dtype) * mask_BS[..., None]
         missing = -frames_BSD.shape[1] % self.stack
@@ -114,13 +114,13 @@ class SpeechProjector(nn.Module):
         stacked = frames_BSD.reshape(len(frames_BSD), -1, frames_BSD.shape[2] * self.stack)
         lengths = stacked_length(mask_BS.sum(-1, keepdim=True), self.stack)
         mask = torch.arange(stacked.shape[1], device=lengths.device) < lengths
-        return Heard(self.linear_out(F.gelu(self.linear_in(self.norm(stacked)))), mask)
+        return AudioEmbeddings(self.linear_out(F.gelu(self.linear_in(self.norm(stacked)))), mask)
 
 
-SPELLING = "projector.character_head."  # of names of weights that no model is saved with
+CHARACTER_HEAD = "projector.character_head."  # of names of weights that no model is saved with
 
 
-class HeardTokens(nn.Module):
+class CTCProjector(nn.Module):
     """Ears that speak the LLM's tokens. The blank of CTC comes after the P tokens."""
 
     def __init__(self, speech_width: int, token_ids: Sequence[int]):
@@ -129,9 +129,9 @@ class HeardTokens(nn.Module):
         self.token_ids = list(token_ids)
         self._place = {token_id: place for place, token_id in enumerate(self.token_ids)}
         self.ctc_head = nn.Linear(speech_width, len(self.token_ids) + 1)
-        self.spell(())
+        self.character_logits(())
 
-    def spell(self, characters: Sequence[str]) -> None:
+    def character_logits(self, characters: Sequence[str]) -> None:
         """From here on the frames are read as characters, too; with none of them no more.
 
         For the time that a new head over tokens learns: a word is many frames and a character few, so that CTC over
@@ -148,12 +148,12 @@ class HeardTokens(nn.Module):
         """Texts as places in the head over characters (B, U), -100 pads."""
         return _places(texts, self._character)
 
-    def read(self, frames_BSD: Tensor, mask_BS: Tensor) -> Transcript:
+    def read(self, frames_BSD: Tensor, mask_BS: Tensor) -> CTCOutputs:
         """What is said, for a loss: no embedding is asked."""
-        spelt = None if self.character_head is None else read_frames(self.character_head, frames_BSD, mask_BS)
-        return Transcript(read_frames(self.ctc_head, frames_BSD, mask_BS), spelt)
+        spelt = None if self.character_head is None else ctc_output(self.character_head, frames_BSD, mask_BS)
+        return CTCOutputs(ctc_output(self.ctc_head, frames_BSD, mask_BS), spelt)
 
-    def forward(self, frames_BSD: Tensor, mask_BS: Tensor, embed: nn.Module) -> Heard:
+    def forward(self, frames_BSD: Tensor, mask_BS: Tensor, embed: nn.Module) -> AudioEmbeddings:
         """A clip in which every frame is blank gives no vector."""
         transcript = self.read(frames_BSD, mask_BS)
         run_BS, mask_BU = runs_of(transcript.tokens)
@@ -165,7 +165,7 @@ class HeardTokens(nn.Module):
         sums = weighted.new_zeros(len(weighted), width, weighted.shape[2])
         sums = sums.scatter_add(1, place_BS[..., None].expand_as(weighted), weighted)[:, :-1]
         vectors_BUD = sums[..., :-1] / sums[..., -1:].clamp(min=1e-6)
-        return Heard(vectors_BUD, mask_BU, transcript)
+        return AudioEmbeddings(vectors_BUD, mask_BU, transcript)
 
 
 def _places(rows: Sequence[Sequence[Any]], place: Mapping[Any, int]) -> Tensor:

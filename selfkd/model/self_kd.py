@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from selfkd.losses import Objective, SelfKDLoss, needs_responses, needs_teacher, self_kd_loss
+from selfkd.losses import LossConfig, LossOutput, needs_responses, needs_teacher, self_kd_loss
 from selfkd.model.lora import adapters_on
-from selfkd.model.prefix_cache import Prefix, continue_prefix, read_prefix
-from selfkd.model.projectors import Heard, HeardTokens, ctc_loss
+from selfkd.model.prefix_cache import Prefix, continue_prefix, encode_prefix
+from selfkd.model.projectors import AudioEmbeddings, CTCProjector, ctc_loss
 
 if TYPE_CHECKING:
     from selfkd.model.modeling_omni import OmniModel
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 TEMPERATURE = 0.06  # Lyra's
 
 
-def alignment_loss(heard: Heard, transcript_ids_BT: Tensor, embed: nn.Module) -> Tensor:
+def soft_dtw_loss(heard: AudioEmbeddings, transcript_ids_BT: Tensor, embed: nn.Module) -> Tensor:
     """sum over clips of the soft-DTW of 1 - cosine, divided by the question's tokens; a clip that gave no vector counts
     for nothing. `transcript_ids_BT` are the question's ids, -100 pads."""
     written_BT = transcript_ids_BT != -100
@@ -79,7 +79,7 @@ class PairedRows(NamedTuple):
     student: Tensor
     teacher: Tensor | None
     labels: Tensor
-    heard: Heard | None
+    heard: AudioEmbeddings | None
 
 
 class FrozenTeacher:
@@ -97,7 +97,7 @@ class FrozenTeacher:
         return Teacher(rows, self.vlm.get_output_embeddings().weight)
 
 
-def response_places(mask_BT: Tensor, labels_BR: Tensor) -> Tensor:
+def response_positions(mask_BT: Tensor, labels_BR: Tensor) -> Tensor:
     """Which tokens predict the response (B, T): the last of each row, as many as `labels_BR` has there."""
     ends_B1 = mask_BT.sum(-1, keepdim=True)
     starts_B1 = ends_B1 - (labels_BR != -100).sum(-1, keepdim=True)
@@ -107,7 +107,7 @@ def response_places(mask_BT: Tensor, labels_BR: Tensor) -> Tensor:
 
 def response_rows(hidden_BTD: Tensor, mask_BT: Tensor, labels_BR: Tensor) -> Tensor:
     """Hidden states (N, D) that predict the response, in the order of `labels_BR`."""
-    return hidden_BTD[response_places(mask_BT, labels_BR)]
+    return hidden_BTD[response_positions(mask_BT, labels_BR)]
 
 
 def paired_rows(model: "OmniModel", batch: Mapping[str, Any], with_teacher: bool) -> PairedRows:
@@ -122,7 +122,7 @@ def paired_rows(model: "OmniModel", batch: Mapping[str, Any], with_teacher: bool
     if with_teacher:
         with torch.no_grad():
             teacher_ND = _written_rows(model.vlm, prefix, batch)
-    inputs, mask, heard = model.listen(batch["speech_ids"], batch["speech_mask"], batch["speech_inputs"])
+    inputs, mask, heard = model.merge_audio_embeddings(batch["audio_ids"], batch["audio_mask"], batch["audio_inputs"])
     with adapters_on(model.vlm):
         hidden = continue_prefix(model.vlm, prefix, inputs, mask)
     student_ND = response_rows(hidden, mask, labels_BR)
@@ -130,21 +130,21 @@ def paired_rows(model: "OmniModel", batch: Mapping[str, Any], with_teacher: bool
 
 
 def paired_loss(
-    model: "OmniModel", batch: Mapping[str, Any], objective: Objective, teacher: Teacher | None
-) -> SelfKDLoss:
+    model: "OmniModel", batch: Mapping[str, Any], objective: LossConfig, teacher: Teacher | None
+) -> LossOutput:
     """The loss of a batch. Where the objective asks a teacher and none is given, it is the text view of the weights
     themselves; where it asks no response, the ears alone are run."""
-    heard: Heard | None = None
+    heard: AudioEmbeddings | None = None
     if needs_responses(objective):
         loss, heard = _response_loss(model, batch, objective, teacher)
     else:
         tokens, nothing = int((batch["labels"] != -100).sum()), torch.zeros((), device=batch["labels"].device)
-        loss = SelfKDLoss(nothing, nothing, nothing, tokens, {})
+        loss = LossOutput(nothing, nothing, nothing, tokens, {})
         if objective.alignment:
-            heard = model.hear(**batch["speech_inputs"])
+            heard = model.encode_audio(**batch["audio_inputs"])
     if objective.transcript:
-        transcript = heard.transcript if heard else model.transcribe(**batch["speech_inputs"])
-        assert transcript is not None and isinstance(model.projector, HeardTokens), "these ears hear no tokens"
+        transcript = heard.transcript if heard else model.transcribe(**batch["audio_inputs"])
+        assert transcript is not None and isinstance(model.projector, CTCProjector), "these ears hear no tokens"
         said = model.projector.labels(batch["transcript_ids"])
         loss = loss.plus("transcript", objective.transcript, ctc_loss(transcript.tokens, said).sum())
         if objective.characters:
@@ -153,14 +153,14 @@ def paired_loss(
             loss = loss.plus("characters", objective.characters, ctc_loss(transcript.characters, spelt).sum())
     if objective.alignment:
         assert heard is not None, "a native omni model's ears are its own"
-        value = alignment_loss(heard, batch["transcript_ids"], model.get_input_embeddings())
+        value = soft_dtw_loss(heard, batch["transcript_ids"], model.get_input_embeddings())
         loss = loss.plus("alignment", objective.alignment, value)
     return loss
 
 
 def _response_loss(
-    model: "OmniModel", batch: Mapping[str, Any], objective: Objective, teacher: Teacher | None
-) -> tuple[SelfKDLoss, Heard | None]:
+    model: "OmniModel", batch: Mapping[str, Any], objective: LossConfig, teacher: Teacher | None
+) -> tuple[LossOutput, AudioEmbeddings | None]:
     """The part of the loss that is over response rows, and what was heard."""
     with_teacher = needs_teacher(objective) and teacher is None
     student, own_teacher, labels, heard = paired_rows(model, batch, with_teacher)
@@ -172,7 +172,7 @@ def _response_loss(
 def _prefix(vlm: Any, batch: Mapping[str, Any]) -> Prefix:
     prefix = batch.get("prefix")  # where a roll-out has read it already
     if prefix is None:
-        prefix = read_prefix(vlm, batch["prefix_ids"], batch["prefix_mask"], **batch["image_inputs"])
+        prefix = encode_prefix(vlm, batch["prefix_ids"], batch["prefix_mask"], **batch["image_inputs"])
     return prefix.rows(batch["group"])
 
 
@@ -185,6 +185,8 @@ def _assert_same_response(batch: Mapping[str, Any]) -> None:
     """Both views must read the very response that the labels hold, or their rows would not line up."""
     for i, labels in enumerate(batch["labels"]):
         read = labels[labels != -100][:-1].tolist()
-        views = (batch[f"{view}_ids"][i][batch[f"{view}_mask"][i].bool()].tolist() for view in ("text", "speech"))
-        tails = tuple(ids[len(ids) - len(read) :] for ids in views)
+        modalities = (
+            batch[f"{modality}_ids"][i][batch[f"{modality}_mask"][i].bool()].tolist() for modality in ("text", "audio")
+        )
+        tails = tuple(ids[len(ids) - len(read) :] for ids in modalities)
         assert tails == (read, read), f"the two views read different responses: {tails}"

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from selfkd.model.projectors import Reading, read_frames, transcripts_of
+from selfkd.model.projectors import CTCOutput, ctc_output, transcripts_of
 
 
 def encoder_frames(mel_frames: int | Tensor):
@@ -33,7 +33,7 @@ def pad_to_window(mel_BFM: Tensor, mel_mask_BM: Tensor, positions: int) -> Tenso
     return torch.where(mask[:, None].bool(), F.pad(mel_BFM, (0, missing)), silence_B11)
 
 
-def encode_speech(
+def encode_flac(
     encoder: WhisperEncoder, mel_BFM: Tensor, mel_mask_BM: Tensor, padded: bool = False
 ) -> tuple[Tensor, Tensor]:
     """(hidden states (B, S, D), mask (B, S)) of clips that are padded on the right with zeros.
@@ -60,34 +60,34 @@ def encode_speech(
     return encoder.layer_norm(hidden_BSD), mask_BS
 
 
-class RecognizerConfig(WhisperConfig):
+class ASRModelConfig(WhisperConfig):
     """A Whisper configuration, the pieces of text that can be heard (the CTC blank comes after them), and whether the
     encoder reads 30 seconds whatever was said."""
 
-    model_type = "selfkd_recognizer"
+    model_type = "selfkd_asr"
 
-    def __init__(self, pieces: Sequence[str] = (), speech_padded: bool = False, **kwargs):
+    def __init__(self, pieces: Sequence[str] = (), pad_to_window: bool = False, **kwargs):
         self.pieces = list(pieces)
-        self.speech_padded = speech_padded
+        self.pad_to_window = pad_to_window
         super().__init__(**kwargs)
 
 
-class SpeechRecognizer(PreTrainedModel):
+class ASRModel(PreTrainedModel):
     """A Whisper encoder with a CTC head over pieces of text: characters, or tokens of an LLM."""
 
-    config_class = RecognizerConfig
+    config_class = ASRModelConfig
     base_model_prefix = "encoder"
     main_input_name = "mel_BFM"
     _supports_sdpa = True
 
-    def __init__(self, config: RecognizerConfig):
+    def __init__(self, config: ASRModelConfig):
         super().__init__(config)
         self.encoder = WhisperEncoder(config)
         self.ctc_head = nn.Linear(config.d_model, len(config.pieces) + 1)
         self.post_init()
 
-    def forward(self, mel_BFM: Tensor, mel_mask_BM: Tensor) -> Reading:
-        return read_frames(self.ctc_head, *encode_speech(self.encoder, mel_BFM, mel_mask_BM, self.config.speech_padded))
+    def forward(self, mel_BFM: Tensor, mel_mask_BM: Tensor) -> CTCOutput:
+        return ctc_output(self.ctc_head, *encode_flac(self.encoder, mel_BFM, mel_mask_BM, self.config.pad_to_window))
 
     @torch.no_grad()
     def recognize(self, mel_BFM: Tensor, mel_mask_BM: Tensor) -> list[str]:

@@ -25,14 +25,14 @@ from transformers import (
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from selfkd.errors import InputError
-from selfkd.model.backbones import config_of, load_feature_extractor, load_recognizer, load_vlm, load_vlm_processor
+from selfkd.model.backbones import config_of, load_asr_model, load_feature_extractor, load_vlm, load_vlm_processor
 from selfkd.model.checkpoint_files import Source, reading
 from selfkd.model.configuration_omni import OmniConfig
-from selfkd.model.image_processor import InternVLPictureProcessor
+from selfkd.model.image_processor import InternVLImageTextProcessor
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
-from selfkd.model.projectors import HeardTokens, Reading, transcripts_of
-from selfkd.model.speech_encoder import SpeechRecognizer, encode_speech
+from selfkd.model.projectors import CTCOutput, CTCProjector, transcripts_of
+from selfkd.model.speech_encoder import ASRModel, encode_flac
 
 VOCABULARY_SIZE = 512
 IMAGE_TOKENS = 16  # 64 pixels / patch 8 = 8 x 8 patches, 4 x 4 after the pixel shuffle
@@ -53,8 +53,8 @@ def vlm_path() -> Path:
     return Path(str(files("selfkd") / "assets" / "vlm"))
 
 
-def recognizer_path() -> Path:
-    return Path(str(files("selfkd") / "assets" / "recognizer"))
+def asr_model_path() -> Path:
+    return Path(str(files("selfkd") / "assets" / "asr_model"))
 
 
 def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
@@ -91,11 +91,11 @@ def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     )
 
 
-def build_processor(texts: Iterable[str]) -> InternVLPictureProcessor:
+def build_processor(texts: Iterable[str]) -> InternVLImageTextProcessor:
     image_processor = GotOcr2ImageProcessorPil(
         size={"height": 64, "width": 64}, crop_to_patches=True, min_patches=1, max_patches=12, do_convert_rgb=True
     )
-    return InternVLPictureProcessor(
+    return InternVLImageTextProcessor(
         image_processor=image_processor,
         tokenizer=build_tokenizer(texts),
         image_seq_length=IMAGE_TOKENS,
@@ -153,11 +153,11 @@ WHISPER_SIZE: dict[str, Any] = {
 
 def bundled_paths() -> tuple[Path, Path]:
     """The VLM and the recogniser that the bundled model is made of."""
-    return vlm_path(), recognizer_path()
+    return vlm_path(), asr_model_path()
 
 
 def load_bundled() -> tuple[OmniModel, OmniProcessor]:
-    return load_listening(*bundled_paths())
+    return load_bundled_encoder(*bundled_paths())
 
 
 def bundled_config() -> tuple[OmniConfig, OmniProcessor]:
@@ -165,17 +165,17 @@ def bundled_config() -> tuple[OmniConfig, OmniProcessor]:
     return listening_config(*bundled_paths())
 
 
-def listening_config(vlm_source: Source, recognizer_source: Source) -> tuple[OmniConfig, OmniProcessor]:
-    """Configuration and processor of what `load_listening` makes of the same parts, without reading weights."""
-    vlm, ears = config_of(vlm_source, "vlm"), config_of(recognizer_source, "speech_encoder")
+def listening_config(vlm_source: Source, asr_model_source: Source) -> tuple[OmniConfig, OmniProcessor]:
+    """Configuration and processor of what `load_bundled_encoder` makes of the same parts, without reading weights."""
+    vlm, encoder = config_of(vlm_source, "vlm"), config_of(asr_model_source, "speech_encoder")
     processor = OmniProcessor(
-        load_vlm_processor(vlm_source), load_feature_extractor(recognizer_source, "speech_encoder")
+        load_vlm_processor(vlm_source), load_feature_extractor(asr_model_source, "speech_encoder")
     )
-    with reading(recognizer_source, "speech_encoder", "config.json"):
-        pieces = [str(piece) for piece in ears["pieces"]]
+    with reading(asr_model_source, "speech_encoder", "config.json"):
+        pieces = [str(piece) for piece in encoder["pieces"]]
     with reading(vlm_source, "vlm", "config.json"):
-        config = OmniConfig(vlm, ears, speech_token_id=processor.speech_token_id)
-    config.speech_tokens = tokens_of(pieces, processor)
+        config = OmniConfig(vlm, encoder, audio_token_id=processor.audio_token_id)
+    config.ctc_token_ids = tokens_of(pieces, processor)
     return config, processor
 
 
@@ -190,33 +190,33 @@ def tokens_of(pieces: Sequence[str], processor: OmniProcessor) -> list[int]:
     return token_ids
 
 
-def load_listening(vlm_source: Source, recognizer_source: Source) -> tuple[OmniModel, OmniProcessor]:
+def load_bundled_encoder(vlm_source: Source, asr_model_source: Source) -> tuple[OmniModel, OmniProcessor]:
     """A VLM that hears by a recogniser whose pieces are the VLM's own tokens; nothing in it is new or trained here."""
-    recognizer, extractor = load_recognizer(recognizer_source)
-    if not isinstance(recognizer, SpeechRecognizer):
+    asr_model, extractor = load_asr_model(asr_model_source)
+    if not isinstance(asr_model, ASRModel):
         raise InputError(
-            f"speech_encoder: {recognizer_source}: has no CTC head (python -m tools.tiny_model.pretrain_asr_model)"
+            f"speech_encoder: {asr_model_source}: has no CTC head (python -m tools.tiny_model.pretrain_asr_model)"
         )
-    return join_recognizer(load_vlm(vlm_source), load_vlm_processor(vlm_source), recognizer, extractor)
+    return join_asr_model(load_vlm(vlm_source), load_vlm_processor(vlm_source), asr_model, extractor)
 
 
-def join_recognizer(
-    vlm: PreTrainedModel, vlm_processor: Any, recognizer: SpeechRecognizer, extractor: WhisperFeatureExtractor
+def join_asr_model(
+    vlm: PreTrainedModel, vlm_processor: Any, asr_model: ASRModel, extractor: WhisperFeatureExtractor
 ) -> tuple[OmniModel, OmniProcessor]:
     processor = OmniProcessor(vlm_processor, extractor)
-    token_ids = tokens_of(recognizer.config.pieces, processor)
-    model = OmniModel.from_parts(vlm, recognizer.encoder, processor.speech_token_id, speech_tokens=token_ids)
-    model.get_submodule("projector.ctc_head").load_state_dict(recognizer.ctc_head.state_dict())
+    token_ids = tokens_of(asr_model.config.pieces, processor)
+    model = OmniModel.from_parts(vlm, asr_model.encoder, processor.audio_token_id, ctc_token_ids=token_ids)
+    model.get_submodule("projector.ctc_head").load_state_dict(asr_model.ctc_head.state_dict())
     return model, processor
 
 
 @dataclass
-class OwnEars:
+class CTCTranscriber:
     """The ears of a model that hears tokens, as a recogniser of their own: its parts, without the LLM."""
 
     speech_encoder: WhisperEncoder
-    projector: HeardTokens
-    speech_padded: bool
+    projector: CTCProjector
+    pad_to_window: bool
     processor: OmniProcessor
 
     @property
@@ -224,19 +224,19 @@ class OwnEars:
         return self.speech_encoder.device
 
     @torch.no_grad()
-    def read(self, mel_BFM: Tensor, mel_mask_BM: Tensor) -> Reading:
-        return self.projector.read(*encode_speech(self.speech_encoder, mel_BFM, mel_mask_BM, self.speech_padded)).tokens
+    def read(self, mel_BFM: Tensor, mel_mask_BM: Tensor) -> CTCOutput:
+        return self.projector.read(*encode_flac(self.speech_encoder, mel_BFM, mel_mask_BM, self.pad_to_window)).tokens
 
     def recognize(self, mel_BFM: Tensor, mel_mask_BM: Tensor) -> list[str]:
         """What is heard in each clip. Tokens are read together: one alone may be half a letter, or lose its space."""
         heard = transcripts_of(self.read(mel_BFM, mel_mask_BM))
-        return self.processor.decode([[self.projector.token_ids[place] for place in places] for places in heard])
+        return self.processor.decode([[self.projector.token_ids[place] for place in positions] for positions in heard])
 
 
-def recognizer_of(model: OmniModel, processor: OmniProcessor) -> tuple[OwnEars, WhisperFeatureExtractor]:
+def asr_model_of(model: OmniModel, processor: OmniProcessor) -> tuple[CTCTranscriber, WhisperFeatureExtractor]:
     """Raises InputError for ears that hear no tokens."""
-    if model.config.speech_tokens is None or processor.feature_extractor is None:
+    if model.config.ctc_token_ids is None or processor.feature_extractor is None:
         raise InputError("recognizer: this model's ears hear no tokens, so there is no transcript of what they hear")
-    assert isinstance(model.projector, HeardTokens)
-    ears = OwnEars(model.speech_encoder.eval(), model.projector.eval(), model.config.speech_padded, processor)
-    return ears, processor.feature_extractor
+    assert isinstance(model.projector, CTCProjector)
+    encoder = CTCTranscriber(model.speech_encoder.eval(), model.projector.eval(), model.config.pad_to_window, processor)
+    return encoder, processor.feature_extractor

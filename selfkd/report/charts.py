@@ -61,7 +61,7 @@ WIDTH, HEIGHT = 344, 216  # fits a phone as it is: text keeps its size
 _LEFT, _RIGHT, _TOP, _BOTTOM = 42, 18, 10, 36
 _BAR_ROW = 38
 _MARK_ROW, _MARK_LETTER = 12.0, 6.2  # height of a word beside a point, and width of its letters, about
-_MOST_MARKERS = 24  # on a line
+_MAX_MARKERS = 24  # on a line
 Point = tuple[float, float]
 
 
@@ -155,7 +155,7 @@ def line_chart(title: str, lines: Sequence[Line], across: str, text: Callable[[f
     for line in lines:
         spots = [place.at(x, y) for x, y in line.points]
         parts.append(f'<polyline class="line-{line.style}" points="{_path(spots)}"/>')
-        if len(spots) <= _MOST_MARKERS:
+        if len(spots) <= _MAX_MARKERS:
             for (x, y), spot in zip(line.points, spots, strict=True):
                 tip = f"{line.name}, {across} {x:g}: {write(round(y, 4))}"
                 parts.append(_marker(line.style, spot, tip))

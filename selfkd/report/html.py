@@ -31,27 +31,27 @@ def data_uri(content: bytes, media_type: str) -> Markup:
     return Markup(f"data:{media_type};base64,{base64.b64encode(content).decode()}")
 
 
-def picture_uri(example: Example) -> Markup | None:
+def image_uri(example: Example) -> Markup | None:
     """The picture, at most `LONGEST_SIDE` wide and high; None without one that can be read."""
     try:
-        picture = example.picture()
+        image = example.load_image()
     except InputError:
         return None
-    if picture is None or example.image is None:
+    if image is None or example.image is None:
         return None
-    fits = max(picture.size) <= LONGEST_SIDE
+    fits = max(image.size) <= LONGEST_SIDE
     if not fits:
-        picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-    found = _webp(picture, lossless=True)
+        image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    found = _webp(image, lossless=True)
     if len(found) > _PLAIN_BYTES:
-        found = min(found, _webp(picture, quality=78), key=len)
+        found = min(found, _webp(image, quality=78), key=len)
     kind = "jpeg" if example.image.startswith(b"\xff\xd8") else "png"
     return data_uri(example.image, f"image/{kind}") if fits and len(example.image) <= len(found) else _as_webp(found)
 
 
-def _webp(picture: Image.Image, **how: bool | int) -> bytes:
+def _webp(image: Image.Image, **how: bool | int) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", **how)
+    image.save(buffer, "WEBP", **how)
     return buffer.getvalue()
 
 
@@ -59,13 +59,13 @@ def _as_webp(content: bytes) -> Markup:
     return data_uri(content, "image/webp")
 
 
-def speech_uri(example: Example) -> Markup | None:
+def audio_uri(example: Example) -> Markup | None:
     """The speech as MP3, a fourth of FLAC's size, or as it is where that is smaller; None without any to be heard."""
     try:
         samples = example.samples()
     except InputError:
         return None
-    buffer, plain = io.BytesIO(), example.speech or b""
+    buffer, plain = io.BytesIO(), example.audio or b""
     soundfile.write(buffer, samples, SAMPLE_RATE_HZ, "MPEG_LAYER_III", format="MP3", compression_level=_SMALLER)
     is_smaller = len(buffer.getvalue()) < len(plain)
     return data_uri(buffer.getvalue(), "audio/mpeg") if is_smaller else data_uri(plain, "audio/flac")

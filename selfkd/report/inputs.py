@@ -16,7 +16,7 @@ from typing import Any
 
 from selfkd.data.example import MANIFEST, read_manifest
 from selfkd.errors import InputError
-from selfkd.evaluation.comparable import Asked, check_fields, difference
+from selfkd.evaluation.comparable import Query, check_fields, difference
 from selfkd.evaluation.compare import (
     CASCADE,
     TEXT,
@@ -26,7 +26,7 @@ from selfkd.evaluation.compare import (
     side_by_side,
     titled_benchmark,
 )
-from selfkd.evaluation.gap_table import VIEWS, scoring_in
+from selfkd.evaluation.gap_table import MODALITIES, scoring_in
 from selfkd.evaluation.samples import samples_path
 from selfkd.files import read_json
 from selfkd.run_dir import CONFIG, PROVENANCE, RESULT, name_and_path
@@ -105,12 +105,12 @@ def groups_stated(found: Mapping[str, Any], run: RunFolder) -> int:
 def data_folder(run: RunFolder, path: str) -> Path | None:
     """A folder that a run's configuration names, seen from where the run was made: here, or above the run. None where
     it has been deleted since."""
-    places = [Path(), *run.folder.resolve().parents]
-    return next((place / path for place in places if (place / path / MANIFEST).is_file()), None)
+    positions = [Path(), *run.folder.resolve().parents]
+    return next((place / path for place in positions if (place / path / MANIFEST).is_file()), None)
 
 
 Samples = list[dict[str, Any]]
-_NEEDED = ("kind", "outcome", "heard", "parsed", "correct")  # beside what is compared
+_NEEDED = ("kind", "outcome", "transcript", "parsed", "correct")  # beside what is compared
 
 
 @dataclass
@@ -119,7 +119,7 @@ class Group:
     samples: dict[str, Samples] = field(default_factory=dict)  # by system: TEXT, runs by name, CASCADE
     runs: dict[str, RunFolder] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
-    asked: Asked | None = None  # the first that is spoken, once it has any
+    asked: Query | None = None  # the first that is spoken, once it has any
     apart: str = ""  # why it is not measured against what was asked before it
 
     @property
@@ -144,12 +144,12 @@ class Group:
     def items(self) -> list[tuple[str, ...]]:
         return items_in(next(iter(self.samples.values())))
 
-    def differs(self, run: RunFolder, views: dict[str, Samples], is_written: bool = False) -> str:
-        """How what a run was asked in `views` differs from what was asked here, in writing (alone, if `is_written`) and
+    def differs(self, run: RunFolder, modalities: dict[str, Samples], is_written: bool = False) -> str:
+        """How what a run was asked in `modalities` differs from what was asked here, in writing (alone, if `is_written`) and
         aloud; "" where nothing does."""
-        text = [Asked(self.writer, TEXT, self.runs[TEXT].config, self.samples[TEXT])] if TEXT in self.samples else []
+        text = [Query(self.writer, TEXT, self.runs[TEXT].config, self.samples[TEXT])] if TEXT in self.samples else []
         there = text if is_written and text else [*text, *([self.asked] if self.asked else [])]
-        told = (difference(one, other) for one in there for other in _asked(run, views))
+        told = (difference(one, other) for one in there for other in _asked(run, modalities))
         return next(filter(None, told), "")
 
     def add(self, system: str, run: RunFolder, samples: Samples) -> None:
@@ -184,80 +184,86 @@ def averages_of(groups: list[Group], seed: int) -> list[Group]:
 
 
 def _benchmarks(runs: list[RunFolder]) -> list[str]:
-    return list(dict.fromkeys(b for run in runs for b, views in run.result.items() if set(views) & set(VIEWS)))
+    return list(
+        dict.fromkeys(b for run in runs for b, modalities in run.result.items() if set(modalities) & set(MODALITIES))
+    )
 
 
 def _of_benchmark(benchmark: str, runs: list[RunFolder]) -> list[Group]:
     asked = [(run, _views(run, benchmark)) for run in runs]
     groups: list[Group] = []
     home: dict[str, Group] = {}
-    for run, views in asked:
-        if TEXT not in views:
+    for run, modalities in asked:
+        if TEXT not in modalities:
             continue
-        replies = [(s["id"], s["reply"]) for s in views[TEXT]]
-        alike = [g for g in groups if [(s["id"], s["reply"]) for s in g.samples[TEXT]] == replies]
-        same = [g for g in alike if not g.differs(run, views)]
-        apart = alike[0].differs(run, views) if alike and not same else ""
+        predictions = [(s["id"], s["prediction"]) for s in modalities[TEXT]]
+        alike = [g for g in groups if [(s["id"], s["prediction"]) for s in g.samples[TEXT]] == predictions]
+        same = [g for g in alike if not g.differs(run, modalities)]
+        apart = alike[0].differs(run, modalities) if alike and not same else ""
         home[run.name] = same[0] if same else Group(benchmark, apart=apart)
-        home[run.name].add(TEXT, run, views[TEXT])
-        home[run.name].asked = home[run.name].asked or _spoken(run, views)
+        home[run.name].add(TEXT, run, modalities[TEXT])
+        home[run.name].asked = home[run.name].asked or _spoken(run, modalities)
         groups += [] if same else [home[run.name]]
     names = [run.name for run, _ in asked]
-    for at, (run, views) in enumerate(asked):
-        if not views:
+    for at, (run, modalities) in enumerate(asked):
+        if not modalities:
             continue
         if run.name not in home:
             nearest = [home[n] for n in (*reversed(names[:at]), *names[at + 1 :]) if n in home]
-            alike = [g for g in nearest if not g.differs(run, views, is_written=True)]
-            fitting = [g for g in alike if not g.differs(run, views)]
-            apart = next((g.differs(run, views) for g in alike or nearest), "")
+            alike = [g for g in nearest if not g.differs(run, modalities, is_written=True)]
+            fitting = [g for g in alike if not g.differs(run, modalities)]
+            apart = next((g.differs(run, modalities) for g in alike or nearest), "")
             home[run.name] = fitting[0] if fitting else Group(benchmark, apart=apart)
-            home[run.name].asked = home[run.name].asked or _spoken(run, views)
+            home[run.name].asked = home[run.name].asked or _spoken(run, modalities)
             groups += [] if fitting else [home[run.name]]
             if alike and not fitting and TEXT in alike[0].samples:  # what was written is the same
                 home[run.name].add(TEXT, alike[0].runs[TEXT], alike[0].samples[TEXT])
-        if "speech" in views:
-            home[run.name].add(run.name, run, views["speech"])
-        if "cascade" in views:
-            _add_cascade(groups, home[run.name], run, views)
+        if "audio" in modalities:
+            home[run.name].add(run.name, run, modalities["audio"])
+        if "cascade" in modalities:
+            _add_cascade(groups, home[run.name], run, modalities)
     return groups
 
 
-def _add_cascade(groups: list[Group], home: Group, run: RunFolder, views: dict[str, Samples]) -> None:
+def _add_cascade(groups: list[Group], home: Group, run: RunFolder, modalities: dict[str, Samples]) -> None:
     """Where `home` has the cascade of another recogniser, to a group of its own."""
-    there, heard = home.samples.get(CASCADE), _heard(views["cascade"])
+    there, heard = home.samples.get(CASCADE), _heard(modalities["cascade"])
     if there is None or _heard(there) == heard:
-        home.add(CASCADE, run, views["cascade"])
+        home.add(CASCADE, run, modalities["cascade"])
         return
     if any(_heard(g.samples[CASCADE]) == heard for g in groups if CASCADE in g.samples and g.items() == home.items()):
         return  # that of a third run with the second one's recogniser
     apart = Group(home.benchmark, asked=home.asked)
-    if TEXT in views:
-        apart.add(TEXT, run, views[TEXT])
+    if TEXT in modalities:
+        apart.add(TEXT, run, modalities[TEXT])
     elif TEXT in home.samples:
         apart.add(TEXT, home.runs[TEXT], home.samples[TEXT])
-    apart.add(CASCADE, run, views["cascade"])
+    apart.add(CASCADE, run, modalities["cascade"])
     groups.append(apart)
 
 
 def _heard(samples: Samples) -> list[tuple[str, ...]]:
-    return [(s["prompt"], s["heard"], s["reply"]) for s in samples]
+    return [(s["prompt"], s["transcript"], s["prediction"]) for s in samples]
 
 
-def _asked(run: RunFolder, views: dict[str, Samples]) -> list[Asked]:
-    return [Asked(run.name, view, run.config, samples) for view, samples in views.items()]
+def _asked(run: RunFolder, modalities: dict[str, Samples]) -> list[Query]:
+    return [Query(run.name, modality, run.config, samples) for modality, samples in modalities.items()]
 
 
-def _spoken(run: RunFolder, views: dict[str, Samples]) -> Asked | None:
-    return next((asked for asked in _asked(run, views) if asked.view != TEXT), None)
+def _spoken(run: RunFolder, modalities: dict[str, Samples]) -> Query | None:
+    return next((asked for asked in _asked(run, modalities) if asked.modality != TEXT), None)
 
 
 def _views(run: RunFolder, benchmark: str) -> dict[str, Samples]:
-    return {view: _samples(run, benchmark, view) for view in VIEWS if view in run.result.get(benchmark, {})}
+    return {
+        modality: _samples(run, benchmark, modality)
+        for modality in MODALITIES
+        if modality in run.result.get(benchmark, {})
+    }
 
 
-def _samples(run: RunFolder, benchmark: str, view: str) -> Samples:
-    path, counted = samples_path(run.folder, benchmark, view), run.result[benchmark][view]
+def _samples(run: RunFolder, benchmark: str, modality: str) -> Samples:
+    path, counted = samples_path(run.folder, benchmark, modality), run.result[benchmark][modality]
     records = read_lines(path)
     check_fields(path, records, _NEEDED)
     if len(records) != counted["n"] + counted["failed"]:

@@ -56,7 +56,7 @@ class Job:
     def kind(self) -> tuple[bool, bool]:
         """Jobs of one kind can be a batch: `OmniModel.generate` takes written or spoken questions, and some bases
         take pictures for all rows or for none."""
-        return bool(self.prepared.prompt.speech_inputs), bool(self.prepared.prompt.image_inputs)
+        return bool(self.prepared.prompt.audio_inputs), bool(self.prepared.prompt.image_inputs)
 
     def grow(self, text: str) -> None:
         """`text` is the whole reply so far; a batch that is begun anew says again what was said before."""

@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from selfkd.serving.batching import Done, Event, Job, Piece
 from selfkd.serving.prompts import Prepared
 from selfkd.serving.schema import ChatRequest, RefusedError, chunk, completion, now, usage, usage_chunk
-from selfkd.serving.state import House
+from selfkd.serving.state import ServerState
 
 log = logging.getLogger("selfkd.serving")
 _LAST_SECONDS = 1.0  # for the words that say why a stream ends early
@@ -29,12 +29,12 @@ def error_response(refused: RefusedError) -> JSONResponse:
     return JSONResponse(refused.body, refused.status, refused.headers)
 
 
-class Exchange(Response):
+class ChatCompletionHandler(Response):
     """A response that reads its request itself: so that waiting for the body counts as well."""
 
-    def __init__(self, house: House):
+    def __init__(self, state: ServerState):
         super().__init__()
-        self._house, self._config = house, house.config
+        self._house, self._config = state, state.config
         self._has_body = False
         self._is_streaming = False  # the head of a stream has been sent
 
@@ -152,16 +152,16 @@ async def _left(receive: Receive) -> None:
         pass
 
 
-async def _body(request: Request, most_bytes: int) -> bytes:
+async def _body(request: Request, max_bytes: int) -> bytes:
     """Read piece by piece: a body need not say how long it is, or say it rightly."""
-    too_long = RefusedError(413, f"the body is longer than {most_bytes} bytes", code="body_too_long")
+    too_long = RefusedError(413, f"the body is longer than {max_bytes} bytes", code="body_too_long")
     length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > most_bytes:
+    if length.isdecimal() and int(length) > max_bytes:
         raise too_long
     body = bytearray()
     async for piece in request.stream():
         body += piece
-        if len(body) > most_bytes:
+        if len(body) > max_bytes:
             raise too_long
     return bytes(body)
 

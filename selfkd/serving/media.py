@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from selfkd.data.media import WEB_FORMATS, decode_image, decode_sound
+from selfkd.data.media import WEB_FORMATS, decode_audio, decode_image
 from selfkd.data.sound_files import sniffed
 from selfkd.errors import InputError
 from selfkd.model.features import SHORTEST_SECONDS
-from selfkd.serving.schema import SoundFormat, bad_field
+from selfkd.serving.schema import AudioFormat, bad_field
 from selfkd.synthesis.tts.base import resampled
 
 # by the kind of the bytes: one container has several names
-_CALLED: dict[str, tuple[SoundFormat, ...]] = {
+_CALLED: dict[str, tuple[AudioFormat, ...]] = {
     "wav": ("wav",), "flac": ("flac",), "mp3": ("mp3",), "ogg": ("ogg", "opus"), "webm": ("webm", "opus"),
     "mp4": ("m4a", "mp4", "aac", "3gp"), "aac": ("aac",),
 }  # fmt: skip
@@ -44,26 +44,26 @@ def base64_bytes(data: str, param: str) -> bytes:
     return content
 
 
-def read_picture(image: bytes, most_pixels: int) -> Image.Image:
+def read_image(image: bytes, max_pixels: int) -> Image.Image:
     """RGB, upright; raises RefusedError for what is no picture, or has too many pixels."""
     try:
-        return decode_image(image, most_pixels, WEB_FORMATS)
+        return decode_image(image, max_pixels, WEB_FORMATS)
     except InputError as error:
         raise bad_field("image_url", str(error)) from error
 
 
-def read_sound(content: bytes, expected: str, most_seconds: float) -> NDArray[np.float32]:
+def read_audio(content: bytes, expected: str, max_seconds: float) -> NDArray[np.float32]:
     """Mono, 16 kHz; raises RefusedError for what is no sound of the `expected` format, is silent, was cut short, or is
     too short or too long."""
-    if expected not in sound_formats(content):
+    if expected not in audio_formats(content):
         raise bad_field("input_audio", f"the bytes are not a {expected} file")
     try:
-        sound = decode_sound(content, max_seconds=most_seconds, shortest_seconds=SHORTEST_SECONDS)
+        audio_clip = decode_audio(content, max_seconds=max_seconds, shortest_seconds=SHORTEST_SECONDS)
     except InputError as error:
         raise bad_field("input_audio", str(error)) from error
-    return resampled(sound.samples, sound.rate_hz)
+    return resampled(audio_clip.samples, audio_clip.rate_hz)
 
 
-def sound_formats(content: bytes) -> tuple[SoundFormat, ...]:
+def audio_formats(content: bytes) -> tuple[AudioFormat, ...]:
     """The names that a request may give to the format of these bytes; none where they are no sound that is read."""
     return _CALLED.get(sniffed(content[:16]), ())

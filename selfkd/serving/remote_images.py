@@ -16,11 +16,11 @@ from urllib.parse import SplitResult, urlsplit
 
 from selfkd.serving.schema import bad_field
 
-MOST_SECONDS = 10.0
+MAX_SECONDS = 10.0
 _EMBEDDING = [ipaddress.IPv6Network(net) for net in ("64:ff9b::/96", "64:ff9b:1::/48", "::/96")]
 
 
-def fetch(url: str, most_bytes: int, most_seconds: float = MOST_SECONDS) -> bytes:
+def fetch(url: str, max_bytes: int, max_seconds: float = MAX_SECONDS) -> bytes:
     """The body at an http(s) URL; raises RefusedError where it is not to be had within the limits."""
     try:
         parts = urlsplit(url)
@@ -28,30 +28,30 @@ def fetch(url: str, most_bytes: int, most_seconds: float = MOST_SECONDS) -> byte
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         if not (url.isascii() and url.isprintable() and " " not in url) or not parts.hostname:
             raise ValueError("no such URL")
-        connection = _open(parts, port, most_seconds)
+        connection = _open(parts, port, max_seconds)
         with closing(connection):
-            stop = Timer(most_seconds, connection.sock.shutdown, [socket.SHUT_RDWR])
+            stop = Timer(max_seconds, connection.sock.shutdown, [socket.SHUT_RDWR])
             stop.daemon = True
             stop.start()
             started = time.monotonic()
             try:
                 connection.request("GET", path, headers={"Accept": "image/*"})
-                content = _body(connection.getresponse(), most_bytes)
+                content = _body(connection.getresponse(), max_bytes)
             finally:
                 stop.cancel()
-            if time.monotonic() - started >= most_seconds:
-                raise TimeoutError(f"no whole picture within {most_seconds:g} s")
+            if time.monotonic() - started >= max_seconds:
+                raise TimeoutError(f"no whole picture within {max_seconds:g} s")
             return content
     except (OSError, ValueError, HTTPException) as error:
         raise bad_field("image_url", f"not fetched: {error}") from error
 
 
-def _open(parts: SplitResult, port: int, most_seconds: float) -> HTTPConnection:
+def _open(parts: SplitResult, port: int, max_seconds: float) -> HTTPConnection:
     host = parts.hostname or ""
     found = [info[4][0] for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     if not all(is_public(str(address)) for address in found):
         raise ValueError(f"{host} is no public address")
-    sock: socket.socket = socket.create_connection((str(found[0]), port), timeout=most_seconds)
+    sock: socket.socket = socket.create_connection((str(found[0]), port), timeout=max_seconds)
     if parts.scheme == "https":
         sock = ssl.create_default_context().wrap_socket(sock, server_hostname=host)
     connection = HTTPConnection(host, port)
@@ -59,12 +59,12 @@ def _open(parts: SplitResult, port: int, most_seconds: float) -> HTTPConnection:
     return connection
 
 
-def _body(response: HTTPResponse, most_bytes: int) -> bytes:
+def _body(response: HTTPResponse, max_bytes: int) -> bytes:
     if response.status != 200:
         raise ValueError(f"status {response.status}")
-    content = response.read(most_bytes + 1)
-    if len(content) > most_bytes:
-        raise ValueError(f"over {most_bytes} bytes")
+    content = response.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise ValueError(f"over {max_bytes} bytes")
     return content
 
 

@@ -121,7 +121,7 @@ def _is_same(value: Any, neutral: Any) -> bool:
     return value == neutral and isinstance(value, bool) == isinstance(neutral, bool)
 
 
-SoundFormat = Literal["wav", "flac", "mp3", "ogg", "opus", "m4a", "mp4", "aac", "webm", "3gp"]
+AudioFormat = Literal["wav", "flac", "mp3", "ogg", "opus", "m4a", "mp4", "aac", "webm", "3gp"]
 
 
 class _Strict(BaseModel):
@@ -145,7 +145,7 @@ class ImagePart(_Strict):
 
 class InputAudio(_Strict):
     data: str
-    format: SoundFormat
+    format: AudioFormat
 
 
 class AudioPart(_Strict):
@@ -197,7 +197,7 @@ class ChatRequest(_Strict):
         return bool(self.stream_options and self.stream_options.include_usage)
 
     @property
-    def most_tokens(self) -> int | None:
+    def token_limit(self) -> int | None:
         """Most tokens of the reply, where the request says; the newer of the two names wins."""
         return self.max_completion_tokens or self.max_tokens
 

@@ -18,39 +18,39 @@ from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
 from selfkd.model.tiny import load_bundled
 from selfkd.serving.config import KEY_VARIABLE, OWN_NAMES, ServeConfig, check_free
-from selfkd.serving.handler import Exchange, error_response
+from selfkd.serving.handler import ChatCompletionHandler, error_response
 from selfkd.serving.schema import RefusedError, model_card
-from selfkd.serving.state import House, no_such_model
+from selfkd.serving.state import ServerState, no_such_model
 
 
 def create_app(config: ServeConfig, model: OmniModel, processor: OmniProcessor) -> FastAPI:
     """The application; its worker begins and ends with it. `model` is taken over, in evaluation mode."""
-    house = House(config, model.eval(), processor)
+    state = ServerState(config, model.eval(), processor)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        house.start()
+        state.start()
         yield
-        house.close()
+        state.close()
 
     # no pages of its own making: they load scripts from elsewhere
     app = FastAPI(title="selfkd", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
-    app.state.house = house
-    app.include_router(_routes(house))
+    app.state.state = state
+    app.include_router(_routes(state))
     app.add_exception_handler(RefusedError, _refused)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _failed)
     return app
 
 
-def _routes(house: House) -> APIRouter:
-    config, router = house.config, APIRouter()
+def _routes(state: ServerState) -> APIRouter:
+    config, router = state.config, APIRouter()
 
     def check_key(authorization: Annotated[str, Header()] = "") -> None:
         kind, _, key = authorization.partition(" ")
         # in a time that does not say how much of the key was right
-        is_right = hmac.compare_digest(key.strip().encode(), house.key.encode())
-        if house.key and not (is_right and kind.lower() == "bearer"):
+        is_right = hmac.compare_digest(key.strip().encode(), state.key.encode())
+        if state.key and not (is_right and kind.lower() == "bearer"):
             raise RefusedError(
                 401, f"Authorization: expected 'Bearer' and the server's {KEY_VARIABLE}", code="wrong_key"
             )
@@ -63,28 +63,28 @@ def _routes(house: House) -> APIRouter:
     def check_host(host: Annotated[str, Header()] = "") -> None:
         # a page elsewhere could have its own name lead here, and would then count as one of this machine's
         name = re.sub(r":\d+$", "", host.lower())
-        if not house.key and host and name not in (config.host, *OWN_NAMES):
+        if not state.key and host and name not in (config.host, *OWN_NAMES):
             raise RefusedError(403, f"Host: {host}: without a key only this machine's own names are served")
 
     checked = [Depends(check_key), Depends(check_host)]
 
     @router.post("/v1/chat/completions", dependencies=[*checked, Depends(check_content_type)])
-    async def chat() -> Exchange:
-        return Exchange(house)
+    async def chat() -> ChatCompletionHandler:
+        return ChatCompletionHandler(state)
 
     @router.get("/v1/models", dependencies=checked)
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [model_card(config.served_name, house.started_at)]}
+        return {"object": "list", "data": [model_card(config.served_name, state.started_at)]}
 
     @router.get("/v1/models/{name:path}", dependencies=checked)
     async def model(name: str) -> dict[str, Any]:
         if name != config.served_name:
             raise no_such_model(name, config)
-        return model_card(config.served_name, house.started_at)
+        return model_card(config.served_name, state.started_at)
 
     @router.get("/health")
     async def health() -> JSONResponse:
-        is_well = house.worker.is_alive
+        is_well = state.worker.is_alive
         return JSONResponse({"status": "ok" if is_well else "the worker has ended"}, 200 if is_well else 503)
 
     return router

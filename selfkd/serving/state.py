@@ -20,7 +20,7 @@ from selfkd.serving.schema import ChatRequest, RefusedError, now, overloaded, re
 Made = TypeVar("Made")
 
 
-class House:
+class ServerState:
     """A model in evaluation mode behind its worker. `start` before the first request, `close` after the last."""
 
     def __init__(self, config: ServeConfig, model: OmniModel, processor: OmniProcessor):
@@ -30,10 +30,10 @@ class House:
         self._context = model.context
         self._local = threading.local()
         # a processor for each thread: their tokenizers are not for two at once
-        copies: SimpleQueue[OmniProcessor] = SimpleQueue()
+        local_datasets: SimpleQueue[OmniProcessor] = SimpleQueue()
         for _ in range(config.preparing_threads):
-            copies.put(deepcopy(processor))
-        self._threads = ThreadPoolExecutor(config.preparing_threads, "prepare", self._take_processor, (copies,))
+            local_datasets.put(deepcopy(processor))
+        self._threads = ThreadPoolExecutor(config.preparing_threads, "prepare", self._take_processor, (local_datasets,))
 
     def start(self) -> None:
         self.worker.start()
@@ -67,8 +67,8 @@ class House:
             lambda: prepare(asked, image, request, self.config, self._local.processor, self._context)
         )
 
-    def _take_processor(self, copies: "SimpleQueue[OmniProcessor]") -> None:
-        self._local.processor = copies.get()
+    def _take_processor(self, local_datasets: "SimpleQueue[OmniProcessor]") -> None:
+        self._local.processor = local_datasets.get()
 
     async def _in_thread(self, make: Callable[[], Made]) -> Made:
         return await asyncio.get_running_loop().run_in_executor(self._threads, make)

@@ -35,7 +35,7 @@ _SMALL_LEFT, _SMALL_RIGHT = r"(?:(?<=[\d)])|(?<=\b[a-z]))", r"(?=[\d(]|[a-z]\b)"
 _UNSAYABLE = re.compile(rf"{_LEFT}\s*[|~]\s*{_RIGHT}|{_SMALL_LEFT}\s*\*\s*{_SMALL_RIGHT}")
 _MONEY = {"$": "dollars", "€": "euros", "£": "pounds"}
 _MICRO = {"G": "grams", "S": "seconds", "L": "liters", "F": "farads", "V": "volts", "A": "amperes", "W": "watts"}
-_MOST_BELOW = 10  # "twenty two sevenths", but "one hundred twenty over eighty"
+_MAX_BELOW = 10  # "twenty two sevenths", but "one hundred twenty over eighty"
 _MARKS = {"\u0304": "bar", "\u0305": "bar", "\u0302": "hat", "\u0303": "tilde", "\u0307": "dot", "\u0308": "double dot"}
 _LEFT_OVER = re.compile("([\u0370-\u03ff\u1f00-\u1fff])|[\u0300-\u036f\u2020\u2021\u2030\u2033\u00b6\u20a0-\u20cf]")
 _CANNOT = "field question: holds signs that cannot be put into words"
@@ -60,7 +60,7 @@ def english_words(text: str) -> str:
 
 def is_fraction(above: int, below: int) -> bool:
     """Whether "above/below" is said as one ("three quarters"): neither "nine eleven" nor a rate or a ratio."""
-    return (above, below) not in ((9, 11), (24, 7)) and (above < below or above > below <= _MOST_BELOW)
+    return (above, below) not in ((9, 11), (24, 7)) and (above < below or above > below <= _MAX_BELOW)
 
 
 def _slashed(found: re.Match[str]) -> str:

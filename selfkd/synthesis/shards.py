@@ -13,14 +13,14 @@ from selfkd.data.example import REJECTED, Example, groups_of, write_shard
 from selfkd.errors import EngineError, InputError, steady
 from selfkd.files import locked, sha256, without_folders
 from selfkd.synthesis.augment import augmented
-from selfkd.synthesis.quality_filter import Verifier, check_sound
+from selfkd.synthesis.quality_filter import Verifier, check_audio
 from selfkd.synthesis.sayable import ANY
-from selfkd.synthesis.sources.registry import EMBEDDED, Source
+from selfkd.synthesis.sources.registry import TOY_SOURCES, Source
 from selfkd.synthesis.sources.rows import read_clip
 from selfkd.synthesis.text_normalization import spoken_form
 from selfkd.synthesis.tts.base import Utterance
 from selfkd.synthesis.tts.registry import FOLLOW_THE_TEXT, EngineName, loaded_engine, resampled
-from selfkd.synthesis.workers import GuardedSpeaker
+from selfkd.synthesis.workers import IsolatedEngine
 
 if TYPE_CHECKING:
     from selfkd.synthesis.synthesize import SynthesizeConfig
@@ -29,7 +29,7 @@ VERIFIED_AT_ONCE = 64
 NAME_DIGITS = 12  # of the hash in a shard's name
 
 
-def speak_shard(
+def synthesize_shard(
     config: "SynthesizeConfig", source: Source, voices: dict[str, float], bounds: tuple[int, int], stem: str
 ) -> Path:
     """Writes `stem`-HASH.parquet with the examples of these bounds that can be understood; returns its path. Where
@@ -86,14 +86,14 @@ class _Shard:
             recorded = self._recorded(index, asked)
             example = recorded or self._say(asked)
             # the teacher reads, the voice says and CTC learns one text
-            assert example.question == question and (example.said == question or not recorded)
+            assert example.question == question and (example.spoken_text == question or not recorded)
         except EngineError:
             raise
         except InputError as error:  # no picture, no text to be said, no sound: there is nothing to keep
             self.report["rejected"].append({"id": name, "question": question[:200], "reason": self._told(error)})
             return None
         try:
-            check_sound(example.samples(), example.said)
+            check_audio(example.samples(), example.spoken_text)
             return example
         except InputError as error:
             self._refuse(example, error)
@@ -108,14 +108,14 @@ class _Shard:
     def _say(self, example: Example) -> Example:
         config = self.config
         said = self._words_of(example)
-        utterance = draw_utterance(config, self.voices, example.id, said)
+        utterance = sample_utterance(config, self.voices, example.id, said)
         engine = _engine(config.engine, config.engine_path, config.engine_model, config.time_limit_seconds)
-        return self._augmented(example, engine.speak(utterance), utterance.voice, said)
+        return self._augmented(example, engine.synthesize_audio(utterance), utterance.voice, said)
 
     def _words_of(self, example: Example) -> str:
         """What is said of the one text that the teacher reads and the ears' CTC learns."""
         config = self.config
-        if config.source in EMBEDDED:  # what they ask is in plain words already
+        if config.source in TOY_SOURCES:  # what they ask is in plain words already
             return example.question
         voice_language = ANY if config.engine in FOLLOW_THE_TEXT else config.language
         return spoken_form(example.question, config.language, voice_language)
@@ -126,11 +126,11 @@ class _Shard:
         return replace(example, augmentation=done).spoken(samples, voice, said)
 
     def _heard(self, examples: list[Example]) -> Iterator[Example]:
-        if not self.config.verify:
+        if not self.config.asr_filter:
             yield from examples
             return
-        verifier = _verifier(self.config.verify, self.config.most_wer, self.config.language)
-        for example in verifier.heard(examples):
+        verifier = _verifier(self.config.asr_filter, self.config.max_wer, self.config.language)
+        for example in verifier.transcribed(examples):
             total, rows = self.report["word_error_rates"].get(example.voice, (0.0, 0))
             self.report["word_error_rates"][example.voice] = (total + example.word_error_rate, rows + 1)
             try:
@@ -151,7 +151,7 @@ class _Shard:
         self.refused.append(replace(example, image=None, rejected=reason))
 
 
-def draw_utterance(config: "SynthesizeConfig", voices: dict[str, float], name: str, said: str) -> Utterance:
+def sample_utterance(config: "SynthesizeConfig", voices: dict[str, float], name: str, said: str) -> Utterance:
     """How an example is said: drawn from a hash of the seed and its id."""
     key = hashlib.sha256(f"{config.seed}/{name}".encode()).digest()
     rng = random.Random(key)
@@ -161,14 +161,14 @@ def draw_utterance(config: "SynthesizeConfig", voices: dict[str, float], name: s
 
 
 @cache
-def _engine(engine: EngineName, path: str, model: str, time_limit_seconds: float) -> GuardedSpeaker:
+def _engine(engine: EngineName, path: str, model: str, time_limit_seconds: float) -> IsolatedEngine:
     slow = EngineError if engine == "openai" else InputError  # a server that does not answer would refuse every row
-    return GuardedSpeaker(loaded_engine, (engine, path, model, time_limit_seconds), time_limit_seconds, slow)
+    return IsolatedEngine(loaded_engine, (engine, path, model, time_limit_seconds), time_limit_seconds, slow)
 
 
 @cache
-def _verifier(checkpoint: str, most_wer: float, language: str) -> Verifier:
+def _verifier(checkpoint: str, max_wer: float, language: str) -> Verifier:
     import torch  # needed by nothing else here
 
     torch.set_num_threads(1)  # processes are what runs side by side
-    return Verifier(checkpoint, most_wer, language)
+    return Verifier(checkpoint, max_wer, language)

@@ -18,9 +18,9 @@ from selfkd.errors import InputError
 from selfkd.files import NO_ROOM, sha256, write_json
 from selfkd.synthesis.augment import check_effects
 from selfkd.synthesis.folder_plan import CONTENT, HOW, claim, give_back, hold
-from selfkd.synthesis.shards import finished_shard, speak_shard
+from selfkd.synthesis.shards import finished_shard, synthesize_shard
 from selfkd.synthesis.sources.registry import RECORDED, Source, SourceName, open_source
-from selfkd.synthesis.sources.rows import Listed
+from selfkd.synthesis.sources.rows import RowSource
 from selfkd.synthesis.tts.registry import EngineName, open_engine, weighted_voices
 from selfkd.synthesis.workers import PoolName, check_pool, run_jobs
 from selfkd.toy_world.scenes import Split
@@ -52,8 +52,8 @@ class SynthesizeConfig:
         augment: Chances that the voice is heard in a room, among noise, over a telephone: {room: 0.3, noise: 0.5}.
         noise_snr_db: Lowest and highest ratio of voice to noise, in dB.
         noise_folder: Folder of recorded noise; pink noise without one.
-        verify: Whisper checkpoint (hub id or path) that listens to what was spoken; empty for none.
-        most_wer: Highest word error rate that is kept.
+        asr_filter: Whisper checkpoint (hub id or path) that listens to what was spoken; empty for none.
+        max_wer: Highest word error rate that is kept.
         time_limit_seconds: Longest that an engine may take for a row; an endpoint that takes longer stops the job.
         seed: Seed of the questions and of the voices.
         shard_rows: Rows of a shard; 3,000 with photographs are about 500 MB.
@@ -81,8 +81,8 @@ class SynthesizeConfig:
     augment: dict[str, float] = field(default_factory=dict)
     noise_snr_db: tuple[float, float] = (5.0, 20.0)
     noise_folder: str = ""
-    verify: str = ""
-    most_wer: float = 0.3
+    asr_filter: str = ""
+    max_wer: float = 0.3
     time_limit_seconds: float = 60.0
     seed: int = 0
     shard_rows: int = 500
@@ -101,17 +101,17 @@ def synthesize(config: SynthesizeConfig, source: Source | None = None) -> dict[s
     voices: dict[str, float] = {}
     spoken_by: dict[str, Any] = {}
     if config.source not in RECORDED:  # of which no engine speaks a row
-        speaker = open_engine(config.engine, config.engine_path, config.engine_model)
-        voices = weighted_voices(config.voices, speaker, config.language)
-        spoken_by = _spoken_by(speaker.engine, speaker.license, voices)
+        tts_engine = open_engine(config.engine, config.engine_path, config.engine_model)
+        voices = weighted_voices(config.voices, tts_engine, config.language)
+        spoken_by = _voice_of(tts_engine.engine, tts_engine.license, voices)
     source = source or open_source(config)
     count = config.count or len(source)
     if not count:
         raise InputError(f"source: {config.path or config.source}: holds no question ({_skipped(source)})")
     plan = masked({k: str(v) if k == "output" else v for k, v in asdict(config).items() if k not in HOW})
-    if config.source in RECORDED and isinstance(source, Listed):
-        spoken_by = _spoken_by("recorded", source.license, sorted({row.speaker or "recorded" for row in source.rows}))
-    if isinstance(source, Listed):  # a path does not say what stands in the file
+    if config.source in RECORDED and isinstance(source, RowSource):
+        spoken_by = _voice_of("recorded", source.license, sorted({row.tts_engine or "recorded" for row in source.rows}))
+    if isinstance(source, RowSource):  # a path does not say what stands in the file
         plan |= dict(zip(CONTENT, (len(source), source.sha256()), strict=True))
     plan = claim(config.output, plan)
     try:
@@ -138,10 +138,10 @@ def check_settings(config: SynthesizeConfig) -> None:
     check_pool(config.pool)
     if config.source not in RECORDED:
         open_engine(config.engine, config.engine_path, config.engine_model)
-    if config.verify:
+    if config.asr_filter:
         from selfkd.model.backbones import check_whisper  # with torch, which synthesis has no need of
 
-        check_whisper(config.verify, "verify")
+        check_whisper(config.asr_filter, "asr_filter")
 
 
 def _make_shards(
@@ -158,7 +158,7 @@ def _make_shards(
     for i in missing:
         bounds = i * config.shard_rows, min((i + 1) * config.shard_rows, count)
         jobs.append((config, source.part(*bounds), voices, bounds, stems[i]))
-    made = run_jobs(speak_shard, jobs, config.pool, config.processes, config.address)
+    made = run_jobs(synthesize_shard, jobs, config.pool, config.processes, config.address)
     try:
         for _ in tqdm(made, f"speaking {config.source}", len(jobs), unit="shard", disable=not jobs):
             pass
@@ -173,7 +173,7 @@ def _make_shards(
     return [path for stem in stems if (path := finished_shard(config.output, stem))], shard_count
 
 
-def _spoken_by(engine: str, license: str, voices: Iterable[str]) -> dict[str, Any]:
+def _voice_of(engine: str, license: str, voices: Iterable[str]) -> dict[str, Any]:
     return {"engine_name": engine, "engine_license": license, "voice_names": list(voices)}
 
 

@@ -13,7 +13,7 @@ from selfkd.errors import InputError
 from selfkd.synthesis.english_words import NAMES, UNSPOKEN, english_words, is_fraction
 from selfkd.synthesis.sayable import check_all_said, check_letters, plain_letters
 
-MOST_CHARACTERS = 600  # 40 s of speech: what is near to it is refused when it has been spoken
+MAX_CHARACTERS = 600  # 40 s of speech: what is near to it is refused when it has been spoken
 _CODE = re.compile(r"```|^\s*(def |class |import |#include|function |SELECT )|[{;]\s*$", re.MULTILINE)
 _TABLE_LINE = re.compile(r"^[^|\n]*\|[^|\n]*\|.*$", re.MULTILINE)
 _OPTION = re.compile(r"^\s*\(?([A-H])[.):]\s+(.+?)\s*[.;]?\s*$", re.MULTILINE)
@@ -65,8 +65,8 @@ def spoken_form(text: str, language: str = "en", voice_language: str = "") -> st
 
     Numbers and signs of other languages than English are left to the voice, which has its own words for them.
     """
-    if len(text) > MOST_CHARACTERS:
-        raise InputError(f"field question: {len(text)} characters are too many to speak (at most {MOST_CHARACTERS})")
+    if len(text) > MAX_CHARACTERS:
+        raise InputError(f"field question: {len(text)} characters are too many to speak (at most {MAX_CHARACTERS})")
     if len(_TABLE_LINE.findall(text)) > 1:
         raise InputError("field question: a table cannot be spoken")
     english = language.startswith("en")

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfkd.errors import EngineError, InputError, reason_of
-from selfkd.synthesis.tts.base import Speaker, Utterance
+from selfkd.synthesis.tts.base import TTSEngine, Utterance
 
 PoolName = Literal["local", "ray"]
 _KILLED = "a process was killed, usually for want of memory: fewer --processes; the same command goes on"
@@ -104,13 +104,13 @@ def _on_ray(stage: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], address:
 START_SECONDS = 120  # to import an engine and read its weights
 
 
-class GuardedSpeaker:
-    """Speaks through `opened(*arguments)`, a `Speaker`, in a child process. Raises InputError for a row that it
+class IsolatedEngine:
+    """Speaks through `opened(*arguments)`, a `TTSEngine`, in a child process. Raises InputError for a row that it
     cannot say, `slow` where it says nothing in time, EngineError where the engine is of no use for any row."""
 
     def __init__(
         self,
-        opened: Callable[..., Speaker],
+        opened: Callable[..., TTSEngine],
         arguments: tuple[Any, ...],
         time_limit_seconds: float,
         slow: type[InputError] = InputError,
@@ -119,7 +119,7 @@ class GuardedSpeaker:
         self._process: Any = None
         self._pipe: Any = None
 
-    def speak(self, utterance: Utterance) -> NDArray[np.float32]:
+    def synthesize_audio(self, utterance: Utterance) -> NDArray[np.float32]:
         try:
             return self._answer(utterance)
         except InputError:
@@ -173,10 +173,10 @@ class GuardedSpeaker:
             raise EngineError(wrong)
 
 
-def _serve(pipe: Connection, opened: Callable[..., Speaker], arguments: tuple[Any, ...]) -> None:
+def _serve(pipe: Connection, opened: Callable[..., TTSEngine], arguments: tuple[Any, ...]) -> None:
     end_with_parent()
     try:
-        speaker = opened(*arguments)
+        tts_engine = opened(*arguments)
         pipe.send("")
     except InputError as error:
         pipe.send(str(error))
@@ -187,7 +187,7 @@ def _serve(pipe: Connection, opened: Callable[..., Speaker], arguments: tuple[An
         except EOFError:
             return
         try:
-            pipe.send(speaker.speak(utterance))
+            pipe.send(tts_engine.synthesize_audio(utterance))
         except InputError as error:
             pipe.send(error)
         except Exception as error:  # an engine's own: the row is lost, the reason is not

@@ -1,7 +1,7 @@
 """Responses in another hand than the model's own: full sentences, another order, some of them mistaken.
 
 The paper trains on the answers of llava-1.5-mix-665k, which are not its models' words and not always right. The
-embedded world has that property on purpose: `own_response` is how the embedded model answers, `annotated_response` how
+embedded world has that property on purpose: `noiseless_response` is how the embedded model answers, `noisy_response` how
 "the annotator" does, and `sentence_response` is the longer form that the embedded model uses when asked for a sentence.
 """
 
@@ -13,19 +13,19 @@ SENTENCE_INSTRUCTION = "Answer in a sentence."
 MISTAKE_SHARE = 0.3
 
 
-def own_response(question: Question) -> str:
+def noiseless_response(question: Question) -> str:
     return question.answer
 
 
 def sentence_response(question: Question) -> str:
     """One full sentence, in the embedded model's own phrasing."""
     subject, answer = question.subject, question.answer
-    match question.kind:
+    match question.question_type:
         case "exists":
             there = (answer == "yes") != (" not " in question.text)
             return f"{answer}, there is {article(subject) if there else f'no {subject}'}."
         case "color" | "shape" | "size":
-            return f"the {subject} is {answer if question.kind != 'shape' else article(answer)}."
+            return f"the {subject} is {answer if question.question_type != 'shape' else article(answer)}."
         case "count":
             return f"there {'is' if answer == 'one' else 'are'} {answer} {subject}{'' if answer == 'one' else 's'}."
         case "relation":
@@ -42,17 +42,17 @@ def sentence_response(question: Question) -> str:
             return f"option {answer} is right."
 
 
-def annotated_response(question: Question, rng: random.Random, mistake_share: float = MISTAKE_SHARE) -> str:
+def noisy_response(question: Question, rng: random.Random, mistake_share: float = MISTAKE_SHARE) -> str:
     """The annotator's sentence; with probability `mistake_share` its answer is wrong."""
     if rng.random() < mistake_share:
         question = mistaken(question, rng)
     subject, answer = question.subject, question.answer
-    match question.kind:
+    match question.question_type:
         case "exists":
             there = (answer == "yes") != (" not " in question.text)
             return f"{answer}, the image shows {article(subject) if there else f'no {subject}'}."
         case "color" | "shape" | "size":
-            return f"{answer} is the {question.kind} of the {subject}."
+            return f"{answer} is the {question.question_type} of the {subject}."
         case "count":
             return f"{answer} {subject}{'' if answer == 'one' else 's'} can be seen."
         case "relation":

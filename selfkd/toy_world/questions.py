@@ -20,7 +20,7 @@ _MIDDLE = 32.0
 
 @dataclass(frozen=True)
 class Question:
-    kind: str
+    question_type: str
     text: str
     answer: str
     subject: str = ""  # the thing asked about, for a full sentence
@@ -211,7 +211,7 @@ def caption_pair(scene: Scene, rng: random.Random) -> tuple[str, str, str] | Non
     return "attribute", f"{article(a.name)} and {article(b.name)}", " and ".join(article(n) for n in swapped)
 
 
-KINDS: dict[str, Callable[[Scene, random.Random], Question | None]] = {
+QUESTION_TYPES: dict[str, Callable[[Scene, random.Random], Question | None]] = {
     "exists": _exists,
     "color": _color,
     "shape": _shape,
@@ -225,15 +225,15 @@ KINDS: dict[str, Callable[[Scene, random.Random], Question | None]] = {
     "choice": _choice,
 }
 _KINDS_OF_TWO = ("relation", "side", "neighbor", "choice")
-WORLD_KINDS = tuple(k for k in KINDS if k != "choice")  # "choice" is the MMAlign benchmark's own form
+TOY_QUESTION_TYPES = tuple(k for k in QUESTION_TYPES if k != "choice")  # "choice" is the MMAlign benchmark's own form
 
 
-def ask(scene: Scene, kind: str, rng: random.Random, attempts: int = 12) -> Question | None:
+def ask(scene: Scene, question_type: str, rng: random.Random, attempts: int = 12) -> Question | None:
     """A question of a kind, or None where `attempts` random draws found no unambiguous one."""
-    if len(scene.things) < 2 and kind in _KINDS_OF_TWO:
+    if len(scene.things) < 2 and question_type in _KINDS_OF_TWO:
         return None
     for _ in range(attempts):
-        question = KINDS[kind](scene, rng)
+        question = QUESTION_TYPES[question_type](scene, rng)
         if question is not None:
             return question
     return None
@@ -241,7 +241,7 @@ def ask(scene: Scene, kind: str, rng: random.Random, attempts: int = 12) -> Ques
 
 def mistaken(question: Question, rng: random.Random) -> Question:
     """The same question with a plausible wrong answer."""
-    if question.kind == "describe":
+    if question.question_type == "describe":
         names = question.answer.replace(" and ", ", ").split(", ")
         at = rng.randrange(len(names))
         wrong = rng.choice([article(f"{c} {s}") for c in COLORS for s in SHAPES])

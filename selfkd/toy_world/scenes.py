@@ -36,7 +36,7 @@ HELD_OUT = {
     ("blue", "rectangle"): "test",
 }
 HELD_OUT_SHARE = 0.3  # of the validation and test scenes show a combination of their own
-PICTURE_SIZE = 64
+IMAGE_SIZE = 64
 _SUPERSAMPLE = 4
 _MARGIN = 2.0  # pixels between two things, and between a thing and the edge
 _COLOR_JITTER = 14
@@ -120,7 +120,7 @@ def _place(rng: random.Random, names: list[tuple[str, str]]) -> tuple[Thing, ...
         shade = ImageColor.getrgb(rng.choice(SHADES[color]))
         rgb = tuple(min(255, max(0, c + rng.randint(-_COLOR_JITTER, _COLOR_JITTER))) for c in shade[:3])
         for _ in range(20):
-            low, high = radius + _MARGIN, PICTURE_SIZE - radius - _MARGIN
+            low, high = radius + _MARGIN, IMAGE_SIZE - radius - _MARGIN
             x, y = rng.uniform(low, high), rng.uniform(low, high)
             if all(math.hypot(x - t.x, y - t.y) > radius + t.radius + _MARGIN for t in things):
                 aspect = math.exp(rng.uniform(-0.45, 0.45))
@@ -133,9 +133,9 @@ def _place(rng: random.Random, names: list[tuple[str, str]]) -> tuple[Thing, ...
 
 def render(scene: Scene) -> Image.Image:
     """The picture of a scene: RGB, 64 x 64, smooth edges."""
-    side = PICTURE_SIZE * _SUPERSAMPLE
-    picture = Image.new("RGB", (side, side), scene.background)
-    pen = ImageDraw.Draw(picture)
+    side = IMAGE_SIZE * _SUPERSAMPLE
+    image = Image.new("RGB", (side, side), scene.background)
+    pen = ImageDraw.Draw(image)
     for thing in scene.things:
         x, y, r = (v * _SUPERSAMPLE for v in (thing.x, thing.y, thing.radius))
         if thing.shape == "circle":
@@ -148,4 +148,4 @@ def render(scene: Scene) -> Image.Image:
         else:
             tips = [(r if i % 2 == 0 else r * 0.42, math.pi * (i / 5 - 0.5)) for i in range(10)]
             pen.polygon([(x + d * math.cos(a), y + d * math.sin(a)) for d, a in tips], fill=thing.rgb)
-    return picture.resize((PICTURE_SIZE, PICTURE_SIZE), Image.Resampling.BOX)
+    return image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BOX)

@@ -2,13 +2,13 @@
 
 import random
 
-from selfkd.toy_world.noisy_labels import SENTENCE_INSTRUCTION, annotated_response, own_response, sentence_response
-from selfkd.toy_world.questions import KINDS, Question, ask, enumerate_names
+from selfkd.toy_world.noisy_labels import SENTENCE_INSTRUCTION, noiseless_response, noisy_response, sentence_response
+from selfkd.toy_world.questions import QUESTION_TYPES, Question, ask, enumerate_names
 from selfkd.toy_world.scenes import Scene, draw_scene
 
 REPEAT_INSTRUCTION = "Repeat the words."
 # what is hard is asked more often: relations (two things to find, then a sign) and what color a shape has
-KIND_WEIGHTS = {"exists": 2.0, "color": 1.5, "shape": 1.5, "size": 1.0, "count": 2.0, "relation": 2.5, "side": 2.0,
+QUESTION_TYPE_WEIGHTS = {"exists": 2.0, "color": 1.5, "shape": 1.5, "size": 1.0, "count": 2.0, "relation": 2.5, "side": 2.0,
                 "neighbor": 2.0, "place": 1.0, "describe": 3.0, "choice": 0.5}  # fmt: skip
 SENTENCE_SHARE = 0.1
 SPREAD_SHARE, WIDEST_GAP = 0.4, 6
@@ -27,19 +27,19 @@ def spread(text: str, rng: random.Random) -> str:
     return " ".join(word + " " * rng.randrange(widest) for word in ("", *text.split(" ")))
 
 
-def picture_task(scene: Scene, rng: random.Random) -> tuple[str, str]:
+def image_task(scene: Scene, rng: random.Random) -> tuple[str, str]:
     """(what is asked about the picture, response)."""
     question = weighted_question(scene, rng)
     if rng.random() < SENTENCE_SHARE:
         return spread(f"{question.text} {SENTENCE_INSTRUCTION}", rng), sentence_response(question)
-    return spread(question.text, rng), own_response(question)
+    return spread(question.text, rng), noiseless_response(question)
 
 
 def weighted_question(scene: Scene, rng: random.Random) -> Question:
-    """A question that the scene allows, its kind drawn by `KIND_WEIGHTS`."""
+    """A question that the scene allows, its kind drawn by `QUESTION_TYPE_WEIGHTS`."""
     while True:
-        kind = rng.choices(list(KIND_WEIGHTS), list(KIND_WEIGHTS.values()))[0]
-        question = ask(scene, kind, rng)
+        question_type = rng.choices(list(QUESTION_TYPE_WEIGHTS), list(QUESTION_TYPE_WEIGHTS.values()))[0]
+        question = ask(scene, question_type, rng)
         if question is not None:
             return question
 
@@ -47,33 +47,35 @@ def weighted_question(scene: Scene, rng: random.Random) -> Question:
 def text_task(scene: Scene, rng: random.Random) -> tuple[str, str]:
     """A task without a picture: repeat the words, or answer from a written description."""
     if rng.random() < 0.6:
-        words = some_words(scene, rng)
+        words = sample_words(scene, rng)
         return f"{REPEAT_INSTRUCTION}\n{spread(words, rng)}", words
-    asked, question = told_question(scene, rng)
-    return spread(asked, rng), own_response(question)
+    asked, question = transcription_task(scene, rng)
+    return spread(asked, rng), noiseless_response(question)
 
 
-def told_question(scene: Scene, rng: random.Random) -> tuple[str, Question]:
+def transcription_task(scene: Scene, rng: random.Random) -> tuple[str, Question]:
     """(a written description of the scene and a question about it, that question)."""
-    question = some_question(scene, rng, ("exists", "color", "shape", "count"))
+    question = sample_question(scene, rng, ("exists", "color", "shape", "count"))
     return f"The image shows {enumerate_names([t.name for t in scene.things])}. {question.text}", question
 
 
-def some_question(scene: Scene, rng: random.Random, kinds: tuple[str, ...] = tuple(KINDS)) -> Question:
+def sample_question(
+    scene: Scene, rng: random.Random, question_types: tuple[str, ...] = tuple(QUESTION_TYPES)
+) -> Question:
     while True:
-        question = ask(scene, rng.choice(kinds), rng)
+        question = ask(scene, rng.choice(question_types), rng)
         if question is not None:
             return question
 
 
-def some_words(scene: Scene, rng: random.Random) -> str:
+def sample_words(scene: Scene, rng: random.Random) -> str:
     """Words to say or repeat: a question, a sentence, or the words of a question in another order."""
-    question = some_question(scene, rng)
+    question = sample_question(scene, rng)
     draw = rng.random()
     if draw < 0.5:
         return question.text
     if draw < 0.75:
-        return rng.choice([sentence_response(question), annotated_response(question, rng)])
+        return rng.choice([sentence_response(question), noisy_response(question, rng)])
     words = question.text.split()
     rng.shuffle(words)
     return " ".join(words)
@@ -85,7 +87,7 @@ def corpus(count: int, seed: int) -> list[str]:
     texts = [f"user\nassistant\n{REPEAT_INSTRUCTION} {SENTENCE_INSTRUCTION}"] * count
     for index in range(count):
         scene = draw_scene("train", seed, index)
-        for question in (q for kind in KINDS if (q := ask(scene, kind, rng))):
-            texts += [question.text, own_response(question), sentence_response(question)]
-            texts.append(annotated_response(question, rng))
+        for question in (q for question_type in QUESTION_TYPES if (q := ask(scene, question_type, rng))):
+            texts += [question.text, noiseless_response(question), sentence_response(question)]
+            texts.append(noisy_response(question, rng))
     return texts

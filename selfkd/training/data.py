@@ -20,10 +20,10 @@ from torch.utils.data import Dataset, Sampler
 from selfkd.data.dataset import ExampleFolder, Sketch
 from selfkd.data.example import Example, groups_of, image_hash
 from selfkd.errors import InputError
-from selfkd.model.processing_omni import OmniProcessor, Prompt, Seen, cut_alike, join_inputs, shared_by
+from selfkd.model.processing_omni import EncodedImage, OmniProcessor, Prompt, align_prefixes, join_inputs, shared_by
 
-View = Literal["text", "speech"]
-VIEWS: tuple[View, ...] = ("text", "speech")
+Modality = Literal["text", "audio"]
+MODALITIES: tuple[Modality, ...] = ("text", "audio")
 KEPT_BYTES = 512 * 2**20  # of one loader worker
 
 
@@ -35,13 +35,13 @@ class PairedItem:
     id: str
     prefix_ids: list[int]
     text_ids: list[int]
-    speech_ids: list[int]
+    audio_ids: list[int]
     response_ids: list[int]
     image_inputs: dict[str, Tensor]
-    speech_inputs: dict[str, Tensor]
+    audio_inputs: dict[str, Tensor]
     transcript: str  # what is said, the question alone
     transcript_ids: list[int]
-    picture: Hashable  # the same for examples with the same picture
+    image: Hashable  # the same for examples with the same picture
     stands_in: bool = False  # for an example that is not there: nothing is learnt from it
 
 
@@ -54,48 +54,53 @@ def paired_item(processor: Any, example: Example, looks: bool = True) -> PairedI
     for field in ("question", "answer"):
         if not getattr(example, field).strip():
             raise InputError(f"example {example.id}: field {field}: is empty")
-    text, speech = view_prompts(
-        processor, example, VIEWS, processor.look(example.picture() if looks else None, f"example {example.id}")
+    text, audio = modality_prompts(
+        processor,
+        example,
+        MODALITIES,
+        processor.encode_image(example.load_image() if looks else None, f"example {example.id}"),
     )
     return PairedItem(
         id=example.id,
         prefix_ids=text.prefix_ids,
         text_ids=text.suffix_ids,
-        speech_ids=speech.suffix_ids,
+        audio_ids=audio.suffix_ids,
         response_ids=_response_ids(processor, example),
         image_inputs=text.image_inputs,
-        speech_inputs=speech.speech_inputs,
+        audio_inputs=audio.audio_inputs,
         transcript=example.question,
         transcript_ids=processor.text_ids(example.question),
-        picture=example.id if example.image is None else image_hash(example.image),
+        image=example.id if example.image is None else image_hash(example.image),
     )
 
 
 def checked_item(processor: Any, example: Example, looks: bool, context: int) -> PairedItem:
     """`paired_item` of an example that the LLM can read at once: InputError for one of more tokens than `context`."""
     item = paired_item(processor, example, looks)
-    views = ((item.text_ids, {}), (item.speech_ids, item.speech_inputs)) if looks else ()  # else no LLM reads it
-    for question, speech in views:
+    modalities = ((item.text_ids, {}), (item.audio_ids, item.audio_inputs)) if looks else ()  # else no LLM reads it
+    for question, audio in modalities:
         ids = [*item.prefix_ids, *question, *item.response_ids]
-        processor.check_context(f"example {item.id}", ids, speech, context)
+        processor.check_context(f"example {item.id}", ids, audio, context)
     return item
 
 
-def view_prompts(processor: Any, example: Example, views: Sequence[View], seen: Seen) -> list[Prompt]:
-    """The question of an example in each of `views`, with one prefix; `seen` is its picture. Raises InputError naming
+def modality_prompts(
+    processor: Any, example: Example, modalities: Sequence[Modality], seen: EncodedImage
+) -> list[Prompt]:
+    """The question of an example in each of `modalities`, with one prefix; `seen` is its picture. Raises InputError naming
     example and field where the speech cannot be heard."""
     around = seen, example.instruction, example.answer_format
-    heard = processor.hear(example.samples(), f"example {example.id}") if "speech" in views else None
+    heard = processor.encode_audio(example.samples(), f"example {example.id}") if "audio" in modalities else None
     try:
         prompts = [
             processor.text_prompt(example.question, *around)
-            if view == "text"
-            else processor.speech_prompt(heard, *around)
-            for view in views
+            if modality == "text"
+            else processor.audio_prompt(heard, *around)
+            for modality in modalities
         ]
     except InputError as error:  # of a tokenizer that cannot take a name of its own as text
         raise InputError(f"example {example.id}: field question or instruction: {error}") from error
-    return cut_alike(prompts)
+    return align_prefixes(prompts)
 
 
 def _response_ids(processor: Any, example: Example) -> list[int]:
@@ -128,7 +133,7 @@ class PairedDataset(Dataset):
         if index in self._kept:
             return self._kept[index]
         item = checked_item(self.processor, self.examples[index], self.looks, self.context)
-        self._room -= sum(t.nbytes for t in (*item.image_inputs.values(), *item.speech_inputs.values()))
+        self._room -= sum(t.nbytes for t in (*item.image_inputs.values(), *item.audio_inputs.values()))
         if self._room >= 0:
             self._kept[index] = item
         return item
@@ -147,11 +152,11 @@ class PairedCollator:
     def __call__(self, items: Sequence[PairedItem]) -> dict[str, Any]:
         stands_in = any(i.stands_in for i in items)
         labels = pad_sequence([torch.tensor(i.response_ids) for i in items], True, -100)
-        group, firsts = shared_by([(i.picture, tuple(i.prefix_ids)) for i in items])
+        group, firsts = shared_by([(i.image, tuple(i.prefix_ids)) for i in items])
         sharing = [items[i] for i in firsts]
         prefix_ids, prefix_mask = self.processor.pad_left([i.prefix_ids for i in sharing])
         text_ids, text_mask = self.processor.pad_right([i.text_ids + i.response_ids[:-1] for i in items])
-        speech_ids, speech_mask = self.processor.pad_right([i.speech_ids + i.response_ids[:-1] for i in items])
+        audio_ids, audio_mask = self.processor.pad_right([i.audio_ids + i.response_ids[:-1] for i in items])
         return {
             "ids": [i.id for i in items],
             "prefix_ids": prefix_ids,
@@ -160,9 +165,9 @@ class PairedCollator:
             "group": group,
             "text_ids": text_ids,
             "text_mask": text_mask,
-            "speech_ids": speech_ids,
-            "speech_mask": speech_mask,
-            "speech_inputs": join_inputs([i.speech_inputs for i in items]),
+            "audio_ids": audio_ids,
+            "audio_mask": audio_mask,
+            "audio_inputs": join_inputs([i.audio_inputs for i in items]),
             "transcripts": [i.transcript for i in items],
             "transcript_ids": pad_sequence([torch.tensor(i.transcript_ids) for i in items], True, -100),
             "labels": labels.fill_(-100) if stands_in else labels,
@@ -171,14 +176,14 @@ class PairedCollator:
 
 
 POOL_STEPS = 16
-LETTERS_A_TOKEN = 4
+CHARACTERS_PER_TOKEN = 4
 VECTORS_A_SECOND = 12.5  # 50 frames of a Whisper encoder, stacked by four
 
 
 def token_cost(sketch: Sketch, image_tokens: int) -> float:
     """About how many tokens the LLM reads of an example, both views: good enough to sort by, nothing is decoded."""
-    text = sketch.question_letters + 2 * sketch.answer_letters
-    return image_tokens + text / LETTERS_A_TOKEN + VECTORS_A_SECOND * sketch.speech_seconds
+    text = sketch.question_characters + 2 * sketch.answer_characters
+    return image_tokens + text / CHARACTERS_PER_TOKEN + VECTORS_A_SECOND * sketch.speech_seconds
 
 
 class CostSampler(Sampler[int]):
@@ -194,13 +199,13 @@ class CostSampler(Sampler[int]):
         costs: Sequence[float],
         step_size: int,
         seed: int,
-        pictures: Sequence[Hashable] | None = None,
+        images: Sequence[Hashable] | None = None,
         taken: Callable[[int], Sequence[int]] | None = None,
     ):
-        """`pictures[i]` names the picture of example i; without it no two examples share one. `taken(epoch)` are the
+        """`images[i]` names the picture of example i; without it no two examples share one. `taken(epoch)` are the
         examples of an epoch, as many in each; without it all of them."""
         self.costs, self.step_size, self.seed, self.epoch = costs, step_size, seed, 0
-        self.pictures = range(len(costs)) if pictures is None else pictures
+        self.images = range(len(costs)) if images is None else images
         self.taken = taken or (lambda epoch: range(len(costs)))
 
     def set_epoch(self, epoch: int) -> None:
@@ -213,7 +218,7 @@ class CostSampler(Sampler[int]):
         rng = random.Random(f"order/{self.seed}/{self.epoch}")
         by_picture: dict[Hashable, list[int]] = {}
         for i in self.taken(self.epoch):
-            by_picture.setdefault(self.pictures[i], []).append(i)
+            by_picture.setdefault(self.images[i], []).append(i)
         pools: list[list[list[int]]] = [[]]
         for group in rng.sample(list(by_picture.values()), len(by_picture)):
             if sum(map(len, pools[-1])) >= POOL_STEPS * self.step_size:
@@ -254,21 +259,21 @@ class StepBatches(Sampler[list[int]]):
                 start = end
 
 
-MOST_UNHEARD = 0.1  # share of the tokens of what is said; a rare word may be missing, a language may not
+MAX_UNHEARD = 0.1  # share of the tokens of what is said; a rare word may be missing, a language may not
 
 
-def check_audible(
-    folders: Iterable[ExampleFolder], speech_tokens: Collection[int], processor: OmniProcessor, remedy: str
+def check_vocabulary_coverage(
+    folders: Iterable[ExampleFolder], ctc_token_ids: Collection[int], processor: OmniProcessor, remedy: str
 ) -> None:
     """Raises InputError, which ends in `remedy`, for a folder of which ears that hear these tokens would miss a
     tenth."""
-    heard = set(speech_tokens)
+    heard = set(ctc_token_ids)
     for folder in folders:
         counts: Counter[int] = Counter()
         for row in folder.columns("question"):
             counts.update(processor.text_ids(row["question"]))
         missing = Counter({token_id: n for token_id, n in counts.items() if token_id not in heard})
-        if missing.total() > MOST_UNHEARD * counts.total():
+        if missing.total() > MAX_UNHEARD * counts.total():
             words = ", ".join(repr(processor.tokenizer.decode(token_id)) for token_id, _ in missing.most_common(3))
             raise InputError(
                 f"data: {folder.folder}: {missing.total() / counts.total():.0%} of the tokens that are said ({words}, "

@@ -6,44 +6,44 @@ from typing import Any
 
 from selfkd.data.dataset import folders_of
 from selfkd.errors import InputError
-from selfkd.losses import Divergence, Objective, needs_responses
+from selfkd.losses import Divergence, LossConfig, needs_responses
 from selfkd.model.checkpoint import load_omni, omni_config
 from selfkd.model.checkpoint_files import check_checkpoint
 from selfkd.model.configuration_omni import OmniConfig
 from selfkd.model.processing_omni import OmniProcessor
 from selfkd.model.tiny import bundled_config, bundled_paths, load_bundled
 from selfkd.run_dir import Run
-from selfkd.training.data import check_audible
-from selfkd.training.estimate import plan, read_skeleton
+from selfkd.training.data import check_vocabulary_coverage
+from selfkd.training.estimate import plan, read_model_config
 from selfkd.training.stage import (
     TrainConfig,
+    check_ctc_only,
     check_data,
-    check_ears_alone,
     inputs_of,
+    resolve_config,
     rows_of_plan,
-    suited,
     train,
     under_fsdp,
     usable_examples,
 )
-from selfkd.training.trainable import EARS
+from selfkd.training.trainable import AUDIO_PARTS
 
-NEW_EARS = "selfkd align with the speech_encoder of a Whisper makes ears for the tokens of its data"
+NEW_AUDIO_PARTS = "selfkd align with the speech_encoder of a Whisper makes ears for the tokens of its data"
 # what suits the ears: `docs/method.md` says what each part is worth
 STACKED: dict[str, Any] = {
     "divergence": "forward",
     "trainable": ["projector"],
     "learning_rate": 2e-3,
-    "augment_speech": 0.0,
-    "average_weights": 0.0,
+    "spec_augment": 0.0,
+    "weight_averaging": 0.0,
 }
 NATIVE = STACKED | {"learning_rate": 1e-4}  # its projector is trained already
 TOKENS: dict[str, Any] = {
     "divergence": "jensen_shannon",
-    "trainable": list(EARS),
+    "trainable": list(AUDIO_PARTS),
     "learning_rate": 4e-4,
-    "augment_speech": 1.0,
-    "average_weights": 1 / 3,
+    "spec_augment": 1.0,
+    "weight_averaging": 1 / 3,
 }
 
 
@@ -64,13 +64,13 @@ class DistillConfig(TrainConfig):
             ears that hear tokens, where others have forward.
         response_weight: Weight of what is learnt from responses, by Self-KD and SFT; at 0 ears that hear tokens learn
             from what is said alone, by CTC: the LLM is not run and no picture read.
-        hidden_weight: Weight of the distance of last hidden states to the teacher's.
-        transcript_weight: Weight of CTC on the question, where the ears hear tokens.
-        alignment_weight: Weight of soft-DTW between what is heard and the question's embeddings.
-        augment_speech: How much each clip is made another speaker's, by warped and masked log-mel frames; 1 is what the
+        hidden_mse_weight: Weight of the distance of last hidden states to the teacher's.
+        ctc_weight: Weight of CTC on the question, where the ears hear tokens.
+        soft_dtw_weight: Weight of soft-DTW between what is heard and the question's embeddings.
+        spec_augment: How much each clip is made another speaker's, by warped and masked log-mel frames; 1 is what the
             bundled recogniser was trained with, 0 is off; by default 1 of ears that hear tokens, else 0.
-        on_policy: Share of the steps that learn on the student's own replies, scored by the teacher, not on the data's.
-        average_weights: Share of the steps, the last ones, whose weights the trained model has the mean of; the rate is
+        on_policy_fraction: Share of the steps that learn on the student's own replies, scored by the teacher, not on the data's.
+        weight_averaging: Share of the steps, the last ones, whose weights the trained model has the mean of; the rate is
             then constant after the warm-up. By default a third with ears that hear tokens, else 0: the weights of the
             last step, to which the rate falls by a cosine.
         trainable: Parts that train, among projector, speech_encoder, llm_adapters and llm; by default the projector,
@@ -86,7 +86,7 @@ class DistillConfig(TrainConfig):
         skip_unusable: Leave out rows that the model cannot take (a picture or text too large, sound too short, neither
             readable), and count them; by default they are listed and nothing is trained.
         dry_run: Print what the run would take (parameters, data, memory, time) and end; reads no weights.
-        skeleton: Configuration (JSON) to plan with where the model is not there yet.
+        model_config: Configuration (JSON) to plan with where the model is not there yet.
     """
 
     model: str = ""
@@ -94,10 +94,10 @@ class DistillConfig(TrainConfig):
     temperature: float = 1.0
     divergence: Divergence | None = None
     response_weight: float = 1.0
-    hidden_weight: float = 0.0
-    transcript_weight: float = 0.5
-    alignment_weight: float = 0.0
-    on_policy: float = 0.0
+    hidden_mse_weight: float = 0.0
+    ctc_weight: float = 0.5
+    soft_dtw_weight: float = 0.0
+    on_policy_fraction: float = 0.0
 
 
 def distill(config: DistillConfig) -> dict[str, Any]:
@@ -106,18 +106,18 @@ def distill(config: DistillConfig) -> dict[str, Any]:
         raise InputError(f"alpha: {config.alpha} is not between 0 and 1")
     if config.temperature <= 0:
         raise InputError(f"temperature: {config.temperature} is not above 0")
-    for name in ("response_weight", "hidden_weight", "transcript_weight", "alignment_weight"):
+    for name in ("response_weight", "hidden_mse_weight", "ctc_weight", "soft_dtw_weight"):
         if getattr(config, name) < 0:
             raise InputError(f"{name}: {getattr(config, name)}: must not be negative")
-    if not 0 <= config.on_policy <= 1:
-        raise InputError(f"on_policy: {config.on_policy} is not between 0 and 1")
-    if config.on_policy and config.alpha == 0:
+    if not 0 <= config.on_policy_fraction <= 1:
+        raise InputError(f"on_policy: {config.on_policy_fraction} is not between 0 and 1")
+    if config.on_policy_fraction and config.alpha == 0:
         raise InputError("on_policy: the student's own replies are scored by the teacher; alpha 0 leaves that out")
-    if config.on_policy and under_fsdp():  # it shares out what a model does within its forward pass alone
+    if config.on_policy_fraction and under_fsdp():  # it shares out what a model does within its forward pass alone
         raise InputError("on_policy: not with FSDP; recipes/accelerate/ddp.yaml or deepspeed_zero2.yaml")
     model_config = _model_config(config)
     _check_ears(config, model_config)
-    config = suited(config, _recipe(model_config))
+    config = resolve_config(config, _recipe(model_config))
     objective = objective_of(config, model_config)
     if not needs_responses(objective):
         _check_without_responses(config, objective)
@@ -133,50 +133,52 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     start = [("model", source) for source in ([config.model] if config.model else bundled_paths())]
     with Run.open(config.output, "distill", config, inputs=lambda: inputs_of(config, *start)) as run:
         if objective.transcript:
-            check_audible(folders_of(config.data), model_config.speech_tokens or (), processor, NEW_EARS)
+            check_vocabulary_coverage(
+                folders_of(config.data), model_config.ctc_token_ids or (), processor, NEW_AUDIO_PARTS
+            )
         examples, skipped = usable_examples(config, run, processor, model_config, objective)
         model, processor = load_omni(config.model) if config.model else load_bundled()
-        return train(run, model, processor, examples, config, objective, config.on_policy, skipped=skipped)
+        return train(run, model, processor, examples, config, objective, config.on_policy_fraction, skipped=skipped)
 
 
 def _recipe(model_config: OmniConfig) -> dict[str, Any]:
-    if model_config.speech_config is None:
+    if model_config.audio_config is None:
         return NATIVE
-    return STACKED if model_config.speech_tokens is None else TOKENS
+    return STACKED if model_config.ctc_token_ids is None else TOKENS
 
 
 def _check_ears(config: DistillConfig, model_config: OmniConfig) -> None:
     """Raises InputError, before anything is loaded, for what a native omni model's ears do not do."""
-    if model_config.speech_config is None:
-        for name in ("augment_speech", "alignment_weight"):
+    if model_config.audio_config is None:
+        for name in ("spec_augment", "soft_dtw_weight"):
             if getattr(config, name):
                 raise InputError(f"{name}: is for a Whisper encoder's ears; a native omni model hears by its own")
 
 
-def _check_without_responses(config: DistillConfig, objective: Objective) -> None:
+def _check_without_responses(config: DistillConfig, objective: LossConfig) -> None:
     """Raises InputError where nothing is learnt from responses, and from what is said nothing can be."""
     if not objective.transcript and not objective.alignment:
         raise InputError(
             "response_weight: 0 leaves nothing to learn from: transcript_weight is for ears that hear tokens, "
             "alignment_weight for any but a native omni model's"
         )
-    if config.on_policy:
+    if config.on_policy_fraction:
         raise InputError("on_policy: the student's own replies are learnt from; response_weight 0 leaves them out")
-    check_ears_alone(config.trainable)
+    check_ctc_only(config.trainable)
 
 
 def _model_config(config: DistillConfig) -> OmniConfig:
     """The configuration of the model to start from; raises InputError where there is none."""
-    if not config.model and not config.skeleton:
+    if not config.model and not config.model_config:
         return bundled_config()[0]
     if _is_planned(config):
-        return read_skeleton(config.skeleton)
+        return read_model_config(config.model_config)
     return omni_config(config.model)
 
 
 def _is_planned(config: DistillConfig) -> bool:
     """Whether the model is not there yet, and a skeleton stands for it."""
-    return config.dry_run and bool(config.skeleton) and not (Path(config.model) / "config.json").is_file()
+    return config.dry_run and bool(config.model_config) and not (Path(config.model) / "config.json").is_file()
 
 
 def _processor(config: DistillConfig) -> OmniProcessor | None:
@@ -186,15 +188,15 @@ def _processor(config: DistillConfig) -> OmniProcessor | None:
     return OmniProcessor.from_pretrained(config.model) if config.model else bundled_config()[1]
 
 
-def objective_of(config: DistillConfig, model_config: OmniConfig) -> Objective:
-    """The objective that a configuration (`suited`) asks for; a transcript is learnt by ears that hear tokens alone."""
+def objective_of(config: DistillConfig, model_config: OmniConfig) -> LossConfig:
+    """The objective that a configuration (`resolve_config`) asks for; a transcript is learnt by ears that hear tokens alone."""
     assert config.divergence is not None, "suited() fills it in"
-    return Objective(
+    return LossConfig(
         config.alpha,
         config.temperature,
         config.divergence,
-        config.hidden_weight,
-        config.transcript_weight if model_config.speech_tokens else 0.0,
-        config.alignment_weight,
+        config.hidden_mse_weight,
+        config.ctc_weight if model_config.ctc_token_ids else 0.0,
+        config.soft_dtw_weight,
         config.response_weight,
     )

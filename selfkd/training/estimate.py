@@ -18,13 +18,13 @@ from rich.table import Table
 from selfkd.data.dataset import open_mixture, split_weight
 from selfkd.data.example import MANIFEST
 from selfkd.errors import InputError
-from selfkd.losses import CHUNK_ROWS, Objective, needs_responses, needs_teacher
+from selfkd.losses import CHUNK_ROWS, LossConfig, needs_responses, needs_teacher
 from selfkd.model.checkpoint_files import reading
 from selfkd.model.configuration_omni import OmniConfig
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
-from selfkd.training.data import LETTERS_A_TOKEN
-from selfkd.training.trainable import let_train
+from selfkd.training.data import CHARACTERS_PER_TOKEN
+from selfkd.training.trainable import set_trainable
 
 FRAMES_PER_SECOND = 50  # of a Whisper encoder
 WINDOW_SECONDS = 30  # that it reads where clips are padded
@@ -39,14 +39,14 @@ class Load:
     """What an average example of the data holds. The defaults are a LLaVA-like question about a picture of 7 tiles."""
 
     examples: int = 50_000
-    questions_a_picture: float = 1.0
+    questions_per_image: float = 1.0
     prefix_tokens: int = 7 * 256 + TEMPLATE_TOKENS
     question_tokens: int = 20
     speech_seconds: float = 4.0
     response_tokens: int = 60
 
 
-def read_skeleton(path: str) -> OmniConfig:
+def read_model_config(path: str) -> OmniConfig:
     """The configuration of an `OmniModel` from a JSON file, as those in recipes/skeletons."""
     if not Path(path).is_file():
         raise InputError(f"skeleton: {path or '(empty)'}: no such file; it stands in where the model is not there yet")
@@ -54,7 +54,7 @@ def read_skeleton(path: str) -> OmniConfig:
         values = json.loads(Path(path).read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"skeleton: {path}: no JSON ({error})") from error
-    with reading(path, "skeleton"):
+    with reading(path, "model_config"):
         return OmniConfig(**values)
 
 
@@ -74,10 +74,10 @@ def load_of(
     return Load(
         prefix_tokens=prefix_tokens,
         examples=count,
-        questions_a_picture=count / len({s.picture for s in known}),
-        question_tokens=round(sum(s.question_letters for s in known) / count / LETTERS_A_TOKEN),
+        questions_per_image=count / len({s.image for s in known}),
+        question_tokens=round(sum(s.question_characters for s in known) / count / CHARACTERS_PER_TOKEN),
         speech_seconds=sum(s.speech_seconds for s in known) / count,
-        response_tokens=round(sum(s.answer_letters for s in known) / count / LETTERS_A_TOKEN) + 1,
+        response_tokens=round(sum(s.answer_characters for s in known) / count / CHARACTERS_PER_TOKEN) + 1,
     )
 
 
@@ -85,7 +85,7 @@ def plan(
     config: Any,
     model_config: OmniConfig,
     processor: OmniProcessor | None,
-    objective: Objective,
+    objective: LossConfig,
     left_out: Mapping[Path, Collection[int]] | None = None,
 ) -> dict[str, Any]:
     """Prints and returns the plan of a training configuration (`TrainConfig`) for a model of `model_config`, which is
@@ -93,7 +93,7 @@ def plan(
     try:
         with torch.device("meta"):
             model = OmniModel(model_config)
-            trained = let_train(model, config.trainable, config.lora)
+            trained = set_trainable(model, config.trainable, config.lora)
     except ImportError as error:  # Gemma 3n's eyes are timm's
         raise InputError(f"model: {' '.join(str(error).split())}") from error
     counted, total = load_of(config.data, processor, left_out), sum(p.numel() for p in model.parameters())
@@ -105,7 +105,7 @@ def plan(
         "trained_parameters": trained,
         "load": asdict(load),
         "epochs": config.steps * batches * config.batch_size / load.examples,
-        "gigabytes": memory(model, load, config.batch_size, trained, objective, bool(config.average_weights)),
+        "gigabytes": memory(model, load, config.batch_size, trained, objective, bool(config.weight_averaging)),
         "step_teraflop": flops / 1e12,
         "hours": flops * config.steps / (ASSUMED_TERAFLOPS * 1e12) / 3600,
     }
@@ -121,12 +121,12 @@ def _sizes(model: OmniModel) -> dict[str, float]:
     of_ears = {id(p) for module in model.part("speech_encoder") for p in module.parameters()}
     of_projector = {id(p) for module in model.part("projector") for p in module.parameters()}
     looked_up = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
-    sizes = {"vision": 0.0, "llm": 0.0, "head": float(head.numel()), "ears": 0.0, "projector": 0.0}
+    sizes = {"vision": 0.0, "llm": 0.0, "head": float(head.numel()), "encoder": 0.0, "projector": 0.0}
     for name, p in model.named_parameters():
         if id(p) in of_projector:
             sizes["projector"] += p.numel()
         elif id(p) in of_ears:
-            sizes["ears"] += p.numel()
+            sizes["encoder"] += p.numel()
         elif id(p) not in looked_up and p is not head:
             of_experts = text.num_experts_per_tok / text.num_experts if ".experts." in name else 1
             sizes["vision" if "vis" in name else "llm"] += p.numel() * of_experts
@@ -135,34 +135,34 @@ def _sizes(model: OmniModel) -> dict[str, float]:
 
 def _encoder_frames(model: OmniModel, load: Load) -> float:
     """That the speech encoder reads of a clip."""
-    return FRAMES_PER_SECOND * (WINDOW_SECONDS if model.config.speech_padded else load.speech_seconds)
+    return FRAMES_PER_SECOND * (WINDOW_SECONDS if model.config.pad_to_window else load.speech_seconds)
 
 
 def _stack(model: OmniModel) -> int:
-    return NATIVE_STACK if model.hears_natively else model.config.speech_stack
+    return NATIVE_STACK if model.is_native else model.config.stack_factor
 
 
-def step_flops(model: OmniModel, load: Load, batch: int, trainable: list[str], objective: Objective) -> float:
+def step_flops(model: OmniModel, load: Load, batch: int, trainable: list[str], objective: LossConfig) -> float:
     """Two per parameter and token forward, as many for the gradient of what stands before, as many where weights train.
 
     The picture's prefix and the teacher are forward alone. Where the LLM trains, the teacher reads a prefix of its own
     and the student's has a gradient. Where no response is learnt from, only the ears are run.
     """
     llm_trains = "llm" in trainable
-    size, pictures = _sizes(model), batch / load.questions_a_picture
+    size, images = _sizes(model), batch / load.questions_per_image
     frames = batch * _encoder_frames(model, load)
     vectors = batch * load.speech_seconds * FRAMES_PER_SECOND / _stack(model)
     responses = batch * load.response_tokens
-    ears = (6 if "speech_encoder" in trainable else 2) * frames * size["ears"] + 6 * vectors * size["projector"]
+    encoder = (6 if "speech_encoder" in trainable else 2) * frames * size["encoder"] + 6 * vectors * size["projector"]
     if not needs_responses(objective):
-        return ears
+        return encoder
     seen, read = _prefix_flops(model, load, size)
-    prefix = pictures * (seen + (3 if llm_trains else 1) * read)
-    teacher = pictures * (seen + read) if llm_trains else 0
+    prefix = images * (seen + (3 if llm_trains else 1) * read)
+    teacher = images * (seen + read) if llm_trains else 0
     teacher += 2 * (batch * load.question_tokens + responses) * size["llm"] + 2 * responses * size["head"]
     passes = 6 if llm_trains else 4
     student = passes * (vectors + responses) * size["llm"] + passes * responses * size["head"]
-    return prefix + student + ears + (teacher if needs_teacher(objective) else 0)
+    return prefix + student + encoder + (teacher if needs_teacher(objective) else 0)
 
 
 def _prefix_flops(model: OmniModel, load: Load, size: dict[str, float]) -> tuple[float, float]:
@@ -175,12 +175,12 @@ def _prefix_flops(model: OmniModel, load: Load, size: dict[str, float]) -> tuple
     read += 2 * load.prefix_tokens**2 * text.num_hidden_layers * text.num_attention_heads * _head_width(text)
     patches = 4 * load.prefix_tokens
     seen = 2 * patches * size["vision"]
-    eyes: Any = getattr(model.config.vlm_config, "vision_config", None)
-    whole = len(getattr(eyes, "fullatt_block_indexes", ()))  # of Qwen2.5's layers; its others see a window
-    layers = whole or getattr(eyes, "depth", 0) or getattr(eyes, "num_hidden_layers", 0)
-    width = getattr(eyes, "embed_dim", 0) or getattr(eyes, "hidden_size", 0)
-    tiled = hasattr(eyes, "image_size") and hasattr(eyes, "patch_size")
-    tile = (_side(eyes.image_size) // _side(eyes.patch_size)) ** 2 if tiled else patches
+    vision_encoder: Any = getattr(model.config.vlm_config, "vision_config", None)
+    whole = len(getattr(vision_encoder, "fullatt_block_indexes", ()))  # of Qwen2.5's layers; its others see a window
+    layers = whole or getattr(vision_encoder, "depth", 0) or getattr(vision_encoder, "num_hidden_layers", 0)
+    width = getattr(vision_encoder, "embed_dim", 0) or getattr(vision_encoder, "hidden_size", 0)
+    tiled = hasattr(vision_encoder, "image_size") and hasattr(vision_encoder, "patch_size")
+    tile = (_side(vision_encoder.image_size) // _side(vision_encoder.patch_size)) ** 2 if tiled else patches
     return seen + 4 * patches * tile * layers * width, read
 
 
@@ -193,7 +193,7 @@ def _head_width(text: Any) -> int:
 
 
 def memory(
-    model: OmniModel, load: Load, batch: int, trained: int, objective: Objective, averaged: bool
+    model: OmniModel, load: Load, batch: int, trained: int, objective: LossConfig, averaged: bool
 ) -> dict[str, float]:
     """Gigabytes on one device: a frozen VLM in bf16, frozen ears in fp32, 16 bytes for each parameter that trains (its
     weight, its gradient and AdamW's two moments), 4 more where weights are averaged. The graph of a native model's own
@@ -205,7 +205,7 @@ def memory(
     frozen_bytes = sum((4 if name.startswith("speech_encoder") else 2) * p.numel() for name, p in frozen)
     cache_bytes = 2 * 2 * layers * text.num_key_value_heads * head_width * load.prefix_tokens
     # the pictures' own, and each question's copy of them where it shares one
-    cache_rows = batch / load.questions_a_picture + (batch if load.questions_a_picture > 1 else 0)
+    cache_rows = batch / load.questions_per_image + (batch if load.questions_per_image > 1 else 0)
     tokens = load.speech_seconds * FRAMES_PER_SECOND / _stack(model) + load.response_tokens
     if model.llm_trains:  # beside a frozen teacher, with the prefix in the graph
         frozen_bytes += 2 * sum(p.numel() for p in model.vlm.parameters())
@@ -221,10 +221,10 @@ def memory(
         "frozen weights": frozen_bytes / GIGABYTE,
         "what trains": (20 if averaged else 16) * trained / GIGABYTE,
     }
-    ears = model.config.speech_config
-    if ears is not None and any(q.requires_grad for q in model.speech_encoder.parameters()):
-        layers_frames = ears.encoder_layers * batch * _encoder_frames(model, load)
-        weights["the ears' graph"] = 2 * layers_frames * (12 * ears.d_model + 2 * ears.encoder_ffn_dim) / GIGABYTE
+    encoder = model.config.audio_config
+    if encoder is not None and any(q.requires_grad for q in model.speech_encoder.parameters()):
+        layers_frames = encoder.encoder_layers * batch * _encoder_frames(model, load)
+        weights["the ears' graph"] = 2 * layers_frames * (12 * encoder.d_model + 2 * encoder.encoder_ffn_dim) / GIGABYTE
     if not needs_responses(objective):
         return weights
     return weights | {
@@ -240,7 +240,7 @@ def _table(config: Any, result: dict[str, Any], data: str) -> Table:
     table.add_row("parameters", f"{result['parameters'] / 1e6:,.0f}M, of which train {result['trained_parameters']:,}")
     table.add_row("trains", ", ".join(config.trainable))
     table.add_row("data", data)
-    table.add_row("examples", f"{load['examples']:,}; {load['questions_a_picture']:.1f} questions a picture")
+    table.add_row("examples", f"{load['examples']:,}; {load['questions_per_image']:.1f} questions a picture")
     each = f"{load['prefix_tokens']:,} tokens before the question, {load['question_tokens']} of it written or"
     table.add_row("an example", f"{each} {load['speech_seconds']:.1f} s spoken, {load['response_tokens']} of response")
     examples = round(result["epochs"] * load["examples"] / config.steps)

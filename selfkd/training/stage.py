@@ -20,14 +20,14 @@ from selfkd.data.example import MANIFEST, Example
 from selfkd.errors import InputError
 from selfkd.files import follow_umask
 from selfkd.input_hashes import hashes_of_checkpoint, hashes_of_data
-from selfkd.losses import Objective, needs_responses
+from selfkd.losses import LossConfig, needs_responses
 from selfkd.model.backbones import Source
 from selfkd.model.configuration_omni import OmniConfig
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
 from selfkd.run_dir import MODEL, Run, append_log, is_main_process
 from selfkd.training.arguments import check_lora, check_training
-from selfkd.training.trainable import ADAPTERS, EARS, LORA, TRAINABLE, let_train
+from selfkd.training.trainable import ADAPTERS, AUDIO_PARTS, LORA, TRAINABLE, set_trainable
 from selfkd.training.trainer import RunLog, SelfKDTrainer, mean_loss_and_seconds
 from selfkd.training.usable_rows import Use, by_folder, checked_rows, left_out
 from selfkd.training.weight_averaging import WeightAverage
@@ -39,7 +39,7 @@ CHECKPOINTS = "checkpoints"  # subfolder of the run
 class TrainConfig:
     """What both training stages take; `training` holds any further field of `transformers.TrainingArguments`.
 
-    A field that is None or an empty list takes what suits the ears (`suited`): each kind has a recipe of its own.
+    A field that is None or an empty list takes what suits the ears (`resolve_config`): each kind has a recipe of its own.
     """
 
     data: list[str]
@@ -51,28 +51,28 @@ class TrainConfig:
     warmup_steps: int = 30
     save_steps: int = 200
     seed: int = 0
-    augment_speech: float | None = None
-    average_weights: float | None = None
+    spec_augment: float | None = None
+    weight_averaging: float | None = None
     lora: dict[str, Any] = field(default_factory=lambda: dict(LORA))
     training: dict[str, Any] = field(default_factory=dict)
     skip_unusable: bool = False
     dry_run: bool = False
-    skeleton: str = ""
+    model_config: str = ""
 
 
 C = TypeVar("C", bound=TrainConfig)
 
 
-def suited(config: C, recipe: Mapping[str, Any]) -> C:
+def resolve_config(config: C, recipe: Mapping[str, Any]) -> C:
     """The configuration, checked, with what it leaves open taken from a recipe; raises InputError for settings that
     cannot be."""
     config = replace(config, **{name: value for name, value in recipe.items() if getattr(config, name) in (None, [])})
     unknown = [part for part in config.trainable if part not in TRAINABLE]
     if unknown:
         raise InputError(f"trainable: {unknown}; choose among {', '.join(TRAINABLE)}")
-    if config.average_weights is not None and not 0 <= config.average_weights <= 1:
-        raise InputError(f"average_weights: {config.average_weights} is not between 0 and 1")
-    for name in ("augment_speech", "warmup_steps"):
+    if config.weight_averaging is not None and not 0 <= config.weight_averaging <= 1:
+        raise InputError(f"average_weights: {config.weight_averaging} is not between 0 and 1")
+    for name in ("spec_augment", "warmup_steps"):
         if (getattr(config, name) or 0) < 0:
             raise InputError(f"{name}: {getattr(config, name)}: must not be negative")
     for name in ("learning_rate", "projector_learning_rate"):
@@ -94,9 +94,9 @@ def suited(config: C, recipe: Mapping[str, Any]) -> C:
     return config
 
 
-def check_ears_alone(trainable: Sequence[str]) -> None:
+def check_ctc_only(trainable: Sequence[str]) -> None:
     """Raises InputError where other parts are to train than those that learn from what is said alone."""
-    idle = [part for part in trainable if part not in EARS]
+    idle = [part for part in trainable if part not in AUDIO_PARTS]
     if idle:
         raise InputError(f"trainable: {idle[0]}: has nothing to learn from what is said alone: the LLM is not run")
 
@@ -111,17 +111,17 @@ def check_data(config: TrainConfig) -> None:
 
 
 def usable_examples(
-    config: TrainConfig, run: Run, processor: OmniProcessor, model_config: OmniConfig, objective: Objective
+    config: TrainConfig, run: Run, processor: OmniProcessor, model_config: OmniConfig, objective: LossConfig
 ) -> tuple[Examples, dict[str, Any]]:
     """The examples to train on, and what the result says of those that are left out. Raises InputError that lists rows
     which the model cannot take, unless they are to be skipped; no weights are needed to know them."""
     use = use_of(processor, model_config, objective)
-    places, said = left_out(run.folder, folders_of(config.data), use, config.skip_unusable)
-    return open_mixture(config.data, config.seed, places), said
+    positions, said = left_out(run.folder, folders_of(config.data), use, config.skip_unusable)
+    return open_mixture(config.data, config.seed, positions), said
 
 
 def rows_of_plan(
-    config: TrainConfig, processor: OmniProcessor | None, model_config: OmniConfig, objective: Objective
+    config: TrainConfig, processor: OmniProcessor | None, model_config: OmniConfig, objective: LossConfig
 ) -> dict[Path, list[int]]:
     """Positions of the rows that the run would leave out, by folder; InputError, as the run would raise it, where they
     are not to be skipped. None are known where model or data are not there yet."""
@@ -132,9 +132,9 @@ def rows_of_plan(
     return by_folder(checked_rows(folders_of(config.data), use, config.skip_unusable))
 
 
-def use_of(processor: OmniProcessor, model_config: OmniConfig, objective: Objective) -> Use:
+def use_of(processor: OmniProcessor, model_config: OmniConfig, objective: LossConfig) -> Use:
     """What training does with a row."""
-    learnt = frozenset(model_config.speech_tokens or ()) if objective.transcript else None
+    learnt = frozenset(model_config.ctc_token_ids or ()) if objective.transcript else None
     return Use(processor, model_config.context, learns=True, looks=needs_responses(objective), ctc_tokens=learnt)
 
 
@@ -165,7 +165,7 @@ def training_arguments(config: TrainConfig, dtype: torch.dtype = torch.float32) 
         "per_device_train_batch_size": config.batch_size,
         "learning_rate": config.learning_rate,
         # a mean is of weights that still move
-        "lr_scheduler_type": "constant_with_warmup" if config.average_weights else "cosine",
+        "lr_scheduler_type": "constant_with_warmup" if config.weight_averaging else "cosine",
         "warmup_steps": config.warmup_steps,
         "weight_decay": 0.01,
         "save_steps": config.save_steps,
@@ -191,8 +191,8 @@ def train(
     processor: OmniProcessor,
     examples: Sequence[Example],
     config: TrainConfig,
-    objective: Objective,
-    on_policy: float = 0.0,
+    objective: LossConfig,
+    on_policy_fraction: float = 0.0,
     projector_learning_rate: float | None = None,
     skipped: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -203,12 +203,12 @@ def train(
     if arguments.bf16 and arguments.device.type == "cpu":  # where the fused attention's backward takes thrice as long
         model.set_attn_implementation("eager")
     dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
-    trained_parameters = let_train(model, config.trainable, config.lora)
+    trained_parameters = set_trainable(model, config.trainable, config.lora)
     checkpoint = last_checkpoint(config.output / CHECKPOINTS)
     average = None
-    if config.average_weights:
-        average = WeightAverage(config.steps - max(1, round(config.average_weights * config.steps)), checkpoint)
-    how = objective, config.augment_speech or 0.0, on_policy, average, projector_learning_rate
+    if config.weight_averaging:
+        average = WeightAverage(config.steps - max(1, round(config.weight_averaging * config.steps)), checkpoint)
+    how = objective, config.spec_augment or 0.0, on_policy_fraction, average, projector_learning_rate
     if skipped and checkpoint is None and is_main_process():
         append_log(run.folder, {"step": 0, "steps": 0, **skipped})
     log = RunLog(run.folder)

@@ -13,11 +13,11 @@ _NEVER_TRAINED = {
     "embed_positions.weight",  # Whisper's fixed sinusoids
     "audio_bos_eos_token.weight",  # of Qwen2.5-Omni's encoder, which its own forward does not use
 }
-EARS = ("projector", "speech_encoder")
-TRAINABLE = (*EARS, ADAPTERS, "llm")
+AUDIO_PARTS = ("projector", "speech_encoder")
+TRAINABLE = (*AUDIO_PARTS, ADAPTERS, "llm")
 
 
-def let_train(model: OmniModel, parts: Sequence[str], lora: Mapping[str, Any]) -> int:
+def set_trainable(model: OmniModel, parts: Sequence[str], lora: Mapping[str, Any]) -> int:
     """`freeze_all_but`, with adapters added first where they are to train and the model has none; raises InputError for
     settings of theirs that cannot be, or that are not those of the adapters that it has."""
     if ADAPTERS in parts and model.config.llm_lora is None:

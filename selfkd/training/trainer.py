@@ -18,27 +18,27 @@ from selfkd.data.dataset import Examples, Mixture, sketch
 from selfkd.data.example import Example
 from selfkd.errors import InputError
 from selfkd.files import follow_umask
-from selfkd.losses import Objective, needs_responses, needs_teacher
+from selfkd.losses import LossConfig, needs_responses, needs_teacher
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
 from selfkd.model.self_kd import FrozenTeacher
 from selfkd.run_dir import append_log, read_log
 from selfkd.training.data import CostSampler, PairedCollator, PairedDataset, StepBatches, token_cost
-from selfkd.training.rollout import roll_out
+from selfkd.training.rollout import rollout
 from selfkd.training.spec_augment import augmented
 from selfkd.training.weight_averaging import WeightAverage
 
 TRAINED = "trained.safetensors"
-OWN_WORDS = "own_words"  # in a batch: its responses are the student's
+ON_POLICY_HINT = "own_words"  # in a batch: its responses are the student's
 # arguments of DataLoader that TrainingArguments have with "dataloader_" before the name
 _LOADING = ("num_workers", "pin_memory", "persistent_workers", "prefetch_factor", "multiprocessing_context", "in_order")
-MOST_NEW_TOKENS = 16  # of a roll-out, or as many as the longest response of its batch
+MAX_NEW_TOKENS = 16  # of a roll-out, or as many as the longest response of its batch
 
 
 class SelfKDTrainer(Trainer):
-    """The loss of an `Objective` over response tokens: L = alpha * KL(teacher || student) + (1 - alpha) * SFT in the
-    paper (arXiv 2503.00059). With `augment_speech` every clip is of another speaker each time. A share
-    `on_policy` of the steps learns on the student's own replies in place of the data's. With an `average` the model
+    """The loss of an `LossConfig` over response tokens: L = alpha * KL(teacher || student) + (1 - alpha) * SFT in the
+    paper (arXiv 2503.00059). With `spec_augment` every clip is of another speaker each time. A share
+    `on_policy_fraction` of the steps learns on the student's own replies in place of the data's. With an `average` the model
     ends with the means of its weights over the last steps. The projector may have a rate of its own.
 
     The sum over a step is divided by the number of response tokens of the whole step, over accumulation and ranks, so
@@ -51,9 +51,9 @@ class SelfKDTrainer(Trainer):
         args: TrainingArguments,
         examples: Sequence[Example],
         processor: OmniProcessor,
-        objective: Objective,
-        augment_speech: float = 0.0,
-        on_policy: float = 0.0,
+        objective: LossConfig,
+        spec_augment: float = 0.0,
+        on_policy_fraction: float = 0.0,
         average: WeightAverage | None = None,
         projector_learning_rate: float | None = None,
         **trainer_arguments: Any,
@@ -73,8 +73,8 @@ class SelfKDTrainer(Trainer):
             **trainer_arguments,
         )
         self.examples, self.processor = examples, processor
-        self.objective: Objective = objective
-        self.augment_speech, self.on_policy, self.average = augment_speech, on_policy, average
+        self.objective: LossConfig = objective
+        self.spec_augment, self.on_policy_fraction, self.average = spec_augment, on_policy_fraction, average
         self.projector_learning_rate = projector_learning_rate
         if average:
             self.add_callback(average)
@@ -101,7 +101,7 @@ class SelfKDTrainer(Trainer):
         if needs_responses(self.objective):
             image_tokens = {size: self.processor.image_tokens(*size) for size in {(s.width, s.height) for s in known}}
             costs = [token_cost(s, image_tokens[s.width, s.height]) for s in known]
-            self._sampler = CostSampler(costs, a_step, seed, [s.picture for s in known], taken)
+            self._sampler = CostSampler(costs, a_step, seed, [s.image for s in known], taken)
         else:  # the ears alone are run
             self._sampler = CostSampler([s.speech_seconds for s in known], a_step, seed, taken=taken)
         return self._sampler
@@ -131,9 +131,9 @@ class SelfKDTrainer(Trainer):
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The batches of a step as they are learnt from, and the number of their response tokens."""
-        if self.augment_speech:
+        if self.spec_augment:
             epoch_iterator = map(self._augmented, epoch_iterator)
-        if self.on_policy and self._drawn("policy").random() < self.on_policy:
+        if self.on_policy_fraction and self._drawn("policy").random() < self.on_policy_fraction:
             epoch_iterator = (self._rolled_out(inputs, num_batches == 1) for inputs in epoch_iterator)
         return super().get_batch_samples(epoch_iterator, num_batches, device)
 
@@ -141,7 +141,7 @@ class SelfKDTrainer(Trainer):
         with self.accelerator.autocast():
             teacher = self.teacher(inputs) if self.teacher else None
         # the student's own words are nothing to imitate: of those the teacher alone speaks
-        objective = replace(self.objective, alpha=1.0) if inputs.get(OWN_WORDS) else self.objective
+        objective = replace(self.objective, alpha=1.0) if inputs.get(ON_POLICY_HINT) else self.objective
         loss = model(paired=inputs, objective=objective, teacher=teacher)
         if not torch.isfinite(loss.total):
             raise InputError(
@@ -163,21 +163,21 @@ class SelfKDTrainer(Trainer):
     def _augmented(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """The same with other voices. What is drawn for an example depends on seed, step and example alone."""
         seeds = [self._drawn(f"voices/{name}").getrandbits(63) for name in inputs["ids"]]
-        generators, heard = [torch.Generator().manual_seed(seed) for seed in seeds], inputs["speech_inputs"]
-        mel_BFM = augmented(heard["mel_BFM"], heard["mel_mask_BM"], generators, self.augment_speech)
-        return inputs | {"speech_inputs": heard | {"mel_BFM": mel_BFM}}
+        generators, heard = [torch.Generator().manual_seed(seed) for seed in seeds], inputs["audio_inputs"]
+        mel_BFM = augmented(heard["mel_BFM"], heard["mel_mask_BM"], generators, self.spec_augment)
+        return inputs | {"audio_inputs": heard | {"mel_BFM": mel_BFM}}
 
     def _rolled_out(self, inputs: dict[str, Any], keep_prefix: bool) -> dict[str, Any]:
         """The same with the student's own replies; what was read of the pictures is kept for a step of one batch."""
         if inputs["stands_in"]:
             return inputs
         inputs = self._prepare_inputs(inputs)
-        length = max(MOST_NEW_TOKENS, inputs["labels"].shape[1])
+        length = max(MAX_NEW_TOKENS, inputs["labels"].shape[1])
         devices = [self.args.device] if self.args.device.type == "cuda" else []
         with self.accelerator.autocast(), torch.random.fork_rng(devices):
             torch.manual_seed(self._drawn(f"replies/{inputs['ids'][0]}").getrandbits(63))
-            rolled = roll_out(self.accelerator.unwrap_model(self.model), inputs, self.processor.end_id, length)
-        return {name: v for name, v in rolled.items() if name != "prefix" or keep_prefix} | {OWN_WORDS: True}
+            rolled = rollout(self.accelerator.unwrap_model(self.model), inputs, self.processor.end_id, length)
+        return {name: v for name, v in rolled.items() if name != "prefix" or keep_prefix} | {ON_POLICY_HINT: True}
 
     def _drawn(self, what: str) -> random.Random:
         """Chance that depends on seed and step alone: the same on every rank, and after a resume."""

@@ -23,7 +23,7 @@ from selfkd.model.features import SHORTEST_SECONDS
 from selfkd.model.processing_omni import OmniProcessor
 from selfkd.model.speech_encoder import encoder_frames
 from selfkd.run_dir import UNUSABLE, is_main_process
-from selfkd.training.data import VIEWS, View, checked_item, view_prompts
+from selfkd.training.data import MODALITIES, Modality, checked_item, modality_prompts
 
 DECODED_PIXELS, DECODED_SECONDS = 4e8, 3600.0  # about ten seconds of a core, each
 TOLD = 10  # rows that a message names
@@ -49,7 +49,7 @@ class Use:
 
     processor: OmniProcessor
     context: int  # tokens that the LLM reads and writes at once
-    views: Sequence[str] = VIEWS
+    modalities: Sequence[str] = MODALITIES
     learns: bool = False  # from the answer, both views; without it rows are asked
     looks: bool = True  # at the picture; CTC-only training does not, and runs no LLM
     new_tokens: int = 0  # room for a response
@@ -58,7 +58,7 @@ class Use:
     def wrong_by_index(self, row: Mapping[str, Any]) -> str | None:
         """Why a row of `_COLUMNS` cannot be used, as far as these say it."""
         written = ("question", "answer") if self.learns and self.looks else ("question",)
-        for name in written if self.learns or "text" in self.views else ():
+        for name in written if self.learns or "text" in self.modalities else ():
             if not row[name].strip():
                 return f"field {name}: is empty"
         if self.looks and row["image_hash"]:
@@ -71,14 +71,14 @@ class Use:
         seconds = row["duration_seconds"]
         if self.listens and not SHORTEST_SECONDS <= seconds <= LONGEST_SECONDS:
             too = "too short, or not there" if seconds < SHORTEST_SECONDS else f"over {LONGEST_SECONDS:.0f} s"
-            return f"field speech: {seconds:.3f} s of sound is {too}"
+            return f"field audio: {seconds:.3f} s of sound is {too}"
         if self.ctc_tokens is not None and len(row["question"].encode()) >= self._frames(seconds) // 2:
             ids = self.processor.text_ids(row["question"])
             labels = [i for i in ids if not self.ctc_tokens or i in self.ctc_tokens]
             needed = len(labels) + sum(a == b for a, b in pairwise(labels))  # a blank between
             if needed > self._frames(seconds):
                 return (
-                    f"field speech: {seconds:.2f} s of sound is too short for its question: {needed} frames are needed "
+                    f"field audio: {seconds:.2f} s of sound is too short for its question: {needed} frames are needed "
                     f"for CTC, there are {self._frames(seconds)}"
                 )
         return None
@@ -91,12 +91,12 @@ class Use:
         texts = "".join(row[name] for name in ("question", "answer", "instruction", "answer_format"))
         size = len(texts.encode()) * (1 if texts.isascii() else 4)
         image = 2 * self.processor.image_tokens(row["image_width"], row["image_height"])
-        speech = _VECTORS_A_SECOND * row["duration_seconds"] if self.listens else 0
-        return size + image + speech + _MARKS <= self.context - self.new_tokens
+        audio = _VECTORS_A_SECOND * row["duration_seconds"] if self.listens else 0
+        return size + image + audio + _MARKS <= self.context - self.new_tokens
 
     @property
     def listens(self) -> bool:
-        return self.learns or any(view != "text" for view in self.views)
+        return self.learns or any(modality != "text" for modality in self.modalities)
 
     def prepare(self, example: Example) -> None:
         """Makes of an example what the model is given; raises InputError where that cannot be, or does not fit."""
@@ -105,19 +105,19 @@ class Use:
         if self.learns:
             checked_item(self.processor, example, self.looks, self.context)
             return
-        seen = self.processor.look(example.picture(), f"example {example.id}")
-        asked: list[View] = [view for view in VIEWS if view in self.views]
-        for prompt in view_prompts(self.processor, example, asked, seen):
+        seen = self.processor.encode_image(example.load_image(), f"example {example.id}")
+        asked: list[Modality] = [modality for modality in MODALITIES if modality in self.modalities]
+        for prompt in modality_prompts(self.processor, example, asked, seen):
             ids = prompt.prefix_ids + prompt.suffix_ids
             room = self.context - self.new_tokens
-            self.processor.check_context(f"example {example.id}", ids, prompt.speech_inputs, room)
-        if "cascade" in self.views:
+            self.processor.check_context(f"example {example.id}", ids, prompt.audio_inputs, room)
+        if "cascade" in self.modalities:
             example.samples()
 
     def decode(self, example: Example, row: Mapping[str, Any]) -> None:
         """Decodes picture and sound alone; prepares the example where their size is not what the columns say."""
-        picture = example.picture() if self.looks else None
-        size = (0, 0) if picture is None else picture.size
+        image = example.load_image() if self.looks else None
+        size = (0, 0) if image is None else image.size
         seconds = len(example.samples()) / SAMPLE_RATE_HZ if self.listens else row["duration_seconds"]
         known = (row["image_width"], row["image_height"]) if self.looks else (0, 0)
         if size != known or abs(seconds - row["duration_seconds"]) > 0.01:
@@ -204,10 +204,10 @@ def checked_rows(folders: Sequence[ExampleFolder], use: Use, skip: bool) -> list
 
 def by_folder(found: Iterable[Unusable]) -> dict[Path, list[int]]:
     """{folder: positions of these rows}."""
-    places: dict[Path, list[int]] = {}
+    positions: dict[Path, list[int]] = {}
     for u in found:
-        places.setdefault(u.folder, []).append(u.position)
-    return places
+        positions.setdefault(u.folder, []).append(u.position)
+    return positions
 
 
 def skipped(path: Path, found: Sequence[Unusable], rows: int) -> dict[str, Any]:

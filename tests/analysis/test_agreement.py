@@ -6,19 +6,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from examples import training_start, world_examples
+from examples import toy_examples, training_start
 
 from selfkd.analysis import agreement, analyze_agreement
 from selfkd.analysis.agreement import agreement_of_batch, hidden_distance, row_agreement
 from selfkd.analysis.analyze_agreement import AgreementConfig
-from selfkd.analysis.forward import written_view
+from selfkd.analysis.forward import text_modality
 from selfkd.analysis.runner import intervals, layer_intervals, pairs, read_items, thirds_of
 from selfkd.data.example import MANIFEST
 from selfkd.errors import InputError
 from selfkd.files import write_json, write_text
-from selfkd.losses import Objective, self_kd_loss
+from selfkd.losses import LossConfig, self_kd_loss
 from selfkd.model.self_kd import paired_rows
-from tests.analysis.test_attention import batch_of, examples_of_all_kinds
+from tests.analysis.test_attention import batch_of, examples_of_all_types
 
 
 def test_kl_and_ranks_in_closed_form():
@@ -41,9 +41,9 @@ def test_hidden_distance_of_known_vectors():
 
 def test_the_same_view_twice_agrees_fully(parts, monkeypatch):
     model, processor = parts
-    _, batch, questions = batch_of(processor, world_examples(3))
+    _, batch, questions = batch_of(processor, toy_examples(3))
     monkeypatch.setattr(
-        agreement, "view_of", lambda model, batch, _view, questions: written_view(model, batch, questions)
+        agreement, "modality_of", lambda model, batch, _view, questions: text_modality(model, batch, questions)
     )
     for item in agreement_of_batch(model, batch, questions):
         assert item.kl == [0.0] * len(item.kl) and all(item.same_top) and set(item.rank) == {1}
@@ -55,19 +55,19 @@ def test_a_batch_gives_what_the_loss_and_whole_sequences_give(parts, monkeypatch
     same; the hidden states are those that transformers itself gives out."""
     model, processor = parts
     monkeypatch.setattr(agreement, "CHUNK_ROWS", 3)
-    items, batch, questions = batch_of(processor, examples_of_all_kinds())
+    items, batch, questions = batch_of(processor, examples_of_all_types())
     found = agreement_of_batch(model, batch, questions)
     with torch.no_grad():
         student, teacher, labels, _ = paired_rows(model, batch, with_teacher=True)
-        loss = self_kd_loss(student, teacher, model.get_output_embeddings().weight, labels, Objective(1.0))
+        loss = self_kd_loss(student, teacher, model.get_output_embeddings().weight, labels, LossConfig(1.0))
         assert sum(sum(item.kl) for item in found) == pytest.approx(loss.kd.item(), rel=1e-5)
         for item, ours in zip(items, found, strict=True):
             assert len(ours.kl) == len(item.response_ids)
             ids = item.prefix_ids + item.text_ids + item.response_ids[:-1]
-            heard = item.prefix_ids + item.speech_ids + item.response_ids[:-1]
+            heard = item.prefix_ids + item.audio_ids + item.response_ids[:-1]
             settings = item.image_inputs | {"output_hidden_states": True}
             written = model.vlm(input_ids=torch.tensor([ids]), **settings)
-            spoken = model(torch.tensor([heard]), speech_inputs=item.speech_inputs, **settings)
+            spoken = model(torch.tensor([heard]), audio_inputs=item.audio_inputs, **settings)
             rows = slice(-len(item.response_ids), None)
             expected = row_agreement(written.logits[0, rows], spoken.logits[0, rows])
             assert ours.kl == pytest.approx(expected.kl_N.tolist(), abs=1e-4)
@@ -96,10 +96,10 @@ def test_intervals_are_decided_by_the_seed():
 
 def test_intervals_are_over_groups():
     """Four questions about each of 25 pictures, alike within a picture: no more is known than of 25 items."""
-    pictures = np.random.default_rng(0).normal(size=25)
-    alone, four = intervals(pictures, 0), intervals(np.repeat(pictures, 4), 0, list(np.repeat(np.arange(25), 4)))
+    images = np.random.default_rng(0).normal(size=25)
+    alone, four = intervals(images, 0), intervals(np.repeat(images, 4), 0, list(np.repeat(np.arange(25), 4)))
     assert (four["low"], four["high"]) == pytest.approx((alone["low"], alone["high"]))
-    assert intervals(np.repeat(pictures, 4), 0)["low"] > four["low"]
+    assert intervals(np.repeat(images, 4), 0)["low"] > four["low"]
 
 
 def test_layers_and_thirds():
@@ -123,38 +123,38 @@ def config_of(start, **changes):
     return replace(AgreementConfig(models, [str(start / "data")], start / "out", limit=6, batch_size=4), **changes)
 
 
-def evaluation(folder, view, right):
-    examples = zip(world_examples(len(right)), right, strict=True)
+def evaluation(folder, modality, right):
+    examples = zip(toy_examples(len(right)), right, strict=True)
     samples = (
         {"id": e.id, "question": e.question, "correct": r, "outcome": "failed" if r is None else "answer"}
         for e, r in examples
     )
     lines = (json.dumps(sample) + "\n" for sample in samples)
-    write_text(folder / "samples" / f"world-annotated.{view}.jsonl", "".join(lines))
+    write_text(folder / "samples" / f"world-noisy.{modality}.jsonl", "".join(lines))
     return str(folder)
 
 
 def test_the_stage(start):
     written = evaluation(start / "eval", "text", [True, True, True, False, False, True])
-    spoken = evaluation(start / "eval", "speech", [True, False, False, False, True, True])
+    spoken = evaluation(start / "eval", "audio", [True, False, False, False, True, True])
     config = config_of(start, written_run=written, spoken_runs=[f"two={spoken}"])
-    result = analyze_agreement.analyze_agreement(config)["world-annotated"]
+    result = analyze_agreement.analyze_agreement(config)["world-noisy"]
     one, two = result["models"]["one"], result["models"]["two"]
     assert one["n"] == 6 and one["kl"]["low"] < one["kl"]["mean"] < one["kl"]["high"]
     assert {name: by["n"] for name, by in two["by_outcome"].items()} == {
         "both right": 2, "written alone right": 2, "neither right": 1, "spoken alone right": 1,
     }  # fmt: skip
-    ids = [e.id for e in world_examples(6)]
+    ids = [e.id for e in toy_examples(6)]
     assert two["flips"] == {"written alone right": ids[1:3], "spoken alone right": [ids[4]]}
     assert "by_outcome" not in one and "flips" not in one and one["by_layer"] == two["by_layer"]
     assert one["by_voice"]["tone"]["kl"] == one["kl"]
-    assert sum(by["n"] for by in one["by_kind"].values()) == 6
+    assert sum(by["n"] for by in one["by_question_type"].values()) == 6
     assert one["by_position"][0]["n"] == 6 and one["by_position"][-1]["n"] <= 6
-    lines = [json.loads(line) for line in (start / "out/items/world-annotated.one.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (start / "out/items/world-noisy.one.jsonl").read_text().splitlines()]
     assert one["kl"]["mean"] == pytest.approx(np.mean([np.mean(line["kl"]) for line in lines]))
     assert one["by_position"][0]["rank"]["mean"] == pytest.approx(np.mean([line["rank"][0] for line in lines]))
     assert result["between_models"]["two minus one"]["kl"] == {"mean": 0.0, "low": None, "high": None}
-    assert json.loads((start / "out/result.json").read_text())["benchmarks"] == {"world-annotated": result}
+    assert json.loads((start / "out/result.json").read_text())["benchmarks"] == {"world-noisy": result}
     with pytest.raises(InputError, match="run is complete already"):
         analyze_agreement.analyze_agreement(config)
 
@@ -162,11 +162,11 @@ def test_the_stage(start):
 def test_items_without_a_reply_have_no_outcome(start):
     """As `selfkd evaluate --keep_failures true` leaves them."""
     written = evaluation(start / "eval", "text", [True, None, True, False, False, True])
-    spoken = evaluation(start / "eval", "speech", [None, False, False, False, True, True])
+    spoken = evaluation(start / "eval", "audio", [None, False, False, False, True, True])
     config = config_of(start, written_run=written, spoken_runs=[f"two={spoken}"])
-    two = analyze_agreement.analyze_agreement(config)["world-annotated"]["models"]["two"]
+    two = analyze_agreement.analyze_agreement(config)["world-noisy"]["models"]["two"]
     assert two["n"] == 6 and sum(by["n"] for by in two["by_outcome"].values()) == 4
-    assert two["flips"]["written alone right"] == [world_examples(6)[2].id]
+    assert two["flips"]["written alone right"] == [toy_examples(6)[2].id]
 
 
 def test_item_files_that_are_there_are_kept(start, monkeypatch):
@@ -183,7 +183,7 @@ def test_item_files_that_are_there_are_kept(start, monkeypatch):
     monkeypatch.setattr(analyze_agreement, "agreement_of_batch", interrupted)
     with pytest.raises(KeyboardInterrupt):
         analyze_agreement.analyze_agreement(config)
-    items = start / "out/items/world-annotated.one.jsonl"
+    items = start / "out/items/world-noisy.one.jsonl"
     assert list(items.parent.iterdir()) == [items]
     manifest, measured = start / "data" / MANIFEST, items.read_text()
     there = json.loads(manifest.read_text())
@@ -193,9 +193,9 @@ def test_item_files_that_are_there_are_kept(start, monkeypatch):
     write_json(manifest, there)
     analyze_agreement.analyze_agreement(config)
     assert len(calls) == 4 + 2
-    write_text(items, measured.replace(world_examples(1)[0].id, "another"))
-    with pytest.raises(InputError, match=r"world-annotated.two.jsonl: other items than those of one"):
-        read_items(start / "out", "world-annotated", ["one", "two"])
+    write_text(items, measured.replace(toy_examples(1)[0].id, "another"))
+    with pytest.raises(InputError, match=r"world-noisy.two.jsonl: other items than those of one"):
+        read_items(start / "out", "world-noisy", ["one", "two"])
 
 
 @pytest.mark.parametrize(

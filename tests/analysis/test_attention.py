@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from examples import training_start, world_examples
+from examples import toy_examples, training_start
 from native_models import NATIVE, QWEN_TEMPLATE, QWEN_TOKENS, ids_of, tokenizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForImageTextToText, Qwen2VLImageProcessorPil
@@ -26,9 +26,9 @@ from selfkd.analysis.attention import (
     image_map,
     recording,
 )
-from selfkd.analysis.forward import KEYS, Places, image_token, written_question
+from selfkd.analysis.forward import KEYS, TokenPositions, image_token, text_query
 from selfkd.errors import InputError
-from selfkd.model.image_processor import picture_processor_class
+from selfkd.model.image_processor import image_processor_class
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
 from selfkd.training.align import AlignConfig, assemble
@@ -46,10 +46,10 @@ def tiny_qwen2_vl(folder):
     for name, value in ids_of(made).items():
         setattr(config.text_config, name, value)
     images = Qwen2VLImageProcessorPil(patch_size=4, merge_size=2, size={"shortest_edge": 64, "longest_edge": 1024})
-    own = picture_processor_class("qwen2_vl")(image_processor=images, tokenizer=made, chat_template=QWEN_TEMPLATE)
+    own = image_processor_class("qwen2_vl")(image_processor=images, tokenizer=made, chat_template=QWEN_TEMPLATE)
     own.save_pretrained(folder / "vlm")
     AutoModelForImageTextToText.from_config(config).save_pretrained(folder / "vlm")
-    return assemble(AlignConfig([], folder, vlm=str(folder / "vlm"), ears="stacked"))
+    return assemble(AlignConfig([], folder, vlm=str(folder / "vlm"), projector="stack"))
 
 
 def native(name):
@@ -77,26 +77,26 @@ def base(request, parts, tmp_path_factory):
 
 def batch_of(processor, examples):
     items = [paired_item(processor, e) for e in examples]
-    questions = [written_question(processor, e, i) for e, i in zip(examples, items, strict=True)]
+    questions = [text_query(processor, e, i) for e, i in zip(examples, items, strict=True)]
     return items, PairedCollator(processor)(items), questions
 
 
-def examples_of_all_kinds():
+def examples_of_all_types():
     """Clips and questions of unequal length, two about one picture, an instruction, a format of the answer."""
-    examples = world_examples(3)
+    examples = toy_examples(3)
     examples[1] = replace(examples[1], image=examples[0].image)
     examples[2] = replace(examples[2], instruction="Look.\n", answer_format="\nAnswer with one word.")
     return examples
 
 
-def plain_attentions(model, item, view):
+def plain_attentions(model, item, modality):
     """Attention (L, H, T, T) of one whole sequence, as transformers itself gives it: eager, no cache, no padding."""
-    ids = item.prefix_ids + getattr(item, f"{view}_ids") + item.response_ids[:-1]
-    if view == "text" or model.hears_natively:
-        speech = item.speech_inputs if view == "speech" else {}
-        return whole_attentions(model, plain_inputs(model, ids, item.image_inputs, speech))
-    vectors = model.hear(**item.speech_inputs)[0][0]
-    at, word = ids.index(model.config.speech_token_id), ids[0]
+    ids = item.prefix_ids + getattr(item, f"{modality}_ids") + item.response_ids[:-1]
+    if modality == "text" or model.is_native:
+        audio = item.audio_inputs if modality == "audio" else {}
+        return whole_attentions(model, plain_inputs(model, ids, item.image_inputs, audio))
+    vectors = model.encode_audio(**item.audio_inputs)[0][0]
+    at, word = ids.index(model.config.audio_token_id), ids[0]
     ids[at : at + 1] = [word] * len(vectors)
 
     def put_speech_in(_module, _inputs, embeddings):
@@ -128,16 +128,16 @@ def attending(model, how):
         llm.set_attn_implementation(before)
 
 
-def groups_by_hand(model, item, view, question, length):
+def groups_by_hand(model, item, modality, question, length):
     """{name: places in the whole sequence}, worked out from the item's ids alone."""
     start, rows = len(item.prefix_ids), len(item.response_ids)
-    ids = item.prefix_ids + getattr(item, f"{view}_ids")
+    ids = item.prefix_ids + getattr(item, f"{modality}_ids")
     extra = length - (len(ids) + rows - 1)  # speech vectors beyond the one token that stood for them
-    if view == "text":
+    if modality == "text":
         query = range(start + question.start, start + question.stop)
     else:
-        speech = [i for i, token in enumerate(ids) if token == model.config.speech_token_id]
-        query = range(speech[0], speech[-1] + 1 + extra)
+        audio = [i for i, token in enumerate(ids) if token == model.config.audio_token_id]
+        query = range(audio[0], audio[-1] + 1 + extra)
     return {
         "image": [i for i, token in enumerate(ids) if token == image_token(model)],
         "query": list(query),
@@ -149,16 +149,16 @@ def groups_by_hand(model, item, view, question, length):
 @pytest.mark.parametrize("how", ["sdpa", "eager"])
 def test_shares_are_those_of_whole_sequences(base, how):
     model, processor = base
-    items, batch, questions = batch_of(processor, examples_of_all_kinds())
+    items, batch, questions = batch_of(processor, examples_of_all_types())
     assert batch["group"].tolist() == [0, 0, 1]
     last = len(model.vlm.get_decoder().layers) - 1
     with attending(model, how):
         found = attention_of_batch(model, batch, questions, map_layers=(0, last))
-    for view, by_item in found.items():
+    for modality, by_item in found.items():
         for item, question, ours in zip(items, questions, by_item, strict=True):
             with torch.no_grad():
-                whole_LHTT = plain_attentions(model, item, view)
-            at = groups_by_hand(model, item, view, question, whole_LHTT.shape[-1])
+                whole_LHTT = plain_attentions(model, item, modality)
+            at = groups_by_hand(model, item, modality, question, whole_LHTT.shape[-1])
             assert (ours.query_tokens, ours.image_tokens) == (len(at["query"]), len(at["image"]))
             for g, rows in enumerate((at["query"], at["rows"])):
                 assert whole_LHTT[:, :, rows].std() > 1e-3, "all alike: the test would say nothing"
@@ -175,9 +175,9 @@ def test_shares_are_those_of_whole_sequences(base, how):
 
 def test_the_written_question_is_what_is_spoken(parts):
     _, processor = parts
-    for example in examples_of_all_kinds():
+    for example in examples_of_all_types():
         item = paired_item(processor, example)
-        ids = item.text_ids[written_question(processor, example, item)]
+        ids = item.text_ids[text_query(processor, example, item)]
         assert processor.tokenizer.decode(ids) == example.question
 
 
@@ -188,13 +188,13 @@ def test_uniform_attention_gives_the_share_of_the_keys(parts):
         for layer in model.vlm.get_decoder().layers:
             layer.self_attn.q_proj.weight.zero_()
             layer.self_attn.q_proj.bias.zero_()
-    examples = world_examples(2)
+    examples = toy_examples(2)
     items, batch, questions = batch_of(processor, examples)
-    for view, by_item in attention_of_batch(model, batch, questions).items():
+    for modality, by_item in attention_of_batch(model, batch, questions).items():
         for item, question, ours in zip(items, questions, by_item, strict=True):
-            length = len(item.prefix_ids) + len(getattr(item, f"{view}_ids")) + len(item.response_ids) - 1
-            length += ours.query_tokens - 1 if view == "speech" else 0
-            at = groups_by_hand(model, item, view, question, length)
+            length = len(item.prefix_ids) + len(getattr(item, f"{modality}_ids")) + len(item.response_ids) - 1
+            length += ours.query_tokens - 1 if modality == "audio" else 0
+            at = groups_by_hand(model, item, modality, question, length)
             expected = np.mean([len(at["image"]) / (row + 1) for row in at["query"]])
             layers = ours.of_layers()
             assert ours.uniform == pytest.approx(expected, rel=1e-6)
@@ -223,7 +223,7 @@ class Largest(TorchDispatchMode):
 def largest_of_recording(length, heads=8):
     query_BHSE, key_BHTE = torch.randn(1, heads, length, 4), torch.randn(1, heads, length, 4)
     is_query = torch.arange(length)[None] >= length // 2
-    sums = AttentionSums(Places(is_query, ~is_query, torch.zeros(1, length, dtype=torch.long)), (0,))
+    sums = AttentionSums(TokenPositions(is_query, ~is_query, torch.zeros(1, length, dtype=torch.long)), (0,))
     with Largest() as largest:
         sums.add(0, query_BHSE, key_BHTE, None)
     return largest.numbers
@@ -253,7 +253,7 @@ def test_rows_with_a_cap_and_a_window():
 
 def test_a_model_that_hides_its_attention_is_refused(parts):
     nothing = torch.zeros(1, 1, dtype=torch.bool)
-    sums = AttentionSums(Places(nothing, nothing, nothing.long()))
+    sums = AttentionSums(TokenPositions(nothing, nothing, nothing.long()))
     with pytest.raises(InputError, match="attention of layer 0 cannot be seen"), recording(parts[0].vlm, sums):
         pass
     assert "get_interface" not in vars(ALL_ATTENTION_FUNCTIONS), "what was put in the way is still there"
@@ -266,10 +266,10 @@ def test_the_map_lies_as_the_picture_does(parts):
     patches[0, 1, 6] = 1
     tokens = model.vlm.base_model.pixel_shuffle(patches, scale_factor=0.5).reshape(16, -1)
     assert tokens.any(-1).nonzero().flatten().tolist() == [4 * 0 + 3]
-    example = world_examples(1)[0]
+    example = toy_examples(1)[0]
     item = paired_item(processor, example)
     _, batch, questions = batch_of(processor, [example])
-    found = attention_of_batch(model, batch, questions, map_layers=(3,))["speech"][0]
+    found = attention_of_batch(model, batch, questions, map_layers=(3,))["audio"][0]
     grid = np.array(image_map(model, item, found, 3))
     assert grid.shape == (4, 4)
     assert grid.sum() == pytest.approx(found.of_layers()["query_to_image"][3], rel=1e-5)
@@ -286,7 +286,7 @@ def test_the_stage_goes_on_and_ends_the_same(parts, tmp_path, monkeypatch):
     again = f"again={start / 'model'}"
     config = AttentionConfig([f"one={start / 'model'}", again], [str(start / "data")], tmp_path / "whole", limit=5)
     config = replace(config, batch_size=2, maps=1)
-    result = analyze_attention(config)["world-annotated"]
+    result = analyze_attention(config)["world-noisy"]
 
     cut = replace(config, output=tmp_path / "cut")
     calls, plain = [], stage.attention_of_batch
@@ -300,30 +300,30 @@ def test_the_stage_goes_on_and_ends_the_same(parts, tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "attention_of_batch", interrupted)
     with pytest.raises(KeyboardInterrupt):
         analyze_attention(cut)
-    assert analyze_attention(cut)["world-annotated"] == result
+    assert analyze_attention(cut)["world-noisy"] == result
     assert len(calls) == 5 + 3, "the first model's items were measured again"
-    files = ("items/world-annotated.one.jsonl", "heads/world-annotated.again.json", "maps/world-annotated.one.jsonl")
+    files = ("items/world-noisy.one.jsonl", "heads/world-noisy.again.json", "maps/world-noisy.one.jsonl")
     for name in (*files, "result.json"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
-    lines = [json.loads(line) for line in (tmp_path / "whole/items/world-annotated.one.jsonl").read_text().splitlines()]
-    assert len(lines) == 5 and lines[0]["id"] == world_examples(1)[0].id
-    by_hand = np.mean([line["views"]["speech"]["query_to_image"] for line in lines], axis=0)
+    lines = [json.loads(line) for line in (tmp_path / "whole/items/world-noisy.one.jsonl").read_text().splitlines()]
+    assert len(lines) == 5 and lines[0]["id"] == toy_examples(1)[0].id
+    by_hand = np.mean([line["modalities"]["audio"]["query_to_image"] for line in lines], axis=0)
     one = result["models"]["one"]
-    assert one["views"]["speech"]["query_to_image"]["layers"]["mean"] == pytest.approx(by_hand.tolist())
-    late = one["views"]["speech"]["query_to_image"]["thirds"]["late"]
+    assert one["modalities"]["audio"]["query_to_image"]["layers"]["mean"] == pytest.approx(by_hand.tolist())
+    late = one["modalities"]["audio"]["query_to_image"]["thirds"]["late"]
     assert late["mean"] == pytest.approx(by_hand[4:].mean()) and late["low"] < late["mean"] < late["high"]
     same = result["between_models"]["again minus one"]["gap"]["query_to_image"]["layers"]
     assert same["mean"] == [0.0] * 6 and same["low"] == same["high"] == [None] * 6, "of zero width"
-    heads = json.loads((tmp_path / "whole/heads/world-annotated.one.json").read_text())
+    heads = json.loads((tmp_path / "whole/heads/world-noisy.one.json").read_text())
     of_heads = heads["text"]["query_to_image"]
     assert np.mean(of_heads["mean"], axis=1) == pytest.approx(
-        one["views"]["text"]["query_to_image"]["layers"]["mean"], rel=1e-4
+        one["modalities"]["text"]["query_to_image"]["layers"]["mean"], rel=1e-4
     )
     low, mean, high = (np.array(of_heads[name]) for name in ("low", "mean", "high"))
     assert of_heads["n"] == 5 and low.shape == (6, 5) and (low < mean).all() and (mean < high).all()
-    maps = [json.loads(line) for line in (tmp_path / "whole/maps/world-annotated.one.jsonl").read_text().splitlines()]
-    assert [(m["view"], m["layer"]) for m in maps] == [("text", 3), ("text", 5), ("speech", 3), ("speech", 5)]
+    maps = [json.loads(line) for line in (tmp_path / "whole/maps/world-noisy.one.jsonl").read_text().splitlines()]
+    assert [(m["modality"], m["layer"]) for m in maps] == [("text", 3), ("text", 5), ("audio", 3), ("audio", 5)]
 
 
 @pytest.mark.parametrize(

@@ -18,14 +18,14 @@ from serving import png
 
 from selfkd.app.app import PageServer
 from selfkd.app.config import AppConfig
-from selfkd.app.session import Panel, ready_examples
+from selfkd.app.session import Session, ready_examples
 from selfkd.data.example import SAMPLE_RATE_HZ
 from selfkd.evaluation.backends.transcriber import Transcriber
-from selfkd.synthesis.tts.base import EspeakSpeaker, Utterance
+from selfkd.synthesis.tts.base import EspeakEngine, Utterance
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio")  # its own affair with pandas
 ASKED = "What color is the circle?"
-MOST_BYTES = 1_000_000
+MAX_BYTES = 1_000_000
 _OF_THE_RECORDER = "Method not implemented."  # a warning of Gradio's whenever one records
 
 
@@ -41,12 +41,12 @@ def one_thread():
 @pytest.fixture(scope="module")
 def url(parts, tmp_path_factory):
     """The app, with two models that are one, in a thread of this process."""
-    panel = Panel(
-        AppConfig(port=0, max_new_tokens=12, max_upload_bytes=MOST_BYTES),
+    session = Session(
+        AppConfig(port=0, max_new_tokens=12, max_upload_bytes=MAX_BYTES),
         {"one": parts, "<b>two</b>": parts},
         Transcriber.from_pretrained(),
     )
-    server = PageServer(panel, tmp_path_factory.mktemp("page"))
+    server = PageServer(session, tmp_path_factory.mktemp("page"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started and thread.is_alive():
@@ -60,7 +60,7 @@ def url(parts, tmp_path_factory):
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
     """A spoken question at 48 kHz, with silence around it, as a microphone takes it."""
-    samples = EspeakSpeaker().speak(Utterance(ASKED, "en-US+m3"))
+    samples = EspeakEngine().synthesize_audio(Utterance(ASKED, "en-US+m3"))
     quiet = np.zeros(SAMPLE_RATE_HZ // 2, np.float32)
     path = tmp_path_factory.mktemp("microphone") / "question.wav"
     soundfile.write(path, resample_poly(np.concatenate([quiet, samples, quiet]), 3, 1), 48_000, subtype="PCM_16")
@@ -91,12 +91,12 @@ def page(browser_page, url):
 def opened(page, url):
     """A page that was just opened; in the end nothing was missing and nobody elsewhere was asked."""
     page.goto("about:blank")  # whatever is still under way for an earlier page is broken off
-    page.said.clear()
+    page.spoken_text.clear()
     page.asked.clear()
     page.goto(url)
     expect(page.locator("#ask")).to_be_visible()
     yield
-    assert [line for line in page.said if line != _OF_THE_RECORDER] == []
+    assert [line for line in page.spoken_text if line != _OF_THE_RECORDER] == []
     assert {urlsplit(address).netloc for address in page.asked if not address.startswith("blob:")} == {
         urlsplit(url).netloc
     }
@@ -119,10 +119,10 @@ def test_an_example_is_answered_in_both_views_by_the_keyboard_alone(page):
     page.focus("#ready-1")
     page.keyboard.press("Enter")
     answered(page, ready.question)
-    views = page.locator("#answers .kd-view h4")
-    assert [re.sub(r"(right|wrong)$", "", t) for t in views.all_text_contents()] == ["Written", "Spoken"] * 2
+    modalities = page.locator("#answers .kd-view h4")
+    assert [re.sub(r"(right|wrong)$", "", t) for t in modalities.all_text_contents()] == ["Written", "Spoken"] * 2
     assert all(page.locator("#answers .kd-answer").all_text_contents())
-    expect(page.locator("#answers .kd-asked")).to_contain_text(ready.truth)
+    expect(page.locator("#answers .kd-asked")).to_contain_text(ready.target)
     expect(page.locator("#answers .kd-model h3").nth(1)).to_have_text("<b>two</b>")
     expect(page.locator("#looks .kd-shade")).to_have_count(4)
     expect(page.locator("#speech audio, #speech .waveform-container").first).to_be_attached()
@@ -239,7 +239,7 @@ def test_other_names_files_and_lengths_are_refused(url):
     connection.request(
         "POST",
         "/gradio_api/upload",
-        form + bytes(MOST_BYTES + 1) + b"\r\n--x--\r\n",
+        form + bytes(MAX_BYTES + 1) + b"\r\n--x--\r\n",
         {"Content-Type": "multipart/form-data; boundary=x"},
     )
     assert connection.getresponse().status == 413

@@ -13,7 +13,7 @@ from serving import png
 
 from selfkd.app.app import PageServer, app
 from selfkd.app.config import AppConfig
-from selfkd.app.session import VOICES, Panel
+from selfkd.app.session import VOICES, Session
 from selfkd.app.uploads import check_uploaded
 from selfkd.errors import InputError
 
@@ -58,7 +58,7 @@ def page(folder):
     """The page without models: what it is asked is read, and nobody answers."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(folder / "uploads"))
-        server = PageServer(Panel(AppConfig(port=0), {}, None), folder)
+        server = PageServer(Session(AppConfig(port=0), {}, None), folder)
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         while not server.started and thread.is_alive():
@@ -167,7 +167,7 @@ def test_uploads_have_a_folder_of_their_own(tmp_path, monkeypatch):
     """Gradio's own is one for all pages of a machine, and keeps what was uploaded."""
     found = []
     monkeypatch.delenv("GRADIO_TEMP_DIR", raising=False)
-    monkeypatch.setattr("selfkd.app.session.Panel.load", lambda config: Panel(config, {}, None))
+    monkeypatch.setattr("selfkd.app.session.Session.load", lambda config: Session(config, {}, None))
 
     def run(server):
         from gradio.utils import get_upload_folder

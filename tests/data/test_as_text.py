@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
-from examples import tone, world_examples
+from examples import tone, toy_examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,13 +23,13 @@ from selfkd.data.as_text import WholeNumbers, as_published, as_text, check_text
 from selfkd.data.image_tags import IMAGE_PLACE, without_image_place, without_sound_place
 from selfkd.errors import InputError
 from selfkd.synthesis.sources.registry import open_source
-from selfkd.synthesis.sources.rows import Listed, Row, drawn, json_records
+from selfkd.synthesis.sources.rows import Row, RowSource, json_records, sample_rows
 from selfkd.synthesis.sources.tables import dataset, json_lines
 from selfkd.synthesis.synthesize import SynthesizeConfig
 from selfkd.synthesis.text_normalization import spoken_form
 from selfkd.training.data import paired_item
 
-PICTURE = world_examples(1)[0].image
+PICTURE = toy_examples(1)[0].image
 FAST = settings(deadline=None, max_examples=60, derandomize=True)
 ORDINARY = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1, max_size=12)
 MISSING_WORDS = ("None", "NA", "N/A", "null", "nan", "NaN", "NULL", "n/a", "<NA>", "#N/A", "TRUE", "007", "1.0", "1e5")
@@ -105,7 +105,7 @@ def test_what_has_no_one_form_is_refused_by_its_place(value, reason):
 
 @FAST
 @given(st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.decimals(allow_nan=False,
-       allow_infinity=False, places=3), st.text(), st.binary(), st.booleans(), st.none(), st.dates()))  # fmt: skip
+       allow_infinity=False, positions=3), st.text(), st.binary(), st.booleans(), st.none(), st.dates()))  # fmt: skip
 def test_any_value_is_text_blank_or_refused(value):
     """Never Python's own way of writing it (b'..', None, nan, False), and a number is read back as the same."""
     try:
@@ -223,12 +223,12 @@ def test_a_pandas_row_written_as_json(tmp_path):
     rows = [
         {"id": "a", "question": "How many cups?", "answer": nan},
         {"id": "b", "question": nan, "answer": 1.0},
-        {"id": "c", "question": "Is it red?", "answer": 3.0, "instruction": nan, "kind": nan, "image": nan},
+        {"id": "c", "question": "Is it red?", "answer": 3.0, "instruction": nan, "question_type": nan, "image": nan},
         {"id": "d", "question": "Is it 1e5?", "answer": 4.0, "category": nan},
     ]
     (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
     found = json_lines(tmp_path / "q.jsonl", tmp_path, {}, 0, 0)
-    assert [(r.id, r.answer, r.kind, r.instruction, r.image) for r in found.rows] == [
+    assert [(r.id, r.answer, r.question_type, r.instruction, r.image) for r in found.rows] == [
         ("c", "3", "open", "", None), ("d", "4", "open", "", None),
     ]  # fmt: skip
     assert found.skipped == {"no question or answer": 2}
@@ -341,10 +341,10 @@ def test_words_are_as_they_were_without_the_place(words, place, at, before, afte
     """Never joined, never lost; where the place is a word of the sentence, the row is refused."""
     first, rest = words[:at], words[at:]
     text = " ".join(first) + (before if first else "") + place + (after if rest else "") + " ".join(rest)
-    (row,) = drawn([Row("a", text, "yes", image=PICTURE)], 0, 0)
+    (row,) = sample_rows([Row("a", text, "yes", image=PICTURE)], 0, 0)
     if row.question == text:
         with pytest.raises(InputError, match=r"field question: .* stands for a word of the sentence"):
-            Listed("x", (row,)).example(0)
+            RowSource("x", (row,)).example(0)
     else:
         assert row.question.split() == words and not IMAGE_PLACE.search(row.question)
 
@@ -372,9 +372,9 @@ def test_a_second_place_and_one_without_a_picture_cost_their_row(tmp_path):
 def test_what_something_was_lost_of_costs_its_row():
     """LaTeX in JSON whose backslashes are not doubled, and letters that a wrong decoding took."""
     for broken in ("Is \frac{1}{2} more?", "Is \rho more?", "Is 2\times 3 six?", "Is it \beta?", "Is \x0bec{x} it?"):
-        (row,) = drawn([Row("a", as_text(broken, ""), "b")], 0, 0)
+        (row,) = sample_rows([Row("a", as_text(broken, ""), "b")], 0, 0)
         with pytest.raises(InputError, match="a LaTeX command whose backslash was not doubled"):
-            Listed("x", (row,)).example(0)
+            RowSource("x", (row,)).example(0)
     with pytest.raises(InputError, match="field question: holds U\\+FFFD"):
         check_text("question", "caf\ufffd")
     check_text("question", as_text("one\ttwo\r\nthree\x00 four\rfive", ""))

@@ -8,11 +8,11 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from examples import world_examples
+from examples import toy_examples
 from torch.utils.data import DataLoader
 
 from selfkd.data.dataset import ROW_GROUPS_KEPT, ExampleFolder, sketch
-from selfkd.data.example import MANIFEST, ROWS_PER_GROUP, encode_picture, image_hash, write_shard
+from selfkd.data.example import MANIFEST, ROWS_PER_GROUP, image_hash, image_to_png, write_shard
 from selfkd.errors import InputError
 from selfkd.files import write_json
 from selfkd.training.data import CostSampler, PairedDataset, token_cost
@@ -29,7 +29,7 @@ def write_folder(folder, examples, shards=2):
 
 @pytest.fixture
 def examples():
-    examples = world_examples(75)
+    examples = toy_examples(75)
     return [replace(e, image=None) if i == 2 else e for i, e in enumerate(examples)]
 
 
@@ -47,21 +47,21 @@ def test_what_a_sampler_must_know_is_read_without_the_pictures(tmp_path, example
     read, asked = pq.read_table, []
     monkeypatch.setattr(pq, "read_table", lambda path, columns: asked.extend(columns) or read(path, columns=columns))
     assert folder.sketches() == [sketch(e) for e in examples]
-    assert not {"image", "speech"} & set(asked)
-    assert folder.sketches()[2].picture == examples[2].id
+    assert not {"image", "audio"} & set(asked)
+    assert folder.sketches()[2].image == examples[2].id
     first = sketch(examples[0])
-    assert (first.width, first.height) == (64, 64) and first.picture == image_hash(examples[0].image)
+    assert (first.width, first.height) == (64, 64) and first.image == image_hash(examples[0].image)
 
 
 def test_a_picture_that_cannot_be_read_is_kept_for_the_error_that_names_it(examples):
     broken = sketch(replace(examples[0], image=b"no picture"))
-    assert (broken.width, broken.height) == (0, 0) and broken.picture == image_hash(b"no picture")
+    assert (broken.width, broken.height) == (0, 0) and broken.image == image_hash(b"no picture")
 
 
 def test_memory_stays_flat(tmp_path, examples):
     """Eighty megabytes of pictures are read through; what stays is a few row groups."""
     noise = [i.to_bytes(2, "big") * 120_000 for i in range(360)]
-    many = [replace(examples[0], id=f"e{i}", image=image, speech=None) for i, image in enumerate(noise)]
+    many = [replace(examples[0], id=f"e{i}", image=image, audio=None) for i, image in enumerate(noise)]
     folder, before, most = write_folder(tmp_path, many), pa.total_allocated_bytes(), 0
     for i in (k * 7 % 360 for k in range(360)):
         assert folder[i].image == noise[i]
@@ -71,7 +71,7 @@ def test_memory_stays_flat(tmp_path, examples):
 
 def test_workers_read_for_themselves(tmp_path, parts):
     _, processor = parts
-    folder = write_folder(tmp_path, world_examples(12))
+    folder = write_folder(tmp_path, toy_examples(12))
     dataset = PairedDataset(folder, processor, context=2048)
     loader = DataLoader(dataset, batch_size=1, num_workers=2, collate_fn=lambda items: items[0].id)
     assert list(loader) == [e.id for e in folder]
@@ -82,7 +82,7 @@ def test_steps_hold_pictures_of_like_size(parts, examples):
     _, processor = parts
     assert processor.image_tokens(64, 64) == 16 + 2 and processor.image_tokens(64 * 4, 64 * 3) == 13 * 16 + 2
     assert processor.image_tokens(0, 0) == 0
-    wide = encode_picture(examples[0].picture().resize((256, 192)))
+    wide = image_to_png(examples[0].load_image().resize((256, 192)))
     mixed = [replace(e, image=wide) if i % 2 else e for i, e in enumerate(examples[:64])]
     known = [sketch(e) for e in mixed]
     costs = [token_cost(s, processor.image_tokens(s.width, s.height)) for s in known]

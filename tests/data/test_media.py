@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from examples import world_examples
+from examples import toy_examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 from selfkd.data.media import FORMATS, decode_image, image_size, is_plain, rgb, stored_image
 from selfkd.errors import InputError
 from selfkd.evaluation.backends.endpoint import image_part
-from selfkd.serving.media import read_picture
+from selfkd.serving.media import read_image
 from selfkd.serving.schema import RefusedError
 from selfkd.synthesis.sources.rows import checked_image
 
@@ -30,9 +30,9 @@ COMPRESSED = [("WEBP", {"lossless": True}), ("TIFF", {"compression": "tiff_lzw"}
 RAMP = np.tile(np.linspace(0, 65535, 64, dtype=np.uint16), (8, 1))
 
 
-def saved(picture, kind="PNG", **how):
+def saved(image, kind="PNG", **how):
     buffer = io.BytesIO()
-    picture.save(buffer, kind, **how)
+    image.save(buffer, kind, **how)
     return buffer.getvalue()
 
 
@@ -77,11 +77,15 @@ def test_any_transparency_lies_on_white(pixels, kind):
 ])  # fmt: skip
 def test_a_drawing_on_nothing_is_seen_everywhere(mode, clear, ink, shown):
     """data_02_transparency, eval_11_transparent_png: one decoder for the shards, evaluation, server and endpoints."""
-    picture = Image.new(mode, (64, 64), clear)
-    ImageDraw.Draw(picture).rectangle((20, 20, 44, 44), fill=ink)
-    data = saved(picture)
-    example = replace(world_examples(1)[0], image=data)
-    for found in (example.picture(), read_picture(data, 10_000), replace(example, image=checked_image(data)).picture()):
+    image = Image.new(mode, (64, 64), clear)
+    ImageDraw.Draw(image).rectangle((20, 20, 44, 44), fill=ink)
+    data = saved(image)
+    example = replace(toy_examples(1)[0], image=data)
+    for found in (
+        example.load_image(),
+        read_image(data, 10_000),
+        replace(example, image=checked_image(data)).load_image(),
+    ):
         assert found.getpixel((2, 2)) == (255, 255, 255) and found.getpixel((32, 32)) == shown
     url = image_part(example)["image_url"]["url"]
     assert not is_plain(data) and url.startswith("data:image/png;base64,") and len(url) != len(data)
@@ -179,11 +183,11 @@ def test_sixteen_bit_colours_of_which_one_is_transparent_are_refused():
     mode=st.sampled_from(["RGB", "L", "1"]),
 )  # fmt: skip
 def test_what_is_encoded_without_loss_is_decoded_so(pixels, form, mode):
-    picture = Image.fromarray(np.ascontiguousarray(pixels[..., :3])).convert(mode)
-    data = saved(picture, form[0], **form[1])
-    assert np.array_equal(seen(data), np.asarray(picture.convert("RGB")))
+    image = Image.fromarray(np.ascontiguousarray(pixels[..., :3])).convert(mode)
+    data = saved(image, form[0], **form[1])
+    assert np.array_equal(seen(data), np.asarray(image.convert("RGB")))
     assert stored_image(data) == data or form[0] == "WEBP", "its author's bytes are kept"
-    assert image_size(data) == picture.size
+    assert image_size(data) == image.size
 
 
 def test_other_colours():
@@ -215,9 +219,9 @@ def test_what_was_heeded_is_not_kept():
 @FEW
 @given(st.data())
 def test_any_cut_is_refused_or_changes_nothing(data):
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 24, 3), dtype=np.uint8))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 24, 3), dtype=np.uint8))
     kind = data.draw(st.sampled_from(["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM"]))
-    whole = saved(picture, kind)
+    whole = saved(image, kind)
     cut = data.draw(st.integers(1, len(whole) - 1))
     try:
         found = seen(whole[:-cut])
@@ -260,7 +264,7 @@ def test_limits_and_formats():
     with pytest.raises(InputError, match="8 x 8 pixels are too many, at most 63 are taken"):
         decode_image(saved(Image.new("1", (8, 8))), 63)
     with pytest.raises(RefusedError, match="not a readable picture"):
-        read_picture(saved(Image.new("1", (8, 8)), "TIFF"), 64)
+        read_image(saved(Image.new("1", (8, 8)), "TIFF"), 64)
     with pytest.raises(InputError) as found:
         decode_image(b"nothing")
     assert " at 0x" not in str(found.value), "the same words every time"

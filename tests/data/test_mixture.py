@@ -17,13 +17,13 @@ from selfkd.data.example import MANIFEST, write_shard
 from selfkd.errors import InputError
 from selfkd.files import write_json
 from selfkd.model.checkpoint import load_omni
-from selfkd.synthesis.sources.registry import World
+from selfkd.synthesis.sources.registry import ToyWorld
 from selfkd.training.data import CostSampler, StepBatches
 from selfkd.training.distill import DistillConfig, distill
 
 
 def folder_of(path, count, seed):
-    source = World("train", seed, annotated=True)
+    source = ToyWorld("train", seed, noisy=True)
     rows = [source.example(i).spoken(tone(0.5 + 0.1 * i), "tone") for i in range(count)]
     path.mkdir()
     write_shard(path / "train.parquet", rows, {"rows": count, "rejected": []})
@@ -84,7 +84,7 @@ class Sized(list):
 
 @settings(deadline=None, max_examples=60, derandomize=True)
 @given(
-    st.lists(st.tuples(st.integers(1, 40), st.decimals("0.1", 9, places=1).map(float)), min_size=1, max_size=4),
+    st.lists(st.tuples(st.integers(1, 40), st.decimals("0.1", 9, positions=1).map(float)), min_size=1, max_size=4),
     st.integers(1, 7),
 )
 def test_a_weight_is_honoured_over_epochs(folders, epochs):

@@ -7,23 +7,23 @@ import struct
 import numpy as np
 import pytest
 import soundfile
-from examples import tone, world_examples
+from examples import tone, toy_examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from selfkd.data.example import SAMPLE_RATE_HZ
-from selfkd.data.media import LEAST_LEVEL, check_audible, decode_sound
+from selfkd.data.media import LEAST_LEVEL, check_vocabulary_coverage, decode_audio
 from selfkd.errors import InputError
-from selfkd.serving.media import read_sound
+from selfkd.serving.media import read_audio
 from selfkd.serving.schema import RefusedError
 from selfkd.synthesis.sources.rows import Clip, read_clip
 from selfkd.synthesis.tts.base import Utterance
-from selfkd.synthesis.tts.registry import RecordedSpeaker
+from selfkd.synthesis.tts.registry import RecordedEngine
 
 FEW = settings(deadline=None, max_examples=40, derandomize=True, database=None)
 SECONDS = 2.0
-KINDS = {
+QUESTION_TYPES = {
     "WAV": {"format": "WAV", "subtype": "PCM_16"},
     "WAV of floats": {"format": "WAV", "subtype": "FLOAT"},
     "WAV, mu-law": {"format": "WAV", "subtype": "ULAW"},
@@ -40,16 +40,16 @@ KINDS = {
 
 def encoded(samples, rate_hz=SAMPLE_RATE_HZ, **how):
     buffer = io.BytesIO()
-    soundfile.write(buffer, samples, rate_hz, **(how or KINDS["WAV"]))
+    soundfile.write(buffer, samples, rate_hz, **(how or QUESTION_TYPES["WAV"]))
     return buffer.getvalue()
 
 
-FILES = {name: encoded(tone(SECONDS), **how) for name, how in KINDS.items()}
+FILES = {name: encoded(tone(SECONDS), **how) for name, how in QUESTION_TYPES.items()}
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_whole_files_are_whole(name):
-    samples, rate_hz, channels = decode_sound(FILES[name])
+    samples, rate_hz, channels = decode_audio(FILES[name])
     assert (len(samples) / rate_hz, channels) == (SECONDS, 1)
     lossy = name in ("MP3", "Vorbis", "Opus", "WAV, mu-law")
     assert np.corrcoef(samples, tone(SECONDS))[0, 1] > 0.99 if lossy else np.abs(samples - tone(SECONDS)).max() < 1e-4
@@ -63,7 +63,7 @@ def test_any_cut_is_refused(data):
     whole = FILES[name]
     cut = data.draw(st.integers(int(0.02 / SECONDS * len(whole)) + 2, len(whole) - 1))
     with pytest.raises(InputError):
-        decode_sound(whole[:-cut])
+        decode_audio(whole[:-cut])
 
 
 def test_half_of_a_file_says_how_much_is_there(tmp_path):
@@ -71,9 +71,7 @@ def test_half_of_a_file_says_how_much_is_there(tmp_path):
     for name in ("WAV", "MP3"):
         path = tmp_path / "half.bin"
         path.write_bytes(FILES[name][: len(FILES[name]) // 2])
-        with pytest.raises(
-            InputError, match=r"field speech: .*half.bin: cut short: holds [01]\.\d\d s of [12]\.\d\d s"
-        ):
+        with pytest.raises(InputError, match=r"field audio: .*half.bin: cut short: holds [01]\.\d\d s of [12]\.\d\d s"):
             read_clip(Clip(path))
 
 
@@ -86,22 +84,22 @@ def test_the_length_of_a_stream_says_nothing(size, riff):
     content[at : at + 4] = struct.pack("<I", size)
     if riff:
         content[4:8] = struct.pack("<I", size)
-    assert len(decode_sound(bytes(content)).samples) == round(SECONDS * SAMPLE_RATE_HZ)
-    assert len(read_sound(bytes(content), "wav", 30)) == round(SECONDS * SAMPLE_RATE_HZ)
+    assert len(decode_audio(bytes(content)).samples) == round(SECONDS * SAMPLE_RATE_HZ)
+    assert len(read_audio(bytes(content), "wav", 30)) == round(SECONDS * SAMPLE_RATE_HZ)
 
 
 def test_a_flac_without_a_length_is_read_to_its_end():
     content = bytearray(FILES["FLAC"])
     content[21] &= 0xF0
     content[22:26] = bytes(4)
-    assert len(decode_sound(bytes(content)).samples) == round(SECONDS * SAMPLE_RATE_HZ)
+    assert len(decode_audio(bytes(content)).samples) == round(SECONDS * SAMPLE_RATE_HZ)
     with pytest.raises(InputError):
-        decode_sound(bytes(content)[:-500])
+        decode_audio(bytes(content)[:-500])
 
 
 def test_tags_behind_an_mp3_are_no_frames():
     for tags in (b"TAG" + bytes(125), b"APETAGEX" + bytes(60), bytes(1000)):
-        assert len(decode_sound(b"ID3\x04\0\0\0\0\0\x0a" + bytes(10) + FILES["MP3"] + tags).samples)
+        assert len(decode_audio(b"ID3\x04\0\0\0\0\0\x0a" + bytes(10) + FILES["MP3"] + tags).samples)
 
 
 @FEW
@@ -113,18 +111,18 @@ def test_tags_behind_an_mp3_are_no_frames():
 def test_silence_is_refused_everywhere(level, constant, kind):
     """eval_14_silence_is_answered: zeros, what is under -60 dBFS, and a constant, which is no sound either."""
     samples = np.clip(constant + level * np.sign(tone(0.5)), -1, 1).astype(np.float32)
-    content = encoded(samples, **KINDS[kind])
+    content = encoded(samples, **QUESTION_TYPES[kind])
     with pytest.raises(InputError, match="silent"):
-        decode_sound(content)
+        decode_audio(content)
     with pytest.raises(RefusedError, match="input_audio: silent"):
-        read_sound(content, "flac" if kind == "FLAC" else "wav", 30)
-    example = world_examples(1)[0].spoken(samples, "x")
-    with pytest.raises(InputError, match=f"example {example.id}: field speech: silent"):
+        read_audio(content, "flac" if kind == "FLAC" else "wav", 30)
+    example = toy_examples(1)[0].spoken(samples, "x")
+    with pytest.raises(InputError, match=f"example {example.id}: field audio: silent"):
         example.samples()
 
 
 def test_a_short_word_in_a_long_silence_is_heard():
-    check_audible(np.concatenate([np.zeros(200_000, np.float32), 0.1 * tone(0.5)]))
+    check_vocabulary_coverage(np.concatenate([np.zeros(200_000, np.float32), 0.1 * tone(0.5)]))
 
 
 @FEW
@@ -133,14 +131,14 @@ def test_what_is_no_number_is_refused(at, value, channels):
     samples = np.stack([tone(0.5)] * channels, axis=1)
     samples[at, channels - 1] = value
     with pytest.raises(InputError, match="no numbers"):
-        decode_sound(encoded(samples, **KINDS["WAV of floats"]))
+        decode_audio(encoded(samples, **QUESTION_TYPES["WAV of floats"]))
 
 
 def test_another_scale_is_refused():
     """Whole numbers written as floats, as scipy and numpy make them: all but noise would be cut off."""
     with pytest.raises(InputError, match=r"holds samples up to 9.*, full scale is 1"):
-        decode_sound(encoded(tone(0.5) * 32_768, **KINDS["WAV of floats"]))
-    assert decode_sound(encoded(tone(0.5) * 4, **KINDS["WAV of floats"])).samples.max() == 1.0
+        decode_audio(encoded(tone(0.5) * 32_768, **QUESTION_TYPES["WAV of floats"]))
+    assert decode_audio(encoded(tone(0.5) * 4, **QUESTION_TYPES["WAV of floats"])).samples.max() == 1.0
 
 
 @FEW
@@ -152,17 +150,17 @@ def test_what_is_encoded_without_loss_is_decoded_so(samples, kind):
     samples[::7] = 9_000  # something to be heard, among what may be all zeros
     samples[3::7] = -9_000
     expected = (samples / np.float32(32_768)).mean(axis=1, dtype=np.float32)
-    found = decode_sound(encoded(samples, **KINDS[kind]))
+    found = decode_audio(encoded(samples, **QUESTION_TYPES[kind]))
     assert np.allclose(found.samples, expected, atol=1e-6) and found.channels == samples.shape[1]
     for channel in range(samples.shape[1]):
         try:
-            alone = decode_sound(encoded(samples, **KINDS[kind]), channels=[channel]).samples
+            alone = decode_audio(encoded(samples, **QUESTION_TYPES[kind]), channels=[channel]).samples
         except InputError as error:
             assert "silent" in str(error)
             continue
         assert np.allclose(alone, samples[:, channel] / 32_768, atol=1e-6)
     with pytest.raises(InputError, match=f"no channel {samples.shape[1]} "):
-        decode_sound(encoded(samples, **KINDS[kind]), channels=[samples.shape[1]])
+        decode_audio(encoded(samples, **QUESTION_TYPES[kind]), channels=[samples.shape[1]])
 
 
 def test_a_part_that_is_not_there_is_refused(tmp_path):
@@ -183,11 +181,11 @@ def test_a_recording_is_found_whatever_the_case_of_its_extension(tmp_path, suffi
     kind = {".opus": "Opus", ".ogg": "Vorbis", ".aiff": "AIFF"}.get(suffix.lower(), suffix[1:].upper())
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / f"my.id{suffix}").write_bytes(FILES[kind])
-    assert len(RecordedSpeaker(tmp_path).speak(Utterance("x", "recorded", id="a/my.id"))) == 32_000
+    assert len(RecordedEngine(tmp_path).synthesize_audio(Utterance("x", "recorded", id="a/my.id"))) == 32_000
     assert len(read_clip(Clip(tmp_path / "a" / f"my.id{suffix.lower()}"))[0]) == 32_000
     for name in ("../my.id", "../a", "b", "", ".", "..", "a", "/etc/passwd", "x/../../a/b"):
         with pytest.raises(InputError):
-            RecordedSpeaker(tmp_path / "a").speak(Utterance("x", "recorded", id=name))
+            RecordedEngine(tmp_path / "a").synthesize_audio(Utterance("x", "recorded", id=name))
 
 
 # what browsers and phones record
@@ -226,16 +224,16 @@ RECORDED = {
 def test_what_browsers_and_phones_record(name):
     called, how, options = RECORDED[name]
     content = by_ffmpeg(*how, **options)
-    samples, rate_hz, _ = decode_sound(content)
+    samples, rate_hz, _ = decode_audio(content)
     assert len(samples) / rate_hz == pytest.approx(SECONDS, abs=0.06)
-    assert len(read_sound(content, called, 30)) == pytest.approx(SECONDS * 16_000, abs=1_000)
-    part = decode_sound(content, 0.5, 1.5)
+    assert len(read_audio(content, called, 30)) == pytest.approx(SECONDS * 16_000, abs=1_000)
+    part = decode_audio(content, 0.5, 1.5)
     assert len(part.samples) == part.rate_hz
     with pytest.raises(RefusedError, match="over the limit of 1 s"):
-        read_sound(content, called, 1)
+        read_audio(content, called, 1)
     if name != "webm of a stream":
         with pytest.raises(InputError):
-            decode_sound(content[: len(content) // 2])
+            decode_audio(content[: len(content) // 2])
 
 
 def test_without_pyav_it_says_what_to_do(monkeypatch):
@@ -244,11 +242,11 @@ def test_without_pyav_it_says_what_to_do(monkeypatch):
     no_av = lambda name, *others: (_ for _ in ()).throw(ImportError(name)) if name == "av" else real(name, *others)  # noqa: E731
     monkeypatch.setattr(builtins, "__import__", no_av)
     with pytest.raises(RefusedError, match=r"mp4 files need PyAV: pip install 'selfkd\[media\]'; or convert"):
-        read_sound(content, "m4a", 30)
+        read_audio(content, "m4a", 30)
 
 
 def test_other_files_are_no_sound():
     for content in (b"", b"RIFF", bytes(99), b"%PDF-1.7", b"\x89PNG\r\n\x1a\n", b"ID3"):
         with pytest.raises(InputError, match="not readable sound") as found:
-            decode_sound(content)
+            decode_audio(content)
         assert " at 0x" not in str(found.value)

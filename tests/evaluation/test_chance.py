@@ -17,7 +17,7 @@ from selfkd.evaluation.compare import CompareConfig, compare, comparison_table
 from selfkd.evaluation.evaluate import score
 from selfkd.evaluation.gap_table import gap_notes, gap_table
 from selfkd.evaluation.grading import grade
-from selfkd.evaluation.response import Reply
+from selfkd.evaluation.response import Prediction
 from selfkd.evaluation.samples import read_samples, samples_path
 from selfkd.evaluation.verdicts import AT_CHANCE
 from selfkd.files import write_json
@@ -27,31 +27,38 @@ from selfkd.run_dir import RESULT
 PROPERTY = settings(deadline=None, max_examples=60, derandomize=True)
 
 
-def asked(truth, kind="yes_no", category="", source="pope", **details):
-    return {"source": source, "kind": kind, "category": category, "question": "", "truth": truth, "details": details}
+def asked(target, question_type="yes_no", category="", source="pope", **details):
+    return {
+        "source": source,
+        "question_type": question_type,
+        "category": category,
+        "question": "",
+        "target": target,
+        "details": details,
+    }
 
 
 @PROPERTY
 @given(st.lists(st.tuples(st.sampled_from(["random", "popular"]), st.sampled_from(["yes", "no"])), min_size=1))
 def test_no_constant_answer_of_yes_and_no_beats_the_floor(items):
-    samples = [asked(truth, category=category) for category, truth in items]
+    samples = [asked(target, category=category) for category, target in items]
     floor = chance_floor(samples)
-    constants = [sum(s["truth"] == answer for s in samples) / len(samples) for answer in ("yes", "no")]
+    constants = [sum(s["target"] == answer for s in samples) / len(samples) for answer in ("yes", "no")]
     assert 0.5 <= floor <= 1 and (len(samples) == 1 or floor >= max(constants) - 1e-9)
 
 
 @PROPERTY
 @given(st.lists(st.sampled_from("ABCD"), min_size=1, max_size=60))
-def test_of_options_never_less_than_by_lot(truths):
+def test_of_options_never_less_than_by_lot(targets):
     options = dict(zip("ABCD", "wxyz", strict=True))
-    floor = chance_floor([asked(t, "multiple_choice", source="ai2d", options=options) for t in truths])
-    most = max(map(truths.count, truths)) / len(truths)
-    assert floor == pytest.approx(max(0.25, most) if len(truths) > 1 else 0.25)
+    floor = chance_floor([asked(t, "multiple_choice", source="ai2d", options=options) for t in targets])
+    most = max(map(targets.count, targets)) / len(targets)
+    assert floor == pytest.approx(max(0.25, most) if len(targets) > 1 else 0.25)
 
 
 def test_by_kind_and_where_there_is_one_by_category():
-    kinds = [asked("yes", "exists", source="world")] * 12 + [asked("no", "relation", source="world")] * 12
-    assert chance_floor(kinds) == 1.0
+    question_types = [asked("yes", "exists", source="world")] * 12 + [asked("no", "relation", source="world")] * 12
+    assert chance_floor(question_types) == 1.0
     categories = [asked("yes", category="a")] * 15 + [asked("no", category="a")] * 5 + [asked("no", category="b")] * 20
     assert chance_floor(categories) == (15 + 20) / 40
     # types of fewer than ten are one by their form: three of four say yes; of a lone question nothing is known
@@ -69,7 +76,7 @@ def test_what_is_graded_by_degrees_is_graded_by_its_own_rule():
     assert chance_floor(chart) == pytest.approx(4 / 5), "within 5% of 100"
     people = [asked("stop", "vqa", "", "textvqa", answers=["stop"] * 2 + ["go"] * 8)] * 3
     people += [asked("go", "vqa", "", "textvqa", answers=["go"] * 10)]
-    best = max(sum(grade(s, Reply(answer)).score for s in people) / 4 for answer in ("stop", "go"))
+    best = max(sum(grade(s, Prediction(answer)).score for s in people) / 4 for answer in ("stop", "go"))
     assert chance_floor(people) == pytest.approx(best) and best > 3 / 4
 
 
@@ -78,17 +85,23 @@ def pope(tmp_path):
     return spoken_data(tmp_path / "pope", 48, benchmark="pope")
 
 
-def answers(folder: Path, data: Path, **by_view: str) -> Path:
+def answers(folder: Path, data: Path, **by_modality: str) -> Path:
     """A run whose replies are told, "y" and "n", one an item."""
-    run = evaluation(folder, data, **{view: "1" * len(told) for view, told in by_view.items()})
-    for view, told in by_view.items():
-        path = samples_path(run, "pope", view)
+    run = evaluation(folder, data, **{modality: "1" * len(told) for modality, told in by_modality.items()})
+    for modality, told in by_modality.items():
+        path = samples_path(run, "pope", modality)
         records = [
-            r | {"reply": reply, "parsed": reply, "score": float(reply == r["truth"]), "correct": reply == r["truth"]}
-            for r, reply in zip(read_samples(path), ({"y": "yes", "n": "no"}[t] for t in told), strict=True)
+            r
+            | {
+                "prediction": prediction,
+                "parsed": prediction,
+                "score": float(prediction == r["target"]),
+                "correct": prediction == r["target"],
+            }
+            for r, prediction in zip(read_samples(path), ({"y": "yes", "n": "no"}[t] for t in told), strict=True)
         ]
         write_lines(path, records)
-    write_json(run / RESULT, {"pope": score({v: read_samples(samples_path(run, "pope", v)) for v in by_view}, 0)})
+    write_json(run / RESULT, {"pope": score({v: read_samples(samples_path(run, "pope", v)) for v in by_modality}, 0)})
     return run
 
 
@@ -101,10 +114,10 @@ def shown(table) -> str:
 
 def test_a_text_modality_at_chance_has_no_gap(pope, tmp_path, capsys):
     """It says yes to everything: half of it is right; what is spoken is answered with no, and the other half is."""
-    first = answers(tmp_path / "sft", pope, text="y" * 48, speech="n" * 48)
-    second = answers(tmp_path / "selfkd", pope, speech="yn" * 24)
+    first = answers(tmp_path / "sft", pope, text="y" * 48, audio="n" * 48)
+    second = answers(tmp_path / "selfkd", pope, audio="yn" * 24)
     result = json.loads((first / RESULT).read_text())
-    assert [result["pope"][view]["chance"] for view in ("text", "speech")] == [0.5, 0.5]
+    assert [result["pope"][modality]["chance"] for modality in ("text", "audio")] == [0.5, 0.5]
     assert result["pope"]["gap"]["verdict"] == "at chance"
     table = shown(gap_table(result))
     assert "at chance" in table and "50.0" in table and gap_notes(result) == [f"pope: {AT_CHANCE}"]
@@ -123,15 +136,15 @@ def test_at_chance_is_judged_with_its_uncertainty(pope, tmp_path, right, verdict
     """28 of 48 are more than half, but no more than chance gives."""
     told = ("yn" * 24)[:right] + ("ny" * 24)[: 48 - right]
     wrong = ("ny" * 24)[:48]
-    run = answers(tmp_path / "run", pope, text=told, speech=wrong)
+    run = answers(tmp_path / "run", pope, text=told, audio=wrong)
     assert json.loads((run / RESULT).read_text())["pope"]["gap"]["verdict"] == verdict
 
 
 def test_the_floor_stands_beside_every_accuracy(pope, tmp_path):
-    evaluation(tmp_path / "sft", pope, text="1" * 48, speech="1100" * 12, cascade="1110" * 12)
+    evaluation(tmp_path / "sft", pope, text="1" * 48, audio="1100" * 12, cascade="1110" * 12)
     result = json.loads((tmp_path / "sft" / RESULT).read_text())["pope"]
-    assert {view: result[view]["chance"] for view in ("text", "speech", "cascade")} == dict.fromkeys(
-        ("text", "speech", "cascade"), 0.5
+    assert {modality: result[modality]["chance"] for modality in ("text", "audio", "cascade")} == dict.fromkeys(
+        ("text", "audio", "cascade"), 0.5
     )
     scores = compare(CompareConfig([str(tmp_path / "sft")], tmp_path / "c"))
     assert all(of["chance"] == 0.5 for of in scores["pope"]["systems"].values())
@@ -139,4 +152,4 @@ def test_the_floor_stands_beside_every_accuracy(pope, tmp_path):
     page = report(ReportConfig([str(tmp_path / "sft")], tmp_path / "r.html")).read_text()
     assert 'type="button">Chance</button>' in page and "chance: 50.0%" in page
     examples = ExampleFolder(pope)
-    assert len({e.truth for e in examples}) == 2
+    assert len({e.target for e in examples}) == 2

@@ -14,7 +14,7 @@ import pytest
 from benchmark_copies import ANSWERS, HEADLINES, ROWS, copy_of
 from chat_server import chat_server, pair_of
 from datasets import Dataset, Features, Image, Value
-from examples import tone, training_start, world_examples
+from examples import tone, toy_examples, training_start
 
 from selfkd.cli import main
 from selfkd.data.dataset import ExampleFolder
@@ -22,12 +22,12 @@ from selfkd.data.example import MANIFEST, image_hash, write_shard
 from selfkd.errors import InputError
 from selfkd.evaluation.benchmarks.registry import BENCHMARKS, open_benchmark
 from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
-from selfkd.evaluation.response import Reply
+from selfkd.evaluation.response import Prediction
 from selfkd.evaluation.samples import SampleFile, read_samples, sample, samples_path
 from selfkd.files import write_json
 
-VIEWS = ["text", "speech", "cascade"]
-NAME = "world-annotated"  # what the examples say that they are from
+MODALITIES = ["text", "audio", "cascade"]
+NAME = "world-noisy"  # what the examples say that they are from
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def start(parts, tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(start, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "whole"
-    config = EvaluateConfig(str(start / "model"), [str(start / "data")], folder, views=VIEWS, batch_size=5)
+    config = EvaluateConfig(str(start / "model"), [str(start / "data")], folder, modalities=MODALITIES, batch_size=5)
     return folder, evaluate(config)
 
 
@@ -52,11 +52,11 @@ def without_time(folder):
 def test_a_run_holds_every_sample_and_every_figure(run):
     folder, result = run
     scores = result[NAME]
-    assert [scores[v]["n"] for v in VIEWS] == [16] * 3 and scores["text"]["accuracy"] > 0.8
-    assert {"accuracy", "stderr", "parse_rate", "yes_bias", "failed"} <= set(scores["speech"])
+    assert [scores[v]["n"] for v in MODALITIES] == [16] * 3 and scores["text"]["accuracy"] > 0.8
+    assert {"accuracy", "stderr", "parse_rate", "yes_bias", "failed"} <= set(scores["audio"])
     assert scores["gap"]["n"] == scores["cascade_gap"]["n"] == 16 and len(scores["gap"]["gap_interval"]) == 2
-    table = pandas.read_json(samples_path(folder, NAME, "speech"), lines=True)
-    assert len(table) == 16 and {"id", "prompt", "reply", "parsed", "score", "seconds", "error"} <= set(table)
+    table = pandas.read_json(samples_path(folder, NAME, "audio"), lines=True)
+    assert len(table) == 16 and {"id", "prompt", "prediction", "parsed", "score", "seconds", "error"} <= set(table)
     assert list(table["id"]) == [f"world-train-5-{i:06d}" for i in range(16)] and (table["seconds"] > 0).all()
     written = pandas.read_json(samples_path(folder, NAME, "text"), lines=True)
     assert (written["prompt"] != table["prompt"]).all() and table["prompt"].is_unique
@@ -64,11 +64,20 @@ def test_a_run_holds_every_sample_and_every_figure(run):
 
 
 def test_killed_in_the_middle_it_ends_in_the_same_samples(start, run, tmp_path):
-    command = [sys.executable, "-m", "selfkd.cli", "evaluate", start / "model", "--data", start / "data", "--views"]
-    command += ["text,speech,cascade", "--batch_size", "2", "--output", tmp_path / "killed"]
+    command = [
+        sys.executable,
+        "-m",
+        "selfkd.cli",
+        "evaluate",
+        start / "model",
+        "--data",
+        start / "data",
+        "--modalities",
+    ]
+    command += ["text,audio,cascade", "--batch_size", "2", "--output", tmp_path / "killed"]
     command = list(map(str, command))
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    partial = tmp_path / "killed" / "samples" / f"{NAME}.speech.jsonl.partial-0"
+    partial = tmp_path / "killed" / "samples" / f"{NAME}.audio.jsonl.partial-0"
     deadline = time.monotonic() + 90
     while not (partial.is_file() and partial.read_bytes().count(b"\n") >= 3) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -87,14 +96,14 @@ def test_killed_in_the_middle_it_ends_in_the_same_samples(start, run, tmp_path):
 def test_two_processes_ask_each_item_once(start, run, tmp_path):
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--no_python"]
     command += [sys.executable, "-m", "selfkd.cli", "evaluate", start / "model", "--data", start / "data"]
-    command += ["--views", "text,speech,cascade", "--output", tmp_path / "two", "--batch_size", "5"]
+    command += ["--modalities", "text,audio,cascade", "--output", tmp_path / "two", "--batch_size", "5"]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
     subprocess.run(list(map(str, command)), check=True, env=environment, timeout=300, capture_output=True)
     assert without_time(tmp_path / "two") == without_time(run[0])
 
 
 def test_an_item_that_cannot_be_asked_is_told_and_costs_no_other(start, tmp_path):
-    rows = world_examples(3)
+    rows = toy_examples(3)
     rows[1] = replace(rows[1], image=b"no picture at all")
     (tmp_path / "data").mkdir()
     write_shard(tmp_path / "data" / "a.parquet", rows, {"rows": 3})
@@ -111,17 +120,17 @@ def test_an_item_that_cannot_be_asked_is_told_and_costs_no_other(start, tmp_path
 
 
 def test_an_item_that_cannot_be_heard_is_asked_in_writing(start, tmp_path):
-    rows = world_examples(3)
+    rows = toy_examples(3)
     rows[1] = rows[1].spoken(tone(31), "tone")
     (tmp_path / "data").mkdir()
     write_shard(tmp_path / "data" / "a.parquet", rows, {"rows": 3})
     write_json(tmp_path / "data" / MANIFEST, {"shards": [{"file": "a.parquet"}]})
     config = EvaluateConfig(
-        str(start / "model"), [str(tmp_path / "data")], tmp_path / "run", views=VIEWS, keep_failures=True
+        str(start / "model"), [str(tmp_path / "data")], tmp_path / "run", modalities=MODALITIES, keep_failures=True
     )
     scores = evaluate(config)[NAME]
-    assert {view: (scores[view]["n"], scores[view]["failed"]) for view in VIEWS} == {
-        "text": (3, 0), "speech": (2, 1), "cascade": (2, 1),
+    assert {modality: (scores[modality]["n"], scores[modality]["failed"]) for modality in MODALITIES} == {
+        "text": (3, 0), "audio": (2, 1), "cascade": (2, 1),
     }  # fmt: skip
 
 
@@ -132,46 +141,51 @@ def test_an_endpoint_that_fails_and_comes_back(start, tmp_path):
     with chat_server() as server:
         server.script[flaky] = ["400"]
         config = EvaluateConfig(
-            "some-omni", [str(start / "data")], tmp_path / "run", views=VIEWS, limit=6, url=server.url,
+            "some-omni", [str(start / "data")], tmp_path / "run", modalities=MODALITIES, limit=6, url=server.url,
             endpoint={"price_in": 1.0, "budget": 5.0, "max_retries": 0},
         )  # fmt: skip
-        with pytest.raises(InputError, match="1 items of world-annotated have no reply, the first because: "):
+        with pytest.raises(InputError, match="1 items of world-noisy have no reply, the first because: "):
             evaluate(config)
         asked_first = len(server.asked)
         result = evaluate(config)[NAME]
         assert len(server.asked) == asked_first + 1, "only what had no reply is asked again"
-    assert [result[v]["n"] for v in VIEWS] == [6] * 3
+    assert [result[v]["n"] for v in MODALITIES] == [6] * 3
     usage = json.loads((tmp_path / "run" / "usage.json").read_text())
     assert usage["requests"] == len(server.asked) and usage["prompt_tokens"] == 1000 * 18  # over both runs
     assert usage["dollars"] == pytest.approx(18 * 1000 / 1e6)
-    spoken = read_samples(samples_path(tmp_path / "run", NAME, "speech"))
-    assert len({s["reply"] for s in spoken}) == 6
+    spoken = read_samples(samples_path(tmp_path / "run", NAME, "audio"))
+    assert len({s["prediction"] for s in spoken}) == 6
     cascade = read_samples(samples_path(tmp_path / "run", NAME, "cascade"))
-    assert all(isinstance(s["heard"], str) for s in cascade)
+    assert all(isinstance(s["transcript"], str) for s in cascade)
 
 
 def test_a_run_does_not_go_on_over_other_speech(start, tmp_path):
-    def speak(pitch_hz):
-        rows = [replace(e, source="world").spoken(tone(0.5, pitch_hz), "tone") for e in world_examples(3)]
+    def synthesize_audio(pitch_hz):
+        rows = [replace(e, source="world").spoken(tone(0.5, pitch_hz), "tone") for e in toy_examples(3)]
         write_shard(tmp_path / "data" / f"{pitch_hz}.parquet", rows, {"rows": 3})
         write_json(tmp_path / "data" / MANIFEST, {"shards": [{"file": f"{pitch_hz}.parquet"}]})
 
     (tmp_path / "data").mkdir()
-    speak(220)
+    synthesize_audio(220)
     first = ExampleFolder(tmp_path / "data")[0]
     with chat_server() as server:
         server.script[pair_of(first.image, first.question.encode())] = ["400"]
         settings = {"max_retries": 0, "extra": {"max_tokens": None, "max_completion_tokens": 64}}
         config = EvaluateConfig(
-            "some-omni", [str(tmp_path / "data")], tmp_path / "run", views=["text"], url=server.url, endpoint=settings
+            "some-omni",
+            [str(tmp_path / "data")],
+            tmp_path / "run",
+            modalities=["text"],
+            url=server.url,
+            endpoint=settings,
         )
         with pytest.raises(InputError, match="1 items of world have no reply"):
             evaluate(config)
         assert {"max_tokens", "max_completion_tokens"} & set(server.asked[0].body) == {"max_completion_tokens"}
-        speak(110)
+        synthesize_audio(110)
         with pytest.raises(InputError, match=r"data: .*data: made anew since this run began; give another output"):
             evaluate(config)
-        speak(220)
+        synthesize_audio(220)
         other = replace(config, endpoint={"extra": {"temperature": 1}})
         with pytest.raises(InputError, match=r"endpoint.extra: \{'max_tokens'.* when this run began, .* now; give ano"):
             evaluate(other)
@@ -179,7 +193,7 @@ def test_a_run_does_not_go_on_over_other_speech(start, tmp_path):
 
 
 def test_a_benchmark_with_a_lost_item_keeps_no_other_from_being_asked(start, tmp_path):
-    rows = [replace(e, source="world", id=f"second-{i}") for i, e in enumerate(world_examples(3))]
+    rows = [replace(e, source="world", id=f"second-{i}") for i, e in enumerate(toy_examples(3))]
     (tmp_path / "data").mkdir()
     write_shard(tmp_path / "data" / "a.parquet", rows, {"rows": 3})
     write_json(tmp_path / "data" / MANIFEST, {"shards": [{"file": "a.parquet"}]})
@@ -187,10 +201,10 @@ def test_a_benchmark_with_a_lost_item_keeps_no_other_from_being_asked(start, tmp
     with chat_server() as server:
         server.script[pair_of(lost.image, lost.question.encode())] = ["html"]
         config = EvaluateConfig(
-            "some-omni", [str(start / "data"), str(tmp_path / "data")], tmp_path / "run", views=["text"],
+            "some-omni", [str(start / "data"), str(tmp_path / "data")], tmp_path / "run", modalities=["text"],
             url=server.url,
         )  # fmt: skip
-        with pytest.raises(InputError, match=r"^1 items of world-annotated .*: .*not JSON"):
+        with pytest.raises(InputError, match=r"^1 items of world-noisy .*: .*not JSON"):
             evaluate(config)
         assert len(read_samples(samples_path(tmp_path / "run", "world", "text"))) == 3
         assert len(server.asked) == 16 + 3 and not (tmp_path / "run" / "result.json").exists()
@@ -204,14 +218,14 @@ def test_a_benchmark_with_a_lost_item_keeps_no_other_from_being_asked(start, tmp
 
 def test_a_cascade_before_an_endpoint_loses_no_other_item_to_one_that_cannot_be_heard(start, tmp_path, monkeypatch):
     """Speech over the recogniser's 30 s is that item's error; those after it are asked."""
-    rows = world_examples(3)
+    rows = toy_examples(3)
     rows[1] = rows[1].spoken(tone(31), "tone")
     (tmp_path / "data").mkdir()
     write_shard(tmp_path / "data" / "a.parquet", rows, {"rows": 3})
     write_json(tmp_path / "data" / MANIFEST, {"shards": [{"file": "a.parquet"}]})
     with chat_server() as server:
         config = EvaluateConfig(
-            "some-omni", [str(tmp_path / "data")], tmp_path / "run", views=["cascade"], url=server.url,
+            "some-omni", [str(tmp_path / "data")], tmp_path / "run", modalities=["cascade"], url=server.url,
             keep_failures=True,
         )  # fmt: skip
         scores = evaluate(config)[NAME]["cascade"]
@@ -226,7 +240,7 @@ def test_a_cascade_before_an_endpoint_loses_no_other_item_to_one_that_cannot_be_
 
 def test_a_limit_takes_all_questions_about_a_picture(tmp_path):
     """Of pictures 0, 1, 0, 2, 1 three items are those of 0, since 1 would make four; its record says whose they are."""
-    plain = world_examples(5)
+    plain = toy_examples(5)
     rows = [replace(e, image=plain[at].image) for e, at in zip(plain, (0, 1, 0, 2, 1), strict=True)]
     (tmp_path / "data").mkdir()
     write_shard(tmp_path / "data" / "a.parquet", rows, {"rows": 5})
@@ -236,8 +250,8 @@ def test_a_limit_takes_all_questions_about_a_picture(tmp_path):
             run = tmp_path / f"run-{limit}"
             config = EvaluateConfig("some-omni", [str(tmp_path / "data")], run, limit=limit, url=server.url)
             scores = evaluate(config)[NAME]
-            assert (scores["speech"]["n"], scores["speech"]["groups"]) == (len(asked), groups)
-            records = read_samples(samples_path(run, NAME, "speech"))
+            assert (scores["audio"]["n"], scores["audio"]["groups"]) == (len(asked), groups)
+            records = read_samples(samples_path(run, NAME, "audio"))
             assert [r["id"] for r in records] == [rows[i].id for i in asked]
             assert [r["group"] for r in records] == [image_hash(rows[i].image) for i in asked]
 
@@ -245,12 +259,12 @@ def test_a_limit_takes_all_questions_about_a_picture(tmp_path):
 @pytest.fixture
 def pope_copy(tmp_path):
     """Four rows in POPE's layout."""
-    pictures = [{"bytes": e.image, "path": None} for e in world_examples(4)]
+    images = [{"bytes": e.image, "path": None} for e in toy_examples(4)]
     table = {
         "id": list("0123"), "question_id": list("0123"), "answer": ["yes", "no", "yes", "no"],
         "question": ["Is there a dog in the image?", "Is there a cat in the image?", "Is there a bus in the image?",
                      "Is there a red car in the image?"],
-        "image_source": ["x"] * 4, "image": pictures, "category": ["random"] * 4,
+        "image_source": ["x"] * 4, "image": images, "category": ["random"] * 4,
     }  # fmt: skip
     features = Features({**{k: Value("string") for k in table if k != "image"}, "image": Image()})
     Dataset.from_dict(table, features=features).to_parquet(tmp_path / "pope.parquet")
@@ -259,8 +273,8 @@ def pope_copy(tmp_path):
 
 def test_a_public_benchmark_is_spoken_once_and_asked_in_several_voices(start, pope_copy, tmp_path):
     config = EvaluateConfig(
-        str(start / "model"), [], tmp_path / "run", benchmarks=["pope"], copies={"pope": str(pope_copy)},
-        voices=["en-US+m1", "en-GB-scotland+f3"], cache=tmp_path / "cache", speech={"processes": 1},
+        str(start / "model"), [], tmp_path / "run", benchmarks=["pope"], local_datasets={"pope": str(pope_copy)},
+        voices=["en-US+m1", "en-GB-scotland+f3"], cache=tmp_path / "cache", synthesis={"processes": 1},
     )  # fmt: skip
     result = evaluate(config)
     assert set(result) == {"pope@en-US+m1", "pope@en-GB-scotland+f3", "pope"}
@@ -276,29 +290,29 @@ def test_a_public_benchmark_is_spoken_once_and_asked_in_several_voices(start, po
     config.output, config.instruction = tmp_path / "again", "text"
     evaluate(config)
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*.parquet")}
-    config.output, config.instruction, config.voices = tmp_path / "said", "spoken", ["en-US+m1"]
+    config.output, config.instruction, config.voices = tmp_path / "spoken_text", "spoken", ["en-US+m1"]
     evaluate(config)
     (said,) = [f for f in map(ExampleFolder, (tmp_path / "cache").glob("pope-*")) if not f[0].answer_format]
     assert said[0].question.endswith("Answer the question using a single word or phrase.") and len(spoken[0]) == 4
 
 
 def test_a_copy_that_was_corrected_is_read_anew(start, pope_copy, tmp_path):
-    def truths(output):
+    def targets(output):
         config = EvaluateConfig(
-            str(start / "model"), [], output, benchmarks=["pope"], copies={"pope": str(pope_copy)}, views=["text"],
-            voices=["en-US+m1"], cache=tmp_path / "cache", speech={"processes": 1},
+            str(start / "model"), [], output, benchmarks=["pope"], local_datasets={"pope": str(pope_copy)}, modalities=["text"],
+            voices=["en-US+m1"], cache=tmp_path / "cache", synthesis={"processes": 1},
         )  # fmt: skip
         evaluate(config)
-        return [s["truth"] for s in read_samples(samples_path(output, "pope", "text"))]
+        return [s["target"] for s in read_samples(samples_path(output, "pope", "text"))]
 
-    before = truths(tmp_path / "before")
+    before = targets(tmp_path / "before")
     data = Dataset.from_parquet(str(pope_copy))
     turned = data.map(lambda row: {"answer": "no" if row["answer"] == "yes" else "yes"}, load_from_cache_file=False)
     turned.to_parquet(pope_copy)
-    assert truths(tmp_path / "after") == [{"yes": "no", "no": "yes"}[t] for t in before]
-    others = [{"bytes": e.image, "path": None} for e in world_examples(8)[4:]]
+    assert targets(tmp_path / "after") == [{"yes": "no", "no": "yes"}[t] for t in before]
+    others = [{"bytes": e.image, "path": None} for e in toy_examples(8)[4:]]
     turned.remove_columns("image").add_column("image", others, feature=Image()).to_parquet(pope_copy)
-    truths(tmp_path / "again")
+    targets(tmp_path / "again")
     asked = [ExampleFolder(folder)[0].image for folder in (tmp_path / "cache").glob("pope-*")]
     assert len(asked) == 3 and others[0]["bytes"] in asked
 
@@ -307,15 +321,17 @@ def test_every_benchmark_from_its_layout_to_its_gap(tmp_path, monkeypatch, capsy
     """All twelve as their copies lie, spoken, asked in both views; a model that reads well and does not hear. In its
     replies is U+2028, which ends a line for Python and not for JSON."""
     rows = dict(ROWS) | {"mme": [ROWS["mme"][0], ROWS["mme"][1] | {"question": "Is a poem shown in the picture?"}]}
-    copies = {name: copy_of(tmp_path, name, rows[name]) for name in BENCHMARKS}
-    known = {row.question: row.answer for name, path in copies.items() for row in open_benchmark(name, path).rows}
+    local_datasets = {name: copy_of(tmp_path, name, rows[name]) for name in BENCHMARKS}
+    known = {
+        row.question: row.answer for name, path in local_datasets.items() for row in open_benchmark(name, path).rows
+    }
     config = EvaluateConfig(
-        "reads", [], tmp_path / "run", benchmarks=["all"], copies=copies, cache=tmp_path / "cache",
-        speech={"processes": 1},
+        "reads", [], tmp_path / "run", benchmarks=["all"], local_datasets=local_datasets, cache=tmp_path / "cache",
+        synthesis={"processes": 1},
     )  # fmt: skip
     monkeypatch.setattr("selfkd.synthesis.synthesize.run_jobs", lambda stage, jobs, *_: (stage(*job) for job in jobs))
     with chat_server() as server:
-        server.reply = lambda asked: next((known[t] for t in asked.texts if t in known), "I hear\u2028a tone.\x85")
+        server.prediction = lambda asked: next((known[t] for t in asked.texts if t in known), "I hear\u2028a tone.\x85")
         config.url = server.url
         result = evaluate(config)
     assert list(result) == [*BENCHMARKS, "average"]
@@ -325,13 +341,13 @@ def test_every_benchmark_from_its_layout_to_its_gap(tmp_path, monkeypatch, capsy
     told = capsys.readouterr().out
     assert "own figures" in told and max(len(line) for line in told.splitlines() if line[0] in "┏│└") <= 80
     for name, scores in result.items():
-        written, spoken = (scores[view] for view in ("text", "speech"))
+        written, spoken = (scores[modality] for modality in ("text", "audio"))
         assert written["n"] == spoken["n"] == len(ANSWERS[name]) and written["failed"] == spoken["failed"] == 0
-        for view, headline in ((written, 100.0), (spoken, 0.0)):
-            assert next(iter(view["figures"].items())) == (HEADLINES[name], headline), name
+        for modality, headline in ((written, 100.0), (spoken, 0.0)):
+            assert next(iter(modality["figures"].items())) == (HEADLINES[name], headline), name
         assert (scores["gap"]["gap"], scores["gap"]["only_written"]) == (1.0, len(ANSWERS[name]))
-        read = pandas.read_json(samples_path(config.output, name, "speech"), lines=True)
-        assert list(read["reply"]) == ["I hear\u2028a tone."] * len(ANSWERS[name])
+        read = pandas.read_json(samples_path(config.output, name, "audio"), lines=True)
+        assert list(read["prediction"]) == ["I hear\u2028a tone."] * len(ANSWERS[name])
 
 
 @pytest.mark.parametrize(
@@ -339,12 +355,15 @@ def test_every_benchmark_from_its_layout_to_its_gap(tmp_path, monkeypatch, capsy
     [
         ({"data": []}, "data, benchmarks: name at least one"),
         ({"benchmarks": ["mmme"]}, "benchmarks: 'mmme' is not known; there are paper8, all, mme"),
-        ({"benchmarks": ["pope"], "speech": {"voice": "x"}}, "speech: 'voice' is no setting here"),
+        ({"benchmarks": ["pope"], "audio": {"voice": "x"}}, "speech: 'voice' is no setting here"),
         ({"endpoint": {"speed": 3}}, "endpoint: .*'speed'"),
-        ({"views": []}, "views: must not be"),
+        ({"modalities": []}, "views: must not be"),
         ({"max_new_tokens": 0}, "max_new_tokens"),
         ({"endpoint": {"max_new_tokens": 9}}, "endpoint: max_new_tokens: is a field of the run itself"),
-        ({"benchmarks": ["pope"], "views": ["text", "cascade"]}, "recognizer: .* the embedded world alone; name one"),
+        (
+            {"benchmarks": ["pope"], "modalities": ["text", "cascade"]},
+            "recognizer: .* the embedded world alone; name one",
+        ),
     ],
 )
 def test_bad_settings(start, tmp_path, changes, message):
@@ -355,7 +374,7 @@ def test_bad_settings(start, tmp_path, changes, message):
 
 
 def test_one_folder_given_twice_is_refused(start, tmp_path):
-    with pytest.raises(InputError, match="a second folder of 'world-annotated'"):
+    with pytest.raises(InputError, match="a second folder of 'world-noisy'"):
         evaluate(EvaluateConfig(str(start / "model"), [str(start / "data")] * 2, tmp_path / "run"))
 
 
@@ -363,7 +382,7 @@ def test_one_folder_given_twice_is_refused(start, tmp_path):
     ("name", "why"), [("pope", "names a public benchmark"), ("average", "has a meaning"), ("me@home", "has a meaning")]
 )
 def test_questions_of_ones_own_by_a_name_that_is_taken_are_refused(start, tmp_path, name, why):
-    rows = [replace(e, source=name) for e in world_examples(2)]
+    rows = [replace(e, source=name) for e in toy_examples(2)]
     write_shard(tmp_path / "data" / "a.parquet", rows, {"rows": 2})
     write_json(tmp_path / "data" / MANIFEST, {"source": "jsonl", "shards": [{"file": "a.parquet"}]})
     with pytest.raises(InputError, match=f"data: .*data: its questions are from '{name}', which {why}"):
@@ -372,36 +391,36 @@ def test_questions_of_ones_own_by_a_name_that_is_taken_are_refused(start, tmp_pa
 
 
 def test_records_of_several_processes_are_one_file_in_the_order_of_the_data(tmp_path):
-    examples = world_examples(3)
+    examples = toy_examples(3)
     ids = [e.id for e in examples]
     files = [SampleFile(tmp_path / "world.text.jsonl", ids, rank) for rank in (0, 1)]
-    files[1].add(sample(examples[2], "text", Reply("two")))
-    files[0].add(sample(examples[0], "text", Reply("", error="lost")))
+    files[1].add(sample(examples[2], "text", Prediction("two")))
+    files[0].add(sample(examples[0], "text", Prediction("", error="lost")))
     assert files[0].missing() == [0, 1]
-    files[1].add(sample(examples[0], "text", Reply("zero")))
-    files[0].add(sample(examples[1], "text", Reply("one")))
+    files[1].add(sample(examples[0], "text", Prediction("zero")))
+    files[0].add(sample(examples[1], "text", Prediction("one")))
     assert files[0].missing() == []
     files[0].finish()
-    assert [s["reply"] for s in read_samples(tmp_path / "world.text.jsonl")] == ["zero", "one", "two"]
+    assert [s["prediction"] for s in read_samples(tmp_path / "world.text.jsonl")] == ["zero", "one", "two"]
     assert [p.name for p in tmp_path.iterdir()] == ["world.text.jsonl"]
 
 
 def test_what_was_heard_is_told_of_each_view():
     """Of the cascade what its own recogniser heard ("red" is gone, "a bed" is there: 2 of 3 words), of the speech view
     what the data stage's did."""
-    (example,) = world_examples(1)
-    example = replace(example, question="Is it red?", said="Is it red?", word_error_rate=0.25)
-    heard = {v: sample(example, v, Reply("yes", "Is it a bed?"))["word_error_rate"] for v in VIEWS}
-    assert heard == {"text": None, "speech": 0.25, "cascade": pytest.approx(2 / 3)}
-    assert sample(example, "cascade", Reply("", error="lost"))["word_error_rate"] is None
-    assert sample(replace(example, word_error_rate=-1.0), "speech", Reply("yes"))["word_error_rate"] is None
-    example = replace(example, said="图中有几只猫")  # a script without spaces: letters are what is counted
-    assert sample(example, "cascade", Reply("", "图中有几只狗"), "zh")["word_error_rate"] == pytest.approx(1 / 6)
+    (example,) = toy_examples(1)
+    example = replace(example, question="Is it red?", spoken_text="Is it red?", word_error_rate=0.25)
+    heard = {v: sample(example, v, Prediction("yes", "Is it a bed?"))["word_error_rate"] for v in MODALITIES}
+    assert heard == {"text": None, "audio": 0.25, "cascade": pytest.approx(2 / 3)}
+    assert sample(example, "cascade", Prediction("", error="lost"))["word_error_rate"] is None
+    assert sample(replace(example, word_error_rate=-1.0), "audio", Prediction("yes"))["word_error_rate"] is None
+    example = replace(example, spoken_text="图中有几只猫")  # a script without spaces: letters are what is counted
+    assert sample(example, "cascade", Prediction("", "图中有几只狗"), "zh")["word_error_rate"] == pytest.approx(1 / 6)
 
 
 def test_runs_side_by_side(start, run, tmp_path, capsys):
     again = tmp_path / "eval-again"
-    evaluate(EvaluateConfig(str(start / "model"), [str(start / "data")], again, views=["speech"]))
+    evaluate(EvaluateConfig(str(start / "model"), [str(start / "data")], again, modalities=["audio"]))
     capsys.readouterr()
     assert main(["compare", f"base={run[0]}", str(again), "--output", str(tmp_path / "c")]) == 0
     scores = json.loads((tmp_path / "c" / "scores.json").read_text())[NAME]

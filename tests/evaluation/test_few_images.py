@@ -22,8 +22,8 @@ def runs_over(images: int, tmp_path, items: int = 24, text="1", first="10", seco
     data = spoken_data(tmp_path / "pope", items, benchmark="pope", of_a_picture=items // images)
     marks = {"text": text, "first": first, "second": second}
     text, first, second = (((of * items)[:items]) for of in marks.values())
-    evaluation(tmp_path / "sft", data, text=text, speech=first, cascade=second)
-    evaluation(tmp_path / "selfkd", data, speech=second)
+    evaluation(tmp_path / "sft", data, text=text, audio=first, cascade=second)
+    evaluation(tmp_path / "selfkd", data, audio=second)
     return [str(tmp_path / name) for name in ("sft", "selfkd")]
 
 
@@ -43,7 +43,7 @@ def test_of_one_image_there_is_no_interval_and_no_verdict(tmp_path):
     gap, closed = result["gap"], scores["gap_closed"]["selfkd"]
     assert (gap["groups"], gap["gap"], gap["gap_interval"], gap["stderr"], gap["mcnemar_p"]) == (1, 0.5, *[None] * 3)
     assert gap["verdict"] == closed["verdict"] == "too few"
-    assert [result[view]["interval"] for view in ("text", "speech", "cascade")] == [None] * 3
+    assert [result[modality]["interval"] for modality in ("text", "audio", "cascade")] == [None] * 3
     assert [closed[k] for k in ("share", "interval", "difference_interval")] == [None] * 3
     assert closed["difference"] == 0.25
     assert "50.0 (too few)" in tables and gap_notes({"pope": result}) == [
@@ -72,7 +72,7 @@ def test_all_right_or_all_wrong_is_no_certainty(tmp_path, first, second):
     """Of twelve images: no interval is of zero width, be it of a score, a gap, a share or a difference."""
     result, scores, _, page = told(runs_over(12, tmp_path, first=first, second=second), tmp_path)
     closed = scores["gap_closed"]["selfkd"]
-    found = [result["text"]["interval"], result["speech"]["interval"], result["gap"]["gap_interval"]]
+    found = [result["text"]["interval"], result["audio"]["interval"], result["gap"]["gap_interval"]]
     found += [closed["difference_interval"], *([closed["interval"]] if closed["interval"] else [])]
     assert all(high - low > 0.2 for low, high in found)
     assert closed["verdict"] == {"00": "no clear share", "11": "no clear gap", "01": "closed"}[first + second]

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from examples import training_start, world_examples
+from examples import toy_examples, training_start
 
 from selfkd.data.example import write_shard
 from selfkd.errors import InputError
@@ -15,7 +15,7 @@ CAPTIONS = which_caption("the man is on the horse", "the horse is on the man")
 
 
 @pytest.mark.parametrize(
-    ("kind", "question", "reply", "parsed"),
+    ("question_type", "question", "prediction", "parsed"),
     [
         ("exists", "Is there a star?", "yes", "yes"),
         ("exists", "Is there a star?", "No, the image shows no star.", "no"),
@@ -63,8 +63,8 @@ CAPTIONS = which_caption("the man is on the horse", "the horse is on the man")
         ("words", "", " ?!", None),
     ],
 )
-def test_parse(kind, question, reply, parsed):
-    assert parse(kind, question, reply) == parsed
+def test_parse(question_type, question, prediction, parsed):
+    assert parse(question_type, question, prediction) == parsed
 
 
 def test_right_answers():
@@ -82,31 +82,33 @@ def test_kinds_without_rules_are_an_error():
         parse("poem", "", "")
 
 
-@pytest.mark.parametrize(("kind", "truth", "reply"), [
+@pytest.mark.parametrize(("question_type", "target", "prediction"), [
     ("exists", "Yes.", "Yes"), ("choice", "b", "B"), ("choice", "B.", "B"), ("count", "3", "There are three."),
     ("count", "3", "3"), ("color", "Red", "It is red."), ("color", "Grey", "gray"),
 ])  # fmt: skip
-def test_a_truth_may_be_written_as_a_reply_is(kind, truth, reply):
+def test_a_truth_may_be_written_as_a_reply_is(question_type, target, prediction):
     question = "What is it?"
-    check_gradable("mine", [{"id": "a", "kind": kind, "question": question, "truth": truth}])
-    assert is_right(kind, truth, parse(kind, question, reply))
-    assert not is_right(kind, truth, parse(kind, question, "I do not know"))
+    check_gradable("mine", [{"id": "a", "question_type": question_type, "question": question, "target": target}])
+    assert is_right(question_type, target, parse(question_type, question, prediction))
+    assert not is_right(question_type, target, parse(question_type, question, "I do not know"))
 
 
-@pytest.mark.parametrize(("kind", "truth"), [
+@pytest.mark.parametrize(("question_type", "target"), [
     ("count", "7"), ("color", "orange"), ("side", "behind"), ("shape", "octagon"), ("choice", "C"), ("exists", "maybe"),
     ("words", " "),
 ])  # fmt: skip
-def test_a_truth_that_no_reply_can_meet_is_refused(kind, truth):
-    with pytest.raises(InputError, match=f"data: mine: q7: no reply to 'What is it\\?' could be read as '{truth}'"):
-        check_gradable("mine", [{"id": "q7", "kind": kind, "question": "What is it?", "truth": truth}])
+def test_a_truth_that_no_reply_can_meet_is_refused(question_type, target):
+    with pytest.raises(InputError, match=f"data: mine: q7: no reply to 'What is it\\?' could be read as '{target}'"):
+        check_gradable(
+            "mine", [{"id": "q7", "question_type": question_type, "question": "What is it?", "target": target}]
+        )
 
 
 def test_a_folder_without_rules_to_score_by_is_refused(parts, tmp_path):
     """A training set such as llava's has answers, and no rule that says whether another one is right."""
     training_start(parts, tmp_path)
-    examples = [replace(e, kind="open") for e in world_examples(2)]
+    examples = [replace(e, question_type="open") for e in toy_examples(2)]
     write_shard(tmp_path / "data" / "train.parquet", examples, {"rows": 2, "rejected": []})
-    with pytest.raises(InputError, match="data: world-annotated: questions of kind 'open' have no rule"):
+    with pytest.raises(InputError, match="data: world-noisy: questions of kind 'open' have no rule"):
         evaluate(EvaluateConfig(str(tmp_path / "model"), [str(tmp_path / "data")], tmp_path / "run"))
     assert not (tmp_path / "run").exists()

@@ -7,16 +7,16 @@ import pytest
 from chat_server import chat_server
 
 from selfkd.errors import InputError
-from selfkd.evaluation.backends.openai_client import Asker, EndpointSettings
-from selfkd.evaluation.judge import PROMPT_VERSION, Verdict, agreement, judge, labelled_replies, read_verdict
+from selfkd.evaluation.backends.openai_client import EndpointSettings, OpenAIClient
+from selfkd.evaluation.judge import PROMPT_VERSION, Verdict, agreement, judge, labelled_predictions, read_verdict
 from selfkd.evaluation.overlap import overlap
 
-LABELLED = labelled_replies()
+LABELLED = labelled_predictions()
 COLOR = "What color is the umbrella?"
 
 
 @pytest.mark.parametrize(
-    ("question", "reply", "expected"),
+    ("question", "prediction", "expected"),
     [
         (COLOR, "", 0),
         (COLOR, "?!", 0),
@@ -36,14 +36,14 @@ COLOR = "What color is the umbrella?"
         ("What is this?", "A car.", 0),
     ],
 )
-def test_overlap_by_hand(question, reply, expected):
-    assert overlap(question, reply) == pytest.approx(expected)
+def test_overlap_by_hand(question, prediction, expected):
+    assert overlap(question, prediction) == pytest.approx(expected)
 
 
 def test_overlap_agrees_with_people_as_measured():
     """At a threshold of one half, fixed before measuring: agreement 20 of 26, kappa 0.54. What it misses are short
     answers to open questions, other languages, a number that counts something else, a question in other words."""
-    verdicts = [Verdict(overlap(x["question"], x["reply"]) >= 0.5) for x in LABELLED]
+    verdicts = [Verdict(overlap(x["question"], x["prediction"]) >= 0.5) for x in LABELLED]
     found = agreement(verdicts, [x["on_topic"] for x in LABELLED])
     assert found["n"] == 26 and 0.7 < found["agreement"] < 0.85 and 0.4 < found["kappa"] < 0.7
 
@@ -90,28 +90,30 @@ def test_a_judge_behind_an_endpoint(monkeypatch):
     """A judge that goes by the labels, badly formed now and then; what it says lands on its own item."""
     pytest.importorskip("openai")
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.02)
-    labels = {(x["question"], x["reply"]): x["on_topic"] for x in LABELLED}
+    labels = {(x["question"], x["prediction"]): x["on_topic"] for x in LABELLED}
     samples = [{**x, "correct": False} for x in LABELLED]
-    samples[5] |= {"reply": "", "error": "budget of $1 reached"}
+    samples[5] |= {"prediction": "", "error": "budget of $1 reached"}
 
-    def reply(asked):
+    def prediction(asked):
         system, user = asked.body["messages"]
         shown = json.loads(user["content"])
-        assert "on_topic" in system["content"] and set(shown) == {"question", "true_answer", "reply"}
-        if shown["reply"] == "Blue.":
+        assert "on_topic" in system["content"] and set(shown) == {"question", "true_answer", "prediction"}
+        if shown["prediction"] == "Blue.":
             return "On topic, I would say."
-        return f"```json\n{json.dumps({'on_topic': labels[shown['question'], shown['reply']], 'reason': 'r'})}\n```"
+        return (
+            f"```json\n{json.dumps({'on_topic': labels[shown['question'], shown['prediction']], 'reason': 'r'})}\n```"
+        )
 
     with chat_server() as server:
-        server.reply = reply
-        asker = Asker(server.url, "judge", EndpointSettings(concurrency=8, max_retries=1))
-        verdicts = judge(samples, asker)
-        assert asker.usage.requests == len(samples) - 1
+        server.prediction = prediction
+        client = OpenAIClient(server.url, "judge", EndpointSettings(concurrency=8, max_retries=1))
+        verdicts = judge(samples, client)
+        assert client.usage.requests == len(samples) - 1
         server.always = "503"
-        assert "Error code: 503" in judge(samples[:1], asker)[0].error
+        assert "Error code: 503" in judge(samples[:1], client)[0].error
     assert verdicts[0].on_topic is None and "no JSON object" in verdicts[0].error
     assert verdicts[5].error == "there is no reply to judge: budget of $1 reached"
     found = agreement(verdicts, [x["on_topic"] for x in LABELLED])
     assert (found["n"], found["without_verdict"], found["kappa"]) == (len(LABELLED) - 2, 2, 1.0)
     with pytest.raises(InputError, match="item 0: field truth"):
-        judge([{"question": "q", "reply": "r"}], asker)
+        judge([{"question": "q", "prediction": "r"}], client)

@@ -17,10 +17,10 @@ from selfkd.evaluation.metrics import (
 from selfkd.evaluation.uncertainty import clustered_stderr, percentile_interval, resampled_means
 
 
-def sample(number, score, kind="exists", truth="yes", parsed="yes", error="", group=""):
+def sample(number, score, question_type="exists", target="yes", parsed="yes", error="", group=""):
     return {
-        "id": str(number), "group": group or str(number), "source": "world", "kind": kind, "question": "",
-        "truth": truth, "parsed": parsed, "error": error,
+        "id": str(number), "group": group or str(number), "source": "world", "question_type": question_type, "question": "",
+        "target": target, "parsed": parsed, "error": error,
         "score": None if error else score, "correct": None if error else score >= 0.5, "seconds": 0.5,
         "log_likelihoods": [], "word_error_rate": None, "category": "", "details": {},
     }  # fmt: skip
@@ -31,7 +31,7 @@ def test_summary_of_known_samples():
         [
             sample(0, 1.0),
             sample(1, 0.0, parsed=None),
-            sample(2, 0.0, truth="no"),
+            sample(2, 0.0, target="no"),
             sample(3, 1.0, "color", "red", "red"),
             sample(4, None, error="the server fell over"),
         ]
@@ -62,16 +62,16 @@ def test_summary_of_known_samples():
 
 def test_the_gap_on_the_items_that_were_answered_in_both_views():
     text = [sample(i, float(i < 80)) for i in range(100)]
-    speech = [sample(i, float(i < 50 or i >= 95), error="lost" if i == 99 else "") for i in range(100)]
-    gap = vision_audio_gap(text, speech, seed=3)
+    audio = [sample(i, float(i < 50 or i >= 95), error="lost" if i == 99 else "") for i in range(100)]
+    gap = vision_audio_gap(text, audio, seed=3)
     # of 99 items: right in both 50, written alone 30, spoken alone 95 to 98
     agreement = [gap[k] for k in ("n", "both_right", "only_written", "only_spoken", "neither")]
     assert agreement == [99, 50, 30, 4, 15]
     assert gap["gap"] == pytest.approx(26 / 99) and gap["mcnemar_p"] == pytest.approx(binomtest(30, 34).pvalue)
     low, high = gap["gap_interval"]
     assert low < 26 / 99 < high and high - low == pytest.approx(2 * 1.96 * np.sqrt((34 - 26**2 / 99) / 99**2), rel=0.1)
-    assert gap == vision_audio_gap(text, speech, seed=3)
-    assert paired(text, speech)[1][-1]["id"] == "98"
+    assert gap == vision_audio_gap(text, audio, seed=3)
+    assert paired(text, audio)[1][-1]["id"] == "98"
 
 
 def test_views_that_agree_have_no_gap():
@@ -149,18 +149,18 @@ def test_an_item_that_is_there_twice_tells_nothing_new():
 def test_scores_and_gaps_are_over_groups():
     """A hundred pictures, asked about ten times each, all answers about one right or all wrong."""
     text = [sample(i, 1.0, group=f"picture {i // 10}") for i in range(1000)]
-    speech = [sample(i, float(i // 10 < 60), group=f"picture {i // 10}") for i in range(1000)]
-    scores = summarize(speech)
+    audio = [sample(i, float(i // 10 < 60), group=f"picture {i // 10}") for i in range(1000)]
+    scores = summarize(audio)
     # s^2 = 1000 * 0.24 / 999, and in each group 90 pairs of 0.4^2 or 0.6^2
     together = 90 * (60 * 0.16 + 40 * 0.36) / 1000**2
     assert (scores["n"], scores["groups"]) == (1000, 100)
     assert scores["stderr"] == pytest.approx((1000 * 0.24 / 999 / 1000 + together) ** 0.5)
     # ten answers about a picture are one: as many items as there are pictures
     assert scores["interval"] == pytest.approx(list(binomtest(60, 100).proportion_ci(method="exact")))
-    grouped, alone = (vision_audio_gap([s | {"group": of(s)} for s in text], speech)["gap_interval"]
+    grouped, alone = (vision_audio_gap([s | {"group": of(s)} for s in text], audio)["gap_interval"]
                       for of in (lambda s: s["group"], lambda s: s["id"]))  # fmt: skip
     assert (grouped[1] - grouped[0]) / (alone[1] - alone[0]) == pytest.approx(10**0.5, rel=0.1)
-    closed = [gap_closed([1.0] * 1000, [s["score"] for s in speech], [0.9] * 1000, groups=g)["difference_interval"]
+    closed = [gap_closed([1.0] * 1000, [s["score"] for s in audio], [0.9] * 1000, groups=g)["difference_interval"]
               for g in ([s["group"] for s in text], None)]  # fmt: skip
     assert (closed[0][1] - closed[0][0]) / (closed[1][1] - closed[1][0]) == pytest.approx(10**0.5, rel=0.1)
 
@@ -181,12 +181,12 @@ def test_no_gap_no_share():
 
 
 def test_multiple_choice_by_letter_and_by_likelihood():
-    rows = [sample(i, 0.0, "choice", truth, parsed) for i, (truth, parsed) in enumerate(["AA", "BA", "AA", "BB"])]
+    rows = [sample(i, 0.0, "choice", target, parsed) for i, (target, parsed) in enumerate(["AA", "BA", "AA", "BB"])]
     rows[1] |= {"log_likelihoods": [-2.0, -1.0]}
     rows[2] |= {"log_likelihoods": [-2.0, -1.0]}
     scores = summarize(rows)
-    figures = [scores[k] for k in ("first_rate", "true_first_rate", "first_bias", "likelihood_accuracy")]
-    assert figures == [0.75, 0.5, 0.25, 0.5]
+    metrics = [scores[k] for k in ("first_rate", "true_first_rate", "first_bias", "likelihood_accuracy")]
+    assert metrics == [0.75, 0.5, 0.25, 0.5]
 
 
 def test_questions_without_letters_are_no_multiple_choice():
@@ -227,9 +227,9 @@ def test_headlines_are_subtracted_on_what_is_whole_in_both():
     written, spoken = map(pairs_of_mme, ("111100", "1-1000"))
     assert vision_audio_gap(written, spoken)["headline"] == 50 - 12.5
     assert vision_audio_gap(pairs_of_mme("11"), pairs_of_mme("1-"))["headline"] is None
-    views = {"mme": {"text": written, "speech": spoken}, "pope": {"text": pope("11"), "speech": pope("10")}}
-    result = {b: {v: summarize(s) for v, s in of.items()} | {"gap": vision_audio_gap(of["text"], of["speech"])}
-              for b, of in views.items()}  # fmt: skip
+    modalities = {"mme": {"text": written, "audio": spoken}, "pope": {"text": pope("11"), "audio": pope("10")}}
+    result = {b: {v: summarize(s) for v, s in of.items()} | {"gap": vision_audio_gap(of["text"], of["audio"])}
+              for b, of in modalities.items()}  # fmt: skip
     assert averages(result)["average"]["over_benchmarks"]["gap"]["headline"] == (37.5 + 50) / 2
     # the first picture is lost to one of three systems: b has 9 of the 19 others, and half of POPE's
     mme = {"text": "11" * 20, "a": "1-" + "00" * 19, "b": "11" * 10 + "00" * 10}
@@ -241,7 +241,7 @@ def test_headlines_are_subtracted_on_what_is_whole_in_both():
 
 
 def test_the_average_over_benchmarks_by_hand():
-    def view(accuracy, stderr, headline):
+    def modality(accuracy, stderr, headline):
         return {
             "n": 10,
             "failed": 0,
@@ -257,16 +257,16 @@ def test_the_average_over_benchmarks_by_hand():
         interval = [mean - 2 * stderr, mean + 2 * stderr]
         return {"n": 9, "groups": 9, "gap": mean, "stderr": stderr, "gap_interval": interval, "headline": headline}
 
-    mme = {"text": view(0.9, 0.03, 85.0), "speech": view(0.5, 0.04, 40.0), "gap": gap(0.4, 0.06, 45.0)}
-    pope = {"text": view(0.8, 0.04, 80.0), "speech": view(0.7, 0.03, 70.0), "gap": gap(0.1, 0.08, 10.0)}
-    world = {"text": {**view(0.1, 0.1, 0.0), "figures": {}}}  # no public benchmark
+    mme = {"text": modality(0.9, 0.03, 85.0), "audio": modality(0.5, 0.04, 40.0), "gap": gap(0.4, 0.06, 45.0)}
+    pope = {"text": modality(0.8, 0.04, 80.0), "audio": modality(0.7, 0.03, 70.0), "gap": gap(0.1, 0.08, 10.0)}
+    world = {"text": {**modality(0.1, 0.1, 0.0), "figures": {}}}  # no public benchmark
     over = averages({"mme": mme, "pope": pope, "world": world})["average"]["over_benchmarks"]
     assert over["benchmarks"] == ["mme", "pope"] and "cascade" not in over
     # independent benchmarks: sqrt(0.03^2 + 0.04^2) / 2, sqrt(0.06^2 + 0.08^2) / 2
     mean = {"n": 20, "failed": 0, "stderr": 0.025, "groups": 10, "chance": 0.5}
-    for view, accuracy, headline in (("text", 0.85, 82.5), ("speech", 0.6, 55.0)):
-        assert over[view].pop("interval") == pytest.approx([accuracy - 0.05, accuracy + 0.05])
-        assert over[view] == pytest.approx(mean | {"accuracy": accuracy, "headline": headline})
+    for modality, accuracy, headline in (("text", 0.85, 82.5), ("audio", 0.6, 55.0)):
+        assert over[modality].pop("interval") == pytest.approx([accuracy - 0.05, accuracy + 0.05])
+        assert over[modality] == pytest.approx(mean | {"accuracy": accuracy, "headline": headline})
     assert over["gap"].pop("gap_interval") == pytest.approx([0.15, 0.35]) and over["gap"].pop("verdict") == "too few"
     assert over["gap"] == pytest.approx(
         {"n": 18, "groups": 9, "gap": 0.25, "stderr": 0.05, "headline": 27.5, "level": 0.95}
@@ -297,7 +297,7 @@ def test_the_share_closed_on_average():
 
 def test_the_spread_over_voices():
     def scores(accuracy):
-        return {"speech": {"n": 4, "accuracy": accuracy}, "gap": {"n": 4, "gap": 0.9 - accuracy}}
+        return {"audio": {"n": 4, "accuracy": accuracy}, "gap": {"n": 4, "gap": 0.9 - accuracy}}
 
     over = spread_over_voices({"mme@a": scores(0.5), "mme@b": scores(0.7), "pope": scores(0.1)}, "@")
     assert list(over) == ["mme"]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfkd.evaluation.refusals import MOST_LETTERS, is_refusal
+from selfkd.evaluation.refusals import MAX_CHARACTERS, is_refusal
 
 ROWS = [line.split("\t") for line in (Path(__file__).parents[1] / "fixtures/refusals.tsv").read_text().splitlines()]
 OF = {label: [(lang, text) for lang, kind, text in ROWS if kind == label] for label in ("refusal", "answer")}
@@ -71,6 +71,6 @@ def test_any_text_is_read(text):
 )
 def test_a_long_text_costs_no_more_than_a_moment(part):
     started = time.perf_counter()
-    is_refusal((part * MOST_LETTERS)[:MOST_LETTERS])
+    is_refusal((part * MAX_CHARACTERS)[:MAX_CHARACTERS])
     assert time.perf_counter() - started < 2
-    assert not is_refusal("I can't see the image. " * MOST_LETTERS)  # it describes
+    assert not is_refusal("I can't see the image. " * MAX_CHARACTERS)  # it describes

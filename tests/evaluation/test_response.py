@@ -5,16 +5,16 @@ from dataclasses import replace
 
 import pytest
 from benchmark_copies import copy_of
-from examples import world_examples
+from examples import toy_examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfkd.evaluation.backends.chat_response import read_chat_reply
-from selfkd.evaluation.backends.local import answer_views
+from selfkd.evaluation.backends.chat_response import parse_chat_response
+from selfkd.evaluation.backends.local import predict_modalities
 from selfkd.evaluation.benchmarks.registry import BENCHMARKS, open_benchmark
 from selfkd.evaluation.evaluate import score
 from selfkd.evaluation.grading import grade
-from selfkd.evaluation.response import ENDED, LIMIT, OUTCOMES, Reply, gate, outcome_warnings, split_reasoning
+from selfkd.evaluation.response import ENDED, LIMIT, OUTCOMES, Prediction, gate, outcome_warnings, split_reasoning
 from selfkd.evaluation.samples import sample
 
 few = settings(deadline=None, max_examples=80, derandomize=True)
@@ -30,9 +30,9 @@ plain_text = st.text(st.sampled_from("abc yes no. \nABÄ猫?,"), max_size=40)
 words = st.sampled_from(["Yes", "No.", "B", "The answer is C.", "a red car", "两只狗", "42"])
 
 
-def reading(reply, source="pope", **details):
-    known = {"id": "x", "source": source, "kind": "yes_no", "category": "", "question": "?", "truth": "yes"}
-    return grade(known | {"details": details}, reply)
+def reading(prediction, source="pope", **details):
+    known = {"id": "x", "source": source, "question_type": "yes_no", "category": "", "question": "?", "target": "yes"}
+    return grade(known | {"details": details}, prediction)
 
 
 @few
@@ -45,15 +45,20 @@ def reading(reply, source="pope", **details):
     error=st.sampled_from(["", "", "it fell over"]),
 )
 def test_every_response_is_exactly_one_outcome(text, finish, reasoning, error):
-    reply = Reply(text, "heard", error, finish_reason=finish, reasoning=reasoning)
-    assert reply.outcome in OUTCOMES and (reply.outcome == "failed") == bool(reply.error)
-    assert bool(reply.text) == (reply.outcome not in ("failed", "empty")) or finish == "refusal"
-    assert finish.lower() in ENDED | LIMIT | {"refusal"} or reply.outcome == "failed"
-    assert reply.outcome != "cut" or finish in LIMIT
-    assert replace(reply, seconds=1.0) == replace(reply, seconds=1.0)
-    again = replace(reply, heard="else")  # what passed the gate passes it again unchanged
-    assert again == replace(reply, heard="else") and (again.text, again.outcome) == (reply.text, reply.outcome)
-    assert reading(reply).score in (0.0, 1.0) and (reply.outcome in ("answer", "cut") or reading(reply).parsed is None)
+    prediction = Prediction(text, "transcript", error, finish_reason=finish, reasoning=reasoning)
+    assert prediction.outcome in OUTCOMES and (prediction.outcome == "failed") == bool(prediction.error)
+    assert bool(prediction.text) == (prediction.outcome not in ("failed", "empty")) or finish == "refusal"
+    assert finish.lower() in ENDED | LIMIT | {"refusal"} or prediction.outcome == "failed"
+    assert prediction.outcome != "cut" or finish in LIMIT
+    assert replace(prediction, seconds=1.0) == replace(prediction, seconds=1.0)
+    again = replace(prediction, transcript="else")  # what passed the gate passes it again unchanged
+    assert again == replace(prediction, transcript="else") and (again.text, again.outcome) == (
+        prediction.text,
+        prediction.outcome,
+    )
+    assert reading(prediction).score in (0.0, 1.0) and (
+        prediction.outcome in ("answer", "cut") or reading(prediction).parsed is None
+    )
 
 
 @few
@@ -67,13 +72,13 @@ def test_what_stands_between_marks_is_kept_and_not_graded(marks, thought, answer
         f"\n{begin}{thought}{begin}{end} {answer}",
     ):
         assert split_reasoning(text) == (answer, thought.strip(), False), text
-    reply = Reply(f"{begin}{thought}{end}{answer}", finish_reason="stop")
-    assert (reply.text, reply.reasoning, reply.outcome) == (answer, thought.strip(), "answer")
+    prediction = Prediction(f"{begin}{thought}{end}{answer}", finish_reason="stop")
+    assert (prediction.text, prediction.reasoning, prediction.outcome) == (answer, thought.strip(), "answer")
     open_ended = f"{begin}{thought} {answer}"
     assert split_reasoning(open_ended)[0] == "" and split_reasoning(open_ended)[2]
-    assert Reply(open_ended, finish_reason="length").outcome == "failed" == Reply(open_ended).outcome
-    assert Reply(open_ended, finish_reason="stop").outcome == "empty"
-    assert Reply(f"{begin}{thought}{end}", finish_reason="length").error.endswith("raise max_new_tokens")
+    assert Prediction(open_ended, finish_reason="length").outcome == "failed" == Prediction(open_ended).outcome
+    assert Prediction(open_ended, finish_reason="stop").outcome == "empty"
+    assert Prediction(f"{begin}{thought}{end}", finish_reason="length").error.endswith("raise max_new_tokens")
 
 
 def test_marks_of_whole_formats():
@@ -103,13 +108,18 @@ def test_no_benchmark_grades_reasoning(tmp_path, name):
     """eval_01_think_tags: a word, a letter, a yes that was only thought of earns nothing and costs nothing."""
     source = open_benchmark(name, copy_of(tmp_path, name))
     for e in (source.example(i) for i in range(len(source))):
-        known = {"id": e.id, "source": name, "question": e.question, "truth": e.truth, "category": e.category,
-                 "kind": e.kind, "details": json.loads(e.details)}  # fmt: skip
-        assert grade(known, Reply(f"<think>surely {e.truth}</think>purple prose", finish_reason="stop")).score == 0
-        for right in (f"<think>zebra, no, A, B, yes, 7</think>\n\n{e.truth}", f"zebra, no, B</think>{e.truth}"):
-            assert grade(known, Reply(right)) == grade(known, Reply(e.truth)) and grade(known, Reply(right)).score == 1
-        assert grade(known, Reply("I'm sorry, but I can't hear the audio.")).parsed is None
-        assert grade(known, Reply(e.truth, finish_reason="length")).score == 1  # cut, and graded as it stands
+        known = {"id": e.id, "source": name, "question": e.question, "target": e.target, "category": e.category,
+                 "question_type": e.question_type, "details": json.loads(e.details)}  # fmt: skip
+        assert (
+            grade(known, Prediction(f"<think>surely {e.target}</think>purple prose", finish_reason="stop")).score == 0
+        )
+        for right in (f"<think>zebra, no, A, B, yes, 7</think>\n\n{e.target}", f"zebra, no, B</think>{e.target}"):
+            assert (
+                grade(known, Prediction(right)) == grade(known, Prediction(e.target))
+                and grade(known, Prediction(right)).score == 1
+            )
+        assert grade(known, Prediction("I'm sorry, but I can't hear the audio.")).parsed is None
+        assert grade(known, Prediction(e.target, finish_reason="length")).score == 1  # cut, and graded as it stands
 
 
 def body(message, finish="stop", **more):
@@ -118,8 +128,8 @@ def body(message, finish="stop", **more):
 
 
 def asked(content):
-    read = read_chat_reply(content)
-    return Reply(read.text, error=read.error, finish_reason=read.finish_reason, reasoning=read.reasoning)
+    read = parse_chat_response(content)
+    return Prediction(read.text, error=read.error, finish_reason=read.finish_reason, reasoning=read.reasoning)
 
 
 THINKING = [
@@ -138,11 +148,15 @@ PARTS = [
 @given(thinking=st.sampled_from(THINKING), parts=st.sampled_from(PARTS), answer=words)
 def test_reasoning_in_fields_and_parts_of_its_own(thinking, parts, answer):
     for message in ({"content": answer, **thinking}, {"content": [*parts, {"type": "text", "text": answer}]}):
-        reply = asked(body(message))
-        assert (reply.text, reply.reasoning, reply.outcome) == (answer, "Is it A?", "answer")
+        prediction = asked(body(message))
+        assert (prediction.text, prediction.reasoning, prediction.outcome) == (answer, "Is it A?", "answer")
     for content in ("", None):  # eval_02_empty_at_token_limit
-        reply = asked(body({"content": content, **thinking}, "length"))
-        assert (reply.outcome, reply.text, reply.reasoning) == ("failed", "", "Is it A?") and reply.error
+        prediction = asked(body({"content": content, **thinking}, "length"))
+        assert (prediction.outcome, prediction.text, prediction.reasoning) == (
+            "failed",
+            "",
+            "Is it A?",
+        ) and prediction.error
 
 
 @few
@@ -160,8 +174,8 @@ def test_reasoning_in_fields_and_parts_of_its_own(thinking, parts, answer):
 )
 def test_a_failure_inside_a_200_is_no_answer(text, failure):
     """eval_03_finish_error_abort: whatever text came before it."""
-    reply = asked(body({"content": text}, **failure))
-    assert (reply.outcome, reply.text) == ("failed", "") and reply.error
+    prediction = asked(body({"content": text}, **failure))
+    assert (prediction.outcome, prediction.text) == ("failed", "") and prediction.error
 
 
 def test_other_bodies_without_an_answer():
@@ -182,36 +196,36 @@ def test_other_bodies_without_an_answer():
 
 def test_a_models_own_reply_is_cut_where_no_token_ended_it(parts):
     """eval_04_cut_replies_leave_no_trace, of a model on this machine."""
-    examples = world_examples(3)
-    whole = answer_views(*parts, examples, ["text"], 40)["text"]
-    cut = answer_views(*parts, examples, ["text"], 1)["text"]
+    examples = toy_examples(3)
+    whole = predict_modalities(*parts, examples, ["text"], 40)["text"]
+    cut = predict_modalities(*parts, examples, ["text"], 1)["text"]
     assert {r.finish_reason for r in whole} == {"stop"} and {r.outcome for r in whole} == {"answer"}
     assert {r.finish_reason for r in cut} == {"length"} and {r.outcome for r in cut} <= {"cut", "failed"}
 
 
-def records(*responses, view="text"):
-    return [sample(e, view, r) for e, r in zip(world_examples(len(responses)), responses, strict=True)]
+def records(*responses, modality="text"):
+    return [sample(e, modality, r) for e, r in zip(toy_examples(len(responses)), responses, strict=True)]
 
 
 def test_outcomes_are_counted_and_their_difference_warns():
     """eval_04_cut_replies_leave_no_trace: the result says how many, the gap in words where the modalities differ."""
-    written = records(*[Reply("yes", finish_reason="stop")] * 8)
+    written = records(*[Prediction("yes", finish_reason="stop")] * 8)
     spoken = records(
-        Reply("yes", finish_reason="stop"), Reply("It is", finish_reason="length"), Reply("", finish_reason="stop"),
-        Reply("I can't hear the audio.", finish_reason="stop"), Reply("", error="x"),
-        *[Reply("no", finish_reason="stop")] * 3, view="speech",
+        Prediction("yes", finish_reason="stop"), Prediction("It is", finish_reason="length"), Prediction("", finish_reason="stop"),
+        Prediction("I can't hear the audio.", finish_reason="stop"), Prediction("", error="x"),
+        *[Prediction("no", finish_reason="stop")] * 3, modality="audio",
     )  # fmt: skip
     assert [r["outcome"] for r in spoken[:5]] == ["answer", "cut", "empty", "refused", "failed"]
     assert {r["finish_reason"] for r in spoken} == {"stop", "length", ""} and {r["reasoning"] for r in spoken} == {""}
     assert [r["parsed"] for r in spoken[2:5]] == [None] * 3 and [r["score"] for r in spoken[2:5]] == [0.0, 0.0, None]
-    found = score({"text": written, "speech": spoken}, 0)
-    assert found["speech"]["outcomes"] == {"answer": 4, "cut": 1, "empty": 1, "refused": 1, "failed": 1}
+    found = score({"text": written, "audio": spoken}, 0)
+    assert found["audio"]["outcomes"] == {"answer": 4, "cut": 1, "empty": 1, "refused": 1, "failed": 1}
     assert found["text"]["outcomes"] == {"answer": 8, "cut": 0, "empty": 0, "refused": 0, "failed": 0}
     first, *others = found["gap"]["warnings"]
     assert len(others) == 3 and first == (
         "12% of audio responses were cut at the token limit, 0% of text: raise --max_new_tokens before reading the gap"
     )
-    assert score({"text": written, "speech": written}, 0)["gap"]["warnings"] == []
+    assert score({"text": written, "audio": written}, 0)["gap"]["warnings"] == []
 
 
 @few

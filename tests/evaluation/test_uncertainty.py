@@ -14,7 +14,7 @@ from selfkd.analysis.runner import intervals
 from selfkd.evaluation.metrics import gap_closed
 from selfkd.evaluation.uncertainty import (
     DIFFERENCE,
-    FEWEST_GROUPS,
+    MIN_GROUPS,
     SCORE,
     average_interval,
     averaged_interval,
@@ -25,7 +25,7 @@ from selfkd.evaluation.uncertainty import (
     share_of_gap,
     sign_flip_p,
 )
-from selfkd.evaluation.verdicts import gap_verdict, share_verdict, told_interval, why_silent
+from selfkd.evaluation.verdicts import format_interval, gap_verdict, no_verdict_reason, share_verdict
 
 PROPERTY = settings(deadline=None, max_examples=60, derandomize=True)
 SCORES = st.sampled_from([0.0, 1.0]) | st.floats(0, 1).map(lambda x: round(x, 3))
@@ -76,10 +76,10 @@ def test_the_order_of_items_and_the_names_of_groups_do_not_matter(data, random):
 
 @PROPERTY
 @given(st.lists(SCORES, min_size=2, max_size=30), st.integers(2, 6))
-def test_answers_that_go_together_count_once(scores, copies):
+def test_answers_that_go_together_count_once(scores, local_datasets):
     """Copies of an item in a group of its own leave the interval as it is; as items alone they make it narrower. All in
     one group leave none."""
-    copied, groups = np.repeat(scores, copies), np.repeat(np.arange(len(scores)), copies).tolist()
+    copied, groups = np.repeat(scores, local_datasets), np.repeat(np.arange(len(scores)), local_datasets).tolist()
     once, together = score_interval(scores, None), score_interval(copied, groups)
     assert together == pytest.approx(once, abs=1e-9)
     apart = score_interval(copied, None)
@@ -116,7 +116,7 @@ def test_the_average_of_benchmarks_has_an_interval_where_all_have(benchmarks):
 def test_no_share_of_a_gap_without_enough_groups(data, first, second):
     text, groups = data
     of = gap_closed(text, [first] * len(text), [second] * len(text), groups=groups)
-    few = len(set(groups)) < FEWEST_GROUPS
+    few = len(set(groups)) < MIN_GROUPS
     assert (of["verdict"] == "too few") == few and (of["share"] is None) == (of["interval"] is None)
     assert of["share"] is None or (not few and of["interval"][0] <= of["share"] <= of["interval"][1])
     assert of["share"] is None or of["interval"][1] - of["interval"][0] > 1e-6
@@ -150,8 +150,8 @@ def test_values_without_bounds_by_students_t():
     assert intervals(np.array([[1.0], [2.0]]), 0, ["a", "a"])["low"] == [None]
 
 
-def covered(draw, truth, interval, times=300):
-    return sum(low - 1e-9 <= truth <= high + 1e-9 for low, high in (interval(*draw()) for _ in range(times))) / times
+def covered(draw, target, interval, times=300):
+    return sum(low - 1e-9 <= target <= high + 1e-9 for low, high in (interval(*draw()) for _ in range(times))) / times
 
 
 @pytest.mark.parametrize("n", [5, 10, 15, 40])
@@ -186,9 +186,9 @@ def test_a_share_of_the_gap_is_covered(n):
         text, first = rng.random(n) < 0.95, rng.random(n) < 0.3
         return (np.array([text, first, first | (rng.random(n) < 0.5)], dtype=float).T,)
 
-    truth = (0.3 + 0.7 * 0.5 - 0.3) / (0.95 - 0.3)
+    target = (0.3 + 0.7 * 0.5 - 0.3) / (0.95 - 0.3)
     found = [share_of_gap(one, [None]) for one in (draw() for _ in range(60))]
-    inside = [low <= truth <= high for _, (low, high) in filter(None, found)]
+    inside = [low <= target <= high for _, (low, high) in filter(None, found)]
     assert len(inside) > 50 and np.mean(inside) >= 0.9
 
 
@@ -206,14 +206,18 @@ def test_one_image_is_no_evidence():
 def test_what_may_be_said():
     assert [enough(groups) for groups in (0, 1, 9, 10)] == [False, False, False, True]
     clear, unclear = [0.8, 0.9], [0.4, 0.9]
-    silent = [why_silent(12, 0.85, clear, 0.5), why_silent(12, 0.6, unclear, 0.5), why_silent(9, 0.85, clear, 0.5)]
+    silent = [
+        no_verdict_reason(12, 0.85, clear, 0.5),
+        no_verdict_reason(12, 0.6, unclear, 0.5),
+        no_verdict_reason(9, 0.85, clear, 0.5),
+    ]
     assert silent == ["", "at chance", "too few"]
     # of few groups it is at chance where its accuracy is, and not for want of certainty
-    assert [why_silent(3, 0.5, None, 0.5), why_silent(3, 0.6, unclear, 0.5)] == ["at chance", "too few"]
+    assert [no_verdict_reason(3, 0.5, None, 0.5), no_verdict_reason(3, 0.6, unclear, 0.5)] == ["at chance", "too few"]
     verdicts = [gap_verdict("", i) for i in ([0.1, 0.2], [-0.2, -0.1], [-0.1, 0.1])]
     assert verdicts == ["loses", "gains", "no clear gap"] and gap_verdict("at chance", [0.1, 0.2]) == "at chance"
     assert [share_verdict("", i) for i in ([0.1, 0.2], [-0.1, 0.2], None)] == [
         "closed", "no clear share", "no clear gap",
     ]  # fmt: skip
-    told = [told_interval(*of, "{:.1f}".format) for of in ((None, 1), ([0.1, 0.9], 3), ([0.1, 0.9], 10))]
+    told = [format_interval(*of, "{:.1f}".format) for of in ((None, 1), ([0.1, 0.9], 3), ([0.1, 0.9], 10))]
     assert told == ["–", "too few (0.1 to 0.9)", "0.1 to 0.9"]

@@ -5,7 +5,7 @@ Each is made from its real configuration class. What is verified how, for real w
 
 import pytest
 import torch
-from examples import world_examples
+from examples import toy_examples
 from native_models import QWEN_TEMPLATE, QWEN_TOKENS, ids_of, tokenizer
 from transformers import (
     AutoModelForImageTextToText,
@@ -18,10 +18,10 @@ from transformers import (
 )
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from selfkd.losses import Objective
-from selfkd.model.image_processor import picture_processor_class
+from selfkd.losses import LossConfig
+from selfkd.model.image_processor import image_processor_class
 from selfkd.model.modeling_omni import OmniModel
-from selfkd.model.prefix_cache import continue_prefix, read_prefix
+from selfkd.model.prefix_cache import continue_prefix, encode_prefix
 from selfkd.training.align import AlignConfig, assemble
 from selfkd.training.data import PairedCollator, paired_item
 from selfkd.training.trainable import freeze_all_but
@@ -98,8 +98,10 @@ def base(request):
     torch.manual_seed(0)
     make, images = BASES[request.param]
     vlm = AutoModelForImageTextToText.from_config(make())
-    ears = WhisperConfig(d_model=16, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=24, decoder_layers=0)
-    model = OmniModel.from_parts(vlm, WhisperEncoder(ears), speech_token_id=VOCABULARY)
+    encoder = WhisperConfig(
+        d_model=16, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=24, decoder_layers=0
+    )
+    model = OmniModel.from_parts(vlm, WhisperEncoder(encoder), audio_token_id=VOCABULARY)
     return model.eval(), *images(vlm.config)
 
 
@@ -126,7 +128,7 @@ def test_shared_prefix_gives_the_logits_of_the_whole(base):
     questions, group = [[20, 21, 22, 23], [30, 31], [40, 41, 42]], [0, 1, 1]
     ids, mask = padded_left(prefixes)
     with torch.no_grad():
-        prefix = read_prefix(model.vlm, ids, mask, **image_inputs).rows(torch.tensor(group))
+        prefix = encode_prefix(model.vlm, ids, mask, **image_inputs).rows(torch.tensor(group))
         right, right_mask = padded_right(questions)
         hidden = continue_prefix(model.vlm, prefix, {"input_ids": right}, right_mask)
         ours = model.get_output_embeddings()(hidden)
@@ -182,22 +184,22 @@ def test_the_processor_of_a_checkpoint(kind, tmp_path):
     for name, value in ids_of(made).items():
         setattr(config.text_config, name, value)
     images = Qwen2VLImageProcessorPil(patch_size=4, merge_size=2, size={"shortest_edge": 64, "longest_edge": 1024})
-    own = picture_processor_class(kind)(image_processor=images, tokenizer=made, chat_template=QWEN_TEMPLATE)
+    own = image_processor_class(kind)(image_processor=images, tokenizer=made, chat_template=QWEN_TEMPLATE)
     own.save_pretrained(tmp_path / "vlm")
     AutoModelForImageTextToText.from_config(config).save_pretrained(tmp_path / "vlm")
 
-    model, processor = assemble(AlignConfig([], tmp_path, vlm=str(tmp_path / "vlm"), ears="stacked"))
-    example, settings = world_examples(1)[0], {"max_new_tokens": 5, "do_sample": False}
+    model, processor = assemble(AlignConfig([], tmp_path, vlm=str(tmp_path / "vlm"), projector="stack"))
+    example, settings = toy_examples(1)[0], {"max_new_tokens": 5, "do_sample": False}
     turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": example.question}]}
     chat = own.apply_chat_template([turn], add_generation_prompt=True)
-    whole = own(text=[chat], images=[example.picture()], return_tensors="pt")
-    prompt = processor.text_prompt(example.question, processor.look(example.picture()))
+    whole = own(text=[chat], images=[example.load_image()], return_tensors="pt")
+    prompt = processor.text_prompt(example.question, processor.encode_image(example.load_image()))
     assert prompt.prefix_ids + prompt.suffix_ids == whole["input_ids"][0].tolist()
     expected = model.eval().vlm.generate(**whole, **settings)[:, whole["input_ids"].shape[1] :]
     assert model.generate(**processor([prompt]), **settings).tolist() == expected.tolist()
     freeze_all_but(model, ["projector"])
     loss = model(
-        paired=PairedCollator(processor)([paired_item(processor, e) for e in world_examples(3)]),
-        objective=Objective(0.5),
+        paired=PairedCollator(processor)([paired_item(processor, e) for e in toy_examples(3)]),
+        objective=LossConfig(0.5),
     )
     assert torch.isfinite(loss.total) and loss.kd > 0

@@ -101,7 +101,7 @@ def test_a_damaged_whisper_is_one_line_or_no_matter(tiny_whisper, work, file, ho
     paths = sorted(p for p in folder.rglob("*") if p.is_file())
     changed = damage(path := paths[file % len(paths)], *how)
     try:
-        assemble(AlignConfig([], work, ears="stacked", speech_encoder=str(folder)))
+        assemble(AlignConfig([], work, projector="stack", speech_encoder=str(folder)))
     except InputError as error:
         assert changed
         one_line(error, folder, path)
@@ -149,7 +149,7 @@ def _too_large(folder):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "spoken_text"),
     [
         (_replaced(WEIGHTS, POINTER), r"model.safetensors: a git-lfs pointer"),
         (_replaced("config.json", POINTER), r"config.json: a git-lfs pointer"),
@@ -181,7 +181,7 @@ def test_what_is_wrong_with_a_whisper_is_said(tiny_whisper, tmp_path, change, sa
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "spoken_text"),
     [
         ("https://huggingface.co/openai/whisper-base", "an address; give the hub id, openai/whisper-base"),
         ("https://hf.co/openai/whisper-base/tree/main", "an address; give the hub id, openai/whisper-base"),

@@ -69,8 +69,10 @@ def test_ids_of_the_published_checkpoints_places(tokenizers):
     """<|im_end|> and <|im_start|> stand in the place of the last two pieces, <IMG_CONTEXT> two behind the last."""
     ours, original = tokenizers
     last = original.model.get_piece_size() - 1
-    places = [ours.convert_tokens_to_ids(t) for t in ("<|im_end|>", "<|im_start|>", "<img>", "</img>", "<IMG_CONTEXT>")]
-    assert places == [last - 1, last, last + 1, last + 2, last + 3]
+    positions = [
+        ours.convert_tokens_to_ids(t) for t in ("<|im_end|>", "<|im_start|>", "<img>", "</img>", "<IMG_CONTEXT>")
+    ]
+    assert positions == [last - 1, last, last + 1, last + 2, last + 3]
 
 
 @pytest.fixture(scope="module")

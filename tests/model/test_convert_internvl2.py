@@ -34,7 +34,7 @@ LLM = {
     "rms_norm_eps": 1e-5,
     "rope_theta": 1e6,
 }
-KINDS = {
+QUESTION_TYPES = {
     "Hermes-2": LLM | {"architectures": ["Qwen2ForCausalLM"]},
     "internlm2-chat": LLM
     | {"architectures": ["InternLM2ForCausalLM"], "bias": False, "rope_scaling": {"type": "dynamic", "factor": 2.0}},
@@ -96,7 +96,7 @@ def original_layout(model, template) -> dict[str, torch.Tensor]:
     return old
 
 
-@pytest.fixture(params=list(KINDS))
+@pytest.fixture(params=list(QUESTION_TYPES))
 def original(request, tmp_path):
     """(folder of an original checkpoint, the model that it must become)."""
     folder = tmp_path / "original"
@@ -104,7 +104,7 @@ def original(request, tmp_path):
     config = {
         "model_type": "internvl_chat",
         "template": request.param,
-        "llm_config": KINDS[request.param],
+        "llm_config": QUESTION_TYPES[request.param],
         "vision_config": VISION,
         "force_image_size": 28,
         "ps_version": "v2",

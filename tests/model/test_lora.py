@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from examples import world_examples
+from examples import toy_examples
 
-from selfkd.evaluation.backends.local import answer_view, answer_views
-from selfkd.losses import Objective, self_kd_loss
+from selfkd.evaluation.backends.local import predict_modalities, predict_modality
+from selfkd.losses import LossConfig, self_kd_loss
 from selfkd.model.lora import adapter_parameters, adapters_on
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
@@ -18,7 +18,7 @@ from selfkd.training.trainable import ADAPTERS, freeze_all_but
 @pytest.fixture
 def adapted(tmp_path):
     """A model whose adapters do something, and its processor."""
-    model, processor = assemble(AlignConfig([], tmp_path, ears="stacked"))
+    model, processor = assemble(AlignConfig([], tmp_path, projector="stack"))
     model.add_llm_adapters(r=4, lora_alpha=8)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -32,8 +32,8 @@ def test_written_answers_stay_the_same_and_spoken_ones_do_not(adapted, parts):
     plain, _ = parts
     with torch.no_grad():
         plain.projector.load_state_dict(model.projector.state_dict())
-    examples = world_examples(4)
-    assert answer_view(model, processor, examples, "text") == answer_view(plain, processor, examples, "text")
+    examples = toy_examples(4)
+    assert predict_modality(model, processor, examples, "text") == predict_modality(plain, processor, examples, "text")
     batch = PairedCollator(processor)([paired_item(processor, e) for e in examples])
     with torch.no_grad():
         (student, teacher, *_), (plain_student, plain_teacher, *_) = (
@@ -47,9 +47,9 @@ def test_gradient_reaches_every_adapter_and_nothing_else_of_the_vlm(adapted):
     model, processor = adapted
     count = freeze_all_but(model, ["projector", ADAPTERS])
     assert count == sum(p.numel() for p in [*adapter_parameters(model.vlm), *model.projector.parameters()])
-    batch = PairedCollator(processor)([paired_item(processor, e) for e in world_examples(2)])
+    batch = PairedCollator(processor)([paired_item(processor, e) for e in toy_examples(2)])
     student, teacher, labels, _ = paired_rows(model.train(), batch, with_teacher=True)
-    self_kd_loss(student, teacher, model.get_output_embeddings().weight, labels, Objective(1.0)).total.backward()
+    self_kd_loss(student, teacher, model.get_output_embeddings().weight, labels, LossConfig(1.0)).total.backward()
     with_gradient = {n for n, p in model.vlm.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
     assert with_gradient == {n for n, _ in model.vlm.named_parameters() if "lora_" in n}
 
@@ -59,9 +59,9 @@ def test_saved_and_loaded_it_answers_the_same(adapted, tmp_path):
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
     loaded = OmniModel.from_pretrained(tmp_path / "model").eval()
-    examples = world_examples(3)
-    again = answer_views(loaded, OmniProcessor.from_pretrained(tmp_path / "model"), examples)
-    assert again == answer_views(model, processor, examples)
+    examples = toy_examples(3)
+    again = predict_modalities(loaded, OmniProcessor.from_pretrained(tmp_path / "model"), examples)
+    assert again == predict_modalities(model, processor, examples)
 
 
 def test_adapters_are_off_outside_of_their_context_even_after_an_error(adapted):
@@ -78,15 +78,18 @@ def test_adapters_are_off_outside_of_their_context_even_after_an_error(adapted):
 def test_written_and_spoken_replies_are_filled_up_with_the_same_token(adapted):
     """With adapters they are generated apart; many configurations name no padding, and token 0 of theirs is a word."""
     model, processor = adapted
-    example = world_examples(1)[0]
-    seen, end, filled = processor.look(example.picture()), processor.end_id, 40
-    heard = processor.hear(example.samples())
-    prompts = [processor.text_prompt(example.question, seen), processor.speech_prompt(heard, seen)]
-    replies = model.generate(**processor(prompts), max_new_tokens=30, do_sample=False, pad_token_id=filled)
-    lengths = [(reply == end).int().argmax().item() + 1 if end in reply else len(reply) for reply in replies]
+    example = toy_examples(1)[0]
+    seen, end, filled = processor.encode_image(example.load_image()), processor.end_id, 40
+    heard = processor.encode_audio(example.samples())
+    prompts = [processor.text_prompt(example.question, seen), processor.audio_prompt(heard, seen)]
+    predictions = model.generate(**processor(prompts), max_new_tokens=30, do_sample=False, pad_token_id=filled)
+    lengths = [
+        (prediction == end).int().argmax().item() + 1 if end in prediction else len(prediction)
+        for prediction in predictions
+    ]
     assert len(set(lengths)) == 2, "the one must have ended before the other"
-    for reply, length in zip(replies, lengths, strict=True):
-        assert reply[length:].tolist() == [filled] * (len(reply) - length)
+    for prediction, length in zip(predictions, lengths, strict=True):
+        assert prediction[length:].tolist() == [filled] * (len(prediction) - length)
 
 
 def test_a_whole_llm_learns_without_the_adapters_that_it_has(adapted):

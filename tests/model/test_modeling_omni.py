@@ -2,52 +2,52 @@
 
 import pytest
 import torch
-from examples import world_examples
+from examples import toy_examples
 from transformers import AutoModelForImageTextToText, Mistral3Config
 
-from selfkd.evaluation.backends.local import answer_view
+from selfkd.evaluation.backends.local import predict_modality
 from selfkd.model.backbones import load_speech_encoder
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
-from selfkd.model.speech_encoder import encode_speech
+from selfkd.model.speech_encoder import encode_flac
 from selfkd.model.tiny import vlm_path
-from selfkd.training.data import VIEWS
+from selfkd.training.data import MODALITIES
 
 
 def whole(prompt):
     """One prompt as the plain inputs of `OmniModel.forward`."""
     inputs = {"input_ids": torch.tensor([prompt.prefix_ids + prompt.suffix_ids])}
-    return inputs | prompt.image_inputs | ({"speech_inputs": prompt.speech_inputs} if prompt.speech_inputs else {})
+    return inputs | prompt.image_inputs | ({"audio_inputs": prompt.audio_inputs} if prompt.audio_inputs else {})
 
 
 def test_text_view_is_the_vlm_itself(model, processor, example):
     vlm = AutoModelForImageTextToText.from_pretrained(vlm_path()).eval()
-    inputs = whole(processor.text_prompt(example.question, processor.look(example.picture())))
+    inputs = whole(processor.text_prompt(example.question, processor.encode_image(example.load_image())))
     with torch.no_grad():
         assert torch.equal(model(**inputs).logits, vlm(**inputs).logits)
 
 
-@pytest.mark.parametrize("view", VIEWS)
-def test_a_batch_answers_as_its_items_do(model, processor, view):
-    examples = world_examples(5)
-    together = answer_view(model, processor, examples, view)
-    assert together == [answer_view(model, processor, [e], view)[0] for e in examples]
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_a_batch_answers_as_its_items_do(model, processor, modality):
+    examples = toy_examples(5)
+    together = predict_modality(model, processor, examples, modality)
+    assert together == [predict_modality(model, processor, [e], modality)[0] for e in examples]
 
 
 def test_questions_about_one_picture_are_answered_as_if_alone(model, processor):
     """Prompts about one picture share its prefix, and get the replies of transformers' own generate."""
-    example = world_examples(1)[0]
-    seen, heard = processor.look(example.picture()), processor.hear(example.samples())
+    example = toy_examples(1)[0]
+    seen, heard = processor.encode_image(example.load_image()), processor.encode_audio(example.samples())
     prompts = [processor.text_prompt(q, seen) for q in ("Describe the image.", "How many objects are there?")]
     batch = processor(prompts)
     assert len(batch["prefix_ids"]) == 1 and batch["group"].tolist() == [0, 0]
     settings = {"max_new_tokens": 12, "do_sample": False}
     together = processor.decode(model.generate(**batch, **settings))
-    for prompt, reply in zip(prompts, together, strict=True):
+    for prompt, prediction in zip(prompts, together, strict=True):
         inputs = whole(prompt)
         ids = model.vlm.generate(**inputs, **settings)[:, inputs["input_ids"].shape[1] :]
-        assert processor.decode(ids) == [reply]
-    spoken = processor.speech_prompt(heard, seen)
+        assert processor.decode(ids) == [prediction]
+    spoken = processor.audio_prompt(heard, seen)
     alone = model.generate(**processor([spoken]), **settings)
     both = model.generate(**processor([spoken, spoken]), **settings)
     assert torch.equal(both, alone.expand(2, -1))
@@ -55,7 +55,9 @@ def test_questions_about_one_picture_are_answered_as_if_alone(model, processor):
 
 def test_generation_follows_the_likeliest_token_of_forward(model, processor, example):
     """The first generated token of the speech view is forward's best: picture and sound both arrive in generate."""
-    prompt = processor.speech_prompt(processor.hear(example.samples()), processor.look(example.picture()))
+    prompt = processor.audio_prompt(
+        processor.encode_audio(example.samples()), processor.encode_image(example.load_image())
+    )
     inputs = whole(prompt)
     with torch.no_grad():
         logits = model(**inputs).logits[0, -1]
@@ -71,13 +73,14 @@ def test_saved_and_loaded_it_is_the_same(model, processor, example, tmp_path):
     before, after = model.state_dict(), loaded.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
     prompts = [
-        p.speech_prompt(p.hear(example.samples()), p.look(example.picture())) for p in (processor, loaded_processor)
+        p.audio_prompt(p.encode_audio(example.samples()), p.encode_image(example.load_image()))
+        for p in (processor, loaded_processor)
     ]
     batches = [p([prompt]) for p, prompt in zip((processor, loaded_processor), prompts, strict=True)]
-    nested = ("image_inputs", "speech_inputs")
+    nested = ("image_inputs", "audio_inputs")
     assert all(torch.equal(batches[0][k], batches[1][k]) for k in batches[0] if k not in nested)
     assert torch.equal(*(b["image_inputs"]["pixel_values"] for b in batches))
-    assert torch.equal(*(b["speech_inputs"]["mel_BFM"] for b in batches))
+    assert torch.equal(*(b["audio_inputs"]["mel_BFM"] for b in batches))
     assert not list(tmp_path.rglob("*.bin")) + list(tmp_path.rglob("*.pt"))
 
 
@@ -86,14 +89,14 @@ def test_the_frames_there_are_equal_whisper_at_full_length(model):
     mel = torch.randn(1, 80, 3000, generator=torch.Generator().manual_seed(0))
     encoder = model.speech_encoder.eval()
     with torch.no_grad():
-        ours, mask = encode_speech(encoder, mel, torch.ones(1, 3000, dtype=torch.long))
+        ours, mask = encode_flac(encoder, mel, torch.ones(1, 3000, dtype=torch.long))
         torch.testing.assert_close(ours, encoder(mel).last_hidden_state, rtol=1e-5, atol=1e-5)
     assert mask.all()
 
 
 def test_a_spoken_prompt_without_a_place_for_the_speech_is_an_error(model, processor, example):
-    inputs = whole(processor.speech_prompt(processor.hear(example.samples()), processor.look(None)))
-    inputs["input_ids"] = inputs["input_ids"].masked_fill(inputs["input_ids"] == processor.speech_token_id, 0)
+    inputs = whole(processor.audio_prompt(processor.encode_audio(example.samples()), processor.encode_image(None)))
+    inputs["input_ids"] = inputs["input_ids"].masked_fill(inputs["input_ids"] == processor.audio_token_id, 0)
     with pytest.raises(ValueError, match="has the speech token once, this one has it 0 times"):
         model(**inputs)
 
@@ -107,7 +110,7 @@ def test_it_is_in_what_its_weights_are_in_whatever_their_checkpoint_was(processo
     vlm = AutoModelForImageTextToText.from_pretrained(tmp_path / "vlm").float()
     with torch.no_grad():
         vlm.get_input_embeddings().weight.mul_(1.001)  # no bfloat16 any more
-    model = OmniModel.from_parts(vlm, load_speech_encoder(tiny_whisper), processor.speech_token_id)
+    model = OmniModel.from_parts(vlm, load_speech_encoder(tiny_whisper), processor.audio_token_id)
     assert model.dtype == torch.float32
     model.save_pretrained(tmp_path / "model")
     again = OmniModel.from_pretrained(tmp_path / "model")
@@ -123,7 +126,7 @@ def test_beside_a_vlm_in_bfloat16_the_ears_alone_are_in_float32(processor, tiny_
     vision |= {"num_attention_heads": 2, "image_size": 16, "patch_size": 4}
     vlm = AutoModelForImageTextToText.from_config(Mistral3Config(text_config=text, vision_config=vision))
     assert any("projector.norm" in name for name, _ in vlm.named_parameters())
-    model = OmniModel.from_parts(vlm.to(torch.bfloat16), load_speech_encoder(tiny_whisper), processor.speech_token_id)
+    model = OmniModel.from_parts(vlm.to(torch.bfloat16), load_speech_encoder(tiny_whisper), processor.audio_token_id)
     model.save_pretrained(tmp_path / "model")
     again = OmniModel.from_pretrained(tmp_path / "model")
     assert {weight.dtype for weight in again.vlm.parameters()} == {torch.bfloat16}

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from examples import interrupted_at, training_data, world_examples
+from examples import interrupted_at, toy_examples, training_data
 from native_models import NATIVE
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5OmniConfig
 
 from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
-from selfkd.losses import Objective
+from selfkd.losses import LossConfig
 from selfkd.model.checkpoint import load_omni
 from selfkd.model.lora import train_adapters
 from selfkd.model.modeling_omni import OmniModel
@@ -22,7 +22,7 @@ from selfkd.model.self_kd import paired_rows
 from selfkd.training.data import PairedCollator, paired_item
 from selfkd.training.distill import NATIVE as NATIVE_RECIPE
 from selfkd.training.distill import DistillConfig, distill
-from selfkd.training.trainable import let_train
+from selfkd.training.trainable import set_trainable
 
 
 @pytest.fixture(scope="module", params=list(NATIVE))
@@ -35,7 +35,7 @@ def native(request):
 @pytest.fixture(scope="module")
 def items(native):
     """Three questions with pictures, the last two about the same one; clips of unequal length."""
-    examples = world_examples(3)
+    examples = toy_examples(3)
     examples[2] = replace(examples[2], image=examples[1].image)
     return [paired_item(native[1], e) for e in examples]
 
@@ -44,12 +44,12 @@ def ids_of(module):
     return {id(p) for p in module.parameters()}
 
 
-def plain_inputs(model, ids, image_inputs, speech_inputs):
+def plain_inputs(model, ids, image_inputs, audio_inputs):
     """One prompt as transformers' own processors give it to the model."""
     inputs = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
     if model.config.vlm_config.model_type == "gemma4":
         inputs["mm_token_type_ids"] = (inputs["input_ids"] == model.config.vlm_config.image_token_id).int()
-    return inputs | image_inputs | speech_inputs
+    return inputs | image_inputs | audio_inputs
 
 
 def test_both_views_give_the_logits_of_the_whole(native, items):
@@ -58,13 +58,13 @@ def test_both_views_give_the_logits_of_the_whole(native, items):
     assert batch["group"].tolist() == [0, 1, 1]
     with torch.no_grad():
         student, teacher, labels, _ = paired_rows(model, batch, with_teacher=True)
-        loss = model(paired=batch, objective=Objective(0.5))
-        for rows, view in ((teacher, "text_ids"), (student, "speech_ids")):
+        loss = model(paired=batch, objective=LossConfig(0.5))
+        for rows, modality in ((teacher, "text_ids"), (student, "audio_ids")):
             expected = []
             for item in items:
-                ids = item.prefix_ids + getattr(item, view) + item.response_ids[:-1]
-                speech = item.speech_inputs if view == "speech_ids" else {}
-                logits = model.vlm(**plain_inputs(model, ids, item.image_inputs, speech)).logits[0]
+                ids = item.prefix_ids + getattr(item, modality) + item.response_ids[:-1]
+                audio = item.audio_inputs if modality == "audio_ids" else {}
+                logits = model.vlm(**plain_inputs(model, ids, item.image_inputs, audio)).logits[0]
                 expected.append(logits[-len(item.response_ids) :])
             expected = torch.cat(expected)
             ours = model.get_output_embeddings()(rows)
@@ -80,43 +80,47 @@ def test_ears_and_eyes_are_no_part_of_the_llm(native):
     model = deepcopy(native[0])
     model.add_llm_adapters(r=2)
     llm = {name for part in model.part("llm") for name in ids_of(part)}
-    ears = {name for part in ("speech_encoder", "projector") for module in model.part(part) for name in ids_of(module)}
-    assert llm and ears and not llm & ears
+    encoder = {
+        name for part in ("speech_encoder", "projector") for module in model.part(part) for name in ids_of(module)
+    }
+    assert llm and encoder and not llm & encoder
     adapted = {name.rpartition(".lora_")[0] for name, _ in model.vlm.named_parameters() if "lora_" in name}
     assert adapted and not [n for n in adapted for mark in ("audio", "vision", "image", "visual") if mark in n]
-    let_train(model, ["projector"], {})
+    set_trainable(model, ["projector"], {})
     assert not model.llm_trains
     model.train()  # Qwen's projector lies within the tower, which does not train
     assert not any(module.training for module in model.part("speech_encoder"))
     assert all(module.training for module in model.part("projector"))
 
 
-@pytest.mark.parametrize("view", ["text", "speech"])
-def test_generation_is_transformers_own(native, view):
+@pytest.mark.parametrize("modality", ["text", "audio"])
+def test_generation_is_transformers_own(native, modality):
     model, processor = native
     settings = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     prompts = []
-    for example in world_examples(2):
-        seen, heard = processor.look(example.picture()), processor.hear(example.samples())
-        written, spoken = processor.text_prompt(example.question, seen), processor.speech_prompt(heard, seen)
-        prompts.append(written if view == "text" else spoken)
+    for example in toy_examples(2):
+        seen, heard = processor.encode_image(example.load_image()), processor.encode_audio(example.samples())
+        written, spoken = processor.text_prompt(example.question, seen), processor.audio_prompt(heard, seen)
+        prompts.append(written if modality == "text" else spoken)
     ours = model.generate(**processor(prompts), **settings)
-    for prompt, reply in zip(prompts, ours, strict=True):
-        inputs = plain_inputs(model, prompt.prefix_ids + prompt.suffix_ids, prompt.image_inputs, prompt.speech_inputs)
+    for prompt, prediction in zip(prompts, ours, strict=True):
+        inputs = plain_inputs(model, prompt.prefix_ids + prompt.suffix_ids, prompt.image_inputs, prompt.audio_inputs)
         expected = model.vlm.generate(**inputs, **settings)[0, inputs["input_ids"].shape[1] :]
-        assert reply.tolist() == expected.tolist()
+        assert prediction.tolist() == expected.tolist()
 
 
 def test_the_spoken_prompt_is_that_of_the_models_own_processor(native):
     """The clip, what stands around it, and its places: as transformers makes them of a chat with picture and clip."""
     _, processor = native
-    own, example = processor.vlm_processor, world_examples(1)[0]
+    own, example = processor.vlm_processor, toy_examples(1)[0]
     turn = {"role": "user", "content": [{"type": "image"}, {"type": "audio"}]}
     chat = own.apply_chat_template([turn], add_generation_prompt=True)
-    whole = own(text=[chat], images=[example.picture()], audio=[example.samples()], return_tensors="pt")
-    prompt = processor.speech_prompt(processor.hear(example.samples()), processor.look(example.picture()))
+    whole = own(text=[chat], images=[example.load_image()], audio=[example.samples()], return_tensors="pt")
+    prompt = processor.audio_prompt(
+        processor.encode_audio(example.samples()), processor.encode_image(example.load_image())
+    )
     assert prompt.prefix_ids + prompt.suffix_ids == whole["input_ids"][0].tolist()
-    inputs = prompt.image_inputs | prompt.speech_inputs
+    inputs = prompt.image_inputs | prompt.audio_inputs
     assert all(value.all() for name, value in inputs.items() if name not in whole), "a mask that says nothing"
     for name in set(inputs) & set(whole):
         torch.testing.assert_close(inputs[name], whole[name])
@@ -152,12 +156,12 @@ def test_it_is_trained_resumed_kept_and_asked(native, start, tmp_path):
     projector = {id(p) for module in before.part("projector") for p in module.parameters()}
     assert changed == {name for name, p in before.vlm.named_parameters() if id(p) in projector}
 
-    text = paired_item(processor, world_examples(1)[0])
+    text = paired_item(processor, toy_examples(1)[0])
     inputs = plain_inputs(model, text.prefix_ids + text.text_ids, text.image_inputs, {})
     with torch.no_grad():
         assert torch.equal(model.eval().vlm(**inputs).logits, before.vlm(**inputs).logits), "the written view moved"
     scores = evaluate(EvaluateConfig(str(tmp_path / "whole/model"), [str(start / "data")], tmp_path / "eval", limit=2))
-    assert {key: s["n"] for key, s in scores["world-annotated"].items()} == {"text": 2, "speech": 2, "gap": 2}
+    assert {key: s["n"] for key, s in scores["world-noisy"].items()} == {"text": 2, "audio": 2, "gap": 2}
 
 
 @pytest.mark.parametrize("name", ["Gemma 4", "Qwen2.5-Omni"])
@@ -178,7 +182,7 @@ def test_a_checkpoint_in_bfloat16_comes_back_as_one(tmp_path, name, parts):
     adapters = {n for n, p in after.named_parameters() if p.dtype == torch.float32}
     assert adapters == {n for n, _ in after.named_parameters() if "lora_" in n} and after.dtype == torch.bfloat16
     if "llm" not in parts:
-        item = paired_item(processor, world_examples(1)[0])
+        item = paired_item(processor, toy_examples(1)[0])
         inputs = plain_inputs(before, item.prefix_ids + item.text_ids, item.image_inputs, {})
         inputs = {k: v.bfloat16() if v.is_floating_point() else v for k, v in inputs.items()}
         with torch.no_grad():
@@ -196,10 +200,10 @@ def test_what_else_can_train(part):
     torch.manual_seed(0)
     vlm, processor = NATIVE["Gemma 4"]()
     model, processor = OmniModel.from_native(vlm), OmniProcessor(processor)
-    let_train(model, [part], {"r": 2})
+    set_trainable(model, [part], {"r": 2})
     model.train()
-    items = [paired_item(processor, e) for e in world_examples(2)]
-    model(paired=PairedCollator(processor)(items), objective=Objective(1.0)).total.backward()
+    items = [paired_item(processor, e) for e in toy_examples(2)]
+    model(paired=PairedCollator(processor)(items), objective=LossConfig(1.0)).total.backward()
     moved = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert moved and all(("lora_B" if part == "llm_adapters" else "audio_tower") in name for name in moved)
     assert not model.vlm.base_model.vision_tower.training

@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from examples import world_examples
+from examples import toy_examples
 from torch.nn import functional as F
 
-from selfkd.losses import Objective, cross_entropy, divergence, self_kd_loss
-from selfkd.model.prefix_cache import continue_prefix, positions, read_prefix
+from selfkd.losses import LossConfig, cross_entropy, divergence, self_kd_loss
+from selfkd.model.prefix_cache import continue_prefix, encode_prefix, positions
 from selfkd.model.self_kd import FrozenTeacher, paired_rows
 from selfkd.training.data import PairedCollator, paired_item
-from selfkd.training.trainable import freeze_all_but, let_train
+from selfkd.training.trainable import freeze_all_but, set_trainable
 
 TRAINED = ("projector", "speech_encoder")
 
@@ -22,11 +22,11 @@ def two_plain_passes(model, items, alpha, teacher_vlm=None):
     total = torch.zeros(())
     for item in items:
         ids = item.prefix_ids + item.text_ids + item.response_ids[:-1]
-        heard = item.prefix_ids + item.speech_ids + item.response_ids[:-1]
+        heard = item.prefix_ids + item.audio_ids + item.response_ids[:-1]
         image = item.image_inputs
         with torch.no_grad():
             teacher = (teacher_vlm or model.vlm)(input_ids=torch.tensor([ids]), **image).logits[0]
-        student = model(torch.tensor([heard]), speech_inputs=item.speech_inputs, **image).logits[0]
+        student = model(torch.tensor([heard]), audio_inputs=item.audio_inputs, **image).logits[0]
         rows = slice(-len(item.response_ids), None)
         labels = torch.tensor(item.response_ids)
         total = total + alpha * divergence(teacher[rows], student[rows])
@@ -48,7 +48,7 @@ def assert_same_gradients(got, expected):
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
 def test_shared_prefix_equals_two_passes(model, processor, alpha):
     model.vlm.requires_grad_(False)
-    examples = world_examples(5)
+    examples = toy_examples(5)
     examples[3] = replace(examples[3], image=None, instruction="Repeat the words.\n")  # prefixes of unequal length
     items = [paired_item(processor, e) for e in examples]
 
@@ -58,7 +58,7 @@ def test_shared_prefix_equals_two_passes(model, processor, alpha):
     model.zero_grad()
 
     student, teacher, labels, _ = paired_rows(model, PairedCollator(processor)(items), with_teacher=alpha > 0)
-    ours = self_kd_loss(student, teacher, model.get_output_embeddings().weight, labels, Objective(alpha))
+    ours = self_kd_loss(student, teacher, model.get_output_embeddings().weight, labels, LossConfig(alpha))
     ours.total.backward()
 
     assert ours.total.item() == pytest.approx(plain.item(), rel=1e-5)
@@ -68,7 +68,7 @@ def test_shared_prefix_equals_two_passes(model, processor, alpha):
 def test_questions_about_one_picture_read_it_once(model, processor):
     """Four examples, two pictures: two prefixes in the batch, and still the loss and gradients of plain passes."""
     model.vlm.requires_grad_(False)
-    examples = world_examples(4)
+    examples = toy_examples(4)
     examples = [replace(e, image=examples[i // 2].image) for i, e in enumerate(examples)]
     items = [paired_item(processor, e) for e in examples]
     batch = PairedCollator(processor)(items)
@@ -79,13 +79,13 @@ def test_questions_about_one_picture_read_it_once(model, processor):
     expected = gradients(model)
     model.zero_grad()
     student, teacher, labels, _ = paired_rows(model, batch, with_teacher=True)
-    self_kd_loss(student, teacher, model.get_output_embeddings().weight, labels, Objective(0.5)).total.backward()
+    self_kd_loss(student, teacher, model.get_output_embeddings().weight, labels, LossConfig(0.5)).total.backward()
     assert_same_gradients(gradients(model), expected)
 
 
 def test_no_gradient_reaches_the_prefix_or_the_teacher(model, processor):
     model.vlm.get_decoder().requires_grad_(False)
-    items = [paired_item(processor, e) for e in world_examples(2)]
+    items = [paired_item(processor, e) for e in toy_examples(2)]
     student, teacher, *_ = paired_rows(model, PairedCollator(processor)(items), with_teacher=True)
     assert not teacher.requires_grad
     student.sum().backward()
@@ -94,10 +94,10 @@ def test_no_gradient_reaches_the_prefix_or_the_teacher(model, processor):
 
 def test_continuations_do_not_disturb_the_prefix(model, processor):
     """The same prefix serves several continuations, in any order, with one image for all of them."""
-    prompt = processor.text_prompt("Is there a red circle?", processor.look(None))
+    prompt = processor.text_prompt("Is there a red circle?", processor.encode_image(None))
     ids, mask = processor.pad_left([prompt.prefix_ids])
     with torch.no_grad():
-        prefix = read_prefix(model.vlm, ids, mask)
+        prefix = encode_prefix(model.vlm, ids, mask)
         before = [keys.clone() for keys, _ in prefix.layers]
         first = torch.tensor([prompt.suffix_ids])
         second = torch.tensor([processor.ids("How many stars are there?")])
@@ -129,11 +129,11 @@ def test_positions_skip_padding():
 def test_gradient_checkpointing_changes_memory_alone(parts, parts_that_train):
     """The same loss and gradients; layers of the LLM run again in the backward pass, frozen or not, with adapters."""
     model, processor = deepcopy(parts[0]), parts[1]
-    let_train(model, parts_that_train, {"r": 4})
+    set_trainable(model, parts_that_train, {"r": 4})
     for name, parameter in model.named_parameters():
         if "lora_B" in name:  # which are born as zeros
             torch.nn.init.normal_(parameter, std=0.1)
-    batch = PairedCollator(processor)([paired_item(processor, e) for e in world_examples(3)])
+    batch = PairedCollator(processor)([paired_item(processor, e) for e in toy_examples(3)])
     teacher, calls, found = FrozenTeacher(model)(batch), [], []
     model.vlm.get_decoder().layers[0].input_layernorm.register_forward_hook(
         lambda *_: calls.append(torch.is_grad_enabled())
@@ -143,7 +143,7 @@ def test_gradient_checkpointing_changes_memory_alone(parts, parts_that_train):
             model.activation_checkpointing_enable()
         calls.clear()
         model.train().zero_grad()
-        loss = model(paired=batch, objective=Objective(0.5), teacher=teacher).total
+        loss = model(paired=batch, objective=LossConfig(0.5), teacher=teacher).total
         loss.backward()
         found.append((loss.item(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}))
         passes = 1 + ("llm" in parts_that_train)  # with gradient: the continuation, and the prefix where the LLM trains
@@ -156,7 +156,7 @@ def test_where_the_llm_trains_a_frozen_copy_teaches(parts):
     """The loss and every gradient of the LLM, through the prefix too, are those of plain passes."""
     model, processor = deepcopy(parts[0]), parts[1]
     freeze_all_but(model, ["projector", "llm"])
-    items = [paired_item(processor, e) for e in world_examples(3)]
+    items = [paired_item(processor, e) for e in toy_examples(3)]
     batch = PairedCollator(processor)(items)
     teacher = FrozenTeacher(model)
     with torch.no_grad():  # the student has learnt something that its teacher has not
@@ -166,8 +166,8 @@ def test_where_the_llm_trains_a_frozen_copy_teaches(parts):
     expected = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     assert any("layers.0.self_attn.k_proj" in name for name in expected)
     model.zero_grad()
-    loss = model(paired=batch, objective=Objective(0.5), teacher=teacher(batch))
+    loss = model(paired=batch, objective=LossConfig(0.5), teacher=teacher(batch))
     loss.total.backward()
     assert_same_gradients({n: p.grad for n, p in model.named_parameters() if p.grad is not None}, expected)
     with pytest.raises(AssertionError, match="would learn with its student"):
-        model(paired=batch, objective=Objective(0.5))
+        model(paired=batch, objective=LossConfig(0.5))

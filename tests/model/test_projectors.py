@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 import torch
-from examples import interrupted_at, training_data, world_examples
+from examples import interrupted_at, toy_examples, training_data
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
@@ -14,19 +14,27 @@ from transformers import WhisperForConditionalGeneration
 from selfkd.data.dataset import ExampleFolder
 from selfkd.errors import InputError
 from selfkd.evaluation.backends.transcriber import Transcriber
-from selfkd.losses import Objective
-from selfkd.model.backbones import load_recognizer
+from selfkd.losses import LossConfig
+from selfkd.model.backbones import load_asr_model
 from selfkd.model.checkpoint import load_omni
-from selfkd.model.projectors import SPELLING, Heard, HeardTokens, Reading, ctc_loss, runs_of, transcripts_of
-from selfkd.model.self_kd import alignment_loss, soft_dtw
-from selfkd.model.tiny import join_recognizer, load_bundled, recognizer_of, recognizer_path
+from selfkd.model.projectors import (
+    CHARACTER_HEAD,
+    AudioEmbeddings,
+    CTCOutput,
+    CTCProjector,
+    ctc_loss,
+    runs_of,
+    transcripts_of,
+)
+from selfkd.model.self_kd import soft_dtw, soft_dtw_loss
+from selfkd.model.tiny import asr_model_of, asr_model_path, join_asr_model, load_bundled
 from selfkd.run_dir import MODEL, read_log
-from selfkd.synthesis.tts.base import EspeakSpeaker, Utterance
+from selfkd.synthesis.tts.base import EspeakEngine, Utterance
 from selfkd.training.align import AlignConfig, align, assemble
 from selfkd.training.data import PairedCollator, paired_item
 from selfkd.training.distill import DistillConfig, distill
 from selfkd.training.stage import training_arguments
-from selfkd.training.trainable import EARS, freeze_all_but
+from selfkd.training.trainable import AUDIO_PARTS, freeze_all_but
 from selfkd.training.trainer import SelfKDTrainer
 
 BLANK = 3
@@ -41,7 +49,7 @@ def test_runs_of_frames():
     best = torch.tensor([[3, 0, 0, 3, 0, 1, 1, 2], [2, 2, 3, 3, 1, 1, 1, 1], [3, 3, 3, 3, 3, 3, 3, 3]])
     mask = torch.ones(3, 8, dtype=torch.bool)
     mask[1, 5:] = False
-    reading = Reading(F.one_hot(best, BLANK + 1).float(), mask)
+    reading = CTCOutput(F.one_hot(best, BLANK + 1).float(), mask)
     run, there = runs_of(reading)
     assert run.tolist() == [
         [-1, 0, 0, -1, 1, 2, 2, 3],
@@ -55,13 +63,13 @@ def test_runs_of_frames():
 def test_a_vector_is_the_mean_of_embeddings_under_the_posteriors_of_its_run():
     """Against a loop over frames; the table is looked up through the embedding, which may scale it."""
     torch.manual_seed(0)
-    ears, embed = HeardTokens(6, [7, 2, 5]), nn.Embedding(10, 4)
+    encoder, embed = CTCProjector(6, [7, 2, 5]), nn.Embedding(10, 4)
     frames, mask = torch.randn(2, 9, 6), torch.ones(2, 9, dtype=torch.bool)
     mask[1, 6:] = False
-    heard = ears(frames, mask, embed)
+    heard = encoder(frames, mask, embed)
     for clip in range(2):
-        posteriors = ears.ctc_head(frames[clip][mask[clip]]).softmax(-1)
-        runs, last, blank = [], None, len(ears.token_ids)
+        posteriors = encoder.ctc_head(frames[clip][mask[clip]]).softmax(-1)
+        runs, last, blank = [], None, len(encoder.token_ids)
         for p in posteriors:
             best = int(p.argmax())
             if best != blank:
@@ -73,14 +81,16 @@ def test_a_vector_is_the_mean_of_embeddings_under_the_posteriors_of_its_run():
         assert int(heard.mask[clip].sum()) == len(expected) > 0
         torch.testing.assert_close(heard.vectors[clip][heard.mask[clip]], torch.stack(expected))
     heard.vectors[heard.mask].sum().backward()
-    assert ears.ctc_head.weight.grad.abs().sum() > 0
+    assert encoder.ctc_head.weight.grad.abs().sum() > 0
 
 
 def test_silence_gives_no_vector_and_the_model_still_answers(bundled):
     model, processor = bundled
-    example = world_examples(1)[0]
-    prompt = processor.speech_prompt(processor.hear(torch.zeros(8000).numpy()), processor.look(example.picture()))
-    heard = model.hear(**prompt.speech_inputs)
+    example = toy_examples(1)[0]
+    prompt = processor.audio_prompt(
+        processor.encode_audio(torch.zeros(8000).numpy()), processor.encode_image(example.load_image())
+    )
+    heard = model.encode_audio(**prompt.audio_inputs)
     assert heard.vectors.shape[1] == 0 and not heard.mask.any()
     assert processor.decode(model.generate(**processor([prompt]), max_new_tokens=4, do_sample=False))[0] is not None
 
@@ -95,14 +105,14 @@ def test_the_transcripts_loss_is_the_sum_over_all_alignments():
         collapsed = [p for i, p in enumerate(path) if p != 2 and (i == 0 or path[i - 1] != p)]
         if collapsed == [1, 0]:
             total += float(sum(log_probs[0, i, p] for i, p in enumerate(path)).exp())
-    reading = Reading(log_probs, torch.ones(1, 4).bool())
+    reading = CTCOutput(log_probs, torch.ones(1, 4).bool())
     assert ctc_loss(reading, labels).item() == pytest.approx(-torch.tensor(total).log().item(), rel=1e-5)
 
 
 def test_labels_are_places_in_the_head():
-    ears = HeardTokens(4, [7, 2, 5])
+    encoder = CTCProjector(4, [7, 2, 5])
     ids = torch.tensor([[5, 9, 7], [2, -100, -100]])  # 9 cannot be heard
-    assert ears.labels(ids).tolist() == [[2, 0], [1, -100]]
+    assert encoder.labels(ids).tolist() == [[2, 0], [1, -100]]
 
 
 def test_soft_dtw_is_the_soft_minimum_over_all_paths():
@@ -127,10 +137,10 @@ def test_soft_dtw_is_the_soft_minimum_over_all_paths():
 def test_alignment_is_in_fp32_where_all_else_is_in_bf16():
     torch.manual_seed(0)
     embed, ids = nn.Embedding(10, 8), torch.tensor([[1, 2, 3, -100]])
-    heard = Heard(torch.randn(1, 4, 8, requires_grad=True), torch.ones(1, 4, dtype=torch.bool))
-    exact = alignment_loss(heard, ids, embed)
+    heard = AudioEmbeddings(torch.randn(1, 4, 8, requires_grad=True), torch.ones(1, 4, dtype=torch.bool))
+    exact = soft_dtw_loss(heard, ids, embed)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(alignment_loss(heard, ids, embed), exact)
+        assert torch.equal(soft_dtw_loss(heard, ids, embed), exact)
 
 
 def test_alignment_is_least_where_the_words_themselves_are_heard():
@@ -138,9 +148,9 @@ def test_alignment_is_least_where_the_words_themselves_are_heard():
     ids = torch.tensor([[1, 2, 3, -100]])
     said, other = (embed(torch.tensor([row])).detach() for row in ([1, 2, 3], [4, 5, 6]))
     there = torch.ones(1, 3, dtype=torch.bool)
-    right, wrong = (alignment_loss(Heard(v, there), ids, embed).item() for v in (said, other))
+    right, wrong = (soft_dtw_loss(AudioEmbeddings(v, there), ids, embed).item() for v in (said, other))
     assert right < 0.01 < wrong
-    nothing = alignment_loss(Heard(torch.zeros(1, 0, 8), torch.zeros(1, 0, dtype=torch.bool)), ids, embed)
+    nothing = soft_dtw_loss(AudioEmbeddings(torch.zeros(1, 0, 8), torch.zeros(1, 0, dtype=torch.bool)), ids, embed)
     assert nothing.item() == 0
 
 
@@ -148,21 +158,21 @@ def test_the_bundled_model_hears_what_is_said(bundled, tmp_path):
     """About as many vectors as tokens, near the embeddings of the words; a checkpoint comes back the same."""
     model, processor = bundled
     question = "What is the color of the circle?"
-    inputs = processor.hear(EspeakSpeaker().speak(Utterance(question, "en-US"))).speech_inputs
-    heard, ids = model.hear(**inputs), torch.tensor(processor.ids(question))
+    inputs = processor.encode_audio(EspeakEngine().synthesize_audio(Utterance(question, "en-US"))).audio_inputs
+    heard, ids = model.encode_audio(**inputs), torch.tensor(processor.ids(question))
     assert int(heard.mask.sum()) == len(ids)
     torch.testing.assert_close(heard.vectors[0], model.get_input_embeddings()(ids), atol=0.05, rtol=0.5)
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    again = load_omni(tmp_path)[0].hear(**inputs)
+    again = load_omni(tmp_path)[0].encode_audio(**inputs)
     assert torch.equal(again.vectors, heard.vectors)
 
 
 def test_all_terms_of_an_objective_add_up(bundled):
     model, processor = bundled
     freeze_all_but(model, ["projector"])
-    batch = PairedCollator(processor)([paired_item(processor, e) for e in world_examples(3)])
-    parts = model(paired=batch, objective=Objective(0.3, 1.0, "forward", 0.1, 0.5, 0.2, response=0.4))
+    batch = PairedCollator(processor)([paired_item(processor, e) for e in toy_examples(3)])
+    parts = model(paired=batch, objective=LossConfig(0.3, 1.0, "forward", 0.1, 0.5, 0.2, response=0.4))
     weights = {"hidden": 0.1, "transcript": 0.5, "alignment": 0.2}
     expected = 0.4 * (0.3 * parts.kd + 0.7 * parts.sft)
     expected = expected + sum(weights[name] * value for name, value in parts.terms.items())
@@ -173,10 +183,10 @@ def test_all_terms_of_an_objective_add_up(bundled):
 def test_of_what_is_said_alone_the_ears_learn_without_the_llm(bundled, monkeypatch):
     model, processor = bundled
     freeze_all_but(model, ["projector", "speech_encoder"])
-    batch = PairedCollator(processor)([paired_item(processor, e) for e in world_examples(3)])
-    monkeypatch.setattr("selfkd.model.self_kd.read_prefix", None)  # nothing is read
-    loss = model(paired=batch, objective=Objective(transcript=0.5, response=0.0))
-    tokens = model.hear(**batch["speech_inputs"]).transcript.tokens
+    batch = PairedCollator(processor)([paired_item(processor, e) for e in toy_examples(3)])
+    monkeypatch.setattr("selfkd.model.self_kd.encode_prefix", None)  # nothing is read
+    loss = model(paired=batch, objective=LossConfig(transcript=0.5, response=0.0))
+    tokens = model.encode_audio(**batch["audio_inputs"]).transcript.tokens
     expected = 0.5 * ctc_loss(tokens, model.projector.labels(batch["transcript_ids"])).sum()
     torch.testing.assert_close(loss.total, expected)
     assert loss.kd == loss.sft == 0 and loss.tokens == (batch["labels"] != -100).sum()
@@ -194,7 +204,7 @@ def test_the_ears_learn_and_what_is_resumed_ends_in_the_same_bytes(bundled, tmp_
     training_data(tmp_path)
     settings = DistillConfig(
         [str(tmp_path / "data")], tmp_path / "whole", ["projector", "speech_encoder"], steps=4, batch_size=2,
-        save_steps=1, model=str(tmp_path / "model"), augment_speech=1.0, on_policy=0.5, average_weights=0.75,
+        save_steps=1, model=str(tmp_path / "model"), spec_augment=1.0, on_policy_fraction=0.5, weight_averaging=0.75,
     )  # fmt: skip
     distill(settings)
     again = replace(settings, output=tmp_path / "again")
@@ -216,9 +226,9 @@ def test_a_new_head_learns_at_a_rate_of_its_own_beside_one_over_characters(tmp_p
     for name, weight in model.speech_encoder.state_dict().items():
         assert torch.equal(weight, own[name]), name
     frames, mask = torch.randn(1, 9, 32), torch.ones(1, 9).bool()
-    model.projector.spell(())
+    model.projector.character_logits(())
     tokens_alone = model.projector.read(frames, mask)
-    model.projector.spell("abc")
+    model.projector.character_logits("abc")
     tokens, characters = model.projector.read(frames, mask)
     assert tokens_alone.characters is None and characters.log_probs.shape == (1, 9, 4)
     assert torch.equal(tokens.log_probs, tokens_alone.tokens.log_probs)
@@ -227,19 +237,19 @@ def test_a_new_head_learns_at_a_rate_of_its_own_beside_one_over_characters(tmp_p
     by_hand = F.ctc_loss(characters.log_probs[0], labels[0], [9], [3], blank=3, reduction="sum")
     assert ctc_loss(characters, labels[:1]).item() == pytest.approx(by_hand.item(), rel=1e-5)
 
-    freeze_all_but(model, EARS)
+    freeze_all_but(model, AUDIO_PARTS)
     arguments = training_arguments(replace(settings, learning_rate=1e-4))
-    how = arguments, world_examples(2), processor, Objective(transcript=1.0, response=0.0)
+    how = arguments, toy_examples(2), processor, LossConfig(transcript=1.0, response=0.0)
     groups = SelfKDTrainer(model, *how, projector_learning_rate=3e-3).create_optimizer().param_groups
     rates = {id(p): group["lr"] for group in groups for p in group["params"]}
     assert rates == {id(p): 3e-3 if "head" in name else 1e-4 for name, p in model.named_parameters() if p.requires_grad}
 
 
 def test_pieces_that_are_no_tokens_are_refused(bundled):
-    recognizer, extractor = load_recognizer(recognizer_path())
-    recognizer.config.pieces = ["no token of this model at all", *recognizer.config.pieces[1:]]
+    asr_model, extractor = load_asr_model(asr_model_path())
+    asr_model.config.pieces = ["no token of this model at all", *asr_model.config.pieces[1:]]
     with pytest.raises(InputError, match="no token of the language model"):
-        join_recognizer(bundled[0].vlm, bundled[1].vlm_processor, recognizer, extractor)
+        join_asr_model(bundled[0].vlm, bundled[1].vlm_processor, asr_model, extractor)
 
 
 def test_stage_one_of_ears_that_hear_tokens(tmp_path, tiny_whisper):
@@ -254,12 +264,12 @@ def test_stage_one_of_ears_that_hear_tokens(tmp_path, tiny_whisper):
     align(settings)
     model, processor = load_omni(settings.output / MODEL)
     said = {i for e in ExampleFolder(tmp_path / "data") for i in processor.ids(e.question)}
-    assert set(model.config.speech_tokens) == said
+    assert set(model.config.ctc_token_ids) == said
     logged = read_log(settings.output)[-1]
     assert logged["transcript_per_token"] > 0 and "sft_per_token" not in logged
     assert logged["characters_per_token"] > 0 and model.projector.character_head is None
     weights = load_file(settings.output / MODEL / "model.safetensors")
-    assert not any(name.startswith(SPELLING) for name in weights)
+    assert not any(name.startswith(CHARACTER_HEAD) for name in weights)
     again = replace(settings, output=tmp_path / "again", save_steps=1)
     with interrupted_at(2), pytest.raises(KeyboardInterrupt):
         align(again)
@@ -267,7 +277,7 @@ def test_stage_one_of_ears_that_hear_tokens(tmp_path, tiny_whisper):
     for name, weight in load_file(again.output / MODEL / "model.safetensors").items():
         assert torch.equal(weight, weights[name]), name
     own, _ = assemble(replace(settings, speech_encoder=""))
-    assert len(own.config.speech_tokens) == len(load_recognizer(recognizer_path())[0].config.pieces)
+    assert len(own.config.ctc_token_ids) == len(load_asr_model(asr_model_path())[0].config.pieces)
 
 
 def test_ears_write_down_what_they_hear(bundled, tmp_path):
@@ -275,23 +285,23 @@ def test_ears_write_down_what_they_hear(bundled, tmp_path):
     for part in bundled:
         part.save_pretrained(tmp_path)
     said = ["What is the color of the circle?", "How many stars are there?"]
-    speaker = EspeakSpeaker()
-    clips = [speaker.speak(Utterance(text, "en-US+m1")) for text in said]
-    examples = [e.spoken(clip, "en-US+m1", text) for e, clip, text in zip(world_examples(2), clips, said, strict=True)]
+    tts_engine = EspeakEngine()
+    clips = [tts_engine.synthesize_audio(Utterance(text, "en-US+m1")) for text in said]
+    examples = [e.spoken(clip, "en-US+m1", text) for e, clip, text in zip(toy_examples(2), clips, said, strict=True)]
     heard = Transcriber.from_pretrained(str(tmp_path)).transcribe(examples)
     assert heard == Transcriber.from_pretrained().transcribe(examples) == said
 
 
 def test_ears_that_read_thirty_seconds_do_so_as_a_recogniser(tmp_path, tiny_whisper):
     training_data(tmp_path)
-    ears = {"speech_encoder": str(tiny_whisper), "speech_padded": True}
-    model, processor = assemble(AlignConfig([str(tmp_path / "data")], tmp_path / "run", **ears))
+    encoder = {"speech_encoder": str(tiny_whisper), "pad_to_window": True}
+    model, processor = assemble(AlignConfig([str(tmp_path / "data")], tmp_path / "run", **encoder))
     model.eval()
     mel, mask = torch.randn(2, 80, 40), torch.ones(2, 40, dtype=torch.long)
-    ears, _ = recognizer_of(model, processor)
-    assert torch.equal(ears.read(mel, mask).log_probs, model.transcribe(mel, mask).tokens.log_probs)
+    encoder, _ = asr_model_of(model, processor)
+    assert torch.equal(encoder.read(mel, mask).log_probs, model.transcribe(mel, mask).tokens.log_probs)
 
 
 def test_stacked_ears_have_no_transcript(parts):
     with pytest.raises(InputError, match="hear no tokens"):
-        recognizer_of(*parts)
+        asr_model_of(*parts)

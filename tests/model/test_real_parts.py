@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from examples import world_examples
+from examples import toy_examples
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -19,11 +19,11 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from selfkd.losses import Objective
+from selfkd.losses import LossConfig
 from selfkd.model.backbones import load_speech_encoder
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
-from selfkd.synthesis.tts.base import EspeakSpeaker, Utterance
+from selfkd.synthesis.tts.base import EspeakEngine, Utterance
 from selfkd.training.data import PairedCollator, paired_item
 from selfkd.training.trainable import freeze_all_but
 
@@ -64,13 +64,13 @@ def real():
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     extractor = WhisperFeatureExtractor.from_pretrained(MODELS / "whisper-base")
     processor = OmniProcessor(TextProcessor(tokenizer), extractor)
-    model = OmniModel.from_parts(vlm, load_speech_encoder(MODELS / "whisper-base"), processor.speech_token_id)
+    model = OmniModel.from_parts(vlm, load_speech_encoder(MODELS / "whisper-base"), processor.audio_token_id)
     return model.eval(), processor, llm
 
 
 def test_the_written_view_is_the_llm_itself(real):
     model, processor, llm = real
-    prompt = processor.text_prompt("What is the capital of France?", processor.look(None))
+    prompt = processor.text_prompt("What is the capital of France?", processor.encode_image(None))
     ids = torch.tensor([prompt.prefix_ids + prompt.suffix_ids])
     own = llm.generate(ids, attention_mask=torch.ones_like(ids), **SETTINGS)[0, ids.shape[1] :]
     ours = model.generate(**processor([prompt]), **SETTINGS)[0]
@@ -82,14 +82,14 @@ def test_self_kd_brings_one_spoken_question_to_the_written_answer(real):
     model, processor, _ = real
     freeze_all_but(model, ["projector"])
     question = "What is the capital of France?"
-    example = replace(world_examples(1)[0], question=question, answer="The capital of France is Paris.", image=None)
-    example = example.spoken(EspeakSpeaker().speak(Utterance(question, "en-US")), "en-US")
+    example = replace(toy_examples(1)[0], question=question, answer="The capital of France is Paris.", image=None)
+    example = example.spoken(EspeakEngine().synthesize_audio(Utterance(question, "en-US")), "en-US")
     batch = PairedCollator(processor)([paired_item(processor, example)])
-    prompt = processor.speech_prompt(processor.hear(example.samples()), processor.look(None))
+    prompt = processor.audio_prompt(processor.encode_audio(example.samples()), processor.encode_image(None))
     before = processor.decode(model.generate(**processor([prompt]), **SETTINGS))[0]
     optimizer, kl = torch.optim.AdamW(model.projector.parameters(), 3e-4), []
     for _ in range(40):
-        loss = model.train()(paired=batch, objective=Objective(1.0))
+        loss = model.train()(paired=batch, objective=LossConfig(1.0))
         optimizer.zero_grad()
         loss.total.backward()
         optimizer.step()

@@ -17,11 +17,11 @@ from transformers import (
 
 from selfkd.errors import InputError
 from selfkd.evaluation.backends.transcriber import Transcriber
-from selfkd.model.backbones import WhisperRecognizer, load_recognizer, load_speech_encoder, load_vlm
+from selfkd.model.backbones import WhisperASRModel, load_asr_model, load_speech_encoder, load_vlm
 from selfkd.model.features import log_mel, pad_mels
-from selfkd.model.speech_encoder import encode_speech, encoder_frames
-from selfkd.model.tiny import load_bundled, recognizer_path
-from selfkd.synthesis.tts.base import EspeakSpeaker, Utterance
+from selfkd.model.speech_encoder import encode_flac, encoder_frames
+from selfkd.model.tiny import asr_model_path, load_bundled
+from selfkd.synthesis.tts.base import EspeakEngine, Utterance
 from selfkd.training.align import AlignConfig, assemble
 
 SENTENCE = "Is there a red circle in the image?"
@@ -32,9 +32,9 @@ real_whisper = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def speech():
-    speaker = EspeakSpeaker()
-    return [speaker.speak(Utterance(text, "en-US")) for text in (SENTENCE, "What is left of the star?")]
+def audio():
+    tts_engine = EspeakEngine()
+    return [tts_engine.synthesize_audio(Utterance(text, "en-US")) for text in (SENTENCE, "What is left of the star?")]
 
 
 def test_the_encoder_of_a_whisper_checkpoint(tiny_whisper, tmp_path):
@@ -43,28 +43,28 @@ def test_the_encoder_of_a_whisper_checkpoint(tiny_whisper, tmp_path):
     for name, weight in whole.model.encoder.state_dict().items():
         assert torch.equal(encoder.state_dict()[name], weight), name
     config = AlignConfig(
-        [], tmp_path, speech_encoder=str(tiny_whisper), ears="stacked", speech_stack=8, speech_padded=True
+        [], tmp_path, speech_encoder=str(tiny_whisper), projector="stack", stack_factor=8, pad_to_window=True
     )
     model, processor = assemble(config)
-    assert model.projector.linear_in.in_features == 32 * 8 and model.config.speech_padded
+    assert model.projector.linear_in.in_features == 32 * 8 and model.config.pad_to_window
     assert torch.equal(model.speech_encoder.conv1.weight, encoder.conv1.weight)
     model.save_pretrained(tmp_path / "saved")
-    assert type(model).from_pretrained(tmp_path / "saved").config.speech_padded
-    assert processor.speech_stack == 8
+    assert type(model).from_pretrained(tmp_path / "saved").config.pad_to_window
+    assert processor.stack_factor == 8
 
 
-def test_the_padded_form_is_what_whisper_does(speech):
+def test_the_padded_form_is_what_whisper_does(audio):
     """The frames of the speech out of 30 seconds, in a batch and alone; what follows the cut is silence."""
-    encoder = load_speech_encoder(recognizer_path()).eval()
-    extractor = WhisperFeatureExtractor.from_pretrained(recognizer_path())
-    speech = [np.pad(s, (0, 1600)) for s in speech]
-    window = extractor(speech, sampling_rate=16_000, return_tensors="pt")["input_features"]
-    frames = [len(s) // extractor.hop_length for s in speech]
+    encoder = load_speech_encoder(asr_model_path()).eval()
+    extractor = WhisperFeatureExtractor.from_pretrained(asr_model_path())
+    audio = [np.pad(s, (0, 1600)) for s in audio]
+    window = extractor(audio, sampling_rate=16_000, return_tensors="pt")["input_features"]
+    frames = [len(s) // extractor.hop_length for s in audio]
     mel, mask = pad_mels([w[:, :n] for w, n in zip(window, frames, strict=True)])
     with torch.no_grad():
         expected = encoder(window).last_hidden_state
-        hidden, hidden_mask = encode_speech(encoder, mel, mask, padded=True)
-        alone, _ = encode_speech(encoder, mel[1:, :, : frames[1]], mask[1:, : frames[1]], padded=True)
+        hidden, hidden_mask = encode_flac(encoder, mel, mask, padded=True)
+        alone, _ = encode_flac(encoder, mel[1:, :, : frames[1]], mask[1:, : frames[1]], padded=True)
     assert hidden_mask.sum(-1).tolist() == [encoder_frames(n) for n in frames]
     for i, heard in enumerate(hidden_mask):
         torch.testing.assert_close(hidden[i][heard], expected[i, : heard.sum()], rtol=1e-4, atol=1e-4)
@@ -72,12 +72,12 @@ def test_the_padded_form_is_what_whisper_does(speech):
 
 
 @pytest.mark.parametrize(
-    ("load", "kind", "said"),
+    ("load", "kind", "spoken_text"),
     [
         (load_vlm, "llama", "vlm: .*'llama' is not a model that takes images and text"),
         (load_vlm, "internvl_chat", "vlm: .*selfkd convert first"),
         (load_speech_encoder, "llama", "speech_encoder: .*'llama' is not a Whisper checkpoint"),
-        (load_recognizer, "llama", "recognizer: .*'llama' is neither"),
+        (load_asr_model, "llama", "recognizer: .*'llama' is neither"),
         (load_vlm, None, "vlm: .*no checkpoint there"),
         (load_speech_encoder, None, "speech_encoder: .*no checkpoint there"),
     ],
@@ -92,7 +92,7 @@ def test_what_does_not_fit_is_said(load, kind, said, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "spoken_text"),
     [
         (lambda w: w.pop("model.encoder.conv1.bias"), r"1 missing \(such as model.encoder.conv1.bias\)"),
         (lambda w: w.update(extra=torch.zeros(1)), r"1 unexpected \(such as extra\)"),
@@ -110,35 +110,35 @@ def test_a_checkpoint_with_missing_or_extra_keys(tiny_whisper, tmp_path, change,
 
 
 @real_whisper
-def test_real_whisper_hears_with_and_without_padding(speech):
+def test_real_whisper_hears_with_and_without_padding(audio):
     """OpenAI's whisper-tiny.en transcribes espeak's speech; its encoder gives alike vectors of the frames there are."""
-    recognizer, extractor = load_recognizer(Path(os.environ["SELFKD_MODELS"]) / "whisper-tiny.en")
-    mel, mask = pad_mels([log_mel(extractor, s, "speech") for s in speech])
-    whole = extractor(speech, sampling_rate=16_000, return_tensors="pt")["input_features"]
-    plain = recognizer.model.generate(input_features=whole, do_sample=False)
-    heard = recognizer.recognize(mel, mask)
-    assert heard == [t.strip() for t in recognizer.tokenizer.batch_decode(plain, skip_special_tokens=True)]
+    asr_model, extractor = load_asr_model(Path(os.environ["SELFKD_MODELS"]) / "whisper-tiny.en")
+    mel, mask = pad_mels([log_mel(extractor, s, "audio") for s in audio])
+    whole = extractor(audio, sampling_rate=16_000, return_tensors="pt")["input_features"]
+    plain = asr_model.model.generate(input_features=whole, do_sample=False)
+    heard = asr_model.recognize(mel, mask)
+    assert heard == [t.strip() for t in asr_model.tokenizer.batch_decode(plain, skip_special_tokens=True)]
     assert heard[0].lower().startswith("is there a"), heard  # espeak's "red circle" is not for ears this small
-    encoder = recognizer.model.get_encoder()
+    encoder = asr_model.model.get_encoder()
     with torch.no_grad():
-        padded, frames = encode_speech(encoder, mel, mask, padded=True)
-        short, same = encode_speech(encoder, mel, mask)
+        padded, frames = encode_flac(encoder, mel, mask, padded=True)
+        short, same = encode_flac(encoder, mel, mask)
     assert torch.equal(frames, same)
     alike = torch.nn.functional.cosine_similarity(padded[frames], short[frames], dim=-1)
     assert alike.mean() > 0.8, alike.mean()
 
 
-def test_a_whisper_of_many_languages_is_told_which(tiny_whisper, speech):
+def test_a_whisper_of_many_languages_is_told_which(tiny_whisper, audio):
     """Else it guesses, and may translate."""
     whole, asked = WhisperForConditionalGeneration.from_pretrained(tiny_whisper), []
-    recognizer = WhisperRecognizer(whole, SimpleNamespace(batch_decode=lambda ids, **_: [" a "]))
+    asr_model = WhisperASRModel(whole, SimpleNamespace(batch_decode=lambda ids, **_: [" a "]))
     whole.generate = lambda **how: asked.append(how)
-    mels = pad_mels([log_mel(WhisperFeatureExtractor.from_pretrained(tiny_whisper), speech[0], "clip")])
+    mels = pad_mels([log_mel(WhisperFeatureExtractor.from_pretrained(tiny_whisper), audio[0], "clip")])
     whole.generation_config.lang_to_id = {"<|de|>": 5}
     for language in ("de-AT", "", "xx"):
-        assert recognizer.recognize(*mels, language) == ["a"]
+        assert asr_model.recognize(*mels, language) == ["a"]
     whole.generation_config.lang_to_id = None  # it hears English alone
-    recognizer.recognize(*mels, "de")
+    asr_model.recognize(*mels, "de")
     assert not any("max_new_tokens" in how for how in asked), "transformers would warn at each batch"
     assert [(how.get("language"), how.get("task")) for how in asked] == [("de", "transcribe")] + [(None, None)] * 3
 
@@ -150,8 +150,8 @@ def test_all_of_a_recogniser_goes_to_the_gpu_where_there_is_one(tiny_whisper, tm
     moved: set[int] = set()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.nn.Module, "cuda", lambda module: moved.update(map(id, module.parameters())))
-    for checkpoint in (tiny_whisper, recognizer_path(), tmp_path):
+    for checkpoint in (tiny_whisper, asr_model_path(), tmp_path):
         moved.clear()
-        recognizer = Transcriber.from_pretrained(str(checkpoint)).recognizer
-        parts = [part for part in (recognizer, *vars(recognizer).values()) if isinstance(part, torch.nn.Module)]
+        asr_model = Transcriber.from_pretrained(str(checkpoint)).asr_model
+        parts = [part for part in (asr_model, *vars(asr_model).values()) if isinstance(part, torch.nn.Module)]
         assert parts and {id(p) for part in parts for p in part.parameters()} == moved, checkpoint

@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerFast
 
 from selfkd.model.backbones import load_vlm_processor
 from selfkd.model.processing_omni import OmniProcessor
-from selfkd.model.projectors import Reading
-from selfkd.model.tiny import CHAT_TEMPLATE, OwnEars, vlm_path
+from selfkd.model.projectors import CTCOutput
+from selfkd.model.tiny import CHAT_TEMPLATE, CTCTranscriber, vlm_path
 
 FIRST = "<bos>"
 
@@ -37,12 +37,12 @@ def test_a_first_token_stands_once_at_the_beginning(example, in_template):
     turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}]
     whole = processor.vlm_processor.apply_chat_template(turn, add_generation_prompt=True)
     wanted = processor.vlm_processor(
-        images=[example.picture()], text=[whole], return_tensors="pt", add_special_tokens=not in_template
+        images=[example.load_image()], text=[whole], return_tensors="pt", add_special_tokens=not in_template
     )["input_ids"][0]
-    prompt = processor.text_prompt("What?", processor.look(example.picture()))
+    prompt = processor.text_prompt("What?", processor.encode_image(example.load_image()))
     assert prompt.prefix_ids + prompt.suffix_ids == wanted.tolist()
     first = processor.tokenizer.bos_token_id
-    unseen = processor.text_prompt("What?", processor.look(None))
+    unseen = processor.text_prompt("What?", processor.encode_image(None))
     for ids in (wanted.tolist(), unseen.prefix_ids + unseen.suffix_ids):
         assert ids[0] == first and ids.count(first) == 1
 
@@ -51,7 +51,7 @@ def test_a_native_models_clip_has_no_first_token_of_its_own(example):
     _, own = gemma4()
     processor = OmniProcessor(with_first_token(own, True, own.chat_template))
     first = processor.tokenizer.bos_token_id
-    prompt = processor.speech_prompt(processor.hear(tone(0.5)), processor.look(example.picture()))
+    prompt = processor.audio_prompt(processor.encode_audio(tone(0.5)), processor.encode_image(example.load_image()))
     assert (prompt.prefix_ids + prompt.suffix_ids).count(first) == 1
 
 
@@ -62,8 +62,8 @@ def test_own_ears_write_the_spaces_that_are_part_of_sentencepiece_words(monkeypa
     made = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
     blank = 3
     best = torch.tensor([[2, blank, 1, 0], [blank] * 4, [0, 0, blank, blank]])
-    reading = Reading(one_hot(best, blank + 1).float(), torch.ones(3, 4, dtype=torch.bool))
-    monkeypatch.setattr(OwnEars, "read", lambda *mels: reading)
+    reading = CTCOutput(one_hot(best, blank + 1).float(), torch.ones(3, 4, dtype=torch.bool))
+    monkeypatch.setattr(CTCTranscriber, "read", lambda *mels: reading)
     projector = SimpleNamespace(token_ids=[2, 1, 0])
-    ears = OwnEars(None, projector, False, OmniProcessor(SimpleNamespace(tokenizer=made)))
-    assert ears.recognize(None, None) == ["what is it", "", "it"]
+    encoder = CTCTranscriber(None, projector, False, OmniProcessor(SimpleNamespace(tokenizer=made)))
+    assert encoder.recognize(None, None) == ["what is it", "", "it"]

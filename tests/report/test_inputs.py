@@ -7,7 +7,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from report_runs import all_kinds, attention, evaluation, spoken_data
+from report_runs import all_question_types, attention, evaluation, spoken_data
 
 from selfkd.cli import main
 from selfkd.data.dataset import ExampleFolder
@@ -21,7 +21,7 @@ from selfkd.report.inputs import read_runs
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    return all_kinds(tmp_path_factory.mktemp("runs"))
+    return all_question_types(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def rendered(runs, tmp_path, **settings):
 
 
 def test_data_deleted_since(tmp_path, data):
-    evaluation(tmp_path / "base", data, text="1" * 12, speech="1" * 12)
+    evaluation(tmp_path / "base", data, text="1" * 12, audio="1" * 12)
     attention(tmp_path / "attention", data, {"base": (0.4, 0.3)})
     shutil.rmtree(data)
     html = rendered([tmp_path / "base", tmp_path / "attention"], tmp_path)
@@ -45,9 +45,9 @@ def test_data_deleted_since(tmp_path, data):
 
 def test_media_that_cannot_be_read_are_left_out(tmp_path, data):
     examples, folder = ExampleFolder(data), spoken_data(tmp_path / "bad")
-    rows = [replace(examples[0], image=b"no picture"), replace(examples[1], speech=b"no sound"), examples[2]]
+    rows = [replace(examples[0], image=b"no picture"), replace(examples[1], audio=b"no sound"), examples[2]]
     write_shard(folder / "test.parquet", rows, {"rows": 3})
-    html = rendered([evaluation(tmp_path / "base", folder, text="111", speech="111")], tmp_path)
+    html = rendered([evaluation(tmp_path / "base", folder, text="111", audio="111")], tmp_path)
     assert html.count("<article") == 3 and html.count("<audio") == 2 and html.count("<img") == 2
     (folder / "test.parquet").write_bytes(b"cut short")
     assert "not a readable shard" in rendered([tmp_path / "base"], tmp_path)
@@ -57,7 +57,7 @@ def test_data_made_anew_since(tmp_path):
     """Their clips are none that these replies were given to."""
     rows = list(ExampleFolder(spoken_data(tmp_path / "high")))
     folder = spoken_data(tmp_path / "low", pitch_hz=110)
-    evaluation(tmp_path / "base", tmp_path / "high", text="1" * 12, speech="1" * 12)
+    evaluation(tmp_path / "base", tmp_path / "high", text="1" * 12, audio="1" * 12)
     write_json(tmp_path / "base" / QUESTIONS, {"world": "../low"})
     html = rendered([tmp_path / "base"], tmp_path)
     assert html.count("<article") == 12 and "<audio" not in html
@@ -89,7 +89,7 @@ def without(path, field):
     write_json(path, config)
 
 
-SPOKEN = "eval-sft/samples/world.speech.jsonl"
+SPOKEN = "eval-sft/samples/world.audio.jsonl"
 
 
 @pytest.mark.parametrize(
@@ -101,10 +101,10 @@ SPOKEN = "eval-sft/samples/world.speech.jsonl"
         (lambda f: write_json(f / "eval-sft/config.json", {"stage": "dance"}), "stage: 'dance' is not one of"),
         (lambda f: without(f / "eval-sft/config.json", "stage"), "stage: None .* give the run that it is in"),
         (lambda f: cut(f / "eval-sft/result.json", 30), "eval-sft/result.json: not readable"),
-        (lambda f: cut(f / SPOKEN, two_lines(f / SPOKEN) + 9), "world.speech.jsonl: line 3 is cut short or damaged"),
+        (lambda f: cut(f / SPOKEN, two_lines(f / SPOKEN) + 9), "world.audio.jsonl: line 3 is cut short or damaged"),
         (lambda f: cut(f / SPOKEN, (f / SPOKEN).read_text().index("\n")), "cut short: 1 records of 12"),
-        (lambda f: (f / SPOKEN).unlink(), "world.speech.jsonl: not found"),
-        (lambda f: (f / SPOKEN).write_text('{"id": "a"}\n' * 12), "world.speech.jsonl: field kind: missing"),
+        (lambda f: (f / SPOKEN).unlink(), "world.audio.jsonl: not found"),
+        (lambda f: (f / SPOKEN).write_text('{"id": "a"}\n' * 12), "world.audio.jsonl: field kind: missing"),
     ],
 )  # fmt: skip
 def test_a_run_that_is_not_as_it_should_be_is_named(runs, tmp_path, change, names, capsys):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 from PIL import Image
-from report_runs import agreement, all_kinds, attention, evaluation, evaluation_on, spoken_data, training
+from report_runs import agreement, all_question_types, attention, evaluation, evaluation_on, spoken_data, training
 
 from selfkd.cli import main
 from selfkd.data.dataset import ExampleFolder
@@ -23,7 +23,7 @@ from selfkd.evaluation.samples import read_samples, samples_path
 from selfkd.files import write_json, write_text
 from selfkd.report.build import ReportConfig, report
 from selfkd.report.charts import Bar, Dot, Line, bar_chart, line_chart, nice_ticks, scatter
-from selfkd.report.html import LONGEST_SIDE, Styles, picture_uri, speech_uri
+from selfkd.report.html import LONGEST_SIDE, Styles, audio_uri, image_uri
 from selfkd.report.inputs import averages_of, groups_of, read_runs
 from selfkd.report.sections.attention import curves, direction, findings
 from selfkd.report.sections.items import items_section
@@ -34,7 +34,7 @@ SECTIONS = ("scores", "attention", "agreement", "items", "training", "quality")
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    return all_kinds(tmp_path_factory.mktemp("runs"))
+    return all_question_types(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")
@@ -91,16 +91,16 @@ def test_figures_are_those_of_compare(runs, page, tmp_path, capsys):
     assert group.scores == scores
 
 
-@pytest.mark.parametrize("kind", range(8))
-def test_one_run_of_any_kind_makes_a_page(runs, tmp_path, kind):
+@pytest.mark.parametrize("question_type", range(8))
+def test_one_run_of_any_kind_makes_a_page(runs, tmp_path, question_type):
     expected = [["scores", "items"]] * 3 + [["attention"], ["agreement"], ["training"], ["training"], ["quality"]]
-    assert sections(rendered([runs[kind]], tmp_path)) == expected[kind]
+    assert sections(rendered([runs[question_type]], tmp_path)) == expected[question_type]
 
 
 def test_bases_with_their_own_written_view_have_their_own_gaps(tmp_path, data):
-    evaluation(tmp_path / "qwen", data, wording=" it is", text="111111111100", speech="111000000000")
-    evaluation(tmp_path / "gemma", data, text="111111111111", speech="111111111111")
-    evaluation(tmp_path / "tuned", data, speech="111111111110")
+    evaluation(tmp_path / "qwen", data, wording=" it is", text="111111111100", audio="111000000000")
+    evaluation(tmp_path / "gemma", data, text="111111111111", audio="111111111111")
+    evaluation(tmp_path / "tuned", data, audio="111111111110")
     runs = read_runs([str(tmp_path / name) for name in ("qwen", "gemma", "tuned")])
     groups = groups_of(runs, 0)
     assert [(g.writer, g.spoken) for g in groups] == [("qwen", ["qwen"]), ("gemma", ["gemma", "tuned"])]
@@ -114,7 +114,7 @@ def test_bases_with_their_own_written_view_have_their_own_gaps(tmp_path, data):
 
 def test_whether_the_stronger_in_writing_is_the_stronger_in_speech(tmp_path, data):
     for name, written, spoken in (("a", 4, 1), ("b", 8, 6), ("c", 12, 5)):
-        marks = {"text": written, "speech": spoken}
+        marks = {"text": written, "audio": spoken}
         evaluation(tmp_path / name, data, wording=f" {name}", **{v: ("1" * n).ljust(12, "0") for v, n in marks.items()})
     html = rendered([tmp_path / name for name in "abc"], tmp_path)
     assert (
@@ -130,14 +130,14 @@ def test_the_average_over_public_benchmarks_counts_each_the_same(tmp_path, capsy
     evaluation_on(
         tmp_path / "sft",
         {
-            pope: {"text": "1" * 96, "speech": "1" * 48 + "0" * 48},
-            mme: {"text": "1" * 80, "speech": "00000010" * 10},
-            world: {"text": "1" * 12, "speech": "0" * 12},
+            pope: {"text": "1" * 96, "audio": "1" * 48 + "0" * 48},
+            mme: {"text": "1" * 80, "audio": "00000010" * 10},
+            world: {"text": "1" * 12, "audio": "0" * 12},
         },
     )
     evaluation_on(
         tmp_path / "selfkd",
-        {pope: {"speech": "1" * 72 + "0" * 24}, mme: {"speech": "01111110" * 10}, world: {"speech": "0" * 12}},
+        {pope: {"audio": "1" * 72 + "0" * 24}, mme: {"audio": "01111110" * 10}, world: {"audio": "0" * 12}},
     )
     runs = [str(tmp_path / name) for name in ("sft", "selfkd")]
     scores = compare(CompareConfig(runs, tmp_path / "c"))
@@ -153,8 +153,8 @@ def test_the_average_over_public_benchmarks_counts_each_the_same(tmp_path, capsy
     assert gap["gap"] == pytest.approx(1 - 0.3125) and gap["gap_interval"][0] < gap["gap"] < gap["gap_interval"][1]
     assert closed["of"] == "sft" and closed["share"] == pytest.approx((0.75 - 0.3125) / (1 - 0.3125))
     # MME's first figure is another than the share of right answers
-    figures = [[next(iter(scores[b]["systems"][s]["figures"].values())) for b in ("pope", "mme")] for s in accuracies]
-    text, left, right = (sum(of) / 2 for of in figures)
+    metrics = [[next(iter(scores[b]["systems"][s]["figures"].values())) for b in ("pope", "mme")] for s in accuracies]
+    text, left, right = (sum(of) / 2 for of in metrics)
     assert closed["headline"] == pytest.approx((right - left) / (text - left))
     printed = capsys.readouterr().out
     assert "average of 2" in printed and "own figures" in printed and "64%" in printed
@@ -166,16 +166,16 @@ def test_the_average_over_public_benchmarks_counts_each_the_same(tmp_path, capsy
 
 def test_without_a_clear_gap_no_share_of_it_is_closed(tmp_path, capsys):
     pope, mme = (spoken_data(tmp_path / name, 8, benchmark=name) for name in ("pope", "mme"))
-    evaluation_on(tmp_path / "a", {d: {"text": "11111110", "speech": "11111100"} for d in (pope, mme)})
-    evaluation_on(tmp_path / "b", {d: {"speech": "11111111"} for d in (pope, mme)})
+    evaluation_on(tmp_path / "a", {d: {"text": "11111110", "audio": "11111100"} for d in (pope, mme)})
+    evaluation_on(tmp_path / "b", {d: {"audio": "11111111"} for d in (pope, mme)})
     closed = compare(CompareConfig([str(tmp_path / n) for n in "ab"], tmp_path / "c"))["average"]["gap_closed"]["b"]
     assert closed["difference"] == 0.25 and closed["share"] is closed["headline"] is None
 
 
 def test_averages_are_over_what_the_same_systems_were_asked(tmp_path):
     folders = [spoken_data(tmp_path / name, 4, benchmark=name) for name in ("pope", "mme", "hallusionbench")]
-    evaluation_on(tmp_path / "base", {d: {"text": "1111", "speech": "1100"} for d in folders})
-    evaluation_on(tmp_path / "sft", {d: {"speech": "1110"} for d in folders[:2]})
+    evaluation_on(tmp_path / "base", {d: {"text": "1111", "audio": "1100"} for d in folders})
+    evaluation_on(tmp_path / "sft", {d: {"audio": "1110"} for d in folders[:2]})
     averages = averages_of(groups_of(read_runs([str(tmp_path / name) for name in ("base", "sft")]), 0), 0)
     assert {a.benchmark: list(a.samples) for a in averages} == {
         "average of 2": ["text", "base", "sft"],
@@ -188,7 +188,7 @@ def test_other_questions_under_the_same_ids_are_not_compared(tmp_path, data):
     moved = tmp_path / "moved"
     write_shard(moved / "a.parquet", [replace(e, question="How many?") for e in ExampleFolder(data)], {"rows": 12})
     write_json(moved / MANIFEST, json.loads((data / MANIFEST).read_text()) | {"shards": [{"file": "a.parquet"}]})
-    evaluation(tmp_path / "sft", moved, speech="1" * 12)
+    evaluation(tmp_path / "sft", moved, audio="1" * 12)
     runs = [str(tmp_path / name) for name in ("base", "sft")]
     with pytest.raises(InputError, match=r"runs: .*sft: world has other items than .*base"):
         compare(CompareConfig(runs, tmp_path / "c"))
@@ -199,8 +199,8 @@ def test_other_questions_under_the_same_ids_are_not_compared(tmp_path, data):
 
 def test_a_gap_is_said_as_its_interval_is(tmp_path):
     data = spoken_data(tmp_path / "world", 48)
-    evaluation(tmp_path / "deaf", data, wording=" or so", text="000001111111" * 4, speech="1" * 48)
-    evaluation(tmp_path / "even", data, wording=" so", text="000001111111" * 4, speech="000001111111" * 4)
+    evaluation(tmp_path / "deaf", data, wording=" or so", text="000001111111" * 4, audio="1" * 48)
+    evaluation(tmp_path / "even", data, wording=" so", text="000001111111" * 4, audio="000001111111" * 4)
     html = rendered([tmp_path / "deaf", tmp_path / "even"], tmp_path)
     # nothing differs in 48 images: no more is known than that up to 7.4% may lose, or gain
     assert "deaf gains 41.7 points" in html and "even shows no clear gap (0.0 points, −7.6 to 7.6)." in html
@@ -208,14 +208,14 @@ def test_a_gap_is_said_as_its_interval_is(tmp_path):
 
 def test_runs_with_the_same_written_replies_share_a_group(tmp_path, data):
     for name, spoken in (("sft", "111000000000"), ("selfkd", "111111110000")):
-        evaluation(tmp_path / name, data, text="111111111110", speech=spoken)
+        evaluation(tmp_path / name, data, text="111111111110", audio=spoken)
     (group,) = groups_of(read_runs([str(tmp_path / "sft"), str(tmp_path / "selfkd")]), 0)
     assert group.spoken == ["sft", "selfkd"] and group.scores["gap_closed"]["selfkd"]["of"] == "sft"
 
 
 def test_other_items_are_not_compared(tmp_path, data):
     evaluation(tmp_path / "base", data, text="1" * 12)
-    evaluation(tmp_path / "few", spoken_data(tmp_path / "smaller", 6), speech="111000")
+    evaluation(tmp_path / "few", spoken_data(tmp_path / "smaller", 6), audio="111000")
     html = rendered([tmp_path / "base", tmp_path / "few"], tmp_path)
     assert "few: no run was asked the same items in writing, so there is no gap." in html
     assert "Spoken, few" in html and "Written against spoken</span></caption>" not in html
@@ -223,10 +223,10 @@ def test_other_items_are_not_compared(tmp_path, data):
 
 def test_what_was_spoken_otherwise_is_not_compared(tmp_path, data):
     evaluation(tmp_path / "base", data, text="1" * 12)
-    evaluation(tmp_path / "sft", data, speech="1" * 6 + "0" * 6)
+    evaluation(tmp_path / "sft", data, audio="1" * 6 + "0" * 6)
     low = spoken_data(tmp_path / "low", pitch_hz=110)
-    evaluation(tmp_path / "selfkd", low, speech="1" * 12)
-    evaluation(tmp_path / "again", low, text="1" * 12, speech="1" * 11 + "0")
+    evaluation(tmp_path / "selfkd", low, audio="1" * 12)
+    evaluation(tmp_path / "again", low, text="1" * 12, audio="1" * 11 + "0")
     paths = [str(tmp_path / name) for name in ("base", "sft", "selfkd", "again")]
     groups = groups_of(read_runs(paths), 0)
     assert [(g.writer, g.spoken) for g in groups] == [("base", ["selfkd", "again"]), ("base", ["sft"])]
@@ -248,9 +248,9 @@ def test_what_was_spoken_otherwise_is_not_compared(tmp_path, data):
 
 
 def test_the_cascade_of_another_recogniser_stands_apart(tmp_path, data):
-    evaluation(tmp_path / "whisper", data, text="1" * 12, speech="1" * 6 + "0" * 6, cascade="1" * 12)
+    evaluation(tmp_path / "whisper", data, text="1" * 12, audio="1" * 6 + "0" * 6, cascade="1" * 12)
     for name in ("own", "again"):
-        evaluation(tmp_path / name, data, text="1" * 12, speech="1" * 8 + "0" * 4, cascade="1" * 9 + "0" * 3)
+        evaluation(tmp_path / name, data, text="1" * 12, audio="1" * 8 + "0" * 4, cascade="1" * 9 + "0" * 3)
     evaluation(tmp_path / "alone", data, cascade="1" * 3 + "0" * 9)
     paths = [str(tmp_path / name) for name in ("whisper", "own", "again", "alone")]
     groups = groups_of(read_runs(paths), 0)
@@ -264,8 +264,8 @@ def test_the_cascade_of_another_recogniser_stands_apart(tmp_path, data):
 
 
 def test_a_run_may_have_an_equals_sign_in_its_name(tmp_path, data, monkeypatch):
-    evaluation(tmp_path / "alpha=0.5", data, text="1" * 12, speech="0" * 12)
-    evaluation(tmp_path / "eval-sft", data, speech="1" * 12)
+    evaluation(tmp_path / "alpha=0.5", data, text="1" * 12, audio="0" * 12)
+    evaluation(tmp_path / "eval-sft", data, audio="1" * 12)
     scores = compare(CompareConfig([str(tmp_path / "alpha=0.5"), f"x={tmp_path / 'eval-sft'}"], tmp_path / "c"))
     assert list(scores["world"]["systems"]) == ["text", "alpha=0.5", "x"]
     assert [run.name for run in read_runs([str(tmp_path / "alpha=0.5")])] == ["alpha=0.5"]
@@ -276,10 +276,10 @@ def test_a_run_may_have_an_equals_sign_in_its_name(tmp_path, data, monkeypatch):
 
 
 def test_items_without_a_reply_count_nowhere_and_are_shown(tmp_path, data):
-    evaluation(tmp_path / "base", data, text="1" * 12, speech="1" * 6 + "-" * 6)
+    evaluation(tmp_path / "base", data, text="1" * 12, audio="1" * 6 + "-" * 6)
     html = rendered([tmp_path / "base"], tmp_path)
     assert "no reply: it fell over" in html and "<td>6</td>" in html
-    nothing = evaluation(tmp_path / "mute", data, speech="-" * 12)
+    nothing = evaluation(tmp_path / "mute", data, audio="-" * 12)
     assert "No replies." in rendered([nothing], tmp_path)
 
 
@@ -292,7 +292,7 @@ def thirds(middle, late):
 
 
 @pytest.mark.parametrize(
-    ("gap", "moved", "said"),
+    ("gap", "moved", "spoken_text"),
     [
         ((-0.1, -0.2), (0.05, 0.07), ["falls in the middle and the late third", "It rises again from SFT to Self-KD"]),
         ((-0.1, -0.2), (-0.05, -0.07), ["It does not rise again", "it falls in the middle and the late third"]),
@@ -302,10 +302,10 @@ def thirds(middle, late):
     ],
 )  # fmt: skip
 def test_what_is_found_follows_the_intervals(gap, moved, said):
-    models = {name: {"speech_minus_text": thirds(*gap)} for name in ("sft", "selfkd")}
-    text = " ".join(findings({"models": models, "between_models": {"selfkd minus sft": {"speech": thirds(*moved)}}}))
+    models = {name: {"audio_minus_text": thirds(*gap)} for name in ("sft", "selfkd")}
+    text = " ".join(findings({"models": models, "between_models": {"selfkd minus sft": {"audio": thirds(*moved)}}}))
     assert all(part in text for part in said), text
-    back = {"sft minus selfkd": {"speech": thirds(*(-m for m in moved))}}
+    back = {"sft minus selfkd": {"audio": thirds(*(-m for m in moved))}}
     assert " ".join(findings({"models": models, "between_models": back})) == text, "the order of the models matters"
 
 
@@ -349,7 +349,7 @@ def test_agreement_on_the_page(page):
 def test_spoken_data_on_the_page(page, tmp_path):
     plain = page.replace(' class="word"', "")
     assert "<td>anna</td><td>some engine</td><td>6</td><td>0.083 ± 0.053</td><td>66.7%</td><td>0</td>" in plain
-    unheard = rendered([spoken_data(tmp_path / "unheard", heard=False)], tmp_path)
+    unheard = rendered([spoken_data(tmp_path / "unheard", transcript=False)], tmp_path)
     assert "No recogniser listened" in unheard and "<td>12</td><td>–</td><td>–</td><td>0</td>" in unheard
     assert "anna" not in unheard
 
@@ -360,18 +360,18 @@ def test_media_are_few_and_small(tmp_path, data):
     noise = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
     Image.fromarray(noise).resize((800, 600)).save(buffer, "PNG")
     photograph = Example("p", "q", "a", "s", "exists", "yes", image=buffer.getvalue())
-    uri = picture_uri(photograph)
+    uri = image_uri(photograph)
     assert uri.startswith("data:image/webp") and len(uri) < len(buffer.getvalue()) / 4 and LONGEST_SIDE < 800
-    assert len(picture_uri(example)) <= len(example.image) * 4 / 3 + 40
-    assert picture_uri(Example("p", "q", "a", "s", "exists", "yes")) is None
-    sound = speech_uri(example)
-    assert sound.startswith("data:audio/") and len(sound) < len(example.speech) * 4 / 3 + 30
-    assert soundfile.info(io.BytesIO(example.speech)).duration == pytest.approx(0.6)
+    assert len(image_uri(example)) <= len(example.image) * 4 / 3 + 40
+    assert image_uri(Example("p", "q", "a", "s", "exists", "yes")) is None
+    audio_clip = audio_uri(example)
+    assert audio_clip.startswith("data:audio/") and len(audio_clip) < len(example.audio) * 4 / 3 + 30
+    assert soundfile.info(io.BytesIO(example.audio)).duration == pytest.approx(0.6)
 
 
 def test_a_thousand_items_are_a_few_megabytes(tmp_path):
     data = spoken_data(tmp_path / "world", 1000)
-    evaluation(tmp_path / "base", data, text="10" * 500, speech="1100" * 250)
+    evaluation(tmp_path / "base", data, text="10" * 500, audio="1100" * 250)
     html = rendered([tmp_path / "base"], tmp_path)
     assert html.count("<article") == 1000 and html.count("<audio") == 96 and len(html) < 4e6
     shown = re.findall(r'data-outcomes="([^"]+)"', html)[:4]
@@ -379,14 +379,14 @@ def test_a_thousand_items_are_a_few_megabytes(tmp_path):
 
 
 def test_text_of_others_is_text(tmp_path, data):
-    evaluation(tmp_path / "base", data, wording="<script>alert(1)</script>", text="1" * 12, speech="0" * 12)
+    evaluation(tmp_path / "base", data, wording="<script>alert(1)</script>", text="1" * 12, audio="0" * 12)
     html = rendered([tmp_path / "base"], tmp_path, title="<b>", intro=["<i>"])
     assert "<script>alert" not in html and "&lt;script&gt;alert" in html and "<b>" not in html and "<i>" not in html
 
 
 def test_a_reply_may_hold_any_sign(tmp_path, data):
     """Unicode has more ends of lines than files of lines have, as `selfkd evaluate` writes them too."""
-    run = evaluation(tmp_path / "base", data, wording=" one\u2028two\x85three\x0cfour", text="1" * 12, speech="0" * 12)
+    run = evaluation(tmp_path / "base", data, wording=" one\u2028two\x85three\x0cfour", text="1" * 12, audio="0" * 12)
     path = samples_path(run, "world", "text")
     write_text(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in read_samples(path)))
     assert path.read_text(encoding="utf-8").count("\u2028") == 12 and len(read_samples(path)) == 12
@@ -395,7 +395,7 @@ def test_a_reply_may_hold_any_sign(tmp_path, data):
 
 def test_a_link_leads_to_a_folder_of_any_name(tmp_path):
     data = spoken_data(tmp_path / "50% of #1?")
-    evaluation(tmp_path / "base", data, text="1" * 12, speech="0" * 12)
+    evaluation(tmp_path / "base", data, text="1" * 12, audio="0" * 12)
     (link,) = set(re.findall(r'href="([^"#]+)">data</a>', rendered([tmp_path / "base"], tmp_path, items=0)))
     assert link == "../50%25%20of%20%231%3F"
 
@@ -409,7 +409,7 @@ def test_nothing_of_other_kinds_is_made_up(tmp_path, data):
 
 
 def test_every_term_of_the_objective_has_its_curve(tmp_path):
-    run = training(tmp_path / "ears", 1.0)
+    run = training(tmp_path / "encoder", 1.0)
     assert "CTC on what was said" not in rendered([run], tmp_path)
     with (run / LOG).open("a") as file:
         file.write(json.dumps({"step": 40, "transcript_per_token": 0.25, "alignment_per_token": 1.5}) + "\n")

@@ -4,10 +4,10 @@ from contextlib import contextmanager
 
 import pytest
 from browser import chromium_page, expect, screenshot
-from report_runs import all_kinds, spoken_data
+from report_runs import all_question_types, spoken_data
 
 from selfkd.report.build import ReportConfig, report
-from selfkd.report.sections.audio_quality import SpeechReportConfig, speech_report
+from selfkd.report.sections.audio_quality import AudioReportConfig, speech_report
 
 # of every text that is seen: its contrast (WCAG 2) with the nearest background that is not see-through
 CONTRASTS = """() => {
@@ -37,7 +37,7 @@ CONTRASTS = """() => {
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
-    return report(ReportConfig(all_kinds(folder), folder / "report.html", items=8))
+    return report(ReportConfig(all_question_types(folder), folder / "report.html", items=8))
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def opened(path, **settings):
     with chromium_page(**settings) as page:
         page.goto(path.as_uri())
         yield page
-        assert page.said == [] and page.asked == []
+        assert page.spoken_text == [] and page.asked == []
 
 
 def wide(page):
@@ -132,13 +132,13 @@ def test_speech_plays(path):
         assert audio.evaluate(f"a => {{ const heard = {goes_on}; return a.play().then(() => heard); }}") > 0.1
         assert audio.evaluate("a => a.duration") == pytest.approx(0.6, abs=0.1)
         assert audio.evaluate("a => a.error") is None
-        pictures = page.locator("article img, .map img")
-        pictures.evaluate_all("all => all.forEach(i => { i.loading = 'eager'; })")
+        images = page.locator("article img, .map img")
+        images.evaluate_all("all => all.forEach(i => { i.loading = 'eager'; })")
         assert page.evaluate("Promise.all([...document.images].map(i => i.decode().then(() => i.naturalWidth > 0)))")
 
 
 def test_the_page_on_speech_is_such_a_page(tmp_path):
-    config = SpeechReportConfig([str(spoken_data(tmp_path / "world"))], tmp_path / "speech.html", items=3)
+    config = AudioReportConfig([str(spoken_data(tmp_path / "world"))], tmp_path / "speech.html", items=3)
     with opened(speech_report(config), width=390, color_scheme="dark") as page:
         expect(page.locator("audio")).to_have_count(3)
         assert wide(page) == [390, 390]

@@ -3,20 +3,26 @@
 from dataclasses import replace
 
 import pytest
-from examples import world_examples
+from examples import toy_examples
 
 from selfkd.cli import main
 from selfkd.data.example import MANIFEST, REJECTED, write_shard
 from selfkd.errors import InputError
 from selfkd.files import write_json
-from selfkd.report.sections.audio_quality import SpeechReportConfig, speech_report
+from selfkd.report.sections.audio_quality import AudioReportConfig, speech_report
 
 
 @pytest.fixture
 def folder(tmp_path):
-    kept = world_examples(6)
+    kept = toy_examples(6)
     heard = [
-        replace(e, voice=("anna", "ben")[i % 2], word_error_rate=(0.0, 0.25)[i == 3], heard=f"heard {i}", said=f"<{i}>")
+        replace(
+            e,
+            voice=("anna", "ben")[i % 2],
+            word_error_rate=(0.0, 0.25)[i == 3],
+            transcript=f"heard {i}",
+            spoken_text=f"<{i}>",
+        )
         for i, e in enumerate(kept)
     ]
     rejected = replace(
@@ -29,7 +35,7 @@ def folder(tmp_path):
         "rejected_shards": [{"file": f"{REJECTED}/0.parquet"}],
         "rejected": [{"reason": rejected.rejected}, {"reason": "field image: /x/a.jpg: no such file"}],
         "engine_name": "some engine",
-        "verify": "openai/whisper-base.en",
+        "asr_filter": "openai/whisper-base.en",
     }
     write_json(tmp_path / "d" / MANIFEST, manifest)
     return tmp_path / "d"
@@ -49,9 +55,9 @@ def test_figures_by_voice_and_the_worst_first(folder, tmp_path, capsys):
 
 
 def test_data_that_nobody_listened_to_is_refused(folder, tmp_path):
-    write_shard(folder / "train.parquet", world_examples(2), {"rows": 2})
+    write_shard(folder / "train.parquet", toy_examples(2), {"rows": 2})
     write_json(folder / MANIFEST, {"shards": [{"file": "train.parquet"}], "rejected_shards": [], "rejected": [],
-                                   "engine_name": "e", "verify": ""})  # fmt: skip
+                                   "engine_name": "e", "asr_filter": ""})  # fmt: skip
     with pytest.raises(InputError, match="nothing was heard"):
-        speech_report(SpeechReportConfig([str(folder)], tmp_path / "page.html"))
+        speech_report(AudioReportConfig([str(folder)], tmp_path / "page.html"))
     assert not (tmp_path / "page.html").exists()

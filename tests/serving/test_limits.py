@@ -100,7 +100,7 @@ def test_context(parts, server, endless):
 def test_requests_inside(parts, gate):
     with served(parts, max_requests=2, batch_wait_seconds=0.0) as running:
         threads, found = together(running, [ASK, ASK])
-        until(lambda: running.house.inside == 2)
+        until(lambda: running.state.inside == 2)
         headers = refused(running.post(ASK), 503, "2 requests are being answered")
         assert headers["Retry-After"] == "1"
         assert get(running.url, "/health")[0] == 200
@@ -109,11 +109,11 @@ def test_requests_inside(parts, gate):
             thread.join()
         assert [status for status, _, _ in found] == [200, 200] and running.post(ASK)[0] == 200
         slow = raw(running.url, head(ASK)), raw(running.url, head(ASK))  # no body: they have places nevertheless
-        until(lambda: running.house.inside == 2)
+        until(lambda: running.state.inside == 2)
         refused(running.post(ASK), 503, "try again")
         for connection in slow:
             connection.close()
-        until(lambda: running.house.inside == 0)
+        until(lambda: running.state.inside == 0)
         assert running.post(ASK)[0] == 200
 
 
@@ -123,7 +123,7 @@ def test_time(parts, gate, endless):
         refused(running.post(ASK | {"stream": True}), 504, "no whole reply within 0.4 s")
         slow = raw(running.url, head(ASK) + b'{"mod')
         assert b" 408 " in slow.recv(4096)
-        until(lambda: running.house.inside == 0)
+        until(lambda: running.state.inside == 0)
         gate.set()
         # a stream that has begun ends with the reason, which the client raises
         with pytest.raises(APIError, match=r"no whole reply within 0\.4 s"):
@@ -141,9 +141,9 @@ def test_a_client_that_does_not_read_its_stream_loses_its_place_in_time(parts, e
             deaf.connect((where.hostname, where.port))
             started = time.monotonic()
             deaf.sendall(head(body) + json.dumps(body).encode())
-            until(lambda: running.house.inside == 1)
+            until(lambda: running.state.inside == 1)
             until(lambda: running.post(ASK)[0] == 200)
-            until(lambda: running.house.inside == 0)
+            until(lambda: running.state.inside == 0)
             assert time.monotonic() - started > 1.9, "it was sent all there was to send"
 
 
@@ -152,8 +152,8 @@ def test_a_server_that_stops_refuses_what_waits(parts, gate):
         threads, found = together(running, [ASK])
         until(lambda: gate.sizes == [1])
         more, late = together(running, [ASK])
-        until(lambda: len(running.house.worker._waiting) == 1)
-        closing = threading.Thread(target=running.house.worker.close)
+        until(lambda: len(running.state.worker._waiting) == 1)
+        closing = threading.Thread(target=running.state.worker.close)
         closing.start()
         more[0].join()
         refused(late[0], 503, "stopping")

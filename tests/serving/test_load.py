@@ -13,17 +13,17 @@ from dataclasses import replace
 
 import psutil
 import pytest
-from examples import tone, world_examples
+from examples import tone, toy_examples
 from openai import AsyncOpenAI
 from serving import PATIENCE, head, post, request, served_by_process
 
 from selfkd.evaluation.backends.endpoint import user_message
-from selfkd.evaluation.backends.local import answer_view
-from selfkd.training.data import VIEWS
+from selfkd.evaluation.backends.local import predict_modality
+from selfkd.training.data import MODALITIES
 
 SECONDS = float(os.environ.get("SELFKD_SOAK_SECONDS", "10"))
 CLIENTS, WARM_UP = 64, 256  # answers, before the time begins and memory must not grow any more
-MOST_GROWTH = 40_000_000  # bytes; a single picture of the largest size is 60 MB
+MAX_GROWTH = 40_000_000  # bytes; a single picture of the largest size is 60 MB
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +43,15 @@ def free_port() -> int:
 @pytest.fixture
 def questions(parts):
     """(message, reply) of both views, sounds of different lengths; each view answered in one batch of its own."""
-    examples = [replace(e, id=str(i)) for i, e in enumerate(world_examples(24))]
+    examples = [replace(e, id=str(i)) for i, e in enumerate(toy_examples(24))]
     examples = [e.spoken(tone(0.5 + 0.1 * i), "tone") for i, e in enumerate(examples)]
     made = []
-    for view in VIEWS:
-        replies = answer_view(*parts, examples, view)
-        made += [(user_message(e, view), reply.text) for e, reply in zip(examples, replies, strict=True)]
-    assert len({reply for _, reply in made}) > 20  # a wrong pairing shows
+    for modality in MODALITIES:
+        predictions = predict_modality(*parts, examples, modality)
+        made += [
+            (user_message(e, modality), prediction.text) for e, prediction in zip(examples, predictions, strict=True)
+        ]
+    assert len({prediction for _, prediction in made}) > 20  # a wrong pairing shows
     return made
 
 
@@ -65,7 +67,7 @@ def test_64_clients(folder, questions):
         )
         assert not wrong, wrong[:3]
         assert answered > 0 and len(sizes) > 3
-        assert growth < MOST_GROWTH
+        assert growth < MAX_GROWTH
         assert not [line for line in process.log if "Traceback" in line], "".join(process.log)[-3000:]
 
 
@@ -84,13 +86,13 @@ async def load(url, questions, process):
                 message, expected = draw.choice(questions)
                 settings = {"model": "selfkd", "messages": [message], "max_tokens": 48}
                 if draw.random() < 0.5:
-                    reply = (await client.chat.completions.create(**settings)).choices[0].message.content
+                    prediction = (await client.chat.completions.create(**settings)).choices[0].message.content
                 else:
                     chunks = await client.chat.completions.create(**settings, stream=True)
-                    reply = "".join([c.choices[0].delta.content or "" async for c in chunks])
+                    prediction = "".join([c.choices[0].delta.content or "" async for c in chunks])
                 counts[0] += 1
-                if reply != expected:
-                    wrong.append((reply, expected))
+                if prediction != expected:
+                    wrong.append((prediction, expected))
 
     async def bad(number):
         """Slow bodies, connections cut before, while and after they are answered, bodies that are no requests."""

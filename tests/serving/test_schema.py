@@ -80,7 +80,7 @@ def test_a_name_that_leads_here_from_elsewhere_is_not_this_machines(server):
 def alive_after(server):
     yield
     assert server.post(ASK)[0] == 200 and get(server.url, "/health")[0] == 200
-    until(lambda: server.house.inside == 0)  # a client may read the last byte before the server has let the request go
+    until(lambda: server.state.inside == 0)  # a client may read the last byte before the server has let the request go
 
 
 JSON = st.recursive(
@@ -98,7 +98,7 @@ def malformed(draw) -> bytes:
     if how == "any":
         return json.dumps(draw(JSON)).encode()
     if how == "value":
-        holder, key = draw(st.sampled_from(list(places(body))))
+        holder, key = draw(st.sampled_from(list(positions(body))))
         holder[key] = draw(JSON)
         return json.dumps(body).encode()
     content = bytearray(json.dumps(body).encode())
@@ -109,11 +109,11 @@ def malformed(draw) -> bytes:
     return bytes(content)
 
 
-def places(value):
+def positions(value):
     for key in list(value) if isinstance(value, dict) else range(len(value)):
         yield value, key
         if isinstance(value[key], dict | list):
-            yield from places(value[key])
+            yield from positions(value[key])
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)

@@ -6,43 +6,43 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from examples import tone, world_examples
+from examples import tone, toy_examples
 from serving import ASK, ask, client, encoded, get, head, lined_up, raw, request, served, sound_of, together, until
 
-from selfkd.evaluation.backends.endpoint import EndpointAnswerer, user_message
-from selfkd.evaluation.backends.local import MAX_NEW_TOKENS, answer_view
+from selfkd.evaluation.backends.endpoint import EndpointClient, user_message
+from selfkd.evaluation.backends.local import MAX_NEW_TOKENS, predict_modality
 from selfkd.evaluation.backends.openai_client import EndpointSettings
 from selfkd.serving.batching import Rows
 
 
-def asked_by_hand(parts, example, view) -> tuple[str, int, int]:
+def asked_by_hand(parts, example, modality) -> tuple[str, int, int]:
     """(reply, tokens read, tokens generated) of the model itself."""
     model, processor = parts
-    seen = processor.look(example.picture())
-    if view == "text":
+    seen = processor.encode_image(example.load_image())
+    if modality == "text":
         prompt = processor.text_prompt(example.question, seen, example.instruction, example.answer_format)
     else:
-        heard = processor.hear(example.samples())
-        prompt = processor.speech_prompt(heard, seen, example.instruction, example.answer_format)
+        heard = processor.encode_audio(example.samples())
+        prompt = processor.audio_prompt(heard, seen, example.instruction, example.answer_format)
     ids = model.generate(**processor([prompt]), max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
-    length = processor.length(prompt.prefix_ids + prompt.suffix_ids, prompt.speech_inputs)
+    length = processor.length(prompt.prefix_ids + prompt.suffix_ids, prompt.audio_inputs)
     return processor.decode(ids)[0], length, ids.shape[1]
 
 
 # answers
 
 
-@pytest.mark.parametrize("view", ["text", "speech"])
-def test_answers_are_those_of_the_answerers(parts, server, view):
+@pytest.mark.parametrize("modality", ["text", "audio"])
+def test_answers_are_those_of_the_answerers(parts, server, modality):
     """Token for token, whole and streamed, with the texts around the question."""
-    examples = world_examples(5)
+    examples = toy_examples(5)
     examples.append(replace(examples[0], instruction="Look well.\n", answer_format="\nOne word."))
     examples.append(replace(examples[1], image=None))
     examples = [e.spoken(tone(1.3), "tone") for e in examples]
-    expected = [answer_view(*parts, [e], view)[0].text for e in examples]
+    expected = [predict_modality(*parts, [e], modality)[0].text for e in examples]
     for example, text in zip(examples, expected, strict=True):
-        message = user_message(example, view)
-        _, read, generated = asked_by_hand(parts, example, view)
+        message = user_message(example, modality)
+        _, read, generated = asked_by_hand(parts, example, modality)
         whole = ask(server, message)
         assert (whole.choices[0].message.content, whole.choices[0].finish_reason) == (text, "stop")
         assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (read, generated)
@@ -56,35 +56,35 @@ def test_answers_are_those_of_the_answerers(parts, server, view):
 def test_a_checkpoints_own_ways_of_generating_are_off(parts, server, monkeypatch):
     """As in evaluation: its penalty, beams and sampling do not count, and a turn ends where the chat template says."""
     model, processor = parts
-    message = user_message(world_examples(1)[0], "text")
+    message = user_message(toy_examples(1)[0], "text")
     expected = ask(server, message).choices[0]
     for name, value in (("repetition_penalty", 1.8), ("num_beams", 3), ("do_sample", True), ("eos_token_id", None)):
         monkeypatch.setattr(model.vlm.generation_config, name, value)
     found = ask(server, message).choices[0]
     assert found.finish_reason == "stop" and found.message.content == expected.message.content != ""
-    assert found.message.content == answer_view(model, processor, world_examples(1), "text")[0].text
+    assert found.message.content == predict_modality(model, processor, toy_examples(1), "text")[0].text
 
 
-@pytest.mark.parametrize("view", ["text", "speech"])
-def test_our_own_endpoint_answerer_gets_the_same(parts, server, view):
-    examples = world_examples(16)
-    expected = [answer_view(*parts, [e], view)[0].text for e in examples]
-    batches = server.house.worker.batches
-    asking = EndpointAnswerer(server.url, "selfkd", view, EndpointSettings(concurrency=16, max_new_tokens=48))
+@pytest.mark.parametrize("modality", ["text", "audio"])
+def test_our_own_endpoint_answerer_gets_the_same(parts, server, modality):
+    examples = toy_examples(16)
+    expected = [predict_modality(*parts, [e], modality)[0].text for e in examples]
+    batches = server.state.worker.batches
+    asking = EndpointClient(server.url, "selfkd", modality, EndpointSettings(concurrency=16, max_new_tokens=48))
     assert [(r.text, r.error) for r in asking.answer(examples)] == [(text, "") for text in expected]
-    assert server.house.worker.batches - batches < 16  # some were asked together
+    assert server.state.worker.batches - batches < 16  # some were asked together
 
 
 def test_a_string_is_a_question_and_text_around_sound_is_instruction_and_form(parts, server):
     model, processor = parts
-    example = world_examples(1)[0]
-    bare = answer_view(model, processor, [replace(example, image=None)], "text")[0].text
+    example = toy_examples(1)[0]
+    bare = predict_modality(model, processor, [replace(example, image=None)], "text")[0].text
     assert ask(server, {"role": "user", "content": example.question}).choices[0].message.content == bare
     both = replace(example, instruction="Is it red?\n", answer_format="\nOne word.")
-    content = user_message(both, "speech")["content"]
+    content = user_message(both, "audio")["content"]
     assert [p["type"] for p in content] == ["image_url", "text", "input_audio", "text"]
     late_picture = {"role": "user", "content": [*content[1:], content[0]]}  # the model has it first all the same
-    expected = answer_view(model, processor, [both], "speech")[0].text
+    expected = predict_modality(model, processor, [both], "audio")[0].text
     assert ask(server, late_picture).choices[0].message.content == expected
 
 
@@ -138,9 +138,9 @@ def test_rows_of_a_batch_end_at_their_own_limits(parts, endless, gate):
 
 
 def test_kinds_are_batched_apart_and_no_more_than_the_maximum(parts, gate):
-    sound = sound_of(encoded(tone(0.5), 16_000))
+    audio_clip = sound_of(encoded(tone(0.5), 16_000))
     with served(parts, max_batch=2, batch_wait_seconds=0.0) as running:
-        threads, found = lined_up(running, gate, [ASK] * 3 + [request(sound, max_tokens=4)] * 2)
+        threads, found = lined_up(running, gate, [ASK] * 3 + [request(audio_clip, max_tokens=4)] * 2)
         gate.set()
         for thread in threads:
             thread.join()
@@ -178,9 +178,9 @@ def test_a_client_that_has_gone_is_dropped_before_it_is_asked(parts, gate):
         first, found = together(running, [ASK])
         until(lambda: gate.sizes == [1])
         gone = raw(running.url, head(ASK) + json.dumps(ASK).encode())
-        until(lambda: len(running.house.worker._waiting) == 1)
+        until(lambda: len(running.state.worker._waiting) == 1)
         gone.close()
-        until(lambda: running.house.inside == 1)
+        until(lambda: running.state.inside == 1)
         gate.set()
         first[0].join()
         assert found[0][0] == 200 and running.post(ASK)[0] == 200
@@ -200,7 +200,7 @@ def test_a_stream_stops_with_its_client(parts, endless, monkeypatch, gate):
     with served(parts, batch_wait_seconds=0.0) as running:
         threads, found = lined_up(running, gate, [ASK | {"max_tokens": 60}])
         stream = raw(running.url, head(body := ASK | {"stream": True, "max_tokens": 500}) + json.dumps(body).encode())
-        until(lambda: len(running.house.worker._waiting) == 2)
+        until(lambda: len(running.state.worker._waiting) == 2)
         gate.set()
         read = b""
         while read.count(b"data: ") < 6:
@@ -209,7 +209,7 @@ def test_a_stream_stops_with_its_client(parts, endless, monkeypatch, gate):
         for thread in threads:
             thread.join()
         assert found[0][2]["usage"]["completion_tokens"] == 60
-        until(lambda: running.house.inside == 0)
+        until(lambda: running.state.inside == 0)
         assert running.post(ASK)[0] == 200  # the batch has ended
     assert gate.sizes == [1, 2, 1]
     of_both = [is_gone for is_gone in steps if len(is_gone) == 2]

@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from threading import Timer
 
 import pytest
-from examples import world_examples
+from examples import toy_examples
 from serving import PATIENCE, get, post
 
 from selfkd.evaluation.backends.endpoint import user_message
-from selfkd.evaluation.backends.local import answer_view
+from selfkd.evaluation.backends.local import predict_modality
 from selfkd.model.tiny import load_bundled
-from selfkd.training.data import VIEWS
+from selfkd.training.data import MODALITIES
 
 
 @contextmanager
@@ -47,11 +47,13 @@ def test_the_app_shows_its_page():
 
 
 def test_the_endpoint_answers_as_evaluation_does():
-    (example,) = world_examples(1)
+    (example,) = toy_examples(1)
     parts = load_bundled()
     with started("serve") as address:
         assert get(address, "/health")[0] == 200
-        for view in VIEWS:
-            status, _, body = post(address, {"model": "selfkd", "messages": [user_message(example, view)]})
+        for modality in MODALITIES:
+            status, _, body = post(address, {"model": "selfkd", "messages": [user_message(example, modality)]})
             assert status == 200
-            assert body["choices"][0]["message"]["content"] == answer_view(*parts, [example], view)[0].text != ""
+            assert (
+                body["choices"][0]["message"]["content"] == predict_modality(*parts, [example], modality)[0].text != ""
+            )

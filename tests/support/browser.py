@@ -27,7 +27,7 @@ _FLAGS = (
 
 @contextmanager
 def chromium_page(width: int = 1200, height: int = 900, flags: Sequence[str] = (), **settings) -> Iterator:
-    """A page with lists of its own: `page.said`, the warnings and errors of its console, and `page.asked`, the
+    """A page with lists of its own: `page.spoken_text`, the warnings and errors of its console, and `page.asked`, the
     addresses that it asked for, files and data of its own not counted. `flags` are further ones of Chromium, `settings`
     those of a browser context: color_scheme, has_touch, ..."""
     chromium = shutil.which("chromium")
@@ -38,9 +38,9 @@ def chromium_page(width: int = 1200, height: int = 900, flags: Sequence[str] = (
         try:
             page = browser.new_context(viewport={"width": width, "height": height}, **settings).new_page()
             page.set_default_timeout(SOON)
-            page.said, page.asked = [], []
-            page.on("console", lambda m: page.said.append(m.text) if m.type in ("error", "warning") else None)
-            page.on("pageerror", lambda error: page.said.append(str(error)))
+            page.spoken_text, page.asked = [], []
+            page.on("console", lambda m: page.spoken_text.append(m.text) if m.type in ("error", "warning") else None)
+            page.on("pageerror", lambda error: page.spoken_text.append(str(error)))
             page.on("request", lambda r: page.asked.append(r.url) if not r.url.startswith(("file:", "data:")) else None)
             yield page
         finally:

@@ -29,7 +29,7 @@ def pair_of(image: bytes, question: bytes) -> str:
 
 
 @dataclass
-class Asked:
+class Query:
     body: dict[str, Any]
     headers: dict[str, str]
     pair: str
@@ -47,7 +47,7 @@ class Asked:
 
 def read_parts(parts: list[dict[str, Any]]) -> tuple[bytes, bytes]:
     """(the picture's file, the samples of the sound or else the longest text)."""
-    image, sound, texts = b"", b"", []
+    image, audio_clip, texts = b"", b"", []
     for part in parts:
         if part["type"] == "image_url":
             image = base64.b64decode(part["image_url"]["url"].partition(";base64,")[2], validate=True)
@@ -56,10 +56,10 @@ def read_parts(parts: list[dict[str, Any]]) -> tuple[bytes, bytes]:
             wav = base64.b64decode(part["input_audio"]["data"], validate=True)
             samples, rate_hz = soundfile.read(io.BytesIO(wav), dtype="int16")
             assert rate_hz == 16_000 and samples.ndim == 1 and wav[:4] == b"RIFF"
-            sound = samples.tobytes()
+            audio_clip = samples.tobytes()
         else:
             texts.append(part["text"])
-    return image, sound or max(texts, key=len).encode()
+    return image, audio_clip or max(texts, key=len).encode()
 
 
 def body_of(message: dict[str, Any], finish: str = "stop", **others: Any) -> bytes:
@@ -108,9 +108,9 @@ class ChatServer:
     script: dict[str, list[str]] = field(default_factory=dict)
     always: str = "ok"
     delay_seconds: Callable[[], float] = lambda: 0.0
-    reply: Callable[[Asked], str] = lambda asked: asked.pair
-    asked: list[Asked] = field(default_factory=list)
-    most_at_once: int = 0
+    prediction: Callable[[Query], str] = lambda asked: asked.pair
+    asked: list[Query] = field(default_factory=list)
+    max_at_once: int = 0
     closing: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
     at_once: int = 0
@@ -126,13 +126,13 @@ class _Handler(BaseHTTPRequestHandler):
         assert self.path.partition("?")[0] == "/v1/chat/completions", self.path
         content = body["messages"][-1]["content"]
         pair = pair_of(*read_parts(content)) if isinstance(content, list) else content
-        asked = Asked(body, {k.lower(): v for k, v in self.headers.items()}, pair, time.monotonic(), self.path)
+        asked = Query(body, {k.lower(): v for k, v in self.headers.items()}, pair, time.monotonic(), self.path)
         with chat.lock:
             chat.asked.append(asked)
             left = chat.script.get(pair)
             behaviour = left.pop(0) if left else "ok" if left is not None else chat.always
             chat.at_once += 1
-            chat.most_at_once = max(chat.most_at_once, chat.at_once)
+            chat.max_at_once = max(chat.max_at_once, chat.at_once)
         try:
             time.sleep(chat.delay_seconds())
         finally:
@@ -141,16 +141,18 @@ class _Handler(BaseHTTPRequestHandler):
         with suppress(BrokenPipeError, ConnectionResetError):
             self._behave(behaviour, asked)
 
-    def _behave(self, behaviour: str, asked: Asked) -> None:
+    def _behave(self, behaviour: str, asked: Query) -> None:
         """`behaviour`: a name of BODIES, "hang", "drip", "cut", or "429" or "429 after 0.3" (Retry-After, seconds)."""
         if behaviour in BODIES:
             page = behaviour == "html"
-            self._send(200, BODIES[behaviour](self.chat.reply(asked)), {"Content-Type": "text/html"} if page else {})
+            self._send(
+                200, BODIES[behaviour](self.chat.prediction(asked)), {"Content-Type": "text/html"} if page else {}
+            )
         elif behaviour == "hang":
             self.chat.closing.wait()
             self.close_connection = True
         elif behaviour in ("cut", "drip"):
-            content = BODIES["ok"](self.chat.reply(asked))
+            content = BODIES["ok"](self.chat.prediction(asked))
             self._head(200, len(content), {})
             self.wfile.write(content[:20])
             for byte in content[20:] if behaviour == "drip" else b"":

@@ -9,7 +9,7 @@ from transformers import Trainer
 
 from selfkd.data.example import MANIFEST, SAMPLE_RATE_HZ, Example, write_shard
 from selfkd.files import write_json
-from selfkd.synthesis.sources.registry import World
+from selfkd.synthesis.sources.registry import ToyWorld
 
 
 def tone(seconds: float, pitch_hz: float = 220) -> np.ndarray:
@@ -18,9 +18,9 @@ def tone(seconds: float, pitch_hz: float = 220) -> np.ndarray:
     return (0.3 * np.sin(2 * np.pi * pitch_hz * t) * np.sin(2 * np.pi * 3 * t)).astype(np.float32)
 
 
-def world_examples(count: int, annotated: bool = True) -> list[Example]:
+def toy_examples(count: int, noisy: bool = True) -> list[Example]:
     """World examples with tones of different lengths for speech: quick to make, valid in every field."""
-    source = World("train", 5, annotated)
+    source = ToyWorld("train", 5, noisy)
     return [source.example(i).spoken(tone(0.5 + 0.17 * i), "tone") for i in range(count)]
 
 
@@ -36,7 +36,7 @@ def training_start(parts, folder):
 def training_data(folder):
     """Writes sixteen examples (`folder/data`)."""
     (folder / "data").mkdir()
-    write_shard(folder / "data" / "train.parquet", world_examples(16), {"rows": 16, "rejected": []})
+    write_shard(folder / "data" / "train.parquet", toy_examples(16), {"rows": 16, "rejected": []})
     write_json(folder / "data" / MANIFEST, {"source": "world", "shards": [{"file": "train.parquet"}]})
 
 

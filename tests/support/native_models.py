@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.utils import is_timm_available, is_torchvision_available
 
-from selfkd.model.image_processor import picture_processor_class
+from selfkd.model.image_processor import image_processor_class
 
 END, PAD = "<|im_end|>", "<|endoftext|>"
 QWEN_TOKENS = {
@@ -74,7 +74,7 @@ QWEN_AUDIO = {
 
 def qwen_processor(kind: str):
     images = Qwen2VLImageProcessorPil(patch_size=4, merge_size=2, size={"shortest_edge": 64, "longest_edge": 1024})
-    return picture_processor_class(kind)(
+    return image_processor_class(kind)(
         image_processor=images,
         feature_extractor=WhisperFeatureExtractor(feature_size=128),
         tokenizer=tokenizer(QWEN_TOKENS, QWEN_TEMPLATE),
@@ -124,7 +124,7 @@ def gemma4():
     """With what sets Gemma apart: layers that slide, keys shared by layers, inputs by layer, capped logits."""
     template = TEMPLATE % ("<|image|>", "<|audio|>")
     made = tokenizer(GEMMA_TOKENS, template)
-    processor = picture_processor_class("gemma4")(
+    processor = image_processor_class("gemma4")(
         feature_extractor=Gemma4AudioFeatureExtractor(),
         image_processor=Gemma4ImageProcessorPil(patch_size=4, max_soft_tokens=70, pooling_kernel_size=2),
         tokenizer=made,
@@ -155,22 +155,22 @@ def gemma3n():
     tokens = {"boi_token": "<start_of_image>", "boa_token": "<start_of_audio>", "eoi_token": "<end_of_image>"}
     tokens |= {"image_token": "<image_soft_token>", "eoa_token": "<end_of_audio>", "audio_token": "<audio_soft_token>"}
     made = tokenizer(tokens, template, last=tuple(tokens.values())[2:])
-    processor = picture_processor_class("gemma3n")(
+    processor = image_processor_class("gemma3n")(
         feature_extractor=Gemma3nAudioFeatureExtractor(),
         image_processor=SiglipImageProcessorPil(size={"height": 64, "width": 64}),
         tokenizer=made,
         chat_template=template,
         image_seq_length=4,
     )
-    pictures, sounds = made.eoi_token_id, made.eoa_token_id
+    images, audio_clips = made.eoi_token_id, made.eoa_token_id
     text = TEXT | ids_of(made) | {"num_hidden_layers": 4, "sliding_window": 16, "num_kv_shared_layers": 2}
     text |= {"layer_types": ["sliding_attention", "full_attention"] * 2, "hidden_size_per_layer_input": 8}
     text |= {"laurel_rank": 4, "final_logit_softcapping": 0.5, "vocab_size": len(made)}
     audio = {"hidden_size": 16, "conf_num_hidden_layers": 2, "conf_num_attention_heads": 2}
-    audio |= {"sscp_conv_channel_size": [8, 4], "vocab_size": 2, "vocab_offset": sounds}
-    vision = {"architecture": "test_efficientnet", "hidden_size": 256, "vocab_size": 2, "vocab_offset": pictures}
+    audio |= {"sscp_conv_channel_size": [8, 4], "vocab_size": 2, "vocab_offset": audio_clips}
+    vision = {"architecture": "test_efficientnet", "hidden_size": 256, "vocab_size": 2, "vocab_offset": images}
     config = Gemma3nConfig(
-        text_config=text | {"vocab_size_per_layer_input": pictures},
+        text_config=text | {"vocab_size_per_layer_input": images},
         vision_config=vision,
         audio_config=audio,
         vision_soft_tokens_per_image=4,
@@ -185,7 +185,7 @@ def phi4():
     made = tokenizer({"image_token": "<|image|>", "audio_token": "<|audio|>"}, template)
     from transformers import Phi4MultimodalImageProcessor  # needs torchvision
 
-    processor = picture_processor_class("phi4_multimodal")(
+    processor = image_processor_class("phi4_multimodal")(
         image_processor=Phi4MultimodalImageProcessor(dynamic_hd=4),
         audio_processor=Phi4MultimodalFeatureExtractor(),
         tokenizer=made,

@@ -15,11 +15,11 @@ from selfkd.analysis.runner import about, intervals, items_path
 from selfkd.data.dataset import ExampleFolder
 from selfkd.data.example import MANIFEST, write_shard
 from selfkd.evaluation.evaluate import EvaluateConfig, score
-from selfkd.evaluation.response import Reply
+from selfkd.evaluation.response import Prediction
 from selfkd.evaluation.samples import QUESTIONS, read_samples, sample, samples_path
 from selfkd.files import write_json, write_text
 from selfkd.run_dir import Run, append_log
-from selfkd.synthesis.sources.registry import World
+from selfkd.synthesis.sources.registry import ToyWorld
 from selfkd.training.distill import DistillConfig
 
 LAYERS, HEADS = 6, 5
@@ -35,22 +35,22 @@ def spoken_data(
 ) -> Path:
     """Every third question is misheard, where somebody listened. Public benchmarks have some questions to a picture, of
     which "yes" and "no" are true in turn: by a benchmark where "yes" always is nothing can be measured."""
-    source = World("test", 7)
+    source = ToyWorld("test", 7)
     examples = [source.example(i).spoken(tone(0.6, pitch_hz), ("anna", "ben")[i % 2]) for i in range(count)]
     if benchmark != "world":
-        there = {"source": benchmark, "kind": "yes_no", "category": "random"}
+        there = {"source": benchmark, "question_type": "yes_no", "category": "random"}
         names = ("picture", "image_source", "set_id", "figure_id", "question_id")
-        pictures = [json.dumps(dict.fromkeys(names, str(i // of_a_picture))) for i in range(count)]
-        truths = ["yes", "no"] * count
+        images = [json.dumps(dict.fromkeys(names, str(i // of_a_picture))) for i in range(count)]
+        targets = ["yes", "no"] * count
         examples = [
-            replace(e, details=d, truth=t, **there) for e, d, t in zip(examples, pictures, truths[:count], strict=True)
+            replace(e, details=d, target=t, **there) for e, d, t in zip(examples, images, targets[:count], strict=True)
         ]
     if heard:
         examples = [replace(e, word_error_rate=(0.25, 0.0, 0.0)[i % 3]) for i, e in enumerate(examples)]
     write_shard(folder / "test.parquet", examples, {"rows": count})
     manifest = {
         "source": benchmark, "split": "test", "rows": count, "seed": 7, "engine_name": "some engine",
-        "verify": "openai/whisper-base.en" if heard else "", "shards": [{"file": "test.parquet"}],
+        "asr_filter": "openai/whisper-base.en" if heard else "", "shards": [{"file": "test.parquet"}],
         "rejected_shards": [], "rejected": [],
     }  # fmt: skip
     write_json(folder / MANIFEST, manifest)
@@ -66,23 +66,29 @@ def evaluation_on(
     folder: Path, right: dict[Path, dict[str, str]], model: str = "some/model", wording: str = ""
 ) -> Path:
     """The same on several folders of questions."""
-    views = list(dict.fromkeys(v for of in right.values() for v in of))
-    config = EvaluateConfig(model, list(map(str, right)), folder, views=views)
+    modalities = list(dict.fromkeys(v for of in right.values() for v in of))
+    config = EvaluateConfig(model, list(map(str, right)), folder, modalities=modalities)
     with Run.open(folder, "evaluate", config) as run:
         result = {}
-        for data, by_view in right.items():
+        for data, by_modality in right.items():
             examples = ExampleFolder(data)
-            for view, marks in by_view.items():
-                replies = {"1": lambda e: e.truth + wording, "0": lambda e: "who knows" + wording}
+            for modality, marks in by_modality.items():
+                predictions = {"1": lambda e: e.target + wording, "0": lambda e: "who knows" + wording}
                 records = [
                     sample(
-                        e, view, Reply("", error="it fell over") if m == "-" else Reply(replies[m](e), f"heard {e.id}")
+                        e,
+                        modality,
+                        Prediction("", error="it fell over")
+                        if m == "-"
+                        else Prediction(predictions[m](e), f"heard {e.id}"),
                     )
                     for e, m in zip(examples, marks, strict=True)
                 ]
-                write_lines(samples_path(folder, examples.source, view), records)
-            of_view = {view: read_samples(samples_path(folder, examples.source, view)) for view in by_view}
-            result[examples.source] = score(of_view, 0)
+                write_lines(samples_path(folder, examples.source, modality), records)
+            of_modality = {
+                modality: read_samples(samples_path(folder, examples.source, modality)) for modality in by_modality
+            }
+            result[examples.source] = score(of_modality, 0)
         write_json(folder / QUESTIONS, {ExampleFolder(data).source: os.path.relpath(data, folder) for data in right})
         run.finish(**result)
     return folder
@@ -98,27 +104,32 @@ def attention(folder: Path, data: Path, levels: dict[str, tuple[float, float]]) 
     models = [f"{name}=somewhere/{name}" for name in levels]
     with Run.open(folder, "attention", AttentionConfig(models, [str(data)], folder)) as run:
         records = {}
-        for name, by_view in levels.items():
+        for name, by_modality in levels.items():
             records[name] = [
                 about(e)
                 | {
                     "tokens": {v: {"query": q, "image": 4, "response_rows": 2, "uniform": 0.5}
-                               for v, q in (("text", 7), ("speech", 22))},
-                    "views": {v: {m: (np.r_[0.4, 0.4, [level] * 4] + rng.normal(0, 0.01, LAYERS)).tolist()
-                                  for m in MEASURES} for v, level in zip(("text", "speech"), by_view, strict=True)},
+                               for v, q in (("text", 7), ("audio", 22))},
+                    "modalities": {v: {m: (np.r_[0.4, 0.4, [level] * 4] + rng.normal(0, 0.01, LAYERS)).tolist()
+                                  for m in MEASURES} for v, level in zip(("text", "audio"), by_modality, strict=True)},
                 }
                 for e in examples
             ]  # fmt: skip
             maps = [
-                {"id": examples[0].id, "view": view, "layer": layer, "grid": [[level / 4] * 2, [level / 8, level / 2]]}
-                for view, level in zip(("text", "speech"), by_view, strict=True)
+                {
+                    "id": examples[0].id,
+                    "modality": modality,
+                    "layer": layer,
+                    "grid": [[level / 4] * 2, [level / 8, level / 2]],
+                }
+                for modality, level in zip(("text", "audio"), by_modality, strict=True)
                 for layer in (3, 5)
             ]
             write_lines(items_path(folder, examples.source, name), records[name])
             heads = {
-                view: {m: intervals(np.full((len(examples), LAYERS, HEADS), level) * np.arange(1, HEADS + 1) / HEADS, 0)
+                modality: {m: intervals(np.full((len(examples), LAYERS, HEADS), level) * np.arange(1, HEADS + 1) / HEADS, 0)
                        for m in BY_HEAD}
-                for view, level in zip(("text", "speech"), by_view, strict=True)
+                for modality, level in zip(("text", "audio"), by_modality, strict=True)
             }  # fmt: skip
             write_json(folder / "heads" / f"{examples.source}.{name}.json", heads)
             write_lines(folder / "maps" / f"{examples.source}.{name}.jsonl", maps)
@@ -157,13 +168,13 @@ def training(folder: Path, alpha: float) -> Path:
     return folder
 
 
-def all_kinds(folder: Path) -> list[str]:
+def all_question_types(folder: Path) -> list[str]:
     """A run of each kind; SFT answers 3 of 12 spoken questions, Self-KD 9, written 11 are right."""
     data = spoken_data(folder / "world")
     runs = [
         evaluation(folder / "eval-base", data, text="111111111110", cascade="111111111100"),
-        evaluation(folder / "eval-sft", data, speech="111000000000"),
-        evaluation(folder / "eval-selfkd", data, speech="111111111000"),
+        evaluation(folder / "eval-sft", data, audio="111000000000"),
+        evaluation(folder / "eval-selfkd", data, audio="111111111000"),
         attention(folder / "attention", data, {"base": (0.44, 0.3), "sft": (0.44, 0.36), "selfkd": (0.44, 0.42)}),
         agreement(folder / "agreement", data, {"sft": 6.5, "selfkd": 0.4}),
         training(folder / "sft", 0.0),

@@ -12,16 +12,16 @@ from tempfile import TemporaryDirectory
 
 import torch
 import torch.distributed as dist
-from examples import world_examples
+from examples import toy_examples
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from transformers import TrainerState
 
-from selfkd.losses import Objective
+from selfkd.losses import LossConfig
 from selfkd.model.checkpoint import load_omni
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.training.data import PairedCollator, paired_item
-from selfkd.training.trainable import let_train
+from selfkd.training.trainable import set_trainable
 from selfkd.training.weight_averaging import WeightAverage
 
 
@@ -50,18 +50,18 @@ def main(folder: str, parts: list[str]) -> None:
     (whole, processor), (shared, _) = load_omni(folder), load_omni(folder)
     for model in (whole, shared):
         torch.manual_seed(0)  # adapters begin at random, and in all processes alike
-        let_train(model, parts, {"r": 4})
+        set_trainable(model, parts, {"r": 4})
         model.train()
-    items = [paired_item(processor, e) for e in world_examples(4)]
+    items = [paired_item(processor, e) for e in toy_examples(4)]
     collate = PairedCollator(processor)
     batch, mine = collate(items), collate(items[rank::2])
-    expected = whole(paired=batch, objective=Objective(0.5))
+    expected = whole(paired=batch, objective=LossConfig(0.5))
     (expected.total / expected.tokens).backward()
 
     for layer in [m for m in shared.modules() if type(m).__name__ in shared._no_split_modules]:
         fully_shard(layer, mesh=mesh)
     fully_shard(shared, mesh=mesh)
-    loss = shared(paired=mine, objective=Objective(0.5))
+    loss = shared(paired=mine, objective=LossConfig(0.5))
     (loss.total * 2 / expected.tokens).backward()  # FSDP averages over ranks
     total = loss.total.detach().clone()
     dist.all_reduce(total)

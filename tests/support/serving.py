@@ -25,7 +25,7 @@ from PIL import Image
 from selfkd.evaluation.backends.local import MAX_NEW_TOKENS
 from selfkd.serving.config import ServeConfig
 from selfkd.serving.server import create_app
-from selfkd.serving.state import House
+from selfkd.serving.state import ServerState
 
 CHAT = "/v1/chat/completions"
 PATIENCE = 120  # seconds, of whatever is waited for: a machine busy with others is slow, not wrong
@@ -34,7 +34,7 @@ PATIENCE = 120  # seconds, of whatever is waited for: a machine busy with others
 @dataclass
 class Served:
     url: str
-    house: House
+    state: ServerState
 
     def post(self, body: Any, **others: Any):
         return post(self.url, body, **others)
@@ -51,7 +51,7 @@ def served(parts, **settings):
         time.sleep(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
     try:
-        yield Served(f"http://127.0.0.1:{port}/v1", app.state.house)
+        yield Served(f"http://127.0.0.1:{port}/v1", app.state.state)
     finally:
         server.should_exit = True
         thread.join()
@@ -172,7 +172,7 @@ def lined_up(running, gate, bodies):
     first, _ = together(running, [ASK])
     until(lambda: gate.sizes == [1])
     threads, found = together(running, bodies)
-    until(lambda: len(running.house.worker._waiting) == len(bodies))
+    until(lambda: len(running.state.worker._waiting) == len(bodies))
     return first + threads, found
 
 

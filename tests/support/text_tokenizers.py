@@ -116,7 +116,7 @@ class SlowTokenizer(PreTrainedTokenizer):
         return self.letters[index]
 
 
-KINDS = [bundled, qwen, llama, llama_first, gemma, unigram, folded, SlowTokenizer]
+QUESTION_TYPES = [bundled, qwen, llama, llama_first, gemma, unigram, folded, SlowTokenizer]
 
 
 @cache

@@ -13,14 +13,14 @@ from selfkd.data.dataset import ExampleFolder
 from selfkd.errors import InputError
 from selfkd.synthesis.augment import _effect, augmented, check_effects
 from selfkd.synthesis.synthesize import SynthesizeConfig, synthesize
-from selfkd.synthesis.tts.base import EspeakSpeaker, Utterance
+from selfkd.synthesis.tts.base import EspeakEngine, Utterance
 
 SNR_DB = (5.0, 20.0)
 
 
 @pytest.fixture(scope="module")
 def voice():
-    return EspeakSpeaker().speak(Utterance("How many red circles are there in the image?", "en-US+m3"))
+    return EspeakEngine().synthesize_audio(Utterance("How many red circles are there in the image?", "en-US+m3"))
 
 
 def share_between(samples, low_hz, high_hz):

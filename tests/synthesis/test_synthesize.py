@@ -25,14 +25,14 @@ from selfkd.errors import InputError
 from selfkd.export import PublishDataConfig, publish_data
 from selfkd.files import locked, sha256, write_json
 from selfkd.report.sections.audio_quality import quality_tables
-from selfkd.synthesis.shards import speak_shard
+from selfkd.synthesis.shards import synthesize_shard
 from selfkd.synthesis.sources import toy as embedded_sources
 from selfkd.synthesis.synthesize import SynthesizeConfig, synthesize
 from selfkd.synthesis.tts.base import ESPEAK_VOICES
 
 
 def config(folder, **changes):
-    return replace(SynthesizeConfig(folder, "world-annotated", count=8, shard_rows=3, processes=1), **changes)
+    return replace(SynthesizeConfig(folder, "world-noisy", count=8, shard_rows=3, processes=1), **changes)
 
 
 def digests(folder):
@@ -59,10 +59,10 @@ def test_two_processes_and_an_interrupted_run_give_the_same_bytes(spoken, tmp_pa
 
 def test_datasets_reads_the_shards_as_they_are(spoken, tmp_path):
     data = load_dataset("parquet", data_files=str(spoken / "*.parquet"), split="train", cache_dir=tmp_path)
-    assert type(data.features["image"]).__name__ == "Image" and type(data.features["speech"]).__name__ == "Audio"
-    assert data.features["speech"].sampling_rate == 16_000
-    row = data.cast_column("speech", Audio(decode=False))[0]
-    assert row["image"].size == (64, 64) and row["speech"]["bytes"][:4] == b"fLaC"
+    assert type(data.features["image"]).__name__ == "Image" and type(data.features["audio"]).__name__ == "Audio"
+    assert data.features["audio"].sampling_rate == 16_000
+    row = data.cast_column("audio", Audio(decode=False))[0]
+    assert row["image"].size == (64, 64) and row["audio"]["bytes"][:4] == b"fLaC"
     assert len(data) == 8
 
 
@@ -89,9 +89,9 @@ def test_what_goes_to_the_hub_says_nothing_of_this_machine(tmp_path, monkeypatch
     folder = tmp_path / "out"
     synthesize(SynthesizeConfig(folder, "jsonl", str(mine.parent / "q.jsonl"), str(mine), count=0, processes=1))
     assert shard_metadata(next(folder.glob("*.parquet")))["rejected"] == read_manifest(folder)["rejected"]
-    manifest = read_manifest(folder) | {"verify": str(mine / "whisper"), "language": "de-AT"}
+    manifest = read_manifest(folder) | {"asr_filter": str(mine / "whisper"), "language": "de-AT"}
     manifest["rejected"] += [manifest["rejected"][0] | {"reason": f"{word} not there"} for word in (
-        "field image: /home/me/.cache/x.png:", "engine: tts at http://host/v1/x:", "field speech: 1 and/or 2:",
+        "field image: /home/me/.cache/x.png:", "engine: tts at http://host/v1/x:", "field audio: 1 and/or 2:",
     )]  # fmt: skip
     write_json(folder / MANIFEST, manifest)
     sent, uploaded = {}, {}
@@ -102,9 +102,9 @@ def test_what_goes_to_the_hub_says_nothing_of_this_machine(tmp_path, monkeypatch
     assert "my own" not in json.dumps(sent) and str(tmp_path) not in json.dumps(sent)
     assert [r["reason"] for r in sent["rejected"]] == [
         "field image: of her/a.png: no such file", "field image: x.png: not there",
-        "engine: tts at http://host/v1/x: not there", "field speech: 1 and/or 2: not there",
+        "engine: tts at http://host/v1/x: not there", "field audio: 1 and/or 2: not there",
     ]  # fmt: skip
-    assert sent["verify"] == "whisper" and "language: de\n" in (folder / "README.md").read_text()
+    assert sent["asr_filter"] == "whisper" and "language: de\n" in (folder / "README.md").read_text()
     assert quality_tables([folder], [])[0].rows[0][2] == "whisper"
     # shards of an earlier time have other names
     assert uploaded["delete_patterns"] == ["train-*.parquet", "rejected/*.parquet"]
@@ -119,14 +119,14 @@ def test_what_goes_to_the_hub_says_nothing_of_this_machine(tmp_path, monkeypatch
 
 def test_what_is_read_is_what_was_spoken(spoken):
     examples = list(ExampleFolder(spoken))
-    source = embedded_sources.World("train", 0, annotated=True)
+    source = embedded_sources.ToyWorld("train", 0, noisy=True)
     for index, example in enumerate(examples):
         plain = source.example(index)
-        assert replace(example, speech=None, voice="", duration_seconds=0.0, said="") == plain
-        assert example.said == plain.question
+        assert replace(example, audio=None, voice="", duration_seconds=0.0, spoken_text="") == plain
+        assert example.spoken_text == plain.question
         assert example.voice in ESPEAK_VOICES["training"]
         assert len(example.samples()) == round(example.duration_seconds * 16_000) > 8_000
-        assert example.picture().size == (64, 64)
+        assert example.load_image().size == (64, 64)
 
 
 def test_manifest_says_where_everything_is_from(spoken):
@@ -143,12 +143,12 @@ def test_voices_are_varied_and_depend_on_the_seed(tmp_path, spoken):
 
 
 def test_what_cannot_be_spoken_is_rejected_with_a_reason(tmp_path):
-    class Silent(embedded_sources.World):
+    class Silent(embedded_sources.ToyWorld):
         def example(self, index):
             example = super().example(index)
             return replace(example, question="...") if index == 2 else example
 
-    path = speak_shard(config(tmp_path, source="world"), Silent("train", 0), {"en-US+m1": 1.0}, (0, 3), "shard")
+    path = synthesize_shard(config(tmp_path, source="world"), Silent("train", 0), {"en-US+m1": 1.0}, (0, 3), "shard")
     kept = shard_metadata(path)
     assert pq.read_table(path).num_rows == kept["rows"] == 2
     assert kept["rejected"][0]["id"] == "world-train-0-000002" and "nothing to say" in kept["rejected"][0]["reason"]
@@ -193,10 +193,10 @@ def test_a_folder_in_which_nothing_was_made_takes_a_corrected_command(tmp_path):
 
 def test_a_shard_that_another_job_is_making_is_waited_for(tmp_path):
     lock, made = tmp_path / ".train-00000-of-00001.parquet.lock", tmp_path / "train-00000-of-00001-theirs.parquet"
-    arguments = (config(tmp_path), embedded_sources.World("train", 0), {"en-US+m1": 1.0}, (0, 1), made.stem[:20])
+    arguments = (config(tmp_path), embedded_sources.ToyWorld("train", 0), {"en-US+m1": 1.0}, (0, 1), made.stem[:20])
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         with locked(lock):
-            job = pool.submit(speak_shard, *arguments)
+            job = pool.submit(synthesize_shard, *arguments)
             with pytest.raises(TimeoutError):
                 job.result(8)
             made.touch()
@@ -283,7 +283,7 @@ def listen_to_ctrl_c():
 
 def test_after_ctrl_c_the_same_command_ends_in_the_same_bytes(tmp_path):
     """A terminal sends it to every process at once: an engine that it ended would have cost a row of a whole shard."""
-    wanted = ["--source", "world-annotated", "--count", "400", "--shard_rows", "10", "--output"]
+    wanted = ["--source", "world-noisy", "--count", "400", "--shard_rows", "10", "--output"]
     synthesize(config(tmp_path / "whole", count=400, shard_rows=10))
     command = [sys.executable, "-m", "selfkd.cli", "synthesize", *wanted, str(tmp_path / "stopped")]
     for made in (1, 6):
@@ -301,7 +301,7 @@ def test_after_ctrl_c_the_same_command_ends_in_the_same_bytes(tmp_path):
 
 
 def test_killed_at_random_moments_it_ends_in_the_same_bytes(spoken, tmp_path):
-    command = [sys.executable, "-m", "selfkd.cli", "synthesize", "--source", "world-annotated", "--count", "8"]
+    command = [sys.executable, "-m", "selfkd.cli", "synthesize", "--source", "world-noisy", "--count", "8"]
     command += ["--shard_rows", "3", "--output", str(tmp_path / "killed")]
     for _ in range(10):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from selfkd.errors import InputError
 from selfkd.synthesis.sayable import ANY, check_all_said
-from selfkd.synthesis.sources.toy import EasyVQA, MMAlignWorld, Words, World
+from selfkd.synthesis.sources.toy import EasyVQA, ToyMMAlign, ToyTranscription, ToyWorld
 from selfkd.synthesis.text_normalization import spoken_form
 
 
 @pytest.mark.parametrize(
-    ("written", "said"),
+    ("written", "spoken_text"),
     [
         ("Is there a red circle in the image?", "Is there a red circle in the image?"),
         ("How many of the 12 dogs weigh 5kg?", "How many of the twelve dogs weigh five kilograms?"),
@@ -169,7 +169,7 @@ def test_a_voice_says_the_letters_of_its_own_language():
 
 
 @pytest.mark.parametrize(
-    ("written", "said", "lost"),
+    ("written", "spoken_text", "lost"),
     [
         ("the red cup", "the cup", "the red"),
         ("Is it 5 or 6 cups?", "Is it five or cups?", "6"),
@@ -213,7 +213,7 @@ def test_whatever_is_written_is_said_or_refused(first, second, language):
 
 def test_what_comes_with_the_package_is_said_as_ever():
     """Byte for byte: its spoken questions are part of records and of the bundled model."""
-    sources = [kind(split, 0) for split in ("train", "test") for kind in (World, MMAlignWorld, Words)]
+    sources = [kind(split, 0) for split in ("train", "test") for kind in (ToyWorld, ToyMMAlign, ToyTranscription)]
     questions = [source.example(i).question for source in sources for i in range(60)]
     questions += [example.question for example in islice(map(EasyVQA("test", 0).example, range(300)), 300)]
     assert all(spoken_form(question) == question for question in questions)

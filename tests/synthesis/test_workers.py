@@ -30,7 +30,7 @@ if __name__ == "__main__":
     cluster = Cluster()
     for _ in range(2):
         cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
-    wanted = ["--source", "world-annotated", "--count", "8", "--shard_rows", "2", "--output", sys.argv[1]]
+    wanted = ["--source", "world-noisy", "--count", "8", "--shard_rows", "2", "--output", sys.argv[1]]
     status = main(["synthesize", *wanted, "--pool", "ray", "--address", cluster.address])
     try:
         list(run_jobs(killed, [(1,)], "ray", 1, cluster.address))
@@ -47,7 +47,7 @@ def names(folder):
 
 def test_a_ray_cluster_makes_the_shards_that_processes_make(tmp_path):
     pytest.importorskip("ray")
-    synthesize(SynthesizeConfig(tmp_path / "local", "world-annotated", count=8, shard_rows=2))
+    synthesize(SynthesizeConfig(tmp_path / "local", "world-noisy", count=8, shard_rows=2))
     (tmp_path / "job.py").write_text(_ON_RAY)
     command = [sys.executable, str(tmp_path / "job.py"), str(tmp_path / "ray")]
     told = subprocess.run(command, check=True, timeout=600, stdout=subprocess.PIPE, text=True).stdout

@@ -6,19 +6,19 @@ import pytest
 
 from selfkd.errors import InputError
 from selfkd.evaluation.grading import is_right, parse
-from selfkd.synthesis.sources.registry import EasyVQA, MMAlignWorld, World
-from selfkd.toy_world.noisy_labels import MISTAKE_SHARE, annotated_response, own_response, sentence_response
-from selfkd.toy_world.questions import KINDS, WORLD_KINDS, ask, caption_pair, mistaken
+from selfkd.synthesis.sources.registry import EasyVQA, ToyMMAlign, ToyWorld
+from selfkd.toy_world.noisy_labels import MISTAKE_SHARE, noiseless_response, noisy_response, sentence_response
+from selfkd.toy_world.questions import QUESTION_TYPES, TOY_QUESTION_TYPES, ask, caption_pair, mistaken
 from selfkd.toy_world.scenes import HELD_OUT, draw_scene, render, split_of
 
 SPLITS = ("train", "validation", "test")
 
 
-def questions(kind, count=60, split="train"):
-    rng = random.Random(kind)
+def questions(question_type, count=60, split="train"):
+    rng = random.Random(question_type)
     for index in range(count):
         scene = draw_scene(split, 3, index)
-        question = ask(scene, kind, rng)
+        question = ask(scene, question_type, rng)
         if question is not None:
             yield scene, question
 
@@ -50,27 +50,33 @@ def test_things_lie_in_the_picture_and_apart():
             assert all((a.x - b.x) ** 2 + (a.y - b.y) ** 2 > (a.radius + b.radius) ** 2 for b in things[:i])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_true_answer_is_right_in_every_hand(kind):
+@pytest.mark.parametrize("question_type", QUESTION_TYPES)
+def test_the_true_answer_is_right_in_every_hand(question_type):
     """Own words, full sentence and the annotator's all parse to the truth; a mistake never does."""
     rng, asked = random.Random(0), 0
-    for _, question in questions(kind):
+    for _, question in questions(question_type):
         asked += 1
         for response in (
-            own_response(question),
+            noiseless_response(question),
             sentence_response(question),
-            annotated_response(question, rng, mistake_share=0.0),
+            noisy_response(question, rng, mistake_share=0.0),
         ):
-            assert is_right(kind, question.answer, parse(kind, question.text, response)), (question, response)
-        wrong = annotated_response(question, rng, mistake_share=1.0)
-        assert not is_right(kind, question.answer, parse(kind, question.text, wrong)), (question, wrong)
+            assert is_right(question_type, question.answer, parse(question_type, question.text, response)), (
+                question,
+                response,
+            )
+        wrong = noisy_response(question, rng, mistake_share=1.0)
+        assert not is_right(question_type, question.answer, parse(question_type, question.text, wrong)), (
+            question,
+            wrong,
+        )
         assert mistaken(question, rng).answer != question.answer
     assert asked > 30
 
 
-@pytest.mark.parametrize("kind", ["exists", "relation", "choice"])
-def test_two_way_answers_are_balanced(kind):
-    answers = [q.answer for _, q in questions(kind, 400)]
+@pytest.mark.parametrize("question_type", ["exists", "relation", "choice"])
+def test_two_way_answers_are_balanced(question_type):
+    answers = [q.answer for _, q in questions(question_type, 400)]
     assert 0.4 < answers.count(answers[0]) / len(answers) < 0.6
 
 
@@ -102,32 +108,32 @@ def test_false_captions_name_nothing_that_is_there_in_that_way():
 
 
 def test_annotator_asks_the_same_and_errs_at_the_stated_share():
-    clean, annotated = World("train", 0), World("train", 0, annotated=True)
+    clean, noisy = ToyWorld("train", 0), ToyWorld("train", 0, noisy=True)
     wrong = 0
     for index in range(400):
-        a, b = clean.example(index), annotated.example(index)
-        assert (a.question, a.truth, a.image) == (b.question, b.truth, b.image)
-        assert a.answer == a.truth and b.answer != a.answer
-        wrong += not is_right(b.kind, b.truth, parse(b.kind, b.question, b.answer))
+        a, b = clean.example(index), noisy.example(index)
+        assert (a.question, a.target, a.image) == (b.question, b.target, b.image)
+        assert a.answer == a.target and b.answer != a.answer
+        wrong += not is_right(b.question_type, b.target, parse(b.question_type, b.question, b.answer))
     assert abs(wrong / 400 - MISTAKE_SHARE) < 0.07
 
 
 def test_world_source_takes_the_kinds_in_turn():
-    kinds = [World("test", 0).example(i).kind for i in range(2 * len(WORLD_KINDS))]
-    assert kinds == list(WORLD_KINDS) * 2 and len(WORLD_KINDS) >= 7
+    question_types = [ToyWorld("test", 0).example(i).question_type for i in range(2 * len(TOY_QUESTION_TYPES))]
+    assert question_types == list(TOY_QUESTION_TYPES) * 2 and len(TOY_QUESTION_TYPES) >= 7
 
 
 def test_mmalign_pairs_are_balanced():
-    examples = [MMAlignWorld("test", 0).example(i) for i in range(40)]
-    assert [e.truth for e in examples].count("A") == 20
+    examples = [ToyMMAlign("test", 0).example(i) for i in range(40)]
+    assert [e.target for e in examples].count("A") == 20
     assert [e.category for e in examples].count("relation") == 20
 
 
 def test_easy_vqa_is_a_sample_of_the_whole():
     examples = [EasyVQA("test", 0).example(i) for i in range(300)]
     assert len({e.id for e in examples}) == 300 and len({e.question for e in examples}) > 60
-    assert all(e.picture().size == (64, 64) for e in examples[:5])
-    assert {e.kind for e in examples} == {"exists", "color", "shape"}
+    assert all(e.load_image().size == (64, 64) for e in examples[:5])
+    assert {e.question_type for e in examples} == {"exists", "color", "shape"}
     trained = [EasyVQA("train", 0).example(i) for i in range(300)]
     assert not {e.image for e in trained} & {e.image for e in examples} and not {e.id for e in trained} & {
         e.id for e in examples

@@ -6,19 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from examples import world_examples
+from examples import toy_examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig
 from transformers import TrainingArguments
 
 from selfkd.errors import InputError
-from selfkd.losses import Objective
+from selfkd.losses import LossConfig
 from selfkd.model.lora import add_adapters
 from selfkd.training.arguments import HONOURED, HONOURED_OF_LORA, OURS
 from selfkd.training.distill import TOKENS, DistillConfig
-from selfkd.training.stage import suited, training_arguments
-from selfkd.training.trainable import let_train
+from selfkd.training.stage import resolve_config, training_arguments
+from selfkd.training.trainable import set_trainable
 from selfkd.training.trainer import SelfKDTrainer
 
 
@@ -49,8 +49,8 @@ def test_what_is_not_honoured_is_refused(kind_and_field):
     if field.name in honoured:
         return
     with pytest.raises(InputError, match=rf"^{where}\.{field.name}: "):
-        suited(asked(**{where: {field.name: other_than(default_of(field))}}), TOKENS)
-    suited(asked(**{where: {field.name: default_of(field)}}), TOKENS)
+        resolve_config(asked(**{where: {field.name: other_than(default_of(field))}}), TOKENS)
+    resolve_config(asked(**{where: {field.name: default_of(field)}}), TOKENS)
 
 
 def test_what_is_honoured_is_there():
@@ -95,13 +95,13 @@ def test_what_is_honoured_is_there():
 )
 def test_settings_without_effect_are_refused(changes, message):
     with pytest.raises(InputError, match=message):
-        suited(asked(**changes), TOKENS)
+        resolve_config(asked(**changes), TOKENS)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU trains in fp16")
 def test_fp16_is_refused_on_a_cpu():
     with pytest.raises(InputError, match=r"training.fp16: there is no GPU here"):
-        suited(asked(training={"fp16": True, "bf16": False}), TOKENS)
+        resolve_config(asked(training={"fp16": True, "bf16": False}), TOKENS)
 
 
 @pytest.fixture(scope="module")
@@ -112,11 +112,11 @@ def trained(parts, tmp_path_factory):
 
     def weights(**changes):
         torch.manual_seed(0)
-        config, student = suited(asked(output=folder, **changes), TOKENS), copy.deepcopy(model)
-        let_train(student, config.trainable, config.lora)
+        config, student = resolve_config(asked(output=folder, **changes), TOKENS), copy.deepcopy(model)
+        set_trainable(student, config.trainable, config.lora)
         arguments = training_arguments(config)
         arguments.save_strategy = "no"
-        SelfKDTrainer(student, arguments, world_examples(8), processor, Objective(0.5)).train()
+        SelfKDTrainer(student, arguments, toy_examples(8), processor, LossConfig(0.5)).train()
         return [p.detach() for p in student.parameters() if p.requires_grad]
 
     return weights

@@ -7,14 +7,14 @@ from itertools import pairwise
 
 import pytest
 import torch
-from examples import tone, world_examples
+from examples import tone, toy_examples
 from tokenizers import Tokenizer
 from tokenizers.models import Unigram
 from tokenizers.pre_tokenizers import Metaspace
 from transformers import PreTrainedTokenizerFast
 
 from selfkd.errors import InputError
-from selfkd.evaluation.backends.local import answer_view
+from selfkd.evaluation.backends.local import predict_modality
 from selfkd.model.processing_omni import SPEECH_TOKEN
 from selfkd.model.self_kd import paired_rows
 from selfkd.training.data import CostSampler, PairedCollator, PairedDataset, paired_item
@@ -25,21 +25,21 @@ AFTER = "<|im_end|>\n<|im_start|>assistant\n"
 
 # 100 mel frames a second, 50 encoder frames, stacks of 4
 @pytest.mark.parametrize(("seconds", "mel_frames", "places"), [(0.5, 50, 7), (3.0, 300, 38), (10.0, 1000, 125)])
-def test_ids_and_lengths_of_both_views(model, processor, example, seconds, mel_frames, places):
+def test_ids_and_lengths_of_both_views(model, processor, example, seconds, mel_frames, positions):
     example = example.spoken(tone(seconds), "tone")
     item = paired_item(processor, example)
     assert processor.tokenizer.decode(item.prefix_ids) == BEFORE
     assert processor.tokenizer.decode(item.text_ids) == example.question + AFTER
-    assert processor.tokenizer.decode(item.speech_ids) == SPEECH_TOKEN + AFTER
+    assert processor.tokenizer.decode(item.audio_ids) == SPEECH_TOKEN + AFTER
     assert processor.tokenizer.decode(item.response_ids) == example.answer + "<|im_end|>"
-    assert item.speech_inputs["mel_BFM"].shape == (1, 80, mel_frames)
+    assert item.audio_inputs["mel_BFM"].shape == (1, 80, mel_frames)
 
     batch = PairedCollator(processor)([item])
     whole_text = processor.ids(BEFORE + example.question + AFTER + example.answer + "<|im_end|>")
     assert batch["prefix_ids"][0].tolist() + batch["text_ids"][0].tolist() == whole_text[:-1]
-    inputs, mask, _ = model.listen(batch["speech_ids"], batch["speech_mask"], batch["speech_inputs"])
+    inputs, mask, _ = model.merge_audio_embeddings(batch["audio_ids"], batch["audio_mask"], batch["audio_inputs"])
     after = len(processor.ids(AFTER))
-    assert inputs["inputs_embeds"].shape[1] == mask.sum() == places + after + len(item.response_ids) - 1
+    assert inputs["inputs_embeds"].shape[1] == mask.sum() == positions + after + len(item.response_ids) - 1
     student, teacher, labels, _ = paired_rows(model, batch, with_teacher=True)
     assert student.shape == teacher.shape == (len(item.response_ids), model.get_input_embeddings().embedding_dim)
     assert labels.tolist() == item.response_ids
@@ -51,14 +51,14 @@ def test_what_stays_written_stands_around_the_question_in_both_views(processor, 
     assert processor.tokenizer.decode(item.prefix_ids) == BEFORE + "Reference: STOP\n"
     after = "\nAnswer with one word." + AFTER
     assert processor.tokenizer.decode(item.text_ids) == example.question + after
-    assert processor.tokenizer.decode(item.speech_ids) == SPEECH_TOKEN + after
+    assert processor.tokenizer.decode(item.audio_ids) == SPEECH_TOKEN + after
 
 
 def test_ears_that_learn_alone_look_at_no_picture(processor, example):
     whole, alone = paired_item(processor, example), paired_item(processor, replace(example, image=b"torn"), looks=False)
     assert alone.image_inputs == {} and "<IMG_CONTEXT>" not in processor.tokenizer.decode(alone.prefix_ids)
     assert alone.transcript_ids == whole.transcript_ids
-    assert torch.equal(alone.speech_inputs["mel_BFM"], whole.speech_inputs["mel_BFM"])
+    assert torch.equal(alone.audio_inputs["mel_BFM"], whole.audio_inputs["mel_BFM"])
     unanswered = paired_item(processor, replace(example, answer=" "), looks=False)
     assert unanswered.response_ids == alone.response_ids == [*alone.transcript_ids, whole.response_ids[-1]]
     assert PairedDataset([example], processor, context=1, looks=False)[0].response_ids == alone.response_ids
@@ -81,24 +81,26 @@ def test_a_response_is_tokenized_as_it_stands_in_a_conversation(parts):
 
 
 def test_generation_prompt_of_the_speech_view(processor, example):
-    prompt = processor.speech_prompt(processor.hear(example.samples()), processor.look(example.picture()))
+    prompt = processor.audio_prompt(
+        processor.encode_audio(example.samples()), processor.encode_image(example.load_image())
+    )
     batch = processor([prompt])
     assert batch["prefix_ids"][0].tolist() == processor.ids(BEFORE)
-    assert batch["suffix_ids"][0].tolist() == [processor.speech_token_id, *processor.ids(AFTER)]
+    assert batch["suffix_ids"][0].tolist() == [processor.audio_token_id, *processor.ids(AFTER)]
 
 
 def test_a_clip_sounds_the_same_alone_and_in_a_batch(model, processor, examples):
     items = [paired_item(processor, e) for e in examples[:4]]
     batch = PairedCollator(processor)(items)
-    together, mask = model.hear(**batch["speech_inputs"])[:2]
+    together, mask = model.encode_audio(**batch["audio_inputs"])[:2]
     for item, vectors, heard in zip(items, together, mask, strict=True):
-        alone = model.hear(**item.speech_inputs).vectors
+        alone = model.encode_audio(**item.audio_inputs).vectors
         torch.testing.assert_close(vectors[heard], alone[0], rtol=1e-5, atol=1e-5)
 
 
 def test_different_responses_in_the_two_views_are_caught(model, processor, examples):
     batch = PairedCollator(processor)([paired_item(processor, e) for e in examples[:2]])
-    batch["speech_ids"][1, batch["speech_mask"][1].sum() - 1] += 1
+    batch["audio_ids"][1, batch["audio_mask"][1].sum() - 1] += 1
     with pytest.raises(AssertionError, match="different responses"):
         paired_rows(model, batch, with_teacher=True)
 
@@ -109,8 +111,8 @@ def test_different_responses_in_the_two_views_are_caught(model, processor, examp
         ({"question": "  "}, "field question: is empty"),
         ({"answer": ""}, "field answer: is empty"),
         ({"image": b"no picture"}, "field image: not a readable picture"),
-        ({"speech": b"no sound"}, "field speech: not readable sound"),
-        ({"speech": None}, "field speech: this example has not been spoken"),
+        ({"audio": b"no sound"}, "field audio: not readable sound"),
+        ({"audio": None}, "field audio: this example has not been spoken"),
     ],
 )
 def test_bad_fields_are_named(processor, example, change, message):
@@ -120,7 +122,7 @@ def test_bad_fields_are_named(processor, example, change, message):
 
 @pytest.mark.parametrize(("seconds", "message"), [(30.5, "over the encoder's 30 s"), (0.01, "too short")])
 def test_speech_of_a_length_that_cannot_be_heard(processor, example, seconds, message):
-    with pytest.raises(InputError, match=f"the-example: field speech: .*{message}"):
+    with pytest.raises(InputError, match=f"the-example: field audio: .*{message}"):
         paired_item(processor, example.spoken(tone(seconds), "tone"))
 
 
@@ -136,30 +138,30 @@ def test_examples_of_like_cost_share_a_step_and_each_comes_once_an_epoch():
 
 
 def test_questions_about_one_picture_follow_each_other():
-    pictures = [i // 3 for i in range(60)]
-    order = list(CostSampler([1] * 60, step_size=12, seed=0, pictures=pictures))
+    images = [i // 3 for i in range(60)]
+    order = list(CostSampler([1] * 60, step_size=12, seed=0, images=images))
     assert sorted(order) == list(range(60)) and order != list(range(60))
-    changes = sum(pictures[a] != pictures[b] for a, b in pairwise(order))
+    changes = sum(images[a] != images[b] for a, b in pairwise(order))
     assert changes == 19, "twenty pictures, each in one run"
 
 
 def test_a_small_set_is_prepared_once_and_a_large_one_does_not_fill_memory(parts, monkeypatch):
     _, processor = parts
-    examples = world_examples(4)
+    examples = toy_examples(4)
     dataset = PairedDataset(examples, processor, context=2048)
     assert all(dataset[i] is dataset[i] for i in range(4))
-    tensors = (*dataset[0].speech_inputs.values(), *dataset[0].image_inputs.values())
+    tensors = (*dataset[0].audio_inputs.values(), *dataset[0].image_inputs.values())
     monkeypatch.setattr("selfkd.training.data.KEPT_BYTES", sum(t.nbytes for t in tensors))
     dataset = PairedDataset(examples, processor, context=2048)
     assert dataset[0] is dataset[0] and dataset[1] is not dataset[1]
 
 
-@pytest.mark.parametrize(("context", "view"), [(50, "text"), (80, "speech")])
-def test_tokens_that_do_not_fit_the_context(model, processor, example, monkeypatch, context, view):
+@pytest.mark.parametrize(("context", "modality"), [(50, "text"), (80, "audio")])
+def test_tokens_that_do_not_fit_the_context(model, processor, example, monkeypatch, context, modality):
     """The spoken view is the longer one here: six seconds are 75 vectors."""
     example = example.spoken(tone(6), "tone")
     with pytest.raises(InputError, match=f"the-example: .* tokens do not fit the model's context of {context}"):
         PairedDataset([example], processor, context)[0]
     monkeypatch.setattr(model.config.get_text_config(), "max_position_embeddings", context)
     with pytest.raises(InputError, match=f"the-example: .* tokens do not fit the model's context of {context - 48}"):
-        answer_view(model, processor, [example], view)
+        predict_modality(model, processor, [example], modality)

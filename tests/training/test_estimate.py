@@ -28,7 +28,7 @@ WHISPER_LARGE_ENCODER = 0.637
 
 def settings(recipe: Path, **changes) -> DistillConfig:
     values = yaml.safe_load(recipe.read_text()) | {"dry_run": True} | changes
-    values["skeleton"] = str(ROOT / values["skeleton"])
+    values["model_config"] = str(ROOT / values["model_config"])
     return DistillConfig(**{k: Path(v) if k == "output" else v for k, v in values.items()})
 
 
@@ -91,20 +91,20 @@ def test_ears_that_learn_from_what_is_said_alone_take_no_llm(tmp_path):
 def test_the_recipe_of_ears_is_planned_without_the_parts():
     """Measured on an H100 with 16 clips (2026-11-27_gpu): 12.7 TFLOP, 32.2 GB beside another base of 8B."""
     recipe = yaml.safe_load((ROOT / "recipes/ears/whisper_large_v3.yaml").read_text())
-    recipe |= {"skeleton": str(ROOT / recipe["skeleton"]), "output": Path("runs/ears")}
-    planned = align(AlignConfig(**recipe | {"batch_size": 16}, average_weights=0.0, dry_run=True))
+    recipe |= {"model_config": str(ROOT / recipe["model_config"]), "output": Path("runs/ears")}
+    planned = align(AlignConfig(**recipe | {"batch_size": 16}, weight_averaging=0.0, dry_run=True))
     assert planned["step_teraflop"] == pytest.approx(12.7, rel=0.05)
     assert sum(planned["gigabytes"].values()) == pytest.approx(32.2, rel=0.1)
-    padded = align(AlignConfig(**recipe | {"batch_size": 16}, speech_padded=True, dry_run=True))
+    padded = align(AlignConfig(**recipe | {"batch_size": 16}, pad_to_window=True, dry_run=True))
     assert padded["step_teraflop"] / planned["step_teraflop"] == pytest.approx(30 / 4, rel=0.1)
     with pytest.raises(InputError, match=r"projector_learning_rate: -1.0: must be above 0"):
         align(AlignConfig(**recipe | {"projector_learning_rate": -1.0}, dry_run=True))
 
 
 def test_how_stacked_ears_stack_is_planned_with_a_skeleton():
-    skeleton = str(ROOT / "recipes/skeletons/internvl2_1b.json")
-    whole = AlignConfig(["none"], Path("run"), ears="stacked", skeleton=skeleton, dry_run=True)
-    wide = align(replace(whole, speech_stack=16))["trained_parameters"]
+    model_config = str(ROOT / "recipes/skeletons/internvl2_1b.json")
+    whole = AlignConfig(["none"], Path("run"), projector="stack", model_config=model_config, dry_run=True)
+    wide = align(replace(whole, stack_factor=16))["trained_parameters"]
     assert wide > 3 * align(whole)["trained_parameters"]
 
 
@@ -117,13 +117,15 @@ def test_a_model_and_data_that_are_there_are_counted(parts, tmp_path):
     assert result["parameters"] == sum(p.numel() for p in parts[0].parameters())
     assert result["load"]["examples"] == 16 and result["epochs"] == 2
     assert result["load"]["speech_seconds"] == pytest.approx(0.5 + 0.17 * 7.5, abs=0.01)
-    aligned = align(AlignConfig([str(start / "data")], tmp_path / "run", ears="stacked", dry_run=True))
+    aligned = align(AlignConfig([str(start / "data")], tmp_path / "run", projector="stack", dry_run=True))
     assert aligned["parameters"] == result["parameters"]
 
 
 def test_a_skeleton_that_is_not_there(tmp_path):
     with pytest.raises(InputError, match=r"skeleton: .*no such file"):
-        distill(DistillConfig([str(tmp_path)], tmp_path / "run", skeleton="none.json", dry_run=True))
+        distill(DistillConfig([str(tmp_path)], tmp_path / "run", model_config="none.json", dry_run=True))
     (tmp_path / "recipe.yaml").write_text("alpha: 1\n")
     with pytest.raises(InputError, match=r"recipe.yaml: no JSON"):
-        distill(DistillConfig([str(tmp_path)], tmp_path / "run", skeleton=str(tmp_path / "recipe.yaml"), dry_run=True))
+        distill(
+            DistillConfig([str(tmp_path)], tmp_path / "run", model_config=str(tmp_path / "recipe.yaml"), dry_run=True)
+        )

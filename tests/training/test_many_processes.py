@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from examples import training_start, world_examples
+from examples import toy_examples, training_start
 
 from selfkd.data.example import MANIFEST, write_shard
 from selfkd.files import write_json
@@ -26,9 +26,9 @@ def test_two_processes_equal_one(start, tmp_path):
     Stopped in the middle of the second epoch and resumed, they have the order of that epoch."""
     data = tmp_path / "data"
     data.mkdir()
-    write_shard(data / "train.parquet", world_examples(9), {"rows": 9, "rejected": []})
+    write_shard(data / "train.parquet", toy_examples(9), {"rows": 9, "rejected": []})
     write_json(data / MANIFEST, {"source": "world", "shards": [{"file": "train.parquet"}]})
-    settings = {"steps": 4, "batch_size": 8, "warmup_steps": 1, "alpha": 0.5, "average_weights": 0.5, "seed": 2}
+    settings = {"steps": 4, "batch_size": 8, "warmup_steps": 1, "alpha": 0.5, "weight_averaging": 0.5, "seed": 2}
     settings |= {"training": {"logging_steps": 1}}
     distill(DistillConfig([str(data)], tmp_path / "one", model=str(start / "model"), **settings))
 
@@ -38,15 +38,15 @@ def test_two_processes_equal_one(start, tmp_path):
     command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", script, 4]
     command += ["distill", "--data", data, "--output", tmp_path / "two", "--model", start / "model"]
     command += ["--steps", "4", "--save_steps", "1", "--batch_size", "4", "--warmup_steps", "1", "--alpha", "0.5"]
-    command += ["--training.logging_steps", "1", "--average_weights", "0.5", "--seed", "2"]
+    command += ["--training.logging_steps", "1", "--weight_averaging", "0.5", "--seed", "2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     ended = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=300)
     assert ended.returncode == 0, ended.stderr[-3000:]
 
     one, two = (read_log(tmp_path / name) for name in ("one", "two"))
     assert [e["step"] for e in two if "loss" in e] == [1, 2, 3, 4]
-    for figure in ("loss", "kd_per_token", "grad_norm"):
-        assert [e[figure] for e in one] == pytest.approx([e[figure] for e in two], rel=1e-3), figure
+    for metric in ("loss", "kd_per_token", "grad_norm"):
+        assert [e[metric] for e in one] == pytest.approx([e[metric] for e in two], rel=1e-3), metric
     before, alone, together = (
         OmniModel.from_pretrained(folder).projector.linear_out.weight
         for folder in (start / "model", tmp_path / "one" / MODEL, tmp_path / "two" / MODEL)

@@ -4,21 +4,21 @@ from dataclasses import replace
 
 import pytest
 import torch
-from examples import world_examples
+from examples import toy_examples
 from native_models import NATIVE
 
-from selfkd.losses import Objective
+from selfkd.losses import LossConfig
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
 from selfkd.model.tiny import load_bundled
 from selfkd.training.data import PairedCollator, paired_item
-from selfkd.training.rollout import roll_out, with_responses
+from selfkd.training.rollout import rollout, with_responses
 from selfkd.training.spec_augment import augmented, masked, warped
 from selfkd.training.trainable import freeze_all_but
 
 
 def test_other_responses_make_the_batch_that_the_collator_would_make(processor):
-    examples = world_examples(5)
+    examples = toy_examples(5)
     answers = "no", "a red circle", "2", "yes", "x y z"
     others = [replace(e, answer=answer) for e, answer in zip(examples, answers, strict=True)]
     batch, expected = (
@@ -26,10 +26,10 @@ def test_other_responses_make_the_batch_that_the_collator_would_make(processor):
     )
     found = with_responses(batch, [torch.tensor([*processor.ids(e.answer), processor.end_id]) for e in others])
     assert torch.equal(found["labels"], expected["labels"])
-    for view in ("text", "speech"):
-        mask = expected[f"{view}_mask"]
-        assert torch.equal(found[f"{view}_mask"], mask)
-        assert torch.equal(found[f"{view}_ids"][mask.bool()], expected[f"{view}_ids"][mask.bool()])
+    for modality in ("text", "audio"):
+        mask = expected[f"{modality}_mask"]
+        assert torch.equal(found[f"{modality}_mask"], mask)
+        assert torch.equal(found[f"{modality}_ids"][mask.bool()], expected[f"{modality}_ids"][mask.bool()])
 
 
 def test_replies_are_the_students_own_and_the_prefix_is_read_once():
@@ -37,15 +37,15 @@ def test_replies_are_the_students_own_and_the_prefix_is_read_once():
     is that of the batch without the prefix at hand."""
     model, processor = load_bundled()
     freeze_all_but(model, ["projector"])
-    batch = PairedCollator(processor)([paired_item(processor, e) for e in world_examples(4)])
+    batch = PairedCollator(processor)([paired_item(processor, e) for e in toy_examples(4)])
     torch.manual_seed(0)
-    rolled = roll_out(model, batch, processor.end_id, 8)
+    rolled = rollout(model, batch, processor.end_id, 8)
     assert rolled["prefix"] is not None and len(rolled["labels"]) == 4
     again = {k: v for k, v in rolled.items() if k != "prefix"}
-    ours, plain = (model(paired=b, objective=Objective(1.0)) for b in (rolled, again))
+    ours, plain = (model(paired=b, objective=LossConfig(1.0)) for b in (rolled, again))
     torch.testing.assert_close(ours.total, plain.total)
     torch.manual_seed(0)
-    assert torch.equal(roll_out(model, batch, processor.end_id, 8)["labels"], rolled["labels"])
+    assert torch.equal(rollout(model, batch, processor.end_id, 8)["labels"], rolled["labels"])
 
 
 @pytest.mark.parametrize("name", ["Gemma 4", "Qwen2.5-Omni"])
@@ -55,11 +55,11 @@ def test_no_reply_holds_a_token_that_stands_for_a_picture_or_a_clip(name):
     vlm, its_processor = NATIVE[name]()
     model, processor = OmniModel.from_native(vlm), OmniProcessor(its_processor)
     never = torch.tensor(model.config.placeholder_ids)
-    assert model.config.speech_token_id in never and len(never) >= 2
-    batch = PairedCollator(processor)([paired_item(processor, e) for e in world_examples(4)])
+    assert model.config.audio_token_id in never and len(never) >= 2
+    batch = PairedCollator(processor)([paired_item(processor, e) for e in toy_examples(4)])
     liked = torch.zeros(model.config.get_text_config().vocab_size).index_fill(0, never, 50.0)
     model.get_output_embeddings().register_forward_hook(lambda _, __, logits: logits + liked)
-    labels = roll_out(model, batch, processor.end_id, 8)["labels"]
+    labels = rollout(model, batch, processor.end_id, 8)["labels"]
     assert labels.numel() and not torch.isin(labels, never).any()
 
 

@@ -11,12 +11,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from examples import interrupted_at, tone, training_start, world_examples
+from examples import interrupted_at, tone, toy_examples, training_start
 from safetensors.torch import load_file
 
 from selfkd.errors import InputError
 from selfkd.files import sha256
-from selfkd.losses import Objective
+from selfkd.losses import LossConfig
 from selfkd.model.backbones import load_vlm
 from selfkd.model.checkpoint import load_omni
 from selfkd.model.lora import adapter_parameters
@@ -26,7 +26,7 @@ from selfkd.run_dir import MODEL, Run, read_log
 from selfkd.training.align import AlignConfig, align
 from selfkd.training.distill import DistillConfig, distill
 from selfkd.training.stage import CHECKPOINTS, loader_workers, training_arguments
-from selfkd.training.trainable import freeze_all_but, let_train
+from selfkd.training.trainable import freeze_all_but, set_trainable
 from selfkd.training.trainer import TRAINED, SelfKDTrainer
 
 STEPS = 12
@@ -52,7 +52,7 @@ def losses_and_weights(start, tmp_path, batch_size, accumulation):
     settings = config(start, tmp_path, steps=3, batch_size=batch_size, learning_rate=2e-3, training=extra)
     arguments = training_arguments(settings)
     processor = OmniProcessor.from_pretrained(start / "model")
-    trainer = SelfKDTrainer(model, arguments, world_examples(24), processor, Objective(0.5))
+    trainer = SelfKDTrainer(model, arguments, toy_examples(24), processor, LossConfig(0.5))
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return losses, model.projector.linear_out.weight.detach()
@@ -122,7 +122,7 @@ def test_killed_at_a_random_moment_it_resumes_to_the_same_bytes(start, tmp_path)
 
 def test_a_run_that_ended_and_was_not_saved_is_saved_as_it_was(start, tmp_path, monkeypatch):
     """The disk was full; then the process was stopped before its last file. Twelve steps are one and a half epochs."""
-    settings = config(start, tmp_path / "whole", average_weights=0.5, learning_rate=2e-3)
+    settings = config(start, tmp_path / "whole", weight_averaging=0.5, learning_rate=2e-3)
     whole = distill(settings)
     again = replace(settings, output=tmp_path / "again")
     with monkeypatch.context() as patch:
@@ -154,10 +154,10 @@ class Counted(SelfKDTrainer):
 def test_a_step_on_own_replies_is_divided_by_their_tokens_and_imitates_none(start, tmp_path):
     """Two batches a step; alpha 0.5 of the data's responses would weigh the student's own words too."""
     model, processor = load_omni(start / "model")
-    let_train(model, ["projector"], {})
+    set_trainable(model, ["projector"], {})
     extra = {"gradient_accumulation_steps": 2, "save_strategy": "no", "logging_steps": 1}
     arguments = training_arguments(config(start, tmp_path, steps=2, learning_rate=1e-3, training=extra))
-    trainer = Counted(model, arguments, world_examples(16), processor, Objective(0.5), on_policy=1.0)
+    trainer = Counted(model, arguments, toy_examples(16), processor, LossConfig(0.5), on_policy_fraction=1.0)
     trainer.seen = []
     trainer.train()
     assert len(trainer.seen) == 4
@@ -172,10 +172,10 @@ def test_a_step_on_own_replies_is_divided_by_their_tokens_and_imitates_none(star
 def test_a_process_without_an_example_runs_the_model_and_learns_nothing(start, tmp_path, response):
     """Its gradients are there, for what processes do together, and zero; nor does it count in the log or roll out."""
     model, processor = load_bundled()
-    let_train(model, ["projector", "speech_encoder"], {})
-    objective = Objective(0.5, transcript=0.5, alignment=0.1, response=response)
+    set_trainable(model, ["projector", "speech_encoder"], {})
+    objective = LossConfig(0.5, transcript=0.5, alignment=0.1, response=response)
     arguments = training_arguments(config(start, tmp_path, learning_rate=1e-3))
-    trainer = SelfKDTrainer(model, arguments, world_examples(2), processor, objective, on_policy=response)
+    trainer = SelfKDTrainer(model, arguments, toy_examples(2), processor, objective, on_policy_fraction=response)
     batch = trainer.data_collator(trainer.train_dataset.__getitems__([]))
     assert trainer._get_num_items_in_batch([batch], "cpu") == 0 and trainer._rolled_out(batch, True) is batch
     loss = trainer.compute_loss(model.train(), batch, num_items_in_batch=torch.tensor(7))
@@ -198,10 +198,10 @@ def test_a_gpu_is_fed_by_as_many_processes_as_there_are_cores_for(monkeypatch, g
 def test_pictures_are_read_where_the_llm_is_run(start, tmp_path):
     """And count there alone for what is alike."""
     model, processor = load_omni(start / "model")
-    examples = [replace(e, id=f"{e.id}-{n}").spoken(tone(n), "tone") for e in world_examples(32) for n in (1, 2)]
-    for objective in (Objective(), Objective(alignment=1.0, response=0.0)):
+    examples = [replace(e, id=f"{e.id}-{n}").spoken(tone(n), "tone") for e in toy_examples(32) for n in (1, 2)]
+    for objective in (LossConfig(), LossConfig(alignment=1.0, response=0.0)):
         how = training_arguments(config(start, tmp_path)), examples, processor, objective
-        trainer, looks = SelfKDTrainer(model, *how), objective == Objective()
+        trainer, looks = SelfKDTrainer(model, *how), objective == LossConfig()
         assert trainer.train_dataset.looks == looks
         order = list(trainer._get_train_sampler())
         mixed = sum(
@@ -224,7 +224,7 @@ def test_one_of_several_visible_gpus_is_used(start, tmp_path, capsys):
     arguments = training_arguments(config(start, tmp_path))
     assert arguments.n_gpu == torch.cuda.device_count()
     arguments._n_gpu = 2  # as TrainingArguments find them without a launcher
-    trainer = SelfKDTrainer(model, arguments, world_examples(4), processor, Objective())
+    trainer = SelfKDTrainer(model, arguments, toy_examples(4), processor, LossConfig())
     assert trainer.args.n_gpu == 1 and "2 GPUs are visible, one is used" in capsys.readouterr().out
 
 
@@ -232,12 +232,12 @@ def test_a_model_whose_logits_are_scaled_is_refused(start, tmp_path):
     model, processor = load_omni(start / "model")
     model.config.get_text_config().logits_scaling = 8.0
     with pytest.raises(InputError, match=r"its logits_scaling of 8.0 would be left out of the loss"):
-        SelfKDTrainer(model, training_arguments(config(start, tmp_path)), world_examples(4), processor, Objective())
+        SelfKDTrainer(model, training_arguments(config(start, tmp_path)), toy_examples(4), processor, LossConfig())
 
 
 def test_the_dropout_of_adapters_acts_in_training_alone(start):
     model, _ = load_omni(start / "model")
-    let_train(model, ["llm_adapters"], {"r": 2, "lora_dropout": 0.5, "target_modules": ["q_proj"]})
+    set_trainable(model, ["llm_adapters"], {"r": 2, "lora_dropout": 0.5, "target_modules": ["q_proj"]})
     drops = [m for n, m in model.vlm.named_modules() if "lora_dropout.default" in n]
     assert drops and all(m.training for m in model.train().vlm.modules() if m in drops)
     assert not model.vlm.get_decoder().layers[0].training and not any(m.training for m in model.eval().modules())
@@ -279,7 +279,7 @@ def test_a_loss_that_is_no_number_stops_with_the_examples_and_keeps_what_was_sav
     ("changes", "message"),
     [
         ({"alpha": 1.5}, "alpha: 1.5 is not between 0 and 1"),
-        ({"average_weights": 1.5}, "average_weights: 1.5 is not between 0 and 1"),
+        ({"weight_averaging": 1.5}, "average_weights: 1.5 is not between 0 and 1"),
         ({"temperature": 0.0}, "temperature: 0.0 is not above 0"),
         ({"trainable": ["vlm"]}, "trainable: .*vlm"),
         ({"training": {"learning_rat": 1}}, "training.learning_rat: transformers.TrainingArguments has no such field"),
@@ -287,16 +287,19 @@ def test_a_loss_that_is_no_number_stops_with_the_examples_and_keeps_what_was_sav
         ({"training": {"output_dir": "x"}}, "training.output_dir: is said by the field output"),
         ({"lora": {"rank": 8}}, "lora.rank: peft.LoraConfig has no such field"),
         ({"steps": 0}, "steps: 0: must be at least 1"),
-        ({"on_policy": 1.5}, "on_policy: 1.5 is not between 0 and 1"),
-        ({"on_policy": 0.5, "alpha": 0.0}, "on_policy: .*alpha 0 leaves that out"),
+        ({"on_policy_fraction": 1.5}, "on_policy: 1.5 is not between 0 and 1"),
+        ({"on_policy_fraction": 0.5, "alpha": 0.0}, "on_policy: .*alpha 0 leaves that out"),
         ({"response_weight": 0.0}, "response_weight: 0 leaves nothing to learn from"),
-        ({"response_weight": 0.0, "alignment_weight": 1.0, "on_policy": 0.5}, "on_policy: .*response_weight 0 leaves"),
         (
-            {"response_weight": 0.0, "alignment_weight": 1.0, "trainable": ["projector", "llm_adapters"]},
+            {"response_weight": 0.0, "soft_dtw_weight": 1.0, "on_policy_fraction": 0.5},
+            "on_policy: .*response_weight 0 leaves",
+        ),
+        (
+            {"response_weight": 0.0, "soft_dtw_weight": 1.0, "trainable": ["projector", "llm_adapters"]},
             "trainable: llm_adapters: has nothing to learn from what is said alone",
         ),
-        ({"hidden_weight": -1.0}, "hidden_weight: -1.0: must not be negative"),
-        ({"augment_speech": -1.0}, "augment_speech: -1.0: must not be negative"),
+        ({"hidden_mse_weight": -1.0}, "hidden_weight: -1.0: must not be negative"),
+        ({"spec_augment": -1.0}, "augment_speech: -1.0: must not be negative"),
         ({"warmup_steps": -1}, "warmup_steps: -1: must not be negative"),
         ({"learning_rate": -1.0}, "learning_rate: -1.0: must be above 0"),
         ({"training": {"gradient_accumulation_steps": 0}}, "training.gradient_accumulation_steps: must be at least 1"),
@@ -358,7 +361,7 @@ def test_a_vlm_in_bfloat16_stays_so_and_the_projector_trains_in_float32(start, t
             [str(start / "data")],
             tmp_path / "run",
             vlm=str(folder),
-            ears="stacked",
+            projector="stack",
             steps=2,
             batch_size=4,
             warmup_steps=1,
@@ -383,4 +386,4 @@ def test_settings_that_exclude_each_other(start, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="llm: not with FSDP"):
         distill(config(start, tmp_path, trainable=["llm"]))
     with pytest.raises(InputError, match="on_policy: not with FSDP"):
-        distill(config(start, tmp_path, on_policy=0.5))
+        distill(config(start, tmp_path, on_policy_fraction=0.5))

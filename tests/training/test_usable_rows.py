@@ -8,7 +8,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from examples import interrupted_at, tone, training_start, world_examples
+from examples import interrupted_at, tone, toy_examples, training_start
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -18,11 +18,11 @@ from transformers import PreTrainedTokenizerFast, Qwen2VLImageProcessorPil, Whis
 from selfkd.cli import main
 from selfkd.data.check import CheckConfig, check
 from selfkd.data.dataset import ExampleFolder
-from selfkd.data.example import MANIFEST, encode_picture, index_of, write_shard
+from selfkd.data.example import MANIFEST, image_to_png, index_of, write_shard
 from selfkd.errors import InputError
 from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
 from selfkd.files import sha256, write_json
-from selfkd.model.image_processor import picture_processor_class
+from selfkd.model.image_processor import image_processor_class
 from selfkd.model.processing_omni import OmniProcessor
 from selfkd.run_dir import MODEL, UNUSABLE, read_log
 from selfkd.training import distill as distill_module
@@ -33,7 +33,7 @@ from selfkd.training.usable_rows import Use, find_unusable
 
 
 def png(width, height):
-    return encode_picture(Image.new("RGB", (width, height), "red"))
+    return image_to_png(Image.new("RGB", (width, height), "red"))
 
 
 def cut_jpeg():
@@ -51,10 +51,10 @@ BAD = {
     "a long instruction": (lambda e: replace(e, instruction="é" * 2100), "do not fit the model's context"),
     "no picture": (lambda e: replace(e, image=b"no picture at all"), "field image: not a readable picture"),
     "half a picture": (lambda e: replace(e, image=cut_jpeg()), "field image: not a readable picture"),
-    "short sound": (lambda e: e.spoken(tone(0.01), "tone"), "field speech: 0.010 s of sound is too short"),
-    "long sound": (lambda e: e.spoken(tone(31), "tone"), "field speech: 31.000 s of sound is over 30 s"),
-    "no sound": (lambda e: replace(e, speech=b"no sound"), "field speech: not readable sound"),
-    "never spoken": (lambda e: replace(e, speech=None, duration_seconds=0.0), "field speech: 0.000 s of sound"),
+    "short sound": (lambda e: e.spoken(tone(0.01), "tone"), "field audio: 0.010 s of sound is too short"),
+    "long sound": (lambda e: e.spoken(tone(31), "tone"), "field audio: 31.000 s of sound is over 30 s"),
+    "no sound": (lambda e: replace(e, audio=b"no sound"), "field audio: not readable sound"),
+    "never spoken": (lambda e: replace(e, audio=None, duration_seconds=0.0), "field audio: 0.000 s of sound"),
     "words in no time": (lambda e: e.spoken(tone(0.05), "tone"), "too short for its question: .* frames are needed"),
 }
 
@@ -76,7 +76,7 @@ def start(parts, tmp_path_factory):
 @pytest.mark.parametrize("what", BAD)
 def test_each_kind_is_told_with_its_row(parts, tmp_path, what):
     make, said = BAD[what]
-    rows = world_examples(4)
+    rows = toy_examples(4)
     rows[2] = make(rows[2])
     use = Use(parts[1], 2048, learns=True, ctc_tokens=frozenset())
     (found,) = find_unusable([(write(tmp_path, rows), None)], use)
@@ -90,7 +90,7 @@ def test_each_kind_is_told_with_its_row(parts, tmp_path, what):
 @settings(deadline=None, max_examples=25, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(wrong=st.dictionaries(st.integers(0, 5), st.sampled_from(sorted(BAD)), max_size=4), learns=st.booleans())
 def test_what_is_left_can_all_be_prepared_and_what_goes_cannot(parts, tmp_path_factory, wrong, learns):
-    rows = world_examples(6)
+    rows = toy_examples(6)
     for i, what in wrong.items():
         rows[i] = BAD[what][0](rows[i])
     folder = write(tmp_path_factory.mktemp("data"), rows)
@@ -119,15 +119,15 @@ def test_what_surely_fits_does(parts, texts, size, seconds):
     """The bound that spares the tokenizer is one: whatever stands in a row, it has no more tokens than that."""
     question, answer, instruction, answer_format = texts
     example = replace(
-        world_examples(1)[0], question=f"a{question}", answer=f"a{answer}", instruction=instruction,
+        toy_examples(1)[0], question=f"a{question}", answer=f"a{answer}", instruction=instruction,
         answer_format=answer_format, image=png(*size) if size[0] else None,
     ).spoken(tone(seconds), "tone")  # fmt: skip
     row = vars(example) | index_of(example)
     processor = parts[1]
     item = paired_item(processor, example)
     needed = max(
-        processor.length([*item.prefix_ids, *ids, *item.response_ids], speech)
-        for ids, speech in ((item.text_ids, {}), (item.speech_ids, item.speech_inputs))
+        processor.length([*item.prefix_ids, *ids, *item.response_ids], audio)
+        for ids, audio in ((item.text_ids, {}), (item.audio_ids, item.audio_inputs))
     )
     for context in (needed - 1, needed, 3000):
         if Use(processor, context, learns=True).surely_fits(row):
@@ -136,7 +136,7 @@ def test_what_surely_fits_does(parts, texts, size, seconds):
 
 def test_of_much_data_the_columns_are_read_alone(parts, tmp_path, monkeypatch):
     """Nothing is decoded to know of sizes, and of what is small nothing is tokenized."""
-    folder = write(tmp_path, [*world_examples(6), *[BAD["no picture"][0](e) for e in world_examples(1)]])
+    folder = write(tmp_path, [*toy_examples(6), *[BAD["no picture"][0](e) for e in toy_examples(1)]])
     monkeypatch.setattr(usable, "DECODED_PIXELS", 0)
     monkeypatch.setattr(ExampleFolder, "read", lambda *_: pytest.fail("a picture was read"))
     (found,) = find_unusable([(folder, None)], Use(parts[1], 2048, learns=True))
@@ -159,7 +159,7 @@ def qwen2_vl():
         tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|im_end|>", chat_template=template,
         extra_special_tokens=names,
     )  # fmt: skip
-    own = picture_processor_class("qwen2_vl")(
+    own = image_processor_class("qwen2_vl")(
         image_processor=Qwen2VLImageProcessorPil(), tokenizer=tokenizer, chat_template=template
     )
     return OmniProcessor(own, WhisperFeatureExtractor())
@@ -170,7 +170,7 @@ def qwen2_vl():
 def test_strips_of_pictures_before_qwen2_vl(size):
     """data_21: transformers' bare ValueError; the size in the columns and the picture itself are told alike."""
     processor = _QWEN2_VL
-    example = replace(world_examples(1)[0], id="strip", image=png(*size))
+    example = replace(toy_examples(1)[0], id="strip", image=png(*size))
     strip = max(size) / min(size) > 200
     for name, what in (
         ("field image", lambda: processor.image_tokens(*size)),
@@ -187,7 +187,7 @@ _QWEN2_VL = qwen2_vl()
 
 
 def spoilt(folder):
-    rows = world_examples(12)
+    rows = toy_examples(12)
     for i, what in ((1, "a long answer"), (5, "half a picture"), (9, "short sound")):
         rows[i] = BAD[what][0](rows[i])
     write(folder, rows)
@@ -242,20 +242,20 @@ def test_evaluation_lists_them_or_leaves_them_out(start, tmp_path, capsys, monke
     asked = EvaluateConfig(str(start / "model"), [str(tmp_path / "data")], tmp_path / "run", max_new_tokens=4)
     with pytest.raises(InputError, match="data: 2 of 12 rows cannot be used"):  # an answer is not asked
         evaluate(asked)
-    scores = evaluate(replace(asked, skip_unusable=True))["world-annotated"]
-    assert {view: (scores[view]["n"], scores[view]["skipped_unusable"]) for view in ("text", "speech")} == {
-        "text": (10, 2), "speech": (10, 2)
+    scores = evaluate(replace(asked, skip_unusable=True))["world-noisy"]
+    assert {modality: (scores[modality]["n"], scores[modality]["skipped_unusable"]) for modality in ("text", "audio")} == {
+        "text": (10, 2), "audio": (10, 2)
     }  # fmt: skip
     assert "2 rows were left out" in " ".join(capsys.readouterr().out.split())
-    few = evaluate(replace(asked, skip_unusable=True, limit=6, output=tmp_path / "few"))["world-annotated"]
+    few = evaluate(replace(asked, skip_unusable=True, limit=6, output=tmp_path / "few"))["world-noisy"]
     assert few["text"]["n"] == 6
     left = [entry["id"] for entry in json.loads((tmp_path / "run" / UNUSABLE).read_text())]
     assert left == ids[1:]
 
 
 def test_data_check_with_a_model(start, tmp_path, capsys):
-    write(tmp_path / "good", world_examples(3))
-    rows = world_examples(5)
+    write(tmp_path / "good", toy_examples(3))
+    rows = toy_examples(5)
     rows[3] = BAD["a long answer"][0](rows[3])
     write(tmp_path / "bad", rows)
     folders = [tmp_path / "good", tmp_path / "bad"]
@@ -272,7 +272,7 @@ def test_groups_that_count_as_one_go_as_one(parts, tmp_path, monkeypatch):
     """A pair of which one is lost is no pair."""
     from selfkd.evaluation import evaluate as module
 
-    folder = write(tmp_path, world_examples(6))
+    folder = write(tmp_path, toy_examples(6))
     grouped = SimpleNamespace(counts_groups=True)
     monkeypatch.setattr(module, "BENCHMARKS", {folder.source: grouped})
     monkeypatch.setattr(module, "_groups", lambda _: ["a", "a", "b", "b", "c", "c"])

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from examples import training_data, world_examples
+from examples import toy_examples, training_data
 
 from selfkd.data.dataset import ExampleFolder
 from selfkd.data.example import MANIFEST, write_shard
@@ -12,7 +12,7 @@ from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
 from selfkd.files import write_json
 from selfkd.model.tiny import load_bundled
 from selfkd.training.align import AlignConfig, align
-from selfkd.training.data import check_audible
+from selfkd.training.data import check_vocabulary_coverage
 from selfkd.training.distill import DistillConfig, distill
 
 
@@ -20,7 +20,7 @@ from selfkd.training.distill import DistillConfig, distill
 def others(tmp_path):
     """Questions of another world than the embedded one."""
     questions = ["Whose dog is holding a frisbee?", "Which airline owns the plane?"]
-    examples = [replace(e, question=q, kind="words") for e, q in zip(world_examples(2), questions, strict=True)]
+    examples = [replace(e, question=q, question_type="words") for e, q in zip(toy_examples(2), questions, strict=True)]
     (tmp_path / "others").mkdir()
     write_shard(tmp_path / "others" / "train.parquet", examples, {"rows": 2, "rejected": []})
     write_json(tmp_path / "others" / MANIFEST, {"source": "mine", "shards": [{"file": "train.parquet"}]})
@@ -28,7 +28,7 @@ def others(tmp_path):
 
 
 def asked(data, output):
-    return EvaluateConfig("some-omni", [data], output, views=["cascade"], url="http://127.0.0.1:9/v1")
+    return EvaluateConfig("some-omni", [data], output, modalities=["cascade"], url="http://127.0.0.1:9/v1")
 
 
 @pytest.mark.parametrize(
@@ -48,4 +48,6 @@ def test_what_the_bundled_ears_cannot_hear_is_said_before_anything_is_made(other
 
 def test_the_embedded_world_they_hear(tmp_path):
     training_data(tmp_path)
-    check_audible([ExampleFolder(tmp_path / "data")], load_bundled()[0].config.speech_tokens, load_bundled()[1], "")
+    check_vocabulary_coverage(
+        [ExampleFolder(tmp_path / "data")], load_bundled()[0].config.ctc_token_ids, load_bundled()[1], ""
+    )

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from examples import training_start, world_examples
+from examples import toy_examples, training_start
 from transformers import TrainerCallback, TrainerState
 
 from selfkd.errors import InputError
-from selfkd.losses import Objective
+from selfkd.losses import LossConfig
 from selfkd.model.checkpoint import load_omni
 from selfkd.training.distill import DistillConfig
 from selfkd.training.stage import training_arguments
@@ -30,11 +30,11 @@ def trained(parts, tmp_path, steps, average):
     start = training_start(parts, tmp_path)
     model, processor = load_omni(start / "model")
     freeze_all_but(model, ["projector"])
-    how = {"steps": steps, "batch_size": 4, "learning_rate": 2e-3, "warmup_steps": 1, "average_weights": 0.5}
+    how = {"steps": steps, "batch_size": 4, "learning_rate": 2e-3, "warmup_steps": 1, "weight_averaging": 0.5}
     settings = DistillConfig([], tmp_path / "run", **how)
     seen, arguments = EachStep(), training_arguments(settings)
-    how = (Objective(0.5), 0.0, 0.0, average)
-    SelfKDTrainer(model, arguments, world_examples(16), processor, *how, callbacks=[seen]).train()
+    how = (LossConfig(0.5), 0.0, 0.0, average)
+    SelfKDTrainer(model, arguments, toy_examples(16), processor, *how, callbacks=[seen]).train()
     return model, seen
 
 

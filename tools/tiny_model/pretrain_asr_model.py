@@ -1,5 +1,5 @@
 """Trains the embedded speech encoder, from random weights, with a CTC head over the embedded LLM's tokens; the outcome
-is under `selfkd/assets/recognizer`. (An encoder that others pretrained gets its head from `selfkd align`.)
+is under `selfkd/assets/asr_model`. (An encoder that others pretrained gets its head from `selfkd align`.)
 
     selfkd synthesize --source words --count 18000 --seed 1 --output DATA
     python -m tools.tiny_model.pretrain_asr_model DATA OUTPUT [--seed N]
@@ -26,7 +26,7 @@ from selfkd.data.example import Example
 from selfkd.files import follow_umask
 from selfkd.model.features import log_mel, pad_mels
 from selfkd.model.projectors import ctc_loss
-from selfkd.model.speech_encoder import RecognizerConfig, SpeechRecognizer
+from selfkd.model.speech_encoder import ASRModel, ASRModelConfig
 from selfkd.model.tiny import WHISPER_SIZE, vlm_path
 from selfkd.training.spec_augment import augmented
 from selfkd.training.stage import last_checkpoint
@@ -64,7 +64,7 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Tensor]:
     return {"mel_BFM": mel, "mel_mask_BM": mask, "labels": labels}
 
 
-class RecognizerTrainer(Trainer):
+class ASRModelTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels = inputs.pop("labels")
         reading = model(**inputs)
@@ -72,7 +72,7 @@ class RecognizerTrainer(Trainer):
         return (loss, reading) if return_outputs else loss
 
 
-def pretrain_recognizer(
+def pretrain_asr_model(
     data: Sequence[Path],
     output: Path,
     character_steps: int = 4500,
@@ -90,21 +90,21 @@ def pretrain_recognizer(
     texts, words = [e.question for e in examples], SpokenWords(examples, extractor)
     checkpoints = [output / "checkpoints" / part for part in ("characters", "tokens")]
     if start:
-        recognizer = SpeechRecognizer.from_pretrained(start)
+        asr_model = ASRModel.from_pretrained(start)
     else:
         pieces, words.ids = cut(texts, list)
-        recognizer = SpeechRecognizer(RecognizerConfig(pieces, **WHISPER_SIZE))
-        _train(recognizer, words, checkpoints[0], character_steps, RATES[0], seed)
+        asr_model = ASRModel(ASRModelConfig(pieces, **WHISPER_SIZE))
+        _train(asr_model, words, checkpoints[0], character_steps, RATES[0], seed)
     tokenizer = AutoTokenizer.from_pretrained(vlm_path())
     pieces, words.ids = cut(
         texts, lambda text: [str(tokenizer.decode(i)) for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
     )
-    if recognizer.config.pieces == pieces:
-        listener = recognizer
+    if asr_model.config.pieces == pieces:
+        listener = asr_model
     else:
         set_seed(seed)  # the new head is the same, however the first part came about
-        listener = SpeechRecognizer(RecognizerConfig.from_dict(recognizer.config.to_dict() | {"pieces": pieces}))
-        listener.encoder.load_state_dict(recognizer.encoder.state_dict())
+        listener = ASRModel(ASRModelConfig.from_dict(asr_model.config.to_dict() | {"pieces": pieces}))
+        listener.encoder.load_state_dict(asr_model.encoder.state_dict())
     _train(listener, words, checkpoints[1], token_steps, RATES[1], seed)
     for part in (extractor, listener):  # the weights last
         part.save_pretrained(output)
@@ -112,7 +112,7 @@ def pretrain_recognizer(
     shutil.rmtree(output / "checkpoints", ignore_errors=True)
 
 
-def _train(model: SpeechRecognizer, words: SpokenWords, checkpoints: Path, steps: int, rate: float, seed: int) -> None:
+def _train(model: ASRModel, words: SpokenWords, checkpoints: Path, steps: int, rate: float, seed: int) -> None:
     if not steps:  # which the Trainer would take for three epochs
         return
     arguments = pretraining_arguments(
@@ -128,7 +128,7 @@ def _train(model: SpeechRecognizer, words: SpokenWords, checkpoints: Path, steps
         save_total_limit=1,
         logging_steps=max(1, steps // 50),
     )
-    RecognizerTrainer(model, arguments, collate, words).train(resume_from_checkpoint=last_checkpoint(checkpoints))
+    ASRModelTrainer(model, arguments, collate, words).train(resume_from_checkpoint=last_checkpoint(checkpoints))
 
 
 if __name__ == "__main__":
@@ -139,4 +139,4 @@ if __name__ == "__main__":
     parser.add_argument("--token_steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--start", default="", help="recogniser to go on from, with the second part")
-    pretrain_recognizer(**vars(parser.parse_args()))
+    pretrain_asr_model(**vars(parser.parse_args()))

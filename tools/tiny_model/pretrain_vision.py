@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 from transformers import InternVLForConditionalGeneration
 
-from selfkd.toy_world.scenes import COLORS, PICTURE_SIZE, SHAPES, SIZES, draw_scene, render
+from selfkd.toy_world.scenes import COLORS, IMAGE_SIZE, SHAPES, SIZES, draw_scene, render
 
 GRID = 4
-CELL = PICTURE_SIZE / GRID
+CELL = IMAGE_SIZE / GRID
 _NAMES = {
     "color": COLORS,
     "shape": SHAPES,
@@ -24,7 +24,7 @@ _NAMES = {
     "vertical": ("top", "bottom"),
     "horizontal": ("left", "right"),
 }
-PICTURES_PER_STEP = 64
+IMAGES_PER_STEP = 64
 
 
 def fast_bf16() -> torch.autocast:
@@ -45,15 +45,15 @@ class LabelledCells(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         scene = draw_scene("train", self.seed + 7, index)
         names = torch.full((GRID * GRID, len(_NAMES)), -1)
-        places = torch.zeros(GRID * GRID, 2)
+        positions = torch.zeros(GRID * GRID, 2)
         for thing in scene.things:
             cell = int(thing.y // CELL) * GRID + int(thing.x // CELL)
-            half = [int(thing.y > PICTURE_SIZE / 2), int(thing.x > PICTURE_SIZE / 2)]
+            half = [int(thing.y > IMAGE_SIZE / 2), int(thing.x > IMAGE_SIZE / 2)]
             told = [COLORS.index(thing.color), SHAPES.index(thing.shape), SIZES.index(thing.size), *half]
             names[cell] = torch.tensor(told)
-            places[cell] = torch.tensor([thing.x, thing.y]) / PICTURE_SIZE
+            positions[cell] = torch.tensor([thing.x, thing.y]) / IMAGE_SIZE
         pixels = self.image_processor(render(scene), return_tensors="pt")["pixel_values"][0]
-        return pixels, names, places
+        return pixels, names, positions
 
 
 class CellReader(nn.Module):
@@ -74,7 +74,7 @@ class CellReader(nn.Module):
         ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (f" {name}", name)]
         return [form[0] for form in ids if len(form) == 1] or ids[0]
 
-    def forward(self, cells: Tensor, names: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, cells: Tensor, names: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """(loss, share of the things whose names are all right)."""
         is_there = names[..., 0] >= 0
         loss = F.binary_cross_entropy_with_logits(self.there(cells)[..., 0].float(), is_there.float())
@@ -85,7 +85,7 @@ class CellReader(nn.Module):
             logits = F.linear(seen.float(), words) * self.scale[i]
             loss = loss + F.cross_entropy(logits, wanted[:, i])
             right &= logits.argmax(-1) == wanted[:, i]
-        return loss + 16 * F.mse_loss(self.place(seen).float(), places[is_there]), right.float().mean()
+        return loss + 16 * F.mse_loss(self.place(seen).float(), positions[is_there]), right.float().mean()
 
 
 def pretrain_vision(
@@ -99,13 +99,13 @@ def pretrain_vision(
     parameters = [*seeing, *reader.parameters()]
     optimizer = torch.optim.AdamW(parameters, learning_rate, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
-    data = LabelledCells(steps * PICTURES_PER_STEP, seed, processor.image_processor)
-    loader = DataLoader(data, PICTURES_PER_STEP, num_workers=1)
+    data = LabelledCells(steps * IMAGES_PER_STEP, seed, processor.image_processor)
+    loader = DataLoader(data, IMAGES_PER_STEP, num_workers=1)
     progress = tqdm(loader, "vision tower", mininterval=5)
-    for pixels, names, places in progress:
+    for pixels, names, positions in progress:
         with fast_bf16():
             cells = model.get_image_features(pixels, return_dict=True).pooler_output
-            loss, right = reader(cells, names, places)
+            loss, right = reader(cells, names, positions)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()

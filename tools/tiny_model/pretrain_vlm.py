@@ -20,11 +20,11 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from selfkd.files import follow_umask
 from selfkd.losses import cross_entropy
-from selfkd.model.image_processor import InternVLPictureProcessor
-from selfkd.model.prefix_cache import continue_prefix, read_prefix
+from selfkd.model.image_processor import InternVLImageTextProcessor
+from selfkd.model.prefix_cache import continue_prefix, encode_prefix
 from selfkd.model.tiny import build_processor, build_vlm
-from selfkd.toy_world.noisy_labels import own_response
-from selfkd.toy_world.questions import KINDS, ask
+from selfkd.toy_world.noisy_labels import noiseless_response
+from selfkd.toy_world.questions import QUESTION_TYPES, ask
 from selfkd.toy_world.scenes import draw_scene, render
 from selfkd.toy_world.tasks import corpus
 from tools.tiny_model.pretrain_vision import fast_bf16, pretrain_vision
@@ -44,7 +44,7 @@ def token_logits(model, inputs: dict[str, Tensor], buckets: int = LENGTH_BUCKETS
     most of the batch padding.
     """
     image_inputs = {"pixel_values": inputs["pixel_values"]} if "pixel_values" in inputs else {}
-    prefix = read_prefix(model, inputs["prefix_ids"], inputs["prefix_mask"], **image_inputs)
+    prefix = encode_prefix(model, inputs["prefix_ids"], inputs["prefix_mask"], **image_inputs)
     lengths = inputs["mask"].sum(-1)
     for rows in lengths.argsort().chunk(buckets):
         width = int(lengths[rows].max())
@@ -90,34 +90,34 @@ class GroupTrainer(Trainer):
 
 
 @torch.no_grad()
-def written_accuracy(model, processor, split: str, per_kind: int, seed: int) -> dict[str, float]:
+def text_accuracy(model, processor, split: str, per_type: int, seed: int) -> dict[str, float]:
     """Share of questions whose whole response is the likeliest token at every place, by kind."""
     collate, right = GroupCollator(processor), {}
     model.eval()
-    for kind in KINDS:
-        rng, index = random.Random(f"accuracy/{kind}/{seed}"), 0
+    for question_type in QUESTION_TYPES:
+        rng, index = random.Random(f"accuracy/{question_type}/{seed}"), 0
         groups: list[Group] = []
-        while len(groups) < per_kind:
+        while len(groups) < per_type:
             scene = draw_scene(split, seed + 1, index)  # type: ignore[arg-type]
-            question, index = ask(scene, kind, rng), index + 1
+            question, index = ask(scene, question_type, rng), index + 1
             if question is not None:
-                groups.append(Group(render(scene), ((question.text, own_response(question)),)))
+                groups.append(Group(render(scene), ((question.text, noiseless_response(question)),)))
         wrong: set[int] = set()
         batch = send_to_device(collate(groups), model.device)
         for logits, labels, in_response, rows in token_logits(model, batch):
             wrong |= set(rows[in_response & (logits.argmax(-1) != labels)].tolist())
-        right[kind] = 1 - len(wrong) / per_kind
+        right[question_type] = 1 - len(wrong) / per_type
     model.train()
     return right
 
 
 class AccuracyLog(TrainerCallback):
-    def __init__(self, processor, every: int, per_kind: int = 100):
-        self.processor, self.every, self.per_kind = processor, every, per_kind
+    def __init__(self, processor, every: int, per_type: int = 100):
+        self.processor, self.every, self.per_type = processor, every, per_type
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         if state.global_step % self.every == 0:
-            accuracy = written_accuracy(model, self.processor, "validation", self.per_kind, args.seed)
+            accuracy = text_accuracy(model, self.processor, "validation", self.per_type, args.seed)
             print(state.global_step, {k: round(v, 2) for k, v in accuracy.items()}, flush=True)
 
 
@@ -153,7 +153,7 @@ def pretrain_vlm(
         model, processor = seeing_vlm(output, seed)
     else:
         model = InternVLForConditionalGeneration.from_pretrained(start)
-        processor = InternVLPictureProcessor.from_pretrained(start)
+        processor = InternVLImageTextProcessor.from_pretrained(start)
     model.set_attn_implementation("eager")  # on a CPU faster than fused attention at these lengths
     model.model.vision_tower.requires_grad_(tower_rate > 0)
     arguments = pretraining_arguments(
@@ -179,7 +179,7 @@ def pretrain_vlm(
     processor.save_pretrained(output)
     model.save_pretrained(output)
     follow_umask(output)
-    accuracy = written_accuracy(model, processor, "test", 300, seed)
+    accuracy = text_accuracy(model, processor, "test", 300, seed)
     print("test", {k: round(v, 3) for k, v in accuracy.items()})
 
 

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from selfkd.model.processing_omni import chat_frame
 from selfkd.toy_world.scenes import Scene, Split, draw_scene, render, split_of
-from selfkd.toy_world.tasks import picture_task, text_task
+from selfkd.toy_world.tasks import image_task, text_task
 
 TEXT_ONLY_SHARE = 0.1
 QUESTIONS_PER_GROUP = 8
@@ -23,7 +23,7 @@ _CURRICULUM = ((0.1, 1), (0.3, 2), (1.0, 4))  # (up to this share of the trainin
 
 @dataclass(frozen=True)
 class Group:
-    picture: Any  # PIL image, or None
+    image: Any  # PIL image, or None
     tasks: tuple[tuple[str, str], ...]  # (what is asked, response)
 
 
@@ -42,7 +42,7 @@ class WorldGroups(Dataset):
         scene = self._with_few_things(draw_scene(self.split, self.seed, index), index / self.count, rng)
         if rng.random() < TEXT_ONLY_SHARE:
             return Group(None, tuple(text_task(scene, rng) for _ in range(QUESTIONS_PER_GROUP)))
-        return Group(render(scene), tuple(picture_task(scene, rng) for _ in range(QUESTIONS_PER_GROUP)))
+        return Group(render(scene), tuple(image_task(scene, rng) for _ in range(QUESTIONS_PER_GROUP)))
 
     def _with_few_things(self, scene: Scene, progress: float, rng: random.Random) -> Scene:
         """A curriculum: one thing at first, then two, then all; one thing now and then to the end.
@@ -65,14 +65,14 @@ class GroupCollator:
         self.frames = {with_image: chat_frame(processor, with_image) for with_image in (False, True)}
 
     def __call__(self, groups: list[Group]) -> dict[str, Tensor]:
-        pictures = [g.picture for g in groups if g.picture is not None]
-        before = [self.frames[g.picture is not None].before for g in groups]
+        images = [g.image for g in groups if g.image is not None]
+        before = [self.frames[g.image is not None].before for g in groups]
         self.tokenizer.padding_side = "left"
         prefix = self.processor(
-            images=pictures or None, text=before, padding=True, add_special_tokens=False, return_tensors="pt"
+            images=images or None, text=before, padding=True, add_special_tokens=False, return_tensors="pt"
         )
         end, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
-        asked = [q + self.frames[g.picture is not None].after for g in groups for q, _ in g.tasks]
+        asked = [q + self.frames[g.image is not None].after for g in groups for q, _ in g.tasks]
         asked_ids = self.tokenizer(asked, add_special_tokens=False)["input_ids"]
         response_ids = self.tokenizer([r for g in groups for _, r in g.tasks], add_special_tokens=False)["input_ids"]
         rows = [(a, [*r, end]) for a, r in zip(asked_ids, response_ids, strict=True)]
@@ -96,6 +96,6 @@ class GroupCollator:
             "labels": labels,
             "in_response": in_response,
         }
-        if pictures:
+        if images:
             batch["pixel_values"] = prefix["pixel_values"]
         return batch

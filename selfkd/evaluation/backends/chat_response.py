@@ -11,11 +11,11 @@ from typing import Any
 
 from selfkd.evaluation.response import REFUSAL
 
-MOST_REASON_LETTERS = 300
+MAX_REASON_CHARACTERS = 300
 
 
 @dataclass(frozen=True)
-class ChatReply:
+class ChatResponse:
     text: str = ""
     error: str = ""  # why there is no text
     prompt_tokens: int | None = None  # None where the server does not say
@@ -30,16 +30,16 @@ _REASONING_PART = re.compile(r"reason|think|thought|summary", re.IGNORECASE)
 _TEXT_FIELDS = ("text", "thinking", "reasoning", "summary", "content")
 
 
-def read_chat_reply(content: bytes) -> ChatReply:
+def parse_chat_response(content: bytes) -> ChatResponse:
     """Reads the body of a response with status 200. Bytes that are no UTF-8 become U+FFFD; a text that ended at the
     limit of tokens is kept as it came."""
     try:
         body = json.loads(content.decode("utf-8", errors="replace"))
     except (ValueError, RecursionError):
         start = content[:80].decode("utf-8", errors="replace")
-        return ChatReply(error=short(f"the response is not JSON: {start!r}"))
+        return ChatResponse(error=short(f"the response is not JSON: {start!r}"))
     if not isinstance(body, dict):
-        return ChatReply(error=f"the response is a JSON {type(body).__name__}, expected an object")
+        return ChatResponse(error=f"the response is a JSON {type(body).__name__}, expected an object")
     usage = body.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     counts = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
@@ -47,15 +47,15 @@ def read_chat_reply(content: bytes) -> ChatReply:
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         # some routers answer 200 and put the failure of the server behind them into the body
         failure = body.get("error")
-        return ChatReply("", short(f"the response has no choices{f': {failure}' if failure else ''}"), *counts)
+        return ChatResponse("", short(f"the response has no choices{f': {failure}' if failure else ''}"), *counts)
     return _read_choice(choices[0], body.get("error"), counts)
 
 
-def _read_choice(choice: dict[str, Any], failure: Any, counts: tuple[int | None, int | None]) -> ChatReply:
+def _read_choice(choice: dict[str, Any], failure: Any, counts: tuple[int | None, int | None]) -> ChatResponse:
     message, finish = choice.get("message"), choice.get("finish_reason")
     finish_reason = "" if finish is None else short(str(finish))
     if not isinstance(message, dict):
-        return ChatReply("", "the response's first choice has no message", *counts, finish_reason)
+        return ChatResponse("", "the response's first choice has no message", *counts, finish_reason)
     content = message.get("content")
     parts = content if isinstance(content, list) else [content]
     thoughts = [_texts(p) for p in parts if _is_reasoning(p)] + [_texts(message.get(f)) for f in _REASONING_FIELDS]
@@ -63,19 +63,19 @@ def _read_choice(choice: dict[str, Any], failure: Any, counts: tuple[int | None,
     reasoning = plain("\n".join(dict.fromkeys(t.strip() for t in thoughts if t.strip())))
     failure = choice.get("error") or message.get("error") or failure
     if failure:
-        return ChatReply("", short(f"the response holds an error: {failure}"), *counts, finish_reason, reasoning)
+        return ChatResponse("", short(f"the response holds an error: {failure}"), *counts, finish_reason, reasoning)
     text = content if isinstance(content, str) else _joined(content) if isinstance(content, list) else None
     refusal = message.get("refusal") or _refusal_in(parts)
     if not text and isinstance(refusal, str):
-        return ChatReply(plain(refusal).strip(), "", *counts, REFUSAL, reasoning)
+        return ChatResponse(plain(refusal).strip(), "", *counts, REFUSAL, reasoning)
     if text is None:
         called = " but calls" if message.get("tool_calls") or message.get("function_call") else ""
-        return ChatReply(
+        return ChatResponse(
             "", f"the message has no text{called} (finish_reason {finish})", *counts, finish_reason, reasoning
         )
     if not text.strip() and (message.get("tool_calls") or message.get("function_call")):
-        return ChatReply("", "the message has no text but calls", *counts, finish_reason, reasoning)
-    return ChatReply(plain(text).strip(), "", *counts, finish_reason, reasoning)
+        return ChatResponse("", "the message has no text but calls", *counts, finish_reason, reasoning)
+    return ChatResponse(plain(text).strip(), "", *counts, finish_reason, reasoning)
 
 
 def _is_reasoning(part: Any) -> bool:
@@ -112,7 +112,7 @@ def plain(text: str) -> str:
 def short(reason: str) -> str:
     """A reason as one line of a table or a log."""
     reason = " ".join(plain(reason).split())
-    return reason if len(reason) <= MOST_REASON_LETTERS else f"{reason[:MOST_REASON_LETTERS]}..."
+    return reason if len(reason) <= MAX_REASON_CHARACTERS else f"{reason[:MAX_REASON_CHARACTERS]}..."
 
 
 def _count(value: Any) -> int | None:

@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from selfkd.data.example import SAMPLE_RATE_HZ, Example, encode_picture
+from selfkd.data.example import SAMPLE_RATE_HZ, Example, image_to_png
 from selfkd.data.media import is_plain
-from selfkd.evaluation.backends.openai_client import Asker, EndpointSettings, Usage
-from selfkd.evaluation.response import Reply
-from selfkd.training.data import View
+from selfkd.evaluation.backends.openai_client import EndpointSettings, OpenAIClient, Usage
+from selfkd.evaluation.response import Prediction
+from selfkd.training.data import Modality
 
 
 @dataclass
-class EndpointAnswerer:
+class EndpointClient:
     """The endpoint at a base URL in one view. Give both views' answerers the same `usage` to share one budget.
 
     A reply with `error` is no answer at all; whether it is asked again, left out or reported is the caller's choice.
@@ -29,27 +29,27 @@ class EndpointAnswerer:
 
     url: str
     model: str
-    view: View
+    modality: Modality
     settings: EndpointSettings = field(default_factory=EndpointSettings)
     usage: Usage = field(default_factory=Usage)
 
     def __post_init__(self) -> None:
-        self._asker = Asker(self.url, self.model, self.settings, self.usage)
+        self._asker = OpenAIClient(self.url, self.model, self.settings, self.usage)
 
-    def answer(self, examples: Sequence[Example]) -> list[Reply]:
+    def answer(self, examples: Sequence[Example]) -> list[Prediction]:
         """Replies in the order of the examples. All are lost where InputError ends the asking: see `answer_each`."""
-        replies = dict(self.answer_each(examples))
-        return [replies[i] for i in range(len(examples))]
+        predictions = dict(self.answer_each(examples))
+        return [predictions[i] for i in range(len(examples))]
 
-    def answer_each(self, examples: Iterable[Example]) -> Iterator[tuple[int, Reply]]:
+    def answer_each(self, examples: Iterable[Example]) -> Iterator[tuple[int, Prediction]]:
         """Yields (position in `examples`, reply) as replies come. Raises InputError where the endpoint is not as
         configured or does not answer any more; what was yielded before is good."""
-        return self._asker.ask_each(examples, lambda example: [user_message(example, self.view)])
+        return self._asker.query_each(examples, lambda example: [user_message(example, self.modality)])
 
 
-def user_message(example: Example, view: View) -> dict[str, Any]:
+def user_message(example: Example, modality: Modality) -> dict[str, Any]:
     """Picture, instruction, question, form of the answer; parts that the example does not have are left out."""
-    question = text_part(example.question) if view == "text" else audio_part(example)
+    question = text_part(example.question) if modality == "text" else audio_part(example)
     parts = [
         *([image_part(example)] if example.image is not None else []),
         *([text_part(example.instruction)] if example.instruction else []),
@@ -69,8 +69,8 @@ def image_part(example: Example) -> dict[str, Any]:
     image = example.image or b""
     media_type = image_media_type(image)
     if not media_type or not is_plain(image):
-        picture = example.picture()
-        image, media_type = encode_picture(picture) if picture else b"", "image/png"
+        pil_image = example.load_image()
+        image, media_type = image_to_png(pil_image) if pil_image else b"", "image/png"
     return {"type": "image_url", "image_url": {"url": f"data:{media_type};base64,{_base64(image)}"}}
 
 

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from selfkd.data.example import Example, encode_picture, groups_of
+from selfkd.data.example import Example, groups_of, image_to_png
 from selfkd.data.image_tags import image_place_left, without_image_place, without_sound_place
-from selfkd.data.media import RATES_HZ, check_audible, mono, rgb
+from selfkd.data.media import RATES_HZ, check_vocabulary_coverage, mono, rgb
 from selfkd.errors import InputError
-from selfkd.evaluation.backends.local import MAX_NEW_TOKENS, answer_views
+from selfkd.evaluation.backends.local import MAX_NEW_TOKENS, predict_modalities
 from selfkd.model.checkpoint import load_omni
 from selfkd.synthesis.tts.base import resampled
-from selfkd.training.data import View
+from selfkd.training.data import Modality
 
 MANIFEST = ModelManifest("selfkd", simple_class_path="selfkd.evaluation.backends.lmms_eval.SelfKD")
 
@@ -41,21 +41,23 @@ class SelfKD(lmms):
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         """Greedy replies in the order of the requests, ended where a task says that they end."""
-        asked: dict[tuple[View, int], list[tuple[int, Example]]] = {}
+        asked: dict[tuple[Modality, int], list[tuple[int, Example]]] = {}
         for at, request in enumerate(requests):
             context, settings, doc_to_visual, doc_id, task, split = request.args
             example = _example(at, context, doc_to_visual(self.task_dict[task][split][doc_id]))
-            view: View = "text" if example.speech is None else "speech"
-            asked.setdefault((view, settings.get("max_new_tokens", MAX_NEW_TOKENS)), []).append((at, example))
-        replies = [""] * len(requests)
+            modality: Modality = "text" if example.audio is None else "audio"
+            asked.setdefault((modality, settings.get("max_new_tokens", MAX_NEW_TOKENS)), []).append((at, example))
+        predictions = [""] * len(requests)
         with tqdm(total=len(requests), desc="selfkd") as progress:
-            for (view, new_tokens), items in asked.items():
+            for (modality, new_tokens), items in asked.items():
                 for some in groups_of(sorted(items, key=lambda item: len(item[1].question)), self.batch_size):
-                    said = answer_views(self.model, self.processor, [e for _, e in some], [view], new_tokens)[view]
-                    for (at, _), reply in zip(some, said, strict=True):
-                        replies[at] = _ended(reply.text, requests[at].args[1].get("until"))
+                    said = predict_modalities(self.model, self.processor, [e for _, e in some], [modality], new_tokens)[
+                        modality
+                    ]
+                    for (at, _), prediction in zip(some, said, strict=True):
+                        predictions[at] = _ended(prediction.text, requests[at].args[1].get("until"))
                     progress.update(len(some))
-        return replies
+        return predictions
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         raise NotImplementedError("selfkd evaluate --likelihood true scores options by their likelihood")
@@ -65,17 +67,17 @@ class SelfKD(lmms):
 
 
 def _example(at: int, context: str, shown: Sequence[Any] | None) -> Example:
-    pictures = [s for s in shown or [] if isinstance(s, Image.Image)]
-    sounds = [s for s in shown or [] if isinstance(s, dict) and "array" in s]
-    if len(pictures) > 1 or len(sounds) > 1 or len(pictures) + len(sounds) < len(shown or []):
+    images = [s for s in shown or [] if isinstance(s, Image.Image)]
+    audio_clips = [s for s in shown or [] if isinstance(s, dict) and "array" in s]
+    if len(images) > 1 or len(audio_clips) > 1 or len(images) + len(audio_clips) < len(shown or []):
         raise InputError(f"request {at}: selfkd takes one picture and one sound, this one has other things")
     try:
-        image = encode_picture(rgb(pictures[0])) if pictures else None
-        samples = _heard(sounds[0]) if sounds else None
+        image = image_to_png(rgb(images[0])) if images else None
+        samples = _heard(audio_clips[0]) if audio_clips else None
     except InputError as error:
         raise InputError(f"request {at}: {error}") from error
     text = without_image_place(without_sound_place(context))
-    if left := image_place_left(text, bool(pictures)):
+    if left := image_place_left(text, bool(images)):
         raise InputError(f"request {at}: {left}")
     if samples is None:
         return Example(str(at), text, "", "lmms-eval", "open", "", image=image)
@@ -84,14 +86,14 @@ def _example(at: int, context: str, shown: Sequence[Any] | None) -> Example:
     return example.spoken(samples, "recorded")
 
 
-def _heard(sound: dict[str, Any]) -> NDArray[np.float32]:
+def _heard(audio_clip: dict[str, Any]) -> NDArray[np.float32]:
     """Mono, 16 kHz, of an array (frames,) or (channels, frames), as `datasets` decodes them."""
-    samples = np.atleast_2d(np.asarray(sound["array"], dtype=np.float32))
-    if sound["sampling_rate"] not in RATES_HZ:
-        raise InputError(f"sampling_rate: {sound['sampling_rate']}: {RATES_HZ[0]} to {RATES_HZ[-1]} Hz are taken")
+    samples = np.atleast_2d(np.asarray(audio_clip["array"], dtype=np.float32))
+    if audio_clip["sampling_rate"] not in RATES_HZ:
+        raise InputError(f"sampling_rate: {audio_clip['sampling_rate']}: {RATES_HZ[0]} to {RATES_HZ[-1]} Hz are taken")
     found = mono(samples.T)
-    check_audible(found)
-    return resampled(found, sound["sampling_rate"])
+    check_vocabulary_coverage(found)
+    return resampled(found, audio_clip["sampling_rate"])
 
 
 def _ended(text: str, until: Sequence[str] | str | None) -> str:

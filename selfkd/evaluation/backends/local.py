@@ -13,65 +13,69 @@ from torch import Tensor
 
 from selfkd.data.example import Example
 from selfkd.errors import InputError
-from selfkd.evaluation.response import Reply
+from selfkd.evaluation.response import Prediction
 from selfkd.losses import CHUNK_ROWS, head_logits
-from selfkd.model.generation import Asked, ends_of, generate_in_rounds, generate_replies, read_prompts
+from selfkd.model.generation import Query, encode_prompts, ends_of, generate_responses, generate_with_early_exit
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.prefix_cache import continue_prefix
-from selfkd.model.processing_omni import OmniProcessor, Prompt, Seen
-from selfkd.training.data import VIEWS, View, view_prompts
+from selfkd.model.processing_omni import EncodedImage, OmniProcessor, Prompt
+from selfkd.training.data import MODALITIES, Modality, modality_prompts
 
 MAX_NEW_TOKENS = 48
 
 
 @torch.no_grad()
-def answer_views(
+def predict_modalities(
     model: OmniModel,
     processor: OmniProcessor,
     examples: Sequence[Example],
-    views: Sequence[View] = VIEWS,
+    modalities: Sequence[Modality] = MODALITIES,
     max_new_tokens: int = MAX_NEW_TOKENS,
-) -> dict[View, list[Reply]]:
-    """Greedy replies to the examples in each of `views`, in the order of `examples`; one generation for all of them.
+) -> dict[Modality, list[Prediction]]:
+    """Greedy replies to the examples in each of `modalities`, in the order of `examples`; one generation for all of them.
 
     Each picture is looked at once and read once, whatever the number of views and of questions about it, and a reply is
     the one that its view gets when asked alone. It ends where the model ends it or after `max_new_tokens`; when all
     have ended, so does the call.
     """
-    prompts = prompts_of(processor, examples, views)
-    for example, of_views in zip(examples, prompts, strict=True):
-        check_room(model, processor, example, of_views, max_new_tokens)
+    prompts = prompts_of(processor, examples, modalities)
+    for example, of_modalities in zip(examples, prompts, strict=True):
+        check_room(model, processor, example, of_modalities, max_new_tokens)
     ends = ends_of(model, processor.end_id)
-    parts = read_prompts(model, **processor([p for of_views in prompts for p in of_views]))
+    parts = encode_prompts(model, **processor([p for of_modalities in prompts for p in of_modalities]))
     pad = processor.pad_id
-    ids = generate_replies(
-        model, parts, generate_in_rounds, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=pad
+    ids = generate_responses(
+        model, parts, generate_with_early_exit, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=pad
     )
     ended = torch.isin(ids, ids.new_tensor(ends)).any(1).tolist()
     finish = ("stop" if is_ended else "length" for is_ended in ended)
-    replies = iter([Reply(text, finish_reason=how) for text, how in zip(processor.decode(ids), finish, strict=True)])
-    by_example = [[next(replies) for _ in views] for _ in examples]
-    return {view: [of_views[at] for of_views in by_example] for at, view in enumerate(views)}
+    predictions = iter(
+        [Prediction(text, finish_reason=how) for text, how in zip(processor.decode(ids), finish, strict=True)]
+    )
+    by_example = [[next(predictions) for _ in modalities] for _ in examples]
+    return {modality: [of_modalities[at] for of_modalities in by_example] for at, modality in enumerate(modalities)}
 
 
-def answer_view(
+def predict_modality(
     model: OmniModel,
     processor: OmniProcessor,
     examples: Sequence[Example],
-    view: View,
+    modality: Modality,
     max_new_tokens: int = MAX_NEW_TOKENS,
-) -> list[Reply]:
-    """`answer_views` of one view."""
-    return answer_views(model, processor, examples, [view], max_new_tokens)[view]
+) -> list[Prediction]:
+    """`predict_modalities` of one view."""
+    return predict_modalities(model, processor, examples, [modality], max_new_tokens)[modality]
 
 
-def prompts_of(processor: OmniProcessor, examples: Sequence[Example], views: Sequence[View]) -> list[list[Prompt]]:
+def prompts_of(
+    processor: OmniProcessor, examples: Sequence[Example], modalities: Sequence[Modality]
+) -> list[list[Prompt]]:
     """The prompts of each example, one a view; examples with the same picture have the very same image inputs."""
-    seen: dict[bytes | None, Seen] = {}
+    seen: dict[bytes | None, EncodedImage] = {}
     for example in examples:
         if example.image not in seen:
-            seen[example.image] = processor.look(example.picture(), f"example {example.id}")
-    return [view_prompts(processor, e, views, seen[e.image]) for e in examples]
+            seen[example.image] = processor.encode_image(example.load_image(), f"example {example.id}")
+    return [modality_prompts(processor, e, modalities, seen[e.image]) for e in examples]
 
 
 def check_room(
@@ -80,7 +84,7 @@ def check_room(
     """Raises InputError where the prompts of an example leave no room for so many new tokens."""
     for prompt in prompts:
         ids = prompt.prefix_ids + prompt.suffix_ids
-        processor.check_context(f"example {example.id}", ids, prompt.speech_inputs, model.context - new_tokens)
+        processor.check_context(f"example {example.id}", ids, prompt.audio_inputs, model.context - new_tokens)
 
 
 @torch.no_grad()
@@ -89,9 +93,9 @@ def choice_log_likelihoods(
     processor: OmniProcessor,
     examples: Sequence[Example],
     candidates: Sequence[Sequence[str]],
-    views: Sequence[View] = VIEWS,
-) -> dict[View, list[list[float]]]:
-    """log p(candidate | prompt) in nats, of each candidate of each example in each of `views`.
+    modalities: Sequence[Modality] = MODALITIES,
+) -> dict[Modality, list[list[float]]]:
+    """log p(candidate | prompt) in nats, of each candidate of each example in each of `modalities`.
 
     A candidate is tokenized as a response is for training, right after the assistant's prompt of the chat template; its
     tokens' log-probabilities are summed, the end of the turn apart (without it "A" is not held against "A red star").
@@ -102,21 +106,21 @@ def choice_log_likelihoods(
         [processor.response_ids(c, e.image is not None)[:-1] for c in of_example]
         for e, of_example in zip(examples, candidates, strict=True)
     ]
-    prompts = prompts_of(processor, examples, views)
-    for example, of_example, of_views in zip(examples, answers, prompts, strict=True):
+    prompts = prompts_of(processor, examples, modalities)
+    for example, of_example, of_modalities in zip(examples, answers, prompts, strict=True):
         if not of_example or not all(of_example):
             raise InputError(f"example {example.id}: field candidates: each must have a token, and one must be there")
-        check_room(model, processor, example, of_views, max(map(len, of_example)))
-    found: list[list[float]] = [[]] * (len(examples) * len(views))
-    for part in read_prompts(model, **processor([p for of_views in prompts for p in of_views])):
-        of_part = [answers[row // len(views)] for row in part.rows_N.tolist()]
+        check_room(model, processor, example, of_modalities, max(map(len, of_example)))
+    found: list[list[float]] = [[]] * (len(examples) * len(modalities))
+    for part in encode_prompts(model, **processor([p for of_modalities in prompts for p in of_modalities])):
+        of_part = [answers[row // len(modalities)] for row in part.rows_N.tolist()]
         for row, sums in zip(part.rows_N.tolist(), _of_part(model, processor, part, of_part), strict=True):
             found[row] = sums
-    return {view: found[at :: len(views)] for at, view in enumerate(views)}
+    return {modality: found[at :: len(modalities)] for at, modality in enumerate(modalities)}
 
 
 def _of_part(
-    model: OmniModel, processor: OmniProcessor, part: Asked, answers: Sequence[Sequence[list[int]]]
+    model: OmniModel, processor: OmniProcessor, part: Query, answers: Sequence[Sequence[list[int]]]
 ) -> list[list[float]]:
     """Sums of log p for each prompt of a part and each of its answers (token ids)."""
     # the last token of an answer is predicted and never read: answers that differ in it alone are one continuation

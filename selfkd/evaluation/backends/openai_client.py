@@ -2,7 +2,7 @@
 
 The client retries transient errors itself: 408, 409, 429, 5xx, timeouts, lost connections; with exponential backoff and
 jitter, or after Retry-After where that is no more than a minute or two. Every attempt, retries included, passes the
-HTTP client below, where it waits for the rate limit. What is left after that is one item's `Reply.error`, except where
+HTTP client below, where it waits for the rate limit. What is left after that is one item's `Prediction.error`, except where
 no item would be answered: then InputError ends the run. Needs the extra `selfkd[openai]`.
 """
 
@@ -22,8 +22,8 @@ import openai
 
 from selfkd.credentials import EndpointURL, masked_text, read_endpoint, secrets_in, without
 from selfkd.errors import InputError, reason_of
-from selfkd.evaluation.backends.chat_response import ChatReply, read_chat_reply, short
-from selfkd.evaluation.response import Reply
+from selfkd.evaluation.backends.chat_response import ChatResponse, parse_chat_response, short
+from selfkd.evaluation.response import Prediction
 from selfkd.files import read_json, write_json
 
 USAGE = "usage.json"
@@ -116,7 +116,7 @@ class EndpointSettings:
         price_in: USD for a million prompt tokens.
         price_out: USD for a million completion tokens.
         budget: USD after which nothing more is asked; what is in flight then is still paid. 0 sets none.
-        most_failures: So many items failed one after another end the asking.
+        max_failures: So many items failed one after another end the asking.
         extra: Further fields of a request, or other values of ours; null leaves one out. What OpenAI's reasoning
             models want: {max_tokens: null, temperature: null, max_completion_tokens: 2000}. What stands under its
             extra_headers and extra_query goes to headers and URL.
@@ -130,11 +130,11 @@ class EndpointSettings:
     price_in: float = 0
     price_out: float = 0
     budget: float = 0
-    most_failures: int = 20
+    max_failures: int = 20
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("concurrency", "max_new_tokens", "most_failures"):
+        for name in ("concurrency", "max_new_tokens", "max_failures"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: {getattr(self, name)}: must be at least 1")
         for name in ("requests_per_minute", "max_retries", "price_in", "price_out", "budget"):
@@ -147,9 +147,9 @@ class EndpointSettings:
 
 
 @dataclass
-class Asker:
+class OpenAIClient:
     """A chat endpoint at a base URL ("" is OpenAI's). Not for two threads at once; failures in a row, the pace of
-    requests and the budget are kept from one `ask_each` to the next."""
+    requests and the budget are kept from one `query_each` to the next."""
 
     url: str
     model: str
@@ -176,29 +176,31 @@ class Asker:
     def name(self) -> str:
         return f"{self.model} at {self._endpoint.shown or 'OpenAI'}"
 
-    def ask_each(self, items: Iterable[Item], messages_of: Callable[[Item], Messages]) -> Iterator[tuple[int, Reply]]:
+    def query_each(
+        self, items: Iterable[Item], messages_of: Callable[[Item], Messages]
+    ) -> Iterator[tuple[int, Prediction]]:
         """Yields (position in `items`, reply) in the order in which replies come, one for every item.
 
         An item's messages are made when its turn comes, so that no more of them than `concurrency` are in memory.
         Raises InputError where the rest would fail as well; what was yielded before stays answered. Closing the
         iterator ends what is in flight.
         """
-        replies: queue.SimpleQueue[tuple[int, Reply] | None] = queue.SimpleQueue()
+        predictions: queue.SimpleQueue[tuple[int, Prediction] | None] = queue.SimpleQueue()
         loop = asyncio.new_event_loop()
-        asking = loop.create_task(self._ask_all(items, messages_of, replies.put))
+        asking = loop.create_task(self._ask_all(items, messages_of, predictions.put))
 
         def run() -> None:
             try:
                 loop.run_until_complete(asyncio.wait([asking]))
                 loop.run_until_complete(loop.shutdown_asyncgens())
             finally:
-                replies.put(None)
+                predictions.put(None)
 
         # a daemon, so that a program that ends with an error does not first ask everything that is left
         thread = threading.Thread(target=run, name="asker", daemon=True)
         thread.start()
         try:
-            while (answered := replies.get()) is not None:
+            while (answered := predictions.get()) is not None:
                 yield answered
             asking.result()  # raises what ended the asking
         finally:
@@ -207,15 +209,18 @@ class Asker:
             loop.close()
 
     async def _ask_all(
-        self, items: Iterable[Item], messages_of: Callable[[Item], Messages], put: Callable[[tuple[int, Reply]], None]
+        self,
+        items: Iterable[Item],
+        messages_of: Callable[[Item], Messages],
+        put: Callable[[tuple[int, Prediction]], None],
     ) -> None:
         numbered = enumerate(items)  # one for all workers
 
         async def work() -> None:
             for index, item in numbered:
-                reply = await self._reply(client, item, messages_of)
-                put((index, reply))
-                self._check(reply)
+                prediction = await self._reply(client, item, messages_of)
+                put((index, prediction))
+                self._check(prediction)
 
         try:
             async with self._open() as client, asyncio.TaskGroup() as group:
@@ -252,13 +257,13 @@ class Asker:
         self.usage.requests += 1
         self.usage.retries += is_retry
 
-    async def _reply(self, client: Any, item: Item, messages_of: Callable[[Item], Messages]) -> Reply:
+    async def _reply(self, client: Any, item: Item, messages_of: Callable[[Item], Messages]) -> Prediction:
         if self._is_spent():
-            return Reply("", error=self._spent_reason())
+            return Prediction("", error=self._spent_reason())
         try:
             messages = messages_of(item)
         except InputError as error:
-            return Reply("", error=self._reason(error))
+            return Prediction("", error=self._reason(error))
         fields = {"temperature": 0, "max_tokens": self.settings.max_new_tokens, **self.settings.extra}
         body = {name: value for name, value in fields.items() if value is not None}
         of_request = {name: body.pop(name) for name in ("extra_headers", "extra_query") if name in body}
@@ -271,11 +276,11 @@ class Asker:
             if status in NOT_FOR_US and not self._accepted:
                 hint = f"are url, model and {KEY_VARIABLE} right?"
                 raise InputError(f"url: {self.name}: {self._reason(error)}; {hint}") from error
-            return Reply("", error=self._reason(error))
+            return Prediction("", error=self._reason(error))
         self._accepted = True
-        read = read_chat_reply(response.content)
+        read = parse_chat_response(response.content)
         self._count(read)
-        return Reply(
+        return Prediction(
             read.text,
             error=self._hidden(read.error),
             seconds=response.elapsed.total_seconds(),
@@ -283,21 +288,21 @@ class Asker:
             reasoning=read.reasoning,
         )
 
-    def _count(self, read: ChatReply) -> None:
+    def _count(self, read: ChatResponse) -> None:
         prompt, completion = read.prompt_tokens or 0, read.completion_tokens or 0
         dollars = (prompt * self.settings.price_in + completion * self.settings.price_out) / 1e6
         self.usage.spend(prompt, completion, dollars)
         if self.settings.budget and not read.error and read.prompt_tokens is None:
             self._is_blind = True
 
-    def _check(self, reply: Reply) -> None:
+    def _check(self, prediction: Prediction) -> None:
         """Raises InputError where it makes no sense to go on after this reply."""
         if self._is_blind:
             raise InputError(f"budget: {self.name} does not say how many tokens it counts (usage), so no cost is known")
-        if reply.error != self._spent_reason():
-            self._failures = self._failures + 1 if reply.error else 0
-        if self._failures >= self.settings.most_failures:
-            raise InputError(f"url: {self.name}: {self._failures} items failed one after another: {reply.error}")
+        if prediction.error != self._spent_reason():
+            self._failures = self._failures + 1 if prediction.error else 0
+        if self._failures >= self.settings.max_failures:
+            raise InputError(f"url: {self.name}: {self._failures} items failed one after another: {prediction.error}")
 
     def _is_spent(self) -> bool:
         return bool(self.settings.budget) and self.usage.dollars >= self.settings.budget

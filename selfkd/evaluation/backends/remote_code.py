@@ -19,13 +19,13 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from selfkd.data.dataset import ExampleFolder
 from selfkd.data.example import Example
 from selfkd.errors import InputError, reason_of
-from selfkd.evaluation.backends.base import Answers, View, heard_by
+from selfkd.evaluation.backends.base import Answers, Modality, transcribed_by
 from selfkd.evaluation.backends.chat_response import plain, short
 from selfkd.evaluation.backends.endpoint import wav
 from selfkd.evaluation.backends.transcriber import Transcriber
-from selfkd.evaluation.response import Reply
+from selfkd.evaluation.response import Prediction
 from selfkd.model.backbones import config_of
-from selfkd.training.data import View as OneView
+from selfkd.training.data import Modality as OneModality
 
 # MiniCPM-o, where it does not sample, searches three beams and penalises repetition unless told otherwise
 GREEDY = {"sampling": False, "num_beams": 1, "repetition_penalty": 1.0}
@@ -38,16 +38,16 @@ class MegrezChat:
     def __init__(self, source: str):
         self.model = _loaded(source)
 
-    def chat(self, example: Example, view: OneView, max_new_tokens: int) -> tuple[Any, str]:
+    def chat(self, example: Example, modality: OneModality, max_new_tokens: int) -> tuple[Any, str]:
         with TemporaryDirectory(prefix="selfkd-") as folder:
-            content, picture = {}, example.picture()
-            if picture is not None:
+            content, image = {}, example.load_image()
+            if image is not None:
                 content["image"] = str(Path(folder) / "picture.png")
-                picture.save(content["image"])
-            if view == "speech":
+                image.save(content["image"])
+            if modality == "audio":
                 content["audio"] = str(Path(folder) / "question.wav")
                 Path(content["audio"]).write_bytes(wav(example))
-            if text := "".join(_written(example, view)).strip():
+            if text := "".join(_written(example, modality)).strip():
                 content["text"] = text
             message = {"role": "user", "content": content}
             said = self.model.chat([message], max_new_tokens=max_new_tokens, **GREEDY)
@@ -64,12 +64,12 @@ class MiniCPMOChat:
         self.model = _loaded(source, init_tts=False)  # the voice of its replies is not loaded
         self.tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=True)
 
-    def chat(self, example: Example, view: OneView, max_new_tokens: int) -> tuple[Any, str]:
-        before, *after = _written(example, view)
-        question = [example.samples()] if view == "speech" else []
-        picture = example.picture()
+    def chat(self, example: Example, modality: OneModality, max_new_tokens: int) -> tuple[Any, str]:
+        before, *after = _written(example, modality)
+        question = [example.samples()] if modality == "audio" else []
+        image = example.load_image()
         # it puts a line's end between parts
-        parts = [picture, before.strip(), *question, *(text.strip() for text in after)]
+        parts = [image, before.strip(), *question, *(text.strip() for text in after)]
         content = [part for part in parts if part is not None and not (isinstance(part, str) and not part)]
         message = {"role": "user", "content": content}
         said = self.model.chat(
@@ -83,7 +83,7 @@ class MiniCPMOChat:
 
 
 class Chat(Protocol):
-    def chat(self, example: Example, view: OneView, max_new_tokens: int) -> tuple[Any, str]:
+    def chat(self, example: Example, modality: OneModality, max_new_tokens: int) -> tuple[Any, str]:
         """Whatever the model's own code gives back, and its finish_reason: "stop", or "length" for a response that was
         cut at the limit of tokens."""
         ...
@@ -92,31 +92,31 @@ class Chat(Protocol):
 FAMILIES: dict[str, Callable[[str], Chat]] = {"MegrezO": MegrezChat, "MiniCPMO": MiniCPMOChat}
 
 
-class ChatSystem:
+class RemoteCodeBackend:
     """One item at a time. Whatever is wrong with a reply is that item's error: it is no wrong answer."""
 
     def __init__(self, source: str, transcriber: Transcriber | None, max_new_tokens: int):
         self.model = FAMILIES[_family(config_of(source, "model"))](source)
         self.transcriber, self.max_new_tokens = transcriber, max_new_tokens
 
-    def answer(self, examples: ExampleFolder, wanted: Mapping[View, Sequence[int]]) -> Answers:
-        for view, positions in wanted.items():
+    def answer(self, examples: ExampleFolder, wanted: Mapping[Modality, Sequence[int]]) -> Answers:
+        for modality, positions in wanted.items():
             for i in positions:
-                yield i, view, self._reply(examples[i], view, examples.language)
+                yield i, modality, self._reply(examples[i], modality, examples.language)
 
     @torch.no_grad()
-    def _reply(self, example: Example, view: View, language: str) -> Reply:
+    def _reply(self, example: Example, modality: Modality, language: str) -> Prediction:
         start, heard = time.perf_counter(), ""
         try:
-            if view == "cascade":
-                (heard,) = heard_by(self.transcriber, [example], language)
+            if modality == "cascade":
+                (heard,) = transcribed_by(self.transcriber, [example], language)
                 example = replace(example, question=heard)
-            said, finish = self.model.chat(example, "speech" if view == "speech" else "text", self.max_new_tokens)
+            said, finish = self.model.chat(example, "audio" if modality == "audio" else "text", self.max_new_tokens)
         except Exception as error:  # of code that is not ours
-            return Reply("", heard, error=short(reason_of(error)))
+            return Prediction("", heard, error=short(reason_of(error)))
         if not isinstance(said, str):
-            return Reply("", heard, error=f"the model's chat gave back {type(said).__name__}, not text")
-        return Reply(plain(said), heard, seconds=time.perf_counter() - start, finish_reason=finish)
+            return Prediction("", heard, error=f"the model's chat gave back {type(said).__name__}, not text")
+        return Prediction(plain(said), heard, seconds=time.perf_counter() - start, finish_reason=finish)
 
 
 def runs_own_code(source: str, trusted: bool) -> bool:
@@ -142,9 +142,9 @@ def _family(config: Mapping[str, Any]) -> str:
     return name if name in FAMILIES and "AutoModel" in config.get("auto_map", {}) else ""
 
 
-def _written(example: Example, view: OneView) -> tuple[str, ...]:
+def _written(example: Example, modality: OneModality) -> tuple[str, ...]:
     """What is written before the question and after it; with the question, where it is not spoken."""
-    if view == "speech":
+    if modality == "audio":
         return example.instruction, example.answer_format
     return (example.instruction + example.question + example.answer_format,)
 

@@ -13,36 +13,36 @@ from selfkd.evaluation.benchmarks.option_names import CONCLUDED, DECLARED, LETTE
 from selfkd.evaluation.benchmarks.yes_no_parsing import NO, YES, affirms
 
 _FORM = re.compile(r"<\s*answer\s*>(.*?)(?:<\s*/\s*answer\s*>|\Z)", re.IGNORECASE | re.DOTALL)
-_MOST_WORDS = 30  # a reply with more, beyond the words of the option itself, describes and does not choose
+_MAX_WORDS = 30  # a reply with more, beyond the words of the option itself, describes and does not choose
 
 
-def yes_or_no(reply: str) -> str | None:
+def yes_or_no(prediction: str) -> str | None:
     """ "yes" where a reply affirms, "no" where it denies (affirmation.py); None where it does neither, doubts, or says
     that it cannot see or hear."""
-    text = reply.lower().strip()
+    text = prediction.lower().strip()
     if text.rstrip(".") in ("y", "n"):
         return YES if text[0] == "y" else NO
-    affirmed = affirms(reply)
+    affirmed = affirms(prediction)
     return None if affirmed is None else YES if affirmed else NO
 
 
-def chosen_letter(reply: str, options: Mapping[str, str]) -> str | None:
+def chosen_letter(prediction: str, options: Mapping[str, str]) -> str | None:
     """The letter that a reply chooses among `options` ({letter: text}; texts may be "" where they are not known).
 
     Every place where an option is named, by its letter or its text, counts with its weight (`mentions.py`); what is
     rejected counts against it. The weightiest namings decide, what is said by a letter before what is said by a text;
     where they do not agree on one option the reply chooses none. Letters are read alike, whichever they are.
     """
-    if forms := _FORM.findall(reply):
-        reply = forms[-1]  # what stands around the form's answer explains it
-    alone = re.fullmatch(r"[\W_]*([^\W\d_])[\W_]*", reply)
+    if forms := _FORM.findall(prediction):
+        prediction = forms[-1]  # what stands around the form's answer explains it
+    alone = re.fullmatch(r"[\W_]*([^\W\d_])[\W_]*", prediction)
     if alone and unicodedata.normalize("NFKC", alone[1]).upper() in options:
         return unicodedata.normalize("NFKC", alone[1]).upper()
-    whole = [letter for letter, text in options.items() if _plain(text) and _plain(text) == _plain(reply)]
+    whole = [letter for letter, text in options.items() if _plain(text) and _plain(text) == _plain(prediction)]
     if whole:
         return only(whole)
-    sentences = sentences_of(reply, options)
-    long = len(reply.split()) > _MOST_WORDS + max((len(text.split()) for text in options.values()), default=0)
+    sentences = sentences_of(prediction, options)
+    long = len(prediction.split()) > _MAX_WORDS + max((len(text.split()) for text in options.values()), default=0)
     for by_letter, least in ((True, MARKED if long else PASSING), (False, DECLARED if long else PASSING)):
         weighed = [(weight, letters) for weight, letters in _standing(sentences, by_letter) if weight >= least]
         if weighed:

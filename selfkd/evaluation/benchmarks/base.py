@@ -1,6 +1,6 @@
 """What a public benchmark is to selfkd: where its copy lies, how a row of it becomes a question, how a reply is graded.
 
-`rows` and `grade` work on one item, `figures` on all of them: a benchmark's own figures are no plain means (pairs of
+`rows` and `grade` work on one item, `metrics` on all of them: a benchmark's own figures are no plain means (pairs of
 questions about a picture, rotated options, F1).
 """
 
@@ -36,7 +36,7 @@ class Benchmark:
     license: str
     rows: Callable[[Iterable[Mapping[str, Any]]], Iterator[Row]]
     grade: Callable[[Sample, str], Grade]
-    figures: Callable[[Sequence[Sample]], dict[str, float]]  # headline first, in percent
+    metrics: Callable[[Sequence[Sample]], dict[str, float]]  # headline first, in percent
     revision: str  # commit of the copy
     group: Callable[[Sample], str] | None = None  # names what is only whole together; None where items stand alone
     counts_groups: bool = False  # whether figures are of groups that are right as a whole
@@ -52,7 +52,7 @@ def needed(record: Mapping[str, Any], field: str, number: int) -> Any:
     return [as_published(v, where) for v in value] if isinstance(value, list) else as_published(value, where)
 
 
-def picture(record: Mapping[str, Any], number: int) -> Stored:
+def load_image(record: Mapping[str, Any], number: int) -> Stored:
     """The picture of a row, not yet read; raises InputError where there is none."""
     if record["image"] is None:
         raise InputError(f"row {number}: field image: holds no picture")

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from selfkd.data.as_text import as_text
-from selfkd.data.example import encode_picture
+from selfkd.data.example import image_to_png
 from selfkd.data.lazy_images import InFolder
 from selfkd.data.media import decode_image
 from selfkd.errors import InputError
 from selfkd.evaluation.benchmark_speech import speech_settings
 from selfkd.evaluation.benchmarks.base import as_details
-from selfkd.synthesis.sources.rows import Listed, Row, checked_image, json_records
+from selfkd.synthesis.sources.rows import Row, RowSource, checked_image, json_records
 from selfkd.synthesis.synthesize import SynthesizeConfig, synthesize
 from selfkd.toy_world.questions import which_caption
 
@@ -28,39 +28,41 @@ FIELDS = ("image_path", "true_caption", "false_caption", "bbox_x", "bbox_y", "bb
 SWAPPED = {"relation": "relation_name", "attribution": "attributes"}  # what the two captions differ in
 
 
-def mmalign(relation: Path, attribution: Path, images: Path, per_kind: int = 300, seed: int = 0) -> Listed:
-    """2 x `per_kind` questions, relations first; raises InputError naming file and item for what cannot be used."""
-    if per_kind < 1:
-        raise InputError(f"per_kind: {per_kind}: must be at least 1")
-    rows = [*_rows("relation", relation, images, per_kind, seed)]
-    rows += _rows("attribution", attribution, images, per_kind, seed)
-    return Listed("mmalign", tuple(rows), "MIT (ARO's captions); the pictures are Visual Genome's, CC-BY-4.0")
+def mmalign(relation: Path, attribution: Path, images: Path, per_type: int = 300, seed: int = 0) -> RowSource:
+    """2 x `per_type` questions, relations first; raises InputError naming file and item for what cannot be used."""
+    if per_type < 1:
+        raise InputError(f"per_kind: {per_type}: must be at least 1")
+    rows = [*_rows("relation", relation, images, per_type, seed)]
+    rows += _rows("attribution", attribution, images, per_type, seed)
+    return RowSource("mmalign", tuple(rows), "MIT (ARO's captions); the pictures are Visual Genome's, CC-BY-4.0")
 
 
-def _rows(kind: str, path: Path, images: Path, count: int, seed: int) -> Iterator[Row]:
+def _rows(question_type: str, path: Path, images: Path, count: int, seed: int) -> Iterator[Row]:
     items = list(json_records(path))
     if count > len(items):
         raise InputError(f"{path}: per_kind: {count} are asked for, there are {len(items)}")
-    rng = random.Random(f"mmalign/{kind}/{seed}")
+    rng = random.Random(f"mmalign/{question_type}/{seed}")
     chosen = sorted(rng.sample(range(len(items)), count))
     true_first = [i % 2 == 0 for i in range(count)]
     rng.shuffle(true_first)
     for number, first in zip(chosen, true_first, strict=True):
         item, where = items[number], f"{path}: item {number}"
-        missing = [name for name in (*FIELDS, SWAPPED[kind]) if not isinstance(item, Mapping) or name not in item]
+        missing = [
+            name for name in (*FIELDS, SWAPPED[question_type]) if not isinstance(item, Mapping) or name not in item
+        ]
         if missing:
             raise InputError(f"{where}: field {missing[0]}: missing")
         true, false = (as_text(item[name], f"{where}: field {name}:") for name in ("true_caption", "false_caption"))
         if not true or not false:
             raise InputError(f"{where}: field {'false' if true else 'true'}_caption: empty")
         yield Row(
-            id=f"mmalign-{kind}-{number:05d}",
+            id=f"mmalign-{question_type}-{number:05d}",
             question=which_caption(*((true, false) if first else (false, true))),
             answer="A" if first else "B",
             image=_cut(item, images, where),
-            category=kind,
-            kind="choice",
-            details=as_details(true_caption=true, false_caption=false, swapped=item[SWAPPED[kind]]),
+            category=question_type,
+            question_type="choice",
+            details=as_details(true_caption=true, false_caption=false, swapped=item[SWAPPED[question_type]]),
         )
 
 
@@ -71,13 +73,13 @@ def _cut(item: Mapping[str, Any], images: Path, where: str) -> bytes:
         raise InputError(f"{where}: field bbox: {box} are not four numbers")
     left, top, width, height = box
     try:
-        picture = decode_image(checked_image(InFolder(images, str(item["image_path"])).read()))
+        image = decode_image(checked_image(InFolder(images, str(item["image_path"])).read()))
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
-    inside = width > 0 and height > 0 and left < picture.width and top < picture.height
+    inside = width > 0 and height > 0 and left < image.width and top < image.height
     if not (inside and left + width > 0 and top + height > 0):
-        raise InputError(f"{where}: field bbox: {box} is outside the picture of {picture.width} x {picture.height}")
-    return encode_picture(picture.crop((left, top, left + width, top + height)))
+        raise InputError(f"{where}: field bbox: {box} is outside the picture of {image.width} x {image.height}")
+    return image_to_png(image.crop((left, top, left + width, top + height)))
 
 
 @dataclass
@@ -89,35 +91,35 @@ class MMAlignConfig:
         relation: ARO's visual_genome_relation.json; without it the questions are about the embedded world.
         attribution: ARO's visual_genome_attribution.json.
         images: ARO's folder of pictures.
-        per_kind: How many questions of each of the two kinds.
+        per_type: How many questions of each of the two kinds.
         seed: Seed of the draw and of the order of the captions.
         voices: Voices that speak, as in selfkd synthesize.
-        speech: Further fields of selfkd synthesize: {engine: kokoro, verify: openai/whisper-base.en}.
+        synthesis: Further fields of selfkd synthesize: {engine: kokoro, verify: openai/whisper-base.en}.
     """
 
     output: Path
     relation: str = ""
     attribution: str = ""
     images: str = ""
-    per_kind: int = 300
+    per_type: int = 300
     seed: int = 0
-    voices: str = "unseen"
-    speech: dict[str, Any] = field(default_factory=dict)
+    voices: str = "heldout"
+    synthesis: dict[str, Any] = field(default_factory=dict)
 
 
 def build_mmalign(config: MMAlignConfig) -> Mapping[str, Any]:
     """Writes the folder and returns its manifest; the same command continues what was cut short."""
-    if config.per_kind < 1:
-        raise InputError(f"per_kind: {config.per_kind}: must be at least 1")
-    shared = {"voices": config.voices, "seed": config.seed, **speech_settings(config.speech)}
+    if config.per_type < 1:
+        raise InputError(f"per_kind: {config.per_type}: must be at least 1")
+    shared = {"voices": config.voices, "seed": config.seed, **speech_settings(config.synthesis)}
     files = {"relation": config.relation, "attribution": config.attribution, "images": config.images}
     if not any(files.values()):
-        count = 2 * config.per_kind
+        count = 2 * config.per_type
         return synthesize(SynthesizeConfig(config.output, "mmalign-world", split="test", count=count, **shared))
     missing = [name for name, path in files.items() if not path]
     if missing:
         raise InputError(f"{missing[0]}: ARO's questions need relation, attribution and images")
     relation, attribution, images = map(Path, files.values())
-    source = mmalign(relation, attribution, images, config.per_kind, config.seed)
+    source = mmalign(relation, attribution, images, config.per_type, config.seed)
     asked = SynthesizeConfig(config.output, "benchmark", config.relation, count=len(source), **shared)
     return synthesize(asked, source)

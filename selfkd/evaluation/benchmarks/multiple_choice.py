@@ -1,7 +1,7 @@
 """MMStar, AI2D, RealWorldQA and MMBench: questions to be answered with an option's letter.
 
 Prompts as in lmms-eval (tasks mmstar, ai2d, realworldqa, mmbench_en_dev), default models, to the letter: MMStar's
-sentence has no full stop, MMBench's stands after an empty line. Replies are read by `replies.chosen_letter`.
+sentence has no full stop, MMBench's stands after an empty line. Replies are read by `predictions.chosen_letter`.
 """
 
 import re
@@ -17,10 +17,10 @@ from selfkd.evaluation.benchmarks.base import (
     as_details,
     by_category,
     grouped,
+    load_image,
     needed,
     percent,
     percent_all_right,
-    picture,
 )
 from selfkd.synthesis.sources.rows import Row
 
@@ -30,12 +30,12 @@ _DIRECTLY = re.compile(r"\s*Please answer directly with [^\n]*\Z")
 Records = Iterable[Mapping[str, Any]]
 
 
-def grade(sample: Sample, reply: str) -> Grade:
-    parsed = chosen_letter(reply, sample["details"]["options"])
-    return Grade(parsed, float(parsed == sample["truth"]))
+def grade(sample: Sample, prediction: str) -> Grade:
+    parsed = chosen_letter(prediction, sample["details"]["options"])
+    return Grade(parsed, float(parsed == sample["target"]))
 
 
-def figures(samples: Sequence[Sample]) -> dict[str, float]:
+def metrics(samples: Sequence[Sample]) -> dict[str, float]:
     return {"accuracy": percent(samples)} | {k: v for k, v in by_category(samples).items() if k}
 
 
@@ -48,19 +48,19 @@ def mmstar_rows(records: Records) -> Iterator[Row]:
             question=question,
             answer=_letter(record, number),
             answer_format=LETTER.removesuffix("."),
-            image=picture(record, number),
+            image=load_image(record, number),
             category=record["category"],
-            kind="multiple_choice",
+            question_type="multiple_choice",
             details=as_details(options=options_of(question) or _unread(), ability=record["l2_category"]),
         )
 
 
-def mmstar_figures(samples: Sequence[Sample]) -> dict[str, float]:
+def mmstar_metrics(samples: Sequence[Sample]) -> dict[str, float]:
     """Accuracy over all 1,500, which is the mean of the six categories of 250 (Chen et al., arXiv 2403.20330);
     lmms-eval's "average" is the mean over the 18 abilities, which are not of one size."""
     abilities = grouped(samples, lambda s: s["details"]["ability"]).values()
     mean = sum(map(percent, abilities)) / len(abilities) if abilities else 0.0
-    return figures(samples) | {"mean of abilities": mean}
+    return metrics(samples) | {"mean of abilities": mean}
 
 
 def ai2d_rows(records: Records) -> Iterator[Row]:
@@ -75,8 +75,8 @@ def ai2d_rows(records: Records) -> Iterator[Row]:
             question=f"{needed(record, 'question', number)}\n{_lines(options)}",
             answer=LETTERS[int(answer)],
             answer_format=LETTER,
-            image=picture(record, number),
-            kind="multiple_choice",
+            image=load_image(record, number),
+            question_type="multiple_choice",
             details=as_details(options=options),
         )
 
@@ -94,19 +94,19 @@ def realworldqa_rows(records: Records) -> Iterator[Row]:
             question=question,
             answer=answer,
             answer_format=asked.removeprefix(question),
-            image=picture(record, number),
+            image=load_image(record, number),
             category="choice" if options else "word",
-            kind="multiple_choice",
+            question_type="multiple_choice",
             details=as_details(options=options),
         )
 
 
-def realworldqa_grade(sample: Sample, reply: str) -> Grade:
+def realworldqa_grade(sample: Sample, prediction: str) -> Grade:
     """As lmms-eval: the letter where there are options, else the same word but for case and a full stop."""
     if sample["details"]["options"]:
-        return grade(sample, reply)
-    parsed = reply.lower().strip().rstrip(".")
-    return Grade(parsed or None, float(parsed == sample["truth"].lower()))
+        return grade(sample, prediction)
+    parsed = prediction.lower().strip().rstrip(".")
+    return Grade(parsed or None, float(parsed == sample["target"].lower()))
 
 
 def mmbench_rows(records: Records) -> Iterator[Row]:
@@ -122,9 +122,9 @@ def mmbench_rows(records: Records) -> Iterator[Row]:
             question=f"{hint}{needed(record, 'question', number)} There are several options:\n{_lines(options)}",
             answer=_letter(record, number),
             answer_format=f"\n{LETTER}",
-            image=picture(record, number),
+            image=load_image(record, number),
             category=record["L2-category"],
-            kind="multiple_choice",
+            question_type="multiple_choice",
             details=as_details(options=options, index=int(index), leaf=record["category"]),
         )
 
@@ -134,7 +134,7 @@ def mmbench_group(sample: Sample) -> str:
     return str(sample["details"]["index"] % ROTATION)
 
 
-def mmbench_figures(samples: Sequence[Sample]) -> dict[str, float]:
+def mmbench_metrics(samples: Sequence[Sample]) -> dict[str, float]:
     """CircularEval (Liu et al., arXiv 2307.06281): a question counts where the model is right under every rotation of
     its options. "circular" is there only where the samples hold rotations: without, accuracy is the vanilla one."""
     plain = [s for s in samples if s["details"]["index"] < ROTATION]
@@ -175,7 +175,7 @@ MMSTAR = Benchmark(
     license="not stated; made of questions of other benchmarks",
     rows=mmstar_rows,
     grade=grade,
-    figures=mmstar_figures,
+    metrics=mmstar_metrics,
     revision="bc98d668301da7b14f648724866e57302778ab27",
     holds={"index": "text or number"},
 )
@@ -188,7 +188,7 @@ AI2D = Benchmark(
     license="not stated by the copy",
     rows=ai2d_rows,
     grade=grade,
-    figures=figures,
+    metrics=metrics,
     revision="c83a9b9692933aff8349157c88a413df9d02c4e5",
     holds={"options": "texts", "answer": "text or number"},
 )
@@ -201,7 +201,7 @@ REALWORLDQA = Benchmark(
     license="CC-BY-ND-4.0 (xAI; the copy says CC-BY-4.0)",
     rows=realworldqa_rows,
     grade=realworldqa_grade,
-    figures=figures,
+    metrics=metrics,
     revision="907c4e5228fd1703c710ed937601cb5f89ab8d5c",
 )
 MMBENCH = Benchmark(
@@ -213,7 +213,7 @@ MMBENCH = Benchmark(
     license="Apache-2.0 (MMBench's repository; not stated by the copy)",
     rows=mmbench_rows,
     grade=grade,
-    figures=mmbench_figures,
+    metrics=mmbench_metrics,
     revision="56ba1af8954932c4804bd3f522e05ed96e63b654",
     holds={"index": "text or number"},
     group=mmbench_group,

@@ -13,7 +13,7 @@ from selfkd.evaluation.benchmarks.base import Benchmark, whole_groups
 from selfkd.evaluation.benchmarks.multiple_choice import AI2D, MMBENCH, MMSTAR, REALWORLDQA
 from selfkd.evaluation.benchmarks.short_answer import CHARTQA, DOCVQA, INFOVQA, OCRBENCH, TEXTVQA
 from selfkd.evaluation.benchmarks.yes_no import HALLUSIONBENCH, MME, POPE
-from selfkd.synthesis.sources.rows import Listed, Row, drawn
+from selfkd.synthesis.sources.rows import Row, RowSource, sample_rows
 
 BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark
@@ -32,12 +32,12 @@ def open_benchmark(
     revision: str | None = None,
     limit: int = 0,
     seed: int = 0,
-    instruction_spoken: bool = False,
-) -> Listed:
+    spoken_instruction: bool = False,
+) -> RowSource:
     """The questions of a benchmark, from its hub copy or from `path`, a Parquet file or a folder that `datasets` reads.
 
     `revision` is a commit of the hub copy, the benchmark's own by default. `limit` takes at most so many, drawn by the
-    seed in whole groups. With `instruction_spoken` the sentence on the form of the answer becomes part of the question,
+    seed in whole groups. With `spoken_instruction` the sentence on the form of the answer becomes part of the question,
     and so is spoken with it. Pictures are read when an example is. Raises InputError.
     """
     if name not in BENCHMARKS:
@@ -49,13 +49,13 @@ def open_benchmark(
         files = _files(benchmark, path, revision)
         for file in files:
             _check_columns(benchmark, pq.read_schema(file))
-        every = drawn(benchmark.rows(parquet_rows(files, benchmark.columns, "image")), 0, seed)
+        every = sample_rows(benchmark.rows(parquet_rows(files, benchmark.columns, "image")), 0, seed)
     except (OSError, ValueError, DatasetNotFoundError) as error:
         raise InputError(f"{name}: path: {where}: {(str(error).splitlines() or ['?'])[0]}") from error
     rows = tuple(every[i] for i in whole_groups(list(_groups(benchmark, every)), limit, seed))
-    if instruction_spoken:
+    if spoken_instruction:
         rows = tuple(row._replace(question=row.question + row.answer_format, answer_format="") for row in rows)
-    return Listed(name, rows, benchmark.license)
+    return RowSource(name, rows, benchmark.license)
 
 
 def _check_columns(benchmark: Benchmark, schema: pa.Schema) -> None:
@@ -64,23 +64,23 @@ def _check_columns(benchmark: Benchmark, schema: pa.Schema) -> None:
     for column in benchmark.columns:
         if column not in schema.names:
             raise InputError(f"column {column!r} is missing; there are {', '.join(schema.names)}")
-        kind = schema.field(column).type
-        is_texts = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-        is_texts = is_texts and _is_text(kind.value_type)
+        question_type = schema.field(column).type
+        is_texts = pa.types.is_list(question_type) or pa.types.is_large_list(question_type)
+        is_texts = is_texts and _is_text(question_type.value_type)
         wanted = "a picture" if column == "image" else benchmark.holds.get(column, "text")
         fits = {
-            "a picture": pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0,
-            "text": _is_text(kind),
-            "text or number": _is_text(kind) or pa.types.is_integer(kind),
+            "a picture": pa.types.is_struct(question_type) and question_type.get_field_index("bytes") >= 0,
+            "text": _is_text(question_type),
+            "text or number": _is_text(question_type) or pa.types.is_integer(question_type),
             "texts": is_texts,
-            "text or texts": is_texts or _is_text(kind),
+            "text or texts": is_texts or _is_text(question_type),
         }
         if not fits[wanted]:
-            raise InputError(f"column {column!r} holds {kind}, expected {wanted}")
+            raise InputError(f"column {column!r} holds {question_type}, expected {wanted}")
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+def _is_text(question_type: pa.DataType) -> bool:
+    return pa.types.is_string(question_type) or pa.types.is_large_string(question_type)
 
 
 def _groups(benchmark: Benchmark, rows: Sequence[Row]) -> Iterator[str]:

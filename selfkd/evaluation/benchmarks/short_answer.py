@@ -31,9 +31,9 @@ from selfkd.evaluation.benchmarks.base import (
     as_details,
     by_category,
     grouped,
+    load_image,
     needed,
     percent,
-    picture,
 )
 from selfkd.evaluation.benchmarks.yes_no import ONE_WORD
 from selfkd.synthesis.sources.rows import Row
@@ -78,14 +78,14 @@ def agreement(said: str, answers: Sequence[str]) -> float:
     return sum(min(1.0, (sum(same) - own) / 3) for own in same) / len(same)
 
 
-def textvqa_grade(sample: Sample, reply: str) -> Grade:
-    if not reply.strip():
+def textvqa_grade(sample: Sample, prediction: str) -> Grade:
+    if not prediction.strip():
         return Grade(None, 0.0)
-    said = processed(reply)
+    said = processed(prediction)
     return Grade(said, agreement(said, sample["details"]["answers"]))
 
 
-def textvqa_figures(samples: Sequence[Sample]) -> dict[str, float]:
+def textvqa_metrics(samples: Sequence[Sample]) -> dict[str, float]:
     return {"vqa accuracy": percent(samples)}
 
 
@@ -98,8 +98,8 @@ def textvqa_rows(records: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
             question=needed(record, "question", number).capitalize(),
             answer=Counter(answers).most_common(1)[0][0],
             answer_format=ONE_WORD,
-            image=picture(record, number),
-            kind="vqa",
+            image=load_image(record, number),
+            question_type="vqa",
             details=as_details(answers=answers),
         )
 
@@ -113,7 +113,7 @@ TEXTVQA = Benchmark(
     license="CC-BY-4.0",
     rows=textvqa_rows,
     grade=textvqa_grade,
-    figures=textvqa_figures,
+    metrics=textvqa_metrics,
     revision="9c0699cd19768ac5ab97568f6b3cbac4c0062884",
     holds={"question_id": "text or number", "answers": "texts"},
 )
@@ -123,20 +123,20 @@ TOLERANCE = 0.05
 SINGLE_WORD = "\nAnswer the question with a single word."
 
 
-def is_close(said: str, truth: str) -> bool:
+def is_close(said: str, target: str) -> bool:
     """Within 5% of a number, else the same text but for case."""
-    number, true_number = _number(said), _number(truth)
+    number, true_number = _number(said), _number(target)
     if number is None or not true_number:
-        return said.lower() == truth.lower()
+        return said.lower() == target.lower()
     return abs(number - true_number) / abs(true_number) <= TOLERANCE
 
 
-def chartqa_grade(sample: Sample, reply: str) -> Grade:
-    said = reply.strip()
-    return Grade(said or None, float(bool(said) and is_close(said, sample["truth"])))
+def chartqa_grade(sample: Sample, prediction: str) -> Grade:
+    said = prediction.strip()
+    return Grade(said or None, float(bool(said) and is_close(said, sample["target"])))
 
 
-def chartqa_figures(samples: Sequence[Sample]) -> dict[str, float]:
+def chartqa_metrics(samples: Sequence[Sample]) -> dict[str, float]:
     return {"relaxed accuracy": percent(samples)} | by_category(samples)
 
 
@@ -147,9 +147,9 @@ def chartqa_rows(records: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
             question=needed(record, "question", number),
             answer=str(needed(record, "answer", number)),
             answer_format=SINGLE_WORD,
-            image=picture(record, number),
+            image=load_image(record, number),
             category=str(needed(record, "type", number)).removesuffix("_test"),
-            kind="chart",
+            question_type="chart",
             details=as_details(),
         )
 
@@ -170,7 +170,7 @@ CHARTQA = Benchmark(
     license="GPL-3.0 (ChartQA's repository; not stated by the copy)",
     rows=chartqa_rows,
     grade=chartqa_grade,
-    figures=chartqa_figures,
+    metrics=chartqa_metrics,
     revision="9e63b7df1592a1c2158e735cc1725454aef0d6d9",
 )
 
@@ -185,12 +185,12 @@ def anls(said: str, answers: Sequence[str]) -> float:
     return best if best >= THRESHOLD else 0.0
 
 
-def anls_grade(sample: Sample, reply: str) -> Grade:
-    said = _plain(reply)
+def anls_grade(sample: Sample, prediction: str) -> Grade:
+    said = _plain(prediction)
     return Grade(said, anls(said, sample["details"]["answers"])) if said else Grade(None, 0.0)
 
 
-def anls_figures(samples: Sequence[Sample]) -> dict[str, float]:
+def anls_metrics(samples: Sequence[Sample]) -> dict[str, float]:
     return {"anls": percent(samples)}
 
 
@@ -205,9 +205,9 @@ def rows_of(name: str, types: str) -> Callable[[Iterable[Mapping[str, Any]]], It
                 question=needed(record, "question", number),
                 answer=answers[0],
                 answer_format=ONE_WORD,
-                image=picture(record, number),
+                image=load_image(record, number),
                 category=", ".join(record[types] or ()),
-                kind="document",
+                question_type="document",
                 details=as_details(answers=answers),
             )
 
@@ -228,7 +228,7 @@ DOCVQA = Benchmark(
     holds={"questionId": "text or number", "question_types": "texts", "answers": "texts"},
     rows=rows_of("docvqa", "question_types"),
     grade=anls_grade,
-    figures=anls_figures,
+    metrics=anls_metrics,
     revision="539088ef8a8ada01ac8e2e6d4e372586748a265e",
 )
 INFOVQA = Benchmark(
@@ -241,7 +241,7 @@ INFOVQA = Benchmark(
     holds={"questionId": "text or number", "answers": "texts", "answer_type": "texts"},
     rows=rows_of("infovqa", "answer_type"),
     grade=anls_grade,
-    figures=anls_figures,
+    metrics=anls_metrics,
     revision="539088ef8a8ada01ac8e2e6d4e372586748a265e",
 )
 
@@ -249,14 +249,14 @@ INFOVQA = Benchmark(
 RECOGNITION = "Text Recognition"
 
 
-def ocrbench_grade(sample: Sample, reply: str) -> Grade:
+def ocrbench_grade(sample: Sample, prediction: str) -> Grade:
     formula = sample["details"]["dataset"] == "HME100k"
-    said = _ocr_plain(reply, formula)
+    said = _ocr_plain(prediction, formula)
     answers = (_ocr_plain(answer, formula) for answer in sample["details"]["answers"])
     return Grade(said or None, float(bool(said) and any(answer in said for answer in answers)))
 
 
-def ocrbench_figures(samples: Sequence[Sample]) -> dict[str, float]:
+def ocrbench_metrics(samples: Sequence[Sample]) -> dict[str, float]:
     """`score` is the official one, out of 1,000: on a part of the benchmark it is what the whole would have. The five
     groups are in percent of their questions (300, 200, 200, 200, 100)."""
     result = {"accuracy": percent(samples), "score": 10 * percent(samples)}
@@ -274,9 +274,9 @@ def ocrbench_rows(records: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
             id=f"ocrbench-{number:04d}",
             question=needed(record, "question", number).strip(),
             answer=answers[0],
-            image=picture(record, number),
+            image=load_image(record, number),
             category=needed(record, "question_type", number),
-            kind="ocr",
+            question_type="ocr",
             details=as_details(answers=answers, dataset=record["dataset"]),
         )
 
@@ -299,7 +299,7 @@ OCRBENCH = Benchmark(
     license="not stated by the copy",
     rows=ocrbench_rows,
     grade=ocrbench_grade,
-    figures=ocrbench_figures,
+    metrics=ocrbench_metrics,
     revision="92a54bd1384387c178d5a07140a2d85e0a3d12e1",
     holds={"answer": "text or texts"},
 )

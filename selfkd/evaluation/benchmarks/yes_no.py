@@ -16,10 +16,10 @@ from selfkd.evaluation.benchmarks.base import (
     Sample,
     as_details,
     grouped,
+    load_image,
     needed,
     percent,
     percent_all_right,
-    picture,
 )
 from selfkd.synthesis.sources.rows import Row
 
@@ -28,9 +28,9 @@ COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation
 Records = Iterable[Mapping[str, Any]]
 
 
-def grade(sample: Sample, reply: str) -> Grade:
-    parsed = yes_or_no(reply)
-    return Grade(parsed, float(parsed == sample["truth"]))
+def grade(sample: Sample, prediction: str) -> Grade:
+    parsed = yes_or_no(prediction)
+    return Grade(parsed, float(parsed == sample["target"]))
 
 
 def mme_rows(records: Records) -> Iterator[Row]:
@@ -44,10 +44,10 @@ def mme_rows(records: Records) -> Iterator[Row]:
             question=needed(record, "question", number).strip().replace(" Please answer yes or no.", ""),
             answer=_truth(record, "answer", number),
             answer_format=ONE_WORD,
-            image=picture(record, number),
+            image=load_image(record, number),
             category=record["category"],
-            kind="yes_no",
-            details=as_details(picture=shown),
+            question_type="yes_no",
+            details=as_details(image=shown),
         )
 
 
@@ -55,7 +55,7 @@ def mme_group(sample: Sample) -> str:
     return sample["details"]["picture"]
 
 
-def mme_figures(samples: Sequence[Sample]) -> dict[str, float]:
+def mme_metrics(samples: Sequence[Sample]) -> dict[str, float]:
     """A subtask's score is acc + acc+ (the share of pictures with both questions right), 0 to 200; perception is the
     sum of ten (to 2000), cognition of four (to 800). The headline is their sum over 28, or, where subtasks are missing,
     over twice their number. Source: Fu et al., arXiv 2306.13394, and lmms-eval's mme task."""
@@ -79,9 +79,9 @@ def pope_rows(records: Records) -> Iterator[Row]:
             question=needed(record, "question", number).strip(),
             answer=_truth(record, "answer", number),
             answer_format=ONE_WORD,
-            image=picture(record, number),
+            image=load_image(record, number),
             category=category,
-            kind="yes_no",
+            question_type="yes_no",
             details=as_details(image_source=record["image_source"]),
         )
 
@@ -91,19 +91,19 @@ def pope_group(sample: Sample) -> str:
     return sample["details"]["image_source"]
 
 
-def pope_figures(samples: Sequence[Sample]) -> dict[str, float]:
+def pope_metrics(samples: Sequence[Sample]) -> dict[str, float]:
     """Yes is the positive class (Li et al., arXiv 2305.10355). A reply that says neither is no yes: it lowers accuracy
     and recall. The yes rate is that of the replies; lmms-eval's `pope_yes_ratio` is that of the truths."""
     every = _detection(samples)
     for name, some in sorted(grouped(samples, lambda s: s["category"]).items()):
-        every |= {f"{name} {figure}": value for figure, value in _detection(some).items()}
+        every |= {f"{name} {metric}": value for metric, value in _detection(some).items()}
     return every
 
 
 def _detection(samples: Sequence[Sample]) -> dict[str, float]:
     said = sum(s["parsed"] == "yes" for s in samples)
-    there = sum(s["truth"] == "yes" for s in samples)
-    hits = sum(s["parsed"] == s["truth"] == "yes" for s in samples)
+    there = sum(s["target"] == "yes" for s in samples)
+    hits = sum(s["parsed"] == s["target"] == "yes" for s in samples)
     precision, recall = hits / said if said else 0.0, hits / there if there else 0.0
     f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
     return {
@@ -129,9 +129,9 @@ def hallusion_rows(records: Records) -> Iterator[Row]:
             id=f"hallusionbench-{'-'.join(parts)}",
             question=needed(record, "question", number),
             answer=("no", "yes")[int(answer)],
-            image=picture(record, number),
+            image=load_image(record, number),
             category=f"{parts[0]}/{parts[1]}",
-            kind="yes_no",
+            question_type="yes_no",
             details=as_details(set_id=parts[2], figure_id=parts[3], question_id=parts[4]),
         )
 
@@ -141,7 +141,7 @@ def hallusion_group(sample: Sample) -> str:
     return f"{sample['category']}/{sample['details']['set_id']}"
 
 
-def hallusion_figures(samples: Sequence[Sample]) -> dict[str, float]:
+def hallusion_metrics(samples: Sequence[Sample]) -> dict[str, float]:
     """aAcc: questions; fAcc: pictures with all their questions right; qAcc: questions right on all their pictures.
     Groups as in the official evaluation (tianyi-lab/HallusionBench), which keeps VD and VS apart: both have a
     subcategory "ocr". There GPT-4 judges the replies; here, as in VLMEvalKit without a judge, yes or no is read."""
@@ -172,7 +172,7 @@ MME = Benchmark(
     license="not stated (the authors allow academic research)",
     rows=mme_rows,
     grade=grade,
-    figures=mme_figures,
+    metrics=mme_metrics,
     revision="d6c9023f017b564f7b3ccccf5348166bce8fdbcd",
     group=mme_group,
     counts_groups=True,
@@ -186,7 +186,7 @@ POPE = Benchmark(
     license="not stated by the copy; the pictures are COCO's",
     rows=pope_rows,
     grade=grade,
-    figures=pope_figures,
+    metrics=pope_metrics,
     revision="4db1276663dfa5eb8ad16a52d24c31a09e470896",
     holds={"question_id": "text or number"},
     group=pope_group,
@@ -203,7 +203,7 @@ HALLUSIONBENCH = Benchmark(
     license="BSD-3-Clause",
     rows=hallusion_rows,
     grade=grade,
-    figures=hallusion_figures,
+    metrics=hallusion_metrics,
     revision="ea5fd49f1b711d12cc8b0ec75be0c0593e17befe",
     holds=dict.fromkeys(("visual_input", "set_id", "figure_id", "question_id", "gt_answer"), "text or number"),
     group=hallusion_group,

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from selfkd.evaluation.benchmarks.cue_words import tokens_of
 
 YES, NO = "yes", "no"
-_MOST_WORDS = 30  # a response with more describes, where it has no word of its own for yes or no
+_MAX_WORDS = 30  # a response with more describes, where it has no word of its own for yes or no
 _ENDS = set(".!?;\n。！？；")
 
 
@@ -154,7 +154,7 @@ def _read(sentences: Sequence[Sequence[str]]) -> bool | None:
     answers = {word for words in sentences if not _is_unsure(words) for word in _answers(words)}
     if answers:
         return YES in answers if len(answers) == 1 else None
-    if sum(map(len, sentences)) > _MOST_WORDS:
+    if sum(map(len, sentences)) > _MAX_WORDS:
         return None
     return next((stated for words in sentences if (stated := _stated(words)) is not None), None)
 

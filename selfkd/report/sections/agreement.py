@@ -27,7 +27,7 @@ def agreement_section(runs: list[RunFolder], styles: Styles) -> dict[str, Any] |
 
 
 def _benchmark(run: RunFolder, name: str, models: Mapping[str, Any], styles: Styles) -> dict[str, Any]:
-    figures = [
+    metrics = [
         *(_by_position(key, models, styles) for key in _FIGURES),
         *(_by_layer(k, models, styles) for k in _BY_LAYER),
     ]
@@ -43,7 +43,7 @@ def _benchmark(run: RunFolder, name: str, models: Mapping[str, Any], styles: Sty
             "figure": "",
             "text": f"{finding(models)}{few}",
         },
-        "figures": figures,
+        "figures": metrics,
         "tables": [table for table in tables if table.rows],
         "notes": [f"{key.replace('_', ' ')}: {what}" for key, what in run.result["about"]["figures"].items()],
     }

@@ -44,7 +44,7 @@ def quality_section(runs: list[RunFolder]) -> dict[str, Any] | None:
     rows = [row for folder in folders for row in rows_of(folder)]
     tables, heard = quality_tables(folders, rows), any(row.wer >= 0 for row in rows)
     # of voices that nobody listened to there is nothing to say
-    return {"tables": tables if heard else [t for t in tables if t.words != 2], "heard": heard}
+    return {"tables": tables if heard else [t for t in tables if t.words != 2], "transcript": heard}
 
 
 def rows_of(folder: Path) -> Iterable[Row]:
@@ -60,8 +60,8 @@ def quality_tables(folders: Sequence[Path], rows: Sequence[Row]) -> list[Table]:
     by_folder = []
     for folder, manifest in manifests.items():
         some = [row for row in rows if row.folder == folder]
-        recognizer = Path(manifest["verify"]).name or "nobody listened"
-        by_folder.append([folder.name, manifest["engine_name"], recognizer, *_figures(some)])
+        asr_model = Path(manifest["asr_filter"]).name or "nobody listened"
+        by_folder.append([folder.name, manifest["engine_name"], asr_model, *_figures(some)])
     voices = _by(rows, lambda row: row.fields["voice"])
     effects = _by(rows, lambda row: re.sub(r" -?\d+ dB", "", row.fields["augmentation"]) or "as spoken")
     reasons = Counter(_kind(r["reason"]) for manifest in manifests.values() for r in manifest["rejected"])
@@ -101,11 +101,11 @@ def _kind(reason: str) -> str:
 
 
 @dataclass
-class SpeechReportConfig:
+class AudioReportConfig:
     """One HTML file on how well spoken questions can be understood.
 
     Args:
-        data: Folders that selfkd synthesize wrote, with --verify.
+        data: Folders that selfkd synthesize wrote, with --asr_filter.
         output: The HTML file to write.
         items: How many of the worst cases to show, with sound.
     """
@@ -115,13 +115,13 @@ class SpeechReportConfig:
     items: int = 24
 
 
-def speech_report(config: SpeechReportConfig) -> Path:
+def speech_report(config: AudioReportConfig) -> Path:
     """Writes the page and returns its path; raises InputError where nothing was verified."""
     folders = [Path(d) for d in config.data]
     rows = [row for folder in folders for row in rows_of(folder)]
     heard = [row for row in rows if row.wer >= 0]
     if not heard:
-        raise InputError(f"data: {', '.join(config.data)}: nothing was heard (selfkd synthesize --verify WHISPER)")
+        raise InputError(f"data: {', '.join(config.data)}: nothing was heard (selfkd synthesize --asr_filter WHISPER)")
     worst = sorted(heard, key=lambda row: (-row.wer, row.fields["id"]))[: config.items]
     write_page(
         config.output,
@@ -139,12 +139,12 @@ def _item(row: Row) -> dict[str, Any]:
     example: Example = ExampleFolder(row.folder, rejected)[i]
     return {
         "id": example.id,
-        "said": example.said,
-        "heard": example.heard or "(nothing)",
+        "spoken_text": example.spoken_text,
+        "transcript": example.transcript or "(nothing)",
         "wer": f"{example.word_error_rate:.2f}",
         "voice": example.voice,
         "engine": row.engine,
         "augmentation": example.augmentation,
         "rejected": example.rejected,
-        "speech": data_uri(example.speech or b"", "audio/flac"),
+        "audio": data_uri(example.audio or b"", "audio/flac"),
     }

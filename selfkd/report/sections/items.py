@@ -14,7 +14,7 @@ from selfkd.data.dataset import ExampleFolder
 from selfkd.errors import InputError
 from selfkd.evaluation.compare import CASCADE, TEXT
 from selfkd.evaluation.samples import QUESTIONS, prompt_hash
-from selfkd.report.html import picture_uri, speech_uri, titled
+from selfkd.report.html import audio_uri, image_uri, titled
 from selfkd.report.inputs import Group, read_json
 from selfkd.report.sections.scores import Names
 
@@ -47,13 +47,13 @@ class Item:
 
     @property
     def heard(self) -> str:
-        return next((a["heard"] for a in self.answers if a["heard"]), "")
+        return next((a["transcript"] for a in self.answers if a["transcript"]), "")
 
 
 def items_section(groups: list[Group], output: Path, with_media: int, listed: int) -> dict[str, Any] | None:
     """At most `with_media` items with picture and sound, then at most `listed` as text."""
-    places, notes = _folders(groups)
-    items = _items(groups, places)
+    positions, notes = _folders(groups)
+    items = _items(groups, positions)
     if not items:
         return None
     chosen = spread(items, with_media + listed)
@@ -67,7 +67,7 @@ def items_section(groups: list[Group], output: Path, with_media: int, listed: in
         "with_media": sum(bool(item.media) for item in chosen),
         "notes": notes,
         "benchmarks": sorted({item.benchmark for item in chosen}),
-        "kinds": sorted({item.sample["kind"] for item in chosen}),
+        "question_types": sorted({item.sample["question_type"] for item in chosen}),
         "outcomes": [o for o in OUTCOMES.values() if any(o in item.outcomes.values() for item in chosen)],
         "systems": {s: titled(s) for item in chosen for s in item.outcomes},
     }
@@ -78,12 +78,12 @@ def _link(folder: Path, seen_from: Path) -> str:
     return quote(Path(os.path.relpath(folder, seen_from)).as_posix())
 
 
-def _items(groups: list[Group], places: list[Place | None]) -> list[Item]:
+def _items(groups: list[Group], positions: list[Place | None]) -> list[Item]:
     """An item that several groups were asked, in the same words of the same voice, is one; so is one that a group was
     asked in writing alone."""
     names, found = Names(groups), dict[str, list[Item]]()
     alike: dict[tuple[str, ...], list[Item]] = {}  # by what was asked; they were spoken in different ways
-    for group, place in zip(groups, places, strict=True):
+    for group, place in zip(groups, positions, strict=True):
         of_benchmark = found.setdefault(group.benchmark, [])
         by_system = {system: {s["id"]: s for s in samples} for system, samples in group.samples.items()}
         for row in group.items():
@@ -125,15 +125,15 @@ def spread(items: list[Item], count: int) -> list[Item]:
 def _folders(groups: list[Group]) -> tuple[list[Place | None], list[str]]:
     """Of each group its spoken questions, and a note for those that are not there any more."""
     opened: dict[Path | None, Place | str] = {}
-    places: list[Place | None] = []
+    positions: list[Place | None] = []
     notes = []
     for group in groups:
         named = list(dict.fromkeys(_named_folders(group)))
         opened |= {folder: _opened(folder) for folder in named if folder not in opened}
         there = [place for folder in named if not isinstance(place := opened[folder], str)]
-        places.append(there[0] if there else None)
+        positions.append(there[0] if there else None)
         notes += [] if there else [f"{group.benchmark}: {opened[named[0]]}"]
-    return places, list(dict.fromkeys(notes))
+    return positions, list(dict.fromkeys(notes))
 
 
 def _opened(folder: Path | None) -> Place | str:
@@ -161,8 +161,8 @@ def _add_media(item: Item) -> None:
     if item.place is None or item.sample["id"] not in item.place[1]:
         return
     example = item.place[0][item.place[1][item.sample["id"]]]
-    view, asked = ("speech", item.spoken) if item.spoken else ("text", item.sample["prompt"])
-    if prompt_hash(example, view) != asked:
+    modality, asked = ("audio", item.spoken) if item.spoken else ("text", item.sample["prompt"])
+    if prompt_hash(example, modality) != asked:
         return
-    media: dict[str, Markup | float | None] = {"picture": picture_uri(example), "speech": speech_uri(example)}
+    media: dict[str, Markup | float | None] = {"picture": image_uri(example), "audio": audio_uri(example)}
     item.media = {**media, "seconds": example.duration_seconds, "voice": example.voice}

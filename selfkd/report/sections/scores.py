@@ -9,11 +9,11 @@ from scipy.stats import spearmanr
 from selfkd.evaluation.chance import chance_floor
 from selfkd.evaluation.compare import CASCADE, TEXT
 from selfkd.evaluation.gap_table import official_note
-from selfkd.evaluation.grading import YES_NO_KINDS
-from selfkd.evaluation.judge import agreement_told
+from selfkd.evaluation.grading import YES_NO_TYPES
+from selfkd.evaluation.judge import agreement_sentence
 from selfkd.evaluation.metrics import groups_in
-from selfkd.evaluation.uncertainty import DIFFERENCE, FEWEST_GROUPS, enough, mean_interval
-from selfkd.evaluation.verdicts import AT_CHANCE, told_interval, too_few
+from selfkd.evaluation.uncertainty import DIFFERENCE, MIN_GROUPS, enough, mean_interval
+from selfkd.evaluation.verdicts import AT_CHANCE, format_interval, too_few
 from selfkd.report.charts import Bar, Dot, Figure, Table, bar_chart, minus, percent, percents, scatter
 from selfkd.report.html import Styles, listed, system_title, titled
 from selfkd.report.inputs import Group, RunFolder, read_json
@@ -71,7 +71,7 @@ def scores_section(
         "warnings": _warnings(groups, names),
         "bars": [_bars(group, names, styles) for group in shown],
         "tables": [t for t in (*tables, _voices_table(runs), _topic_table(runs)) if t.rows],
-        "kinds": [t for t in (_kind_table(group, names) for group in groups) if t.rows],
+        "question_types": [t for t in (_kind_table(group, names) for group in groups) if t.rows],
         "bias": [f for f in (_bias(group, names, styles) for group in groups) if f],
         "scatter": written_against_spoken(groups, styles),
         "together": together(groups),
@@ -204,10 +204,10 @@ def _score_table(groups: list[Group], names: Names) -> Table:
     for group in groups:
         for system, s in group.scores["systems"].items():
             shares = [percent(s.get(k)) for k in ("accuracy", "chance", "stderr")]
-            shares.append(told_interval(s.get("interval"), s.get("groups", 0), percent))
+            shares.append(format_interval(s.get("interval"), s.get("groups", 0), percent))
             shares += [percent(s.get(k)) for k in ("parse_rate", "yes_rate", "true_yes_rate")]
-            figures = {"their average": s["headline"]} if "headline" in s else s.get("figures", {})
-            official = next((f"{name} {value:.1f}" for name, value in figures.items()), "–")
+            metrics = {"their average": s["headline"]} if "headline" in s else s.get("figures", {})
+            official = next((f"{name} {value:.1f}" for name, value in metrics.items()), "–")
             counts = [f"{s['n']:,}", str(s.get("correct", "–"))]
             outcomes = [str(s.get("outcomes", {}).get(o, "–")) for o in ("cut", "empty", "refused")]
             ends = [*outcomes, str(s["failed"]), official]
@@ -232,7 +232,7 @@ def _gap_table(groups: list[Group], names: Names) -> Table:
                 continue
             agreement = [str(g.get(k, "–")) for k in ("both_right", "only_written", "only_spoken", "neither")]
             is_silent, p = g["verdict"] in ("too few", "at chance"), g.get("mcnemar_p")
-            interval = told_interval(g["gap_interval"], g["groups"], percent)
+            interval = format_interval(g["gap_interval"], g["groups"], percent)
             interval = "at chance" if g["verdict"] == "at chance" else interval
             gap = "–" if g["verdict"] == "at chance" else percent(g["gap"])
             shown = [f"{g['n']:,}", gap, interval, "–" if is_silent or p is None else f"{p:.2g}"]
@@ -240,7 +240,7 @@ def _gap_table(groups: list[Group], names: Names) -> Table:
     columns = "Benchmark", "Answered by", "n", "Gap", "95% interval", "McNemar p", "Both right"
     note = (
         "The gap is the written score less this one, on the same items, with its interval over images; where the text "
-        f"modality is at chance there is none to measure. Fewer than {FEWEST_GROUPS} images are too few for a verdict."
+        f"modality is at chance there is none to measure. Fewer than {MIN_GROUPS} images are too few for a verdict."
     )
     return Table("Written against spoken", [*columns, "Only written", "Only spoken", "Neither"], rows, note=note)
 
@@ -251,7 +251,7 @@ def _closed_table(groups: list[Group]) -> Table:
         for s, c in group.scores["gap_closed"].items():
             who = [titled(s), titled(c["of"])]
             interval = c["verdict"] if c["share"] is None else percents(c["interval"])
-            difference = told_interval(c["difference_interval"], c["groups"], percent)
+            difference = format_interval(c["difference_interval"], c["groups"], percent)
             found = [percent(c["share"]), interval, percent(c["difference"]), difference]
             rows.append([group.benchmark, *who, *found])
             if c.get("headline") is not None:
@@ -268,10 +268,10 @@ def _voices_table(runs: list[RunFolder]) -> Table:
     rows = []
     for run in runs:
         for benchmark, of in run.result.items():
-            for figure, f in of.get("over_voices", {}).items():
-                if figure != "voices":
+            for metric, f in of.get("over_voices", {}).items():
+                if metric != "voices":
                     shown = [percent(f[k]) for k in ("mean", "sd", "least", "most")]
-                    rows.append([benchmark, titled(run.name), figure, str(of["over_voices"]["voices"]), *shown])
+                    rows.append([benchmark, titled(run.name), metric, str(of["over_voices"]["voices"]), *shown])
     return Table("Over voices", ["Benchmark", "Run", "Figure", "Voices", "Mean", "Sd", "Least", "Most"], rows, words=3)
 
 
@@ -285,7 +285,7 @@ def _topic_table(runs: list[RunFolder]) -> Table:
             rows.append([name, titled(run.name), *topic])
         if judged["about"]:
             judges.append(
-                f"{titled(run.name)}: {judged['about']['judge']} {agreement_told(judged['about']['agreement'])}."
+                f"{titled(run.name)}: {judged['about']['judge']} {agreement_sentence(judged['about']['agreement'])}."
             )
     note = (
         "By words, with no judge: 1 for a reply in the form that was asked for (yes or no, a number, a colour, a "
@@ -299,7 +299,7 @@ def _topic_table(runs: list[RunFolder]) -> Table:
 def _kind_table(group: Group, names: Names) -> Table:
     """By kind of question, or by category where all questions are of one kind; none where there is one of both."""
     first = next(iter(group.samples.values()))
-    by = "kind" if len({s["kind"] for s in first}) > 1 else "category"
+    by = "question_type" if len({s["question_type"] for s in first}) > 1 else "category"
     values = sorted({s[by] for s in first})
     rows = []
     for value in values if len(values) > 1 else ():
@@ -317,8 +317,10 @@ def _bias(group: Group, names: Names, styles: Styles) -> Figure | None:
     bars = []
     for system, score in group.scores["systems"].items():
         if score["n"] and score["yes_bias"] is not None:
-            asked = [s for s in group.samples[system] if not s["error"] and s["kind"] in (*YES_NO_KINDS, "yes_no")]
-            beyond = [(s["parsed"] == "yes") - (s["truth"] == "yes") for s in asked]
+            asked = [
+                s for s in group.samples[system] if not s["error"] and s["question_type"] in (*YES_NO_TYPES, "yes_no")
+            ]
+            beyond = [(s["parsed"] == "yes") - (s["target"] == "yes") for s in asked]
             in_groups = groups_in(asked)
             ends, few = mean_interval(beyond, in_groups, DIFFERENCE), not enough(len(set(in_groups)))
             bars.append(Bar(names.of(group, system), score["yes_bias"], ends, styles.of(system), few))

@@ -17,7 +17,7 @@ from typing import Any
 from selfkd.data.as_text import as_text, refuse_utf16, tidy
 from selfkd.data.example import LONGEST_SECONDS, SAMPLE_RATE_HZ
 from selfkd.errors import InputError, reason_of
-from selfkd.synthesis.sources.rows import Clip, Listed, Row, answered, drawn, json_records
+from selfkd.synthesis.sources.rows import Clip, Row, RowSource, answered, json_records, sample_rows
 from selfkd.toy_world.tasks import REPEAT_INSTRUCTION
 
 _GIGA_SIGNS = {"<COMMA>": ",", "<PERIOD>": ".", "<QUESTIONMARK>": "?", "<EXCLAMATIONPOINT>": "!"}
@@ -25,7 +25,7 @@ _CUTS = ("MonoCut", "MultiCut")  # of lhotse's: others are silence, or several r
 _GIGA_NOISE = ("<SIL>", "<MUSIC>", "<NOISE>", "<OTHER>")
 
 
-def librispeech(folder: Path, count: int, seed: int) -> Listed:
+def librispeech(folder: Path, count: int, seed: int) -> RowSource:
     """A folder with LibriSpeech's chapters in it: SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt beside FLAC files."""
     transcripts = sorted(_folder(folder).rglob("*.trans.txt"))
     if not transcripts:
@@ -50,7 +50,7 @@ def _librispeech(transcripts: Iterable[Path]) -> Iterator[Row]:
             )
 
 
-def common_voice(path: Path, count: int, seed: int) -> Listed:
+def common_voice(path: Path, count: int, seed: int) -> RowSource:
     """A .tsv of Common Voice, beside its folder `clips`."""
     if not path.is_file():
         raise InputError(f"path: {path}: no such file; give one of Common Voice's .tsv files")
@@ -79,7 +79,7 @@ def common_voice(path: Path, count: int, seed: int) -> Listed:
     return _listed("common-voice", rows, Counter(), count, seed, "CC0-1.0")
 
 
-def gigaspeech(path: Path, count: int, seed: int) -> Listed:
+def gigaspeech(path: Path, count: int, seed: int) -> RowSource:
     """GigaSpeech.json, beside its folder `audio`; segments of noise, and those over 30 s, are skipped and counted."""
     skipped: Counter[str] = Counter()
     return _listed("gigaspeech", _gigaspeech(path, skipped), skipped, count, seed, "as GigaSpeech's terms say")
@@ -92,7 +92,7 @@ def _gigaspeech(path: Path, skipped: Counter[str]) -> Iterator[Row]:
 
 
 def _segments(
-    folder: Path, name: str, speaker: str, segments: Iterable[dict[str, Any]], skipped: Counter[str]
+    folder: Path, name: str, tts_engine: str, segments: Iterable[dict[str, Any]], skipped: Counter[str]
 ) -> Iterator[Row]:
     for segment in segments:
         text = as_text(segment["text_tn"], f"{folder / name}: segment {segment['sid']}: field text_tn")
@@ -105,10 +105,10 @@ def _segments(
             for sign, mark in _GIGA_SIGNS.items():
                 text = text.replace(f" {sign}", mark).replace(sign, mark)
             clip = Clip(folder / name, start, stop, folder=folder)
-            yield _row(f"gigaspeech-{segment['sid']}", _cased(text), clip, speaker)
+            yield _row(f"gigaspeech-{segment['sid']}", _cased(text), clip, tts_engine)
 
 
-def lhotse_cuts(path: Path, count: int, seed: int) -> Listed:
+def lhotse_cuts(path: Path, count: int, seed: int) -> RowSource:
     """A lhotse manifest of cuts, .jsonl or .jsonl.gz, with one supervision each: Libriheavy's form. Recordings are
     files in the manifest's folder or below, their paths absolute or from there; of several channels the supervision's
     are read. A supervision's own texts (Libriheavy) come first."""
@@ -190,9 +190,9 @@ def _numbers(channel: Any, where: str) -> list[int]:
 
 def _listed(
     name: str, rows: Iterable[Row], skipped: Counter[str], count: int, seed: int, license: str = "not stated"
-) -> Listed:
-    some = drawn(answered(rows, skipped), count, seed)  # which counts what is skipped
-    return Listed(name, some, license, skipped=dict(skipped))
+) -> RowSource:
+    some = sample_rows(answered(rows, skipped), count, seed)  # which counts what is skipped
+    return RowSource(name, some, license, skipped=dict(skipped))
 
 
 @contextmanager
@@ -206,9 +206,9 @@ def _as_published(where: str) -> Iterator[None]:
         raise InputError(f"{where}: not in the published layout ({reason_of(error)})") from error
 
 
-def _row(name: str, text: str, clip: Clip, speaker: str) -> Row:
+def _row(name: str, text: str, clip: Clip, tts_engine: str) -> Row:
     text = tidy(text)  # what is read out, repeated and learnt is one text
-    return Row(name, text, text, f"{REPEAT_INSTRUCTION}\n", clip=clip, speaker=speaker)
+    return Row(name, text, text, f"{REPEAT_INSTRUCTION}\n", clip=clip, tts_engine=tts_engine)
 
 
 def _cased(text: str) -> str:

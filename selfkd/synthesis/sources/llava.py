@@ -15,7 +15,7 @@ from selfkd.data.as_text import as_published, as_text, only_one
 from selfkd.data.image_tags import without_image_place
 from selfkd.data.lazy_images import InFolder
 from selfkd.errors import InputError
-from selfkd.synthesis.sources.rows import Listed, Row, answered, drawn, json_records
+from selfkd.synthesis.sources.rows import Row, RowSource, answered, json_records, sample_rows
 
 _BOX = re.compile(r"\[\s*\d*\.\d+\s*(,\s*\d*\.\d+\s*){3}\]|bounding box coordinate")
 # how the answer is to look: the mixture's own sentences, each at the end of a question or on a line of its own
@@ -27,16 +27,16 @@ _FORMAT = re.compile(
 _OCR = re.compile(r"\s*Reference OCR token:[^\n]*\n?")
 
 
-def llava(path: Path, images: Path, count: int, seed: int, instruction_spoken: bool) -> Listed:
+def llava(path: Path, images: Path, count: int, seed: int, spoken_instruction: bool) -> RowSource:
     """The questions of a llava file; raises InputError, naming file and field, for what is not one."""
     skipped: Counter[str] = Counter()
-    rows = drawn(answered(_rows(path, images, instruction_spoken, skipped), skipped), count, seed)
+    rows = sample_rows(answered(_rows(path, images, spoken_instruction, skipped), skipped), count, seed)
     first: dict[Any, int] = {}  # several conversations may be about one picture
     rows = tuple(sorted(rows, key=lambda row: first.setdefault(row.image, len(first))))
-    return Listed("llava", rows, "CC-BY-4.0 (annotations); the pictures have their own", skipped=dict(skipped))
+    return RowSource("llava", rows, "CC-BY-4.0 (annotations); the pictures have their own", skipped=dict(skipped))
 
 
-def _rows(path: Path, images: Path, instruction_spoken: bool, skipped: Counter[str]) -> Iterator[Row]:
+def _rows(path: Path, images: Path, spoken_instruction: bool, skipped: Counter[str]) -> Iterator[Row]:
     for number, record in enumerate(json_records(path)):
         if not isinstance(record, dict) or not isinstance(record.get("conversations"), list):
             raise InputError(f"{path}: record {number}: field conversations: not a list of turns")
@@ -51,7 +51,7 @@ def _rows(path: Path, images: Path, instruction_spoken: bool, skipped: Counter[s
             if not (_is_from("human", asked) and _is_from("gpt", told)):
                 raise InputError(f"{where} conversations: turn {2 * turn} is not human's, then gpt's")
             wanted, answer = (as_text(t["value"], f"{where} conversations: a turn's value") for t in (asked, told))
-            question, instruction, answer_format = split_question(wanted, instruction_spoken)
+            question, instruction, answer_format = split_question(wanted, spoken_instruction)
             if _BOX.search(wanted) or _BOX.search(answer):
                 skipped["boxes"] += 1
             else:
@@ -64,13 +64,13 @@ def _is_from(who: str, turn: Any) -> bool:
     return isinstance(turn, dict) and turn.get("from") == who and "value" in turn
 
 
-def split_question(value: str, instruction_spoken: bool) -> tuple[str, str, str]:
+def split_question(value: str, spoken_instruction: bool) -> tuple[str, str, str]:
     """(what is asked, what stays written before it, what after it): the place of the picture goes, OCR tokens stay
     written, and so does the sentence on the form of the answer unless it is to be spoken."""
     text = without_image_place(value).strip()
     before = "".join(f"{m.strip()}\n" for m in _OCR.findall(text))
     text = _OCR.sub("\n", text).strip()
-    if instruction_spoken:
+    if spoken_instruction:
         return text, before, ""
     after = "".join(f"\n{m.strip()}" for m in _FORMAT.findall(text))
     question = _FORMAT.sub("\n", text).strip()

@@ -10,14 +10,14 @@ from selfkd.synthesis.sources import asr_corpora as corpora
 from selfkd.synthesis.sources.llava import llava
 from selfkd.synthesis.sources.rows import Clip
 from selfkd.synthesis.sources.tables import dataset, json_lines
-from selfkd.synthesis.sources.toy import EasyVQA, MMAlignWorld, Words, World
+from selfkd.synthesis.sources.toy import EasyVQA, ToyMMAlign, ToyTranscription, ToyWorld
 from selfkd.toy_world.scenes import Split
 
 if TYPE_CHECKING:
     from selfkd.synthesis.synthesize import SynthesizeConfig
 
 SourceName = Literal[
-    "words", "world", "world-annotated", "easy-vqa", "mmalign-world",
+    "words", "world", "world-noisy", "easy-vqa", "mmalign-world",
     "benchmark", "llava", "jsonl", "datasets", "librispeech", "common-voice", "gigaspeech", "lhotse",
 ]  # fmt: skip
 
@@ -54,12 +54,12 @@ class Source(Protocol):
 
 
 RECORDED = ("librispeech", "common-voice", "gigaspeech", "lhotse")  # every row of theirs has been spoken
-EMBEDDED: dict[str, Callable[[Split, int], Source]] = {
-    "words": Words,
-    "world": World,
-    "world-annotated": lambda split, seed: World(split, seed, annotated=True),
+TOY_SOURCES: dict[str, Callable[[Split, int], Source]] = {
+    "words": ToyTranscription,
+    "world": ToyWorld,
+    "world-noisy": lambda split, seed: ToyWorld(split, seed, noisy=True),
     "easy-vqa": EasyVQA,
-    "mmalign-world": MMAlignWorld,
+    "mmalign-world": ToyMMAlign,
 }
 
 
@@ -76,10 +76,10 @@ def open_source(config: "SynthesizeConfig") -> Source:
     for field, of in _FIELDS_OF.items():
         if getattr(config, field) not in ("", {}, "text") and config.source not in of:
             raise InputError(f"{field}: is for {', '.join(of)}, not for {config.source}")
-    if config.source in EMBEDDED:
+    if config.source in TOY_SOURCES:
         if config.path:
             raise InputError(f"path: {config.source} comes with the package and takes none")
-        source = EMBEDDED[config.source](config.split, config.seed)
+        source = TOY_SOURCES[config.source](config.split, config.seed)
         if config.source == "easy-vqa" and config.count > len(source):
             raise InputError(
                 f"count: {config.count} are asked for, easy-vqa has {len(source)} {config.split} questions"

@@ -23,7 +23,7 @@ from selfkd.data.as_text import check_text, readable, refuse_utf16
 from selfkd.data.example import Example, image_hash
 from selfkd.data.image_tags import IMAGE_PLACE, image_place_left, without_image_place
 from selfkd.data.lazy_images import Stored
-from selfkd.data.media import decode_sound, stored_image
+from selfkd.data.media import decode_audio, stored_image
 from selfkd.data.sound_files import SUFFIXES
 from selfkd.errors import InputError
 from selfkd.files import path_within
@@ -69,7 +69,7 @@ def json_records(path: Path, opening: str = r"\s*\[", decoder: json.JSONDecoder 
         raise InputError(f"path: {path}: record {number}: not JSON ({error.msg})") from error
 
 
-MOST_BYTES = 50_000_000
+MAX_BYTES = 50_000_000
 UNANSWERED = "no question or answer"  # why a row is skipped
 
 
@@ -96,13 +96,13 @@ class Row(NamedTuple):
     image: Path | bytes | Stored | None = None
     clip: Clip | None = None
     category: str = ""
-    speaker: str = ""
-    kind: str = "open"
+    tts_engine: str = ""
+    question_type: str = "open"
     details: str = ""
 
 
 @dataclass(frozen=True)
-class Listed:
+class RowSource:
     """A source (see sources.py) over rows; `skipped` counts what the files hold and this source has no use for."""
 
     name: str
@@ -114,7 +114,7 @@ class Listed:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def part(self, start: int, stop: int) -> "Listed":
+    def part(self, start: int, stop: int) -> "RowSource":
         """The rows of a shard alone, under their own numbers: all that a process needs of a large list."""
         return replace(self, rows=self.rows[start - self.first : stop - self.first], first=start)
 
@@ -139,8 +139,8 @@ class Listed:
             question=row.question,
             answer=row.answer,
             source=self.name,
-            kind="repeat" if row.clip is not None and row.image is None else row.kind,
-            truth=row.answer,
+            question_type="repeat" if row.clip is not None and row.image is None else row.question_type,
+            target=row.answer,
             category=row.category,
             instruction=row.instruction,
             answer_format=row.answer_format,
@@ -149,7 +149,7 @@ class Listed:
         if row.image is not None:
             image = row.image.read() if isinstance(row.image, Stored) else row.image
             example = replace(example, image=checked_image(image))
-        return example if row.clip is None else replace(example, voice=row.speaker)
+        return example if row.clip is None else replace(example, voice=row.tts_engine)
 
     def named(self, index: int) -> tuple[str, str]:
         row = self.rows[index - self.first]
@@ -168,7 +168,7 @@ def answered(rows: Iterable[Row], skipped: Counter[str]) -> Iterator[Row]:
             skipped[UNANSWERED] += 1
 
 
-def drawn(rows: Iterable[Row], count: int, seed: int) -> tuple[Row, ...]:
+def sample_rows(rows: Iterable[Row], count: int, seed: int) -> tuple[Row, ...]:
     """`count` rows drawn by the seed (all for 0), in the order of the files: questions about a picture stay together.
     The picture's own place in a question ("<image>") is taken out of it.
 
@@ -208,10 +208,10 @@ def read_clip(clip: Clip) -> tuple[NDArray[np.float32], int]:
         if clip.folder is not None:
             path_within(clip.folder, clip.path)
         path = clip.path if clip.path.is_file() else with_suffix_of_any_case(clip.path) or clip.path
-        sound = decode_sound(path, clip.start, clip.stop, clip.channels)
+        audio_clip = decode_audio(path, clip.start, clip.stop, clip.channels)
     except InputError as error:
-        raise InputError(f"field speech: {clip.path}: {error}") from error
-    return sound.samples, sound.rate_hz
+        raise InputError(f"field audio: {clip.path}: {error}") from error
+    return audio_clip.samples, audio_clip.rate_hz
 
 
 def find_recording(folder: Path, name: str) -> Path | None:
@@ -255,7 +255,7 @@ def _without_place(row: Row) -> Row:
 def _read(path: Path) -> bytes:
     if not path.is_file():
         raise InputError(f"field image: {path}: no such file")
-    if path.stat().st_size > MOST_BYTES:
+    if path.stat().st_size > MAX_BYTES:
         raise InputError(f"field image: {path}: {path.stat().st_size} bytes are too many")
     return path.read_bytes()
 

@@ -18,7 +18,7 @@ import numpy as np
 from selfkd.data.as_text import AS_WRITTEN, WholeNumbers, as_published, as_text, is_blank, only_one, refuse_utf16
 from selfkd.data.lazy_images import InFolder, Stored, dataset_rows
 from selfkd.errors import InputError
-from selfkd.synthesis.sources.rows import UNANSWERED, Listed, Row, drawn, json_records
+from selfkd.synthesis.sources.rows import UNANSWERED, Row, RowSource, json_records, sample_rows
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 TEXT_TABLES = (*_DELIMITERS, ".json", ".jsonl")
@@ -71,20 +71,20 @@ def delimited(path: Path) -> Iterator[dict[str, str]]:
         raise InputError(f"path: {path}: not a table in UTF-8 ({error})") from error
 
 
-FIELDS = ("id", "question", "answer", "image", "instruction", "answer_format", "category", "kind")
+FIELDS = ("id", "question", "answer", "image", "instruction", "answer_format", "category", "question_type")
 NEEDED = ("question", "answer")
-NUMBERED = ("id", "answer", "category", "kind")  # columns that may be of integers
+NUMBERED = ("id", "answer", "category", "question_type")  # columns that may be of integers
 _TABLES = (*TEXT_TABLES, ".parquet")
 _HUB_ID = re.compile(r"\w[\w.-]*(?:/[\w.-]+)?")
 _NARROW = {"float16": np.float16, "float32": np.float32}
 
 
-def json_lines(path: Path, images: Path, columns: Mapping[str, str], count: int, seed: int) -> Listed:
+def json_lines(path: Path, images: Path, columns: Mapping[str, str], count: int, seed: int) -> RowSource:
     """One JSON object a line; `image` is a path within `images`. `columns` names fields that are called otherwise."""
     return _listed(json_lines_records(path), images, columns, path.stem, str(path), count, seed)
 
 
-def dataset(name: str, images: Path, split: str, columns: Mapping[str, str], count: int, seed: int) -> Listed:
+def dataset(name: str, images: Path, split: str, columns: Mapping[str, str], count: int, seed: int) -> RowSource:
     """A dataset by hub id or local folder, as NAME, NAME:CONFIG or NAME:CONFIG:SPLIT, where its split is called
     otherwise (dev, train_sft), or one file, all of it; pictures as its `Image` columns hold them, or paths within
     `images`. Raises InputError where it cannot be read."""
@@ -120,7 +120,7 @@ def dataset(name: str, images: Path, split: str, columns: Mapping[str, str], cou
         data = data.cast_column(image, Image())
         feature = data.features[image]
     source = name if file.exists() else name.partition(":")[0]
-    if isinstance(feature, Image) or _is_list_of_pictures(feature):
+    if isinstance(feature, Image) or _is_list_of_images(feature):
         table = dataset_rows(data, image, _folders_of(source, images))
     called = file.stem if file.is_file() else Path(source).resolve().name if Path(source).exists() else source
     license = data.info.license or "not stated"
@@ -137,14 +137,14 @@ def _listed(
     count: int,
     seed: int,
     license: str = "not stated",
-) -> Listed:
+) -> RowSource:
     """The questions of a table's records; `where` it stands is for what is told of a row that cannot be used."""
     skipped: Counter[str] = Counter()
     numbers = WholeNumbers(NUMBERED)
-    rows = drawn(_rows(table, images, _checked(columns), where, skipped, numbers), count, seed)
+    rows = sample_rows(_rows(table, images, _checked(columns), where, skipped, numbers), count, seed)
     # which columns are of integers is known when all of the table has been read
     rows = tuple(Row(**row._asdict() | {n: numbers.given_back(n, getattr(row, n)) for n in NUMBERED}) for row in rows)
-    return Listed(name, rows, license, skipped=dict(skipped))
+    return RowSource(name, rows, license, skipped=dict(skipped))
 
 
 def _folders_of(source: str, images: Path) -> tuple[Path, ...]:
@@ -183,11 +183,11 @@ def _rows(
 ) -> Iterator[Row]:
     for number, record in enumerate(table):
         _check_needed(record, columns, where, number)
-        places = {name: f"columns: {where}: row {number}: {column!r}" for name, column in columns.items()}
-        image = _image(record.get(columns["image"]), images, places["image"])
-        values = {n: only_one(record.get(c), places[n], "text") for n, c in columns.items() if n != "image"}
+        positions = {name: f"columns: {where}: row {number}: {column!r}" for name, column in columns.items()}
+        image = _image(record.get(columns["image"]), images, positions["image"])
+        values = {n: only_one(record.get(c), positions[n], "text") for n, c in columns.items() if n != "image"}
         numbers.see(values)
-        text = {name: as_text(value, places[name]) for name, value in values.items()}
+        text = {name: as_text(value, positions[name]) for name, value in values.items()}
         if not text["question"] or not text["answer"]:
             skipped[UNANSWERED] += 1
             continue
@@ -199,7 +199,7 @@ def _rows(
             answer_format=text["answer_format"] and f"\n{text['answer_format']}",
             image=image,
             category=text["category"],
-            kind=text["kind"] or "open",
+            question_type=text["question_type"] or "open",
         )
 
 
@@ -268,7 +268,7 @@ def _change(feature: Any) -> Callable[[Any], Any] | None:
     return (lambda value: None if value is None else width(value)) if width else None
 
 
-def _is_list_of_pictures(feature: Any) -> bool:
+def _is_list_of_images(feature: Any) -> bool:
     from datasets import Image, List
 
     return isinstance(feature, List) and isinstance(feature.feature, Image)

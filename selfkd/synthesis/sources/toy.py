@@ -11,12 +11,20 @@ from pathlib import Path
 
 import easy_vqa
 
-from selfkd.data.example import Example, encode_picture
+from selfkd.data.example import Example, image_to_png
 from selfkd.errors import InputError
-from selfkd.toy_world.noisy_labels import annotated_response, own_response
-from selfkd.toy_world.questions import COLORS, KINDS, SHAPES, WORLD_KINDS, ask, caption_pair, which_caption
+from selfkd.toy_world.noisy_labels import noiseless_response, noisy_response
+from selfkd.toy_world.questions import (
+    COLORS,
+    QUESTION_TYPES,
+    SHAPES,
+    TOY_QUESTION_TYPES,
+    ask,
+    caption_pair,
+    which_caption,
+)
 from selfkd.toy_world.scenes import Split, draw_scene, has_held_out, render
-from selfkd.toy_world.tasks import REPEAT_INSTRUCTION, some_words
+from selfkd.toy_world.tasks import REPEAT_INSTRUCTION, sample_words
 
 _TRIES = 1000  # scenes that are looked through for one that allows the wanted kind of question
 
@@ -40,45 +48,45 @@ class _Generated:
 
 
 @dataclass(frozen=True)
-class World(_Generated):
-    """Questions about scenes of the embedded world, the kinds in turn; `annotated`: with the annotator's responses."""
+class ToyWorld(_Generated):
+    """Questions about scenes of the embedded world, the kinds in turn; `noisy`: with the annotator's responses."""
 
     split: Split
     seed: int
-    annotated: bool = False
+    noisy: bool = False
     license: str = "Apache-2.0"
 
     @property
     def name(self) -> str:
-        return "world-annotated" if self.annotated else "world"
+        return "world-noisy" if self.noisy else "world"
 
     def example(self, index: int) -> Example:
-        rng = random.Random(f"{self.name.removesuffix('-annotated')}/{self.split}/{self.seed}/{index}")
-        kinds = tuple(KINDS) if self.split == "train" else WORLD_KINDS
-        kind = kinds[index % len(kinds)]
+        rng = random.Random(f"{self.name.removesuffix('-noisy')}/{self.split}/{self.seed}/{index}")
+        question_types = tuple(QUESTION_TYPES) if self.split == "train" else TOY_QUESTION_TYPES
+        question_type = question_types[index % len(question_types)]
         for attempt in range(_TRIES):
             scene = draw_scene(self.split, self.seed, index * _TRIES + attempt)
-            question = ask(scene, kind, rng)
+            question = ask(scene, question_type, rng)
             if question is not None:
                 break
         else:
-            raise RuntimeError(f"no scene allows a question of kind {kind}")
+            raise RuntimeError(f"no scene allows a question of kind {question_type}")
         # the annotator draws from a generator of its own, so that both variants ask the same questions
         hand = random.Random(f"annotator/{self.seed}/{index}")
         return Example(
             id=f"world-{self.split}-{self.seed}-{index:06d}",
             question=question.text,
-            answer=annotated_response(question, hand) if self.annotated else own_response(question),
+            answer=noisy_response(question, hand) if self.noisy else noiseless_response(question),
             source=self.name,
-            kind=kind,
-            truth=question.answer,
+            question_type=question_type,
+            target=question.answer,
             category="unseen combination" if has_held_out(scene) else "seen combinations",
-            image=encode_picture(render(scene)),
+            image=image_to_png(render(scene)),
         )
 
 
 @dataclass(frozen=True)
-class Words(_Generated):
+class ToyTranscription(_Generated):
     """Words to repeat, without a picture: speech recognition as a task for the LLM (stage 1)."""
 
     split: Split
@@ -88,20 +96,20 @@ class Words(_Generated):
 
     def example(self, index: int) -> Example:
         rng = random.Random(f"words/{self.split}/{self.seed}/{index}")
-        text = some_words(draw_scene(self.split, self.seed, index), rng)
+        text = sample_words(draw_scene(self.split, self.seed, index), rng)
         return Example(
             id=f"words-{self.split}-{self.seed}-{index:06d}",
             question=text,
             answer=text,
             source=self.name,
-            kind="repeat",
-            truth=text,
+            question_type="repeat",
+            target=text,
             instruction=f"{REPEAT_INSTRUCTION}\n",
         )
 
 
 @dataclass(frozen=True)
-class MMAlignWorld(_Generated):
+class ToyMMAlign(_Generated):
     """MMAlign's form on the embedded world: a picture, a true and a false caption; the model chooses. Half of the
     pairs test relations, half attributes; the true caption is first in half of them."""
 
@@ -119,16 +127,16 @@ class MMAlignWorld(_Generated):
             pair, attempt = caption_pair(scene, rng), attempt + 1
         _, true, false = pair
         first, second = (true, false) if true_first else (false, true)
-        truth = "A" if true_first else "B"
+        target = "A" if true_first else "B"
         return Example(
             id=f"mmalign-{self.split}-{self.seed}-{index:06d}",
             question=which_caption(first, second),
-            answer=truth,
+            answer=target,
             source=self.name,
-            kind="choice",
-            truth=truth,
+            question_type="choice",
+            target=target,
             category=wanted,
-            image=encode_picture(render(scene)),
+            image=image_to_png(render(scene)),
         )
 
 
@@ -150,14 +158,14 @@ class EasyVQA(_Generated):
         questions, answers, image_ids, paths = _easy_vqa(self.split)
         at = _order(self.seed, len(questions))[index]
         answer = answers[at]
-        kind = "color" if answer in COLORS else "shape" if answer in SHAPES else "exists"
+        question_type = "color" if answer in COLORS else "shape" if answer in SHAPES else "exists"
         return Example(
             id=f"easy-vqa-{'' if self.split == 'test' else 'train-'}{at:05d}",
             question=questions[at][0].upper() + questions[at][1:],
             answer=answer,
             source=self.name,
-            kind=kind,
-            truth=answer,
+            question_type=question_type,
+            target=answer,
             category="negated" if {"no", "not"} & set(questions[at].rstrip("?").split()) else "plain",
             image=Path(paths[image_ids[at]]).read_bytes(),
         )

@@ -1,4 +1,4 @@
-"""Text -> speech. A `Speaker` is an engine with voices; espeak-ng is the embedded one.
+"""Text -> speech. A `TTSEngine` is an engine with voices; espeak-ng is the embedded one.
 
 espeak-ng is GPL-3 and comes in the wheel `espeakng-loader`; it is loaded at run time, in process, and nothing of it is
 part of this package. Its speech is easy to reproduce and far from natural: right for tests and the demo.
@@ -58,7 +58,7 @@ def _low_pass(rate: int) -> NDArray[np.float32]:
     return firwin(20 * rate + 1, 1 / rate, window=("kaiser", 5.0)).astype(np.float32)
 
 
-class Speaker(Protocol):
+class TTSEngine(Protocol):
     @property
     def engine(self) -> str: ...
 
@@ -66,38 +66,38 @@ class Speaker(Protocol):
     def license(self) -> str: ...
 
     def voices(self) -> list[str]:
-        """Names that `speak` accepts."""
+        """Names that `synthesize_audio` accepts."""
         ...
 
     def language(self, voice: str) -> str:
         """The language of a voice (en, de, en-gb); "any" where the voice follows the text."""
         ...
 
-    def speak(self, utterance: Utterance) -> NDArray[np.float32]:
+    def synthesize_audio(self, utterance: Utterance) -> NDArray[np.float32]:
         """Mono samples in [-1, 1] at 16 kHz; raises InputError for an unknown voice or a text without speech."""
         ...
 
 
 _ACCENTS = {
     "training": ("en-US", "en", "en-GB-x-rp", "en-GB-x-gbclan", "en-029", "en-GB-scotland"),
-    "unseen": ("en-US-nyc", "en-GB-x-gbcwmd"),
+    "heldout": ("en-US-nyc", "en-GB-x-gbcwmd"),
 }
 _VARIANTS = {
     "training": ("m1", "m2", "m3", "m5", "m7", "f1", "f2", "f4", "Alex", "Andy", "Annie", "Diogo", "Lee", "Mario",
                  "Michael", "Reed", "adam", "anika", "benjamin", "david", "edward", "iven", "john", "linda", "antonio",
                  "aunty", "belinda", "boris", "caleb", "ed", "grandma", "gustave", "marcelo", "miguel", "norbert",
                  "pablo", "paul", "pedro", "quincy", "rob", "robert", "sandro", "shelby", "travis", "zac"),
-    "unseen": ("m4", "m6", "m8", "f3", "f5", "Alicia", "Denis", "Marco", "ian", "max", "steph", "victor"),
+    "heldout": ("m4", "m6", "m8", "f3", "f5", "Alicia", "Denis", "Marco", "ian", "max", "steph", "victor"),
 }  # fmt: skip
 # training and unseen share neither an accent nor a variant; drawn voices have the accents of training
 ESPEAK_VOICES = {part: [f"{a}+{v}" for a in _ACCENTS[part] for v in _VARIANTS[part]] for part in _ACCENTS}
-ESPEAK_VOICES["drawn"] = [f"{a}+{v}" for a in _ACCENTS["training"] for v in drawn_voices.NAMES]
+ESPEAK_VOICES["random"] = [f"{a}+{v}" for a in _ACCENTS["training"] for v in drawn_voices.NAMES]
 
 _SYNCHRONOUS, _NO_EXIT, _UTF8, _RATE, _PITCH = 2, 0x8000, 1, 1, 3
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
 
-class EspeakSpeaker:
+class EspeakEngine:
     """espeak-ng in process: some 130 languages and accents (8 of them English) by 104 variants, named "accent+variant"
     (say "en-GB-scotland+f3" or "de+m1")."""
 
@@ -116,7 +116,7 @@ class EspeakSpeaker:
     def language(self, voice: str) -> str:
         return voice.partition("+")[0].lower()
 
-    def speak(self, utterance: Utterance) -> NDArray[np.float32]:
+    def synthesize_audio(self, utterance: Utterance) -> NDArray[np.float32]:
         # espeak takes a name it does not know without a word and goes on in another voice, so both parts of the name
         # are looked up among its files first
         accent, plus, variant = utterance.voice.partition("+")
@@ -167,8 +167,8 @@ def _espeak_folder(library: Path, data: Path) -> Path:
 
     A copy: the library that others in this process hold open (Kokoro's phonemizer does) cannot be loaded anew.
     """
-    drawn = {name: drawn_voices.voice_file(name) for name in drawn_voices.NAMES}
-    key = hashlib.sha256(library.read_bytes() + f"{data}{drawn}".encode()).hexdigest()[:12]
+    sample_rows = {name: drawn_voices.voice_file(name) for name in drawn_voices.NAMES}
+    key = hashlib.sha256(library.read_bytes() + f"{data}{sample_rows}".encode()).hexdigest()[:12]
     cache = cache_folder()
     folder = cache / f"espeak-{key}"
     if folder.is_dir():
@@ -179,7 +179,7 @@ def _espeak_folder(library: Path, data: Path) -> Path:
         made.mkdir()
         try:
             _link_data(data, made / "espeak-ng-data")
-            for name, text in drawn.items():
+            for name, text in sample_rows.items():
                 (made / "espeak-ng-data" / "voices" / "!v" / name).write_text(text)
             shutil.copy(library, made)
             made.rename(folder)

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
-from selfkd.data.media import decode_sound
+from selfkd.data.media import decode_audio
 from selfkd.errors import InputError, steady
 from selfkd.synthesis.tts.base import Utterance, resampled
 from selfkd.synthesis.tts.neural import USUAL_RATE_WPM
@@ -20,7 +20,7 @@ _ABOUT_ONE_THING = ("awb_time",)  # voices that can say the time and nothing els
 
 
 @dataclass
-class FliteSpeaker:
+class FliteEngine:
     """Of rate and pitch it takes the rate."""
 
     engine: str = "Flite"
@@ -41,7 +41,7 @@ class FliteSpeaker:
     def language(self, voice: str) -> str:
         return "en-us"
 
-    def speak(self, utterance: Utterance) -> NDArray[np.float32]:
+    def synthesize_audio(self, utterance: Utterance) -> NDArray[np.float32]:
         if utterance.voice not in self._voices:
             # flite takes a name that it does not know for a file to load, and ends in a message of its own
             raise InputError(f"voice: Flite has no voice {utterance.voice!r}; there are {', '.join(self._voices)}")
@@ -53,7 +53,7 @@ class FliteSpeaker:
             if done.returncode or not said.is_file():
                 raise InputError(f"engine: flite: {steady(done.stderr.strip()) or f'exit code {done.returncode}'}")
             try:
-                samples, rate_hz, _ = decode_sound(said)
+                samples, rate_hz, _ = decode_audio(said)
             except InputError as error:
                 raise InputError(f"text: Flite found nothing to say in {utterance.text!r} ({error})") from error
         if np.abs(samples).max() < _HISS:

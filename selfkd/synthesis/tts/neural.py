@@ -24,7 +24,7 @@ _KOKORO_LANGUAGES = {"a": "en-us", "b": "en-gb", "e": "es", "f": "fr-fr", "h": "
 
 
 @dataclass
-class KokoroSpeaker:
+class KokoroEngine:
     """Kokoro-82M: `folder` holds model.onnx and voices.bin. Of rate and pitch it takes the rate."""
 
     folder: Path
@@ -59,7 +59,7 @@ class KokoroSpeaker:
     def language(self, voice: str) -> str:
         return _KOKORO_LANGUAGES.get(voice[0], "unknown")
 
-    def speak(self, utterance: Utterance) -> NDArray[np.float32]:
+    def synthesize_audio(self, utterance: Utterance) -> NDArray[np.float32]:
         if utterance.voice not in self._kokoro.voices:
             raise InputError(f"voice: Kokoro has no voice {utterance.voice!r}; there are {', '.join(self.voices())}")
         speed = min(max(utterance.rate_wpm / USUAL_RATE_WPM, 0.5), 2.0)
@@ -69,7 +69,7 @@ class KokoroSpeaker:
 
 
 @dataclass
-class PiperSpeaker:
+class PiperEngine:
     """Piper: `folder` holds voices as they are published, NAME.onnx beside NAME.onnx.json. A voice is called NAME, or
     NAME#SPEAKER where the model has several.
 
@@ -95,20 +95,20 @@ class PiperSpeaker:
         found: list[str] = []
         for name, config in self._configs.items():
             speakers: Sequence[str] = list(config.get("speaker_id_map") or {}) if config["num_speakers"] > 1 else []
-            found += [f"{name}#{speaker}" for speaker in speakers] or [name]
+            found += [f"{name}#{tts_engine}" for tts_engine in speakers] or [name]
         return found
 
     def language(self, voice: str) -> str:
         return self._configs[voice.partition("#")[0]]["espeak"]["voice"].lower()
 
-    def speak(self, utterance: Utterance) -> NDArray[np.float32]:
+    def synthesize_audio(self, utterance: Utterance) -> NDArray[np.float32]:
         from piper import SynthesisConfig
 
         if utterance.voice not in self.voices():
             raise InputError(f"voice: Piper has no voice {utterance.voice!r}; there are {', '.join(self.voices())}")
-        name, _, speaker = utterance.voice.partition("#")
+        name, _, tts_engine = utterance.voice.partition("#")
         how = SynthesisConfig(
-            speaker_id=self._configs[name]["speaker_id_map"][speaker] if speaker else None,
+            speaker_id=self._configs[name]["speaker_id_map"][tts_engine] if tts_engine else None,
             length_scale=USUAL_RATE_WPM / utterance.rate_wpm,
             noise_scale=0.0,
             noise_w_scale=0.0,

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from examples import training_start, world_examples
+from examples import toy_examples, training_start
 from PIL import Image
 
 pytest.importorskip("lmms_eval", reason="lmms-eval is not installed (pip install lmms-eval)")
@@ -22,10 +22,10 @@ from lmms_eval.models.registry_v2 import ModelRegistryV2
 
 from selfkd.errors import InputError
 from selfkd.evaluation.backends.lmms_eval import MANIFEST
-from selfkd.evaluation.backends.local import answer_view
+from selfkd.evaluation.backends.local import predict_modality
 from selfkd.evaluation.benchmarks.registry import BENCHMARKS, open_benchmark
 from selfkd.evaluation.samples import sample
-from selfkd.synthesis.sources.registry import World
+from selfkd.synthesis.sources.registry import ToyWorld
 
 
 @pytest.fixture(scope="module")
@@ -44,18 +44,18 @@ def requests_of(adapter, examples, spoken, **settings):
     adapter.task_dict = {"world": {"test": list(examples)}}
 
     def shown(example):
-        picture = Image.open(io.BytesIO(example.image))
-        return [picture, {"array": example.samples(), "sampling_rate": 16_000}] if spoken else [picture]
+        image = Image.open(io.BytesIO(example.image))
+        return [image, {"array": example.samples(), "sampling_rate": 16_000}] if spoken else [image]
 
     text = [("" if spoken else f"<image>\n{e.question}") for e in examples]
     return [SimpleNamespace(args=(t, settings, shown, i, "world", "test")) for i, t in enumerate(text)]
 
 
 def test_replies_are_those_of_our_views(adapter, examples):
-    text = answer_view(adapter.model, adapter.processor, examples, "text")
+    text = predict_modality(adapter.model, adapter.processor, examples, "text")
     assert adapter.generate_until(requests_of(adapter, examples, False)) == [r.text for r in text]
-    speech = answer_view(adapter.model, adapter.processor, examples, "speech")
-    assert adapter.generate_until(requests_of(adapter, examples, True)) == [r.text for r in speech]
+    audio = predict_modality(adapter.model, adapter.processor, examples, "audio")
+    assert adapter.generate_until(requests_of(adapter, examples, True)) == [r.text for r in audio]
 
 
 def test_a_reply_ends_where_the_task_says(adapter, examples):
@@ -65,7 +65,7 @@ def test_a_reply_ends_where_the_task_says(adapter, examples):
 
 
 def test_two_pictures_are_refused(adapter):
-    (request,) = requests_of(adapter, world_examples(1), False)
+    (request,) = requests_of(adapter, toy_examples(1), False)
     both = SimpleNamespace(args=(*request.args[:2], lambda e: request.args[2](e) * 2, *request.args[3:]))
     with pytest.raises(InputError, match="one picture and one sound"):
         adapter.generate_until([both])
@@ -82,8 +82,8 @@ lmms_eval_specific_kwargs: {{default: {{pre_prompt: "", post_prompt: ""}}}}
 
 def test_a_task_of_lmms_eval_gives_the_figures_that_we_give(start, adapter, tmp_path):
     """Its own POPE over a copy in POPE's layout, without the sentence that the embedded model has never read."""
-    asked = [e for e in map(World("test", 5).example, range(200)) if e.kind == "exists"][:24]
-    rows = [{"id": e.id, "question_id": e.id, "question": e.question, "answer": e.truth, "image_source": e.id,
+    asked = [e for e in map(ToyWorld("test", 5).example, range(200)) if e.question_type == "exists"][:24]
+    rows = [{"id": e.id, "question_id": e.id, "question": e.question, "answer": e.target, "image_source": e.id,
              "image": {"bytes": e.image}, "category": "random"} for e in asked]  # fmt: skip
     layout = Features({k: Picture() if k == "image" else Value("string") for k in rows[0]})
     Dataset.from_list(rows, layout).to_parquet(tmp_path / "pope.parquet")
@@ -98,19 +98,19 @@ def test_a_task_of_lmms_eval_gives_the_figures_that_we_give(start, adapter, tmp_
         "--output_path",
         tmp_path / "out",
     ]
-    places = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
-    subprocess.run(list(map(str, command)), env=os.environ | places, check=True, timeout=300, capture_output=True)
+    positions = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
+    subprocess.run(list(map(str, command)), env=os.environ | positions, check=True, timeout=300, capture_output=True)
     (found,) = (tmp_path / "out").rglob("*results*.json")
     theirs = json.loads(found.read_text())["results"]["pope_here"]
     source = open_benchmark("pope", str(tmp_path / "pope.parquet"))
     ours = [replace(source.example(i), answer_format="") for i in range(len(source))]
-    replies = answer_view(adapter.model, adapter.processor, ours, "text")
-    figures = BENCHMARKS["pope"].figures([sample(e, "text", r) for e, r in zip(ours, replies, strict=True)])
-    assert figures["accuracy"] > 80
-    for figure, name in (
+    predictions = predict_modality(adapter.model, adapter.processor, ours, "text")
+    metrics = BENCHMARKS["pope"].metrics([sample(e, "text", r) for e, r in zip(ours, predictions, strict=True)])
+    assert metrics["accuracy"] > 80
+    for metric, name in (
         ("accuracy", "accuracy"),
         ("precision", "precision"),
         ("recall", "recall"),
         ("f1", "f1_score"),
     ):
-        assert 100 * theirs[f"pope_{name},none"] == pytest.approx(figures[figure])
+        assert 100 * theirs[f"pope_{name},none"] == pytest.approx(metrics[metric])

@@ -6,19 +6,19 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from examples import tone, world_examples
+from examples import tone, toy_examples
 from native_models import NATIVE, QWEN_TEMPLATE, QWEN_TOKENS, ids_of, tokenizer
 from transformers import AutoModelForImageTextToText, Qwen2VLImageProcessorPil, WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from selfkd.errors import InputError
-from selfkd.evaluation.backends.local import answer_view, answer_views, choice_log_likelihoods, prompts_of
-from selfkd.model.image_processor import picture_processor_class
+from selfkd.evaluation.backends.local import choice_log_likelihoods, predict_modalities, predict_modality, prompts_of
+from selfkd.model.image_processor import image_processor_class
 from selfkd.model.lora import adapter_parameters, adapters_on
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import SPEECH_TOKEN, OmniProcessor
-from selfkd.synthesis.tts.base import EspeakSpeaker, Utterance
-from selfkd.training.data import VIEWS
+from selfkd.synthesis.tts.base import EspeakEngine, Utterance
+from selfkd.training.data import MODALITIES
 from tests.model.test_backbones import qwen2_vl
 
 
@@ -32,11 +32,13 @@ def with_ears():
     for name, value in ids_of(made).items():
         setattr(config.text_config, name, value)
     images = Qwen2VLImageProcessorPil(patch_size=4, merge_size=2, size={"shortest_edge": 64, "longest_edge": 1024})
-    own = picture_processor_class("qwen2_vl")(image_processor=images, tokenizer=made, chat_template=QWEN_TEMPLATE)
-    ears = WhisperConfig(d_model=16, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=24, decoder_layers=0)
+    own = image_processor_class("qwen2_vl")(image_processor=images, tokenizer=made, chat_template=QWEN_TEMPLATE)
+    encoder = WhisperConfig(
+        d_model=16, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=24, decoder_layers=0
+    )
     vlm = AutoModelForImageTextToText.from_config(config)
     processor = OmniProcessor(own, WhisperFeatureExtractor())
-    return OmniModel.from_parts(vlm, WhisperEncoder(ears), processor.speech_token_id).eval(), processor
+    return OmniModel.from_parts(vlm, WhisperEncoder(encoder), processor.audio_token_id).eval(), processor
 
 
 def native(name):
@@ -56,49 +58,49 @@ def any_model(request, parts):
 @pytest.fixture(scope="module")
 def asked():
     """Four spoken questions: real speech, the last two about one picture, one with an instruction before it."""
-    speaker, examples = EspeakSpeaker(), world_examples(4)
+    tts_engine, examples = EspeakEngine(), toy_examples(4)
     examples[3] = replace(examples[3], image=examples[2].image)
     examples[1] = replace(examples[1], instruction="Look:\n", answer_format="\nOne word.")
-    return [e.spoken(speaker.speak(Utterance(e.question, "en-US")), "en-US") for e in examples]
+    return [e.spoken(tts_engine.synthesize_audio(Utterance(e.question, "en-US")), "en-US") for e in examples]
 
 
 def test_both_views_together_reply_as_each_alone(any_model, asked):
     model, processor = any_model
-    both = answer_views(model, processor, asked, max_new_tokens=8)
-    assert both["text"] == answer_view(model, processor, asked, "text", 8)
-    assert both["speech"] == answer_view(model, processor, asked, "speech", 8)
-    one_by_one = [answer_views(model, processor, [e], max_new_tokens=8) for e in asked]
-    assert both == {view: [replies[view][0] for replies in one_by_one] for view in VIEWS}
-    assert both["text"] != both["speech"], "the views are not told apart"
+    both = predict_modalities(model, processor, asked, max_new_tokens=8)
+    assert both["text"] == predict_modality(model, processor, asked, "text", 8)
+    assert both["audio"] == predict_modality(model, processor, asked, "audio", 8)
+    one_by_one = [predict_modalities(model, processor, [e], max_new_tokens=8) for e in asked]
+    assert both == {modality: [predictions[modality][0] for predictions in one_by_one] for modality in MODALITIES}
+    assert both["text"] != both["audio"], "the views are not told apart"
 
 
 def test_a_picture_is_looked_at_and_read_once_for_both_views(parts, asked):
     model, processor = parts
     tower, looked = model.vlm.base_model.vision_tower, []
     handle = tower.register_forward_hook(lambda _, inputs, output: looked.append(len(output[0])))
-    with patch.object(processor, "look", wraps=processor.look) as look:
-        answer_views(model, processor, asked, max_new_tokens=2)
+    with patch.object(processor, "encode_image", wraps=processor.encode_image) as encode_image:
+        predict_modalities(model, processor, asked, max_new_tokens=2)
     handle.remove()
-    assert look.call_count == sum(looked) == 3
+    assert encode_image.call_count == sum(looked) == 3
 
 
 def test_without_a_picture_and_with_one_in_a_batch(parts, asked):
     model, processor = parts
     examples = [asked[0], replace(asked[1], image=None), replace(asked[2], image=None)]
-    together = answer_views(model, processor, examples, max_new_tokens=8)
-    alone = [answer_views(model, processor, [e], max_new_tokens=8) for e in examples]
-    assert together == {view: [replies[view][0] for replies in alone] for view in VIEWS}
+    together = predict_modalities(model, processor, examples, max_new_tokens=8)
+    alone = [predict_modalities(model, processor, [e], max_new_tokens=8) for e in examples]
+    assert together == {modality: [predictions[modality][0] for predictions in alone] for modality in MODALITIES}
 
 
 def test_an_instruction_that_runs_into_the_question_keeps_one_prefix(parts, asked):
     """Its last letters and the first of the question are one token: the written view alone would be cut before it."""
     _, processor = parts
     example = replace(asked[0], instruction="The im", question="age shows what?")
-    text, speech = prompts_of(processor, [example], VIEWS)[0]
-    alone = [prompts_of(processor, [example], [view])[0][0] for view in VIEWS]
+    text, audio = prompts_of(processor, [example], MODALITIES)[0]
+    alone = [prompts_of(processor, [example], [modality])[0][0] for modality in MODALITIES]
     assert alone[0].prefix_ids != alone[1].prefix_ids
-    assert len(processor([text, speech])["prefix_ids"]) == 1
-    whole = [p.prefix_ids + p.suffix_ids for p in (*alone, text, speech)]
+    assert len(processor([text, audio])["prefix_ids"]) == 1
+    whole = [p.prefix_ids + p.suffix_ids for p in (*alone, text, audio)]
     assert whole[:2] == whole[2:]
 
 
@@ -114,22 +116,22 @@ def adapted(parts):
 
 def test_adapters_are_on_for_the_spoken_ones_alone(parts, asked):
     model, processor = adapted(parts)
-    both = answer_views(model, processor, asked, max_new_tokens=8)
-    assert both["text"] == answer_view(*parts, asked, "text", 8)
-    assert both["speech"] == answer_view(model, processor, asked, "speech", 8)
-    assert both["speech"] != answer_view(*parts, asked, "speech", 8)
+    both = predict_modalities(model, processor, asked, max_new_tokens=8)
+    assert both["text"] == predict_modality(*parts, asked, "text", 8)
+    assert both["audio"] == predict_modality(model, processor, asked, "audio", 8)
+    assert both["audio"] != predict_modality(*parts, asked, "audio", 8)
 
 
 def test_it_stops_where_all_have_ended(parts, asked):
     model, processor = parts
     calls = []
     handle = model.vlm.get_output_embeddings().register_forward_hook(lambda *_: calls.append(1))
-    written = answer_views(model, processor, asked[:2], ["text"], max_new_tokens=200)["text"]
+    written = predict_modalities(model, processor, asked[:2], ["text"], max_new_tokens=200)["text"]
     handle.remove()
-    longest = max(len(processor.ids(reply.text)) for reply in written)
+    longest = max(len(processor.ids(prediction.text)) for prediction in written)
     assert len(calls) == longest + 1 < 100, "one more for the end of the turn"
-    short = answer_views(model, processor, asked[:2], ["text"], max_new_tokens=1)["text"]
-    assert [len(processor.ids(reply.text)) for reply in short] == [1, 1]
+    short = predict_modalities(model, processor, asked[:2], ["text"], max_new_tokens=1)["text"]
+    assert [len(processor.ids(prediction.text)) for prediction in short] == [1, 1]
 
 
 def plain_log_likelihood(model, prompt, answer_ids):
@@ -141,23 +143,23 @@ def plain_log_likelihood(model, prompt, answer_ids):
         if model.config.vlm_config.model_type.startswith("qwen2_5_omni"):
             del inputs["mm_token_type_ids"]
             inputs["attention_mask"] = torch.ones_like(ids)
-    speech = prompt.speech_inputs
+    audio = prompt.audio_inputs
     with torch.no_grad():
-        if speech and not model.hears_natively:
-            listened, mask, _ = model.listen(ids, torch.ones_like(ids), speech)
+        if audio and not model.is_native:
+            listened, mask, _ = model.merge_audio_embeddings(ids, torch.ones_like(ids), audio)
             if "mm_token_type_ids" in inputs:
                 inputs |= whole_positions(model, prompt, mask.shape[1])
             logits = model.vlm(attention_mask=mask, **listened, **inputs).logits
         else:
-            logits = model.vlm(input_ids=ids, **inputs, **speech).logits
+            logits = model.vlm(input_ids=ids, **inputs, **audio).logits
     log_p = logits[0, -len(answer_ids) - 1 : -1].float().log_softmax(-1)
     return float(log_p[range(len(answer_ids)), answer_ids].sum())
 
 
-def whole_positions(model, prompt, places):
+def whole_positions(model, prompt, positions):
     """Token types and positions of a whole prompt of Qwen2-VL's with speech in it, as transformers' own counting gives
     them for as many ordinary tokens in the place of the speech."""
-    stand_in = torch.tensor([prompt.prefix_ids + [5] * (places - len(prompt.prefix_ids))])
+    stand_in = torch.tensor([prompt.prefix_ids + [5] * (positions - len(prompt.prefix_ids))])
     types = (stand_in == model.config.vlm_config.image_token_id).int()
     grid = prompt.image_inputs["image_grid_thw"]
     positions, _ = model.vlm.base_model.get_rope_index(stand_in, types, image_grid_thw=grid)
@@ -170,11 +172,11 @@ CANDIDATES = [["A", "B"], ["a red star", "a red circle", "no"], ["yes", "no"], [
 def test_likelihood_is_that_of_a_plain_forward_pass(any_model, asked):
     model, processor = any_model
     found = choice_log_likelihoods(model, processor, asked, CANDIDATES)
-    for example, prompts in enumerate(prompts_of(processor, asked, VIEWS)):
-        for view, prompt in zip(VIEWS, prompts, strict=True):
+    for example, prompts in enumerate(prompts_of(processor, asked, MODALITIES)):
+        for modality, prompt in zip(MODALITIES, prompts, strict=True):
             answers = [processor.ids(c) for c in CANDIDATES[example]]
             expected = [plain_log_likelihood(model, prompt, ids) for ids in answers]
-            assert found[view][example] == pytest.approx(expected, rel=1e-5, abs=1e-5)
+            assert found[modality][example] == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
 def test_all_tokens_of_the_vocabulary_have_probability_one(parts, asked):
@@ -183,8 +185,8 @@ def test_all_tokens_of_the_vocabulary_have_probability_one(parts, asked):
     every = [str(token) for token in range(len(head))]  # each stands for that token
     with patch.object(processor, "response_ids", side_effect=lambda text, _: [int(text), processor.end_id]):
         found = choice_log_likelihoods(model, processor, asked[:1], [every])
-    for view in VIEWS:
-        assert torch.tensor(found[view][0]).logsumexp(0).item() == pytest.approx(0, abs=1e-5)
+    for modality in MODALITIES:
+        assert torch.tensor(found[modality][0]).logsumexp(0).item() == pytest.approx(0, abs=1e-5)
 
 
 def test_adapters_count_in_the_spoken_view_alone(parts, asked):
@@ -192,7 +194,7 @@ def test_adapters_count_in_the_spoken_view_alone(parts, asked):
     found = choice_log_likelihoods(model, processor, asked, CANDIDATES)
     plain = choice_log_likelihoods(*parts, asked, CANDIDATES)
     assert found["text"] == plain["text"]
-    assert found["speech"][0] != pytest.approx(plain["speech"][0], abs=1e-2)
+    assert found["audio"][0] != pytest.approx(plain["audio"][0], abs=1e-2)
     with torch.no_grad(), adapters_on(model.vlm):
         on_for_all = choice_log_likelihoods(model, processor, asked, CANDIDATES, ["text"])["text"]
     assert on_for_all[0] != pytest.approx(found["text"][0], abs=1e-2)
@@ -207,4 +209,4 @@ def test_candidates_that_cannot_be_scored(parts, asked, candidates):
 def test_no_room_for_the_reply(parts, asked):
     long = asked[0].spoken(tone(10), "tone")
     with pytest.raises(InputError, match="do not fit the model's context of 48"):
-        answer_views(*parts, [long], max_new_tokens=2000)
+        predict_modalities(*parts, [long], max_new_tokens=2000)

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import soundfile
 from chat_server import LONG_TEXT, chat_server, pair_of, read_parts
-from examples import tone, world_examples
+from examples import tone, toy_examples
 from PIL import Image
 
 from selfkd.data.example import Example
 from selfkd.errors import InputError
-from selfkd.evaluation.backends.endpoint import EndpointAnswerer, audio_part, image_part
+from selfkd.evaluation.backends.endpoint import EndpointClient, audio_part, image_part
 from selfkd.evaluation.backends.openai_client import EndpointSettings, Usage, kept_usage
 
 pytest.importorskip("openai")
@@ -41,44 +41,44 @@ def server():
         yield chat
 
 
-def answerer(server, view="speech", **settings):
+def answerer(server, modality="audio", **settings):
     chosen = {"concurrency": 4, "timeout_seconds": 60.0, "max_retries": 2} | settings
-    return EndpointAnswerer(server.url, "some-model", view, EndpointSettings(**chosen))
+    return EndpointClient(server.url, "some-model", modality, EndpointSettings(**chosen))
 
 
-def pair(example: Example, view: str = "speech") -> str:
+def pair(example: Example, modality: str = "audio") -> str:
     """What the server must say of an example, from the example alone."""
-    if view == "text":
+    if modality == "text":
         return pair_of(example.image or b"", example.question.encode())
-    return pair_of(example.image or b"", soundfile.read(io.BytesIO(example.speech), dtype="int16")[0].tobytes())
+    return pair_of(example.image or b"", soundfile.read(io.BytesIO(example.audio), dtype="int16")[0].tobytes())
 
 
 def many(count: int) -> list[Example]:
     """Examples that differ in picture and sound, quickly made."""
-    picture = np.zeros((8, 8, 3), np.uint8)
+    image = np.zeros((8, 8, 3), np.uint8)
     made = []
     for i in range(count):
-        picture[0, 0] = i
+        image[0, 0] = i
         buffer = io.BytesIO()
-        Image.fromarray(picture).save(buffer, format="PNG")
+        Image.fromarray(image).save(buffer, format="PNG")
         example = Example(f"e{i}", f"How many are there of thing number {i}?", "two", "s", "count", "two")
         made.append(replace(example, image=buffer.getvalue()).spoken(tone(0.1 + i / 1000), "tone"))
     return made
 
 
-@pytest.mark.parametrize("view", ["text", "speech"])
-def test_what_is_sent_in_each_view(server, view):
+@pytest.mark.parametrize("modality", ["text", "audio"])
+def test_what_is_sent_in_each_view(server, modality):
     """Picture, instruction, question, form of the answer; the question written or spoken, never both."""
-    example = replace(world_examples(1)[0], instruction="Look well.\n", answer_format="\nOne word.")
+    example = replace(toy_examples(1)[0], instruction="Look well.\n", answer_format="\nOne word.")
     bare = replace(example, image=None, instruction="", answer_format="")
-    asking = answerer(server, view, max_new_tokens=7)
-    assert [r.text for r in asking.answer([example, bare])] == [pair(example, view), pair(bare, view)]
+    asking = answerer(server, modality, max_new_tokens=7)
+    assert [r.text for r in asking.answer([example, bare])] == [pair(example, modality), pair(bare, modality)]
     first, second = sorted(server.asked, key=lambda a: -len(a.parts))
-    question = {"text": "text", "speech": "input_audio"}[view]
+    question = {"text": "text", "audio": "input_audio"}[modality]
     assert [p["type"] for p in first.parts] == ["image_url", "text", question, "text"]
     assert [p["type"] for p in second.parts] == [question]
-    assert first.texts == ["Look well.\n", *([example.question] if view == "text" else []), "\nOne word."]
-    assert (example.question in str(first.body)) == (view == "text")
+    assert first.texts == ["Look well.\n", *([example.question] if modality == "text" else []), "\nOne word."]
+    assert (example.question in str(first.body)) == (modality == "text")
     assert {k: first.body[k] for k in ("model", "temperature", "max_tokens")} == {
         "model": "some-model", "temperature": 0, "max_tokens": 7,
     }  # fmt: skip
@@ -93,7 +93,7 @@ def test_media_type_is_that_of_the_bytes(format_name, media_type):
     """What endpoints read goes as it is; another format goes as PNG."""
     buffer = io.BytesIO()
     Image.new("RGB", (9, 5), "red").save(buffer, format=format_name)
-    example = replace(world_examples(1)[0], image=buffer.getvalue())
+    example = replace(toy_examples(1)[0], image=buffer.getvalue())
     part = image_part(example)
     assert part["image_url"]["url"].startswith(f"data:{media_type};base64,")
     image, _ = read_parts([part, {"type": "text", "text": "x"}])
@@ -103,9 +103,9 @@ def test_media_type_is_that_of_the_bytes(format_name, media_type):
 
 def test_sound_is_a_wav_of_the_very_samples():
     loud = np.array([0, 1, -1, 32_767, -32_768, 12_345] * 500, np.int16)
-    example = world_examples(1)[0].spoken(loud / 32_768, "loud")
-    _, sound = read_parts([audio_part(example)])
-    assert np.array_equal(np.frombuffer(sound, np.int16), loud)
+    example = toy_examples(1)[0].spoken(loud / 32_768, "loud")
+    _, audio_clip = read_parts([audio_part(example)])
+    assert np.array_equal(np.frombuffer(audio_clip, np.int16), loud)
 
 
 def test_order_and_pairs_under_concurrency(server):
@@ -124,9 +124,9 @@ def test_order_and_pairs_under_concurrency(server):
     asking = answerer(server, concurrency=16, timeout_seconds=60)
     came = list(asking.answer_each(iter(examples)))
     assert [i for i, _ in came] != list(range(100)) and sorted(i for i, _ in came) == list(range(100))
-    assert all(reply.text == pair(examples[i]) and not reply.error for i, reply in came)
-    assert all(0 < reply.seconds < 60 for _, reply in came)
-    assert server.most_at_once == 16
+    assert all(prediction.text == pair(examples[i]) and not prediction.error for i, prediction in came)
+    assert all(0 < prediction.seconds < 60 for _, prediction in came)
+    assert server.max_at_once == 16
     assert [r.text for r in asking.answer(examples[:20])] == [pair(e) for e in examples[:20]]
 
 
@@ -162,12 +162,12 @@ def test_what_does_not_pass_is_the_error_of_its_item_alone(server):
     examples = many(2 * len(RETRIED))
     server.script = {pair(e): [b] * 3 for e, b in zip(examples[::2], RETRIED, strict=True)}
     asking = answerer(server, timeout_seconds=1.5, concurrency=16)
-    replies = asking.answer(examples)
-    assert [r.text for r in replies[1::2]] == [pair(e) for e in examples[1::2]]
-    for behaviour, reply in zip(RETRIED, replies[::2], strict=True):
+    predictions = asking.answer(examples)
+    assert [r.text for r in predictions[1::2]] == [pair(e) for e in examples[1::2]]
+    for behaviour, prediction in zip(RETRIED, predictions[::2], strict=True):
         expected = {"hang": "no whole response within 1.5 s", "drip": "no whole response", "cut": "Connection error"}
-        assert reply.text == "" and expected.get(behaviour, f"Error code: {behaviour}") in reply.error
-        assert "sk-secret" not in reply.error
+        assert prediction.text == "" and expected.get(behaviour, f"Error code: {behaviour}") in prediction.error
+        assert "sk-secret" not in prediction.error
     assert asking.usage.requests == 3 * len(RETRIED) + len(RETRIED)
 
 
@@ -213,10 +213,10 @@ def test_odd_bodies_with_status_200(server):
     """No text, no reply: an error that names what came. Not asked again: the server thinks that it answered."""
     examples = many(2 * len(ODD))
     server.script = {pair(e): [b] for e, b in zip(examples[::2], ODD, strict=True)}
-    replies = answerer(server).answer(examples)
-    assert [r.text for r in replies[1::2]] == [pair(e) for e in examples[1::2]]
-    for reply, reason in zip(replies[::2], ODD.values(), strict=True):
-        assert reply.text == "" and reason in reply.error
+    predictions = answerer(server).answer(examples)
+    assert [r.text for r in predictions[1::2]] == [pair(e) for e in examples[1::2]]
+    for prediction, reason in zip(predictions[::2], ODD.values(), strict=True):
+        assert prediction.text == "" and reason in prediction.error
     assert len(server.asked) == len(examples)
 
 
@@ -224,9 +224,9 @@ def test_odd_texts_are_replies(server):
     behaviours = ["parts", "bytes", "surrogate", "endless", "refusal", "silence", "no usage", "odd usage"]
     examples = many(len(behaviours))
     server.script = {pair(e): [b] for e, b in zip(examples, behaviours, strict=True)}
-    replies = answerer(server).answer(examples)
-    assert [r.error for r in replies] == [""] * len(examples)
-    said = dict(zip(behaviours, ((r.text, pair(e)) for r, e in zip(replies, examples, strict=True)), strict=True))
+    predictions = answerer(server).answer(examples)
+    assert [r.error for r in predictions] == [""] * len(examples)
+    said = dict(zip(behaviours, ((r.text, pair(e)) for r, e in zip(predictions, examples, strict=True)), strict=True))
     for behaviour, ending in (
         ("parts", ""), ("bytes", " caf\ufffd"), ("surrogate", " \ufffd and \U0001f600"),
         ("endless", LONG_TEXT.rstrip()), ("no usage", ""), ("odd usage", ""),
@@ -241,9 +241,12 @@ def test_an_item_that_the_server_refuses(server):
     """400 is not asked again and is that item's; so is 401 once the server has answered others."""
     examples = many(6)
     server.script = {pair(examples[1]): ["400"], pair(examples[3]): ["401"], pair(examples[4]): ["422"]}
-    replies = answerer(server, concurrency=1).answer(examples)
-    assert [bool(r.error) for r in replies] == [False, True, False, True, True, False]
-    assert "Error code: 400" in replies[1].error and "status 400 on demand, Bearer (OPENAI_API_KEY)" in replies[1].error
+    predictions = answerer(server, concurrency=1).answer(examples)
+    assert [bool(r.error) for r in predictions] == [False, True, False, True, True, False]
+    assert (
+        "Error code: 400" in predictions[1].error
+        and "status 400 on demand, Bearer (OPENAI_API_KEY)" in predictions[1].error
+    )
     assert len(server.asked) == 6
 
 
@@ -257,11 +260,11 @@ def test_a_wrong_key_url_or_model_ends_the_run_at_once(server, status):
 
 def test_examples_that_cannot_be_sent_are_not_asked(server):
     examples = many(4)
-    examples[1] = replace(examples[1], speech=None)
+    examples[1] = replace(examples[1], audio=None)
     examples[2] = replace(examples[2], image=b"no picture")
-    replies = answerer(server).answer(examples)
-    assert "e1: field speech" in replies[1].error and "e2: field image" in replies[2].error
-    assert [r.text for r in replies[::3]] == [pair(examples[0]), pair(examples[3])] and len(server.asked) == 2
+    predictions = answerer(server).answer(examples)
+    assert "e1: field audio" in predictions[1].error and "e2: field image" in predictions[2].error
+    assert [r.text for r in predictions[::3]] == [pair(examples[0]), pair(examples[3])] and len(server.asked) == 2
 
 
 def test_a_dead_server_ends_the_run_and_keeps_what_was_answered(server):
@@ -270,11 +273,11 @@ def test_a_dead_server_ends_the_run_and_keeps_what_was_answered(server):
     server.script = {pair(e): [] for e in examples[:10]}
     server.script[pair(examples[3])] = ["503"] * 3
     server.always = "503"
-    asking = answerer(server, concurrency=2, most_failures=5)
+    asking = answerer(server, concurrency=2, max_failures=5)
     kept = {}
     with pytest.raises(InputError, match=r"some-model at .*: 5 items failed one after another: .*Error code: 503"):
-        for i, reply in asking.answer_each(examples):
-            kept[i] = reply
+        for i, prediction in asking.answer_each(examples):
+            kept[i] = prediction
     assert sorted(i for i, r in kept.items() if not r.error) == [0, 1, 2, *range(4, 10)]
     assert len(kept) <= 17 and len(server.asked) <= 60
     with pytest.raises(
@@ -284,10 +287,10 @@ def test_a_dead_server_ends_the_run_and_keeps_what_was_answered(server):
 
 
 def test_a_server_that_is_not_there(server):
-    asking = EndpointAnswerer("http://127.0.0.1:9/v1", "m", "text", EndpointSettings(max_retries=1, most_failures=3))
+    asking = EndpointClient("http://127.0.0.1:9/v1", "m", "text", EndpointSettings(max_retries=1, max_failures=3))
     with pytest.raises(InputError, match=r"3 items failed one after another: .*Connect"):
         asking.answer(many(10))
-    assert len(EndpointAnswerer("http://127.0.0.1:9/v1", "m", "text").answer([])) == 0
+    assert len(EndpointClient("http://127.0.0.1:9/v1", "m", "text").answer([])) == 0
 
 
 def test_pace(server):
@@ -308,16 +311,16 @@ def test_budget(server):
     examples = many(20)
     settings = EndpointSettings(concurrency=1, price_in=5, price_out=100, budget=0.02)
     usage = Usage()
-    spoken = EndpointAnswerer(server.url, "m", "speech", settings, usage)
-    replies = spoken.answer(examples)
-    assert [r.text for r in replies[:4]] == [pair(e) for e in examples[:4]]
-    assert {r.error for r in replies[4:]} == {"budget of $0.02 reached"} and len(server.asked) == 4
+    spoken = EndpointClient(server.url, "m", "audio", settings, usage)
+    predictions = spoken.answer(examples)
+    assert [r.text for r in predictions[:4]] == [pair(e) for e in examples[:4]]
+    assert {r.error for r in predictions[4:]} == {"budget of $0.02 reached"} and len(server.asked) == 4
     assert asdict(usage) == {
         "requests": 4, "retries": 0, "prompt_tokens": 4000, "completion_tokens": 40, "dollars": pytest.approx(0.024),
     }  # fmt: skip
-    written = EndpointAnswerer(server.url, "m", "text", settings, usage)  # the same purse
+    written = EndpointClient(server.url, "m", "text", settings, usage)  # the same purse
     assert written.answer(examples[:1])[0].error == "budget of $0.02 reached"
-    more = EndpointAnswerer(server.url, "m", "speech", replace(settings, budget=0.2), usage)  # what is left is resumed
+    more = EndpointClient(server.url, "m", "audio", replace(settings, budget=0.2), usage)  # what is left is resumed
     assert [r.text for r in more.answer(examples[4:])] == [pair(e) for e in examples[4:]]
 
 
@@ -354,20 +357,20 @@ def test_bad_input_names_its_field(monkeypatch):
         ({"requests_per_minute": -1}, "requests_per_minute"),
         ({"timeout_seconds": 0}, "timeout_seconds"),
         ({"budget": 1}, "budget"),
-        ({"most_failures": 0}, "most_failures"),
+        ({"max_failures": 0}, "max_failures"),
     ):
         with pytest.raises(InputError, match=f"^{field}: "):
             EndpointSettings(**bad)
     with pytest.raises(InputError, match=r"^url: "):
-        EndpointAnswerer("localhost:8000", "m", "text")
+        EndpointClient("localhost:8000", "m", "text")
     with pytest.raises(InputError, match=r"^model: "):
-        EndpointAnswerer("", "", "text")
+        EndpointClient("", "", "text")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-schlüssel")
     with pytest.raises(InputError, match=r"^OPENAI_API_KEY: (?!.*schl)"):
-        EndpointAnswerer("", "m", "text")
+        EndpointClient("", "m", "text")
 
 
 def test_without_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(InputError, match=r"pip install 'selfkd\[openai\]'"):
-        EndpointAnswerer("", "m", "text").answer(many(1))
+        EndpointClient("", "m", "text").answer(many(1))

@@ -155,7 +155,7 @@ def test_an_article_is_no_letter(noun, frame, article):
 
 
 # the four faults by which this reader was asked for, as their scripts have them
-@pytest.mark.parametrize(("reply", "letter"), [
+@pytest.mark.parametrize(("prediction", "letter"), [
     # eval_05_rejected_letter_is_chosen
     ("It is not A.", None), ("The answer is not A", None), ("(A) is incorrect; I pick B", "B"),
     ("It is not (A). C", "C"), ("Option A is wrong. The right one is C", "C"),
@@ -171,8 +171,8 @@ def test_an_article_is_no_letter(noun, frame, article):
     ("The answer is A rather than B.", "A"), ("It is A rather than B.", "A"), ("A not B", "A"),
     ("Option A fits better than option B.", "A"), ("Neither A nor B", None),
 ])  # fmt: skip
-def test_faults(reply, letter):
-    assert chosen_letter(reply, TEXTS) == letter
+def test_faults(prediction, letter):
+    assert chosen_letter(prediction, TEXTS) == letter
 
 
 REF_01 = """{} seems right.|{} looks correct.|{} would be right.|{} fits best.|{} matches the picture.

@@ -14,32 +14,32 @@ OPTIONS = {"A": "red", "B": "dark red", "C": "vitamin C", "D": "a dog"}
 def graded(name, *cases):
     """Samples of (truth, reply, category, details), graded by the benchmark's own rule."""
     samples = []
-    for number, (truth, reply, category, details) in enumerate(cases):
-        sample = {"id": str(number), "question": "?", "truth": truth, "category": category, "details": details}
-        grade = BENCHMARKS[name].grade(sample, reply)
+    for number, (target, prediction, category, details) in enumerate(cases):
+        sample = {"id": str(number), "question": "?", "target": target, "category": category, "details": details}
+        grade = BENCHMARKS[name].grade(sample, prediction)
         assert 0 <= grade.score <= 1
         samples.append(sample | {"parsed": grade.parsed, "score": grade.score})
     return samples
 
 
-def figures(name, *cases):
-    result = BENCHMARKS[name].figures(graded(name, *cases))
+def metrics(name, *cases):
+    result = BENCHMARKS[name].metrics(graded(name, *cases))
     assert next(iter(result)) == HEADLINES[name]
     return result
 
 
-@pytest.mark.parametrize(("reply", "answer"), [
+@pytest.mark.parametrize(("prediction", "answer"), [
     ("Yes", "yes"), ("no.", "no"), ("Y", "yes"), ("No, there is not.", "no"), ("There is no dog.", "no"),
     ("Yes, no doubt", "yes"), ("yes " * 3000, "yes"), ("I would say yes", "yes"),
     ("", None), ("Yes or no?", None), ("yes/no", None), ("Ja, natürlich", "yes"), ("是", "yes"),
     ("nothing known", None),
     ("It may be yes, it may be no", None), ("The sky is blue. " * 500, None),
 ])  # fmt: skip
-def test_yes_or_no(reply, answer):
-    assert yes_or_no(reply) == answer
+def test_yes_or_no(prediction, answer):
+    assert yes_or_no(prediction) == answer
 
 
-@pytest.mark.parametrize(("reply", "letter"), [
+@pytest.mark.parametrize(("prediction", "letter"), [
     ("B", "B"), ("b.", "B"), ("(B)", "B"), ("Option B", "B"), ("B. dark red", "B"), ("B) dark red", "B"),
     ("**B**", "B"),
     ("D: a dog", "D"), ("The answer is B because A is not", "B"), ("Answer: (B)", "B"), ("I think it is B", "B"),
@@ -60,8 +60,8 @@ def test_yes_or_no(reply, answer):
     ("A. red\nB. dark red\nC. vitamin C\nD. a dog", None), ("", None), ("E", None), ("rojo oscuro", None),
     ("It shows many things, B among them. " * 200, None), ("some dark red thing on a table " * 200, None),
 ])  # fmt: skip
-def test_chosen_letter(reply, letter):
-    assert chosen_letter(reply, OPTIONS) == letter
+def test_chosen_letter(prediction, letter):
+    assert chosen_letter(prediction, OPTIONS) == letter
 
 
 def test_options_that_are_letters_or_unknown():
@@ -82,11 +82,11 @@ def test_options_are_read_off_a_question(question, options):
 
 
 def test_mme():
-    def pair(category, picture, *replies):
-        truths = ("yes", "no")
-        return [(t, r, category, {"picture": picture}) for t, r in zip(truths, replies, strict=True)]
+    def pair(category, image, *predictions):
+        targets = ("yes", "no")
+        return [(t, r, category, {"picture": image}) for t, r in zip(targets, predictions, strict=True)]
 
-    result = figures("mme", *pair("count", "1", "Yes", "No"), *pair("count", "2", "Yes", "yes."),
+    result = metrics("mme", *pair("count", "1", "Yes", "No"), *pair("count", "2", "Yes", "yes."),
                      *pair("OCR", "1", "", "No, it does not"), *pair("code_reasoning", "1", "yes", "no"))  # fmt: skip
     # count: acc 3/4 = 75, acc+ 1/2 = 50; OCR: acc 50, acc+ 0; code: 100 + 100
     assert result["count acc"] == 75 and result["count acc+"] == 50
@@ -99,17 +99,17 @@ def test_mme_goes_to_2800_and_its_headline_is_a_28th():
                   "OCR")  # fmt: skip
     cases = [(t, t if category != "OCR" else "yes", category, {"picture": "1"})
              for category in (*perception, *COGNITION) for t in ("yes", "no")]  # fmt: skip
-    result = figures("mme", *cases)
+    result = metrics("mme", *cases)
     # thirteen subtasks of 200; "yes" to both OCR questions: acc 50, acc+ 0
     assert (result["perception"], result["cognition"], result["total"]) == (1850, 800, 2650)
     assert result["score"] == pytest.approx(2650 / 28)
 
 
 def test_pope():
-    def case(truth, reply, category):
-        return truth, reply, category, {}
+    def case(target, prediction, category):
+        return target, prediction, category, {}
 
-    result = figures("pope", case("yes", "Yes", "random"), case("yes", "Yes.", "random"), case("yes", "No", "random"),
+    result = metrics("pope", case("yes", "Yes", "random"), case("yes", "Yes.", "random"), case("yes", "No", "random"),
                      case("yes", "A dog", "popular"), case("no", "Yes", "popular"),
                      case("no", "No", "popular"))  # fmt: skip
     # said yes 3 times, 2 of them rightly; 4 are there: precision 2/3, recall 2/4, F1 = 2*(2/3)(1/2)/(2/3+1/2) = 4/7
@@ -122,11 +122,11 @@ def test_pope():
 
 
 def test_hallusionbench():
-    def case(right, category, set_id, figure, question):
-        details = {"set_id": set_id, "figure_id": figure, "question_id": question}
+    def case(right, category, set_id, metric, question):
+        details = {"set_id": set_id, "figure_id": metric, "question_id": question}
         return "yes", "Yes" if right else "No", category, details
 
-    result = figures(
+    result = metrics(
         "hallusionbench",
         *(case(True, "VD/ocr", "0", "0", q) for q in "01"),  # figure 0: both right
         case(True, "VD/ocr", "0", "1", "0"), case(False, "VD/ocr", "0", "1", "1"),  # figure 1: one wrong
@@ -142,7 +142,7 @@ def test_textvqa_agreement():
     # four: leave any out, three are left or four: all 1. three: 2/3 three times, 1 seven times
     assert agreement("dakota", ["dakota"] * 4 + ["x"] * 6) == 1
     assert agreement("dakota", ["dakota"] * 3 + ["x"] * 7) == pytest.approx((3 * 2 / 3 + 7) / 10)
-    result = figures("textvqa", ("Dakota", "The Dakota.", "", {"answers": ["Dakota"] * 10}),
+    result = metrics("textvqa", ("Dakota", "The Dakota.", "", {"answers": ["Dakota"] * 10}),
                      ("x", "", "", {"answers": [""] * 10}))  # fmt: skip
     assert result == {"vqa accuracy": 50}
 
@@ -162,22 +162,22 @@ def test_contractions_of_the_vqa_evaluation():
     assert len(CONTRACTIONS) == 114  # the official table, but for two that change nothing and four with capitals
 
 
-@pytest.mark.parametrize(("said", "truth", "right"), [
+@pytest.mark.parametrize(("spoken_text", "target", "right"), [
     ("105", "100", True), ("95", "100", True), ("105.1", "100", False), ("-3", "-3.1", True), ("3", "-3", False),
     ("14.0", "14", True), ("5%", "0.05", True), ("5", "5%", False), ("5.2%", "5%", True), ("0", "0", True),
     ("0.0", "0", False), ("yes", "Yes", True), ("Yes.", "Yes", False), ("nan", "14", False), ("14 apples", "14", False),
 ])  # fmt: skip
-def test_chartqa_relaxed_accuracy(said, truth, right):
-    assert is_close(said, truth) is right
+def test_chartqa_relaxed_accuracy(said, target, right):
+    assert is_close(said, target) is right
 
 
 def test_chartqa_figures():
-    result = figures("chartqa", ("100", " 104 ", "human", {}), ("100", "110", "human", {}), ("a", "A", "augmented", {}),
+    result = metrics("chartqa", ("100", " 104 ", "human", {}), ("100", "110", "human", {}), ("a", "A", "augmented", {}),
                      ("a", "A", "augmented", {}), ("a", "", "augmented", {}))  # fmt: skip
     assert result == pytest.approx({"relaxed accuracy": 60, "augmented": 200 / 3, "human": 50})
 
 
-@pytest.mark.parametrize(("said", "answers", "score"), [
+@pytest.mark.parametrize(("spoken_text", "answers", "score"), [
     ("Hello", ["hello"], 1), ("  hello   world ", ["Hello world"], 1), ("helo", ["hello"], 1 - 1 / 5),
     ("kitten", ["sitting"], 1 - 3 / 7), ("abcd", ["abxy"], 0.5), ("abcde", ["abxyz"], 0), ("x", ["hello"], 0),
     ("hallo", ["x", "hello"], 0.8), ("x" + " " * 1000, ["hello"], 0), ("hello " * 1000, ["hello"], 0),
@@ -188,17 +188,17 @@ def test_anls(said, answers, score):
 
 @pytest.mark.parametrize("name", ["docvqa", "infovqa"])
 def test_anls_figures(name):
-    result = figures(name, ("1", "1", "", {"answers": ["1"]}), ("h", "helo", "", {"answers": ["x", "hello"]}),
+    result = metrics(name, ("1", "1", "", {"answers": ["1"]}), ("h", "helo", "", {"answers": ["x", "hello"]}),
                      ("h", "", "", {"answers": ["hello"]}))  # fmt: skip
     assert result == {"anls": pytest.approx(100 * (1 + 0.8 + 0) / 3)}
 
 
 def test_ocrbench():
-    def case(reply, answers, category, dataset="IIIT5K"):
-        return answers[0], reply, category, {"answers": answers, "dataset": dataset}
+    def case(prediction, answers, category, dataset="IIIT5K"):
+        return answers[0], prediction, category, {"answers": answers, "dataset": dataset}
 
     formula = "Handwritten Mathematical Expression Recognition"
-    result = figures(
+    result = metrics(
         "ocrbench",
         case("It says Centre.", ["CENTRE"], "Regular Text Recognition"), case("cen tre", ["centre"], "Digit String "
         "Recognition"), case("15\n%", ["x", "15 %"], "Doc-oriented VQA", "docVQA"),
@@ -211,34 +211,34 @@ def test_ocrbench():
 
 
 def test_mmstar():
-    def case(reply, category, ability):
-        return "A", reply, category, {"options": dict.fromkeys("ABCD", ""), "ability": ability}
+    def case(prediction, category, ability):
+        return "A", prediction, category, {"options": dict.fromkeys("ABCD", ""), "ability": ability}
 
-    result = figures("mmstar", case("A", "math", "geometry"), case("B", "math", "geometry"), case("A", "math",
+    result = metrics("mmstar", case("A", "math", "geometry"), case("B", "math", "geometry"), case("A", "math",
                      "statistics"), case("", "logical reasoning", "code"))  # fmt: skip
     assert result == pytest.approx({"accuracy": 50, "logical reasoning": 0, "math": 200 / 3,
                                     "mean of abilities": 100 * (0.5 + 1 + 0) / 3})  # fmt: skip
 
 
 def test_ai2d_and_realworldqa():
-    assert figures("ai2d", ("B", "dark red", "", {"options": OPTIONS}), ("A", "B", "", {"options": OPTIONS}))[
+    assert metrics("ai2d", ("B", "dark red", "", {"options": OPTIONS}), ("A", "B", "", {"options": OPTIONS}))[
         "accuracy"
     ] == 50  # fmt: skip
     word, choice = {"options": {}}, {"options": OPTIONS}
-    result = figures("realworldqa", ("3", "3.", "word", word), ("Yes", "yes", "word", word), ("3", "three", "word",
+    result = metrics("realworldqa", ("3", "3.", "word", word), ("Yes", "yes", "word", word), ("3", "three", "word",
                      word), ("C", "C. vitamin C", "choice", choice))  # fmt: skip
     assert result == pytest.approx({"accuracy": 75, "choice": 100, "word": 200 / 3})
 
 
 def test_mmbench_circular():
-    def case(index, truth, reply, category="logic"):
-        return truth, reply, category, {"options": {"A": "x y", "B": "z w"}, "index": index}
+    def case(index, target, prediction, category="logic"):
+        return target, prediction, category, {"options": {"A": "x y", "B": "z w"}, "index": index}
 
     plain = [case(1, "A", "A"), case(2, "B", "B"), case(3, "A", "B", "ocr")]
-    assert figures("mmbench", *plain) == pytest.approx(
+    assert metrics("mmbench", *plain) == pytest.approx(
         {"accuracy": 200 / 3, "vanilla": 200 / 3, "logic": 100, "ocr": 0}
     )
     # question 1 right under both rotations, question 2 right once only, question 3 right when rotated
     turned = [case(1_000_001, "B", "z w"), case(1_000_002, "A", "B"), case(1_000_003, "B", "B", "ocr")]
     expected = {"accuracy": 100 / 3, "vanilla": 200 / 3, "circular": 100 / 3, "logic": 50, "ocr": 0}
-    assert figures("mmbench", *plain, *turned) == pytest.approx(expected)
+    assert metrics("mmbench", *plain, *turned) == pytest.approx(expected)

@@ -17,11 +17,11 @@ from datasets import Dataset, Features, Value, load_dataset
 from datasets import Image as Picture
 from PIL import Image
 
-from selfkd.data.example import encode_picture
+from selfkd.data.example import image_to_png
 from selfkd.data.lazy_images import dataset_rows, parquet_rows
 
 LARGE_MB = int(os.environ.get("SELFKD_LARGE_COPY_MB", "120"))
-PICTURE_SIDE = 400  # of noise, which no format makes smaller: 480 kB as PNG, what a page of DocVQA has
+IMAGE_SIDE = 400  # of noise, which no format makes smaller: 480 kB as PNG, what a page of DocVQA has
 # the peaks are sampled: what the system calls a process's peak holds that of the process that it was forked from
 _MEASURE = """
 import json, sys, threading
@@ -78,10 +78,10 @@ def noise_copy(path, megabytes):
         while path.stat().st_size < megabytes * 2**20:
             group = []
             for _ in range(20):
-                noise = rng.integers(0, 256, (PICTURE_SIDE, PICTURE_SIDE, 3), dtype=np.uint8)
-                picture = {"bytes": encode_picture(Image.fromarray(noise))}
+                noise = rng.integers(0, 256, (IMAGE_SIDE, IMAGE_SIDE, 3), dtype=np.uint8)
+                pil_image = {"bytes": image_to_png(Image.fromarray(noise))}
                 row = {"questionId": str(rows), "question": "Yes?", "question_types": ["form"], "answers": ["yes"]}
-                group.append(row | {"image": picture})
+                group.append(row | {"image": pil_image})
                 rows += 1
             writer.write_table(pa.Table.from_pylist(group, schema))
     return rows

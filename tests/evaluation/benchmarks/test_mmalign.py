@@ -22,7 +22,10 @@ def aro(tmp_path):
     (tmp_path / "pictures").mkdir()
     Image.new("RGB", (64, 64), "red").save(tmp_path / "pictures" / "1.jpg")
     box = {"image_path": "1.jpg", "bbox_x": 0, "bbox_y": 0, "bbox_w": 60, "bbox_h": 60}
-    for kind, more in (("relation", {"relation_name": "left of"}), ("attribution", {"attributes": ["red", "blue"]})):
+    for question_type, more in (
+        ("relation", {"relation_name": "left of"}),
+        ("attribution", {"attributes": ["red", "blue"]}),
+    ):
         items = [
             {
                 **box,
@@ -32,7 +35,7 @@ def aro(tmp_path):
             }
             for i in range(6)
         ]
-        (tmp_path / f"{kind}.json").write_text(json.dumps(items))
+        (tmp_path / f"{question_type}.json").write_text(json.dumps(items))
     return tmp_path
 
 
@@ -42,21 +45,21 @@ def start(parts, tmp_path_factory):
 
 
 def test_mmalign_is_built_spoken_and_asked_both_ways(aro, start, tmp_path):
-    built = ["mmalign", "build", "--output", tmp_path / "data", "--per_kind", "4", "--speech.processes", "1"]
+    built = ["mmalign", "build", "--output", tmp_path / "data", "--per_kind", "4", "--synthesis.processes", "1"]
     built += ["--relation", aro / "relation.json", "--attribution", aro / "attribution.json"]
     assert main([*map(str, built), "--images", str(aro / "pictures")]) == 0
     spoken = ExampleFolder(tmp_path / "data")
-    assert len(spoken) == 8 and sorted(e.truth for e in spoken) == list("AAAABBBB")
-    assert spoken.source == "mmalign" and "red cup" in spoken[0].said
+    assert len(spoken) == 8 and sorted(e.target for e in spoken) == list("AAAABBBB")
+    assert spoken.source == "mmalign" and "red cup" in spoken[0].spoken_text
     config = EvaluateConfig(str(start / "model"), [str(tmp_path / "data")], tmp_path / "run", likelihood=True)
     scores = evaluate(config)["mmalign"]
-    for view in ("text", "speech"):
-        samples = read_samples(samples_path(tmp_path / "run", "mmalign", view))
+    for modality in ("text", "audio"):
+        samples = read_samples(samples_path(tmp_path / "run", "mmalign", modality))
         assert all(len(s["log_likelihoods"]) == 2 and max(s["log_likelihoods"]) < 0 for s in samples)
         likeliest = [("A", "B")[s["log_likelihoods"][1] > s["log_likelihoods"][0]] for s in samples]
-        right = sum(a == s["truth"] for a, s in zip(likeliest, samples, strict=True))
-        assert scores[view]["likelihood_accuracy"] == right / 8
-        assert scores[view]["true_first_rate"] is None or 0 <= scores[view]["first_rate"] <= 1
+        right = sum(a == s["target"] for a, s in zip(likeliest, samples, strict=True))
+        assert scores[modality]["likelihood_accuracy"] == right / 8
+        assert scores[modality]["true_first_rate"] is None or 0 <= scores[modality]["first_rate"] <= 1
 
 
 def test_the_embedded_worlds_mmalign(tmp_path):
@@ -69,7 +72,7 @@ def test_the_embedded_worlds_mmalign(tmp_path):
     [
         (["--relation", "r.json"], "attribution: ARO's questions need"),
         (["--per_kind", "0"], "per_kind: 0: must be at least 1"),
-        (["--speech.voice", "x"], "speech: 'voice' is no setting here"),
+        (["--synthesis.voice", "x"], "speech: 'voice' is no setting here"),
     ],
 )
 def test_bad_settings(tmp_path, capsys, arguments, message):
@@ -79,19 +82,19 @@ def test_bad_settings(tmp_path, capsys, arguments, message):
 
 def test_a_judge_reads_wrong_replies_alone_and_goes_on(start, tmp_path, capsys):
     run = tmp_path / "run"
-    evaluate(EvaluateConfig(str(start / "model"), [str(start / "data")], run, views=["text", "speech"]))
+    evaluate(EvaluateConfig(str(start / "model"), [str(start / "data")], run, modalities=["text", "audio"]))
     free = judge_run(JudgeConfig(run))
-    name = "world-annotated.speech"
-    wrong = [s for s in read_samples(samples_path(run, "world-annotated", "speech")) if not s["correct"]]
+    name = "world-noisy.audio"
+    wrong = [s for s in read_samples(samples_path(run, "world-noisy", "audio")) if not s["correct"]]
     assert free[name]["wrong"] == len(wrong) > 0 and free[name]["judged"] == 0 and 0 <= free[name]["overlap"] <= 1
     with chat_server() as server:
-        server.reply = lambda asked: '{"on_topic": true, "reason": "it answers"}'
+        server.prediction = lambda asked: '{"on_topic": true, "reason": "it answers"}'
         judged = judge_run(JudgeConfig(run, "a-judge", server.url))
         # all are on topic: how many of others may not be is known by how many there are
         interval = [pytest.approx(0.025 ** (1 / len(wrong))), 1.0]
         assert judged[name] == {**free[name], "judged": len(wrong), "on_topic": 1.0, "interval": interval}
         asked = len(server.asked)
-        assert asked == sum(figures["wrong"] for figures in judged.values()) + 26
+        assert asked == sum(metrics["wrong"] for metrics in judged.values()) + 26
         about = json.loads((run / "judged.json").read_text())["about"]
         assert (about["judge"], about["prompt_version"], about["prompt"]) == ("a-judge", PROMPT_VERSION, PROMPT)
         # 14 of the 26 labels are true: a judge that always says so agrees with as many, no more than by chance
@@ -101,14 +104,15 @@ def test_a_judge_reads_wrong_replies_alone_and_goes_on(start, tmp_path, capsys):
         with (run / "judged" / f"{name}.jsonl").open("ab") as file:
             file.write(b'{"id": "cut sh')
         assert judge_run(JudgeConfig(run, "a-judge", server.url)) == judged and len(server.asked) == asked
-        server.reply = lambda asked: '{"on_topic": false, "reason": "it does not"}'
+        server.prediction = lambda asked: '{"on_topic": false, "reason": "it does not"}'
         other = judge_run(JudgeConfig(run, "another-judge", server.url))
         assert other[name]["on_topic"] == 0 and len(server.asked) == 2 * asked, (
             "another judge's verdicts are not its own"
         )
-        path = samples_path(run, "world-annotated", "speech")
+        path = samples_path(run, "world-noisy", "audio")
         samples = [
-            s | {"reply": f"{s['reply']} indeed"} if s["id"] == wrong[0]["id"] else s for s in read_samples(path)
+            s | {"prediction": f"{s['prediction']} indeed"} if s["id"] == wrong[0]["id"] else s
+            for s in read_samples(path)
         ]
         path.write_text("".join(json.dumps(s) + "\n" for s in samples))
         other = judge_run(JudgeConfig(run, "another-judge", server.url))
@@ -124,11 +128,11 @@ def test_a_judge_reads_wrong_replies_alone_and_goes_on(start, tmp_path, capsys):
 
 def test_a_judges_budget_holds_over_repetitions_and_its_end_is_told(start, tmp_path, capsys):
     run = tmp_path / "run"
-    evaluate(EvaluateConfig(str(start / "model"), [str(start / "data")], run, views=["speech"]))
-    wrong = judge_run(JudgeConfig(run))["world-annotated.speech"]["wrong"]
+    evaluate(EvaluateConfig(str(start / "model"), [str(start / "data")], run, modalities=["audio"]))
+    wrong = judge_run(JudgeConfig(run))["world-noisy.audio"]["wrong"]
     assert wrong > 2
     with chat_server() as server:  # 1,000 prompt tokens a request
-        server.reply = lambda asked: '{"on_topic": true, "reason": "it answers"}'
+        server.prediction = lambda asked: '{"on_topic": true, "reason": "it answers"}'
         endpoint = {"concurrency": 1, "price_in": 1.0, "budget": 0.028}
         for _ in range(2):
             with pytest.raises(
@@ -139,6 +143,6 @@ def test_a_judges_budget_holds_over_repetitions_and_its_end_is_told(start, tmp_p
         told = capsys.readouterr().out
         assert "agrees with 54% (10) of 26 labels" in told and "a-judge: 28 requests (0 again)" in told
         judged = json.loads((run / "judged.json").read_text())
-        assert judged["figures"]["world-annotated.speech"]["judged"] == 2
+        assert judged["figures"]["world-noisy.audio"]["judged"] == 2
         judge_run(JudgeConfig(run, "a-judge", server.url, endpoint | {"budget": 1}))
         assert len(server.asked) == 26 + wrong

@@ -17,12 +17,12 @@ from selfkd.evaluation.benchmarks.short_answer import ocrbench_grade as ocrbench
 from selfkd.evaluation.compare import CompareConfig, compare
 from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
 from selfkd.evaluation.grading import OFFICIAL, grade, scoring_of
-from selfkd.evaluation.response import Reply
+from selfkd.evaluation.response import Prediction
 from selfkd.evaluation.samples import read_samples, samples_path
 from selfkd.report.build import ReportConfig, report
 
 
-@pytest.mark.parametrize(("benchmark", "reply", "parsed"), [
+@pytest.mark.parametrize(("benchmark", "prediction", "parsed"), [
     ("mme", "Yes", "yes"), ("mme", "no, it", "no"), ("mme", "Not at all", "no"), ("mme", "now", "no"),
     ("mme", "There is no dog", None), ("mme", "**Yes**", None), ("mme", "", None), ("mme", " no", "no"),
     ("pope", "No", "no"), ("pope", "There is no dog", "no"), ("pope", "It is not there", "no"), ("pope", "", "yes"),
@@ -34,21 +34,23 @@ from selfkd.report.build import ReportConfig, report
     ("mmstar", "The answer is B.", "B"), ("mmstar", "The correct answer is B", None), ("mmstar", "", None),
     ("mmstar", "(", None), ("mmstar", "The answer is a dog", "A"), ("mmstar", "Because of that", "B"),
 ])  # fmt: skip
-def test_rules(benchmark, reply, parsed):
-    assert official.RULES[benchmark](reply) == parsed
+def test_rules(benchmark, prediction, parsed):
+    assert official.RULES[benchmark](prediction) == parsed
 
 
 @settings(deadline=None, max_examples=200, derandomize=True)
 @given(st.text(max_size=40), st.sampled_from(sorted(official.RULES)), st.sampled_from(["yes", "no", "A", "C"]))
-def test_any_reply_is_graded(reply, benchmark, truth):
-    sample = {"source": benchmark, "truth": truth, "details": {"options": {}}, "kind": "yes_no"}
-    found = grade(sample, Reply(reply), "official")
-    assert found == official.grade(benchmark, sample, Reply(reply).text) and found.score == float(found.parsed == truth)
+def test_any_reply_is_graded(prediction, benchmark, target):
+    sample = {"source": benchmark, "target": target, "details": {"options": {}}, "question_type": "yes_no"}
+    found = grade(sample, Prediction(prediction), "official")
+    assert found == official.grade(benchmark, sample, Prediction(prediction).text) and found.score == float(
+        found.parsed == target
+    )
 
 
 def test_mmstar_is_right_where_the_script_has_it_right():
     """The script compares the true letter with characters at four places; ours names the letter. Both agree."""
-    for reply in (
+    for prediction in (
         "",
         "(",
         "a",
@@ -61,26 +63,34 @@ def test_mmstar_is_right_where_the_script_has_it_right():
         "dog",
         "(option a",
     ):
-        for truth in "ABCDE":
-            text = reply.lower().strip()
-            places = [text[:1], text[1:2] if text[:1] == "(" else "", text[7:8] if text[:7] == "option " else ""]
-            places.append(text[14:15] if text[:14] == "the answer is " else "")
-            assert (official.mmstar(reply) == truth) == (truth.lower() in filter(None, places)), (reply, truth)
+        for target in "ABCDE":
+            text = prediction.lower().strip()
+            positions = [text[:1], text[1:2] if text[:1] == "(" else "", text[7:8] if text[:7] == "option " else ""]
+            positions.append(text[14:15] if text[:14] == "the answer is " else "")
+            assert (official.mmstar(prediction) == target) == (target.lower() in filter(None, positions)), (
+                prediction,
+                target,
+            )
 
 
 def test_the_others_are_graded_as_before():
     assert OFFICIAL == ("mme", "pope", "hallusionbench", "mmstar", "ocrbench")
     assert scoring_of("pope@af_heart", "official") == "official" and scoring_of("ai2d", "official") == "lenient"
-    sample = {"source": "ocrbench", "truth": "x", "details": {"dataset": "svt", "answers": ["x"]}, "kind": "ocr"}
-    assert grade(sample, Reply("It says X"), "official") == ocrbench(sample, "It says X")
+    sample = {
+        "source": "ocrbench",
+        "target": "x",
+        "details": {"dataset": "svt", "answers": ["x"]},
+        "question_type": "ocr",
+    }
+    assert grade(sample, Prediction("It says X"), "official") == ocrbench(sample, "It says X")
 
 
 def test_a_run_is_of_one_rule_and_says_which(parts, tmp_path, capsys):
     start = training_start(parts, tmp_path / "start")
     config = EvaluateConfig(
-        str(start / "model"), [], tmp_path / "run", benchmarks=["pope", "ai2d"], views=["text"], scoring="official",
-        copies={name: copy_of(tmp_path, name) for name in ("pope", "ai2d")}, voices=["en-US+m1"],
-        cache=tmp_path / "cache", speech={"processes": 1},
+        str(start / "model"), [], tmp_path / "run", benchmarks=["pope", "ai2d"], modalities=["text"], scoring="official",
+        local_datasets={name: copy_of(tmp_path, name) for name in ("pope", "ai2d")}, voices=["en-US+m1"],
+        cache=tmp_path / "cache", synthesis={"processes": 1},
     )  # fmt: skip
     evaluate(config)
     assert "graded by the official rule: pope" in " ".join(capsys.readouterr().out.split())
@@ -90,7 +100,7 @@ def test_a_run_is_of_one_rule_and_says_which(parts, tmp_path, capsys):
         "ai2d": "lenient",
     }
     samples = read_samples(samples_path(tmp_path / "run", "pope", "text"))
-    assert samples and all(s["parsed"] == official.pope(s["reply"]) for s in samples)
+    assert samples and all(s["parsed"] == official.pope(s["prediction"]) for s in samples)
     with pytest.raises(InputError, match="scoring: 'official' there, 'lenient' here"):
         evaluate(replace(config, scoring="lenient"))
 
@@ -102,7 +112,7 @@ def marked(folder, scoring):
         if name == "config.json":
             held["scoring"] = scoring
         else:
-            for scores in (held["pope"][view] for view in ("text", "speech") if view in held["pope"]):
+            for scores in (held["pope"][modality] for modality in ("text", "audio") if modality in held["pope"]):
                 scores["scoring"] = scoring
         (folder / name).write_text(json.dumps(held))
     return str(folder)
@@ -110,8 +120,8 @@ def marked(folder, scoring):
 
 def test_runs_of_two_rules_are_not_compared(tmp_path):
     data = spoken_data(tmp_path / "pope", benchmark="pope")
-    plain = marked(evaluation(tmp_path / "plain", data, text="1" * 12, speech="10" * 6), "lenient")
-    strict = marked(evaluation(tmp_path / "strict", data, speech="01" * 6), "official")
+    plain = marked(evaluation(tmp_path / "plain", data, text="1" * 12, audio="10" * 6), "lenient")
+    strict = marked(evaluation(tmp_path / "strict", data, audio="01" * 6), "official")
     with pytest.raises(InputError, match=r"runs: .*strict: pope .*scoring"):
         compare(CompareConfig([plain, strict], tmp_path / "c"))
 
@@ -119,8 +129,8 @@ def test_runs_of_two_rules_are_not_compared(tmp_path):
 def test_the_table_and_the_report_name_the_rule(tmp_path, capsys):
     data = spoken_data(tmp_path / "pope", benchmark="pope")
     runs = [
-        marked(evaluation(tmp_path / "base", data, text="1" * 12, speech="10" * 6), "official"),
-        marked(evaluation(tmp_path / "sft", data, speech="110110110110"), "official"),
+        marked(evaluation(tmp_path / "base", data, text="1" * 12, audio="10" * 6), "official"),
+        marked(evaluation(tmp_path / "sft", data, audio="110110110110"), "official"),
     ]
     scores = compare(CompareConfig(runs, tmp_path / "c"))
     assert scores["pope"]["scoring"] == "official"

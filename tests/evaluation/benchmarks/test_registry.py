@@ -28,7 +28,7 @@ from selfkd.evaluation.benchmarks.base import whole_groups
 from selfkd.evaluation.benchmarks.mmalign import mmalign
 from selfkd.evaluation.benchmarks.registry import BENCHMARKS, PAPER8, open_benchmark
 from selfkd.evaluation.grading import parse
-from selfkd.synthesis.sources.toy import MMAlignWorld
+from selfkd.synthesis.sources.toy import ToyMMAlign
 from selfkd.synthesis.text_normalization import spoken_form
 
 
@@ -37,21 +37,21 @@ def test_copies_in_their_layout_and_prompts_to_the_letter(tmp_path, name):
     source = open_benchmark(name, copy_of(tmp_path, name))
     examples = [source.example(i) for i in range(len(source))]
     assert [e.question + e.answer_format for e in examples] == PROMPTS[name]
-    assert [e.truth for e in examples] == ANSWERS[name] and [e.id for e in examples] == IDS[name]
+    assert [e.target for e in examples] == ANSWERS[name] and [e.id for e in examples] == IDS[name]
     assert all(e.image == PICTURE and e.source == source.name == name for e in examples)
     assert not any("Answer the" in e.question or "Answer with" in e.question for e in examples)
     assert source.license == BENCHMARKS[name].license
-    if examples[0].kind == "multiple_choice":  # scored by likelihood: the letters that grading knows
+    if examples[0].question_type == "multiple_choice":  # scored by likelihood: the letters that grading knows
         assert [option_letters(e) for e in examples] == [list(json.loads(e.details)["options"]) for e in examples]
     # what is stored is enough to grade: the truth, said back, is right
     for e in examples:
-        sample = {"id": e.id, "question": e.question, "truth": e.truth, "category": e.category,
+        sample = {"id": e.id, "question": e.question, "target": e.target, "category": e.category,
                   "details": json.loads(e.details)}  # fmt: skip
-        grade, empty = BENCHMARKS[name].grade(sample, e.truth), BENCHMARKS[name].grade(sample, " \n")
+        grade, empty = BENCHMARKS[name].grade(sample, e.target), BENCHMARKS[name].grade(sample, " \n")
         assert grade.score == 1 and grade.parsed is not None, (name, grade)
         assert (empty.parsed, empty.score) == (None, 0.0)
-        figures = BENCHMARKS[name].figures([sample | {"parsed": grade.parsed, "score": grade.score}])
-        assert next(iter(figures.items())) == (HEADLINES[name], 100.0), figures
+        metrics = BENCHMARKS[name].metrics([sample | {"parsed": grade.parsed, "score": grade.score}])
+        assert next(iter(metrics.items())) == (HEADLINES[name], 100.0), metrics
 
 
 def test_there_are_twelve_and_the_papers_eight_are_among_them():
@@ -68,7 +68,7 @@ def test_a_missing_column_is_named(tmp_path, name):
         open_benchmark(name, copy_of(tmp_path, name, without=(column,)))
 
 
-@pytest.mark.parametrize(("name", "column", "kind", "value", "found"), [
+@pytest.mark.parametrize(("name", "column", "question_type", "value", "found"), [
     ("textvqa", "answers", TEXT, "dakota", "string, expected texts"),  # else d, a, k, ... would be the answers
     ("ai2d", "options", TEXT, "egg, larva", "string, expected texts"),
     ("mmstar", "answer", NUMBER, 2, "int64, expected text"),
@@ -77,8 +77,8 @@ def test_a_missing_column_is_named(tmp_path, name):
     ("mme", "image", TEXT, "0020.png", "string, expected a picture"),
     ("docvqa", "questionId", Value("float64"), 1.5, "double, expected text or number"),
 ])  # fmt: skip
-def test_a_column_that_holds_something_else_is_named(tmp_path, monkeypatch, name, column, kind, value, found):
-    monkeypatch.setitem(LAYOUTS[name], column, kind)
+def test_a_column_that_holds_something_else_is_named(tmp_path, monkeypatch, name, column, question_type, value, found):
+    monkeypatch.setitem(LAYOUTS[name], column, question_type)
     path = copy_of(tmp_path, name, [ROWS[name][0] | {column: value}])
     with pytest.raises(InputError, match=rf"^{name}: path: .*column '{column}' holds {found}$"):
         open_benchmark(name, path)
@@ -97,7 +97,7 @@ def test_every_file_of_a_copy_is_looked_at(tmp_path):
 def test_the_form_of_the_answer_may_be_spoken_with_the_question(tmp_path):
     path = copy_of(tmp_path, "ai2d")
     assert open_benchmark("ai2d", path).rows[0].answer_format == LETTER
-    spoken = open_benchmark("ai2d", path, instruction_spoken=True).rows[0]
+    spoken = open_benchmark("ai2d", path, spoken_instruction=True).rows[0]
     assert (spoken.question, spoken.answer_format) == (PROMPTS["ai2d"][0], "")
     assert "Option B is one. Option C is C." in spoken_form(spoken.question)
 
@@ -140,12 +140,12 @@ def test_a_limit_takes_whole_groups(tmp_path, name, groups):
 
     whole = taken(0, 0)
     assert sorted(whole.values()) == sorted(groups)
-    drawn = set()
+    sample_rows = set()
     for seed in range(6):
         some = taken(13, seed)
         assert 13 - max(groups) < some.total() <= 13 and all(whole[group] == n for group, n in some.items())
-        drawn.add(frozenset(some))
-    assert len(drawn) > 1  # not always the copy's first
+        sample_rows.add(frozenset(some))
+    assert len(sample_rows) > 1  # not always the copy's first
     assert len(taken(1, 0)) == 1  # one is always there
     assert taken(1000, 0) == whole
 
@@ -214,10 +214,10 @@ def test_what_cannot_be_opened_is_named(tmp_path):
 def aro(tmp_path):
     """ARO's two files and its pictures: 20 items each, about pictures of four coloured quarters (20 x 10 pixels)."""
     (tmp_path / "images").mkdir()
-    picture = Pictures.new("RGB", (20, 10), "red")
+    image = Pictures.new("RGB", (20, 10), "red")
     for color, corner in (("green", (10, 0)), ("blue", (0, 5)), ("white", (10, 5))):
-        picture.paste(color, (*corner, corner[0] + 10, corner[1] + 5))
-    picture.save(tmp_path / "images" / "1.jpg", "PNG")
+        image.paste(color, (*corner, corner[0] + 10, corner[1] + 5))
+    image.save(tmp_path / "images" / "1.jpg", "PNG")
     items = [
         {"image_id": "1", "image_path": "1.jpg", "bbox_x": 10 * (i % 2), "bbox_y": 5, "bbox_w": 10, "bbox_h": 5,
          "true_caption": f"the dog is above the cat {i}", "false_caption": f"the cat is above the dog {i}",
@@ -234,35 +234,38 @@ def drawn_from(folder, **settings):
 
 
 def test_mmalign_is_balanced_and_cut_to_the_box(aro):
-    source = drawn_from(aro, per_kind=10)
+    source = drawn_from(aro, per_type=10)
     examples = [source.example(i) for i in range(len(source))]
     assert [e.category for e in examples] == ["relation"] * 10 + ["attribution"] * 10
-    for kind in ("relation", "attribution"):
-        assert sorted(e.truth for e in examples if e.category == kind) == ["A"] * 5 + ["B"] * 5
+    for question_type in ("relation", "attribution"):
+        assert sorted(e.target for e in examples if e.category == question_type) == ["A"] * 5 + ["B"] * 5
     for e in examples:
         number = int(e.id.rpartition("-")[2])
         true, false = f"the dog is above the cat {number}", f"the cat is above the dog {number}"
-        first, second = (true, false) if e.truth == "A" else (false, true)
+        first, second = (true, false) if e.target == "A" else (false, true)
         assert e.question == f"Which caption is right? Option A is {first}. Option B is {second}."
-        cut = e.picture()
+        cut = e.load_image()
         color = (255, 255, 255) if number % 2 else (0, 0, 255)  # the lower right quarter, or the lower left
         assert cut.size == (10, 5) and cut.getcolors() == [(50, color)]
-        assert e.kind == "choice" and parse(e.kind, e.question, f"Option {e.truth}.") == e.truth
+        assert e.question_type == "choice" and parse(e.question_type, e.question, f"Option {e.target}.") == e.target
     assert json.loads(examples[0].details)["swapped"] == "above"
-    world = MMAlignWorld("test", 0).example(0)
-    assert world.question.split("Option A")[0] == examples[0].question.split("Option A")[0] and world.kind == e.kind
+    world = ToyMMAlign("test", 0).example(0)
+    assert (
+        world.question.split("Option A")[0] == examples[0].question.split("Option A")[0]
+        and world.question_type == e.question_type
+    )
 
 
 def test_mmalign_is_drawn_by_the_seed(aro):
-    assert drawn_from(aro, per_kind=10) == drawn_from(aro, per_kind=10)
-    assert drawn_from(aro, per_kind=10).rows != drawn_from(aro, per_kind=10, seed=1).rows
-    assert len({row.id for row in drawn_from(aro, per_kind=20).rows}) == 40
+    assert drawn_from(aro, per_type=10) == drawn_from(aro, per_type=10)
+    assert drawn_from(aro, per_type=10).rows != drawn_from(aro, per_type=10, seed=1).rows
+    assert len({row.id for row in drawn_from(aro, per_type=20).rows}) == 40
 
 
 def test_a_box_over_the_edge_is_filled_with_black_as_in_aros_loader(aro):
     file = aro / "visual_genome_relation.json"
     file.write_text(json.dumps([item | {"bbox_x": 15, "bbox_w": 10} for item in json.loads(file.read_text())]))
-    cut = drawn_from(aro, per_kind=1).example(0).picture()
+    cut = drawn_from(aro, per_type=1).example(0).load_image()
     assert [cut.getpixel((x, 0)) for x in (0, 4, 5, 9)] == [(255, 255, 255)] * 2 + [(0, 0, 0)] * 2
 
 
@@ -282,15 +285,15 @@ def test_items_of_aro_that_cannot_be_used_are_named(aro, change, message):
     items = [{k: v for k, v in (item | change).items() if v is not None} for item in json.loads(file.read_text())]
     file.write_text(json.dumps(items))
     with pytest.raises(InputError, match=message):
-        drawn_from(aro, per_kind=2)
+        drawn_from(aro, per_type=2)
 
 
 def test_aros_files_that_cannot_be_used_are_named(aro):
     with pytest.raises(InputError, match=r"relation\.json: per_kind: 21 are asked for, there are 20"):
-        drawn_from(aro, per_kind=21)
+        drawn_from(aro, per_type=21)
     (aro / "visual_genome_attribution.json").write_text("{}")
     with pytest.raises(InputError, match=r"attribution\.json: does not begin as a JSON file of this source does"):
-        drawn_from(aro, per_kind=2)
+        drawn_from(aro, per_type=2)
     (aro / "visual_genome_attribution.json").unlink()
     with pytest.raises(InputError, match=r"attribution\.json: no such file"):
-        drawn_from(aro, per_kind=2)
+        drawn_from(aro, per_type=2)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 from datasets import Dataset, Features, Image, Value
-from examples import tone, world_examples
+from examples import tone, toy_examples
 from PIL import Image as Pictures
 from PIL import ImageOps
 
@@ -21,15 +21,15 @@ from selfkd.cli import main
 from selfkd.data.dataset import ExampleFolder
 from selfkd.data.example import index_of, read_manifest
 from selfkd.data.lazy_images import InFolder, InParquet
-from selfkd.data.media import MOST_PIXELS
+from selfkd.data.media import MAX_PIXELS
 from selfkd.errors import InputError
-from selfkd.serving.media import read_picture
+from selfkd.serving.media import read_image
 from selfkd.synthesis.sources.llava import split_question
 from selfkd.synthesis.sources.registry import open_source
-from selfkd.synthesis.sources.rows import Listed, checked_image, json_records
+from selfkd.synthesis.sources.rows import RowSource, checked_image, json_records
 from selfkd.synthesis.synthesize import SynthesizeConfig, synthesize
 
-PICTURE = world_examples(1)[0].image
+PICTURE = toy_examples(1)[0].image
 
 
 def settings(tmp_path, source, path, **changes):
@@ -91,7 +91,7 @@ def test_llava(llava_folder, tmp_path):
     assert examples["llava-000001-00"].answer_format == "\nAnswer the question using a single word or phrase."
     assert "OCR token: STOP, ALL" in examples["llava-000002-00"].instruction
     options = examples["llava-000004-00"]
-    assert options.said == "Which is it? Option A is five cats. Option B is a dog."
+    assert options.spoken_text == "Which is it? Option A is five cats. Option B is a dog."
     assert options.question == "Which is it?\nA. 5 cats\nB. a dog" and options.category == "train2017"
 
 
@@ -136,10 +136,10 @@ def test_a_text_alone_is_no_source(tmp_path):
 
 def test_json_lines_and_their_columns(tmp_path):
     (tmp_path / "a.png").write_bytes(PICTURE)
-    lines = [{"query": "What is it?", "reply": "A star.", "file": "a.png"}, {"query": "", "reply": "?"}]
-    lines.append({"query": "Say it.", "reply": "It.", "file": ""})
+    lines = [{"query": "What is it?", "prediction": "A star.", "file": "a.png"}, {"query": "", "prediction": "?"}]
+    lines.append({"query": "Say it.", "prediction": "It.", "file": ""})
     (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8-sig")  # as Windows has it
-    columns = {"question": "query", "answer": "reply", "image": "file"}
+    columns = {"question": "query", "answer": "prediction", "image": "file"}
     config = settings(tmp_path, "jsonl", tmp_path / "mine.jsonl", images=str(tmp_path), columns=columns)
     manifest = synthesize(config)
     assert manifest["skipped_by_the_source"] == {"no question or answer": 1}
@@ -195,9 +195,9 @@ def test_columns_that_nobody_asks_for_are_not_decoded(tmp_path):
     assert [r.question for r in source.rows] == [e.question for e in ExampleFolder(tmp_path / "ours")]
     assert checked_image(source.example(0).image)
     with pytest.raises(InputError, match=r"row 0 has no 'reply'; there are id, question.* speech"):
-        open_source(settings(tmp_path, "datasets", tmp_path / "ours", columns={"answer": "reply"}))
+        open_source(settings(tmp_path, "datasets", tmp_path / "ours", columns={"answer": "prediction"}))
     with pytest.raises(InputError, match="'speech' is a dict, not text"):
-        open_source(settings(tmp_path, "datasets", tmp_path / "ours", columns={"answer": "speech"}))
+        open_source(settings(tmp_path, "datasets", tmp_path / "ours", columns={"answer": "audio"}))
 
 
 def test_a_table_of_paths_beside_a_folder_of_pictures(tmp_path):
@@ -241,7 +241,7 @@ def test_half_a_surrogate_pair_costs_its_row_alone(tmp_path):
     assert [r["reason"][:15] for r in manifest["rejected"]] == ["field question:", "field answer: n"]
 
 
-def sound(path, seconds=1.0, rate_hz=16_000, channels=1, **more):
+def audio_clip(path, seconds=1.0, rate_hz=16_000, channels=1, **more):
     path.parent.mkdir(parents=True, exist_ok=True)
     samples = np.repeat(np.resize(tone(seconds), round(seconds * rate_hz))[:, None], channels, axis=1)
     soundfile.write(path, samples, rate_hz, **more)
@@ -249,20 +249,20 @@ def sound(path, seconds=1.0, rate_hz=16_000, channels=1, **more):
 
 def test_librispeech(tmp_path):
     chapter = tmp_path / "LibriSpeech/train-clean-100/103/1240"
-    sound(chapter / "103-1240-0000.flac", 2.0)
+    audio_clip(chapter / "103-1240-0000.flac", 2.0)
     (chapter / "103-1240.trans.txt").write_text("103-1240-0000 MISSUS RACHEL AND I LIVED THERE\n")
     config = settings(tmp_path, "librispeech", tmp_path / "LibriSpeech")
     synthesize(config)
     (example,) = ExampleFolder(config.output)
-    assert example.question == example.answer == example.said == "Missus rachel and I lived there"
-    assert (example.kind, example.voice, example.duration_seconds) == ("repeat", "103", 2.0)
+    assert example.question == example.answer == example.spoken_text == "Missus rachel and I lived there"
+    assert (example.question_type, example.voice, example.duration_seconds) == ("repeat", "103", 2.0)
 
 
 def test_no_engine_speaks_what_was_recorded(tmp_path):
     """Neither its voices nor its files are asked for, and the folder says who did speak."""
     (tmp_path / "cv.tsv").write_text("client_id\tpath\tsentence\nann\ta.wav\tWie bitte?\nbob\tb.wav\tWo denn?\n")
     for name in "ab":
-        sound(tmp_path / "clips" / f"{name}.wav", 2.0)
+        audio_clip(tmp_path / "clips" / f"{name}.wav", 2.0)
     config = settings(tmp_path, "common-voice", tmp_path / "cv.tsv", language="de", engine="kokoro")
     manifest = synthesize(config)
     assert (manifest["engine_name"], manifest["engine_license"]) == ("recorded", "CC0-1.0")
@@ -273,7 +273,7 @@ def test_no_engine_speaks_what_was_recorded(tmp_path):
 
 
 def test_common_voice(tmp_path):
-    sound(tmp_path / "en/clips/common_voice_en_1.mp3", 2.0, 32_000, format="MP3")
+    audio_clip(tmp_path / "en/clips/common_voice_en_1.mp3", 2.0, 32_000, format="MP3")
     table = 'client_id\tpath\tsentence\tlocale\nabcdefabcdefabcdef\tcommon_voice_en_1.mp3\tIt is a "cat".\ten\n'
     (tmp_path / "en/validated.tsv").write_text(table)
     config = settings(tmp_path, "common-voice", tmp_path / "en/validated.tsv")
@@ -284,7 +284,7 @@ def test_common_voice(tmp_path):
 
 
 def test_gigaspeech(tmp_path):
-    sound(tmp_path / "audio/podcast/P1/POD1.opus", 6.0, 16_000, format="OGG", subtype="OPUS")
+    audio_clip(tmp_path / "audio/podcast/P1/POD1.opus", 6.0, 16_000, format="OGG", subtype="OPUS")
     segments = [
         {"sid": "POD1_1", "begin_time": 1.0, "end_time": 3.0, "text_tn": "AS THEY SAY <COMMA> I GO <PERIOD>"},
         {"sid": "POD1_2", "begin_time": 3.0, "end_time": 4.0, "text_tn": "<MUSIC>"},
@@ -301,7 +301,7 @@ def test_gigaspeech(tmp_path):
 
 @pytest.mark.parametrize("zipped", [False, True])
 def test_lhotse_cuts_and_libriheavy(tmp_path, zipped):
-    sound(tmp_path / "download/large/a.flac", 5.0)
+    audio_clip(tmp_path / "download/large/a.flac", 5.0)
     recording = {"id": "a", "sources": [{"type": "file", "channels": [0], "source": "download/large/a.flac"}]}
     supervision = {"id": "a_1", "speaker": "98", "text": "old", "custom": {"texts": ["The cat, at last.", "THE CAT"]}}
     cut = {"id": "large/a_1", "start": 1.5, "duration": 2.5, "supervisions": [supervision], "recording": recording}
@@ -338,21 +338,21 @@ def jpeg(width, height):
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("question_type", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_photograph_is_seen_upright(kind, orientation):
+def test_a_photograph_is_seen_upright(question_type, orientation):
     """A camera held on its side writes down the sensor's rows, and beside them how it was held."""
     exif, buffer = Pictures.Exif(), io.BytesIO()
     exif[0x0112] = orientation
     left, right = Pictures.new("RGB", (32, 32), "red"), Pictures.new("RGB", (64, 32), "blue")
     right.paste(left, (0, 0))
-    right.save(buffer, kind, exif=exif)
-    example = replace(world_examples(1)[0], image=buffer.getvalue())
+    right.save(buffer, question_type, exif=exif)
+    example = replace(toy_examples(1)[0], image=buffer.getvalue())
     expected = ImageOps.exif_transpose(Pictures.open(io.BytesIO(example.image))).convert("RGB")
-    assert example.picture().tobytes() == expected.tobytes()
-    assert read_picture(example.image, 10_000).tobytes() == expected.tobytes()
+    assert example.load_image().tobytes() == expected.tobytes()
+    assert read_image(example.image, 10_000).tobytes() == expected.tobytes()
     size = (64, 32) if orientation < 5 else (32, 64)
-    assert example.picture().size == read_picture(example.image, 10_000).size == size
+    assert example.load_image().size == read_image(example.image, 10_000).size == size
     assert tuple(index_of(example).values())[1:] == size
 
 
@@ -363,9 +363,9 @@ def test_a_picture_that_says_nothing_of_how_it_was_held_is_as_it_was(mode):
     Pictures.open(io.BytesIO(PICTURE)).convert(mode).save(buffer, "PNG")
     Pictures.open(io.BytesIO(PICTURE)).save(broken, "JPEG", exif=b"Exif\0\0MM\0*nonsense")
     for data in (buffer.getvalue(), broken.getvalue()):
-        example = replace(world_examples(1)[0], image=data)
+        example = replace(toy_examples(1)[0], image=data)
         plain = Pictures.open(io.BytesIO(data)).convert("RGB")
-        assert example.picture().tobytes() == read_picture(data, 10_000).tobytes() == plain.tobytes()
+        assert example.load_image().tobytes() == read_image(data, 10_000).tobytes() == plain.tobytes()
         assert tuple(index_of(example).values())[1:] == plain.size
 
 
@@ -374,7 +374,7 @@ def test_a_picture_that_says_nothing_of_how_it_was_held_is_as_it_was(mode):
     [
         (jpeg(200, 200)[:-500], "not a readable picture"),
         (b"no picture", "not a readable picture"),
-        (jpeg(9000, 9000), f"9000 x 9000 pixels are too many|exceeds limit of {MOST_PIXELS}"),
+        (jpeg(9000, 9000), f"9000 x 9000 pixels are too many|exceeds limit of {MAX_PIXELS}"),
     ],
 )
 def test_pictures_that_cannot_be_used(data, reason):
@@ -385,7 +385,7 @@ def test_pictures_that_cannot_be_used(data, reason):
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda p: sound(p, 0), "holds no samples"),
+        (lambda p: audio_clip(p, 0), "holds no samples"),
         (lambda p: p.write_bytes(b"RIFF"), "not readable sound"),
         (lambda p: None, "not readable sound"),
         (lambda p: soundfile.write(p, np.zeros(32_000), 16_000), "silent"),
@@ -398,8 +398,8 @@ def test_pictures_that_cannot_be_used(data, reason):
             lambda p: soundfile.write(p, np.append(tone(2.0), np.nan), 16_000, subtype="FLOAT", format="WAV"),
             "no numbers",
         ),
-        (lambda p: sound(p, 31.0), "31.0 s is over the 30 s"),
-        (lambda p: sound(p, 29.0), "29.0 s for 26 letters is not a likely length"),
+        (lambda p: audio_clip(p, 31.0), "31.0 s is over the 30 s"),
+        (lambda p: audio_clip(p, 29.0), "29.0 s for 26 letters is not a likely length"),
     ],
 )
 def test_recordings_that_cannot_be_used(tmp_path, make, reason):
@@ -408,7 +408,7 @@ def test_recordings_that_cannot_be_used(tmp_path, make, reason):
     make(chapter / "1-2-0.wav")
     (chapter / "1-2-0.wav").exists() and (chapter / "1-2-0.wav").rename(chapter / "1-2-0.flac")
     (chapter / "1-2.trans.txt").write_text("1-2-0 MISSUS RACHEL AND I LIVED THERE\n")
-    sound(chapter / "1-2-1.flac", 2.0)
+    audio_clip(chapter / "1-2-1.flac", 2.0)
     with (chapter / "1-2.trans.txt").open("a") as transcripts:
         transcripts.write("1-2-1 WHERE DO YOU LIVE\n")
     manifest = synthesize(settings(tmp_path, "librispeech", tmp_path / "LibriSpeech"))
@@ -417,8 +417,8 @@ def test_recordings_that_cannot_be_used(tmp_path, make, reason):
 
 
 @pytest.mark.parametrize(("name", "make"), [
-    ("eight channels at 96 kHz", lambda p: sound(p, 2.0, 96_000, 8)),
-    ("an mp3 named .wav", lambda p: sound(p, 2.0, 16_000, format="MP3")),
+    ("eight channels at 96 kHz", lambda p: audio_clip(p, 2.0, 96_000, 8)),
+    ("an mp3 named .wav", lambda p: audio_clip(p, 2.0, 16_000, format="MP3")),
 ])  # fmt: skip
 def test_recordings_of_another_form_are_brought_to_ours(tmp_path, name, make):
     make(tmp_path / "voices" / "mine-000000.wav")
@@ -502,8 +502,8 @@ def test_a_question_too_long_to_speak_is_kept_with_its_reason(tmp_path):
 
 
 def test_where_nothing_is_kept_the_command_says_why_and_can_be_given_again(tmp_path, capsys):
-    def asked(picture, question="Why?"):
-        row = {"id": "a", "question": question, "answer": "b", "image": picture}
+    def asked(image, question="Why?"):
+        row = {"id": "a", "question": question, "answer": "b", "image": image}
         (tmp_path / "mine.jsonl").write_text(json.dumps(row))
         synthesize(settings(tmp_path, "jsonl", tmp_path / "mine.jsonl", images=str(tmp_path)))
 
@@ -531,8 +531,8 @@ def test_where_all_that_was_spoken_is_refused_it_can_be_heard_and_given_again(tm
         ):
             synthesize(config)
     (refused,) = (tmp_path / "out" / "rejected").iterdir()
-    assert pq.read_table(refused)["rejected"][0].as_py().startswith("field speech: clipped")
-    sound(tmp_path / "1-2-0.flac", 2.0)
+    assert pq.read_table(refused)["rejected"][0].as_py().startswith("field audio: clipped")
+    audio_clip(tmp_path / "1-2-0.flac", 2.0)
     manifest = synthesize(config)
     assert (manifest["rows"], manifest["rejected"], manifest["rejected_shards"]) == (1, [], [])
 
@@ -567,9 +567,14 @@ def test_pictures_by_their_place_belong_to_what_a_folder_was_begun_with(tmp_path
     first, second = source.rows
     swapped = (first._replace(image=None), second._replace(image=first.image))
     assert source.sha256() == open_source(settings(tmp_path, "datasets", tmp_path / "data")).sha256()
-    assert source.sha256() != Listed("x", swapped).sha256()
-    kinds = [PICTURE, tmp_path / "a.png", InFolder(tmp_path, "b.png"), InParquet(str(tmp_path / "c"), 0, 1, "image")]
-    assert len({Listed("x", (first._replace(image=image),)).sha256() for image in kinds}) == 4
+    assert source.sha256() != RowSource("x", swapped).sha256()
+    question_types = [
+        PICTURE,
+        tmp_path / "a.png",
+        InFolder(tmp_path, "b.png"),
+        InParquet(str(tmp_path / "c"), 0, 1, "image"),
+    ]
+    assert len({RowSource("x", (first._replace(image=image),)).sha256() for image in question_types}) == 4
 
 
 @pytest.mark.parametrize(

@@ -16,16 +16,16 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import soundfile
-from examples import tone, world_examples
+from examples import tone, toy_examples
 
 from selfkd.data.check import CheckConfig, check
 from selfkd.data.dataset import ExampleFolder
 from selfkd.errors import EngineError, InputError
-from selfkd.synthesis.quality_filter import Verifier, check_sound, most_tokens, word_error_rate
+from selfkd.synthesis.quality_filter import Verifier, check_audio, token_limit, word_error_rate
 from selfkd.synthesis.synthesize import SynthesizeConfig, synthesize
-from selfkd.synthesis.tts.base import EspeakSpeaker, Utterance
-from selfkd.synthesis.tts.registry import RecordedSpeaker, open_engine, weighted_voices
-from selfkd.synthesis.workers import GuardedSpeaker
+from selfkd.synthesis.tts.base import EspeakEngine, Utterance
+from selfkd.synthesis.tts.registry import RecordedEngine, open_engine, weighted_voices
+from selfkd.synthesis.workers import IsolatedEngine
 
 MODELS = Path(os.environ.get("SELFKD_MODELS", "/nowhere"))
 
@@ -45,7 +45,7 @@ class Moody:
         if not works:
             raise InputError("engine_path: nothing there")
 
-    def speak(self, utterance):
+    def synthesize_audio(self, utterance):
         if utterance.text == "hang":
             time.sleep(60)
         if utterance.text == "die":
@@ -56,24 +56,24 @@ class Moody:
 
 
 def test_an_engine_that_hangs_dies_or_fails_costs_its_row_alone():
-    speaker = GuardedSpeaker(Moody, (), time_limit_seconds=3.0)
+    tts_engine = IsolatedEngine(Moody, (), time_limit_seconds=3.0)
     for text, reason in (
         ("hang", "said nothing for 3 s"),
         ("die", r"died on this row \(exit code 7\)"),
         ("fail", "KeyError"),
     ):
         with pytest.raises(InputError, match=f"engine: {reason}"):
-            speaker.speak(Utterance(text, "v"))
-        assert len(speaker.speak(Utterance("well", "v"))) == 8_000
-    speaker.close()
+            tts_engine.synthesize_audio(Utterance(text, "v"))
+        assert len(tts_engine.synthesize_audio(Utterance("well", "v"))) == 8_000
+    tts_engine.close()
     with pytest.raises(EngineError, match="nothing there"):
-        GuardedSpeaker(Moody, (False,), 1.0).speak(Utterance("well", "v"))
+        IsolatedEngine(Moody, (False,), 1.0).synthesize_audio(Utterance("well", "v"))
 
 
 def test_what_a_stopped_row_would_have_answered_is_not_the_next_rows(monkeypatch):
-    speaker = GuardedSpeaker(EspeakSpeaker, (), 60)
+    tts_engine = IsolatedEngine(EspeakEngine, (), 60)
     first, second = Utterance("What is it?", "en-US+m1"), Utterance("Is it red or blue?", "en-US+m1")
-    expected = speaker.speak(second)
+    expected = tts_engine.synthesize_audio(second)
     poll = Connection.poll
 
     def stopped(pipe, seconds):
@@ -83,30 +83,30 @@ def test_what_a_stopped_row_would_have_answered_is_not_the_next_rows(monkeypatch
 
     monkeypatch.setattr(Connection, "poll", stopped)
     with pytest.raises(KeyboardInterrupt):
-        speaker.speak(first)
-    assert np.array_equal(speaker.speak(second), expected)
-    speaker.close()
+        tts_engine.synthesize_audio(first)
+    assert np.array_equal(tts_engine.synthesize_audio(second), expected)
+    tts_engine.close()
 
 
 def test_voices_have_weights_and_a_language():
-    speaker = EspeakSpeaker()
-    assert weighted_voices("en-US+m1:3, en-GB-scotland+f3", speaker, "en") == {
+    tts_engine = EspeakEngine()
+    assert weighted_voices("en-US+m1:3, en-GB-scotland+f3", tts_engine, "en") == {
         "en-US+m1": 3.0,
         "en-GB-scotland+f3": 1.0,
     }
-    assert weighted_voices("de+m1", speaker, "de-DE") == {"de+m1": 1.0}
+    assert weighted_voices("de+m1", tts_engine, "de-DE") == {"de+m1": 1.0}
     with pytest.raises(InputError, match=r"'de\+m1' speaks de, the questions are in en"):
-        weighted_voices("de+m1", speaker, "en")
+        weighted_voices("de+m1", tts_engine, "en")
     with pytest.raises(
         InputError, match="unknown voice 'x'; say 'training', 'drawn', 'unseen' or names such as en"
     ) as told:
-        weighted_voices("x", speaker, "en")
-    assert weighted_voices(str(told.value).split()[-1], speaker, "en")
+        weighted_voices("x", tts_engine, "en")
+    assert weighted_voices(str(told.value).split()[-1], tts_engine, "en")
     with pytest.raises(InputError, match="voices: all weigh 0"):
-        weighted_voices("en-US+m1:0", speaker, "en")
-    german = speaker.speak(Utterance("Wie viele Kreise sind rot?", "de+m1"))
+        weighted_voices("en-US+m1:0", tts_engine, "en")
+    german = tts_engine.synthesize_audio(Utterance("Wie viele Kreise sind rot?", "de+m1"))
     assert len(german) > 16_000 and not np.array_equal(
-        german, speaker.speak(Utterance("Wie viele Kreise sind rot?", "en-US+m1"))
+        german, tts_engine.synthesize_audio(Utterance("Wie viele Kreise sind rot?", "en-US+m1"))
     )
 
 
@@ -167,7 +167,7 @@ def test_an_openai_compatible_endpoint(tmp_path):
     assert (example.voice, example.duration_seconds) == ("nova", 2.0)
     assert Endpoint.asked[-1]["input"] == "How many of the three are red?" and Endpoint.asked[-1]["model"] == "some-tts"
     with pytest.raises(InputError, match="no such voice"):
-        open_engine("openai", url).speak(Utterance("well", "nobody"))
+        open_engine("openai", url).synthesize_audio(Utterance("well", "nobody"))
     # no key, no server: that is not about the row, so none is refused for it and the same command can go on
     locked = replace(config, output=tmp_path / "locked", engine_model="locked")
     with pytest.raises(EngineError, match=r"engine: locked at http.*401"):
@@ -210,23 +210,25 @@ def test_a_server_that_has_no_answer_stops_the_job_and_costs_no_row(tmp_path, mo
 def test_piper():
     """The real engine with a voice that hums (see its folder)."""
     pytest.importorskip("piper")
-    speaker = open_engine("piper", str(Path(__file__).parents[2] / "fixtures" / "piper"))
-    assert weighted_voices("training", speaker, "en") == {"en_US-hum-low": 1.0}
+    tts_engine = open_engine("piper", str(Path(__file__).parents[2] / "fixtures" / "piper"))
+    assert weighted_voices("training", tts_engine, "en") == {"en_US-hum-low": 1.0}
     with pytest.raises(InputError, match="'en_US-hum-low' speaks en-us, the questions are in de"):
-        weighted_voices("en_US-hum-low", speaker, "de")
+        weighted_voices("en_US-hum-low", tts_engine, "de")
     with pytest.raises(InputError, match="voices: Piper has none that speaks de"):
-        weighted_voices("training", speaker, "de")
+        weighted_voices("training", tts_engine, "de")
     with pytest.raises(InputError, match="voices: 'unseen' are voices of espeak-ng; name some of Piper's"):
-        weighted_voices("unseen", speaker, "en")
+        weighted_voices("heldout", tts_engine, "en")
     question = Utterance("Is there a red bus?", "en_US-hum-low")
-    samples = speaker.speak(question)
-    assert np.array_equal(samples, speaker.speak(question)) and 0.5 < np.abs(samples).max() <= 0.91
-    assert not np.array_equal(samples, speaker.speak(replace(question, text="Is there a bed, Russ?")))
-    assert len(speaker.speak(replace(question, rate_wpm=350))) == pytest.approx(len(samples) / 2, rel=0.02)
+    samples = tts_engine.synthesize_audio(question)
+    assert np.array_equal(samples, tts_engine.synthesize_audio(question)) and 0.5 < np.abs(samples).max() <= 0.91
+    assert not np.array_equal(samples, tts_engine.synthesize_audio(replace(question, text="Is there a bed, Russ?")))
+    assert len(tts_engine.synthesize_audio(replace(question, rate_wpm=350))) == pytest.approx(
+        len(samples) / 2, rel=0.02
+    )
     with pytest.raises(InputError, match="Piper has no voice 'nobody'"):
-        speaker.speak(replace(question, voice="nobody"))
+        tts_engine.synthesize_audio(replace(question, voice="nobody"))
     with pytest.raises(InputError, match="Piper found nothing to say"):
-        speaker.speak(replace(question, text="..."))
+        tts_engine.synthesize_audio(replace(question, text="..."))
 
 
 def test_an_engine_that_is_not_there_is_told_at_once(tmp_path, monkeypatch):
@@ -260,21 +262,21 @@ def test_files_that_are_no_model_stop_the_job_and_cost_no_row(tmp_path):
     voice.write_text("version")
     shutil.copy(Path(__file__).parents[2] / "fixtures" / "piper" / f"{voice.name}.json", tmp_path)
     with pytest.raises(EngineError, match=r"hum-low.onnx: not a model that can be read"):
-        open_engine("piper", str(tmp_path)).speak(Utterance("well", voice.stem))
+        open_engine("piper", str(tmp_path)).synthesize_audio(Utterance("well", voice.stem))
 
 
 @pytest.mark.skipif(shutil.which("flite") is None, reason="there is no command flite")
 def test_flite_says_the_same_twice_at_the_rate_that_is_asked_for():
-    speaker, said = open_engine("flite", ""), Utterance("Is there a red circle?", "slt")
-    samples = speaker.speak(said)
-    assert np.array_equal(samples, speaker.speak(said)) and 16_000 < len(samples) < 48_000
-    assert {"kal", "slt"} <= set(speaker.voices()) and "awb_time" not in speaker.voices()
-    assert len(speaker.speak(replace(said, rate_wpm=350))) == pytest.approx(len(samples) / 2, rel=0.1)
-    assert not np.array_equal(samples, speaker.speak(replace(said, voice="rms"))[: len(samples)])
+    tts_engine, said = open_engine("flite", ""), Utterance("Is there a red circle?", "slt")
+    samples = tts_engine.synthesize_audio(said)
+    assert np.array_equal(samples, tts_engine.synthesize_audio(said)) and 16_000 < len(samples) < 48_000
+    assert {"kal", "slt"} <= set(tts_engine.voices()) and "awb_time" not in tts_engine.voices()
+    assert len(tts_engine.synthesize_audio(replace(said, rate_wpm=350))) == pytest.approx(len(samples) / 2, rel=0.1)
+    assert not np.array_equal(samples, tts_engine.synthesize_audio(replace(said, voice="rms"))[: len(samples)])
     with pytest.raises(InputError, match="Flite has no voice 'nobody'"):
-        speaker.speak(replace(said, voice="nobody"))
+        tts_engine.synthesize_audio(replace(said, voice="nobody"))
     with pytest.raises(InputError, match="Flite found nothing to say"):
-        speaker.speak(replace(said, text="..."))
+        tts_engine.synthesize_audio(replace(said, text="..."))
 
 
 def test_flite_that_fails_is_told_with_its_own_words(tmp_path, monkeypatch):
@@ -284,15 +286,15 @@ def test_flite_that_fails_is_told_with_its_own_words(tmp_path, monkeypatch):
     (tmp_path / "flite").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     with pytest.raises(InputError, match="engine: flite: no luck"):
-        open_engine("flite", "").speak(Utterance("Is there a red circle?", "slt"))
+        open_engine("flite", "").synthesize_audio(Utterance("Is there a red circle?", "slt"))
 
 
 def test_recordings_of_people(tmp_path):
     soundfile.write(tmp_path / "a.flac", np.resize(tone(1.0), 44_100), 44_100)
-    speaker = RecordedSpeaker(tmp_path)
-    assert len(speaker.speak(Utterance("x", "recorded", id="a"))) == 16_000
-    with pytest.raises(InputError, match=r"field speech: .*no recording"):
-        speaker.speak(Utterance("x", "recorded", id="b"))
+    tts_engine = RecordedEngine(tmp_path)
+    assert len(tts_engine.synthesize_audio(Utterance("x", "recorded", id="a"))) == 16_000
+    with pytest.raises(InputError, match=r"field audio: .*no recording"):
+        tts_engine.synthesize_audio(Utterance("x", "recorded", id="b"))
 
 
 @pytest.mark.parametrize(
@@ -307,9 +309,9 @@ def test_recordings_of_people(tmp_path):
     ],
 )
 def test_sound_that_cannot_be_right(samples, reason):
-    check_sound(tone(2.0), "Is there a red circle in it?")
-    with pytest.raises(InputError, match=f"field speech: .*{reason}"):
-        check_sound(samples, "Is there a red circle here??" if len(samples) else "x")
+    check_audio(tone(2.0), "Is there a red circle in it?")
+    with pytest.raises(InputError, match=f"field audio: .*{reason}"):
+        check_audio(samples, "Is there a red circle here??" if len(samples) else "x")
 
 
 @needs("kokoro")
@@ -323,14 +325,14 @@ def test_kokoro_says_the_same_twice_and_can_be_understood(tmp_path):
     for name in ("one", "two"):
         config = SynthesizeConfig(
             tmp_path / name, "jsonl", str(tmp_path / "q.jsonl"), count=0, processes=1, engine="kokoro",
-            engine_path=str(MODELS / "kokoro"), voices="af_heart,bm_george", verify=str(MODELS / "whisper-tiny.en"),
+            engine_path=str(MODELS / "kokoro"), voices="af_heart,bm_george", asr_filter=str(MODELS / "whisper-tiny.en"),
         )  # fmt: skip
         manifest = synthesize(config)
         digests.append([s["sha256"] for s in manifest["shards"]])
         assert manifest["rejected"] == [] and manifest["engine_name"].startswith("Kokoro-82M")
     assert digests[0] == digests[1]
     examples = list(ExampleFolder(tmp_path / "one"))
-    assert [e.word_error_rate for e in examples] == [0.0, 0.0] and "brown" in examples[0].heard.lower()
+    assert [e.word_error_rate for e in examples] == [0.0, 0.0] and "brown" in examples[0].transcript.lower()
     assert sum(manifest["word_error_rates"].values()) == 0
 
 
@@ -338,7 +340,7 @@ def test_kokoro_says_the_same_twice_and_can_be_understood(tmp_path):
 def test_what_cannot_be_understood_is_rejected_with_its_score(tmp_path):
     """espeak at 450 words a minute is not for ears: rows go with their word error rate and what was heard."""
     config = SynthesizeConfig(
-        tmp_path / "out", "world", count=12, processes=1, verify=str(MODELS / "whisper-tiny.en"), most_wer=0.2,
+        tmp_path / "out", "world", count=12, processes=1, asr_filter=str(MODELS / "whisper-tiny.en"), max_wer=0.2,
         rate_wpm=(150, 450), voices="en-US+m3",
     )  # fmt: skip
     manifest = synthesize(config)
@@ -363,8 +365,8 @@ def test_a_transcript_may_have_the_tokens_of_what_was_said_in_any_script():
         return SimpleNamespace(input_ids=text.split())
 
     hindi, english = "मेज पर कितने लाल सेब हैं?", "How many red apples are there on the table?"
-    assert most_tokens(by_bytes, ["Is it?", hindi]) == 16 + 2 * len(hindi.encode()) > 16 + 5 * len(hindi)
-    assert most_tokens(by_words, [english]) == 16 + len(english) // 2 and most_tokens(by_words, []) == 16
+    assert token_limit(by_bytes, ["Is it?", hindi]) == 16 + 2 * len(hindi.encode()) > 16 + 5 * len(hindi)
+    assert token_limit(by_words, [english]) == 16 + len(english) // 2 and token_limit(by_words, []) == 16
 
 
 def test_word_error_rate_is_that_of_levelled_text():
@@ -372,7 +374,7 @@ def test_word_error_rate_is_that_of_levelled_text():
     assert word_error_rate("How many of the twelve dogs?", "how many of the 12 dogs") == 0
     assert word_error_rate("Is it red?", "Is it a bed?") == pytest.approx(2 / 3)
     with pytest.raises(InputError, match="verify: none: "):
-        verifier.heard([])
+        verifier.transcribed([])
     assert word_error_rate("Wie viele?", "wie VIELE", "de") == 0
     assert word_error_rate("赤い丸", "赤い角", "ja") == pytest.approx(1 / 3)
 
@@ -380,15 +382,15 @@ def test_word_error_rate_is_that_of_levelled_text():
 @needs("whisper-tiny.en")
 def test_ears_that_do_not_hear_the_language_are_refused():
     with pytest.raises(InputError, match=r"tiny.en: hears English alone, the questions are in 'de'"):
-        Verifier(str(MODELS / "whisper-tiny.en"), 0.3, "de").heard([])
+        Verifier(str(MODELS / "whisper-tiny.en"), 0.3, "de").transcribed([])
 
 
 @needs("whisper-base")
 def test_ears_of_many_languages_are_told_which_one_it_is():
     """What is said is not translated, nor taken for another language."""
     asked = "Wie heißt der Mann mit dem Hut?"
-    speech = EspeakSpeaker().speak(Utterance(asked, "de+m1", rate_wpm=130))
-    (heard,) = Verifier(str(MODELS / "whisper-base"), 0.3, "de").heard(
-        [replace(world_examples(1)[0], question=asked).spoken(speech, "de+m1")]
+    audio = EspeakEngine().synthesize_audio(Utterance(asked, "de+m1", rate_wpm=130))
+    (heard,) = Verifier(str(MODELS / "whisper-base"), 0.3, "de").transcribed(
+        [replace(toy_examples(1)[0], question=asked).spoken(audio, "de+m1")]
     )
-    assert "Mann" in heard.heard and heard.word_error_rate < 1
+    assert "Mann" in heard.transcript and heard.word_error_rate < 1
