@@ -47,7 +47,7 @@ class Load:
 
 
 def read_model_config(path: str) -> OmniConfig:
-    """The configuration of an `OmniModel` from a JSON file, as those in recipes/skeletons."""
+    """The configuration of an `OmniModel` from a JSON file, as those in recipes/model_configs."""
     if not Path(path).is_file():
         raise InputError(f"skeleton: {path or '(empty)'}: no such file; it stands in where the model is not there yet")
     try:

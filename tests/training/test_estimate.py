@@ -34,7 +34,7 @@ def settings(recipe: Path, **changes) -> DistillConfig:
 
 def test_every_base_has_a_recipe():
     assert (
-        {r.stem for r in RECIPES} == {*PUBLISHED, *NATIVE} == {s.stem for s in (ROOT / "recipes/skeletons").iterdir()}
+        {r.stem for r in RECIPES} == {*PUBLISHED, *NATIVE} == {s.stem for s in (ROOT / "recipes/model_configs").iterdir()}
     )
 
 
@@ -90,7 +90,7 @@ def test_ears_that_learn_from_what_is_said_alone_take_no_llm(tmp_path):
 
 def test_the_recipe_of_ears_is_planned_without_the_parts():
     """Measured on an H100 with 16 clips (2026-11-27_gpu): 12.7 TFLOP, 32.2 GB beside another base of 8B."""
-    recipe = yaml.safe_load((ROOT / "recipes/ears/whisper_large_v3.yaml").read_text())
+    recipe = yaml.safe_load((ROOT / "recipes/ctc_projector/whisper_large_v3.yaml").read_text())
     recipe |= {"model_config": str(ROOT / recipe["model_config"]), "output": Path("runs/ears")}
     planned = align(AlignConfig(**recipe | {"batch_size": 16}, weight_averaging=0.0, dry_run=True))
     assert planned["step_teraflop"] == pytest.approx(12.7, rel=0.05)
@@ -102,7 +102,7 @@ def test_the_recipe_of_ears_is_planned_without_the_parts():
 
 
 def test_how_stacked_ears_stack_is_planned_with_a_skeleton():
-    model_config = str(ROOT / "recipes/skeletons/internvl2_1b.json")
+    model_config = str(ROOT / "recipes/model_configs/internvl2_1b.json")
     whole = AlignConfig(["none"], Path("run"), projector="stack", model_config=model_config, dry_run=True)
     wide = align(replace(whole, stack_factor=16))["trained_parameters"]
     assert wide > 3 * align(whole)["trained_parameters"]
