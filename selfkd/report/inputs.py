@@ -110,7 +110,7 @@ def data_folder(run: RunFolder, path: str) -> Path | None:
 
 
 Samples = list[dict[str, Any]]
-_NEEDED = ("kind", "outcome", "transcript", "parsed", "correct")  # beside what is compared
+_NEEDED = ("question_type", "outcome", "transcript", "parsed", "correct")  # beside what is compared
 
 
 @dataclass
