@@ -1,22 +1,27 @@
-# make demo   measure the vision-audio gap of the embedded model and close it; ends in runs/demo/report.html
-# make test   linter, type checker, tests
-# make study-ears   ears x objective x data over five seeds, into runs/ears: hours; stopped and started again it goes on
-# make study-real   the same where others pretrained LLM, ears and voices: MODELS=DIR holds them; into runs/real
+# make demo    measure the vision-audio gap of the tiny model and close it; ends in runs/demo/report.html
+# make test    linters, type checker, all tests
+# make quick   the same without tests that are slow, want a browser or start several training processes: under 2 minutes
+# make study-projector   projectors x losses x data over five seeds, into runs/projector: hours; a second call resumes
+# make study-real        the same with pretrained LLM, speech encoder and voices: MODELS=DIR holds them; into runs/real
 # All make .venv with pinned versions first. PYTHON=python3.12 chooses another interpreter (3.11 or later).
 PYTHON ?= python3
 VENV ?= .venv
 MODELS ?= models
+PYTEST = $(VENV)/bin/python -m pytest --numprocesses 2 --dist worksteal --durations 20
 
-.PHONY: demo test check study-ears study-real
+.PHONY: demo test quick check study-projector study-real
 
 demo: $(VENV)/installed
 	$(VENV)/bin/selfkd demo --output runs/demo
 
 test: check
-	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile
+	$(PYTEST)
 
-study-ears: $(VENV)/installed
-	$(VENV)/bin/python experiments/projector_study.py --output runs/ears
+quick: check
+	$(PYTEST) -m "not slow and not browser and not distributed"
+
+study-projector: $(VENV)/installed
+	$(VENV)/bin/python experiments/projector_study.py --output runs/projector
 
 study-real: $(VENV)/installed
 	$(VENV)/bin/python experiments/real_parts.py --models $(MODELS) --output runs/real
