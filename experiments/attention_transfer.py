@@ -43,8 +43,8 @@ def transfer(weight: float) -> None:
     from selfkd.analysis.attention import AttentionSums, attention_rows, recording
     from selfkd.analysis.forward import TokenPositions
     from selfkd.losses import LossConfig, LossOutput
-    from selfkd.model import modeling_omni as omni
-    from selfkd.model import self_kd as two_modalities
+    from selfkd.training import self_kd as two_modalities
+    from selfkd.training import trainer
 
     paired_loss, continue_prefix = two_modalities.paired_loss, two_modalities.continue_prefix
 
@@ -58,7 +58,9 @@ def transfer(weight: float) -> None:
             shares = attention_rows(query_BHSE, key_BHTE, mask, every_BS, **how)
             self.sums[layer] = shares.mean(1)[rows_BS][:, :prefix]
 
-    def loss_with_attention(model: Any, batch: Mapping[str, Any], objective: LossConfig, teacher: Any) -> LossOutput:
+    def loss_with_attention(
+        model: Any, batch: Mapping[str, Any], objective: LossConfig, teacher: Any = None
+    ) -> LossOutput:
         read: list[dict[int, Tensor]] = []  # the teacher's view, then the student's
 
         def continue_and_record(vlm: Any, prefix: Any, inputs: Mapping[str, Tensor], mask_BS: Tensor) -> Tensor:
@@ -74,7 +76,7 @@ def transfer(weight: float) -> None:
         distances = [share_loss(theirs[layer], ours[layer]) for layer in sorted(theirs)]
         return loss.plus("attention", weight, torch.stack(distances).mean())
 
-    omni.paired_loss = loss_with_attention
+    trainer.paired_loss = loss_with_attention
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ import torch
 from selfkd.data.dataset import ExampleFolder
 from selfkd.evaluation.backends.base import LocalBackend, Modality
 from selfkd.evaluation.backends.transcriber import Transcriber
+from selfkd.model.checkpoint import inspect_checkpoint
 
 
 def main() -> None:
@@ -34,7 +35,10 @@ def main() -> None:
     examples = ExampleFolder(options.data)
     wanted = list(range(min(options.count, len(examples))))
     transcriber = Transcriber.from_pretrained(options.asr_model)
-    systems = [LocalBackend(m, transcriber, options.batch_size, 48, likelihood=False) for m in options.models]
+    systems = [
+        LocalBackend(inspect_checkpoint(m), transcriber, options.batch_size, 48, likelihood=False)
+        for m in options.models
+    ]
 
     def timed(system: LocalBackend, modality: Modality) -> Callable[[], float]:
         def run() -> float:

@@ -136,10 +136,10 @@ def keep_listening(vlm: Path, asr_model: Path, output: Path) -> None:
     """A VLM that hears by a recogniser of its tokens, where `output` does not hold it yet."""
     from transformers.utils import SAFE_WEIGHTS_NAME
 
-    from selfkd.model.tiny import load_bundled_encoder
+    from selfkd.model.ctc_asr import load_joined
 
     if not (output / SAFE_WEIGHTS_NAME).is_file():
-        for part in reversed(load_bundled_encoder(vlm, asr_model)):  # the model, whose file is looked for, last
+        for part in reversed(load_joined(vlm, asr_model)):  # the model, whose file is looked for, last
             part.save_pretrained(output)
 
 

@@ -29,11 +29,12 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from selfkd.data.media import decode_image
 from selfkd.model.image_processor import InternVLImageTextProcessor
-from selfkd.model.tiny import CHAT_TEMPLATE, IMAGE_TOKENS, vlm_path
+from selfkd.model.tiny import vlm_path
 from selfkd.toy_world.noisy_labels import noiseless_response
 from selfkd.toy_world.scenes import Scene, draw_scene, render
 from selfkd.toy_world.tasks import REPEAT_INSTRUCTION, sample_words, weighted_question
 from selfkd.training.stage import last_checkpoint
+from tools.tiny_model.architecture import CHAT_TEMPLATE, IMAGE_TOKENS
 from tools.tiny_model.pretrain_vision import pretrain_vision
 from tools.tiny_model.pretrain_vlm import AccuracyLog, GroupTrainer, text_accuracy
 from tools.tiny_model.pretraining import hold_to, pretraining_arguments

@@ -30,6 +30,7 @@ from selfkd.losses import LossConfig
 from selfkd.model.configuration_omni import OmniConfig
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.training.estimate import ASSUMED_TERAFLOPS, Load, memory, read_model_config, step_flops
+from selfkd.training.self_kd import paired_loss
 from selfkd.training.trainable import AUDIO_PARTS, LORA, set_trainable
 
 LOAD = Load()
@@ -112,7 +113,7 @@ def make_batch(config: OmniConfig, count: int, device: torch.device) -> dict[str
 
 def ours(objective: LossConfig) -> Step:
     def step(model: OmniModel, batch: dict[str, Any]) -> Tensor:
-        loss = model(paired=batch, objective=objective)
+        loss = paired_loss(model, batch, objective)
         return loss.total / loss.tokens
 
     return step

@@ -31,6 +31,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from selfkd.losses import LossConfig
 from selfkd.model.modeling_omni import OmniModel
+from selfkd.training.self_kd import paired_loss
 
 RESPONSE = 60
 BARS = {("ours, Self-KD", "plain, Self-KD"): 0.42, ("ours, Self-KD", "plain, SFT"): 0.60,
@@ -67,7 +68,7 @@ def make_batch(tiles: int, questions: int, model: OmniModel) -> dict[str, Any]:
 
 
 def our_step(model: OmniModel, batch: dict[str, Any], alpha: float) -> Tensor:
-    loss = model(paired=batch, objective=LossConfig(alpha))
+    loss = paired_loss(model, batch, LossConfig(alpha))
     (loss.total / loss.tokens).backward()
     return loss.total.detach() / loss.tokens
 

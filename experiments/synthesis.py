@@ -67,6 +67,7 @@ def loader_over_step(steps: int = 10, batch: int = 32) -> float:
     from selfkd.losses import LossConfig
     from selfkd.training.align import AlignConfig, assemble
     from selfkd.training.data import PairedCollator, PairedDataset
+    from selfkd.training.self_kd import paired_loss
     from selfkd.training.trainable import freeze_all_but
 
     with tempfile.TemporaryDirectory() as name:
@@ -82,7 +83,7 @@ def loader_over_step(steps: int = 10, batch: int = 32) -> float:
             start = time.perf_counter()
             inputs = collate([items[i] for i in order[step * batch : (step + 1) * batch]])
             loaded = time.perf_counter()
-            model(paired=inputs, objective=LossConfig(1.0)).total.backward()
+            paired_loss(model, inputs, LossConfig(1.0)).total.backward()
             optimizer.step()
             optimizer.zero_grad()
             if step:  # the first one warms up

@@ -15,14 +15,13 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from selfkd.data.dataset import readable, split_weight
-from selfkd.data.example import MANIFEST, REJECTED, read_manifest, shard_metadata
+from selfkd.data.example import MANIFEST, REJECTED, language_code, read_manifest, shard_metadata
 from selfkd.errors import InputError
 from selfkd.evaluation.compare import accuracy_cells, closed_cell, titled_benchmark
 from selfkd.evaluation.gap_table import chance_cell
 from selfkd.files import LOCAL, follow_umask, path_within, read_json, without_folders, write_text
-from selfkd.model.checkpoint import is_ours, load_omni
+from selfkd.model.checkpoint import inspect_checkpoint
 from selfkd.run_dir import CONFIG, MODEL, PROVENANCE, RESULT
-from selfkd.synthesis.quality_filter import language_code
 
 _DATASET_CARD = """---
 {metadata}
@@ -284,11 +283,11 @@ def merge(config: MergeConfig) -> None:
     """Writes `output`: a native omni model in its own layout, any other as an `OmniModel` without adapters."""
     if config.output.exists() and any(config.output.iterdir()):
         raise InputError(f"output: {config.output}: not empty; give another")
-    is_ours(config.model)
+    checkpoint = inspect_checkpoint(config.model)
     config.output.mkdir(
         parents=True, exist_ok=True
     )  # below a file, on a disk without room: said before weights are read
-    model, processor = load_omni(config.model)
+    model, processor = checkpoint.load()
     merged = merge_adapters(model.vlm)
     model.config.llm_lora = None
     (model.vlm if model.is_native else model).save_pretrained(config.output)

@@ -9,7 +9,7 @@ from transformers import AutoModelForMultimodalLM
 from selfkd.cli import main
 from selfkd.errors import InputError
 from selfkd.export import MergeConfig, merge
-from selfkd.model.checkpoint import load_omni
+from selfkd.model.checkpoint import load_model
 from selfkd.model.lora import adapter_parameters, adapters_on
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
@@ -25,7 +25,7 @@ def test_a_merged_model_is_the_one_with_its_adapters_on(native, parts, tmp_path,
     else:
         parts[0].save_pretrained(tmp_path / "plain")
         parts[1].save_pretrained(tmp_path / "plain")
-        model, processor = load_omni(tmp_path / "plain")
+        model, processor = load_model(tmp_path / "plain")
         model.eval()
     model.add_llm_adapters(r=4)
     with torch.no_grad():
@@ -42,9 +42,9 @@ def test_a_merged_model_is_the_one_with_its_adapters_on(native, parts, tmp_path,
         expected = model.vlm(input_ids=ids, **item.image_inputs).logits
     if native:
         merged = AutoModelForMultimodalLM.from_pretrained(tmp_path / "merged").eval()
-        assert load_omni(tmp_path / "merged")[0].is_native
+        assert load_model(tmp_path / "merged")[0].is_native
     else:
-        merged = load_omni(tmp_path / "merged")[0].eval().vlm
+        merged = load_model(tmp_path / "merged")[0].eval().vlm
     assert not adapter_parameters(merged)
     with torch.no_grad():
         torch.testing.assert_close(merged(input_ids=ids, **item.image_inputs).logits, expected, rtol=1e-4, atol=1e-4)

@@ -36,7 +36,6 @@ from selfkd.errors import InputError
 from selfkd.evaluation.metrics import groups_in
 from selfkd.evaluation.uncertainty import LEVEL, RESAMPLES
 from selfkd.files import write_json, write_text
-from selfkd.model.checkpoint import omni_config
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.run_dir import Run
 from selfkd.training.data import MODALITIES, PairedItem
@@ -98,10 +97,10 @@ def analyze_attention(config: AttentionConfig) -> dict[str, Any]:
             records.append(record)
         return records
 
-    for path in models.values():
-        layers = omni_config(path).get_text_config().num_hidden_layers
+    for info in models.values():
+        layers = info.config.get_text_config().num_hidden_layers
         if wrong := [layer for layer in config.map_layers if not 0 <= layer < layers]:
-            raise InputError(f"map_layers: {wrong}: the model has layers 0 to {layers - 1} ({path})")
+            raise InputError(f"map_layers: {wrong}: the model has layers 0 to {layers - 1} ({info.source})")
     with Run.open(config.output, "attention", config, inputs=lambda: inputs_of(models, folders)) as run:
         check_usable(models, folders, config.limit)
 

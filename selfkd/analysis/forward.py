@@ -21,8 +21,8 @@ from selfkd.model.lora import adapters_on
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.prefix_cache import Prefix, continue_prefix, encode_prefix
 from selfkd.model.processing_omni import common_length
-from selfkd.model.self_kd import response_positions
 from selfkd.training.data import Modality, PairedItem
+from selfkd.training.self_kd import response_positions
 
 KEYS = ("image", "query", "response", "other")  # other: chat template, instruction, format of the answer
 

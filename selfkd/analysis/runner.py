@@ -29,10 +29,8 @@ from selfkd.evaluation.grading import check_name, group_of_example
 from selfkd.evaluation.uncertainty import Bounds, Groups, mean_intervals
 from selfkd.files import path_within, write_text
 from selfkd.input_hashes import hashes_of_checkpoint, hashes_of_data
-from selfkd.model.checkpoint import is_ours, load_omni, omni_config, ready
-from selfkd.model.checkpoint_files import check_checkpoint
+from selfkd.model.checkpoint import CheckpointInfo, inspect_checkpoint, ready
 from selfkd.model.modeling_omni import OmniModel
-from selfkd.model.processing_omni import OmniProcessor
 from selfkd.run_dir import name_and_path
 from selfkd.training.data import PairedCollator, PairedDataset, PairedItem
 from selfkd.training.usable_rows import Use, find_unusable, told
@@ -113,23 +111,19 @@ def named(field: str, entries: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def named_models(entries: Sequence[str]) -> dict[str, str]:
+def named_models(entries: Sequence[str]) -> dict[str, CheckpointInfo]:
     """{name: checkpoint}; raises InputError, before anything is made, for what is no model that hears."""
-    models = named("models", entries)
-    for path in models.values():
-        is_ours(path)
-        check_checkpoint(path, "models")
-    return models
+    return {name: inspect_checkpoint(path, "models") for name, path in named("models", entries).items()}
 
 
-def check_usable(models: Mapping[str, str], folders: Mapping[str, ExampleFolder], limit: int) -> None:
+def check_usable(models: Mapping[str, CheckpointInfo], folders: Mapping[str, ExampleFolder], limit: int) -> None:
     """Raises InputError, before a model is loaded, that lists the items which one of them cannot take."""
     asked = []
     for folder in folders.values():
         rows = folder.columns("image_hash")[: limit or None]
         asked.append((folder, [i for i, row in enumerate(rows) if row["image_hash"]]))
-    for name, path in models.items():
-        use = Use(OmniProcessor.from_pretrained(path), omni_config(path).context, learns=True)
+    for name, info in models.items():
+        use = Use(info.processor, info.config.context, learns=True)
         if found := find_unusable(asked, use):
             raise InputError(f"data: {name}: {told(found, sum(len(some) for _, some in asked))}")
 
@@ -147,10 +141,10 @@ def read_folders(data: Sequence[str]) -> dict[str, ExampleFolder]:
     return folders
 
 
-def inputs_of(models: Mapping[str, str], folders: Mapping[str, ExampleFolder]) -> dict[str, str]:
+def inputs_of(models: Mapping[str, CheckpointInfo], folders: Mapping[str, ExampleFolder]) -> dict[str, str]:
     """What an analysis stands on beside its configuration."""
     found = hashes_of_data({str(folder.folder): folder for folder in folders.values()})
-    for path in models.values():
+    for path in (path for info in models.values() for path in info.paths):
         found |= hashes_of_checkpoint("models", path)
     return found
 
@@ -176,7 +170,7 @@ def items_path(folder: Path, benchmark: str, model: str) -> Path:
 
 def measure_missing(
     folder: Path,
-    models: dict[str, str],
+    models: Mapping[str, CheckpointInfo],
     benchmarks: dict[str, list[Example]],
     batch_size: int,
     measure: Measure,
@@ -185,11 +179,11 @@ def measure_missing(
     """Writes the item files that are not there. `measure` gives a record for each item of a batch; `also(benchmark,
     model, records)` may take something out of them, and write it, before they are written."""
     transformers_logging.disable_progress_bar()
-    for name, path in models.items():
+    for name, info in models.items():
         missing = [b for b in benchmarks if not items_path(folder, b, name).is_file()]
         if not missing:
             continue
-        model, processor = load_omni(path)
+        model, processor = info.load()
         ready(model)
         for benchmark in missing:
             records: list[Record] = []

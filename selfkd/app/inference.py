@@ -30,7 +30,7 @@ from selfkd.analysis.forward import (
 from selfkd.data.example import Example
 from selfkd.errors import InputError
 from selfkd.losses import head_logits
-from selfkd.model.generation import ends_of
+from selfkd.model.generation import stop_token_ids
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor, Prompt
 from selfkd.training.data import Modality, PairedCollator, PairedItem, modality_prompts
@@ -168,10 +168,10 @@ def answer(
     for prompt in prompts:
         ids = prompt.prefix_ids + prompt.suffix_ids
         processor.check_context("question", ids, prompt.audio_inputs, model.context - max_new_tokens)
-    ends = ends_of(model, processor.end_id)
+    ends = stop_token_ids(model, processor.end_id)
     # as evaluation asks: a checkpoint's own sampling and penalties are off
     predictions = model.generate(
-        **processor(prompts),
+        **processor.collate(prompts),
         max_new_tokens=max_new_tokens,
         eos_token_id=ends,
         pad_token_id=processor.pad_id,

@@ -21,15 +21,14 @@ from selfkd.app.config import AppConfig
 from selfkd.app.inference import Answer, answer, thumbnail
 from selfkd.data.example import SAMPLE_RATE_HZ, Example
 from selfkd.errors import InputError
-from selfkd.evaluation.backends.transcriber import Transcriber, check_recognizer
+from selfkd.evaluation.backends.transcriber import Transcriber
 from selfkd.evaluation.chance import chance_floor
 from selfkd.evaluation.grading import is_right, parse
 from selfkd.evaluation.verdicts import AT_CHANCE, no_verdict_reason, too_few
-from selfkd.model.checkpoint import is_ours, load_omni, ready
-from selfkd.model.checkpoint_files import check_checkpoint
+from selfkd.model.checkpoint import inspect_checkpoint, ready
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
-from selfkd.model.tiny import WHISPER_SIZE, load_bundled
+from selfkd.model.tiny import TINY_MODEL, has_tiny_encoder
 from selfkd.serving.media import audio_formats, read_audio, read_image
 from selfkd.serving.prompts import check_text
 from selfkd.serving.schema import RefusedError
@@ -191,16 +190,15 @@ class Session:
         """On the GPU where there is one; raises InputError, before anything is loaded, for what is no model that
         hears."""
         paths = named("models", config.models) if config.models else {}
-        for path in paths.values():
-            is_ours(path)
-            check_checkpoint(path, "models")
-        if config.asr_model:
-            check_recognizer(config.asr_model)
-        models = {name: load_omni(path) for name, path in paths.items()} or {"bundled": load_bundled()}
+        inspected = {name: inspect_checkpoint(path, "models") for name, path in paths.items()}
+        asr_model = inspect_checkpoint(config.asr_model or TINY_MODEL, "asr_model", "asr")
+        models = {
+            name: info.load() for name, info in (inspected or {"bundled": inspect_checkpoint(TINY_MODEL)}).items()
+        }
         has_bundled_ears = any(hears_as_bundled(model) for model, _ in models.values())
         transcriber = None
         if config.asr_model or has_bundled_ears:
-            transcriber = Transcriber.from_pretrained(config.asr_model)
+            transcriber = Transcriber.load(asr_model)
         for model, _ in models.values():
             ready(model)
         return cls(config, models, transcriber)
@@ -232,5 +230,4 @@ class Session:
 
 
 def hears_as_bundled(model: OmniModel) -> bool:
-    encoder = model.config.audio_config
-    return encoder is not None and all(getattr(encoder, name) == value for name, value in WHISPER_SIZE.items())
+    return has_tiny_encoder(model.config)

@@ -50,9 +50,9 @@ def check(config: CheckConfig) -> dict[str, dict[str, Any]]:
     if config.max_new_tokens < 1:
         raise InputError(f"max_new_tokens: {config.max_new_tokens}: must be at least 1")
     if config.model:
-        from selfkd.model.checkpoint import is_ours
+        from selfkd.model.checkpoint import inspect_checkpoint
 
-        is_ours(config.model)
+        info = inspect_checkpoint(config.model, weights=False)
     metrics: dict[str, dict[str, Any]] = {str(folder): _figures(folder) for folder in config.data}
     found: list[Any] = []
     total = 0
@@ -60,7 +60,7 @@ def check(config: CheckConfig) -> dict[str, dict[str, Any]]:
         from selfkd.training.usable_rows import told  # with torch
 
         for folder in config.data:
-            unusable = _unusable(config, ExampleFolder(folder))
+            unusable = _unusable(config, info, ExampleFolder(folder))
             metrics[str(folder)]["usable"] = metrics[str(folder)]["examples"] - len(unusable)
             found, total = found + unusable, total + metrics[str(folder)]["examples"]
     for name, known in metrics.items():
@@ -74,13 +74,11 @@ def check(config: CheckConfig) -> dict[str, dict[str, Any]]:
     return metrics
 
 
-def _unusable(config: CheckConfig, folder: ExampleFolder) -> list[Any]:
+def _unusable(config: CheckConfig, info: Any, folder: ExampleFolder) -> list[Any]:
     """The rows that training, or evaluation in any view, could not take."""
-    from selfkd.model.checkpoint import omni_config
-    from selfkd.model.processing_omni import OmniProcessor
     from selfkd.training.usable_rows import Use, find_unusable
 
-    processor, model = OmniProcessor.from_pretrained(config.model), omni_config(config.model)
+    processor, model = info.processor, info.config
     learnt = None if model.ctc_token_ids is None else frozenset(model.ctc_token_ids)
     learns = Use(processor, model.context, learns=True, ctc_tokens=learnt)
     found = find_unusable([(folder, None)], learns, whole=True)

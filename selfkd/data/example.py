@@ -195,3 +195,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if "shards" not in manifest:
         raise InputError(f"{path}: field shards: not in the manifest")
     return manifest
+
+
+def language_code(language: str) -> str:
+    """ "de" of "de-AT"."""
+    return language.lower().partition("-")[0]

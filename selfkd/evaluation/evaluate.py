@@ -30,7 +30,7 @@ from selfkd.evaluation.backends.base import (
 )
 from selfkd.evaluation.backends.openai_client import USAGE, EndpointSettings, kept_usage
 from selfkd.evaluation.backends.remote_code import RemoteCodeBackend, runs_own_code
-from selfkd.evaluation.backends.transcriber import Transcriber, check_recognizer
+from selfkd.evaluation.backends.transcriber import Transcriber
 from selfkd.evaluation.benchmark_speech import InstructionForm, check_benchmarks, synthesize_benchmarks
 from selfkd.evaluation.benchmarks.base import whole_groups
 from selfkd.evaluation.benchmarks.registry import BENCHMARKS
@@ -42,10 +42,8 @@ from selfkd.evaluation.response import count_outcomes, outcome_warnings
 from selfkd.evaluation.samples import QUESTIONS, SampleFile, prompt_hash, read_samples, sample, samples_path
 from selfkd.files import write_json
 from selfkd.input_hashes import hashes_of_checkpoint, hashes_of_data
-from selfkd.model.checkpoint import is_ours, omni_config
-from selfkd.model.checkpoint_files import check_checkpoint
-from selfkd.model.processing_omni import OmniProcessor
-from selfkd.model.tiny import asr_model_path, bundled_config
+from selfkd.model.checkpoint import CheckpointInfo, inspect_checkpoint
+from selfkd.model.tiny import TINY_MODEL, tiny_model_config
 from selfkd.run_dir import UNUSABLE, Run, is_main_process
 from selfkd.training.data import check_vocabulary_coverage
 from selfkd.training.usable_rows import Unusable, Use, find_unusable, left_out_before, skipped, told
@@ -120,9 +118,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         raise InputError("endpoint: max_new_tokens: is a field of the run itself, max_new_tokens")
     settings = endpoint_settings({"max_new_tokens": config.max_new_tokens, **config.endpoint})
     own_code = _own_code(config)
-    if not config.url and not own_code:
-        is_ours(config.model)  # before anything is made
-        check_checkpoint(config.model, "model")
+    checkpoint = None if config.url or own_code else inspect_checkpoint(config.model)
     if config.likelihood and (own_code or config.url):
         raise InputError("likelihood: needs a model in the classes of transformers on this machine")
     if config.url and _processes().num_processes > 1:  # each would have a budget and a pace of its own
@@ -134,8 +130,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             "recognizer: the embedded one knows the words of the embedded world alone; name one for public "
             "benchmarks, say openai/whisper-base.en"
         )
-    if "cascade" in config.modalities and config.asr_model:
-        check_recognizer(config.asr_model)
+    asr_model = None
+    if "cascade" in config.modalities:
+        asr_model = inspect_checkpoint(config.asr_model or TINY_MODEL, "asr_model", "asr")
     check_benchmarks(config)
     own_folders = _own_folders(config)
     Run.check(config.output, "evaluate", config, _FREE)  # before benchmarks are spoken
@@ -143,16 +140,18 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     for name, folder in asked.items():
         check_gradable(name.partition(VOICE_MARK)[0], folder.columns("id", "question_type", "question", "target"))
     if "cascade" in config.modalities and not config.asr_model:
-        heard, processor = bundled_config()
+        heard, processor = tiny_model_config()
         remedy = "recognizer: name one, say openai/whisper-base.en"
         check_vocabulary_coverage(asked.values(), heard.ctc_token_ids or (), processor, remedy)
     given = asked
-    with Run.open(config.output, "evaluate", config, _FREE, lambda: _inputs(config, settings, given)) as run:
+    with Run.open(
+        config.output, "evaluate", config, _FREE, lambda: _inputs(config, settings, given, checkpoint, asr_model)
+    ) as run:
         left_out: dict[str, int] = {}
-        if not config.url and not own_code:
-            asked, left_out = _usable(config, run.folder, asked)
-        transcriber = Transcriber.from_pretrained(config.asr_model) if "cascade" in config.modalities else None
-        with _system(config, settings, transcriber, run.folder) as system:
+        if checkpoint is not None:
+            asked, left_out = _usable(config, checkpoint, run.folder, asked)
+        transcriber = None if asr_model is None else Transcriber.load(asr_model)
+        with _system(config, checkpoint, settings, transcriber, run.folder) as system:
             lost: list[str] = []  # told when all has been asked: one bad reply in the evening is not to cost the night
             result = {name: _ask(config, run.folder, name, folder, system, lost) for name, folder in asked.items()}
         if lost:
@@ -170,16 +169,23 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         return result
 
 
-def _inputs(config: EvaluateConfig, settings: EndpointSettings, asked: Mapping[str, ExampleFolder]) -> dict[str, Any]:
+def _inputs(
+    config: EvaluateConfig,
+    settings: EndpointSettings,
+    asked: Mapping[str, ExampleFolder],
+    checkpoint: CheckpointInfo | None,
+    asr_model: CheckpointInfo | None,
+) -> dict[str, Any]:
     """What a run stands on beside its configuration. Not the number of processes: a reply is the same from any."""
     given = {Path(path): path for path in config.data}
     found: dict[str, Any] = dict(hashes_of_data({given.get(f.folder, name): f for name, f in asked.items()}))
     if config.url:
         found["endpoint.extra"] = masked(settings.extra, "extra")
     else:
-        found |= hashes_of_checkpoint("model", config.model)
-    if "cascade" in config.modalities:
-        found |= hashes_of_checkpoint("asr_model", config.asr_model or asr_model_path())
+        for path in (config.model,) if checkpoint is None else checkpoint.paths:
+            found |= hashes_of_checkpoint("model", path)
+    if asr_model is not None:
+        found |= hashes_of_checkpoint("asr_model", asr_model.paths[0])
     return found
 
 
@@ -189,14 +195,18 @@ def _own_code(config: EvaluateConfig) -> bool:
 
 @contextmanager
 def _system(
-    config: EvaluateConfig, settings: EndpointSettings, transcriber: Transcriber | None, folder: Path
+    config: EvaluateConfig,
+    checkpoint: CheckpointInfo | None,
+    settings: EndpointSettings,
+    transcriber: Transcriber | None,
+    folder: Path,
 ) -> Iterator[Backend]:
     """The model to ask. What an endpoint cost stands in the run's usage.json, and counts when the run goes on."""
-    if _own_code(config):
-        yield RemoteCodeBackend(config.model, transcriber, config.max_new_tokens)
+    if checkpoint is not None:
+        yield LocalBackend(checkpoint, transcriber, config.batch_size, config.max_new_tokens, config.likelihood)
         return
     if not config.url:
-        yield LocalBackend(config.model, transcriber, config.batch_size, config.max_new_tokens, config.likelihood)
+        yield RemoteCodeBackend(config.model, transcriber, config.max_new_tokens)
         return
     with kept_usage(folder / USAGE, config.model) as usage:
         yield EndpointBackend(config.url.removeprefix("openai"), config.model, settings, transcriber, usage)
@@ -270,15 +280,14 @@ def _ask(
 
 
 def _usable(
-    config: EvaluateConfig, run: Path, asked: Mapping[str, ExampleFolder]
+    config: EvaluateConfig, checkpoint: CheckpointInfo, run: Path, asked: Mapping[str, ExampleFolder]
 ) -> tuple[dict[str, ExampleFolder], dict[str, int]]:
     """The folders without the rows that the model cannot take, and how many these are; raises InputError that lists
     them, before the model is loaded, unless they are to be skipped (or to be asked and kept as failures)."""
     found = left_out_before(run / UNUSABLE) if config.skip_unusable else [] if config.keep_failures else None
     left = dict(asked)
     if found is None:
-        processor, context = OmniProcessor.from_pretrained(config.model), omni_config(config.model).context
-        use = Use(processor, context, config.modalities, new_tokens=config.max_new_tokens)
+        use = Use(checkpoint.processor, checkpoint.config.context, config.modalities, new_tokens=config.max_new_tokens)
         found, rows = [], sum(len(_limited(folder, config.limit)) for folder in asked.values())
         while more := find_unusable([(f, _limited(f, config.limit)) for f in left.values()], use, config.skip_unusable):
             if not config.skip_unusable:

@@ -1,4 +1,8 @@
-"""The parts of an `OmniModel` from checkpoints, by hub id or local path; what does not fit is said in one line."""
+"""Loads the parts of an `OmniModel` from checkpoints (hub id or local folder): VLM, speech encoder, ASR model,
+processors.
+
+A checkpoint that cannot be loaded exactly is refused with one line that names the config field and the reason.
+"""
 
 import re
 from dataclasses import dataclass
@@ -24,140 +28,137 @@ from transformers.models.auto.modeling_auto import (
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.utils import CONFIG_NAME
 
-from selfkd.data.example import SAMPLE_RATE_HZ
+from selfkd.data.example import SAMPLE_RATE_HZ, language_code
 from selfkd.errors import InputError
 from selfkd.model.checkpoint_files import (
     Source,
     check_checkpoint,
-    check_side_files,
+    check_small_files,
     check_source,
-    read_object,
+    count_weights,
+    read_json_object,
     reading,
-    weights_in,
 )
 from selfkd.model.image_processor import image_processor_class
-from selfkd.model.native_omni import NATIVE_AUDIO, THINKERS
+from selfkd.model.native_omni import THINKERS
 from selfkd.model.speech_encoder import ASRModel, ASRModelConfig, pad_to_window
-from selfkd.synthesis.quality_filter import language_code
 
-_MAX_TOKENS = 200  # that a clip of 30 s is transcribed to
+_MAX_TOKENS = 200  # of the transcript of a 30-second clip
+# fields of config.json that only versions of selfkd before the first release wrote
+_FIELDS_BEFORE = ("speech_config", "speech_tokens", "speech_stack", "speech_token_id", "speech_padded")
+_ASR_MODEL_BEFORE = "selfkd_recognizer"
 
 
 def load_vlm(source: Source) -> PreTrainedModel:
-    """A vision-language model of transformers; raises InputError for a model without an image tower."""
+    """A vision-language model of transformers; raises InputError for a model without a vision encoder."""
     check_vlm(source)
-    return load_whole(AutoModelForImageTextToText, source, "vlm")
+    return load_strict(AutoModelForImageTextToText, source, "vlm")
 
 
 def check_vlm(source: Source) -> None:
-    """Raises InputError, by its configuration, for what is no vision-language model of transformers."""
-    kind = config_of(source, "vlm").get("model_type")
-    if kind == "internvl_chat":
+    """Raises InputError where config.json is not that of a vision-language model of transformers."""
+    model_type = read_config(source, "vlm").get("model_type")
+    if model_type == "internvl_chat":
         raise InputError(f"vlm: {source}: an original InternVL checkpoint; give it to selfkd convert first")
-    if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
-        raise InputError(f"vlm: {source}: {kind!r} is not a model that takes images and text")
-
-
-def is_native(source: Source) -> bool:
-    """Whether a checkpoint is an omni model that hears by itself; raises InputError where there is none."""
-    kind = config_of(source, "model").get("model_type", "")
-    return THINKERS.get(kind, kind) in NATIVE_AUDIO
+    if model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        raise InputError(f"vlm: {source}: {model_type!r} is not a model that takes images and text")
 
 
 def load_native(source: Source) -> PreTrainedModel:
-    """A native omni model; of one that speaks too, the part that sees, hears and answers."""
-    kind = config_of(source, "model")["model_type"]
-    name = MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES[THINKERS.get(kind, kind)]
-    return load_whole(getattr(transformers, name), source, "model")
+    """A native omni model; of a model that also generates speech, its thinker alone."""
+    model_type = read_config(source, "model")["model_type"]
+    name = MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES[THINKERS.get(model_type, model_type)]
+    return load_strict(getattr(transformers, name), source, "model")
 
 
-def load_vlm_processor(source: Source, name: str = "vlm") -> Any:
-    """The processor of a VLM or OmniModel, without its video part, which would need torchvision; `name` is the field
-    that holds `source`. Raises InputError where a file of it is missing or damaged."""
-    config = config_of(source, name)
+def load_vlm_processor(source: Source, field: str = "vlm") -> Any:
+    """The processor of a VLM or OmniModel, without its video processor, which needs torchvision. `field` is the config
+    field that holds `source`. Raises InputError where one of its files is missing or damaged."""
+    config = read_config(source, field)
     if Path(source).is_dir():
-        check_side_files(Path(source), name)
-    with reading(source, name, _first_of(source, "processor_config.json", "preprocessor_config.json")):
-        kind = config.get("vlm_config", config)["model_type"]
-        whole = {thinker: omni for omni, thinker in THINKERS.items()}.get(kind, kind)
-        processor = image_processor_class(whole).from_pretrained(source)
-        if processor.chat_template is None:  # of Phi-4's, transformers hands it to the tokenizer alone
+        check_small_files(Path(source), field)
+    with reading(source, field, _first_present(source, "processor_config.json", "preprocessor_config.json")):
+        model_type = config.get("vlm_config", config)["model_type"]
+        whole_model = {thinker: omni for omni, thinker in THINKERS.items()}.get(model_type, model_type)
+        processor = image_processor_class(whole_model).from_pretrained(source)
+        if processor.chat_template is None:  # transformers gives Phi-4's to the tokenizer only
             processor.chat_template = processor.tokenizer.chat_template
     return processor
 
 
 def load_feature_extractor(
-    source: Source, name: str, subfolder: str = "", mel_bins: int = 0
+    source: Source, field: str, subfolder: str = "", mel_bins: int = 0
 ) -> WhisperFeatureExtractor:
-    """That of a Whisper checkpoint; raises InputError where it is missing or damaged, or makes other features than an
-    encoder of `mel_bins` takes (0 for any)."""
+    """The feature extractor of a Whisper checkpoint. Raises InputError where it is missing or damaged, or where its
+    features do not fit an encoder of `mel_bins` (0 accepts any number)."""
     folder = Path(source) / subfolder
-    file = _first_of(folder, "preprocessor_config.json", "processor_config.json")
+    file = _first_present(folder, "preprocessor_config.json", "processor_config.json")
     if folder.is_dir():
-        check_side_files(folder, name)
+        check_small_files(folder, field)
         if not (folder / file).is_file():
-            raise InputError(f"{name}: {folder / file}: not there; it says how sound becomes features")
-    with reading(source, name, f"{subfolder}/{file}".lstrip("/")):
+            raise InputError(f"{field}: {folder / file}: not there; it configures the feature extractor")
+    with reading(source, field, f"{subfolder}/{file}".lstrip("/")):
         extractor = WhisperFeatureExtractor.from_pretrained(source, subfolder=subfolder)
         found = extractor.sampling_rate, extractor.feature_size
-    wanted = SAMPLE_RATE_HZ, mel_bins or found[1]
-    if found != wanted:
+    expected = SAMPLE_RATE_HZ, mel_bins or found[1]
+    if found != expected:
         raise InputError(
-            f"{name}: {folder / file}: {found[1]} mel bins of sound at {found[0]} Hz; the encoder takes {wanted[1]} at "
-            f"{wanted[0]}"
+            f"{field}: {folder / file}: {found[1]} mel bins of audio at {found[0]} Hz; the encoder takes {expected[1]} "
+            f"at {expected[0]}"
         )
     return extractor
 
 
-def _first_of(source: Source, *files: str) -> str:
-    """The first of these files that is there; the first where none is."""
+def _first_present(source: Source, *files: str) -> str:
+    """The first of these files that exists; the first name where none does."""
     return next((file for file in files if (Path(source) / file).is_file()), files[0])
 
 
 def load_speech_encoder(source: Source) -> WhisperEncoder:
-    """The encoder of a Whisper checkpoint of any size, or of a `ASRModel`."""
+    """The encoder of a Whisper checkpoint of any size, or of an `ASRModel`."""
     if check_speech_encoder(source) == ASRModelConfig.model_type:
-        return load_whole(ASRModel, source, "speech_encoder").encoder
-    # with its decoder, or the keys of one would be too many
-    whole = load_whole(WhisperForConditionalGeneration, source, "speech_encoder", dtype=torch.float32)
-    return whole.get_encoder()
+        return load_strict(ASRModel, source, "speech_encoder").encoder
+    # loaded with its decoder: otherwise the decoder's keys would count as unexpected
+    whisper = load_strict(WhisperForConditionalGeneration, source, "speech_encoder", dtype=torch.float32)
+    return whisper.get_encoder()
 
 
-def check_whisper(source: Source, name: str) -> None:
-    """Raises InputError, by its files, for what is no Whisper checkpoint; `name` is the field that holds `source`."""
-    check_checkpoint(source, name)
-    kind = config_of(source, name).get("model_type")
-    if kind != "whisper":
-        raise InputError(f"{name}: {source}: {kind!r} is not a Whisper checkpoint")
+def check_whisper(source: Source, field: str) -> None:
+    """Raises InputError where the files are not those of a Whisper checkpoint; `field` is the one that holds
+    `source`."""
+    check_checkpoint(source, field)
+    model_type = read_config(source, field).get("model_type")
+    if model_type != "whisper":
+        raise InputError(f"{field}: {source}: {model_type!r} is not a Whisper checkpoint")
 
 
 def check_speech_encoder(source: Source) -> str:
-    """The type of a checkpoint with a Whisper encoder; raises InputError for any other."""
-    kind = config_of(source, "speech_encoder").get("model_type")
-    if kind not in (ASRModelConfig.model_type, "whisper"):
-        raise InputError(f"speech_encoder: {source}: {kind!r} is not a Whisper checkpoint")
-    return kind
+    """The model type of a checkpoint with a Whisper encoder; raises InputError for any other."""
+    model_type = read_config(source, "speech_encoder").get("model_type")
+    if model_type not in (ASRModelConfig.model_type, "whisper"):
+        raise InputError(f"speech_encoder: {source}: {model_type!r} is not a Whisper checkpoint")
+    return model_type
 
 
 def load_asr_model(source: Source) -> "tuple[ASRModel | WhisperASRModel, WhisperFeatureExtractor]":
-    """What transcribes for the cascade, and the feature extractor that it was trained with."""
-    config = config_of(source, "asr_model")
-    kind, bins = config.get("model_type"), config.get("num_mel_bins", 0)
-    if kind == ASRModelConfig.model_type:
-        extractor = load_feature_extractor(source, "asr_model", mel_bins=bins)
-        return load_whole(ASRModel, source, "asr_model").eval(), extractor
-    if kind == "whisper":
-        extractor = load_feature_extractor(source, "asr_model", mel_bins=bins)
-        with reading(source, "asr_model", _first_of(source, "tokenizer.json", "vocab.json")):
+    """The ASR model of a cascade, and the feature extractor that it was trained with."""
+    config = read_config(source, "asr_model")
+    model_type, mel_bins = config.get("model_type"), config.get("num_mel_bins", 0)
+    if model_type == ASRModelConfig.model_type:
+        extractor = load_feature_extractor(source, "asr_model", mel_bins=mel_bins)
+        return load_strict(ASRModel, source, "asr_model").eval(), extractor
+    if model_type == "whisper":
+        extractor = load_feature_extractor(source, "asr_model", mel_bins=mel_bins)
+        with reading(source, "asr_model", _first_present(source, "tokenizer.json", "vocab.json")):
             tokenizer = AutoTokenizer.from_pretrained(source)
-        model = load_whole(WhisperForConditionalGeneration, source, "asr_model", dtype=torch.float32).eval()
+        model = load_strict(WhisperForConditionalGeneration, source, "asr_model", dtype=torch.float32).eval()
         return WhisperASRModel(model, tokenizer), extractor
-    raise InputError(f"recognizer: {source}: {kind!r} is neither a Whisper checkpoint nor a recogniser of selfkd")
+    raise InputError(f"asr_model: {source}: {model_type!r} is neither a Whisper checkpoint nor an ASR model of selfkd")
 
 
 @dataclass
 class WhisperASRModel:
-    """Whisper with its own decoder, as it was trained: on windows of 30 seconds."""
+    """Whisper with its own decoder, on 30-second windows, as it was trained."""
 
     model: Any
     tokenizer: Any
@@ -167,74 +168,88 @@ class WhisperASRModel:
         return self.model.device
 
     @torch.no_grad()
-    def recognize(self, mel_BFM: Tensor, mel_mask_BM: Tensor, language: str = "") -> list[str]:
-        """Texts of clips in `language` ("" lets a Whisper of many languages guess, clip by clip)."""
-        spoken, settings = language_code(language), self.model.generation_config
-        known = getattr(settings, "lang_to_id", None) or {}  # {"<|en|>": ...}; none where it hears English alone
-        how = {"language": spoken, "task": "transcribe"} if f"<|{spoken}|>" in known else {}
+    def transcribe(self, mel_BFM: Tensor, mel_mask_BM: Tensor, language: str = "") -> list[str]:
+        """Transcripts of clips in `language`; with "" a multilingual Whisper detects the language of each clip."""
+        code, settings = language_code(language), self.model.generation_config
+        known = getattr(settings, "lang_to_id", None) or {}  # {"<|en|>": ...}; missing in English-only models
+        language_settings = {"language": code, "task": "transcribe"} if f"<|{code}|>" in known else {}
         window = pad_to_window(mel_BFM, mel_mask_BM, self.model.config.max_source_positions)
-        # of new tokens, as Whisper counts them; `max_new_tokens` is the same with a warning a batch
-        ids = self.model.generate(input_features=window, max_length=_MAX_TOKENS, do_sample=False, **how)
+        # Whisper's max_length counts new tokens; `max_new_tokens` does the same with a warning for each batch
+        ids = self.model.generate(input_features=window, max_length=_MAX_TOKENS, do_sample=False, **language_settings)
         return [t.strip() for t in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
 
-def load_whole(kind: Any, source: Source, name: str, **settings: Any) -> Any:
-    """`kind.from_pretrained(source)`; raises InputError where a file is missing or damaged, and where weights and
-    configuration do not fit to the last key.
+def load_strict(model_class: Any, source: Source, field: str, **settings: Any) -> Any:
+    """`model_class.from_pretrained(source, **settings)`; raises InputError where a file is missing or damaged, and
+    where weights and configuration differ in any key.
 
-    transformers would draw what is missing at random, with a warning, and go on. `settings` are its own.
+    transformers initializes missing weights at random, warns and continues.
     """
-    check_checkpoint(source, name)
+    check_checkpoint(source, field)
     if Path(source).is_dir():
-        _check_size(kind, source, name)
-    with reading(source, name):  # an ImportError too: Gemma 3n's eyes are timm's
-        model, info = kind.from_pretrained(
+        _check_size(model_class, source, field)
+    with reading(source, field):  # ImportError included: Gemma 3n's vision encoder needs timm
+        model, info = model_class.from_pretrained(
             source, output_loading_info=True, ignore_mismatched_sizes=True, use_safetensors=True, **settings
         )
-    wrong = {what: sorted(map(str, info[f"{what}_keys"])) for what in ("missing", "unexpected", "mismatched")}
-    found = [f"{len(keys)} {what} (such as {keys[0]})" for what, keys in wrong.items() if keys]
+    wrong = {problem: sorted(map(str, info[f"{problem}_keys"])) for problem in ("missing", "unexpected", "mismatched")}
+    found = [f"{len(keys)} {problem} (such as {keys[0]})" for problem, keys in wrong.items() if keys]
     if found:
-        raise InputError(f"{name}: {source}: weights that do not fit the configuration: {', '.join(found)}")
+        raise InputError(f"{field}: {source}: weights that do not fit the configuration: {', '.join(found)}")
     return model
 
 
-def _check_size(kind: Any, source: Source, name: str) -> None:
-    """Raises InputError where a configuration is of a model far larger than its weights: what it lacks would be made,
-    and one wrong digit asks for more memory than there is."""
-    with reading(source, name, "config.json"), torch.device("meta"):
-        config = getattr(kind, "config_class", AutoConfig).from_pretrained(source)
-        if getattr(config, "quantization_config", None) is not None:  # several weights in one number
+def _check_size(model_class: Any, source: Source, field: str) -> None:
+    """Raises InputError where config.json describes a model of more than twice the size of the weight files: one wrong
+    digit would allocate more memory than the machine has."""
+    with reading(source, field, "config.json"), torch.device("meta"):
+        config = getattr(model_class, "config_class", AutoConfig).from_pretrained(source)
+        if getattr(config, "quantization_config", None) is not None:  # one number packs several weights
             return
-        model = kind(config) if issubclass(kind, PreTrainedModel) else kind.from_config(config)
-    wanted, there = sum(p.numel() for p in model.parameters()), weights_in(Path(source), name)
-    if wanted > 2 * there:
+        model = model_class(config) if issubclass(model_class, PreTrainedModel) else model_class.from_config(config)
+    expected, found = sum(p.numel() for p in model.parameters()), count_weights(Path(source), field)
+    if expected > 2 * found:
         raise InputError(
-            f"{name}: {source}: weights that do not fit the configuration: {there:,} numbers there, config.json is of "
-            f"a model of {wanted:,}"
+            f"{field}: {source}: weights that do not fit the configuration: {found:,} numbers there, config.json is of "
+            f"a model of {expected:,}"
         )
 
 
 def is_hub_id(source: Source) -> bool:
-    """Whether it has the form of one: OWNER/NAME."""
+    """Whether `source` has the form OWNER/NAME."""
     return re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) is not None
 
 
-def config_of(source: Source, name: str) -> dict[str, Any]:
-    """The configuration of a checkpoint as it stands in its file; `name` is the field that holds `source`. Raises
-    InputError where there is none, or one that says nothing of the model's type."""
-    check_source(source, name)
+def read_config(source: Source, field: str) -> dict[str, Any]:
+    """The content of a checkpoint's config.json; `field` is the config field that holds `source`. Raises InputError
+    where there is none, where it names no model type, and where an older selfkd wrote it."""
+    check_source(source, field)
     path = Path(source) / CONFIG_NAME
     if path.is_file():
-        config = read_object(path, name)
+        config = read_json_object(path, field)
     elif Path(source).is_dir():
-        raise InputError(f"{name}: {source}: no checkpoint there ({CONFIG_NAME} is missing)")
+        raise InputError(f"{field}: {source}: no checkpoint there ({CONFIG_NAME} is missing)")
     else:
         try:
             config = PretrainedConfig.get_config_dict(source)[0]
-        except Exception as error:  # of the hub: out of reach, gated, no such name
-            why = str(error).strip().partition("\n")[0] if is_hub_id(source) else "no such folder"
-            raise InputError(f"{name}: {source}: no checkpoint there ({why})") from error
-    for field, kind in (("model_type", str), ("architectures", list), ("auto_map", dict)):
-        if not isinstance(config.get(field), kind | None):
-            raise InputError(f"{name}: {path}: field {field}: {config[field]!r:.60} is no {kind.__name__}")
+        except Exception as error:  # the hub's: out of reach, gated, no such name
+            reason = str(error).strip().partition("\n")[0] if is_hub_id(source) else "no such folder"
+            raise InputError(f"{field}: {source}: no checkpoint there ({reason})") from error
+    for key, value_type in (("model_type", str), ("architectures", list), ("auto_map", dict)):
+        if not isinstance(config.get(key), value_type | None):
+            raise InputError(f"{field}: {path}: field {key}: {config[key]!r:.60} is no {value_type.__name__}")
+    _refuse_older(config, path, field)
     return config
+
+
+def _refuse_older(config: dict[str, Any], path: Path, field: str) -> None:
+    """Raises InputError for the configuration of a model that a selfkd before the first release wrote."""
+    if config.get("model_type") == _ASR_MODEL_BEFORE:
+        raise InputError(
+            f"{field}: {path}: field model_type: {_ASR_MODEL_BEFORE!r}: an older selfkd wrote this checkpoint; train "
+            "it again"
+        )
+    if str(config.get("model_type")).startswith("selfkd"):
+        for key in _FIELDS_BEFORE:
+            if key in config:
+                raise InputError(f"{field}: {path}: field {key}: an older selfkd wrote this checkpoint; train it again")

@@ -1,62 +1,155 @@
-"""A model to evaluate or to train, from a checkpoint: one of ours, or a native omni model."""
+"""What a checkpoint is, inspected once (`CheckpointInfo`) and handed down, and how it is loaded."""
 
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import nn
 
 from selfkd.errors import InputError
-from selfkd.model.backbones import config_of, is_native, load_native, load_whole
+from selfkd.model.backbones import load_native, load_strict, read_config
 from selfkd.model.checkpoint_files import Source, check_checkpoint, reading
 from selfkd.model.configuration_omni import OmniConfig
 from selfkd.model.modeling_omni import OmniModel
-from selfkd.model.native_omni import THINKERS, native_speech_token
+from selfkd.model.native_omni import NATIVE_AUDIO, THINKERS, native_audio_token
 from selfkd.model.processing_omni import OmniProcessor
+from selfkd.model.speech_encoder import ASRModelConfig
+from selfkd.model.tiny import TINY_MODEL, asr_model_path, load_tiny_model, tiny_model_config, tiny_model_paths
 from selfkd.run_dir import MODEL
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
+CheckpointKind = Literal["tiny", "omni", "native", "asr_model", "whisper"]
 
 
-def load_omni(source: Source) -> tuple[OmniModel, OmniProcessor]:
-    """The model and its processor, by hub id or path; raises InputError for what is neither."""
-    ours = is_ours(source)
-    check_checkpoint(source, "model")
-    processor = OmniProcessor.from_pretrained(source)  # first: it is read in a second
-    model = load_whole(OmniModel, source, "model") if ours else OmniModel.from_native(load_native(source))
-    return model, processor
+@dataclass(frozen=True, eq=False)
+class CheckpointInfo:
+    """What `inspect_checkpoint` finds out from the configuration of a checkpoint.
+
+    Attributes:
+        source: Hub id, folder, or `selfkd-tiny`.
+        field: The config field that named it, for error messages.
+        kind: tiny: the model in the package; omni: an `OmniModel` that selfkd saved; native: a native omni model in the
+            layout of transformers; asr_model: an ASR model of selfkd; whisper: a Whisper checkpoint.
+        paths: The folders or hub ids that hold its weights; the tiny model has two.
+        omni_config: Configuration of an omni model; None for asr_model and whisper.
+        tiny_processor: The processor of the tiny model, which its configuration needs.
+    """
+
+    source: Source
+    field: str
+    kind: CheckpointKind
+    paths: tuple[Source, ...]
+    omni_config: OmniConfig | None = None
+    tiny_processor: OmniProcessor | None = None
+
+    @property
+    def config(self) -> OmniConfig:
+        """The configuration of an omni model; its `projector_type` is ctc, stack or native."""
+        assert self.omni_config is not None, f"{self.source}: {self.kind} is no omni model"
+        return self.omni_config
+
+    @cached_property
+    def processor(self) -> OmniProcessor:
+        """Loaded on first use, without weights."""
+        return self.tiny_processor or OmniProcessor.from_pretrained(self.source)
+
+    def load(self) -> tuple[OmniModel, OmniProcessor]:
+        """The model, on the CPU, and its processor; raises InputError where weights and configuration differ."""
+        if self.kind == "tiny":
+            return load_tiny_model(self.processor)
+        processor = self.processor  # first: it takes a second, the weights may take minutes
+        if self.kind == "omni":
+            return load_strict(OmniModel, self.source, self.field), processor
+        return OmniModel.from_native(load_native(self.source)), processor
+
+
+def inspect_checkpoint(
+    source: Source, field: str = "model", expected: Literal["omni", "asr"] = "omni", weights: bool = True
+) -> CheckpointInfo:
+    """Reads the configuration of a checkpoint, the one time that a stage does so, and the headers of its `weights`.
+
+    Args:
+        source: Hub id or folder; `selfkd-tiny` is the model in the package.
+        field: The config field that names it, for error messages.
+        expected: omni: a model that takes images, text and audio; asr: one that transcribes audio (Whisper, an ASR
+            model of selfkd, or a model with a CTC projector).
+        weights: Whether the weight files must be present and complete.
+
+    Raises InputError for any other checkpoint.
+    """
+    if str(source) == TINY_MODEL:
+        if expected == "asr":
+            return CheckpointInfo(source, field, "asr_model", (asr_model_path(),))
+        return CheckpointInfo(source, field, "tiny", tiny_model_paths(), *tiny_model_config())
+    values = read_config(source, field)
+    model_type = values.get("model_type")
+    kind, config = _kind_of(model_type), None
+    if kind in ("omni", "native"):
+        with reading(source, field, "config.json"):
+            config = OmniConfig.from_pretrained(source) if kind == "omni" else _native_config(values)
+    if expected == "omni":
+        _check_omni(source, field, kind, model_type)
+    else:
+        _check_asr(source, field, kind, model_type, config)
+    assert kind is not None, "checked above"
+    if weights:
+        check_checkpoint(source, field)
+    return CheckpointInfo(source, field, kind, (source,), config)
+
+
+def load_model(source: Source = TINY_MODEL) -> tuple[OmniModel, OmniProcessor]:
+    """A model and its processor, ready for inference: in evaluation mode, on the GPU where there is one.
+
+    `source` is a model that selfkd has trained (the /model folder of a run), a native omni model of transformers, each
+    by path or hub id, or `selfkd-tiny`, the model in the package. Raises InputError for any other checkpoint."""
+    model, processor = inspect_checkpoint(source).load()
+    return ready(model), processor
 
 
 def ready(model: ModelT) -> ModelT:
-    """The same, in evaluation mode, on the GPU where there is one."""
+    """The same model in evaluation mode, on the GPU where there is one."""
     model.eval()
     if torch.cuda.is_available():
         nn.Module.cuda(model)
     return model
 
 
-def omni_config(source: Source) -> OmniConfig:
-    """The configuration alone, for what can be said without weights."""
-    ours = is_ours(source)
-    with reading(source, "model", "config.json"):
-        if ours:
-            return OmniConfig.from_pretrained(source)
-        values = config_of(source, "model")
-        if values["model_type"] in THINKERS:
-            values = values["thinker_config"] | {"model_type": THINKERS[values["model_type"]]}
-        config = OmniConfig(values)
-        config.audio_token_id = native_speech_token(config.vlm_config)
-        return config
+def _kind_of(model_type: str | None) -> CheckpointKind | None:
+    if model_type == OmniConfig.model_type:
+        return "omni"
+    if model_type == ASRModelConfig.model_type:
+        return "asr_model"
+    if model_type == "whisper":
+        return "whisper"
+    return "native" if THINKERS.get(model_type or "", model_type) in NATIVE_AUDIO else None
 
 
-def is_ours(source: Source) -> bool:
-    """True for a model of selfkd, False for a native omni model; raises InputError for any other."""
-    kind = config_of(source, "model").get("model_type")
-    if kind is None and (Path(source) / MODEL).is_dir():
-        raise InputError(f"model: {source}: a run, not a model; give {Path(source) / MODEL}")
-    if kind != OmniConfig.model_type and not is_native(source):
+def _native_config(values: dict) -> OmniConfig:
+    if values["model_type"] in THINKERS:
+        values = values["thinker_config"] | {"model_type": THINKERS[values["model_type"]]}
+    config = OmniConfig(values)
+    config.audio_token_id = native_audio_token(config.vlm_config)
+    return config
+
+
+def _check_omni(source: Source, field: str, kind: CheckpointKind | None, model_type: str | None) -> None:
+    if model_type is None and (Path(source) / MODEL).is_dir():
+        raise InputError(f"{field}: {source}: a run, not a model; give {Path(source) / MODEL}")
+    if kind not in ("omni", "native"):
         raise InputError(
-            f"model: {source}: {kind!r} does not hear; give the /model folder of a run (selfkd align makes one of a "
-            "vision-language model) or a native omni model"
+            f"{field}: {source}: {model_type!r} takes no audio; give the /model folder of a run (selfkd align makes one of "
+            "a vision-language model) or a native omni model"
         )
-    return kind == OmniConfig.model_type
+
+
+def _check_asr(
+    source: Source, field: str, kind: CheckpointKind | None, model_type: str | None, config: OmniConfig | None
+) -> None:
+    if kind == "omni" and config is not None and config.projector_type != "ctc":
+        raise InputError(f"{field}: {source}: this model has no CTC projector, so it gives no transcript")
+    if kind not in ("omni", "asr_model", "whisper"):
+        raise InputError(
+            f"{field}: {source}: {model_type!r} is neither a Whisper checkpoint nor an ASR model of selfkd"
+        )

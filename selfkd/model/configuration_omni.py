@@ -1,18 +1,22 @@
 """The configuration of an `OmniModel`."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from transformers import AutoConfig, PretrainedConfig, WhisperConfig
 
 
 class OmniConfig(PretrainedConfig):
-    """Configuration of the VLM and of the speech encoder, and how the two are joined.
+    """Configuration of the VLM and the speech encoder, and of the projector between them.
 
-    Without a `audio_config` the VLM is a native omni model and hears by itself. `audio_token_id` stands for what is
-    heard in `input_ids`, however many vectors that will be; the VLM's embedding never sees it (a native model has its
-    own, once for each vector). The ears stack `stack_factor` frames to a vector, or, where `ctc_token_ids` holds ids of
-    the LLM's tokens, they give one vector for each of these that they hear. With `pad_to_window` the encoder reads 30
-    seconds whatever was said. `llm_lora` holds the fields of `peft.LoraConfig` where the LLM has adapters.
+    Args:
+        vlm_config: Of the VLM, or of a native omni model, which encodes audio with its own modules.
+        audio_config: Of the Whisper encoder; None for a native omni model.
+        stack_factor: Encoder frames per audio embedding of the frame-stacking projector.
+        audio_token_id: The token that stands for a clip in `input_ids`, once, however many embeddings the clip has; the
+            VLM's embedding never looks it up. A native omni model has its own, once per embedding.
+        pad_to_window: Whether the encoder gets clips padded to 30 seconds.
+        ctc_token_ids: Ids of the LLM's tokens in the vocabulary of the CTC projector; None for the frame-stacking one.
+        llm_lora: Fields of `peft.LoraConfig` where the LLM has adapters.
     """
 
     model_type = "selfkd_omni"
@@ -39,15 +43,23 @@ class OmniConfig(PretrainedConfig):
         super().__init__(**kwargs)
 
     @property
+    def projector_type(self) -> Literal["ctc", "stack", "native"]:
+        """What maps encoder frames to the LLM's embedding space: `CTCProjector`, `StackProjector`, or the model's own
+        module."""
+        if self.audio_config is None:
+            return "native"
+        return "stack" if self.ctc_token_ids is None else "ctc"
+
+    @property
     def context(self) -> int:
-        """Tokens that the LLM can read at once."""
+        """The LLM's context length, in tokens."""
         return self.get_text_config().max_position_embeddings
 
     @property
     def placeholder_ids(self) -> list[int]:
-        """Tokens that stand for what is seen and heard, and are never a word of a reply."""
+        """Tokens that stand for images, videos and audio, and are never part of a response."""
         parts = [c for c in vars(self.vlm_config).values() if isinstance(c, PretrainedConfig)]
-        names = [f"{sense}_token_{kind}" for sense in ("image", "video", "audio") for kind in ("id", "index")]
+        names = [f"{modality}_token_{key}" for modality in ("image", "video", "audio") for key in ("id", "index")]
         found = {getattr(config, name, None) for config in (self.vlm_config, *parts) for name in names}
         return sorted({i for i in found if isinstance(i, int) and i >= 0} | {self.audio_token_id})
 

@@ -27,7 +27,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from selfkd.errors import InputError
 from selfkd.files import follow_umask, write_json
 from selfkd.model.backbones import is_hub_id
-from selfkd.model.checkpoint_files import check_side_files, check_source, read_head, read_object, reading
+from selfkd.model.checkpoint_files import check_small_files, check_source, read_header, read_json_object, reading
 from selfkd.model.convert_internvl2_config import check_original
 from selfkd.model.convert_internvl2_processor import convert_processor, image_tokens_a_tile, stop_tokens
 
@@ -151,9 +151,9 @@ def convert(config: ConvertConfig) -> Path:
     check_source(config.source, "source")
     config = replace(config, source=_downloaded(config.source))
     original = read_original_config(config.source)
-    check_side_files(config.source, "source")
+    check_small_files(config.source, "source")
     for path in sorted(config.source.glob("*.safetensors")):
-        read_head(path, "source")
+        read_header(path, "source")
     temporary = config.output.with_name(f".{config.output.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -194,7 +194,7 @@ def read_original_config(source: Path) -> dict[str, Any]:
     path = source / "config.json"
     if not path.is_file():
         raise InputError(f"source: {source}: no config.json there")
-    original = read_object(path, "source")
+    original = read_json_object(path, "source")
     if original.get("model_type") != "internvl_chat":
         raise InputError(f"{path}: field model_type: {original.get('model_type')!r}, expected 'internvl_chat'")
     with reading(source, "source", "config.json"):

@@ -1,4 +1,7 @@
-"""Speech samples -> log-mel frames, as many as there are; batches padded on the right."""
+"""Audio samples -> log-mel frames, without padding to 30 seconds; batches are padded on the right.
+
+Legend: B clips, F mel bins, M mel frames (100 a second).
+"""
 
 from collections.abc import Sequence
 
@@ -14,10 +17,10 @@ from selfkd.errors import InputError
 SHORTEST_SECONDS = 0.025  # a window of the spectrum
 
 
-def check_length(
+def check_duration(
     samples: NDArray[np.float32], name: str, rate_hz: int = SAMPLE_RATE_HZ, limit: float = LONGEST_SECONDS
 ) -> None:
-    """Raises InputError for speech that is empty or over what the ears can take. `name` says which example it is."""
+    """Raises InputError for audio shorter than 25 ms or longer than `limit` seconds; `name` is that of the example."""
     seconds = len(samples) / rate_hz
     if seconds < SHORTEST_SECONDS:
         raise InputError(f"{name}: field audio: {seconds:.3f} s of sound is too short")
@@ -26,8 +29,8 @@ def check_length(
 
 
 def log_mel(extractor: WhisperFeatureExtractor, samples: NDArray[np.float32], name: str) -> Tensor:
-    """(mel bins, frames) at 100 frames a second; raises InputError as `check_length` does."""
-    check_length(samples, name, extractor.sampling_rate, extractor.chunk_length)
+    """(F, M) log-mel frames; raises InputError as `check_duration` does."""
+    check_duration(samples, name, extractor.sampling_rate, extractor.chunk_length)
     features = extractor(samples, sampling_rate=extractor.sampling_rate, padding="do_not_pad", return_tensors="np")
     return torch.from_numpy(features["input_features"][0])
 

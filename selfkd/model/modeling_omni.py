@@ -1,12 +1,11 @@
-"""A transformers vision-language model with ears: `OmniModel` = VLM + Whisper encoder + projector, or a native omni
-model with the ears that it has.
+"""`OmniModel`: a vision-language model of transformers + Whisper encoder + projector, or a native omni model as it is.
 
-The VLM is used as it is: on the text view nothing of ours runs, so written answers stay what they were.
+The VLM does not change: text queries run through its own code only, so its text responses stay the same.
 
-Legend: B items, T tokens, F mel bins, M mel frames, S speech vectors, D width, N response rows.
+Legend: B items, T tokens, F mel bins, M mel frames, D width.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -17,18 +16,23 @@ from transformers import AutoModelForMultimodalLM, PreTrainedModel, WhisperConfi
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from selfkd.losses import LossConfig
 from selfkd.model.configuration_omni import OmniConfig
-from selfkd.model.generation import encode_prompts, generate_responses
-from selfkd.model.lora import ADAPTER_MARK, adapters_as_now, add_adapters, is_adapter, train_adapters
-from selfkd.model.native_omni import NATIVE_AUDIO, SENSES, native_speech_token
+from selfkd.model.generation import encode_prompts, generate_responses, stop_token_ids
+from selfkd.model.lora import ADAPTER_MARK, adapter_contexts, add_adapters, is_adapter, train_adapters
+from selfkd.model.native_omni import MODALITY_ENCODERS, NATIVE_AUDIO, native_audio_token
 from selfkd.model.prefix_cache import generate_after
 from selfkd.model.projectors import CHARACTER_HEAD, AudioEmbeddings, CTCOutputs, CTCProjector, StackProjector
-from selfkd.model.self_kd import Teacher, paired_loss
-from selfkd.model.speech_encoder import encode_flac
+from selfkd.model.speech_encoder import encode_mel
+
+MAX_NEW_TOKENS = 128  # of a response, where `generate` gets no length
 
 
 class OmniModel(PreTrainedModel):
+    """VLM + Whisper encoder + projector (`OmniModel.from_parts`), or a native omni model (`OmniModel.from_native`).
+
+    `generate` takes what `OmniProcessor` returns, with LoRA active for audio queries only where the LLM has adapters.
+    """
+
     config: OmniConfig
     config_class = OmniConfig
     base_model_prefix = "vlm"
@@ -36,7 +40,7 @@ class OmniModel(PreTrainedModel):
     _supports_sdpa = True
     supports_gradient_checkpointing = True
     _keys_to_ignore_on_save: Any = frozenset({f"{CHARACTER_HEAD}weight", f"{CHARACTER_HEAD}bias"})
-    # what may train beside a VLM in bf16; looked for anywhere in a name, and the VLM has a projector of its own
+    # trainable parts next to a VLM in bf16; patterns are searched within names, and a VLM has a projector of its own
     _keep_in_fp32_modules_strict: Any = frozenset({r"^speech_encoder\.", r"^projector\.", ADAPTER_MARK})
 
     def __init__(self, config: OmniConfig):
@@ -50,13 +54,13 @@ class OmniModel(PreTrainedModel):
         self.post_init()
 
     def _new_projector(self) -> StackProjector | CTCProjector:
-        heard, read = self.config.audio_config.d_model, self.config.get_text_config().hidden_size
+        speech_width, llm_width = self.config.audio_config.d_model, self.config.get_text_config().hidden_size
         if self.config.ctc_token_ids is not None:
-            return CTCProjector(heard, self.config.ctc_token_ids)
-        return StackProjector(heard, read, self.config.stack_factor)
+            return CTCProjector(speech_width, self.config.ctc_token_ids)
+        return StackProjector(speech_width, llm_width, self.config.stack_factor)
 
     def add_llm_adapters(self, **settings: Any) -> None:
-        """LoRA for the spoken question and the response; `settings` are fields of `peft.LoraConfig`."""
+        """Adds LoRA for audio queries and their responses; `settings` are fields of `peft.LoraConfig`."""
         add_adapters(self.vlm, settings)
         self.config.llm_lora = settings
 
@@ -70,9 +74,9 @@ class OmniModel(PreTrainedModel):
         pad_to_window: bool = False,
         ctc_token_ids: list[int] | None = None,
     ) -> "OmniModel":
-        """Joins a trained VLM, in its own dtype, and a trained Whisper encoder by a new projector; ours is in fp32.
+        """Joins a trained VLM, in its own dtype, and a trained Whisper encoder, in fp32, by a new projector in fp32.
 
-        The parts are taken over, not copied."""
+        The parts are used as they are, not copied."""
         own = speech_encoder.config.to_dict().items()
         audio_config = WhisperConfig(**{k: v for k, v in own if k not in ("model_type", "architectures", "dtype")})
         joined = OmniConfig(vlm.config, audio_config, stack_factor, audio_token_id, pad_to_window, ctc_token_ids)
@@ -83,13 +87,13 @@ class OmniModel(PreTrainedModel):
 
     @classmethod
     def from_native(cls, vlm: PreTrainedModel) -> "OmniModel":
-        """A native omni model with its own ears; it is taken over, not copied."""
-        return cls._around(vlm, OmniConfig(vlm.config, audio_token_id=native_speech_token(vlm.config)))
+        """A native omni model with its own audio encoder; it is used as it is, not copied."""
+        return cls._around(vlm, OmniConfig(vlm.config, audio_token_id=native_audio_token(vlm.config)))
 
     @classmethod
     def _around(cls, vlm: PreTrainedModel, config: OmniConfig) -> "OmniModel":
-        config.vlm_config.dtype = vlm.dtype  # and no longer what its checkpoint was in: ours is loaded by this
-        with torch.device("meta"):  # no second model is made beside the one that is there
+        config.vlm_config.dtype = vlm.dtype  # not the checkpoint's: `from_pretrained` uses this one
+        with torch.device("meta"):  # allocates no second model
             model = cls(config)
         model.vlm = vlm
         return model
@@ -100,30 +104,30 @@ class OmniModel(PreTrainedModel):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The VLM's, as it was loaded: parts that train are in fp32, whichever comes first among the parameters."""
+        """The VLM's, as it was loaded; the first parameter's may be fp32, because trainable parts are."""
         return getattr(self.vlm.config, "dtype", None) or super().dtype
 
     @property
     def context(self) -> int:
-        """Tokens that the LLM can read at once."""
+        """The LLM's context length, in tokens."""
         return self.config.context
 
     @property
     def logit_softcap(self) -> float | None:
-        """c of the c * tanh(logits / c) that Gemma's models make of their logits."""
+        """The c in c * tanh(logits / c), which Gemma models apply to their logits; None for other models."""
         return getattr(self.config.get_text_config(), "final_logit_softcapping", None)
 
     @property
     def llm_trains(self) -> bool:
-        """Whether weights of the LLM itself train, adapters apart."""
+        """Whether weights of the LLM train, adapters not counted."""
         return any(p.requires_grad and not is_adapter(n) for m in self.part("llm") for n, p in m.named_parameters())
 
     def part(self, name: str) -> Iterator[nn.Module]:
         """The modules of a part: "projector", "speech_encoder" or "llm"."""
         if name == "llm":
             decoder = self.vlm.get_decoder()
-            if any(hasattr(decoder, name) for name in SENSES):
-                yield from (child for name, child in decoder.named_children() if name not in SENSES)
+            if any(hasattr(decoder, name) for name in MODALITY_ENCODERS):
+                yield from (child for name, child in decoder.named_children() if name not in MODALITY_ENCODERS)
             else:
                 yield decoder
             yield self.vlm.get_output_embeddings()
@@ -133,27 +137,27 @@ class OmniModel(PreTrainedModel):
             yield self.get_submodule(name)
 
     def train(self, mode: bool = True) -> "OmniModel":
-        """Parts that do not train stay in evaluation mode: with dropout the teacher would be another each time."""
+        """Sets training mode of trainable parts only: with dropout in frozen parts the teacher would be noisy."""
         super().train(mode)
         self.vlm.eval()
-        of_projector = {id(p) for module in self.part("projector") for p in module.parameters()}
+        projector_ids = {id(p) for module in self.part("projector") for p in module.parameters()}
         for name in ("speech_encoder", "projector", "llm"):
-            for module in self.part(name):  # a native model's projector may lie within its encoder: it comes after it
+            for module in self.part(name):  # after its encoder: a native model's projector may be a submodule of it
                 own = [p for n, p in module.named_parameters() if not is_adapter(n)]
-                train = [p.requires_grad for p in own if name == "projector" or id(p) not in of_projector]
+                train = [p.requires_grad for p in own if name == "projector" or id(p) not in projector_ids]
                 module.train(mode and any(train))
         train_adapters(self.vlm, mode)
         if self.is_activation_checkpointing:
             for layer in (layer for module in self.part("llm") for layer in module.modules()):
                 if isinstance(layer, GradientCheckpointingLayer):
-                    layer.training = mode  # of the layer alone, it is what lets its activations be made again
-                    layer._can_checkpoint_with_cache = True  # ours gives a layer the same however often it asks
+                    layer.training = mode  # of this module only: it enables checkpointing of the layer
+                    layer._can_checkpoint_with_cache = True  # `_PrefixCache` may be updated twice by a layer
         return self
 
-    def activation_checkpointing_enable(  # type: ignore[override]  # its others as they come
+    def activation_checkpointing_enable(  # type: ignore[override]  # other arguments are passed on
         self, activation_checkpointing_kwargs: Any = None, **kwargs: Any
     ) -> None:
-        settings = {"use_reentrant": False, "context_fn": partial(adapters_as_now, self.vlm)}
+        settings = {"use_reentrant": False, "context_fn": partial(adapter_contexts, self.vlm)}
         super().activation_checkpointing_enable({**settings, **(activation_checkpointing_kwargs or {})}, **kwargs)
 
     def get_input_embeddings(self):
@@ -163,36 +167,38 @@ class OmniModel(PreTrainedModel):
         return self.vlm.get_output_embeddings()
 
     def encode_audio(self, mel_BFM: Tensor, mel_mask_BM: Tensor) -> AudioEmbeddings:
-        """Speech vectors in the LLM's space and their mask; how many an item gets is the ears' business."""
-        frames = encode_flac(self.speech_encoder, mel_BFM, mel_mask_BM, self.config.pad_to_window)
+        """Audio embeddings (B, U, D) in the LLM's embedding space; the projector determines U."""
+        frames = encode_mel(self.speech_encoder, mel_BFM, mel_mask_BM, self.config.pad_to_window)
         return self.projector(*frames, self.get_input_embeddings())
 
-    def transcribe(self, mel_BFM: Tensor, mel_mask_BM: Tensor) -> CTCOutputs:
-        """What ears that hear tokens read in the frames, and no vectors."""
-        assert isinstance(self.projector, CTCProjector), "these ears hear no tokens"
-        return self.projector.read(*encode_flac(self.speech_encoder, mel_BFM, mel_mask_BM, self.config.pad_to_window))
+    def ctc_outputs(self, mel_BFM: Tensor, mel_mask_BM: Tensor) -> CTCOutputs:
+        """The outputs of a CTC projector's heads, without audio embeddings."""
+        assert isinstance(self.projector, CTCProjector), "only a CTC projector has CTC outputs"
+        frames = encode_mel(self.speech_encoder, mel_BFM, mel_mask_BM, self.config.pad_to_window)
+        return self.projector.ctc_outputs(*frames)
 
     def merge_audio_embeddings(
         self, ids_BT: Tensor, mask_BT: Tensor, audio_inputs: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], Tensor, AudioEmbeddings | None]:
-        """(inputs, mask) of the VLM for tokens with speech among them, rows padded on the right; and what was heard.
+        """(inputs of the VLM, their mask, audio embeddings) for rows that are padded on the right and have one clip
+        each.
 
-        A native model takes `ids_BT` and its own features as they are. Otherwise the speech token of each row gives way
-        to the vectors of what is heard, as many as there are: `inputs_embeds` (B, longer T, D) and their mask.
+        A native model takes `ids_BT` and its own features. Otherwise the clip's audio embeddings replace the audio token
+        of its row: the inputs are `inputs_embeds` (B, longer T, D).
         """
         if self.is_native:
             return {"input_ids": ids_BT, **audio_inputs}, mask_BT, None
-        heard = self.encode_audio(**audio_inputs)
+        audio = self.encode_audio(**audio_inputs)
         embed, rows = self.get_input_embeddings(), []
-        for ids, mask, vectors, there in zip(ids_BT, mask_BT.bool(), heard.vectors, heard.mask, strict=True):
+        for ids, mask, vectors, vectors_mask in zip(ids_BT, mask_BT.bool(), audio.vectors, audio.mask, strict=True):
             ids = ids[mask]
             positions = (ids == self.config.audio_token_id).nonzero().flatten().tolist()
             if len(positions) != 1:
-                raise ValueError(f"a spoken prompt has the speech token once, this one has it {len(positions)} times")
+                raise ValueError(f"an audio prompt has the audio token once, this one has it {len(positions)} times")
             before, after = ids[: positions[0]], ids[positions[0] + 1 :]
-            rows.append(torch.cat([embed(before), vectors[there].to(embed.weight.dtype), embed(after)]))
-        filled = [torch.ones(len(row), dtype=torch.long, device=ids_BT.device) for row in rows]
-        return {"inputs_embeds": pad_sequence(rows, True)}, pad_sequence(filled, True), heard
+            rows.append(torch.cat([embed(before), vectors[vectors_mask].to(embed.weight.dtype), embed(after)]))
+        masks = [torch.ones(len(row), dtype=torch.long, device=ids_BT.device) for row in rows]
+        return {"inputs_embeds": pad_sequence(rows, True)}, pad_sequence(masks, True), audio
 
     def forward(
         self,
@@ -200,23 +206,23 @@ class OmniModel(PreTrainedModel):
         attention_mask: Tensor | None = None,
         audio_inputs: Mapping[str, Tensor] | None = None,
         paired: Mapping[str, Any] | None = None,
-        objective: LossConfig | None = None,
-        teacher: Teacher | None = None,
+        loss_function: "Callable[[OmniModel, Mapping[str, Any]], Any] | None" = None,
         **vlm_inputs: Any,
     ):
-        """The VLM's outputs for prompts with pictures, text and speech; without speech this is the VLM itself.
+        """The VLM's outputs for prompts of images, text and audio; without audio this is the VLM's own forward.
 
-        With `paired`, a batch as `PairedCollator` makes it, the loss of Self-KD instead (a `LossOutput`): here, and not
-        in the trainer, for DDP and FSDP follow a model through its `forward` alone. Its teacher is the text view of the
-        same weights unless one is given.
+        With `paired`, a batch of `PairedCollator`, returns `loss_function(self, paired)` instead (a `LossOutput`; see
+        `training/self_kd.py`). The loss is computed here and not in the trainer because DDP and FSDP hook into a
+        model's `forward`.
         """
         if paired is not None:
-            return paired_loss(self, paired, objective or LossConfig(), teacher)
+            assert loss_function is not None, "paired needs a loss_function"
+            return loss_function(self, paired)
         assert input_ids is not None, "input_ids or paired"
         if not audio_inputs:
             return self.vlm(input_ids=input_ids, attention_mask=attention_mask, **vlm_inputs)
         if self.config.llm_lora is not None:
-            raise ValueError("adapters are on after the prefix alone: use paired_rows or generate")
+            raise ValueError("adapters are active after the prefix only: use paired_rows or generate")
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         inputs, mask, _ = self.merge_audio_embeddings(input_ids, mask, audio_inputs)
         return self.vlm(attention_mask=mask, **inputs, **vlm_inputs)
@@ -231,17 +237,29 @@ class OmniModel(PreTrainedModel):
         suffix_mask: Tensor,
         image_inputs: dict[str, Tensor],
         audio_inputs: dict[str, Tensor] | None = None,
-        spoken: Tensor | None = None,
+        has_audio: Tensor | None = None,
+        end_id: int | None = None,
         **generate_inputs: Any,
     ) -> Tensor:
-        """Ids of the replies alone (B, new tokens). Takes what `OmniProcessor` gives, on any device, and the arguments
-        of `transformers.GenerationMixin.generate`. A picture is read once for all prompts about it, written and spoken.
-        `spoken` (B,) says which prompts have speech; without it all have, or none."""
-        if spoken is None:
-            spoken = torch.full((len(suffix_ids),), bool(audio_inputs))
-        parts = encode_prompts(
-            self, prefix_ids, prefix_mask, group, suffix_ids, suffix_mask, image_inputs, audio_inputs or {}, spoken
+        """Ids of the responses (B, new tokens), without the prompts. Each image is encoded once for all its prompts.
+
+        Args:
+            prefix_ids, prefix_mask, group, suffix_ids, suffix_mask, image_inputs, audio_inputs: As `OmniProcessor`
+                returns them, on any device; `model.generate(**processor(images=..., text=...))`.
+            has_audio: Which prompts are audio queries (B,); by default all where there are `audio_inputs`, else none.
+            end_id: The token that ends a turn of the chat template; it ends a response, as the checkpoint's own
+                do.
+            generate_inputs: Arguments of `transformers.GenerationMixin.generate`; `max_new_tokens` is 128 by default.
+        """
+        if has_audio is None:
+            has_audio = torch.full((len(suffix_ids),), bool(audio_inputs))
+        if end_id is not None:
+            generate_inputs.setdefault("eos_token_id", stop_token_ids(self, end_id))
+        if not generate_inputs.keys() & {"max_new_tokens", "max_length", "generation_config"}:
+            generate_inputs["max_new_tokens"] = MAX_NEW_TOKENS
+        encoded = encode_prompts(
+            self, prefix_ids, prefix_mask, group, suffix_ids, suffix_mask, image_inputs, audio_inputs or {}, has_audio
         )
         return generate_responses(
-            self, parts, lambda *asked, **how: generate_after(*asked, **how)[0], **generate_inputs
+            self, encoded, lambda *prompts, **settings: generate_after(*prompts, **settings)[0], **generate_inputs
         )

@@ -1,7 +1,7 @@
-"""Omni models that hear by themselves, and where each keeps its ears.
+"""Native omni models: models that encode audio with modules of their own, and the paths of those modules.
 
-Such a model merges what it hears into its tokens itself, so nothing of ours stands between its processor and its
-`forward`: it takes part in Self-KD by its own chat template, its own features and its own positions.
+Such a model merges audio embeddings into its token embeddings itself, so nothing of selfkd stands between its processor
+and its `forward`: Self-KD uses its own chat template, features and position ids.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from transformers import PretrainedConfig
 
 @dataclass(frozen=True)
 class NativeAudio:
-    """Modules of a model, by their path in it: what listens, and what brings it into the LLM's space."""
+    """Paths of a model's modules: the audio encoder, and the layers that project into the LLM's embedding space."""
 
     speech_encoder: str
     projector: tuple[str, ...]
@@ -31,18 +31,18 @@ NATIVE_AUDIO = {
     "qwen3_omni_moe_thinker": NativeAudio(_TOWER, (f"{_TOWER}.ln_post", f"{_TOWER}.proj1", f"{_TOWER}.proj2")),
     "gemma3n": _GEMMA,
     "gemma4": _GEMMA,
-    # it has a second projection for speech without a picture, which is not what is trained here
+    # it has a second projection, for audio without an image, which does not train here
     "phi4_multimodal": NativeAudio(
         f"{_PHI}.encoder", (f"{_PHI}.up_proj_for_vision_speech", f"{_PHI}.down_proj_for_vision_speech")
     ),
 }
-# children of a decoder that see and hear: Phi-4's holds them beside its layers
-SENSES = ("embed_tokens_extend",)
-# a whole Qwen-Omni model can speak as well; what sees, hears and answers is its "thinker"
+# children of a decoder that encode images and audio: Phi-4 has them next to its layers
+MODALITY_ENCODERS = ("embed_tokens_extend",)
+# a whole Qwen-Omni model also generates speech; its "thinker" takes images and audio and generates text
 THINKERS = {"qwen2_5_omni": "qwen2_5_omni_thinker", "qwen3_omni_moe": "qwen3_omni_moe_thinker"}
 
 
-def native_speech_token(config: PretrainedConfig) -> int:
-    """The id that stands for what is heard in the tokens of a native omni model."""
+def native_audio_token(config: PretrainedConfig) -> int:
+    """The id of the token that stands for an audio embedding in the input of a native omni model."""
     holder = config.audio_config if config.model_type == "phi4_multimodal" else config
     return holder.audio_token_id

@@ -2,7 +2,9 @@
 
 A native omni model's own processor takes the audio too. The processor gives both modalities of a query (text, audio) as
 token ids, with the prefix that they share: the chat template is split around the query (`ChatFrame`). Tensors that a
-VLM's processor returns differ between backbones, are passed on by name, and are joined to a batch here.
+VLM's processor returns differ between backbones; they are passed on by name and joined to a batch here.
+
+Legend: B prompts, G groups of prompts with one prefix, T tokens, F mel bins, M mel frames.
 """
 
 from collections.abc import Hashable, Iterator, Sequence
@@ -21,57 +23,57 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import WhisperFeatureExtractor
 
+from selfkd.data.media import decode_audio, decode_image
+from selfkd.data.resample import resampled
 from selfkd.errors import InputError
-from selfkd.model.backbones import config_of, load_feature_extractor, load_vlm_processor
-from selfkd.model.checkpoint_files import reading
+from selfkd.model.backbones import load_feature_extractor, load_vlm_processor, read_config
+from selfkd.model.checkpoint_files import Source, reading
+from selfkd.model.configuration_omni import OmniConfig
 from selfkd.model.control_tokens import Template, TextTokenizer
-from selfkd.model.features import check_length, log_mel
+from selfkd.model.features import check_duration, log_mel
 from selfkd.model.projectors import stacked_length
 from selfkd.model.speech_encoder import encoder_frames
 
-# stand for the question and for the response while the template is rendered
-_QUESTION, _RESPONSE = "\N{BULLSEYE}", "\N{FISHEYE}"
+# stand for the query and for the response while the chat template is rendered
+_QUERY, _RESPONSE = "\N{BULLSEYE}", "\N{FISHEYE}"
 
 
 @dataclass(frozen=True)
 class ChatFrame:
-    before: str  # up to the question; with an image, its placeholder included
-    after: str  # from the end of the question up to where the response begins
-    end: str  # what closes the response; its first token is the one that the model is to end with
-
-    def around(self, question: str) -> str:
-        return self.before + question + self.after
+    before: str  # up to the query; with an image, its placeholder included
+    after: str  # from the end of the query to the beginning of the response
+    end: str  # follows the response; its first token is the one that ends the model's turn
 
 
 def chat_frame(processor: Any, with_image: bool) -> ChatFrame:
-    """Renders the processor's chat template for one user turn and splits it at the question."""
-    turn = _turn({"type": "text", "text": _QUESTION}, with_image)
+    """Renders the processor's chat template for one user turn and splits it at the query."""
+    turn = _turn({"type": "text", "text": _QUERY}, with_image)
     text = processor.apply_chat_template([turn], add_generation_prompt=True)
-    before, mark, after = text.partition(_QUESTION)
-    if not mark or _QUESTION in after:
-        raise ValueError("the chat template must show the question exactly once")
+    before, mark, after = text.partition(_QUERY)
+    if not mark or _QUERY in after:
+        raise ValueError("the chat template must contain the question exactly once")
     response = {"role": "assistant", "content": [{"type": "text", "text": _RESPONSE}]}
     end = processor.apply_chat_template([turn, response]).partition(_RESPONSE)[2]
     return ChatFrame(before, after, end)
 
 
 def audio_frame(processor: Any) -> ChatFrame:
-    """What a native omni model's template puts around the place of a clip, within the frame of a written question."""
-    written = chat_frame(processor, with_image=False)
+    """The text that a native omni model's template has around a clip, within the frame of a text query."""
+    text_frame = chat_frame(processor, with_image=False)
     text = processor.apply_chat_template([_turn({"type": "audio"}, False)], add_generation_prompt=True)
-    clip = text.removeprefix(written.before).removesuffix(written.after)
+    clip = text.removeprefix(text_frame.before).removesuffix(text_frame.after)
     before, mark, after = clip.partition(processor.audio_token)
     if not mark or processor.audio_token in after:
-        raise ValueError("the chat template must show a clip exactly once, where a written question would stand")
-    return ChatFrame(before, after, written.end)
+        raise ValueError("the chat template must contain a clip exactly once, in the position of a text query")
+    return ChatFrame(before, after, text_frame.end)
 
 
-def _turn(question: dict[str, str], with_image: bool) -> dict[str, Any]:
-    return {"role": "user", "content": [*([{"type": "image"}] if with_image else []), question]}
+def _turn(query: dict[str, str], with_image: bool) -> dict[str, Any]:
+    return {"role": "user", "content": [*([{"type": "image"}] if with_image else []), query]}
 
 
-def shared_by(keys: Sequence[Hashable]) -> tuple[Tensor, list[int]]:
-    """(number of each item's group (B,), index of the first item of each group): items with one key share a prefix."""
+def group_by_key(keys: Sequence[Hashable]) -> tuple[Tensor, list[int]]:
+    """(group of each item (B,), index of the first item of each group); items with equal keys are one group."""
     first: dict[Hashable, int] = {}
     for i, key in enumerate(keys):
         first.setdefault(key, i)
@@ -80,10 +82,10 @@ def shared_by(keys: Sequence[Hashable]) -> tuple[Tensor, list[int]]:
 
 
 def join_inputs(items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Inputs of several pictures or clips as one batch: joined along the first dimension, zeros where others are larger
-    (an Idefics-like base takes a tile of zeros for no tile; sound comes with a mask)."""
-    with_any = [item for item in items if item]
-    return {name: _join([item[name] for item in with_any]) for name in (with_any[0] if with_any else {})}
+    """Inputs of several images or clips as one batch: concatenated along the first dimension, the others padded with
+    zeros to the largest (an Idefics-like backbone ignores a tile of zeros; audio comes with a mask)."""
+    non_empty = [item for item in items if item]
+    return {name: _join([item[name] for item in non_empty]) for name in (non_empty[0] if non_empty else {})}
 
 
 def _join(tensors: Sequence[Tensor]) -> Tensor:
@@ -96,15 +98,15 @@ def _padded(tensor: Tensor, sizes: Sequence[int]) -> Tensor:
     return F.pad(tensor, padding) if any(padding) else tensor
 
 
-SPEECH_TOKEN = "<speech>"
-_SPEECH_CONFIG = "audio"  # subfolder of the feature extractor
-_OF_TEXT = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
+AUDIO_TOKEN = "<speech>"
+_EXTRACTOR_FOLDER = "audio"  # subfolder of the feature extractor's configuration
+_TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """A picture as a model takes it: the chat text before the question, placeholders put in by the VLM's own processor,
-    the chat text after it, and what its image processor gives, by name; without a picture the text alone."""
+    """An image as a model takes it: the chat text before the query, with the placeholders of the VLM's own processor,
+    the chat text after the query, and the outputs of the image processor by name. Without an image, the text only."""
 
     before: Template
     after: Template
@@ -112,8 +114,8 @@ class EncodedImage:
 
 
 @dataclass(frozen=True)
-class Clip:
-    """A clip as a model takes it: what stands for it in the chat text, and what is made of the sound, by name."""
+class EncodedAudio:
+    """A clip as a model takes it: its placeholder in the chat text, and its features by name."""
 
     text: Template
     audio_inputs: dict[str, Tensor]
@@ -121,8 +123,8 @@ class Clip:
 
 @dataclass(frozen=True)
 class Prompt:
-    """One question for one view. `prefix_ids` is what both views share, `suffix_ids` the question and what follows it
-    up to where the response begins; `audio_inputs` are there in the spoken view alone."""
+    """One query in one modality. Both modalities share `prefix_ids`; `suffix_ids` is the query and what follows it up
+    to the beginning of the response. Only the audio modality has `audio_inputs`."""
 
     prefix_ids: list[int]
     suffix_ids: list[int]
@@ -130,42 +132,50 @@ class Prompt:
     audio_inputs: dict[str, Tensor] = field(default_factory=dict)
 
 
+ImageInput = Image.Image | str | Path | None
+AudioInput = NDArray[np.float32] | str | Path | None
+
+
 class OmniProcessor:
-    """Without a `feature_extractor` the VLM's own processor takes the sound too: that of a native omni model."""
+    """Without a `feature_extractor` the VLM's own processor takes the audio too: that of a native omni model.
+
+    inputs = processor(images=image, text="What color is the circle?")
+    print(processor.decode(model.generate(**inputs)))
+    """
 
     def __init__(
         self, vlm_processor: Any, feature_extractor: WhisperFeatureExtractor | None = None, stack_factor: int = 4
     ):
         self.vlm_processor, self.feature_extractor = vlm_processor, feature_extractor
         self.stack_factor = stack_factor
-        self._image_tokens: dict[tuple[int, int], int] = {}  # by size: a count takes half a millisecond
+        self._image_tokens: dict[tuple[int, int], int] = {}  # by size: counting takes half a millisecond
         self.tokenizer = vlm_processor.tokenizer
-        self._texts: TextTokenizer | None = None  # made when first needed
+        self._texts: TextTokenizer | None = None  # created on first use
         if feature_extractor is not None:
             # beyond the VLM's vocabulary or in its spare rows: the model never looks this id up
-            self.tokenizer.add_tokens([SPEECH_TOKEN], special_tokens=True)
-            self.audio_token_id: int = self.tokenizer.convert_tokens_to_ids(SPEECH_TOKEN)
+            self.tokenizer.add_tokens([AUDIO_TOKEN], special_tokens=True)
+            self.audio_token_id: int = self.tokenizer.convert_tokens_to_ids(AUDIO_TOKEN)
 
     @classmethod
-    def from_pretrained(cls, path: str | Path) -> "OmniProcessor":
+    def from_pretrained(cls, source: Source) -> "OmniProcessor":
         """Reads what `save_pretrained` wrote, or the processor of a native omni model, by hub id or path."""
-        config = config_of(path, "model")
-        processor = load_vlm_processor(path, "model")
-        if config.get("audio_config") is None:
+        config = read_config(source, "model")
+        processor = load_vlm_processor(source, "model")
+        if config.get("model_type") != OmniConfig.model_type or config.get("audio_config") is None:
             return cls(processor)
-        with reading(path, "model", "config.json"):
-            bins, stack = config["audio_config"]["num_mel_bins"], int(config["stack_factor"])
-        return cls(processor, load_feature_extractor(path, "model", _SPEECH_CONFIG, bins), stack)
+        with reading(source, "model", "config.json"):
+            mel_bins, stack_factor = config["audio_config"]["num_mel_bins"], int(config["stack_factor"])
+        return cls(processor, load_feature_extractor(source, "model", _EXTRACTOR_FOLDER, mel_bins), stack_factor)
 
     def save_pretrained(self, path: str | Path) -> None:
         self.vlm_processor.save_pretrained(path)
         if self.feature_extractor is not None:
-            self.feature_extractor.save_pretrained(Path(path) / _SPEECH_CONFIG)
+            self.feature_extractor.save_pretrained(Path(path) / _EXTRACTOR_FOLDER)
 
     @cached_property
     def _frames(self) -> dict[bool, ChatFrame]:
-        """As `apply_chat_template` tokenizes them: a tokenizer's first token stands there once, whether the template
-        has it or the tokenizer puts it before every text."""
+        """By whether there is an image, as `apply_chat_template` tokenizes them: a tokenizer's first token appears
+        once, whether the template contains it or the tokenizer adds it to every text."""
         frames = {with_image: chat_frame(self.vlm_processor, with_image) for with_image in (False, True)}
         first = self.tokenizer.bos_token
         if first is None or self.tokenizer("a")["input_ids"][0] != self.tokenizer.bos_token_id:
@@ -180,7 +190,7 @@ class OmniProcessor:
 
     @property
     def pad_id(self) -> int:
-        """What fills rows up, always masked: the tokenizer's pad token, or where it has none an end."""
+        """The id that pads rows, always masked: the tokenizer's pad token, or else its end token."""
         for found in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
             if found is not None:
                 return found
@@ -191,8 +201,8 @@ class OmniProcessor:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def text_ids(self, *parts: str) -> list[int]:
-        """Token ids of `parts` as one text. Control tokens count as such in `Template`s alone; in any other part
-        (question, instruction, answer, transcript) their names are ordinary text."""
+        """Token ids of `parts` as one text. Names of control tokens become control tokens in a `Template` only; in any
+        other part (query, instruction, answer, transcript) they are ordinary text."""
         return self._text_tokenizer.ids(*parts)
 
     @property
@@ -202,34 +212,34 @@ class OmniProcessor:
             named = {value for name, value in own.items() if name.endswith("_token") and isinstance(value, str)}
             found = [own.get("chat_template"), self.tokenizer.chat_template]
             templates = [t for given in found for t in (given.values() if isinstance(given, dict) else [given]) if t]
-            self._texts = TextTokenizer(self.tokenizer, {*named, SPEECH_TOKEN}, templates)
+            self._texts = TextTokenizer(self.tokenizer, {*named, AUDIO_TOKEN}, templates)
         return self._texts
 
     def response_ids(self, response: str, with_image: bool) -> list[int]:
-        """A response as it stands in a conversation, and the end of the turn. A tokenizer of SentencePiece marks the
-        beginning of a text as it does a space, and what follows "assistant" in a template has no such mark."""
+        """Ids of a response within a conversation, and the end of the turn. A SentencePiece tokenizer marks the
+        beginning of a text as it marks a space, and the text after "assistant" in a template has no such mark."""
         after = Template(self._frames[with_image].after)
         before, whole = self.ids(after), self.text_ids(after, response)
-        alone = whole[: len(before)] != before  # it has run together with the template's end
-        return [*(self.text_ids(response) if alone else whole[len(before) :]), self.end_id]
+        merged = whole[: len(before)] != before  # the response has merged with the template's end
+        return [*(self.text_ids(response) if merged else whole[len(before) :]), self.end_id]
 
     def encode_image(self, image: Image.Image | None, name: str = "") -> EncodedImage:
-        """What a picture becomes, worked out once for all prompts about it. Raises InputError for one that the model's
-        own processor does not take; `name` says which example it is of."""
+        """Processes an image once for all prompts about it. Raises InputError for an image that the model's own
+        processor does not take; `name` is that of the example."""
         frame = self._frames[image is not None]
         if image is None:
             return EncodedImage(Template(frame.before), Template(frame.after), {})
-        # the frame begins with what a prompt begins with; a tokenizer would put its own before that
-        with _taken(image.width, image.height, name):
+        # the frame starts with the first token of a prompt already, so the tokenizer must not add its own
+        with _size_errors(image.width, image.height, name):
             batch = self.vlm_processor(
                 images=[image], text=[frame.before], return_tensors="pt", add_special_tokens=False
             )
-        image_inputs = {name: value for name, value in batch.items() if name not in _OF_TEXT}
+        image_inputs = {name: value for name, value in batch.items() if name not in _TEXT_INPUTS}
         return EncodedImage(Template(self.tokenizer.decode(batch["input_ids"][0])), Template(frame.after), image_inputs)
 
     def image_tokens(self, width: int, height: int) -> int:
-        """How many tokens a picture of so many pixels takes; 0 for none. Raises InputError for a size that the model's
-        own processor does not take."""
+        """The number of tokens of an image of this size in pixels; 0 for no image. Raises InputError for a size that
+        the model's own processor does not take."""
         if not width or not height:
             return 0
         if (width, height) not in self._image_tokens:
@@ -238,63 +248,112 @@ class OmniProcessor:
 
     def _count_image_tokens(self, width: int, height: int) -> int:
         count = getattr(self.vlm_processor, "_get_num_multimodal_tokens", None)
-        if count is None:  # Phi-4's has none: 256 tokens for each 448 x 448 pixels, about
+        if count is None:  # Phi-4's has none: about 256 tokens for each 448 x 448 pixels
             return width * height // 28**2
-        with _taken(width, height):
+        with _size_errors(width, height):
             return count(image_sizes=[[height, width]])["num_image_tokens"][0]
 
-    def encode_audio(self, samples: NDArray[np.float32], name: str = "audio") -> Clip:
-        """What a clip (mono, 16 kHz) becomes. `name` says in errors which it is."""
+    def encode_audio(self, samples: NDArray[np.float32], name: str = "audio") -> EncodedAudio:
+        """Computes the features of a clip (mono, 16 kHz, -1 to 1); `name` is that of the example, for errors."""
         if self.feature_extractor is not None:
             mel_BFM = log_mel(self.feature_extractor, samples, name)[None]
             mask_BM = torch.ones(1, mel_BFM.shape[2], dtype=torch.long)
-            return Clip(Template(SPEECH_TOKEN), {"mel_BFM": mel_BFM, "mel_mask_BM": mask_BM})
-        check_length(samples, name)
+            return EncodedAudio(Template(AUDIO_TOKEN), {"mel_BFM": mel_BFM, "mel_mask_BM": mask_BM})
+        check_duration(samples, name)
         token = self.vlm_processor.audio_token
         batch = self.vlm_processor(text=[token], audio=[samples], return_tensors="pt", add_special_tokens=False)
-        audio_inputs = {n: value for n, value in batch.items() if n not in _OF_TEXT}
+        audio_inputs = {n: value for n, value in batch.items() if n not in _TEXT_INPUTS}
         frames = audio_inputs.get("audio_input_features")
-        if frames is not None:  # Phi-4's processor gives no mask for one clip alone
+        if frames is not None:  # Phi-4's processor gives no mask for a single clip
             audio_inputs.setdefault("audio_attention_mask", torch.ones(frames.shape[:2], dtype=torch.bool))
         text = self.tokenizer.decode(batch["input_ids"][0])
-        frame = self._spoken_frame
-        return Clip(Template(frame.before + text + frame.after), audio_inputs)
+        frame = self._audio_frame
+        return EncodedAudio(Template(frame.before + text + frame.after), audio_inputs)
 
     @cached_property
-    def _spoken_frame(self) -> ChatFrame:
+    def _audio_frame(self) -> ChatFrame:
         return audio_frame(self.vlm_processor)
 
-    def text_prompt(self, question: str, seen: EncodedImage, instruction: str = "", answer_format: str = "") -> Prompt:
-        """The written view. The prompt is tokenized whole and cut where the spoken view's begins to differ."""
-        return self._prompt((question, answer_format), seen, instruction, {})
+    def text_prompt(self, question: str, image: EncodedImage, instruction: str = "", answer_format: str = "") -> Prompt:
+        """A text query. The whole prompt is tokenized and split where the prompt of the audio query begins to
+        differ."""
+        return self._prompt((question, answer_format), image, instruction, {})
 
-    def audio_prompt(self, heard: Clip, seen: EncodedImage, instruction: str = "", answer_format: str = "") -> Prompt:
-        """The spoken view: the question is in the sound and nowhere in the ids."""
-        return self._prompt((heard.text, answer_format), seen, instruction, heard.audio_inputs)
+    def audio_prompt(
+        self, audio: EncodedAudio, image: EncodedImage, instruction: str = "", answer_format: str = ""
+    ) -> Prompt:
+        """An audio query: the question is in the audio only, not in the ids."""
+        return self._prompt((audio.text, answer_format), image, instruction, audio.audio_inputs)
 
     def _prompt(
-        self, question: tuple[str, str], seen: EncodedImage, instruction: str, audio_inputs: dict[str, Tensor]
+        self, question: tuple[str, str], image: EncodedImage, instruction: str, audio_inputs: dict[str, Tensor]
     ) -> Prompt:
-        before = self.text_ids(seen.before, instruction)
-        whole = self.text_ids(seen.before, instruction, *question)
-        for name, place in self._places.items():  # one that is not there for a picture or a clip ends a GPU's process
-            given = seen.before.count(name) + (question[0].count(name) if isinstance(question[0], Template) else 0)
-            if whole.count(place) != given:
-                raise InputError(f"the text makes {whole.count(place)} places {name!r} of {given}")
+        before = self.text_ids(image.before, instruction)
+        whole = self.text_ids(image.before, instruction, *question)
+        for name, token_id in self._placeholders.items():  # one without its image or clip would crash a GPU kernel
+            given = image.before.count(name) + (question[0].count(name) if isinstance(question[0], Template) else 0)
+            if whole.count(token_id) != given:
+                raise InputError(f"the text makes {whole.count(token_id)} placeholders {name!r} of {given}")
         shared = common_length(before, whole)
-        return Prompt(whole[:shared], whole[shared:] + self.ids(seen.after), seen.image_inputs, audio_inputs)
+        return Prompt(whole[:shared], whole[shared:] + self.ids(image.after), image.image_inputs, audio_inputs)
 
     @property
-    def _places(self) -> dict[str, int]:
-        """Tokens that stand for pictures and sound, by name."""
-        own = (getattr(self.vlm_processor, f"{what}_token", None) for what in ("image", "audio"))
-        names = {name for name in (*own, SPEECH_TOKEN if self.feature_extractor else None) if isinstance(name, str)}
+    def _placeholders(self) -> dict[str, int]:
+        """Tokens that stand for images and audio, by name."""
+        own = (getattr(self.vlm_processor, f"{modality}_token", None) for modality in ("image", "audio"))
+        names = {name for name in (*own, AUDIO_TOKEN if self.feature_extractor else None) if isinstance(name, str)}
         return {name: i for name, i in self._text_tokenizer.control.items() if name in names}
 
-    def __call__(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
-        """Prompts, written and spoken, as `OmniModel.generate` takes them: prefixes, those of one picture once, padded
-        on the left, and what follows them, padded on the right."""
-        group, firsts = shared_by([(id(p.image_inputs), tuple(p.prefix_ids)) for p in prompts])
+    def __call__(
+        self,
+        images: ImageInput | Sequence[ImageInput] = None,
+        text: str | Sequence[str | None] | None = None,
+        audio: AudioInput | Sequence[AudioInput] = None,
+        instruction: str = "",
+        answer_format: str = "",
+    ) -> dict[str, Any]:
+        """Queries about images, as `OmniModel.generate` takes them: `model.generate(**processor(images=...,
+        text=...))`.
+
+        Args:
+            images: An image (PIL or the path of a file) or None for each query; one image serves all queries.
+            text: The text of each query; None for an audio query.
+            audio: The clip of each query (samples, mono, 16 kHz, -1 to 1, or the path of a file); None for a text
+            query.
+            instruction: Text before the query, in both modalities.
+            answer_format: Text after the query, in both modalities.
+
+        Raises InputError where a query has both text and audio or neither, and for files that cannot be decoded.
+        """
+        texts, clips, given = _as_list(text), _as_list(audio), _as_list(images)
+        count = max(len(texts), len(clips))
+        texts, clips = (values if len(values) == count else values * count for values in (texts, clips))
+        given = given * count if len(given) == 1 else given
+        if not len(texts) == len(clips) == len(given):
+            raise InputError(
+                f"images, text, audio: {len(given)}, {len(texts)} and {len(clips)} given; one each per query"
+            )
+        encoded: dict[int, EncodedImage] = {}
+        prompts = []
+        for image, question, clip in zip(given, texts, clips, strict=True):
+            if (question is None) == (clip is None):
+                raise InputError("text, audio: give exactly one of them for each query")
+            if id(image) not in encoded:
+                encoded[id(image)] = self.encode_image(_opened_image(image))
+            around = encoded[id(image)], instruction, answer_format
+            if clip is None:
+                prompts.append(self.text_prompt(question, *around))
+            else:
+                prompts.append(self.audio_prompt(self.encode_audio(_opened_audio(clip)), *around))
+        return self.collate(align_prefixes(prompts) if len(encoded) == 1 else prompts) | {
+            "end_id": self.end_id,
+            "pad_token_id": self.pad_id,
+        }
+
+    def collate(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
+        """Prompts of both modalities as `OmniModel.generate` takes them: prefixes (G, T), one for all prompts about an
+        image, padded on the left; what follows them (B, T), padded on the right; `group` (B,), the prefix of each."""
+        group, firsts = group_by_key([(id(p.image_inputs), tuple(p.prefix_ids)) for p in prompts])
         sharing = [prompts[i] for i in firsts]
         prefix_ids, prefix_mask = self.pad_left([p.prefix_ids for p in sharing])
         suffix_ids, suffix_mask = self.pad_right([p.suffix_ids for p in prompts])
@@ -306,20 +365,20 @@ class OmniProcessor:
             "suffix_mask": suffix_mask,
             "image_inputs": join_inputs([p.image_inputs for p in sharing]),
             "audio_inputs": join_inputs([p.audio_inputs for p in prompts]),
-            "spoken": torch.tensor([bool(p.audio_inputs) for p in prompts]),
+            "has_audio": torch.tensor([bool(p.audio_inputs) for p in prompts]),
         }
 
     def check_context(self, name: str, ids: Sequence[int], audio_inputs: dict[str, Tensor], context: int) -> None:
-        """Raises InputError where what the LLM reads for `ids` is longer than its context; `name` says which it is."""
+        """Raises InputError where the LLM's input for `ids` is longer than its context; `name` is the example's."""
         length = self.length(ids, audio_inputs)
         if length > context:
             raise InputError(f"{name}: {length} tokens do not fit the model's context of {context}")
 
     def length(self, ids: Sequence[int], audio_inputs: dict[str, Tensor]) -> int:
-        """Tokens that the LLM reads for `ids`; a vector of what is heard counts as one."""
+        """Length of the LLM's input for `ids`, in tokens; an audio embedding counts as one."""
         if self.feature_extractor is None or not audio_inputs:
             return len(ids)
-        # the speech token makes way for what is heard
+        # audio embeddings replace the audio token
         return len(ids) + stacked_length(encoder_frames(audio_inputs["mel_BFM"].shape[2]), self.stack_factor) - 1
 
     def pad_left(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
@@ -336,23 +395,47 @@ class OmniProcessor:
         return ids, (torch.arange(ids.shape[1]) < lengths[:, None]).long()
 
     def decode(self, ids_BT: Tensor | Sequence[list[int]]) -> list[str]:
+        """The text of each row of ids, without special tokens."""
         return [t.strip() for t in self.tokenizer.batch_decode(ids_BT, skip_special_tokens=True)]
 
 
+def _as_list(values: Any) -> list[Any]:
+    """One value for each query; a single value as a list of one."""
+    return list(values) if isinstance(values, list | tuple) else [values]
+
+
+def _opened_image(image: ImageInput) -> Image.Image | None:
+    return decode_image(_read_file(image, "images")) if isinstance(image, str | Path) else image
+
+
+def _opened_audio(audio: AudioInput) -> NDArray[np.float32]:
+    if isinstance(audio, str | Path):
+        clip = decode_audio(_read_file(audio, "audio"))
+        return resampled(clip.samples, clip.rate_hz)
+    return np.asarray(audio, dtype=np.float32)
+
+
+def _read_file(path: str | Path, field: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{field}: {path}: {error.strerror}") from error
+
+
 @contextmanager
-def _taken(width: int, height: int, name: str = "") -> Iterator[None]:
-    """Qwen2-VL's processor refuses strips (200 to 1), others what their resizing cannot make, each with an error of its
-    own: an InputError here."""
+def _size_errors(width: int, height: int, name: str = "") -> Iterator[None]:
+    """Raises InputError for image sizes that a processor does not take: Qwen2-VL's refuses strips (200 to 1), others
+    fail in their resizing, each with an exception of its own."""
     try:
         yield
     except (ValueError, ArithmeticError, RuntimeError, IndexError) as error:
-        what = f"{name}: field image" if name else "field image"
-        raise InputError(f"{what}: the model does not take {width} x {height} pixels ({error})") from error
+        where = f"{name}: field image" if name else "field image"
+        raise InputError(f"{where}: the model does not take {width} x {height} pixels ({error})") from error
 
 
 def align_prefixes(prompts: Sequence[Prompt]) -> list[Prompt]:
-    """Prompts about one picture with the same prefix: what all of theirs begin with. A question may take the end of the
-    instruction before it into its first token, and the two views would read the picture twice."""
+    """Prompts about one image with their longest common prefix as the prefix of each. The first token of a query may
+    include the end of the instruction before it; without this the image would be encoded once per modality."""
     shared = prompts[0].prefix_ids
     for prompt in prompts[1:]:
         shared = shared[: common_length(shared, prompt.prefix_ids)]
@@ -361,6 +444,7 @@ def align_prefixes(prompts: Sequence[Prompt]) -> list[Prompt]:
 
 
 def common_length(a: list[int], b: list[int]) -> int:
+    """The length of the longest common prefix."""
     length = 0
     while length < min(len(a), len(b)) and a[length] == b[length]:
         length += 1

@@ -1,12 +1,13 @@
-"""Projectors: encoder frames -> vectors in the LLM's embedding space.
+"""Projectors: encoder frames -> audio embeddings in the LLM's embedding space.
 
 `StackProjector` stacks k frames: LayerNorm, linear, GELU, linear (the paper's baseline form). `CTCProjector` gives one
-soft token embedding for each CTC token: a CTC head over the LLM's tokens, and for each run of frames with the same
-likeliest token the mean of the LLM's embeddings under the frames' posteriors (cf. LegoSLM, arXiv 2505.11352). The LLM
-was trained on embeddings of tokens; the posteriors keep what a transcript loses, the encoder's uncertainty, and the
+soft token embedding for each CTC token: a CTC head over the LLM's tokens, and for each run of frames with the same most
+probable token the mean of the LLM's embeddings under the frames' posteriors (cf. LegoSLM, arXiv 2505.11352). The LLM
+was trained on token embeddings; the posteriors keep what a transcript loses, the encoder's uncertainty, and the
 gradient.
 
-Legend: B clips, S encoder frames, D width, P tokens of the CTC vocabulary, U labels or vectors.
+Legend: B clips, S encoder frames, D width, P tokens of the CTC vocabulary, V classes of a head (its tokens and the
+blank), U labels or audio embeddings.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 
 class CTCOutput(NamedTuple):
-    """What a head reads in frames: log-probabilities (B, S, V) in fp32, and which frames there are (B, S)."""
+    """The output of a CTC head: log-probabilities (B, S, V) in fp32, and the mask of the frames (B, S)."""
 
     log_probs: Tensor
     mask: Tensor
@@ -30,7 +31,7 @@ class CTCOutput(NamedTuple):
 
 
 class CTCOutputs(NamedTuple):
-    """What ears that hear tokens read in the frames: tokens, and characters where they spell."""
+    """The outputs of a CTC projector's heads: over tokens, and over characters where it has that auxiliary head."""
 
     tokens: CTCOutput
     characters: CTCOutput | None
@@ -40,134 +41,136 @@ def ctc_output(head: nn.Linear, frames_BSD: Tensor, mask_BS: Tensor) -> CTCOutpu
     return CTCOutput(F.log_softmax(head(frames_BSD.to(head.weight.dtype)).float(), dim=-1), mask_BS)
 
 
-def ctc_loss(reading: CTCOutput, labels_BU: Tensor) -> Tensor:
-    """-log p(labels), in nats, of each clip (B,); `labels_BU` are places in the head, -100 pads.
+def ctc_loss(output: CTCOutput, labels_BU: Tensor) -> Tensor:
+    """-log p(labels), in nats, of each clip (B,); `labels_BU` are classes of the head, -100 pads.
 
-    A clip too short for its labels counts for nothing, as it has no alignment."""
+    A clip with fewer frames than its labels need has no alignment; its loss is 0."""
     return F.ctc_loss(
-        reading.log_probs.transpose(0, 1),
+        output.log_probs.transpose(0, 1),
         labels_BU.clamp(min=0),
-        reading.mask.sum(-1),
+        output.mask.sum(-1),
         (labels_BU != -100).sum(-1),
-        blank=reading.blank,
+        blank=output.blank,
         reduction="none",
         zero_infinity=True,
     )
 
 
-def run_starts(reading: CTCOutput) -> tuple[Tensor, Tensor, Tensor]:
-    """(likeliest piece of each frame, whether one is said there, whether a run begins there), all (B, S). A run is one
-    piece for some frames on end; the blank, and what lies beyond a clip's end, is in none."""
-    best_BS = reading.log_probs.argmax(-1)
-    said_BS = (best_BS != reading.blank) & reading.mask
-    before_BS = F.pad(best_BS, (1, 0), value=reading.blank)[:, :-1]
-    return best_BS, said_BS, said_BS & (best_BS != before_BS)
+def run_starts(output: CTCOutput) -> tuple[Tensor, Tensor, Tensor]:
+    """(most probable class of each frame, whether it is a token, whether a run begins there), all (B, S). A run is a
+    sequence of frames with one token; blank frames and padding are in no run."""
+    best_BS = output.log_probs.argmax(-1)
+    token_BS = (best_BS != output.blank) & output.mask
+    previous_BS = F.pad(best_BS, (1, 0), value=output.blank)[:, :-1]
+    return best_BS, token_BS, token_BS & (best_BS != previous_BS)
 
 
-def runs_of(reading: CTCOutput) -> tuple[Tensor, Tensor]:
-    """(the run that each frame is part of, -1 for none (B, S); which runs there are (B, most runs))."""
-    _, said_BS, starts_BS = run_starts(reading)
-    run_BS = torch.where(said_BS, starts_BS.cumsum(-1) - 1, -1)
+def runs_of(output: CTCOutput) -> tuple[Tensor, Tensor]:
+    """(index of each frame's run, -1 for none (B, S); mask of the runs of each clip (B, max runs))."""
+    _, token_BS, starts_BS = run_starts(output)
+    run_BS = torch.where(token_BS, starts_BS.cumsum(-1) - 1, -1)
     counts_B = starts_BS.sum(-1)
-    most = int(counts_B.max()) if len(counts_B) else 0
-    return run_BS, torch.arange(most, device=run_BS.device) < counts_B[:, None]
+    max_runs = int(counts_B.max()) if len(counts_B) else 0
+    return run_BS, torch.arange(max_runs, device=run_BS.device) < counts_B[:, None]
 
 
-def transcripts_of(reading: CTCOutput) -> list[list[int]]:
-    """The pieces that each clip's runs are of."""
-    best_BS, _, starts_BS = run_starts(reading)
+def greedy_transcripts(output: CTCOutput) -> list[list[int]]:
+    """The class of each run, by clip: the greedy CTC transcript."""
+    best_BS, _, starts_BS = run_starts(output)
     return [best_S[starts_S].tolist() for best_S, starts_S in zip(best_BS, starts_BS, strict=True)]
 
 
 class AudioEmbeddings(NamedTuple):
-    """What ears make of a batch of clips: vectors (B, U, LLM width) and their mask, and the transcript of ears that
-    hear tokens."""
+    """Clips as the LLM takes them: vectors (B, U, LLM width), their mask (B, U), and of a CTC projector the outputs of
+    its heads."""
 
     vectors: Tensor
     mask: Tensor
-    transcript: CTCOutputs | None = None
+    ctc: CTCOutputs | None = None
 
 
-def stacked_length(frames: int | Tensor, stack: int):
-    """Vectors for a number of encoder frames; the last stack may be partly padding."""
-    return (frames + stack - 1) // stack
+def stacked_length(frames: int | Tensor, stack_factor: int):
+    """Audio embeddings for a number of encoder frames; the last stack may be partly padding."""
+    return (frames + stack_factor - 1) // stack_factor
 
 
 class StackProjector(nn.Module):
     """The paper's "single-layer MLP" between speech encoder and LLM, in the form of InternOmni.
 
-    The paper does not say how it down-samples; we stack `stack` neighbouring frames.
+    The paper does not describe its down-sampling; here it is a stack of `stack_factor` neighbouring frames.
     """
 
-    def __init__(self, speech_width: int, llm_width: int, stack: int):
+    def __init__(self, speech_width: int, llm_width: int, stack_factor: int):
         super().__init__()
-        self.stack = stack
-        self.norm = nn.LayerNorm(speech_width * stack)
-        self.linear_in = nn.Linear(speech_width * stack, llm_width)
+        self.stack_factor = stack_factor
+        self.norm = nn.LayerNorm(speech_width * stack_factor)
+        self.linear_in = nn.Linear(speech_width * stack_factor, llm_width)
         self.linear_out = nn.Linear(llm_width, llm_width)
 
     def forward(self, frames_BSD: Tensor, mask_BS: Tensor, embed: nn.Module) -> AudioEmbeddings:
-        """(B, S, speech width) -> ceil(S / k) vectors; the LLM's embeddings are not asked."""
+        """(B, S, speech width) -> (B, ceil(S / k), LLM width); does not use `embed`."""
         frames_BSD = frames_BSD.to(self.linear_in.weight.dtype) * mask_BS[..., None]
-        missing = -frames_BSD.shape[1] % self.stack
+        missing = -frames_BSD.shape[1] % self.stack_factor
         frames_BSD = F.pad(frames_BSD, (0, 0, 0, missing))
-        stacked = frames_BSD.reshape(len(frames_BSD), -1, frames_BSD.shape[2] * self.stack)
-        lengths = stacked_length(mask_BS.sum(-1, keepdim=True), self.stack)
+        stacked = frames_BSD.reshape(len(frames_BSD), -1, frames_BSD.shape[2] * self.stack_factor)
+        lengths = stacked_length(mask_BS.sum(-1, keepdim=True), self.stack_factor)
         mask = torch.arange(stacked.shape[1], device=lengths.device) < lengths
         return AudioEmbeddings(self.linear_out(F.gelu(self.linear_in(self.norm(stacked)))), mask)
 
 
-CHARACTER_HEAD = "projector.character_head."  # of names of weights that no model is saved with
+CHARACTER_HEAD = "projector.character_head."  # prefix of weights that are saved with no model
 
 
 class CTCProjector(nn.Module):
-    """Ears that speak the LLM's tokens. The blank of CTC comes after the P tokens."""
+    """One soft token embedding for each CTC token. The CTC blank is the class after the P tokens."""
 
     def __init__(self, speech_width: int, token_ids: Sequence[int]):
-        """`token_ids`: the LLM's ids of the tokens that can be heard, in the order of the head."""
+        """`token_ids`: the LLM's ids of the tokens in the CTC vocabulary, in the order of the head's classes."""
         super().__init__()
         self.token_ids = list(token_ids)
-        self._place = {token_id: place for place, token_id in enumerate(self.token_ids)}
+        self._class_of_id = {token_id: index for index, token_id in enumerate(self.token_ids)}
         self.ctc_head = nn.Linear(speech_width, len(self.token_ids) + 1)
-        self.character_logits(())
+        self.set_characters(())
 
-    def character_logits(self, characters: Sequence[str]) -> None:
-        """From here on the frames are read as characters, too; with none of them no more.
+    def set_characters(self, characters: Sequence[str]) -> None:
+        """Adds a new auxiliary CTC head over these characters; removes it where there are none.
 
-        For the time that a new head over tokens learns: a word is many frames and a character few, so that CTC over
-        tokens alone is long content to say nothing, and an encoder that has learnt to spell shows it where they lie.
+        It helps while a new head over tokens trains: a token spans many frames and a character few, so CTC over tokens
+        alone stays long at a solution of blanks only, and an encoder that can tell characters apart shows where the
+        tokens lie.
         """
-        self._character = {character: place for place, character in enumerate(characters)}
+        self._class_of_character = {character: index for index, character in enumerate(characters)}
         self.character_head = nn.Linear(self.ctc_head.in_features, len(characters) + 1) if characters else None
 
     def labels(self, ids_BU: Tensor) -> Tensor:
-        """The LLM's ids (-100 pads) as places in the head; a token that cannot be heard is left out."""
-        return _places(ids_BU.tolist(), self._place).to(ids_BU.device)
+        """The LLM's ids (-100 pads) as classes of the head; tokens outside of its vocabulary are left out."""
+        return _class_indices(ids_BU.tolist(), self._class_of_id).to(ids_BU.device)
 
-    def spelling(self, texts: Sequence[str]) -> Tensor:
-        """Texts as places in the head over characters (B, U), -100 pads."""
-        return _places(texts, self._character)
+    def character_labels(self, texts: Sequence[str]) -> Tensor:
+        """Texts as classes of the character head (B, U), -100 pads."""
+        return _class_indices(texts, self._class_of_character)
 
-    def read(self, frames_BSD: Tensor, mask_BS: Tensor) -> CTCOutputs:
-        """What is said, for a loss: no embedding is asked."""
-        spelt = None if self.character_head is None else ctc_output(self.character_head, frames_BSD, mask_BS)
-        return CTCOutputs(ctc_output(self.ctc_head, frames_BSD, mask_BS), spelt)
+    def ctc_outputs(self, frames_BSD: Tensor, mask_BS: Tensor) -> CTCOutputs:
+        """The outputs of the heads, for a CTC loss; computes no embeddings."""
+        characters = None if self.character_head is None else ctc_output(self.character_head, frames_BSD, mask_BS)
+        return CTCOutputs(ctc_output(self.ctc_head, frames_BSD, mask_BS), characters)
 
     def forward(self, frames_BSD: Tensor, mask_BS: Tensor, embed: nn.Module) -> AudioEmbeddings:
-        """A clip in which every frame is blank gives no vector."""
-        transcript = self.read(frames_BSD, mask_BS)
-        run_BS, mask_BU = runs_of(transcript.tokens)
+        """(B, S, speech width) -> (B, max runs, LLM width); a clip of blank frames only has no embedding."""
+        ctc = self.ctc_outputs(frames_BSD, mask_BS)
+        run_BS, mask_BU = runs_of(ctc.tokens)
         table_PD = embed(torch.tensor(self.token_ids, device=mask_BS.device)).float()
-        probs_BSP = transcript.tokens.log_probs[..., :-1].exp()  # without the blank
-        width = mask_BU.shape[1] + 1  # the last place takes the frames of no run
-        place_BS = torch.where(run_BS < 0, width - 1, run_BS)
+        probs_BSP = ctc.tokens.log_probs[..., :-1].exp()  # without the blank
+        width = mask_BU.shape[1] + 1  # the last row collects the frames of no run
+        row_BS = torch.where(run_BS < 0, width - 1, run_BS)
         weighted = torch.cat([probs_BSP @ table_PD, probs_BSP.sum(-1, keepdim=True)], dim=-1)
         sums = weighted.new_zeros(len(weighted), width, weighted.shape[2])
-        sums = sums.scatter_add(1, place_BS[..., None].expand_as(weighted), weighted)[:, :-1]
+        sums = sums.scatter_add(1, row_BS[..., None].expand_as(weighted), weighted)[:, :-1]
         vectors_BUD = sums[..., :-1] / sums[..., -1:].clamp(min=1e-6)
-        return AudioEmbeddings(vectors_BUD, mask_BU, transcript)
+        return AudioEmbeddings(vectors_BUD, mask_BU, ctc)
 
 
-def _places(rows: Sequence[Sequence[Any]], place: Mapping[Any, int]) -> Tensor:
-    numbers = [torch.tensor([place[piece] for piece in row if piece in place]) for row in rows]
-    return pad_sequence([row.long() for row in numbers], True, -100)
+def _class_indices(rows: Sequence[Sequence[Any]], index: Mapping[Any, int]) -> Tensor:
+    """Rows of items as a padded tensor (-100) of their indices; items without one are left out."""
+    indices = [torch.tensor([index[item] for item in row if item in index]) for row in rows]
+    return pad_sequence([row.long() for row in indices], True, -100)

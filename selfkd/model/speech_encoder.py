@@ -1,7 +1,7 @@
-"""A Whisper encoder that is fed the frames there are, and a recogniser made of it.
+"""A Whisper encoder that takes only the frames of a clip, and an ASR model (Whisper encoder + CTC head).
 
-transformers' `WhisperEncoder.forward` wants 30 seconds whatever was said. Here its own layers run over the real frames,
-with padding masked, so that a clip costs what it lasts and gives the same vectors alone and in a batch.
+transformers' `WhisperEncoder.forward` takes clips padded to 30 seconds. Here its layers run over the clip's own frames
+with padding masked: the cost follows the clip's duration, and a clip gives the same hidden states alone and in a batch.
 
 Legend: B clips, F mel bins, M mel frames (100 a second), S encoder frames (50 a second), D width.
 """
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from selfkd.model.projectors import CTCOutput, ctc_output, transcripts_of
+from selfkd.model.projectors import CTCOutput, ctc_output, greedy_transcripts
 
 
 def encoder_frames(mel_frames: int | Tensor):
@@ -23,9 +23,9 @@ def encoder_frames(mel_frames: int | Tensor):
 
 
 def pad_to_window(mel_BFM: Tensor, mel_mask_BM: Tensor, positions: int) -> Tensor:
-    """Clips as Whisper was trained on them: silence up to the whole window (30 s: `positions` = 1500).
+    """Clips padded with silence to Whisper's training window (30 s: `positions` = 1500).
 
-    Whisper's log-mel reaches two below its highest value, so that is what silence looks like.
+    Whisper's log-mel is clipped at two below its maximum, so that value is silence.
     """
     missing = 2 * positions - mel_BFM.shape[2]
     silence_B11 = mel_BFM.masked_fill(~mel_mask_BM[:, None].bool(), -torch.inf).amax((1, 2), keepdim=True) - 2
@@ -33,13 +33,13 @@ def pad_to_window(mel_BFM: Tensor, mel_mask_BM: Tensor, positions: int) -> Tenso
     return torch.where(mask[:, None].bool(), F.pad(mel_BFM, (0, missing)), silence_B11)
 
 
-def encode_flac(
+def encode_mel(
     encoder: WhisperEncoder, mel_BFM: Tensor, mel_mask_BM: Tensor, padded: bool = False
 ) -> tuple[Tensor, Tensor]:
     """(hidden states (B, S, D), mask (B, S)) of clips that are padded on the right with zeros.
 
-    With `padded` the encoder reads 30 seconds, as Whisper was trained, and the frames of the speech are kept: ten times
-    the cost for a question of 3 s.
+    With `padded` the encoder takes 30 seconds, as in Whisper's training, and the clip's own frames are returned: ten
+    times the cost for a query of 3 s.
     """
     mel_BFM = mel_BFM.to(encoder.conv1.weight.dtype)
     length = encoder_frames(mel_BFM.shape[2])
@@ -47,7 +47,7 @@ def encode_flac(
     if padded:
         window = pad_to_window(mel_BFM, mel_mask_BM, encoder.config.max_source_positions)
         return encoder(window).last_hidden_state[:, :length], mask_BS
-    mel_BFM = mel_BFM * mel_mask_BM[:, None]  # beyond its end a clip looks as to the convolution of that clip alone
+    mel_BFM = mel_BFM * mel_mask_BM[:, None]  # beyond its end: zeros, as in a convolution over that clip only
     hidden = F.gelu(encoder.conv1(mel_BFM)) * mel_mask_BM[:, None]
     hidden_BSD = F.gelu(encoder.conv2(hidden)).transpose(1, 2)
     hidden_BSD = hidden_BSD + encoder.embed_positions.weight[:length]
@@ -61,8 +61,8 @@ def encode_flac(
 
 
 class ASRModelConfig(WhisperConfig):
-    """A Whisper configuration, the pieces of text that can be heard (the CTC blank comes after them), and whether the
-    encoder reads 30 seconds whatever was said."""
+    """A Whisper configuration, the pieces of text in the CTC vocabulary (the blank comes after them), and whether the
+    encoder gets clips padded to 30 seconds."""
 
     model_type = "selfkd_asr"
 
@@ -87,10 +87,10 @@ class ASRModel(PreTrainedModel):
         self.post_init()
 
     def forward(self, mel_BFM: Tensor, mel_mask_BM: Tensor) -> CTCOutput:
-        return ctc_output(self.ctc_head, *encode_flac(self.encoder, mel_BFM, mel_mask_BM, self.config.pad_to_window))
+        return ctc_output(self.ctc_head, *encode_mel(self.encoder, mel_BFM, mel_mask_BM, self.config.pad_to_window))
 
     @torch.no_grad()
-    def recognize(self, mel_BFM: Tensor, mel_mask_BM: Tensor) -> list[str]:
-        """What is heard in each clip: the likeliest piece a frame, repeats and blanks removed."""
-        heard = transcripts_of(self(mel_BFM, mel_mask_BM))
-        return ["".join(self.config.pieces[i] for i in ids) for ids in heard]
+    def transcribe(self, mel_BFM: Tensor, mel_mask_BM: Tensor) -> list[str]:
+        """The greedy CTC transcript of each clip: the most probable piece of each frame, repeats and blanks removed."""
+        transcripts = greedy_transcripts(self(mel_BFM, mel_mask_BM))
+        return ["".join(self.config.pieces[i] for i in indices) for indices in transcripts]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from selfkd.model.generation import ends_of
+from selfkd.model.generation import stop_token_ids
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
 from selfkd.serving.prompts import Prepared
@@ -187,12 +187,12 @@ class Worker:
                 self._answer([job])
 
     def _generated(self, batch: Sequence[Job]) -> Exception | None:
-        ends = ends_of(self._model, self._processor.end_id)
+        ends = stop_token_ids(self._model, self._processor.end_id)
         rows = Rows(batch, self._processor, ends)
         self.batches += 1
         try:
             self._model.generate(
-                **self._processor([job.prepared.prompt for job in batch]),
+                **self._processor.collate([job.prepared.prompt for job in batch]),
                 max_new_tokens=max(job.prepared.new_tokens for job in batch),
                 # as evaluation asks: a checkpoint's own sampling and penalties are off
                 eos_token_id=ends,

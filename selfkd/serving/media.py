@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from selfkd.data.media import WEB_FORMATS, decode_audio, decode_image
+from selfkd.data.resample import resampled
 from selfkd.data.sound_files import sniffed
 from selfkd.errors import InputError
 from selfkd.model.features import SHORTEST_SECONDS
 from selfkd.serving.schema import AudioFormat, bad_field
-from selfkd.synthesis.tts.base import resampled
 
 # by the kind of the bytes: one container has several names
 _CALLED: dict[str, tuple[AudioFormat, ...]] = {

@@ -12,11 +12,10 @@ from starlette.exceptions import HTTPException
 from transformers.utils import logging as transformers_logging
 
 from selfkd.errors import InputError
-from selfkd.model.checkpoint import is_ours, load_omni, ready
-from selfkd.model.checkpoint_files import check_checkpoint
+from selfkd.model.checkpoint import inspect_checkpoint, ready
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
-from selfkd.model.tiny import load_bundled
+from selfkd.model.tiny import TINY_MODEL
 from selfkd.serving.config import KEY_VARIABLE, OWN_NAMES, ServeConfig, check_free
 from selfkd.serving.handler import ChatCompletionHandler, error_response
 from selfkd.serving.schema import RefusedError, model_card
@@ -115,12 +114,10 @@ def serve(config: ServeConfig) -> None:
         pass
     except ImportError as error:
         raise InputError(f"{error}; pip install 'selfkd[serve]'") from error
-    if config.model:
-        is_ours(config.model)  # before anything is loaded
-        check_checkpoint(config.model, "model")
+    info = inspect_checkpoint(config.model or TINY_MODEL)
     check_free(config.host, config.port)
     transformers_logging.disable_progress_bar()
-    model, processor = load_omni(config.model) if config.model else load_bundled()
+    model, processor = info.load()
     app = create_app(config, ready(model), processor)
     settings = uvicorn.Config(
         app, config.host, config.port, server_header=False, timeout_graceful_shutdown=_STOP_SECONDS

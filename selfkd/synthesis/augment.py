@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from selfkd.data.example import SAMPLE_RATE_HZ
 from selfkd.errors import InputError
-from selfkd.synthesis.tts.base import SAMPLE_RATE_HZ
 
 EFFECTS = ("room", "noise", "telephone")  # in the order in which sound meets them
 PEAK = 0.95

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selfkd.data.example import LONGEST_SECONDS, SAMPLE_RATE_HZ, Example
+from selfkd.data.example import LONGEST_SECONDS, SAMPLE_RATE_HZ, Example, language_code
 from selfkd.data.media import check_vocabulary_coverage
 from selfkd.errors import InputError
 
@@ -114,11 +114,6 @@ def _normalizer(language: str) -> Any:
     from whisper_normalizer.english import EnglishTextNormalizer
 
     return EnglishTextNormalizer() if language == "en" else BasicTextNormalizer(split_letters=language in UNSPACED)
-
-
-def language_code(language: str) -> str:
-    """ "de" of "de-AT"."""
-    return language.lower().partition("-")[0]
 
 
 def _is_multilingual(asr_model: Any) -> bool:

@@ -12,19 +12,20 @@ from selfkd.losses import LossConfig
 from selfkd.model.backbones import (
     check_speech_encoder,
     check_vlm,
-    config_of,
     load_feature_extractor,
     load_speech_encoder,
     load_vlm,
     load_vlm_processor,
+    read_config,
 )
 from selfkd.model.checkpoint_files import check_checkpoint, reading
 from selfkd.model.configuration_omni import OmniConfig
+from selfkd.model.ctc_asr import joined_config, load_joined
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
 from selfkd.model.projectors import CTCProjector
 from selfkd.model.speech_encoder import ASRModelConfig
-from selfkd.model.tiny import asr_model_path, listening_config, load_bundled_encoder, vlm_path
+from selfkd.model.tiny import asr_model_path, vlm_path
 from selfkd.run_dir import Run
 from selfkd.training.data import check_vocabulary_coverage
 from selfkd.training.estimate import plan, read_model_config
@@ -135,14 +136,14 @@ def _without_weights(config: AlignConfig) -> tuple[OmniConfig, OmniProcessor]:
     check_checkpoint(vlm_source, "vlm")
     check_checkpoint(encoder_source, "speech_encoder")
     if _begins_as_recognizer(config):
-        model_config, processor = listening_config(vlm_source, encoder_source)
+        model_config, processor = joined_config(vlm_source, encoder_source)
         check_vocabulary_coverage(folders_of(config.data), model_config.ctc_token_ids or (), processor, NEW_AUDIO_PARTS)
         return model_config, processor
     check_vlm(vlm_source)
     check_speech_encoder(encoder_source)
     processor = _processor(config)
     with reading(vlm_source, "vlm", "config.json"):
-        model_config = OmniConfig(config_of(vlm_source, "vlm"), config_of(encoder_source, "speech_encoder"))
+        model_config = OmniConfig(read_config(vlm_source, "vlm"), read_config(encoder_source, "speech_encoder"))
     return model_config, processor
 
 
@@ -150,7 +151,7 @@ def assemble(config: AlignConfig) -> tuple[OmniModel, OmniProcessor]:
     """VLM + speech encoder + a new projector, its weights drawn from the seed; a new head over tokens spells, too."""
     vlm_source, encoder_source = _sources(config)
     if _begins_as_recognizer(config):
-        return load_bundled_encoder(vlm_source, encoder_source)
+        return load_joined(vlm_source, encoder_source)
     processor = _processor(config)
     vlm, encoder = load_vlm(vlm_source), load_speech_encoder(encoder_source)
     set_seed(config.seed)
@@ -160,20 +161,20 @@ def assemble(config: AlignConfig) -> tuple[OmniModel, OmniProcessor]:
     stack, padded = config.stack_factor, config.pad_to_window
     model = OmniModel.from_parts(vlm, encoder, processor.audio_token_id, stack, padded, tokens)
     if isinstance(model.projector, CTCProjector):
-        model.projector.character_logits(sorted({character for text in said for character in text}))
+        model.projector.set_characters(sorted({character for text in said for character in text}))
     return model, processor
 
 
 def _processor(config: AlignConfig) -> OmniProcessor:
     vlm_source, encoder_source = _sources(config)
-    bins = config_of(encoder_source, "speech_encoder").get("num_mel_bins", 0)
+    bins = read_config(encoder_source, "speech_encoder").get("num_mel_bins", 0)
     extractor = load_feature_extractor(encoder_source, "speech_encoder", mel_bins=bins)
     return OmniProcessor(load_vlm_processor(vlm_source), extractor, config.stack_factor)
 
 
 def _begins_as_recognizer(config: AlignConfig) -> bool:
     """Whether the ears are a recogniser of selfkd, its head with them."""
-    encoder = config_of(_sources(config)[1], "speech_encoder") if config.projector == "ctc" else {}
+    encoder = read_config(_sources(config)[1], "speech_encoder") if config.projector == "ctc" else {}
     return encoder.get("model_type") == ASRModelConfig.model_type
 
 
@@ -191,8 +192,8 @@ def _model_config(config: AlignConfig) -> OmniConfig:
         model_config = read_model_config(config.model_config)
     else:
         vlm_source, encoder_source = _sources(config)
-        encoder = config_of(encoder_source, "speech_encoder")
-        model_config = OmniConfig(config_of(vlm_source, "vlm"), encoder)
+        encoder = read_config(encoder_source, "speech_encoder")
+        model_config = OmniConfig(read_config(vlm_source, "vlm"), encoder)
     model_config.stack_factor, model_config.pad_to_window = config.stack_factor, config.pad_to_window
     if config.projector == "ctc":
         of_recognizer = len(getattr(model_config.audio_config, "pieces", ()))

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset, Sampler
 from selfkd.data.dataset import ExampleFolder, Sketch
 from selfkd.data.example import Example, groups_of, image_hash
 from selfkd.errors import InputError
-from selfkd.model.processing_omni import EncodedImage, OmniProcessor, Prompt, align_prefixes, join_inputs, shared_by
+from selfkd.model.processing_omni import EncodedImage, OmniProcessor, Prompt, align_prefixes, group_by_key, join_inputs
 
 Modality = Literal["text", "audio"]
 MODALITIES: tuple[Modality, ...] = ("text", "audio")
@@ -152,7 +152,7 @@ class PairedCollator:
     def __call__(self, items: Sequence[PairedItem]) -> dict[str, Any]:
         stands_in = any(i.stands_in for i in items)
         labels = pad_sequence([torch.tensor(i.response_ids) for i in items], True, -100)
-        group, firsts = shared_by([(i.image, tuple(i.prefix_ids)) for i in items])
+        group, firsts = group_by_key([(i.image, tuple(i.prefix_ids)) for i in items])
         sharing = [items[i] for i in firsts]
         prefix_ids, prefix_mask = self.processor.pad_left([i.prefix_ids for i in sharing])
         text_ids, text_mask = self.processor.pad_right([i.text_ids + i.response_ids[:-1] for i in items])

@@ -7,11 +7,9 @@ from typing import Any
 from selfkd.data.dataset import folders_of
 from selfkd.errors import InputError
 from selfkd.losses import Divergence, LossConfig, needs_responses
-from selfkd.model.checkpoint import load_omni, omni_config
-from selfkd.model.checkpoint_files import check_checkpoint
+from selfkd.model.checkpoint import CheckpointInfo, inspect_checkpoint
 from selfkd.model.configuration_omni import OmniConfig
-from selfkd.model.processing_omni import OmniProcessor
-from selfkd.model.tiny import bundled_config, bundled_paths, load_bundled
+from selfkd.model.tiny import TINY_MODEL
 from selfkd.run_dir import Run
 from selfkd.training.data import check_vocabulary_coverage
 from selfkd.training.estimate import plan, read_model_config
@@ -115,41 +113,37 @@ def distill(config: DistillConfig) -> dict[str, Any]:
         raise InputError("on_policy: the student's own replies are scored by the teacher; alpha 0 leaves that out")
     if config.on_policy_fraction and under_fsdp():  # it shares out what a model does within its forward pass alone
         raise InputError("on_policy: not with FSDP; recipes/accelerate/ddp.yaml or deepspeed_zero2.yaml")
-    model_config = _model_config(config)
+    checkpoint = _checkpoint(config)
+    model_config = read_model_config(config.model_config) if checkpoint is None else checkpoint.config
     _check_ears(config, model_config)
     config = resolve_config(config, _recipe(model_config))
     objective = objective_of(config, model_config)
     if not needs_responses(objective):
         _check_without_responses(config, objective)
     if config.dry_run:
-        processor = _processor(config)
+        processor = None if checkpoint is None else checkpoint.processor
         rows = rows_of_plan(config, processor, model_config, objective)
         return plan(config, model_config, processor, objective, rows)
+    assert checkpoint is not None, "only a dry run can do without a checkpoint"
     check_data(config)
-    if config.model:
-        check_checkpoint(config.model, "model")
-    processor = _processor(config)
-    assert processor is not None, "no plan, so the model is there"
-    start = [("model", source) for source in ([config.model] if config.model else bundled_paths())]
+    processor = checkpoint.processor
+    start = [("model", path) for path in checkpoint.paths]
     with Run.open(config.output, "distill", config, inputs=lambda: inputs_of(config, *start)) as run:
         if objective.transcript:
             check_vocabulary_coverage(
                 folders_of(config.data), model_config.ctc_token_ids or (), processor, NEW_AUDIO_PARTS
             )
         examples, skipped = usable_examples(config, run, processor, model_config, objective)
-        model, processor = load_omni(config.model) if config.model else load_bundled()
-        return train(run, model, processor, examples, config, objective, config.on_policy_fraction, skipped=skipped)
+        return train(run, *checkpoint.load(), examples, config, objective, config.on_policy_fraction, skipped=skipped)
 
 
 def _recipe(model_config: OmniConfig) -> dict[str, Any]:
-    if model_config.audio_config is None:
-        return NATIVE
-    return STACKED if model_config.ctc_token_ids is None else TOKENS
+    return {"native": NATIVE, "stack": STACKED, "ctc": TOKENS}[model_config.projector_type]
 
 
 def _check_ears(config: DistillConfig, model_config: OmniConfig) -> None:
     """Raises InputError, before anything is loaded, for what a native omni model's ears do not do."""
-    if model_config.audio_config is None:
+    if model_config.projector_type == "native":
         for name in ("spec_augment", "soft_dtw_weight"):
             if getattr(config, name):
                 raise InputError(f"{name}: is for a Whisper encoder's ears; a native omni model hears by its own")
@@ -167,25 +161,12 @@ def _check_without_responses(config: DistillConfig, objective: LossConfig) -> No
     check_ctc_only(config.trainable)
 
 
-def _model_config(config: DistillConfig) -> OmniConfig:
-    """The configuration of the model to start from; raises InputError where there is none."""
-    if not config.model and not config.model_config:
-        return bundled_config()[0]
-    if _is_planned(config):
-        return read_model_config(config.model_config)
-    return omni_config(config.model)
-
-
-def _is_planned(config: DistillConfig) -> bool:
-    """Whether the model is not there yet, and a skeleton stands for it."""
-    return config.dry_run and bool(config.model_config) and not (Path(config.model) / "config.json").is_file()
-
-
-def _processor(config: DistillConfig) -> OmniProcessor | None:
-    """The processor of the model to start from; None where that is not there yet."""
-    if _is_planned(config):
+def _checkpoint(config: DistillConfig) -> CheckpointInfo | None:
+    """The model to start from; None where a dry run has a model configuration for one that does not exist yet."""
+    if config.dry_run and config.model_config and not (Path(config.model) / "config.json").is_file():
         return None
-    return OmniProcessor.from_pretrained(config.model) if config.model else bundled_config()[1]
+    source = config.model or ("" if config.model_config else TINY_MODEL)
+    return inspect_checkpoint(source, weights=not config.dry_run)
 
 
 def objective_of(config: DistillConfig, model_config: OmniConfig) -> LossConfig:

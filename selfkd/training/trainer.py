@@ -4,6 +4,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,10 +22,10 @@ from selfkd.files import follow_umask
 from selfkd.losses import LossConfig, needs_responses, needs_teacher
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
-from selfkd.model.self_kd import FrozenTeacher
 from selfkd.run_dir import append_log, read_log
 from selfkd.training.data import CostSampler, PairedCollator, PairedDataset, StepBatches, token_cost
 from selfkd.training.rollout import rollout
+from selfkd.training.self_kd import FrozenTeacher, paired_loss
 from selfkd.training.spec_augment import augmented
 from selfkd.training.weight_averaging import WeightAverage
 
@@ -142,7 +143,7 @@ class SelfKDTrainer(Trainer):
             teacher = self.teacher(inputs) if self.teacher else None
         # the student's own words are nothing to imitate: of those the teacher alone speaks
         objective = replace(self.objective, alpha=1.0) if inputs.get(ON_POLICY_HINT) else self.objective
-        loss = model(paired=inputs, objective=objective, teacher=teacher)
+        loss = model(paired=inputs, loss_function=partial(paired_loss, objective=objective, teacher=teacher))
         if not torch.isfinite(loss.total):
             raise InputError(
                 f"the loss of step {self.state.global_step + 1} is {loss.total.item()}; "

@@ -17,7 +17,7 @@ from selfkd.data.example import MANIFEST
 from selfkd.errors import InputError
 from selfkd.files import write_json, write_text
 from selfkd.losses import LossConfig, self_kd_loss
-from selfkd.model.self_kd import paired_rows
+from selfkd.training.self_kd import paired_rows
 from tests.analysis.test_attention import batch_of, examples_of_all_types
 
 

@@ -27,7 +27,7 @@ from selfkd.evaluation.backends.transcriber import Transcriber
 from selfkd.model.lora import adapter_parameters
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
-from selfkd.model.tiny import load_bundled
+from selfkd.model.tiny import load_tiny_model
 from selfkd.synthesis.tts.base import EspeakEngine
 from selfkd.training.align import AlignConfig, assemble
 from selfkd.training.data import MODALITIES, PairedCollator, modality_prompts, paired_item
@@ -152,7 +152,7 @@ def test_sound_without_speech_is_answered_with_whatever_comes(session):
     """Ears that hear tokens hear none; there is no question whose attention could be drawn. Silence is refused."""
     with pytest.raises(InputError, match="Speech: silent"):
         session.ask(png(64, 64), "", encoded(np.zeros(16_000), 16_000), None, VOICE)
-    bundled = Session(session.config, {"bundled": load_bundled()}, session.transcriber)
+    bundled = Session(session.config, {"bundled": load_tiny_model()}, session.transcriber)
     answered, _ = bundled.ask(png(64, 64), "", encoded(HUM, 16_000), None, VOICE)
     assert answered.answers["bundled"]["audio"].tokens and answered.transcript == ""
     assert "no token" in attention_html(answered, "query", 1) and "nothing" in answers_html(answered)

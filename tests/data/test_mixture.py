@@ -16,7 +16,7 @@ from selfkd.data.dataset import ExampleFolder, Mixture, open_mixture, split_weig
 from selfkd.data.example import MANIFEST, write_shard
 from selfkd.errors import InputError
 from selfkd.files import write_json
-from selfkd.model.checkpoint import load_omni
+from selfkd.model.checkpoint import load_model
 from selfkd.synthesis.sources.registry import ToyWorld
 from selfkd.training.data import CostSampler, StepBatches
 from selfkd.training.distill import DistillConfig, distill
@@ -134,6 +134,6 @@ def test_a_mixture_trains_and_goes_on_in_the_middle_of_an_epoch(parts, two, tmp_
     with pytest.raises(KeyboardInterrupt), interrupted_at(3):
         distill(cut)
     distill(cut)
-    weights = [load_omni(tmp_path / name / "model")[0].state_dict() for name in ("whole", "cut")]
+    weights = [load_model(tmp_path / name / "model")[0].state_dict() for name in ("whole", "cut")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert isinstance(open_mixture(config.data, 0), Mixture)

@@ -24,6 +24,7 @@ from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.prefix_cache import continue_prefix, encode_prefix
 from selfkd.training.align import AlignConfig, assemble
 from selfkd.training.data import PairedCollator, paired_item
+from selfkd.training.self_kd import paired_loss
 from selfkd.training.trainable import freeze_all_but
 
 VOCABULARY, IMAGE, VISION_START, VISION_END, PAD = 120, 100, 101, 102, 0
@@ -196,10 +197,9 @@ def test_the_processor_of_a_checkpoint(kind, tmp_path):
     prompt = processor.text_prompt(example.question, processor.encode_image(example.load_image()))
     assert prompt.prefix_ids + prompt.suffix_ids == whole["input_ids"][0].tolist()
     expected = model.eval().vlm.generate(**whole, **settings)[:, whole["input_ids"].shape[1] :]
-    assert model.generate(**processor([prompt]), **settings).tolist() == expected.tolist()
+    assert model.generate(**processor.collate([prompt]), **settings).tolist() == expected.tolist()
     freeze_all_but(model, ["projector"])
-    loss = model(
-        paired=PairedCollator(processor)([paired_item(processor, e) for e in toy_examples(3)]),
-        objective=LossConfig(0.5),
+    loss = paired_loss(
+        model, PairedCollator(processor)([paired_item(processor, e) for e in toy_examples(3)]), LossConfig(0.5)
     )
     assert torch.isfinite(loss.total) and loss.kd > 0

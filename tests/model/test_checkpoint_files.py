@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from selfkd.cli import main
 from selfkd.errors import InputError
 from selfkd.evaluation.backends.transcriber import Transcriber
-from selfkd.model.backbones import config_of, load_speech_encoder, load_vlm
-from selfkd.model.checkpoint import load_omni
-from selfkd.model.checkpoint_files import check_checkpoint, read_head
+from selfkd.model.backbones import load_speech_encoder, load_vlm, read_config
+from selfkd.model.checkpoint import load_model
+from selfkd.model.checkpoint_files import check_checkpoint, read_header
 from selfkd.training.align import AlignConfig, assemble
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 151061672\n"
@@ -86,7 +86,7 @@ def test_damage_is_one_line_or_no_matter(tiny, work, file, how):
     path = paths[file % len(paths)]
     changed = damage(path, *how)
     try:
-        load_omni(folder)
+        load_model(folder)
     except InputError as error:
         assert changed, "nothing was wrong"
         one_line(error, folder, path)
@@ -113,13 +113,13 @@ def test_weights_cut_anywhere_are_seen_in_their_head(tiny_whisper, work, place):
     path = work / "cut.safetensors"
     whole = (tiny_whisper / WEIGHTS).read_bytes()
     path.write_bytes(whole[: int(place * len(whole))])
-    with pytest.raises(InputError, match=r"speech_encoder: .*cut\.safetensors: (cut short|no whole|the head)"):
-        read_head(path, "speech_encoder")
+    with pytest.raises(InputError, match=r"speech_encoder: .*cut\.safetensors: (cut short|not a complete|the header)"):
+        read_header(path, "speech_encoder")
 
 
 def test_a_head_says_what_is_in_the_file(tiny_whisper):
     weights = load_file(tiny_whisper / WEIGHTS)
-    found = read_head(tiny_whisper / WEIGHTS, "model")
+    found = read_header(tiny_whisper / WEIGHTS, "model")
     assert {name: shape for name, (_, shape) in found.items()} == {name: tuple(w.shape) for name, w in weights.items()}
     assert {dtype for dtype, _ in found.values()} == {"F32"}
 
@@ -149,11 +149,11 @@ def _too_large(folder):
 
 
 @pytest.mark.parametrize(
-    ("change", "spoken_text"),
+    ("change", "message"),
     [
         (_replaced(WEIGHTS, POINTER), r"model.safetensors: a git-lfs pointer"),
         (_replaced("config.json", POINTER), r"config.json: a git-lfs pointer"),
-        (_replaced(WEIGHTS, b"PK\x03\x04" + bytes(99)), r"model.safetensors: no whole safetensors file"),
+        (_replaced(WEIGHTS, b"PK\x03\x04" + bytes(99)), r"model.safetensors: not a complete safetensors file"),
         (lambda folder: (folder / WEIGHTS).unlink(), r"model.safetensors: not there; the folder holds no weights"),
         (_pickled, r"pytorch_model.bin: a pickle"),
         (_sharded, r"model-00002-of-00002.safetensors: not there, though model.safetensors.index.json names it"),
@@ -167,7 +167,7 @@ def _too_large(folder):
         (_too_large, r"config.json is of a model of|do not fit|cannot be loaded"),
     ],
 )
-def test_what_is_wrong_with_a_whisper_is_said(tiny_whisper, tmp_path, change, said, capsys):
+def test_what_is_wrong_with_a_whisper_is_said(tiny_whisper, tmp_path, change, message, capsys):
     """As a command meets it, before the data are looked at or a model is built."""
     folder = shutil.copytree(tiny_whisper, tmp_path / "whisper")
     change(folder)
@@ -175,13 +175,13 @@ def test_what_is_wrong_with_a_whisper_is_said(tiny_whisper, tmp_path, change, sa
     asked = ["align", "--data", tmp_path / "data", "--speech_encoder", folder, "--steps", "1"]
     assert main([*map(str, asked), "--output", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
-    assert re.search(f"selfkd align: speech_encoder: .*{said}", error), error
+    assert re.search(f"selfkd align: speech_encoder: .*{message}", error), error
     with pytest.raises(InputError):
         Transcriber.from_pretrained(str(folder))
 
 
 @pytest.mark.parametrize(
-    ("source", "spoken_text"),
+    ("source", "message"),
     [
         ("https://huggingface.co/openai/whisper-base", "an address; give the hub id, openai/whisper-base"),
         ("https://hf.co/openai/whisper-base/tree/main", "an address; give the hub id, openai/whisper-base"),
@@ -194,10 +194,10 @@ def test_what_is_wrong_with_a_whisper_is_said(tiny_whisper, tmp_path, change, sa
         ("a b c", "no checkpoint there"),
     ],
 )
-def test_what_is_no_checkpoint_is_said(source, said, tmp_path):
+def test_what_is_no_checkpoint_is_said(source, message, tmp_path):
     (tmp_path / "file").touch()
-    for read in (lambda s: config_of(s, "vlm"), load_vlm):
-        with pytest.raises(InputError, match=f"vlm: .*{said}"):
+    for read in (lambda s: read_config(s, "vlm"), load_vlm):
+        with pytest.raises(InputError, match=f"vlm: .*{message}"):
             read(source.format(tmp_path))
 
 

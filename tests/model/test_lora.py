@@ -9,9 +9,9 @@ from selfkd.losses import LossConfig, self_kd_loss
 from selfkd.model.lora import adapter_parameters, adapters_on
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
-from selfkd.model.self_kd import paired_rows
 from selfkd.training.align import AlignConfig, assemble
 from selfkd.training.data import PairedCollator, paired_item
+from selfkd.training.self_kd import paired_rows
 from selfkd.training.trainable import ADAPTERS, freeze_all_but
 
 
@@ -82,7 +82,7 @@ def test_written_and_spoken_replies_are_filled_up_with_the_same_token(adapted):
     seen, end, filled = processor.encode_image(example.load_image()), processor.end_id, 40
     heard = processor.encode_audio(example.samples())
     prompts = [processor.text_prompt(example.question, seen), processor.audio_prompt(heard, seen)]
-    predictions = model.generate(**processor(prompts), max_new_tokens=30, do_sample=False, pad_token_id=filled)
+    predictions = model.generate(**processor.collate(prompts), max_new_tokens=30, do_sample=False, pad_token_id=filled)
     lengths = [
         (prediction == end).int().argmax().item() + 1 if end in prediction else len(prediction)
         for prediction in predictions

@@ -9,7 +9,7 @@ from selfkd.evaluation.backends.local import predict_modality
 from selfkd.model.backbones import load_speech_encoder
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
-from selfkd.model.speech_encoder import encode_flac
+from selfkd.model.speech_encoder import encode_mel
 from selfkd.model.tiny import vlm_path
 from selfkd.training.data import MODALITIES
 
@@ -39,7 +39,7 @@ def test_questions_about_one_picture_are_answered_as_if_alone(model, processor):
     example = toy_examples(1)[0]
     seen, heard = processor.encode_image(example.load_image()), processor.encode_audio(example.samples())
     prompts = [processor.text_prompt(q, seen) for q in ("Describe the image.", "How many objects are there?")]
-    batch = processor(prompts)
+    batch = processor.collate(prompts)
     assert len(batch["prefix_ids"]) == 1 and batch["group"].tolist() == [0, 0]
     settings = {"max_new_tokens": 12, "do_sample": False}
     together = processor.decode(model.generate(**batch, **settings))
@@ -48,8 +48,8 @@ def test_questions_about_one_picture_are_answered_as_if_alone(model, processor):
         ids = model.vlm.generate(**inputs, **settings)[:, inputs["input_ids"].shape[1] :]
         assert processor.decode(ids) == [prediction]
     spoken = processor.audio_prompt(heard, seen)
-    alone = model.generate(**processor([spoken]), **settings)
-    both = model.generate(**processor([spoken, spoken]), **settings)
+    alone = model.generate(**processor.collate([spoken]), **settings)
+    both = model.generate(**processor.collate([spoken, spoken]), **settings)
     assert torch.equal(both, alone.expand(2, -1))
 
 
@@ -63,7 +63,7 @@ def test_generation_follows_the_likeliest_token_of_forward(model, processor, exa
         logits = model(**inputs).logits[0, -1]
         without_picture = model(**{k: v for k, v in inputs.items() if k != "pixel_values"}).logits[0, -1]
     assert not torch.allclose(logits, without_picture)
-    assert model.generate(**processor([prompt]), max_new_tokens=1, do_sample=False)[0, 0] == logits.argmax()
+    assert model.generate(**processor.collate([prompt]), max_new_tokens=1, do_sample=False)[0, 0] == logits.argmax()
 
 
 def test_saved_and_loaded_it_is_the_same(model, processor, example, tmp_path):
@@ -76,7 +76,7 @@ def test_saved_and_loaded_it_is_the_same(model, processor, example, tmp_path):
         p.audio_prompt(p.encode_audio(example.samples()), p.encode_image(example.load_image()))
         for p in (processor, loaded_processor)
     ]
-    batches = [p([prompt]) for p, prompt in zip((processor, loaded_processor), prompts, strict=True)]
+    batches = [p.collate([prompt]) for p, prompt in zip((processor, loaded_processor), prompts, strict=True)]
     nested = ("image_inputs", "audio_inputs")
     assert all(torch.equal(batches[0][k], batches[1][k]) for k in batches[0] if k not in nested)
     assert torch.equal(*(b["image_inputs"]["pixel_values"] for b in batches))
@@ -89,7 +89,7 @@ def test_the_frames_there_are_equal_whisper_at_full_length(model):
     mel = torch.randn(1, 80, 3000, generator=torch.Generator().manual_seed(0))
     encoder = model.speech_encoder.eval()
     with torch.no_grad():
-        ours, mask = encode_flac(encoder, mel, torch.ones(1, 3000, dtype=torch.long))
+        ours, mask = encode_mel(encoder, mel, torch.ones(1, 3000, dtype=torch.long))
         torch.testing.assert_close(ours, encoder(mel).last_hidden_state, rtol=1e-5, atol=1e-5)
     assert mask.all()
 
@@ -97,7 +97,7 @@ def test_the_frames_there_are_equal_whisper_at_full_length(model):
 def test_a_spoken_prompt_without_a_place_for_the_speech_is_an_error(model, processor, example):
     inputs = whole(processor.audio_prompt(processor.encode_audio(example.samples()), processor.encode_image(None)))
     inputs["input_ids"] = inputs["input_ids"].masked_fill(inputs["input_ids"] == processor.audio_token_id, 0)
-    with pytest.raises(ValueError, match="has the speech token once, this one has it 0 times"):
+    with pytest.raises(ValueError, match="has the audio token once, this one has it 0 times"):
         model(**inputs)
 
 

@@ -14,14 +14,14 @@ from transformers import Qwen2_5OmniConfig
 
 from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
 from selfkd.losses import LossConfig
-from selfkd.model.checkpoint import load_omni
+from selfkd.model.checkpoint import load_model
 from selfkd.model.lora import train_adapters
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
-from selfkd.model.self_kd import paired_rows
 from selfkd.training.data import PairedCollator, paired_item
 from selfkd.training.distill import NATIVE as NATIVE_RECIPE
 from selfkd.training.distill import DistillConfig, distill
+from selfkd.training.self_kd import paired_loss, paired_rows
 from selfkd.training.trainable import set_trainable
 
 
@@ -58,7 +58,7 @@ def test_both_views_give_the_logits_of_the_whole(native, items):
     assert batch["group"].tolist() == [0, 1, 1]
     with torch.no_grad():
         student, teacher, labels, _ = paired_rows(model, batch, with_teacher=True)
-        loss = model(paired=batch, objective=LossConfig(0.5))
+        loss = paired_loss(model, batch, LossConfig(0.5))
         for rows, modality in ((teacher, "text_ids"), (student, "audio_ids")):
             expected = []
             for item in items:
@@ -102,7 +102,7 @@ def test_generation_is_transformers_own(native, modality):
         seen, heard = processor.encode_image(example.load_image()), processor.encode_audio(example.samples())
         written, spoken = processor.text_prompt(example.question, seen), processor.audio_prompt(heard, seen)
         prompts.append(written if modality == "text" else spoken)
-    ours = model.generate(**processor(prompts), **settings)
+    ours = model.generate(**processor.collate(prompts), **settings)
     for prompt, prediction in zip(prompts, ours, strict=True):
         inputs = plain_inputs(model, prompt.prefix_ids + prompt.suffix_ids, prompt.image_inputs, prompt.audio_inputs)
         expected = model.vlm.generate(**inputs, **settings)[0, inputs["input_ids"].shape[1] :]
@@ -151,7 +151,7 @@ def test_it_is_trained_resumed_kept_and_asked(native, start, tmp_path):
     weights = [load_file(c.output / "model/model.safetensors") for c in (config, again)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
-    (model, processor), before = load_omni(tmp_path / "whole/model"), native[0]
+    (model, processor), before = load_model(tmp_path / "whole/model"), native[0]
     changed = {name for name, p in model.vlm.named_parameters() if not torch.equal(p, before.vlm.get_parameter(name))}
     projector = {id(p) for module in before.part("projector") for p in module.parameters()}
     assert changed == {name for name, p in before.vlm.named_parameters() if id(p) in projector}
@@ -178,7 +178,7 @@ def test_a_checkpoint_in_bfloat16_comes_back_as_one(tmp_path, name, parts):
     settings = {"steps": 2, "batch_size": 4, "warmup_steps": 1, "trainable": parts, "learning_rate": 0.05}
     config = DistillConfig([str(tmp_path / "data")], tmp_path / "run", model=str(tmp_path / "model"), **settings)
     distill(config)
-    (before, processor), (after, _) = (load_omni(f) for f in (tmp_path / "model", tmp_path / "run/model"))
+    (before, processor), (after, _) = (load_model(f) for f in (tmp_path / "model", tmp_path / "run/model"))
     adapters = {n for n, p in after.named_parameters() if p.dtype == torch.float32}
     assert adapters == {n for n, _ in after.named_parameters() if "lora_" in n} and after.dtype == torch.bfloat16
     if "llm" not in parts:
@@ -203,7 +203,7 @@ def test_what_else_can_train(part):
     set_trainable(model, [part], {"r": 2})
     model.train()
     items = [paired_item(processor, e) for e in toy_examples(2)]
-    model(paired=PairedCollator(processor)(items), objective=LossConfig(1.0)).total.backward()
+    paired_loss(model, PairedCollator(processor)(items), LossConfig(1.0)).total.backward()
     moved = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert moved and all(("lora_B" if part == "llm_adapters" else "audio_tower") in name for name in moved)
     assert not model.vlm.base_model.vision_tower.training
@@ -216,6 +216,6 @@ def test_of_a_model_that_speaks_too_the_thinker_is_taken(tmp_path):
     weights = {f"thinker.{name}": p.contiguous() for name, p in vlm.state_dict().items()}
     save_file(weights | {"talker.some.weight": torch.zeros(2)}, tmp_path / "model.safetensors", {"format": "pt"})
     processor.save_pretrained(tmp_path)
-    model, _ = load_omni(tmp_path)
+    model, _ = load_model(tmp_path)
     for name, weight in vlm.state_dict().items():
         assert torch.equal(model.vlm.state_dict()[name], weight), name

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from selfkd.losses import LossConfig, cross_entropy, divergence, self_kd_loss
 from selfkd.model.prefix_cache import continue_prefix, encode_prefix, positions
-from selfkd.model.self_kd import FrozenTeacher, paired_rows
 from selfkd.training.data import PairedCollator, paired_item
+from selfkd.training.self_kd import FrozenTeacher, paired_loss, paired_rows
 from selfkd.training.trainable import freeze_all_but, set_trainable
 
 TRAINED = ("projector", "speech_encoder")
@@ -143,7 +143,7 @@ def test_gradient_checkpointing_changes_memory_alone(parts, parts_that_train):
             model.activation_checkpointing_enable()
         calls.clear()
         model.train().zero_grad()
-        loss = model(paired=batch, objective=LossConfig(0.5), teacher=teacher).total
+        loss = paired_loss(model, batch, LossConfig(0.5), teacher).total
         loss.backward()
         found.append((loss.item(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}))
         passes = 1 + ("llm" in parts_that_train)  # with gradient: the continuation, and the prefix where the LLM trains
@@ -166,8 +166,8 @@ def test_where_the_llm_trains_a_frozen_copy_teaches(parts):
     expected = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     assert any("layers.0.self_attn.k_proj" in name for name in expected)
     model.zero_grad()
-    loss = model(paired=batch, objective=LossConfig(0.5), teacher=teacher(batch))
+    loss = paired_loss(model, batch, LossConfig(0.5), teacher(batch))
     loss.total.backward()
     assert_same_gradients({n: p.grad for n, p in model.named_parameters() if p.grad is not None}, expected)
-    with pytest.raises(AssertionError, match="would learn with its student"):
-        model(paired=batch, objective=LossConfig(0.5))
+    with pytest.raises(AssertionError, match="would train with its student"):
+        paired_loss(model, batch, LossConfig(0.5))

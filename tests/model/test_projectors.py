@@ -16,23 +16,24 @@ from selfkd.errors import InputError
 from selfkd.evaluation.backends.transcriber import Transcriber
 from selfkd.losses import LossConfig
 from selfkd.model.backbones import load_asr_model
-from selfkd.model.checkpoint import load_omni
+from selfkd.model.checkpoint import load_model
+from selfkd.model.ctc_asr import ctc_transcriber, join_asr_model
 from selfkd.model.projectors import (
     CHARACTER_HEAD,
     AudioEmbeddings,
     CTCOutput,
     CTCProjector,
     ctc_loss,
+    greedy_transcripts,
     runs_of,
-    transcripts_of,
 )
-from selfkd.model.self_kd import soft_dtw, soft_dtw_loss
-from selfkd.model.tiny import asr_model_of, asr_model_path, join_asr_model, load_bundled
+from selfkd.model.tiny import asr_model_path, load_tiny_model
 from selfkd.run_dir import MODEL, read_log
 from selfkd.synthesis.tts.base import EspeakEngine, Utterance
 from selfkd.training.align import AlignConfig, align, assemble
 from selfkd.training.data import PairedCollator, paired_item
 from selfkd.training.distill import DistillConfig, distill
+from selfkd.training.self_kd import paired_loss, soft_dtw, soft_dtw_loss
 from selfkd.training.stage import training_arguments
 from selfkd.training.trainable import AUDIO_PARTS, freeze_all_but
 from selfkd.training.trainer import SelfKDTrainer
@@ -42,7 +43,7 @@ BLANK = 3
 
 @pytest.fixture(scope="module")
 def bundled():
-    return load_bundled()
+    return load_tiny_model()
 
 
 def test_runs_of_frames():
@@ -57,7 +58,7 @@ def test_runs_of_frames():
         [-1] * 8,
     ]
     assert there.tolist() == [[True] * 4, [True, True, False, False], [False] * 4]
-    assert transcripts_of(reading) == [[0, 0, 1, 2], [2, 1], []]
+    assert greedy_transcripts(reading) == [[0, 0, 1, 2], [2, 1], []]
 
 
 def test_a_vector_is_the_mean_of_embeddings_under_the_posteriors_of_its_run():
@@ -92,7 +93,10 @@ def test_silence_gives_no_vector_and_the_model_still_answers(bundled):
     )
     heard = model.encode_audio(**prompt.audio_inputs)
     assert heard.vectors.shape[1] == 0 and not heard.mask.any()
-    assert processor.decode(model.generate(**processor([prompt]), max_new_tokens=4, do_sample=False))[0] is not None
+    assert (
+        processor.decode(model.generate(**processor.collate([prompt]), max_new_tokens=4, do_sample=False))[0]
+        is not None
+    )
 
 
 def test_the_transcripts_loss_is_the_sum_over_all_alignments():
@@ -164,7 +168,7 @@ def test_the_bundled_model_hears_what_is_said(bundled, tmp_path):
     torch.testing.assert_close(heard.vectors[0], model.get_input_embeddings()(ids), atol=0.05, rtol=0.5)
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    again = load_omni(tmp_path)[0].encode_audio(**inputs)
+    again = load_model(tmp_path)[0].encode_audio(**inputs)
     assert torch.equal(again.vectors, heard.vectors)
 
 
@@ -172,7 +176,7 @@ def test_all_terms_of_an_objective_add_up(bundled):
     model, processor = bundled
     freeze_all_but(model, ["projector"])
     batch = PairedCollator(processor)([paired_item(processor, e) for e in toy_examples(3)])
-    parts = model(paired=batch, objective=LossConfig(0.3, 1.0, "forward", 0.1, 0.5, 0.2, response=0.4))
+    parts = paired_loss(model, batch, LossConfig(0.3, 1.0, "forward", 0.1, 0.5, 0.2, response=0.4))
     weights = {"hidden": 0.1, "transcript": 0.5, "alignment": 0.2}
     expected = 0.4 * (0.3 * parts.kd + 0.7 * parts.sft)
     expected = expected + sum(weights[name] * value for name, value in parts.terms.items())
@@ -184,9 +188,9 @@ def test_of_what_is_said_alone_the_ears_learn_without_the_llm(bundled, monkeypat
     model, processor = bundled
     freeze_all_but(model, ["projector", "speech_encoder"])
     batch = PairedCollator(processor)([paired_item(processor, e) for e in toy_examples(3)])
-    monkeypatch.setattr("selfkd.model.self_kd.encode_prefix", None)  # nothing is read
-    loss = model(paired=batch, objective=LossConfig(transcript=0.5, response=0.0))
-    tokens = model.encode_audio(**batch["audio_inputs"]).transcript.tokens
+    monkeypatch.setattr("selfkd.training.self_kd.encode_prefix", None)  # nothing is read
+    loss = paired_loss(model, batch, LossConfig(transcript=0.5, response=0.0))
+    tokens = model.encode_audio(**batch["audio_inputs"]).ctc.tokens
     expected = 0.5 * ctc_loss(tokens, model.projector.labels(batch["transcript_ids"])).sum()
     torch.testing.assert_close(loss.total, expected)
     assert loss.kd == loss.sft == 0 and loss.tokens == (batch["labels"] != -100).sum()
@@ -213,7 +217,7 @@ def test_the_ears_learn_and_what_is_resumed_ends_in_the_same_bytes(bundled, tmp_
     distill(again)
     whole, resumed = ((folder / MODEL / "model.safetensors").read_bytes() for folder in (settings.output, again.output))
     assert whole == resumed
-    after = load_omni(settings.output / MODEL)[0]
+    after = load_model(settings.output / MODEL)[0]
     moved = {name for name, p in after.named_parameters() if not torch.equal(p, model.get_parameter(name))}
     assert any("ctc_head" in name for name in moved) and not any(name.startswith("vlm") for name in moved)
 
@@ -226,13 +230,13 @@ def test_a_new_head_learns_at_a_rate_of_its_own_beside_one_over_characters(tmp_p
     for name, weight in model.speech_encoder.state_dict().items():
         assert torch.equal(weight, own[name]), name
     frames, mask = torch.randn(1, 9, 32), torch.ones(1, 9).bool()
-    model.projector.character_logits(())
-    tokens_alone = model.projector.read(frames, mask)
-    model.projector.character_logits("abc")
-    tokens, characters = model.projector.read(frames, mask)
+    model.projector.set_characters(())
+    tokens_alone = model.projector.ctc_outputs(frames, mask)
+    model.projector.set_characters("abc")
+    tokens, characters = model.projector.ctc_outputs(frames, mask)
     assert tokens_alone.characters is None and characters.log_probs.shape == (1, 9, 4)
     assert torch.equal(tokens.log_probs, tokens_alone.tokens.log_probs)
-    labels = model.projector.spelling(["cab", "?"])  # what was in no text of the data is left out
+    labels = model.projector.character_labels(["cab", "?"])  # what was in no text of the data is left out
     assert labels.tolist() == [[2, 0, 1], [-100, -100, -100]]
     by_hand = F.ctc_loss(characters.log_probs[0], labels[0], [9], [3], blank=3, reduction="sum")
     assert ctc_loss(characters, labels[:1]).item() == pytest.approx(by_hand.item(), rel=1e-5)
@@ -246,10 +250,10 @@ def test_a_new_head_learns_at_a_rate_of_its_own_beside_one_over_characters(tmp_p
 
 
 def test_pieces_that_are_no_tokens_are_refused(bundled):
-    asr_model, extractor = load_asr_model(asr_model_path())
+    asr_model, _ = load_asr_model(asr_model_path())
     asr_model.config.pieces = ["no token of this model at all", *asr_model.config.pieces[1:]]
     with pytest.raises(InputError, match="no token of the language model"):
-        join_asr_model(bundled[0].vlm, bundled[1].vlm_processor, asr_model, extractor)
+        join_asr_model(bundled[0].vlm, bundled[1], asr_model)
 
 
 def test_stage_one_of_ears_that_hear_tokens(tmp_path, tiny_whisper):
@@ -262,7 +266,7 @@ def test_stage_one_of_ears_that_hear_tokens(tmp_path, tiny_whisper):
     with pytest.raises(InputError, match="trainable: llm_adapters: has nothing to learn from what is said alone"):
         align(replace(settings, trainable=["projector", "llm_adapters"]))
     align(settings)
-    model, processor = load_omni(settings.output / MODEL)
+    model, processor = load_model(settings.output / MODEL)
     said = {i for e in ExampleFolder(tmp_path / "data") for i in processor.ids(e.question)}
     assert set(model.config.ctc_token_ids) == said
     logged = read_log(settings.output)[-1]
@@ -298,10 +302,10 @@ def test_ears_that_read_thirty_seconds_do_so_as_a_recogniser(tmp_path, tiny_whis
     model, processor = assemble(AlignConfig([str(tmp_path / "data")], tmp_path / "run", **encoder))
     model.eval()
     mel, mask = torch.randn(2, 80, 40), torch.ones(2, 40, dtype=torch.long)
-    encoder, _ = asr_model_of(model, processor)
-    assert torch.equal(encoder.read(mel, mask).log_probs, model.transcribe(mel, mask).tokens.log_probs)
+    encoder, _ = ctc_transcriber(model, processor)
+    assert torch.equal(encoder.ctc_output(mel, mask).log_probs, model.ctc_outputs(mel, mask).tokens.log_probs)
 
 
 def test_stacked_ears_have_no_transcript(parts):
-    with pytest.raises(InputError, match="hear no tokens"):
-        asr_model_of(*parts)
+    with pytest.raises(InputError, match="has no CTC projector"):
+        ctc_transcriber(*parts)

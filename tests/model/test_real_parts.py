@@ -25,6 +25,7 @@ from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
 from selfkd.synthesis.tts.base import EspeakEngine, Utterance
 from selfkd.training.data import PairedCollator, paired_item
+from selfkd.training.self_kd import paired_loss
 from selfkd.training.trainable import freeze_all_but
 
 MODELS = Path(os.environ.get("SELFKD_MODELS", "/nowhere"))
@@ -73,7 +74,7 @@ def test_the_written_view_is_the_llm_itself(real):
     prompt = processor.text_prompt("What is the capital of France?", processor.encode_image(None))
     ids = torch.tensor([prompt.prefix_ids + prompt.suffix_ids])
     own = llm.generate(ids, attention_mask=torch.ones_like(ids), **SETTINGS)[0, ids.shape[1] :]
-    ours = model.generate(**processor([prompt]), **SETTINGS)[0]
+    ours = model.generate(**processor.collate([prompt]), **SETTINGS)[0]
     assert ours.tolist() == own.tolist() and "Paris" in processor.decode([ours])[0]
 
 
@@ -86,14 +87,14 @@ def test_self_kd_brings_one_spoken_question_to_the_written_answer(real):
     example = example.spoken(EspeakEngine().synthesize_audio(Utterance(question, "en-US")), "en-US")
     batch = PairedCollator(processor)([paired_item(processor, example)])
     prompt = processor.audio_prompt(processor.encode_audio(example.samples()), processor.encode_image(None))
-    before = processor.decode(model.generate(**processor([prompt]), **SETTINGS))[0]
+    before = processor.decode(model.generate(**processor.collate([prompt]), **SETTINGS))[0]
     optimizer, kl = torch.optim.AdamW(model.projector.parameters(), 3e-4), []
     for _ in range(40):
-        loss = model.train()(paired=batch, objective=LossConfig(1.0))
+        loss = paired_loss(model.train(), batch, LossConfig(1.0))
         optimizer.zero_grad()
         loss.total.backward()
         optimizer.step()
         kl.append(loss.kd.item() / loss.tokens)
-    after = processor.decode(model.eval().generate(**processor([prompt]), **SETTINGS))[0]
+    after = processor.decode(model.eval().generate(**processor.collate([prompt]), **SETTINGS))[0]
     assert "Paris" not in before and "Paris" in after, (before, after)
     assert kl[-1] < 0.1 * kl[0], kl

@@ -19,8 +19,8 @@ from selfkd.errors import InputError
 from selfkd.evaluation.backends.transcriber import Transcriber
 from selfkd.model.backbones import WhisperASRModel, load_asr_model, load_speech_encoder, load_vlm
 from selfkd.model.features import log_mel, pad_mels
-from selfkd.model.speech_encoder import encode_flac, encoder_frames
-from selfkd.model.tiny import asr_model_path, load_bundled
+from selfkd.model.speech_encoder import encode_mel, encoder_frames
+from selfkd.model.tiny import asr_model_path, load_tiny_model
 from selfkd.synthesis.tts.base import EspeakEngine, Utterance
 from selfkd.training.align import AlignConfig, assemble
 
@@ -63,8 +63,8 @@ def test_the_padded_form_is_what_whisper_does(audio):
     mel, mask = pad_mels([w[:, :n] for w, n in zip(window, frames, strict=True)])
     with torch.no_grad():
         expected = encoder(window).last_hidden_state
-        hidden, hidden_mask = encode_flac(encoder, mel, mask, padded=True)
-        alone, _ = encode_flac(encoder, mel[1:, :, : frames[1]], mask[1:, : frames[1]], padded=True)
+        hidden, hidden_mask = encode_mel(encoder, mel, mask, padded=True)
+        alone, _ = encode_mel(encoder, mel[1:, :, : frames[1]], mask[1:, : frames[1]], padded=True)
     assert hidden_mask.sum(-1).tolist() == [encoder_frames(n) for n in frames]
     for i, heard in enumerate(hidden_mask):
         torch.testing.assert_close(hidden[i][heard], expected[i, : heard.sum()], rtol=1e-4, atol=1e-4)
@@ -72,40 +72,40 @@ def test_the_padded_form_is_what_whisper_does(audio):
 
 
 @pytest.mark.parametrize(
-    ("load", "kind", "spoken_text"),
+    ("load", "model_type", "message"),
     [
         (load_vlm, "llama", "vlm: .*'llama' is not a model that takes images and text"),
         (load_vlm, "internvl_chat", "vlm: .*selfkd convert first"),
         (load_speech_encoder, "llama", "speech_encoder: .*'llama' is not a Whisper checkpoint"),
-        (load_asr_model, "llama", "recognizer: .*'llama' is neither"),
+        (load_asr_model, "llama", "asr_model: .*'llama' is neither"),
         (load_vlm, None, "vlm: .*no checkpoint there"),
         (load_speech_encoder, None, "speech_encoder: .*no checkpoint there"),
     ],
 )
-def test_what_does_not_fit_is_said(load, kind, said, tmp_path):
-    if kind is not None:
+def test_what_does_not_fit_is_said(load, model_type, message, tmp_path):
+    if model_type is not None:
         LlamaConfig().save_pretrained(tmp_path)
         config = tmp_path / "config.json"
-        config.write_text(config.read_text().replace('"llama"', f'"{kind}"'))
-    with pytest.raises(InputError, match=said):
+        config.write_text(config.read_text().replace('"llama"', f'"{model_type}"'))
+    with pytest.raises(InputError, match=message):
         load(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("change", "spoken_text"),
+    ("change", "message"),
     [
         (lambda w: w.pop("model.encoder.conv1.bias"), r"1 missing \(such as model.encoder.conv1.bias\)"),
         (lambda w: w.update(extra=torch.zeros(1)), r"1 unexpected \(such as extra\)"),
         (lambda w: w.update({"model.encoder.conv1.bias": torch.zeros(3)}), r"1 mismatched \(such as .*conv1.bias"),
     ],
 )
-def test_a_checkpoint_with_missing_or_extra_keys(tiny_whisper, tmp_path, change, said):
+def test_a_checkpoint_with_missing_or_extra_keys(tiny_whisper, tmp_path, change, message):
     """transformers would draw what is missing at random and go on."""
     folder = shutil.copytree(tiny_whisper, tmp_path / "whisper")
     weights = load_file(folder / "model.safetensors")
     change(weights)
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(InputError, match=rf"speech_encoder: .*weights that do not fit the configuration: {said}"):
+    with pytest.raises(InputError, match=rf"speech_encoder: .*weights that do not fit the configuration: {message}"):
         load_speech_encoder(folder)
 
 
@@ -116,13 +116,13 @@ def test_real_whisper_hears_with_and_without_padding(audio):
     mel, mask = pad_mels([log_mel(extractor, s, "audio") for s in audio])
     whole = extractor(audio, sampling_rate=16_000, return_tensors="pt")["input_features"]
     plain = asr_model.model.generate(input_features=whole, do_sample=False)
-    heard = asr_model.recognize(mel, mask)
+    heard = asr_model.transcribe(mel, mask)
     assert heard == [t.strip() for t in asr_model.tokenizer.batch_decode(plain, skip_special_tokens=True)]
     assert heard[0].lower().startswith("is there a"), heard  # espeak's "red circle" is not for ears this small
     encoder = asr_model.model.get_encoder()
     with torch.no_grad():
-        padded, frames = encode_flac(encoder, mel, mask, padded=True)
-        short, same = encode_flac(encoder, mel, mask)
+        padded, frames = encode_mel(encoder, mel, mask, padded=True)
+        short, same = encode_mel(encoder, mel, mask)
     assert torch.equal(frames, same)
     alike = torch.nn.functional.cosine_similarity(padded[frames], short[frames], dim=-1)
     assert alike.mean() > 0.8, alike.mean()
@@ -136,16 +136,16 @@ def test_a_whisper_of_many_languages_is_told_which(tiny_whisper, audio):
     mels = pad_mels([log_mel(WhisperFeatureExtractor.from_pretrained(tiny_whisper), audio[0], "clip")])
     whole.generation_config.lang_to_id = {"<|de|>": 5}
     for language in ("de-AT", "", "xx"):
-        assert asr_model.recognize(*mels, language) == ["a"]
+        assert asr_model.transcribe(*mels, language) == ["a"]
     whole.generation_config.lang_to_id = None  # it hears English alone
-    asr_model.recognize(*mels, "de")
+    asr_model.transcribe(*mels, "de")
     assert not any("max_new_tokens" in how for how in asked), "transformers would warn at each batch"
     assert [(how.get("language"), how.get("task")) for how in asked] == [("de", "transcribe")] + [(None, None)] * 3
 
 
 def test_all_of_a_recogniser_goes_to_the_gpu_where_there_is_one(tiny_whisper, tmp_path, monkeypatch):
     """Else a cascade beside a model on the GPU waits for a processor to decode."""
-    for part in load_bundled():
+    for part in load_tiny_model():
         part.save_pretrained(tmp_path)
     moved: set[int] = set()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -11,9 +11,11 @@ from torch.nn.functional import one_hot
 from transformers import PreTrainedTokenizerFast
 
 from selfkd.model.backbones import load_vlm_processor
+from selfkd.model.ctc_asr import CTCTranscriber
 from selfkd.model.processing_omni import OmniProcessor
 from selfkd.model.projectors import CTCOutput
-from selfkd.model.tiny import CHAT_TEMPLATE, CTCTranscriber, vlm_path
+from selfkd.model.tiny import vlm_path
+from tools.tiny_model.architecture import CHAT_TEMPLATE
 
 FIRST = "<bos>"
 
@@ -63,7 +65,7 @@ def test_own_ears_write_the_spaces_that_are_part_of_sentencepiece_words(monkeypa
     blank = 3
     best = torch.tensor([[2, blank, 1, 0], [blank] * 4, [0, 0, blank, blank]])
     reading = CTCOutput(one_hot(best, blank + 1).float(), torch.ones(3, 4, dtype=torch.bool))
-    monkeypatch.setattr(CTCTranscriber, "read", lambda *mels: reading)
+    monkeypatch.setattr(CTCTranscriber, "ctc_output", lambda *mels: reading)
     projector = SimpleNamespace(token_ids=[2, 1, 0])
     encoder = CTCTranscriber(None, projector, False, OmniProcessor(SimpleNamespace(tokenizer=made)))
-    assert encoder.recognize(None, None) == ["what is it", "", "it"]
+    assert encoder.transcribe(None, None) == ["what is it", "", "it"]

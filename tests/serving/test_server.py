@@ -24,7 +24,7 @@ def asked_by_hand(parts, example, modality) -> tuple[str, int, int]:
     else:
         heard = processor.encode_audio(example.samples())
         prompt = processor.audio_prompt(heard, seen, example.instruction, example.answer_format)
-    ids = model.generate(**processor([prompt]), max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
+    ids = model.generate(**processor.collate([prompt]), max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
     length = processor.length(prompt.prefix_ids + prompt.suffix_ids, prompt.audio_inputs)
     return processor.decode(ids)[0], length, ids.shape[1]
 

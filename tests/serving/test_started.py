@@ -14,7 +14,7 @@ from serving import PATIENCE, get, post
 
 from selfkd.evaluation.backends.endpoint import user_message
 from selfkd.evaluation.backends.local import predict_modality
-from selfkd.model.tiny import load_bundled
+from selfkd.model.tiny import load_tiny_model
 from selfkd.training.data import MODALITIES
 
 
@@ -48,7 +48,7 @@ def test_the_app_shows_its_page():
 
 def test_the_endpoint_answers_as_evaluation_does():
     (example,) = toy_examples(1)
-    parts = load_bundled()
+    parts = load_tiny_model()
     with started("serve") as address:
         assert get(address, "/health")[0] == 200
         for modality in MODALITIES:

@@ -7,6 +7,7 @@ accelerate uses FSDP2 on GPUs alone; what it does there is this: `fully_shard` o
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,9 +19,10 @@ from torch.distributed.fsdp import fully_shard
 from transformers import TrainerState
 
 from selfkd.losses import LossConfig
-from selfkd.model.checkpoint import load_omni
+from selfkd.model.checkpoint import load_model
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.training.data import PairedCollator, paired_item
+from selfkd.training.self_kd import paired_loss
 from selfkd.training.trainable import set_trainable
 from selfkd.training.weight_averaging import WeightAverage
 
@@ -47,7 +49,7 @@ def means_are_equal(shared: OmniModel, whole: OmniModel, rank: int) -> None:
 def main(folder: str, parts: list[str]) -> None:
     dist.init_process_group("gloo")
     mesh, rank = init_device_mesh("cpu", (2,)), dist.get_rank()
-    (whole, processor), (shared, _) = load_omni(folder), load_omni(folder)
+    (whole, processor), (shared, _) = load_model(folder), load_model(folder)
     for model in (whole, shared):
         torch.manual_seed(0)  # adapters begin at random, and in all processes alike
         set_trainable(model, parts, {"r": 4})
@@ -55,13 +57,13 @@ def main(folder: str, parts: list[str]) -> None:
     items = [paired_item(processor, e) for e in toy_examples(4)]
     collate = PairedCollator(processor)
     batch, mine = collate(items), collate(items[rank::2])
-    expected = whole(paired=batch, objective=LossConfig(0.5))
+    expected = paired_loss(whole, batch, LossConfig(0.5))
     (expected.total / expected.tokens).backward()
 
     for layer in [m for m in shared.modules() if type(m).__name__ in shared._no_split_modules]:
         fully_shard(layer, mesh=mesh)
     fully_shard(shared, mesh=mesh)
-    loss = shared(paired=mine, objective=LossConfig(0.5))
+    loss = shared(paired=mine, loss_function=partial(paired_loss, objective=LossConfig(0.5)))
     (loss.total * 2 / expected.tokens).backward()  # FSDP averages over ranks
     total = loss.total.detach().clone()
     dist.all_reduce(total)

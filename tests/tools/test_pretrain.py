@@ -7,8 +7,8 @@ from transformers import AutoTokenizer
 from selfkd.data.dataset import ExampleFolder
 from selfkd.errors import InputError
 from selfkd.model.backbones import load_asr_model
-from selfkd.model.tiny import WHISPER_SIZE
 from selfkd.training.align import AlignConfig, assemble
+from tools.tiny_model.architecture import WHISPER_SIZE
 from tools.tiny_model.pretrain_asr_model import pretrain_asr_model
 
 

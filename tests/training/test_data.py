@@ -15,9 +15,9 @@ from transformers import PreTrainedTokenizerFast
 
 from selfkd.errors import InputError
 from selfkd.evaluation.backends.local import predict_modality
-from selfkd.model.processing_omni import SPEECH_TOKEN
-from selfkd.model.self_kd import paired_rows
+from selfkd.model.processing_omni import AUDIO_TOKEN
 from selfkd.training.data import CostSampler, PairedCollator, PairedDataset, paired_item
+from selfkd.training.self_kd import paired_rows
 
 BEFORE = "<|im_start|>user\n<img>" + "<IMG_CONTEXT>" * 16 + "</img>\n"
 AFTER = "<|im_end|>\n<|im_start|>assistant\n"
@@ -30,7 +30,7 @@ def test_ids_and_lengths_of_both_views(model, processor, example, seconds, mel_f
     item = paired_item(processor, example)
     assert processor.tokenizer.decode(item.prefix_ids) == BEFORE
     assert processor.tokenizer.decode(item.text_ids) == example.question + AFTER
-    assert processor.tokenizer.decode(item.audio_ids) == SPEECH_TOKEN + AFTER
+    assert processor.tokenizer.decode(item.audio_ids) == AUDIO_TOKEN + AFTER
     assert processor.tokenizer.decode(item.response_ids) == example.answer + "<|im_end|>"
     assert item.audio_inputs["mel_BFM"].shape == (1, 80, mel_frames)
 
@@ -51,7 +51,7 @@ def test_what_stays_written_stands_around_the_question_in_both_views(processor, 
     assert processor.tokenizer.decode(item.prefix_ids) == BEFORE + "Reference: STOP\n"
     after = "\nAnswer with one word." + AFTER
     assert processor.tokenizer.decode(item.text_ids) == example.question + after
-    assert processor.tokenizer.decode(item.audio_ids) == SPEECH_TOKEN + after
+    assert processor.tokenizer.decode(item.audio_ids) == AUDIO_TOKEN + after
 
 
 def test_ears_that_learn_alone_look_at_no_picture(processor, example):
@@ -84,7 +84,7 @@ def test_generation_prompt_of_the_speech_view(processor, example):
     prompt = processor.audio_prompt(
         processor.encode_audio(example.samples()), processor.encode_image(example.load_image())
     )
-    batch = processor([prompt])
+    batch = processor.collate([prompt])
     assert batch["prefix_ids"][0].tolist() == processor.ids(BEFORE)
     assert batch["suffix_ids"][0].tolist() == [processor.audio_token_id, *processor.ids(AFTER)]
 

@@ -10,7 +10,7 @@ from transformers.utils import is_timm_available
 
 from selfkd.cli import main
 from selfkd.errors import InputError
-from selfkd.model.tiny import load_bundled
+from selfkd.model.tiny import load_tiny_model
 from selfkd.training.align import AlignConfig, align
 from selfkd.training.distill import DistillConfig, distill
 from selfkd.training.estimate import TEMPLATE_TOKENS
@@ -66,7 +66,7 @@ def test_tokens_of_pictures_are_counted_where_model_and_data_are_there(parts, tm
 
 def test_the_plan_of_stage_one_counts_what_will_train(tmp_path):
     planned = align(AlignConfig([str(tmp_path / "none")], tmp_path / "run", dry_run=True))
-    assert planned["trained_parameters"] == freeze_all_but(load_bundled()[0], ["projector", "speech_encoder"])
+    assert planned["trained_parameters"] == freeze_all_but(load_tiny_model()[0], ["projector", "speech_encoder"])
 
 
 def test_self_kd_costs_little_more_than_sft_and_adapters_train():

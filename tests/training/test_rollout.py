@@ -10,9 +10,10 @@ from native_models import NATIVE
 from selfkd.losses import LossConfig
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
-from selfkd.model.tiny import load_bundled
+from selfkd.model.tiny import load_tiny_model
 from selfkd.training.data import PairedCollator, paired_item
 from selfkd.training.rollout import rollout, with_responses
+from selfkd.training.self_kd import paired_loss
 from selfkd.training.spec_augment import augmented, masked, warped
 from selfkd.training.trainable import freeze_all_but
 
@@ -35,14 +36,14 @@ def test_other_responses_make_the_batch_that_the_collator_would_make(processor):
 def test_replies_are_the_students_own_and_the_prefix_is_read_once():
     """Drawn at temperature 1 from a model that is sure of itself, replies are the likeliest ones; and the loss on them
     is that of the batch without the prefix at hand."""
-    model, processor = load_bundled()
+    model, processor = load_tiny_model()
     freeze_all_but(model, ["projector"])
     batch = PairedCollator(processor)([paired_item(processor, e) for e in toy_examples(4)])
     torch.manual_seed(0)
     rolled = rollout(model, batch, processor.end_id, 8)
     assert rolled["prefix"] is not None and len(rolled["labels"]) == 4
     again = {k: v for k, v in rolled.items() if k != "prefix"}
-    ours, plain = (model(paired=b, objective=LossConfig(1.0)) for b in (rolled, again))
+    ours, plain = (paired_loss(model, b, LossConfig(1.0)) for b in (rolled, again))
     torch.testing.assert_close(ours.total, plain.total)
     torch.manual_seed(0)
     assert torch.equal(rollout(model, batch, processor.end_id, 8)["labels"], rolled["labels"])

@@ -18,10 +18,10 @@ from selfkd.errors import InputError
 from selfkd.files import sha256
 from selfkd.losses import LossConfig
 from selfkd.model.backbones import load_vlm
-from selfkd.model.checkpoint import load_omni
+from selfkd.model.checkpoint import load_model
 from selfkd.model.lora import adapter_parameters
 from selfkd.model.modeling_omni import OmniModel
-from selfkd.model.tiny import load_bundled, vlm_path
+from selfkd.model.tiny import load_tiny_model, vlm_path
 from selfkd.run_dir import MODEL, Run, read_log
 from selfkd.training.align import AlignConfig, align
 from selfkd.training.distill import DistillConfig, distill
@@ -153,7 +153,7 @@ class Counted(SelfKDTrainer):
 
 def test_a_step_on_own_replies_is_divided_by_their_tokens_and_imitates_none(start, tmp_path):
     """Two batches a step; alpha 0.5 of the data's responses would weigh the student's own words too."""
-    model, processor = load_omni(start / "model")
+    model, processor = load_model(start / "model")
     set_trainable(model, ["projector"], {})
     extra = {"gradient_accumulation_steps": 2, "save_strategy": "no", "logging_steps": 1}
     arguments = training_arguments(config(start, tmp_path, steps=2, learning_rate=1e-3, training=extra))
@@ -171,7 +171,7 @@ def test_a_step_on_own_replies_is_divided_by_their_tokens_and_imitates_none(star
 @pytest.mark.parametrize("response", [0.0, 1.0])
 def test_a_process_without_an_example_runs_the_model_and_learns_nothing(start, tmp_path, response):
     """Its gradients are there, for what processes do together, and zero; nor does it count in the log or roll out."""
-    model, processor = load_bundled()
+    model, processor = load_tiny_model()
     set_trainable(model, ["projector", "speech_encoder"], {})
     objective = LossConfig(0.5, transcript=0.5, alignment=0.1, response=response)
     arguments = training_arguments(config(start, tmp_path, learning_rate=1e-3))
@@ -197,7 +197,7 @@ def test_a_gpu_is_fed_by_as_many_processes_as_there_are_cores_for(monkeypatch, g
 
 def test_pictures_are_read_where_the_llm_is_run(start, tmp_path):
     """And count there alone for what is alike."""
-    model, processor = load_omni(start / "model")
+    model, processor = load_model(start / "model")
     examples = [replace(e, id=f"{e.id}-{n}").spoken(tone(n), "tone") for e in toy_examples(32) for n in (1, 2)]
     for objective in (LossConfig(), LossConfig(alignment=1.0, response=0.0)):
         how = training_arguments(config(start, tmp_path)), examples, processor, objective
@@ -220,7 +220,7 @@ def test_a_loaders_workers_last(start, tmp_path):
 
 
 def test_one_of_several_visible_gpus_is_used(start, tmp_path, capsys):
-    model, processor = load_omni(start / "model")
+    model, processor = load_model(start / "model")
     arguments = training_arguments(config(start, tmp_path))
     assert arguments.n_gpu == torch.cuda.device_count()
     arguments._n_gpu = 2  # as TrainingArguments find them without a launcher
@@ -229,14 +229,14 @@ def test_one_of_several_visible_gpus_is_used(start, tmp_path, capsys):
 
 
 def test_a_model_whose_logits_are_scaled_is_refused(start, tmp_path):
-    model, processor = load_omni(start / "model")
+    model, processor = load_model(start / "model")
     model.config.get_text_config().logits_scaling = 8.0
     with pytest.raises(InputError, match=r"its logits_scaling of 8.0 would be left out of the loss"):
         SelfKDTrainer(model, training_arguments(config(start, tmp_path)), toy_examples(4), processor, LossConfig())
 
 
 def test_the_dropout_of_adapters_acts_in_training_alone(start):
-    model, _ = load_omni(start / "model")
+    model, _ = load_model(start / "model")
     set_trainable(model, ["llm_adapters"], {"r": 2, "lora_dropout": 0.5, "target_modules": ["q_proj"]})
     drops = [m for n, m in model.vlm.named_modules() if "lora_dropout.default" in n]
     assert drops and all(m.training for m in model.train().vlm.modules() if m in drops)

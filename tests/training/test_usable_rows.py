@@ -202,7 +202,7 @@ def config(start, data, output, **changes):
 def test_training_lists_them_before_the_model_is_loaded(start, tmp_path, monkeypatch):
     ids = spoilt(tmp_path / "data")
     with monkeypatch.context() as patched:
-        patched.setattr(distill_module, "load_omni", lambda *_: pytest.fail("the model was loaded"))
+        patched.setattr(distill_module, "load_model", lambda *_: pytest.fail("the model was loaded"))
         with pytest.raises(InputError, match="data: 3 of 12 rows cannot be used") as told:
             distill(config(start, tmp_path / "data", tmp_path / "run"))
     assert all(f"example {i}: field" in str(told.value) or f"example {i}: " in str(told.value) for i in ids)

@@ -10,7 +10,7 @@ from selfkd.data.example import MANIFEST, write_shard
 from selfkd.errors import InputError
 from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
 from selfkd.files import write_json
-from selfkd.model.tiny import load_bundled
+from selfkd.model.tiny import load_tiny_model
 from selfkd.training.align import AlignConfig, align
 from selfkd.training.data import check_vocabulary_coverage
 from selfkd.training.distill import DistillConfig, distill
@@ -49,5 +49,5 @@ def test_what_the_bundled_ears_cannot_hear_is_said_before_anything_is_made(other
 def test_the_embedded_world_they_hear(tmp_path):
     training_data(tmp_path)
     check_vocabulary_coverage(
-        [ExampleFolder(tmp_path / "data")], load_bundled()[0].config.ctc_token_ids, load_bundled()[1], ""
+        [ExampleFolder(tmp_path / "data")], load_tiny_model()[0].config.ctc_token_ids, load_tiny_model()[1], ""
     )

@@ -7,7 +7,7 @@ from transformers import TrainerCallback, TrainerState
 
 from selfkd.errors import InputError
 from selfkd.losses import LossConfig
-from selfkd.model.checkpoint import load_omni
+from selfkd.model.checkpoint import load_model
 from selfkd.training.distill import DistillConfig
 from selfkd.training.stage import training_arguments
 from selfkd.training.trainable import freeze_all_but
@@ -28,7 +28,7 @@ class EachStep(TrainerCallback):
 
 def trained(parts, tmp_path, steps, average):
     start = training_start(parts, tmp_path)
-    model, processor = load_omni(start / "model")
+    model, processor = load_model(start / "model")
     freeze_all_but(model, ["projector"])
     how = {"steps": steps, "batch_size": 4, "learning_rate": 2e-3, "warmup_steps": 1, "weight_averaging": 0.5}
     settings = DistillConfig([], tmp_path / "run", **how)

@@ -27,9 +27,10 @@ from selfkd.files import follow_umask
 from selfkd.model.features import log_mel, pad_mels
 from selfkd.model.projectors import ctc_loss
 from selfkd.model.speech_encoder import ASRModel, ASRModelConfig
-from selfkd.model.tiny import WHISPER_SIZE, vlm_path
+from selfkd.model.tiny import vlm_path
 from selfkd.training.spec_augment import augmented
 from selfkd.training.stage import last_checkpoint
+from tools.tiny_model.architecture import WHISPER_SIZE
 from tools.tiny_model.pretraining import hold_to, pretraining_arguments
 
 CLIPS_PER_STEP = 32

@@ -22,11 +22,11 @@ from selfkd.files import follow_umask
 from selfkd.losses import cross_entropy
 from selfkd.model.image_processor import InternVLImageTextProcessor
 from selfkd.model.prefix_cache import continue_prefix, encode_prefix
-from selfkd.model.tiny import build_processor, build_vlm
 from selfkd.toy_world.noisy_labels import noiseless_response
 from selfkd.toy_world.questions import QUESTION_TYPES, ask
 from selfkd.toy_world.scenes import draw_scene, render
 from selfkd.toy_world.tasks import corpus
+from tools.tiny_model.architecture import build_processor, build_vlm
 from tools.tiny_model.pretrain_vision import fast_bf16, pretrain_vision
 from tools.tiny_model.pretraining import pretraining_arguments
 from tools.tiny_model.world_groups import Group, GroupCollator, WorldGroups

@@ -19,7 +19,7 @@ from selfkd.evaluation.backends.local import choice_log_likelihoods, predict_mod
 from selfkd.evaluation.backends.openai_client import EndpointSettings, Usage
 from selfkd.evaluation.backends.transcriber import Transcriber
 from selfkd.evaluation.response import Prediction
-from selfkd.model.checkpoint import load_omni, ready
+from selfkd.model.checkpoint import CheckpointInfo, ready
 from selfkd.training.data import Modality as OneModality
 from selfkd.training.data import token_cost
 
@@ -39,10 +39,15 @@ class LocalBackend:
     that its picture is looked at once."""
 
     def __init__(
-        self, model: str, transcriber: Transcriber | None, batch_size: int, max_new_tokens: int, likelihood: bool
+        self,
+        checkpoint: CheckpointInfo,
+        transcriber: Transcriber | None,
+        batch_size: int,
+        max_new_tokens: int,
+        likelihood: bool,
     ):
         transformers_logging.disable_progress_bar()
-        self.model, self.processor = load_omni(model)
+        self.model, self.processor = checkpoint.load()
         ready(self.model)
         self.transcriber, self.batch_size, self.max_new_tokens = transcriber, batch_size, max_new_tokens
         self.likelihood = likelihood

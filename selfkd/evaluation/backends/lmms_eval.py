@@ -19,10 +19,10 @@ from tqdm import tqdm
 from selfkd.data.example import Example, groups_of, image_to_png
 from selfkd.data.image_tags import image_place_left, without_image_place, without_sound_place
 from selfkd.data.media import RATES_HZ, check_vocabulary_coverage, mono, rgb
+from selfkd.data.resample import resampled
 from selfkd.errors import InputError
 from selfkd.evaluation.backends.local import MAX_NEW_TOKENS, predict_modalities
-from selfkd.model.checkpoint import load_omni
-from selfkd.synthesis.tts.base import resampled
+from selfkd.model.checkpoint import load_model
 from selfkd.training.data import Modality
 
 MANIFEST = ModelManifest("selfkd", simple_class_path="selfkd.evaluation.backends.lmms_eval.SelfKD")
@@ -35,7 +35,7 @@ class SelfKD(lmms):
 
     def __init__(self, pretrained: str, batch_size: int | str = 16, device: str = "cpu", **_: Any):
         super().__init__()
-        self.model, self.processor = load_omni(pretrained)
+        self.model, self.processor = load_model(pretrained)
         self.model.eval().to(device)
         self.batch_size = int(batch_size)
 

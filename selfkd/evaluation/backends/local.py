@@ -15,7 +15,13 @@ from selfkd.data.example import Example
 from selfkd.errors import InputError
 from selfkd.evaluation.response import Prediction
 from selfkd.losses import CHUNK_ROWS, head_logits
-from selfkd.model.generation import Query, encode_prompts, ends_of, generate_responses, generate_with_early_exit
+from selfkd.model.generation import (
+    EncodedPrompts,
+    encode_prompts,
+    generate_responses,
+    generate_with_early_exit,
+    stop_token_ids,
+)
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.prefix_cache import continue_prefix
 from selfkd.model.processing_omni import EncodedImage, OmniProcessor, Prompt
@@ -41,8 +47,8 @@ def predict_modalities(
     prompts = prompts_of(processor, examples, modalities)
     for example, of_modalities in zip(examples, prompts, strict=True):
         check_room(model, processor, example, of_modalities, max_new_tokens)
-    ends = ends_of(model, processor.end_id)
-    parts = encode_prompts(model, **processor([p for of_modalities in prompts for p in of_modalities]))
+    ends = stop_token_ids(model, processor.end_id)
+    parts = encode_prompts(model, **processor.collate([p for of_modalities in prompts for p in of_modalities]))
     pad = processor.pad_id
     ids = generate_responses(
         model, parts, generate_with_early_exit, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=pad
@@ -112,7 +118,7 @@ def choice_log_likelihoods(
             raise InputError(f"example {example.id}: field candidates: each must have a token, and one must be there")
         check_room(model, processor, example, of_modalities, max(map(len, of_example)))
     found: list[list[float]] = [[]] * (len(examples) * len(modalities))
-    for part in encode_prompts(model, **processor([p for of_modalities in prompts for p in of_modalities])):
+    for part in encode_prompts(model, **processor.collate([p for of_modalities in prompts for p in of_modalities])):
         of_part = [answers[row // len(modalities)] for row in part.rows_N.tolist()]
         for row, sums in zip(part.rows_N.tolist(), _of_part(model, processor, part, of_part), strict=True):
             found[row] = sums
@@ -120,7 +126,7 @@ def choice_log_likelihoods(
 
 
 def _of_part(
-    model: OmniModel, processor: OmniProcessor, part: Query, answers: Sequence[Sequence[list[int]]]
+    model: OmniModel, processor: OmniProcessor, part: EncodedPrompts, answers: Sequence[Sequence[list[int]]]
 ) -> list[list[float]]:
     """Sums of log p for each prompt of a part and each of its answers (token ids)."""
     # the last token of an answer is predicted and never read: answers that differ in it alone are one continuation
@@ -132,7 +138,7 @@ def _of_part(
     ids_CS, mask_CS = processor.pad_right([[last[prompt], *before] for prompt, before in read])
     prefix = part.prefix.rows(torch.tensor([prompt for prompt, _ in read], device=model.device))
     ids_CS, mask_CS = ids_CS.to(model.device), mask_CS.to(model.device)
-    with part.going_on(model.vlm):
+    with part.decoding(model.vlm):
         hidden_CSD = continue_prefix(model.vlm, prefix, {"input_ids": ids_CS}, mask_CS)
 
     starts = (mask_CS.sum(-1).cumsum(0) - mask_CS.sum(-1)).tolist()

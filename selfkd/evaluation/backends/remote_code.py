@@ -24,7 +24,7 @@ from selfkd.evaluation.backends.chat_response import plain, short
 from selfkd.evaluation.backends.endpoint import wav
 from selfkd.evaluation.backends.transcriber import Transcriber
 from selfkd.evaluation.response import Prediction
-from selfkd.model.backbones import config_of
+from selfkd.model.backbones import read_config
 from selfkd.training.data import Modality as OneModality
 
 # MiniCPM-o, where it does not sample, searches three beams and penalises repetition unless told otherwise
@@ -96,7 +96,7 @@ class RemoteCodeBackend:
     """One item at a time. Whatever is wrong with a reply is that item's error: it is no wrong answer."""
 
     def __init__(self, source: str, transcriber: Transcriber | None, max_new_tokens: int):
-        self.model = FAMILIES[_family(config_of(source, "model"))](source)
+        self.model = FAMILIES[_family(read_config(source, "model"))](source)
         self.transcriber, self.max_new_tokens = transcriber, max_new_tokens
 
     def answer(self, examples: ExampleFolder, wanted: Mapping[Modality, Sequence[int]]) -> Answers:
@@ -121,7 +121,7 @@ class RemoteCodeBackend:
 
 def runs_own_code(source: str, trusted: bool) -> bool:
     """Whether a checkpoint is a model that is asked through code of its own; InputError where that is not trusted."""
-    config = config_of(source, "model")
+    config = read_config(source, "model")
     family = _family(config)
     if not family:
         return False
@@ -152,7 +152,7 @@ def _written(example: Example, modality: OneModality) -> tuple[str, ...]:
 def _loaded(source: str, **settings: Any) -> Any:
     """The model in the dtype of its checkpoint; raises InputError where its code does not run or its weights miss."""
     try:
-        kind: Any = get_class_from_dynamic_module(config_of(source, "model")["auto_map"]["AutoModel"], source)
+        kind: Any = get_class_from_dynamic_module(read_config(source, "model")["auto_map"]["AutoModel"], source)
         # code of transformers 4 may leave out the end of construction (post_init), which since then sets this
         kind.all_tied_weights_keys = {}
         model, info = AutoModel.from_pretrained(source, trust_remote_code=True, output_loading_info=True, **settings)

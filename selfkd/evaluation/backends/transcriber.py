@@ -7,27 +7,12 @@ from dataclasses import dataclass
 from transformers import WhisperFeatureExtractor
 
 from selfkd.data.example import Example
-from selfkd.errors import InputError
-from selfkd.model.backbones import WhisperASRModel, config_of, load_asr_model
-from selfkd.model.checkpoint import load_omni, ready
-from selfkd.model.checkpoint_files import check_checkpoint
-from selfkd.model.configuration_omni import OmniConfig
+from selfkd.model.backbones import WhisperASRModel, load_asr_model
+from selfkd.model.checkpoint import CheckpointInfo, inspect_checkpoint, ready
+from selfkd.model.ctc_asr import CTCTranscriber, ctc_transcriber
 from selfkd.model.features import log_mel, pad_mels
-from selfkd.model.speech_encoder import ASRModel, ASRModelConfig
-from selfkd.model.tiny import CTCTranscriber, asr_model_of, asr_model_path
-
-
-def check_recognizer(checkpoint: str) -> None:
-    """Raises InputError, before anything is loaded, for what is no recogniser."""
-    check_checkpoint(checkpoint, "asr_model")
-    config = config_of(checkpoint, "asr_model")
-    kind = config.get("model_type")
-    if kind == OmniConfig.model_type and config.get("ctc_token_ids") is None:
-        raise InputError("recognizer: this model's ears hear no tokens, so there is no transcript of what they hear")
-    if kind not in (OmniConfig.model_type, ASRModelConfig.model_type, "whisper"):
-        raise InputError(
-            f"recognizer: {checkpoint}: {kind!r} is neither a Whisper checkpoint nor a recogniser of selfkd"
-        )
+from selfkd.model.speech_encoder import ASRModel
+from selfkd.model.tiny import TINY_MODEL
 
 
 @dataclass
@@ -37,14 +22,19 @@ class Transcriber:
 
     @classmethod
     def from_pretrained(cls, checkpoint: str = "") -> "Transcriber":
-        """A Whisper checkpoint, a recogniser of ours or a model that hears tokens, by hub id or path, on the GPU where
-        there is one; the embedded recogniser by default."""
-        if checkpoint and config_of(checkpoint, "asr_model").get("model_type") == OmniConfig.model_type:
-            encoder, extractor = asr_model_of(*load_omni(checkpoint))
+        """An ASR model by hub id or path, or the bundled one; raises InputError for any other checkpoint."""
+        return cls.load(inspect_checkpoint(checkpoint or TINY_MODEL, "asr_model", "asr"))
+
+    @classmethod
+    def load(cls, checkpoint: CheckpointInfo) -> "Transcriber":
+        """A Whisper checkpoint, an ASR model of selfkd or a model with a CTC projector, on the GPU where there is
+        one."""
+        if checkpoint.kind == "omni":
+            encoder, extractor = ctc_transcriber(*checkpoint.load())
             ready(encoder.speech_encoder)
             ready(encoder.projector)
             return cls(encoder, extractor)
-        asr_model, extractor = load_asr_model(checkpoint or asr_model_path())
+        asr_model, extractor = load_asr_model(checkpoint.paths[0])
         ready(asr_model.model if isinstance(asr_model, WhisperASRModel) else asr_model)
         return cls(asr_model, extractor)
 
@@ -53,5 +43,5 @@ class Transcriber:
         mels = [log_mel(self.extractor, e.samples(), f"example {e.id}") for e in examples]
         mel_BFM, mel_mask_BM = (t.to(self.asr_model.device) for t in pad_mels(mels))
         if isinstance(self.asr_model, WhisperASRModel):
-            return self.asr_model.recognize(mel_BFM, mel_mask_BM, language)
-        return self.asr_model.recognize(mel_BFM, mel_mask_BM)
+            return self.asr_model.transcribe(mel_BFM, mel_mask_BM, language)
+        return self.asr_model.transcribe(mel_BFM, mel_mask_BM)

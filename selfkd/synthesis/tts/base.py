@@ -7,20 +7,17 @@ part of this package. Its speech is easy to reproduce and far from natural: righ
 import _ctypes
 import ctypes
 import hashlib
-import math
 import secrets
 import shutil
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
 import espeakng_loader
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import firwin, resample_poly
 
-from selfkd.data.example import SAMPLE_RATE_HZ
+from selfkd.data.resample import resampled
 from selfkd.errors import InputError
 from selfkd.files import cache_folder
 from selfkd.synthesis.tts import random_voices as drawn_voices
@@ -36,26 +33,6 @@ class Utterance:
     pitch: int = 50  # 0 to 99
     seed: int = 1
     id: str = ""  # of the example, for engines that look up a recording
-
-
-def resampled(samples: NDArray[np.float32], rate_hz: int) -> NDArray[np.float32]:
-    """Samples at 16 kHz, in [-1, 1]. Odd rates are taken for a multiple of 25 Hz, which is off by 0.3% at most: the
-    low-pass filters of others are megabytes long."""
-    rate_hz = round(rate_hz / _RATE_STEP_HZ) * _RATE_STEP_HZ
-    if rate_hz != SAMPLE_RATE_HZ:
-        divisor = math.gcd(SAMPLE_RATE_HZ, rate_hz)
-        up, down = SAMPLE_RATE_HZ // divisor, rate_hz // divisor
-        samples = resample_poly(samples, up, down, window=_low_pass(max(up, down)))
-    return np.clip(samples, -1, 1).astype(np.float32)
-
-
-_RATE_STEP_HZ = 25
-
-
-@lru_cache(maxsize=32)
-def _low_pass(rate: int) -> NDArray[np.float32]:
-    # scipy's own filter, which it would design anew for each clip: more work than the filtering
-    return firwin(20 * rate + 1, 1 / rate, window=("kaiser", 5.0)).astype(np.float32)
 
 
 class TTSEngine(Protocol):

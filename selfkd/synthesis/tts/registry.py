@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfkd.credentials import read_endpoint, without
+from selfkd.data.example import language_code
 from selfkd.data.media import decode_audio
 from selfkd.errors import EngineError, InputError, steady
-from selfkd.synthesis.quality_filter import language_code
 from selfkd.synthesis.sources.rows import Clip, find_recording, read_clip
 from selfkd.synthesis.tts.base import ESPEAK_VOICES, EspeakEngine, TTSEngine, Utterance, resampled
 from selfkd.synthesis.tts.flite import FliteEngine

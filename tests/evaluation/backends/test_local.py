@@ -16,7 +16,7 @@ from selfkd.evaluation.backends.local import choice_log_likelihoods, predict_mod
 from selfkd.model.image_processor import image_processor_class
 from selfkd.model.lora import adapter_parameters, adapters_on
 from selfkd.model.modeling_omni import OmniModel
-from selfkd.model.processing_omni import SPEECH_TOKEN, OmniProcessor
+from selfkd.model.processing_omni import AUDIO_TOKEN, OmniProcessor
 from selfkd.synthesis.tts.base import EspeakEngine, Utterance
 from selfkd.training.data import MODALITIES
 from tests.model.test_backbones import qwen2_vl
@@ -25,7 +25,7 @@ from tests.model.test_backbones import qwen2_vl
 def with_ears():
     """A Qwen2-VL, whose positions are three a token, with our ears."""
     made = tokenizer(QWEN_TOKENS, QWEN_TEMPLATE)
-    made.add_tokens([SPEECH_TOKEN], special_tokens=True)
+    made.add_tokens([AUDIO_TOKEN], special_tokens=True)
     config = qwen2_vl()
     config.image_token_id, config.video_token_id = made.image_token_id, made.video_token_id
     config.vision_start_token_id = made.vision_bos_token_id
@@ -99,7 +99,7 @@ def test_an_instruction_that_runs_into_the_question_keeps_one_prefix(parts, aske
     text, audio = prompts_of(processor, [example], MODALITIES)[0]
     alone = [prompts_of(processor, [example], [modality])[0][0] for modality in MODALITIES]
     assert alone[0].prefix_ids != alone[1].prefix_ids
-    assert len(processor([text, audio])["prefix_ids"]) == 1
+    assert len(processor.collate([text, audio])["prefix_ids"]) == 1
     whole = [p.prefix_ids + p.suffix_ids for p in (*alone, text, audio)]
     assert whole[:2] == whole[2:]
 

@@ -151,5 +151,5 @@ def test_models_without_code_of_their_own_need_no_trust(tmp_path, processor):
     source = checkpoint(tmp_path / "m", "megrezo", processor, auto_map={})
     assert not runs_own_code(source, False)
     config = EvaluateConfig(source, [], tmp_path / "run", trust_remote_code=True)
-    with pytest.raises(InputError, match="'megrezo' does not hear"):
+    with pytest.raises(InputError, match="'megrezo' takes no audio"):
         evaluate(config)
