@@ -73,7 +73,7 @@ def default(field: Field) -> str:
 def commands_table() -> str:
     lines = ["| command | |", "|---|---|"]
     for name, command in COMMANDS.items():
-        lines.append(f"| [`selfkd {name}`]({page_of(name).relative_to(DOCS.parent).as_posix()}) | {command.what} |")
+        lines.append(f"| [`selfkd {name}`]({page_of(name).relative_to(DOCS.parent).as_posix()}) | {command.summary} |")
     return "\n".join(lines)
 
 

@@ -1,8 +1,7 @@
 """The command `selfkd`: arguments -> the configuration of a stage, and a call of that stage.
 
-`COMMANDS` says of each command what it does, gives an example, and names the module with its configuration (a
-dataclass) and its stage (a function). That module is imported when the command is called: `selfkd --help` needs no
-torch.
+`COMMANDS` has the summary and an example of each command, and names the module with its configuration (a dataclass) and
+its stage (a function). That module is imported when the command is called: `selfkd --help` needs no torch.
 """
 
 import json
@@ -13,12 +12,13 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import fields
 from importlib import import_module
+from inspect import cleandoc
 from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
 from selfkd import __version__
 from selfkd.credentials import masked_message
@@ -27,12 +27,12 @@ from selfkd.files import is_no_room
 
 
 class Command(NamedTuple):
-    what: str
+    summary: str
     example: str
-    module: str  # imported when the command is called: `selfkd --help` and `selfkd report` need no torch
-    config: str  # a dataclass of the module, its fields are the command's
-    stage: str  # a function of the module, which takes the configuration
-    leading: str = ""  # the field that what stands before the first --field is for
+    module: str  # imported when the command is called
+    config: str  # a dataclass of the module; its fields are the command's
+    stage: str  # a function of the module that takes the configuration
+    leading: str = ""  # the field of the positional arguments
 
     def load(self) -> tuple[type, Callable[[Any], Any]]:
         module = import_module(self.module)
@@ -41,97 +41,97 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "demo": Command(
-        "the whole pipeline on the embedded model, on a laptop's CPU",
+        "the whole pipeline on the bundled tiny model, on CPU",
         "selfkd demo --output runs/demo",
         "selfkd.demo", "DemoConfig", "demo",
     ),
     "synthesize": Command(
-        "questions -> spoken questions",
+        "TTS: questions -> a dataset with audio questions",
         "selfkd synthesize --source world-noisy --count 3000 --output runs/data/train",
         "selfkd.synthesis.synthesize", "SynthesizeConfig", "synthesize",
     ),
     "data check": Command(
-        "a folder of spoken questions: whole or not",
+        "check a dataset: complete, readable, within limits",
         "selfkd data check runs/data/train",
         "selfkd.data.check", "CheckConfig", "check", "data",
     ),
     "data report": Command(
-        "how well spoken questions are understood -> one HTML file",
+        "audio quality of a dataset (ASR, WER) -> one HTML file",
         "selfkd data report runs/data/train --output runs/speech.html",
         "selfkd.report.sections.audio_quality", "SpeechReportConfig", "speech_report", "data",
     ),
     "data publish": Command(
-        "a folder of spoken questions -> the hub, with a card",
-        "selfkd data publish runs/data/test --repo me/spoken-world --license apache-2.0",
+        "dataset -> the hub, with a card",
+        "selfkd data publish runs/data/test --repo me/toy-vqa-audio --license apache-2.0",
         "selfkd.export", "PublishDataConfig", "publish_data", "data",
     ),
     "convert": Command(
-        "an original InternVL2 checkpoint -> transformers' classes",
+        "InternVL2 checkpoint -> transformers classes",
         "selfkd convert --source InternVL2-1B --output internvl2-1b",
         "selfkd.model.convert_internvl2", "ConvertConfig", "convert",
     ),
     "align": Command(
-        "stage 1: ears learn to hear what is said",
+        "stage 1: train the projector (CTC or frame-stacking)",
         "selfkd align --data runs/data/words --output runs/align",
         "selfkd.training.align", "AlignConfig", "align",
     ),
     "distill": Command(
-        "stage 2: SFT and Self-KD, one switch: alpha",
+        "stage 2: SFT (--alpha 0) or Self-KD (--alpha 1)",
         "selfkd distill --data runs/data/train --model runs/align/model --alpha 1 --output runs/selfkd",
         "selfkd.training.distill", "DistillConfig", "distill",
     ),
     "evaluate": Command(
-        "written against spoken: scores of a model",
+        "score a model on text and audio queries",
         "selfkd evaluate runs/selfkd/model --data runs/data/test --modalities text,audio --output runs/eval",
         "selfkd.evaluation.evaluate", "EvaluateConfig", "evaluate", "model",
     ),
     "judge": Command(
-        "wrong replies: on topic or about something else",
+        "LLM judge: classify wrong predictions as on or off topic",
         "selfkd judge runs/eval --model gpt-4o-mini",
         "selfkd.evaluation.judge", "JudgeConfig", "judge_run", "run",
     ),
     "mmalign build": Command(
-        "MMAlign out of ARO or the embedded world, spoken",
+        "build the MMAlign benchmark from ARO or the toy world",
         "selfkd mmalign build --relation r.json --attribution a.json --images aro --output runs/data/mmalign",
         "selfkd.evaluation.benchmarks.mmalign", "MMAlignConfig", "build_mmalign",
     ),
     "compare": Command(
-        "evaluated runs side by side, the share of the gap closed",
+        "compare evaluations: gaps and share of the gap closed",
         "selfkd compare runs/eval-base runs/eval-sft runs/eval-selfkd --output runs/comparison",
         "selfkd.evaluation.compare", "CompareConfig", "compare", "runs",
     ),
     "analyze attention": Command(
-        "where written and spoken questions look, by layer",
+        "attention of text and audio queries, by layer",
         "selfkd analyze attention runs/sft/model runs/selfkd/model --data runs/data/test --output runs/attention",
         "selfkd.analysis.analyze_attention", "AttentionConfig", "analyze_attention", "models",
     ),
     "analyze agreement": Command(
-        "how far spoken answers are from written ones, and where",
+        "agreement of audio with text responses, by token",
         "selfkd analyze agreement runs/sft/model runs/selfkd/model --data runs/data/test --output runs/agreement",
         "selfkd.analysis.analyze_agreement", "AgreementConfig", "analyze_agreement", "models",
     ),
     "report": Command(
-        "any runs -> one HTML file: scores, attention, items to hear",
+        "runs -> one HTML file: scores, attention, samples",
         "selfkd report runs/eval-base runs/eval-sft runs/eval-selfkd runs/sft runs/selfkd --output report.html",
         "selfkd.report.build", "ReportConfig", "report", "runs",
     ),
     "serve": Command(
-        "a model behind an OpenAI-compatible endpoint",
+        "serve a model as an OpenAI-compatible endpoint",
         "selfkd serve runs/selfkd/model --port 8000",
-        "selfkd.serving.server", "ServeConfig", "serve", "model",
+        "selfkd.serving.serve", "ServeConfig", "serve", "model",
     ),
     "app": Command(
-        "a page in the browser: one question, written and spoken",
+        "web page: one question as text and as audio",
         "selfkd app runs/sft/model runs/selfkd/model",
         "selfkd.app.app", "AppConfig", "app", "models",
     ),
     "merge": Command(
-        "a trained model -> one plain checkpoint, adapters merged",
+        "merge LoRA: trained model -> one plain checkpoint",
         "selfkd merge --model runs/selfkd/model --output merged",
         "selfkd.export", "MergeConfig", "merge",
     ),
     "publish": Command(
-        "a trained model -> the hub, with a card",
+        "trained model -> the hub, with a card",
         "selfkd publish --run runs/selfkd --repo me/my-model --license apache-2.0 --comparison runs/comparison",
         "selfkd.export", "PublishConfig", "publish",
     ),
@@ -139,18 +139,18 @@ COMMANDS = {
 
 
 RECIPE = "--recipe"
-_OF_SENTENCES = ("--intro",)  # lists whose items hold commas
+_SENTENCE_FLAGS = ("--intro",)  # lists whose items hold commas
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command; 0 when it went well, 2 for input that the user can put right, 130 after Ctrl-C, 141 where
-    nobody reads what it prints (`selfkd ... | head`)."""
+    """Runs one command. Returns 0 on success, 2 for invalid input, 130 after Ctrl-C, 141 when the reader of its output
+    has closed the pipe (`selfkd ... | head`)."""
     try:
         code = _run(arguments)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        with suppress(OSError, ValueError):  # or the interpreter would try again as it ends, and say so
+        with suppress(OSError, ValueError):  # otherwise the interpreter would flush again at exit, and print a warning
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
 
@@ -166,17 +166,17 @@ def _run(arguments: list[str] | None) -> int:
     words = 2 if " ".join(arguments[:2]) in COMMANDS else 1
     name, rest = " ".join(arguments[:words]), arguments[words:]
     if name not in COMMANDS:
-        print(f"selfkd: no command {name!r}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
+        print(f"selfkd: unknown command {name!r}; commands: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     debug = "--debug" in rest
     try:
-        config, stage = parsed(name, [a for a in rest if a != "--debug"])
+        config, stage = parse_command(name, [a for a in rest if a != "--debug"])
         stage(config)
         return 0
     except InputError as error:
         if debug:
             raise
-        # an error of a loader's worker comes with the worker's traceback before it; a library's has lines of its own
+        # an error from a data loader's worker begins with the worker's traceback; a library's may have several lines
         line = " ".join(str(error).rpartition("InputError: ")[2].split())
         print(f"selfkd {name}: {masked_message(line, arguments)}", file=sys.stderr)
         return 2
@@ -186,36 +186,37 @@ def _run(arguments: list[str] | None) -> int:
         if debug:
             raise
         if is_no_room(error):
-            line = f"no room left on the disk: {error}; with room the same command goes on"
-        elif isinstance(error, OSError):  # the system's, or a hub's that is out of reach
+            line = f"no space left on the disk: {error}; free space, then the same command resumes"
+        elif isinstance(error, OSError):  # of the system, or of a hub that cannot be reached
             line = f"{error.filename}: {error.strerror}" if error.filename else str(error) or type(error).__name__
         else:
             raise
         print(f"selfkd {name}: {' '.join(line.split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"\nselfkd {name}: stopped; the same command goes on from here", file=sys.stderr)
+        print(f"\nselfkd {name}: interrupted; the same command resumes", file=sys.stderr)
         return 130
 
 
-def parsed(name: str, arguments: list[str]) -> tuple[Any, Callable[[Any], Any]]:
-    """The configuration that a command's arguments make, and its stage; raises InputError for one that is wrong."""
+def parse_command(name: str, arguments: list[str]) -> tuple[Any, Callable[[Any], Any]]:
+    """(configuration, stage) of a command's arguments; raises InputError for invalid ones."""
     command = COMMANDS[name]
     arguments = ["--dry_run=true" if a == "--dry-run" else a for a in arguments]
     config_class, stage = command.load()
-    several = [f for f in fields(config_class) if get_origin(f.type) in (list, tuple)]
-    lists = {f"--{f.name}": get_args(f.type)[0] for f in several}
-    arguments = _named(command, _apart({*lists, RECIPE}, arguments), lists)
+    list_fields = [f for f in fields(config_class) if get_origin(f.type) in (list, tuple)]
+    lists = {f"--{f.name}": get_args(f.type)[0] for f in list_fields}
+    arguments = _name_positionals(command, _split_equals({*lists, RECIPE}, arguments), lists)
     parser = ArgumentParser(
         prog=f"selfkd {name}",
-        description=f"{command.what}.  Example:  {command.example}",
+        description=_description(command, config_class),
+        formatter_class=_HelpFormatter,
         exit_on_error=False,
-        epilog="Lists are written a,b. --debug shows the traceback of an error.",
+        epilog="Lists: a,b. --debug shows the traceback of an error.",
     )
     parser.add_argument(RECIPE, action="config", help="YAML file with any of the fields below")
     parser.add_class_arguments(config_class, as_group=False)
     try:
-        values = parser.parse_args(_recipes_first(lists, arguments))
+        values = parser.parse_args(_put_recipes_first(lists, arguments))
     except (ArgumentError, UnicodeDecodeError) as error:
         recipe = next((after for a, after in pairwise(arguments) if a == RECIPE), None)
         where = f" (in {recipe} or on the command line)" if recipe else ""
@@ -223,80 +224,95 @@ def parsed(name: str, arguments: list[str]) -> tuple[Any, Callable[[Any], Any]]:
     return config_class(**{k: v for k, v in parser.instantiate(values).items() if k != "recipe"}), stage
 
 
-def _apart(flags: set[str], arguments: list[str]) -> list[str]:
+class _HelpFormatter(DefaultHelpFormatter):
+    """Keeps the line breaks of the description, so that an example can be copied."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = text.split("\n\n")
+        return "\n\n".join(
+            p if "\n  " in p else super(_HelpFormatter, self)._fill_text(p, width, "") for p in paragraphs
+        )
+
+
+def _description(command: Command, config_class: type) -> str:
+    """The docstring of the configuration up to its fields, and the example."""
+    text = cleandoc(config_class.__doc__ or "").partition("\nArgs:")[0].strip()
+    return f"{text}\n\nExample:\n  {command.example}"
+
+
+def _split_equals(flags: set[str], arguments: list[str]) -> list[str]:
     """`--modalities=text` as `--modalities text`, for these flags."""
-    parted = ((a.partition("="), a) for a in arguments)
-    return [part for (flag, _, value), a in parted for part in ([flag, value] if flag in flags and flag != a else [a])]
+    split = ((a.partition("="), a) for a in arguments)
+    return [part for (flag, _, value), a in split for part in ([flag, value] if flag in flags and flag != a else [a])]
 
 
-def _named(command: Command, arguments: list[str], lists: Collection[str]) -> list[str]:
+def _name_positionals(command: Command, arguments: list[str], lists: Collection[str]) -> list[str]:
     """`evaluate MODEL --output x` as `evaluate --model MODEL --output x`."""
-    first = list(takewhile(lambda a: not a.startswith("-"), arguments))
+    positionals = list(takewhile(lambda a: not a.startswith("-"), arguments))
     flag = f"--{command.leading}"
-    if not first or not command.leading:
+    if not positionals or not command.leading:
         return arguments
-    if len(first) > 1 and flag not in lists:
-        raise InputError(f"{first[1]!r}: only {command.leading} may stand without its name")
-    return [flag, ",".join(first), *arguments[len(first) :]]
+    if len(positionals) > 1 and flag not in lists:
+        raise InputError(f"{positionals[1]!r}: only one positional argument is allowed, {command.leading}")
+    return [flag, ",".join(positionals), *arguments[len(positionals) :]]
 
 
-def _recipes_first(lists: Mapping[str, Any], arguments: list[str]) -> list[str]:
-    """The arguments with lists as the parser reads them, after the recipes, which they override wherever they stand."""
+def _put_recipes_first(lists: Mapping[str, Any], arguments: list[str]) -> list[str]:
+    """Moves recipes to the front, so that arguments override them, and writes lists as the parser reads them."""
     recipes: list[str] = []
     others: list[str] = []
     for previous, argument in pairwise(["", *arguments]):
         if previous == RECIPE:
-            recipes += [RECIPE, _recipe(argument, lists)]
+            recipes += [RECIPE, _recipe_with_lists(argument, lists)]
         elif argument != RECIPE:
-            others.append(_bracketed(previous, argument, lists[previous]) if previous in lists else argument)
-    return recipes + others + [a for a in arguments[-1:] if a == RECIPE]  # without its path, as the parser will say
+            others.append(_as_json_list(previous, argument, lists[previous]) if previous in lists else argument)
+    return recipes + others + [a for a in arguments[-1:] if a == RECIPE]  # without a path: the parser reports it
 
 
-def _bracketed(flag: str, text: str, item: Any) -> str:
-    """`text,audio` for the parser's own `["text", "audio"]`: of `[text, 1]`, which shells take for a pattern, it
-    would make a number."""
+def _as_json_list(flag: str, text: str, item: Any) -> str:
+    """`text,audio` as `["text", "audio"]`, which the parser reads: without quotes it would turn 1 into a number."""
     if text.startswith("[") and text.endswith("]"):
         return text
     if item in (int, float):
         return f"[{text}]"
-    parts = [text] if flag in _OF_SENTENCES else text.split(",")
+    parts = [text] if flag in _SENTENCE_FLAGS else text.split(",")
     return json.dumps([part.strip() for part in parts if part.strip()], ensure_ascii=False)
 
 
-def _recipe(path: str, lists: Mapping[str, Any]) -> str:
-    """The path, or what stands there with lists in brackets that are written in it as they are after a command."""
+def _recipe_with_lists(path: str, lists: Mapping[str, Any]) -> str:
+    """The path of a recipe, or its YAML text with comma-separated lists as YAML lists."""
     try:
         text = Path(path).read_text(encoding="utf-8")
-        asked, as_written = yaml.safe_load(text), yaml.load(text, yaml.BaseLoader)
+        values, as_strings = yaml.safe_load(text), yaml.load(text, yaml.BaseLoader)
     except (OSError, ValueError, yaml.YAMLError):
-        return path  # the parser says what is wrong with it
+        return path  # the parser reports the error
     changed = {}
     for flag, item in lists.items():
         name = flag.removeprefix("--")
-        if isinstance(asked, dict) and asked.get(name) is not None:
-            value = as_written[name]
+        if isinstance(values, dict) and values.get(name) is not None:
+            value = as_strings[name]
             if isinstance(value, str):
-                changed[name] = yaml.safe_load(_bracketed(flag, value, item))
+                changed[name] = yaml.safe_load(_as_json_list(flag, value, item))
             elif item not in (int, float) and isinstance(value, list) and all(isinstance(part, str) for part in value):
-                changed[name] = value  # a run that is called 1
-    return yaml.safe_dump(asked | changed, allow_unicode=True) if changed else path
+                changed[name] = value  # such as a run named 1
+    return yaml.safe_dump(values | changed, allow_unicode=True) if changed else path
 
 
 _OVERVIEW = """\
 usage: selfkd COMMAND [--field value ...] [--recipe FILE] [--debug]
 
-Measures how much worse a model answers about an image when the question is
-spoken than when it is written, and closes that gap.
+Measures how much worse a vision-language model answers when the query is audio
+than when it is text, and closes that gap (Self-KD).
 
 {commands}
 
-selfkd COMMAND --help lists its fields, selfkd --version the version.
-To begin:  selfkd demo"""
+selfkd COMMAND --help lists the fields of a command.
+Start with:  selfkd demo"""
 
 
 def _overview() -> str:
     width = max(map(len, COMMANDS)) + 2
-    return _OVERVIEW.format(commands="\n".join(f"  {n:<{width}}{c.what}" for n, c in COMMANDS.items()))
+    return _OVERVIEW.format(commands="\n".join(f"  {n:<{width}}{c.summary}" for n, c in COMMANDS.items()))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What leaves this machine: a model as one plain checkpoint, models and datasets on the hub, each with its card.
+"""Merges LoRA into one plain checkpoint, and publishes models and datasets to the hub with a card.
 
-A native omni model is merged into its own layout, as transformers and the servers that read it expect. LoRA is merged
-into the LLM's weights: it is then active for text queries and in the image prefix too, where training had it off.
-`datasets.load_dataset(REPO)` and the hub's viewer read a published dataset as it is.
+A native omni model keeps its own layout, which transformers and other servers read. Once merged, LoRA is active for
+text queries and in the image prefix too, where training had it off. `datasets.load_dataset(REPO)` and the hub's viewer
+read a published dataset without conversion.
 """
 
 import json
@@ -29,24 +29,24 @@ _DATASET_CARD = """---
 
 # {name}
 
-Questions about pictures, written and spoken, made by `selfkd synthesize`. `question` and `answer` are the source's,
-`audio` is FLAC (mono, 16 kHz), `said` what was given to the voice; `answer_format` and `instruction` stay written in
-both views. `target` and `details` are what replies are scored by.
+Questions about images, as text and as audio, made by `selfkd synthesize`. `question` and `answer` are the source's,
+`audio` is FLAC (mono, 16 kHz), `spoken_text` is the input of the TTS engine. `instruction` and `answer_format` are text
+in both modalities. Predictions are graded with `target` and `details`.
 
 | | |
 |---|---|
 {rows}
 
-Pictures and questions stay under the terms of their source. Every shard's SHA-256 is in `manifest.json`.
+Images and questions stay under the terms of their source. `manifest.json` has the SHA-256 of every shard.
 """
 
 
 @dataclass
 class PublishDataConfig:
-    """Spoken questions to the hub, as a dataset repository with a card.
+    """Publishes a dataset with audio questions to the hub, with a card.
 
     Args:
-        data: Folder that selfkd synthesize wrote, or a spoken benchmark out of the cache of selfkd evaluate.
+        data: Output of selfkd synthesize, or a benchmark with audio in the cache of selfkd evaluate.
         repo: Repository, owner/name.
         license: Its licence, by the hub's short names.
         private: Whether the repository is private.
@@ -62,10 +62,10 @@ class PublishDataConfig:
 
 def publish_data(config: PublishDataConfig) -> Path:
     """Writes the card into the folder, uploads shards, card and manifest, and returns the card's path."""
-    name = checked_name(config.repo)
+    name = repo_name(config.repo)
     manifest = _without_paths(read_manifest(config.data), config.data)
     path = config.data / "README.md"
-    write_text(path, _card(config, name, manifest))
+    write_text(path, _dataset_card(config, name, manifest))
     DatasetCard.load(path)  # the hub reads it the same way
     if not config.dry_run:
         hub, repo = HfApi(), config.repo
@@ -76,7 +76,7 @@ def publish_data(config: PublishDataConfig) -> Path:
             repo_type="dataset",
             folder_path=config.data,
             allow_patterns=["README.md", *shards],
-            delete_patterns=shards,  # those of before, whose names are others: but for the ones that are uploaded
+            delete_patterns=shards,  # removes earlier shards with other names
         )
         content = json.dumps(manifest, indent=2, ensure_ascii=False).encode()
         hub.upload_file(repo_id=repo, repo_type="dataset", path_or_fileobj=content, path_in_repo=MANIFEST)
@@ -85,22 +85,23 @@ def publish_data(config: PublishDataConfig) -> Path:
 
 
 def _without_paths(manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """A manifest that says nothing of this machine; raises InputError where a shard does, which goes up as it is."""
+    """The manifest without paths of this machine; raises InputError for a shard with such a path, because shards are
+    uploaded unchanged."""
 
-    def without(reject: dict[str, Any]) -> dict[str, Any]:
+    def cleaned(reject: dict[str, Any]) -> dict[str, Any]:
         return reject | {"reason": without_folders(reject["reason"], manifest)}
 
     for shard in manifest["shards"]:
         with readable(path_within(folder, shard["file"])):
             rejected = shard_metadata(folder / shard["file"])["rejected"]
         for reject in rejected:
-            if without(reject) != reject:
+            if cleaned(reject) != reject:
                 raise InputError(
-                    f"{folder / shard['file']}: row {reject['id']}: its reason says where files are on this "
-                    f"machine ({reject['reason']}), as an earlier selfkd wrote it; synthesize the folder anew"
+                    f"{folder / shard['file']}: row {reject['id']}: its reason has a path of this machine "
+                    f"({reject['reason']}), written by an earlier selfkd; synthesize the folder again"
                 )
-    # what a report needs to know of it
-    kept = {"rejected": [*map(without, manifest["rejected"])], "asr_filter": Path(manifest.get("asr_filter", "")).name}
+    # fields that selfkd data report needs
+    kept = {"rejected": [*map(cleaned, manifest["rejected"])], "asr_filter": Path(manifest.get("asr_filter", "")).name}
     return {name: value for name, value in manifest.items() if name not in LOCAL} | kept
 
 
@@ -108,21 +109,21 @@ def _split(manifest: dict[str, Any]) -> str:
     return manifest["shards"][0]["file"].partition("-")[0]
 
 
-def checked_name(repo: str) -> str:
-    """The name of a repository owner/name; raises InputError for what is none."""
+def repo_name(repo: str) -> str:
+    """The name part of owner/name; raises InputError for any other form."""
     owner, slash, name = repo.partition("/")
     if not (owner and slash and name) or "/" in name:
         raise InputError(f"repo: {repo!r} is not owner/name")
     return name
 
 
-def _card(config: PublishDataConfig, name: str, manifest: dict[str, Any]) -> str:
+def _dataset_card(config: PublishDataConfig, name: str, manifest: dict[str, Any]) -> str:
     split = _split(manifest)
     metadata = DatasetCardData(
         license=config.license,
         language=language_code(manifest.get("language", "en")),
         task_categories=["visual-question-answering"],
-        tags=["audio", "spoken questions", "selfkd"],
+        tags=["audio", "audio questions", "selfkd"],
         configs=[{"config_name": "default", "data_files": [{"split": split, "path": f"{split}-*.parquet"}]}],
     )
     voices = manifest["voice_names"]
@@ -130,13 +131,13 @@ def _card(config: PublishDataConfig, name: str, manifest: dict[str, Any]) -> str
         "source": manifest["source"],
         "licence of the source": manifest["source_license"],
         "questions": manifest["rows"],
-        "refused": len(manifest["rejected"]),
-        "speech engine": manifest["engine_name"],
-        "licence of the engine": manifest["engine_license"],
+        "rejected": len(manifest["rejected"]),
+        "TTS engine": manifest["engine_name"],
+        "licence of the TTS engine": manifest["engine_license"],
         "voices": f"{len(voices)}: {', '.join(voices[:8])}{', ...' if len(voices) > 8 else ''}",
         "seed": manifest["seed"],
     }
-    lines = "\n".join(f"| {what} | {value} |" for what, value in rows.items())
+    lines = "\n".join(f"| {field} | {value} |" for field, value in rows.items())
     return _DATASET_CARD.format(metadata=metadata.to_yaml(), name=name, rows=lines)
 
 
@@ -146,9 +147,9 @@ _MODEL_CARD = """\
 ---
 # {name}
 
-A vision-language model with ears: it takes an image and a question, written or spoken. Trained with selfkd, an
-independent implementation of Self-KD ([arXiv 2503.00059](https://arxiv.org/abs/2503.00059)); load it with
-`selfkd.model.modeling_omni.OmniModel.from_pretrained`.
+A vision-language model with a speech encoder and a projector: it takes an image and a question, as text or as audio.
+Trained with selfkd, an independent implementation of Self-KD ([arXiv 2503.00059](https://arxiv.org/abs/2503.00059)).
+Load it with `selfkd.load_model`.
 
 ## Training
 
@@ -166,16 +167,16 @@ independent implementation of Self-KD ([arXiv 2503.00059](https://arxiv.org/abs/
 
 @dataclass
 class PublishConfig:
-    """A trained model to the hub, with a card: data, voices, licences, scores.
+    """Publishes a trained model to the hub, with a card: data, voices, licences, scores.
 
     Args:
         run: Run directory of selfkd distill or selfkd align.
-        repo: Repository on the hub, as owner/name.
-        license: Licence of the model, as the hub names it; the base's licence must allow it.
-        base_model: Hub id of the vision-language model underneath.
-        comparison: Folder of selfkd compare; its scores go into the card.
+        repo: Repository, owner/name.
+        license: Licence of the model, by the hub's short names; the licence of the VLM backbone must allow it.
+        base_model: Hub id of the VLM backbone.
+        comparison: Output of selfkd compare; its scores go into the card.
         private: Whether the repository is private.
-        dry_run: Write the card beside the model and upload nothing.
+        dry_run: Write the card into the model's folder and upload nothing.
     """
 
     run: Path
@@ -192,21 +193,21 @@ def publish(config: PublishConfig) -> Path:
     folder = config.run / MODEL
     if not (config.run / RESULT).is_file() or not (folder / "config.json").is_file():
         raise InputError(f"run: {config.run}: not a complete training run")
-    checked_name(config.repo)
+    repo_name(config.repo)
     path = folder / "README.md"
-    write_text(path, card(config))
+    write_text(path, model_card(config))
     ModelCard.load(path)  # the hub reads it the same way
     if not config.dry_run:
         hub = HfApi()
         hub.create_repo(config.repo, private=config.private, exist_ok=True)
-        hub.upload_folder(repo_id=config.repo, folder_path=folder, commit_message="Model of selfkd")
+        hub.upload_folder(repo_id=config.repo, folder_path=folder, commit_message="Upload a model trained with selfkd")
     print(f"{path}{'' if config.dry_run else f' and its folder are at {config.repo}'}")
     return path
 
 
-def card(config: PublishConfig) -> str:
+def model_card(config: PublishConfig) -> str:
     """The model card's text, from the files of the run and of the comparison."""
-    asked, result, provenance = (read_json(config.run / name) for name in (CONFIG, RESULT, PROVENANCE))
+    run_config, result, provenance = (read_json(config.run / name) for name in (CONFIG, RESULT, PROVENANCE))
     metadata = ModelCardData(
         license=config.license,
         base_model=config.base_model or None,
@@ -214,41 +215,41 @@ def card(config: PublishConfig) -> str:
         pipeline_tag="image-text-to-text",
         tags=["audio", "self-distillation", "arxiv:2503.00059"],
     )
-    how = ("stage", "alpha", "divergence", "temperature", "response_weight", "ctc_weight", "trainable")
-    fields = (*how, "steps", "batch_size", "learning_rate", "seed")
-    settings = {name: asked[name] for name in fields if name in asked}
+    method = ("stage", "alpha", "divergence", "temperature", "response_weight", "ctc_weight", "trainable")
+    fields = (*method, "steps", "batch_size", "learning_rate", "seed")
+    settings = {name: run_config[name] for name in fields if name in run_config}
     settings |= {"examples": result["examples"], "trained parameters": result["trained_parameters"]}
     settings |= {name: provenance[name] for name in ("selfkd", "commit", "torch", "transformers")}
     return _MODEL_CARD.format(
         metadata=metadata.to_yaml(),
         name=config.repo.partition("/")[2],
-        training=_rows(("", ""), settings.items()),
-        data="\n\n".join(map(_data, asked["data"])),
+        training=_table(("", ""), settings.items()),
+        data="\n\n".join(map(_data_table, run_config["data"])),
         scores=_scores(Path(config.comparison)) if config.comparison else "Not stated.",
     )
 
 
-def _rows(head: tuple[str, ...], rows: Any) -> str:
+def _table(head: tuple[str, ...], rows: Any) -> str:
     lines = [head, ("---",) * len(head), *(map(str, row) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _data(entry: str) -> str:
+def _data_table(entry: str) -> str:
     folder, weight = split_weight(entry)
     if not (folder / MANIFEST).is_file():
-        return f"{folder.name}; its manifest is no longer there."
+        return f"{folder.name}; its manifest no longer exists."
     manifest = read_manifest(folder)
     voices = manifest.get("voice_names", [])
-    said = {
+    rows = {
         **({} if weight is None else {"weight in the mixture": weight}),
         "source": manifest["source"],
         "licence of the source": manifest.get("source_license", "not stated"),
-        "spoken questions": manifest.get("rows", "not stated"),
-        "audio": manifest.get("engine_name", "not stated"),
-        "licence of the speech engine": manifest.get("engine_license", "not stated"),
+        "audio questions": manifest.get("rows", "not stated"),
+        "TTS engine": manifest.get("engine_name", "not stated"),
+        "licence of the TTS engine": manifest.get("engine_license", "not stated"),
         "voices": f"{len(voices)}: {', '.join(voices[:8])}{', ...' if len(voices) > 8 else ''}",
     }
-    return _rows(("", ""), said.items())
+    return _table(("", ""), rows.items())
 
 
 def _scores(comparison: Path) -> str:
@@ -263,16 +264,16 @@ def _scores(comparison: Path) -> str:
         shares = "; ".join(f"{s} {closed_cell(c)}" for s, c in closed) or "–"
         rows.append((title, scores["systems"]["text"]["n"], chance, *cells, shares))
     head = ("benchmark", "n", "chance", *systems, "share of the gap closed")
-    return f"Accuracy in % (standard error); text is the written question.\n\n{_rows(head, rows)}"
+    return f"Accuracy in % (standard error); text: text queries.\n\n{_table(head, rows)}"
 
 
 @dataclass
 class MergeConfig:
-    """A trained model as one plain checkpoint, its adapters merged.
+    """Writes a trained model as one plain checkpoint, with its adapters merged.
 
     Args:
-        model: Folder of the model (the output of selfkd distill, with /model).
-        output: Folder to write to; it must be new or empty.
+        model: Folder of the model (output of selfkd distill, with /model).
+        output: Folder to write to; must be new or empty.
     """
 
     model: str
@@ -280,13 +281,11 @@ class MergeConfig:
 
 
 def merge(config: MergeConfig) -> None:
-    """Writes `output`: a native omni model in its own layout, any other as an `OmniModel` without adapters."""
+    """Writes a native omni model in its own layout, any other as an `OmniModel` without adapters."""
     if config.output.exists() and any(config.output.iterdir()):
         raise InputError(f"output: {config.output}: not empty; give another")
     checkpoint = inspect_checkpoint(config.model)
-    config.output.mkdir(
-        parents=True, exist_ok=True
-    )  # below a file, on a disk without room: said before weights are read
+    config.output.mkdir(parents=True, exist_ok=True)  # fails before weights are read
     model, processor = checkpoint.load()
     merged = merge_adapters(model.vlm)
     model.config.llm_lora = None
@@ -294,16 +293,16 @@ def merge(config: MergeConfig) -> None:
     processor.save_pretrained(config.output)
     follow_umask(config.output)
     if merged:
-        print(f"{merged} adapted layers merged: written answers are no longer those of the base model")
+        print(f"{merged} adapted layers merged: responses to text queries now differ from the VLM backbone")
     print(config.output)
 
 
 def merge_adapters(vlm: nn.Module) -> int:
-    """Puts the weights of adapters into those of the layers that they adapt; returns how many layers that were."""
+    """Merges adapters into the weights of their layers; returns the number of merged layers."""
     adapted = [(name, m) for name, m in vlm.named_modules() if isinstance(m, BaseTunerLayer)]
     for name, layer in adapted:
         layer._disable_adapters = False
         layer.merge(safe_merge=True)
-        parent, _, own = name.rpartition(".")
-        setattr(vlm.get_submodule(parent), own, layer.get_base_layer())
+        parent, _, attribute = name.rpartition(".")
+        setattr(vlm.get_submodule(parent), attribute, layer.get_base_layer())
     return len(adapted)

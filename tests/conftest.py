@@ -9,10 +9,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.envi
 
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from examples import toy_examples
+from processes import run_selfkd
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 from selfkd.data.example import Example
@@ -66,9 +68,22 @@ def example(examples) -> Example:
     return replace(examples[0], id="the-example")
 
 
-@pytest.fixture(scope="module")
+DEMO_SIZE = {"words": 16, "questions": 16, "align_steps": 2, "distill_steps": 2, "ctc_steps": 2, "test_share": 0.05}
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory):
+    """`selfkd demo` at a small size: its `folder`, `arguments` and `stdout`."""
+    folder = tmp_path_factory.mktemp("demo") / "demo"
+    arguments = ["demo", "--output", folder, *(part for name, n in DEMO_SIZE.items() for part in (f"--{name}", n))]
+    finished = run_selfkd(*arguments, timeout=600)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    return SimpleNamespace(folder=folder, arguments=arguments, stdout=finished.stdout)
+
+
+@pytest.fixture(scope="session")
 def server(parts):
-    """The model of `parts` behind HTTP, with the usual settings."""
+    """The model of `parts` behind HTTP, with default settings."""
     from serving import served
 
     with served(parts) as running:
@@ -77,7 +92,7 @@ def server(parts):
 
 @pytest.fixture
 def endless(parts, monkeypatch):
-    """No token ends a reply: each goes on to its limit."""
+    """No token ends a response: each runs to its token limit."""
     model, processor = parts
     monkeypatch.setattr(model.vlm.generation_config, "eos_token_id", [processor.tokenizer.pad_token_id])
     monkeypatch.setattr(processor, "end_id", processor.tokenizer.pad_token_id)
@@ -85,7 +100,7 @@ def endless(parts, monkeypatch):
 
 @pytest.fixture
 def gate(parts, monkeypatch):
-    """Batches wait until it is set; `gate.sizes` are theirs."""
+    """Batches block until the gate is set; `gate.sizes` are their sizes."""
     opened, plain = threading.Event(), parts[0].generate
     opened.sizes = []
 

@@ -17,11 +17,11 @@ from selfkd.training.data import paired_item
 
 
 @pytest.mark.parametrize("native", [False, True])
-def test_a_merged_model_is_the_one_with_its_adapters_on(native, parts, tmp_path, capsys):
+def test_merged_model_equals_the_model_with_adapters_on(native, parts, tmp_path, capsys):
     torch.manual_seed(0)
     if native:
-        vlm, own = NATIVE["Qwen2.5-Omni"]()
-        model, processor = OmniModel.from_native(vlm).eval(), OmniProcessor(own)
+        vlm, native_processor = NATIVE["Qwen2.5-Omni"]()
+        model, processor = OmniModel.from_native(vlm).eval(), OmniProcessor(native_processor)
     else:
         parts[0].save_pretrained(tmp_path / "plain")
         parts[1].save_pretrained(tmp_path / "plain")
@@ -34,7 +34,7 @@ def test_a_merged_model_is_the_one_with_its_adapters_on(native, parts, tmp_path,
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
     assert main(["merge", "--model", str(tmp_path / "model"), "--output", str(tmp_path / "merged")]) == 0
-    assert "written answers are no longer those of the base model" in capsys.readouterr().out
+    assert "responses to text queries now differ from the VLM backbone" in capsys.readouterr().out
 
     item = paired_item(processor, toy_examples(1)[0])
     ids = torch.tensor([item.prefix_ids + item.text_ids])

@@ -1,4 +1,4 @@
-"""`selfkd publish`: the card says what run, data and scores hold. The upload has no hub to go to here."""
+"""`selfkd publish`: the model card has the facts of run, data and scores. Nothing is uploaded here."""
 
 import json
 
@@ -17,24 +17,29 @@ from selfkd.training.distill import DistillConfig, distill
 def run(parts, tmp_path_factory):
     start = training_start(parts, tmp_path_factory.mktemp("start"))
     manifest = json.loads((start / "data" / MANIFEST).read_text())
-    more = {"source_license": "CC0-1.0", "engine_name": "an engine", "engine_license": "MIT", "voice_names": ["a", "b"]}
-    write_json(start / "data" / MANIFEST, manifest | more | {"rows": 16})
+    facts = {
+        "source_license": "CC0-1.0",
+        "engine_name": "an engine",
+        "engine_license": "MIT",
+        "voice_names": ["a", "b"],
+    }
+    write_json(start / "data" / MANIFEST, manifest | facts | {"rows": 16})
     distill(DistillConfig([str(start / "data")], start / "run", model=str(start / "model"), steps=1, alpha=0.25))
     return start / "run"
 
 
-def test_the_card_says_what_made_the_model(run, tmp_path):
+def test_model_card_has_settings_data_and_scores(run, tmp_path):
     system = {"n": 40, "accuracy": 0.5, "stderr": 0.079, "chance": 0.2}
     scores = {"systems": {s: system for s in ("text", "sft", "selfkd", "cascade")}}
-    clear, none = {"share": 0.4, "interval": [0.3, 0.5]}, {"share": None, "verdict": "no clear gap"}
-    closed = {"world": clear, "pope": none}
+    clear, unclear = {"share": 0.4, "interval": [0.3, 0.5]}, {"share": None, "verdict": "no clear gap"}
+    closed = {"world": clear, "pope": unclear}
     write_json(tmp_path / "scores.json", {b: scores | {"gap_closed": {"selfkd": c}} for b, c in closed.items()})
     config = PublishConfig(run, "me/my-model", "apache-2.0", "base/model", str(tmp_path), dry_run=True)
     card = ModelCard.load(publish(config))
     assert card.data.license == "apache-2.0" and card.data.base_model == "base/model"
-    for said in ("| alpha | 0.25 |", "| examples | 16 |", "CC0-1.0", "| voices | 2: a, b |", "an engine", "MIT",
+    for fact in ("| alpha | 0.25 |", "| examples | 16 |", "CC0-1.0", "| voices | 2: a, b |", "an engine", "MIT",
                  "| world | 40 | 20.0 | 50.0 (7.9) |", "selfkd 40% (30% to 50%)", "no clear gap"):  # fmt: skip
-        assert said in card.text, said
+        assert fact in card.text, fact
 
 
 @pytest.mark.parametrize(
@@ -44,11 +49,11 @@ def test_the_card_says_what_made_the_model(run, tmp_path):
         ({"comparison": "nowhere"}, r"comparison: nowhere: no scores\.json there"),
     ],
 )
-def test_what_is_missing_is_named(run, changes, message):
+def test_invalid_field_is_named(run, changes, message):
     with pytest.raises(InputError, match=message):
         publish(PublishConfig(**({"run": run, "repo": "me/model", "license": "mit", "dry_run": True} | changes)))
 
 
-def test_an_unfinished_run_is_refused(tmp_path):
+def test_incomplete_run_is_refused(tmp_path):
     with pytest.raises(InputError, match="not a complete training run"):
         publish(PublishConfig(tmp_path, "me/model", "mit", dry_run=True))

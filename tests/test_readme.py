@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from selfkd.cli import COMMANDS, main, parsed
+from selfkd.cli import COMMANDS, main, parse_command
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", *sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "docs").rglob("*.md"))]
@@ -54,7 +54,7 @@ def test_every_command_of_the_docs_is_one(page):
     for command in commands(page):
         if command[0] == "selfkd":
             words = 2 if " ".join(command[1:3]) in COMMANDS else 1
-            config, stage = parsed(" ".join(command[1 : 1 + words]), command[1 + words :])
+            config, stage = parse_command(" ".join(command[1 : 1 + words]), command[1 + words :])
             assert callable(stage) and config
 
 

@@ -1,1 +1,1 @@
-"""A page in the browser that asks one question in writing and in speech; needs the extra `selfkd[app]`."""
+"""A web page that compares a text query with the same query in audio; needs the extra `selfkd[app]`."""

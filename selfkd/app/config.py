@@ -1,32 +1,32 @@
-"""What the app is told when it starts."""
+"""The configuration of the app."""
 
 from dataclasses import dataclass, field
 
 from selfkd.errors import InputError
 from selfkd.model.features import LONGEST_SECONDS, SHORTEST_SECONDS
-from selfkd.serving.config import is_own_machine
+from selfkd.serving.config import is_loopback
 
 MAX_MODELS = 2
 
 
 @dataclass
 class AppConfig:
-    """A page in the browser: one question about a picture, written and spoken, put to one or two models.
+    """A web page that runs one question about an image as a text query and as an audio query, on one or two models.
 
-    It has no login, so it listens to this machine alone.
+    The page has no login, so it accepts connections from this machine only.
 
     Args:
-        models: One or two models to put side by side, NAME=PATH or PATH (the name is then the run's): a model of
-            selfkd, or a native omni model. The bundled model by default.
-        asr_model: Whisper checkpoint, a hub id or a path, that writes down what was heard; models with the bundled
-            ears take the bundled recogniser by default, others none.
-        host: Address of this machine to listen at.
-        port: Port to listen at; 0 takes a free one.
-        max_upload_bytes: Longest file that is taken.
-        max_pixels: Most pixels of a picture.
-        max_audio_seconds: Longest spoken question; at most 30.
-        max_new_tokens: Most tokens of an answer.
-        max_waiting: Most questions that wait while one is answered.
+        models: One or two models to compare, NAME=PATH or PATH (the name is then the run's): a model of selfkd, or a
+            native omni model. Default: the bundled model.
+        asr_model: Whisper checkpoint, a hub id or a path, that transcribes audio queries. Default: the bundled ASR
+            model for models with the bundled speech encoder, none for others.
+        host: Address of this machine to bind to.
+        port: Port to bind to; 0 takes a free one.
+        max_upload_bytes: Maximum size of an uploaded file.
+        max_pixels: Maximum number of pixels of an image.
+        max_audio_seconds: Maximum duration of an audio query; at most 30.
+        max_new_tokens: Maximum number of tokens in a response.
+        max_waiting: Maximum number of queries that wait while one runs.
     """
 
     models: list[str] = field(default_factory=list)
@@ -49,6 +49,6 @@ class AppConfig:
             allowed = f"between {SHORTEST_SECONDS} and {LONGEST_SECONDS:.0f}"
             raise InputError(f"max_audio_seconds: {self.max_audio_seconds}: must be {allowed}")
         if len(self.models) > MAX_MODELS:
-            raise InputError(f"models: {len(self.models)} do not fit side by side, give one or two")
-        if not is_own_machine(self.host):
-            raise InputError(f"host: {self.host}: the page has no login, so it listens to this machine alone")
+            raise InputError(f"models: {len(self.models)} are too many, give one or two")
+        if not is_loopback(self.host):
+            raise InputError(f"host: {self.host}: the page has no login; only this machine's own addresses are allowed")

@@ -35,23 +35,23 @@ from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor, Prompt
 from selfkd.training.data import Modality, PairedCollator, PairedItem, modality_prompts
 
-SIDE = 384  # pixels, of the longer side
-DARKEST = 0.86  # opacity over a place that gets none
+THUMBNAIL_SIDE = 384  # pixels, of the longer side
+MAX_OPACITY = 0.86  # of the overlay, where attention is zero
 
 
 def thumbnail(image: Image.Image | None) -> Image.Image:
-    """At most `SIDE` pixels a side; small pictures stay as they are."""
-    assert image is not None, "a question here has a picture"
+    """A copy whose longer side has at most `THUMBNAIL_SIDE` pixels; small images keep their size."""
+    assert image is not None, "queries of the app always have an image"
     small = image.copy()
-    small.thumbnail((SIDE, SIDE))
+    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     return small
 
 
-def shade(share_YX: Tensor, most: float) -> Image.Image:
-    """One pixel a place, to be stretched over the picture: black, the more opaque the less attention there is.
-    `most` is the share of attention that leaves a place as bright as it is."""
-    brightness = (share_YX.numpy() / max(most, 1e-9)).clip(0, 1)
-    alpha = np.round(255 * DARKEST * (1 - brightness)).astype(np.uint8)
+def attention_overlay(share_YX: Tensor, max_share: float) -> Image.Image:
+    """A black mask with one pixel for each image token, to be stretched over the image: the less attention a region
+    gets, the more opaque it is. A region with `max_share` of the attention is transparent."""
+    brightness = (share_YX.numpy() / max(max_share, 1e-9)).clip(0, 1)
+    alpha = np.round(255 * MAX_OPACITY * (1 - brightness)).astype(np.uint8)
     return Image.fromarray(np.stack([np.zeros_like(alpha), alpha], axis=-1), "LA")
 
 
@@ -63,8 +63,8 @@ def data_uri(image: Image.Image) -> str:
 
 @dataclass(frozen=True)
 class AttentionMaps:
-    """`by_rows["query"]` is the attention of a question token to each place of the picture, `by_rows["response"]` that
-    of the rows that predict the answer: means over rows and heads, each (L, Y, X)."""
+    """Attention to the image, each map (L, Y, X), averaged over heads and rows: `by_rows["query"]` from the question's
+    tokens, `by_rows["response"]` from the rows that predict the response."""
 
     by_rows: dict[str, Tensor]
 
@@ -73,128 +73,126 @@ class AttentionMaps:
         return len(self.by_rows["query"])
 
 
-class _BothRows(AttentionSums):
-    """Maps of the response's rows beside those of the question's."""
+class _QueryAndResponseSums(AttentionSums):
+    """`AttentionSums` of the question's rows, and in `response_sums` those of the response's rows."""
 
     def __init__(self, positions: TokenPositions, layers: tuple[int, ...]):
         super().__init__(positions, layers)
         swapped = positions._replace(query_BS=positions.response_BS, response_BS=positions.query_BS)
-        self.of_response = AttentionSums(swapped, layers)
+        self.response_sums = AttentionSums(swapped, layers)
 
-    def add(self, layer: int, query_BHSE: Tensor, key_BHTE: Tensor, mask: Tensor | None, **how: Any) -> None:
-        super().add(layer, query_BHSE, key_BHTE, mask, **how)
-        self.of_response.add(layer, query_BHSE, key_BHTE, mask, **how)
+    def add(self, layer: int, query_BHSE: Tensor, key_BHTE: Tensor, mask: Tensor | None, **settings: Any) -> None:
+        super().add(layer, query_BHSE, key_BHTE, mask, **settings)
+        self.response_sums.add(layer, query_BHSE, key_BHTE, mask, **settings)
 
-    def of_image(self, rows: str) -> Tensor:
-        """(L, I), mean over the rows; of the one item that there is."""
+    def image_attention(self, rows: str) -> Tensor:
+        """(L, I), mean over the rows of a batch of one item."""
         positions = self.positions
         is_image_T = positions.keys_BT[0] == KEYS.index("image")
-        sums = self if rows == "query" else self.of_response
+        sums = self if rows == "query" else self.response_sums
         count = (positions.query_BS if rows == "query" else positions.response_BS).sum()
         return torch.stack([sums.maps[layer][0, is_image_T] for layer in sorted(sums.maps)]).cpu() / count.cpu()
 
 
 @torch.no_grad()
-def read_answer(
+def forward_response(
     model: OmniModel, processor: OmniProcessor, item: PairedItem, modality: Modality, question: slice
 ) -> tuple[Tensor, AttentionMaps | str]:
-    """Hidden states (N, D) that predict each token of `item.response_ids`, and where the view looked, or why that
-    cannot be drawn; `question` is the place of a written question in the item's ids."""
-    batch = {name: _moved(value, model.device) for name, value in PairedCollator(processor)([item]).items()}
+    """(hidden states (N, D) that predict each token of `item.response_ids`, attention to the image or the reason why
+    there is none). `question`: the positions of a text question in the item's ids."""
+    batch = {name: _to_device(value, model.device) for name, value in PairedCollator(processor)([item]).items()}
     prefix, after = encode_shared_prefix(model, batch), modality_of(model, batch, modality, [question])
-    sums = _BothRows(after.positions, tuple(range(len(model.vlm.get_decoder().layers))))
+    sums = _QueryAndResponseSums(after.positions, tuple(range(len(model.vlm.get_decoder().layers))))
     try:
         with recording(model.vlm, sums):
             hidden_BSD = forward_modality(model, prefix, modality, after)
-    except InputError as error:  # attention of a kind that cannot be followed
-        hidden_BSD, seen = forward_modality(model, prefix, modality, after), str(error).removeprefix("model: ")
-        return hidden_BSD[after.positions.response_BS], seen
-    return hidden_BSD[after.positions.response_BS], _looks(model, item, sums)
+    except InputError as error:  # an attention implementation that cannot be recorded
+        hidden_BSD, reason = forward_modality(model, prefix, modality, after), str(error).removeprefix("model: ")
+        return hidden_BSD[after.positions.response_BS], reason
+    return hidden_BSD[after.positions.response_BS], _attention_maps(model, item, sums)
 
 
-def _looks(model: OmniModel, item: PairedItem, sums: _BothRows) -> AttentionMaps | str:
+def _attention_maps(model: OmniModel, item: PairedItem, sums: _QueryAndResponseSums) -> AttentionMaps | str:
     if not bool(sums.positions.query_BS.any()):
         return "the question gave the model no token"
-    maps = {rows: sums.of_image(rows) for rows in ROWS}
+    maps = {rows: sums.image_attention(rows) for rows in ROWS}
     tokens = maps["query"].shape[1]
     try:
         height, width = image_grid(model, item, tokens)
     except InputError:
-        return (
-            f"its {tokens} image tokens make no one grid (the model cuts it into tiles, or does not say how they lie)"
-        )
+        return f"its {tokens} image tokens form no single grid (the model tiles the image, or their order is unknown)"
     return AttentionMaps({rows: maps_LI.view(-1, height, width) for rows, maps_LI in maps.items()})
 
 
-def _moved(value: Any, device: torch.device) -> Any:
+def _to_device(value: Any, device: torch.device) -> Any:
     if isinstance(value, dict):
-        return {name: _moved(v, device) for name, v in value.items()}
+        return {name: _to_device(v, device) for name, v in value.items()}
     return value.to(device) if isinstance(value, Tensor) else value
 
 
-ALTERNATIVES = 4
+NUM_ALTERNATIVES = 4
 
 
 @dataclass(frozen=True)
 class Token:
-    """A token of an answer, its probability after all that stands before it, and the likeliest others."""
+    """A token of a response, its probability given everything before it, and the most likely alternatives."""
 
     text: str
     probability: float
-    others: tuple[tuple[str, float], ...]
+    alternatives: tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True)
-class Answer:
-    """`tokens` end with the model's mark for the end of its turn where it `has_ended` by itself; `looks` is where it
-    looked, layer by layer, or why that cannot be drawn."""
+class ModelResponse:
+    """`tokens` end with the end-of-turn token if `is_complete`; otherwise the response was cut at the token limit.
+    `attention`: maps over the image, or the reason why there are none."""
 
     text: str
     tokens: tuple[Token, ...]
-    has_ended: bool
-    looks: AttentionMaps | str
+    is_complete: bool
+    attention: AttentionMaps | str
 
 
 @torch.no_grad()
-def answer(
+def generate_responses(
     model: OmniModel, processor: OmniProcessor, example: Example, modalities: Sequence[Modality], max_new_tokens: int
-) -> dict[Modality, Answer]:
-    """The greedy answer in each of `modalities`; both are generated together, from one reading of the picture.
+) -> dict[Modality, ModelResponse]:
+    """The greedy response in each of `modalities`, generated in one batch with the image encoded once.
 
-    Raises InputError for what does not fit the model's context with room for so many tokens."""
+    Raises InputError for a prompt that exceeds the model's context less `max_new_tokens`."""
     prompts = modality_prompts(
         processor, example, modalities, processor.encode_image(example.load_image(), f"example {example.id}")
     )
     for prompt in prompts:
         ids = prompt.prefix_ids + prompt.suffix_ids
         processor.check_context("question", ids, prompt.audio_inputs, model.context - max_new_tokens)
-    ends = stop_token_ids(model, processor.end_id)
-    # as evaluation asks: a checkpoint's own sampling and penalties are off
-    predictions = model.generate(
+    end_ids = stop_token_ids(model, processor.end_id)
+    # as in evaluation, a checkpoint's own sampling and penalties are off
+    responses = model.generate(
         **processor.collate(prompts),
         max_new_tokens=max_new_tokens,
-        eos_token_id=ends,
+        eos_token_id=end_ids,
         pad_token_id=processor.pad_id,
         do_sample=False,
         num_beams=1,
         repetition_penalty=1.0,
     )
     return {
-        modality: _answer(model, processor, example, modality, prompt, ids, ends)
-        for modality, prompt, ids in zip(modalities, prompts, predictions.tolist(), strict=True)
+        modality: _model_response(model, processor, example, modality, prompt, ids, end_ids)
+        for modality, prompt, ids in zip(modalities, prompts, responses.tolist(), strict=True)
     }
 
 
-def _answer(
+def _model_response(
     model: OmniModel,
     processor: OmniProcessor,
     example: Example,
     modality: Modality,
     prompt: Prompt,
     response_ids: list[int],
-    ends: list[int],
-) -> Answer:
-    end = next((at for at, id_ in enumerate(response_ids) if id_ in ends), None)
+    end_ids: list[int],
+) -> ModelResponse:
+    end = next((at for at, id_ in enumerate(response_ids) if id_ in end_ids), None)
     ids = response_ids if end is None else response_ids[: end + 1]
     item = PairedItem(
         id=example.id,
@@ -209,10 +207,10 @@ def _answer(
         image=example.id,
     )
     question = text_query(processor, example, item) if modality == "text" else slice(0)
-    hidden_ND, looks = read_answer(model, processor, item, modality, question)
+    hidden_ND, attention = forward_response(model, processor, item, modality, question)
     probabilities_NV = _probabilities(model, hidden_ND)
     tokens = (_token(processor, id_, row_V) for id_, row_V in zip(ids, probabilities_NV, strict=True))
-    return Answer(processor.decode(torch.tensor([ids]))[0], tuple(tokens), end is not None, looks)
+    return ModelResponse(processor.decode(torch.tensor([ids]))[0], tuple(tokens), end is not None, attention)
 
 
 def _probabilities(model: OmniModel, hidden_ND: Tensor) -> Tensor:
@@ -222,10 +220,10 @@ def _probabilities(model: OmniModel, hidden_ND: Tensor) -> Tensor:
 
 
 def _token(processor: OmniProcessor, id_: int, probabilities_V: Tensor) -> Token:
-    likeliest = probabilities_V.topk(ALTERNATIVES + 1)
-    others = [
+    top = probabilities_V.topk(NUM_ALTERNATIVES + 1)
+    alternatives = [
         (processor.tokenizer.decode([other]), p)
-        for other, p in zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
+        for other, p in zip(top.indices.tolist(), top.values.tolist(), strict=True)
         if other != id_
     ]
-    return Token(processor.tokenizer.decode([id_]), float(probabilities_V[id_]), tuple(others[:ALTERNATIVES]))
+    return Token(processor.tokenizer.decode([id_]), float(probabilities_V[id_]), tuple(alternatives[:NUM_ALTERNATIVES]))

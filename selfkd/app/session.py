@@ -1,7 +1,7 @@
-"""What comes from the page -> a query, checked, and the models that it goes to.
+"""Form fields of the page -> a validated query -> the responses of all models.
 
-Limits and decoding are the endpoint's. Also the ready examples, the voices that read typed queries aloud, and the ASR
-model that transcribes audio queries.
+Limits and decoding are those of `selfkd serve`. Also here: the built-in examples, the voices that synthesize typed
+questions, and the ASR model that transcribes audio queries.
 """
 
 import io
@@ -18,7 +18,7 @@ from PIL import Image
 
 from selfkd.analysis.runner import named
 from selfkd.app.config import AppConfig
-from selfkd.app.inference import Answer, answer, thumbnail
+from selfkd.app.inference import ModelResponse, generate_responses, thumbnail
 from selfkd.data.example import SAMPLE_RATE_HZ, Example
 from selfkd.errors import InputError
 from selfkd.evaluation.backends.transcriber import Transcriber
@@ -38,7 +38,7 @@ from selfkd.synthesis.tts.base import EspeakEngine, Utterance
 from selfkd.toy_world.questions import TOY_QUESTION_TYPES
 from selfkd.training.data import MODALITIES, Modality
 
-MAX_CHARACTERS = 600  # said in 30 seconds
+MAX_CHARACTERS = 600  # about 30 seconds of speech
 VOICES = {
     "New York, woman": "en-US-nyc+f3",
     "New York, man": "en-US-nyc+m4",
@@ -47,13 +47,13 @@ VOICES = {
     "American, woman (in training)": "en-US+f2",
     "Scottish, man (in training)": "en-GB-scotland+m3",
 }
-_READY_TYPES = ("exists", "color", "count", "neighbor", "place", "describe")
-_READY_SEED = 7
+_EXAMPLE_TYPES = ("exists", "color", "count", "neighbor", "place", "describe")
+_EXAMPLE_SEED = 7
 
 
 @dataclass(frozen=True)
-class Said:
-    """A clip (WAV) that was made of a question: it goes with these words in this voice and no others."""
+class SynthesizedQuery:
+    """A WAV clip that was synthesized from this text in this voice."""
 
     wav: bytes
     text: str
@@ -61,38 +61,38 @@ class Said:
 
 
 @cache
-def ready_examples() -> tuple[Example, ...]:
-    """Pictures of the test split with a question and its right answer, one of each kind."""
-    world = ToyWorld("test", _READY_SEED)
-    return tuple(world.example(TOY_QUESTION_TYPES.index(question_type)) for question_type in _READY_TYPES)
+def builtin_examples() -> tuple[Example, ...]:
+    """One example of each question type: a test-split image of the toy world with its question and target."""
+    world = ToyWorld("test", _EXAMPLE_SEED)
+    return tuple(world.example(TOY_QUESTION_TYPES.index(question_type)) for question_type in _EXAMPLE_TYPES)
 
 
 @cache
-def ready_chance() -> float | None:
-    """The floor of chance under the ready examples."""
-    return chance_floor([asdict(ready) | {"details": {}} for ready in ready_examples()])
+def builtin_chance() -> float | None:
+    """Chance accuracy on the built-in examples."""
+    return chance_floor([asdict(example) | {"details": {}} for example in builtin_examples()])
 
 
-def ready_one(example: Example) -> Example | None:
-    """The ready example whose very question is asked about its very picture, if it is one."""
-    asked = example.image, example.question.lower()
-    return next((ready for ready in ready_examples() if (ready.image, ready.question.lower()) == asked), None)
+def matching_builtin(example: Example) -> Example | None:
+    """The built-in example with the same image and question, if there is one."""
+    key = example.image, example.question.lower()
+    return next((one for one in builtin_examples() if (one.image, one.question.lower()) == key), None)
 
 
-def say(tts_engine: EspeakEngine, text: str, voice: str) -> Said:
-    """What is typed, spoken as data are (`spoken_form`); raises InputError for an empty or too long text, and for one
-    that holds what cannot be said."""
+def synthesize_query(tts_engine: EspeakEngine, text: str, voice: str) -> SynthesizedQuery:
+    """Speech of a typed question, normalized like the training data (`spoken_form`); raises InputError for text that
+    is empty, too long or not pronounceable."""
     text = _checked(text)
     if not text:
-        raise InputError("Question: type one first, then it can be spoken")
+        raise InputError("Question: type one first, then its audio can be synthesized")
     try:
-        spoken = spoken_form(text)
+        spoken_text = spoken_form(text)
     except InputError as error:
         raise InputError(str(error).replace("field question", "Question")) from error
-    samples = tts_engine.synthesize_audio(Utterance(spoken, voice))
+    samples = tts_engine.synthesize_audio(Utterance(spoken_text, voice))
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, SAMPLE_RATE_HZ, format="WAV", subtype="PCM_16")
-    return Said(buffer.getvalue(), text, voice)
+    return SynthesizedQuery(buffer.getvalue(), text, voice)
 
 
 def parse_query(
@@ -102,17 +102,17 @@ def parse_query(
     config: AppConfig,
     models: Sequence[tuple[OmniModel, OmniProcessor]],
 ) -> Example:
-    """The question as an example: with `question` where it is written, with `audio` where it is spoken. Raises
-    InputError, in words for who asked."""
+    """An example with `question` if the query has text and `audio` if it has audio. Raises InputError with a message
+    that names fields as the page does."""
     if not image:
-        raise InputError("Picture: choose one of the examples, or upload one")
+        raise InputError("Image: choose one of the examples, or upload one")
     text = _checked(text)
     if not text and audio is None:
-        raise InputError("Question: type it, or speak it")
-    with _in_words("Question"):
+        raise InputError("Question: type it, or record it")
+    with _page_names("Question"):
         for model, _ in models:
             check_text(text, model.context)
-    with _in_words("Picture"):
+    with _page_names("Image"):
         read_image(image, config.max_pixels)
     example = Example("question", text, "", "app", "", "", image=image)
     if audio is None:
@@ -122,112 +122,108 @@ def parse_query(
 
 def _checked(text: str) -> str:
     if len(text) > MAX_CHARACTERS:
-        raise InputError(f"Question: {len(text)} letters are too many, at most {MAX_CHARACTERS} are taken")
+        raise InputError(f"Question: {len(text)} characters exceed the limit of {MAX_CHARACTERS}")
     return text.strip()
 
 
 def _samples(content: bytes, max_seconds: float) -> NDArray[np.float32]:
-    found = audio_formats(content)
-    if not found:
-        raise InputError("Speech: not a WAV, FLAC, MP3, Ogg, M4A, AAC, WebM or 3GP file")
-    with _in_words("Speech"):
-        return read_audio(content, found[0], max_seconds)
+    formats = audio_formats(content)
+    if not formats:
+        raise InputError("Audio: not a WAV, FLAC, MP3, Ogg, M4A, AAC, WebM or 3GP file")
+    with _page_names("Audio"):
+        return read_audio(content, formats[0], max_seconds)
 
 
 @contextmanager
-def _in_words(where: str) -> Iterator[None]:
-    """A refusal of the endpoint names fields of its protocol; on the page it names what one sees."""
+def _page_names(field: str) -> Iterator[None]:
+    """Errors of `serving` name fields of its protocol; on the page they name the form field instead."""
     try:
         yield
     except RefusedError as error:
-        raise InputError(f"{where}: {error.message.partition(': ')[2]}") from error
+        raise InputError(f"{field}: {error.message.partition(': ')[2]}") from error
 
 
-Loaded = tuple[OmniModel, OmniProcessor]
+LoadedModel = tuple[OmniModel, OmniProcessor]
 
 
 @dataclass(frozen=True)
-class Answered:
-    """What is kept of a question for the page: no more than it shows."""
+class QueryResult:
+    """What the page shows of a query, and no more."""
 
-    image: Image.Image  # small
+    image: Image.Image  # thumbnail
     question: str
-    transcript: str | None  # None where nobody writes down what was heard
-    ready: Example | None  # whose right answer is known
-    answers: dict[str, dict[Modality, Answer]]  # by the model's name
+    transcript: str | None  # None without an ASR model
+    example: Example | None  # the built-in example that was run: its target is known
+    responses: dict[str, dict[Modality, ModelResponse]]  # by the model's name
     seconds: dict[str, float]
 
     @property
     def layers(self) -> int:
-        """Of the deepest model of which it is known where it looked; 0 where that is known of none."""
-        looks = [a.looks for modalities in self.answers.values() for a in modalities.values()]
-        return max((found.layers for found in looks if not isinstance(found, str)), default=0)
+        """Of the deepest model that has attention maps; 0 where none has."""
+        maps = [response.attention for modalities in self.responses.values() for response in modalities.values()]
+        return max((found.layers for found in maps if not isinstance(found, str)), default=0)
 
-    def is_right(self, answer: Answer) -> bool | None:
-        """None where the right answer is not known."""
-        if self.ready is None:
+    def is_correct(self, response: ModelResponse) -> bool | None:
+        """None where the target is not known."""
+        if self.example is None:
             return None
-        question_type, target = self.ready.question_type, self.ready.target
-        return is_right(question_type, target, parse(question_type, self.question, answer.text))
+        question_type, target = self.example.question_type, self.example.target
+        return is_right(question_type, target, parse(question_type, self.question, response.text))
 
-    def why_no_gap(self, name: str) -> str:
-        """Why the two views of a model say nothing of its gap: one question is too few, and of a ready example that it
-        does not answer in writing there is none."""
-        written = self.is_right(self.answers[name]["text"])
-        silent = no_verdict_reason(1, None if written is None else float(written), None, ready_chance())
-        return AT_CHANCE if silent == "at chance" else f"one question says nothing of the gap: {too_few(1)}"
+    def gap_caveat(self, name: str) -> str:
+        """Why the responses of this model do not measure its modality gap: one question is too few, and a built-in
+        example whose text query fails has no gap."""
+        text = self.is_correct(self.responses[name]["text"])
+        reason = no_verdict_reason(1, None if text is None else float(text), None, builtin_chance())
+        return AT_CHANCE if reason == "at chance" else f"one question does not measure the gap: {too_few(1)}"
 
 
 class Session:
-    """Not for two threads at once."""
+    """The loaded models, the TTS engine and the ASR model of one app. Not thread-safe."""
 
-    def __init__(self, config: AppConfig, models: dict[str, Loaded], transcriber: Transcriber | None):
+    def __init__(self, config: AppConfig, models: dict[str, LoadedModel], transcriber: Transcriber | None):
         self.config, self.models, self.transcriber = config, models, transcriber
         self.tts_engine = EspeakEngine()
 
     @classmethod
     def load(cls, config: AppConfig) -> "Session":
-        """On the GPU where there is one; raises InputError, before anything is loaded, for what is no model that
-        hears."""
+        """On the GPU if there is one; raises InputError, before anything is loaded, for a path without an omni
+        model."""
         paths = named("models", config.models) if config.models else {}
         inspected = {name: inspect_checkpoint(path, "models") for name, path in paths.items()}
         asr_model = inspect_checkpoint(config.asr_model or TINY_MODEL, "asr_model", "asr")
-        models = {
-            name: info.load() for name, info in (inspected or {"bundled": inspect_checkpoint(TINY_MODEL)}).items()
-        }
-        has_bundled_ears = any(hears_as_bundled(model) for model, _ in models.values())
+        inspected = inspected or {"bundled": inspect_checkpoint(TINY_MODEL)}
+        models = {name: info.load() for name, info in inspected.items()}
         transcriber = None
-        if config.asr_model or has_bundled_ears:
+        if config.asr_model or any(has_tiny_encoder(model.config) for model, _ in models.values()):
             transcriber = Transcriber.load(asr_model)
         for model, _ in models.values():
             ready(model)
         return cls(config, models, transcriber)
 
-    def ask(
-        self, image: bytes | None, text: str, audio: bytes | None, said: Said | None, voice: str
-    ) -> tuple[Answered, Said | None]:
-        """Asks all models in every view that there is, and gives the clip that stands for the question now: `said` is
-        the last one that was made here. A question without speech is spoken in `voice`, and so is one whose words or
-        voice are others than those of `said`; somebody's own recording is left alone."""
-        loaded = list(self.models.values())
-        is_ours_to_say = audio is None or (said is not None and said.wav == audio)
-        if is_ours_to_say:
-            parse_query(image, text, None, self.config, loaded)  # before it is spoken
-            if said is None or (said.text, said.voice) != (text.strip(), voice):
-                said = say(self.tts_engine, text, voice)
-            audio = said.wav
-        example = parse_query(image, text, audio, self.config, loaded)
+    def run(
+        self, image: bytes | None, text: str, audio: bytes | None, synthesized: SynthesizedQuery | None, voice: str
+    ) -> tuple[QueryResult, SynthesizedQuery | None]:
+        """Runs a query in every available modality on all models; returns the result and the clip that was used.
+
+        `synthesized` is the last clip that this session made. A query without audio is synthesized in `voice`, and
+        synthesized again when its text or voice has changed. A user's own recording is never replaced.
+        """
+        models = list(self.models.values())
+        is_synthesized = audio is None or (synthesized is not None and synthesized.wav == audio)
+        if is_synthesized:
+            parse_query(image, text, None, self.config, models)  # refused before TTS
+            if synthesized is None or (synthesized.text, synthesized.voice) != (text.strip(), voice):
+                synthesized = synthesize_query(self.tts_engine, text, voice)
+            audio = synthesized.wav
+        example = parse_query(image, text, audio, self.config, models)
         modalities: Sequence[Modality] = MODALITIES if example.question else ("audio",)
-        answers, seconds = {}, {}
+        responses, seconds = {}, {}
         for name, (model, processor) in self.models.items():
             start = time.perf_counter()
-            answers[name] = answer(model, processor, example, modalities, self.config.max_new_tokens)
+            responses[name] = generate_responses(model, processor, example, modalities, self.config.max_new_tokens)
             seconds[name] = time.perf_counter() - start
-        heard = None if self.transcriber is None else self.transcriber.transcribe([example])[0].strip()
+        transcript = None if self.transcriber is None else self.transcriber.transcribe([example])[0].strip()
         small = thumbnail(example.load_image())
-        answered = Answered(small, example.question, heard, ready_one(example), answers, seconds)
-        return answered, said if is_ours_to_say else None
-
-
-def hears_as_bundled(model: OmniModel) -> bool:
-    return has_tiny_encoder(model.config)
+        result = QueryResult(small, example.question, transcript, matching_builtin(example), responses, seconds)
+        return result, synthesized if is_synthesized else None

@@ -1,8 +1,8 @@
-"""What the page takes for a file: one that was uploaded to it, or that it made itself, and no other of this machine.
+"""Which files the page reads: uploads and files of its own, and no other file of this machine.
 
-Whoever reaches the port can name any path. Gradio checks paths before it copies a file to where it can be asked for,
-but only of pages that it serves itself (`has_launched`); one that is mounted in another application says so here. URLs,
-which Gradio would fetch, are no uploads either.
+Any client can name any path. Gradio checks paths before it copies a file into its cache, but only for pages that it
+serves itself (`has_launched`); a page that is mounted in another application must switch the checks on. URLs, which
+Gradio would fetch, are refused too.
 """
 
 from pathlib import Path
@@ -15,13 +15,12 @@ from selfkd.errors import InputError
 from selfkd.files import path_within
 
 
-class UploadsPage(gr.Blocks):
-    """Blocks that refuse an event, whatever route it came by, before anything of it is opened or copied, if it names a
-    file that was not uploaded."""
+class UploadOnlyBlocks(gr.Blocks):
+    """Blocks that refuse an event with a file that was not uploaded, on every route, before any file is opened."""
 
     def __init__(self, *arguments: Any, **settings: Any):
         super().__init__(*arguments, **settings)
-        self.has_launched = True  # Gradio's own checks are on from now on
+        self.has_launched = True  # switches Gradio's own path checks on
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *others: Any, **settings: Any) -> Any:
         try:
@@ -32,17 +31,17 @@ class UploadsPage(gr.Blocks):
 
 
 def check_uploaded(value: Any) -> None:
-    """Raises InputError where a file is named, at any depth, that was not uploaded."""
+    """Raises InputError if the value, at any depth, names a file that was not uploaded."""
     if isinstance(value, dict):
         if isinstance(value.get("path"), str):
-            uploaded(value["path"])
+            uploaded_path(value["path"])
         value = list(value.values())
     for part in value if isinstance(value, list | tuple) else ():
         check_uploaded(part)
 
 
-def uploaded(path: str) -> Path:
-    """The file; raises InputError, which does not say whether there is one, for a path elsewhere."""
+def uploaded_path(path: str) -> Path:
+    """The path of an uploaded file; for any other path raises InputError, which does not reveal whether it exists."""
     try:
         found = path_within(Path(get_upload_folder()), path)
         if found.is_absolute() and found.is_file():

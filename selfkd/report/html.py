@@ -82,7 +82,7 @@ def heat_uri(grid: Sequence[Sequence[float]], top: float) -> Markup:
 
 
 STYLES = 8
-_TITLES = {"sft": "SFT", "selfkd": "Self-KD", "base": "Base", "tokens": "token ears"}
+_TITLES = {"sft": "SFT", "selfkd": "Self-KD", "base": "Base", "ctc": "CTC projector"}
 _WRITTEN_STYLE, _CASCADE_STYLE = 0, STYLES - 1
 
 

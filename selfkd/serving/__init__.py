@@ -1,1 +1,1 @@
-"""A trained model behind OpenAI's chat protocol; needs the extra `selfkd[serve]`."""
+"""Serves a model with OpenAI's chat-completions protocol; needs the extra `selfkd[serve]`."""

@@ -1,6 +1,6 @@
-"""The one thread that runs the model: takes waiting requests, a batch at a time, oldest first.
+"""The worker thread that owns the model: it takes waiting requests in batches, oldest first, and generates responses.
 
-While a batch is generated each request receives its tokens as they come, and each row ends by itself.
+While a batch is generated, every streaming request receives its text as it grows, and every row ends on its own.
 """
 
 import logging
@@ -17,91 +17,97 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from selfkd.model.generation import stop_token_ids
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
-from selfkd.serving.prompts import Prepared
+from selfkd.serving.prompts import PreparedPrompt
 from selfkd.serving.schema import RefusedError, overloaded
 
-Finish = Literal["stop", "length"]
+FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True)
-class Piece:
-    """What a reply has grown by."""
+class Delta:
+    """Text by which a response has grown."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Done:
-    text: str  # the whole reply
-    finish: Finish
-    completion_tokens: int  # the one that ends the reply among them
+    text: str  # the whole response
+    finish_reason: FinishReason
+    completion_tokens: int  # includes the end-of-turn token
 
 
-Event = Piece | Done | RefusedError
+Event = Delta | Done | RefusedError
 
 
 @dataclass(eq=False)
 class Job:
-    """A request on its way through the worker. `put` takes what becomes of it, in the worker's thread: pieces where
-    they are wanted, then `Done` or `RefusedError`, once. Who does not want it any more sets `is_gone`."""
+    """A request in the worker's queue.
 
-    prepared: Prepared
-    put: Callable[[Event], None]
-    wants_pieces: bool = False
-    is_gone: bool = False
-    is_over: bool = field(default=False, init=False)
-    sent: str = field(default="", init=False)  # pieces so far
+    The worker's thread calls `emit` with `Delta` events where the request streams, then once with `Done` or
+    `RefusedError`. A caller that no longer needs the response sets `is_cancelled`.
+    """
+
+    prepared: PreparedPrompt
+    emit: Callable[[Event], None]
+    streams: bool = False
+    is_cancelled: bool = False
+    is_finished: bool = field(default=False, init=False)
+    sent_text: str = field(default="", init=False)
 
     @property
-    def kind(self) -> tuple[bool, bool]:
-        """Jobs of one kind can be a batch: `OmniModel.generate` takes written or spoken questions, and some bases
-        take pictures for all rows or for none."""
+    def batch_key(self) -> tuple[bool, bool]:
+        """(has audio, has image). Jobs with the same key can share a batch: `OmniModel.generate` takes text queries or
+        audio queries, and some VLM backbones take images for all rows or for none."""
         return bool(self.prepared.prompt.audio_inputs), bool(self.prepared.prompt.image_inputs)
 
-    def grow(self, text: str) -> None:
-        """`text` is the whole reply so far; a batch that is begun anew says again what was said before."""
-        if text.startswith(self.sent) and len(text) > len(self.sent):
-            piece, self.sent = text[len(self.sent) :], text
-            self.put(Piece(piece))
+    def emit_delta(self, text: str) -> None:
+        """`text` is the whole response so far. Text that a failed batch has already sent is not sent again."""
+        if text.startswith(self.sent_text) and len(text) > len(self.sent_text):
+            delta, self.sent_text = text[len(self.sent_text) :], text
+            self.emit(Delta(delta))
 
-    def end(self, event: Done | RefusedError) -> None:
-        if not self.is_over:
-            self.is_over = True
-            self.put(event)
+    def finish(self, event: Done | RefusedError) -> None:
+        if not self.is_finished:
+            self.is_finished = True
+            self.emit(event)
 
 
-class Rows(StoppingCriteria):
-    """`generate` asks it after every token which rows are finished. A stopping criterion and no streamer, for it sees
-    every row of a batch and can end one: at its own limit of tokens, or when nobody waits for it."""
+class RowStoppingCriteria(StoppingCriteria):
+    """Tells `generate` after every token which rows are finished.
 
-    def __init__(self, jobs: Sequence[Job], processor: OmniProcessor, ends: Sequence[int]):
-        self.jobs, self._processor, self._ends = jobs, processor, ends
+    A stopping criterion and not a streamer, because it sees every row of a batch and can end one of them: at its own
+    token limit, or when its client has disconnected.
+    """
+
+    def __init__(self, jobs: Sequence[Job], processor: OmniProcessor, end_ids: Sequence[int]):
+        self.jobs, self._processor, self._end_ids = jobs, processor, end_ids
         self._ids: list[list[int]] = [[] for _ in jobs]
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
-        for job, ids, token in zip(self.jobs, self._ids, input_ids[:, -1].tolist(), strict=True):
-            if not (job.is_over or job.is_gone):
-                ids.append(token)
-                self._follow(job, ids)
-        finished = [job.is_over or job.is_gone for job in self.jobs]
+        for job, ids, token_id in zip(self.jobs, self._ids, input_ids[:, -1].tolist(), strict=True):
+            if not (job.is_finished or job.is_cancelled):
+                ids.append(token_id)
+                self._update(job, ids)
+        finished = [job.is_finished or job.is_cancelled for job in self.jobs]
         return torch.tensor(finished, device=input_ids.device)
 
     def close(self) -> None:
-        """Ends what `generate` ended for reasons of its own."""
+        """Finishes the rows that `generate` ended for its own reasons."""
         for job, ids in zip(self.jobs, self._ids, strict=True):
-            if not job.is_gone:
-                job.end(Done(self._text(ids), "length", len(ids)))
+            if not job.is_cancelled:
+                job.finish(Done(self._decode(ids), "length", len(ids)))
 
-    def _follow(self, job: Job, ids: list[int]) -> None:
-        if ids[-1] in self._ends:
-            job.end(Done(self._text(ids), "stop", len(ids)))
-        elif len(ids) >= job.prepared.new_tokens:
-            job.end(Done(self._text(ids), "length", len(ids)))
-        elif job.wants_pieces:
-            # bytes of a letter that is not whole yet, and spaces, which at the end of a reply are cut off
-            job.grow(self._text(ids).rstrip("\N{REPLACEMENT CHARACTER}").rstrip())
+    def _update(self, job: Job, ids: list[int]) -> None:
+        if ids[-1] in self._end_ids:
+            job.finish(Done(self._decode(ids), "stop", len(ids)))
+        elif len(ids) >= job.prepared.max_new_tokens:
+            job.finish(Done(self._decode(ids), "length", len(ids)))
+        elif job.streams:
+            # hold back incomplete UTF-8 sequences, and trailing spaces, which the whole response does not have
+            job.emit_delta(self._decode(ids).rstrip("\N{REPLACEMENT CHARACTER}").rstrip())
 
-    def _text(self, ids: list[int]) -> str:
+    def _decode(self, ids: list[int]) -> str:
         return self._processor.decode(torch.tensor([ids]))[0] if ids else ""
 
 
@@ -109,18 +115,18 @@ log = logging.getLogger("selfkd.serving")
 
 
 class Worker:
-    """Holds a model in evaluation mode, and a processor for its thread alone (tokenizers are not for two at once)."""
+    """Holds a model in evaluation mode, and a processor that no other thread uses (tokenizers are not thread-safe)."""
 
     def __init__(self, model: OmniModel, processor: OmniProcessor, max_batch: int, wait_seconds: float):
         self._model, self._processor = model, processor
-        # where a window slides, generate_after splits a batch by lengths, and rows are no longer ours to follow
-        slides = getattr(model.config.get_text_config(), "sliding_window", None) is not None
-        self._max_batch, self._wait_seconds = 1 if slides else max_batch, wait_seconds
+        # with sliding-window attention, generate_after splits a batch by length: rows no longer match jobs
+        has_window = getattr(model.config.get_text_config(), "sliding_window", None) is not None
+        self._max_batch, self._wait_seconds = 1 if has_window else max_batch, wait_seconds
         self._waiting: list[Job] = []
         self._changed = threading.Condition()
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
-        self.batches = 0  # generated so far
+        self.num_batches = 0  # generated so far
 
     def start(self) -> None:
         self._thread.start()
@@ -135,67 +141,67 @@ class Worker:
                 self._waiting.append(job)
                 self._changed.notify()
                 return
-        job.end(overloaded("the server is stopping"))
+        job.finish(overloaded("the server is stopping"))
 
     def close(self) -> None:
-        """Ends the batch that runs, refuses what waits, and comes back when the thread has ended."""
+        """Finishes the current batch, refuses waiting jobs, and returns when the thread has ended."""
         with self._changed:
             self._is_closing = True
             waiting, self._waiting = self._waiting, []
             self._changed.notify()
         for job in waiting:
-            job.end(overloaded("the server is stopping"))
+            job.finish(overloaded("the server is stopping"))
         if self._thread.is_alive():
             self._thread.join()
 
     def _run(self) -> None:
         while batch := self._next_batch():
-            self._answer(batch)
-            del batch  # prompts hold pictures: they are not kept while nothing is asked
+            self._run_batch(batch)
+            del batch  # its prompts hold images, which an idle server should not keep
 
     def _next_batch(self) -> list[Job]:
-        """Waits for jobs; those that nobody wants any more are dropped. Empty when the worker closes."""
+        """Waits for jobs and drops cancelled ones. Empty when the worker closes."""
         with self._changed:
             while True:
                 self._changed.wait_for(lambda: self._waiting or self._is_closing)
-                until = time.monotonic() + self._wait_seconds
+                deadline = time.monotonic() + self._wait_seconds
                 while len(self._waiting) < self._max_batch and not self._is_closing:
-                    if not self._changed.wait(max(0.0, until - time.monotonic())):
+                    if not self._changed.wait(max(0.0, deadline - time.monotonic())):
                         break
-                self._waiting = [job for job in self._waiting if not job.is_gone]
+                self._waiting = [job for job in self._waiting if not job.is_cancelled]
                 if self._is_closing:
                     return []
                 if self._waiting:
-                    kind = self._waiting[0].kind
-                    batch = [job for job in self._waiting if job.kind == kind][: self._max_batch]
+                    key = self._waiting[0].batch_key
+                    batch = [job for job in self._waiting if job.batch_key == key][: self._max_batch]
                     self._waiting = [job for job in self._waiting if job not in batch]
                     return batch
 
-    def _answer(self, batch: Sequence[Job]) -> None:
-        """Whatever goes wrong with a batch is tried again one by one, so that it stays with the job at fault."""
-        failed = self._generated(batch)
-        if failed is None:
+    def _run_batch(self, batch: Sequence[Job]) -> None:
+        """Jobs of a batch that fails are run again one by one, so that only the job at fault fails."""
+        error = self._generate(batch)
+        if error is None:
             return
         if len(batch) == 1:
-            log.error("a request failed", exc_info=failed)
-            batch[0].end(RefusedError(500, "the model failed on this request", code="model_failed"))
+            log.error("a request failed", exc_info=error)
+            batch[0].finish(RefusedError(500, "the model failed on this request", code="model_failed"))
             return
-        log.warning("a batch of %d failed (%s: %s); one by one", len(batch), type(failed).__name__, failed)
-        del failed  # it holds the batch's tensors
+        log.warning("a batch of %d failed (%s: %s); running one by one", len(batch), type(error).__name__, error)
+        del error  # its traceback holds the batch's tensors
         for job in batch:
-            if not (job.is_over or job.is_gone):
-                self._answer([job])
+            if not (job.is_finished or job.is_cancelled):
+                self._run_batch([job])
 
-    def _generated(self, batch: Sequence[Job]) -> Exception | None:
-        ends = stop_token_ids(self._model, self._processor.end_id)
-        rows = Rows(batch, self._processor, ends)
-        self.batches += 1
+    def _generate(self, batch: Sequence[Job]) -> Exception | None:
+        end_ids = stop_token_ids(self._model, self._processor.end_id)
+        rows = RowStoppingCriteria(batch, self._processor, end_ids)
+        self.num_batches += 1
         try:
             self._model.generate(
                 **self._processor.collate([job.prepared.prompt for job in batch]),
-                max_new_tokens=max(job.prepared.new_tokens for job in batch),
-                # as evaluation asks: a checkpoint's own sampling and penalties are off
-                eos_token_id=ends,
+                max_new_tokens=max(job.prepared.max_new_tokens for job in batch),
+                # as in evaluation, a checkpoint's own sampling and penalties are off
+                eos_token_id=end_ids,
                 pad_token_id=self._processor.pad_id,
                 do_sample=False,
                 num_beams=1,

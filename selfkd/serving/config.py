@@ -1,4 +1,4 @@
-"""What a server is told when it starts, and the key that it asks for."""
+"""The configuration of a server, its API key, and checks of its address."""
 
 import errno
 import ipaddress
@@ -14,27 +14,27 @@ KEY_VARIABLE = "SELFKD_API_KEY"
 
 @dataclass
 class ServeConfig:
-    """Answers written and spoken questions about images over HTTP, in OpenAI's chat protocol.
+    """Serves a model over HTTP with OpenAI's chat-completions protocol: text and audio queries about images.
 
-    Where the environment variable SELFKD_API_KEY is set, requests must bring it ("Authorization: Bearer KEY"). Without
-    it only this machine is served.
+    With the environment variable SELFKD_API_KEY set, every request needs the header "Authorization: Bearer KEY".
+    Without it the server accepts connections from this machine only.
 
     Args:
-        model: The output of selfkd align or distill (with /model), or a native omni model, a hub id or a path; the
-            bundled model without it.
-        host: Address to listen at. Any other than this machine's own needs a key.
-        port: Port to listen at; 0 takes a free one.
-        served_name: What requests call the model.
-        max_batch: Most requests that are answered together.
-        batch_wait_seconds: How long an idle model waits for more requests once one is there.
-        max_requests: Most requests that are being read, waiting or answered; further ones get 503.
-        max_body_bytes: Longest body of a request, and of a remote picture; a longer one gets 413.
-        max_pixels: Most pixels of a picture.
-        max_audio_seconds: Longest sound; at most 30.
-        max_new_tokens: Most tokens of a reply, whatever a request asks for.
-        timeout_seconds: Longest time for a request, from its head to the last byte of its reply: then 504.
-        preparing_threads: Threads that decode pictures and sound; each holds one picture of `max_pixels` at most.
-        remote_images: Whether pictures may be fetched from public http(s) addresses.
+        model: Output of selfkd align or distill (with /model), or a native omni model: a hub id or a path. Empty: the
+            bundled model.
+        host: Address to bind to. Any address other than this machine's own needs an API key.
+        port: Port to bind to; 0 takes a free one.
+        served_name: Name of the model in requests.
+        max_batch: Maximum number of requests generated in one batch.
+        batch_wait_seconds: How long an idle model waits for further requests after the first one.
+        max_requests: Maximum number of active requests (reading, waiting or generating); further ones get 503.
+        max_body_bytes: Maximum size of a request body and of a remote image; a larger body gets 413.
+        max_pixels: Maximum number of pixels of an image.
+        max_audio_seconds: Maximum duration of audio; at most 30.
+        max_new_tokens: Maximum number of tokens in a response, also where a request asks for more.
+        timeout_seconds: Maximum time for a request, from its headers to the last byte of its response; then 504.
+        preparing_threads: Threads that decode images and audio; each holds at most one image of `max_pixels`.
+        remote_images: Whether the server may fetch images from public http(s) addresses.
     """
 
     model: str = ""
@@ -69,36 +69,38 @@ class ServeConfig:
             raise InputError(f"max_audio_seconds: {self.max_audio_seconds}: must be {allowed}")
         if not self.served_name.strip():
             raise InputError("served_name: must not be empty")
-        if not api_key() and not is_own_machine(self.host):
-            raise InputError(f"host: {self.host}: others could ask; set {KEY_VARIABLE}, or listen at 127.0.0.1")
+        if not api_key() and not is_loopback(self.host):
+            raise InputError(
+                f"host: {self.host}: other machines can reach it; set {KEY_VARIABLE}, or bind to 127.0.0.1"
+            )
 
 
 def api_key() -> str:
-    """The key that requests must bring; "" where none is set. Raises InputError for one that no header can carry."""
+    """The key that requests must send, "" if none is set; raises InputError for one that no HTTP header can carry."""
     key = os.environ.get(KEY_VARIABLE, "").strip()
     if not (key.isascii() and (key.isprintable() or not key)):
-        raise InputError(f"{KEY_VARIABLE}: holds letters that no header can carry")
+        raise InputError(f"{KEY_VARIABLE}: has characters that no HTTP header can carry")
     return key
 
 
-def check_free(host: str, port: int) -> None:
-    """Raises InputError, before a model is loaded, where nothing can listen at this address."""
+def check_address_free(host: str, port: int) -> None:
+    """Raises InputError, before a model is loaded, if a server cannot bind to this address."""
     if not port:
         return
     try:
         address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(*address[:3]) as one:
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server will
-            one.bind(address[4])
+        with socket.socket(*address[:3]) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as uvicorn does
+            probe.bind(address[4])
     except OSError as error:
         field = "host" if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL else "port"
         raise InputError(f"{field}: {port if field == 'port' else host}: {error.strerror} ({host}:{port})") from error
 
 
-OWN_NAMES = ("127.0.0.1", "localhost", "::1", "[::1]")  # in a request's Host
+LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1", "[::1]")  # in a request's Host header
 
 
-def is_own_machine(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

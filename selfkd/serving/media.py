@@ -1,7 +1,6 @@
-"""Pictures and sound of a request: bytes that anyone may have sent -> an RGB picture, mono samples at 16 kHz.
+"""Images and audio of a request: untrusted bytes -> an RGB image, mono samples at 16 kHz.
 
-They are decoded where all others are (`data/media.py`), within the limits of the server; what is refused there is
-refused here in OpenAI's shape of an error.
+`data/media.py` decodes them, within the server's limits. Its refusals become errors of OpenAI's protocol here.
 """
 
 import base64
@@ -18,16 +17,16 @@ from selfkd.errors import InputError
 from selfkd.model.features import SHORTEST_SECONDS
 from selfkd.serving.schema import AudioFormat, bad_field
 
-# by the kind of the bytes: one container has several names
-_CALLED: dict[str, tuple[AudioFormat, ...]] = {
+# container, as its first bytes show it -> names that a request may give it
+_FORMAT_NAMES: dict[str, tuple[AudioFormat, ...]] = {
     "wav": ("wav",), "flac": ("flac",), "mp3": ("mp3",), "ogg": ("ogg", "opus"), "webm": ("webm", "opus"),
     "mp4": ("m4a", "mp4", "aac", "3gp"), "aac": ("aac",),
 }  # fmt: skip
-REMOTE = ("http://", "https://")
+REMOTE_SCHEMES = ("http://", "https://")
 
 
 def data_url_bytes(url: str) -> bytes:
-    """The bytes of a base64 data URL; raises RefusedError for any other."""
+    """The bytes of a base64 data URL; raises RefusedError for any other URL."""
     head, comma, data = url.partition(",")
     if not comma or not head.startswith("data:") or not head.endswith(";base64"):
         raise bad_field("image_url", "expected data:image/...;base64,...")
@@ -45,7 +44,7 @@ def base64_bytes(data: str, param: str) -> bytes:
 
 
 def read_image(image: bytes, max_pixels: int) -> Image.Image:
-    """RGB, upright; raises RefusedError for what is no picture, or has too many pixels."""
+    """RGB, upright; raises RefusedError for bytes that are no image, or one with too many pixels."""
     try:
         return decode_image(image, max_pixels, WEB_FORMATS)
     except InputError as error:
@@ -53,17 +52,17 @@ def read_image(image: bytes, max_pixels: int) -> Image.Image:
 
 
 def read_audio(content: bytes, expected: str, max_seconds: float) -> NDArray[np.float32]:
-    """Mono, 16 kHz; raises RefusedError for what is no sound of the `expected` format, is silent, was cut short, or is
-    too short or too long."""
+    """Mono, 16 kHz; raises RefusedError for bytes that are not audio in the `expected` format, and for audio that is
+    silent, truncated, too short or too long."""
     if expected not in audio_formats(content):
         raise bad_field("input_audio", f"the bytes are not a {expected} file")
     try:
-        audio_clip = decode_audio(content, max_seconds=max_seconds, shortest_seconds=SHORTEST_SECONDS)
+        decoded = decode_audio(content, max_seconds=max_seconds, shortest_seconds=SHORTEST_SECONDS)
     except InputError as error:
         raise bad_field("input_audio", str(error)) from error
-    return resampled(audio_clip.samples, audio_clip.rate_hz)
+    return resampled(decoded.samples, decoded.rate_hz)
 
 
 def audio_formats(content: bytes) -> tuple[AudioFormat, ...]:
-    """The names that a request may give to the format of these bytes; none where they are no sound that is read."""
-    return _CALLED.get(sniffed(content[:16]), ())
+    """The names that a request may give to the format of these bytes; empty if they are not a supported audio file."""
+    return _FORMAT_NAMES.get(sniffed(content[:16]), ())

@@ -1,4 +1,4 @@
-"""OpenAI's chat protocol as far as it is spoken here: bodies of requests, responses and errors."""
+"""The part of OpenAI's chat-completions protocol that the server supports: requests, responses and errors."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 
 class RefusedError(Exception):
-    """One request's refusal: HTTP status, a message for people, the field at fault and a code for programs."""
+    """A refused request: HTTP status, message, the field at fault (`param`) and a machine-readable code."""
 
     def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None):
         super().__init__(message)
@@ -17,13 +17,13 @@ class RefusedError(Exception):
     @property
     def headers(self) -> dict[str, str]:
         headers = {503: {"Retry-After": "1"}, 401: {"WWW-Authenticate": "Bearer"}}.get(self.status, {})
-        # after 413 the connection stays: closed, it would be reset while the client sends, and the answer lost
+        # after 413 the connection stays open: closing it would reset it while the client sends, and lose the response
         return headers | ({"Connection": "close"} if self.status == 408 else {})
 
     @property
     def body(self) -> dict[str, Any]:
-        kind = "server_error" if self.status >= 500 else "invalid_request_error"
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+        error_type = "server_error" if self.status >= 500 else "invalid_request_error"
+        return {"error": {"message": self.message, "type": error_type, "param": self.param, "code": self.code}}
 
 
 def overloaded(message: str) -> RefusedError:
@@ -31,11 +31,11 @@ def overloaded(message: str) -> RefusedError:
 
 
 def bad_field(param: str, message: str, code: str | None = None) -> RefusedError:
-    """400 for a field of the request, which the message names as well."""
+    """400 for a field of the request; the message begins with its name."""
     return RefusedError(400, f"{param}: {message}", param, code)
 
 
-# say who asks, how the request is carried, stored or charged, or what is printed beside the text; `seed` draws nothing
+# fields that cannot change the response: user, storage, billing, transport; decoding is greedy: `seed` has no effect
 HARMLESS = frozenset(
     {
         *("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"),
@@ -44,7 +44,7 @@ HARMLESS = frozenset(
     }
 )
 HARMLESS_IN_MESSAGES = frozenset({"cache_control", "uuid"})
-# fields of OpenAI, vLLM, SGLang and transformers with the values that ask for nothing; null always does
+# fields of OpenAI, vLLM, SGLang and transformers -> values that leave the response as it is; null always does
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "temperature": (0,),
     "top_p": (1,),
@@ -96,28 +96,28 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "logits_processors": ([],),
     "stream_options.continuous_usage_stats": (False,),
 }
-NEUTRAL_IN_MESSAGES: dict[str, tuple[Any, ...]] = {"detail": ("auto", "high")}  # of an image: all of it is looked at
-_WHY = {
-    "temperature": "replies are greedy here; leave temperature out or send 0",
-    "n": "there is one reply to a request",
+NEUTRAL_IN_MESSAGES: dict[str, tuple[Any, ...]] = {"detail": ("auto", "high")}  # of an image
+_REFUSAL_REASONS = {
+    "temperature": "decoding is greedy; leave temperature out or send 0",
+    "n": "there is one response per request",
 }
 
 
-def check_honoured(fields: Iterable[tuple[str, Any]]) -> None:
-    """Raises RefusedError for the first field that asks for what is not honoured. A field is named by its place in the
-    request: `min_p`, `stream_options.continuous_usage_stats`, `messages.0.content.1.image_url.detail`."""
-    for place, value in fields:
-        name, harmless, neutral = place, HARMLESS, NEUTRAL
-        if place.startswith("messages."):
-            name, harmless, neutral = place.rpartition(".")[2], HARMLESS_IN_MESSAGES, NEUTRAL_IN_MESSAGES
-        if value is None or name in harmless or any(_is_same(value, one) for one in neutral.get(name, ())):
+def check_supported(fields: Iterable[tuple[str, Any]]) -> None:
+    """Raises RefusedError for the first field whose value could change the response. A field is named by its path in
+    the request: `min_p`, `stream_options.continuous_usage_stats`, `messages.0.content.1.image_url.detail`."""
+    for path, value in fields:
+        name, harmless, neutral = path, HARMLESS, NEUTRAL
+        if path.startswith("messages."):
+            name, harmless, neutral = path.rpartition(".")[2], HARMLESS_IN_MESSAGES, NEUTRAL_IN_MESSAGES
+        if value is None or name in harmless or any(_is_same(value, allowed) for allowed in neutral.get(name, ())):
             continue
-        why = _WHY.get(name, "is not offered here" if name in neutral else "is no field that is honoured here")
-        raise RefusedError(400, f"{place}: {why}", place, "unsupported_parameter")
+        default = "this value is not supported" if name in neutral else "unknown field"
+        raise RefusedError(400, f"{path}: {_REFUSAL_REASONS.get(name, default)}", path, "unsupported_parameter")
 
 
 def _is_same(value: Any, neutral: Any) -> bool:
-    """JSON's true is no 1."""
+    """JSON's true is not 1."""
     return value == neutral and isinstance(value, bool) == isinstance(neutral, bool)
 
 
@@ -125,7 +125,7 @@ AudioFormat = Literal["wav", "flac", "mp3", "ogg", "opus", "m4a", "mp4", "aac", 
 
 
 class _Strict(BaseModel):
-    # "7" is no number; fields that are not declared are looked at by `honoured.py`
+    # "7" is not a number; undeclared fields go through `check_supported`
     model_config = ConfigDict(strict=True, extra="allow")
 
 
@@ -180,15 +180,15 @@ class ChatRequest(_Strict):
 
     @field_validator("messages", mode="before")
     @classmethod
-    def _one_turn(cls, messages: Any) -> Any:
+    def _single_turn(cls, messages: Any) -> Any:
         if not isinstance(messages, list) or not messages:
             raise ValueError("must be a list with one message")
         roles = [m.get("role") if isinstance(m, dict) else None for m in messages]
         if roles != ["user"]:
             found = ", ".join(str(role)[:20] for role in roles[:5])
             raise ValueError(
-                "the models here answer one question and know no earlier turns and no system message: "
-                f"send one message of the role user (found: {found})"
+                "multi-turn chats and system messages are not supported: "
+                f"send one message with role user (found: {found})"
             )
         return messages
 
@@ -198,33 +198,34 @@ class ChatRequest(_Strict):
 
     @property
     def token_limit(self) -> int | None:
-        """Most tokens of the reply, where the request says; the newer of the two names wins."""
+        """Maximum tokens of the response, if the request sets it; the newer of the two names wins."""
         return self.max_completion_tokens or self.max_tokens
 
 
 def read_request(body: bytes) -> ChatRequest:
-    """Raises RefusedError, naming the field, for what is no request or asks for what is not honoured."""
+    """Raises RefusedError, naming the field, for an invalid request or an unsupported field."""
     try:
         request = ChatRequest.model_validate_json(body)
     except ValidationError as error:
-        # not the whole: it would repeat what was sent
+        # only the first error, because the whole would repeat the request
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         param = ".".join(map(str, first["loc"]))
         message = first["msg"].removeprefix("Value error, ")
         raise RefusedError(400, f"{param}: {message}" if param else message, param or None) from None
-    check_honoured(_undeclared(request))
+    check_supported(_undeclared_fields(request))
     return request
 
 
-def _undeclared(part: BaseModel, place: str = "") -> Iterator[tuple[str, Any]]:
-    """(where, value) of the fields that a request holds beyond those of its models, in its parts too."""
+def _undeclared_fields(part: BaseModel, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(path, value) of the fields of a request, and of its nested parts, that the models above do not declare."""
     for name, value in (part.model_extra or {}).items():
-        yield f"{place}{name}", value
+        yield f"{path}{name}", value
     for name in type(part).model_fields:
         value = getattr(part, name)
-        for at, inner in enumerate(value) if isinstance(value, list) else [(None, value)]:
+        for index, inner in enumerate(value) if isinstance(value, list) else [(None, value)]:
             if isinstance(inner, BaseModel):
-                yield from _undeclared(inner, f"{place}{name}." if at is None else f"{place}{name}.{at}.")
+                inner_path = f"{path}{name}." if index is None else f"{path}{name}.{index}."
+                yield from _undeclared_fields(inner, inner_path)
 
 
 def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
@@ -235,23 +236,23 @@ def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
     }
 
 
-def completion(head: Mapping[str, Any], text: str, finish: str, counts: dict[str, int]) -> dict[str, Any]:
-    """The body of a reply that is sent whole. `head` is what all bodies of one reply share."""
+def completion(shared: Mapping[str, Any], text: str, finish_reason: str, counts: dict[str, int]) -> dict[str, Any]:
+    """The body of a response that is not streamed. `shared`: the fields that all bodies of one response have."""
     message = {"role": "assistant", "content": text, "refusal": None}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
-    return {**head, "object": "chat.completion", "choices": [choice], "usage": counts}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}
+    return {**shared, "object": "chat.completion", "choices": [choice], "usage": counts}
 
 
-def chunk(head: Mapping[str, Any], delta: dict[str, str], finish: str | None = None) -> dict[str, Any]:
-    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-    return {**head, "object": "chat.completion.chunk", "choices": [choice]}
+def chunk(shared: Mapping[str, Any], delta: dict[str, str], finish_reason: str | None = None) -> dict[str, Any]:
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    return {**shared, "object": "chat.completion.chunk", "choices": [choice]}
 
 
-def usage_chunk(head: Mapping[str, Any], counts: dict[str, int]) -> dict[str, Any]:
-    return {**head, "object": "chat.completion.chunk", "choices": [], "usage": counts}
+def usage_chunk(shared: Mapping[str, Any], counts: dict[str, int]) -> dict[str, Any]:
+    return {**shared, "object": "chat.completion.chunk", "choices": [], "usage": counts}
 
 
-def model_card(name: str, created: int) -> dict[str, Any]:
+def model_entry(name: str, created: int) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": created, "owned_by": "selfkd"}
 
 

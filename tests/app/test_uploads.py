@@ -1,4 +1,4 @@
-"""The app reads what was uploaded through it and nothing else of its machine: by every route, every kind of name."""
+"""The app reads uploads and no other file of its machine: every route with every form of path."""
 
 import http.client
 import json
@@ -9,10 +9,11 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from urllib.parse import quote, urlsplit
 
 import pytest
-from serving import png
+from serving import png_bytes
 
-from selfkd.app.app import PageServer, app
+from selfkd.app.app import app
 from selfkd.app.config import AppConfig
+from selfkd.app.server import PageServer
 from selfkd.app.session import VOICES, Session
 from selfkd.app.uploads import check_uploaded
 from selfkd.errors import InputError
@@ -24,7 +25,7 @@ META = {"_type": "gradio.FileData"}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with a planted file, and a folder of uploads in it that has a link to that."""
+    """A folder with a secret file, and an upload folder in it with a symlink to the secret."""
     folder = tmp_path_factory.mktemp("machine")
     (folder / ".id_rsa").write_bytes(SECRET)
     (folder / "uploads").mkdir()
@@ -33,13 +34,13 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def elsewhere():
-    """A server of this machine that only the app could reach; `asked` are its paths."""
-    asked = []
+def internal_server():
+    """(URL, list of requested paths) of a server on this machine that only the app could reach."""
+    paths = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
-            asked.append(self.path)
+            paths.append(self.path)
             self.send_response(200)
             self.end_headers()
             self.wfile.write(SECRET)
@@ -49,13 +50,13 @@ def elsewhere():
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/secret.png", asked
+    yield f"http://127.0.0.1:{server.server_port}/secret.png", paths
     server.shutdown()
 
 
 @pytest.fixture(scope="module")
 def page(folder):
-    """The page without models: what it is asked is read, and nobody answers."""
+    """Address of a page without models: inputs are read, and there are no responses."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(folder / "uploads"))
         server = PageServer(Session(AppConfig(port=0), {}, None), folder)
@@ -68,31 +69,31 @@ def page(folder):
         thread.join()
 
 
-def sent(page, method, path, body=None, headers=None):
+def send(page, method, path, body=None, headers=None):
     connection = http.client.HTTPConnection(page, timeout=60)
     content = body if isinstance(body, bytes | None) else json.dumps(body).encode()
     connection.request(method, path, content, {"Content-Type": "application/json"} | (headers or {}))
-    answer = connection.getresponse()
-    return answer.status, answer.read()
+    response = connection.getresponse()
+    return response.status, response.read()
 
 
-def asking(page):
-    """The event of the page that takes picture, question and speech."""
-    events = json.loads(sent(page, "GET", "/config")[1])["dependencies"]
+def run_event(page):
+    """Id of the page's event that runs a query."""
+    events = json.loads(send(page, "GET", "/config")[1])["dependencies"]
     return next(event["id"] for event in events if len(event["inputs"]) == 6)
 
 
-def event(page, data, session):
-    """What the queue says at the end of an event."""
-    body = {"data": data, "fn_index": asking(page), "session_hash": session}
-    assert sent(page, "POST", "/gradio_api/queue/join", body)[0] == 200
+def queue_event(page, data, session):
+    """The last message of the queue about an event."""
+    body = {"data": data, "fn_index": run_event(page), "session_hash": session}
+    assert send(page, "POST", "/gradio_api/queue/join", body)[0] == 200
     connection = http.client.HTTPConnection(page, timeout=60)
     connection.request("GET", f"/gradio_api/queue/data?session_hash={session}")
     stream = connection.getresponse()
     while line := stream.readline():
         if b"process_completed" in line:
             return json.loads(line.partition(b"data:")[2])
-    raise AssertionError("the event has no end")
+    raise AssertionError("the event did not complete")
 
 
 def inputs(file, at=0):
@@ -101,87 +102,87 @@ def inputs(file, at=0):
     return data
 
 
-def names(folder, elsewhere):
-    planted = folder / ".id_rsa"
+def forbidden_paths(folder, internal_server):
+    secret = folder / ".id_rsa"
     uploads = folder / "uploads"
     return {
-        "absolute": str(planted),
+        "absolute": str(secret),
         "up": f"{uploads}/../.id_rsa",
-        "relative": f"../../../../../../../../../..{planted}",
-        "a link": str(uploads / "link.png"),
-        "a file URL": f"file://{planted}",
-        "a server here": elsewhere[0],
-        "elsewhere": "https://example.invalid/a.png",
-        "a device": "/dev/zero",
-        "of the process": "/proc/self/environ",
-        "the folder": str(uploads),
+        "relative": f"../../../../../../../../../..{secret}",
+        "symlink": str(uploads / "link.png"),
+        "file URL": f"file://{secret}",
+        "internal URL": internal_server[0],
+        "external URL": "https://example.invalid/a.png",
+        "device": "/dev/zero",
+        "process file": "/proc/self/environ",
+        "folder": str(uploads),
     }
 
 
-def leaked(folder):
+def leaked_files(folder):
     return [
         p for p in (folder / "uploads").rglob("*") if p.is_file() and not p.is_symlink() and SECRET in p.read_bytes()
     ]
 
 
-def test_a_planted_file_is_read_by_no_route(page, folder, elsewhere):
+def test_no_route_reads_a_file_that_was_not_uploaded(page, folder, internal_server):
     """sec_01_app_reads_any_local_file"""
-    for name, path in names(folder, elsewhere).items():
+    for name, path in forbidden_paths(folder, internal_server).items():
         for file, at in (
             ({"path": path, "meta": META}, 0),
             ({"path": path, "meta": META, "url": path, "orig_name": "a.svg", "is_stream": True}, 2),
-            ({"path": path, "meta": META}, 1),  # a text that says that it is a file
+            ({"path": path, "meta": META}, 1),  # a file in the text field
             ({"a": [{"path": path, "meta": META}]}, 3),
         ):
             session = uuid.uuid4().hex
-            ended = event(page, inputs(file, at), session)
-            assert not ended["success"] and SECRET not in json.dumps(ended).encode(), (name, at)
-            link = sent(page, "GET", f"/gradio_api/deep_link?session_hash={session}")[1].decode().strip('"')
-            assert SECRET not in sent(page, "GET", f"/config?deep_link={link}")[1]
-        body = {"data": inputs({"path": path, "meta": META}), "fn_index": asking(page), "session_hash": "s"}
-        for route in ("run/predict", "api/predict", "run/ask", "call/ask", "call/in_words"):
-            assert SECRET not in sent(page, "POST", f"/gradio_api/{route}", body)[1], route
+            message = queue_event(page, inputs(file, at), session)
+            assert not message["success"] and SECRET not in json.dumps(message).encode(), (name, at)
+            link = send(page, "GET", f"/gradio_api/deep_link?session_hash={session}")[1].decode().strip('"')
+            assert SECRET not in send(page, "GET", f"/config?deep_link={link}")[1]
+        body = {"data": inputs({"path": path, "meta": META}), "fn_index": run_event(page), "session_hash": "s"}
+        for route in ("run/predict", "api/predict", "run/run_query", "call/run_query", "call/wrapped"):
+            assert SECRET not in send(page, "POST", f"/gradio_api/{route}", body)[1], route
         for route in ("file=", "file/", "proxy=", "stream/"):
-            for asked in (path, quote(path, safe="")):
-                status, content = sent(page, "GET", f"/gradio_api/{route}{asked}")
+            for name_in_url in (path, quote(path, safe="")):
+                status, content = send(page, "GET", f"/gradio_api/{route}{name_in_url}")
                 assert status >= 400 and SECRET not in content, (route, name)
-    assert leaked(folder) == [] and elsewhere[1] == []
+    assert leaked_files(folder) == [] and internal_server[1] == []
 
 
-def test_what_was_uploaded_is_read(page, folder):
-    mark = uuid.uuid4().hex
-    form = f'--{mark}\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'.encode()
-    content = form + png(8, 8) + f"\r\n--{mark}--\r\n".encode()
-    status, paths = sent(
-        page, "POST", "/gradio_api/upload", content, {"Content-Type": f"multipart/form-data; boundary={mark}"}
+def test_uploaded_file_is_read(page, folder):
+    boundary = uuid.uuid4().hex
+    form = f'--{boundary}\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'.encode()
+    content = form + png_bytes(8, 8) + f"\r\n--{boundary}--\r\n".encode()
+    status, paths = send(
+        page, "POST", "/gradio_api/upload", content, {"Content-Type": f"multipart/form-data; boundary={boundary}"}
     )
     assert status == 200
     (path,) = json.loads(paths)
-    ended = event(page, inputs({"path": path, "meta": META}), uuid.uuid4().hex)
-    assert ended["success"], ended
-    status, shown = sent(page, "GET", f"/gradio_api/file={path}")
-    assert status == 200 and shown == png(8, 8)
+    message = queue_event(page, inputs({"path": path, "meta": META}), uuid.uuid4().hex)
+    assert message["success"], message
+    status, content = send(page, "GET", f"/gradio_api/file={path}")
+    assert status == 200 and content == png_bytes(8, 8)
 
 
-def test_uploads_have_a_folder_of_their_own(tmp_path, monkeypatch):
-    """Gradio's own is one for all pages of a machine, and keeps what was uploaded."""
-    found = []
+def test_each_app_has_its_own_upload_folder(tmp_path, monkeypatch):
+    """Gradio's default folder is shared by all apps of a machine, and keeps uploads."""
+    folders = []
     monkeypatch.delenv("GRADIO_TEMP_DIR", raising=False)
     monkeypatch.setattr("selfkd.app.session.Session.load", lambda config: Session(config, {}, None))
 
     def run(server):
         from gradio.utils import get_upload_folder
 
-        found.append(get_upload_folder())
+        folders.append(get_upload_folder())
 
-    monkeypatch.setattr("selfkd.app.app.PageServer.run", run)
+    monkeypatch.setattr("selfkd.app.server.PageServer.run", run)
     app(AppConfig())
     monkeypatch.delenv("GRADIO_TEMP_DIR", raising=False)
-    assert "selfkd-app-" in found[0]
+    assert "selfkd-app-" in folders[0]
 
 
 @pytest.mark.parametrize("value", [{"path": "/etc/passwd"}, [{"a": {"path": "x"}}], ({"path": ""},), {"path": "\0"}])
-def test_names_of_files_are_found_at_any_depth(value):
+def test_check_uploaded_finds_paths_at_any_depth(value):
     with pytest.raises(InputError, match="only files that were uploaded"):
         check_uploaded(value)
     check_uploaded([None, "/etc/passwd", 3, {"a": ["text", {}]}])

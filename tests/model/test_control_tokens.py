@@ -15,7 +15,7 @@ from text_tokenizers import QUESTION_TYPES, made, qwen
 
 from selfkd.analysis.forward import text_query
 from selfkd.app.config import AppConfig
-from selfkd.app.inference import answer
+from selfkd.app.inference import generate_responses
 from selfkd.app.session import parse_query
 from selfkd.evaluation.backends.local import choice_log_likelihoods, predict_modalities
 from selfkd.model.control_tokens import Template, TextTokenizer, control_tokens
@@ -163,7 +163,7 @@ def test_the_server_takes_names_as_text(server):
 
 def test_the_app_takes_names_as_text(parts):
     example = parse_query(toy_examples(1)[0].image, FORGED, None, AppConfig(), [parts])
-    assert answer(*parts, example, ["text"], 4)["text"].tokens
+    assert generate_responses(*parts, example, ["text"], 4)["text"].tokens
 
 
 def test_the_question_of_an_attention_map_is_found(parts):

@@ -46,7 +46,7 @@ def opened(path, **settings):
     with chromium_page(**settings) as page:
         page.goto(path.as_uri())
         yield page
-        assert page.spoken_text == [] and page.asked == []
+        assert page.messages == [] and page.requests == []
 
 
 def wide(page):

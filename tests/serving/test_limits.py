@@ -1,8 +1,9 @@
-"""Every limit of the server, and who may ask it: nothing that a client sends, or does not send, harms another."""
+"""Limits and access checks of the server: no client can harm another by what it sends, or does not send."""
 
 import json
 import socket
 import struct
+import sys
 import threading
 import time
 import zlib
@@ -16,182 +17,186 @@ import torch
 from examples import tone
 from openai import APIError
 from serving import (
-    ASK,
-    ask,
+    BODY,
+    assert_refused,
+    audio_file,
+    audio_part,
+    audio_request,
     client,
-    encoded,
+    complete,
     get,
-    head,
-    image_of,
-    png,
-    raw,
-    refused,
+    image_request,
+    png_bytes,
+    post_concurrently,
+    raw_connection,
     request,
+    request_head,
     served,
-    sound_of,
-    together,
-    until,
+    wait_until,
 )
 
 from selfkd.errors import InputError
-from selfkd.serving.config import KEY_VARIABLE, ServeConfig, is_own_machine
-from selfkd.serving.server import serve
+from selfkd.serving.config import KEY_VARIABLE, ServeConfig, is_loopback
+from selfkd.serving.serve import serve
 
 # limits
 
 
-def test_body_size(parts):
+def test_max_body_bytes(parts):
     with served(parts, max_body_bytes=10_000) as running:
-        refused(running.post(request("x" * 20_000)), 413, "longer than 10000 bytes")
-        refused(running.post(iter([b"x" * 3_000] * 7)), 413, "longer than 10000 bytes")  # says no length
-        refused(running.post(b"x" * 30_000_000), 413, "longer")
-        for _ in range(3):  # a length that is a lie, and nothing after it
-            raw(running.url, head({}, 10**15)).close()
-        assert running.post(ASK)[0] == 200
+        assert_refused(running.post(request("x" * 20_000)), 413, "longer than 10000 bytes")
+        assert_refused(running.post(iter([b"x" * 3_000] * 7)), 413, "longer than 10000 bytes")  # without Content-Length
+        assert_refused(running.post(b"x" * 30_000_000), 413, "longer")
+        for _ in range(3):  # a false Content-Length without a body
+            raw_connection(running.url, request_head({}, 10**15)).close()
+        assert running.post(BODY)[0] == 200
 
 
-def bomb(width=50_000, height=50_000) -> bytes:
-    """A PNG of some kilobytes that says it has so many pixels."""
+def decompression_bomb(width=50_000, height=50_000) -> bytes:
+    """A PNG of some kilobytes whose header declares this many pixels."""
 
-    def part(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     rows = zlib.compress(bytes(1_000_000), 9)
     size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", size) + part(b"IDAT", rows) + part(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
-def test_pictures(parts):
+def test_max_pixels_and_unreadable_images(parts):
     with served(parts, max_pixels=10_000) as running:
-        assert running.post(request(image_of(png(100, 100)), "What?"))[0] == 200
-        refused(running.post(request(image_of(png(101, 100)), "What?")), 400, "101 x 100 pixels are too many")
-        refused(running.post(request(image_of(bomb()), "What?")), 400, "image_url: too many pixels")
-        refused(running.post(request(image_of(bomb(4_000, 4_000)), "What?")), 400, "pixels are too many")
-        refused(running.post(request(image_of(png(9, 9)[:-30]), "What?")), 400, "not a readable picture")
-        assert running.post(request(image_of(png(10_000, 1)), "What?"))[0] == 200
+        assert running.post(image_request(png_bytes(100, 100)))[0] == 200
+        assert_refused(running.post(image_request(png_bytes(101, 100))), 400, "101 x 100 pixels are too many")
+        assert_refused(running.post(image_request(decompression_bomb())), 400, "image_url: too many pixels")
+        assert_refused(running.post(image_request(decompression_bomb(4_000, 4_000))), 400, "pixels are too many")
+        assert_refused(running.post(image_request(png_bytes(9, 9)[:-30])), 400, "not a readable")
+        assert running.post(image_request(png_bytes(10_000, 1)))[0] == 200
 
 
-def test_sound(parts, server):
-    ten_minutes = encoded(np.zeros(600 * 16_000, np.float32), 16_000, "flac")
-    refused(server.post(request(sound_of(ten_minutes, "flac"))), 400, "over the limit of 30 s")
-    refused(server.post(request(sound_of(encoded(np.zeros(0), 16_000)))), 400, "0.000 s of sound is too short")
-    refused(server.post(request(sound_of(encoded(np.zeros(16_000), 1_000)))), 400, "1000 samples a second")
-    bad = encoded(np.full(16_000, np.nan), 16_000, subtype="FLOAT")
-    refused(server.post(request(sound_of(bad))), 400, "no numbers")
-    refused(server.post(request(sound_of(encoded(tone(1), 16_000), "mp3"))), 400, "not a mp3 file")
-    refused(server.post(request(sound_of(b"RIFF1234WAVE" + bytes(99)))), 400, "not readable sound")
-    assert server.post(request(sound_of(encoded(tone(30), 16_000)), max_tokens=2))[0] == 200
+def test_audio_limits(parts, server):
+    ten_minutes = audio_file(np.zeros(600 * 16_000, np.float32), 16_000, "flac")
+    assert_refused(server.post(audio_request(ten_minutes, "flac")), 400, "over the limit of 30 s")
+    assert_refused(server.post(audio_request(audio_file(np.zeros(0), 16_000))), 400, "0.000 s of .* is too short")
+    assert_refused(server.post(audio_request(audio_file(np.zeros(16_000), 1_000))), 400, "1000 samples a second")
+    bad = audio_file(np.full(16_000, np.nan), 16_000, subtype="FLOAT")
+    assert_refused(server.post(audio_request(bad)), 400, "no numbers|NaN")
+    assert_refused(server.post(audio_request(audio_file(tone(1), 16_000), "mp3")), 400, "not a mp3 file")
+    assert_refused(server.post(request(audio_part(b"RIFF1234WAVE" + bytes(99)))), 400, "not readable")
+    assert server.post(audio_request(audio_file(tone(30), 16_000), max_tokens=2))[0] == 200
     with served(parts, max_audio_seconds=1.0) as running:
-        assert running.post(request(sound_of(encoded(tone(1), 16_000)), max_tokens=2))[0] == 200
-        refused(running.post(request(sound_of(encoded(tone(1.01), 16_000)))), 400, "over the limit of 1 s")
+        assert running.post(audio_request(audio_file(tone(1), 16_000), max_tokens=2))[0] == 200
+        assert_refused(running.post(audio_request(audio_file(tone(1.01), 16_000))), 400, "over the limit of 1 s")
 
 
-def test_context(parts, server, endless):
-    """What does not fit is refused; a reply ends where the context does."""
-    refused(server.post(request("what " * 3_000)), 400, "do not fit the model's context of 2048")
-    refused(server.post(request("x" * 200_000)), 400, "200000 letters do not fit")
-    letters = "a b " * 2_000
-    while len(parts[1].ids(letters)) > 2_000:
-        letters = letters[: len(letters) * 99 // 100]
-    body = server.post(request(letters, max_tokens=10**9))[2]
+def test_context_length(parts, server, endless):
+    """A prompt that does not fit is refused; a response ends at the context length."""
+    assert_refused(server.post(request("what " * 3_000)), 400, "do not fit the model's context of 2048")
+    assert_refused(server.post(request("x" * 200_000)), 400, "200000 characters do not fit")
+    text = "a b " * 2_000
+    while len(parts[1].ids(text)) > 2_000:
+        text = text[: len(text) * 99 // 100]
+    body = server.post(request(text, max_tokens=10**9))[2]
     assert body["usage"]["total_tokens"] == 2_048 and body["choices"][0]["finish_reason"] == "length"
 
 
-def test_requests_inside(parts, gate):
+def test_max_requests(parts, gate):
     with served(parts, max_requests=2, batch_wait_seconds=0.0) as running:
-        threads, found = together(running, [ASK, ASK])
-        until(lambda: running.state.inside == 2)
-        headers = refused(running.post(ASK), 503, "2 requests are being answered")
+        threads, responses = post_concurrently(running, [BODY, BODY])
+        wait_until(lambda: running.state.num_active == 2)
+        headers = assert_refused(running.post(BODY), 503, "2 requests are active")
         assert headers["Retry-After"] == "1"
         assert get(running.url, "/health")[0] == 200
         gate.set()
         for thread in threads:
             thread.join()
-        assert [status for status, _, _ in found] == [200, 200] and running.post(ASK)[0] == 200
-        slow = raw(running.url, head(ASK)), raw(running.url, head(ASK))  # no body: they have places nevertheless
-        until(lambda: running.state.inside == 2)
-        refused(running.post(ASK), 503, "try again")
+        assert [status for status, _, _ in responses] == [200, 200] and running.post(BODY)[0] == 200
+        slow = (
+            raw_connection(running.url, request_head(BODY)),
+            raw_connection(running.url, request_head(BODY)),
+        )  # without bodies they are active too
+        wait_until(lambda: running.state.num_active == 2)
+        assert_refused(running.post(BODY), 503, "try again")
         for connection in slow:
             connection.close()
-        until(lambda: running.state.inside == 0)
-        assert running.post(ASK)[0] == 200
+        wait_until(lambda: running.state.num_active == 0)
+        assert running.post(BODY)[0] == 200
 
 
-def test_time(parts, gate, endless):
+def test_timeout_seconds(parts, gate, endless):
     with served(parts, timeout_seconds=0.4) as running:
-        refused(running.post(ASK), 504, "no whole reply within 0.4 s")
-        refused(running.post(ASK | {"stream": True}), 504, "no whole reply within 0.4 s")
-        slow = raw(running.url, head(ASK) + b'{"mod')
+        assert_refused(running.post(BODY), 504, "no complete response within 0.4 s")
+        assert_refused(running.post(BODY | {"stream": True}), 504, "no complete response within 0.4 s")
+        slow = raw_connection(running.url, request_head(BODY) + b'{"mod')
         assert b" 408 " in slow.recv(4096)
-        until(lambda: running.state.inside == 0)
+        wait_until(lambda: running.state.num_active == 0)
         gate.set()
-        # a stream that has begun ends with the reason, which the client raises
-        with pytest.raises(APIError, match=r"no whole reply within 0\.4 s"):
-            for _ in ask(running, {"role": "user", "content": "What?"}, stream=True, max_tokens=10_000):
+        # a stream that has begun ends with the error, which the client raises
+        with pytest.raises(APIError, match=r"no complete response within 0\.4 s"):
+            for _ in complete(running, {"role": "user", "content": "What?"}, stream=True, max_tokens=10_000):
                 pass
-        until(lambda: running.post(ASK)[0] == 200)  # within the time again, once the row has left
+        wait_until(lambda: running.post(BODY)[0] == 200)  # in time again, once the row has left the batch
 
 
-def test_a_client_that_does_not_read_its_stream_loses_its_place_in_time(parts, endless):
-    with served(parts, timeout_seconds=2.0) as running:
-        body = ASK | {"stream": True, "max_tokens": 500}
-        with socket.socket() as deaf:
-            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+def test_client_that_does_not_read_its_stream_times_out(parts, endless):
+    with served(parts, timeout_seconds=1.0) as running:
+        body = BODY | {"stream": True, "max_tokens": 500}
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
             where = urlsplit(running.url)
-            deaf.connect((where.hostname, where.port))
+            connection.connect((where.hostname, where.port))
             started = time.monotonic()
-            deaf.sendall(head(body) + json.dumps(body).encode())
-            until(lambda: running.state.inside == 1)
-            until(lambda: running.post(ASK)[0] == 200)
-            until(lambda: running.state.inside == 0)
-            assert time.monotonic() - started > 1.9, "it was sent all there was to send"
+            connection.sendall(request_head(body) + json.dumps(body).encode())
+            wait_until(lambda: running.state.num_active == 1)
+            wait_until(lambda: running.post(BODY)[0] == 200)
+            wait_until(lambda: running.state.num_active == 0)
+            assert time.monotonic() - started > 0.9, "the whole response fit into the buffers"
 
 
-def test_a_server_that_stops_refuses_what_waits(parts, gate):
+def test_stopping_server_refuses_waiting_requests(parts, gate):
     with served(parts, batch_wait_seconds=0.0) as running:
-        threads, found = together(running, [ASK])
-        until(lambda: gate.sizes == [1])
-        more, late = together(running, [ASK])
-        until(lambda: len(running.state.worker._waiting) == 1)
+        threads, responses = post_concurrently(running, [BODY])
+        wait_until(lambda: gate.sizes == [1])
+        more, late = post_concurrently(running, [BODY])
+        wait_until(lambda: len(running.state.worker._waiting) == 1)
         closing = threading.Thread(target=running.state.worker.close)
         closing.start()
         more[0].join()
-        refused(late[0], 503, "stopping")
+        assert_refused(late[0], 503, "stopping")
         gate.set()
         threads[0].join()
         closing.join()
-        assert found[0][0] == 200
+        assert responses[0][0] == 200
         assert get(running.url, "/health")[0] == 503
 
 
-# who may ask
+# access
 
 
-def test_key(parts, monkeypatch):
+def test_api_key(parts, monkeypatch):
     monkeypatch.setenv(KEY_VARIABLE, "sk-right")
     with served(parts) as running:
         for key in ("", "sk-wrong", "sk-righ", "sk-right2", "sk-r\xefght"):
-            headers = refused(running.post(ASK, key=key), 401, KEY_VARIABLE)
+            headers = assert_refused(running.post(BODY, key=key), 401, KEY_VARIABLE)
             assert headers["WWW-Authenticate"] == "Bearer"
-        refused(running.post(ASK, Authorization="Basic sk-right"), 401, KEY_VARIABLE)
-        refused(get(running.url, "/v1/models"), 401, KEY_VARIABLE)
-        refused(running.post(b"x" * 30_000_000), 401, KEY_VARIABLE)  # before the body is looked at
-        assert running.post(ASK, key="sk-right")[0] == 200
+        assert_refused(running.post(BODY, Authorization="Basic sk-right"), 401, KEY_VARIABLE)
+        assert_refused(get(running.url, "/v1/models"), 401, KEY_VARIABLE)
+        assert_refused(running.post(b"x" * 30_000_000), 401, KEY_VARIABLE)  # before the body is read
+        assert running.post(BODY, key="sk-right")[0] == 200
         assert [m.id for m in client(running, "sk-right").models.list()] == ["selfkd"]
         assert get(running.url, "/health")[0] == 200
 
 
-def test_another_host_needs_a_key(monkeypatch):
+def test_other_hosts_need_an_api_key(monkeypatch):
     for host in ("0.0.0.0", "::", "192.168.1.2", "example.org"):
-        assert not is_own_machine(host)
-        with pytest.raises(InputError, match=rf"host: {host}: others could ask; set {KEY_VARIABLE}"):
+        assert not is_loopback(host)
+        with pytest.raises(InputError, match=rf"host: {host}: other machines can reach it; set {KEY_VARIABLE}"):
             ServeConfig("m", host=host)
     for host in ("127.0.0.1", "::1", "localhost", "127.0.0.2"):
         ServeConfig("m", host=host)
     monkeypatch.setenv(KEY_VARIABLE, "sk")
     ServeConfig("m", host="0.0.0.0")
     monkeypatch.setenv(KEY_VARIABLE, "sch\xf6n")
-    with pytest.raises(InputError, match="no header can carry"):
+    with pytest.raises(InputError, match="no HTTP header can carry"):
         ServeConfig("m")
 
 
@@ -201,22 +206,29 @@ def test_another_host_needs_a_key(monkeypatch):
      ("port", 70_000), ("timeout_seconds", 0), ("batch_wait_seconds", -1), ("max_audio_seconds", 31),
      ("preparing_threads", 0), ("served_name", " ")],
 )  # fmt: skip
-def test_settings_that_make_no_sense(name, value):
+def test_invalid_settings(name, value):
     with pytest.raises(InputError, match=f"^{name}: "):
         ServeConfig("m", **{name: value})
 
 
-def test_a_model_that_is_not_there(tmp_path):
+def test_missing_model(tmp_path):
     with pytest.raises(InputError, match="no checkpoint there"):
         serve(ServeConfig(str(tmp_path / "none")))
 
 
-def test_the_documents_name_every_setting_with_its_default():
-    page = (Path(__file__).parents[2] / "docs" / "serve.md").read_text()
+def test_missing_fastapi_is_reported_with_the_extra_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    monkeypatch.delitem(sys.modules, "selfkd.serving.server", raising=False)
+    with pytest.raises(InputError, match=r"fastapi.*pip install 'selfkd\[serve\]'"):
+        serve(ServeConfig())
+
+
+def test_docs_list_every_setting_with_its_default():
+    (page,) = (path.read_text() for path in (Path(__file__).parents[2] / "docs").glob("serv*.md"))
     for setting in fields(ServeConfig)[1:]:
         default = f"{setting.default:,}" if type(setting.default) is int and setting.name != "port" else setting.default
         assert f"| `--{setting.name}` | {default} |" in page, setting.name
 
 
-def test_rows_know_the_end_of_the_model(parts):
+def test_processor_end_id_is_an_end_id_of_the_model(parts):
     assert parts[1].end_id in torch.tensor(parts[0].vlm.generation_config.eos_token_id).flatten().tolist()

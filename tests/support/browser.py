@@ -1,8 +1,9 @@
-"""A real browser for tests of pages: `with chromium_page() as page:`, Playwright's page that keeps what went wrong, and
-`expect`, its assertions, which wait for what they ask for: two cores that are busy with others are slow, not wrong.
+"""A real browser for tests of pages: `with chromium_page() as page:`, a Playwright page that records its messages and
+requests, and `expect`, its assertions, which wait until they hold: on a busy machine a page is slow, not wrong.
 
-Tests are skipped where Playwright or chromium is not installed. Screenshots go where SELFKD_SCREENSHOTS points, if it
-is set.
+Several pages of one module share a browser: `with chromium() as browser:`, then `with open_page(browser) as page:`.
+Tests are skipped where Playwright or chromium is not installed. Screenshots are written to the folder
+SELFKD_SCREENSHOTS, if it is set.
 """
 
 import os
@@ -15,8 +16,8 @@ import pytest
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 expect = playwright.expect
-SOON = 60_000  # ms, of whatever is waited for
-expect.set_options(timeout=SOON)
+TIMEOUT_MS = 60_000  # of every assertion and action
+expect.set_options(timeout=TIMEOUT_MS)
 
 _FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -26,25 +27,42 @@ _FLAGS = (
 
 
 @contextmanager
-def chromium_page(width: int = 1200, height: int = 900, flags: Sequence[str] = (), **settings) -> Iterator:
-    """A page with lists of its own: `page.spoken_text`, the warnings and errors of its console, and `page.asked`, the
-    addresses that it asked for, files and data of its own not counted. `flags` are further ones of Chromium, `settings`
-    those of a browser context: color_scheme, has_touch, ..."""
-    chromium = shutil.which("chromium")
-    if chromium is None:
+def chromium(flags: Sequence[str] = ()) -> Iterator:
+    """A running browser; `flags` are additional ones of Chromium."""
+    executable = shutil.which("chromium")
+    if executable is None:
         pytest.skip("no chromium is installed")
     with playwright.sync_playwright() as tools:
-        browser = tools.chromium.launch(executable_path=chromium, args=[*_FLAGS, *flags])
+        browser = tools.chromium.launch(executable_path=executable, args=[*_FLAGS, *flags])
         try:
-            page = browser.new_context(viewport={"width": width, "height": height}, **settings).new_page()
-            page.set_default_timeout(SOON)
-            page.spoken_text, page.asked = [], []
-            page.on("console", lambda m: page.spoken_text.append(m.text) if m.type in ("error", "warning") else None)
-            page.on("pageerror", lambda error: page.spoken_text.append(str(error)))
-            page.on("request", lambda r: page.asked.append(r.url) if not r.url.startswith(("file:", "data:")) else None)
-            yield page
+            yield browser
         finally:
             browser.close()
+
+
+@contextmanager
+def open_page(browser, width: int = 1200, height: int = 900, **settings) -> Iterator:
+    """An empty page in a context of its own. `page.messages` are the warnings and errors of its console,
+    `page.requests` the addresses that it requested, except files and data URIs. `settings` are those of a browser
+    context: color_scheme, has_touch, ..."""
+    context = browser.new_context(viewport={"width": width, "height": height}, **settings)
+    try:
+        page = context.new_page()
+        page.set_default_timeout(TIMEOUT_MS)
+        page.messages, page.requests = [], []
+        page.on("console", lambda m: page.messages.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: page.messages.append(str(error)))
+        page.on("request", lambda r: page.requests.append(r.url) if not r.url.startswith(("file:", "data:")) else None)
+        yield page
+    finally:
+        context.close()
+
+
+@contextmanager
+def chromium_page(width: int = 1200, height: int = 900, flags: Sequence[str] = (), **settings) -> Iterator:
+    """A page in a browser of its own."""
+    with chromium(flags) as browser, open_page(browser, width, height, **settings) as page:
+        yield page
 
 
 def screenshot(page, name: str, full_page: bool = False) -> None:

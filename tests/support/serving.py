@@ -1,4 +1,6 @@
-"""A served model for tests: in a thread, where tests reach into it, or in a process, whose memory is its own."""
+"""Serves a model for tests: in a thread, whose state tests can read, or in a process, whose memory they can measure.
+
+Also requests, raw connections and checks of error responses."""
 
 import base64
 import http.client
@@ -6,13 +8,10 @@ import io
 import json
 import re
 import socket
-import subprocess
-import sys
 import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,6 +20,7 @@ import uvicorn
 from examples import tone
 from openai import OpenAI
 from PIL import Image
+from processes import Command
 
 from selfkd.evaluation.backends.local import MAX_NEW_TOKENS
 from selfkd.serving.config import ServeConfig
@@ -28,7 +28,7 @@ from selfkd.serving.server import create_app
 from selfkd.serving.state import ServerState
 
 CHAT = "/v1/chat/completions"
-PATIENCE = 120  # seconds, of whatever is waited for: a machine busy with others is slow, not wrong
+TIMEOUT_SECONDS = 120  # of every wait: generous, because test machines are busy
 
 
 @dataclass
@@ -58,47 +58,38 @@ def served(parts, **settings):
 
 
 @contextmanager
-def served_by_process(model_folder, port: int, **settings):
-    """Yields (base URL, process)."""
-    code = (
-        "import json, sys, torch; from selfkd.serving.server import serve; "
-        "from selfkd.serving.config import ServeConfig; "
-        "torch.set_num_threads(1); serve(ServeConfig(**json.loads(sys.argv[1])))"
-    )
-    config = {"model": str(model_folder), "port": port} | settings
-    with subprocess.Popen(
-        [sys.executable, "-c", code, json.dumps(config)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as process:
-        log: list[str] = []
-        threading.Thread(target=lambda: log.extend(process.stderr), daemon=True).start()
+def serve_process(model_folder, port: int, **settings):
+    """Yields (base URL, the process of `selfkd serve`)."""
+    fields = (part for name, value in settings.items() for part in (f"--{name}", value))
+    with Command(["serve", model_folder, "--port", port, *fields]) as process:
+        wait_for_health(f"http://127.0.0.1:{port}", process)
+        yield f"http://127.0.0.1:{port}/v1", process
+
+
+def wait_for_health(url: str, process: Command) -> None:
+    for _ in range(10 * TIMEOUT_SECONDS):
+        assert process.poll() is None, process.stderr
         try:
-            for _ in range(10 * PATIENCE):
-                if process.poll() is not None:
-                    raise AssertionError("".join(log))
-                try:
-                    if get(f"http://127.0.0.1:{port}", "/health")[0] == 200:
-                        break
-                except OSError:
-                    time.sleep(0.1)
-            yield f"http://127.0.0.1:{port}/v1", SimpleNamespace(pid=process.pid, log=log)
-        finally:
-            process.terminate()
-            process.wait()
+            if get(url, "/health")[0] == 200:
+                return
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError("no answer from /health")
 
 
 def post(url: str, body: Any, path: str = CHAT, key: str = "", **headers: str):
-    """(status, headers, JSON) of a request; `body` is bytes, an iterator of bytes (sent in chunks), or JSON."""
+    """(status, headers, JSON) of the response; `body`: bytes, an iterator of bytes (sent in chunks), or JSON."""
     content = json.dumps(body).encode() if isinstance(body, dict | list) else body
     sent = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-    return _ask(url, "POST", path, content, sent | {k.replace("_", "-"): v for k, v in headers.items()})
+    return _send(url, "POST", path, content, sent | {k.replace("_", "-"): v for k, v in headers.items()})
 
 
 def get(url: str, path: str, key: str = ""):
-    return _ask(url, "GET", path, None, {"Authorization": f"Bearer {key}"} if key else {})
+    return _send(url, "GET", path, None, {"Authorization": f"Bearer {key}"} if key else {})
 
 
-def _ask(url: str, method: str, path: str, content: Any, headers: dict[str, str]):
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=PATIENCE)
+def _send(url: str, method: str, path: str, content: Any, headers: dict[str, str]):
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=TIMEOUT_SECONDS)
     try:
         connection.request(method, path, content, headers, encode_chunked=not isinstance(content, bytes | None))
         response = connection.getresponse()
@@ -108,99 +99,107 @@ def _ask(url: str, method: str, path: str, content: Any, headers: dict[str, str]
 
 
 def request(*parts: Any, **fields: Any) -> dict[str, Any]:
-    """A body that asks these parts; a string stands for its text part."""
+    """A request body with these content parts; a string stands for a text part."""
     content = [{"type": "text", "text": p} if isinstance(p, str) else p for p in parts]
     return {"model": "selfkd", "messages": [{"role": "user", "content": content}]} | fields
 
 
-def image_of(content: bytes, media_type: str = "image/png") -> dict[str, Any]:
+def image_request(content: bytes) -> dict[str, Any]:
+    return request(image_part(content), "What?")
+
+
+def audio_request(content: bytes, format_name: str = "wav", **fields: Any) -> dict[str, Any]:
+    return request(audio_part(content, format_name), **fields)
+
+
+def image_part(content: bytes, media_type: str = "image/png") -> dict[str, Any]:
     url = f"data:{media_type};base64,{base64.b64encode(content).decode()}"
     return {"type": "image_url", "image_url": {"url": url}}
 
 
-def sound_of(content: bytes, format_name: str = "wav") -> dict[str, Any]:
+def audio_part(content: bytes, format_name: str = "wav") -> dict[str, Any]:
     return {"type": "input_audio", "input_audio": {"data": base64.b64encode(content).decode(), "format": format_name}}
 
 
-def encoded(samples: Any, rate_hz: int, format_name: str = "wav", **settings: Any) -> bytes:
+def audio_file(samples: Any, rate_hz: int, format_name: str = "wav", **settings: Any) -> bytes:
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, rate_hz, format=format_name, **settings)
     return buffer.getvalue()
 
 
-def png(width, height) -> bytes:
+def png_bytes(width, height) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (width, height), "red").save(buffer, format="PNG")
     return buffer.getvalue()
 
 
-def of(url: str):
+def image_url_request(url: str):
     return request({"type": "image_url", "image_url": {"url": url}}, "What?", max_tokens=4)
 
 
-ASK = request("What colour is it?", max_tokens=4)
-WAV = sound_of(encoded(tone(0.5), 16_000))
-PNG = image_of(png(8, 8))
+BODY = request("What colour is it?", max_tokens=4)
+WAV = audio_part(audio_file(tone(0.5), 16_000))
+PNG = image_part(png_bytes(8, 8))
 
 
 def client(running, key="none") -> OpenAI:
-    return OpenAI(base_url=running.url, api_key=key, max_retries=0, timeout=PATIENCE)
+    return OpenAI(base_url=running.url, api_key=key, max_retries=0, timeout=TIMEOUT_SECONDS)
 
 
-def ask(running, message, **others):
+def complete(running, message, **others):
     return client(running).chat.completions.create(
         model="selfkd", messages=[message], temperature=0, **{"max_tokens": MAX_NEW_TOKENS} | others
     )
 
 
-def together(running, bodies):
-    """Asks them all at once; (threads, what came back, in order)."""
-    found = [None] * len(bodies)
+def post_concurrently(running, bodies):
+    """Posts all bodies at once; returns (threads, list that fills with the responses, in order)."""
+    responses = [None] * len(bodies)
 
-    def one(i):
-        found[i] = running.post(bodies[i])
+    def post_one(i):
+        responses[i] = running.post(bodies[i])
 
-    threads = [threading.Thread(target=one, args=(i,)) for i in range(len(bodies))]
+    threads = [threading.Thread(target=post_one, args=(i,)) for i in range(len(bodies))]
     for thread in threads:
         thread.start()
-    return threads, found
+    return threads, responses
 
 
-def lined_up(running, gate, bodies):
-    """Asks one question, which waits at the gate, and then all these, which stand in line behind it when this comes
-    back: so they are a batch, however slow the machine is. Without a wait for a batch; as `together`."""
-    first, _ = together(running, [ASK])
-    until(lambda: gate.sizes == [1])
-    threads, found = together(running, bodies)
-    until(lambda: len(running.state.worker._waiting) == len(bodies))
-    return first + threads, found
+def post_behind_gate(running, gate, bodies):
+    """Posts one request, which blocks at the gate, then all these, which are queued behind it on return. They form a
+    batch however slow the machine is, if `batch_wait_seconds` is 0. Returns as `post_concurrently`."""
+    first, _ = post_concurrently(running, [BODY])
+    wait_until(lambda: gate.sizes == [1])
+    threads, responses = post_concurrently(running, bodies)
+    wait_until(lambda: len(running.state.worker._waiting) == len(bodies))
+    return first + threads, responses
 
 
-def until(condition):
-    end = time.monotonic() + PATIENCE
+def wait_until(condition):
+    end = time.monotonic() + TIMEOUT_SECONDS
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "the condition did not become true"
         time.sleep(0.01)
 
 
-def raw(url, content: bytes) -> socket.socket:
+def raw_connection(url, content: bytes) -> socket.socket:
     where = urlsplit(url)
-    connection = socket.create_connection((where.hostname, where.port), timeout=PATIENCE)
+    connection = socket.create_connection((where.hostname, where.port), timeout=TIMEOUT_SECONDS)
     connection.sendall(content)
     return connection
 
 
-def head(body, length=None) -> bytes:
+def request_head(body, length=None) -> bytes:
     count = len(json.dumps(body).encode()) if length is None else length
     fields = f"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: {count}"
     return f"POST {CHAT} HTTP/1.1\r\n{fields}\r\n\r\n".encode()
 
 
-def refused(answered, status, words):
-    """Checks the shape of a refusal, and returns its headers."""
-    found, headers, body = answered
-    assert found == status, answered
+def assert_refused(response, status, message):
+    """Checks status, shape and message of an error response, and returns its headers."""
+    found, headers, body = response
+    assert found == status, response
     assert set(body) == {"error"} and set(body["error"]) == {"message", "type", "param", "code"}
-    assert re.search(words, body["error"]["message"]), body
+    assert re.search(message, body["error"]["message"]), body
     assert "Traceback" not in body["error"]["message"] and len(body["error"]["message"]) < 500
     return headers

@@ -293,7 +293,7 @@ def test_after_ctrl_c_the_same_command_ends_in_the_same_bytes(tmp_path):
         while len(list((tmp_path / "stopped").glob("train-*.parquet"))) < made and process.poll() is None:
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGINT)
-        assert "stopped; the same command goes on from here" in process.communicate(timeout=60)[1]
+        assert "interrupted; the same command resumes" in process.communicate(timeout=60)[1]
         assert process.returncode == 130 and not (tmp_path / "stopped" / MANIFEST).exists()
     synthesize(config(tmp_path / "stopped", count=400, shard_rows=10))
     assert digests(tmp_path / "stopped") == digests(tmp_path / "whole")

@@ -1,4 +1,4 @@
-"""What a request may hold beyond what the server honours: a field that could change the reply is refused by name."""
+"""Fields that the server does not support: one that could change the response is refused by name."""
 
 import json
 
@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai import OpenAI
 from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming
-from serving import ASK, PNG, request, served
+from serving import BODY, PNG, request
 
 from selfkd.serving.schema import HARMLESS, NEUTRAL, ChatRequest, RefusedError, read_request
 
-few = settings(deadline=None, max_examples=80, derandomize=True)
+few_examples = settings(deadline=None, max_examples=40, derandomize=True)
 KNOWN = {*HARMLESS, *NEUTRAL, *ChatRequest.model_fields}
 names = st.text(st.sampled_from("abcdefgh_ijk"), min_size=1, max_size=12).filter(lambda n: n not in KNOWN)
 scalars = st.one_of(st.booleans(), st.integers(-5, 5), st.floats(-2, 2), st.text(max_size=5))
@@ -20,31 +20,31 @@ values = st.recursive(
 )
 
 
-def read(**fields):
-    return read_request(json.dumps(ASK | fields).encode())
+def read_with(**fields):
+    return read_request(json.dumps(BODY | fields).encode())
 
 
-def refused_for(**fields):
+def refusal_of(**fields):
     with pytest.raises(RefusedError) as caught:
-        read(**fields)
+        read_with(**fields)
     return caught.value.status, caught.value.param, caught.value.message
 
 
-@few
+@few_examples
 @given(name=names, value=values)
-def test_a_field_that_is_not_known_is_refused_by_name(name, value):
-    status, param, message = refused_for(**{name: value})
+def test_unknown_field_is_refused_by_name(name, value):
+    status, param, message = refusal_of(**{name: value})
     assert (status, param) == (400, name) and message.startswith(f"{name}: ")
-    read(**{name: None})
+    read_with(**{name: None})
 
 
-@few
+@few_examples
 @given(name=st.sampled_from(sorted(n for n in NEUTRAL if "." not in n)), value=values)
-def test_a_known_field_is_taken_with_the_values_that_ask_for_nothing(name, value):
+def test_known_field_is_accepted_with_neutral_values_only(name, value):
     for neutral in NEUTRAL[name]:
-        read(**{name: neutral})
+        read_with(**{name: neutral})
     if not any(value == neutral for neutral in NEUTRAL[name]):
-        assert refused_for(**{name: value})[:2] == (400, name)
+        assert refusal_of(**{name: value})[:2] == (400, name)
 
 
 @pytest.mark.parametrize(
@@ -62,27 +62,27 @@ def test_a_known_field_is_taken_with_the_values_that_ask_for_nothing(name, value
         ("audio", {"voice": "a"}), ("thinking_token_budget", 9),
     ],
 )  # fmt: skip
-def test_fields_of_other_servers(field, value):
+def test_sampling_fields_of_other_servers_are_refused(field, value):
     """eval_17_fields_ignored_in_silence."""
-    assert refused_for(**{field: value})[:2] == (400, field)
+    assert refusal_of(**{field: value})[:2] == (400, field)
 
 
-def test_fields_within_messages():
+def test_fields_of_message_parts_are_checked():
     image = PNG["image_url"]
-    for part, place in (
+    for part, path in (
         ({**PNG, "image_url": {**image, "detail": "low"}}, "messages.0.content.0.image_url.detail"),
         ({**PNG, "max_pixels": 100}, "messages.0.content.0.max_pixels"),
     ):
-        with pytest.raises(RefusedError, match=place):
+        with pytest.raises(RefusedError, match=path):
             read_request(json.dumps(request(part, "What?")).encode())
-    taken = {**PNG, "image_url": {**image, "detail": "auto"}, "cache_control": {"type": "ephemeral"}, "uuid": "1"}
-    assert read_request(json.dumps(request(taken, "What?")).encode()).model == "selfkd"
-    assert refused_for(stream_options={"continuous_usage_stats": True})[1] == "stream_options.continuous_usage_stats"
-    assert read(stream_options={"include_usage": True, "include_obfuscation": False}).includes_usage
+    accepted = {**PNG, "image_url": {**image, "detail": "auto"}, "cache_control": {"type": "ephemeral"}, "uuid": "1"}
+    assert read_request(json.dumps(request(accepted, "What?")).encode()).model == "selfkd"
+    assert refusal_of(stream_options={"continuous_usage_stats": True})[1] == "stream_options.continuous_usage_stats"
+    assert read_with(stream_options={"include_usage": True, "include_obfuscation": False}).includes_usage
 
 
-# what clients send that are told nothing but a question: vllm bench serve, sglang.bench_serving, lmms-eval, VLMEvalKit
-SENT = (
+# default fields of vllm bench serve, sglang.bench_serving, lmms-eval and VLMEvalKit
+CLIENT_DEFAULTS = (
     {"temperature": 0.0, "max_completion_tokens": 9, "stream": True, "stream_options": {"include_usage": True}},
     {"temperature": 0.0, "max_completion_tokens": 9, "stream": False, "repetition_penalty": 1.0, "logprobs": None},
     {"temperature": 0, "max_tokens": 1024, "n": 1, "seed": 42, "top_p": 1.0, "top_k": -1, "min_p": 0.0},
@@ -96,20 +96,19 @@ SENT = (
 )
 
 
-@pytest.mark.parametrize("fields", SENT)
-def test_what_clients_send_by_default_is_taken(fields):
-    assert read(**fields).model == "selfkd"
+@pytest.mark.parametrize("fields", CLIENT_DEFAULTS)
+def test_default_fields_of_common_clients_are_accepted(fields):
+    assert read_with(**fields).model == "selfkd"
 
 
-def test_every_field_of_the_official_client_is_known_or_refused(parts):
-    """None of them passes with a value that could change the reply."""
+def test_every_field_of_the_official_client_is_known_or_refused(server):
+    """No field is accepted with a value that could change the response."""
     official = set(CompletionCreateParamsNonStreaming.__annotations__) | {"seed", "user", "stop"}
     assert {"seed", "stop", "logit_bias"} <= official
     for name in official - HARMLESS - set(ChatRequest.model_fields) - set(NEUTRAL):
-        assert refused_for(**{name: {"odd": 1}})[1] == name
-    with served(parts) as running:
-        client = OpenAI(base_url=running.url, api_key="none")
-        messages = [{"role": "user", "content": "Hello?"}]
-        assert client.chat.completions.create(model="selfkd", messages=messages).choices[0].finish_reason
-        with pytest.raises(Exception, match="guided_choice"):
-            client.chat.completions.create(model="selfkd", messages=messages, extra_body={"guided_choice": ["a"]})
+        assert refusal_of(**{name: {"odd": 1}})[1] == name
+    client = OpenAI(base_url=server.url, api_key="none")
+    messages = [{"role": "user", "content": "Hello?"}]
+    assert client.chat.completions.create(model="selfkd", messages=messages).choices[0].finish_reason
+    with pytest.raises(Exception, match="guided_choice"):
+        client.chat.completions.create(model="selfkd", messages=messages, extra_body={"guided_choice": ["a"]})

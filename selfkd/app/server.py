@@ -1,0 +1,108 @@
+"""The Gradio page behind uvicorn, without Gradio's analytics, sharing and remote files."""
+
+import os
+import re
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+# read by Gradio on import: no analytics, no check for new versions
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI
+from gradio.routes import App
+from starlette.datastructures import Headers
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from selfkd.app.session import Session
+from selfkd.app.ui import build_page, page_css, theme
+from selfkd.serving.config import LOOPBACK_NAMES
+
+# routes of Gradio that fetch a URL, or write files for components that this page does not have
+_DISABLED_ROUTES = re.compile(
+    r"/gradio_api/(file[=/]/*[a-z][a-z0-9+.-]*:/|proxy=|process_recording|vibe|undo-vibe|run-history)", re.IGNORECASE
+)
+_SHUTDOWN_SECONDS = 10  # for a query that is running, after the signal to stop
+
+
+class SameOriginMiddleware:
+    """Refuses requests of pages from other origins, and the disabled routes.
+
+    `selfkd serve` needs no such check: it accepts JSON only, for which a browser makes a CORS preflight. Uploads to
+    this page are forms, which a browser sends to any site without one.
+    """
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket"):
+            headers = Headers(scope=scope)
+            origin = headers.get("origin")  # absent for plain links and images
+            if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+                await PlainTextResponse("requests from other origins are refused", 403)(scope, receive, send)
+                return
+            if _DISABLED_ROUTES.match(scope["path"]):
+                await PlainTextResponse("this route is disabled", 403)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+class PageServer(uvicorn.Server):
+    """`folder` holds files of the page, and must exist as long as the server runs."""
+
+    def __init__(self, session: Session, folder: Path):
+        page, config = build_page(session, folder), session.config
+        # without FastAPI's docs pages, which load scripts from other sites
+        outer = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+        # DNS rebinding: another site could point its own name here, and would then count as this page's origin
+        outer.add_middleware(TrustedHostMiddleware, allowed_hosts=[config.host, *LOOPBACK_NAMES])
+        outer.add_middleware(SameOriginMiddleware)
+        gr.mount_gradio_app(
+            outer,
+            page,
+            path="/",
+            server_name=config.host,
+            server_port=config.port,
+            footer_links=[],
+            run_history=False,
+            show_error=True,
+            max_file_size=config.max_upload_bytes,
+            ssr_mode=False,
+            enable_monitoring=False,
+            mcp_server=False,
+            pwa=False,
+            theme=theme(),
+            css=page_css(),
+        )
+        (mounted,) = [route.app for route in outer.routes if isinstance(route, Mount)]
+        assert isinstance(mounted, App)
+        self._mounted = mounted
+        settings = uvicorn.Config(
+            outer,
+            config.host,
+            config.port,
+            server_header=False,
+            log_level="warning",
+            timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+        )
+        super().__init__(settings)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            print(f"{self.url}  (Ctrl-C to stop)", flush=True)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._mounted.stop_event.set()  # ends the event streams of open pages, which uvicorn would wait for
+        await super().shutdown(sockets)
+
+    @property
+    def url(self) -> str:
+        host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
+        return f"http://{host}:{self.servers[0].sockets[0].getsockname()[1]}"

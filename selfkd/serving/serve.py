@@ -1,0 +1,32 @@
+"""`selfkd serve`: loads a model and serves it until stopped."""
+
+from transformers.utils import logging as transformers_logging
+
+from selfkd.errors import InputError
+from selfkd.model.checkpoint import inspect_checkpoint, ready
+from selfkd.model.tiny import TINY_MODEL
+from selfkd.serving.config import ServeConfig, check_address_free
+
+_SHUTDOWN_SECONDS = 10  # for active requests, after the signal to stop
+
+
+def serve(config: ServeConfig) -> None:
+    """Runs on the GPU if there is one. Returns after SIGINT or SIGTERM, when active requests have ended."""
+    try:
+        import uvicorn
+
+        from selfkd.serving.server import create_app
+    except ImportError as error:
+        raise InputError(f"{error}; pip install 'selfkd[serve]'") from error
+    checkpoint = inspect_checkpoint(config.model or TINY_MODEL)
+    check_address_free(config.host, config.port)
+    transformers_logging.disable_progress_bar()
+    model, processor = checkpoint.load()
+    app = create_app(config, ready(model), processor)
+    settings = uvicorn.Config(
+        app, config.host, config.port, server_header=False, timeout_graceful_shutdown=_SHUTDOWN_SECONDS
+    )
+    try:
+        uvicorn.Server(settings).run()
+    except KeyboardInterrupt:  # uvicorn raises the signal again after its shutdown
+        return

@@ -1,0 +1,205 @@
+"""Refused requests: always a 4xx status, a reason and no traceback, and the server keeps running."""
+
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
+from urllib.parse import urlsplit
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from serving import (
+    BODY,
+    CHAT,
+    PNG,
+    WAV,
+    assert_refused,
+    audio_part,
+    get,
+    image_part,
+    image_url_request,
+    png_bytes,
+    post,
+    request,
+    served,
+    wait_until,
+)
+
+from selfkd.serving import remote_images as remote
+
+USER = {"role": "user", "content": "What?"}
+REFUSED = {
+    "no JSON": (b"{", 400, "JSON"),
+    "empty": (b"", 400, "JSON"),
+    "list": ([], 400, "object"),
+    "deep": (b"[" * 100_000, 400, "JSON|recursion"),
+    "no UTF-8": (b'{"model": "\xff"}', 400, "JSON|invalid"),
+    "half a surrogate": (json.dumps(request("\ud83d")).encode(), 400, "JSON|surr"),
+    "no model": ({"messages": [USER]}, 400, "model: Field required"),
+    "other model": (BODY | {"model": "gpt-4o"}, 404, "'gpt-4o' does not exist; this server has 'selfkd'"),
+    "no messages": (BODY | {"messages": []}, 400, "one message"),
+    "system": (BODY | {"messages": [{"role": "system", "content": "Be brief."}, USER]}, 400, "system messages"),
+    "earlier turns": (BODY | {"messages": [USER, {"role": "assistant"}, USER]}, 400, "multi-turn chats"),
+    "no content": (BODY | {"messages": [{"role": "user"}]}, 400, "content: Field required"),
+    "no query": (request(PNG, " "), 400, "no query"),
+    "no parts": (request(), 400, "no query"),
+    "unknown part": (request({"type": "file", "file": {}}), 400, "'file' found"),
+    "two images": (request(PNG, PNG, "What?"), 400, "at most one part of type image_url"),
+    "two audio parts": (request(WAV, WAV), 400, "at most one part of type input_audio"),
+    "no data URL": (image_url_request("file:///etc/passwd"), 400, "expected data"),
+    "remote": (image_url_request("HTTPS://x.org/a.png"), 400, "not fetched here"),
+    "no base64": (image_url_request("data:image/png;base64,§§"), 400, "base64"),
+    "not an image": (request(image_part(b"GIF89a nonsense"), "?"), 400, "not a readable"),
+    "an SVG": (request(image_part(b"<svg/>"), "?"), 400, "not a readable"),
+    "wma": (request(audio_part(b"OggS", "wma")), 400, "format: Input should be 'wav', 'flac', 'mp3', 'ogg'"),
+    "invalid opus": (request(audio_part(b"OggS", "opus")), 400, "not readable"),
+    "audio without bytes": (request(audio_part(b"")), 400, "no bytes"),
+    "temperature": (BODY | {"temperature": 0.7}, 400, "greedy"),
+    "n": (BODY | {"n": 2}, 400, "one response"),
+    "stop": (BODY | {"stop": ["\n"]}, 400, "stop: this value is not supported"),
+    "tools": (BODY | {"tools": [{"type": "function"}]}, 400, "tools: this value is not supported"),
+    "JSON response format": (BODY | {"response_format": {"type": "json_object"}}, 400, "response_format"),
+    "audio response": (BODY | {"modalities": ["text", "audio"]}, 400, "modalities"),
+    "max_tokens 0": (BODY | {"max_tokens": 0}, 400, "max_tokens: .*greater"),
+    "max_tokens as text": (BODY | {"max_tokens": "7"}, 400, "max_tokens: .*integer"),
+    "stream as text": (BODY | {"stream": "yes"}, 400, "stream: .*bool"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_invalid_request_is_refused(server, name):
+    body, status, message = REFUSED[name]
+    assert_refused(server.post(body), status, message)
+
+
+def test_other_paths_methods_and_content_types(server):
+    assert_refused(post(server.url, BODY, path="/v1/completions"), 404, "Not Found")
+    assert_refused(get(server.url, CHAT), 405, "Method Not Allowed")
+    assert_refused(get(server.url, "/docs"), 404, "Not Found")
+    assert_refused(server.post(BODY, Content_Type="text/plain"), 415, "application/json")
+
+
+def test_host_header_of_another_site_is_refused(server):
+    """DNS rebinding: the name of another site that resolves to 127.0.0.1."""
+    for host in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example", "[::ffff:7f00:1"):
+        assert_refused(server.post(BODY, Host=host), 403, "Host: .*only loopback names are served")
+    assert [server.post(BODY, Host=host)[0] for host in ("localhost", "LOCALHOST:1", "[::1]:8000")] == [200] * 3
+
+
+@pytest.fixture(scope="module")
+def alive_afterwards(server):
+    yield
+    assert server.post(BODY)[0] == 200 and get(server.url, "/health")[0] == 200
+    wait_until(lambda: server.state.num_active == 0)  # finishes after the last byte
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@st.composite
+def malformed(draw) -> bytes:
+    """A valid request that is truncated, or has other bytes or one other value at any depth."""
+    body = json.loads(json.dumps(request(PNG, "What?", WAV, stream=False, max_tokens=3)))
+    change = draw(st.sampled_from(["value", "value", "value", "cut", "bytes", "any"]))
+    if change == "any":
+        return json.dumps(draw(JSON)).encode()
+    if change == "value":
+        holder, key = draw(st.sampled_from(list(slots(body))))
+        holder[key] = draw(JSON)
+        return json.dumps(body).encode()
+    content = bytearray(json.dumps(body).encode())
+    if change == "cut":
+        return bytes(content[: draw(st.integers(0, len(content) - 1))])
+    for position in draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=20)):
+        content[position] = draw(st.integers(0, 255))
+    return bytes(content)
+
+
+def slots(value):
+    for key in list(value) if isinstance(value, dict) else range(len(value)):
+        yield value, key
+        if isinstance(value[key], dict | list):
+            yield from slots(value[key])
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
+@given(body=malformed())
+def test_malformed_bodies_never_cause_a_server_error(server, alive_afterwards, body):
+    """A refusal with a reason, or 200 if the body is a valid request after all; never 500."""
+    response = server.post(body)
+    if response[0] != 200:
+        assert response[0] in (400, 404)
+        assert_refused(response, response[0], ".")
+
+
+# remote images
+
+
+@pytest.mark.parametrize("address", [
+    "10.0.0.1", "169.254.169.254", "::1", "fd00::1", "224.0.0.1", "100.64.0.1", "::ffff:10.0.0.1",
+    "64:ff9b::a00:1", "2002:a00:1::", "::127.0.0.1",  # NAT64, 6to4 and IPv4-compatible
+])  # fmt: skip
+def test_is_public(address):
+    assert not remote.is_public(address)
+    assert remote.is_public("8.8.8.8") and remote.is_public("2606:4700::1111") and remote.is_public("64:ff9b::808:808")
+
+
+@pytest.fixture
+def image_server():
+    """An HTTP server of images on this machine, and the list of requested paths."""
+
+    class Handler(BaseHTTPRequestHandler):
+        paths: ClassVar[list[str]] = []
+
+        def do_GET(self):
+            self.paths.append(self.path)
+            content = png_bytes(8, 8) if self.path == "/a.png" else bytes(50_000)
+            self.send_response(302 if self.path == "/moved" else 200)
+            self.send_header("Location", "/a.png")
+            self.end_headers()
+            if self.path == "/slow":
+                for _ in range(400):
+                    time.sleep(0.05)
+                    self.wfile.write(b"x")
+            self.wfile.write(content)
+
+        def log_message(self, *_):
+            pass
+
+    remote_server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    remote_server.handle_error = lambda *_: None
+    threading.Thread(target=remote_server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    yield f"http://127.0.0.1:{remote_server.server_port}", Handler.paths
+    remote_server.shutdown()
+    remote_server.server_close()
+
+
+def test_remote_images(parts, server, image_server, monkeypatch):
+    url, paths = image_server
+    assert_refused(server.post(image_url_request(f"{url}/a.png")), 400, "remote images are not fetched here")
+    with served(parts, remote_images=True, max_body_bytes=20_000) as running:
+        # other names and notations of this machine
+        for host in ("127.0.0.1", "localhost", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]", "0.0.0.0"):
+            port = urlsplit(url).port
+            assert_refused(
+                running.post(image_url_request(f"http://{host}:{port}/a.png")), 400, "not a public address|not fetched"
+            )
+        for odd in ("http://", "http://x:99999/", "http://[/", "http://a b/", "http://127.0.0.1:9/\r\nX: y"):
+            assert_refused(running.post(image_url_request(odd)), 400, "not fetched")
+        assert paths == []
+        monkeypatch.setattr(remote, "is_public", lambda address: True)
+        fetched, sent = (running.post(image_url_request(u)) for u in (f"{url}/a.png", PNG["image_url"]["url"]))
+        assert fetched[2]["choices"] == sent[2]["choices"]
+        assert_refused(running.post(image_url_request(f"{url}/large")), 400, "over 20000 bytes")
+        assert_refused(running.post(image_url_request(f"{url}/moved")), 400, "status 302")
+        monkeypatch.setattr("selfkd.serving.state.fetch", lambda url, max_bytes: remote.fetch(url, max_bytes, 0.5))
+        started = time.monotonic()
+        slow = running.post(image_url_request(f"{url}/slow"))
+        assert_refused(slow, 400, "not fetched: no complete image within 0.5 s")
+        assert time.monotonic() - started < 15  # of 20
