@@ -76,7 +76,7 @@ def yes_no_responses(n: int, draw: random.Random) -> Iterator[tuple[str, str, st
     for kind, some in UNANSWERED.items():
         for _ in range(n):
             yield kind, draw.choice(some).format(x=draw.choice(THINGS)), None
-    for line in (FIXTURES / "yes_no_replies.tsv").read_text(encoding="utf-8").splitlines()[1:]:
+    for line in (FIXTURES / "yes_no_responses.tsv").read_text(encoding="utf-8").splitlines()[1:]:
         answer, response = line.split("\t")
         yield "labelled", response, None if answer == "-" else answer
 
@@ -90,7 +90,7 @@ def option_responses(n: int, draw: random.Random) -> Iterator[tuple[str, str, st
             response = draw.choice(forms).format(letter=letter, text=options[letter], other=other, its=options[other])
             yield kind, response, letter if kind in OPTIONS else None, options
     options = {"A": "cat", "B": "dog", "C": "horse", "D": "bird"}
-    for line in (FIXTURES / "option_replies.tsv").read_text(encoding="utf-8").splitlines()[1:]:
+    for line in (FIXTURES / "option_responses.tsv").read_text(encoding="utf-8").splitlines()[1:]:
         *_, letter, response = line.split("\t")
         for slot in "ABCD":
             for form in (str, str.lower, lambda x: chr(ord(x) + 0xFEE0)):

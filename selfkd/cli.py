@@ -58,7 +58,7 @@ COMMANDS = {
     "data report": Command(
         "audio quality of a dataset (ASR, WER) -> one HTML file",
         "selfkd data report runs/data/train --output runs/speech.html",
-        "selfkd.report.sections.audio_quality", "SpeechReportConfig", "speech_report", "data",
+        "selfkd.report.sections.audio_quality", "AudioQualityConfig", "audio_quality_report", "data",
     ),
     "data publish": Command(
         "dataset -> the hub, with a card",

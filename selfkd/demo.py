@@ -105,7 +105,7 @@ def demo(config: DemoConfig) -> dict[str, Any]:
     run_stage("analyze attention: attention of text and audio queries to the image", analyze_attention, attention)
     audio_runs = [f"{name}={out / f'eval-{name}'}" for name in _TRAINED]
     agreement = AgreementConfig(models, attention.data, out / "agreement", limit, seed=config.seed)
-    agreement = replace(agreement, written_run=str(base.output), spoken_runs=audio_runs)
+    agreement = replace(agreement, text_run=str(base.output), audio_runs=audio_runs)
     run_stage("analyze agreement: agreement of audio responses with text responses", analyze_agreement, agreement)
 
     evaluated = [f"eval-{name}" for name in ("base", *_TRAINED)]

@@ -81,7 +81,7 @@ INVALID = {
     },
     "analyze agreement": {
         "data": _FOLDERS, "models": _MODELS, "output": _OUTPUTS, "batch_size": _COUNTS, "limit": ("-1",),
-        "written_run": ("{}/none",), "spoken_runs": ("{}/none",),
+        "text_run": ("{}/none",), "audio_runs": ("{}/none",),
     },
     "serve": {"model": _MODELS, "port": ("99999", "-1", "http"), "max_batch": _COUNTS, "host": ("10.0.0.1",)},
     "app": {"models": _MODELS, "port": ("99999", "-1"), "asr_model": _MODELS, "max_new_tokens": _COUNTS},

@@ -1,7 +1,7 @@
-"""How far the spoken view's answers are from the written view's, response row by response row, and where in depth the
-two part: the quantity that Self-KD makes small, and what the LLM's layers hold beside it.
+"""Agreement between text and audio: the KL divergence that Self-KD minimizes and the top tokens, for each response row,
+and the distance of hidden states, for each layer.
 
-Legend: B items, N response rows (all items', one after another), D width, V vocabulary, L layers.
+Legend: B items, N response rows (of all items, concatenated), D width, V vocabulary, L layers.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,12 +17,12 @@ from selfkd.losses import head_logits
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.training.data import MODALITIES
 
-CHUNK_ROWS = 256  # whose logits (rows, V) are there at a time
+CHUNK_ROWS = 256  # logits (CHUNK_ROWS, V) are in memory at a time
 
 
 class RowAgreement(NamedTuple):
-    """Of each response row: KL(p_T || p_S) in nats, whether both views have the same top token, and the place of the
-    teacher's top token among the student's (1: the student's top)."""
+    """For each response row: KL(p_T || p_S) in nats, whether teacher and student have the same top token, and the rank
+    that the top token of the teacher has for the student (1 is the top)."""
 
     kl_N: Tensor  # noqa: N815
     same_top_N: Tensor  # noqa: N815
@@ -30,8 +30,8 @@ class RowAgreement(NamedTuple):
 
 
 class Agreement(NamedTuple):
-    """One item. `kl`, `same_top` and `rank` by position in the response; by layer, mean over its rows: the cosine
-    between the two views' hidden states, and the length of their difference relative to the teacher's."""
+    """One item. `kl`, `same_top` and `rank` by position in the response; `cosine` and `distance` by layer, mean over
+    rows: between the hidden states of both modalities, the distance relative to the norm of the teacher."""
 
     kl: list[float]
     same_top: list[bool]
@@ -41,13 +41,13 @@ class Agreement(NamedTuple):
 
 
 def row_agreement(teacher_logits_NV: Tensor, student_logits_NV: Tensor) -> RowAgreement:
-    """The paper's KL(p_T || p_S) per row, not summed, and what the top tokens do. Of equal logits the first counts."""
+    """KL(p_T || p_S) of the paper for each row, not summed, and top tokens; ties go to the first token."""
     teacher_NV = F.log_softmax(teacher_logits_NV.float(), dim=-1)
     student_NV = F.log_softmax(student_logits_NV.float(), dim=-1)
     kl_N = F.kl_div(student_NV, teacher_NV, log_target=True, reduction="none").sum(-1)
     top_N1 = teacher_NV.argmax(-1, keepdim=True)
-    above_N = (student_NV > student_NV.gather(-1, top_N1)).sum(-1)
-    return RowAgreement(kl_N, student_NV.argmax(-1) == top_N1[:, 0], above_N + 1)
+    higher_N = (student_NV > student_NV.gather(-1, top_N1)).sum(-1)
+    return RowAgreement(kl_N, student_NV.argmax(-1) == top_N1[:, 0], higher_N + 1)
 
 
 def hidden_distance(teacher_ND: Tensor, student_ND: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,15 +59,16 @@ def hidden_distance(teacher_ND: Tensor, student_ND: Tensor) -> tuple[Tensor, Ten
 
 @torch.no_grad()
 def agreement_of_batch(model: OmniModel, batch: Mapping[str, Any], questions: list[slice]) -> list[Agreement]:
-    """Items of a batch of `PairedCollator`; the teacher is the written view of the very same weights."""
+    """Agreement of each item of a batch of `PairedCollator`. The teacher is the same model on the text query."""
     prefix = encode_shared_prefix(model, batch)
     last, layers = [], []
     for modality in MODALITIES:
-        after = modality_of(model, batch, modality, questions)
-        with _rows_of_layers(model, after.positions.response_BS) as rows_LND:
-            last.append(forward_modality(model, prefix, modality, after)[after.positions.response_BS])
+        continuation = modality_of(model, batch, modality, questions)
+        with _hidden_states_of_layers(model, continuation.positions.response_BS) as rows_LND:
+            hidden_BSD = forward_modality(model, prefix, modality, continuation)
+            last.append(hidden_BSD[continuation.positions.response_BS])
         layers.append(rows_LND)
-    rows = _rows(model, *last)
+    rows = _row_agreement_in_chunks(model, *last)
     by_layer = [hidden_distance(teacher, student) for teacher, student in zip(*layers, strict=True)]
     cosine_LN, distance_LN = (torch.stack(part) for part in zip(*by_layer, strict=True))
     counts = (batch["labels"] != -100).sum(-1).tolist()
@@ -78,7 +79,7 @@ def agreement_of_batch(model: OmniModel, batch: Mapping[str, Any], questions: li
     ]
 
 
-def _rows(model: OmniModel, teacher_ND: Tensor, student_ND: Tensor) -> RowAgreement:
+def _row_agreement_in_chunks(model: OmniModel, teacher_ND: Tensor, student_ND: Tensor) -> RowAgreement:
     head_VD, cap = model.get_output_embeddings().weight, model.logit_softcap
     chunks = [
         row_agreement(head_logits(teacher, head_VD, cap), head_logits(student, head_VD, cap))
@@ -88,19 +89,19 @@ def _rows(model: OmniModel, teacher_ND: Tensor, student_ND: Tensor) -> RowAgreem
 
 
 @contextmanager
-def _rows_of_layers(model: OmniModel, response_BS: Tensor) -> Iterator[list[Tensor]]:
-    """Within it the list fills with what each layer of the LLM puts out at the response rows, (N, D) a layer."""
-    found: list[Tensor] = []
+def _hidden_states_of_layers(model: OmniModel, response_BS: Tensor) -> Iterator[list[Tensor]]:
+    """Within the context the list fills with the output of each LLM layer at the response rows, (N, D) per layer."""
+    outputs: list[Tensor] = []
 
     def keep(_module: Any, _inputs: Any, output: Any) -> None:
         hidden = output[0] if isinstance(output, tuple) else output
-        if hidden.ndim == 4:  # Gemma 3n's layers put out several streams; one of them is the active one
+        if hidden.ndim == 4:  # layers of Gemma 3n return several streams, one of which is active
             hidden = hidden[model.config.get_text_config().altup_active_idx]
-        found.append(hidden[response_BS])
+        outputs.append(hidden[response_BS])
 
     handles = [layer.register_forward_hook(keep) for layer in model.vlm.get_decoder().layers]
     try:
-        yield found
+        yield outputs
     finally:
         for handle in handles:
             handle.remove()

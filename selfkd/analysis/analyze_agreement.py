@@ -1,15 +1,16 @@
-"""Agreement of the spoken with the written view of models, side by side: KL, top tokens, hidden states by layer.
+"""Agreement between text and audio of one or more models: KL divergence, top tokens, hidden states by layer.
 
-Writes into a run directory `items/BENCHMARK.MODEL.jsonl` (one item a line) and last `result.json`: means over items
-with their intervals, by benchmark, kind, category, voice, position in the response, and, where evaluation runs are
-given, by whether the written and the spoken reply were right, and which items flip; differences of models on the same
-items.
+Writes into a run directory `items/BENCHMARK.MODEL.jsonl` (one item per line) and last `result.json`: means over items
+with their intervals, by benchmark, question type, category, voice and position in the response, differences of models
+on the same items, and, where evaluation runs are given, by whether the text and the audio response were correct, and
+which items flip.
 
-An item's figure is the mean over its response rows, so items weigh alike, however long their responses.
+The value of an item is the mean over its response rows, so that all items weigh the same.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,15 @@ from numpy.typing import NDArray
 from selfkd.analysis.agreement import agreement_of_batch
 from selfkd.analysis.runner import (
     Record,
-    about,
     check_numbers,
     check_usable,
     inputs_of,
     intervals,
+    item_fields,
     layer_intervals,
     measure_missing,
-    named,
     named_models,
+    named_paths,
     pairs,
     read_folders,
     read_items,
@@ -44,41 +45,40 @@ from selfkd.run_dir import Run
 from selfkd.training.data import PairedItem
 
 METRICS = {
-    "kl": "KL(p_text || p_speech), nats per response row",
-    "same_top": "share of response rows whose top token is the same in both views",
-    "rank": "place of the written view's top token in the spoken view; 1 is its top",
+    "kl": "KL(p_text || p_audio), nats per response row",
+    "same_top": "share of response rows with the same top token in text and audio",
+    "rank": "rank in audio of the top token of text; 1 is the top",
 }
 _BOUNDS = {"kl": None, "same_top": SCORE, "rank": None}
-BY_LAYER = {
-    "cosine": "cosine between the two views' hidden states at response rows",
-    "distance": "|speech - text| / |text| of those hidden states",
+LAYER_METRICS = {
+    "cosine": "cosine between the hidden states of text and audio at response rows",
+    "distance": "|audio - text| / |text| of those hidden states",
 }
-MAX_POSITIONS = 32  # of a response, in the table by position
+MAX_POSITIONS = 32  # positions of a response that are reported
 OUTCOMES = {
-    (True, True): "both right",
-    (True, False): "written alone right",
-    (False, True): "spoken alone right",
-    (False, False): "neither right",
+    (True, True): "both correct",
+    (True, False): "only text correct",
+    (False, True): "only audio correct",
+    (False, False): "neither correct",
 }
-
-
+_BREAKDOWNS = ("question_type", "category", "voice")
 _FLIPS = OUTCOMES[True, False], OUTCOMES[False, True]
 
 
 @dataclass
 class AgreementConfig:
-    """How far the spoken view's answers are from the written view's, by token and by layer.
+    """Agreement between text and audio, by token and by layer.
 
     Args:
-        models: Models to put side by side, NAME=PATH or PATH (the name is then the run's): a model of selfkd, or a
-            native omni model.
-        data: Folders of spoken questions, one a benchmark.
+        models: Models to compare, NAME=PATH or PATH (the name is then that of the run): a model of selfkd, or a native
+            omni model.
+        data: Dataset folders, one per benchmark.
         output: Run directory.
         limit: At most so many items of each benchmark; 0 takes all.
-        batch_size: Items that are read together.
+        batch_size: Items per batch.
         seed: Seed of the bootstrap.
-        written_run: Evaluation run with the view text, for whether an item flips; none by default.
-        spoken_runs: Evaluation runs with the view speech, NAME=PATH for each of the models.
+        text_run: Evaluation run with modality text, to find items that flip; none by default.
+        audio_runs: Evaluation runs with modality audio, NAME=PATH for each of the models.
     """
 
     models: list[str]
@@ -87,8 +87,8 @@ class AgreementConfig:
     limit: int = 0
     batch_size: int = 16
     seed: int = 0
-    written_run: str = ""
-    spoken_runs: list[str] = field(default_factory=list)
+    text_run: str = ""
+    audio_runs: list[str] = field(default_factory=list)
 
 
 def analyze_agreement(config: AgreementConfig) -> dict[str, Any]:
@@ -101,12 +101,12 @@ def analyze_agreement(config: AgreementConfig) -> dict[str, Any]:
     def measure(
         model: OmniModel, _: list[PairedItem], examples: list[Example], batch: Any, questions: list[slice]
     ) -> list[Record]:
-        found = agreement_of_batch(model, batch, questions)
+        agreements = agreement_of_batch(model, batch, questions)
         return [
-            about(e)
+            item_fields(e)
             | {"kl": rounded(a.kl), "same_top": a.same_top, "rank": a.rank}
             | {"cosine": rounded(a.cosine), "distance": rounded(a.distance)}
-            for e, a in zip(examples, found, strict=True)
+            for e, a in zip(examples, agreements, strict=True)
         ]
 
     with Run.open(config.output, "agreement", config, inputs=lambda: inputs_of(models, folders)) as run:
@@ -115,114 +115,115 @@ def analyze_agreement(config: AgreementConfig) -> dict[str, Any]:
         result = {
             b: summarize_agreement(read_items(run.folder, b, models), outcomes[b], config.seed) for b in benchmarks
         }
-        what = {"figures": METRICS | BY_LAYER, "level": LEVEL, "resamples": RESAMPLES, "seed": config.seed}
-        run.finish(benchmarks=result, inputs=run.inputs, about=what)
+        about = {"metrics": METRICS | LAYER_METRICS, "level": LEVEL, "resamples": RESAMPLES, "seed": config.seed}
+        run.finish(benchmarks=result, inputs=run.inputs, about=about)
         return result
 
 
 def summarize_agreement(
     records: dict[str, list[Record]], outcomes: dict[str, dict[str, str]], seed: int
 ) -> dict[str, Any]:
-    """{"models": {model: {figure: interval, "by_layer", "by_kind", ...}}, "between_models": {"B minus A": ...}};
-    `outcomes` is {model: {item's id: one of `OUTCOMES`}}, and may lack models."""
+    """{"models": {model: {metric: interval, "by_layer", ...}}, "between_models": {"B minus A": ...}}. `outcomes` is
+    {model: {item id: one of `OUTCOMES`}} and may lack models."""
     result: dict[str, Any] = {"models": {}, "between_models": {}}
     for model, items in records.items():
         result["models"][model] = {
-            **_figure_intervals(_figures(items), seed, groups_in(items)),
-            "by_layer": layer_intervals(_layers(items), seed, groups_in(items)),
+            **_metric_intervals(_item_metrics(items), seed, groups_in(items)),
+            "by_layer": layer_intervals(_item_layers(items), seed, groups_in(items)),
             "by_position": _by_position(items, seed),
-            **{f"by_{name}": _by(items, _field(name), seed) for name in ("question_type", "category", "voice")},
+            **{f"by_{name}": _grouped_intervals(items, itemgetter(name), seed) for name in _BREAKDOWNS},
         }
         if model in outcomes:
             by_id = outcomes[model]
-            result["models"][model]["by_outcome"] = _by(items, _outcome(by_id), seed)
-            result["models"][model]["flips"] = {o: [i["id"] for i in items if by_id.get(i["id"]) == o] for o in _FLIPS}
+            result["models"][model]["by_outcome"] = _grouped_intervals(items, _outcome(by_id), seed)
+            flips = {outcome: [i["id"] for i in items if by_id.get(i["id"]) == outcome] for outcome in _FLIPS}
+            result["models"][model]["flips"] = flips
     for a, b in pairs(list(records)):
-        moved, groups = _figures(records[b]) - _figures(records[a]), groups_in(records[a])
-        bounds = [None if of is None else DIFFERENCE for of in _BOUNDS.values()]
-        between: dict[str, Any] = _figure_intervals(moved, seed, groups, bounds)
-        first, second = _layers(records[a]), _layers(records[b])
+        difference, groups = _item_metrics(records[b]) - _item_metrics(records[a]), groups_in(records[a])
+        bounds = [None if bound is None else DIFFERENCE for bound in _BOUNDS.values()]
+        between: dict[str, Any] = _metric_intervals(difference, seed, groups, bounds)
+        first, second = _item_layers(records[a]), _item_layers(records[b])
         if first["cosine"].shape == second["cosine"].shape:
-            between["by_layer"] = layer_intervals({m: second[m] - first[m] for m in BY_LAYER}, seed, groups)
+            between["by_layer"] = layer_intervals({m: second[m] - first[m] for m in LAYER_METRICS}, seed, groups)
         result["between_models"][f"{b} minus {a}"] = between
     return result
 
 
-def _figures(items: list[Record]) -> NDArray[np.float64]:
-    """(n, 3): `METRICS` of each item, mean over its response rows."""
+def _item_metrics(items: list[Record]) -> NDArray[np.float64]:
+    """(n, 3): the `METRICS` of each item, mean over its response rows."""
     return np.array([[np.mean(item[name]) for name in METRICS] for item in items])
 
 
-def _layers(items: list[Record]) -> dict[str, NDArray[np.float64]]:
-    return {name: np.array([item[name] for item in items]) for name in BY_LAYER}
+def _item_layers(items: list[Record]) -> dict[str, NDArray[np.float64]]:
+    return {name: np.array([item[name] for item in items]) for name in LAYER_METRICS}
 
 
-def _figure_intervals(
+def _metric_intervals(
     values_n3: NDArray[np.float64],
     seed: int,
     groups: Groups,
     bounds: Sequence[Bounds | None] = tuple(_BOUNDS.values()),
 ) -> dict[str, Any]:
-    found = intervals(values_n3, seed, groups, bounds)
-    metrics = {name: {metric: found[metric][i] for metric in ("mean", "low", "high")} for i, name in enumerate(METRICS)}
-    return {"n": found["n"], "groups": found["groups"], **metrics}
+    by_end = intervals(values_n3, seed, groups, bounds)
+    metrics = {name: {end: by_end[end][i] for end in ("mean", "low", "high")} for i, name in enumerate(METRICS)}
+    return {"n": by_end["n"], "groups": by_end["groups"], **metrics}
 
 
-def _by(items: list[Record], kind_of: Callable[[Record], str | None], seed: int) -> dict[str, Any]:
-    question_types: dict[str, list[Record]] = {}
+def _grouped_intervals(items: list[Record], key: Callable[[Record], str | None], seed: int) -> dict[str, Any]:
+    by_key: dict[str, list[Record]] = {}
     for item in items:
-        if (question_type := kind_of(item)) is not None:
-            question_types.setdefault(question_type, []).append(item)
-    return {name: _figure_intervals(_figures(of), seed, groups_in(of)) for name, of in sorted(question_types.items())}
-
-
-def _field(name: str) -> Callable[[Record], str]:
-    return lambda item: item[name]
+        if (name := key(item)) is not None:
+            by_key.setdefault(name, []).append(item)
+    return {
+        name: _metric_intervals(_item_metrics(part), seed, groups_in(part)) for name, part in sorted(by_key.items())
+    }
 
 
 def _outcome(by_id: dict[str, str]) -> Callable[[Record], str | None]:
-    return lambda item: by_id.get(item["id"])  # none where one of the views has no reply
+    return lambda item: by_id.get(item["id"])  # None where a modality has no response
 
 
 def _by_position(items: list[Record], seed: int) -> list[dict[str, Any]]:
-    """By place in the response, 0 the first token; over the items whose response is that long."""
+    """By position in the response, 0 is the first token; over the items whose response is that long."""
     longest = min(max(len(item["kl"]) for item in items), MAX_POSITIONS)
-    found = []
+    by_position = []
     for position in range(longest):
-        there = [item for item in items if len(item["kl"]) > position]
-        values = np.array([[item[name][position] for name in METRICS] for item in there], dtype=float)
-        found.append({"position": position, **_figure_intervals(values, seed, groups_in(there))})
-    return found
+        long_enough = [item for item in items if len(item["kl"]) > position]
+        values = np.array([[item[name][position] for name in METRICS] for item in long_enough], dtype=float)
+        by_position.append({"position": position, **_metric_intervals(values, seed, groups_in(long_enough))})
+    return by_position
 
 
 def _outcomes(
     config: AgreementConfig, benchmark: str, examples: list[Example], models: list[str]
 ) -> dict[str, dict[str, str]]:
-    """{model: {item's id: outcome}} from the samples of evaluation runs; raises InputError where they do not fit."""
-    if bool(config.written_run) != bool(config.spoken_runs):
-        raise InputError("written_run, spoken_runs: an item flips between the two: give both or neither")
-    if not config.written_run:
+    """{model: {item id: outcome}} from the samples of evaluation runs; raises InputError where items are missing."""
+    if bool(config.text_run) != bool(config.audio_runs):
+        raise InputError("text_run, audio_runs: items flip from one to the other: give both or neither")
+    if not config.text_run:
         return {}
-    spoken = named("spoken_runs", config.spoken_runs)
-    unknown = sorted(set(spoken) - set(models))
+    audio_runs = named_paths("audio_runs", config.audio_runs)
+    unknown = sorted(set(audio_runs) - set(models))
     if unknown:
-        raise InputError(f"spoken_runs: {unknown[0]}: not the name of a model ({', '.join(models)})")
+        raise InputError(f"audio_runs: {unknown[0]}: not the name of a model ({', '.join(models)})")
     questions = {e.id: e.question for e in examples}
-    written = _right("written_run", config.written_run, benchmark, "text", questions)
-    found = {}
-    for model, run in spoken.items():
-        right = _right("spoken_runs", run, benchmark, "audio", questions)
-        found[model] = {
-            i: OUTCOMES[w, s] for i in questions if (w := written[i]) is not None and (s := right[i]) is not None
+    text = _correctness("text_run", config.text_run, benchmark, "text", questions)
+    outcomes = {}
+    for model, run in audio_runs.items():
+        audio = _correctness("audio_runs", run, benchmark, "audio", questions)
+        outcomes[model] = {
+            i: OUTCOMES[t, a] for i in questions if (t := text[i]) is not None and (a := audio[i]) is not None
         }
-    return found
+    return outcomes
 
 
-def _right(name: str, run: str, benchmark: str, modality: str, questions: dict[str, str]) -> dict[str, bool | None]:
-    """None for an item without a reply."""
+def _correctness(
+    name: str, run: str, benchmark: str, modality: str, questions: dict[str, str]
+) -> dict[str, bool | None]:
+    """{item id: whether the response is correct}; None for an item without a response."""
     samples = read_samples(samples_path(Path(run), benchmark, modality))
-    right = {s["id"]: s["correct"] for s in samples if s["question"] == questions.get(s["id"])}
-    missing = [i for i in questions if i not in right]
+    correct = {s["id"]: s["correct"] for s in samples if s["question"] == questions.get(s["id"])}
+    missing = [i for i in questions if i not in correct]
     if missing:
         raise InputError(f"{name}: {run}: {benchmark} lacks item {missing[0]}")
-    return right
+    return correct

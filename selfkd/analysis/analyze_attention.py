@@ -1,9 +1,9 @@
-"""Attention of models to the image, written and spoken, side by side.
+"""Attention to the image of one or more models, in text and in audio.
 
-Writes into a run directory for each benchmark and model `items/BENCHMARK.MODEL.jsonl` (one item a line: each of
-`MEASURES` by layer, for both views), `heads/BENCHMARK.MODEL.json` (means over items with their intervals,
-by layer and head), `maps/BENCHMARK.MODEL.jsonl` (grids of attention on the picture), and last `result.json` (means over
-items, differences of views and of models on the same items, with their intervals).
+Writes into a run directory for each benchmark and model `items/BENCHMARK.MODEL.jsonl` (one item per line: each of
+`MEASURES` by layer, for both modalities), `heads/BENCHMARK.MODEL.json` (means over items with their intervals, by layer
+and head), `maps/BENCHMARK.MODEL.jsonl` (grids of attention over the image), and last `result.json` (means over items,
+differences of modalities and of models on the same items, with their intervals).
 """
 
 import json
@@ -16,11 +16,11 @@ import numpy as np
 from selfkd.analysis.attention import BY_HEAD, MEASURES, ModalityAttention, attention_of_batch, image_map
 from selfkd.analysis.runner import (
     Record,
-    about,
     check_numbers,
     check_usable,
     inputs_of,
     intervals,
+    item_fields,
     layer_intervals,
     measure_missing,
     named_models,
@@ -43,18 +43,18 @@ from selfkd.training.data import MODALITIES, PairedItem
 
 @dataclass
 class AttentionConfig:
-    """How much question and response attend to the image, written and spoken, by layer.
+    """Attention of query and response to the image, in text and in audio, by layer.
 
     Args:
-        models: Models to put side by side, NAME=PATH or PATH (the name is then the run's): a model of selfkd, or a
-            native omni model.
-        data: Folders of spoken questions, one a benchmark.
+        models: Models to compare, NAME=PATH or PATH (the name is then that of the run): a model of selfkd, or a native
+            omni model.
+        data: Dataset folders, one per benchmark.
         output: Run directory.
         limit: At most so many items of each benchmark; 0 takes all.
-        batch_size: Items that are read together.
+        batch_size: Items per batch.
         seed: Seed of the bootstrap.
-        maps: Of so many items of each benchmark the attention on the picture is written, where it is one tile.
-        map_layers: Layers of those maps; empty takes the middle one and the last.
+        maps: Write attention maps over the image for so many items of each benchmark, where the image is one tile.
+        map_layers: Layers of those maps; empty takes the middle and the last layer.
     """
 
     models: list[str]
@@ -74,25 +74,25 @@ def analyze_attention(config: AttentionConfig) -> dict[str, Any]:
         raise InputError(f"maps: {config.maps}: must not be negative")
     models, folders = named_models(config.models), read_folders(config.data)
     benchmarks = with_images(folders, config.limit)
-    with_maps = {e.id for examples in benchmarks.values() for e in examples[: config.maps]}
+    ids_with_maps = {e.id for examples in benchmarks.values() for e in examples[: config.maps]}
 
     def measure(
         model: OmniModel, items: list[PairedItem], examples: list[Example], batch: Any, questions: list[slice]
     ) -> list[Record]:
         count = len(model.vlm.get_decoder().layers)
         layers = sorted(set(config.map_layers or (count // 2, count - 1)))
-        is_shown = any(e.id in with_maps for e in examples)
-        found = attention_of_batch(model, batch, questions, layers if is_shown else ())
+        needs_maps = any(e.id in ids_with_maps for e in examples)
+        attention = attention_of_batch(model, batch, questions, layers if needs_maps else ())
         records = []
         for i, (item, example) in enumerate(zip(items, examples, strict=True)):
-            modalities = {modality: found[modality][i] for modality in MODALITIES}
-            record = about(example) | _figures(modalities)
-            record["heads"] = {modality: v.of_heads() for modality, v in modalities.items()}
+            modalities = {modality: attention[modality][i] for modality in MODALITIES}
+            record = item_fields(example) | _measures(modalities)
+            record["heads"] = {modality: v.by_head() for modality, v in modalities.items()}
             record["maps"] = [
                 {"id": item.id, "modality": modality, "layer": layer, "grid": grid}
                 for modality, v in modalities.items()
                 for layer in layers
-                if item.id in with_maps and (grid := _map(model, item, v, layer))
+                if item.id in ids_with_maps and (grid := _map(model, item, v, layer))
             ]
             records.append(record)
         return records
@@ -115,8 +115,8 @@ def analyze_attention(config: AttentionConfig) -> dict[str, Any]:
             }
             write_json(run.folder / "heads" / f"{benchmark}.{model}.json", by_modality)
             maps = [m for record in records for m in record.pop("maps")]
-            text = "".join(json.dumps(m) + "\n" for m in maps)
-            write_text(run.folder / "maps" / f"{benchmark}.{model}.jsonl", text)
+            lines = "".join(json.dumps(m) + "\n" for m in maps)
+            write_text(run.folder / "maps" / f"{benchmark}.{model}.jsonl", lines)
 
         measure_missing(run.folder, models, benchmarks, config.batch_size, measure, write_heads_and_maps)
         result = {
@@ -128,9 +128,9 @@ def analyze_attention(config: AttentionConfig) -> dict[str, Any]:
 
 
 def summarize_attention(records: dict[str, list[Record]], seed: int) -> dict[str, Any]:
-    """{"models": {model: {"tokens", "views", "speech_minus_text"}}, "between_models": {"B minus A": ...}}: each of
-    `MEASURES` by layer and by third of depth. Between models it is the spoken views that are compared, and the gaps
-    (speech minus text), on the same items; models of other depth are left out there."""
+    """{"models": {model: {"tokens", "modalities", "audio_minus_text"}}, "between_models": {"B minus A": ...}}: each of
+    `MEASURES` by layer and by third of depth. Between models each modality and the gap (audio minus text) are compared
+    on the same items; pairs of models of different depth are left out."""
     values = {
         model: {
             modality: {m: np.array([r["modalities"][modality][m] for r in items]) for m in MEASURES}
@@ -151,29 +151,29 @@ def summarize_attention(records: dict[str, list[Record]], seed: int) -> dict[str
     for a, b in pairs(list(values)):
         first, second = values[a], values[b]
         if first["text"]["query_to_image"].shape == second["text"]["query_to_image"].shape:
-            moved = {v: {m: second[v][m] - first[v][m] for m in MEASURES} for v in MODALITIES}
-            gap = {m: moved["audio"][m] - moved["text"][m] for m in MEASURES}
-            between = {modality: layer_intervals(moved[modality], seed, groups) for modality in MODALITIES}
+            differences = {v: {m: second[v][m] - first[v][m] for m in MEASURES} for v in MODALITIES}
+            gap = {m: differences["audio"][m] - differences["text"][m] for m in MEASURES}
+            between = {modality: layer_intervals(differences[modality], seed, groups) for modality in MODALITIES}
             result["between_models"][f"{b} minus {a}"] = between | {"gap": layer_intervals(gap, seed, groups)}
     return result
 
 
 def _tokens(items: list[Record]) -> dict[str, float]:
-    """Means over items: how many tokens stand for what, and the uniform share."""
-    written, spoken = ([r["tokens"][modality] for r in items] for modality in MODALITIES)
+    """Means over items: token counts by role, and the share for uniform attention."""
+    text, audio = ([r["tokens"][modality] for r in items] for modality in MODALITIES)
     return {
         "n": len(items),
-        "image": float(np.mean([t["image"] for t in written])),
-        "response_rows": float(np.mean([t["response_rows"] for t in written])),
+        "image": float(np.mean([t["image"] for t in text])),
+        "response_rows": float(np.mean([t["response_rows"] for t in text])),
         **{
             f"{name}_{modality}": float(np.mean([t[name] for t in tokens]))
             for name in ("query", "uniform")
-            for modality, tokens in zip(MODALITIES, (written, spoken), strict=True)
+            for modality, tokens in zip(MODALITIES, (text, audio), strict=True)
         },
     }
 
 
-def _figures(modalities: dict[Any, ModalityAttention]) -> Record:
+def _measures(modalities: dict[Any, ModalityAttention]) -> Record:
     tokens = {
         modality: {
             "query": v.query_tokens,
@@ -183,12 +183,12 @@ def _figures(modalities: dict[Any, ModalityAttention]) -> Record:
         }
         for modality, v in modalities.items()
     }
-    by_layer = {modality: {m: rounded(x) for m, x in v.of_layers().items()} for modality, v in modalities.items()}
+    by_layer = {modality: {m: rounded(x) for m, x in v.by_layer().items()} for modality, v in modalities.items()}
     return {"tokens": tokens, "modalities": by_layer}
 
 
 def _map(model: OmniModel, item: PairedItem, attention: ModalityAttention, layer: int) -> list[list[float]]:
-    """Empty for a picture of several tiles: there is no one grid to draw."""
+    """Empty for an image of several tiles, whose tokens are not one grid."""
     try:
         grid = image_map(model, item, attention, layer)
     except InputError:

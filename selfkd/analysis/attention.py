@@ -4,13 +4,13 @@ For each layer, in both modalities of the same items with the same teacher-force
 query rows to image keys, from response rows to image keys and from response rows to query keys. The paper says that the
 query tokens of an audio query attend less to the image in the middle and late layers; it does not define its measure
 (mean or sum over query tokens), so both are given, next to what uniform attention would give: the later a row stands,
-the more keys share its attention, and an audio query has several times more tokens.
+the more keys share its attention, and an audio query has several times more tokens than a text query.
 
-The attention function of each layer runs unchanged, eager or SDPA. The softmax of the chosen rows alone is computed
-again from the very queries, keys, mask, scaling and cap that the function was given, a chunk of rows at a time, and
-reduced at once: (B, H, CHUNK_ROWS, T) exists at a time, never (B, H, T, T).
+The attention function of each layer runs unchanged, eager or SDPA. The softmax of the query and response rows is
+computed again from the same queries, keys, mask, scaling and cap, a chunk of rows at a time, and reduced at once:
+(B, H, CHUNK_ROWS, T) is in memory, never (B, H, T, T).
 
-Legend: B items, H heads, S rows after the prefix, C rows of a chunk, T keys, E width of a head, G groups of rows, K
+Legend: B items, H heads, S rows after the prefix, C rows of a chunk, T keys, E head width, G groups of rows, K
 groups of keys, L layers.
 """
 
@@ -37,10 +37,10 @@ ROWS = ("query", "response")
 
 @dataclass
 class AttentionSums:
-    """What the rows of a view give to each group of keys.
+    """Attention of the rows of one modality, by groups of keys.
 
-    `sums[layer]` (B, H, G, K) is summed over the rows of each of `ROWS`, fp32; `maps[layer]` (B, T), for the layers in
-    `map_layers` alone, is what the query rows give to each key, summed over rows, mean over heads.
+    `sums[layer]` (B, H, G, K) is summed over the rows of each of `ROWS`, fp32. `maps[layer]` (B, T), for `map_layers`
+    only, is the attention of query rows to each key, summed over rows, mean over heads.
     """
 
     positions: TokenPositions
@@ -49,13 +49,13 @@ class AttentionSums:
     maps: dict[int, Tensor] = field(default_factory=dict)
 
     @torch.no_grad()
-    def add(self, layer: int, query_BHSE: Tensor, key_BHTE: Tensor, mask: Tensor | None, **how: Any) -> None:
-        """Takes what the layer's attention function was given; of `how` it reads `scaling` and `softcap`.
+    def add(self, layer: int, query_BHSE: Tensor, key_BHTE: Tensor, mask: Tensor | None, **options: Any) -> None:
+        """Adds a layer, from the arguments of its attention function; of `options` it uses `scaling` and `softcap`.
 
-        `mask` (B or 1, H or 1, S, T or more) is added to the scores, or says with True which keys a row may see; None
+        `mask` (B or 1, H or 1, S, T or more) is added to the scores, or is True where a row may attend to a key; None
         is plain causal attention."""
         if mask is not None and mask.ndim != 4:
-            raise InputError("model: its attention takes a mask by length; load it with sdpa or eager attention")
+            raise InputError("model: its attention takes a mask of lengths; load it with sdpa or eager attention")
         positions = self.positions
         rows_BSG = torch.stack([positions.query_BS, positions.response_BS], dim=-1)
         keys_BTK = F.one_hot(positions.keys_BT.clamp(min=0), len(KEYS)) * (positions.keys_BT >= 0)[..., None]
@@ -70,12 +70,12 @@ class AttentionSums:
         map_BT: Tensor | float = 0.0
         for start in range(0, at_BQ.shape[1], CHUNK_ROWS):
             at_BC, weight_BCG = at_BQ[:, start : start + CHUNK_ROWS], weight_BQG[:, start : start + CHUNK_ROWS]
-            share_BHCT = attention_rows(query_BHSE, key_BHTE, mask, at_BC, **how)
+            share_BHCT = attention_rows(query_BHSE, key_BHTE, mask, at_BC, **options)
             sums_BHGK = sums_BHGK + torch.einsum("bhck,bcg->bhgk", share_BHCT @ keys_BTK[:, None], weight_BCG)
             if layer in self.map_layers:
                 by_row_BCT = share_BHCT.mean(1)
                 map_BT = map_BT + torch.einsum("bct,bc->bt", by_row_BCT, weight_BCG[..., ROWS.index("query")])
-        assert isinstance(sums_BHGK, Tensor), "no row is wanted"
+        assert isinstance(sums_BHGK, Tensor), "there are no rows"
         self.sums[layer] = sums_BHGK
         if isinstance(map_BT, Tensor):
             self.maps[layer] = map_BT
@@ -94,13 +94,13 @@ def attention_rows(
     softcap: float | None = None,
     **_: Any,
 ) -> Tensor:
-    """softmax(scaling * q k + mask) (B, H, C, T) of the rows `at_BC`, in fp32; scores are capped first where `softcap`
-    is there. Keys may have fewer heads than queries, each then serves several."""
+    """softmax(scaling * q k + mask) (B, H, C, T) of the rows `at_BC`, in fp32; scores are capped first if there is a
+    `softcap`. Keys may have fewer heads than queries (grouped-query attention)."""
     item_B1 = torch.arange(len(at_BC), device=at_BC.device)[:, None]
     rows_BHCE = query_BHSE[item_B1, :, at_BC].transpose(1, 2).float()
     batch, heads, count, width = rows_BHCE.shape
     key_heads, length = key_BHTE.shape[1:3]
-    # the rows of all heads that share keys go through one product, so that keys are not repeated
+    # one product for all heads that share keys, so that keys are not repeated
     grouped = rows_BHCE.reshape(batch, key_heads, heads // key_heads * count, width)
     scores = (grouped @ key_BHTE.float().transpose(2, 3)).view(batch, heads, count, length)
     scores = scores * (width**-0.5 if scaling is None else scaling)
@@ -118,61 +118,61 @@ def attention_rows(
 
 @contextmanager
 def recording(vlm: Any, sums: AttentionSums) -> Iterator[None]:
-    """Within it each layer of the VLM's LLM gives `sums` what its attention is given, and goes on as it would.
+    """Within the context, `sums` records the attention of each LLM layer of the VLM; the model computes as usual.
 
-    The functions are caught where transformers hands them out, so that no setting of the model changes: it keeps its
-    own eager function (with the caps of some models) and its own masks. Not for two threads at once. Raises InputError
-    where a layer went by unseen: its attention does not go through transformers' `AttentionInterface`.
+    The functions are wrapped where transformers looks them up, so that no setting of the model changes: it keeps its
+    own eager function (with the caps of some models) and its own masks. Not thread-safe. Raises InputError for a layer
+    whose attention does not go through the `AttentionInterface` of transformers.
     """
     layers = vlm.get_decoder().layers
     layer_of = {module: i for i, layer in enumerate(layers) for module in layer.modules()}
-    hand_out = ALL_ATTENTION_FUNCTIONS.get_interface
+    look_up = ALL_ATTENTION_FUNCTIONS.get_interface
 
     def get_interface(name: str, default: Callable[..., Any]) -> Callable[..., Any]:
-        attend = hand_out(name, default)
+        attend = look_up(name, default)
 
         def attend_and_add(
-            module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **how: Any
+            module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any
         ) -> Any:
             if module in layer_of:
-                sums.add(layer_of[module], query, key, attention_mask, **how)
-            return attend(module, query, key, value, attention_mask, **how)
+                sums.add(layer_of[module], query, key, attention_mask, **options)
+            return attend(module, query, key, value, attention_mask, **options)
 
         return attend_and_add
 
-    vars(ALL_ATTENTION_FUNCTIONS)["get_interface"] = get_interface  # before the method of its class
+    vars(ALL_ATTENTION_FUNCTIONS)["get_interface"] = get_interface  # shadows the method of its class
     try:
         yield
     finally:
         del vars(ALL_ATTENTION_FUNCTIONS)["get_interface"]
-    missed = [i for i in range(len(layers)) if i not in sums.sums]
-    if missed:
-        raise InputError(f"model: the attention of layer {missed[0]} cannot be seen: it has a function of its own")
+    missing = [i for i in range(len(layers)) if i not in sums.sums]
+    if missing:
+        raise InputError(f"model: the attention of layer {missing[0]} cannot be recorded: it has a function of its own")
 
 
 MEASURES = {
-    "query_to_image": "mean over query rows of the attention that goes to all image keys",
+    "query_to_image": "mean over query rows of the attention to all image keys",
     "query_to_query": "mean over query rows, to the query itself",
-    "query_to_other": "mean over query rows, to template, instruction and format",
+    "query_to_other": "mean over query rows, to chat template, instruction and answer format",
     "response_to_image": "mean over response rows, to all image keys",
     "response_to_query": "mean over response rows, to all query keys",
     "response_to_response": "mean over response rows, to the response itself",
-    "response_to_other": "mean over response rows, to template, instruction and format",
+    "response_to_other": "mean over response rows, to chat template, instruction and answer format",
     "query_to_image_sum": "query_to_image, summed over query rows",
     "response_to_image_sum": "response_to_image, summed over response rows",
     "response_to_query_sum": "response_to_query, summed over response rows",
     "response_to_query_per_token": "response_to_query divided by the number of query keys",
-    "query_to_image_over_uniform": "query_to_image divided by what uniform attention would give to image keys",
+    "query_to_image_over_uniform": "query_to_image divided by the value for uniform attention",
 }
 BY_HEAD = ("query_to_image", "response_to_image", "response_to_query")
 
 
 @dataclass(frozen=True)
 class ModalityAttention:
-    """One item, one view. `share_LHGK` is the mean over the rows of `ROWS` of what goes to each of `KEYS`: those of a
-    row sum to 1. `uniform` is what uniform attention over the keys that stand before a row would give from query to
-    image; windows that slide are not counted in. `maps` holds for each chosen layer the mean attention of a query row
-    to each image token, in the order of the tokens, mean over heads."""
+    """One item in one modality. `share_LHGK` is the attention to each of `KEYS`, mean over the rows of each of `ROWS`;
+    the shares of a row sum to 1. `uniform` is query_to_image for uniform attention over all keys before each row;
+    sliding windows are not taken into account. `maps` holds for each of the map layers the attention to each image
+    token, mean over query rows and heads."""
 
     share_LHGK: Tensor  # noqa: N815
     query_tokens: int
@@ -181,7 +181,7 @@ class ModalityAttention:
     uniform: float
     maps: dict[int, list[float]]
 
-    def of_layers(self) -> dict[str, list[float]]:
+    def by_layer(self) -> dict[str, list[float]]:
         """Each of `MEASURES` by layer, mean over heads."""
         share_LGK = self.share_LHGK.mean(1)
         by_name = {f"{row}_to_{key}": share_LGK[:, g, k] for g, row in enumerate(ROWS) for k, key in enumerate(KEYS)}
@@ -192,7 +192,7 @@ class ModalityAttention:
         by_name["query_to_image_over_uniform"] = by_name["query_to_image"] / max(self.uniform, 1e-12)
         return {name: by_name[name].tolist() for name in MEASURES}
 
-    def of_heads(self) -> dict[str, Tensor]:
+    def by_head(self) -> dict[str, Tensor]:
         """Each of `BY_HEAD` (L, H)."""
         pairs = ((name, *name.split("_to_")) for name in BY_HEAD)
         return {name: self.share_LHGK[:, :, ROWS.index(row), KEYS.index(key)] for name, row, key in pairs}
@@ -202,19 +202,19 @@ class ModalityAttention:
 def attention_of_batch(
     model: OmniModel, batch: Mapping[str, Any], questions: list[slice], map_layers: Sequence[int] = ()
 ) -> dict[Modality, list[ModalityAttention]]:
-    """Both views of a batch of `PairedCollator`; `questions` are the places of the written questions in `text_ids`."""
+    """Both modalities of a batch of `PairedCollator`; `questions` are the slices of the questions in `text_ids`."""
     prefix = encode_shared_prefix(model, batch)
-    found: dict[Modality, list[ModalityAttention]] = {}
+    attention: dict[Modality, list[ModalityAttention]] = {}
     for modality in MODALITIES:
-        after = modality_of(model, batch, modality, questions)
-        sums = AttentionSums(after.positions, tuple(map_layers))
+        continuation = modality_of(model, batch, modality, questions)
+        sums = AttentionSums(continuation.positions, tuple(map_layers))
         with recording(model.vlm, sums):
-            forward_modality(model, prefix, modality, after)
-        found[modality] = _items(sums)
-    return found
+            forward_modality(model, prefix, modality, continuation)
+        attention[modality] = _attention_by_item(sums)
+    return attention
 
 
-def _items(sums: AttentionSums) -> list[ModalityAttention]:
+def _attention_by_item(sums: AttentionSums) -> list[ModalityAttention]:
     query_BS, response_BS, keys_BT = sums.positions
     summed_BLHGK = sums.stacked().cpu()
     rows_BG = torch.stack([query_BS.sum(-1), response_BS.sum(-1)], dim=-1).cpu()
@@ -237,8 +237,8 @@ def _items(sums: AttentionSums) -> list[ModalityAttention]:
 
 
 def image_map(model: OmniModel, item: PairedItem, attention: ModalityAttention, layer: int) -> list[list[float]]:
-    """What a query row gives to each image token on average, as the grid (rows from the top, columns from the left)
-    that the tokens make on the picture. Raises InputError where a layer has no map, or the tokens are not one grid."""
+    """Mean attention of query rows to each image token, in the grid of the tokens on the image (rows from the top,
+    columns from the left). Raises InputError where a layer has no map, or the tokens are not one grid."""
     if layer not in attention.maps:
         raise InputError(f"map_layers: {layer}: was not recorded")
     height, width = image_grid(model, item, attention.image_tokens)
@@ -247,15 +247,15 @@ def image_map(model: OmniModel, item: PairedItem, attention: ModalityAttention, 
 
 
 def image_grid(model: OmniModel, item: PairedItem, tokens: int) -> tuple[int, int]:
-    """(height, width) in tokens of a picture that is one tile; raises InputError for several, and where a model does
-    not say how its tokens lie."""
+    """(height, width) in tokens of an image of one tile; raises InputError for several tiles, and for a model with
+    an unknown token layout."""
     inputs = item.image_inputs
     if "image_grid_thw" in inputs:
         merged = model.config.vlm_config.vision_config.spatial_merge_size
         _, height, width = (inputs["image_grid_thw"][0]).tolist()
         return height // merged, width // merged
     pixels, side = inputs.get("pixel_values"), math.isqrt(tokens)
-    # pictures as (..., colours, height, width): one alone is a square of tokens
+    # (..., channels, height, width): a single image is a square of tokens
     if pixels is None or pixels.ndim < 4 or math.prod(pixels.shape[:-3]) != 1 or side * side != tokens or not tokens:
-        raise InputError(f"example {item.id}: its {tokens} image tokens are not one grid; give the picture as one tile")
+        raise InputError(f"example {item.id}: its {tokens} image tokens are not one grid; give the image as one tile")
     return side, side

@@ -16,7 +16,7 @@ import soundfile
 from numpy.typing import NDArray
 from PIL import Image
 
-from selfkd.analysis.runner import named
+from selfkd.analysis.runner import named_paths
 from selfkd.app.config import AppConfig
 from selfkd.app.inference import ModelResponse, generate_responses, thumbnail
 from selfkd.data.example import SAMPLE_RATE_HZ, Example
@@ -189,7 +189,7 @@ class Session:
     def load(cls, config: AppConfig) -> "Session":
         """On the GPU if there is one; raises InputError, before anything is loaded, for a path without an omni
         model."""
-        paths = named("models", config.models) if config.models else {}
+        paths = named_paths("models", config.models) if config.models else {}
         inspected = {name: inspect_checkpoint(path, "models") for name, path in paths.items()}
         asr_model = inspect_checkpoint(config.asr_model or TINY_MODEL, "asr_model", "asr")
         inspected = inspected or {"bundled": inspect_checkpoint(TINY_MODEL)}

@@ -1,6 +1,7 @@
-"""The page: names and styles of runs and systems, and a template with styles and script inside.
+"""What all sections share: names and styles of runs and systems, media as data URIs, and the rendered page.
 
-Nothing is fetched from anywhere. Each run and system keeps its colour, dashes and marker throughout the page.
+The page has its styles, script, images and audio inside and fetches nothing. Each run and system keeps its colour,
+dashes and marker throughout the page.
 """
 
 import base64
@@ -19,12 +20,13 @@ from selfkd.data.example import SAMPLE_RATE_HZ, Example
 from selfkd.errors import InputError
 from selfkd.evaluation.compare import CASCADE, TEXT
 from selfkd.files import write_text
-from selfkd.report.charts import swatch
+from selfkd.report.charts import legend_swatch
 
-LONGEST_SIDE = 448  # of a picture, pixels
-_PLAIN_BYTES = 24_000  # a picture that is smaller without loss is kept without
-_SMALLER = 0.7  # of MP3: 0 is the best, 1 the smallest; words stay clear
-_HEAT = (214, 40, 57)
+MAX_IMAGE_SIDE = 448  # pixels
+_MAX_LOSSLESS_BYTES = 24_000  # a larger image is compressed with loss
+_MP3_COMPRESSION = 0.7  # 0 is the best quality, 1 the smallest file; words stay intelligible
+_JPEG_START = b"\xff\xd8"
+_HEAT_COLOR = (214, 40, 57)
 
 
 def data_uri(content: bytes, media_type: str) -> Markup:
@@ -32,50 +34,47 @@ def data_uri(content: bytes, media_type: str) -> Markup:
 
 
 def image_uri(example: Example) -> Markup | None:
-    """The picture, at most `LONGEST_SIDE` wide and high; None without one that can be read."""
+    """The image, at most `MAX_IMAGE_SIDE` wide and high; None without a readable one."""
     try:
         image = example.load_image()
     except InputError:
         return None
     if image is None or example.image is None:
         return None
-    fits = max(image.size) <= LONGEST_SIDE
+    fits = max(image.size) <= MAX_IMAGE_SIDE
     if not fits:
-        image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-    found = _webp(image, lossless=True)
-    if len(found) > _PLAIN_BYTES:
-        found = min(found, _webp(image, quality=78), key=len)
-    kind = "jpeg" if example.image.startswith(b"\xff\xd8") else "png"
-    return data_uri(example.image, f"image/{kind}") if fits and len(example.image) <= len(found) else _as_webp(found)
+        image.thumbnail((MAX_IMAGE_SIDE, MAX_IMAGE_SIDE))
+    webp = _webp(image, lossless=True)
+    if len(webp) > _MAX_LOSSLESS_BYTES:
+        webp = min(webp, _webp(image, quality=78), key=len)
+    if fits and len(example.image) <= len(webp):
+        return data_uri(example.image, f"image/{'jpeg' if example.image.startswith(_JPEG_START) else 'png'}")
+    return data_uri(webp, "image/webp")
 
 
-def _webp(image: Image.Image, **how: bool | int) -> bytes:
+def _webp(image: Image.Image, **options: bool | int) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, "WEBP", **how)
+    image.save(buffer, "WEBP", **options)
     return buffer.getvalue()
 
 
-def _as_webp(content: bytes) -> Markup:
-    return data_uri(content, "image/webp")
-
-
 def audio_uri(example: Example) -> Markup | None:
-    """The speech as MP3, a fourth of FLAC's size, or as it is where that is smaller; None without any to be heard."""
+    """The audio as MP3, a fourth of the size of FLAC, or as stored where that is smaller; None without audio."""
     try:
         samples = example.samples()
     except InputError:
         return None
-    buffer, plain = io.BytesIO(), example.audio or b""
-    soundfile.write(buffer, samples, SAMPLE_RATE_HZ, "MPEG_LAYER_III", format="MP3", compression_level=_SMALLER)
-    is_smaller = len(buffer.getvalue()) < len(plain)
-    return data_uri(buffer.getvalue(), "audio/mpeg") if is_smaller else data_uri(plain, "audio/flac")
+    buffer, stored = io.BytesIO(), example.audio or b""
+    soundfile.write(buffer, samples, SAMPLE_RATE_HZ, "MPEG_LAYER_III", format="MP3", compression_level=_MP3_COMPRESSION)
+    mp3 = buffer.getvalue()
+    return data_uri(mp3, "audio/mpeg") if len(mp3) < len(stored) else data_uri(stored, "audio/flac")
 
 
-def heat_uri(grid: Sequence[Sequence[float]], top: float) -> Markup:
-    """One pixel a cell, the more opaque the nearer to `top`; the browser stretches and smooths it."""
-    opacity = np.clip(np.array(grid, dtype=float) / (top or 1), 0, 1)
+def heat_map_uri(grid: Sequence[Sequence[float]], maximum: float) -> Markup:
+    """One pixel per cell, opaque at `maximum`; the browser scales and smooths it."""
+    opacity = np.clip(np.array(grid, dtype=float) / (maximum or 1), 0, 1)
     pixels = np.zeros((*opacity.shape, 4), dtype=np.uint8)
-    pixels[..., :3], pixels[..., 3] = _HEAT, np.round(235 * opacity)
+    pixels[..., :3], pixels[..., 3] = _HEAT_COLOR, np.round(235 * opacity)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return data_uri(buffer.getvalue(), "image/png")
@@ -83,34 +82,35 @@ def heat_uri(grid: Sequence[Sequence[float]], top: float) -> Markup:
 
 STYLES = 8
 _TITLES = {"sft": "SFT", "selfkd": "Self-KD", "base": "Base", "ctc": "CTC projector"}
-_WRITTEN_STYLE, _CASCADE_STYLE = 0, STYLES - 1
+_TEXT_STYLE, _CASCADE_STYLE = 0, STYLES - 1
 
 
 class Styles:
-    """Written and cascade have styles of their own; models share the others, in the order in which they come."""
+    """One style for text, one for the cascade; models take the others in the order in which they come."""
 
     def __init__(self) -> None:
-        self._of = {TEXT: _WRITTEN_STYLE, CASCADE: _CASCADE_STYLE}
+        self._of = {TEXT: _TEXT_STYLE, CASCADE: _CASCADE_STYLE}
 
     def of(self, name: str) -> int:
         models = len(self._of) - 2
         return self._of.setdefault(name, 1 + models % (STYLES - 2))
 
 
-def titled(name: str) -> str:
+def run_title(name: str) -> str:
+    """ "Self-KD" of a run that is called selfkd."""
     return _TITLES.get(name, name)
 
 
-def listed(names: Sequence[str]) -> str:
+def join_titles(names: Sequence[str]) -> str:
     """ "SFT, Self-KD and Base"."""
-    *first, last = map(titled, names)
+    *first, last = map(run_title, names)
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def system_title(system: str, writer: str = "") -> str:
-    """With the name of the run that was asked in writing, where there are several."""
-    whose = f", {titled(writer)}" if writer else ""
-    return {TEXT: f"Written{whose}", CASCADE: f"Cascade{whose}"}.get(system, f"Spoken, {titled(system)}")
+def system_title(system: str, run: str = "") -> str:
+    """ "Text", "Cascade" or "Audio, SFT"; text and cascade with the name of their `run` if it is given."""
+    suffix = f", {run_title(run)}" if run else ""
+    return {TEXT: f"Text{suffix}", CASCADE: f"Cascade{suffix}"}.get(system, f"Audio, {run_title(system)}")
 
 
 def write_page(path: Path, template: str, **values: Any) -> None:
@@ -121,5 +121,5 @@ def write_page(path: Path, template: str, **values: Any) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"swatch": swatch, "style_count": STYLES}
+    environment.globals |= {"legend_swatch": legend_swatch, "style_count": STYLES}
     write_text(path, environment.get_template(template).render(**values))

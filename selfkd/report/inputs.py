@@ -1,4 +1,4 @@
-"""Folders given to the report: what each is, read from its files alone, and evaluation runs in groups.
+"""The folders given to the report: what each is, by its files, and evaluation runs in comparable groups.
 
 InputError for a folder that is none of the known kinds. A group is a text modality with the audio modalities and the
 cascade that are measured against it. A run's own text modality comes first; runs whose text responses are equal, word
@@ -31,7 +31,7 @@ from selfkd.evaluation.samples import samples_path
 from selfkd.files import read_json
 from selfkd.run_dir import CONFIG, PROVENANCE, RESULT, name_and_path
 
-DATA = "data"  # the kind of a folder of spoken questions; the others are stages
+DATA = "data"  # the kind of a dataset folder; other kinds are stages
 STAGES = ("evaluate", "align", "distill", "attention", "agreement")
 
 
@@ -40,27 +40,27 @@ class RunFolder:
     name: str
     folder: Path
     kind: str  # one of `STAGES`, or `DATA`
-    config: dict[str, Any]  # of spoken questions the manifest
+    config: dict[str, Any]  # the manifest for a dataset folder
     result: dict[str, Any]
     provenance: dict[str, Any]
 
 
 def read_runs(entries: Sequence[str]) -> list[RunFolder]:
-    """Of RUN or NAME=RUN, in their order. Runs of different stages may have one name: a model's training and its
+    """`entries` are RUN or NAME=RUN. Runs of different stages may share a name: the training of a model and its
     evaluation."""
     if not entries:
         raise InputError("runs: give at least one (a run directory, or a folder of selfkd synthesize)")
-    found: dict[tuple[str, str], RunFolder] = {}
+    runs: dict[tuple[str, str], RunFolder] = {}
     for entry in entries:
         name, path = name_and_path(entry)
         folder = Path(path)
         run = _read(name or run_name(folder), folder)
         if run.kind == "evaluate" and run.name in (TEXT, CASCADE):
-            raise InputError(f"runs: {entry}: {run.name!r} is the name of a view; write NAME={path}")
-        if (run.kind, run.name) in found:
+            raise InputError(f"runs: {entry}: {run.name!r} is the name of a modality; write NAME={path}")
+        if (run.kind, run.name) in runs:
             raise InputError(f"runs: {entry}: a second {run.name!r} ({run.kind}); write NAME={path}")
-        found[run.kind, run.name] = run
-    return list(found.values())
+        runs[run.kind, run.name] = run
+    return list(runs.values())
 
 
 def _read(name: str, folder: Path) -> RunFolder:
@@ -69,24 +69,24 @@ def _read(name: str, folder: Path) -> RunFolder:
     config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
     if not config:
         if not any((folder / file).is_file() for file in (MANIFEST, "plan.json")):
-            raise InputError(f"runs: {folder}: neither a run directory ({CONFIG}) nor spoken questions ({MANIFEST})")
+            raise InputError(f"runs: {folder}: neither a run directory ({CONFIG}) nor a dataset folder ({MANIFEST})")
         return RunFolder(name, folder, DATA, read_manifest(folder), {}, {})
     stage = config.get("stage")
     if stage not in STAGES:
-        hint = "" if stage else " (a model's folder? give the run that it is in)"
+        hint = "" if stage else " (a model folder? give the run directory around it)"
         raise InputError(f"runs: {folder / CONFIG}: stage: {stage!r} is not one of {', '.join(STAGES)}{hint}")
     if not (folder / RESULT).is_file():
-        raise InputError(f"runs: {folder}: not complete, no {RESULT} (the command that began it goes on with it)")
+        raise InputError(f"runs: {folder}: not complete, no {RESULT} (run the same command again to resume it)")
     provenance = read_json(folder / PROVENANCE) if (folder / PROVENANCE).is_file() else {}
     return RunFolder(name, folder, stage, config, read_json(folder / RESULT), provenance)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSON-lines file; raises InputError where it was cut short."""
+    """The objects of a JSON-lines file; raises InputError where it was cut short."""
     if not path.is_file():
-        raise InputError(f"{path}: not found; the run has lost it")
+        raise InputError(f"{path}: not found; a file of the run is missing")
     records = []
-    with path.open("rb") as file:  # of bytes: a text has other ends of lines too, and a model may have said one
+    with path.open("rb") as file:  # bytes: text mode would also split at other line ends, which a response may hold
         for number, line in enumerate(file, 1):
             try:
                 records.append(json.loads(line))
@@ -95,22 +95,22 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def groups_stated(found: Mapping[str, Any], run: RunFolder) -> int:
-    """Of how many groups an analysis' figures are."""
-    if "groups" not in found:
-        raise InputError(f"{run.folder / RESULT}: field groups: missing; an older selfkd made this run, analyze again")
-    return found["groups"]
+def group_count(metrics: Mapping[str, Any], run: RunFolder) -> int:
+    """The number of groups behind the metrics of an analysis."""
+    if "groups" not in metrics:
+        raise InputError(f"{run.folder / RESULT}: field groups: missing; written by an older version; analyze again")
+    return metrics["groups"]
 
 
 def data_folder(run: RunFolder, path: str) -> Path | None:
-    """A folder that a run's configuration names, seen from where the run was made: here, or above the run. None where
-    it has been deleted since."""
-    positions = [Path(), *run.folder.resolve().parents]
-    return next((place / path for place in positions if (place / path / MANIFEST).is_file()), None)
+    """A dataset folder that the configuration of a run names, relative to the current folder or to one above the run.
+    None where it has been deleted."""
+    roots = [Path(), *run.folder.resolve().parents]
+    return next((root / path for root in roots if (root / path / MANIFEST).is_file()), None)
 
 
 Samples = list[dict[str, Any]]
-_NEEDED = ("question_type", "outcome", "transcript", "parsed", "correct")  # beside what is compared
+_REQUIRED_FIELDS = ("question_type", "outcome", "transcript", "parsed", "correct")  # plus those that are compared
 
 
 @dataclass
@@ -119,38 +119,38 @@ class Group:
     samples: dict[str, Samples] = field(default_factory=dict)  # by system: TEXT, runs by name, CASCADE
     runs: dict[str, RunFolder] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
-    asked: Query | None = None  # the first that is spoken, once it has any
-    apart: str = ""  # why it is not measured against what was asked before it
+    audio_query: Query | None = None  # the first with audio, once the group has one
+    difference: str = ""  # why it is not compared with the runs before it
 
     @property
-    def writer(self) -> str:
-        """The run whose written view it is; "" without one."""
+    def text_run(self) -> str:
+        """The run whose text modality this is; "" without one."""
         return self.runs[TEXT].name if TEXT in self.runs else ""
 
     @property
-    def owners(self) -> dict[str, str]:
-        """The name of the run that each system is of."""
+    def run_names(self) -> dict[str, str]:
+        """The name of the run of each system."""
         return {system: self.runs[system].name for system in self.samples}
 
     @property
     def is_official(self) -> bool:
-        """Whether it is graded by the benchmark's own rule."""
+        """Whether it is graded by the official rule of the benchmark."""
         return self.scores.get("scoring") == "official"
 
     @property
-    def spoken(self) -> list[str]:
+    def audio_systems(self) -> list[str]:
         return [s for s in self.samples if s not in (TEXT, CASCADE)]
 
     def items(self) -> list[tuple[str, ...]]:
         return items_in(next(iter(self.samples.values())))
 
-    def differs(self, run: RunFolder, modalities: dict[str, Samples], is_written: bool = False) -> str:
-        """How what a run was asked in `modalities` differs from what was asked here, in writing (alone, if `is_written`) and
-        aloud; "" where nothing does."""
-        text = [Query(self.writer, TEXT, self.runs[TEXT].config, self.samples[TEXT])] if TEXT in self.samples else []
-        there = text if is_written and text else [*text, *([self.asked] if self.asked else [])]
-        told = (difference(one, other) for one in there for other in _asked(run, modalities))
-        return next(filter(None, told), "")
+    def difference_to(self, run: RunFolder, modalities: dict[str, Samples], text_only: bool = False) -> str:
+        """The first difference between the queries of a run in `modalities` and those of this group, its text queries
+        (only these, if `text_only`) and its audio queries; "" without any."""
+        text = [Query(self.text_run, TEXT, self.runs[TEXT].config, self.samples[TEXT])] if TEXT in self.samples else []
+        own = text if text_only and text else [*text, *([self.audio_query] if self.audio_query else [])]
+        differences = (difference(one, other) for one in own for other in _queries(run, modalities))
+        return next(filter(None, differences), "")
 
     def add(self, system: str, run: RunFolder, samples: Samples) -> None:
         self.samples.setdefault(system, samples)
@@ -158,10 +158,10 @@ class Group:
 
 
 def groups_of(runs: list[RunFolder], seed: int) -> list[Group]:
-    """Of all benchmarks, each with its scores; the written view comes first among the systems, the cascade last."""
-    groups = [group for benchmark in _benchmarks(runs) for group in _of_benchmark(benchmark, runs)]
+    """The groups of all benchmarks with their scores; among the systems text comes first, the cascade last."""
+    groups = [group for benchmark in _benchmarks(runs) for group in _groups_of_benchmark(benchmark, runs)]
     for group in groups:
-        order = [TEXT, *group.spoken, CASCADE]
+        order = [TEXT, *group.audio_systems, CASCADE]
         group.samples = {s: group.samples[s] for s in order if s in group.samples}
         group.scores = side_by_side(group.samples, seed)
         group.scores["scoring"] = scoring_in(next(iter(group.runs.values())).result, group.benchmark)
@@ -169,17 +169,17 @@ def groups_of(runs: list[RunFolder], seed: int) -> list[Group]:
 
 
 def averages_of(groups: list[Group], seed: int) -> list[Group]:
-    """Averages over public benchmarks, as groups without items: for each set of systems that were asked a benchmark
-    together, over all that they were."""
+    """Averages over public benchmarks, as groups without items: one for each set of systems that share a benchmark,
+    over all benchmarks that they share."""
     averages = []
-    for writer, owners in dict.fromkeys((g.writer, tuple(g.owners.items())) for g in groups):
-        systems = [system for system, _ in owners]
-        having = [g for g in groups if g.writer == writer and set(owners) <= set(g.owners.items())]
-        scores = {g.benchmark: g.scores | {"systems": {s: g.scores["systems"][s] for s in systems}} for g in having}
-        samples = {g.benchmark: {s: g.samples[s] for s in systems} for g in having}
+    for text_run, run_names in dict.fromkeys((g.text_run, tuple(g.run_names.items())) for g in groups):
+        systems = [system for system, _ in run_names]
+        shared = [g for g in groups if g.text_run == text_run and set(run_names) <= set(g.run_names.items())]
+        scores = {g.benchmark: g.scores | {"systems": {s: g.scores["systems"][s] for s in systems}} for g in shared}
+        samples = {g.benchmark: {s: g.samples[s] for s in systems} for g in shared}
         for name, score in averages_side_by_side(scores, samples, seed).items():
-            nothing: dict[str, Samples] = {s: [] for s in systems}
-            averages.append(Group(titled_benchmark(name, score), nothing, having[0].runs, score))
+            no_samples: dict[str, Samples] = {s: [] for s in systems}
+            averages.append(Group(titled_benchmark(name, score), no_samples, shared[0].runs, score))
     return averages
 
 
@@ -189,72 +189,74 @@ def _benchmarks(runs: list[RunFolder]) -> list[str]:
     )
 
 
-def _of_benchmark(benchmark: str, runs: list[RunFolder]) -> list[Group]:
-    asked = [(run, _views(run, benchmark)) for run in runs]
+def _groups_of_benchmark(benchmark: str, runs: list[RunFolder]) -> list[Group]:
+    read = [(run, _modalities(run, benchmark)) for run in runs]
     groups: list[Group] = []
-    home: dict[str, Group] = {}
-    for run, modalities in asked:
+    group_of_run: dict[str, Group] = {}
+    for run, modalities in read:
         if TEXT not in modalities:
             continue
         predictions = [(s["id"], s["prediction"]) for s in modalities[TEXT]]
-        alike = [g for g in groups if [(s["id"], s["prediction"]) for s in g.samples[TEXT]] == predictions]
-        same = [g for g in alike if not g.differs(run, modalities)]
-        apart = alike[0].differs(run, modalities) if alike and not same else ""
-        home[run.name] = same[0] if same else Group(benchmark, apart=apart)
-        home[run.name].add(TEXT, run, modalities[TEXT])
-        home[run.name].asked = home[run.name].asked or _spoken(run, modalities)
-        groups += [] if same else [home[run.name]]
-    names = [run.name for run, _ in asked]
-    for at, (run, modalities) in enumerate(asked):
+        equal = [g for g in groups if [(s["id"], s["prediction"]) for s in g.samples[TEXT]] == predictions]
+        comparable = [g for g in equal if not g.difference_to(run, modalities)]
+        why_not = equal[0].difference_to(run, modalities) if equal and not comparable else ""
+        group = group_of_run[run.name] = comparable[0] if comparable else Group(benchmark, difference=why_not)
+        group.add(TEXT, run, modalities[TEXT])
+        group.audio_query = group.audio_query or _audio_query(run, modalities)
+        groups += [] if comparable else [group]
+    names = [run.name for run, _ in read]
+    for at, (run, modalities) in enumerate(read):
         if not modalities:
             continue
-        if run.name not in home:
-            nearest = [home[n] for n in (*reversed(names[:at]), *names[at + 1 :]) if n in home]
-            alike = [g for g in nearest if not g.differs(run, modalities, is_written=True)]
-            fitting = [g for g in alike if not g.differs(run, modalities)]
-            apart = next((g.differs(run, modalities) for g in alike or nearest), "")
-            home[run.name] = fitting[0] if fitting else Group(benchmark, apart=apart)
-            home[run.name].asked = home[run.name].asked or _spoken(run, modalities)
-            groups += [] if fitting else [home[run.name]]
-            if alike and not fitting and TEXT in alike[0].samples:  # what was written is the same
-                home[run.name].add(TEXT, alike[0].runs[TEXT], alike[0].samples[TEXT])
+        if run.name not in group_of_run:
+            nearest = [group_of_run[n] for n in (*reversed(names[:at]), *names[at + 1 :]) if n in group_of_run]
+            same_text = [g for g in nearest if not g.difference_to(run, modalities, text_only=True)]
+            comparable = [g for g in same_text if not g.difference_to(run, modalities)]
+            why_not = next((g.difference_to(run, modalities) for g in same_text or nearest), "")
+            group = group_of_run[run.name] = comparable[0] if comparable else Group(benchmark, difference=why_not)
+            group.audio_query = group.audio_query or _audio_query(run, modalities)
+            groups += [] if comparable else [group]
+            if same_text and not comparable and TEXT in same_text[0].samples:
+                group.add(TEXT, same_text[0].runs[TEXT], same_text[0].samples[TEXT])
         if "audio" in modalities:
-            home[run.name].add(run.name, run, modalities["audio"])
+            group_of_run[run.name].add(run.name, run, modalities["audio"])
         if "cascade" in modalities:
-            _add_cascade(groups, home[run.name], run, modalities)
+            _add_cascade(groups, group_of_run[run.name], run, modalities)
     return groups
 
 
-def _add_cascade(groups: list[Group], home: Group, run: RunFolder, modalities: dict[str, Samples]) -> None:
-    """Where `home` has the cascade of another recogniser, to a group of its own."""
-    there, heard = home.samples.get(CASCADE), _heard(modalities["cascade"])
-    if there is None or _heard(there) == heard:
-        home.add(CASCADE, run, modalities["cascade"])
+def _add_cascade(groups: list[Group], group: Group, run: RunFolder, modalities: dict[str, Samples]) -> None:
+    """Adds the cascade of a run to its group, or, where `group` has the cascade of another ASR model, to a new one."""
+    present, responses = group.samples.get(CASCADE), _cascade_responses(modalities["cascade"])
+    if present is None or _cascade_responses(present) == responses:
+        group.add(CASCADE, run, modalities["cascade"])
         return
-    if any(_heard(g.samples[CASCADE]) == heard for g in groups if CASCADE in g.samples and g.items() == home.items()):
-        return  # that of a third run with the second one's recogniser
-    apart = Group(home.benchmark, asked=home.asked)
+    others = [g for g in groups if CASCADE in g.samples and g.items() == group.items()]
+    if any(_cascade_responses(other.samples[CASCADE]) == responses for other in others):
+        return  # a third run with the ASR model of the second
+    separate = Group(group.benchmark, audio_query=group.audio_query)
     if TEXT in modalities:
-        apart.add(TEXT, run, modalities[TEXT])
-    elif TEXT in home.samples:
-        apart.add(TEXT, home.runs[TEXT], home.samples[TEXT])
-    apart.add(CASCADE, run, modalities["cascade"])
-    groups.append(apart)
+        separate.add(TEXT, run, modalities[TEXT])
+    elif TEXT in group.samples:
+        separate.add(TEXT, group.runs[TEXT], group.samples[TEXT])
+    separate.add(CASCADE, run, modalities["cascade"])
+    groups.append(separate)
 
 
-def _heard(samples: Samples) -> list[tuple[str, ...]]:
+def _cascade_responses(samples: Samples) -> list[tuple[str, ...]]:
     return [(s["prompt"], s["transcript"], s["prediction"]) for s in samples]
 
 
-def _asked(run: RunFolder, modalities: dict[str, Samples]) -> list[Query]:
+def _queries(run: RunFolder, modalities: dict[str, Samples]) -> list[Query]:
     return [Query(run.name, modality, run.config, samples) for modality, samples in modalities.items()]
 
 
-def _spoken(run: RunFolder, modalities: dict[str, Samples]) -> Query | None:
-    return next((asked for asked in _asked(run, modalities) if asked.modality != TEXT), None)
+def _audio_query(run: RunFolder, modalities: dict[str, Samples]) -> Query | None:
+    """Of audio or the cascade."""
+    return next((query for query in _queries(run, modalities) if query.modality != TEXT), None)
 
 
-def _views(run: RunFolder, benchmark: str) -> dict[str, Samples]:
+def _modalities(run: RunFolder, benchmark: str) -> dict[str, Samples]:
     return {
         modality: _samples(run, benchmark, modality)
         for modality in MODALITIES
@@ -263,9 +265,9 @@ def _views(run: RunFolder, benchmark: str) -> dict[str, Samples]:
 
 
 def _samples(run: RunFolder, benchmark: str, modality: str) -> Samples:
-    path, counted = samples_path(run.folder, benchmark, modality), run.result[benchmark][modality]
-    records = read_lines(path)
-    check_fields(path, records, _NEEDED)
-    if len(records) != counted["n"] + counted["failed"]:
-        raise InputError(f"{path}: cut short: {len(records)} records of {counted['n'] + counted['failed']}")
-    return records
+    path, counts = samples_path(run.folder, benchmark, modality), run.result[benchmark][modality]
+    samples = read_lines(path)
+    check_fields(path, samples, _REQUIRED_FIELDS)
+    if len(samples) != counts["n"] + counts["failed"]:
+        raise InputError(f"{path}: cut short: {len(samples)} samples of {counts['n'] + counts['failed']}")
+    return samples

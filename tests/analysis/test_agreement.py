@@ -1,4 +1,4 @@
-"""Agreement of the views: zero at identity, closed forms, whole sequences; intervals that a seed decides; the stage."""
+"""Agreement of text and audio: zero at identity, closed forms, whole sequences; intervals by seed; the stage."""
 
 import json
 from dataclasses import replace
@@ -22,7 +22,7 @@ from tests.analysis.test_attention import batch_of, examples_of_all_types
 
 
 def test_kl_and_ranks_in_closed_form():
-    """Three tokens, by hand; the teacher's top is the student's last. A constant added to logits changes nothing."""
+    """Three tokens, by hand; the top of the teacher is the last of the student. Adding a constant has no effect."""
     teacher, student = torch.tensor([0.5, 0.25, 0.25]).log(), torch.tensor([0.2, 0.3, 0.5]).log()
     rows = row_agreement(torch.stack([teacher, teacher]), torch.stack([student, teacher + 7]))
     expected = 0.5 * np.log(0.5 / 0.2) + 0.25 * np.log(0.25 / 0.3) + 0.25 * np.log(0.25 / 0.5)
@@ -39,20 +39,20 @@ def test_hidden_distance_of_known_vectors():
     assert relative.tolist() == pytest.approx([0, 2**0.5, 2])
 
 
-def test_the_same_view_twice_agrees_fully(parts, monkeypatch):
+def test_same_modality_twice_agrees_fully(parts, monkeypatch):
     model, processor = parts
     _, batch, questions = batch_of(processor, toy_examples(3))
     monkeypatch.setattr(
-        agreement, "modality_of", lambda model, batch, _view, questions: text_modality(model, batch, questions)
+        agreement, "modality_of", lambda model, batch, _modality, questions: text_modality(model, batch, questions)
     )
     for item in agreement_of_batch(model, batch, questions):
         assert item.kl == [0.0] * len(item.kl) and all(item.same_top) and set(item.rank) == {1}
         assert item.cosine == pytest.approx([1.0] * 6) and item.distance == [0.0] * 6
 
 
-def test_a_batch_gives_what_the_loss_and_whole_sequences_give(parts, monkeypatch):
-    """The KL sums to that of the loss; each item alone, with whole sequences and logits a few rows at a time, gives the
-    same; the hidden states are those that transformers itself gives out."""
+def test_batch_agrees_with_the_loss_and_with_whole_sequences(parts, monkeypatch):
+    """The KL sums to that of the loss; each item as a whole sequence, with logits a few rows at a time, gives the same;
+    hidden states are those of transformers."""
     model, processor = parts
     monkeypatch.setattr(agreement, "CHUNK_ROWS", 3)
     items, batch, questions = batch_of(processor, examples_of_all_types())
@@ -64,22 +64,22 @@ def test_a_batch_gives_what_the_loss_and_whole_sequences_give(parts, monkeypatch
         for item, ours in zip(items, found, strict=True):
             assert len(ours.kl) == len(item.response_ids)
             ids = item.prefix_ids + item.text_ids + item.response_ids[:-1]
-            heard = item.prefix_ids + item.audio_ids + item.response_ids[:-1]
+            audio_ids = item.prefix_ids + item.audio_ids + item.response_ids[:-1]
             settings = item.image_inputs | {"output_hidden_states": True}
-            written = model.vlm(input_ids=torch.tensor([ids]), **settings)
-            spoken = model(torch.tensor([heard]), audio_inputs=item.audio_inputs, **settings)
+            text = model.vlm(input_ids=torch.tensor([ids]), **settings)
+            audio = model(torch.tensor([audio_ids]), audio_inputs=item.audio_inputs, **settings)
             rows = slice(-len(item.response_ids), None)
-            expected = row_agreement(written.logits[0, rows], spoken.logits[0, rows])
+            expected = row_agreement(text.logits[0, rows], audio.logits[0, rows])
             assert ours.kl == pytest.approx(expected.kl_N.tolist(), abs=1e-4)
             assert ours.same_top == expected.same_top_N.tolist() and ours.rank == expected.rank_N.tolist()
-            # the first is the embeddings, the last has gone through the final norm
-            for layer, pair in enumerate(zip(written.hidden_states[1:-1], spoken.hidden_states[1:-1], strict=True)):
+            # the first are the embeddings, the last are after the final norm
+            for layer, pair in enumerate(zip(text.hidden_states[1:-1], audio.hidden_states[1:-1], strict=True)):
                 cosine, relative = hidden_distance(*(h[0, rows] for h in pair))
                 assert ours.cosine[layer] == pytest.approx(cosine.mean().item(), abs=1e-5)
                 assert ours.distance[layer] == pytest.approx(relative.mean().item(), abs=1e-4)
 
 
-def test_intervals_are_decided_by_the_seed():
+def test_intervals_depend_on_the_seed():
     values = np.random.default_rng(1).normal(2, 1, (400, 2))
     first, again, other = intervals(values, 0), intervals(values, 0), intervals(values, 1)
     assert first == again and first["low"] != other["low"]
@@ -95,10 +95,10 @@ def test_intervals_are_decided_by_the_seed():
 
 
 def test_intervals_are_over_groups():
-    """Four questions about each of 25 pictures, alike within a picture: no more is known than of 25 items."""
+    """Four questions on each of 25 images, equal within an image: the interval is that of 25 items."""
     images = np.random.default_rng(0).normal(size=25)
-    alone, four = intervals(images, 0), intervals(np.repeat(images, 4), 0, list(np.repeat(np.arange(25), 4)))
-    assert (four["low"], four["high"]) == pytest.approx((alone["low"], alone["high"]))
+    single, four = intervals(images, 0), intervals(np.repeat(images, 4), 0, list(np.repeat(np.arange(25), 4)))
+    assert (four["low"], four["high"]) == pytest.approx((single["low"], single["high"]))
     assert intervals(np.repeat(images, 4), 0)["low"] > four["low"]
 
 
@@ -123,29 +123,29 @@ def config_of(start, **changes):
     return replace(AgreementConfig(models, [str(start / "data")], start / "out", limit=6, batch_size=4), **changes)
 
 
-def evaluation(folder, modality, right):
-    examples = zip(toy_examples(len(right)), right, strict=True)
+def evaluation(folder, modality, correct):
+    examples = zip(toy_examples(len(correct)), correct, strict=True)
     samples = (
-        {"id": e.id, "question": e.question, "correct": r, "outcome": "failed" if r is None else "answer"}
-        for e, r in examples
+        {"id": e.id, "question": e.question, "correct": c, "outcome": "failed" if c is None else "answer"}
+        for e, c in examples
     )
     lines = (json.dumps(sample) + "\n" for sample in samples)
     write_text(folder / "samples" / f"world-noisy.{modality}.jsonl", "".join(lines))
     return str(folder)
 
 
-def test_the_stage(start):
-    written = evaluation(start / "eval", "text", [True, True, True, False, False, True])
-    spoken = evaluation(start / "eval", "audio", [True, False, False, False, True, True])
-    config = config_of(start, written_run=written, spoken_runs=[f"two={spoken}"])
+def test_stage(start):
+    text_run = evaluation(start / "eval", "text", [True, True, True, False, False, True])
+    audio_run = evaluation(start / "eval", "audio", [True, False, False, False, True, True])
+    config = config_of(start, text_run=text_run, audio_runs=[f"two={audio_run}"])
     result = analyze_agreement.analyze_agreement(config)["world-noisy"]
     one, two = result["models"]["one"], result["models"]["two"]
     assert one["n"] == 6 and one["kl"]["low"] < one["kl"]["mean"] < one["kl"]["high"]
     assert {name: by["n"] for name, by in two["by_outcome"].items()} == {
-        "both right": 2, "written alone right": 2, "neither right": 1, "spoken alone right": 1,
+        "both correct": 2, "only text correct": 2, "neither correct": 1, "only audio correct": 1,
     }  # fmt: skip
     ids = [e.id for e in toy_examples(6)]
-    assert two["flips"] == {"written alone right": ids[1:3], "spoken alone right": [ids[4]]}
+    assert two["flips"] == {"only text correct": ids[1:3], "only audio correct": [ids[4]]}
     assert "by_outcome" not in one and "flips" not in one and one["by_layer"] == two["by_layer"]
     assert one["by_voice"]["tone"]["kl"] == one["kl"]
     assert sum(by["n"] for by in one["by_question_type"].values()) == 6
@@ -159,17 +159,17 @@ def test_the_stage(start):
         analyze_agreement.analyze_agreement(config)
 
 
-def test_items_without_a_reply_have_no_outcome(start):
-    """As `selfkd evaluate --keep_failures true` leaves them."""
-    written = evaluation(start / "eval", "text", [True, None, True, False, False, True])
-    spoken = evaluation(start / "eval", "audio", [None, False, False, False, True, True])
-    config = config_of(start, written_run=written, spoken_runs=[f"two={spoken}"])
+def test_items_without_a_response_have_no_outcome(start):
+    """As with `selfkd evaluate --keep_failures true`."""
+    text_run = evaluation(start / "eval", "text", [True, None, True, False, False, True])
+    audio_run = evaluation(start / "eval", "audio", [None, False, False, False, True, True])
+    config = config_of(start, text_run=text_run, audio_runs=[f"two={audio_run}"])
     two = analyze_agreement.analyze_agreement(config)["world-noisy"]["models"]["two"]
     assert two["n"] == 6 and sum(by["n"] for by in two["by_outcome"].values()) == 4
-    assert two["flips"]["written alone right"] == [toy_examples(6)[2].id]
+    assert two["flips"]["only text correct"] == [toy_examples(6)[2].id]
 
 
-def test_item_files_that_are_there_are_kept(start, monkeypatch):
+def test_resume_keeps_complete_item_files(start, monkeypatch):
     config = config_of(start)
     plain = analyze_agreement.agreement_of_batch
     calls = []
@@ -186,33 +186,33 @@ def test_item_files_that_are_there_are_kept(start, monkeypatch):
     items = start / "out/items/world-noisy.one.jsonl"
     assert list(items.parent.iterdir()) == [items]
     manifest, measured = start / "data" / MANIFEST, items.read_text()
-    there = json.loads(manifest.read_text())
-    write_json(manifest, there | {"shards": [shard | {"seed": 1} for shard in there["shards"]]})
+    content = json.loads(manifest.read_text())
+    write_json(manifest, content | {"shards": [shard | {"seed": 1} for shard in content["shards"]]})
     with pytest.raises(InputError, match=r"data: .*data: made anew since this run began"):
         analyze_agreement.analyze_agreement(config)
-    write_json(manifest, there)
+    write_json(manifest, content)
     analyze_agreement.analyze_agreement(config)
     assert len(calls) == 4 + 2
     write_text(items, measured.replace(toy_examples(1)[0].id, "another"))
-    with pytest.raises(InputError, match=r"world-noisy.two.jsonl: other items than those of one"):
+    with pytest.raises(InputError, match=r"world-noisy.two.jsonl: has different items than one"):
         read_items(start / "out", "world-noisy", ["one", "two"])
 
 
 @pytest.mark.parametrize(
-    ("change", "names"),
+    ("change", "message"),
     [
-        ({"written_run": "there"}, "written_run, spoken_runs"),
-        ({"written_run": "eval", "spoken_runs": ["three=eval"]}, "spoken_runs: three: not the name of a model"),
-        ({"written_run": "eval", "spoken_runs": ["two=eval"]}, "not found"),
+        ({"text_run": "there"}, "text_run, audio_runs"),
+        ({"text_run": "eval", "audio_runs": ["three=eval"]}, "audio_runs: three: not the name of a model"),
+        ({"text_run": "eval", "audio_runs": ["two=eval"]}, "not found"),
         ({"models": ["/"]}, "models"),
     ],
 )
-def test_bad_input_is_named(start, change, names):
-    with pytest.raises(InputError, match=names):
+def test_bad_input_is_refused(start, change, message):
+    with pytest.raises(InputError, match=message):
         analyze_agreement.analyze_agreement(config_of(start, **change))
 
 
-def test_an_evaluation_of_other_items_is_refused(start):
+def test_evaluation_of_different_items_is_refused(start):
     run = evaluation(start / "eval", "text", [True])
-    with pytest.raises(InputError, match=r"written_run: .* lacks item"):
-        analyze_agreement.analyze_agreement(config_of(start, written_run=run, spoken_runs=[f"one={run}"]))
+    with pytest.raises(InputError, match=r"text_run: .* lacks item"):
+        analyze_agreement.analyze_agreement(config_of(start, text_run=run, audio_runs=[f"one={run}"]))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from report_runs import evaluation, spoken_data, write_lines
+from report_runs import audio_data, evaluation, write_lines
 from rich.console import Console
 
 from selfkd.data.dataset import ExampleFolder
@@ -82,7 +82,7 @@ def test_what_is_graded_by_degrees_is_graded_by_its_own_rule():
 
 @pytest.fixture
 def pope(tmp_path):
-    return spoken_data(tmp_path / "pope", 48, benchmark="pope")
+    return audio_data(tmp_path / "pope", 48, benchmark="pope")
 
 
 def answers(folder: Path, data: Path, **by_modality: str) -> Path:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from report_runs import evaluation, spoken_data, write_lines
+from report_runs import audio_data, evaluation, write_lines
 
 from selfkd.errors import InputError
 from selfkd.evaluation.comparable import Query, difference
@@ -85,7 +85,7 @@ def test_an_item_that_differs_is_named_with_both_values(field, modality):
 @pytest.fixture
 def two(tmp_path):
     """Two runs over the same POPE, two questions an image."""
-    data = spoken_data(tmp_path / "pope", 24, benchmark="pope")
+    data = audio_data(tmp_path / "pope", 24, benchmark="pope")
     evaluation(tmp_path / "sft", data, text="1" * 24, audio="1100" * 6)
     evaluation(tmp_path / "selfkd", data, audio="1110" * 6)
     return [str(tmp_path / name) for name in ("sft", "selfkd")], tmp_path
@@ -160,7 +160,7 @@ def test_samples_of_an_older_version_are_refused(two):
 def test_a_sample_says_what_was_shown(tmp_path):
     from selfkd.data.dataset import ExampleFolder
 
-    example = ExampleFolder(spoken_data(tmp_path / "pope", 2, benchmark="pope"))[0]
+    example = ExampleFolder(audio_data(tmp_path / "pope", 2, benchmark="pope"))[0]
     one, other = (
         sample(e, "text", Prediction("yes")) for e in (example, replace(example, image=example.image + b"\0"))
     )

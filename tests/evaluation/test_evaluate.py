@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pandas
 import pytest
-from benchmark_copies import ANSWERS, HEADLINES, ROWS, copy_of
+from benchmark_datasets import ANSWERS, HEADLINES, ROWS, local_dataset
 from chat_server import chat_server, pair_of
 from datasets import Dataset, Features, Image, Value
 from examples import tone, toy_examples, training_start
@@ -321,7 +321,7 @@ def test_every_benchmark_from_its_layout_to_its_gap(tmp_path, monkeypatch, capsy
     """All twelve as their copies lie, spoken, asked in both views; a model that reads well and does not hear. In its
     replies is U+2028, which ends a line for Python and not for JSON."""
     rows = dict(ROWS) | {"mme": [ROWS["mme"][0], ROWS["mme"][1] | {"question": "Is a poem shown in the picture?"}]}
-    local_datasets = {name: copy_of(tmp_path, name, rows[name]) for name in BENCHMARKS}
+    local_datasets = {name: local_dataset(tmp_path, name, rows[name]) for name in BENCHMARKS}
     known = {
         row.question: row.answer for name, path in local_datasets.items() for row in open_benchmark(name, path).rows
     }

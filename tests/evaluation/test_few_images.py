@@ -7,7 +7,7 @@ import json
 import re
 
 import pytest
-from report_runs import agreement, attention, evaluation, spoken_data
+from report_runs import agreement, attention, audio_data, evaluation
 from rich.console import Console
 
 from selfkd.evaluation.compare import CompareConfig, compare, comparison_table
@@ -19,7 +19,7 @@ VERDICTS = ("of the gap closed", "is closed", " points (", "no clear gap", "no c
 
 
 def runs_over(images: int, tmp_path, items: int = 24, text="1", first="10", second="1110") -> list[str]:
-    data = spoken_data(tmp_path / "pope", items, benchmark="pope", of_a_picture=items // images)
+    data = audio_data(tmp_path / "pope", items, benchmark="pope", per_image=items // images)
     marks = {"text": text, "first": first, "second": second}
     text, first, second = (((of * items)[:items]) for of in marks.values())
     evaluation(tmp_path / "sft", data, text=text, audio=first, cascade=second)
@@ -87,7 +87,7 @@ def test_of_enough_images_it_is_said(tmp_path):
 
 @pytest.mark.parametrize("images", [1, 5, 12])
 def test_analyses_of_few_images_draw_no_conclusion(tmp_path, images):
-    data = spoken_data(tmp_path / "pope", 12 if images == 12 else 5, benchmark="pope", of_a_picture=5 // images or 1)
+    data = audio_data(tmp_path / "pope", 12 if images == 12 else 5, benchmark="pope", per_image=5 // images or 1)
     runs = [
         attention(tmp_path / "attention", data, {"sft": (0.44, 0.3), "selfkd": (0.44, 0.42)}),
         agreement(tmp_path / "agreement", data, {"sft": 6.5, "selfkd": 0.4}),

@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from benchmark_copies import copy_of
+from benchmark_datasets import local_dataset
 from examples import toy_examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -106,7 +106,7 @@ def test_marks_of_whole_formats():
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_no_benchmark_grades_reasoning(tmp_path, name):
     """eval_01_think_tags: a word, a letter, a yes that was only thought of earns nothing and costs nothing."""
-    source = open_benchmark(name, copy_of(tmp_path, name))
+    source = open_benchmark(name, local_dataset(tmp_path, name))
     for e in (source.example(i) for i in range(len(source))):
         known = {"id": e.id, "source": name, "question": e.question, "target": e.target, "category": e.category,
                  "question_type": e.question_type, "details": json.loads(e.details)}  # fmt: skip

@@ -1,5 +1,5 @@
-"""Runs that are not as they should be: what is missing, cut short or of no known kind is named in one line; data that
-have been deleted since cost the page its media and nothing else."""
+"""Damaged inputs: a file that is missing, cut short or of an unknown kind gives one line of error; without the data the
+page lacks media only."""
 
 import json
 import re
@@ -7,7 +7,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from report_runs import all_question_types, attention, evaluation, spoken_data
+from report_runs import attention, audio_data, evaluation
 
 from selfkd.cli import main
 from selfkd.data.dataset import ExampleFolder
@@ -19,33 +19,28 @@ from selfkd.report.build import ReportConfig, report
 from selfkd.report.inputs import read_runs
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    return all_question_types(tmp_path_factory.mktemp("runs"))
-
-
 @pytest.fixture
 def data(tmp_path):
-    return spoken_data(tmp_path / "world")
+    return audio_data(tmp_path / "world")
 
 
 def rendered(runs, tmp_path, **settings):
     return report(ReportConfig(list(map(str, runs)), tmp_path / "page" / "r.html", **settings)).read_text()
 
 
-def test_data_deleted_since(tmp_path, data):
+def test_deleted_data_leave_items_without_media(tmp_path, data):
     evaluation(tmp_path / "base", data, text="1" * 12, audio="1" * 12)
     attention(tmp_path / "attention", data, {"base": (0.4, 0.3)})
     shutil.rmtree(data)
     html = rendered([tmp_path / "base", tmp_path / "attention"], tmp_path)
-    assert "world: its spoken questions are not where the run left them (" in html and "no such folder" in html
+    assert "world: its dataset folder cannot be read (" in html and "no such folder" in html
     assert html.count("<article") == 12 and "<audio" not in html and ">data</a>" not in html
-    assert "its picture is not where the run left it" in html and html.count('class="map"') == 4
+    assert "its image cannot be found any more" in html and html.count('class="map"') == 4
 
 
-def test_media_that_cannot_be_read_are_left_out(tmp_path, data):
-    examples, folder = ExampleFolder(data), spoken_data(tmp_path / "bad")
-    rows = [replace(examples[0], image=b"no picture"), replace(examples[1], audio=b"no sound"), examples[2]]
+def test_unreadable_media_are_left_out(tmp_path, data):
+    examples, folder = ExampleFolder(data), audio_data(tmp_path / "bad")
+    rows = [replace(examples[0], image=b"no image"), replace(examples[1], audio=b"no audio"), examples[2]]
     write_shard(folder / "test.parquet", rows, {"rows": 3})
     html = rendered([evaluation(tmp_path / "base", folder, text="111", audio="111")], tmp_path)
     assert html.count("<article") == 3 and html.count("<audio") == 2 and html.count("<img") == 2
@@ -53,10 +48,10 @@ def test_media_that_cannot_be_read_are_left_out(tmp_path, data):
     assert "not a readable shard" in rendered([tmp_path / "base"], tmp_path)
 
 
-def test_data_made_anew_since(tmp_path):
-    """Their clips are none that these replies were given to."""
-    rows = list(ExampleFolder(spoken_data(tmp_path / "high")))
-    folder = spoken_data(tmp_path / "low", pitch_hz=110)
+def test_audio_of_data_written_again_is_left_out(tmp_path):
+    """The responses were given to other audio."""
+    rows = list(ExampleFolder(audio_data(tmp_path / "high")))
+    folder = audio_data(tmp_path / "low", pitch_hz=110)
     evaluation(tmp_path / "base", tmp_path / "high", text="1" * 12, audio="1" * 12)
     write_json(tmp_path / "base" / QUESTIONS, {"world": "../low"})
     html = rendered([tmp_path / "base"], tmp_path)
@@ -66,12 +61,12 @@ def test_data_made_anew_since(tmp_path):
     assert rendered([tmp_path / "base"], tmp_path).count("<audio") == 12
 
 
-def two_lines(path):
+def length_of_two_lines(path):
     return sum(map(len, path.read_bytes().splitlines(keepends=True)[:2]))
 
 
 def damaged(runs, tmp_path, change):
-    """A copy of the evaluation runs, with something done to it."""
+    """A copy of the evaluation runs after `change`."""
     folder = tmp_path / "copy"
     for run in (*runs[:2], runs[-1]):
         shutil.copytree(run, folder / run.rpartition("/")[2])
@@ -83,43 +78,42 @@ def cut(path, keep):
     path.write_text(path.read_text()[:keep])
 
 
-def without(path, field):
+def remove_field(path, field):
     config = json.loads(path.read_text())
     del config[field]
     write_json(path, config)
 
 
-SPOKEN = "eval-sft/samples/world.audio.jsonl"
+SAMPLES = "eval-sft/samples/world.audio.jsonl"
 
 
 @pytest.mark.parametrize(
-    ("change", "names"),
+    ("change", "message"),
     [
         (lambda f: shutil.rmtree(f / "eval-sft"), "runs: .*eval-sft: no such folder"),
         (lambda f: (f / "eval-sft/result.json").unlink(), "runs: .*eval-sft: not complete, no result.json"),
         (lambda f: (f / "eval-sft/config.json").unlink(), "runs: .*eval-sft: neither a run directory"),
         (lambda f: write_json(f / "eval-sft/config.json", {"stage": "dance"}), "stage: 'dance' is not one of"),
-        (lambda f: without(f / "eval-sft/config.json", "stage"), "stage: None .* give the run that it is in"),
+        (lambda f: remove_field(f / "eval-sft/config.json", "stage"), "stage: None .* give the run directory"),
         (lambda f: cut(f / "eval-sft/result.json", 30), "eval-sft/result.json: not readable"),
-        (lambda f: cut(f / SPOKEN, two_lines(f / SPOKEN) + 9), "world.audio.jsonl: line 3 is cut short or damaged"),
-        (lambda f: cut(f / SPOKEN, (f / SPOKEN).read_text().index("\n")), "cut short: 1 records of 12"),
-        (lambda f: (f / SPOKEN).unlink(), "world.audio.jsonl: not found"),
-        (lambda f: (f / SPOKEN).write_text('{"id": "a"}\n' * 12), "world.audio.jsonl: field kind: missing"),
+        (lambda f: cut(f / SAMPLES, length_of_two_lines(f / SAMPLES) + 9), "audio.jsonl: line 3 is cut short or"),
+        (lambda f: cut(f / SAMPLES, (f / SAMPLES).read_text().index("\n")), "cut short: 1 samples of 12"),
+        (lambda f: (f / SAMPLES).unlink(), "world.audio.jsonl: not found"),
+        (lambda f: (f / SAMPLES).write_text('{"id": "a"}\n' * 12), "world.audio.jsonl: field question_type: missing"),
     ],
 )  # fmt: skip
-def test_a_run_that_is_not_as_it_should_be_is_named(runs, tmp_path, change, names, capsys):
-    there = damaged(runs, tmp_path, change)
-    assert main(["report", *there, "--output", str(tmp_path / "r.html")]) == 2
+def test_damaged_run_is_refused_in_one_line(runs, tmp_path, change, message, capsys):
+    assert main(["report", *damaged(runs, tmp_path, change), "--output", str(tmp_path / "r.html")]) == 2
     error = capsys.readouterr().err
-    assert re.search(names, error) and len(error.splitlines()) == 1, error
+    assert re.search(message, error) and len(error.splitlines()) == 1, error
     assert not (tmp_path / "r.html").exists()
 
 
-def test_names(runs, tmp_path):
+def test_run_names(runs, tmp_path):
     assert [r.name for r in read_runs([runs[0], f"mine={runs[1]}", runs[5]])] == ["base", "mine", "sft"]
     with pytest.raises(InputError, match=r"runs: .*a second 'sft' \(evaluate\); write NAME="):
         read_runs([runs[1], f"sft={runs[2]}"])
-    with pytest.raises(InputError, match="'text' is the name of a view"):
+    with pytest.raises(InputError, match="'text' is the name of a modality"):
         read_runs([f"text={runs[1]}"])
     with pytest.raises(InputError, match="runs: give at least one"):
         read_runs([])

@@ -1,4 +1,4 @@
-"""Small run directories with known figures, written as the stages write them."""
+"""Small run directories with known scores, written with the code of the stages."""
 
 import json
 import os
@@ -11,9 +11,9 @@ from examples import tone
 from selfkd.analysis.analyze_agreement import AgreementConfig, summarize_agreement
 from selfkd.analysis.analyze_attention import AttentionConfig, summarize_attention
 from selfkd.analysis.attention import BY_HEAD, MEASURES
-from selfkd.analysis.runner import about, intervals, items_path
+from selfkd.analysis.runner import intervals, item_fields, items_path
 from selfkd.data.dataset import ExampleFolder
-from selfkd.data.example import MANIFEST, write_shard
+from selfkd.data.example import MANIFEST, Example, write_shard
 from selfkd.evaluation.evaluate import EvaluateConfig, score
 from selfkd.evaluation.response import Prediction
 from selfkd.evaluation.samples import QUESTIONS, read_samples, sample, samples_path
@@ -25,73 +25,71 @@ from selfkd.training.distill import DistillConfig
 LAYERS, HEADS = 6, 5
 
 
-def spoken_data(
+def audio_data(
     folder: Path,
     count: int = 12,
-    heard: bool = True,
+    transcribed: bool = True,
     pitch_hz: float = 220,
     benchmark: str = "world",
-    of_a_picture: int = 2,
+    per_image: int = 2,
 ) -> Path:
-    """Every third question is misheard, where somebody listened. Public benchmarks have some questions to a picture, of
-    which "yes" and "no" are true in turn: by a benchmark where "yes" always is nothing can be measured."""
+    """A dataset folder with audio. If `transcribed`, every third transcript has errors. Public benchmarks have
+    `per_image` questions on each image, with targets yes and no in turn: a constant answer would be at chance."""
     source = ToyWorld("test", 7)
     examples = [source.example(i).spoken(tone(0.6, pitch_hz), ("anna", "ben")[i % 2]) for i in range(count)]
     if benchmark != "world":
-        there = {"source": benchmark, "question_type": "yes_no", "category": "random"}
-        names = ("picture", "image_source", "set_id", "figure_id", "question_id")
-        images = [json.dumps(dict.fromkeys(names, str(i // of_a_picture))) for i in range(count)]
+        fields = {"source": benchmark, "question_type": "yes_no", "category": "random"}
+        names = ("image", "image_source", "set_id", "figure_id", "question_id")
+        images = [json.dumps(dict.fromkeys(names, str(i // per_image))) for i in range(count)]
         targets = ["yes", "no"] * count
         examples = [
-            replace(e, details=d, target=t, **there) for e, d, t in zip(examples, images, targets[:count], strict=True)
+            replace(e, details=d, target=t, **fields) for e, d, t in zip(examples, images, targets[:count], strict=True)
         ]
-    if heard:
+    if transcribed:
         examples = [replace(e, word_error_rate=(0.25, 0.0, 0.0)[i % 3]) for i, e in enumerate(examples)]
     write_shard(folder / "test.parquet", examples, {"rows": count})
     manifest = {
         "source": benchmark, "split": "test", "rows": count, "seed": 7, "engine_name": "some engine",
-        "asr_filter": "openai/whisper-base.en" if heard else "", "shards": [{"file": "test.parquet"}],
+        "asr_filter": "openai/whisper-base.en" if transcribed else "", "shards": [{"file": "test.parquet"}],
         "rejected_shards": [], "rejected": [],
     }  # fmt: skip
     write_json(folder / MANIFEST, manifest)
     return folder
 
 
-def evaluation(folder: Path, data: Path, model: str = "some/model", wording: str = "", **right: str) -> Path:
-    """`right` is a mark for each item by view: "1" right, "0" wrong, "-" no reply."""
-    return evaluation_on(folder, {data: right}, model, wording)
+def evaluation(folder: Path, data: Path, model: str = "some/model", suffix: str = "", **marks: str) -> Path:
+    """`marks` has a character per item for each modality: "1" correct, "0" wrong, "-" no response."""
+    return evaluation_on(folder, {data: marks}, model, suffix)
 
 
 def evaluation_on(
-    folder: Path, right: dict[Path, dict[str, str]], model: str = "some/model", wording: str = ""
+    folder: Path, marks_by_data: dict[Path, dict[str, str]], model: str = "some/model", suffix: str = ""
 ) -> Path:
-    """The same on several folders of questions."""
-    modalities = list(dict.fromkeys(v for of in right.values() for v in of))
-    config = EvaluateConfig(model, list(map(str, right)), folder, modalities=modalities)
+    """An evaluation on several dataset folders; each response ends in `suffix`."""
+    modalities = list(dict.fromkeys(modality for marks in marks_by_data.values() for modality in marks))
+    config = EvaluateConfig(model, list(map(str, marks_by_data)), folder, modalities=modalities)
     with Run.open(folder, "evaluate", config) as run:
         result = {}
-        for data, by_modality in right.items():
+        for data, by_modality in marks_by_data.items():
             examples = ExampleFolder(data)
             for modality, marks in by_modality.items():
-                predictions = {"1": lambda e: e.target + wording, "0": lambda e: "who knows" + wording}
                 records = [
-                    sample(
-                        e,
-                        modality,
-                        Prediction("", error="it fell over")
-                        if m == "-"
-                        else Prediction(predictions[m](e), f"heard {e.id}"),
-                    )
-                    for e, m in zip(examples, marks, strict=True)
+                    sample(e, modality, _prediction(e, mark, suffix)) for e, mark in zip(examples, marks, strict=True)
                 ]
                 write_lines(samples_path(folder, examples.source, modality), records)
-            of_modality = {
-                modality: read_samples(samples_path(folder, examples.source, modality)) for modality in by_modality
-            }
-            result[examples.source] = score(of_modality, 0)
-        write_json(folder / QUESTIONS, {ExampleFolder(data).source: os.path.relpath(data, folder) for data in right})
+            samples = {m: read_samples(samples_path(folder, examples.source, m)) for m in by_modality}
+            result[examples.source] = score(samples, 0)
+        sources = {ExampleFolder(data).source: os.path.relpath(data, folder) for data in marks_by_data}
+        write_json(folder / QUESTIONS, sources)
         run.finish(**result)
     return folder
+
+
+def _prediction(example: Example, mark: str, suffix: str) -> Prediction:
+    if mark == "-":
+        return Prediction("", error="connection lost")
+    response = example.target if mark == "1" else "who knows"
+    return Prediction(response + suffix, f"transcript of {example.id}")
 
 
 def write_lines(path: Path, records: list) -> None:
@@ -99,14 +97,14 @@ def write_lines(path: Path, records: list) -> None:
 
 
 def attention(folder: Path, data: Path, levels: dict[str, tuple[float, float]]) -> Path:
-    """{model: written and spoken attention in the middle and late layers}; early it is alike."""
+    """`levels` is {model: attention of text and of audio in the middle and late layers}; early layers are equal."""
     examples, rng = ExampleFolder(data), np.random.default_rng(0)
     models = [f"{name}=somewhere/{name}" for name in levels]
     with Run.open(folder, "attention", AttentionConfig(models, [str(data)], folder)) as run:
         records = {}
         for name, by_modality in levels.items():
             records[name] = [
-                about(e)
+                item_fields(e)
                 | {
                     "tokens": {v: {"query": q, "image": 4, "response_rows": 2, "uniform": 0.5}
                                for v, q in (("text", 7), ("audio", 22))},
@@ -126,9 +124,9 @@ def attention(folder: Path, data: Path, levels: dict[str, tuple[float, float]]) 
                 for layer in (3, 5)
             ]
             write_lines(items_path(folder, examples.source, name), records[name])
+            by_head = np.arange(1, HEADS + 1) / HEADS * np.ones((len(examples), LAYERS, HEADS))
             heads = {
-                modality: {m: intervals(np.full((len(examples), LAYERS, HEADS), level) * np.arange(1, HEADS + 1) / HEADS, 0)
-                       for m in BY_HEAD}
+                modality: {m: intervals(level * by_head, 0) for m in BY_HEAD}
                 for modality, level in zip(("text", "audio"), by_modality, strict=True)
             }  # fmt: skip
             write_json(folder / "heads" / f"{examples.source}.{name}.json", heads)
@@ -139,23 +137,24 @@ def attention(folder: Path, data: Path, levels: dict[str, tuple[float, float]]) 
 
 
 def agreement(folder: Path, data: Path, distances: dict[str, float]) -> Path:
-    """{model: KL of the first response row}."""
+    """`distances` is {model: KL of the first response row}."""
     examples = ExampleFolder(data)
     models = [f"{name}=somewhere/{name}" for name in distances]
     with Run.open(folder, "agreement", AgreementConfig(models, [str(data)], folder)) as run:
         records = {
             name: [
-                about(e) | {"kl": [kl + i / 100, 0.0], "same_top": [kl < 1, True], "rank": [1 if kl < 1 else 3, 1],
-                            "cosine": [0.9] * LAYERS, "distance": [kl / 10] * LAYERS}
+                item_fields(e)
+                | {"kl": [kl + i / 100, 0.0], "same_top": [kl < 1, True], "rank": [1 if kl < 1 else 3, 1],
+                   "cosine": [0.9] * LAYERS, "distance": [kl / 10] * LAYERS}
                 for i, e in enumerate(examples)
             ]
             for name, kl in distances.items()
         }  # fmt: skip
         for name, items in records.items():
             write_lines(items_path(folder, examples.source, name), items)
-        outcomes = {name: {e.id: "both right" for e in examples} for name in distances}
+        outcomes = {name: {e.id: "both correct" for e in examples} for name in distances}
         result = {examples.source: summarize_agreement(records, outcomes, 0)}
-        run.finish(benchmarks=result, about={"figures": {"kl": "KL(p_text || p_speech)"}, "seed": 0})
+        run.finish(benchmarks=result, about={"metrics": {"kl": "KL(p_text || p_audio)"}, "seed": 0})
     return folder
 
 
@@ -168,9 +167,9 @@ def training(folder: Path, alpha: float) -> Path:
     return folder
 
 
-def all_question_types(folder: Path) -> list[str]:
-    """A run of each kind; SFT answers 3 of 12 spoken questions, Self-KD 9, written 11 are right."""
-    data = spoken_data(folder / "world")
+def one_run_of_each_kind(folder: Path) -> list[str]:
+    """Of 12 items, 11 are correct in text; in audio SFT has 3 correct, Self-KD 9."""
+    data = audio_data(folder / "world")
     runs = [
         evaluation(folder / "eval-base", data, text="111111111110", cascade="111111111100"),
         evaluation(folder / "eval-sft", data, audio="111000000000"),

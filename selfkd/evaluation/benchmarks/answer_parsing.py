@@ -1,7 +1,7 @@
-"""Free replies -> yes or no, or the letter of an option; None where a reply says neither, or several of them.
+"""Free-form responses -> yes or no, or the letter of an option; None where a response gives none or several.
 
-One rule for every benchmark. It is more patient than most official scripts, which read the first letters of a reply
-alone: a model that answers in a sentence is not to lose by its style, in neither view.
+One rule for all benchmarks. It is more lenient than most official scripts, which parse only the first characters of a
+response: a model that answers in a sentence must not lose by its style, in any modality.
 """
 
 import re
@@ -9,16 +9,16 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
 from selfkd.evaluation.benchmarks.option_choice import Sentence, sentences_of
-from selfkd.evaluation.benchmarks.option_names import CONCLUDED, DECLARED, LETTERS, MARKED, PASSING, Naming
+from selfkd.evaluation.benchmarks.option_mentions import CONCLUDED, DECLARED, LETTERS, MARKED, PASSING, Mention
 from selfkd.evaluation.benchmarks.yes_no_parsing import NO, YES, affirms
 
-_FORM = re.compile(r"<\s*answer\s*>(.*?)(?:<\s*/\s*answer\s*>|\Z)", re.IGNORECASE | re.DOTALL)
-_MAX_WORDS = 30  # a reply with more, beyond the words of the option itself, describes and does not choose
+_ANSWER_TAG = re.compile(r"<\s*answer\s*>(.*?)(?:<\s*/\s*answer\s*>|\Z)", re.IGNORECASE | re.DOTALL)
+_MAX_WORDS = 30  # a longer response, beyond the words of the option itself, describes and does not choose
 
 
 def yes_or_no(prediction: str) -> str | None:
-    """ "yes" where a reply affirms, "no" where it denies (affirmation.py); None where it does neither, doubts, or says
-    that it cannot see or hear."""
+    """ "yes" where a response affirms, "no" where it denies (yes_no_parsing.py); None where it does neither, doubts, or
+    says that it has no image or audio."""
     text = prediction.lower().strip()
     if text.rstrip(".") in ("y", "n"):
         return YES if text[0] == "y" else NO
@@ -27,58 +27,60 @@ def yes_or_no(prediction: str) -> str | None:
 
 
 def chosen_letter(prediction: str, options: Mapping[str, str]) -> str | None:
-    """The letter that a reply chooses among `options` ({letter: text}; texts may be "" where they are not known).
+    """The letter that a response chooses among `options` ({letter: text}; texts may be "" where they are not known).
 
-    Every place where an option is named, by its letter or its text, counts with its weight (`mentions.py`); what is
-    rejected counts against it. The weightiest namings decide, what is said by a letter before what is said by a text;
-    where they do not agree on one option the reply chooses none. Letters are read alike, whichever they are.
+    Every mention of an option, by its letter or its text, has a weight (`option_mentions.py`); rejections count against
+    it. The mentions of the highest weight decide, letters before texts; where they do not agree on one option the
+    response chooses none. All letters are parsed the same way.
     """
-    if forms := _FORM.findall(prediction):
-        prediction = forms[-1]  # what stands around the form's answer explains it
-    alone = re.fullmatch(r"[\W_]*([^\W\d_])[\W_]*", prediction)
-    if alone and unicodedata.normalize("NFKC", alone[1]).upper() in options:
-        return unicodedata.normalize("NFKC", alone[1]).upper()
+    if tagged := _ANSWER_TAG.findall(prediction):
+        prediction = tagged[-1]  # text outside the tag is explanation
+    single = re.fullmatch(r"[\W_]*([^\W\d_])[\W_]*", prediction)
+    if single and unicodedata.normalize("NFKC", single[1]).upper() in options:
+        return unicodedata.normalize("NFKC", single[1]).upper()
     whole = [letter for letter, text in options.items() if _plain(text) and _plain(text) == _plain(prediction)]
     if whole:
         return only(whole)
     sentences = sentences_of(prediction, options)
     long = len(prediction.split()) > _MAX_WORDS + max((len(text.split()) for text in options.values()), default=0)
-    for by_letter, least in ((True, MARKED if long else PASSING), (False, DECLARED if long else PASSING)):
-        weighed = [(weight, letters) for weight, letters in _standing(sentences, by_letter) if weight >= least]
+    for by_letter, min_weight in ((True, MARKED if long else PASSING), (False, DECLARED if long else PASSING)):
+        weighed = [
+            (weight, letters) for weight, letters in _valid_mentions(sentences, by_letter) if weight >= min_weight
+        ]
         if weighed:
-            most = max(weight for weight, _ in weighed)
-            top = [letters for weight, letters in weighed if weight == most]
-            agreed = top[-1] if most >= CONCLUDED else set.intersection(*top)
-            return only(agreed) if agreed <= set(options) else None
+            max_weight = max(weight for weight, _ in weighed)
+            top = [letters for weight, letters in weighed if weight == max_weight]
+            common = top[-1] if max_weight >= CONCLUDED else set.intersection(*top)
+            return only(common) if common <= set(options) else None
     return None
 
 
-def _standing(sentences: Sequence[Sentence], by_letter: bool) -> list[tuple[int, set[str]]]:
-    """(weight, letters) of the namings that are not taken back: by a rejection after them, or by a correction."""
-    entries = [s.first for s in sentences if s.lists and s.first]
-    # a list of the options said back, one to a line, chooses none of them
+def _valid_mentions(sentences: Sequence[Sentence], by_letter: bool) -> list[tuple[int, set[str]]]:
+    """(weight, letters) of the mentions that are not revoked by a later rejection or correction."""
+    entries = [s.first_mention for s in sentences if s.is_list_entry and s.first_mention]
+    # a repeated list of the options, one per line, chooses none of them
     listed = {id(n) for n in entries} if len({n.letters[0] for n in entries}) > 1 else set()
     rejected: dict[str, int] = {}
-    standing: list[tuple[int, Naming]] = []
+    valid: list[tuple[int, Mention]] = []
     corrected = False
     for at, part in enumerate(part for sentence in sentences for part in sentence.parts):
-        corrected |= part.kind == "correction"
-        naming = part.naming
-        if naming is None:
+        corrected |= part.role == "correction"
+        mention = part.mention
+        if mention is None:
             continue
-        if naming.rejected:
-            rejected |= dict.fromkeys(naming.letters, at)
-        elif naming.is_letter == by_letter:
+        if mention.rejected:
+            rejected |= dict.fromkeys(mention.letters, at)
+        elif mention.is_letter == by_letter:
             if corrected:
-                standing, corrected = [], False
-            if id(naming) not in listed:
-                standing.append((at, naming))
-    kept = ((n.weight, {letter for letter in n.letters if rejected.get(letter, -1) < at}) for at, n in standing)
+                valid, corrected = [], False
+            if id(mention) not in listed:
+                valid.append((at, mention))
+    kept = ((n.weight, {letter for letter in n.letters if rejected.get(letter, -1) < at}) for at, n in valid)
     return [(weight, letters) for weight, letters in kept if letters]
 
 
 def options_of(question: str) -> dict[str, str]:
-    """{letter: text} of options within a question: lines "A. text", or MMStar's "Options: A: text, B: text"."""
+    """{letter: text} of the options in a question: lines "A. text", or "Options: A: text, B: text" as in MMStar."""
     text = question[max(question.rfind("Options:"), question.rfind("Choices:"), 0) :]
     marks: list[re.Match[str]] = []
     for letter in LETTERS:
@@ -100,7 +102,7 @@ def _plain(text: str) -> str:
     return " ".join(text.lower().split()).strip(" .,;:!\"'*")
 
 
-def only(found: Iterable[str]) -> str | None:
-    """The one that was found; None where there was none, or several."""
-    different = set(found)
-    return different.pop() if len(different) == 1 else None
+def only(values: Iterable[str]) -> str | None:
+    """The only distinct value; None where there is none, or several."""
+    distinct = set(values)
+    return distinct.pop() if len(distinct) == 1 else None

@@ -1,7 +1,8 @@
-"""What a public benchmark is to selfkd: where its copy lies, how a row of it becomes a question, how a reply is graded.
+"""A public benchmark: its repository on the hub, how a row becomes a question, how a response is graded, its metrics.
 
-`rows` and `grade` work on one item, `metrics` on all of them: a benchmark's own figures are no plain means (pairs of
-questions about a picture, rotated options, F1).
+`rows` and `grade` work on single items, `metrics` on all of them: official metrics are not always means (pairs of
+questions on an image, rotated options, F1). To add a benchmark, write its `Benchmark` next to those of the same answer
+type (yes_no.py, multiple_choice.py, short_answer.py) or in a file of its own, and list it in registry.py.
 """
 
 import json
@@ -16,36 +17,38 @@ from selfkd.data.lazy_images import Stored
 from selfkd.errors import InputError
 from selfkd.synthesis.sources.rows import Row
 
-Holds = Literal["text or number", "texts", "text or texts"]
-Sample = Mapping[str, Any]  # id, question, truth, category, details; once graded also parsed, score
+ColumnType = Literal["text or number", "texts", "text or texts"]
+Sample = Mapping[str, Any]  # id, question, target, category, details; after grading also parsed, score
 
 
 @dataclass(frozen=True)
 class Grade:
-    parsed: str | None  # None where the reply says nothing that the rule can read
+    parsed: str | None  # None where the rule finds no answer in the response
     score: float  # 0 to 1
 
 
 @dataclass(frozen=True)
 class Benchmark:
     name: str
-    hub: str  # repository of the public copy, in the layout of `datasets`
+    hub: str  # repository on the hub, in the layout of `datasets`
     config: str | None
     split: str
-    columns: tuple[str, ...]  # all that `rows` reads
+    columns: tuple[str, ...]  # those that `rows` reads
     license: str
     rows: Callable[[Iterable[Mapping[str, Any]]], Iterator[Row]]
     grade: Callable[[Sample, str], Grade]
     metrics: Callable[[Sequence[Sample]], dict[str, float]]  # headline first, in percent
-    revision: str  # commit of the copy
-    group: Callable[[Sample], str] | None = None  # names what is only whole together; None where items stand alone
-    counts_groups: bool = False  # whether figures are of groups that are right as a whole
-    holds: Mapping[str, Holds] = field(default_factory=dict)  # of columns that hold other than text (and the picture)
+    revision: str  # commit of the repository
+    group: Callable[[Sample], str] | None = (
+        None  # the group of an item, which is never split; None where each item is its own
+    )
+    counts_groups: bool = False  # whether metrics count groups in which all items are correct
+    column_types: Mapping[str, ColumnType] = field(default_factory=dict)  # of columns that are neither text nor image
 
 
-def needed(record: Mapping[str, Any], field: str, number: int) -> Any:
-    """A field that must not be empty, as text, or as texts where it is a list, to the letter; raises InputError naming
-    it and the row. A test split without answers fails."""
+def required_field(record: Mapping[str, Any], field: str, number: int) -> Any:
+    """A field that must not be empty, unchanged, as text, or as a list of texts where it is a list. Raises InputError
+    with field and row, as for a test split without answers."""
     value, where = record[field], f"row {number}: field {field}:"
     if is_blank(value) or (isinstance(value, list) and (not value or None in value)):
         raise InputError(f"{where} empty (is this the split with the answers?)")
@@ -53,13 +56,13 @@ def needed(record: Mapping[str, Any], field: str, number: int) -> Any:
 
 
 def load_image(record: Mapping[str, Any], number: int) -> Stored:
-    """The picture of a row, not yet read; raises InputError where there is none."""
+    """The image of a row, not yet read; raises InputError where there is none."""
     if record["image"] is None:
-        raise InputError(f"row {number}: field image: holds no picture")
+        raise InputError(f"row {number}: field image: no image")
     return record["image"]
 
 
-def as_details(**values: Any) -> str:
+def details_json(**values: Any) -> str:
     return json.dumps(values, ensure_ascii=False)
 
 
@@ -68,36 +71,36 @@ def percent(samples: Sequence[Sample]) -> float:
     return 100 * sum(s["score"] for s in samples) / len(samples) if samples else 0.0
 
 
-def grouped(samples: Sequence[Sample], key: Callable[[Sample], Hashable]) -> dict[Any, list[Sample]]:
+def group_by(samples: Sequence[Sample], key: Callable[[Sample], Hashable]) -> dict[Any, list[Sample]]:
     groups: dict[Any, list[Sample]] = defaultdict(list)
     for sample in samples:
         groups[key(sample)].append(sample)
     return dict(groups)
 
 
-def by_category(samples: Sequence[Sample]) -> dict[str, float]:
-    """{category: percent}, in the order of the alphabet."""
-    return {name: percent(some) for name, some in sorted(grouped(samples, lambda s: s["category"]).items())}
+def percent_by_category(samples: Sequence[Sample]) -> dict[str, float]:
+    """{category: percent}, in alphabetical order."""
+    return {name: percent(part) for name, part in sorted(group_by(samples, lambda s: s["category"]).items())}
 
 
-def percent_all_right(samples: Sequence[Sample], key: Callable[[Sample], Hashable]) -> float:
-    """The share of groups in which every sample is right, 0 to 100."""
-    groups = grouped(samples, key).values()
+def percent_all_correct(samples: Sequence[Sample], key: Callable[[Sample], Hashable]) -> float:
+    """The share of groups in which all samples are correct, 0 to 100."""
+    groups = group_by(samples, key).values()
     return 100 * sum(all(s["score"] == 1 for s in group) for group in groups) / len(groups) if groups else 0.0
 
 
 def whole_groups(groups: Sequence[Hashable], limit: int, seed: int | None = None) -> list[int]:
-    """The positions, in their order, of the first groups that come to `limit` items at most (all for 0). None is broken
-    up, and one is always there. A seed draws the order of the groups."""
+    """The positions, in order, of the items of the first groups with at most `limit` items together (0: all). No group
+    is split, and there is at least one. With a seed the order of the groups is random."""
     sizes = Counter(groups)
     order = list(sizes)
     if seed is not None:
         random.Random(f"draw/{seed}").shuffle(order)
-    taken: set[Hashable] = set()
-    room = limit or len(groups)
+    selected: set[Hashable] = set()
+    remaining = limit or len(groups)
     for group in order:
-        room -= sizes[group]
-        if taken and room < 0:
+        remaining -= sizes[group]
+        if selected and remaining < 0:
             break
-        taken.add(group)
-    return [i for i, group in enumerate(groups) if group in taken]
+        selected.add(group)
+    return [i for i, group in enumerate(groups) if group in selected]

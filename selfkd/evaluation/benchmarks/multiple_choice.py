@@ -1,7 +1,7 @@
 """MMStar, AI2D, RealWorldQA and MMBench: questions to be answered with an option's letter.
 
-Prompts as in lmms-eval (tasks mmstar, ai2d, realworldqa, mmbench_en_dev), default models, to the letter: MMStar's
-sentence has no full stop, MMBench's stands after an empty line. Replies are read by `predictions.chosen_letter`.
+Prompts exactly as in lmms-eval (tasks mmstar, ai2d, realworldqa, mmbench_en_dev), default models: the instruction of
+MMStar has no full stop, that of MMBench follows an empty line. Responses are parsed by `answer_parsing.chosen_letter`.
 """
 
 import re
@@ -14,19 +14,19 @@ from selfkd.evaluation.benchmarks.base import (
     Benchmark,
     Grade,
     Sample,
-    as_details,
-    by_category,
-    grouped,
+    details_json,
+    group_by,
     load_image,
-    needed,
     percent,
-    percent_all_right,
+    percent_all_correct,
+    percent_by_category,
+    required_field,
 )
 from selfkd.synthesis.sources.rows import Row
 
 LETTER = "\nAnswer with the option's letter from the given choices directly."
 ROTATION = 1_000_000  # MMBench: index + k * ROTATION is the same question, its options rotated k times
-_DIRECTLY = re.compile(r"\s*Please answer directly with [^\n]*\Z")
+_INSTRUCTION = re.compile(r"\s*Please answer directly with [^\n]*\Z")
 Records = Iterable[Mapping[str, Any]]
 
 
@@ -36,73 +36,73 @@ def grade(sample: Sample, prediction: str) -> Grade:
 
 
 def metrics(samples: Sequence[Sample]) -> dict[str, float]:
-    return {"accuracy": percent(samples)} | {k: v for k, v in by_category(samples).items() if k}
+    return {"accuracy": percent(samples)} | {k: v for k, v in percent_by_category(samples).items() if k}
 
 
 def mmstar_rows(records: Records) -> Iterator[Row]:
-    """The options stand within the question, as "Options: A: ..., B: ...", and stay so."""
+    """The options are part of the question, as "Options: A: ..., B: ...", and stay there."""
     for number, record in enumerate(records):
-        question = needed(record, "question", number).strip()
+        question = required_field(record, "question", number).strip()
         yield Row(
-            id=f"mmstar-{str(needed(record, 'index', number)).zfill(4)}",
+            id=f"mmstar-{str(required_field(record, 'index', number)).zfill(4)}",
             question=question,
-            answer=_letter(record, number),
+            answer=_target_letter(record, number),
             answer_format=LETTER.removesuffix("."),
             image=load_image(record, number),
             category=record["category"],
             question_type="multiple_choice",
-            details=as_details(options=options_of(question) or _unread(), ability=record["l2_category"]),
+            details=details_json(options=options_of(question) or _unknown_options(), ability=record["l2_category"]),
         )
 
 
 def mmstar_metrics(samples: Sequence[Sample]) -> dict[str, float]:
     """Accuracy over all 1,500, which is the mean of the six categories of 250 (Chen et al., arXiv 2403.20330);
     lmms-eval's "average" is the mean over the 18 abilities, which are not of one size."""
-    abilities = grouped(samples, lambda s: s["details"]["ability"]).values()
+    abilities = group_by(samples, lambda s: s["details"]["ability"]).values()
     mean = sum(map(percent, abilities)) / len(abilities) if abilities else 0.0
     return metrics(samples) | {"mean of abilities": mean}
 
 
 def ai2d_rows(records: Records) -> Iterator[Row]:
-    """`answer` is the number of the right option, as text."""
+    """`answer` is the index of the correct option, as text."""
     for number, record in enumerate(records):
-        options = dict(zip(LETTERS, needed(record, "options", number), strict=False))
-        answer = str(needed(record, "answer", number))
+        options = dict(zip(LETTERS, required_field(record, "options", number), strict=False))
+        answer = str(required_field(record, "answer", number))
         if not answer.isdecimal() or int(answer) >= len(options):
-            raise InputError(f"row {number}: field answer: {answer!r} is no number of the {len(options)} options")
+            raise InputError(f"row {number}: field answer: {answer!r} is no index of the {len(options)} options")
         yield Row(
             id=f"ai2d-{number:04d}",
-            question=f"{needed(record, 'question', number)}\n{_lines(options)}",
+            question=f"{required_field(record, 'question', number)}\n{_option_lines(options)}",
             answer=LETTERS[int(answer)],
             answer_format=LETTER,
             image=load_image(record, number),
             question_type="multiple_choice",
-            details=as_details(options=options),
+            details=details_json(options=options),
         )
 
 
 def realworldqa_rows(records: Records) -> Iterator[Row]:
-    """Options and the sentence on the form of the answer are part of the question; that sentence becomes the answer's
-    format. Where the truth is a word or a number there are no options."""
+    """Options and the instruction are part of the question; the instruction becomes the answer format. Where the target
+    is a word or a number there are no options."""
     for number, record in enumerate(records):
-        asked = needed(record, "question", number).strip()
-        question = _DIRECTLY.sub("", asked)
-        answer = str(needed(record, "answer", number)).strip()
-        options = (options_of(question) or _unread()) if answer in ("A", "B", "C", "D") else {}
+        full_question = required_field(record, "question", number).strip()
+        question = _INSTRUCTION.sub("", full_question)
+        answer = str(required_field(record, "answer", number)).strip()
+        options = (options_of(question) or _unknown_options()) if answer in ("A", "B", "C", "D") else {}
         yield Row(
             id=f"realworldqa-{number:03d}",
             question=question,
             answer=answer,
-            answer_format=asked.removeprefix(question),
+            answer_format=full_question.removeprefix(question),
             image=load_image(record, number),
             category="choice" if options else "word",
             question_type="multiple_choice",
-            details=as_details(options=options),
+            details=details_json(options=options),
         )
 
 
 def realworldqa_grade(sample: Sample, prediction: str) -> Grade:
-    """As lmms-eval: the letter where there are options, else the same word but for case and a full stop."""
+    """As lmms-eval: the letter where there are options, else the same word up to case and a full stop."""
     if sample["details"]["options"]:
         return grade(sample, prediction)
     parsed = prediction.lower().strip().rstrip(".")
@@ -110,22 +110,23 @@ def realworldqa_grade(sample: Sample, prediction: str) -> Grade:
 
 
 def mmbench_rows(records: Records) -> Iterator[Row]:
-    """A hint, where there is one, comes first; absent hints and options are empty, or the word "nan"."""
+    """The hint, if there is one, comes first; missing hints and options are empty, or the word "nan"."""
     for number, record in enumerate(records):
-        options = {letter: str(record[letter]) for letter in "ABCD" if _there(record[letter])}
-        hint = f"{record['hint']} " if _there(record["hint"]) else ""
-        index = str(needed(record, "index", number))  # int64 in some copies, text in others
+        options = {letter: str(record[letter]) for letter in "ABCD" if _is_present(record[letter])}
+        hint = f"{record['hint']} " if _is_present(record["hint"]) else ""
+        question = required_field(record, "question", number)
+        index = str(required_field(record, "index", number))  # int64 in some copies, text in others
         if not index.isdecimal():
             raise InputError(f"row {number}: field index: {index!r} is no number")
         yield Row(
             id=f"mmbench-{int(index):07d}",
-            question=f"{hint}{needed(record, 'question', number)} There are several options:\n{_lines(options)}",
-            answer=_letter(record, number),
+            question=f"{hint}{question} There are several options:\n{_option_lines(options)}",
+            answer=_target_letter(record, number),
             answer_format=f"\n{LETTER}",
             image=load_image(record, number),
             category=record["L2-category"],
             question_type="multiple_choice",
-            details=as_details(options=options, index=int(index), leaf=record["category"]),
+            details=details_json(options=options, index=int(index), leaf=record["category"]),
         )
 
 
@@ -135,34 +136,34 @@ def mmbench_group(sample: Sample) -> str:
 
 
 def mmbench_metrics(samples: Sequence[Sample]) -> dict[str, float]:
-    """CircularEval (Liu et al., arXiv 2307.06281): a question counts where the model is right under every rotation of
-    its options. "circular" is there only where the samples hold rotations: without, accuracy is the vanilla one."""
-    plain = [s for s in samples if s["details"]["index"] < ROTATION]
-    result = {"accuracy": percent_all_right(samples, mmbench_group), "vanilla": percent(plain)}
-    if len(plain) < len(samples):
+    """CircularEval (Liu et al., arXiv 2307.06281): a question counts where the model is correct under every rotation of
+    its options. There is a "circular" score only for samples with rotations; without, accuracy is the vanilla one."""
+    unrotated = [s for s in samples if s["details"]["index"] < ROTATION]
+    result = {"accuracy": percent_all_correct(samples, mmbench_group), "vanilla": percent(unrotated)}
+    if len(unrotated) < len(samples):
         result["circular"] = result["accuracy"]
-    for name, some in sorted(grouped(samples, lambda s: s["category"]).items()):
-        result[name] = percent_all_right(some, mmbench_group)
+    for name, part in sorted(group_by(samples, lambda s: s["category"]).items()):
+        result[name] = percent_all_correct(part, mmbench_group)
     return result
 
 
-def _lines(options: Mapping[str, str]) -> str:
+def _option_lines(options: Mapping[str, str]) -> str:
     return "\n".join(f"{letter}. {text}" for letter, text in options.items())
 
 
-def _unread() -> dict[str, str]:
-    """Options whose texts cannot be told from the question: their letters can still be chosen."""
+def _unknown_options() -> dict[str, str]:
+    """Options whose texts cannot be parsed from the question: their letters can still be chosen."""
     return dict.fromkeys("ABCD", "")
 
 
-def _there(value: Any) -> bool:
+def _is_present(value: Any) -> bool:
     return value is not None and str(value) not in ("", "nan")
 
 
-def _letter(record: Mapping[str, Any], number: int) -> str:
-    answer = str(needed(record, "answer", number)).strip().upper()
+def _target_letter(record: Mapping[str, Any], number: int) -> str:
+    answer = str(required_field(record, "answer", number)).strip().upper()
     if answer not in tuple(LETTERS):
-        raise InputError(f"row {number}: field answer: {answer!r} is no letter of an option")
+        raise InputError(f"row {number}: field answer: {answer!r} is no option letter")
     return answer
 
 
@@ -172,12 +173,12 @@ MMSTAR = Benchmark(
     config=None,
     split="val",
     columns=("index", "question", "image", "answer", "category", "l2_category"),
-    license="not stated; made of questions of other benchmarks",
+    license="not stated; composed of questions of other benchmarks",
     rows=mmstar_rows,
     grade=grade,
     metrics=mmstar_metrics,
     revision="bc98d668301da7b14f648724866e57302778ab27",
-    holds={"index": "text or number"},
+    column_types={"index": "text or number"},
 )
 AI2D = Benchmark(
     name="ai2d",
@@ -190,7 +191,7 @@ AI2D = Benchmark(
     grade=grade,
     metrics=metrics,
     revision="c83a9b9692933aff8349157c88a413df9d02c4e5",
-    holds={"options": "texts", "answer": "text or number"},
+    column_types={"options": "texts", "answer": "text or number"},
 )
 REALWORLDQA = Benchmark(
     name="realworldqa",
@@ -215,7 +216,7 @@ MMBENCH = Benchmark(
     grade=grade,
     metrics=mmbench_metrics,
     revision="56ba1af8954932c4804bd3f522e05ed96e63b654",
-    holds={"index": "text or number"},
+    column_types={"index": "text or number"},
     group=mmbench_group,
     counts_groups=True,
 )

@@ -1,69 +1,70 @@
-"""Where a response names options, and whether it chooses or rejects them there.
+"""Whether a response chooses or rejects the options that it mentions, and how strongly.
 
-The response is cut into sentences, a sentence into the options that it names ("A, B or C" is one naming of three) and
-the words that deny or affirm them (wording.py). Each denial belongs to one naming: the one right after it ("not A",
-"rather than B"), the one that it is said of ("A is wrong"), or the next in its clause ("I do not think that it is A").
-An even number of denials denies nothing. All letters are read alike: renaming them renames what is read.
+The response is split into sentences, a sentence into mentions of options ("A, B or C" is one mention of three) and cues
+that deny or affirm them (cue_words.py). Each denial belongs to one mention: the one right after it ("not A", "rather
+than B"), its subject ("A is wrong"), or the next in its clause ("I do not think that it is A"). An even number of
+denials cancels out. All letters are treated the same: renaming the options renames the result.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from selfkd.evaluation.benchmarks.cue_words import AGREEING, FILLERS, OPTION_WORDS
-from selfkd.evaluation.benchmarks.option_names import (
+from selfkd.evaluation.benchmarks.option_mentions import (
     CONCLUDED,
     DECLARED,
     ENDS,
     FINAL,
     MARKED,
     PASSING,
-    Naming,
+    Mention,
     Part,
     parts_of,
 )
 
 _JOINING = set(",/&+|、-–—:")
-_NEAR = 12  # words across which a denial reaches
+_MAX_DISTANCE = 12  # words between a denial and its mention
 _DENYING = ("not", "no", "wrong", "reject", "instead")
 
 
 @dataclass
 class Sentence:
     parts: list[Part] = field(default_factory=list)
-    asks: bool = False
-    alone: bool = False  # its first naming stands alone in it
+    is_question: bool = False
+    is_single_mention: bool = False  # has no content but its first mention
 
     @property
-    def first(self) -> Naming | None:
-        return next((part.naming for part in self.parts if part.naming), None)
+    def first_mention(self) -> Mention | None:
+        return next((part.mention for part in self.parts if part.mention), None)
 
     @property
-    def lists(self) -> bool:
-        """Whether it is an entry of a list of options: a letter alone, with or without its text, and no verdict."""
-        return self.alone and self.first is not None and self.first.is_letter and not self.first.rejected
+    def is_list_entry(self) -> bool:
+        """Whether it is an entry of a list of options: a letter with or without its text, and no verdict."""
+        mention = self.first_mention
+        return self.is_single_mention and mention is not None and mention.is_letter and not mention.rejected
 
 
 def sentences_of(response: str, options: Mapping[str, str]) -> list[Sentence]:
-    """The sentences of a response, their namings weighed, and denied or not. `options` is {letter: text}."""
-    sentences = _cut(parts_of(response, options))
+    """The sentences of a response with the weights and denials of their mentions. `options` is {letter: text}."""
+    sentences = _split_sentences(parts_of(response, options))
     for at, sentence in enumerate(sentences):
-        _join(sentence)
-        _deny(sentence)
-        _weigh(sentence, is_first=not at)
-        if at and not sentence.first and sentences[at - 1].asks:
-            _answer(sentence, sentences[at - 1])
+        _join_mentions(sentence)
+        _count_denials(sentence)
+        _set_weights(sentence, is_first=not at)
+        if at and not sentence.first_mention and sentences[at - 1].is_question:
+            _apply_answer(sentence, sentences[at - 1])
     return sentences
 
 
-def _cut(parts: Sequence[Part]) -> list[Sentence]:
+def _split_sentences(parts: Sequence[Part]) -> list[Sentence]:
     sentences = [Sentence()]
     for part in parts:
         own = sentences[-1].parts
         if part.text in ENDS:
-            if part.text == "." and own and own[-1].label and len([p for p in own if p.naming]) == 1:
-                own.append(Part("sign", "label."))
+            if part.text == "." and own and own[-1].label and len([p for p in own if p.mention]) == 1:
+                own.append(Part("punctuation", "label."))
                 continue
-            sentences[-1].asks = part.text == "?"
+            sentences[-1].is_question = part.text == "?"
             if own:
                 sentences.append(Sentence())
         else:
@@ -71,29 +72,33 @@ def _cut(parts: Sequence[Part]) -> list[Sentence]:
     return [sentence for sentence in sentences if sentence.parts]
 
 
-def _join(sentence: Sentence) -> None:
-    """Makes one naming of an enumeration, and of a letter with its own text."""
+def _join_mentions(sentence: Sentence) -> None:
+    """Merges the mentions of an enumeration, and a letter with its own text."""
     joined: list[Part] = []
     between: list[Part] = []
     conjunction = ""
     after = [*sentence.parts, None]
     for position, part in enumerate(sentence.parts):
         last = joined[-1] if joined else None
-        if part.naming is None:
-            if last and last.naming and _may_join(part):
+        if part.mention is None:
+            if last and last.mention and _may_join(part):
                 between.append(part)
             else:
                 joined += [*between, part]
                 between, conjunction = [], ""
             continue
         signs = [p.text for p in between if p.text not in FILLERS]
-        words = [p.text for p in between if p.kind in ("and", "not")]
-        if last and last.naming and last.naming.letters == part.naming.letters:
-            last.naming.is_letter |= part.naming.is_letter
+        words = [p.text for p in between if p.role in ("and", "not")]
+        if last and last.mention and last.mention.letters == part.mention.letters:
+            last.mention.is_letter |= part.mention.is_letter
             last.mark |= part.mark
-        elif last and last.naming and _enumerates(signs, words, conjunction, joined[-2:-1], after[position + 1]):
-            last.naming.letters += part.naming.letters
-            last.naming.is_letter |= part.naming.is_letter
+        elif (
+            last
+            and last.mention
+            and _continues_enumeration(signs, words, conjunction, joined[-2:-1], after[position + 1])
+        ):
+            last.mention.letters += part.mention.letters
+            last.mention.is_letter |= part.mention.is_letter
             last.mark = last.mark or part.mark
             conjunction = words[0] if words else conjunction
         else:
@@ -105,7 +110,7 @@ def _join(sentence: Sentence) -> None:
 
 def _may_join(part: Part) -> bool:
     return (
-        part.kind == "and"
+        part.role == "and"
         or part.text in _JOINING
         or part.text == "label."
         or part.text in ("nor", "ni", "noch", "or", "nem", "a", "an", "the", "la", "el", "die", "der", "das", "le")
@@ -113,138 +118,140 @@ def _may_join(part: Part) -> bool:
     )
 
 
-def _enumerates(
+def _continues_enumeration(
     signs: Sequence[str], words: Sequence[str], conjunction: str, before: Sequence[Part], after: Part | None
 ) -> bool:
-    """Whether a naming goes on that of the one before: by what stands between, before and after them."""
+    """Whether a mention continues the enumeration of the previous one, by the parts between, before and after."""
     if "label." in signs or (conjunction and not words):
         return False
     if words or any(sign in ("/", "&", "+", "|", "、") for sign in signs):
         return True
-    if before and before[0].kind in _DENYING:  # "unlike B, C": what is denied ends at the comma
+    if before and before[0].role in _DENYING:  # "unlike B, C": the denial ends at the comma
         return False
     predicate = after is not None and after.text in ("is", "isn't", "fits", "fails", "est", "es", "ist", "was")
     return not (predicate and "," in signs)
 
 
-def _deny(sentence: Sentence) -> None:
-    """Counts each denial with the naming that it belongs to, and notes which are affirmed."""
+def _count_denials(sentence: Sentence) -> None:
+    """Adds each denial to the mention that it belongs to, and sets which are affirmed."""
     parts = sentence.parts
-    named = [(at, part.naming) for at, part in enumerate(parts) if part.naming]
+    mentions = [(at, part.mention) for at, part in enumerate(parts) if part.mention]
     passed = 0
     for at, part in enumerate(parts):
-        if part.kind not in (*_DENYING, "right"):
+        if part.role not in (*_DENYING, "right"):
             continue
-        if part.text in AGREEING and any(p.kind == "not" for p in parts[max(at - 2, 0) : at]):
+        if part.text in AGREEING and any(p.role == "not" for p in parts[max(at - 2, 0) : at]):
             continue  # "ce n'est ni A ni B": one denial in two words
-        while passed < len(named) and named[passed][0] < at:
+        while passed < len(mentions) and mentions[passed][0] < at:
             passed += 1
-        before = named[passed - 1] if passed else None
-        after = named[passed] if passed < len(named) else None
-        if part.kind == "instead":
-            _contrast(parts, at, before, after)
+        before = mentions[passed - 1] if passed else None
+        after = mentions[passed] if passed < len(mentions) else None
+        if part.role == "instead":
+            _apply_contrast(parts, at, before, after)
             continue
-        said = before is not None and _said_of(parts, before[0], at)
-        if part.kind == "right":
-            if before and said:
+        is_about_before = before is not None and _is_about(parts, before[0], at)
+        if part.role == "right":
+            if before and is_about_before:
                 before[1].affirmed = True
-        elif after and part.kind != "wrong" and _adjacent(parts, at, after[0]):
+        elif after and part.role != "wrong" and _is_adjacent(parts, at, after[0]):
             after[1].denials += 1
-        elif before and said and _closes(parts, at, before[0]):
+        elif before and is_about_before and _is_predicate(parts, at, before[0]):
             before[1].denials += 1
-        elif after and _reaches(parts, at, after[0]):
+        elif after and _applies_to_next(parts, at, after[0]):
             after[1].denials += 1
 
 
-def _contrast(
-    parts: Sequence[Part], at: int, before: tuple[int, Naming] | None, after: tuple[int, Naming] | None
+def _apply_contrast(
+    parts: Sequence[Part], at: int, before: tuple[int, Mention] | None, after: tuple[int, Mention] | None
 ) -> None:
-    """ "A rather than B", "A is less likely than B" """
-    if after is None or not _adjacent(parts, at, after[0]):
+    """ "A rather than B", "A is less likely than B": affirms one mention and denies the other."""
+    if after is None or not _is_adjacent(parts, at, after[0]):
         return
-    if before and any(p.kind == "less" for p in parts[max(before[0], at - _NEAR) : at]):
+    if before and any(p.role == "less" for p in parts[max(before[0], at - _MAX_DISTANCE) : at]):
         before, after = after, before
     after[1].denials += 1
     if before:
         before[1].affirmed = True
 
 
-def _adjacent(parts: Sequence[Part], at: int, naming: int) -> bool:
-    return naming - at <= _NEAR and all(p.text in FILLERS for p in parts[at + 1 : naming])
+def _is_adjacent(parts: Sequence[Part], at: int, mention: int) -> bool:
+    return mention - at <= _MAX_DISTANCE and all(p.text in FILLERS for p in parts[at + 1 : mention])
 
 
-def _closes(parts: Sequence[Part], at: int, naming: int) -> bool:
-    """Whether a denial after a naming is said of it: "A is wrong", "A is not ...", "A: no"."""
+def _is_predicate(parts: Sequence[Part], at: int, mention: int) -> bool:
+    """Whether a denial after a mention is about it: "A is wrong", "A is not ...", "A: no"."""
     part, previous = parts[at], parts[at - 1]
     is_last = at + 1 == len(parts) or parts[at + 1].text in (",", ":", ")")
-    verb = naming == at - 1 or previous.kind == "is" or previous.text in FILLERS or part.text.endswith("'t")
-    return part.kind == "wrong" or is_last or (part.kind == "not" and verb)
+    verb = mention == at - 1 or previous.role == "is" or previous.text in FILLERS or part.text.endswith("'t")
+    return part.role == "wrong" or is_last or (part.role == "not" and verb)
 
 
-def _said_of(parts: Sequence[Part], naming: int, at: int) -> bool:
-    """Whether what stands at `at` is said of the naming: only words of no weight stand between."""
-    if at - naming > _NEAR:
+def _is_about(parts: Sequence[Part], mention: int, at: int) -> bool:
+    """Whether the cue at `at` is about the mention before it: only filler words are between."""
+    if at - mention > _MAX_DISTANCE:
         return False
-    between = parts[naming + 1 : at]
+    between = parts[mention + 1 : at]
     if any(p.text == "label." for p in between):
         return len(between) == 1
     return all(
-        p.text in FILLERS or p.kind in ("is", *_DENYING, "right") or p.text in (":", "-", "–", "—", "both")
+        p.text in FILLERS or p.role in ("is", *_DENYING, "right") or p.text in (":", "-", "–", "—", "both")
         for p in between
     )
 
 
-def _reaches(parts: Sequence[Part], at: int, naming: int) -> bool:
-    """Whether what is denied may be the next naming: no other thought begins before it."""
-    if parts[at].kind == "wrong" and naming == at + 2 and parts[at + 1].text == ":":  # "Wrong: A"
+def _applies_to_next(parts: Sequence[Part], at: int, mention: int) -> bool:
+    """Whether a denial may be about the next mention: no other clause starts before it."""
+    if parts[at].role == "wrong" and mention == at + 2 and parts[at + 1].text == ":":  # "Wrong: A"
         return True
-    return naming - at <= _NEAR and not any(
-        p.kind in ("but", "and", "so", "final", "correction") or p.text in (",", ":", "-", "–", "—")
-        for p in parts[at + 1 : naming]
+    return mention - at <= _MAX_DISTANCE and not any(
+        p.role in ("but", "and", "so", "final", "correction") or p.text in (",", ":", "-", "–", "—")
+        for p in parts[at + 1 : mention]
     )
 
 
-def _weigh(sentence: Sentence, is_first: bool) -> None:
+def _set_weights(sentence: Sentence, is_first: bool) -> None:
     parts = sentence.parts
     concluded = final = declared = hedged = False
     first = True
     for at, part in enumerate(parts):
-        if part.naming is None:
-            concluded |= part.kind == "so"
-            final |= part.kind == "final"
-            declared |= part.kind in ("declare", "right")
-            hedged |= part.kind == "perhaps"
-            if part.kind == "but" or part.text == ",":
+        if part.mention is None:
+            concluded |= part.role == "so"
+            final |= part.role == "final"
+            declared |= part.role in ("declare", "right")
+            hedged |= part.role == "perhaps"
+            if part.role == "but" or part.text == ",":
                 hedged = False
             continue
-        naming = part.naming
+        mention = part.mention
         near = parts[max(at - 2, 0) : at]
-        copula = any(p.kind == "is" for p in near) and all(p.kind == "is" or p.text in FILLERS for p in near[-1:])
-        leads = is_first and first and all(p.text in OPTION_WORDS or p.kind == "sign" for p in parts[:at])
-        alone = first and all(p is part or p.kind in ("sign", "right", "is", "so") or p.text in FILLERS for p in parts)
-        hedged |= any(p.kind == "perhaps" for p in parts[at + 1 : at + 4]) and not declared
+        copula = any(p.role == "is" for p in near) and all(p.role == "is" or p.text in FILLERS for p in near[-1:])
+        leads = is_first and first and all(p.text in OPTION_WORDS or p.role == "punctuation" for p in parts[:at])
+        is_single = first and all(
+            p is part or p.role in ("punctuation", "right", "is", "so") or p.text in FILLERS for p in parts
+        )
+        hedged |= any(p.role == "perhaps" for p in parts[at + 1 : at + 4]) and not declared
         if part.mark:
-            naming.weight = MARKED
-        if (leads or alone) and len(naming.letters) == 1:
-            naming.weight = DECLARED
-            sentence.alone = True
-        if (declared or copula or naming.affirmed) and not naming.rejected:
-            naming.weight, sentence.alone = DECLARED, False
-        if (hedged or sentence.asks) and naming.weight >= DECLARED:
-            naming.weight = PASSING
-        elif concluded and not naming.rejected:
-            naming.weight = CONCLUDED
-        if final and not naming.rejected:
-            naming.weight = FINAL
+            mention.weight = MARKED
+        if (leads or is_single) and len(mention.letters) == 1:
+            mention.weight = DECLARED
+            sentence.is_single_mention = True
+        if (declared or copula or mention.affirmed) and not mention.rejected:
+            mention.weight, sentence.is_single_mention = DECLARED, False
+        if (hedged or sentence.is_question) and mention.weight >= DECLARED:
+            mention.weight = PASSING
+        elif concluded and not mention.rejected:
+            mention.weight = CONCLUDED
+        if final and not mention.rejected:
+            mention.weight = FINAL
         declared = hedged = final = False
         first = False
 
 
-def _answer(sentence: Sentence, question: Sentence) -> None:
-    """ "A? No." """
-    verdict = sentence.parts[0].kind
-    for naming in [part.naming for part in question.parts if part.naming][-1:]:
+def _apply_answer(sentence: Sentence, question: Sentence) -> None:
+    """ "A? No.": the verdict of a sentence on the last mention of the question before it."""
+    verdict = sentence.parts[0].role
+    for mention in [part.mention for part in question.parts if part.mention][-1:]:
         if verdict in ("no", "not", "wrong"):
-            naming.denials += 1
+            mention.denials += 1
         elif verdict == "right":
-            naming.affirmed, naming.weight = True, DECLARED
+            mention.affirmed, mention.weight = True, DECLARED

@@ -1,4 +1,4 @@
-"""The benchmarks by name, and how the copy of one becomes a source of questions."""
+"""The benchmarks by name, and a benchmark as a source of questions."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         *(DOCVQA, INFOVQA, OCRBENCH, MMBENCH),
     )
 }
-# the paper averages over eight and names the first three; the other five are our choice (docs/benchmarks.md)
+# the paper averages over eight benchmarks and names the first three; the other five are our choice (docs/benchmarks.md)
 PAPER8 = ("mme", "hallusionbench", "textvqa", "pope", "realworldqa", "ai2d", "chartqa", "mmstar")
 
 
@@ -34,11 +34,11 @@ def open_benchmark(
     seed: int = 0,
     spoken_instruction: bool = False,
 ) -> RowSource:
-    """The questions of a benchmark, from its hub copy or from `path`, a Parquet file or a folder that `datasets` reads.
+    """The questions of a benchmark, from the hub or from `path`, a Parquet file or a folder that `datasets` reads.
 
-    `revision` is a commit of the hub copy, the benchmark's own by default. `limit` takes at most so many, drawn by the
-    seed in whole groups. With `spoken_instruction` the sentence on the form of the answer becomes part of the question,
-    and so is spoken with it. Pictures are read when an example is. Raises InputError.
+    `revision` is a commit on the hub, by default that of the benchmark. `limit` takes at most so many, random whole
+    groups by the seed. With `spoken_instruction` the instruction on the answer format becomes part of the question and
+    is synthesized with it. Images are read when an example is. Raises InputError.
     """
     if name not in BENCHMARKS:
         raise InputError(f"benchmark: {name!r} is not known; there are {', '.join(BENCHMARKS)}")
@@ -46,51 +46,51 @@ def open_benchmark(
     from datasets.exceptions import DatasetNotFoundError
 
     try:
-        files = _files(benchmark, path, revision)
+        files = _parquet_files(benchmark, path, revision)
         for file in files:
             _check_columns(benchmark, pq.read_schema(file))
-        every = sample_rows(benchmark.rows(parquet_rows(files, benchmark.columns, "image")), 0, seed)
+        all_rows = sample_rows(benchmark.rows(parquet_rows(files, benchmark.columns, "image")), 0, seed)
     except (OSError, ValueError, DatasetNotFoundError) as error:
         raise InputError(f"{name}: path: {where}: {(str(error).splitlines() or ['?'])[0]}") from error
-    rows = tuple(every[i] for i in whole_groups(list(_groups(benchmark, every)), limit, seed))
+    rows = tuple(all_rows[i] for i in whole_groups(list(_group_names(benchmark, all_rows)), limit, seed))
     if spoken_instruction:
         rows = tuple(row._replace(question=row.question + row.answer_format, answer_format="") for row in rows)
     return RowSource(name, rows, benchmark.license)
 
 
 def _check_columns(benchmark: Benchmark, schema: pa.Schema) -> None:
-    """Raises InputError for a column that is not there or holds something else: what is no longer a list of answers
-    would else be scored letter by letter."""
+    """Raises InputError for a column that is missing or of another type: answers that are no longer a list would be
+    compared character by character."""
     for column in benchmark.columns:
         if column not in schema.names:
             raise InputError(f"column {column!r} is missing; there are {', '.join(schema.names)}")
-        question_type = schema.field(column).type
-        is_texts = pa.types.is_list(question_type) or pa.types.is_large_list(question_type)
-        is_texts = is_texts and _is_text(question_type.value_type)
-        wanted = "a picture" if column == "image" else benchmark.holds.get(column, "text")
-        fits = {
-            "a picture": pa.types.is_struct(question_type) and question_type.get_field_index("bytes") >= 0,
-            "text": _is_text(question_type),
-            "text or number": _is_text(question_type) or pa.types.is_integer(question_type),
+        column_type = schema.field(column).type
+        is_texts = pa.types.is_list(column_type) or pa.types.is_large_list(column_type)
+        is_texts = is_texts and _is_text(column_type.value_type)
+        expected = "an image" if column == "image" else benchmark.column_types.get(column, "text")
+        matches = {
+            "an image": pa.types.is_struct(column_type) and column_type.get_field_index("bytes") >= 0,
+            "text": _is_text(column_type),
+            "text or number": _is_text(column_type) or pa.types.is_integer(column_type),
             "texts": is_texts,
-            "text or texts": is_texts or _is_text(question_type),
+            "text or texts": is_texts or _is_text(column_type),
         }
-        if not fits[wanted]:
-            raise InputError(f"column {column!r} holds {question_type}, expected {wanted}")
+        if not matches[expected]:
+            raise InputError(f"column {column!r} is {column_type}, expected {expected}")
 
 
-def _is_text(question_type: pa.DataType) -> bool:
-    return pa.types.is_string(question_type) or pa.types.is_large_string(question_type)
+def _is_text(column_type: pa.DataType) -> bool:
+    return pa.types.is_string(column_type) or pa.types.is_large_string(column_type)
 
 
-def _groups(benchmark: Benchmark, rows: Sequence[Row]) -> Iterator[str]:
+def _group_names(benchmark: Benchmark, rows: Sequence[Row]) -> Iterator[str]:
     for row in rows:
-        of = {"category": row.category, "details": json.loads(row.details)}
-        yield benchmark.group(of) if benchmark.group else row.id
+        sample = {"category": row.category, "details": json.loads(row.details)}
+        yield benchmark.group(sample) if benchmark.group else row.id
 
 
-def _files(benchmark: Benchmark, path: str, revision: str | None) -> list[str]:
-    """The Parquet files of a copy; what the hub has is brought here."""
+def _parquet_files(benchmark: Benchmark, path: str, revision: str | None) -> list[str]:
+    """The Parquet files of a local dataset or of the hub; those of the hub are downloaded."""
     from datasets import DownloadManager, get_dataset_config_names, load_dataset_builder
 
     if Path(path).is_file():
@@ -98,21 +98,21 @@ def _files(benchmark: Benchmark, path: str, revision: str | None) -> list[str]:
     if path and not Path(path).is_dir():
         raise InputError("no such file or folder")
     config, split = benchmark.config, benchmark.split
-    if path:  # a downloaded copy has the hub's names; a folder with one table alone needs none
-        config = _named("config", config, get_dataset_config_names(path))
+    if path:  # a downloaded repository has the names of the hub; a folder with a single table needs none
+        config = _named_or_only("config", config, get_dataset_config_names(path))
     builder = load_dataset_builder(
         path or benchmark.hub, config, revision=None if path else revision or benchmark.revision
     )
     files = builder.config.data_files or {}
-    files = files[_named("split", split, [str(name) for name in files])]
+    files = files[_named_or_only("split", split, [str(name) for name in files])]
     if not all(file.endswith(".parquet") for file in files):
         raise InputError(f"{files[0]} is not Parquet")
     return DownloadManager().download(list(files))
 
 
-def _named(what: str, wanted: str | None, there: list[str]) -> str:
-    if wanted in there:
-        return str(wanted)
-    if len(there) == 1:
-        return there[0]
-    raise InputError(f"no {what} {wanted!r}; there are {', '.join(there)}")
+def _named_or_only(field: str, name: str | None, available: list[str]) -> str:
+    if name in available:
+        return str(name)
+    if len(available) == 1:
+        return available[0]
+    raise InputError(f"no {field} {name!r}; there are {', '.join(available)}")

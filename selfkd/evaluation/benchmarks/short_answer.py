@@ -12,8 +12,8 @@ DocVQA and InfoVQA: prompt as in lmms-eval (tasks docvqa_val, infovqa_val). ANLS
 et al., arXiv 1905.13648; Mathew et al., arXiv 2007.00398): 1 - distance / length of the longer text against the nearest
 of the answers, and 0 under 0.5. Only the validation splits have answers.
 
-OCRBench: prompt as in lmms-eval (task ocrbench): the question alone. Rule of Liu et al., arXiv 2305.07895: right where
-the response holds one of the answers; case is ignored, but for handwritten formulas (HME100k), where spaces are.
+OCRBench: prompt as in lmms-eval (task ocrbench): only the question. Rule of Liu et al., arXiv 2305.07895: correct where
+the response contains one of the answers; case is ignored, except in handwritten formulas (HME100k), where spaces are.
 """
 
 import re
@@ -28,12 +28,12 @@ from selfkd.evaluation.benchmarks.base import (
     Benchmark,
     Grade,
     Sample,
-    as_details,
-    by_category,
-    grouped,
+    details_json,
+    group_by,
     load_image,
-    needed,
     percent,
+    percent_by_category,
+    required_field,
 )
 from selfkd.evaluation.benchmarks.yes_no import ONE_WORD
 from selfkd.synthesis.sources.rows import Row
@@ -41,8 +41,8 @@ from selfkd.synthesis.sources.rows import Row
 _NUMBERS = ("none zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 NUMBER_WORDS = {word: str(digit) for digit, words in enumerate(_NUMBERS) for word in words.split()}
 ARTICLES = ("a", "an", "the")
-# The contractions that the evaluation restores: each is recognised with one of its apostrophes missing ("dont",
-# "couldntve" is not). It knows no others: "well" stays what it is.
+# The contractions that the evaluation restores: each is recognized with one apostrophe missing ("dont", but not
+# "couldntve"). Others stay as they are ("well").
 _CONTRACTED = """
 ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've he's
 how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've needn't not've o'clock
@@ -58,31 +58,32 @@ CONTRACTIONS = {
 _MARKS = ';/[]"{}()=+\\_-><@`!'
 
 
-@lru_cache(maxsize=2**16)  # the answers of people are compared with each answer that is tried
-def processed(answer: str) -> str:
-    """An answer in the form in which answers are compared: no case, no articles, no punctuation, digits for numbers."""
+@lru_cache(maxsize=2**16)  # the same reference answers are processed for each response
+def normalize_answer(answer: str) -> str:
+    """The form in which answers are compared: lower case, no articles, no punctuation, digits for number words."""
     text = answer.lower().replace(",", "").replace("?", "").replace("'s", " 's")
     text = text.strip().replace("\n", " ").replace("\t", " ").strip()
     kept = text
     for mark in _MARKS:
-        # beside a space a mark goes; between letters it becomes one: "dr - pepper" and "dr-pepper" are both two words
+        # a mark next to a space is removed, between characters it becomes a space: "dr - pepper" and "dr-pepper" are
+        # both two words
         kept = kept.replace(mark, "" if f"{mark} " in text or f" {mark}" in text else " ")
     kept = re.sub(r"\.(?!\d)", "", kept)
     words = (NUMBER_WORDS.get(word, word) for word in kept.split())
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 
-def agreement(said: str, answers: Sequence[str]) -> float:
-    """VQA accuracy: a third for every person who said the same, at most 1, averaged over leaving each person out."""
-    same = [processed(answer) == said for answer in answers]
+def vqa_accuracy(normalized: str, answers: Sequence[str]) -> float:
+    """A third for every person with the same answer, at most 1, averaged over leaving each person out."""
+    same = [normalize_answer(answer) == normalized for answer in answers]
     return sum(min(1.0, (sum(same) - own) / 3) for own in same) / len(same)
 
 
 def textvqa_grade(sample: Sample, prediction: str) -> Grade:
     if not prediction.strip():
         return Grade(None, 0.0)
-    said = processed(prediction)
-    return Grade(said, agreement(said, sample["details"]["answers"]))
+    normalized = normalize_answer(prediction)
+    return Grade(normalized, vqa_accuracy(normalized, sample["details"]["answers"]))
 
 
 def textvqa_metrics(samples: Sequence[Sample]) -> dict[str, float]:
@@ -90,17 +91,17 @@ def textvqa_metrics(samples: Sequence[Sample]) -> dict[str, float]:
 
 
 def textvqa_rows(records: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
-    """The truth is what most people said, the first of them where several are as frequent."""
+    """The target is the most frequent answer, the first of them in a tie."""
     for number, record in enumerate(records):
-        answers = list(needed(record, "answers", number))
+        answers = list(required_field(record, "answers", number))
         yield Row(
-            id=f"textvqa-{needed(record, 'question_id', number)}",
-            question=needed(record, "question", number).capitalize(),
+            id=f"textvqa-{required_field(record, 'question_id', number)}",
+            question=required_field(record, "question", number).capitalize(),
             answer=Counter(answers).most_common(1)[0][0],
             answer_format=ONE_WORD,
             image=load_image(record, number),
             question_type="vqa",
-            details=as_details(answers=answers),
+            details=details_json(answers=answers),
         )
 
 
@@ -115,7 +116,7 @@ TEXTVQA = Benchmark(
     grade=textvqa_grade,
     metrics=textvqa_metrics,
     revision="9c0699cd19768ac5ab97568f6b3cbac4c0062884",
-    holds={"question_id": "text or number", "answers": "texts"},
+    column_types={"question_id": "text or number", "answers": "texts"},
 )
 
 
@@ -123,34 +124,34 @@ TOLERANCE = 0.05
 SINGLE_WORD = "\nAnswer the question with a single word."
 
 
-def is_close(said: str, target: str) -> bool:
-    """Within 5% of a number, else the same text but for case."""
-    number, true_number = _number(said), _number(target)
+def is_close(answer: str, target: str) -> bool:
+    """Within 5% of a number, else the same text up to case."""
+    number, true_number = _number(answer), _number(target)
     if number is None or not true_number:
-        return said.lower() == target.lower()
+        return answer.lower() == target.lower()
     return abs(number - true_number) / abs(true_number) <= TOLERANCE
 
 
 def chartqa_grade(sample: Sample, prediction: str) -> Grade:
-    said = prediction.strip()
-    return Grade(said or None, float(bool(said) and is_close(said, sample["target"])))
+    answer = prediction.strip()
+    return Grade(answer or None, float(bool(answer) and is_close(answer, sample["target"])))
 
 
 def chartqa_metrics(samples: Sequence[Sample]) -> dict[str, float]:
-    return {"relaxed accuracy": percent(samples)} | by_category(samples)
+    return {"relaxed accuracy": percent(samples)} | percent_by_category(samples)
 
 
 def chartqa_rows(records: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
     for number, record in enumerate(records):
         yield Row(
             id=f"chartqa-{number:04d}",
-            question=needed(record, "question", number),
-            answer=str(needed(record, "answer", number)),
+            question=required_field(record, "question", number),
+            answer=str(required_field(record, "answer", number)),
             answer_format=SINGLE_WORD,
             image=load_image(record, number),
-            category=str(needed(record, "type", number)).removesuffix("_test"),
+            category=str(required_field(record, "type", number)).removesuffix("_test"),
             question_type="chart",
-            details=as_details(),
+            details=details_json(),
         )
 
 
@@ -178,43 +179,45 @@ CHARTQA = Benchmark(
 THRESHOLD = 0.5
 
 
-def anls(said: str, answers: Sequence[str]) -> float:
-    """0 or THRESHOLD to 1. Lengths are those of the texts that are compared, without outer and double spaces: the
-    official script takes the raw ones, by which a reply of spaces would be nearly right."""
-    best = max(Levenshtein.normalized_similarity(_plain(said), _plain(answer)) for answer in answers)
+def anls(response: str, answers: Sequence[str]) -> float:
+    """0 or THRESHOLD to 1. Lengths are those of the compared texts, without outer and double spaces: with the raw
+    lengths of the official script a response of spaces would be nearly correct."""
+    best = max(
+        Levenshtein.normalized_similarity(_normalize_spaces(response), _normalize_spaces(answer)) for answer in answers
+    )
     return best if best >= THRESHOLD else 0.0
 
 
 def anls_grade(sample: Sample, prediction: str) -> Grade:
-    said = _plain(prediction)
-    return Grade(said, anls(said, sample["details"]["answers"])) if said else Grade(None, 0.0)
+    answer = _normalize_spaces(prediction)
+    return Grade(answer, anls(answer, sample["details"]["answers"])) if answer else Grade(None, 0.0)
 
 
 def anls_metrics(samples: Sequence[Sample]) -> dict[str, float]:
     return {"anls": percent(samples)}
 
 
-def rows_of(name: str, types: str) -> Callable[[Iterable[Mapping[str, Any]]], Iterator[Row]]:
-    """`types` is the column that says what kind of question it is."""
+def document_rows(name: str, type_column: str) -> Callable[[Iterable[Mapping[str, Any]]], Iterator[Row]]:
+    """`rows` of DocVQA or InfoVQA; `type_column` holds the question types."""
 
     def rows(records: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
         for number, record in enumerate(records):
-            answers = list(needed(record, "answers", number))
+            answers = list(required_field(record, "answers", number))
             yield Row(
-                id=f"{name}-{needed(record, 'questionId', number)}",
-                question=needed(record, "question", number),
+                id=f"{name}-{required_field(record, 'questionId', number)}",
+                question=required_field(record, "question", number),
                 answer=answers[0],
                 answer_format=ONE_WORD,
                 image=load_image(record, number),
-                category=", ".join(record[types] or ()),
+                category=", ".join(record[type_column] or ()),
                 question_type="document",
-                details=as_details(answers=answers),
+                details=details_json(answers=answers),
             )
 
     return rows
 
 
-def _plain(text: str) -> str:
+def _normalize_spaces(text: str) -> str:
     return " ".join(text.lower().split())
 
 
@@ -224,9 +227,9 @@ DOCVQA = Benchmark(
     config="DocVQA",
     split="validation",
     columns=("questionId", "question", "question_types", "image", "answers"),
-    license="Apache-2.0 (the copy); the documents are the UCSF library's",
-    holds={"questionId": "text or number", "question_types": "texts", "answers": "texts"},
-    rows=rows_of("docvqa", "question_types"),
+    license="Apache-2.0 (the copy); the documents are those of the UCSF library",
+    column_types={"questionId": "text or number", "question_types": "texts", "answers": "texts"},
+    rows=document_rows("docvqa", "question_types"),
     grade=anls_grade,
     metrics=anls_metrics,
     revision="539088ef8a8ada01ac8e2e6d4e372586748a265e",
@@ -237,57 +240,58 @@ INFOVQA = Benchmark(
     config="InfographicVQA",
     split="validation",
     columns=("questionId", "question", "answers", "answer_type", "image"),
-    license="Apache-2.0 (the copy); the infographics have their own",
-    holds={"questionId": "text or number", "answers": "texts", "answer_type": "texts"},
-    rows=rows_of("infovqa", "answer_type"),
+    license="Apache-2.0 (the copy); each infographic has its own",
+    column_types={"questionId": "text or number", "answers": "texts", "answer_type": "texts"},
+    rows=document_rows("infovqa", "answer_type"),
     grade=anls_grade,
     metrics=anls_metrics,
     revision="539088ef8a8ada01ac8e2e6d4e372586748a265e",
 )
 
 
-RECOGNITION = "Text Recognition"
+TEXT_RECOGNITION = "Text Recognition"
 
 
 def ocrbench_grade(sample: Sample, prediction: str) -> Grade:
-    formula = sample["details"]["dataset"] == "HME100k"
-    said = _ocr_plain(prediction, formula)
-    answers = (_ocr_plain(answer, formula) for answer in sample["details"]["answers"])
-    return Grade(said or None, float(bool(said) and any(answer in said for answer in answers)))
+    is_formula = sample["details"]["dataset"] == "HME100k"
+    response = _normalize_ocr(prediction, is_formula)
+    answers = (_normalize_ocr(answer, is_formula) for answer in sample["details"]["answers"])
+    return Grade(response or None, float(bool(response) and any(answer in response for answer in answers)))
 
 
 def ocrbench_metrics(samples: Sequence[Sample]) -> dict[str, float]:
-    """`score` is the official one, out of 1,000: on a part of the benchmark it is what the whole would have. The five
-    groups are in percent of their questions (300, 200, 200, 200, 100)."""
+    """`score` is the official one, out of 1,000; on a part of the benchmark it is scaled to the whole. The five groups
+    are in percent of their questions (300, 200, 200, 200, 100)."""
     result = {"accuracy": percent(samples), "score": 10 * percent(samples)}
-    groups = grouped(
-        samples, lambda s: RECOGNITION if s["category"].endswith("Recognition") and not _formula(s) else s["category"]
+    groups = group_by(
+        samples,
+        lambda s: TEXT_RECOGNITION if s["category"].endswith("Recognition") and not _is_formula(s) else s["category"],
     )
-    return result | {name: percent(some) for name, some in sorted(groups.items())}
+    return result | {name: percent(part) for name, part in sorted(groups.items())}
 
 
 def ocrbench_rows(records: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
     for number, record in enumerate(records):
-        answers = needed(record, "answer", number)
+        answers = required_field(record, "answer", number)
         answers = [answers] if isinstance(answers, str) else list(answers)
         yield Row(
             id=f"ocrbench-{number:04d}",
-            question=needed(record, "question", number).strip(),
+            question=required_field(record, "question", number).strip(),
             answer=answers[0],
             image=load_image(record, number),
-            category=needed(record, "question_type", number),
+            category=required_field(record, "question_type", number),
             question_type="ocr",
-            details=as_details(answers=answers, dataset=record["dataset"]),
+            details=details_json(answers=answers, dataset=record["dataset"]),
         )
 
 
-def _formula(sample: Sample) -> bool:
+def _is_formula(sample: Sample) -> bool:
     return "Mathematical Expression" in sample["category"]
 
 
-def _ocr_plain(text: str, formula: bool) -> str:
+def _normalize_ocr(text: str, is_formula: bool) -> str:
     text = text.strip().replace("\n", " ")
-    return text.replace(" ", "") if formula else text.lower()
+    return text.replace(" ", "") if is_formula else text.lower()
 
 
 OCRBENCH = Benchmark(
@@ -301,5 +305,5 @@ OCRBENCH = Benchmark(
     grade=ocrbench_grade,
     metrics=ocrbench_metrics,
     revision="92a54bd1384387c178d5a07140a2d85e0a3d12e1",
-    holds={"answer": "text or texts"},
+    column_types={"answer": "text or texts"},
 )

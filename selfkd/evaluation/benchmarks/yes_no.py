@@ -1,8 +1,7 @@
 """MME, POPE and HallusionBench: questions to be answered yes or no.
 
-Prompts as in lmms-eval (tasks mme, pope, hallusion_bench_image), default models: MME's own " Please answer yes or no."
-gives way to the sentence below, HallusionBench is asked as it stands. A reply that says neither is wrong.
-"""
+Prompts as in lmms-eval (tasks mme, pope, hallusion_bench_image), default models: the instruction of MME (" Please
+answer yes or no.") is replaced by `ONE_WORD`, HallusionBench has none. A response that is neither is wrong."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,12 +13,12 @@ from selfkd.evaluation.benchmarks.base import (
     Benchmark,
     Grade,
     Sample,
-    as_details,
-    grouped,
+    details_json,
+    group_by,
     load_image,
-    needed,
     percent,
-    percent_all_right,
+    percent_all_correct,
+    required_field,
 )
 from selfkd.synthesis.sources.rows import Row
 
@@ -34,130 +33,130 @@ def grade(sample: Sample, prediction: str) -> Grade:
 
 
 def mme_rows(records: Records) -> Iterator[Row]:
-    """Two questions for each picture: `question_id` names the picture, so that a number makes the id."""
-    asked: Counter[str] = Counter()
+    """Two questions per image: `question_id` is that of the image, so a number completes the id."""
+    counts: Counter[str] = Counter()
     for number, record in enumerate(records):
-        shown = f"{needed(record, 'category', number)}/{needed(record, 'question_id', number)}"
-        asked[shown] += 1
+        image_id = f"{required_field(record, 'category', number)}/{required_field(record, 'question_id', number)}"
+        counts[image_id] += 1
         yield Row(
-            id=f"mme-{shown.replace('/', '-')}-{asked[shown]}",
-            question=needed(record, "question", number).strip().replace(" Please answer yes or no.", ""),
-            answer=_truth(record, "answer", number),
+            id=f"mme-{image_id.replace('/', '-')}-{counts[image_id]}",
+            question=required_field(record, "question", number).strip().replace(" Please answer yes or no.", ""),
+            answer=_yes_or_no_target(record, "answer", number),
             answer_format=ONE_WORD,
             image=load_image(record, number),
             category=record["category"],
             question_type="yes_no",
-            details=as_details(image=shown),
+            details=details_json(image=image_id),
         )
 
 
 def mme_group(sample: Sample) -> str:
-    return sample["details"]["picture"]
+    return sample["details"]["image"]
 
 
 def mme_metrics(samples: Sequence[Sample]) -> dict[str, float]:
-    """A subtask's score is acc + acc+ (the share of pictures with both questions right), 0 to 200; perception is the
+    """A subtask's score is acc + acc+ (the share of images with both questions correct), 0 to 200; perception is the
     sum of ten (to 2000), cognition of four (to 800). The headline is their sum over 28, or, where subtasks are missing,
     over twice their number. Source: Fu et al., arXiv 2306.13394, and lmms-eval's mme task."""
     scores: dict[str, float] = {}
-    each: dict[str, float] = {}
-    for name, some in sorted(grouped(samples, lambda s: s["category"]).items()):
-        acc, plus = percent(some), percent_all_right(some, mme_group)
+    by_subtask: dict[str, float] = {}
+    for name, part in sorted(group_by(samples, lambda s: s["category"]).items()):
+        acc, plus = percent(part), percent_all_correct(part, mme_group)
         scores[name] = acc + plus
-        each |= {f"{name} acc": acc, f"{name} acc+": plus}
+        by_subtask |= {f"{name} acc": acc, f"{name} acc+": plus}
     total = sum(scores.values())
     cognition = sum(score for name, score in scores.items() if name in COGNITION)
     headline = total / (2 * len(scores)) if scores else 0.0
-    return {"score": headline, "total": total, "perception": total - cognition, "cognition": cognition, **each}
+    return {"score": headline, "total": total, "perception": total - cognition, "cognition": cognition, **by_subtask}
 
 
 def pope_rows(records: Records) -> Iterator[Row]:
     for number, record in enumerate(records):
-        category = needed(record, "category", number)
+        category = required_field(record, "category", number)
         yield Row(
-            id=f"pope-{category}-{needed(record, 'question_id', number)}",
-            question=needed(record, "question", number).strip(),
-            answer=_truth(record, "answer", number),
+            id=f"pope-{category}-{required_field(record, 'question_id', number)}",
+            question=required_field(record, "question", number).strip(),
+            answer=_yes_or_no_target(record, "answer", number),
             answer_format=ONE_WORD,
             image=load_image(record, number),
             category=category,
             question_type="yes_no",
-            details=as_details(image_source=record["image_source"]),
+            details=details_json(image_source=record["image_source"]),
         )
 
 
 def pope_group(sample: Sample) -> str:
-    """A picture is asked about six times in each of three categories."""
+    """An image has six questions in each of three categories."""
     return sample["details"]["image_source"]
 
 
 def pope_metrics(samples: Sequence[Sample]) -> dict[str, float]:
-    """Yes is the positive class (Li et al., arXiv 2305.10355). A reply that says neither is no yes: it lowers accuracy
-    and recall. The yes rate is that of the replies; lmms-eval's `pope_yes_ratio` is that of the truths."""
-    every = _detection(samples)
-    for name, some in sorted(grouped(samples, lambda s: s["category"]).items()):
-        every |= {f"{name} {metric}": value for metric, value in _detection(some).items()}
-    return every
+    """Yes is the positive class (Li et al., arXiv 2305.10355). A response that is neither counts as no yes: it lowers
+    accuracy and recall. The yes rate is that of the responses; `pope_yes_ratio` of lmms-eval is that of the targets."""
+    result = _detection_metrics(samples)
+    for name, part in sorted(group_by(samples, lambda s: s["category"]).items()):
+        result |= {f"{name} {metric}": value for metric, value in _detection_metrics(part).items()}
+    return result
 
 
-def _detection(samples: Sequence[Sample]) -> dict[str, float]:
-    said = sum(s["parsed"] == "yes" for s in samples)
-    there = sum(s["target"] == "yes" for s in samples)
+def _detection_metrics(samples: Sequence[Sample]) -> dict[str, float]:
+    predicted = sum(s["parsed"] == "yes" for s in samples)
+    positives = sum(s["target"] == "yes" for s in samples)
     hits = sum(s["parsed"] == s["target"] == "yes" for s in samples)
-    precision, recall = hits / said if said else 0.0, hits / there if there else 0.0
+    precision, recall = hits / predicted if predicted else 0.0, hits / positives if positives else 0.0
     f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
     return {
         "accuracy": percent(samples),
         "precision": 100 * precision,
         "recall": 100 * recall,
         "f1": 100 * f1,
-        "yes rate": 100 * said / len(samples) if samples else 0.0,
+        "yes rate": 100 * predicted / len(samples) if samples else 0.0,
     }
 
 
 def hallusion_rows(records: Records) -> Iterator[Row]:
-    """The 951 questions with a picture, which lmms-eval and VLMEvalKit ask; the 178 without (visual_input 0) measure
-    what a model believes without looking, and are left out."""
+    """The 951 questions with an image, as in lmms-eval and VLMEvalKit. The 178 without (visual_input 0) measure the
+    prior knowledge of a model and are left out."""
     for number, record in enumerate(records):
         if str(record["visual_input"]) == "0":
             continue
         parts = [str(record[name]) for name in ("category", "subcategory", "set_id", "figure_id", "question_id")]
-        answer = str(needed(record, "gt_answer", number))
+        answer = str(required_field(record, "gt_answer", number))
         if answer not in ("0", "1"):
             raise InputError(f"row {number}: field gt_answer: {answer!r} is neither 0 nor 1")
         yield Row(
             id=f"hallusionbench-{'-'.join(parts)}",
-            question=needed(record, "question", number),
+            question=required_field(record, "question", number),
             answer=("no", "yes")[int(answer)],
             image=load_image(record, number),
             category=f"{parts[0]}/{parts[1]}",
             question_type="yes_no",
-            details=as_details(set_id=parts[2], figure_id=parts[3], question_id=parts[4]),
+            details=details_json(set_id=parts[2], figure_id=parts[3], question_id=parts[4]),
         )
 
 
 def hallusion_group(sample: Sample) -> str:
-    """A set: pictures of one thing, true and edited, and the questions that are asked about each."""
+    """A set: original and edited images of one thing, and the questions on each."""
     return f"{sample['category']}/{sample['details']['set_id']}"
 
 
 def hallusion_metrics(samples: Sequence[Sample]) -> dict[str, float]:
-    """aAcc: questions; fAcc: pictures with all their questions right; qAcc: questions right on all their pictures.
-    Groups as in the official evaluation (tianyi-lab/HallusionBench), which keeps VD and VS apart: both have a
-    subcategory "ocr". There GPT-4 judges the replies; here, as in VLMEvalKit without a judge, yes or no is read."""
+    """aAcc: questions; fAcc: images with all their questions correct; qAcc: questions correct on all their images.
+    Groups as in the official evaluation (tianyi-lab/HallusionBench), which separates VD and VS: both have a subcategory
+    "ocr". There GPT-4 judges the responses; here, as in VLMEvalKit without a judge, yes or no is parsed."""
 
     def key(name: str):
         return lambda s: (hallusion_group(s), s["details"][name])
 
     return {
         "aAcc": percent(samples),
-        "fAcc": percent_all_right(samples, key("figure_id")),
-        "qAcc": percent_all_right(samples, key("question_id")),
+        "fAcc": percent_all_correct(samples, key("figure_id")),
+        "qAcc": percent_all_correct(samples, key("question_id")),
     }
 
 
-def _truth(record: Mapping[str, Any], field: str, number: int) -> str:
-    answer = str(needed(record, field, number)).lower().strip().rstrip(".")
+def _yes_or_no_target(record: Mapping[str, Any], field: str, number: int) -> str:
+    answer = str(required_field(record, field, number)).lower().strip().rstrip(".")
     if answer not in ("yes", "no"):
         raise InputError(f"row {number}: field {field}: {answer!r} is neither yes nor no")
     return answer
@@ -183,12 +182,12 @@ POPE = Benchmark(
     config=None,
     split="test",
     columns=("question_id", "question", "answer", "image_source", "image", "category"),
-    license="not stated by the copy; the pictures are COCO's",
+    license="not stated by the copy; the images are those of COCO",
     rows=pope_rows,
     grade=grade,
     metrics=pope_metrics,
     revision="4db1276663dfa5eb8ad16a52d24c31a09e470896",
-    holds={"question_id": "text or number"},
+    column_types={"question_id": "text or number"},
     group=pope_group,
 )
 HALLUSIONBENCH = Benchmark(
@@ -205,7 +204,7 @@ HALLUSIONBENCH = Benchmark(
     grade=grade,
     metrics=hallusion_metrics,
     revision="ea5fd49f1b711d12cc8b0ec75be0c0593e17befe",
-    holds=dict.fromkeys(("visual_input", "set_id", "figure_id", "question_id", "gt_answer"), "text or number"),
+    column_types=dict.fromkeys(("visual_input", "set_id", "figure_id", "question_id", "gt_answer"), "text or number"),
     group=hallusion_group,
     counts_groups=True,
 )

@@ -1,4 +1,4 @@
-"""How far spoken answers are from written ones: by position, by layer, by whether the item flips, and the farthest."""
+"""Agreement between text and audio: by position, by layer, by whether an item flips, and the least similar items."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,110 +6,112 @@ from typing import Any
 from selfkd.evaluation.uncertainty import enough
 from selfkd.evaluation.verdicts import too_few
 from selfkd.files import path_within
-from selfkd.report.charts import Figure, Line, Table, band, decimal, line_chart, percent, with_interval
-from selfkd.report.html import Styles, titled
-from selfkd.report.inputs import RunFolder, groups_stated, read_lines
+from selfkd.report.charts import Figure, Line, Table, band, decimal, line_chart, mean_with_interval, percent
+from selfkd.report.html import Styles, run_title
+from selfkd.report.inputs import RunFolder, group_count, read_lines
 
-_FIGURES = {"kl": "KL, nats per row", "same_top": "Same top token", "rank": "Rank of the written top token"}
-_BY_LAYER = {"cosine": "Cosine of hidden states", "distance": "Relative distance of hidden states"}
-_FARTHEST = 8  # items of a model
-_FEWEST = 5  # items whose response is so long, for a point by position
+_METRICS = {"kl": "KL, nats per token", "same_top": "Same top token", "rank": "Rank of the top token of text"}
+_LAYER_METRICS = {"cosine": "Cosine of hidden states", "distance": "Relative distance of hidden states"}
+_LEAST_SIMILAR = 8  # items per model
+_MIN_ITEMS = 5  # for a point by position: only so many responses may be that long
 
 
 def agreement_section(runs: list[RunFolder], styles: Styles) -> dict[str, Any] | None:
-    found = [
-        _benchmark(run, name, of["models"], styles)
+    benchmarks = [
+        _benchmark(run, name, result["models"], styles)
         for run in runs
         if run.kind == "agreement"
-        for name, of in run.result["benchmarks"].items()
+        for name, result in run.result["benchmarks"].items()
     ]
-    return {"benchmarks": found, "headlines": [b["finding"] for b in found]} if found else None
+    return {"benchmarks": benchmarks, "findings": [b["finding"] for b in benchmarks]} if benchmarks else None
 
 
 def _benchmark(run: RunFolder, name: str, models: Mapping[str, Any], styles: Styles) -> dict[str, Any]:
-    metrics = [
-        *(_by_position(key, models, styles) for key in _FIGURES),
-        *(_by_layer(k, models, styles) for k in _BY_LAYER),
+    charts = [
+        *(_position_chart(key, models, styles) for key in _METRICS),
+        *(_layer_chart(key, models, styles) for key in _LAYER_METRICS),
     ]
-    by = [_by(name, models, group) for group in ("kind", "voice")]
-    tables = [*by, _outcomes(name, models), _farthest(run, name, list(models))]
-    groups = min(groups_stated(model, run) for model in models.values())
-    few = "" if enough(groups) else f" These are {too_few(groups)}."
+    breakdowns = [_breakdown_table(name, models, by) for by in ("question_type", "voice")]
+    tables = [*breakdowns, _outcome_table(name, models), _least_similar_table(run, name, list(models))]
+    groups = min(group_count(model, run) for model in models.values())
+    few = "" if enough(groups) else f" There are {too_few(groups)}."
     return {
         "title": name,
         "n": max(model["n"] for model in models.values()),
         "finding": {
-            "title": f"{name}: how far spoken answers are from written ones",
-            "figure": "",
-            "text": f"{finding(models)}{few}",
+            "title": f"{name}: agreement between audio and text",
+            "highlight": "",
+            "text": f"{agreement_finding(models)}{few}",
         },
-        "figures": metrics,
+        "charts": charts,
         "tables": [table for table in tables if table.rows],
-        "notes": [f"{key.replace('_', ' ')}: {what}" for key, what in run.result["about"]["figures"].items()],
+        "notes": [f"{key.replace('_', ' ')}: {meaning}" for key, meaning in run.result["about"]["metrics"].items()],
     }
 
 
-def finding(models: Mapping[str, Any]) -> str:
-    said = [
-        f"{titled(m)} {of['kl']['mean']:.2f} nats per response row{_between(of['kl'])}, "
-        f"the same top token in {percent(of['same_top']['mean'])}"
-        for m, of in models.items()
+def agreement_finding(models: Mapping[str, Any]) -> str:
+    per_model = [
+        f"{run_title(name)} {model['kl']['mean']:.2f} nats per response token{_interval_text(model['kl'])}, "
+        f"the same top token for {percent(model['same_top']['mean'])}"
+        for name, model in models.items()
     ]
-    return f"From written to spoken: {'; '.join(said)}."
+    return f"KL divergence of audio from text: {'; '.join(per_model)}."
 
 
-def _between(kl: Mapping[str, float | None]) -> str:
+def _interval_text(kl: Mapping[str, float | None]) -> str:
     return "" if kl["low"] is None else f" ({kl['low']:.2f} to {kl['high']:.2f})"
 
 
-def _by_position(key: str, models: Mapping[str, Any], styles: Styles) -> Figure:
+def _position_chart(key: str, models: Mapping[str, Any], styles: Styles) -> Figure:
     lines = []
     for name, model in models.items():
-        found = [p for p in model["by_position"] if p["n"] >= min(_FEWEST, model["n"])]
-        points = [(float(p["position"] + 1), p[key]["mean"]) for p in found]
-        ends = band([p[key]["low"] for p in found], [p[key]["high"] for p in found])
-        lines.append(Line(titled(name), points, styles.of(name), ends))
-    return line_chart(_FIGURES[key], lines, "position in the response")
+        positions = [p for p in model["by_position"] if p["n"] >= min(_MIN_ITEMS, model["n"])]
+        points = [(float(p["position"] + 1), p[key]["mean"]) for p in positions]
+        intervals = band([p[key]["low"] for p in positions], [p[key]["high"] for p in positions])
+        lines.append(Line(run_title(name), points, styles.of(name), intervals))
+    return line_chart(_METRICS[key], lines, "position in the response")
 
 
-def _by_layer(key: str, models: Mapping[str, Any], styles: Styles) -> Figure:
+def _layer_chart(key: str, models: Mapping[str, Any], styles: Styles) -> Figure:
     lines = []
     for name, model in models.items():
         layers = model["by_layer"][key]["layers"]
         points = [(float(i), mean) for i, mean in enumerate(layers["mean"])]
-        lines.append(Line(titled(name), points, styles.of(name), band(layers["low"], layers["high"])))
-    return line_chart(_BY_LAYER[key], lines, "layer")
+        lines.append(Line(run_title(name), points, styles.of(name), band(layers["low"], layers["high"])))
+    return line_chart(_LAYER_METRICS[key], lines, "layer")
 
 
-def _cells(of: Mapping[str, Any]) -> list[str]:
-    return [str(of["n"]), *(with_interval(of[key], of["groups"], decimal) for key in _FIGURES)]
+def _cells(metrics: Mapping[str, Any]) -> list[str]:
+    return [str(metrics["n"]), *(mean_with_interval(metrics[key], metrics["groups"], decimal) for key in _METRICS)]
 
 
-def _by(name: str, models: Mapping[str, Any], group: str) -> Table:
+def _breakdown_table(name: str, models: Mapping[str, Any], by: str) -> Table:
     rows = []
-    for model, of in models.items():
-        rows.append([titled(model), "all", *_cells(of)])
-        rows += [[titled(model), value or "–", *_cells(some)] for value, some in of[f"by_{group}"].items()]
-    note = "Means over items, an item's being the mean over its response rows, with 95% intervals over images."
-    columns = ["Model", group.capitalize(), "n", *_FIGURES.values()]
-    return Table(f"{name}: agreement by {group}", columns, rows, note=note)
+    for model, metrics in models.items():
+        rows.append([run_title(model), "all", *_cells(metrics)])
+        rows += [[run_title(model), value or "–", *_cells(part)] for value, part in metrics[f"by_{by}"].items()]
+    title = by.replace("_", " ")
+    note = "Means over items with 95% intervals over images; the value of an item is the mean over its response tokens."
+    columns = ["Model", title.capitalize(), "n", *_METRICS.values()]
+    return Table(f"{name}: agreement by {title}", columns, rows, note=note)
 
 
-def _outcomes(name: str, models: Mapping[str, Any]) -> Table:
+def _outcome_table(name: str, models: Mapping[str, Any]) -> Table:
     rows = [
-        [titled(model), outcome, *_cells(some)]
-        for model, of in models.items()
-        for outcome, some in of.get("by_outcome", {}).items()
+        [run_title(model), outcome, *_cells(part)]
+        for model, metrics in models.items()
+        for outcome, part in metrics.get("by_outcome", {}).items()
     ]
-    return Table(f"{name}: items that flip, and those that do not", ["Model", "Outcome", "n", *_FIGURES.values()], rows)
+    return Table(f"{name}: agreement by outcome", ["Model", "Outcome", "n", *_METRICS.values()], rows)
 
 
-def _farthest(run: RunFolder, name: str, models: list[str]) -> Table:
+def _least_similar_table(run: RunFolder, name: str, models: list[str]) -> Table:
     rows = []
     for model in models:
         items = read_lines(path_within(run.folder / "items", f"{name}.{model}.jsonl"))
         means = [(sum(i["kl"]) / len(i["kl"]), sum(i["same_top"]) / len(i["same_top"]), i) for i in items]
-        for kl, same, item in sorted(means, key=lambda m: (-m[0], m[2]["id"]))[:_FARTHEST]:
-            rows.append([titled(model), item["id"], item["kind"], item["voice"], f"{kl:.2f}", percent(same, 0)])
-    columns = ["Model", "Item", "Kind", "Voice", "KL", "Same top token"]
-    return Table(f"{name}: items whose two views are farthest apart", columns, rows, words=4)
+        for kl, same_top, item in sorted(means, key=lambda m: (-m[0], m[2]["id"]))[:_LEAST_SIMILAR]:
+            fields = [item["id"], item["question_type"], item["voice"]]
+            rows.append([run_title(model), *fields, f"{kl:.2f}", percent(same_top, 0)])
+    columns = ["Model", "Item", "Question type", "Voice", "KL", "Same top token"]
+    return Table(f"{name}: items on which the modalities agree least", columns, rows, text_columns=4)

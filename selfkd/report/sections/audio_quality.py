@@ -1,6 +1,7 @@
-"""How well synthesized speech is understood: word error rate by folder, engine, voice and effect, rejected rows.
+"""Quality of synthesized audio: word error rate of an ASR model by engine, voice and augmentation, and rejected rows.
 
-Also a page of its own (`selfkd data report`) with the worst cases to listen to. Reads files alone; imports no torch.
+Also a page of its own (`selfkd data report`) with the rows of the highest error and their audio. Reads files only;
+imports no torch.
 """
 
 import re
@@ -20,16 +21,16 @@ from selfkd.report.html import data_uri, write_page
 from selfkd.report.inputs import DATA, RunFolder
 
 _FIELDS = ("id", "voice", "word_error_rate", "augmentation", "rejected")
-_FIGURES = ("Spoken", "Mean WER", "Heard right", "Refused")
+_METRIC_COLUMNS = ("Rows", "Mean WER", "Exact transcripts", "Rejected")
 
 
 @dataclass(frozen=True)
 class Row:
-    """A spoken question, kept or refused."""
+    """An audio query, kept or rejected."""
 
     folder: Path
     engine: str
-    at: tuple[bool, int]  # among the rejected, and where
+    at: tuple[bool, int]  # whether it is rejected, and its position in the folder
     fields: dict[str, Any]
 
     @property
@@ -37,14 +38,15 @@ class Row:
         return self.fields["word_error_rate"]
 
 
-def quality_section(runs: list[RunFolder]) -> dict[str, Any] | None:
+def audio_quality_section(runs: list[RunFolder]) -> dict[str, Any] | None:
     folders = [run.folder for run in runs if run.kind == DATA]
     if not folders:
         return None
     rows = [row for folder in folders for row in rows_of(folder)]
-    tables, heard = quality_tables(folders, rows), any(row.wer >= 0 for row in rows)
-    # of voices that nobody listened to there is nothing to say
-    return {"tables": tables if heard else [t for t in tables if t.words != 2], "transcript": heard}
+    tables, transcribed = quality_tables(folders, rows), any(row.wer >= 0 for row in rows)
+    # without transcripts the tables by voice and by augmentation have no metrics
+    shown = tables if transcribed else [t for t in tables if t.text_columns != 2]
+    return {"tables": shown, "transcribed": transcribed}
 
 
 def rows_of(folder: Path) -> Iterable[Row]:
@@ -55,36 +57,36 @@ def rows_of(folder: Path) -> Iterable[Row]:
 
 
 def quality_tables(folders: Sequence[Path], rows: Sequence[Row]) -> list[Table]:
-    """By folder, by voice, by what was done to the voice where something was, and the reasons of what was refused."""
+    """By folder, by voice, by augmentation where there is one, and the reasons for which rows were rejected."""
     manifests = {folder: read_manifest(folder) for folder in folders}
     by_folder = []
     for folder, manifest in manifests.items():
-        some = [row for row in rows if row.folder == folder]
-        asr_model = Path(manifest["asr_filter"]).name or "nobody listened"
-        by_folder.append([folder.name, manifest["engine_name"], asr_model, *_figures(some)])
-    voices = _by(rows, lambda row: row.fields["voice"])
-    effects = _by(rows, lambda row: re.sub(r" -?\d+ dB", "", row.fields["augmentation"]) or "as spoken")
-    reasons = Counter(_kind(r["reason"]) for manifest in manifests.values() for r in manifest["rejected"])
+        in_folder = [row for row in rows if row.folder == folder]
+        asr_model = Path(manifest["asr_filter"]).name or "none"
+        by_folder.append([folder.name, manifest["engine_name"], asr_model, *_metrics(in_folder)])
+    voices = _grouped(rows, lambda row: row.fields["voice"])
+    augmentations = _grouped(rows, lambda row: re.sub(r" -?\d+ dB", "", row.fields["augmentation"]) or "none")
+    reasons = Counter(_general_reason(r["reason"]) for manifest in manifests.values() for r in manifest["rejected"])
     tables = [
-        Table("By engine", ["Data", "Engine", "Recogniser", *_FIGURES], by_folder, words=3),
-        Table("By voice", ["Voice", "Engine", *_FIGURES], voices),
+        Table("By engine", ["Data", "Engine", "ASR model", *_METRIC_COLUMNS], by_folder, text_columns=3),
+        Table("By voice", ["Voice", "Engine", *_METRIC_COLUMNS], voices),
     ]
-    if len(effects) > 1:
-        tables.append(Table("By what was done to the voice", ["Heard", "Engine", *_FIGURES], effects))
+    if len(augmentations) > 1:
+        tables.append(Table("By augmentation", ["Augmentation", "Engine", *_METRIC_COLUMNS], augmentations))
     if reasons:
         counted = [[reason, f"{count:,}"] for reason, count in reasons.most_common()]
-        tables.append(Table("Why rows were refused", ["Reason", "Rows"], counted, words=1))
+        tables.append(Table("Reasons for rejection", ["Reason", "Rows"], counted, text_columns=1))
     return tables
 
 
-def _by(rows: Sequence[Row], name_of: Callable[[Row], str]) -> list[list[str]]:
+def _grouped(rows: Sequence[Row], name_of: Callable[[Row], str]) -> list[list[str]]:
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row.engine, name_of(row)), []).append(row)
-    return [[name, engine, *_figures(some)] for (engine, name), some in sorted(groups.items())]
+    return [[name, engine, *_metrics(group)] for (engine, name), group in sorted(groups.items())]
 
 
-def _figures(rows: Sequence[Row]) -> list[str]:
+def _metrics(rows: Sequence[Row]) -> list[str]:
     rates = [row.wer for row in rows if row.wer >= 0]
     error = clustered_stderr(rates) if rates else None
     return [
@@ -95,19 +97,19 @@ def _figures(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _kind(reason: str) -> str:
-    """A reason without what is particular to its row."""
+def _general_reason(reason: str) -> str:
+    """A reason without the numbers and paths of its row."""
     return re.sub(r"\s*\(.*", "", re.sub(r"[-\d.]*\d", "…", reason))
 
 
 @dataclass
-class AudioReportConfig:
-    """One HTML file on how well spoken questions can be understood.
+class AudioQualityConfig:
+    """One HTML file on how intelligible synthesized audio is, by an ASR model.
 
     Args:
         data: Folders that selfkd synthesize wrote, with --asr_filter.
         output: The HTML file to write.
-        items: How many of the worst cases to show, with sound.
+        items: How many rows of the highest word error rate to show, with audio.
     """
 
     data: list[str]
@@ -115,22 +117,22 @@ class AudioReportConfig:
     items: int = 24
 
 
-def speech_report(config: AudioReportConfig) -> Path:
-    """Writes the page and returns its path; raises InputError where nothing was verified."""
+def audio_quality_report(config: AudioQualityConfig) -> Path:
+    """Writes the page and returns its path; raises InputError where no row has a transcript."""
     folders = [Path(d) for d in config.data]
     rows = [row for folder in folders for row in rows_of(folder)]
-    heard = [row for row in rows if row.wer >= 0]
-    if not heard:
-        raise InputError(f"data: {', '.join(config.data)}: nothing was heard (selfkd synthesize --asr_filter WHISPER)")
-    worst = sorted(heard, key=lambda row: (-row.wer, row.fields["id"]))[: config.items]
+    transcribed = [row for row in rows if row.wer >= 0]
+    if not transcribed:
+        raise InputError(f"data: {', '.join(config.data)}: no transcripts (selfkd synthesize --asr_filter WHISPER)")
+    worst = sorted(transcribed, key=lambda row: (-row.wer, row.fields["id"]))[: config.items]
     write_page(
         config.output,
-        "speech.html",
-        title="How well the spoken questions can be understood",
+        "audio_quality.html",
+        title="Quality of synthesized audio",
         tables=quality_tables(folders, rows),
         worst=[_item(row) for row in worst],
     )
-    print(f"{config.output}: {len(heard):,} spoken questions")
+    print(f"{config.output}: {len(transcribed):,} transcribed rows")
     return config.output
 
 

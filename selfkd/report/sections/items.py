@@ -1,5 +1,5 @@
-"""Items of the benchmarks: what was asked, heard and answered. Some with picture and sound, the next as text and a link
-to where the data lie."""
+"""Items of the benchmarks: query, target, responses and transcript. The first items with image and audio, the next as
+text with a link to the data."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -14,53 +14,52 @@ from selfkd.data.dataset import ExampleFolder
 from selfkd.errors import InputError
 from selfkd.evaluation.compare import CASCADE, TEXT
 from selfkd.evaluation.samples import QUESTIONS, prompt_hash
-from selfkd.report.html import audio_uri, image_uri, titled
+from selfkd.report.html import audio_uri, image_uri, run_title
 from selfkd.report.inputs import Group, read_json
 from selfkd.report.sections.scores import Names
 
 OUTCOMES = {
-    (True, True): "both right",
-    (True, False): "only written right",
-    (False, True): "only spoken right",
-    (False, False): "neither right",
+    (True, True): "both correct",
+    (True, False): "only text correct",
+    (False, True): "only audio correct",
+    (False, False): "neither correct",
 }
 
-
-Place = tuple[ExampleFolder, dict[str, int]]  # spoken questions, and where each stands
+IndexedFolder = tuple[ExampleFolder, dict[str, int]]  # a dataset folder, and the position of each id
 
 
 @dataclass
 class Item:
     benchmark: str
-    sample: dict[str, Any]  # of the first view
-    at: int  # among the items of its benchmark
-    spoken: str = ""  # hash of what was shown and said; "" while it is known in writing alone
-    place: Place | None = None
-    answers: list[dict[str, Any]] = field(default_factory=list)
-    outcomes: dict[str, str] = field(default_factory=dict)  # by spoken system
+    sample: dict[str, Any]  # of the first modality
+    index: int  # among the items of its benchmark
+    audio_prompt: str = ""  # hash of image and audio; "" while only text is known
+    folder: IndexedFolder | None = None
+    responses: list[dict[str, Any]] = field(default_factory=list)
+    outcomes: dict[str, str] = field(default_factory=dict)  # by audio system
     media: dict[str, Any] = field(default_factory=dict)
     link: str = ""
 
     @property
     def anchor(self) -> str:
-        return f"item-{self.benchmark}-{self.at}"
+        return f"item-{self.benchmark}-{self.index}"
 
     @property
-    def heard(self) -> str:
-        return next((a["transcript"] for a in self.answers if a["transcript"]), "")
+    def transcript(self) -> str:
+        return next((r["transcript"] for r in self.responses if r["transcript"]), "")
 
 
 def items_section(groups: list[Group], output: Path, with_media: int, listed: int) -> dict[str, Any] | None:
-    """At most `with_media` items with picture and sound, then at most `listed` as text."""
-    positions, notes = _folders(groups)
-    items = _items(groups, positions)
+    """At most `with_media` items with image and audio, then at most `listed` as text."""
+    folders, notes = _folders(groups)
+    items = _items(groups, folders)
     if not items:
         return None
     chosen = spread(items, with_media + listed)
     for item in chosen[:with_media]:
         _add_media(item)
     for item in chosen[with_media:]:
-        item.link = "" if item.place is None else _link(item.place[0].folder, output.parent)
+        item.link = "" if item.folder is None else _link(item.folder[0].folder, output.parent)
     return {
         "items": chosen,
         "total": len(items),
@@ -69,86 +68,85 @@ def items_section(groups: list[Group], output: Path, with_media: int, listed: in
         "benchmarks": sorted({item.benchmark for item in chosen}),
         "question_types": sorted({item.sample["question_type"] for item in chosen}),
         "outcomes": [o for o in OUTCOMES.values() if any(o in item.outcomes.values() for item in chosen)],
-        "systems": {s: titled(s) for item in chosen for s in item.outcomes},
+        "systems": {s: run_title(s) for item in chosen for s in item.outcomes},
     }
 
 
-def _link(folder: Path, seen_from: Path) -> str:
-    """A relative URL: "#", "?", "%" and ":" are letters of a folder's name."""
-    return quote(Path(os.path.relpath(folder, seen_from)).as_posix())
+def _link(folder: Path, page_folder: Path) -> str:
+    """A relative URL; "#", "?", "%" and ":" may stand in the name of a folder and are quoted."""
+    return quote(Path(os.path.relpath(folder, page_folder)).as_posix())
 
 
-def _items(groups: list[Group], positions: list[Place | None]) -> list[Item]:
-    """An item that several groups were asked, in the same words of the same voice, is one; so is one that a group was
-    asked in writing alone."""
-    names, found = Names(groups), dict[str, list[Item]]()
-    alike: dict[tuple[str, ...], list[Item]] = {}  # by what was asked; they were spoken in different ways
-    for group, place in zip(groups, positions, strict=True):
-        of_benchmark = found.setdefault(group.benchmark, [])
+def _items(groups: list[Group], folders: list[IndexedFolder | None]) -> list[Item]:
+    """Merges the same item of several groups where query and audio are equal, or where a group has it as text only."""
+    names, by_benchmark = Names(groups), dict[str, list[Item]]()
+    same_query: dict[tuple[str, ...], list[Item]] = {}  # items that differ in their audio only
+    for group, folder in zip(groups, folders, strict=True):
+        of_benchmark = by_benchmark.setdefault(group.benchmark, [])
         by_system = {system: {s["id"]: s for s in samples} for system, samples in group.samples.items()}
         for row in group.items():
-            answers = {system: by_id[row[0]] for system, by_id in by_system.items() if row[0] in by_id}
-            spoken = next((sample["prompt"] for system, sample in answers.items() if system != TEXT), "")
-            same = alike.setdefault((group.benchmark, *row), [])
-            item = next((i for i in same if i.spoken == spoken or not (i.spoken and spoken)), None)
+            samples = {system: by_id[row[0]] for system, by_id in by_system.items() if row[0] in by_id}
+            audio = next((sample["prompt"] for system, sample in samples.items() if system != TEXT), "")
+            same = same_query.setdefault((group.benchmark, *row), [])
+            item = next((i for i in same if i.audio_prompt == audio or not (i.audio_prompt and audio)), None)
             if item is None:
-                item = Item(group.benchmark, next(iter(answers.values())), len(of_benchmark), place=place)
+                item = Item(group.benchmark, next(iter(samples.values())), len(of_benchmark), folder=folder)
                 of_benchmark.append(item)
                 same.append(item)
-            if spoken and not item.spoken:
-                item.spoken, item.place = spoken, place
-            item.answers += [{"system": names.of(group, s), **sample} for s, sample in answers.items()]
-            item.outcomes |= _outcomes(answers)
-    return [item for of in found.values() for item in of]
+            if audio and not item.audio_prompt:
+                item.audio_prompt, item.folder = audio, folder
+            item.responses += [{"system": names.of(group, s), **sample} for s, sample in samples.items()]
+            item.outcomes |= _outcomes(samples)
+    return [item for items in by_benchmark.values() for item in items]
 
 
-def _outcomes(answers: Mapping[str, dict[str, Any]]) -> dict[str, str]:
-    written = answers.get(TEXT)
-    if written is None or written["error"]:
+def _outcomes(samples: Mapping[str, dict[str, Any]]) -> dict[str, str]:
+    text = samples.get(TEXT)
+    if text is None or text["error"]:
         return {}
     return {
-        system: OUTCOMES[bool(written["correct"]), bool(answer["correct"])]
-        for system, answer in answers.items()
-        if system not in (TEXT, CASCADE) and not answer["error"]
+        system: OUTCOMES[bool(text["correct"]), bool(sample["correct"])]
+        for system, sample in samples.items()
+        if system not in (TEXT, CASCADE) and not sample["error"]
     }
 
 
 def spread(items: list[Item], count: int) -> list[Item]:
-    """In turn one of each benchmark and outcome, so that the rare ones are among the first."""
+    """`count` items, in turn one of each benchmark and outcome, so that rare outcomes are among the first."""
     strata: dict[tuple[str, ...], list[Item]] = {}
     for item in items:
         strata.setdefault((item.benchmark, *item.outcomes.values()), []).append(item)
-    turns = [(turn, at, item) for at, of in enumerate(strata.values()) for turn, item in enumerate(of)]
+    turns = [(turn, at, item) for at, stratum in enumerate(strata.values()) for turn, item in enumerate(stratum)]
     return [item for _, _, item in sorted(turns, key=lambda t: t[:2])[:count]]
 
 
-def _folders(groups: list[Group]) -> tuple[list[Place | None], list[str]]:
-    """Of each group its spoken questions, and a note for those that are not there any more."""
-    opened: dict[Path | None, Place | str] = {}
-    positions: list[Place | None] = []
+def _folders(groups: list[Group]) -> tuple[list[IndexedFolder | None], list[str]]:
+    """The dataset folder of each group, and a note for each that cannot be read any more."""
+    opened: dict[Path | None, IndexedFolder | str] = {}
+    folders: list[IndexedFolder | None] = []
     notes = []
     for group in groups:
         named = list(dict.fromkeys(_named_folders(group)))
-        opened |= {folder: _opened(folder) for folder in named if folder not in opened}
-        there = [place for folder in named if not isinstance(place := opened[folder], str)]
-        positions.append(there[0] if there else None)
-        notes += [] if there else [f"{group.benchmark}: {opened[named[0]]}"]
-    return positions, list(dict.fromkeys(notes))
+        opened |= {folder: _open_folder(folder) for folder in named if folder not in opened}
+        readable = [indexed for folder in named if not isinstance(indexed := opened[folder], str)]
+        folders.append(readable[0] if readable else None)
+        notes += [] if readable else [f"{group.benchmark}: {opened[named[0]]}"]
+    return folders, list(dict.fromkeys(notes))
 
 
-def _opened(folder: Path | None) -> Place | str:
-    """The spoken questions, or what is the matter with them."""
+def _open_folder(folder: Path | None) -> IndexedFolder | str:
+    """The folder, or why it cannot be read."""
     if folder is None:
-        return "the run does not say where its spoken questions are."
+        return "the run does not name its dataset folder."
     try:
         examples = ExampleFolder(folder)
     except InputError as error:
-        return f"its spoken questions are not where the run left them ({error})."
+        return f"its dataset folder cannot be read ({error})."
     return examples, {row["id"]: i for i, row in enumerate(examples.columns("id"))}
 
 
 def _named_folders(group: Group) -> Iterator[Path | None]:
-    """Those of the runs that were asked aloud first: a written view may be that of a run over other speech."""
+    """Runs with audio first: the text modality may be that of a run on other audio."""
     for system in sorted(group.runs, key=lambda system: system == TEXT):
         run = group.runs[system]
         path = run.folder / QUESTIONS
@@ -157,12 +155,13 @@ def _named_folders(group: Group) -> Iterator[Path | None]:
 
 
 def _add_media(item: Item) -> None:
-    """None where the folder was made anew since, and holds something else under this id."""
-    if item.place is None or item.sample["id"] not in item.place[1]:
+    """Adds nothing where the folder was written again since and holds something else under this id."""
+    if item.folder is None or item.sample["id"] not in item.folder[1]:
         return
-    example = item.place[0][item.place[1][item.sample["id"]]]
-    modality, asked = ("audio", item.spoken) if item.spoken else ("text", item.sample["prompt"])
-    if prompt_hash(example, modality) != asked:
+    examples, positions = item.folder
+    example = examples[positions[item.sample["id"]]]
+    modality, prompt = ("audio", item.audio_prompt) if item.audio_prompt else ("text", item.sample["prompt"])
+    if prompt_hash(example, modality) != prompt:
         return
-    media: dict[str, Markup | float | None] = {"picture": image_uri(example), "audio": audio_uri(example)}
+    media: dict[str, Markup | float | None] = {"image": image_uri(example), "audio": audio_uri(example)}
     item.media = {**media, "seconds": example.duration_seconds, "voice": example.voice}

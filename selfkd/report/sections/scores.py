@@ -1,4 +1,5 @@
-"""Scores of evaluation runs: sentences, bars, gaps, shares closed, question types, "yes" bias, all models at once."""
+"""Scores of evaluation runs: findings, bars, tables of scores, gaps and shares closed, question types, yes bias, models
+compared."""
 
 from collections import Counter
 from statistics import fmean
@@ -14,46 +15,45 @@ from selfkd.evaluation.judge import agreement_sentence
 from selfkd.evaluation.metrics import groups_in
 from selfkd.evaluation.uncertainty import DIFFERENCE, MIN_GROUPS, enough, mean_interval
 from selfkd.evaluation.verdicts import AT_CHANCE, format_interval, too_few
-from selfkd.report.charts import Bar, Dot, Figure, Table, bar_chart, minus, percent, percents, scatter
-from selfkd.report.html import Styles, listed, system_title, titled
+from selfkd.report.charts import Bar, Dot, Figure, Table, bar_chart, minus, percent, percent_interval, scatter
+from selfkd.report.html import Styles, join_titles, run_title, system_title
 from selfkd.report.inputs import Group, RunFolder, read_json
 
-_FEWEST_WRITTEN = 3  # scores, for a word on what goes with what
+_MIN_TEXT_SCORES = 3  # different ones, for a rank correlation
 
 
-def together(groups: list[Group]) -> list[str]:
-    """Whether models that answer better in writing answer better in speech (the paper: they do, and teach better), as
-    the rank correlation over models, of benchmarks where three or more have written scores that differ."""
+def rank_correlations(groups: list[Group]) -> list[str]:
+    """Whether models with a higher text score have a higher audio score (the paper: they do, and are better teachers):
+    the rank correlation over models, for benchmarks with three or more different text scores."""
     scores: dict[str, list[tuple[float, float]]] = {}
     for group in groups:
         systems = group.scores["systems"]
         if TEXT in systems and systems[TEXT]["n"]:
-            spoken = [(systems[TEXT]["accuracy"], systems[s]["accuracy"]) for s in group.spoken if systems[s]["n"]]
-            scores.setdefault(group.benchmark, []).extend(spoken)
-    said = []
+            text = systems[TEXT]["accuracy"]
+            pairs = [(text, systems[s]["accuracy"]) for s in group.audio_systems if systems[s]["n"]]
+            scores.setdefault(group.benchmark, []).extend(pairs)
+    sentences = []
     for benchmark, points in scores.items():
-        written, heard = zip(*points, strict=True) if points else ((), ())
-        if len(set(written)) >= _FEWEST_WRITTEN and len(set(heard)) > 1:
-            rank = minus(f"{spearmanr(written, heard).statistic:.2f}")
+        text_scores, audio_scores = zip(*points, strict=True) if points else ((), ())
+        if len(set(text_scores)) >= _MIN_TEXT_SCORES and len(set(audio_scores)) > 1:
+            rank = minus(f"{spearmanr(text_scores, audio_scores).statistic:.2f}")
             few = "" if enough(len(points)) else f": {too_few(len(points), 'models')}"
-            said.append(f"{benchmark}: rank correlation of written and spoken {rank} over {len(points)} models{few}.")
-    return said
+            sentence = f"{benchmark}: rank correlation of text and audio scores {rank} over {len(points)} models{few}."
+            sentences.append(sentence)
+    return sentences
 
 
-def written_against_spoken(groups: list[Group], styles: Styles) -> Figure | None:
-    """A point for each model and benchmark that was asked in both ways; None without any."""
+def text_audio_scatter(groups: list[Group], styles: Styles) -> Figure | None:
+    """A point for each model and benchmark with both modalities; None without any."""
     dots = []
     for group in groups:
         systems = group.scores["systems"]
-        for s in group.spoken if TEXT in systems and systems[TEXT]["n"] else ():
+        for s in group.audio_systems if TEXT in systems and systems[TEXT]["n"] else ():
             if systems[s]["n"]:
                 at = systems[TEXT]["accuracy"], systems[s]["accuracy"]
-                dots.append(Dot(f"{titled(s)} on {group.benchmark}", at, styles.of(s), group.benchmark))
-    return (
-        scatter("Written against spoken, a point for each model and benchmark", dots, "written", "spoken")
-        if dots
-        else None
-    )
+                dots.append(Dot(f"{run_title(s)} on {group.benchmark}", at, styles.of(s), group.benchmark))
+    title = "Text score against audio score by model and benchmark"
+    return scatter(title, dots, "text", "audio") if dots else None
 
 
 def scores_section(
@@ -66,124 +66,126 @@ def scores_section(
     names = Names(shown)
     tables = [_score_table(shown, names), _gap_table(shown, names), _closed_table(shown)]
     return {
-        "headlines": [headline(group, names) for group in shown],
-        "compared": _compared(groups),
+        "findings": [score_finding(group, names) for group in shown],
+        "comparisons": _comparisons(groups),
         "warnings": _warnings(groups, names),
-        "bars": [_bars(group, names, styles) for group in shown],
-        "tables": [t for t in (*tables, _voices_table(runs), _topic_table(runs)) if t.rows],
-        "question_types": [t for t in (_kind_table(group, names) for group in groups) if t.rows],
-        "bias": [f for f in (_bias(group, names, styles) for group in groups) if f],
-        "scatter": written_against_spoken(groups, styles),
-        "together": together(groups),
+        "bars": [_bar_chart(group, names, styles) for group in shown],
+        "tables": [t for t in (*tables, _voices_table(runs), _judge_table(runs)) if t.rows],
+        "question_types": [t for t in (_question_type_table(group, names) for group in groups) if t.rows],
+        "bias": [f for f in (_yes_bias_chart(group, names, styles) for group in groups) if f],
+        "scatter": text_audio_scatter(groups, styles),
+        "rank_correlations": rank_correlations(groups),
     }
 
 
 class Names:
-    """What systems are called: the written view and the cascade by their run too, where there are several."""
+    """Titles of systems and groups. Text and cascade have the name of their run too where there are several."""
 
     def __init__(self, groups: list[Group]):
-        owners = {system: {g.owners[system] for g in groups if system in g.samples} for system in (TEXT, CASCADE)}
-        self._many = {system: len(of) > 1 for system, of in owners.items()}
-        self._times = Counter((group.benchmark, group.writer) for group in groups)
+        runs = {system: {g.run_names[system] for g in groups if system in g.samples} for system in (TEXT, CASCADE)}
+        self._has_several_runs = {system: len(names) > 1 for system, names in runs.items()}
+        self._group_counts = Counter((group.benchmark, group.text_run) for group in groups)
 
     def of(self, group: Group, system: str) -> str:
-        return system_title(system, group.owners[system] if self._many.get(system) else "")
+        return system_title(system, group.run_names[system] if self._has_several_runs.get(system) else "")
 
     def group(self, group: Group) -> str:
         benchmark = f"{group.benchmark} (official rule)" if group.is_official else group.benchmark
-        name = f"{benchmark}, {titled(group.writer)}" if self._many[TEXT] and group.writer else benchmark
-        # it was spoken in more than one way, or heard by more than one recogniser
-        twice = self._times[group.benchmark, group.writer] > 1
-        who = group.spoken or [group.owners[s] for s in group.samples if s == CASCADE]
-        return f"{name} ({listed(who)})" if twice and who else name
+        has_run = self._has_several_runs[TEXT] and group.text_run
+        name = f"{benchmark}, {run_title(group.text_run)}" if has_run else benchmark
+        # several groups of one text modality: different audio, or different ASR models
+        is_one_of_several = self._group_counts[group.benchmark, group.text_run] > 1
+        runs = group.audio_systems or [group.run_names[s] for s in group.samples if s == CASCADE]
+        return f"{name} ({join_titles(runs)})" if is_one_of_several and runs else name
 
 
-def headline(group: Group, names: Names) -> dict[str, str]:
-    """The group's title and what came of it, in a sentence or two."""
+def score_finding(group: Group, names: Names) -> dict[str, str]:
+    """The title of a group, its scores, and its gap or the share of it that is closed."""
     systems = group.scores["systems"]
-    said = [f"{_inside(names.of(group, s))} {percent(score['accuracy'])}" for s, score in systems.items() if score["n"]]
+    answered = {system: score for system, score in systems.items() if score["n"]}
+    accuracies = [f"{_lowercase_first(names.of(group, s))} {percent(of['accuracy'])}" for s, of in answered.items()]
     closed = group.scores["gap_closed"]
-    after = [_closed_words(s, c) for s, c in closed.items()]
+    sentences = [_share_sentence(s, c) for s, c in closed.items()]
     if not closed:
-        after = [_gap_words(s, g) for s, g in group.scores["gap"].items() if s != CASCADE and g["n"]]
+        sentences = [_gap_sentence(s, g) for s, g in group.scores["gap"].items() if s != CASCADE and g["n"]]
     clear = {s: c["share"] for s, c in closed.items() if c["verdict"] == "closed"}
     first = next(iter(clear), "")
-    text = "; ".join(said) or "no replies"
-    chance = [f"Chance is {percent(score['chance'])}." for score in systems.values() if score["n"]][:1]
+    text = "; ".join(accuracies) or "no responses"
+    chance = [f"Chance is {percent(score['chance'])}." for score in answered.values()][:1]
     return {
         "title": names.group(group),
-        "figure": f"{percent(clear[first], 0)} of the gap closed with {titled(first)}" if clear else "",
-        "text": " ".join([f"{text[0].upper()}{text[1:]}.", *chance, *dict.fromkeys(after)]),
+        "highlight": f"{percent(clear[first], 0)} of the gap closed by {run_title(first)}" if clear else "",
+        "text": " ".join([f"{text[0].upper()}{text[1:]}.", *chance, *dict.fromkeys(sentences)]),
     }
 
 
-def _silent_words(verdict: str, groups: int) -> str:
-    why = AT_CHANCE if verdict == "at chance" else f"{too_few(groups)} to say anything of the gap"
-    return f"{why[0].upper()}{why[1:]}."
+def _no_verdict_sentence(verdict: str, groups: int) -> str:
+    reason = AT_CHANCE if verdict == "at chance" else f"{too_few(groups)} to estimate the gap"
+    return f"{reason[0].upper()}{reason[1:]}."
 
 
-def _closed_words(system: str, closed: dict[str, Any]) -> str:
-    """ "is closed" is said where the interval of the share leaves out none."""
+def _share_sentence(system: str, closed: dict[str, Any]) -> str:
+    """ "closes" where the interval of the share excludes zero."""
     match closed["verdict"]:
         case "too few" | "at chance":
-            return _silent_words(closed["verdict"], closed["groups"])
+            return _no_verdict_sentence(closed["verdict"], closed["groups"])
         case "no clear gap":
             return "There is no clear gap to close."
-    share, low_to_high, of = percent(closed["share"], 0), percents(closed["interval"]), titled(closed["of"])
+    share, interval = percent(closed["share"], 0), percent_interval(closed["interval"])
+    closing, baseline = run_title(system), run_title(closed["of"])
     if closed["verdict"] == "closed":
-        return f"With {titled(system)}, {share} of the gap that {of} leaves is closed ({low_to_high})."
-    return f"With {titled(system)}, no clear share of the gap that {of} leaves is closed ({share}; {low_to_high})."
+        return f"{closing} closes {share} of the gap left by {baseline} ({interval})."
+    return f"{closing} closes no clear share of the gap left by {baseline} ({share}; {interval})."
 
 
-def _inside(title: str) -> str:
-    """A title in a sentence."""
+def _lowercase_first(title: str) -> str:
     return title[0].lower() + title[1:]
 
 
-def _gap_words(system: str, gap: dict[str, Any]) -> str:
-    """ "loses" and "gains" are said where the interval of the gap leaves out none."""
+def _gap_sentence(system: str, gap: dict[str, Any]) -> str:
+    """ "loses" or "gains" where the interval of the gap excludes zero."""
     if gap["verdict"] in ("too few", "at chance"):
-        return _silent_words(gap["verdict"], gap["groups"])
+        return _no_verdict_sentence(gap["verdict"], gap["groups"])
     mean, low, high = (100 * share for share in (gap["gap"], *gap["gap_interval"]))
     if gap["verdict"] == "no clear gap":
         points = minus(f"{mean:.1f} points, {low:.1f} to {high:.1f}")
-        return f"{titled(system)} shows no clear gap ({points})."
+        return f"{run_title(system)} has no clear gap ({points})."
     sign = 1 if gap["verdict"] == "loses" else -1
     ends = sorted((sign * low, sign * high))
     points = f"{sign * mean:.1f} points ({ends[0]:.1f} to {ends[1]:.1f})"
-    return f"{titled(system)} {gap['verdict']} {points} when the question is spoken."
+    return f"{run_title(system)} {gap['verdict']} {points} with audio queries."
 
 
-def _compared(groups: list[Group]) -> list[str]:
-    """What is measured against what, said once for the benchmarks that are alike in it."""
-    said: dict[str, list[str]] = {}
+def _comparisons(groups: list[Group]) -> list[str]:
+    """Which text and audio modalities are compared; benchmarks with the same comparison share a line."""
+    benchmarks_by_line: dict[str, list[str]] = {}
     for group in groups:
-        if not group.spoken:
+        if not group.audio_systems:
             continue
-        who = listed(group.spoken)
+        audio = join_titles(group.audio_systems)
         if TEXT not in group.samples:
-            line = f"{who}: no run was asked the same items in writing, so there is no gap."
+            line = f"{audio}: no run has text queries on the same items, so there is no gap."
         else:
-            line = f"questions spoken to {who}, against the same questions written to {titled(group.writer)}."
-        if group.apart:
-            line += f" Measured apart: {who} {group.apart}."
-        said.setdefault(line, []).append(group.benchmark)
+            line = f"audio queries of {audio} against the same text queries of {run_title(group.text_run)}."
+        if group.difference:
+            line += f" In a group of its own: {audio} {group.difference}."
+        benchmarks_by_line.setdefault(line, []).append(group.benchmark)
     official = official_note(list(dict.fromkeys(g.benchmark for g in groups if g.is_official)))
-    lines = [f"{', '.join(benchmarks)}: {line}" for line, benchmarks in said.items()]
+    lines = [f"{', '.join(benchmarks)}: {line}" for line, benchmarks in benchmarks_by_line.items()]
     return [*lines, *([f"{official[0].upper()}{official[1:]}."] if official else [])]
 
 
 def _warnings(groups: list[Group], names: Names) -> list[str]:
-    """Where responses of one modality were cut, empty, refused or failed more often than of the other."""
+    """Where responses of one modality were truncated, empty, refused or failed more often than of the other."""
     return [
-        f"{names.group(group)}, {_inside(names.of(group, system))}: {line}."
+        f"{names.group(group)}, {_lowercase_first(names.of(group, system))}: {line}."
         for group in groups
         for system, gap in group.scores["gap"].items()
         for line in gap.get("warnings", ())
     ]
 
 
-def _bars(group: Group, names: Names, styles: Styles) -> Figure:
+def _bar_chart(group: Group, names: Names, styles: Styles) -> Figure:
     shown = {system: score for system, score in group.scores["systems"].items() if score["n"]}
     bars = [
         Bar(
@@ -206,22 +208,22 @@ def _score_table(groups: list[Group], names: Names) -> Table:
             shares = [percent(s.get(k)) for k in ("accuracy", "chance", "stderr")]
             shares.append(format_interval(s.get("interval"), s.get("groups", 0), percent))
             shares += [percent(s.get(k)) for k in ("parse_rate", "yes_rate", "true_yes_rate")]
-            metrics = {"their average": s["headline"]} if "headline" in s else s.get("figures", {})
+            metrics = {"average": s["headline"]} if "headline" in s else s.get("figures", {})
             official = next((f"{name} {value:.1f}" for name, value in metrics.items()), "–")
             counts = [f"{s['n']:,}", str(s.get("correct", "–"))]
             outcomes = [str(s.get("outcomes", {}).get(o, "–")) for o in ("cut", "empty", "refused")]
-            ends = [*outcomes, str(s["failed"]), official]
+            last = [*outcomes, str(s["failed"]), official]
             rule = ", official rule" if group.is_official else ""
-            rows.append([f"{group.benchmark}{rule}", names.of(group, system), *counts, *shares, *ends])
-    columns = "Benchmark", "Answered by", "n", "Right", "Score", "Chance", "Std. error", "95% interval"
-    shares_of = "Parsed", "Says yes", "Truly yes"
-    ends_of = "Cut", "Empty", "Refused", "No reply", "Official"
+            rows.append([f"{group.benchmark}{rule}", names.of(group, system), *counts, *shares, *last])
+    columns = "Benchmark", "System", "n", "Correct", "Score", "Chance", "Std. error", "95% interval"
+    more_columns = "Parsed", "Yes responses", "Yes targets"
+    last_columns = "Truncated", "Empty", "Refused", "No response", "Official"
     note = (
-        "Chance: the score of always giving the best one answer to each question type. A response that cannot be "
-        "parsed counts as wrong, an empty one and a refusal among them; one that was cut at the token limit is graded "
-        "as it stands; an item without a response counts nowhere. In an average each benchmark counts the same."
+        "Chance: the score of the best constant answer to each question type. A response that cannot be parsed counts "
+        "as wrong, as do empty responses and refusals. A response truncated at the token limit is graded as it is. "
+        "Items without a response are left out. An average weighs each benchmark equally."
     )
-    return Table("Scores of each view", [*columns, *shares_of, *ends_of], rows, note=note)
+    return Table("Scores by modality", [*columns, *more_columns, *last_columns], rows, note=note)
 
 
 def _gap_table(groups: list[Group], names: Names) -> Table:
@@ -230,100 +232,105 @@ def _gap_table(groups: list[Group], names: Names) -> Table:
         for system, g in group.scores["gap"].items():
             if not g["n"]:
                 continue
-            agreement = [str(g.get(k, "–")) for k in ("both_right", "only_written", "only_spoken", "neither")]
-            is_silent, p = g["verdict"] in ("too few", "at chance"), g.get("mcnemar_p")
+            joint_counts = [str(g.get(k, "–")) for k in ("both_right", "only_written", "only_spoken", "neither")]
+            has_no_verdict, p = g["verdict"] in ("too few", "at chance"), g.get("mcnemar_p")
             interval = format_interval(g["gap_interval"], g["groups"], percent)
             interval = "at chance" if g["verdict"] == "at chance" else interval
             gap = "–" if g["verdict"] == "at chance" else percent(g["gap"])
-            shown = [f"{g['n']:,}", gap, interval, "–" if is_silent or p is None else f"{p:.2g}"]
-            rows.append([group.benchmark, names.of(group, system), *shown, *agreement])
-    columns = "Benchmark", "Answered by", "n", "Gap", "95% interval", "McNemar p", "Both right"
+            shown = [f"{g['n']:,}", gap, interval, "–" if has_no_verdict or p is None else f"{p:.2g}"]
+            rows.append([group.benchmark, names.of(group, system), *shown, *joint_counts])
+    columns = "Benchmark", "System", "n", "Gap", "95% interval", "McNemar p", "Both correct"
     note = (
-        "The gap is the written score less this one, on the same items, with its interval over images; where the text "
-        f"modality is at chance there is none to measure. Fewer than {MIN_GROUPS} images are too few for a verdict."
+        "Gap: the text score minus the score of this system on the same items, with its interval over images. Where "
+        f"text is at chance there is no gap to measure. Fewer than {MIN_GROUPS} images are too few for a verdict."
     )
-    return Table("Written against spoken", [*columns, "Only written", "Only spoken", "Neither"], rows, note=note)
+    last_columns = "Only text correct", "Only audio correct", "Neither correct"
+    return Table("Modality gap", [*columns, *last_columns], rows, note=note)
 
 
 def _closed_table(groups: list[Group]) -> Table:
     rows = []
     for group in groups:
         for s, c in group.scores["gap_closed"].items():
-            who = [titled(s), titled(c["of"])]
-            interval = c["verdict"] if c["share"] is None else percents(c["interval"])
+            systems = [run_title(s), run_title(c["of"])]
+            interval = c["verdict"] if c["share"] is None else percent_interval(c["interval"])
             difference = format_interval(c["difference_interval"], c["groups"], percent)
-            found = [percent(c["share"]), interval, percent(c["difference"]), difference]
-            rows.append([group.benchmark, *who, *found])
+            cells = [percent(c["share"]), interval, percent(c["difference"]), difference]
+            rows.append([group.benchmark, *systems, *cells])
             if c.get("headline") is not None:
-                rows.append([f"{group.benchmark}, official", *who, percent(c["headline"]), "–", "–", "–"])
-    columns = "Benchmark", "By", "Of the gap left by", "Share closed", "95% interval", "Difference", "95% interval"
+                rows.append([f"{group.benchmark}, official", *systems, percent(c["headline"]), "–", "–", "–"])
+    columns = "Benchmark", "Model", "Baseline", "Share closed", "95% interval", "Difference", "95% interval"
     note = (
-        "Share closed = (second − first) / (written − first), with its interval over images; none is given where the "
-        "gap is not clear, the images are too few, or the text modality is at chance."
+        "Share closed: (model − baseline) / (text − baseline), with its interval over images. It is left out where the "
+        "gap is not clear, there are too few images, or text is at chance."
     )
-    return Table("Gap closed", columns, rows, words=3, note=note)
+    return Table("Gap closed", columns, rows, text_columns=3, note=note)
 
 
 def _voices_table(runs: list[RunFolder]) -> Table:
     rows = []
     for run in runs:
-        for benchmark, of in run.result.items():
-            for metric, f in of.get("over_voices", {}).items():
+        for benchmark, result in run.result.items():
+            for metric, f in result.get("over_voices", {}).items():
                 if metric != "voices":
                     shown = [percent(f[k]) for k in ("mean", "sd", "least", "most")]
-                    rows.append([benchmark, titled(run.name), metric, str(of["over_voices"]["voices"]), *shown])
-    return Table("Over voices", ["Benchmark", "Run", "Figure", "Voices", "Mean", "Sd", "Least", "Most"], rows, words=3)
+                    rows.append([benchmark, run_title(run.name), metric, str(result["over_voices"]["voices"]), *shown])
+    columns = "Benchmark", "Run", "Metric", "Voices", "Mean", "SD", "Min", "Max"
+    return Table("Over voices", columns, rows, text_columns=3)
 
 
-def _topic_table(runs: list[RunFolder]) -> Table:
+def _judge_table(runs: list[RunFolder]) -> Table:
     rows, judges = [], []
     for run in runs:
         path = run.folder / "judged.json"
         judged = read_json(path) if path.is_file() else {"figures": {}, "about": {}}
         for name, f in judged["figures"].items():
-            topic = [str(f["wrong"]), str(f["judged"]), percent(f["on_topic"]), percent(f["overlap"])]
-            rows.append([name, titled(run.name), *topic])
+            counts = [str(f["wrong"]), str(f["judged"]), percent(f["on_topic"]), percent(f["overlap"])]
+            rows.append([name, run_title(run.name), *counts])
         if judged["about"]:
             judges.append(
-                f"{titled(run.name)}: {judged['about']['judge']} {agreement_sentence(judged['about']['agreement'])}."
+                f"{run_title(run.name)}: {judged['about']['judge']} {agreement_sentence(judged['about']['agreement'])}."
             )
     note = (
-        "By words, with no judge: 1 for a reply in the form that was asked for (yes or no, a number, a colour, a "
-        "place), 0 for a refusal or the question said back, else the share of the question's content words that stand "
-        "in the reply."
+        "Word overlap, without a judge: 1 for a response in the expected form (yes or no, a number, a color, a "
+        "position), 0 for a refusal or a repetition of the question, else the share of the content words of the "
+        "question that are in the response."
     )
-    columns = "Benchmark and view", "Run", "Wrong", "Judged", "On topic", "By words"
-    return Table("Wrong replies: on topic or about something else", columns, rows, note=" ".join([note, *judges]))
+    columns = "Benchmark and modality", "Run", "Wrong", "Judged", "On topic", "Word overlap"
+    return Table("Wrong responses: on topic or not", columns, rows, note=" ".join([note, *judges]))
 
 
-def _kind_table(group: Group, names: Names) -> Table:
-    """By kind of question, or by category where all questions are of one kind; none where there is one of both."""
+def _question_type_table(group: Group, names: Names) -> Table:
+    """By question type, or by category where there is one question type; no rows where there is one of each."""
     first = next(iter(group.samples.values()))
     by = "question_type" if len({s["question_type"] for s in first}) > 1 else "category"
     values = sorted({s[by] for s in first})
     rows = []
     for value in values if len(values) > 1 else ():
-        some = {name: [s for s in items if s[by] == value and not s["error"]] for name, items in group.samples.items()}
-        means = [percent(fmean(s["score"] for s in of)) if of else "–" for of in some.values()]
-        asked = [s for s in first if s[by] == value]
-        chance = percent(chance_floor(asked)) if enough(len(asked)) else "–"  # of one item its own answer is right
-        rows.append([value or "–", str(len(next(iter(some.values())))), chance, *means])
-    columns = [by.capitalize(), "n", "Chance", *(names.of(group, s) for s in group.samples)]
-    return Table(f"{names.group(group)} by {by}", columns, rows, words=1)
+        samples = {
+            system: [s for s in items if s[by] == value and not s["error"]] for system, items in group.samples.items()
+        }
+        means = [percent(fmean(s["score"] for s in part)) if part else "–" for part in samples.values()]
+        queries = [s for s in first if s[by] == value]
+        chance = percent(chance_floor(queries)) if enough(len(queries)) else "–"  # the floor of one item is 100%
+        rows.append([value or "–", str(len(next(iter(samples.values())))), chance, *means])
+    title = by.replace("_", " ")
+    columns = [title.capitalize(), "n", "Chance", *(names.of(group, s) for s in group.samples)]
+    return Table(f"{names.group(group)} by {title}", columns, rows, text_columns=1)
 
 
-def _bias(group: Group, names: Names, styles: Styles) -> Figure | None:
-    """How much more often "yes" is said than it is true, of the yes/no questions."""
+def _yes_bias_chart(group: Group, names: Names, styles: Styles) -> Figure | None:
+    """The share of yes responses minus the share of yes targets, over yes/no questions."""
     bars = []
     for system, score in group.scores["systems"].items():
         if score["n"] and score["yes_bias"] is not None:
-            asked = [
+            samples = [
                 s for s in group.samples[system] if not s["error"] and s["question_type"] in (*YES_NO_TYPES, "yes_no")
             ]
-            beyond = [(s["parsed"] == "yes") - (s["target"] == "yes") for s in asked]
-            in_groups = groups_in(asked)
-            ends, few = mean_interval(beyond, in_groups, DIFFERENCE), not enough(len(set(in_groups)))
-            bars.append(Bar(names.of(group, system), score["yes_bias"], ends, styles.of(system), few))
+            excess = [(s["parsed"] == "yes") - (s["target"] == "yes") for s in samples]
+            item_groups = groups_in(samples)
+            interval, few = mean_interval(excess, item_groups, DIFFERENCE), not enough(len(set(item_groups)))
+            bars.append(Bar(names.of(group, system), score["yes_bias"], interval, styles.of(system), few))
     reach = max((abs(end) for b in bars for end in (b.value, *(b.interval or ()))), default=0.0)
     reach = min(1.0, max(0.1, reach))
-    return bar_chart(f"{names.group(group)}: “yes” beyond the truth", bars, -reach, reach) if bars else None
+    return bar_chart(f"{names.group(group)}: yes bias", bars, -reach, reach) if bars else None

@@ -1,5 +1,5 @@
 "use strict";
-// light or dark: what the system says until the reader says otherwise
+// light or dark: as the system, until the reader switches
 const root = document.documentElement, theme = document.getElementById("theme");
 const system = matchMedia("(prefers-color-scheme: dark)");
 let dark = system.matches;
@@ -11,7 +11,7 @@ theme.addEventListener("click", () => { dark = !dark; paint(); });
 system.addEventListener("change", () => { dark = system.matches; paint(); });
 paint();
 
-// tables: by number where every cell of a column begins with one, else by letters; a dash comes last
+// tables: sorted as numbers where every cell of a column starts with one, else as text; dashes come last
 function numberOf(text) {
   const plain = text.replace(/−/g, "-").replace(/,/g, "");
   return /^[+-]?[\d.]/.test(plain) ? parseFloat(plain) : null;
@@ -35,17 +35,17 @@ for (const table of document.querySelectorAll("table.sortable")) {
   }));
 }
 
-// maps: the picture stands in the page once, and is laid under each of its maps
-for (const map of document.querySelectorAll(".map[data-picture]")) {
-  const picture = document.getElementById(map.dataset.picture), under = picture.cloneNode();
+// maps: the image is in the page once and is copied under each of its maps
+for (const map of document.querySelectorAll(".map[data-image]")) {
+  const image = document.getElementById(map.dataset.image), under = image.cloneNode();
   under.removeAttribute("id");
   under.alt = "";
   under.className = "under";
   map.prepend(under);
-  picture.decode().then(() => { map.style.aspectRatio = `${picture.naturalWidth} / ${picture.naturalHeight}`; });
+  image.decode().then(() => { map.style.aspectRatio = `${image.naturalWidth} / ${image.naturalHeight}`; });
 }
 
-// items: filtered, a page at a time
+// items: filtered, shown a page at a time
 const PAGE = 24;
 const filters = document.getElementById("filters");
 if (filters) {
@@ -53,49 +53,49 @@ if (filters) {
   const items = [...document.querySelectorAll("#list .item")].map(element => ({
     element,
     outcomes: JSON.parse(element.dataset.outcomes),
-    words: element.textContent.toLowerCase(),
+    text: element.textContent.toLowerCase(),
   }));
   let shown = PAGE;
-  const fits = (item, wanted) => {
-    const { benchmark, kind } = item.element.dataset;
+  const matches = (item, wanted) => {
+    const { benchmark, questionType } = item.element.dataset;
     const outcomes = wanted.system ? [item.outcomes[wanted.system]] : Object.values(item.outcomes);
     return (!wanted.benchmark || wanted.benchmark === benchmark)
-      && (!wanted.kind || wanted.kind === kind)
+      && (!wanted.question_type || wanted.question_type === questionType)
       && (!wanted.system || wanted.system in item.outcomes)
       && (!wanted.outcome || outcomes.includes(wanted.outcome))
-      && wanted.words.toLowerCase().split(/\s+/).every(word => item.words.includes(word));
+      && wanted.search.toLowerCase().split(/\s+/).every(word => item.text.includes(word));
   };
   const show = () => {
     const wanted = Object.fromEntries(new FormData(filters));
-    const fitting = items.filter(item => fits(item, wanted));
-    const first = new Set(fitting.slice(0, shown));
+    const matching = items.filter(item => matches(item, wanted));
+    const first = new Set(matching.slice(0, shown));
     items.forEach(item => { item.element.hidden = !first.has(item); });
-    count.textContent = `${fitting.length} of ${items.length} items fit, ${first.size} shown`;
-    more.hidden = first.size === fitting.length;
+    count.textContent = `${matching.length} of ${items.length} items match, ${first.size} shown`;
+    more.hidden = first.size === matching.length;
   };
-  const anew = () => { shown = PAGE; show(); };
-  filters.addEventListener("input", anew);
+  const restart = () => { shown = PAGE; show(); };
+  filters.addEventListener("input", restart);
   filters.addEventListener("submit", event => event.preventDefault());
-  filters.addEventListener("reset", () => setTimeout(anew));
+  filters.addEventListener("reset", () => setTimeout(restart));
   more.addEventListener("click", () => { shown += PAGE; show(); });
   show();
 
-  // an item that a table names is one step away
+  // item IDs in tables become buttons that find the item
   const names = new Set(items.map(item => item.element.querySelector(".id").textContent));
-  for (const cell of document.querySelectorAll("#agreement td.word")) {
+  for (const cell of document.querySelectorAll("#agreement td.text")) {
     if (!names.has(cell.textContent)) continue;
     const button = Object.assign(document.createElement("button"), { type: "button", className: "link" });
     button.textContent = cell.textContent;
     button.addEventListener("click", () => {
       filters.reset();
-      filters.elements.words.value = button.textContent;
-      setTimeout(anew);
+      filters.elements.search.value = button.textContent;
+      setTimeout(restart);
       filters.scrollIntoView();
-      filters.elements.words.focus({ preventScroll: true });
+      filters.elements.search.focus({ preventScroll: true });
     });
     cell.replaceChildren(button);
   }
 }
 
-// what is folded is printed too
+// print folded details too
 addEventListener("beforeprint", () => document.querySelectorAll("details").forEach(d => { d.open = true; }));

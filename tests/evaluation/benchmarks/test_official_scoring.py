@@ -1,24 +1,30 @@
-"""`--scoring official`: the rules of official scripts by cases worked by hand on their sources, and where a run's rule
-stands so that nobody takes one for the other."""
+"""`--scoring official`: the rules of official scripts on cases worked out by hand, and the rule of a run in its
+results, its comparison and its report."""
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from benchmark_copies import copy_of
-from examples import training_start
+from benchmark_datasets import local_dataset
+from examples import tone, training_start
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from report_runs import evaluation, spoken_data
+from report_runs import audio_data, evaluation
 
+from selfkd.data.dataset import ExampleFolder
+from selfkd.data.example import MANIFEST, write_shard
 from selfkd.errors import InputError
+from selfkd.evaluation import evaluate as evaluate_module
 from selfkd.evaluation.benchmarks import official_scoring as official
+from selfkd.evaluation.benchmarks.registry import open_benchmark
 from selfkd.evaluation.benchmarks.short_answer import ocrbench_grade as ocrbench
 from selfkd.evaluation.compare import CompareConfig, compare
 from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
 from selfkd.evaluation.grading import OFFICIAL, grade, scoring_of
 from selfkd.evaluation.response import Prediction
 from selfkd.evaluation.samples import read_samples, samples_path
+from selfkd.files import write_json
 from selfkd.report.build import ReportConfig, report
 
 
@@ -40,16 +46,15 @@ def test_rules(benchmark, prediction, parsed):
 
 @settings(deadline=None, max_examples=200, derandomize=True)
 @given(st.text(max_size=40), st.sampled_from(sorted(official.RULES)), st.sampled_from(["yes", "no", "A", "C"]))
-def test_any_reply_is_graded(prediction, benchmark, target):
+def test_random_responses_are_graded(prediction, benchmark, target):
     sample = {"source": benchmark, "target": target, "details": {"options": {}}, "question_type": "yes_no"}
-    found = grade(sample, Prediction(prediction), "official")
-    assert found == official.grade(benchmark, sample, Prediction(prediction).text) and found.score == float(
-        found.parsed == target
-    )
+    graded = grade(sample, Prediction(prediction), "official")
+    assert graded == official.grade(benchmark, sample, Prediction(prediction).text)
+    assert graded.score == float(graded.parsed == target)
 
 
-def test_mmstar_is_right_where_the_script_has_it_right():
-    """The script compares the true letter with characters at four places; ours names the letter. Both agree."""
+def test_mmstar_agrees_with_the_official_script():
+    """The script compares the target letter with the characters at four positions; ours returns the letter."""
     for prediction in (
         "",
         "(",
@@ -73,7 +78,7 @@ def test_mmstar_is_right_where_the_script_has_it_right():
             )
 
 
-def test_the_others_are_graded_as_before():
+def test_other_benchmarks_keep_their_rule():
     assert OFFICIAL == ("mme", "pope", "hallusionbench", "mmstar", "ocrbench")
     assert scoring_of("pope@af_heart", "official") == "official" and scoring_of("ai2d", "official") == "lenient"
     sample = {
@@ -85,13 +90,25 @@ def test_the_others_are_graded_as_before():
     assert grade(sample, Prediction("It says X"), "official") == ocrbench(sample, "It says X")
 
 
-def test_a_run_is_of_one_rule_and_says_which(parts, tmp_path, capsys):
+def benchmark_folder(folder, name):
+    """A dataset folder with a tone as audio, which needs no TTS engine."""
+    source = open_benchmark(name, local_dataset(folder, name))
+    examples = [source.example(i).spoken(tone(0.3), "tone") for i in range(len(source))]
+    write_shard(folder / name / "test.parquet", examples, {"rows": len(examples)})
+    shards = [{"file": "test.parquet"}]
+    write_json(
+        folder / name / MANIFEST, {"source": name, "rows": len(examples), "shards": shards, "rejected_shards": []}
+    )
+    return str(folder / name)
+
+
+def test_run_has_one_rule_and_reports_it(parts, tmp_path, capsys, monkeypatch):
     start = training_start(parts, tmp_path / "start")
+    benchmarks = {name: ExampleFolder(Path(benchmark_folder(tmp_path, name))) for name in ("pope", "ai2d")}
+    monkeypatch.setattr(evaluate_module, "synthesize_benchmarks", lambda config: benchmarks)
     config = EvaluateConfig(
-        str(start / "model"), [], tmp_path / "run", benchmarks=["pope", "ai2d"], modalities=["text"], scoring="official",
-        local_datasets={name: copy_of(tmp_path, name) for name in ("pope", "ai2d")}, voices=["en-US+m1"],
-        cache=tmp_path / "cache", synthesis={"processes": 1},
-    )  # fmt: skip
+        str(start / "model"), [], tmp_path / "run", benchmarks=list(benchmarks), modalities=["text"], scoring="official"
+    )
     evaluate(config)
     assert "graded by the official rule: pope" in " ".join(capsys.readouterr().out.split())
     result = json.loads((tmp_path / "run" / "result.json").read_text())
@@ -105,32 +122,32 @@ def test_a_run_is_of_one_rule_and_says_which(parts, tmp_path, capsys):
         evaluate(replace(config, scoring="lenient"))
 
 
-def marked(folder, scoring):
-    """As `evaluate` writes them."""
+def set_scoring(folder, scoring):
+    """In the files of a run, as `evaluate` writes it."""
     for name in ("result.json", "config.json"):
-        held = json.loads((folder / name).read_text())
+        content = json.loads((folder / name).read_text())
         if name == "config.json":
-            held["scoring"] = scoring
+            content["scoring"] = scoring
         else:
-            for scores in (held["pope"][modality] for modality in ("text", "audio") if modality in held["pope"]):
+            for scores in (content["pope"][modality] for modality in ("text", "audio") if modality in content["pope"]):
                 scores["scoring"] = scoring
-        (folder / name).write_text(json.dumps(held))
+        (folder / name).write_text(json.dumps(content))
     return str(folder)
 
 
-def test_runs_of_two_rules_are_not_compared(tmp_path):
-    data = spoken_data(tmp_path / "pope", benchmark="pope")
-    plain = marked(evaluation(tmp_path / "plain", data, text="1" * 12, audio="10" * 6), "lenient")
-    strict = marked(evaluation(tmp_path / "strict", data, audio="01" * 6), "official")
+def test_runs_with_different_rules_are_not_compared(tmp_path):
+    data = audio_data(tmp_path / "pope", benchmark="pope")
+    plain = set_scoring(evaluation(tmp_path / "plain", data, text="1" * 12, audio="10" * 6), "lenient")
+    strict = set_scoring(evaluation(tmp_path / "strict", data, audio="01" * 6), "official")
     with pytest.raises(InputError, match=r"runs: .*strict: pope .*scoring"):
         compare(CompareConfig([plain, strict], tmp_path / "c"))
 
 
-def test_the_table_and_the_report_name_the_rule(tmp_path, capsys):
-    data = spoken_data(tmp_path / "pope", benchmark="pope")
+def test_table_and_report_name_the_rule(tmp_path, capsys):
+    data = audio_data(tmp_path / "pope", benchmark="pope")
     runs = [
-        marked(evaluation(tmp_path / "base", data, text="1" * 12, audio="10" * 6), "official"),
-        marked(evaluation(tmp_path / "sft", data, audio="110110110110"), "official"),
+        set_scoring(evaluation(tmp_path / "base", data, text="1" * 12, audio="10" * 6), "official"),
+        set_scoring(evaluation(tmp_path / "sft", data, audio="110110110110"), "official"),
     ]
     scores = compare(CompareConfig(runs, tmp_path / "c"))
     assert scores["pope"]["scoring"] == "official"

@@ -1,31 +1,31 @@
-"""The benchmarks' copies: each a fixture in its public layout, opened from a local file; prompts to the letter."""
+"""Benchmarks from local datasets in the layout of the hub: exact prompts, checks of columns, whole groups; MMAlign."""
 
 import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from benchmark_copies import (
+from benchmark_datasets import (
     ANSWERS,
     HEADLINES,
     IDS,
+    IMAGE,
     LAYOUTS,
     LETTER,
     NUMBER,
-    PICTURE,
     PROMPTS,
     ROWS,
     TEXT,
     TEXTS,
-    copy_of,
+    local_dataset,
 )
 from datasets import Value
-from PIL import Image as Pictures
+from PIL import Image as PillowImage
 
 from selfkd.errors import InputError
 from selfkd.evaluation.backends.base import option_letters
 from selfkd.evaluation.benchmarks.base import whole_groups
-from selfkd.evaluation.benchmarks.mmalign import mmalign
+from selfkd.evaluation.benchmarks.mmalign import open_mmalign
 from selfkd.evaluation.benchmarks.registry import BENCHMARKS, PAPER8, open_benchmark
 from selfkd.evaluation.grading import parse
 from selfkd.synthesis.sources.toy import ToyMMAlign
@@ -33,17 +33,17 @@ from selfkd.synthesis.text_normalization import spoken_form
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_copies_in_their_layout_and_prompts_to_the_letter(tmp_path, name):
-    source = open_benchmark(name, copy_of(tmp_path, name))
+def test_prompts_targets_and_ids(tmp_path, name):
+    source = open_benchmark(name, local_dataset(tmp_path, name))
     examples = [source.example(i) for i in range(len(source))]
     assert [e.question + e.answer_format for e in examples] == PROMPTS[name]
     assert [e.target for e in examples] == ANSWERS[name] and [e.id for e in examples] == IDS[name]
-    assert all(e.image == PICTURE and e.source == source.name == name for e in examples)
+    assert all(e.image == IMAGE and e.source == source.name == name for e in examples)
     assert not any("Answer the" in e.question or "Answer with" in e.question for e in examples)
     assert source.license == BENCHMARKS[name].license
-    if examples[0].question_type == "multiple_choice":  # scored by likelihood: the letters that grading knows
+    if examples[0].question_type == "multiple_choice":  # scored by likelihood over the letters of grading
         assert [option_letters(e) for e in examples] == [list(json.loads(e.details)["options"]) for e in examples]
-    # what is stored is enough to grade: the truth, said back, is right
+    # the stored details are enough to grade: the target as response is correct
     for e in examples:
         sample = {"id": e.id, "question": e.question, "target": e.target, "category": e.category,
                   "details": json.loads(e.details)}  # fmt: skip
@@ -54,7 +54,7 @@ def test_copies_in_their_layout_and_prompts_to_the_letter(tmp_path, name):
         assert next(iter(metrics.items())) == (HEADLINES[name], 100.0), metrics
 
 
-def test_there_are_twelve_and_the_papers_eight_are_among_them():
+def test_twelve_benchmarks_include_the_eight_of_the_paper():
     assert len(BENCHMARKS) == 12 and len(PAPER8) == len(set(PAPER8)) == 8 and set(PAPER8) < set(BENCHMARKS)
     assert set(BENCHMARKS) == set(LAYOUTS)
     for name, benchmark in BENCHMARKS.items():
@@ -62,59 +62,59 @@ def test_there_are_twelve_and_the_papers_eight_are_among_them():
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_a_missing_column_is_named(tmp_path, name):
+def test_missing_column_is_reported(tmp_path, name):
     column = next(c for c in BENCHMARKS[name].columns if c != "image")
     with pytest.raises(InputError, match=rf"^{name}: .*column '{column}' is missing; there are .*image"):
-        open_benchmark(name, copy_of(tmp_path, name, without=(column,)))
+        open_benchmark(name, local_dataset(tmp_path, name, without=(column,)))
 
 
-@pytest.mark.parametrize(("name", "column", "question_type", "value", "found"), [
-    ("textvqa", "answers", TEXT, "dakota", "string, expected texts"),  # else d, a, k, ... would be the answers
+@pytest.mark.parametrize(("name", "column", "column_type", "value", "message"), [
+    ("textvqa", "answers", TEXT, "dakota", "string, expected texts"),  # otherwise d, a, k, ... would be the answers
     ("ai2d", "options", TEXT, "egg, larva", "string, expected texts"),
     ("mmstar", "answer", NUMBER, 2, "int64, expected text"),
     ("chartqa", "answer", TEXTS, ["14"], "list<.*>, expected text"),
     ("pope", "answer", Value("bool"), True, "bool, expected text"),
-    ("mme", "image", TEXT, "0020.png", "string, expected a picture"),
+    ("mme", "image", TEXT, "0020.png", "string, expected an image"),
     ("docvqa", "questionId", Value("float64"), 1.5, "double, expected text or number"),
 ])  # fmt: skip
-def test_a_column_that_holds_something_else_is_named(tmp_path, monkeypatch, name, column, question_type, value, found):
-    monkeypatch.setitem(LAYOUTS[name], column, question_type)
-    path = copy_of(tmp_path, name, [ROWS[name][0] | {column: value}])
-    with pytest.raises(InputError, match=rf"^{name}: path: .*column '{column}' holds {found}$"):
+def test_column_of_another_type_is_reported(tmp_path, monkeypatch, name, column, column_type, value, message):
+    monkeypatch.setitem(LAYOUTS[name], column, column_type)
+    path = local_dataset(tmp_path, name, [ROWS[name][0] | {column: value}])
+    with pytest.raises(InputError, match=rf"^{name}: path: .*column '{column}' is {message}$"):
         open_benchmark(name, path)
 
 
-def test_every_file_of_a_copy_is_looked_at(tmp_path):
-    (tmp_path / "copy").mkdir()
+def test_columns_of_all_files_are_checked(tmp_path):
+    (tmp_path / "local").mkdir()
     for number, without in enumerate([(), ("category",)]):
         (tmp_path / str(number)).mkdir()
-        made = Path(copy_of(tmp_path / str(number), "mme", without=without))
-        made.rename(tmp_path / "copy" / f"test-0000{number}-of-00002.parquet")
+        made = Path(local_dataset(tmp_path / str(number), "mme", without=without))
+        made.rename(tmp_path / "local" / f"test-0000{number}-of-00002.parquet")
     with pytest.raises(InputError, match=r"mme: path: .*column 'category' is missing"):
-        open_benchmark("mme", str(tmp_path / "copy"))
+        open_benchmark("mme", str(tmp_path / "local"))
 
 
-def test_the_form_of_the_answer_may_be_spoken_with_the_question(tmp_path):
-    path = copy_of(tmp_path, "ai2d")
+def test_spoken_instruction_is_part_of_the_question(tmp_path):
+    path = local_dataset(tmp_path, "ai2d")
     assert open_benchmark("ai2d", path).rows[0].answer_format == LETTER
     spoken = open_benchmark("ai2d", path, spoken_instruction=True).rows[0]
     assert (spoken.question, spoken.answer_format) == (PROMPTS["ai2d"][0], "")
     assert "Option B is one. Option C is C." in spoken_form(spoken.question)
 
 
-def test_a_sample_is_drawn_by_the_seed(tmp_path):
+def test_limit_takes_a_random_sample_by_the_seed(tmp_path):
     rows = [{**ROWS["chartqa"][0], "question": f"What is {i}?"} for i in range(40)]
-    path = copy_of(tmp_path, "chartqa", rows)
+    path = local_dataset(tmp_path, "chartqa", rows)
 
     def ids(seed):
         return [row.id for row in open_benchmark("chartqa", path, limit=10, seed=seed).rows]
 
     assert ids(0) == ids(0) == sorted(ids(0)) and len(ids(0)) == 10 and ids(0) != ids(1)
-    assert len(open_benchmark("chartqa", path, limit=41)) == 40  # at most so many
+    assert len(open_benchmark("chartqa", path, limit=41)) == 40  # at most the whole
 
 
 def in_groups(name, groups):
-    """Rows of the copy in groups of the sizes given, the groups' rows far from each other where a copy has them so."""
+    """Rows in groups of the given sizes; the rows of a group are apart where they are so on the hub."""
     first = ROWS[name][0]
     rows = [(group, member) for group, size in enumerate(groups) for member in range(size)]
     if name == "mme":
@@ -124,57 +124,57 @@ def in_groups(name, groups):
         return [first | {"question_id": f"{g}-{m}", "image_source": f"COCO_{g}"} for g, m in rows]
     if name == "hallusionbench":
         return [first | {"set_id": str(g), "figure_id": str(m // 2 + 1), "question_id": str(m % 2)} for g, m in rows]
-    rows.sort(key=lambda row: row[1])  # MMBench: every rotation follows on all questions
+    rows.sort(key=lambda row: row[1])  # MMBench: each rotation follows all questions
     return [first | {"index": str(1_000_000 * m + g)} for g, m in rows]
 
 
 @pytest.mark.parametrize(("name", "groups"), [
     ("mme", [2] * 12), ("pope", [6] * 8), ("hallusionbench", [4, 2, 6, 3, 5, 4]), ("mmbench", [4, 3, 2, 4, 4, 4]),
 ])  # fmt: skip
-def test_a_limit_takes_whole_groups(tmp_path, name, groups):
-    path = copy_of(tmp_path, name, in_groups(name, groups))
+def test_limit_takes_whole_groups(tmp_path, name, groups):
+    path = local_dataset(tmp_path, name, in_groups(name, groups))
 
-    def taken(limit, seed):
+    def group_sizes(limit, seed):
         rows = open_benchmark(name, path, limit=limit, seed=seed).rows
         return Counter(BENCHMARKS[name].group({"category": r.category, "details": json.loads(r.details)}) for r in rows)
 
-    whole = taken(0, 0)
+    whole = group_sizes(0, 0)
     assert sorted(whole.values()) == sorted(groups)
-    sample_rows = set()
+    selections = set()
     for seed in range(6):
-        some = taken(13, seed)
-        assert 13 - max(groups) < some.total() <= 13 and all(whole[group] == n for group, n in some.items())
-        sample_rows.add(frozenset(some))
-    assert len(sample_rows) > 1  # not always the copy's first
-    assert len(taken(1, 0)) == 1  # one is always there
-    assert taken(1000, 0) == whole
+        sizes = group_sizes(13, seed)
+        assert 13 - max(groups) < sizes.total() <= 13 and all(whole[group] == n for group, n in sizes.items())
+        selections.add(frozenset(sizes))
+    assert len(selections) > 1  # not always the first groups
+    assert len(group_sizes(1, 0)) == 1  # at least one group
+    assert group_sizes(1000, 0) == whole
 
 
-def test_the_first_whole_groups():
+def test_whole_groups_within_a_limit():
     assert whole_groups("aabbcab", 5) == [0, 1, 5] and whole_groups("aabbcab", 6) == [0, 1, 2, 3, 5, 6]
     assert whole_groups("aabbcab", 1) == [0, 1, 5] and whole_groups("aabbcab", 0) == [*range(7)]
     assert whole_groups("aabbcab", 99) == [*range(7)] and whole_groups("", 5) == []
 
 
-def test_a_downloaded_copy_with_configs_and_splits(tmp_path):
-    """As lmms-lab/DocVQA lies on disk: two configs in folders, each with validation and test, named in the README."""
+def test_downloaded_repository_with_configs_and_splits(tmp_path):
+    """Like lmms-lab/DocVQA: two configs in folders, each with validation and test, listed in the README."""
     configs = ""
     for config, name in (("DocVQA", "docvqa"), ("InfographicVQA", "infovqa")):
-        (tmp_path / "copy" / config).mkdir(parents=True)
+        (tmp_path / "local" / config).mkdir(parents=True)
         configs += f"- config_name: {config}\n  data_files:\n"
         for split in ("validation", "test"):
             rows = [ROWS[name][0] | ({} if split == "validation" else {"answers": None})]
             made = tmp_path / name
             made.mkdir(exist_ok=True)
-            file = tmp_path / "copy" / config / f"{split}-00000-of-00001.parquet"
-            file.write_bytes(Path(copy_of(made, name, rows)).read_bytes())
+            file = tmp_path / "local" / config / f"{split}-00000-of-00001.parquet"
+            file.write_bytes(Path(local_dataset(made, name, rows)).read_bytes())
             configs += f"  - split: {split}\n    path: {config}/{split}-*\n"
-    (tmp_path / "copy" / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
-    assert open_benchmark("docvqa", str(tmp_path / "copy")).rows[0].id == "docvqa-49153"
-    assert open_benchmark("infovqa", str(tmp_path / "copy")).rows[0].id == "infovqa-98313"
+    (tmp_path / "local" / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    assert open_benchmark("docvqa", str(tmp_path / "local")).rows[0].id == "docvqa-49153"
+    assert open_benchmark("infovqa", str(tmp_path / "local")).rows[0].id == "infovqa-98313"
     with pytest.raises(InputError, match=r"mmbench: path: .*no config 'en'; there are DocVQA, InfographicVQA"):
-        open_benchmark("mmbench", str(tmp_path / "copy"))
-    only_test = str(tmp_path / "copy" / "DocVQA" / "test-00000-of-00001.parquet")
+        open_benchmark("mmbench", str(tmp_path / "local"))
+    only_test = str(tmp_path / "local" / "DocVQA" / "test-00000-of-00001.parquet")
     with pytest.raises(InputError, match=r"docvqa: .*row 0: field answers: empty"):
         open_benchmark("docvqa", only_test)
 
@@ -184,19 +184,19 @@ def test_a_downloaded_copy_with_configs_and_splits(tmp_path):
     [
         ("mme", {"answer": "maybe"}, "row 0: field answer: 'maybe' is neither yes nor no"),
         ("hallusionbench", {"gt_answer": "2"}, "row 0: field gt_answer: '2' is neither 0 nor 1"),
-        ("ai2d", {"answer": "4"}, "row 0: field answer: '4' is no number of the 4 options"),
-        ("mmstar", {"answer": "Z"}, "row 0: field answer: 'Z' is no letter"),
+        ("ai2d", {"answer": "4"}, "row 0: field answer: '4' is no index of the 4 options"),
+        ("mmstar", {"answer": "Z"}, "row 0: field answer: 'Z' is no option letter"),
         ("mmbench", {"index": "x"}, "row 0: field index: 'x' is no number"),
-        ("pope", {"image": None}, "row 0: field image: holds no picture"),
+        ("pope", {"image": None}, "row 0: field image: no image"),
         ("ocrbench", {"question": ""}, "row 0: field question: empty"),
     ],
 )
-def test_rows_that_cannot_be_used_are_named(tmp_path, name, change, message):
+def test_unusable_rows_are_reported(tmp_path, name, change, message):
     with pytest.raises(InputError, match=rf"^{name}: .*{message}"):
-        open_benchmark(name, copy_of(tmp_path, name, [ROWS[name][0] | change]))
+        open_benchmark(name, local_dataset(tmp_path, name, [ROWS[name][0] | change]))
 
 
-def test_what_cannot_be_opened_is_named(tmp_path):
+def test_unreadable_local_datasets_are_reported(tmp_path):
     with pytest.raises(InputError, match="'vqav2' is not known; there are mme, hallusionbench"):
         open_benchmark("vqav2")
     with pytest.raises(InputError, match="mme: path: nowhere: no such file or folder"):
@@ -212,9 +212,9 @@ def test_what_cannot_be_opened_is_named(tmp_path):
 
 @pytest.fixture
 def aro(tmp_path):
-    """ARO's two files and its pictures: 20 items each, about pictures of four coloured quarters (20 x 10 pixels)."""
+    """The two files of ARO, 20 items each, and an image of four colored quarters (20 x 10 pixels)."""
     (tmp_path / "images").mkdir()
-    image = Pictures.new("RGB", (20, 10), "red")
+    image = PillowImage.new("RGB", (20, 10), "red")
     for color, corner in (("green", (10, 0)), ("blue", (0, 5)), ("white", (10, 5))):
         image.paste(color, (*corner, corner[0] + 10, corner[1] + 5))
     image.save(tmp_path / "images" / "1.jpg", "PNG")
@@ -228,13 +228,13 @@ def aro(tmp_path):
     return tmp_path
 
 
-def drawn_from(folder, **settings):
+def open_aro(folder, **settings):
     files = (folder / f"visual_genome_{name}.json" for name in ("relation", "attribution"))
-    return mmalign(*files, folder / "images", **settings)
+    return open_mmalign(*files, folder / "images", **settings)
 
 
-def test_mmalign_is_balanced_and_cut_to_the_box(aro):
-    source = drawn_from(aro, per_type=10)
+def test_mmalign_is_balanced_and_cropped_to_the_box(aro):
+    source = open_aro(aro, per_type=10)
     examples = [source.example(i) for i in range(len(source))]
     assert [e.category for e in examples] == ["relation"] * 10 + ["attribution"] * 10
     for question_type in ("relation", "attribution"):
@@ -244,9 +244,9 @@ def test_mmalign_is_balanced_and_cut_to_the_box(aro):
         true, false = f"the dog is above the cat {number}", f"the cat is above the dog {number}"
         first, second = (true, false) if e.target == "A" else (false, true)
         assert e.question == f"Which caption is right? Option A is {first}. Option B is {second}."
-        cut = e.load_image()
+        crop = e.load_image()
         color = (255, 255, 255) if number % 2 else (0, 0, 255)  # the lower right quarter, or the lower left
-        assert cut.size == (10, 5) and cut.getcolors() == [(50, color)]
+        assert crop.size == (10, 5) and crop.getcolors() == [(50, color)]
         assert e.question_type == "choice" and parse(e.question_type, e.question, f"Option {e.target}.") == e.target
     assert json.loads(examples[0].details)["swapped"] == "above"
     world = ToyMMAlign("test", 0).example(0)
@@ -256,44 +256,44 @@ def test_mmalign_is_balanced_and_cut_to_the_box(aro):
     )
 
 
-def test_mmalign_is_drawn_by_the_seed(aro):
-    assert drawn_from(aro, per_type=10) == drawn_from(aro, per_type=10)
-    assert drawn_from(aro, per_type=10).rows != drawn_from(aro, per_type=10, seed=1).rows
-    assert len({row.id for row in drawn_from(aro, per_type=20).rows}) == 40
+def test_mmalign_is_sampled_by_the_seed(aro):
+    assert open_aro(aro, per_type=10) == open_aro(aro, per_type=10)
+    assert open_aro(aro, per_type=10).rows != open_aro(aro, per_type=10, seed=1).rows
+    assert len({row.id for row in open_aro(aro, per_type=20).rows}) == 40
 
 
-def test_a_box_over_the_edge_is_filled_with_black_as_in_aros_loader(aro):
+def test_box_over_the_edge_is_filled_with_black_as_in_aro(aro):
     file = aro / "visual_genome_relation.json"
     file.write_text(json.dumps([item | {"bbox_x": 15, "bbox_w": 10} for item in json.loads(file.read_text())]))
-    cut = drawn_from(aro, per_type=1).example(0).load_image()
-    assert [cut.getpixel((x, 0)) for x in (0, 4, 5, 9)] == [(255, 255, 255)] * 2 + [(0, 0, 0)] * 2
+    crop = open_aro(aro, per_type=1).example(0).load_image()
+    assert [crop.getpixel((x, 0)) for x in (0, 4, 5, 9)] == [(255, 255, 255)] * 2 + [(0, 0, 0)] * 2
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"image_path": "gone.jpg"}, r"relation\.json: item \d+: field image: .*gone\.jpg: no such file"),
-        ({"bbox_x": 20}, r"relation\.json: item \d+: field bbox: .* is outside the picture of 20 x 10"),
-        ({"bbox_w": 0}, r"relation\.json: item \d+: field bbox: .* is outside the picture"),
+        ({"bbox_x": 20}, r"relation\.json: item \d+: field bbox: .* is outside the image of 20 x 10"),
+        ({"bbox_w": 0}, r"relation\.json: item \d+: field bbox: .* is outside the image"),
         ({"bbox_h": "5"}, r"relation\.json: item \d+: field bbox: .* are not four numbers"),
         ({"true_caption": None}, r"relation\.json: item \d+: field true_caption: missing"),
         ({"relation_name": None}, r"relation\.json: item \d+: field relation_name: missing"),
     ],
 )
-def test_items_of_aro_that_cannot_be_used_are_named(aro, change, message):
+def test_unusable_items_of_aro_are_reported(aro, change, message):
     file = aro / "visual_genome_relation.json"
     items = [{k: v for k, v in (item | change).items() if v is not None} for item in json.loads(file.read_text())]
     file.write_text(json.dumps(items))
     with pytest.raises(InputError, match=message):
-        drawn_from(aro, per_type=2)
+        open_aro(aro, per_type=2)
 
 
-def test_aros_files_that_cannot_be_used_are_named(aro):
-    with pytest.raises(InputError, match=r"relation\.json: per_kind: 21 are asked for, there are 20"):
-        drawn_from(aro, per_type=21)
+def test_unusable_files_of_aro_are_reported(aro):
+    with pytest.raises(InputError, match=r"relation\.json: per_type: 21: there are only 20 items"):
+        open_aro(aro, per_type=21)
     (aro / "visual_genome_attribution.json").write_text("{}")
     with pytest.raises(InputError, match=r"attribution\.json: does not begin as a JSON file of this source does"):
-        drawn_from(aro, per_type=2)
+        open_aro(aro, per_type=2)
     (aro / "visual_genome_attribution.json").unlink()
     with pytest.raises(InputError, match=r"attribution\.json: no such file"):
-        drawn_from(aro, per_type=2)
+        open_aro(aro, per_type=2)

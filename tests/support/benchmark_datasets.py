@@ -1,9 +1,9 @@
-"""The public copies of the benchmarks as they are laid out, with a row or two of each."""
+"""Local datasets in the layout of each benchmark on the hub, with a row or two."""
 
 import io
 
 from datasets import Dataset, Features, Image, Sequence, Value
-from PIL import Image as Pictures
+from PIL import Image as PillowImage
 
 ONE_WORD = "\nAnswer the question using a single word or phrase."
 LETTER = "\nAnswer with the option's letter from the given choices directly."
@@ -11,13 +11,13 @@ LETTER = "\nAnswer with the option's letter from the given choices directly."
 
 def png(color, size=(8, 6)):
     buffer = io.BytesIO()
-    Pictures.new("RGB", size, color).save(buffer, "PNG")
+    PillowImage.new("RGB", size, color).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-PICTURE = png("red")
+IMAGE = png("red")
 TEXT, NUMBER, TEXTS = Value("string"), Value("int64"), Sequence(Value("string"))
-# column names and types as the public copies declare them
+# column names and types as on the hub
 LAYOUTS = {
     "mme": {"question_id": TEXT, "image": Image(), "question": TEXT, "answer": TEXT, "category": TEXT},
     "pope": {"id": TEXT, "question_id": TEXT, "question": TEXT, "answer": TEXT, "image_source": TEXT, "image": Image(),
@@ -41,7 +41,7 @@ LAYOUTS = {
                 "D": TEXT, "category": TEXT, "image": Image(), "source": TEXT, "L2-category": TEXT, "comment": TEXT,
                 "split": TEXT},
 }  # fmt: skip
-# the first of a benchmark's figures
+# the first metric of each benchmark
 HEADLINES = dict.fromkeys(("pope", "realworldqa", "ai2d", "mmstar", "ocrbench", "mmbench"), "accuracy") | {
     "mme": "score", "hallusionbench": "aAcc", "textvqa": "vqa accuracy", "chartqa": "relaxed accuracy",
     "docvqa": "anls", "infovqa": "anls",
@@ -51,7 +51,7 @@ ROWS = {
         {"question_id": "code_reasoning/0020.png", "question": "Is a c++ code shown in the picture? Please answer yes "
          "or no.", "answer": answer, "category": "code_reasoning"} for answer in ("Yes", "No")],
     "pope": [{"question_id": "1", "question": "Is there a snowboard in the image?", "answer": "yes",
-              "image_source": "COCO_val2014_000000310196", "category": kind} for kind in ("popular", "random")],
+              "image_source": "COCO_val2014_000000310196", "category": category} for category in ("popular", "random")],
     "hallusionbench": [
         {"category": "VS", "subcategory": "ocr", "visual_input": "2", "set_id": "6", "figure_id": "2",
          "question_id": "0", "question": "According to the image, is G 6.67?", "gt_answer": "0"},
@@ -64,8 +64,8 @@ ROWS = {
          "the letter of the correct option and nothing else.", "answer": "B"},
         {"question": "How many cars are there? Please answer directly with a single word or number.", "answer": "3"}],
     "ai2d": [{"question": "Which is the larva?", "options": ["egg", "1", "C", "d"], "answer": "2"}],
-    "chartqa": [{"type": kind, "question": "What is the value of 2018?", "answer": "14"}
-                for kind in ("human_test", "augmented_test")],
+    "chartqa": [{"type": answer_type, "question": "What is the value of 2018?", "answer": "14"}
+                for answer_type in ("human_test", "augmented_test")],
     "mmstar": [{"index": 0, "question": "Which option describe the object relationship in the image correctly?\n"
                 "Options: A: The suitcase is on the book., B: The suitcase is beneath the cat., C: The suitcase is "
                 "beneath the bed., D: The suitcase is beneath the book.", "answer": "A",
@@ -114,12 +114,12 @@ IDS = {
 }  # fmt: skip
 
 
-def copy_of(folder, name, rows=None, without=()):
-    """A Parquet file in the layout of the public copy, with pictures as `datasets.Image`."""
+def local_dataset(folder, name, rows=None, without=()):
+    """A Parquet file in the layout of the hub, with images as `datasets.Image`; `without` are columns to leave out."""
     layout = {k: v for k, v in LAYOUTS[name].items() if k not in without}
-    filled = [
-        {k: row.get(k, {"bytes": PICTURE} if k == "image" else None) for k in layout} for row in rows or ROWS[name]
+    complete = [
+        {k: row.get(k, {"bytes": IMAGE} if k == "image" else None) for k in layout} for row in rows or ROWS[name]
     ]
     path = folder / f"{name}.parquet"
-    Dataset.from_list(filled, Features(layout)).to_parquet(path)
+    Dataset.from_list(complete, Features(layout)).to_parquet(path)
     return str(path)

@@ -1,0 +1,9 @@
+"""Runs of each kind, made once per process."""
+
+import pytest
+from report_runs import one_run_of_each_kind
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory):
+    return one_run_of_each_kind(tmp_path_factory.mktemp("runs"))
