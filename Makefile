@@ -1,6 +1,7 @@
 # make demo    measure the vision-audio gap of the tiny model and close it; ends in runs/demo/report.html
 # make test    linters, type checker, all tests
 # make quick   the same without tests that are slow, want a browser or start several training processes: under 2 minutes
+# make docs    the documentation site, into site/: strict, with links and anchors checked
 # make study-projector   projectors x losses x data over five seeds, into runs/projector: hours; a second call resumes
 # make study-real        the same with pretrained LLM, speech encoder and voices: MODELS=DIR holds them; into runs/real
 # All make .venv with pinned versions first. PYTHON=python3.12 chooses another interpreter (3.11 or later).
@@ -9,7 +10,7 @@ VENV ?= .venv
 MODELS ?= models
 PYTEST = $(VENV)/bin/python -m pytest --numprocesses 2 --dist worksteal --durations 20
 
-.PHONY: demo test quick check study-projector study-real
+.PHONY: demo test quick check docs study-projector study-real
 
 demo: $(VENV)/installed
 	$(VENV)/bin/selfkd demo --output runs/demo
@@ -25,6 +26,10 @@ study-projector: $(VENV)/installed
 
 study-real: $(VENV)/installed
 	$(VENV)/bin/python experiments/real_parts.py --models $(MODELS) --output runs/real
+
+docs: $(VENV)/installed
+	$(VENV)/bin/python docs/build.py --check
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 check: $(VENV)/installed
 	$(VENV)/bin/ruff check .

@@ -1,8 +1,8 @@
-"""Writes what the docs say of commands and their fields, from the code: `python docs/build.py`.
+"""Writes the docs' tables of commands and fields from the code: `python docs/build.py`.
 
-Each page of docs/commands has the table of its command's fields between `<!-- fields -->` and `<!-- /fields -->`, the
-README the map of commands between `<!-- commands -->` and `<!-- /commands -->`. `--check` writes nothing, and fails
-where one of them is stale.
+A page of docs/commands has the table of its command's fields between `<!-- fields -->` and `<!-- /fields -->`;
+docs/commands/README.md has the table of commands between `<!-- commands -->` and `<!-- /commands -->`. `--check` writes
+nothing and fails where a table is stale.
 """
 
 import re
@@ -17,7 +17,7 @@ from docstring_parser import parse
 from selfkd.cli import COMMANDS
 
 DOCS = Path(__file__).parent
-README = DOCS.parent / "README.md"
+COMMANDS_PAGE = DOCS / "commands" / "README.md"
 _WORDS = {str: "text", int: "whole number", float: "number", bool: "true, false", Path: "path"}
 
 
@@ -27,33 +27,34 @@ def page_of(command: str) -> Path:
 
 def fields_table(command: str) -> str:
     """The fields of a command as Markdown: names, what they take, defaults, and the docstring's sentence on each."""
-    config, _ = COMMANDS[command].load()
+    config = COMMANDS[command].load_config()
     leading = COMMANDS[command].leading
-    said = {p.arg_name: " ".join(p.description.split()) for p in parse(config.__doc__ or "").params}
+    descriptions = {p.arg_name: " ".join(p.description.split()) for p in parse(config.__doc__ or "").params}
     lines = ["| field | takes | default | |", "|---|---|---|---|"]
     for field in fields(config):
-        what = said[field.name] + (" May stand first, without its name." if field.name == leading else "")
-        cells = (f"`--{field.name}`", takes(field.type), default(field), what)
+        description = descriptions[field.name]
+        description += " May stand first, without its name." if field.name == leading else ""
+        cells = (f"`--{field.name}`", accepted_values(field.type), default_value(field), description)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
 
 
-def takes(kind: Any) -> str:
-    origin, inner = get_origin(kind), get_args(kind)
+def accepted_values(annotation: Any) -> str:
+    origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return ", ".join(map(str, inner))
     if origin is list:
-        return f"list of {takes(inner[0])}"
+        return f"list of {accepted_values(inner[0])}"
     if origin is dict:
         return "fields: `--NAME.KEY VALUE`"
     if origin is tuple:
-        return f"`[{', '.join(takes(i) for i in inner)}]`"
+        return f"`[{', '.join(accepted_values(i) for i in inner)}]`"
     if origin in (Union, UnionType):
-        return " or ".join(takes(i) for i in inner if i is not NoneType)
-    return _WORDS.get(kind, str(kind))
+        return " or ".join(accepted_values(i) for i in inner if i is not NoneType)
+    return _WORDS.get(annotation, str(annotation))
 
 
-def default(field: Field) -> str:
+def default_value(field: Field) -> str:
     value = field.default if field.default_factory is MISSING else field.default_factory()
     if value is MISSING:
         return "**required**"
@@ -73,12 +74,12 @@ def default(field: Field) -> str:
 def commands_table() -> str:
     lines = ["| command | |", "|---|---|"]
     for name, command in COMMANDS.items():
-        lines.append(f"| [`selfkd {name}`]({page_of(name).relative_to(DOCS.parent).as_posix()}) | {command.summary} |")
+        lines.append(f"| [`selfkd {name}`]({page_of(name).name}) | {command.summary} |")
     return "\n".join(lines)
 
 
 def filled(text: str, mark: str, table: str) -> str:
-    """The text with what stands between the marks replaced; raises ValueError where they are not there."""
+    """The text with the table between the marks replaced; raises ValueError where the marks are missing."""
     begin, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
     found, count = re.subn(f"{begin}.*?{end}", lambda _: f"{begin}\n{table}\n{end}", text, flags=re.DOTALL)
     if count != 1:
@@ -89,7 +90,7 @@ def filled(text: str, mark: str, table: str) -> str:
 def built() -> dict[Path, str]:
     """{page: its text as it should be}."""
     pages = {page_of(c): filled(page_of(c).read_text(), "fields", fields_table(c)) for c in COMMANDS}
-    return pages | {README: filled(README.read_text(), "commands", commands_table())}
+    return pages | {COMMANDS_PAGE: filled(COMMANDS_PAGE.read_text(), "commands", commands_table())}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Bases at tiny dimensions with random weights: the shared prefix gives the logits of transformers' own forward.
 
-Each is made from its real configuration class. What is verified how, for real weights too, is in docs/bases.md.
+Each is made from its real configuration class. What is verified how, for real weights too, is in docs/backbones.md.
 """
 
 import pytest
