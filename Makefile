@@ -1,5 +1,5 @@
 # make demo    measure the vision-audio gap of the tiny model and close it; ends in runs/demo/report.html
-# make test    linters, type checker, all tests
+# make test    linters, type checker, import contracts, generated docs, all tests
 # make quick   the same without tests that are slow, want a browser or start several training processes: under 2 minutes
 # make docs    the documentation site, into site/: strict, with links and anchors checked
 # make study-projector   projectors x losses x data over five seeds, into runs/projector: hours; a second call resumes
@@ -35,6 +35,8 @@ check: $(VENV)/installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/python docs/build.py --check
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -1,12 +1,12 @@
-"""Does it help the student to look where the teacher looks? Attention transfer beside the losses that there are.
+"""Does attention transfer from the teacher help the student? One more loss term, added to those of the package.
 
-    python experiments/attention_transfer.py --output runs/ears [--weight 10] [--seeds 0 1 2] [--only best]
+    python experiments/attention_transfer.py --output runs/projector [--weight 10] [--seeds 0 1 2] [--only best]
 
-Each response row of the student has, beside its logits, its attention to learn from: KL(a_T || a_S) of the shares that
-the teacher's and the student's row, mean over heads, give to each token of the shared prefix (the picture and what
-stands around it) and to all that comes after it together, mean over layers. Recipes of `projector_study.py` go through
-that study with that term, in the same folder, where "best" is then called "best-attention-10"; the difference from the
-recipe without it is printed last and is in OUTPUT/attention-WEIGHT-SPLIT.json.
+The term, for each response row: KL(a_T || a_S) of the attention, mean over heads, that the teacher's and the student's
+row give to each token of the shared prefix (the image and the chat template around it) and to all later tokens
+together, mean over layers. Recipes of `projector_study.py` run with that term in the same folder, where
+"best" is then called "best-attention-10"; the difference from the recipe without it is printed last and is in
+OUTPUT/attention-WEIGHT-SPLIT.json.
 """
 
 import argparse
@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from projector_recipes import RECIPES
-from projector_study import add_arguments, right_file, study
-from projector_table import Seeds, paired, read_right, samples, samples_of
+from projector_study import add_arguments, correct_file, study
+from projector_table import Seeds, load_samples, paired, read_correct, samples_from_bits
 
 from selfkd.files import write_json
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def share_loss(teacher_NP: "Tensor", student_NP: "Tensor") -> "Tensor":
-    """sum over rows of KL(teacher || student); what a row's shares of the P prefix tokens leave is one more place."""
+    """sum over rows of KL(teacher || student); a row's attention to all after the P prefix tokens is one more bin."""
     import torch
     from torch.nn import functional as F
 
@@ -36,17 +36,16 @@ def share_loss(teacher_NP: "Tensor", student_NP: "Tensor") -> "Tensor":
 
 
 def transfer(weight: float) -> None:
-    """From here on the loss of a batch that asks a teacher has the term beside it."""
+    """Patches the package: from here on the loss of a batch with a teacher has the term added."""
     import torch
     from torch import Tensor
 
     from selfkd.analysis.attention import AttentionSums, attention_rows, recording
     from selfkd.analysis.forward import TokenPositions
     from selfkd.losses import LossConfig, LossOutput
-    from selfkd.training import self_kd as two_modalities
-    from selfkd.training import trainer
+    from selfkd.training import self_kd, trainer
 
-    paired_loss, continue_prefix = two_modalities.paired_loss, two_modalities.continue_prefix
+    paired_loss, continue_prefix = self_kd.paired_loss, self_kd.continue_prefix
 
     class ResponseShares(AttentionSums):
         """Keeps, of each layer, what the response rows give to the prefix: (N, P), mean over heads, with gradient."""
@@ -61,16 +60,16 @@ def transfer(weight: float) -> None:
     def loss_with_attention(
         model: Any, batch: Mapping[str, Any], objective: LossConfig, teacher: Any = None
     ) -> LossOutput:
-        read: list[dict[int, Tensor]] = []  # the teacher's view, then the student's
+        read: list[dict[int, Tensor]] = []  # the teacher's, then the student's
 
         def continue_and_record(vlm: Any, prefix: Any, inputs: Mapping[str, Tensor], mask_BS: Tensor) -> Tensor:
-            rows_BS = two_modalities.response_positions(mask_BS, batch["labels"])
+            rows_BS = self_kd.response_positions(mask_BS, batch["labels"])
             shares = ResponseShares(TokenPositions(rows_BS, rows_BS, rows_BS))
             read.append(shares.sums)
             with recording(vlm, shares):
                 return continue_prefix(vlm, prefix, inputs, mask_BS)
 
-        two_modalities.continue_prefix = continue_and_record
+        self_kd.continue_prefix = continue_and_record
         loss = paired_loss(model, batch, objective, teacher)
         theirs, ours = read
         distances = [share_loss(theirs[layer], ours[layer]) for layer in sorted(theirs)]
@@ -82,7 +81,7 @@ def transfer(weight: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
-    parser.add_argument("--weight", type=float, default=10.0, help="of the term, for each response token")
+    parser.add_argument("--weight", type=float, default=10.0, help="of the term, per response token")
     parser.set_defaults(only=["best", "paper-selfkd"])
     options = parser.parse_args()
     without = {f"{plain}-attention-{options.weight:g}": plain for plain in options.only}
@@ -90,12 +89,12 @@ def main() -> None:
     options.only = list(without)
     transfer(options.weight)
     study(options)
-    written = samples(options.output / "eval-untrained" / options.split, "text")
-    right = read_right(right_file(options.output, options.split))[options.split]
+    text = load_samples(options.output / "eval-untrained" / options.split, "text")
+    correct = read_correct(correct_file(options.output, options.split))[options.split]
     found = {}
     for names in without.items():
         seeds: list[Seeds] = [
-            {seed: samples_of(bits, written) for seed, bits in right.get(name, {}).items()} for name in names
+            {seed: samples_from_bits(bits, text) for seed, bits in correct.get(name, {}).items()} for name in names
         ]
         if all(seeds):
             found[names[0]] = paired(*seeds)

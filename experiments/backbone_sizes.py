@@ -1,20 +1,28 @@
-"""Does a stronger written path make a better spoken one, and a better teacher? The embedded model at three depths.
+"""Is a backbone that is better with text better with audio, and a better teacher? The tiny model at three depths.
 
-    python experiments/backbone_sizes.py --output runs/ears [--depths 2 4 6] [--seeds 0 1 2 3 4] [--only best best-sft]
+    python experiments/backbone_sizes.py --output runs/projector [--depths 2 4 6] [--seeds 0 1 2] [--only best]
 
-The bundled model's LLM has 6 layers. A base of fewer keeps some of them, evenly spread, and is trained on for
-`--steps` steps with the bundled model's own written tasks. Each hears by the bundled recogniser, whose tokens are
-theirs, and goes through `projector_study.py`: the same recipes, speech and questions, in OUTPUT/depth-N; six layers are
-that study itself, in OUTPUT. Whether a better reader is a better teacher is asked apart: the bundled model reads what
-the ears that each base has trained write down (OUTPUT/depth-N/teachers-SPLIT.json). What is done is kept.
+The bundled model's LLM has 6 layers. A backbone of fewer layers keeps some of them, evenly spaced, and is trained
+further for `--steps` steps on the bundled model's own text tasks. Each has a CTC projector from the bundled ASR model,
+whose tokens are theirs, and goes through `projector_study.py`: the same recipes, speech and questions, in
+OUTPUT/depth-N; six layers are that study itself, in OUTPUT. For the second question the bundled model answers the
+transcripts of the speech encoder that each backbone has taught (OUTPUT/depth-N/teachers-SPLIT.json). Finished runs are
+kept.
 """
 
 import argparse
 import statistics
 from pathlib import Path
 
-from projector_study import OWN_CASCADE, add_arguments, ask_one, keep_listening, right_file, study
-from projector_table import Seeds, paired, read_right, samples, samples_of
+from projector_study import (
+    OWN_CASCADE,
+    add_arguments,
+    correct_file,
+    evaluate_once,
+    save_untrained_model,
+    study,
+)
+from projector_table import Seeds, load_samples, paired, read_correct, samples_from_bits
 
 from selfkd.files import write_json
 from selfkd.run_dir import MODEL
@@ -23,8 +31,8 @@ from selfkd.toy_world.scenes import Split
 DEPTH = 6  # of the bundled model's LLM
 
 
-def shallower(depth: int, output: Path, steps: int) -> None:
-    """A base of `depth` of the bundled LLM's layers, trained on."""
+def train_shallower_vlm(depth: int, output: Path, steps: int) -> None:
+    """Saves a VLM with `depth` of the bundled LLM's layers, trained further for `steps` steps."""
     from torch import nn
     from transformers import InternVLForConditionalGeneration
 
@@ -36,8 +44,8 @@ def shallower(depth: int, output: Path, steps: int) -> None:
     kept = [round(i * (DEPTH - 1) / (depth - 1)) for i in range(depth)]  # the first and the last among them
     llm = model.model.language_model
     llm.layers = nn.ModuleList(llm.layers[i] for i in kept)
-    for place, layer in enumerate(llm.layers):
-        layer.self_attn.layer_idx = place  # the key-value cache counts by it
+    for index, layer in enumerate(llm.layers):
+        layer.self_attn.layer_idx = index  # the key-value cache counts by it
     llm.config.num_hidden_layers = depth
     llm.config.layer_types = llm.config.layer_types[:depth]
     start = output / "start"
@@ -46,32 +54,33 @@ def shallower(depth: int, output: Path, steps: int) -> None:
     pretrain_vlm(output, steps, seed=depth, start=start, learning_rate=1e-3, tower_rate=0.1)
 
 
-def listening(depth: int, folder: Path, steps: int) -> None:
-    """The model that the study of a depth begins with, in folder/tokens."""
+def save_start_model(depth: int, folder: Path, steps: int) -> None:
+    """Saves the model that the study of a depth starts from, in folder/ctc."""
     from transformers.utils import SAFE_WEIGHTS_NAME
 
     from selfkd.model.tiny import asr_model_path
 
     if not (folder / "vlm" / SAFE_WEIGHTS_NAME).is_file():
-        shallower(depth, folder / "vlm", steps)
-    keep_listening(folder / "vlm", asr_model_path(), folder / "ctc")
+        train_shallower_vlm(depth, folder / "vlm", steps)
+    save_untrained_model(folder / "vlm", asr_model_path(), folder / "ctc")
 
 
-def read_by_the_bundled_model(name: str, seeds: list[int], whole: Path, folder: Path, split: Split) -> None:
-    """What the ears of a recipe in `folder` hear, read by the model in `whole`, beside what its own ears of that recipe
-    hear, where they are there."""
-    heard: Seeds = {}
+def evaluate_transcripts(name: str, seeds: list[int], whole: Path, folder: Path, split: Split) -> None:
+    """Accuracy of the model in `whole` on the transcripts of a recipe's speech encoder in `folder`, and its difference
+    from the transcripts of the encoder that the model itself taught, where that run is there."""
+    by_seed: Seeds = {}
     for seed in seeds:
-        where, encoder = folder / f"seed-{seed}" / f"read-{name}" / split, folder / f"seed-{seed}" / name / MODEL
-        ask_one(str(whole / "ctc"), whole / split, where, ["cascade"], asr_model=str(encoder))
-        heard[str(seed)] = samples(where, "cascade")
-    means = [statistics.mean(s["score"] for s in one) for one in heard.values()]
+        run, encoder = folder / f"seed-{seed}" / f"transcripts-{name}" / split, folder / f"seed-{seed}" / name / MODEL
+        evaluate_once(str(whole / "ctc"), whole / split, run, ["cascade"], asr_model=str(encoder))
+        by_seed[str(seed)] = load_samples(run, "cascade")
+    means = [statistics.mean(s["score"] for s in one) for one in by_seed.values()]
     found = {"by_seed": means, "mean": statistics.mean(means)}
-    own = read_right(right_file(whole, split)).get(split, {}).get(f"{name}{OWN_CASCADE}", {})
+    own = read_correct(correct_file(whole, split)).get(split, {}).get(f"{name}{OWN_CASCADE}", {})
     if own:
-        written = samples(whole / "eval-untrained" / split, "text")
-        found["over_own_ears"] = paired(heard, {seed: samples_of(bits, written) for seed, bits in own.items()})
-    print(f"{name}: the bundled model reads what these ears hear: {found}")
+        text = load_samples(whole / "eval-untrained" / split, "text")
+        own_by_seed = {seed: samples_from_bits(bits, text) for seed, bits in own.items()}
+        found["over_own_transcripts"] = paired(by_seed, own_by_seed)
+    print(f"{name}: the bundled model on the transcripts of these encoders: {found}")
     write_json(folder / f"teachers-{split}.json", {name: found})
 
 
@@ -79,7 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     parser.add_argument("--depths", type=int, nargs="+", default=[2, 4, 6], choices=range(2, DEPTH + 1))
-    parser.add_argument("--steps", type=int, default=400, help="of a base that lost layers")
+    parser.add_argument("--steps", type=int, default=400, help="of a backbone with fewer layers")
     parser.set_defaults(only=["best", "best-sft"])
     options = parser.parse_args()
     output = options.output
@@ -87,10 +96,10 @@ def main() -> None:
         print(f"\n{depth} layers")
         options.output = output if depth == DEPTH else output / f"depth-{depth}"
         if depth < DEPTH:
-            listening(depth, options.output, options.steps)
+            save_start_model(depth, options.output, options.steps)
         study(options)
         if depth < DEPTH and "best" in options.only:
-            read_by_the_bundled_model("best", options.seeds, output, options.output, options.split)
+            evaluate_transcripts("best", options.seeds, output, options.output, options.split)
 
 
 if __name__ == "__main__":

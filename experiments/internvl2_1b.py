@@ -1,5 +1,5 @@
-"""What the benchmarks of cost share: the geometry of InternVL2-1B (Qwen2-0.5B: 24 layers, width 896, 151,655 tokens)
-with ears of Whisper's width, and the lengths of what it reads."""
+"""Shared by the cost benchmarks: the geometry of InternVL2-1B (Qwen2-0.5B: 24 layers, width 896, 151,655 tokens) with a
+speech encoder of Whisper's width, and the lengths of its inputs."""
 
 import torch
 from transformers import AutoModelForImageTextToText, InternVLConfig, WhisperConfig
@@ -7,16 +7,16 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from selfkd.model.modeling_omni import OmniModel
 
-# tokens of a tile, of the chat frame and of a written question; vectors of a spoken one (4 s)
+# tokens of a tile, of the chat template and of a text query; audio embeddings of an audio query (4 s)
 TILE, FRAME, QUESTION, SPEECH = 256, 30, 20, 50
 STACK = 4
 SPEECH_TOKEN = 151_655  # beyond the vocabulary, as in InternVL2-1B
 
 
-def build(full_size: bool, device: str, ears_layers: int = 1) -> OmniModel:
+def build(full_size: bool, device: str, speech_layers: int = 1) -> OmniModel:
     """The model with random weights. On a CPU (not `full_size`) depth and width are a quarter and the vocabulary a
-    sixteenth, so that the head keeps its share of the work. There is no vision tower to speak of: give no pictures, and
-    ordinary ids in the place of theirs."""
+    sixteenth, so that the head keeps its share of the work. The vision tower is a stub: give no images, and
+    ordinary ids in place of image tokens."""
     share = 1 if full_size else 4
     text = {
         "model_type": "qwen2",
@@ -36,7 +36,7 @@ def build(full_size: bool, device: str, ears_layers: int = 1) -> OmniModel:
     config = InternVLConfig(text_config=text, vision_config=vision, image_token_id=1, tie_word_embeddings=True)
     dtype = torch.bfloat16 if full_size else torch.float32
     encoder = WhisperConfig(
-        d_model=1280 // share, encoder_layers=ears_layers, encoder_attention_heads=20 // share, decoder_layers=0
+        d_model=1280 // share, encoder_layers=speech_layers, encoder_attention_heads=20 // share, decoder_layers=0
     )
     with torch.device(device):
         model = OmniModel.from_parts(

@@ -1,10 +1,10 @@
-"""How often our readers and the official rules of MME, POPE, HallusionBench, MMStar and OCRBench read a response
-differently, by kind of response, and which of them reads what was meant.
+"""How often our parsers and the official rules of MME, POPE, HallusionBench, MMStar and OCRBench parse a response
+differently, by type of response, and which of them gives the intended answer.
 
     python experiments/official_disagreement.py --n 200 --seed 0
 
-No model is asked. Responses are made of the styles in which public models answer, over things and options drawn by the
-seed, so that what each means is known; beside them the labelled responses of tests/fixtures. Prints a table.
+No model is run. Responses are generated in the styles of public models, over objects and options sampled by the seed,
+so that the intended answer is known; added are the labelled responses of tests/fixtures. Prints a table.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from selfkd.evaluation.benchmarks.answer_parsing import chosen_letter, yes_or_no
 
 FIXTURES = Path(__file__).parents[1] / "tests" / "fixtures"
 THINGS = ["dog", "cat", "car", "bicycle", "person", "chair", "bottle", "bird", "umbrella", "clock", "banana", "laptop"]
-# {kind: [(responses that mean yes, that mean no)]}; where both are one list nothing is answered
+# {response type: (responses that mean yes, responses that mean no)}
 YES_NO = {
     "one word": (["Yes", "Yes.", "yes"], ["No", "No.", "no"]),
     "word, then sentence": (
@@ -44,7 +44,7 @@ UNANSWERED = {
     "refusal": ["I'm sorry, but there is no audio in your message.", "I can't see the image.", "I cannot hear it."],
     "doubt": ["It is unclear whether there is a {x}.", "Maybe.", "I'm not sure."],
 }
-# {letter}, {text} of what is meant; {other} and {its} of another option
+# {letter}, {text} of the intended option; {other} and {its} of another option
 OPTIONS = {
     "letter": ["{letter}", "{letter}.", "({letter})"],
     "letter and text": ["{letter}. {text}", "({letter}) {text}", "{letter}: {text}"],
@@ -60,35 +60,35 @@ OPTIONS = {
 }
 UNCHOSEN = {
     "undecided": ["{letter} or {other}", "It could be {letter} or {other}."],
-    "rejects alone": ["{letter} is wrong.", "It is not {letter}."],
+    "only rejects": ["{letter} is wrong.", "It is not {letter}."],
     "begins with a word in A to D": ["A big thing stands there.", "An odd view.", "Dark clouds and a road."],
     "refusal": ["I cannot see the image.", "Based on no audio I cannot answer."],
 }
 
-Read = Callable[[str], str | None]
+Parse = Callable[[str], str | None]
 
 
-def yes_no_responses(n: int, draw: random.Random) -> Iterator[tuple[str, str, str | None]]:
-    """(kind, response, what it means)"""
-    for kind, forms in YES_NO.items():
+def yes_no_responses(n: int, rng: random.Random) -> Iterator[tuple[str, str, str | None]]:
+    """(response type, response, intended answer)"""
+    for response_type, forms in YES_NO.items():
         for i in range(n):
-            yield kind, draw.choice(forms[i % 2]).format(x=draw.choice(THINGS)), ("yes", "no")[i % 2]
-    for kind, some in UNANSWERED.items():
+            yield response_type, rng.choice(forms[i % 2]).format(x=rng.choice(THINGS)), ("yes", "no")[i % 2]
+    for response_type, some in UNANSWERED.items():
         for _ in range(n):
-            yield kind, draw.choice(some).format(x=draw.choice(THINGS)), None
+            yield response_type, rng.choice(some).format(x=rng.choice(THINGS)), None
     for line in (FIXTURES / "yes_no_responses.tsv").read_text(encoding="utf-8").splitlines()[1:]:
         answer, response = line.split("\t")
         yield "labelled", response, None if answer == "-" else answer
 
 
-def option_responses(n: int, draw: random.Random) -> Iterator[tuple[str, str, str | None, dict[str, str]]]:
-    """(kind, response, the letter that it means, options)"""
-    for kind, forms in (OPTIONS | UNCHOSEN).items():
+def option_responses(n: int, rng: random.Random) -> Iterator[tuple[str, str, str | None, dict[str, str]]]:
+    """(response type, response, intended letter, options)"""
+    for response_type, forms in (OPTIONS | UNCHOSEN).items():
         for _ in range(n):
-            options = dict(zip("ABCD", draw.sample(THINGS, 4), strict=True))
-            letter, other = draw.sample("ABCD", 2)
-            response = draw.choice(forms).format(letter=letter, text=options[letter], other=other, its=options[other])
-            yield kind, response, letter if kind in OPTIONS else None, options
+            options = dict(zip("ABCD", rng.sample(THINGS, 4), strict=True))
+            letter, other = rng.sample("ABCD", 2)
+            response = rng.choice(forms).format(letter=letter, text=options[letter], other=other, its=options[other])
+            yield response_type, response, letter if response_type in OPTIONS else None, options
     options = {"A": "cat", "B": "dog", "C": "horse", "D": "bird"}
     for line in (FIXTURES / "option_responses.tsv").read_text(encoding="utf-8").splitlines()[1:]:
         *_, letter, response = line.split("\t")
@@ -100,29 +100,30 @@ def option_responses(n: int, draw: random.Random) -> Iterator[tuple[str, str, st
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--n", type=int, default=200, help="responses of each kind")
+    parser.add_argument("--n", type=int, default=200, help="responses of each type")
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
+    options = parser.parse_args()
     counts: dict[tuple[str, str], list[int]] = {}
 
-    def count(benchmark: str, kind: str, meant: str | None, ours: str | None, theirs: str | None) -> None:
-        row = counts.setdefault((benchmark, kind), [0, 0, 0, 0])
-        for at, holds in enumerate((True, ours != theirs, ours == meant, theirs == meant)):
-            row[at] += holds
+    def count(benchmark: str, response_type: str, target: str | None, ours: str | None, theirs: str | None) -> None:
+        row = counts.setdefault((benchmark, response_type), [0, 0, 0, 0])
+        for i, holds in enumerate((True, ours != theirs, ours == target, theirs == target)):
+            row[i] += holds
 
-    rules: dict[str, Read] = {"mme": official.mme, "pope": official.pope, "hallusionbench": official.hallusionbench}
-    for kind, response, meant in yes_no_responses(given.n, random.Random(f"yes/{given.seed}")):
+    rules: dict[str, Parse] = {"mme": official.mme, "pope": official.pope, "hallusionbench": official.hallusionbench}
+    for response_type, response, target in yes_no_responses(options.n, random.Random(f"yes/{options.seed}")):
         for benchmark, rule in rules.items():
-            count(benchmark, kind, meant, yes_or_no(response), rule(response))
-    for kind, response, meant, options in option_responses(given.n, random.Random(f"option/{given.seed}")):
-        count("mmstar", kind, meant, chosen_letter(response, options), official.mmstar(response))
+            count(benchmark, response_type, target, yes_or_no(response), rule(response))
+    labelled = option_responses(options.n, random.Random(f"option/{options.seed}"))
+    for response_type, response, target, choices in labelled:
+        count("mmstar", response_type, target, chosen_letter(response, choices), official.mmstar(response))
     for benchmarks in (tuple(rules), ("mmstar",)):
-        names = " | ".join(f"`{b}`: differ | as meant: ours | official" for b in benchmarks)
-        print(f"\n| kind of response | n | {names} |\n|---|---|{'---|---|---|' * len(benchmarks)}")
-        for kind in (kind for benchmark, kind in counts if benchmark == benchmarks[0]):
-            n = counts[benchmarks[0], kind][0]
-            shares = [f"{100 * share / n:.0f}%" for b in benchmarks for share in counts[b, kind][1:]]
-            print(f"| {kind} | {n} | {' | '.join(shares)} |")
+        names = " | ".join(f"`{b}`: differ | as intended: ours | official" for b in benchmarks)
+        print(f"\n| type of response | n | {names} |\n|---|---|{'---|---|---|' * len(benchmarks)}")
+        for response_type in (name for benchmark, name in counts if benchmark == benchmarks[0]):
+            n = counts[benchmarks[0], response_type][0]
+            shares = [f"{100 * share / n:.0f}%" for b in benchmarks for share in counts[b, response_type][1:]]
+            print(f"| {response_type} | {n} | {' | '.join(shares)} |")
 
 
 if __name__ == "__main__":

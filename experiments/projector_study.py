@@ -1,22 +1,22 @@
-"""Ears x objective x data on the embedded world: what closes the gap, and does it beat the cascade?
+"""Projector x loss x data on the toy world: what closes the gap, and does it beat the cascade?
 
-    python experiments/projector_study.py --output runs/ears [--seeds 0 1 2 3 4] [--split test] [--only best ...]
-    make study-ears
+    python experiments/projector_study.py --output runs/projector [--seeds 0 1 2 3 4] [--split test] [--only best ...]
+    make study-projector
 
-"best" is what `selfkd distill` does by default with ears that hear tokens, in 600 steps of 16, but for its forward KL
-divergence, which was the default when the study began; each other recipe changes what its name says, so that
-"best-jensen-shannon" has the default's. Stacked ears, the paper's, are aligned first, on spoken sentences; ears that
-hear tokens begin as the bundled recogniser, which was trained on such sentences for an hour and is the cascade's too,
-but for "best-whisper", which is `selfkd align` with the encoder of the checkpoint that `--whisper` names. "own cascade"
-reads the transcript of the very ears that were trained: what is left to the vectors, once the ears are the same. All
-are asked the same questions in unseen voices, and the first of them over again in the speech that `--conditions` names.
+"best" has the defaults of `selfkd distill` with a CTC projector, 600 steps of 16, and forward KL, which was the default
+when the study began; each other recipe changes what its name says, so that "best-jensen-shannon" has the default
+divergence. The frame-stacking projector, the paper's, is aligned first, on synthesized sentences. The CTC projector
+starts from the bundled ASR model, which was trained on such sentences for an hour and is the cascade's too; only
+"ctc-only-whisper" is `selfkd align` with the encoder of the checkpoint that `--whisper` names. In "own cascade" the
+transcript of the trained encoder itself is the text query: the difference is what the audio embeddings add. All are
+evaluated on the same questions in held-out voices, and on the first of them in the speech that `--conditions` names.
 
 Writes OUTPUT/scores-SPLIT.json and prints mean and standard deviation over seeds, the share closed of the gap that the
-paper's SFT leaves, the intervals of the paired differences from the cascade and from "best" over items, and the errors
-of seeing (the written answer is wrong too) and of hearing apart; the file has a paired t-test over seeds, too.
-`--split validation` is for choosing; nothing is chosen on the test split. What is done is kept: with more seeds or
-recipes the same folder is continued. OUTPUT/right-SPLIT.json says which questions each run answered right: in an empty
-folder, that file alone (`experiments/records/` has one) stands for the runs that it holds.
+paper's SFT leaves, the intervals of the paired differences from the cascade and from "best" over items, text errors
+(the answer to the text query is wrong too) and audio-only errors; the file has a paired t-test over seeds, too.
+`--split validation` is for choosing; nothing is chosen on the test split. Finished runs are kept: a call with more
+seeds or recipes continues the folder. OUTPUT/right-SPLIT.json holds which questions each run answered right: in an
+empty folder that file (`experiments/records/` has one) stands for the runs that it holds.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from projector_recipes import BATCH, CONDITIONS, RECIPES, SAMPLES, STEPS, Recipe
-from projector_table import HEAD, keep_right, read_right, right_of, row, samples, samples_of
+from projector_table import HEAD, correct_bits, load_samples, read_correct, row, samples_from_bits, write_correct
 
 from selfkd.errors import InputError
 from selfkd.evaluation.samples import samples_path
@@ -42,51 +42,51 @@ TEST_SEED: dict[Split, int] = {"test": 100, "validation": 200}
 OWN_CASCADE = ", own cascade"
 
 
-def run_seed(seed: int, only: Sequence[str], options: argparse.Namespace, asked: dict[str, Path]) -> None:
-    """Trains and asks the recipes of one seed, but for what is done already."""
-    folder, right = options.output / f"seed-{seed}", read_right(right_file(options.output, options.split))
+def run_seed(seed: int, only: Sequence[str], options: argparse.Namespace, test_sets: dict[str, Path]) -> None:
+    """Trains and evaluates the recipes of one seed, except for finished runs."""
+    folder, correct = options.output / f"seed-{seed}", read_correct(correct_file(options.output, options.split))
     for name in only:
         recipe = RECIPES[name]
-        if all(str(seed) in right.get(condition, {}).get(name, {}) for condition in asked):
+        if all(str(seed) in correct.get(condition, {}).get(name, {}) for condition in test_sets):
             continue
-        data = _spoken(recipe, seed, folder)
+        data = _training_data(recipe, seed, folder)
         _train(recipe, data, seed, folder / name, options)
-        for condition, questions in asked.items():
-            where, model = folder / f"eval-{name}" / condition, str(folder / name / MODEL)
+        for condition, questions in test_sets.items():
+            run, model = folder / f"eval-{name}" / condition, str(folder / name / MODEL)
             modalities: list[Modality] = ["audio", "cascade"] if name in ("best", "best-sft") else ["audio"]
-            ask_one(model, questions, where, modalities, asr_model=model)
+            evaluate_once(model, questions, run, modalities, asr_model=model)
 
 
 def _train(recipe: Recipe, data: list[str], seed: int, output: Path, options: argparse.Namespace) -> None:
-    # imported here and below: each process that speaks imports this file, and would hold torch
+    # imported here and below: each synthesis worker imports this file, and would hold torch
     from selfkd.training.align import AlignConfig, align
     from selfkd.training.distill import DistillConfig, distill
 
-    how: dict[str, Any] = {"steps": STEPS, "batch_size": BATCH, "warmup_steps": 30, "seed": seed, "training": in_bf16()}
-    how |= recipe.settings
+    settings: dict[str, Any] = {"steps": STEPS, "batch_size": BATCH, "warmup_steps": 30, "seed": seed}
+    settings |= {"training": bf16_arguments()} | recipe.settings
     if recipe.projector == "new head":
-        if not options.whisper:  # or align would take the bundled recogniser
-            raise InputError("--whisper: is missing; it names the checkpoint whose encoder these ears hear by")
-        once(align, AlignConfig(data, output, speech_encoder=options.whisper, **how))
+        if not options.whisper:  # or align would take the bundled ASR model
+            raise InputError("--whisper: is missing; it names the checkpoint whose encoder the recipe trains")
+        once(align, AlignConfig(data, output, speech_encoder=options.whisper, **settings))
         return
     start = _aligned(seed, options) if recipe.projector == "stack" else options.output / "ctc"
-    once(distill, DistillConfig(data, output, model=str(start), **{"divergence": "forward"} | how))
+    once(distill, DistillConfig(data, output, model=str(start), **{"divergence": "forward"} | settings))
 
 
-def in_bf16() -> dict[str, bool]:
-    """Where the processor multiplies it natively. It saves time where a large LLM runs, none on the embedded model."""
+def bf16_arguments() -> dict[str, bool]:
+    """bf16 where the CPU multiplies it natively. It saves time with a large LLM, none with the tiny model."""
     import torch
 
     return {"bf16": torch.cpu._is_avx512_bf16_supported()}
 
 
-def ask_one(model: str, asked: Path, output: Path, modalities: "list[Modality]", asr_model: str = "") -> None:
+def evaluate_once(model: str, data: Path, output: Path, modalities: "list[Modality]", asr_model: str = "") -> None:
     from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
 
-    once(evaluate, EvaluateConfig(model, [str(asked)], output, modalities=modalities, asr_model=asr_model))
+    once(evaluate, EvaluateConfig(model, [str(data)], output, modalities=modalities, asr_model=asr_model))
 
 
-def _spoken(recipe: Recipe, seed: int, folder: Path) -> list[str]:
+def _training_data(recipe: Recipe, seed: int, folder: Path) -> list[str]:
     name = recipe.voices + ("" if recipe.samples == SAMPLES else f"-{recipe.samples}")
     exact = "" if recipe.responses == "world-noisy" else "-exact"
     questions = SynthesizeConfig(
@@ -106,70 +106,74 @@ def _aligned(seed: int, options: argparse.Namespace) -> Path:
     folder = options.output / f"seed-{seed}"
     words = SynthesizeConfig(folder / "words", "words", count=3000, seed=seed + 1)
     synthesize(words)
-    spoken, how = [str(words.output)], in_bf16()
-    aligned = AlignConfig(spoken, folder / "align", projector="stack", steps=400, seed=seed, training=how)
-    once(align, aligned)
-    return aligned.output / MODEL
+    config = AlignConfig(
+        [str(words.output)], folder / "align", projector="stack", steps=400, seed=seed, training=bf16_arguments()
+    )
+    once(align, config)
+    return config.output / MODEL
 
 
-def ask_all(options: argparse.Namespace) -> dict[str, Path]:
-    """Folders of what is asked, by condition; the bundled model, in which nothing was trained for it, is asked too."""
+def make_test_sets(options: argparse.Namespace) -> dict[str, Path]:
+    """Folders of the test questions, by condition; evaluates the untrained bundled model on each."""
     from selfkd.model.tiny import asr_model_path, vlm_path
 
     plain = SynthesizeConfig(
         options.output / options.split, "world", split=options.split, count=options.count, voices="heldout",
         seed=TEST_SEED[options.split],
     )  # fmt: skip
-    asked: dict[str, SynthesizeConfig] = {options.split: plain}
+    configs: dict[str, SynthesizeConfig] = {options.split: plain}
     for name in options.conditions:
-        how = CONDITIONS[name] | ({"engine_path": options.kokoro} if name == "Kokoro" else {})
-        asked[name] = replace(plain, output=options.output / f"{options.split}, {name}", **({"count": 400} | how))
-    tokens = options.output / "ctc"
-    keep_listening(vlm_path(), asr_model_path(), tokens)
-    for name, audio in asked.items():
-        synthesize(audio)
-        ask_one(str(tokens), audio.output, options.output / "eval-untrained" / name, ["text", "audio", "cascade"])
-    return {name: audio.output for name, audio in asked.items()}
+        speech = CONDITIONS[name] | ({"engine_path": options.kokoro} if name == "Kokoro" else {})
+        output = options.output / f"{options.split}, {name}"
+        configs[name] = replace(plain, output=output, **({"count": 400} | speech))
+    untrained = options.output / "ctc"
+    save_untrained_model(vlm_path(), asr_model_path(), untrained)
+    for name, config in configs.items():
+        synthesize(config)
+        run = options.output / "eval-untrained" / name
+        evaluate_once(str(untrained), config.output, run, ["text", "audio", "cascade"])
+    return {name: config.output for name, config in configs.items()}
 
 
-def keep_listening(vlm: Path, asr_model: Path, output: Path) -> None:
-    """A VLM that hears by a recogniser of its tokens, where `output` does not hold it yet."""
+def save_untrained_model(vlm: Path, asr_model: Path, output: Path) -> None:
+    """Saves the VLM with a CTC projector from an ASR model over its tokens, unless `output` holds it already."""
     from transformers.utils import SAFE_WEIGHTS_NAME
 
     from selfkd.model.ctc_asr import load_joined
 
     if not (output / SAFE_WEIGHTS_NAME).is_file():
-        for part in reversed(load_joined(vlm, asr_model)):  # the model, whose file is looked for, last
+        # the model last: its file marks the folder as complete
+        for part in reversed(load_joined(vlm, asr_model)):
             part.save_pretrained(output)
 
 
 def table(options: argparse.Namespace) -> dict[str, Any]:
-    """Prints a row for each recipe that the folder holds, and returns what it says."""
+    """Prints a row for each recipe that the folder holds, and returns the values."""
     found: dict[str, Any] = {"steps": STEPS, "batch_size": BATCH}
-    right = read_right(right_file(options.output, options.split))
+    correct = read_correct(correct_file(options.output, options.split))
     for condition in (options.split, *options.conditions):
         untrained = options.output / "eval-untrained" / condition
-        written, cascade = samples(untrained, "text"), samples(untrained, "cascade")
-        here = right.setdefault(condition, {})
+        text, cascade = load_samples(untrained, "text"), load_samples(untrained, "cascade")
+        by_recipe = correct.setdefault(condition, {})
         for run in sorted(options.output.glob(f"seed-*/eval-*/{condition}/{RESULT}")):
             name, seed = run.parts[-3].removeprefix("eval-"), run.parts[-4].removeprefix("seed-")
-            here.setdefault(name, {})[seed] = right_of(samples(run.parent), written)
+            by_recipe.setdefault(name, {})[seed] = correct_bits(load_samples(run.parent), text)
             if samples_path(run.parent, "world", "cascade").is_file():
-                own = right_of(samples(run.parent, "cascade"), written)
-                here.setdefault(f"{name}{OWN_CASCADE}", {})[seed] = own
-        rows = {"written": {"": written}, "cascade": {"": cascade}, "untrained": {"": samples(untrained)}}
-        for name in (n for recipe in RECIPES for n in (recipe, f"{recipe}{OWN_CASCADE}") if n in here):
-            rows[name] = {seed: samples_of(bits, written) for seed, bits in sorted(here[name].items())}
-        print(f"\nWorld, {condition}, n = {len(written)} a seed")
+                own = correct_bits(load_samples(run.parent, "cascade"), text)
+                by_recipe.setdefault(f"{name}{OWN_CASCADE}", {})[seed] = own
+        rows = {"text": {"": text}, "cascade": {"": cascade}, "untrained": {"": load_samples(untrained)}}
+        for name in (n for recipe in RECIPES for n in (recipe, f"{recipe}{OWN_CASCADE}") if n in by_recipe):
+            rows[name] = {seed: samples_from_bits(bits, text) for seed, bits in sorted(by_recipe[name].items())}
+        print(f"\nToy world, {condition}, n = {len(text)} a seed")
         print(HEAD)
-        found[condition] = {"n": len(written)}
+        found[condition] = {"n": len(text)}
         for name, by_seed in rows.items():
-            found[condition][name] = row(name, by_seed, written, cascade, rows.get("paper-sft"), rows.get("best"))
-    keep_right(right, right_file(options.output, options.split))
+            found[condition][name] = row(name, by_seed, text, cascade, rows.get("paper-sft"), rows.get("best"))
+    write_correct(correct, correct_file(options.output, options.split))
     return found
 
 
-def right_file(output: Path, split: Split) -> Path:
+def correct_file(output: Path, split: Split) -> Path:
     return output / f"right-{split}.json"
 
 
@@ -177,18 +181,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--split", choices=list(TEST_SEED), default="test")
-    to_be_had = [name for name, recipe in RECIPES.items() if recipe.projector != "new head"]
-    parser.add_argument("--only", choices=list(RECIPES), nargs="+", default=to_be_had)
-    parser.add_argument("--whisper", default="", help="checkpoint whose encoder best-whisper hears by")
+    default = [name for name, recipe in RECIPES.items() if recipe.projector != "new head"]
+    parser.add_argument("--only", choices=list(RECIPES), nargs="+", default=default)
+    parser.add_argument("--whisper", default="", help="checkpoint whose encoder ctc-only-whisper trains")
     parser.add_argument("--conditions", choices=list(CONDITIONS), nargs="*", default=[])
     parser.add_argument("--kokoro", default="", help="folder of Kokoro's model and voices, for that condition")
-    parser.add_argument("--count", type=int, default=4000, help="questions asked; 400 of them in other conditions")
+    parser.add_argument("--count", type=int, default=4000, help="test questions; 400 of them in other conditions")
 
 
 def study(options: argparse.Namespace) -> None:
-    asked = ask_all(options)
+    test_sets = make_test_sets(options)
     for seed in options.seeds:
-        run_seed(seed, options.only, options, asked)
+        run_seed(seed, options.only, options, test_sets)
     write_json(options.output / f"scores-{options.split}.json", table(options))
 
 

@@ -1,4 +1,4 @@
-"""A row of the studies' tables: accuracy over seeds, the gap closed, paired differences, errors apart."""
+"""A row of the studies' tables: accuracy over seeds, the gap closed, paired differences, text and audio-only errors."""
 
 import json
 import statistics
@@ -14,71 +14,72 @@ from selfkd.evaluation.uncertainty import DIFFERENCE, clustered_stderr, mean_int
 from selfkd.evaluation.verdicts import format_interval
 from selfkd.files import write_json
 
-HEAD = f"{'':<29}seeds  mean     sd     gap closed (95%) over cascade (95%)    over best (95%) seeing hearing"
+HEAD = f"{'':<29}seeds  mean     sd     gap closed (95%) over cascade (95%)    over best (95%)   text   audio"
 
 
-def samples(run: Path, modality: str = "audio", benchmark: str = "world") -> list[dict[str, Any]]:
+def load_samples(run: Path, modality: str = "audio", benchmark: str = "world") -> list[dict[str, Any]]:
     return read_samples(samples_path(run, benchmark, modality))
 
 
 Seeds = dict[str, list[dict[str, Any]]]  # samples by seed; "" where there is none
-Right = dict[str, dict[str, dict[str, str]]]  # by condition, recipe and seed: which items were answered right
+Correct = dict[str, dict[str, dict[str, str]]]  # by condition, recipe and seed: correctness of each item, as hex bits
 
 
-def right_of(answered: list[dict[str, Any]], items: list[dict[str, Any]]) -> str:
-    """One bit an item, in the order of `items`, as hexadecimal digits."""
-    right = {sample["id"]: int(sample["score"]) for sample in answered}
-    if {sample["score"] for sample in answered} - {0, 1} or len(right) != len(items):
+def correct_bits(samples: list[dict[str, Any]], items: list[dict[str, Any]]) -> str:
+    """One bit an item, 1 for correct, in the order of `items`, as hexadecimal digits."""
+    scores = {sample["id"]: int(sample["score"]) for sample in samples}
+    if {sample["score"] for sample in samples} - {0, 1} or len(scores) != len(items):
         raise ValueError("each item is right or wrong, once")
-    return np.packbits([right[item["id"]] for item in items]).tobytes().hex()
+    return np.packbits([scores[item["id"]] for item in items]).tobytes().hex()
 
 
-def samples_of(right: str, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    bits = np.unpackbits(np.frombuffer(bytes.fromhex(right), np.uint8))[: len(items)].tolist()
+def samples_from_bits(correct: str, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The samples of which `correct_bits` made the digits, by id, score and correctness."""
+    bits = np.unpackbits(np.frombuffer(bytes.fromhex(correct), np.uint8))[: len(items)].tolist()
     return [{"id": item["id"], "score": bit, "correct": bool(bit)} for item, bit in zip(items, bits, strict=True)]
 
 
-def read_right(file: Path) -> Right:
+def read_correct(file: Path) -> Correct:
     return json.loads(file.read_text()) if file.is_file() else {}
 
 
-def keep_right(right: Right, file: Path) -> None:
-    """Two processes may share the folder: what the other has written meanwhile stays."""
-    for condition, recipes in read_right(file).items():
+def write_correct(correct: Correct, file: Path) -> None:
+    """Merges with what the file has: two processes may share the folder."""
+    for condition, recipes in read_correct(file).items():
         for name, seeds in recipes.items():
-            right.setdefault(condition, {})[name] = seeds | right.get(condition, {}).get(name, {})
-    write_json(file, right)
+            correct.setdefault(condition, {})[name] = seeds | correct.get(condition, {}).get(name, {})
+    write_json(file, correct)
 
 
-def row(
-    name: str, by_seed: Seeds, written: list, cascade: list, sft: Seeds | None, best: Seeds | None
-) -> dict[str, Any]:
-    """Intervals are over items: the seeds answer the same ones, so an item counts once, by its mean over the seeds.
-    Errors are shares of all items: of seeing where the written answer is wrong too, else of hearing."""
+def row(name: str, by_seed: Seeds, text: list, cascade: list, sft: Seeds | None, best: Seeds | None) -> dict[str, Any]:
+    """Prints the row and returns its values.
+
+    Intervals are over items: the seeds answer the same ones, so an item counts once, by its mean over the seeds. Errors
+    are shares of all items: text errors where the answer to the text query is wrong too, else audio-only errors.
+    """
     scores = [statistics.mean(s["score"] for s in one) for one in by_seed.values()]
     spread = statistics.stdev(scores) if len(scores) > 1 else None
     found: dict[str, Any] = {"mean": statistics.mean(scores), "sd": spread, "by_seed": scores}
     closed = over_cascade = over_best = ""
-    if sft and name != "written":
-        share = gap_closed(over_seeds({"": written}), over_seeds(sft), over_seeds(by_seed), seed=0)
+    if sft and name != "text":
+        share = gap_closed(over_seeds({"": text}), over_seeds(sft), over_seeds(by_seed), seed=0)
         found["gap_closed"] = share
         if share["share"] is not None:
             closed = "{:.0%} ({:.0%} to {:.0%})".format(share["share"], *share["interval"])
-    seen = {sample["id"]: sample["correct"] for sample in written}
-    for what, right in (("seeing", False), ("hearing", True)):
-        asked = [s["score"] for one in by_seed.values() for s in one if seen[s["id"]] == right]
-        found[f"{what}_errors"] = (len(asked) - sum(asked)) / sum(map(len, by_seed.values()))
+    text_correct = {sample["id"]: sample["correct"] for sample in text}
+    for error_type, is_correct in (("text_errors", False), ("audio_errors", True)):
+        these = [s["score"] for one in by_seed.values() for s in one if text_correct[s["id"]] == is_correct]
+        found[error_type] = (len(these) - sum(these)) / sum(map(len, by_seed.values()))
     if name != "cascade":
         found["over_cascade"] = paired(by_seed, {"": cascade})
-        over_cascade = format_interval(found["over_cascade"]["interval"], len(written), "{:+.3f}".format)
-    if best and name.startswith("best-"):
+        over_cascade = format_interval(found["over_cascade"]["interval"], len(text), "{:+.3f}".format)
+    if best and name.startswith(("best-", "ctc-only")):
         found["over_best"] = paired(by_seed, best)
-        over_best = format_interval(found["over_best"]["interval"], len(written), "{:+.3f}".format)
-    told = "–" if spread is None else f"{spread:.3f}"
-    errors = f"{found['seeing_errors']:>7.3f}{found['hearing_errors']:>8.3f}"
-    print(
-        f"{name:<29}{len(scores):>5}{found['mean']:>6.3f}{told:>7}{closed:>21}{over_cascade:>19}{over_best:>19}{errors}"
-    )
+        over_best = format_interval(found["over_best"]["interval"], len(text), "{:+.3f}".format)
+    shown_spread = "–" if spread is None else f"{spread:.3f}"
+    errors = f"{found['text_errors']:>7.3f}{found['audio_errors']:>8.3f}"
+    scored = f"{name:<29}{len(scores):>5}{found['mean']:>6.3f}{shown_spread:>7}"
+    print(f"{scored}{closed:>21}{over_cascade:>19}{over_best:>19}{errors}")
     return found
 
 

@@ -1,26 +1,26 @@
-"""The paper's table where language model, ears and voices are pretrained by others: what do SFT, Self-KD and this
-project's recipe leave of the gap, and is the cascade better?
+"""The paper's table with pretrained LLM, speech encoder and voices: how much of the gap do SFT, Self-KD and this
+project's recipe leave, and is the cascade better?
 
-    python ../shared/models/build.py MODELS smollm2-135m-instruct whisper-tiny.en kokoro
     python experiments/real_parts.py --models MODELS --output runs/real [--seeds 0 1 2] [--only paper-sft best]
 
-SmolLM2-135M-Instruct sees by the embedded model's vision tower (`real_parts_vlm.py` makes that model first) and hears
-by Whisper's encoder, trained on voices of Flite and on espeak-ng's drawn ones; it is asked easy-VQA's test questions in
-another voice of Flite, and by Kokoro-82M, an engine that it never heard, in quiet and in noise. The cascade is the same
-Whisper with its own decoder, then the written path; "own cascade" has the transcript of the trained ears read. Stage 1
-is run once for each kind of ears, stage 2 for every seed.
+MODELS is a folder of checkpoints: smollm2-135m-instruct and whisper-tiny.en (transformers), kokoro (ONNX model and
+voices). SmolLM2-135M-Instruct has the tiny model's vision tower (`real_parts_vlm.py` makes that model first) and
+Whisper's encoder, trained on voices of Flite and on espeak-ng's random ones; it is evaluated on easy-VQA's test
+questions in another voice of Flite, and by Kokoro-82M, an engine that is not in the training data, in quiet and in
+noise. The cascade is the same Whisper with its own decoder, then the text query; in "own cascade" the transcript of
+the trained encoder itself is the text query. Stage 1 is run once for each projector, stage 2 for every seed.
 
-Writes OUTPUT/WHISPER/scores.json and prints a table for each way in which is asked. What is done is kept: the same
-command goes on. Nothing is chosen on what is asked.
+Writes OUTPUT/WHISPER/scores.json and prints a table for each condition. Finished runs are kept: the same command
+resumes. Nothing is chosen on the test questions.
 """
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from projector_recipes import CONDITIONS, KOKORO_VOICES, Ears, Recipe
-from projector_study import ask_one, in_bf16
-from projector_table import HEAD, row, samples
+from projector_recipes import CONDITIONS, KOKORO_VOICES, ProjectorName, Recipe
+from projector_study import bf16_arguments, evaluate_once
+from projector_table import HEAD, load_samples, row
 
 from selfkd.files import write_json
 from selfkd.run_dir import MODEL, RESULT, once
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from selfkd.synthesis.tts.registry import EngineName
 
 FLITE = "kal,kal16,rms"
-ASKED = 300  # questions, the same in each way
-ASKED_BY: dict[str, dict[str, Any]] = {
+TEST_QUESTIONS = 300  # the same in each condition
+TEST_SPEECH: dict[str, dict[str, Any]] = {
     "kokoro": {"engine": "kokoro", "voices": KOKORO_VOICES},
     "flite": {"engine": "flite", "voices": "slt"},
     "kokoro, noise, 0 dB": {"engine": "kokoro", "voices": KOKORO_VOICES, **CONDITIONS["noise, 0 dB"]},
@@ -42,27 +42,27 @@ BENCHMARK: SourceName = "easy-vqa"
 RECIPES = {
     "paper-sft": Recipe("stack", settings={"alpha": 0.0, "learning_rate": 1e-3}),
     "paper-selfkd": Recipe("stack", settings={"learning_rate": 1e-3}),
-    # an encoder that others pretrained forgets at the rate of ours, as it does in stage 1
+    # a pretrained encoder forgets at the rate of ours, as it does in stage 1
     "best-sft": Recipe(settings={"alpha": 0.0, "learning_rate": 1e-4}),
     "best": Recipe(settings={"learning_rate": 1e-4}),
     "best-sft-4e-4": Recipe(settings={"alpha": 0.0}),
     "best-4e-4": Recipe(),
 }
-HELD = (  # rows of the table: name, folders, view
+ROWS = (  # of the table: name, folders, modality
     ("stage 1's own cascade", "eval-own-cascade", "cascade"),
     ("best's own cascade", "seed-*/eval-own-cascade", "cascade"),
-    ("stacked, stage 1 alone", "eval-aligned-stacked", "audio"),
-    ("tokens, stage 1 alone", "eval-aligned-tokens", "audio"),
+    ("frame-stacking projector, stage 1 only", "eval-aligned-stack", "audio"),
+    ("CTC projector, stage 1 only", "eval-aligned-ctc", "audio"),
     *((name, f"seed-*/eval-{name}", "audio") for name in RECIPES),
 )
 
 
-def transcribed_by(options: argparse.Namespace) -> Path:
-    """Folder of what depends on the ears."""
+def encoder_folder(options: argparse.Namespace) -> Path:
+    """Folder of all that depends on the speech encoder."""
     return options.output / options.whisper
 
 
-def spoken(
+def synthesized(
     options: argparse.Namespace,
     name: str,
     source: SourceName,
@@ -81,86 +81,89 @@ def spoken(
 def training_speech(options: argparse.Namespace) -> tuple[list[str], list[str]]:
     """(folders of stage 1, of stage 2)."""
     words = [
-        spoken(options, "words-drawn", "words", 2000, "espeak", "random", seed=1),
-        spoken(options, "words-flite", "words", 1000, "flite", FLITE, seed=2),
+        synthesized(options, "words-random", "words", 2000, "espeak", "random", seed=1),
+        synthesized(options, "words-flite", "words", 1000, "flite", FLITE, seed=2),
     ]
     questions = [
-        spoken(options, "questions-flite", BENCHMARK, 1800, "flite", FLITE, seed=3),
-        spoken(options, "questions-drawn", BENCHMARK, 1800, "espeak", "random", seed=4),
+        synthesized(options, "questions-flite", BENCHMARK, 1800, "flite", FLITE, seed=3),
+        synthesized(options, "questions-random", BENCHMARK, 1800, "espeak", "random", seed=4),
     ]
     return [str(folder) for folder in words], [str(folder) for folder in questions]
 
 
-def asked_speech(options: argparse.Namespace) -> dict[str, Path]:
-    """Folders of the same questions, by what says them and in what noise."""
+def test_speech(options: argparse.Namespace) -> dict[str, Path]:
+    """Folders of the same test questions, by condition: engine and noise."""
     return {
-        way: spoken(options, f"asked-{way}", BENCHMARK, ASKED, split="test", seed=100, **told)
-        for way, told in ASKED_BY.items()
+        name: synthesized(options, f"test-{name}", BENCHMARK, TEST_QUESTIONS, split="test", seed=100, **speech)
+        for name, speech in TEST_SPEECH.items()
     }
 
 
-def aligned(options: argparse.Namespace, vlm: Path, words: list[str]) -> Path:
-    """Stage 1 of stacked ears."""
+def align_stack(options: argparse.Namespace, vlm: Path, words: list[str]) -> Path:
+    """Stage 1 of the frame-stacking projector; the model's folder."""
     from selfkd.training.align import AlignConfig, align
 
     config = AlignConfig(
-        words, transcribed_by(options) / "align-stacked", vlm=str(vlm), speech_encoder=str(options.models / options.whisper),
-        projector="stack", steps=options.align_steps, batch_size=16, learning_rate=1e-3, training=in_bf16(),
+        words, encoder_folder(options) / "align-stack", vlm=str(vlm),
+        speech_encoder=str(options.models / options.whisper), projector="stack", steps=options.align_steps,
+        batch_size=16, learning_rate=1e-3, training=bf16_arguments(),
     )  # fmt: skip
     once(align, config)
     return config.output / MODEL
 
 
-def listening(options: argparse.Namespace, vlm: Path, words: list[str]) -> Path:
-    """Stage 1 of ears that hear tokens: Whisper's encoder under a new head over the LLM's."""
+def align_ctc(options: argparse.Namespace, vlm: Path, words: list[str]) -> Path:
+    """Stage 1 of the CTC projector: Whisper's encoder under a new head over the LLM's tokens; the model's folder."""
     from selfkd.training.align import AlignConfig, align
 
     config = AlignConfig(
-        words, transcribed_by(options) / "align-tokens", vlm=str(vlm), speech_encoder=str(options.models / options.whisper),
-        steps=options.token_steps, training=in_bf16(),
+        words, encoder_folder(options) / "align-ctc", vlm=str(vlm),
+        speech_encoder=str(options.models / options.whisper), steps=options.ctc_steps, training=bf16_arguments(),
     )  # fmt: skip
     once(align, config)
     return config.output / MODEL
 
 
-def ask(
+def evaluate_all(
     options: argparse.Namespace,
     model: Path,
-    asked: dict[str, Path],
+    test_sets: dict[str, Path],
     output: Path,
     modalities: "list[Modality]",
     asr_model: Path | None = None,
 ) -> None:
-    """The cascade's recogniser is Whisper itself, unless another is named."""
+    """Evaluates a model on every test set. The cascade's ASR model is Whisper itself, unless another is named."""
     asr_model = asr_model or options.models / options.whisper
-    for way, folder in asked.items():
-        ask_one(str(model), folder, output / way, modalities, asr_model=str(asr_model))
+    for name, folder in test_sets.items():
+        evaluate_once(str(model), folder, output / name, modalities, asr_model=str(asr_model))
 
 
-def start(options: argparse.Namespace, encoder: Ears, vlm: Path, words: list[str], asked: dict[str, Path]) -> Path:
-    """Stage 1, and what it gives asked; the model's folder."""
-    model = {"stack": aligned, "ctc": listening}[encoder](options, vlm, words)
-    ask(options, model, asked, transcribed_by(options) / f"eval-aligned-{encoder}", ["audio"])
-    if encoder == "ctc":
-        ask(options, model, asked, transcribed_by(options) / "eval-own-cascade", ["cascade"], model)
+def run_stage_1(
+    options: argparse.Namespace, projector: ProjectorName, vlm: Path, words: list[str], test_sets: dict[str, Path]
+) -> Path:
+    """Stage 1 and its evaluation; the model's folder."""
+    model = {"stack": align_stack, "ctc": align_ctc}[projector](options, vlm, words)
+    evaluate_all(options, model, test_sets, encoder_folder(options) / f"eval-aligned-{projector}", ["audio"])
+    if projector == "ctc":
+        evaluate_all(options, model, test_sets, encoder_folder(options) / "eval-own-cascade", ["cascade"], model)
     return model
 
 
-def go_on(
-    options: argparse.Namespace, name: str, seed: int, model: Path, questions: list[str], asked: dict[str, Path]
+def run_stage_2(
+    options: argparse.Namespace, name: str, seed: int, model: Path, questions: list[str], test_sets: dict[str, Path]
 ) -> None:
-    """Stage 2 from what stage 1 gave, and what it gives asked."""
+    """Stage 2 from the model of stage 1, and its evaluation."""
     from selfkd.training.distill import DistillConfig, distill
 
-    recipe, folder = RECIPES[name], transcribed_by(options) / f"seed-{seed}"
-    how: dict[str, Any] = {"steps": options.steps, "batch_size": 16, "warmup_steps": 15, "seed": seed}
-    how |= {"training": in_bf16(), **recipe.settings}
-    once(distill, DistillConfig(questions, folder / name, model=str(model), **how))
+    recipe, folder = RECIPES[name], encoder_folder(options) / f"seed-{seed}"
+    settings: dict[str, Any] = {"steps": options.steps, "batch_size": 16, "warmup_steps": 15, "seed": seed}
+    settings |= {"training": bf16_arguments(), **recipe.settings}
+    once(distill, DistillConfig(questions, folder / name, model=str(model), **settings))
     model = folder / name / MODEL
-    ask(options, model, asked, folder / f"eval-{name}", ["audio"])
+    evaluate_all(options, model, test_sets, folder / f"eval-{name}", ["audio"])
     if name == "best":
-        ask(options, model, asked, folder / "eval-own-cascade", ["cascade"], model)
-        ask(options, model, asked, folder / "eval-written-after", ["text"])
+        evaluate_all(options, model, test_sets, folder / "eval-own-cascade", ["cascade"], model)
+        evaluate_all(options, model, test_sets, folder / "eval-text-after", ["text"])
 
 
 def run(options: argparse.Namespace) -> None:
@@ -169,36 +172,37 @@ def run(options: argparse.Namespace) -> None:
     vlm = options.output / "vlm"
     make_vlm(options.models / "smollm2-135m-instruct", vlm, options.vlm_steps)
     words, questions = training_speech(options)
-    asked = asked_speech(options)
-    kinds: set[Ears] = {RECIPES[name].projector for name in options.only}
-    started = {encoder: start(options, encoder, vlm, words, asked) for encoder in sorted(kinds)}
-    # what is written, and the cascade, are the same with any ears
-    ask(options, next(iter(started.values())), asked, transcribed_by(options) / "eval-written", ["text", "cascade"])
+    test_sets = test_speech(options)
+    projectors: set[ProjectorName] = {RECIPES[name].projector for name in options.only}
+    aligned = {projector: run_stage_1(options, projector, vlm, words, test_sets) for projector in sorted(projectors)}
+    # text and cascade are the same with either projector
+    any_model, output = next(iter(aligned.values())), encoder_folder(options) / "eval-text"
+    evaluate_all(options, any_model, test_sets, output, ["text", "cascade"])
     for seed in options.seeds:
         for name in options.only:
-            go_on(options, name, seed, started[RECIPES[name].projector], questions, asked)
+            run_stage_2(options, name, seed, aligned[RECIPES[name].projector], questions, test_sets)
 
 
 def table(options: argparse.Namespace) -> dict[str, Any]:
-    """Prints what the folder holds, and returns it."""
+    """Prints a row for each run that the folder holds, and returns the values."""
     found: dict[str, Any] = {}
-    for way in ASKED_BY:
-        base = transcribed_by(options) / "eval-written" / way
-        written, cascade = samples(base, "text", BENCHMARK), samples(base, "cascade", BENCHMARK)
-        rows = {"written": {"": written}, "cascade": {"": cascade}}
-        for name, where, modality in HELD:
-            runs = sorted(transcribed_by(options).glob(f"{where}/{way}/{RESULT}"))
+    for condition in TEST_SPEECH:
+        run = encoder_folder(options) / "eval-text" / condition
+        text, cascade = load_samples(run, "text", BENCHMARK), load_samples(run, "cascade", BENCHMARK)
+        rows = {"text": {"": text}, "cascade": {"": cascade}}
+        for name, folders, modality in ROWS:
+            runs = sorted(encoder_folder(options).glob(f"{folders}/{condition}/{RESULT}"))
             if runs:
-                rows[name] = {_seed(file): samples(file.parent, modality, BENCHMARK) for file in runs}
-        before = {sample["id"]: sample["prediction"] for sample in written}
-        for file in sorted(transcribed_by(options).glob(f"seed-*/eval-written-after/{way}/{RESULT}")):
-            after = samples(file.parent, "text", BENCHMARK)
+                rows[name] = {_seed(file): load_samples(file.parent, modality, BENCHMARK) for file in runs}
+        before = {sample["id"]: sample["prediction"] for sample in text}
+        for file in sorted(encoder_folder(options).glob(f"seed-*/eval-text-after/{condition}/{RESULT}")):
+            after = load_samples(file.parent, "text", BENCHMARK)
             same = sum(before[sample["id"]] == sample["prediction"] for sample in after)
-            print(f"{file.parent}: {same} of {len(written)} written replies are those of before")
-        print(f"\n{BENCHMARK}, unseen voices ({way}), n = {len(written)} a seed")
+            print(f"{file.parent}: {same} of {len(text)} responses to text are those from before stage 2")
+        print(f"\n{BENCHMARK}, held-out voices ({condition}), n = {len(text)} a seed")
         print(HEAD)
-        found[way] = {
-            name: row(name, by_seed, written, cascade, rows.get("paper-sft"), rows.get("best"))
+        found[condition] = {
+            name: row(name, by_seed, text, cascade, rows.get("paper-sft"), rows.get("best"))
             for name, by_seed in rows.items()
         }
     return found
@@ -212,18 +216,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--whisper", default="whisper-tiny.en", help="folder of MODELS that hears")
+    parser.add_argument("--whisper", default="whisper-tiny.en", help="folder of MODELS with the speech encoder")
     parser.add_argument(
-        "--seeds", type=int, nargs="*", default=[0, 1, 2], help="of stage 2; none of them: stage 1 alone"
+        "--seeds", type=int, nargs="*", default=[0, 1, 2], help="of stage 2; without values stage 1 only"
     )
     parser.add_argument("--only", choices=list(RECIPES), nargs="+", default=list(RECIPES))
     parser.add_argument("--vlm_steps", type=int, default=420)
-    parser.add_argument("--align_steps", type=int, default=300, help="of stacked ears")
-    parser.add_argument("--token_steps", type=int, default=600, help="of ears that hear tokens")
+    parser.add_argument("--align_steps", type=int, default=300, help="of the frame-stacking projector's stage 1")
+    parser.add_argument("--ctc_steps", type=int, default=600, help="of the CTC projector's stage 1")
     parser.add_argument("--steps", type=int, default=100)
     options = parser.parse_args()
     run(options)
-    write_json(transcribed_by(options) / "scores.json", table(options))
+    write_json(encoder_folder(options) / "scores.json", table(options))
 
 
 if __name__ == "__main__":

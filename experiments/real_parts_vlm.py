@@ -1,12 +1,12 @@
-"""A vision-language model around a language model that others pretrained: SmolLM2-135M-Instruct in InternVL's classes.
+"""A vision-language model around a pretrained language model: SmolLM2-135M-Instruct in InternVL's classes.
 
     python experiments/real_parts_vlm.py MODELS/smollm2-135m-instruct OUTPUT [--steps 420]
 
-No pretrained vision-language model of this size can be had without a hub, so one is made. Its eyes are the embedded
-model's vision tower, frozen. A new projector is warmed up by `pretrain_vision`: what a cell of the picture shows is
-read by likeness to the LLM's own word embeddings. Then projector and LLM learn to answer about pictures: the embedded
-world's and easy-VQA's train split, half and half, the responses short and right. Interrupted, it goes on from its last
-checkpoint.
+There is no pretrained vision-language model of this size without a hub, so this makes one. Its vision encoder is the
+tiny model's vision tower, frozen. A new projector is warmed up by `pretrain_vision`: the content of a cell of the image
+is predicted by similarity to the LLM's own word embeddings. Then projector and LLM learn to answer about images: those
+of the toy world and of easy-VQA's train split, half and half, with short and correct responses. An interrupted call
+resumes from its last checkpoint.
 """
 
 import argparse
@@ -37,22 +37,22 @@ from selfkd.training.stage import last_checkpoint
 from tools.tiny_model.architecture import CHAT_TEMPLATE, IMAGE_TOKENS
 from tools.tiny_model.pretrain_vision import pretrain_vision
 from tools.tiny_model.pretrain_vlm import AccuracyLog, GroupTrainer, text_accuracy
-from tools.tiny_model.pretraining import hold_to, pretraining_arguments
+from tools.tiny_model.pretraining import check_settings, pretraining_arguments
 from tools.tiny_model.world_groups import QUESTIONS_PER_GROUP, Group, GroupCollator, WorldGroups
 
 IMAGE_MARKS = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
 GROUPS_PER_STEP, LEARNING_RATE, WARM_UP_STEPS = 6, 4e-4, 300
 
 
-class PictureGroups(WorldGroups):
-    """Groups of the embedded world and of easy-VQA's train split in turn; one in ten world groups repeats words."""
+class ImageGroups(WorldGroups):
+    """Groups of the toy world and of easy-VQA's train split in turn; one in ten world groups repeats words."""
 
     def __init__(self, count: int, seed: int):
         super().__init__(count, seed)
-        by_picture: dict[int, list[tuple[str, str]]] = defaultdict(list)
+        by_image: dict[int, list[tuple[str, str]]] = defaultdict(list)
         for question, answer, image in zip(*easy_vqa.get_train_questions(), strict=True):
-            by_picture[image].append((question[0].upper() + question[1:], answer))
-        self.asked, self.paths = by_picture, easy_vqa.get_train_image_paths()
+            by_image[image].append((question[0].upper() + question[1:], answer))
+        self.questions, self.paths = by_image, easy_vqa.get_train_image_paths()
 
     def __getitem__(self, index: int) -> Group:
         rng = random.Random(f"picture group/{self.seed}/{index}")
@@ -61,12 +61,12 @@ class PictureGroups(WorldGroups):
         scene = self._with_few_things(draw_scene(self.split, self.seed, index), index / self.count, rng)
         if rng.random() < 0.1:
             words = [sample_words(scene, rng) for _ in range(QUESTIONS_PER_GROUP)]
-            return Group(None, tuple((f"{REPEAT_INSTRUCTION}\n{said}", said) for said in words))
+            return Group(None, tuple((f"{REPEAT_INSTRUCTION}\n{text}", text) for text in words))
         return Group(render(scene), tuple(_task(scene, rng) for _ in range(QUESTIONS_PER_GROUP)))
 
     def _of_easy_vqa(self, rng: random.Random) -> Group:
-        image = rng.choice(sorted(self.asked))
-        tasks = self.asked[image]
+        image = rng.choice(sorted(self.questions))
+        tasks = self.questions[image]
         chosen = rng.sample(tasks, min(QUESTIONS_PER_GROUP, len(tasks)))
         return Group(decode_image(self.paths[image].read_bytes()), tuple(chosen))
 
@@ -77,16 +77,16 @@ def _task(scene: Scene, rng: random.Random) -> tuple[str, str]:
 
 
 def assemble(llm_path: Path) -> tuple[InternVLForConditionalGeneration, InternVLImageTextProcessor]:
-    """The LLM with the embedded model's vision tower and a new projector between them."""
+    """The LLM with the tiny model's vision tower and a new projector between them."""
     tokenizer = AutoTokenizer.from_pretrained(llm_path, extra_special_tokens=IMAGE_MARKS)
     tokenizer.pad_token, tokenizer.chat_template = "<|endoftext|>", CHAT_TEMPLATE
     vision_encoder = InternVLForConditionalGeneration.from_pretrained(vlm_path())
     llm = AutoModelForCausalLM.from_pretrained(llm_path, dtype=torch.float32)
     llm.resize_token_embeddings(len(tokenizer))
-    # float32, or the class would hold the LLM in what its checkpoint was saved in: bfloat16, too coarse for small steps
-    told = AutoConfig.from_pretrained(llm_path).to_dict() | {"vocab_size": len(tokenizer), "dtype": "float32"}
+    # float32, or the class would take the dtype of the LLM's checkpoint: bfloat16, too coarse for small steps
+    text_config = AutoConfig.from_pretrained(llm_path).to_dict() | {"vocab_size": len(tokenizer), "dtype": "float32"}
     config = InternVLConfig(
-        text_config=told,
+        text_config=text_config,
         vision_config=vision_encoder.config.to_dict()["vision_config"],
         image_token_id=tokenizer.context_image_token_id,
         image_seq_length=IMAGE_TOKENS,
@@ -106,23 +106,23 @@ def assemble(llm_path: Path) -> tuple[InternVLForConditionalGeneration, InternVL
 
 
 def make_vlm(llm_path: Path, output: Path, steps: int, seed: int = 0) -> None:
-    """Writes a transformers checkpoint with its processor to `output`; nothing where it is there already."""
+    """Writes a transformers checkpoint with its processor to `output`, unless it is there already."""
     if (output / SAFE_WEIGHTS_NAME).is_file():
         return
-    hold_to(output, {"llm": str(llm_path), "steps": steps, "seed": seed})
+    check_settings(output, {"llm": str(llm_path), "steps": steps, "seed": seed})
     set_seed(seed)
     model, processor = assemble(llm_path)
-    seeing = output / "seeing"
-    is_warm = (seeing / SAFE_WEIGHTS_NAME).is_file()
+    warm = output / "warm"
+    is_warm = (warm / SAFE_WEIGHTS_NAME).is_file()
     if is_warm:
-        model = InternVLForConditionalGeneration.from_pretrained(seeing)
+        model = InternVLForConditionalGeneration.from_pretrained(warm)
     model.model.vision_tower.requires_grad_(False)
     if not is_warm:
         words = model.get_input_embeddings()
-        words.requires_grad_(False)  # the words stay what the LLM knows; the picture comes to them
+        words.requires_grad_(False)  # the word embeddings stay the LLM's; the image features move to them
         pretrain_vision(model, processor, WARM_UP_STEPS, seed)
         words.requires_grad_(True)
-        model.save_pretrained(seeing)
+        model.save_pretrained(warm)
     model.set_attn_implementation("eager")
     checkpoints = output / "checkpoints"
     arguments = pretraining_arguments(
@@ -137,7 +137,7 @@ def make_vlm(llm_path: Path, output: Path, steps: int, seed: int = 0) -> None:
         save_total_limit=1,
         logging_steps=15,
     )
-    data = PictureGroups(steps * GROUPS_PER_STEP, seed)
+    data = ImageGroups(steps * GROUPS_PER_STEP, seed)
     accuracy = AccuracyLog(processor, 140, per_type=30)
     trainer = GroupTrainer(model, arguments, GroupCollator(processor), data, callbacks=[accuracy])
     trainer.length_buckets = 1  # each backward pass writes the gradients of 135M parameters: more than padding costs
@@ -146,7 +146,7 @@ def make_vlm(llm_path: Path, output: Path, steps: int, seed: int = 0) -> None:
     processor.save_pretrained(output)
     model.save_pretrained(output)
     right = text_accuracy(model, processor, "validation", 200, seed)
-    print({kind: round(share, 3) for kind, share in right.items()})
+    print({question_type: round(share, 3) for question_type, share in right.items()})
 
 
 def main() -> None:

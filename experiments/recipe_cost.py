@@ -1,15 +1,15 @@
-"""What does a step of each recipe take on a GPU, at full size, and does `--dry-run` foretell it?
+"""What does a step of each recipe cost on a GPU, at full size, and does `--dry-run` predict it?
 
     python experiments/recipe_cost.py [--recipes recipes/internvl2_8b.yaml ...] [--output runs/recipe_cost.json]
-    python experiments/recipe_cost.py --device cpu --layers 1 --batch_size 1    # that it runs, nothing else
+    python experiments/recipe_cost.py --device cpu --layers 1 --batch_size 1    # only that it runs
 
-Each model has its recipe's skeleton for a configuration, weights at random, and an average example of the plan's: a
-picture of 1,792 tokens (seen by its own vision tower), 20 tokens of a written question, 4 s of a spoken one through
-Whisper-large-v3's encoder, 60 tokens of response; the recipe's batch. A step is forward, backward, clipping and AdamW,
-in bf16 with what trains in fp32, as `selfkd distill` has it.
+Each model has its recipe's model config, random weights, and the average example of the estimate: an image of 1,792
+tokens (encoded by its own vision tower), a text query of 20 tokens, an audio query of 4 s through Whisper-large-v3's
+encoder, a response of 60 tokens; the recipe's batch. A step is forward, backward, clipping and AdamW, in bf16 with the
+trained weights in fp32, as in `selfkd distill`.
 
-"plain" is how it is done elsewhere (InternVL2 alone): two full passes, logits of all tokens, gradients through the
-picture's tokens; in as many pieces as it takes to fit. "CTC alone" is stage 1 of ears that hear tokens.
+"plain" is the common implementation (InternVL2 only): two full passes, logits of all tokens, gradients through the
+image's tokens; in as many pieces as fit in memory. "CTC-only" is stage 1 of the CTC projector.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from selfkd.training.self_kd import paired_loss
 from selfkd.training.trainable import AUDIO_PARTS, LORA, set_trainable
 
 LOAD = Load()
-HEARD, QUESTION_IDS = 4000, 12  # tokens that the ears of "CTC alone" can hear, and those of a question
+CTC_TOKENS, QUESTION_IDS = 4000, 12  # in "CTC-only": tokens of the CTC head, and of a question
 IMAGE_ID = 2
 RECIPES = [
     f"recipes/{name}.yaml"
@@ -45,7 +45,7 @@ Step = Callable[[OmniModel, dict[str, Any]], Tensor]
 
 
 def build(config: OmniConfig, trainable: list[str], device: torch.device) -> OmniModel:
-    """The model as `load_omni` gives it, but for its weights: the VLM in bf16, the ears in fp32."""
+    """The model as `load_omni` gives it except for the weights: the VLM in bf16, the audio parts in fp32."""
     config.vlm_config.dtype = torch.bfloat16
     torch.set_default_dtype(torch.bfloat16)
     with device:
@@ -58,11 +58,11 @@ def build(config: OmniConfig, trainable: list[str], device: torch.device) -> Omn
 
 
 def configuration(path: str, layers: int) -> OmniConfig:
-    """A skeleton's, with `layers` to each part unless that is 0."""
+    """A model config, with `layers` layers in each part unless that is 0."""
     config = read_model_config(path)
     vision_encoder = config.vlm_config.vision_config
     if config.vlm_config.image_token_id >= config.get_text_config().vocab_size:
-        config.vlm_config.image_token_id = IMAGE_ID  # a skeleton says nothing of it
+        config.vlm_config.image_token_id = IMAGE_ID  # the file does not have it
     for part in (config.audio_config, config.get_text_config(), vision_encoder) if layers else ():
         for name in {"num_hidden_layers", "depth", "encoder_layers"} & set(vars(part)):
             setattr(part, name, layers)
@@ -72,7 +72,7 @@ def configuration(path: str, layers: int) -> OmniConfig:
 
 
 def load_image(config: OmniConfig, count: int) -> dict[str, Tensor]:
-    """What a processor gives of `count` pictures that take 1,792 tokens each."""
+    """The processor's output for `count` images of 1,792 tokens each."""
     vision = config.vlm_config.vision_config
     if config.vlm_config.model_type == "internvl":
         return {"pixel_values": torch.randn(count * 7, 3, *vision.image_size)}
@@ -83,27 +83,32 @@ def load_image(config: OmniConfig, count: int) -> dict[str, Tensor]:
 
 def make_batch(config: OmniConfig, count: int, device: torch.device) -> dict[str, Any]:
     """A batch as `PairedCollator` makes it."""
-    seen, frames = 7 * 256, round(LOAD.speech_seconds * 100)
+    image_tokens, frames = 7 * 256, round(LOAD.speech_seconds * 100)
 
     def ids(length: int) -> Tensor:
-        return torch.randint(IMAGE_ID + 1, HEARD, (count, length))
+        return torch.randint(IMAGE_ID + 1, CTC_TOKENS, (count, length))
 
-    response, question, frame = ids(LOAD.response_tokens), ids(LOAD.question_tokens), ids(LOAD.prefix_tokens - seen)
-    prefix = torch.cat([frame[:, :4], torch.full((count, seen), config.vlm_config.image_token_id), frame[:, 4:]], 1)
-    heard = torch.full((count, 1), config.audio_token_id)
+    response, question, frame = (
+        ids(LOAD.response_tokens),
+        ids(LOAD.question_tokens),
+        ids(LOAD.prefix_tokens - image_tokens),
+    )
+    parts = [frame[:, :4], torch.full((count, image_tokens), config.vlm_config.image_token_id)]
+    prefix = torch.cat([*parts, frame[:, 4:]], 1)
+    audio_token = torch.full((count, 1), config.audio_token_id)
     batch: dict[str, Any] = {
         "prefix_ids": prefix,
         "group": torch.arange(count),
         "text_ids": torch.cat([question, response[:, :-1]], 1),
-        "audio_ids": torch.cat([heard, response[:, :-1]], 1),
+        "audio_ids": torch.cat([audio_token, response[:, :-1]], 1),
         "labels": response,
         "transcript_ids": question[:, :QUESTION_IDS],
     }
     batch |= {f"{modality}_mask": torch.ones_like(batch[f"{modality}_ids"]) for modality in ("prefix", "text", "audio")}
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
     mel = torch.randn(count, config.audio_config.num_mel_bins, frames)
-    heard_B = torch.ones(count, frames, dtype=torch.long, device=device)
-    batch["audio_inputs"] = {"mel_BFM": mel.to(device), "mel_mask_BM": heard_B}
+    mask = torch.ones(count, frames, dtype=torch.long, device=device)
+    batch["audio_inputs"] = {"mel_BFM": mel.to(device), "mel_mask_BM": mask}
     batch["image_inputs"] = {
         name: tensor.to(device, torch.bfloat16 if tensor.is_floating_point() else None)
         for name, tensor in load_image(config, count).items()
@@ -131,7 +136,7 @@ def plain(model: OmniModel, batch: dict[str, Any]) -> Tensor:
 
 
 def piece(batch: dict[str, Any], start: int, stop: int, of: int) -> dict[str, Any]:
-    """Some examples of a batch of `of`; pictures lie one after another, as many rows each."""
+    """Some examples of a batch of `of`; images are concatenated, with equally many rows each."""
 
     def cut(tensor: Tensor) -> Tensor:
         return tensor[start * len(tensor) // of : stop * len(tensor) // of]
@@ -141,7 +146,7 @@ def piece(batch: dict[str, Any], start: int, stop: int, of: int) -> dict[str, An
 
 
 def measure(step: Step, model: OmniModel, batch: dict[str, Any], pieces: int, repeats: int) -> dict[str, Any]:
-    """Median seconds of a step of `pieces` parts, their spread, its TFLOP, and the most memory that was taken."""
+    """Median seconds of a step of `pieces` parts, their range, its TFLOP, and the peak memory."""
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer, on_gpu = torch.optim.AdamW(trained, lr=1e-5), model.device.type == "cuda"
     of = len(batch["labels"])
@@ -188,15 +193,15 @@ def in_pieces(step: Step, model: OmniModel, batch: dict[str, Any], repeats: int)
         try:
             return measure(step, model, batch, pieces, repeats)
         except torch.OutOfMemoryError:
-            if pieces >= len(batch["labels"]):  # an example alone is too much
+            if pieces >= len(batch["labels"]):  # a single example is too much
                 raise
             model.zero_grad()
-        torch.cuda.empty_cache()  # here, where the error holds no tensors of the step any more
+        torch.cuda.empty_cache()  # here, because the error no longer holds tensors of the step
         pieces *= 2
 
 
 def measured(path: str, options: argparse.Namespace, device: torch.device) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each step of a recipe by name, measured and as the plan has it."""
+    """Each step of a recipe by name, measured and estimated."""
     recipe = yaml.safe_load(Path(path).read_text())
     model_config, count = recipe["model_config"], options.batch_size or recipe["batch_size"]
     config = configuration(model_config, options.layers)
@@ -206,23 +211,23 @@ def measured(path: str, options: argparse.Namespace, device: torch.device) -> It
         found = in_pieces(ours(objective), model, batch, options.repeats)
         teraflop = step_flops(model, LOAD, count, recipe["trainable"], objective) / 1e12
         gigabytes = sum(memory(model, LOAD, count, trained, objective, False).values())
-        plan = {"teraflop": teraflop, "seconds": teraflop / ASSUMED_TERAFLOPS, "gigabytes": gigabytes}
-        yield name, found | {"batch_size": count, "plan": plan}
+        estimate = {"teraflop": teraflop, "seconds": teraflop / ASSUMED_TERAFLOPS, "gigabytes": gigabytes}
+        yield name, found | {"batch_size": count, "estimate": estimate}
     if config.vlm_config.model_type == "internvl":
         yield "plain Self-KD", in_pieces(plain, model, batch, options.repeats)
     if path == options.recipes[0]:
-        config.ctc_token_ids = list(range(HEARD))
+        config.ctc_token_ids = list(range(CTC_TOKENS))
         model, objective = build(config, list(AUDIO_PARTS), device), LossConfig(transcript=1.0, response=0.0)
-        plan = {"teraflop": step_flops(model, LOAD, count, list(AUDIO_PARTS), objective) / 1e12}
-        yield "CTC alone", in_pieces(ours(objective), model, batch, options.repeats) | {"plan": plan}
+        estimate = {"teraflop": step_flops(model, LOAD, count, list(AUDIO_PARTS), objective) / 1e12}
+        yield "CTC-only", in_pieces(ours(objective), model, batch, options.repeats) | {"estimate": estimate}
 
 
 def show(path: str, name: str, cost: dict[str, Any]) -> None:
-    plan = cost.get("plan", {})
+    estimate = cost.get("estimate", {})
     print(
-        f"{Path(path).stem:<16}{name:<15}{cost['seconds']:>8.3f} s{plan.get('seconds', 0):>8.3f}"
-        f"{cost['teraflop']:>8.0f} TF{plan.get('teraflop', 0):>7.0f}{cost['gigabytes'] or 0:>7.1f} GB"
-        f"{plan.get('gigabytes', 0):>6.1f}  in {cost['pieces']}",
+        f"{Path(path).stem:<16}{name:<15}{cost['seconds']:>8.3f} s{estimate.get('seconds', 0):>8.3f}"
+        f"{cost['teraflop']:>8.0f} TF{estimate.get('teraflop', 0):>7.0f}{cost['gigabytes'] or 0:>7.1f} GB"
+        f"{estimate.get('gigabytes', 0):>6.1f}  in {cost['pieces']}",
         flush=True,
     )
 
@@ -240,7 +245,7 @@ def main() -> None:
     device = torch.device(options.device)
     gpu = torch.cuda.get_device_name() if device.type == "cuda" else "no GPU"
     result: dict[str, Any] = {"torch": torch.__version__, "gpu": gpu, "repeats": options.repeats, "recipes": {}}
-    print(f"{gpu}, torch {torch.__version__}; of a step, measured and planned")
+    print(f"{gpu}, torch {torch.__version__}; a step, measured and estimated")
     for path in options.recipes:
         steps = result["recipes"].setdefault(Path(path).stem, {})
         for name, found in measured(path, options, device):

@@ -1,14 +1,14 @@
-"""What does a training step cost: ours, and the way it is done elsewhere, written out plainly in this file?
+"""What does a training step cost: ours, and the common implementation, which is in this file?
 
     python experiments/step_cost.py [--device cpu] [--check]
 
 Geometry of InternVL2-1B (Qwen2-0.5B: 24 layers, width 896, 151,655 tokens) with 1, 7 and 13 tiles of 256 tokens, 30
-tokens of chat frame, a question of 20 written tokens or 50 speech vectors, a response of 60 tokens, and 1 or 4
-questions about a picture. On a GPU it is the full size; on a CPU depth and width are a quarter and the vocabulary a
+tokens of chat template, a text query of 20 tokens or an audio query of 50 embeddings, a response of 60 tokens, and 1 or
+4 questions about an image. On a GPU it is the full size; on a CPU depth and width are a quarter and the vocabulary a
 sixteenth, so that the head keeps its share of the work. Weights are random. The vision tower is left out on both
 sides (ours runs it once, others twice), the LLM is frozen, the projector trains.
 
-The plain way: two full forward passes, logits of all tokens, gradients through the image's tokens. `--check` ends with
+"plain": two full forward passes, logits of all tokens, gradients through the image's tokens. `--check` ends with
 1 where a bar is missed (7 tiles, 1 question): Self-KD at most 0.42 of the plain Self-KD's FLOPs, 0.60 of the plain
 SFT's, 1.06 of our own SFT's; wall time at most 1.25 times those ratios.
 """
@@ -40,7 +40,7 @@ WALL_TIME_SLACK = 1.25
 
 
 def make_batch(tiles: int, questions: int, model: OmniModel) -> dict[str, Any]:
-    """A batch as `PairedCollator` makes it; the picture's tokens are ordinary ids, for the tower is left out."""
+    """A batch as `PairedCollator` makes it; the image's tokens are ordinary ids, because the tower is left out."""
     device, generator = model.device, torch.Generator().manual_seed(0)
 
     def ids(rows: int, length: int) -> Tensor:
@@ -74,7 +74,7 @@ def our_step(model: OmniModel, batch: dict[str, Any], alpha: float) -> Tensor:
 
 
 def plain_step(model: OmniModel, batch: dict[str, Any], alpha: float) -> Tensor:
-    """Two full forward passes with the logits of all tokens, then a mask: what others do."""
+    """Two full forward passes with the logits of all tokens, then a mask: the common implementation."""
     questions = len(batch["group"])
     embed = model.get_input_embeddings()
     prefix = embed(batch["prefix_ids"]).expand(questions, -1, -1)
@@ -102,7 +102,7 @@ class NoFullLogits(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         outputs = function(*args, **(kwargs or {}))
         if any(r.alias_info is not None for r in function._schema.returns):
-            return outputs  # a view, say of the head
+            return outputs  # a view, for example of the head
         for tensor in outputs if isinstance(outputs, (tuple, list)) else (outputs,):
             if isinstance(tensor, Tensor) and tensor.ndim and tensor.shape[-1] == self.vocabulary:
                 assert tensor.numel() <= self.rows * self.vocabulary, f"logits of shape {tuple(tensor.shape)} were made"
@@ -136,7 +136,7 @@ def measure(step: Callable[[], Tensor], model: OmniModel, repeats: int) -> Cost:
 
 
 def _peak_bytes_on_cpu(step: Callable[[], Tensor]) -> float:
-    """Most bytes that torch's allocator held at once, above those at the start."""
+    """Peak bytes of torch's allocator, above those at the start."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         step()
     held = peak = 0
@@ -188,10 +188,10 @@ def missed_bars(costs: dict[str, Cost]) -> list[str]:
     missed = []
     for (name, other), bar in BARS.items():
         flops, seconds = costs[name].flops / costs[other].flops, costs[name].seconds / costs[other].seconds
-        for what, ratio, most in (("FLOPs", flops, bar), ("wall time", seconds, bar * WALL_TIME_SLACK)):
-            print(f"{name} against {other}: {ratio:.3f} of the {what} (bar {most:.3f})")
-            if ratio > most:
-                missed.append(f"missed: {what} of {name} against {other}: {ratio:.3f} > {most:.3f}")
+        for metric, ratio, limit in (("FLOPs", flops, bar), ("wall time", seconds, bar * WALL_TIME_SLACK)):
+            print(f"{name} against {other}: {ratio:.3f} of the {metric} (bar {limit:.3f})")
+            if ratio > limit:
+                missed.append(f"missed: {metric} of {name} against {other}: {ratio:.3f} > {limit:.3f}")
     return missed
 
 

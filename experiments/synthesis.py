@@ -1,10 +1,10 @@
-"""Spoken questions a second, from questions of the embedded world to finished shards with espeak-ng, ASR check apart.
+"""Synthesized questions a second, from questions of the toy world to finished shards with espeak-ng, no ASR filter.
 
     python experiments/synthesis.py [--count 3000] [--large 100000] [--check]
 
 Prints one table: one process and two, the memory of a large job over that of one of 5,000 rows (the command's own
 process and the two that it starts, questions listed in a file), and how many examples a second the training's loader
-makes (from the disk, on one core, none of them kept) over what a training step of the embedded model eats. `--check`
+makes (from the disk, on one core, without a cache) over what a training step of the tiny model consumes. `--check`
 exits with 1 where a bar is missed: 150 a second for one process, two processes 1.8 times as fast, memory of the large
 job within 10% of the small one's, the loader 3 times as fast as the step.
 """
@@ -42,10 +42,10 @@ def seconds(count: int, processes: int) -> float:
 def peak_megabytes(rows: int) -> tuple[float, float]:
     """Peak memory of a job of so many rows: of the command's process, and of the largest one that it started."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        return pool.submit(_job_of, rows).result()
+        return pool.submit(_run_job, rows).result()
 
 
-def _job_of(rows: int) -> tuple[float, float]:
+def _run_job(rows: int) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         listed = Path(folder) / "questions.jsonl"
         with listed.open("w") as file:
@@ -59,8 +59,8 @@ def _job_of(rows: int) -> tuple[float, float]:
 
 
 def loader_over_step(steps: int = 10, batch: int = 32) -> float:
-    """Seconds of a training step over the seconds in which one process makes its batch; both views, Self-KD."""
-    # imported here: each process that speaks imports this file, and would hold torch
+    """Seconds of a training step over the seconds in which one process makes its batch; both modalities, Self-KD."""
+    # imported here: each synthesis worker imports this file, and would hold torch
     import torch
 
     from selfkd.data.dataset import ExampleFolder
@@ -89,17 +89,19 @@ def loader_over_step(steps: int = 10, batch: int = 32) -> float:
             if step:  # the first one warms up
                 loading += loaded - start
                 training += time.perf_counter() - loaded
-        print(f"loader: {steps * batch / loading:.0f} examples a second, a step eats {steps * batch / training:.0f}")
+        print(
+            f"loader: {steps * batch / loading:.0f} examples a second, a step consumes {steps * batch / training:.0f}"
+        )
         return training / loading
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=3000, help="questions to speak")
+    parser.add_argument("--count", type=int, default=3000, help="questions to synthesize")
     parser.add_argument("--large", type=int, default=100_000, help="questions of the large job")
     parser.add_argument("--check", action="store_true", help="exit with 1 where a bar is missed")
     options = parser.parse_args()
-    # the start of processes is no part of the rate: a small job's time is taken off
+    # the start of processes is not part of the rate: a small job's time is subtracted
     starts = {processes: seconds(2 * processes, processes) for processes in (1, 2)}
     took = {processes: seconds(options.count, processes) - starts[processes] for processes in (1, 2)}
     small, large = peak_megabytes(SMALL_JOB), peak_megabytes(options.large)

@@ -1,11 +1,11 @@
-"""Does Self-KD beat SFT on the embedded world, over seeds, with the annotator's responses and with clean ones?
+"""Does Self-KD beat SFT on the toy world, over seeds, with noisy labels and with clean ones?
 
     python experiments/toy_effect.py --output runs/effect [--seeds 0 1 2] [--alphas 0 0.5 1] [--split test]
 
-For every seed: one alignment, then for both kinds of responses SFT (alpha 0), the mix (0.5) and Self-KD (1) on the same
-data in the same order; all are asked the same questions in unseen voices. Writes OUTPUT/scores.json (every seed) and
-prints mean and standard deviation. `--split validation` is for choosing settings; nothing is chosen on the test split.
-What is done is kept: with more seeds or alphas the same folder is continued.
+For every seed: one alignment, then with both sets of labels SFT (alpha 0), the mix (0.5) and Self-KD (1) on the same
+data in the same order; all are evaluated on the same questions in held-out voices. Writes OUTPUT/scores.json (every
+seed) and prints mean and standard deviation. `--split validation` is for choosing settings; nothing is chosen on the
+test split. Finished runs are kept: a call with more seeds or alphas continues the folder.
 """
 
 import argparse
@@ -22,11 +22,11 @@ from selfkd.toy_world.scenes import Split
 from selfkd.training.align import AlignConfig, align
 from selfkd.training.distill import DistillConfig, distill
 
-RESPONSES: dict[str, SourceName] = {"noisy": "world-noisy", "clean": "world"}
+LABELS: dict[str, SourceName] = {"noisy": "world-noisy", "clean": "world"}
 TEST_SEED: dict[Split, int] = {"test": 100, "validation": 200}
 
 
-def run_seed(seed: int, output: Path, asked: Path, alphas: list[float], trainable: list[str]) -> dict[str, dict]:
+def run_seed(seed: int, output: Path, test_set: Path, alphas: list[float], trainable: list[str]) -> dict[str, dict]:
     """{system: scores on the world} of one seed."""
     folder = output / f"seed-{seed}"
     words = SynthesizeConfig(folder / "words", "words", count=3000, seed=seed + 1)
@@ -34,20 +34,20 @@ def run_seed(seed: int, output: Path, asked: Path, alphas: list[float], trainabl
     aligned = AlignConfig([str(words.output)], folder / "align", projector="stack", steps=400, seed=seed)
     once(align, aligned)
     start = str(aligned.output / MODEL)
-    base = EvaluateConfig(
-        start, [str(asked)], folder / f"eval-{asked.name}-base", modalities=["text", "audio", "cascade"]
+    aligned_eval = EvaluateConfig(
+        start, [str(test_set)], folder / f"eval-{test_set.name}-align", modalities=["text", "audio", "cascade"]
     )
-    scores = {f"align, {modality}": s for modality, s in once(evaluate, base)["world"].items()}
-    for responses, source in RESPONSES.items():
-        train = SynthesizeConfig(folder / responses, source, count=3000, seed=seed)
+    scores = {f"align, {modality}": s for modality, s in once(evaluate, aligned_eval)["world"].items()}
+    for labels, source in LABELS.items():
+        train = SynthesizeConfig(folder / labels, source, count=3000, seed=seed)
         synthesize(train)
         for alpha in alphas:
-            name = f"{responses}-alpha-{alpha:g}"
+            name = f"{labels}-alpha-{alpha:g}"
             settings = DistillConfig([str(train.output)], folder / name, trainable, steps=400, seed=seed, model=start)
             once(distill, replace(settings, alpha=alpha))
-            where = folder / f"eval-{asked.name}-{name}"
-            spoken = EvaluateConfig(str(folder / name / MODEL), [str(asked)], where, modalities=["audio"])
-            scores[f"{responses}, alpha {alpha:g}"] = once(evaluate, spoken)["world"]["audio"]
+            run = folder / f"eval-{test_set.name}-{name}"
+            audio_eval = EvaluateConfig(str(folder / name / MODEL), [str(test_set)], run, modalities=["audio"])
+            scores[f"{labels}, alpha {alpha:g}"] = once(evaluate, audio_eval)["world"]["audio"]
     return scores
 
 
@@ -59,15 +59,15 @@ def main() -> None:
     parser.add_argument("--split", choices=list(TEST_SEED), default="test")
     parser.add_argument("--trainable", nargs="+", default=["projector"])
     options = parser.parse_args()
-    asked = options.output / options.split
+    test_set = options.output / options.split
     synthesize(
         SynthesizeConfig(
-            asked, "world", split=options.split, count=400, voices="heldout", seed=TEST_SEED[options.split]
+            test_set, "world", split=options.split, count=400, voices="heldout", seed=TEST_SEED[options.split]
         )
     )
-    seeds = {s: run_seed(s, options.output, asked, options.alphas, options.trainable) for s in options.seeds}
+    seeds = {s: run_seed(s, options.output, test_set, options.alphas, options.trainable) for s in options.seeds}
     write_json(options.output / "scores.json", seeds)
-    print(f"\nWorld, {options.split} split, n = 400 a seed, seeds {options.seeds}, trains: {options.trainable}")
+    print(f"\nToy world, {options.split} split, n = 400 a seed, seeds {options.seeds}, trains: {options.trainable}")
     print(f"{'system':<24}{'mean':>7}{'sd':>7}   per seed")
     for system in next(iter(seeds.values())):
         accuracies = [scores[system]["accuracy"] for scores in seeds.values()]

@@ -1,9 +1,9 @@
-"""Measures what the bundled parts can do and writes it beside them: the figures of their card.
+"""Measures the bundled models and writes the metrics of their model card.
 
-    python -m tools.tiny_model.measure [--per_kind N] [--output FILE]
+    python -m tools.tiny_model.measure [--per_type N] [--output FILE]
 
-Written questions on the world's test split by kind, repeating and answering without a picture, and the sentence error
-of the recogniser on unseen voices.
+Accuracy on text queries of the toy world's test split by question type, on repeating a text and on questions without an
+image, and the sentence error of the ASR model on held-out voices.
 """
 
 import argparse
@@ -32,7 +32,7 @@ BATCH = 50
 
 
 def toy_examples(per_type: int) -> list[Example]:
-    """As many test questions of every kind of the world."""
+    """`per_type` test questions of every type of the toy world."""
     return [ToyWorld("test", SEED).example(i) for i in range(per_type * len(TOY_QUESTION_TYPES))]
 
 
@@ -45,41 +45,43 @@ def repeat_examples(count: int) -> list[Example]:
     ]
 
 
-def told_examples(count: int) -> list[Example]:
-    """Questions about a description in writing, no picture."""
+def description_examples(count: int) -> list[Example]:
+    """Questions about a text that describes a scene, without an image."""
     rng, examples = random.Random(f"bundle/told/{SEED}"), []
     for i in range(count):
         text, question = transcription_task(draw_scene("test", SEED, i), rng)
-        examples.append(Example(f"told-{i}", text, question.answer, "told", question.question_type, question.answer))
+        target = question.answer
+        examples.append(Example(f"description-{i}", text, target, "description", question.question_type, target))
     return examples
 
 
-def share_right(model: OmniModel, processor: OmniProcessor, examples: list[Example]) -> dict[str, float]:
-    """Share of right answers to written questions by kind, and "all"."""
+def text_accuracies(model: OmniModel, processor: OmniProcessor, examples: list[Example]) -> dict[str, float]:
+    """Accuracy on text queries by question type, and "all"."""
     right: dict[str, list[bool]] = {}
     for start in range(0, len(examples), BATCH):
         batch = examples[start : start + BATCH]
         for example, prediction in zip(batch, predict_modality(model, processor, batch, "text"), strict=True):
-            # a description in writing names colours itself: read the reply against the question alone
+            # a description names colours itself: parse the response against the question only
             question = example.question.rpartition(". ")[2]
             parsed = parse(example.question_type, question, prediction.text) if prediction.is_read else None
             right.setdefault(example.question_type, []).append(is_right(example.question_type, example.target, parsed))
-    everything = [r for question_type in right.values() for r in question_type]
-    return {**{k: sum(r) / len(r) for k, r in right.items()}, "all": sum(everything) / len(everything)}
+    all_right = [r for of_type in right.values() for r in of_type]
+    return {**{k: sum(r) / len(r) for k, r in right.items()}, "all": sum(all_right) / len(all_right)}
 
 
-def spoken(examples: list[Example], part: str = "heldout") -> list[Example]:
+def synthesized(examples: list[Example], part: str = "heldout") -> list[Example]:
+    """The examples with espeak-ng's audio of their questions, in voices of `part`."""
     tts_engine, rng = EspeakEngine(), random.Random(f"bundle/voices/{SEED}")
-    said = []
+    audio_examples = []
     for example in examples:
         voice = rng.choice(ESPEAK_VOICES[part])
         utterance = Utterance(example.question, voice, rng.randint(150, 200), rng.randint(35, 65), rng.randint(1, 9999))
-        said.append(example.spoken(tts_engine.synthesize_audio(utterance), voice))
-    return said
+        audio_examples.append(example.spoken(tts_engine.synthesize_audio(utterance), voice))
+    return audio_examples
 
 
 def sentence_error(transcriber: Transcriber, examples: list[Example]) -> float:
-    """Share of spoken sentences whose transcript differs from what was said."""
+    """Share of audio clips whose transcript differs from their text."""
     wrong = 0
     for start in range(0, len(examples), BATCH):
         batch = examples[start : start + BATCH]
@@ -93,21 +95,21 @@ def measure(model: OmniModel, processor: OmniProcessor, per_type: int) -> dict[s
     questions = toy_examples(per_type)
     captions = [ToyMMAlign("test", SEED).example(i) for i in range(per_type)]
     return {
-        "n_per_kind": per_type,
+        "n_per_type": per_type,
         "seed": SEED,
-        "written": share_right(*parts, questions),
-        "written_mmalign": share_right(*parts, captions)["all"],
-        "repeats": share_right(*parts, repeat_examples(per_type))["all"],
-        "answers_without_a_picture": share_right(*parts, told_examples(per_type))["all"],
-        "sentence_error_unseen_voices": sentence_error(transcriber, spoken(questions)),
-        "sentence_error_training_voices": sentence_error(transcriber, spoken(questions, "training")),
+        "text": text_accuracies(*parts, questions),
+        "text_mmalign": text_accuracies(*parts, captions)["all"],
+        "repeats": text_accuracies(*parts, repeat_examples(per_type))["all"],
+        "answers_without_an_image": text_accuracies(*parts, description_examples(per_type))["all"],
+        "sentence_error_heldout_voices": sentence_error(transcriber, synthesized(questions)),
+        "sentence_error_training_voices": sentence_error(transcriber, synthesized(questions, "training")),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--per_kind", type=int, default=100)
-    parser.add_argument("--output", type=Path, default=asr_model_path().parent / "figures.json")
+    parser.add_argument("--per_type", type=int, default=100)
+    parser.add_argument("--output", type=Path, default=asr_model_path().parent / "metrics.json")
     options = parser.parse_args()
     model, processor = assemble(AlignConfig([], Path(), projector="stack"))
     metrics = measure(model.eval(), processor, options.per_type)

@@ -1,13 +1,13 @@
-"""Trains the embedded speech encoder, from random weights, with a CTC head over the embedded LLM's tokens; the outcome
-is under `selfkd/assets/asr_model`. (An encoder that others pretrained gets its head from `selfkd align`.)
+"""Trains the tiny speech encoder, from random weights, with a CTC head over the tiny LLM's tokens; the bundled weights
+are in `selfkd/assets/asr_model`. (A pretrained encoder gets its head from `selfkd align`.)
 
     selfkd synthesize --source words --count 18000 --seed 1 --output DATA
     python -m tools.tiny_model.pretrain_asr_model DATA OUTPUT [--seed N]
 
-Reads folders of spoken words; writes the recogniser and its feature extractor, which `selfkd align --speech_encoder`
-takes for ears that hear tokens: an hour on two cores. A head over the LLM's tokens alone was still at the loss of
-saying nothing after 1,000 steps: a word is many frames, a character few. So characters come first, and the tokens once
-the encoder knows sounds; spelling is then no longer asked of it.
+Reads folders of synthesized sentences; writes the ASR model and its feature extractor, from which `selfkd align
+--speech_encoder` makes a CTC projector: an hour on two cores. A head only over the LLM's tokens was still at the loss
+of an empty output after 1,000 steps: a word has many frames, a character few. So the head is over characters first,
+and over tokens once the encoder separates sounds.
 """
 
 import argparse
@@ -31,14 +31,14 @@ from selfkd.model.tiny import vlm_path
 from selfkd.training.spec_augment import augmented
 from selfkd.training.stage import last_checkpoint
 from tools.tiny_model.architecture import WHISPER_SIZE
-from tools.tiny_model.pretraining import hold_to, pretraining_arguments
+from tools.tiny_model.pretraining import check_settings, pretraining_arguments
 
 CLIPS_PER_STEP = 32
 RATES = (1.5e-3, 8e-4)  # peaks of the first and of the second part
 
 
-class SpokenWords(Dataset):
-    """Mel frames and pieces of spoken examples, kept in memory. The Trainer groups by the length of `input_ids`."""
+class AudioTexts(Dataset):
+    """Mel frames and label ids of audio examples, kept in memory. The Trainer groups by the length of `input_ids`."""
 
     def __init__(self, examples: list[Example], extractor: WhisperFeatureExtractor):
         self.mels = [log_mel(extractor, e.samples(), e.id) for e in examples]
@@ -51,8 +51,8 @@ class SpokenWords(Dataset):
         return {"mel_FM": self.mels[index], "input_ids": self.ids[index]}
 
 
-def cut(texts: list[str], split: Callable[[str], list[str]]) -> tuple[list[str], list[list[int]]]:
-    """(the pieces that occur, each text as their numbers)."""
+def label_ids(texts: list[str], split: Callable[[str], list[str]]) -> tuple[list[str], list[list[int]]]:
+    """(sorted pieces that occur, each text as indices into them)."""
     pieces = sorted({piece for text in texts for piece in split(text)})
     number = {piece: i for i, piece in enumerate(pieces)}
     return pieces, [[number[piece] for piece in split(text)] for text in texts]
@@ -68,9 +68,9 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Tensor]:
 class ASRModelTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels = inputs.pop("labels")
-        reading = model(**inputs)
-        loss = (ctc_loss(reading, labels) / (labels != -100).sum(-1).clamp(min=1)).mean()
-        return (loss, reading) if return_outputs else loss
+        output = model(**inputs)
+        loss = (ctc_loss(output, labels) / (labels != -100).sum(-1).clamp(min=1)).mean()
+        return (loss, output) if return_outputs else loss
 
 
 def pretrain_asr_model(
@@ -82,39 +82,39 @@ def pretrain_asr_model(
     start: str = "",
 ) -> None:
     """Characters first, then a new head over the LLM's tokens; or only more of the second part, from `start`. The same
-    call goes on where another was cut short; raises InputError where it is not the same."""
+    call resumes an interrupted one; raises InputError where its settings differ."""
     steps = {"character_steps": character_steps, "token_steps": token_steps}
-    hold_to(output, {"data": list(map(str, data)), **steps, "seed": seed, "start": start})
+    check_settings(output, {"data": list(map(str, data)), **steps, "seed": seed, "start": start})
     set_seed(seed)
     examples = [example for folder in data for example in ExampleFolder(folder)]
     extractor = WhisperFeatureExtractor(feature_size=80)
-    texts, words = [e.question for e in examples], SpokenWords(examples, extractor)
+    texts, words = [e.question for e in examples], AudioTexts(examples, extractor)
     checkpoints = [output / "checkpoints" / part for part in ("characters", "tokens")]
     if start:
         asr_model = ASRModel.from_pretrained(start)
     else:
-        pieces, words.ids = cut(texts, list)
+        pieces, words.ids = label_ids(texts, list)
         asr_model = ASRModel(ASRModelConfig(pieces, **WHISPER_SIZE))
         _train(asr_model, words, checkpoints[0], character_steps, RATES[0], seed)
     tokenizer = AutoTokenizer.from_pretrained(vlm_path())
-    pieces, words.ids = cut(
+    pieces, words.ids = label_ids(
         texts, lambda text: [str(tokenizer.decode(i)) for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
     )
     if asr_model.config.pieces == pieces:
-        listener = asr_model
+        token_model = asr_model
     else:
-        set_seed(seed)  # the new head is the same, however the first part came about
-        listener = ASRModel(ASRModelConfig.from_dict(asr_model.config.to_dict() | {"pieces": pieces}))
-        listener.encoder.load_state_dict(asr_model.encoder.state_dict())
-    _train(listener, words, checkpoints[1], token_steps, RATES[1], seed)
-    for part in (extractor, listener):  # the weights last
+        set_seed(seed)  # the new head is the same after a resume of the first part
+        token_model = ASRModel(ASRModelConfig.from_dict(asr_model.config.to_dict() | {"pieces": pieces}))
+        token_model.encoder.load_state_dict(asr_model.encoder.state_dict())
+    _train(token_model, words, checkpoints[1], token_steps, RATES[1], seed)
+    for part in (extractor, token_model):  # the weights last
         part.save_pretrained(output)
     follow_umask(output)
     shutil.rmtree(output / "checkpoints", ignore_errors=True)
 
 
-def _train(model: ASRModel, words: SpokenWords, checkpoints: Path, steps: int, rate: float, seed: int) -> None:
-    if not steps:  # which the Trainer would take for three epochs
+def _train(model: ASRModel, words: AudioTexts, checkpoints: Path, steps: int, rate: float, seed: int) -> None:
+    if not steps:  # the Trainer would run three epochs
         return
     arguments = pretraining_arguments(
         checkpoints,
@@ -139,5 +139,5 @@ if __name__ == "__main__":
     parser.add_argument("--character_steps", type=int, default=4500)
     parser.add_argument("--token_steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--start", default="", help="recogniser to go on from, with the second part")
+    parser.add_argument("--start", default="", help="ASR model to start from, with the second part")
     pretrain_asr_model(**vars(parser.parse_args()))

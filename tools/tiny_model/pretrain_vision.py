@@ -1,9 +1,9 @@
-"""Teaches the embedded vision tower to see before it is joined to the LLM, as InternViT was.
+"""Warms up the tiny vision tower before it is joined to the LLM, as InternViT was.
 
-For each of the 4 x 4 image tokens: which colour, shape and size has the thing whose centre lies there, and where in
-the picture. Names are read by likeness to the LLM's own word embeddings, so that image tokens come to lie in the space
-of words and what the LLM learns about words holds for them. Trained through the answers alone, the tower was still
-near chance after 900 steps.
+Labels for each of the 4 x 4 image tokens: colour, shape, size and position of the object whose centre lies there. Names
+are predicted by similarity to the LLM's own word embeddings, so that image tokens lie in the space of words and what
+the LLM learns about words holds for them. Trained only through the answers, the tower was still near chance after 900
+steps.
 """
 
 import torch
@@ -33,8 +33,8 @@ def fast_bf16() -> torch.autocast:
 
 
 class LabelledCells(Dataset):
-    """(picture, names of the thing whose centre lies in each cell as indices, -1 where none does, its x and y as shares
-    of the picture)."""
+    """(image, names of the object whose centre lies in each cell as indices, -1 for none, its x and y as shares of the
+    image)."""
 
     def __init__(self, count: int, seed: int, image_processor):
         self.count, self.seed, self.image_processor = count, seed, image_processor
@@ -49,43 +49,42 @@ class LabelledCells(Dataset):
         for thing in scene.things:
             cell = int(thing.y // CELL) * GRID + int(thing.x // CELL)
             half = [int(thing.y > IMAGE_SIZE / 2), int(thing.x > IMAGE_SIZE / 2)]
-            told = [COLORS.index(thing.color), SHAPES.index(thing.shape), SIZES.index(thing.size), *half]
-            names[cell] = torch.tensor(told)
+            labels = [COLORS.index(thing.color), SHAPES.index(thing.shape), SIZES.index(thing.size), *half]
+            names[cell] = torch.tensor(labels)
             positions[cell] = torch.tensor([thing.x, thing.y]) / IMAGE_SIZE
         pixels = self.image_processor(render(scene), return_tensors="pt")["pixel_values"][0]
         return pixels, names, positions
 
 
 class CellReader(nn.Module):
-    """Read-outs of an image token; thrown away after the warm-up, but for the word embeddings, which are the LLM's."""
+    """Read-outs of an image token; dropped after the warm-up, except for the word embeddings, which are the LLM's."""
 
     def __init__(self, words: nn.Embedding, tokenizer):
         super().__init__()
-        self.there = nn.Linear(words.embedding_dim, 1)
-        self.place = nn.Linear(words.embedding_dim, 2)
+        self.object_head = nn.Linear(words.embedding_dim, 1)
+        self.position_head = nn.Linear(words.embedding_dim, 2)
         self.scale = nn.Parameter(torch.full((len(_NAMES),), 4.0))
         self.words = words
-        self.forms = [[self._forms(tokenizer, name) for name in known] for known in _NAMES.values()]
+        self.forms = [[self._forms(tokenizer, name) for name in names] for names in _NAMES.values()]
 
     @staticmethod
     def _forms(tokenizer, name: str) -> list[int]:
-        """Ids of the word within a sentence and, where it can begin a response, at its beginning; of a word that is no
-        token the ids of its pieces."""
+        """Ids of the word inside a sentence and at the start of a response; its pieces where it is not one token."""
         ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (f" {name}", name)]
         return [form[0] for form in ids if len(form) == 1] or ids[0]
 
     def forward(self, cells: Tensor, names: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """(loss, share of the things whose names are all right)."""
-        is_there = names[..., 0] >= 0
-        loss = F.binary_cross_entropy_with_logits(self.there(cells)[..., 0].float(), is_there.float())
-        seen, wanted = cells[is_there], names[is_there]
-        right = torch.ones(len(seen), dtype=torch.bool)
+        """(loss, share of the objects whose names are all right)."""
+        is_object = names[..., 0] >= 0
+        loss = F.binary_cross_entropy_with_logits(self.object_head(cells)[..., 0].float(), is_object.float())
+        objects, targets = cells[is_object], names[is_object]
+        right = torch.ones(len(objects), dtype=torch.bool)
         for i, forms in enumerate(self.forms):
             words = torch.stack([self.words.weight[ids].mean(0) for ids in forms])
-            logits = F.linear(seen.float(), words) * self.scale[i]
-            loss = loss + F.cross_entropy(logits, wanted[:, i])
-            right &= logits.argmax(-1) == wanted[:, i]
-        return loss + 16 * F.mse_loss(self.place(seen).float(), positions[is_there]), right.float().mean()
+            logits = F.linear(objects.float(), words) * self.scale[i]
+            loss = loss + F.cross_entropy(logits, targets[:, i])
+            right &= logits.argmax(-1) == targets[:, i]
+        return loss + 16 * F.mse_loss(self.position_head(objects).float(), positions[is_object]), right.float().mean()
 
 
 def pretrain_vision(
@@ -95,8 +94,8 @@ def pretrain_vision(
     words = model.get_input_embeddings()
     assert isinstance(words, nn.Embedding)
     reader = CellReader(words, processor.tokenizer)
-    seeing = [*model.model.vision_tower.parameters(), *model.model.multi_modal_projector.parameters()]
-    parameters = [*seeing, *reader.parameters()]
+    vision = [*model.model.vision_tower.parameters(), *model.model.multi_modal_projector.parameters()]
+    parameters = [*vision, *reader.parameters()]
     optimizer = torch.optim.AdamW(parameters, learning_rate, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
     data = LabelledCells(steps * IMAGES_PER_STEP, seed, processor.image_processor)

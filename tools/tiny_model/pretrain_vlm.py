@@ -1,9 +1,9 @@
-"""Trains the embedded VLM on written tasks of the embedded world; its weights are bundled under `selfkd/assets/vlm`.
+"""Trains the tiny VLM on text tasks of the toy world; its weights are bundled in `selfkd/assets/vlm`.
 
     python -m tools.tiny_model.pretrain_vlm OUTPUT [--steps N] [--seed N] [--learning_rate R]
     python -m tools.tiny_model.pretrain_vlm OUTPUT --start CHECKPOINT --seed ANOTHER [--tower_rate SHARE] ...
 
-Reads nothing, or the checkpoint to go on from; writes a transformers checkpoint with its processor. One to two seconds
+Reads nothing, or the checkpoint to start from; writes a transformers checkpoint with its processor. One to two seconds
 a step on two cores.
 """
 
@@ -40,8 +40,8 @@ VISION_STEPS = 700
 def token_logits(model, inputs: dict[str, Tensor], buckets: int = LENGTH_BUCKETS):
     """Yields (logits, labels, whether in the response, row of the batch) of all tokens after the prefix.
 
-    Continuations of like length go together: else the "choice" questions, four times as long as the others, would make
-    most of the batch padding.
+    Continuations of similar length go together: else the "choice" questions, four times as long as the others, would
+    make most of the batch padding.
     """
     image_inputs = {"pixel_values": inputs["pixel_values"]} if "pixel_values" in inputs else {}
     prefix = encode_prefix(model, inputs["prefix_ids"], inputs["prefix_mask"], **image_inputs)
@@ -58,12 +58,12 @@ def token_logits(model, inputs: dict[str, Tensor], buckets: int = LENGTH_BUCKETS
 
 
 class GroupTrainer(Trainer):
-    """Cross-entropy over groups that share a picture: the picture is read once for all its questions.
+    """Cross-entropy over groups that share an image: the image is encoded once for all its questions.
 
-    The question's own tokens count too, with less weight. What is asked about a picture is mostly there, so to guess
-    "circle" after "Is the red" is to have found the red thing: the same binding that the answers need, taught at every
-    word. With the responses alone, after 1,000 steps the two-way questions were still at chance. Once things are found,
-    which of them is asked about is noise, and the weight is lowered.
+    The question's own tokens count too, with less weight. Questions are mostly about objects of the image, so a model
+    that predicts "circle" after "Is the red" has found the red object: the same binding that the answers need, trained
+    at every word. With only the responses in the loss, two-way questions were still at chance after 1,000 steps. Once
+    objects are found, which of them the question is about is noise, and the weight is lowered.
     """
 
     question_weight = QUESTION_WEIGHT
@@ -91,7 +91,7 @@ class GroupTrainer(Trainer):
 
 @torch.no_grad()
 def text_accuracy(model, processor, split: str, per_type: int, seed: int) -> dict[str, float]:
-    """Share of questions whose whole response is the likeliest token at every place, by kind."""
+    """Share of questions whose whole response is the argmax at every position, by question type."""
     collate, right = GroupCollator(processor), {}
     model.eval()
     for question_type in QUESTION_TYPES:
@@ -121,17 +121,17 @@ class AccuracyLog(TrainerCallback):
             print(state.global_step, {k: round(v, 2) for k, v in accuracy.items()}, flush=True)
 
 
-def seeing_vlm(output: Path, seed: int):
-    """(VLM whose vision tower is warmed up, its processor); the tower is kept in `output`, for an interrupted run."""
+def warmed_up_vlm(output: Path, seed: int):
+    """(VLM with a warmed-up vision tower, its processor); the VLM is kept in `output`, for a resume."""
     processor = build_processor(corpus(2000, seed))
-    seeing = output / "vision"
-    if (seeing / SAFE_WEIGHTS_NAME).is_file():
-        return InternVLForConditionalGeneration.from_pretrained(seeing), processor
+    warm = output / "vision"
+    if (warm / SAFE_WEIGHTS_NAME).is_file():
+        return InternVLForConditionalGeneration.from_pretrained(warm), processor
     model = build_vlm(processor.tokenizer)
     model.set_attn_implementation("eager")
     pretrain_vision(model, processor, VISION_STEPS, seed)
-    model.save_pretrained(seeing)
-    follow_umask(seeing)
+    model.save_pretrained(warm)
+    follow_umask(warm)
     return model, processor
 
 
@@ -143,14 +143,14 @@ def pretrain_vlm(
     learning_rate: float = 2e-3,
     tower_rate: float = 0.0,
 ) -> None:
-    """Trains from random weights, with a curriculum, or goes on from the checkpoint `start`, without one.
+    """Trains from random weights, with a curriculum, or from the checkpoint `start`, without one.
 
     The vision tower's learning rate is `tower_rate` times the others'; at 0 it stays as it was warmed up: while the LLM
-    learns to look, what it sees must not move.
+    learns to attend to the image, the image features must not change.
     """
     set_seed(seed)
     if start is None:
-        model, processor = seeing_vlm(output, seed)
+        model, processor = warmed_up_vlm(output, seed)
     else:
         model = InternVLForConditionalGeneration.from_pretrained(start)
         processor = InternVLImageTextProcessor.from_pretrained(start)
@@ -163,7 +163,7 @@ def pretrain_vlm(
         learning_rate,
         seed,
         warmup_steps=steps // 20,
-        dataloader_num_workers=0,  # making a batch takes 5% of a step; a worker would fight for the same two cores
+        dataloader_num_workers=0,  # making a batch takes 5% of a step; a worker would compete for the same two cores
         adam_beta2=0.98,
         save_steps=400,
         save_only_model=True,
@@ -188,7 +188,7 @@ if __name__ == "__main__":
     parser.add_argument("output", type=Path)
     parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--start", type=Path, help="checkpoint to go on from, with another seed than its own")
+    parser.add_argument("--start", type=Path, help="checkpoint to start from, with another seed than its own")
     parser.add_argument("--learning_rate", type=float, default=2e-3)
     parser.add_argument("--tower_rate", type=float, default=0.0, help="share of it that the vision tower gets")
     pretrain_vlm(**vars(parser.parse_args()))

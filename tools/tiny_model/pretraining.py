@@ -1,4 +1,4 @@
-"""What all pretraining has in common: `TrainingArguments`, and that it goes on as it began."""
+"""Shared by the pretraining scripts: `TrainingArguments`, and the check that a resume has the same settings."""
 
 import json
 from pathlib import Path
@@ -31,10 +31,10 @@ def pretraining_arguments(
     )
 
 
-def hold_to(output: Path, settings: dict[str, Any]) -> None:
-    """Checkpoints are gone on from with the settings that made them alone; raises InputError for others."""
+def check_settings(output: Path, settings: dict[str, Any]) -> None:
+    """Records the settings of the run in `output`; raises InputError where it was started with others."""
     file = output / "checkpoints" / "settings.json"
     before = json.loads(file.read_text()) if file.is_file() else settings
     if found := first_difference(before, settings, settings):
-        raise InputError("{}: begun with another {} ({!r} there, {!r} here)".format(output, *found))
+        raise InputError("{}: started with another {} ({!r} there, {!r} here)".format(output, *found))
     write_json(file, settings)

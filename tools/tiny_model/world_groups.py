@@ -1,4 +1,4 @@
-"""What the embedded VLM is pretrained on: groups of written tasks that share a picture, or share none.
+"""The data on which the tiny VLM is pretrained: groups of text tasks about one image, or without an image.
 
 Made on the fly from a seed, so that no file is needed; group `index` is always the same.
 """
@@ -18,17 +18,17 @@ from selfkd.toy_world.tasks import image_task, text_task
 TEXT_ONLY_SHARE = 0.1
 QUESTIONS_PER_GROUP = 8
 ONE_THING_SHARE = 0.1
-_CURRICULUM = ((0.1, 1), (0.3, 2), (1.0, 4))  # (up to this share of the training, most things in a scene)
+_CURRICULUM = ((0.1, 1), (0.3, 2), (1.0, 4))  # (up to this share of the training, max objects in a scene)
 
 
 @dataclass(frozen=True)
 class Group:
     image: Any  # PIL image, or None
-    tasks: tuple[tuple[str, str], ...]  # (what is asked, response)
+    tasks: tuple[tuple[str, str], ...]  # (query, response)
 
 
 class WorldGroups(Dataset):
-    """`count` groups of one split, drawn anew from the seed each time they are asked for."""
+    """`count` groups of one split, sampled from the seed at each access."""
 
     def __init__(self, count: int, seed: int, split: Split = "train", curriculum: bool = True):
         self.count, self.seed, self.split = count, seed, split
@@ -45,14 +45,14 @@ class WorldGroups(Dataset):
         return Group(render(scene), tuple(image_task(scene, rng) for _ in range(QUESTIONS_PER_GROUP)))
 
     def _with_few_things(self, scene: Scene, progress: float, rng: random.Random) -> Scene:
-        """A curriculum: one thing at first, then two, then all; one thing now and then to the end.
+        """A curriculum: one object at first, then two, then all; sometimes one object until the end.
 
-        To bind a colour to a shape among several things is what the LLM learns last; first it has to look.
+        Binding a colour to a shape among several objects is learnt last, after attention to the image.
         """
-        most = next(things for until, things in self.curriculum if progress <= until)
+        max_things = next(things for until, things in self.curriculum if progress <= until)
         if rng.random() < ONE_THING_SHARE:
-            most = 1
-        fewer = Scene(scene.background, scene.things[:most])
+            max_things = 1
+        fewer = Scene(scene.background, scene.things[:max_things])
         return fewer if split_of(fewer) == self.split else scene
 
 
@@ -72,21 +72,21 @@ class GroupCollator:
             images=images or None, text=before, padding=True, add_special_tokens=False, return_tensors="pt"
         )
         end, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
-        asked = [q + self.frames[g.image is not None].after for g in groups for q, _ in g.tasks]
-        asked_ids = self.tokenizer(asked, add_special_tokens=False)["input_ids"]
+        queries = [q + self.frames[g.image is not None].after for g in groups for q, _ in g.tasks]
+        query_ids = self.tokenizer(queries, add_special_tokens=False)["input_ids"]
         response_ids = self.tokenizer([r for g in groups for _, r in g.tasks], add_special_tokens=False)["input_ids"]
-        rows = [(a, [*r, end]) for a, r in zip(asked_ids, response_ids, strict=True)]
-        width = max(len(a) + len(r) for a, r in rows)
+        rows = [(q, [*r, end]) for q, r in zip(query_ids, response_ids, strict=True)]
+        width = max(len(q) + len(r) for q, r in rows)
         input_ids = torch.full((len(rows), width), pad)
         labels = torch.full((len(rows), width), -100)
         mask = torch.zeros((len(rows), width), dtype=torch.long)
         in_response = torch.zeros((len(rows), width), dtype=torch.bool)
-        for i, (a, r) in enumerate(rows):
-            input_ids[i, : len(a) + len(r)] = torch.tensor(a + r)
-            mask[i, : len(a) + len(r)] = 1
+        for i, (q, r) in enumerate(rows):
+            input_ids[i, : len(q) + len(r)] = torch.tensor(q + r)
+            mask[i, : len(q) + len(r)] = 1
             # the row at position t predicts token t + 1
-            labels[i, : len(a) + len(r) - 1] = torch.tensor((a + r)[1:])
-            in_response[i, len(a) - 1 : len(a) + len(r) - 1] = True
+            labels[i, : len(q) + len(r) - 1] = torch.tensor((q + r)[1:])
+            in_response[i, len(q) - 1 : len(q) + len(r) - 1] = True
         batch = {
             "prefix_ids": prefix["input_ids"],
             "prefix_mask": prefix["attention_mask"],
