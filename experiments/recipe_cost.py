@@ -45,7 +45,7 @@ Step = Callable[[OmniModel, dict[str, Any]], Tensor]
 
 
 def build(config: OmniConfig, trainable: list[str], device: torch.device) -> OmniModel:
-    """The model as `load_omni` gives it except for the weights: the VLM in bf16, the audio parts in fp32."""
+    """The model as `load_model` gives it except for the weights: the VLM in bf16, the audio parts in fp32."""
     config.vlm_config.dtype = torch.bfloat16
     torch.set_default_dtype(torch.bfloat16)
     with device:

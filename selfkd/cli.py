@@ -20,10 +20,10 @@ from typing import Any, NamedTuple, get_args, get_origin
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
-from selfkd import __version__
 from selfkd.credentials import masked_message
 from selfkd.errors import InputError
 from selfkd.files import is_no_room
+from selfkd.version import __version__
 
 
 class Command(NamedTuple):

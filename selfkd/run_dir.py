@@ -20,10 +20,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from selfkd import __version__
 from selfkd.credentials import masked, masked_command
 from selfkd.errors import InputError
 from selfkd.files import read_json, write_json
+from selfkd.version import __version__
 
 CONFIG, PROVENANCE, RESULT, LOG = "config.json", "provenance.json", "result.json", "log.jsonl"
 INPUTS = "inputs.json"

@@ -102,8 +102,9 @@ class ExampleFolder(Examples):
     It can be sent to a loader's workers: each opens the shards for itself and keeps the last row groups that it read.
     """
 
-    def __init__(self, folder: Path, rejected: bool = False):
+    def __init__(self, folder: str | Path, rejected: bool = False):
         """With `rejected` what was spoken and refused: no pictures, a reason in the field of that name."""
+        folder = Path(folder)
         manifest = read_manifest(folder)
         shards = manifest["rejected_shards" if rejected else "shards"]
         self.language: str = manifest.get("language", "en")

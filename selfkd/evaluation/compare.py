@@ -26,6 +26,7 @@ from selfkd.evaluation.response import count_outcomes, outcome_warnings
 from selfkd.evaluation.samples import read_samples, samples_path
 from selfkd.files import read_json, write_json
 from selfkd.run_dir import CONFIG, RESULT, name_and_path
+from selfkd.stage_function import stage_function
 
 TEXT, CASCADE = "text", "cascade"  # names of systems that no run can have
 Samples = list[dict[str, Any]]
@@ -135,6 +136,7 @@ class CompareConfig:
     seed: int = 0
 
 
+@stage_function(CompareConfig)
 def compare(config: CompareConfig) -> dict[str, Any]:
     """Returns {benchmark: {"systems": {system: scores}, "gap": {system: ...}, "gap_closed": {system: ...}}}, and of two
     public benchmarks and more the same under "average"; raises InputError where the items are not the same. The written

@@ -45,6 +45,7 @@ from selfkd.input_hashes import hashes_of_checkpoint, hashes_of_data
 from selfkd.model.checkpoint import CheckpointInfo, inspect_checkpoint
 from selfkd.model.tiny import TINY_MODEL, tiny_model_config
 from selfkd.run_dir import UNUSABLE, Run, is_main_process
+from selfkd.stage_function import stage_function
 from selfkd.training.data import check_vocabulary_coverage
 from selfkd.training.usable_rows import Unusable, Use, find_unusable, left_out_before, skipped, told
 
@@ -109,6 +110,7 @@ class EvaluateConfig:
     seed: int = 0
 
 
+@stage_function(EvaluateConfig)
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Returns {benchmark: {view: scores, "gap": written against spoken}}.
 
@@ -190,7 +192,9 @@ def _inputs(
 
 
 def _own_code(config: EvaluateConfig) -> bool:
-    return not config.url and runs_own_code(config.model, config.trust_remote_code)
+    if config.url or config.model == TINY_MODEL:
+        return False
+    return runs_own_code(config.model, config.trust_remote_code)
 
 
 @contextmanager

@@ -139,8 +139,8 @@ def _check_omni(source: Source, field: str, kind: CheckpointKind | None, model_t
         raise InputError(f"{field}: {source}: a run, not a model; give {Path(source) / MODEL}")
     if kind not in ("omni", "native"):
         raise InputError(
-            f"{field}: {source}: {model_type!r} takes no audio; give the /model folder of a run (selfkd align makes one of "
-            "a vision-language model) or a native omni model"
+            f"{field}: {source}: {model_type!r} takes no audio; give the /model folder of a run (selfkd align makes "
+            "one from a vision-language model) or a native omni model"
         )
 
 

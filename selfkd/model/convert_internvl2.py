@@ -1,9 +1,9 @@
-"""An original InternVL2 checkpoint (`InternVLChatModel`, with remote code) -> the classes of transformers.
+"""Converts an original InternVL2 checkpoint (`InternVLChatModel`, with remote code) to the classes of transformers.
 
-Tensors are read, renamed and written one at a time, so that memory holds one shard of the output, whatever the model's
-size. Each key is renamed, or cut: the original fuses query, key and value into one matrix, InternViT one after another,
-InternLM2 by groups of heads. InternLM2 is Llama under other names. Every key of the input must find its place and every
-parameter of the model must be given, or nothing is written.
+Tensors are read, renamed and written one at a time, so memory holds one shard of the output, whatever the model's size.
+Each tensor is renamed or split: the original fuses query, key and value into one matrix, InternViT one after another,
+InternLM2 by groups of heads. InternLM2 is Llama with other names. Every key of the input must match a parameter and
+every parameter must match a key; otherwise nothing is written.
 
 Layouts: OpenGVLab/InternVL, internvl_chat/internvl/model (MIT).
 """
@@ -72,28 +72,30 @@ _PARTS_OF_INTERNLM2 = (
 )
 _VISION_QKV = re.compile(r"vision_model\.encoder\.layers\.(\d+)\.attn\.qkv\.(\w+)")
 _INTERNLM2_QKV = re.compile(r"language_model\.model\.layers\.(\d+)\.attention\.wqkv\.(\w+)")
-# buffers that some checkpoints carry and transformers works out by itself
-_WORKED_OUT = re.compile(r".*\.rotary_emb\.inv_freq")
+# buffers that some checkpoints store and transformers computes
+_COMPUTED = re.compile(r".*\.rotary_emb\.inv_freq")
 
 
 def converted(name: str, tensor: Tensor, llm: Mapping) -> dict[str, Tensor]:
-    """What one original tensor becomes, by new name. `llm` is the checkpoint's `llm_config`.
+    """{new name: tensor} of one original tensor; `llm` is the checkpoint's `llm_config`.
 
-    Raises InputError for a name that no part of InternVL2 has.
+    Raises InputError for a name that InternVL2 does not have.
     """
     is_internlm2 = llm["architectures"][0] == "InternLM2ForCausalLM"
-    if _WORKED_OUT.fullmatch(name):
+    if _COMPUTED.fullmatch(name):
         return {}
     if match := _VISION_QKV.fullmatch(name):
-        layer, kind = match.groups()
+        layer, parameter = match.groups()
         parts = tensor.chunk(3)
         return {
-            f"{_VISION}.encoder.layer.{layer}.attention.{x}_proj.{kind}": part.contiguous()
+            f"{_VISION}.encoder.layer.{layer}.attention.{x}_proj.{parameter}": part.contiguous()
             for x, part in zip("qkv", parts, strict=True)
         }
     if is_internlm2 and (match := _INTERNLM2_QKV.fullmatch(name)):
-        layer, kind = match.groups()
-        return {f"{_LLM}.layers.{layer}.self_attn.{x}_proj.{kind}": part for x, part in _by_head(tensor, llm).items()}
+        layer, parameter = match.groups()
+        return {
+            f"{_LLM}.layers.{layer}.self_attn.{x}_proj.{parameter}": part for x, part in _by_head(tensor, llm).items()
+        }
     table = (*_PARTS_OF_BOTH, *(_PARTS_OF_INTERNLM2 if is_internlm2 else _PARTS_OF_TRANSFORMERS_LLM))
     for pattern, new_name in table:
         if match := re.fullmatch(pattern, name):
@@ -102,7 +104,7 @@ def converted(name: str, tensor: Tensor, llm: Mapping) -> dict[str, Tensor]:
 
 
 def _by_head(wqkv: Tensor, llm: Mapping) -> dict[str, Tensor]:
-    """InternLM2 puts behind the queries of each group of heads the group's key and value."""
+    """Splits InternLM2's wqkv, which has the key and value of each group of heads after the group's queries."""
     groups = llm.get("num_key_value_heads") or llm["num_attention_heads"]
     head = llm["hidden_size"] // llm["num_attention_heads"]
     rows = wqkv.reshape(groups, -1, head, *wqkv.shape[1:])
@@ -116,7 +118,7 @@ _LLM_CONFIGS = {
     "Phi3ForCausalLM": Phi3Config,
     "LlamaForCausalLM": LlamaConfig,
 }
-# what the configurations have in common with the original's dumps, which hold much that is only a default
+# fields that the configurations share with the original's, which also stores many unused defaults
 _LLM_FIELDS = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "num_key_value_heads", "hidden_act", "max_position_embeddings", "original_max_position_embeddings",
@@ -129,7 +131,7 @@ _FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "tokenization_*.py"]
 
 @dataclass
 class ConvertConfig:
-    """An original InternVL2 checkpoint to the classes of transformers.
+    """Converts an original InternVL2 checkpoint to the classes of transformers.
 
     Args:
         source: The original checkpoint (config.json, safetensors, tokenizer), a hub id or a folder.
@@ -180,17 +182,17 @@ def convert(config: ConvertConfig) -> Path:
 
 
 def _downloaded(source: Path) -> Path:
-    """The folder itself, or where the hub's cache has what we read of the repository of that name."""
+    """The folder itself, or the folder in the hub's cache with the needed files of the repository of that name."""
     if source.exists() or not is_hub_id(source):
         return source
     try:
         return Path(snapshot_download(str(source), allow_patterns=_FILES))
     except OSError as error:
-        raise InputError(f"source: {source}: no folder, and not to be had from the hub ({error})") from error
+        raise InputError(f"source: {source}: no folder, and not available on the hub ({error})") from error
 
 
 def read_original_config(source: Path) -> dict[str, Any]:
-    """The original `config.json`; raises InputError where it is not one that we can convert exactly."""
+    """The original `config.json`; raises InputError where it cannot be converted exactly."""
     path = source / "config.json"
     if not path.is_file():
         raise InputError(f"source: {source}: no config.json there")
@@ -207,7 +209,7 @@ def read_original_config(source: Path) -> dict[str, Any]:
 
 
 def internvl_config(original: dict[str, Any], image_token_id: int) -> InternVLConfig:
-    """The configuration in transformers' terms."""
+    """The configuration of transformers' class."""
     vision, llm = original["vision_config"], original["llm_config"]
     fields = {name: llm[name] for name in _LLM_FIELDS if llm.get(name) is not None}
     if llm["architectures"][0] == "InternLM2ForCausalLM":
@@ -243,10 +245,10 @@ def internvl_config(original: dict[str, Any], image_token_id: int) -> InternVLCo
 
 def _rope_parameters(llm: dict[str, Any]) -> dict[str, Any]:
     rope = dict(llm.get("rope_scaling") or {"type": "default"})
-    kind = rope.pop("type", None) or rope.pop("rope_type")
-    if kind == "su":  # the name of LongRoPE in Phi-3's first months
-        kind, rope["original_max_position_embeddings"] = "longrope", llm["original_max_position_embeddings"]
-    return {"rope_type": kind, "rope_theta": float(llm.get("rope_theta", 10_000)), **rope}
+    rope_type = rope.pop("type", None) or rope.pop("rope_type")
+    if rope_type == "su":  # the first name of LongRoPE in Phi-3
+        rope_type, rope["original_max_position_embeddings"] = "longrope", llm["original_max_position_embeddings"]
+    return {"rope_type": rope_type, "rope_theta": float(llm.get("rope_theta", 10_000)), **rope}
 
 
 def _write_weights(config: ConvertConfig, original: dict[str, Any], model: torch.nn.Module, folder: Path) -> None:
@@ -259,10 +261,10 @@ def _write_weights(config: ConvertConfig, original: dict[str, Any], model: torch
     for old_name, tensor in _original_tensors(config.source):
         for name, part in converted(old_name, tensor, original["llm_config"]).items():
             if name not in wanted:
-                why = (
+                reason = (
                     "field llm_config.tie_word_embeddings: true: the embeddings are the head" if name == _HEAD else name
                 )
-                raise InputError(f"key {old_name}: the configuration has no place for it ({why})")
+                raise InputError(f"key {old_name}: the configuration has no such parameter ({reason})")
             if wanted[name] != tuple(part.shape):
                 raise InputError(f"key {old_name}: shape {tuple(part.shape)}, the configuration says {wanted[name]}")
             if name in where:
@@ -289,7 +291,7 @@ def _write_weights(config: ConvertConfig, original: dict[str, Any], model: torch
 def _original_tensors(source: Path) -> Iterator[tuple[str, Tensor]]:
     paths = sorted(source.glob("*.safetensors"))
     if not paths:
-        raise InputError(f"source: {source}: no safetensors file there (pickled weights are not read)")
+        raise InputError(f"source: {source}: no safetensors file there (pickled weights are refused)")
     for path in tqdm(paths, "converting", unit="file"):
         try:
             with safe_open(path, "pt") as file:

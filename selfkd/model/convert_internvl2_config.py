@@ -1,8 +1,8 @@
-"""What the configuration of an original InternVL2 checkpoint may say: each field that its code reads is honoured by the
-conversion, or refused here by name where it says what transformers' classes cannot do.
+"""Checks the configuration of an original InternVL2 checkpoint. The conversion honours each field that the original
+code reads, or refuses it here by name where transformers' classes have no equivalent.
 
-The original reads the fields of its constructors (OpenGVLab/InternVL, internvl_chat/internvl/model); all others in the
-file are dumps of defaults, without effect there as here.
+The original reads the fields of its constructors (OpenGVLab/InternVL, internvl_chat/internvl/model); all other fields
+in the file are stored defaults, without effect there and here.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,25 +13,25 @@ from selfkd.errors import InputError
 
 _NO_LORA = "the weights are wrapped in LoRA; merge it first"
 _NO_PRUNING = "heads are pruned, which transformers 5 does not know"
-# (field, is it as transformers has it, what is wrong otherwise); a field that is left out says nothing
+# (field, whether a value has an equivalent in transformers, message for other values); missing fields are not checked
 _Rule = tuple[str, Callable[[Any], bool], str]
 _WHOLE: tuple[_Rule, ...] = (
     ("use_backbone_lora", lambda value: not value, _NO_LORA),
     ("use_llm_lora", lambda value: not value, _NO_LORA),
-    ("pad2square", lambda value: not value, "pictures are made square there, and not here"),
-    ("image_fold", lambda value: not value, "pictures are folded there, and not here"),
-    ("quantization_config", lambda value: not value, "the weights are quantized; give those that are not"),
-    ("tie_word_embeddings", lambda value: not value, "the original does not read it here; say it in llm_config"),
+    ("pad2square", lambda value: not value, "the original pads images to squares, and the conversion does not"),
+    ("image_fold", lambda value: not value, "the original folds images, and the conversion does not"),
+    ("quantization_config", lambda value: not value, "the weights are quantized; give the unquantized ones"),
+    ("tie_word_embeddings", lambda value: not value, "the original does not read it here; set it in llm_config"),
     ("system_message", lambda value: isinstance(value, str), "expected a text"),
 )
 _VISION: tuple[_Rule, ...] = (
-    ("num_channels", lambda value: value == 3, "expected 3: pictures are read in colour"),
+    ("num_channels", lambda value: value == 3, "expected 3: images are RGB"),
     ("use_moe", lambda value: not value, "the vision encoder has experts, which transformers' has not"),
     ("pruned_heads", lambda value: not value, _NO_PRUNING),
 )
 _LLM: tuple[_Rule, ...] = (
     ("pruned_heads", lambda value: not value, _NO_PRUNING),
-    ("quantization_config", lambda value: not value, "the weights are quantized; give those that are not"),
+    ("quantization_config", lambda value: not value, "the weights are quantized; give the unquantized ones"),
     ("mlp_bias", lambda value: not value, "the MLPs of InternVL2's language models have no bias"),
     ("rope_parameters", lambda value: not value, "expected rope_theta and rope_scaling"),
 )
@@ -50,7 +50,7 @@ def check_original(original: Mapping[str, Any], path: Path) -> None:
             if field in config and not is_right(config[field]):
                 raise InputError(f"{path}: field {prefix}{field}: {config[field]!r}: {wrong}")
     if original.get("ps_version", "v1") != "v2":
-        raise InputError(f"{path}: field ps_version: 'v1' transposes the picture; transformers has 'v2' alone")
+        raise InputError(f"{path}: field ps_version: 'v1' transposes the image; transformers has 'v2' only")
     size = vision["image_size"]
     if (original.get("force_image_size") or size) != size:
         raise InputError(f"{path}: field force_image_size: differs from vision_config.image_size ({size})")
@@ -60,23 +60,23 @@ def check_original(original: Mapping[str, Any], path: Path) -> None:
 
 
 def tiles(original: Mapping[str, Any]) -> tuple[int, int]:
-    """The fewest and the most tiles that a picture is cut into, the thumbnail apart; one is the whole picture. A
-    configuration that does not say so is read as the published ones do: 1 to 12."""
+    """The minimum and maximum number of tiles of an image, without the thumbnail; one tile is the whole image. The
+    default is that of the published checkpoints, 1 to 12."""
     if not original.get("dynamic_image_size", True):
         return 1, 1
     return original.get("min_dynamic_patch", 1), original.get("max_dynamic_patch", 12)
 
 
 def _check_tiles(original: Mapping[str, Any], path: Path) -> None:
-    fewest, most = tiles(original)
-    if not 1 <= fewest <= most:
-        raise InputError(f"{path}: field min_dynamic_patch: {fewest}, expected 1 to max_dynamic_patch ({most})")
-    if most > 1 and not original.get("use_thumbnail", True):
-        raise InputError(f"{path}: field use_thumbnail: false: transformers puts one behind the tiles of a picture")
-    cut = original["vision_config"]["image_size"] // original["vision_config"]["patch_size"]
+    min_tiles, max_tiles = tiles(original)
+    if not 1 <= min_tiles <= max_tiles:
+        raise InputError(f"{path}: field min_dynamic_patch: {min_tiles}, expected 1 to max_dynamic_patch ({max_tiles})")
+    if max_tiles > 1 and not original.get("use_thumbnail", True):
+        raise InputError(f"{path}: field use_thumbnail: false: transformers adds one after the tiles of an image")
+    patches = original["vision_config"]["image_size"] // original["vision_config"]["patch_size"]
     ratio = original.get("downsample_ratio", 0.5)
-    if not 0 < ratio <= 1 or int(cut * ratio) != cut * ratio or int(1 / ratio) != 1 / ratio:
-        raise InputError(f"{path}: field downsample_ratio: {ratio} does not divide {cut} patches a side evenly")
+    if not 0 < ratio <= 1 or int(patches * ratio) != patches * ratio or int(1 / ratio) != 1 / ratio:
+        raise InputError(f"{path}: field downsample_ratio: {ratio} does not divide {patches} patches a side evenly")
 
 
 def _check_layers(original: Mapping[str, Any], vision: Mapping[str, Any], path: Path) -> None:
@@ -97,8 +97,8 @@ def _check_llm(llm: Mapping[str, Any], path: Path) -> None:
     scaling = llm.get("rope_scaling")
     if not scaling:
         return
-    kind = scaling.get("type") or scaling.get("rope_type")
-    if kind is None:
+    rope_type = scaling.get("type") or scaling.get("rope_type")
+    if rope_type is None:
         raise InputError(f"{path}: field llm_config.rope_scaling: {scaling!r}: has no type")
-    if llm["architectures"][0] == "InternLM2ForCausalLM" and kind not in _INTERNLM2_ROPE:
-        raise InputError(f"{path}: field llm_config.rope_scaling: type {kind!r}; InternLM2 has {_INTERNLM2_ROPE}")
+    if llm["architectures"][0] == "InternLM2ForCausalLM" and rope_type not in _INTERNLM2_ROPE:
+        raise InputError(f"{path}: field llm_config.rope_scaling: type {rope_type!r}; InternLM2 has {_INTERNLM2_ROPE}")

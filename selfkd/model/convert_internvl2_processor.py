@@ -1,4 +1,4 @@
-"""Tokenizer, chat template and tiling of an original InternVL2 checkpoint, as a processor of transformers."""
+"""Converts tokenizer, chat template and tiling of an original InternVL2 checkpoint to a processor of transformers."""
 
 from pathlib import Path
 from typing import Any
@@ -31,18 +31,18 @@ _IMAGENET_MEAN, _IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 def convert_processor(source: Path, original: dict[str, Any]) -> InternVLImageTextProcessor:
-    """Raises InputError where the chat template or a token of InternVL2 is not known."""
+    """The processor; raises InputError where the chat template is unknown or a token of InternVL2 is missing."""
     tokenizer = _tokenizer(source)
     end = _turns(original)[3]
     if end not in tokenizer.get_vocab():
         given = original["template"]
         raise InputError(f"config.json: field template: {given!r}: the tokenizer of {source} has no token {end!r}")
-    side, (fewest, most) = original["vision_config"]["image_size"], tiles(original)
+    side, (min_tiles, max_tiles) = original["vision_config"]["image_size"], tiles(original)
     image_processor = GotOcr2ImageProcessorPil(
         size={"height": side, "width": side},
         crop_to_patches=True,
-        min_patches=fewest,
-        max_patches=most,
+        min_patches=min_tiles,
+        max_patches=max_tiles,
         image_mean=_IMAGENET_MEAN,
         image_std=_IMAGENET_STD,
         do_convert_rgb=True,
@@ -61,8 +61,8 @@ def image_tokens_a_tile(original: dict[str, Any]) -> int:
 
 
 def chat_template(original: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> str:
-    """InternVL2's conversation in Jinja: the beginning-of-sequence token where the tokenizer adds one, turns without a
-    newline between them, the picture before the question."""
+    """InternVL2's conversation format in Jinja: the beginning-of-sequence token where the tokenizer adds one, turns
+    without a newline between them, the image before the query."""
     system, user, assistant, end = (repr(t) for t in _turns(original))
     message = original.get("system_message", SYSTEM_MESSAGE)
     begins = tokenizer("x")["input_ids"][0] == tokenizer.bos_token_id is not None
@@ -82,7 +82,7 @@ def chat_template(original: dict[str, Any], tokenizer: PreTrainedTokenizerBase) 
 
 
 def stop_tokens(original: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids that end a reply: the end of the turn, and the tokenizer's own end."""
+    """Ids that end a response: the end of the turn, and the tokenizer's own end token."""
     ids = [tokenizer.convert_tokens_to_ids(_turns(original)[3]), tokenizer.eos_token_id]
     return list(dict.fromkeys(i for i in ids if i is not None))
 
@@ -95,17 +95,18 @@ def _turns(original: dict[str, Any]) -> tuple[str, str, str, str]:
 
 
 def _tokenizer(source: Path) -> PreTrainedTokenizerBase:
-    """Raises InputError where a token of InternVL2 is missing, or an added token has another id than its file says."""
+    """The tokenizer; raises InputError where a token of InternVL2 is missing, or an added token has another id than in
+    its file."""
     if is_internlm2(source):
         tokenizer: PreTrainedTokenizerBase = internlm2_tokenizer(source, _IMAGE_TOKENS)
     else:
         known = AutoTokenizer.from_pretrained(source).get_vocab()
-        for token in _IMAGE_TOKENS.values():  # what is missing would be added behind the others
+        for token in _IMAGE_TOKENS.values():  # transformers would append a missing one with a new id
             if token not in known:
                 raise InputError(f"source: {source}: the tokenizer has no token {token!r}")
         tokenizer = AutoTokenizer.from_pretrained(source, extra_special_tokens=_IMAGE_TOKENS)
     for i, added in added_tokens(source).items():
         found = tokenizer.convert_tokens_to_ids(added.content)
         if found != i:
-            raise InputError(f"{source / CONFIG_FILE}: {added.content!r} is token {i}, and was read as token {found}")
+            raise InputError(f"{source / CONFIG_FILE}: {added.content!r} is token {i}, and was loaded as token {found}")
     return tokenizer

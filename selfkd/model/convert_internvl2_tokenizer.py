@@ -1,10 +1,9 @@
-"""The tokenizer of InternLM2 (InternVL2-2B, 8B, 26B) as a fast one of transformers, with the ids of the original.
+"""Converts the tokenizer of InternLM2 (InternVL2-2B, 8B, 26B) to a fast one of transformers with the same ids.
 
-The original is remote code around a SentencePiece model: a text is cut at the added tokens of `tokenizer_config.json`,
-and what lies between them is encoded piece by piece. `added_tokens_decoder` puts some of the added tokens in the place
-of pieces ([UNUSED_TOKEN_141] ...), the others behind the last piece: an id is what it says, whatever the model file
-has there. Layout: OpenGVLab/InternVL, internvl_chat/internvl/model/internlm2 (MIT).
-"""
+The original is remote code around a SentencePiece model: a text is split at the added tokens of
+`tokenizer_config.json`, and each part between them is encoded separately. `added_tokens_decoder` gives some added
+tokens the ids of pieces ([UNUSED_TOKEN_141] ...) and the others ids after the last piece; its ids take precedence over
+the model file. Layout: OpenGVLab/InternVL, internvl_chat/internvl/model/internlm2 (MIT)."""
 
 import json
 from collections.abc import Mapping
@@ -19,8 +18,8 @@ from transformers import PreTrainedTokenizerFast
 from selfkd.errors import InputError
 
 MODEL_FILE, CONFIG_FILE = "tokenizer.model", "tokenizer_config.json"
-_SPACE = "▁"  # what SentencePiece writes for one
-_schema: Any = _pb2  # its classes are made when it is imported
+_SPACE = "▁"  # how SentencePiece writes one
+_schema: Any = _pb2  # protobuf generates its classes at import
 _ModelProto = _schema.ModelProto
 _Piece = _ModelProto.SentencePiece
 # special tokens of the original's constructor
@@ -28,7 +27,7 @@ _NAMED = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_to
 
 
 def is_internlm2(source: Path) -> bool:
-    """Whether a checkpoint's tokenizer is InternLM2's, as its SentencePiece model and configuration say."""
+    """Whether a checkpoint's tokenizer is InternLM2's, by its SentencePiece model and configuration."""
     if not (source / MODEL_FILE).is_file():
         return False
     return "InternLM2" in str(read_tokenizer_config(source).get("tokenizer_class")) or (
@@ -37,7 +36,7 @@ def is_internlm2(source: Path) -> bool:
 
 
 def read_tokenizer_config(source: Path) -> dict[str, Any]:
-    """`tokenizer_config.json`; empty where there is none. Raises InputError for what is not JSON."""
+    """The content of `tokenizer_config.json`, empty where there is none; raises InputError where it is not JSON."""
     path = source / CONFIG_FILE
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -46,7 +45,7 @@ def read_tokenizer_config(source: Path) -> dict[str, Any]:
 
 
 def added_tokens(source: Path) -> dict[int, AddedToken]:
-    """Added tokens by id: `added_tokens_decoder`, or `added_tokens.json` of before there was one."""
+    """Added tokens by id: `added_tokens_decoder`, or the older `added_tokens.json`."""
     config = read_tokenizer_config(source)
     found = config.get("added_tokens_decoder")
     flags = ("lstrip", "rstrip", "special")
@@ -64,11 +63,11 @@ def added_tokens(source: Path) -> dict[int, AddedToken]:
 
 
 def internlm2_tokenizer(source: Path, extra: Mapping[str, str]) -> PreTrainedTokenizerFast:
-    """`extra` names special tokens besides, each of which must be there. Raises InputError for a model file that
-    cannot be read exactly, and for a token that is missing or has no place."""
+    """The tokenizer; `extra` are further special tokens, each of which must exist. Raises InputError for a model file
+    that cannot be converted exactly, and for a token that is missing or has no id."""
     config, added = read_tokenizer_config(source), added_tokens(source)
     if config.get("sp_model_kwargs"):
-        raise InputError(f"{source / CONFIG_FILE}: field sp_model_kwargs: is not honoured; expected none")
+        raise InputError(f"{source / CONFIG_FILE}: field sp_model_kwargs: is not supported; expected none")
     named = {name: str(_content(config.get(name, given))) for name, given in _NAMED.items()}
     proto = _read_model(source / MODEL_FILE)
     vocabulary = _vocabulary(proto, added, source / CONFIG_FILE)
@@ -89,9 +88,9 @@ def internlm2_tokenizer(source: Path, extra: Mapping[str, str]) -> PreTrainedTok
     named_only = [token for token in named.values() if token not in {t.content for t in added.values()}]
     backend.add_tokens(list(added.values()))
     backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in named_only])
-    # the model's own symbols are found in what is normalized; a prefix would be put before their names, too
-    found_later = not proto.normalizer_spec.add_dummy_prefix
-    backend.add_tokens([AddedToken(piece, normalized=found_later) for piece in own])
+    # the model's own symbols are matched in normalized text; a dummy prefix would be put before their names too
+    match_normalized = not proto.normalizer_spec.add_dummy_prefix
+    backend.add_tokens([AddedToken(piece, normalized=match_normalized) for piece in own])
     first = [named["bos_token"]] if config.get("add_bos_token", True) else []
     last = [named["eos_token"]] if config.get("add_eos_token", False) else []
     backend.post_processor = processors.TemplateProcessing(
@@ -120,38 +119,40 @@ def _read_model(path: Path) -> Any:
     is_bpe = trainer.model_type == _schema.TrainerSpec.BPE
     kept = not any(piece.type == _Piece.UNUSED for piece in proto.pieces)
     if not proto.pieces or not is_bpe or trainer.treat_whitespace_as_suffix or not normalizer.escape_whitespaces:
-        raise InputError(f"{path}: not a SentencePiece model of InternLM2's kind (BPE, spaces before words)")
+        raise InputError(f"{path}: not a SentencePiece model as InternLM2's (BPE, spaces before words)")
     if not kept:
-        raise InputError(f"{path}: has pieces of type UNUSED, which are cut up again; they cannot be read exactly")
+        raise InputError(
+            f"{path}: has pieces of type UNUSED, which SentencePiece splits again; they cannot be converted exactly"
+        )
     return proto
 
 
 def _vocabulary(proto: Any, added: Mapping[int, AddedToken], path: Path) -> dict[str, int]:
-    """Pieces by id, added tokens in the place of those that stood there. What is replaced has no name any more."""
+    """{piece: id}, with added tokens in place of the pieces that have their ids; replaced pieces are left out."""
     names = {i: piece.piece for i, piece in enumerate(proto.pieces)} | {i: t.content for i, t in added.items()}
-    positions: dict[str, int] = {}
+    ids: dict[str, int] = {}
     for i, name in names.items():
-        if name in positions and i in added and positions[name] in added:
-            raise InputError(f"{path}: field added_tokens_decoder: {name!r} has two ids, {positions[name]} and {i}")
-        if name not in positions or i in added:
-            positions[name] = i
-    return positions
+        if name in ids and i in added and ids[name] in added:
+            raise InputError(f"{path}: field added_tokens_decoder: {name!r} has two ids, {ids[name]} and {i}")
+        if name not in ids or i in added:
+            ids[name] = i
+    return ids
 
 
 def _merges(proto: Any, vocabulary: Mapping[str, int]) -> list[tuple[str, str]]:
-    """Every way to join two pieces to one, the best piece first: what SentencePiece finds at each step."""
+    """Every pair of pieces that joins to a piece, by score of the result: the order in which SentencePiece merges."""
     scores = {
         piece.piece: piece.score
         for i, piece in enumerate(proto.pieces)
         if piece.type == _Piece.NORMAL and vocabulary.get(piece.piece) == i
     }
-    ways = [
+    pairs = [
         (-score, len(piece[:cut]), piece[:cut], piece[cut:])
         for piece, score in scores.items()
         for cut in range(1, len(piece))
         if piece[:cut] in scores and piece[cut:] in scores
     ]
-    return [(left, right) for *_, left, right in sorted(ways, key=lambda way: way[:2])]
+    return [(left, right) for *_, left, right in sorted(pairs, key=lambda pair: pair[:2])]
 
 
 def _normalizer(proto: Any) -> normalizers.Normalizer:
@@ -162,7 +163,7 @@ def _normalizer(proto: Any) -> normalizers.Normalizer:
     if spec.remove_extra_whitespaces:
         steps += [normalizers.Replace(Regex(r"\A +"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
     steps.append(normalizers.Replace(" ", _SPACE))
-    if spec.remove_extra_whitespaces:  # at the end alone a text's own "▁" counts as a space, too
+    if spec.remove_extra_whitespaces:  # at the end only, a text's own "▁" counts as a space too
         steps.append(normalizers.Replace(Regex(_SPACE + r"+\z"), ""))
     if spec.add_dummy_prefix:
         steps.append(normalizers.Prepend(_SPACE))

@@ -1,7 +1,7 @@
-"""Processors of transformers without their video part.
+"""Processors of transformers without their video processor.
 
-transformers builds a video processor into the processor of every model that could watch one, and that needs
-torchvision, which nothing here uses. Placeholders, tiles and sound stay transformers' own code.
+transformers includes a video processor in the processor of every model that takes videos, and that needs torchvision,
+which nothing here uses. Placeholders, tiles and audio features are transformers' own code.
 """
 
 import re
@@ -16,7 +16,8 @@ _VIDEO = "video_processor"
 
 
 class WithoutVideo(ProcessorMixin):
-    """Goes behind a processor's class: what that class hands on to `ProcessorMixin` passes through here."""
+    """A base class placed after a processor's class, so that its calls of `ProcessorMixin` methods arrive here
+    first."""
 
     def __init__(self, *parts: Any, **more: Any):
         named = dict(zip(super().get_attributes(), parts, strict=False)) | more
@@ -32,12 +33,12 @@ class WithoutVideo(ProcessorMixin):
         parts = super()._get_arguments_from_pretrained(*args, **kwargs)
         names = super().get_attributes()
         if _VIDEO in names:
-            parts.insert(names.index(_VIDEO), None)  # they are handed over by their place
+            parts.insert(names.index(_VIDEO), None)  # they are positional arguments
         return parts
 
 
 class InternVLImageTextProcessor(InternVLProcessor):
-    """Apart from the others because InternVL2's tokenizers have no token for videos."""
+    """`InternVLProcessor` for the tokenizers of InternVL2, which have no video token."""
 
     def __init__(self, image_processor=None, tokenizer=None, image_seq_length: int = 256, chat_template=None, **kwargs):
         ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template, **kwargs)
@@ -51,10 +52,12 @@ class InternVLImageTextProcessor(InternVLProcessor):
 
 
 def image_processor_class(model_type: str) -> type[ProcessorMixin]:
-    """The class of a model's processor, without the video part where there is one; KeyError for what has none."""
+    """The class of a model's processor, without its video processor; raises KeyError for a model without a
+    processor."""
     if model_type == "internvl":
         return InternVLImageTextProcessor
-    whole = getattr(transformers, PROCESSOR_MAPPING_NAMES[model_type])
-    if _VIDEO not in whole.get_attributes():
-        return whole
-    return type(whole.__name__, (whole, WithoutVideo), {})  # its own name, which is written into what it saves
+    processor_class = getattr(transformers, PROCESSOR_MAPPING_NAMES[model_type])
+    if _VIDEO not in processor_class.get_attributes():
+        return processor_class
+    # the same name: `save_pretrained` writes it
+    return type(processor_class.__name__, (processor_class, WithoutVideo), {})

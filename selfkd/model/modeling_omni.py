@@ -183,7 +183,8 @@ class OmniModel(PreTrainedModel):
         """(inputs of the VLM, their mask, audio embeddings) for rows that are padded on the right and have one clip
         each.
 
-        A native model takes `ids_BT` and its own features. Otherwise the clip's audio embeddings replace the audio token
+        A native model takes `ids_BT` and its own features. Otherwise the clip's audio embeddings replace the audio
+        token
         of its row: the inputs are `inputs_embeds` (B, longer T, D).
         """
         if self.is_native:

@@ -16,6 +16,7 @@ from selfkd.report.sections.audio_quality import audio_quality_section
 from selfkd.report.sections.items import items_section
 from selfkd.report.sections.scores import scores_section
 from selfkd.report.sections.training import training_section
+from selfkd.stage_function import stage_function
 
 
 @dataclass
@@ -45,6 +46,7 @@ class ReportConfig:
     seed: int = 0
 
 
+@stage_function(ReportConfig)
 def report(config: ReportConfig) -> Path:
     """Writes the page and returns its path."""
     if config.items < 0 or config.listed < 0:

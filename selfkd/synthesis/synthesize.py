@@ -16,6 +16,7 @@ from selfkd.credentials import masked
 from selfkd.data.example import MANIFEST, REJECTED, SCHEMA_VERSION, shard_metadata
 from selfkd.errors import InputError
 from selfkd.files import NO_ROOM, sha256, write_json
+from selfkd.stage_function import stage_function
 from selfkd.synthesis.augment import check_effects
 from selfkd.synthesis.folder_plan import CONTENT, HOW, claim, give_back, hold
 from selfkd.synthesis.shards import finished_shard, synthesize_shard
@@ -92,6 +93,7 @@ class SynthesizeConfig:
     address: str = ""
 
 
+@stage_function(SynthesizeConfig)
 def synthesize(config: SynthesizeConfig, source: Source | None = None) -> dict[str, Any]:
     """Writes the folder and returns its manifest. Rows that cannot be spoken are left out and listed with a reason.
 

@@ -27,6 +27,7 @@ from selfkd.model.projectors import CTCProjector
 from selfkd.model.speech_encoder import ASRModelConfig
 from selfkd.model.tiny import asr_model_path, vlm_path
 from selfkd.run_dir import Run
+from selfkd.stage_function import stage_function
 from selfkd.training.data import check_vocabulary_coverage
 from selfkd.training.estimate import plan, read_model_config
 from selfkd.training.stage import (
@@ -102,6 +103,7 @@ class AlignConfig(TrainConfig):
     projector_learning_rate: float | None = None
 
 
+@stage_function(AlignConfig)
 def align(config: AlignConfig) -> dict[str, Any]:
     """Writes `output/model`, an `OmniModel` that hears; with `dry_run` it returns the plan."""
     if config.projector == "ctc" and config.stack_factor != AlignConfig.stack_factor:

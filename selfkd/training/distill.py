@@ -11,6 +11,7 @@ from selfkd.model.checkpoint import CheckpointInfo, inspect_checkpoint
 from selfkd.model.configuration_omni import OmniConfig
 from selfkd.model.tiny import TINY_MODEL
 from selfkd.run_dir import Run
+from selfkd.stage_function import stage_function
 from selfkd.training.data import check_vocabulary_coverage
 from selfkd.training.estimate import plan, read_model_config
 from selfkd.training.stage import (
@@ -98,6 +99,7 @@ class DistillConfig(TrainConfig):
     on_policy_fraction: float = 0.0
 
 
+@stage_function(DistillConfig)
 def distill(config: DistillConfig) -> dict[str, Any]:
     """Writes `output/model`; with `dry_run` it writes nothing and returns the plan."""
     if not 0 <= config.alpha <= 1:

@@ -1,6 +1,6 @@
-"""Bases at tiny dimensions with random weights: the shared prefix gives the logits of transformers' own forward.
+"""VLM backbones at tiny dimensions with random weights: the shared prefix gives the logits of transformers' forward.
 
-Each is made from its real configuration class. What is verified how, for real weights too, is in docs/backbones.md.
+Each is created from its real configuration class. docs/backbones.md lists what is verified, for real weights too.
 """
 
 import pytest
@@ -85,7 +85,7 @@ def smolvlm_images(config):
     return {"pixel_values": torch.randn(2, 3, 3, 16, 16)}, [3 * 4, 3 * 4]
 
 
-BASES = {
+BACKBONES = {
     "Qwen2-VL": (qwen2_vl, qwen_images),
     "Qwen2.5-VL": (qwen2_5_vl, qwen_images),
     "Qwen3-VL": (qwen3_vl, qwen_images),
@@ -93,11 +93,11 @@ BASES = {
 }
 
 
-@pytest.fixture(scope="module", params=list(BASES))
-def base(request):
-    """(OmniModel, image inputs of two pictures, image tokens of each)."""
+@pytest.fixture(scope="module", params=list(BACKBONES))
+def backbone(request):
+    """(OmniModel, image inputs of two images, image tokens of each)."""
     torch.manual_seed(0)
-    make, images = BASES[request.param]
+    make, images = BACKBONES[request.param]
     vlm = AutoModelForImageTextToText.from_config(make())
     encoder = WhisperConfig(
         d_model=16, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=24, decoder_layers=0
@@ -122,9 +122,9 @@ def padded_right(rows):
     return ids, torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in rows])
 
 
-def test_shared_prefix_gives_the_logits_of_the_whole(base):
-    """Two pictures with prefixes of unequal length, three questions; the second and third are about one picture."""
-    model, image_inputs, tokens = base
+def test_shared_prefix_gives_the_logits_of_whole_sequences(backbone):
+    """Two images with prefixes of unequal length, three queries; the second and third share an image."""
+    model, image_inputs, tokens = backbone
     prefixes = prefixes_of_unequal_length(tokens)
     questions, group = [[20, 21, 22, 23], [30, 31], [40, 41, 42]], [0, 1, 1]
     ids, mask = padded_left(prefixes)
@@ -135,12 +135,12 @@ def test_shared_prefix_gives_the_logits_of_the_whole(base):
         ours = model.get_output_embeddings()(hidden)
         for row, (question, g) in enumerate(zip(questions, group, strict=True)):
             whole = torch.tensor([prefixes[g] + question])
-            expected = model.vlm(input_ids=whole, **one_picture(image_inputs, g, whole)).logits[0, -len(question) :]
+            expected = model.vlm(input_ids=whole, **one_image(image_inputs, g, whole)).logits[0, -len(question) :]
             torch.testing.assert_close(ours[row, : len(question)], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_generation_after_the_prefix_is_transformers_own(base):
-    model, image_inputs, tokens = base
+def test_generation_after_the_prefix_equals_transformers_generate(backbone):
+    model, image_inputs, tokens = backbone
     prefixes = prefixes_of_unequal_length(tokens)
     questions = [[20, 21, 22, 23], [30, 31]]
     settings = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": PAD}
@@ -149,12 +149,12 @@ def test_generation_after_the_prefix_is_transformers_own(base):
     ours = model.generate(ids, mask, torch.tensor([0, 1]), suffix, suffix_mask, image_inputs, **settings)
     for g, (prefix, question) in enumerate(zip(prefixes, questions, strict=True)):
         whole = torch.tensor([prefix + question])
-        expected = model.vlm.generate(input_ids=whole, **one_picture(image_inputs, g, whole), **settings)
+        expected = model.vlm.generate(input_ids=whole, **one_image(image_inputs, g, whole), **settings)
         assert ours[g].tolist() == expected[0, whole.shape[1] :].tolist()
 
 
-def one_picture(image_inputs, index, ids):
-    """The image inputs of one of the two pictures, as transformers' own processors give them."""
+def one_image(image_inputs, index, ids):
+    """The image inputs of one of the two images, as transformers' own processors return them."""
     if "image_grid_thw" not in image_inputs:
         return {"pixel_values": image_inputs["pixel_values"][index : index + 1]}
     start = int(GRIDS[:index].prod(-1).sum())
@@ -163,29 +163,29 @@ def one_picture(image_inputs, index, ids):
     return {"pixel_values": pixels, "image_grid_thw": GRIDS[index : index + 1], "mm_token_type_ids": types}
 
 
-def test_text_view_is_the_plain_model(base):
-    """On the text view nothing of ours runs: the very same logits, bit for bit."""
-    model, image_inputs, tokens = base
+def test_text_queries_have_the_logits_of_the_plain_model(backbone):
+    """Text queries run through the VLM only: the logits are bit-identical."""
+    model, image_inputs, tokens = backbone
     ids = torch.tensor([[5, VISION_START, *[IMAGE] * tokens[0], VISION_END, 20, 21]])
-    inputs = one_picture(image_inputs, 0, ids)
+    inputs = one_image(image_inputs, 0, ids)
     mask = torch.ones_like(ids)
     with torch.no_grad():
         ours = model(input_ids=ids, attention_mask=mask, **inputs).logits
         assert torch.equal(ours, model.vlm(input_ids=ids, attention_mask=mask, **inputs).logits)
 
 
-@pytest.mark.parametrize("kind", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
-def test_the_processor_of_a_checkpoint(kind, tmp_path):
-    """From a folder as it is on the hub to both views, without torchvision: the written one is transformers' own."""
+@pytest.mark.parametrize("model_type", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_processor_of_a_hub_checkpoint_matches_transformers(model_type, tmp_path):
+    """Loads a folder as it is on the hub, without torchvision: the text prompt equals transformers' own."""
     torch.manual_seed(0)
     made = tokenizer(QWEN_TOKENS, QWEN_TEMPLATE)
-    config = {"qwen2_vl": qwen2_vl, "qwen2_5_vl": qwen2_5_vl, "qwen3_vl": qwen3_vl}[kind]()
+    config = {"qwen2_vl": qwen2_vl, "qwen2_5_vl": qwen2_5_vl, "qwen3_vl": qwen3_vl}[model_type]()
     config.image_token_id, config.video_token_id = made.image_token_id, made.video_token_id
     config.vision_start_token_id = made.vision_bos_token_id
     for name, value in ids_of(made).items():
         setattr(config.text_config, name, value)
     images = Qwen2VLImageProcessorPil(patch_size=4, merge_size=2, size={"shortest_edge": 64, "longest_edge": 1024})
-    own = image_processor_class(kind)(image_processor=images, tokenizer=made, chat_template=QWEN_TEMPLATE)
+    own = image_processor_class(model_type)(image_processor=images, tokenizer=made, chat_template=QWEN_TEMPLATE)
     own.save_pretrained(tmp_path / "vlm")
     AutoModelForImageTextToText.from_config(config).save_pretrained(tmp_path / "vlm")
 

@@ -1,6 +1,6 @@
-"""`selfkd convert`: original InternVL2 layouts, written here by hand at tiny size, give the same logits.
+"""`selfkd convert`: original InternVL2 layouts, built here by hand at tiny size, give the same logits.
 
-The names are told apart by hand too: nothing here uses the table of the converter.
+The names are mapped by hand too: nothing here uses the table of the converter.
 
 The comparison with the original modelling code itself is in experiments/records/2026-11-23_internvl2_conversion.
 """
@@ -65,9 +65,9 @@ def original_layout(model, template) -> dict[str, torch.Tensor]:
     new, old = model.state_dict(), {}
     for i in range(VISION["num_hidden_layers"]):
         there, here = f"model.vision_tower.encoder.layer.{i}", f"vision_model.encoder.layers.{i}"
-        for kind in ("weight", "bias"):
-            qkv = [new.pop(f"{there}.attention.{x}_proj.{kind}") for x in "qkv"]
-            old[f"{here}.attn.qkv.{kind}"] = torch.cat(qkv)
+        for parameter in ("weight", "bias"):
+            qkv = [new.pop(f"{there}.attention.{x}_proj.{parameter}") for x in "qkv"]
+            old[f"{here}.attn.qkv.{parameter}"] = torch.cat(qkv)
     if template == "internlm2-chat":
         for i in range(LLM["num_hidden_layers"]):
             there, here = f"model.language_model.layers.{i}", f"language_model.model.layers.{i}"
@@ -121,7 +121,7 @@ def original(request, tmp_path):
     torch.manual_seed(0)
     model = InternVLForConditionalGeneration(internvl_config(read_original_config(folder), IMAGE_ID)).eval()
     with torch.no_grad():
-        for parameter in model.parameters():  # norms and biases too must be told apart
+        for parameter in model.parameters():  # norms and biases must differ too
             parameter.add_(0.1 * torch.randn_like(parameter))
     weights = {name: t.contiguous() for name, t in original_layout(model, request.param).items()}
     save_file(weights, folder / "model.safetensors")
@@ -131,7 +131,7 @@ def original(request, tmp_path):
 def test_converted_model_gives_the_same_logits(original, tmp_path):
     folder, expected = original
     convert(ConvertConfig(folder, tmp_path / "out", shard_gigabytes=5e-5))
-    assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 1, "small shards must have been written"
+    assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 1, "several shards are expected"
     model, loading = InternVLForConditionalGeneration.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not any(loading.values()), loading
     ids = torch.randint(len(SPECIAL), 200, (1, 140))
@@ -142,7 +142,7 @@ def test_converted_model_gives_the_same_logits(original, tmp_path):
         torch.testing.assert_close(model.eval()(**inputs).logits, expected(**inputs).logits)
 
 
-def test_processor_speaks_the_models_template_and_cuts_tiles(original, tmp_path):
+def test_processor_renders_the_models_template_and_tiles_images(original, tmp_path):
     folder, _ = original
     template = json.loads((folder / "config.json").read_text())["template"]
     processor = load_vlm_processor(convert(ConvertConfig(folder, tmp_path / "out")))
@@ -172,7 +172,7 @@ def test_processor_speaks_the_models_template_and_cuts_tiles(original, tmp_path)
         (lambda w: w.update({"mlp1.1.weight": torch.ones(2, 2)}), r"key mlp1.1.weight: shape \(2, 2\)"),
     ],
 )
-def test_keys_that_do_not_fit_are_named_and_nothing_is_written(original, tmp_path, spoil, message):
+def test_error_names_keys_that_do_not_fit_and_nothing_is_written(original, tmp_path, spoil, message):
     folder, _ = original
     weights = load_file(folder / "model.safetensors")
     spoil(weights)
@@ -223,7 +223,7 @@ def test_a_hub_id_is_read_from_the_hubs_cache(original, tmp_path, monkeypatch):
     shutil.copytree(folder, repository / "snapshots" / "abc")
     convert(ConvertConfig(Path("OpenGVLab/InternVL2-test"), tmp_path / "from the hub"))
     convert(ConvertConfig(folder, tmp_path / "from the folder"))
-    written = [load_file(tmp_path / f"from the {where}" / "model.safetensors") for where in ("hub", "folder")]
-    torch.testing.assert_close(*written, rtol=0, atol=0)
-    with pytest.raises(InputError, match="source: OpenGVLab/InternVL2-none: no folder, and not to be had from the hub"):
+    found = [load_file(tmp_path / f"from the {where}" / "model.safetensors") for where in ("hub", "folder")]
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+    with pytest.raises(InputError, match="source: OpenGVLab/InternVL2-none: no folder, and not available on the hub"):
         convert(ConvertConfig(Path("OpenGVLab/InternVL2-none"), tmp_path / "none"))

@@ -1,4 +1,4 @@
-"""LoRA on the LLM is on for the spoken question and the response, and off everywhere else."""
+"""LoRA on the LLM is active for audio queries and their responses, and inactive everywhere else."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from selfkd.training.trainable import ADAPTERS, freeze_all_but
 
 @pytest.fixture
 def adapted(tmp_path):
-    """A model whose adapters do something, and its processor."""
+    """A model with adapters that change its output, and its processor."""
     model, processor = assemble(AlignConfig([], tmp_path, projector="stack"))
     model.add_llm_adapters(r=4, lora_alpha=8)
     generator = torch.Generator().manual_seed(0)
@@ -27,7 +27,7 @@ def adapted(tmp_path):
     return model.eval(), processor
 
 
-def test_written_answers_stay_the_same_and_spoken_ones_do_not(adapted, parts):
+def test_adapters_change_audio_responses_and_not_text_responses(adapted, parts):
     model, processor = adapted
     plain, _ = parts
     with torch.no_grad():
@@ -54,7 +54,7 @@ def test_gradient_reaches_every_adapter_and_nothing_else_of_the_vlm(adapted):
     assert with_gradient == {n for n, _ in model.vlm.named_parameters() if "lora_" in n}
 
 
-def test_saved_and_loaded_it_answers_the_same(adapted, tmp_path):
+def test_saved_and_loaded_model_gives_the_same_responses(adapted, tmp_path):
     model, processor = adapted
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
@@ -64,7 +64,7 @@ def test_saved_and_loaded_it_answers_the_same(adapted, tmp_path):
     assert again == predict_modalities(model, processor, examples)
 
 
-def test_adapters_are_off_outside_of_their_context_even_after_an_error(adapted):
+def test_adapters_are_inactive_outside_of_their_context_even_after_an_error(adapted):
     model, processor = adapted
     ids = torch.tensor([processor.ids("Is there a red circle?")])
     with torch.no_grad():
@@ -75,24 +75,24 @@ def test_adapters_are_off_outside_of_their_context_even_after_an_error(adapted):
         assert torch.equal(model.vlm(input_ids=ids).logits, off)
 
 
-def test_written_and_spoken_replies_are_filled_up_with_the_same_token(adapted):
-    """With adapters they are generated apart; many configurations name no padding, and token 0 of theirs is a word."""
+def test_text_and_audio_responses_are_padded_with_the_same_token(adapted):
+    """With adapters they are generated separately; many configurations name no padding, and their token 0 is a word."""
     model, processor = adapted
     example = toy_examples(1)[0]
-    seen, end, filled = processor.encode_image(example.load_image()), processor.end_id, 40
-    heard = processor.encode_audio(example.samples())
-    prompts = [processor.text_prompt(example.question, seen), processor.audio_prompt(heard, seen)]
-    predictions = model.generate(**processor.collate(prompts), max_new_tokens=30, do_sample=False, pad_token_id=filled)
+    image, end, padding = processor.encode_image(example.load_image()), processor.end_id, 40
+    audio = processor.encode_audio(example.samples())
+    prompts = [processor.text_prompt(example.question, image), processor.audio_prompt(audio, image)]
+    predictions = model.generate(**processor.collate(prompts), max_new_tokens=30, do_sample=False, pad_token_id=padding)
     lengths = [
         (prediction == end).int().argmax().item() + 1 if end in prediction else len(prediction)
         for prediction in predictions
     ]
-    assert len(set(lengths)) == 2, "the one must have ended before the other"
+    assert len(set(lengths)) == 2, "one must end before the other"
     for prediction, length in zip(predictions, lengths, strict=True):
-        assert prediction[length:].tolist() == [filled] * (len(prediction) - length)
+        assert prediction[length:].tolist() == [padding] * (len(prediction) - length)
 
 
-def test_a_whole_llm_learns_without_the_adapters_that_it_has(adapted):
+def test_full_finetuning_leaves_existing_adapters_frozen(adapted):
     model, _ = adapted
     freeze_all_but(model, ["llm"])
     assert not any(parameter.requires_grad for parameter in adapter_parameters(model.vlm))

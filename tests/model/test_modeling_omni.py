@@ -1,4 +1,4 @@
-"""OmniModel: the VLM unchanged on the text view, batches equal to single items, saved and loaded as it was."""
+"""OmniModel: unchanged VLM for text queries, batches equal to single items, the same model after saving and loading."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def whole(prompt):
     return inputs | prompt.image_inputs | ({"audio_inputs": prompt.audio_inputs} if prompt.audio_inputs else {})
 
 
-def test_text_view_is_the_vlm_itself(model, processor, example):
+def test_text_queries_have_the_logits_of_the_vlm(model, processor, example):
     vlm = AutoModelForImageTextToText.from_pretrained(vlm_path()).eval()
     inputs = whole(processor.text_prompt(example.question, processor.encode_image(example.load_image())))
     with torch.no_grad():
@@ -28,17 +28,17 @@ def test_text_view_is_the_vlm_itself(model, processor, example):
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
-def test_a_batch_answers_as_its_items_do(model, processor, modality):
+def test_batched_responses_equal_single_ones(model, processor, modality):
     examples = toy_examples(5)
     together = predict_modality(model, processor, examples, modality)
     assert together == [predict_modality(model, processor, [e], modality)[0] for e in examples]
 
 
-def test_questions_about_one_picture_are_answered_as_if_alone(model, processor):
-    """Prompts about one picture share its prefix, and get the replies of transformers' own generate."""
+def test_prompts_that_share_an_image_get_the_responses_of_single_prompts(model, processor):
+    """Prompts about one image share its prefix, and get the responses of transformers' own generate."""
     example = toy_examples(1)[0]
-    seen, heard = processor.encode_image(example.load_image()), processor.encode_audio(example.samples())
-    prompts = [processor.text_prompt(q, seen) for q in ("Describe the image.", "How many objects are there?")]
+    image, audio = processor.encode_image(example.load_image()), processor.encode_audio(example.samples())
+    prompts = [processor.text_prompt(q, image) for q in ("Describe the image.", "How many objects are there?")]
     batch = processor.collate(prompts)
     assert len(batch["prefix_ids"]) == 1 and batch["group"].tolist() == [0, 0]
     settings = {"max_new_tokens": 12, "do_sample": False}
@@ -47,26 +47,26 @@ def test_questions_about_one_picture_are_answered_as_if_alone(model, processor):
         inputs = whole(prompt)
         ids = model.vlm.generate(**inputs, **settings)[:, inputs["input_ids"].shape[1] :]
         assert processor.decode(ids) == [prediction]
-    spoken = processor.audio_prompt(heard, seen)
-    alone = model.generate(**processor.collate([spoken]), **settings)
-    both = model.generate(**processor.collate([spoken, spoken]), **settings)
-    assert torch.equal(both, alone.expand(2, -1))
+    prompt = processor.audio_prompt(audio, image)
+    single = model.generate(**processor.collate([prompt]), **settings)
+    both = model.generate(**processor.collate([prompt, prompt]), **settings)
+    assert torch.equal(both, single.expand(2, -1))
 
 
-def test_generation_follows_the_likeliest_token_of_forward(model, processor, example):
-    """The first generated token of the speech view is forward's best: picture and sound both arrive in generate."""
+def test_first_generated_token_is_the_argmax_of_forward(model, processor, example):
+    """The first generated token of an audio query is forward's argmax: image and audio both reach generate."""
     prompt = processor.audio_prompt(
         processor.encode_audio(example.samples()), processor.encode_image(example.load_image())
     )
     inputs = whole(prompt)
     with torch.no_grad():
         logits = model(**inputs).logits[0, -1]
-        without_picture = model(**{k: v for k, v in inputs.items() if k != "pixel_values"}).logits[0, -1]
-    assert not torch.allclose(logits, without_picture)
+        without_image = model(**{k: v for k, v in inputs.items() if k != "pixel_values"}).logits[0, -1]
+    assert not torch.allclose(logits, without_image)
     assert model.generate(**processor.collate([prompt]), max_new_tokens=1, do_sample=False)[0, 0] == logits.argmax()
 
 
-def test_saved_and_loaded_it_is_the_same(model, processor, example, tmp_path):
+def test_saved_and_loaded_model_has_the_same_weights_and_inputs(model, processor, example, tmp_path):
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     loaded, loaded_processor = OmniModel.from_pretrained(tmp_path).eval(), OmniProcessor.from_pretrained(tmp_path)
@@ -84,8 +84,8 @@ def test_saved_and_loaded_it_is_the_same(model, processor, example, tmp_path):
     assert not list(tmp_path.rglob("*.bin")) + list(tmp_path.rglob("*.pt"))
 
 
-def test_the_frames_there_are_equal_whisper_at_full_length(model):
-    """Fed thirty seconds, our encoder path is transformers' own."""
+def test_encoder_equals_whisper_at_full_length(model):
+    """On thirty seconds, `encode_mel` equals transformers' own encoder."""
     mel = torch.randn(1, 80, 3000, generator=torch.Generator().manual_seed(0))
     encoder = model.speech_encoder.eval()
     with torch.no_grad():
@@ -94,22 +94,21 @@ def test_the_frames_there_are_equal_whisper_at_full_length(model):
     assert mask.all()
 
 
-def test_a_spoken_prompt_without_a_place_for_the_speech_is_an_error(model, processor, example):
+def test_audio_prompt_without_an_audio_token_is_an_error(model, processor, example):
     inputs = whole(processor.audio_prompt(processor.encode_audio(example.samples()), processor.encode_image(None)))
     inputs["input_ids"] = inputs["input_ids"].masked_fill(inputs["input_ids"] == processor.audio_token_id, 0)
     with pytest.raises(ValueError, match="has the audio token once, this one has it 0 times"):
         model(**inputs)
 
 
-def test_it_is_in_what_its_weights_are_in_whatever_their_checkpoint_was(processor, tiny_whisper, tmp_path):
-    """A configuration remembers in what its checkpoint was, and so does that of each part: loaded by these, weights
-    would be rounded."""
+def test_dtype_is_that_of_the_weights_and_not_of_their_checkpoint(processor, tiny_whisper, tmp_path):
+    """The configuration of each part stores the dtype of its checkpoint; loading in that dtype would round weights."""
     stored = AutoModelForImageTextToText.from_pretrained(vlm_path()).to(torch.bfloat16)
     stored.config.text_config.dtype = torch.bfloat16
     stored.save_pretrained(tmp_path / "vlm")
     vlm = AutoModelForImageTextToText.from_pretrained(tmp_path / "vlm").float()
     with torch.no_grad():
-        vlm.get_input_embeddings().weight.mul_(1.001)  # no bfloat16 any more
+        vlm.get_input_embeddings().weight.mul_(1.001)  # not representable in bfloat16
     model = OmniModel.from_parts(vlm, load_speech_encoder(tiny_whisper), processor.audio_token_id)
     assert model.dtype == torch.float32
     model.save_pretrained(tmp_path / "model")
@@ -118,8 +117,8 @@ def test_it_is_in_what_its_weights_are_in_whatever_their_checkpoint_was(processo
         assert torch.equal(weight, model.state_dict()[name]), name
 
 
-def test_beside_a_vlm_in_bfloat16_the_ears_alone_are_in_float32(processor, tiny_whisper, tmp_path):
-    """Also where the VLM calls parts of its own as ours are called, as Mistral 3 does."""
+def test_speech_encoder_and_projector_are_float32_next_to_a_bfloat16_vlm(processor, tiny_whisper, tmp_path):
+    """Also where the VLM has parts with the names of ours, as Mistral 3 does."""
     text = {"model_type": "mistral", "vocab_size": 600, "hidden_size": 16, "intermediate_size": 24}
     text |= {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8}
     vision = {"model_type": "pixtral", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}

@@ -22,11 +22,11 @@ def two_plain_passes(model, items, alpha, teacher_vlm=None):
     total = torch.zeros(())
     for item in items:
         ids = item.prefix_ids + item.text_ids + item.response_ids[:-1]
-        heard = item.prefix_ids + item.audio_ids + item.response_ids[:-1]
+        audio_ids = item.prefix_ids + item.audio_ids + item.response_ids[:-1]
         image = item.image_inputs
         with torch.no_grad():
             teacher = (teacher_vlm or model.vlm)(input_ids=torch.tensor([ids]), **image).logits[0]
-        student = model(torch.tensor([heard]), audio_inputs=item.audio_inputs, **image).logits[0]
+        student = model(torch.tensor([audio_ids]), audio_inputs=item.audio_inputs, **image).logits[0]
         rows = slice(-len(item.response_ids), None)
         labels = torch.tensor(item.response_ids)
         total = total + alpha * divergence(teacher[rows], student[rows])
@@ -65,8 +65,8 @@ def test_shared_prefix_equals_two_passes(model, processor, alpha):
     assert_same_gradients(gradients(model), expected)
 
 
-def test_questions_about_one_picture_read_it_once(model, processor):
-    """Four examples, two pictures: two prefixes in the batch, and still the loss and gradients of plain passes."""
+def test_prompts_that_share_an_image_encode_it_once(model, processor):
+    """Four examples, two images: two prefixes in the batch, and the loss and gradients of plain passes."""
     model.vlm.requires_grad_(False)
     examples = toy_examples(4)
     examples = [replace(e, image=examples[i // 2].image) for i, e in enumerate(examples)]
@@ -126,12 +126,12 @@ def test_positions_skip_padding():
 
 
 @pytest.mark.parametrize("parts_that_train", [["projector"], ["projector", "llm"], ["projector", "llm_adapters"]])
-def test_gradient_checkpointing_changes_memory_alone(parts, parts_that_train):
+def test_gradient_checkpointing_changes_memory_only(parts, parts_that_train):
     """The same loss and gradients; layers of the LLM run again in the backward pass, frozen or not, with adapters."""
     model, processor = deepcopy(parts[0]), parts[1]
     set_trainable(model, parts_that_train, {"r": 4})
     for name, parameter in model.named_parameters():
-        if "lora_B" in name:  # which are born as zeros
+        if "lora_B" in name:  # which start as zeros
             torch.nn.init.normal_(parameter, std=0.1)
     batch = PairedCollator(processor)([paired_item(processor, e) for e in toy_examples(3)])
     teacher, calls, found = FrozenTeacher(model)(batch), [], []
@@ -152,14 +152,14 @@ def test_gradient_checkpointing_changes_memory_alone(parts, parts_that_train):
     assert_same_gradients(found[1][1], found[0][1])
 
 
-def test_where_the_llm_trains_a_frozen_copy_teaches(parts):
+def test_frozen_copy_is_the_teacher_where_the_llm_trains(parts):
     """The loss and every gradient of the LLM, through the prefix too, are those of plain passes."""
     model, processor = deepcopy(parts[0]), parts[1]
     freeze_all_but(model, ["projector", "llm"])
     items = [paired_item(processor, e) for e in toy_examples(3)]
     batch = PairedCollator(processor)(items)
     teacher = FrozenTeacher(model)
-    with torch.no_grad():  # the student has learnt something that its teacher has not
+    with torch.no_grad():  # student and teacher differ
         for parameter in model.vlm.get_decoder().parameters():
             parameter.mul_(1.01)
     two_plain_passes(model, items, 0.5, teacher.vlm).backward()

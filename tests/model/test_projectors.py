@@ -1,4 +1,5 @@
-"""Ears that speak the LLM's tokens: runs, expected embeddings, the transcript's loss; the bundled parts joined."""
+"""CTC projectors: runs, audio embeddings, CTC and soft-DTW losses, training, transcripts; the parts of the tiny
+model."""
 
 from dataclasses import replace
 from itertools import product
@@ -50,24 +51,24 @@ def test_runs_of_frames():
     best = torch.tensor([[3, 0, 0, 3, 0, 1, 1, 2], [2, 2, 3, 3, 1, 1, 1, 1], [3, 3, 3, 3, 3, 3, 3, 3]])
     mask = torch.ones(3, 8, dtype=torch.bool)
     mask[1, 5:] = False
-    reading = CTCOutput(F.one_hot(best, BLANK + 1).float(), mask)
-    run, there = runs_of(reading)
+    output = CTCOutput(F.one_hot(best, BLANK + 1).float(), mask)
+    run, there = runs_of(output)
     assert run.tolist() == [
         [-1, 0, 0, -1, 1, 2, 2, 3],
         [0, 0, -1, -1, 1, -1, -1, -1],
         [-1] * 8,
     ]
     assert there.tolist() == [[True] * 4, [True, True, False, False], [False] * 4]
-    assert greedy_transcripts(reading) == [[0, 0, 1, 2], [2, 1], []]
+    assert greedy_transcripts(output) == [[0, 0, 1, 2], [2, 1], []]
 
 
-def test_a_vector_is_the_mean_of_embeddings_under_the_posteriors_of_its_run():
-    """Against a loop over frames; the table is looked up through the embedding, which may scale it."""
+def test_audio_embedding_is_the_mean_token_embedding_under_the_posteriors_of_its_run():
+    """Against a loop over frames; token embeddings come from the embedding module, which may scale them."""
     torch.manual_seed(0)
     encoder, embed = CTCProjector(6, [7, 2, 5]), nn.Embedding(10, 4)
     frames, mask = torch.randn(2, 9, 6), torch.ones(2, 9, dtype=torch.bool)
     mask[1, 6:] = False
-    heard = encoder(frames, mask, embed)
+    audio = encoder(frames, mask, embed)
     for clip in range(2):
         posteriors = encoder.ctc_head(frames[clip][mask[clip]]).softmax(-1)
         runs, last, blank = [], None, len(encoder.token_ids)
@@ -79,28 +80,28 @@ def test_a_vector_is_the_mean_of_embeddings_under_the_posteriors_of_its_run():
                 runs[-1].append(p[:3])
             last = best
         expected = [sum(run) @ embed.weight[[7, 2, 5]] / sum(map(torch.sum, run)) for run in runs]
-        assert int(heard.mask[clip].sum()) == len(expected) > 0
-        torch.testing.assert_close(heard.vectors[clip][heard.mask[clip]], torch.stack(expected))
-    heard.vectors[heard.mask].sum().backward()
+        assert int(audio.mask[clip].sum()) == len(expected) > 0
+        torch.testing.assert_close(audio.vectors[clip][audio.mask[clip]], torch.stack(expected))
+    audio.vectors[audio.mask].sum().backward()
     assert encoder.ctc_head.weight.grad.abs().sum() > 0
 
 
-def test_silence_gives_no_vector_and_the_model_still_answers(bundled):
+def test_silence_gives_no_audio_embedding_and_the_model_still_responds(bundled):
     model, processor = bundled
     example = toy_examples(1)[0]
     prompt = processor.audio_prompt(
         processor.encode_audio(torch.zeros(8000).numpy()), processor.encode_image(example.load_image())
     )
-    heard = model.encode_audio(**prompt.audio_inputs)
-    assert heard.vectors.shape[1] == 0 and not heard.mask.any()
+    audio = model.encode_audio(**prompt.audio_inputs)
+    assert audio.vectors.shape[1] == 0 and not audio.mask.any()
     assert (
         processor.decode(model.generate(**processor.collate([prompt]), max_new_tokens=4, do_sample=False))[0]
         is not None
     )
 
 
-def test_the_transcripts_loss_is_the_sum_over_all_alignments():
-    """p(labels) by adding up every path of frames that collapses to them."""
+def test_ctc_loss_sums_over_all_alignments():
+    """p(labels) as the sum over all paths of frames that collapse to them."""
     torch.manual_seed(1)
     log_probs = torch.randn(1, 4, 3).log_softmax(-1)
     labels = torch.tensor([[1, 0]])
@@ -109,13 +110,13 @@ def test_the_transcripts_loss_is_the_sum_over_all_alignments():
         collapsed = [p for i, p in enumerate(path) if p != 2 and (i == 0 or path[i - 1] != p)]
         if collapsed == [1, 0]:
             total += float(sum(log_probs[0, i, p] for i, p in enumerate(path)).exp())
-    reading = CTCOutput(log_probs, torch.ones(1, 4).bool())
-    assert ctc_loss(reading, labels).item() == pytest.approx(-torch.tensor(total).log().item(), rel=1e-5)
+    output = CTCOutput(log_probs, torch.ones(1, 4).bool())
+    assert ctc_loss(output, labels).item() == pytest.approx(-torch.tensor(total).log().item(), rel=1e-5)
 
 
-def test_labels_are_places_in_the_head():
+def test_labels_are_classes_of_the_head():
     encoder = CTCProjector(4, [7, 2, 5])
-    ids = torch.tensor([[5, 9, 7], [2, -100, -100]])  # 9 cannot be heard
+    ids = torch.tensor([[5, 9, 7], [2, -100, -100]])  # 9 is not in the vocabulary
     assert encoder.labels(ids).tolist() == [[2, 0], [1, -100]]
 
 
@@ -138,38 +139,38 @@ def test_soft_dtw_is_the_soft_minimum_over_all_paths():
         assert found.item() == pytest.approx((-0.06 * torch.logsumexp(-sums / 0.06, 0)).item(), abs=1e-5)
 
 
-def test_alignment_is_in_fp32_where_all_else_is_in_bf16():
+def test_soft_dtw_is_in_fp32_under_bf16_autocast():
     torch.manual_seed(0)
     embed, ids = nn.Embedding(10, 8), torch.tensor([[1, 2, 3, -100]])
-    heard = AudioEmbeddings(torch.randn(1, 4, 8, requires_grad=True), torch.ones(1, 4, dtype=torch.bool))
-    exact = soft_dtw_loss(heard, ids, embed)
+    audio = AudioEmbeddings(torch.randn(1, 4, 8, requires_grad=True), torch.ones(1, 4, dtype=torch.bool))
+    exact = soft_dtw_loss(audio, ids, embed)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(soft_dtw_loss(heard, ids, embed), exact)
+        assert torch.equal(soft_dtw_loss(audio, ids, embed), exact)
 
 
-def test_alignment_is_least_where_the_words_themselves_are_heard():
+def test_soft_dtw_is_lowest_for_the_query_embeddings_themselves():
     embed = nn.Embedding(10, 8)
     ids = torch.tensor([[1, 2, 3, -100]])
-    said, other = (embed(torch.tensor([row])).detach() for row in ([1, 2, 3], [4, 5, 6]))
+    query, other = (embed(torch.tensor([row])).detach() for row in ([1, 2, 3], [4, 5, 6]))
     there = torch.ones(1, 3, dtype=torch.bool)
-    right, wrong = (soft_dtw_loss(AudioEmbeddings(v, there), ids, embed).item() for v in (said, other))
+    right, wrong = (soft_dtw_loss(AudioEmbeddings(v, there), ids, embed).item() for v in (query, other))
     assert right < 0.01 < wrong
     nothing = soft_dtw_loss(AudioEmbeddings(torch.zeros(1, 0, 8), torch.zeros(1, 0, dtype=torch.bool)), ids, embed)
     assert nothing.item() == 0
 
 
-def test_the_bundled_model_hears_what_is_said(bundled, tmp_path):
-    """About as many vectors as tokens, near the embeddings of the words; a checkpoint comes back the same."""
+def test_tiny_model_encodes_a_query_near_its_token_embeddings(bundled, tmp_path):
+    """One audio embedding per token, near the token's embedding; a saved model gives the same embeddings."""
     model, processor = bundled
     question = "What is the color of the circle?"
     inputs = processor.encode_audio(EspeakEngine().synthesize_audio(Utterance(question, "en-US"))).audio_inputs
-    heard, ids = model.encode_audio(**inputs), torch.tensor(processor.ids(question))
-    assert int(heard.mask.sum()) == len(ids)
-    torch.testing.assert_close(heard.vectors[0], model.get_input_embeddings()(ids), atol=0.05, rtol=0.5)
+    audio, ids = model.encode_audio(**inputs), torch.tensor(processor.ids(question))
+    assert int(audio.mask.sum()) == len(ids)
+    torch.testing.assert_close(audio.vectors[0], model.get_input_embeddings()(ids), atol=0.05, rtol=0.5)
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     again = load_model(tmp_path)[0].encode_audio(**inputs)
-    assert torch.equal(again.vectors, heard.vectors)
+    assert torch.equal(again.vectors, audio.vectors)
 
 
 def test_all_terms_of_an_objective_add_up(bundled):
@@ -184,11 +185,11 @@ def test_all_terms_of_an_objective_add_up(bundled):
     assert parts.total.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-def test_of_what_is_said_alone_the_ears_learn_without_the_llm(bundled, monkeypatch):
+def test_ctc_only_training_does_not_run_the_llm(bundled, monkeypatch):
     model, processor = bundled
     freeze_all_but(model, ["projector", "speech_encoder"])
     batch = PairedCollator(processor)([paired_item(processor, e) for e in toy_examples(3)])
-    monkeypatch.setattr("selfkd.training.self_kd.encode_prefix", None)  # nothing is read
+    monkeypatch.setattr("selfkd.training.self_kd.encode_prefix", None)  # no image is encoded
     loss = paired_loss(model, batch, LossConfig(transcript=0.5, response=0.0))
     tokens = model.encode_audio(**batch["audio_inputs"]).ctc.tokens
     expected = 0.5 * ctc_loss(tokens, model.projector.labels(batch["transcript_ids"])).sum()
@@ -199,9 +200,9 @@ def test_of_what_is_said_alone_the_ears_learn_without_the_llm(bundled, monkeypat
     model.zero_grad()
 
 
-def test_the_ears_learn_and_what_is_resumed_ends_in_the_same_bytes(bundled, tmp_path):
-    """Other voices each time, roll-outs in half of the steps: all drawn from seed and step. Cut within the steps whose
-    weights are averaged."""
+def test_ctc_projector_trains_and_resumes_to_the_same_bytes(bundled, tmp_path):
+    """SpecAugment and rollouts in half of the steps depend on seed and step only. The run is interrupted within the
+    steps whose weights are averaged."""
     model, processor = bundled
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
@@ -222,7 +223,7 @@ def test_the_ears_learn_and_what_is_resumed_ends_in_the_same_bytes(bundled, tmp_
     assert any("ctc_head" in name for name in moved) and not any(name.startswith("vlm") for name in moved)
 
 
-def test_a_new_head_learns_at_a_rate_of_its_own_beside_one_over_characters(tmp_path, tiny_whisper):
+def test_new_ctc_head_has_its_own_learning_rate_and_a_character_head(tmp_path, tiny_whisper):
     training_data(tmp_path)
     settings = AlignConfig([str(tmp_path / "data")], tmp_path / "run", speech_encoder=str(tiny_whisper), steps=1)
     model, processor = assemble(settings)
@@ -231,12 +232,12 @@ def test_a_new_head_learns_at_a_rate_of_its_own_beside_one_over_characters(tmp_p
         assert torch.equal(weight, own[name]), name
     frames, mask = torch.randn(1, 9, 32), torch.ones(1, 9).bool()
     model.projector.set_characters(())
-    tokens_alone = model.projector.ctc_outputs(frames, mask)
+    tokens_only = model.projector.ctc_outputs(frames, mask)
     model.projector.set_characters("abc")
     tokens, characters = model.projector.ctc_outputs(frames, mask)
-    assert tokens_alone.characters is None and characters.log_probs.shape == (1, 9, 4)
-    assert torch.equal(tokens.log_probs, tokens_alone.tokens.log_probs)
-    labels = model.projector.character_labels(["cab", "?"])  # what was in no text of the data is left out
+    assert tokens_only.characters is None and characters.log_probs.shape == (1, 9, 4)
+    assert torch.equal(tokens.log_probs, tokens_only.tokens.log_probs)
+    labels = model.projector.character_labels(["cab", "?"])  # characters that the data do not have are left out
     assert labels.tolist() == [[2, 0, 1], [-100, -100, -100]]
     by_hand = F.ctc_loss(characters.log_probs[0], labels[0], [9], [3], blank=3, reduction="sum")
     assert ctc_loss(characters, labels[:1]).item() == pytest.approx(by_hand.item(), rel=1e-5)
@@ -249,16 +250,16 @@ def test_a_new_head_learns_at_a_rate_of_its_own_beside_one_over_characters(tmp_p
     assert rates == {id(p): 3e-3 if "head" in name else 1e-4 for name, p in model.named_parameters() if p.requires_grad}
 
 
-def test_pieces_that_are_no_tokens_are_refused(bundled):
+def test_asr_model_with_pieces_that_are_no_tokens_is_refused(bundled):
     asr_model, _ = load_asr_model(asr_model_path())
     asr_model.config.pieces = ["no token of this model at all", *asr_model.config.pieces[1:]]
     with pytest.raises(InputError, match="no token of the language model"):
         join_asr_model(bundled[0].vlm, bundled[1], asr_model)
 
 
-def test_stage_one_of_ears_that_hear_tokens(tmp_path, tiny_whisper):
-    """A Whisper encoder gets a new head over the tokens of the data; a recogniser brings its own. By CTC alone: no loss
-    of the LLM is there to be logged."""
+def test_align_trains_a_ctc_projector(tmp_path, tiny_whisper):
+    """A Whisper encoder gets a new head over the tokens of the data; an ASR model has its own. Training is CTC-only: no
+    loss of the LLM is logged."""
     training_data(tmp_path)
     settings = AlignConfig(
         [str(tmp_path / "data")], tmp_path / "align", speech_encoder=str(tiny_whisper), steps=3, batch_size=4
@@ -267,8 +268,8 @@ def test_stage_one_of_ears_that_hear_tokens(tmp_path, tiny_whisper):
         align(replace(settings, trainable=["projector", "llm_adapters"]))
     align(settings)
     model, processor = load_model(settings.output / MODEL)
-    said = {i for e in ExampleFolder(tmp_path / "data") for i in processor.ids(e.question)}
-    assert set(model.config.ctc_token_ids) == said
+    tokens = {i for e in ExampleFolder(tmp_path / "data") for i in processor.ids(e.question)}
+    assert set(model.config.ctc_token_ids) == tokens
     logged = read_log(settings.output)[-1]
     assert logged["transcript_per_token"] > 0 and "sft_per_token" not in logged
     assert logged["characters_per_token"] > 0 and model.projector.character_head is None
@@ -284,19 +285,19 @@ def test_stage_one_of_ears_that_hear_tokens(tmp_path, tiny_whisper):
     assert len(own.config.ctc_token_ids) == len(load_asr_model(asr_model_path())[0].config.pieces)
 
 
-def test_ears_write_down_what_they_hear(bundled, tmp_path):
-    """A cascade may have the ears of a model that hears tokens: the bundled model's are the bundled recogniser."""
+def test_ctc_projector_transcribes_like_the_asr_model_that_it_came_from(bundled, tmp_path):
+    """A cascade can use the CTC projector of a model; that of the tiny model is the bundled ASR model."""
     for part in bundled:
         part.save_pretrained(tmp_path)
-    said = ["What is the color of the circle?", "How many stars are there?"]
+    texts = ["What is the color of the circle?", "How many stars are there?"]
     tts_engine = EspeakEngine()
-    clips = [tts_engine.synthesize_audio(Utterance(text, "en-US+m1")) for text in said]
-    examples = [e.spoken(clip, "en-US+m1", text) for e, clip, text in zip(toy_examples(2), clips, said, strict=True)]
-    heard = Transcriber.from_pretrained(str(tmp_path)).transcribe(examples)
-    assert heard == Transcriber.from_pretrained().transcribe(examples) == said
+    clips = [tts_engine.synthesize_audio(Utterance(text, "en-US+m1")) for text in texts]
+    examples = [e.spoken(clip, "en-US+m1", text) for e, clip, text in zip(toy_examples(2), clips, texts, strict=True)]
+    audio = Transcriber.from_pretrained(str(tmp_path)).transcribe(examples)
+    assert audio == Transcriber.from_pretrained().transcribe(examples) == texts
 
 
-def test_ears_that_read_thirty_seconds_do_so_as_a_recogniser(tmp_path, tiny_whisper):
+def test_padded_encoder_is_padded_as_an_asr_model_too(tmp_path, tiny_whisper):
     training_data(tmp_path)
     encoder = {"speech_encoder": str(tiny_whisper), "pad_to_window": True}
     model, processor = assemble(AlignConfig([str(tmp_path / "data")], tmp_path / "run", **encoder))
@@ -306,6 +307,6 @@ def test_ears_that_read_thirty_seconds_do_so_as_a_recogniser(tmp_path, tiny_whis
     assert torch.equal(encoder.ctc_output(mel, mask).log_probs, model.ctc_outputs(mel, mask).tokens.log_probs)
 
 
-def test_stacked_ears_have_no_transcript(parts):
+def test_stack_projector_has_no_transcript(parts):
     with pytest.raises(InputError, match="has no CTC projector"):
         ctc_transcriber(*parts)

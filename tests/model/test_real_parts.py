@@ -1,4 +1,4 @@
-"""Real pretrained parts: Whisper-base listens to a real SmolLM2-135M, inside SmolVLM's classes with eyes at random.
+"""Real pretrained parts: Whisper-base and SmolLM2-135M in SmolVLM's classes, with a random vision encoder.
 
 SELFKD_MODELS=DIR   a folder with whisper-base and smollm2-135m-instruct in it
 """
@@ -37,7 +37,7 @@ SETTINGS = {"max_new_tokens": 12, "do_sample": False}
 
 
 class TextProcessor:
-    """A tokenizer with its chat template as a processor without pictures."""
+    """A tokenizer with its chat template as a processor without images."""
 
     def __init__(self, tokenizer):
         self.tokenizer = tokenizer
@@ -69,7 +69,7 @@ def real():
     return model.eval(), processor, llm
 
 
-def test_the_written_view_is_the_llm_itself(real):
+def test_text_responses_equal_those_of_the_llm(real):
     model, processor, llm = real
     prompt = processor.text_prompt("What is the capital of France?", processor.encode_image(None))
     ids = torch.tensor([prompt.prefix_ids + prompt.suffix_ids])
@@ -78,8 +78,8 @@ def test_the_written_view_is_the_llm_itself(real):
     assert ours.tolist() == own.tolist() and "Paris" in processor.decode([ours])[0]
 
 
-def test_self_kd_brings_one_spoken_question_to_the_written_answer(real):
-    """The projector alone trains, towards the written view of the same weights: what was noise becomes the answer."""
+def test_self_kd_teaches_one_audio_query_the_text_response(real):
+    """Only the projector trains, towards the text modality of the same weights: noise becomes the answer."""
     model, processor, _ = real
     freeze_all_but(model, ["projector"])
     question = "What is the capital of France?"

@@ -1,4 +1,5 @@
-"""Whisper encoders of any size as ears: what is loaded, the padded form, and Whisper's own decoder in the cascade."""
+"""Whisper encoders of any size: loading, encoding with and without padding, and Whisper's own decoder in the
+cascade."""
 
 import os
 import shutil
@@ -53,8 +54,8 @@ def test_the_encoder_of_a_whisper_checkpoint(tiny_whisper, tmp_path):
     assert processor.stack_factor == 8
 
 
-def test_the_padded_form_is_what_whisper_does(audio):
-    """The frames of the speech out of 30 seconds, in a batch and alone; what follows the cut is silence."""
+def test_padded_encoding_equals_whisper(audio):
+    """The frames of a clip out of 30 seconds, in a batch and single; silence follows the clip."""
     encoder = load_speech_encoder(asr_model_path()).eval()
     extractor = WhisperFeatureExtractor.from_pretrained(asr_model_path())
     audio = [np.pad(s, (0, 1600)) for s in audio]
@@ -64,11 +65,11 @@ def test_the_padded_form_is_what_whisper_does(audio):
     with torch.no_grad():
         expected = encoder(window).last_hidden_state
         hidden, hidden_mask = encode_mel(encoder, mel, mask, padded=True)
-        alone, _ = encode_mel(encoder, mel[1:, :, : frames[1]], mask[1:, : frames[1]], padded=True)
+        single, _ = encode_mel(encoder, mel[1:, :, : frames[1]], mask[1:, : frames[1]], padded=True)
     assert hidden_mask.sum(-1).tolist() == [encoder_frames(n) for n in frames]
-    for i, heard in enumerate(hidden_mask):
-        torch.testing.assert_close(hidden[i][heard], expected[i, : heard.sum()], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(alone[0], hidden[1, : alone.shape[1]], rtol=1e-4, atol=1e-4)
+    for i, frame_mask in enumerate(hidden_mask):
+        torch.testing.assert_close(hidden[i][frame_mask], expected[i, : frame_mask.sum()], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(single[0], hidden[1, : single.shape[1]], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +83,7 @@ def test_the_padded_form_is_what_whisper_does(audio):
         (load_speech_encoder, None, "speech_encoder: .*no checkpoint there"),
     ],
 )
-def test_what_does_not_fit_is_said(load, model_type, message, tmp_path):
+def test_error_names_a_checkpoint_of_another_model_type(load, model_type, message, tmp_path):
     if model_type is not None:
         LlamaConfig().save_pretrained(tmp_path)
         config = tmp_path / "config.json"
@@ -99,8 +100,8 @@ def test_what_does_not_fit_is_said(load, model_type, message, tmp_path):
         (lambda w: w.update({"model.encoder.conv1.bias": torch.zeros(3)}), r"1 mismatched \(such as .*conv1.bias"),
     ],
 )
-def test_a_checkpoint_with_missing_or_extra_keys(tiny_whisper, tmp_path, change, message):
-    """transformers would draw what is missing at random and go on."""
+def test_missing_or_extra_keys_are_refused(tiny_whisper, tmp_path, change, message):
+    """transformers would initialize missing weights at random and continue."""
     folder = shutil.copytree(tiny_whisper, tmp_path / "whisper")
     weights = load_file(folder / "model.safetensors")
     change(weights)
@@ -110,15 +111,15 @@ def test_a_checkpoint_with_missing_or_extra_keys(tiny_whisper, tmp_path, change,
 
 
 @real_whisper
-def test_real_whisper_hears_with_and_without_padding(audio):
+def test_real_whisper_transcribes_with_and_without_padding(audio):
     """OpenAI's whisper-tiny.en transcribes espeak's speech; its encoder gives alike vectors of the frames there are."""
     asr_model, extractor = load_asr_model(Path(os.environ["SELFKD_MODELS"]) / "whisper-tiny.en")
     mel, mask = pad_mels([log_mel(extractor, s, "audio") for s in audio])
     whole = extractor(audio, sampling_rate=16_000, return_tensors="pt")["input_features"]
     plain = asr_model.model.generate(input_features=whole, do_sample=False)
-    heard = asr_model.transcribe(mel, mask)
-    assert heard == [t.strip() for t in asr_model.tokenizer.batch_decode(plain, skip_special_tokens=True)]
-    assert heard[0].lower().startswith("is there a"), heard  # espeak's "red circle" is not for ears this small
+    transcripts = asr_model.transcribe(mel, mask)
+    assert transcripts == [t.strip() for t in asr_model.tokenizer.batch_decode(plain, skip_special_tokens=True)]
+    assert transcripts[0].lower().startswith("is there a"), transcripts  # too small a model for espeak's "red circle"
     encoder = asr_model.model.get_encoder()
     with torch.no_grad():
         padded, frames = encode_mel(encoder, mel, mask, padded=True)
@@ -128,23 +129,23 @@ def test_real_whisper_hears_with_and_without_padding(audio):
     assert alike.mean() > 0.8, alike.mean()
 
 
-def test_a_whisper_of_many_languages_is_told_which(tiny_whisper, audio):
-    """Else it guesses, and may translate."""
-    whole, asked = WhisperForConditionalGeneration.from_pretrained(tiny_whisper), []
+def test_multilingual_whisper_gets_the_language(tiny_whisper, audio):
+    """Otherwise it detects the language, and may translate."""
+    whole, calls = WhisperForConditionalGeneration.from_pretrained(tiny_whisper), []
     asr_model = WhisperASRModel(whole, SimpleNamespace(batch_decode=lambda ids, **_: [" a "]))
-    whole.generate = lambda **how: asked.append(how)
+    whole.generate = lambda **settings: calls.append(settings)
     mels = pad_mels([log_mel(WhisperFeatureExtractor.from_pretrained(tiny_whisper), audio[0], "clip")])
     whole.generation_config.lang_to_id = {"<|de|>": 5}
     for language in ("de-AT", "", "xx"):
         assert asr_model.transcribe(*mels, language) == ["a"]
-    whole.generation_config.lang_to_id = None  # it hears English alone
+    whole.generation_config.lang_to_id = None  # it hears English single
     asr_model.transcribe(*mels, "de")
-    assert not any("max_new_tokens" in how for how in asked), "transformers would warn at each batch"
-    assert [(how.get("language"), how.get("task")) for how in asked] == [("de", "transcribe")] + [(None, None)] * 3
+    assert not any("max_new_tokens" in call for call in calls), "transformers would warn at each batch"
+    assert [(call.get("language"), call.get("task")) for call in calls] == [("de", "transcribe")] + [(None, None)] * 3
 
 
-def test_all_of_a_recogniser_goes_to_the_gpu_where_there_is_one(tiny_whisper, tmp_path, monkeypatch):
-    """Else a cascade beside a model on the GPU waits for a processor to decode."""
+def test_whole_asr_model_moves_to_the_gpu(tiny_whisper, tmp_path, monkeypatch):
+    """Otherwise a cascade next to a model on the GPU waits for decoding on the CPU."""
     for part in load_tiny_model():
         part.save_pretrained(tmp_path)
     moved: set[int] = set()

@@ -1,4 +1,4 @@
-"""Tokenizers unlike the embedded model's: with a first token, with spaces that are part of words."""
+"""Tokenizers unlike the tiny model's: with a first token, with spaces that are part of pieces."""
 
 from types import SimpleNamespace
 
@@ -34,7 +34,7 @@ def with_first_token(processor, in_template: bool, template: str):
 
 
 @pytest.mark.parametrize("in_template", [True, False])
-def test_a_first_token_stands_once_at_the_beginning(example, in_template):
+def test_first_token_appears_once_at_the_beginning(example, in_template):
     processor = OmniProcessor(with_first_token(load_vlm_processor(vlm_path()), in_template, CHAT_TEMPLATE))
     turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}]
     whole = processor.vlm_processor.apply_chat_template(turn, add_generation_prompt=True)
@@ -44,12 +44,12 @@ def test_a_first_token_stands_once_at_the_beginning(example, in_template):
     prompt = processor.text_prompt("What?", processor.encode_image(example.load_image()))
     assert prompt.prefix_ids + prompt.suffix_ids == wanted.tolist()
     first = processor.tokenizer.bos_token_id
-    unseen = processor.text_prompt("What?", processor.encode_image(None))
-    for ids in (wanted.tolist(), unseen.prefix_ids + unseen.suffix_ids):
+    without_image = processor.text_prompt("What?", processor.encode_image(None))
+    for ids in (wanted.tolist(), without_image.prefix_ids + without_image.suffix_ids):
         assert ids[0] == first and ids.count(first) == 1
 
 
-def test_a_native_models_clip_has_no_first_token_of_its_own(example):
+def test_clip_of_a_native_model_adds_no_first_token(example):
     _, own = gemma4()
     processor = OmniProcessor(with_first_token(own, True, own.chat_template))
     first = processor.tokenizer.bos_token_id
@@ -57,15 +57,15 @@ def test_a_native_models_clip_has_no_first_token_of_its_own(example):
     assert (prompt.prefix_ids + prompt.suffix_ids).count(first) == 1
 
 
-def test_own_ears_write_the_spaces_that_are_part_of_sentencepiece_words(monkeypatch):
+def test_transcript_keeps_the_spaces_of_sentencepiece_pieces(monkeypatch):
     words = ["▁what", "▁is", "▁it", "</s>"]
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="</s>"))
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     made = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
     blank = 3
     best = torch.tensor([[2, blank, 1, 0], [blank] * 4, [0, 0, blank, blank]])
-    reading = CTCOutput(one_hot(best, blank + 1).float(), torch.ones(3, 4, dtype=torch.bool))
-    monkeypatch.setattr(CTCTranscriber, "ctc_output", lambda *mels: reading)
+    output = CTCOutput(one_hot(best, blank + 1).float(), torch.ones(3, 4, dtype=torch.bool))
+    monkeypatch.setattr(CTCTranscriber, "ctc_output", lambda *mels: output)
     projector = SimpleNamespace(token_ids=[2, 1, 0])
     encoder = CTCTranscriber(None, projector, False, OmniProcessor(SimpleNamespace(tokenizer=made)))
     assert encoder.transcribe(None, None) == ["what is it", "", "it"]

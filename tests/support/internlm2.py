@@ -1,5 +1,5 @@
-"""A tiny checkpoint of InternVL2's with InternLM2, as `selfkd convert` finds one, and what its code makes of texts and
-of wqkv, written from the layout alone: an independent reference."""
+"""A tiny InternVL2 checkpoint with InternLM2, as `selfkd convert` reads one, and an independent reference for its
+tokenizer and wqkv, written from the layout only."""
 
 import json
 import re
@@ -20,8 +20,8 @@ LINES = [
 
 
 def write_tokenizer(folder: Path, add_dummy_prefix: bool, remove_extra_whitespaces: bool = False) -> None:
-    """`tokenizer.model` ending in [UNUSED_TOKEN_0..146], and the configuration that puts six tokens in the place of the
-    last six and three behind them."""
+    """`tokenizer.model` ending in [UNUSED_TOKEN_0..146], and the configuration that gives six tokens the ids of the
+    last six pieces and three the ids after them."""
     (folder / "lines.txt").write_text("\n".join(LINES * 50))
     sentencepiece.SentencePieceTrainer.train(
         input=str(folder / "lines.txt"), model_prefix=str(folder / "small"), model_type="bpe", vocab_size=320,
@@ -50,7 +50,7 @@ def write_tokenizer(folder: Path, add_dummy_prefix: bool, remove_extra_whitespac
 
 
 class SlowTokenizer:
-    """A text is cut at added tokens; SentencePiece encodes what lies between, each part by itself."""
+    """A text is split at added tokens; SentencePiece encodes each part between them separately."""
 
     def __init__(self, folder: Path):
         self.model = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))

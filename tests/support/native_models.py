@@ -1,6 +1,6 @@
 """Native omni models at tiny dimensions with random weights, each from its real configuration and processor classes.
 
-Their chat templates stand on the hub; those here put the same tokens around text, picture and clip.
+Their chat templates are on the hub; those here put the same tokens around text, image and clip.
 """
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -72,9 +72,9 @@ QWEN_AUDIO = {
 }  # fmt: skip
 
 
-def qwen_processor(kind: str):
+def qwen_processor(model_type: str):
     images = Qwen2VLImageProcessorPil(patch_size=4, merge_size=2, size={"shortest_edge": 64, "longest_edge": 1024})
-    return image_processor_class(kind)(
+    return image_processor_class(model_type)(
         image_processor=images,
         feature_extractor=WhisperFeatureExtractor(feature_size=128),
         tokenizer=tokenizer(QWEN_TOKENS, QWEN_TEMPLATE),
@@ -121,7 +121,7 @@ def qwen3_omni():
 
 
 def gemma4():
-    """With what sets Gemma apart: layers that slide, keys shared by layers, inputs by layer, capped logits."""
+    """With Gemma's special features: sliding-window layers, shared keys, per-layer inputs, capped logits."""
     template = TEMPLATE % ("<|image|>", "<|audio|>")
     made = tokenizer(GEMMA_TOKENS, template)
     processor = image_processor_class("gemma4")(
@@ -150,7 +150,7 @@ def gemma4():
 
 
 def gemma3n():
-    """As Gemma 4, and its own: 188 places for any clip, and vocabularies of their own for pictures and sound."""
+    """As Gemma 4, with 188 placeholders for any clip and separate vocabularies for images and audio."""
     template = TEMPLATE % ("<image_soft_token>", "<audio_soft_token>")
     tokens = {"boi_token": "<start_of_image>", "boa_token": "<start_of_audio>", "eoi_token": "<end_of_image>"}
     tokens |= {"image_token": "<image_soft_token>", "eoa_token": "<end_of_audio>", "audio_token": "<audio_soft_token>"}
@@ -192,7 +192,7 @@ def phi4():
         chat_template=template,
     )
     vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2}
-    vision |= {"image_token_id": made.image_token_id}  # its processor counts on pictures of 448 pixels
+    vision |= {"image_token_id": made.image_token_id}  # its processor expects images of 448 pixels
     audio = {"hidden_size": 16, "intermediate_size": 24, "num_blocks": 2, "num_attention_heads": 2}
     audio |= {"ext_pw_out_channel": 16, "depthwise_separable_out_channel": 16, "nemo_conv_channels": 8}
     config = Phi4MultimodalConfig(

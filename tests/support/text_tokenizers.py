@@ -1,4 +1,4 @@
-"""Tiny tokenizers of the kinds that models have, each with control tokens of its own, trained on a few lines."""
+"""Tiny tokenizers of the types that models have, each with its own control tokens, trained on a few lines."""
 
 import json
 from functools import cache
@@ -27,7 +27,7 @@ def bundled():
 
 
 def qwen():
-    """Bytes as tokens; marks that are not `special`, as Qwen's for tools and thoughts."""
+    """Bytes as tokens; control tokens that are not `special`, as Qwen's for tools and thoughts."""
     made = tokenizer(QWEN_TOKENS, QWEN_TEMPLATE)
     made.add_tokens([AddedToken(name, special=False, normalized=False) for name in ("<tool_call>", "<think>")])
     return made
@@ -61,7 +61,7 @@ def llama_first():
 
 
 def gemma():
-    """Marks of turns that are no special tokens, beside blanks and tags of HTML that are pieces of text."""
+    """Turn markers that are no special tokens, next to spaces and HTML tags that are pieces of text."""
     made = _sentencepiece_like(
         "", ["<image_soft_token>"], ["<start_of_turn>", "<end_of_turn>", "\n\n", "▁▁", "<table>", "</tr>", "<unused7>"]
     )
@@ -70,9 +70,9 @@ def gemma():
 
 
 def unigram():
-    """A model whose vocabulary has the control tokens, scored above all pieces."""
-    letters = sorted({c for line in LINES for c in line.replace(" ", "▁")} | set("<>|/_[]s"))
-    vocabulary = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), *((c, -5.0) for c in letters), ("▁the", -6.0)]
+    """A model whose vocabulary contains the control tokens, scored above all pieces."""
+    characters = sorted({c for line in LINES for c in line.replace(" ", "▁")} | set("<>|/_[]s"))
+    vocabulary = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), *((c, -5.0) for c in characters), ("▁the", -6.0)]
     backend = Tokenizer(models.Unigram(vocabulary, unk_id=0, byte_fallback=False))
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     backend.decoder = decoders.Metaspace()
@@ -81,7 +81,7 @@ def unigram():
 
 
 def folded():
-    """One that looks for its tokens in what it has normalized: full-width letters and capitals make them too."""
+    """One that matches its tokens after normalization: full-width characters and capitals match too."""
     backend = Tokenizer(
         models.BPE(vocab={c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, merges=[])
     )
@@ -94,31 +94,31 @@ def folded():
 class SlowTokenizer(PreTrainedTokenizer):
     """Characters as tokens, in Python."""
 
-    letters = [chr(i) for i in range(32, 127)] + ["\n", "é", "日"]
+    characters = [chr(i) for i in range(32, 127)] + ["\n", "é", "日"]
 
     def __init__(self, **kwargs):
         super().__init__(unk_token="<unk>", eos_token="</s>", additional_special_tokens=["<image>"], **kwargs)
 
     @property
     def vocab_size(self):
-        return len(self.letters)
+        return len(self.characters)
 
     def get_vocab(self):
-        return {c: i for i, c in enumerate(self.letters)} | self.added_tokens_encoder
+        return {c: i for i, c in enumerate(self.characters)} | self.added_tokens_encoder
 
     def _tokenize(self, text, **kwargs):
         return list(text)
 
     def _convert_token_to_id(self, token):
-        return self.letters.index(token) if token in self.letters else self.unk_token_id
+        return self.characters.index(token) if token in self.characters else self.unk_token_id
 
     def _convert_id_to_token(self, index):
-        return self.letters[index]
+        return self.characters[index]
 
 
-QUESTION_TYPES = [bundled, qwen, llama, llama_first, gemma, unigram, folded, SlowTokenizer]
+TOKENIZERS = [bundled, qwen, llama, llama_first, gemma, unigram, folded, SlowTokenizer]
 
 
 @cache
-def made(kind):
-    return kind()
+def made(make):
+    return make()

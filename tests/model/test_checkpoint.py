@@ -1,0 +1,84 @@
+"""A checkpoint is inspected once: its kind, projector and folders, without weights; what is no model is refused."""
+
+import json
+
+import pytest
+import torch
+from native_models import qwen2_5_omni
+
+from selfkd.errors import InputError
+from selfkd.model.checkpoint import inspect_checkpoint, load_model
+from selfkd.model.tiny import TINY_MODEL, asr_model_path, load_tiny_model, tiny_model_paths, vlm_path
+
+
+@pytest.fixture(scope="module")
+def saved(parts, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    for part in parts:
+        part.save_pretrained(folder)
+    return folder
+
+
+def test_kind_and_projector_of_each_checkpoint(saved, tiny_whisper, tmp_path):
+    vlm, processor = qwen2_5_omni()
+    for part in (vlm, processor):
+        part.save_pretrained(tmp_path)
+    found = {source: inspect_checkpoint(source) for source in (TINY_MODEL, saved, tmp_path)}
+    assert [(i.kind, i.config.projector_type) for i in found.values()] == [
+        ("tiny", "ctc"), ("omni", "stack"), ("native", "native"),
+    ]  # fmt: skip
+    assert [i.paths for i in found.values()] == [tiny_model_paths(), (saved,), (tmp_path,)]
+    assert [inspect_checkpoint(s, "asr_model", "asr").kind for s in (TINY_MODEL, asr_model_path(), tiny_whisper)] == [
+        "asr_model", "asr_model", "whisper",
+    ]  # fmt: skip
+
+
+def test_the_tiny_model_is_loaded_by_its_name():
+    model, processor = load_model()
+    expected = load_tiny_model()[0].state_dict()
+    assert not model.training and processor.feature_extractor is not None
+    assert all(torch.equal(weight.cpu(), expected[name]) for name, weight in model.state_dict().items())
+
+
+def test_processor_and_configuration_are_read_once(saved, monkeypatch):
+    """What a stage hands down is what it has loaded already."""
+    for source in (saved, TINY_MODEL):
+        info = inspect_checkpoint(source)
+        assert info.load()[1] is info.processor
+
+
+@pytest.mark.parametrize(
+    ("source", "expected", "message"),
+    [
+        (vlm_path(), "omni", "field: .*'internvl' takes no audio"),
+        (vlm_path(), "asr", "field: .*'internvl' is neither a Whisper checkpoint nor an ASR model"),
+        ("saved", "asr", "field: .*has no CTC projector"),
+        ("nowhere/at/all", "omni", "field: .*no checkpoint there"),
+    ],
+)
+def test_other_checkpoints_are_refused(saved, source, expected, message):
+    with pytest.raises(InputError, match=message):
+        inspect_checkpoint(saved if source == "saved" else source, "field", expected)
+
+
+def test_weights_are_checked_where_they_are_needed(saved, tmp_path):
+    (tmp_path / "config.json").write_text((saved / "config.json").read_text())
+    assert inspect_checkpoint(tmp_path, weights=False).kind == "omni"
+    with pytest.raises(InputError, match=r"model: .*holds no weights"):
+        inspect_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"model_type": "selfkd_omni", "speech_config": {"model_type": "whisper"}},
+        {"model_type": "selfkd_omni", "speech_tokens": [1, 2]},
+        {"model_type": "selfkd_omni", "speech_stack": 4},
+        {"model_type": "selfkd_recognizer", "pieces": ["a"]},
+    ],
+)
+@pytest.mark.parametrize("expected", ["omni", "asr"])
+def test_checkpoints_of_an_older_selfkd_are_refused(tmp_path, values, expected):
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(InputError, match=r"model: .*config.json: field .*an older selfkd wrote .* train it again"):
+        inspect_checkpoint(tmp_path, "model", expected)
