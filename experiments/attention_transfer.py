@@ -58,7 +58,7 @@ def transfer(weight: float) -> None:
             self.sums[layer] = shares.mean(1)[rows_BS][:, :prefix]
 
     def loss_with_attention(
-        model: Any, batch: Mapping[str, Any], objective: LossConfig, teacher: Any = None
+        model: Any, batch: Mapping[str, Any], loss_config: LossConfig, teacher: Any = None
     ) -> LossOutput:
         read: list[dict[int, Tensor]] = []  # the teacher's, then the student's
 
@@ -70,7 +70,7 @@ def transfer(weight: float) -> None:
                 return continue_prefix(vlm, prefix, inputs, mask_BS)
 
         self_kd.continue_prefix = continue_and_record
-        loss = paired_loss(model, batch, objective, teacher)
+        loss = paired_loss(model, batch, loss_config, teacher)
         theirs, ours = read
         distances = [share_loss(theirs[layer], ours[layer]) for layer in sorted(theirs)]
         return loss.plus("attention", weight, torch.stack(distances).mean())

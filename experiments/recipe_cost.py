@@ -217,7 +217,7 @@ def measured(path: str, options: argparse.Namespace, device: torch.device) -> It
         yield "plain Self-KD", in_pieces(plain, model, batch, options.repeats)
     if path == options.recipes[0]:
         config.ctc_token_ids = list(range(CTC_TOKENS))
-        model, objective = build(config, list(AUDIO_PARTS), device), LossConfig(transcript=1.0, response=0.0)
+        model, objective = build(config, list(AUDIO_PARTS), device), LossConfig(ctc_weight=1.0, response_weight=0.0)
         estimate = {"teraflop": step_flops(model, LOAD, count, list(AUDIO_PARTS), objective) / 1e12}
         yield "CTC-only", in_pieces(ours(objective), model, batch, options.repeats) | {"estimate": estimate}
 

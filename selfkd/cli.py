@@ -1,7 +1,7 @@
 """The command `selfkd`: arguments -> the configuration of a stage, and a call of that stage.
 
-`COMMANDS` has the summary and an example of each command, and names the module with its configuration (a dataclass) and
-its stage (a function). That module is imported when the command is called: `selfkd --help` needs no torch.
+`COMMANDS` has the summary and an example of each command, and names its configuration (a
+dataclass) and its stage (a function). Both are imported when they are needed: `--help` of any command imports no torch.
 """
 
 import json
@@ -25,115 +25,127 @@ from selfkd.errors import InputError
 from selfkd.files import is_no_room
 from selfkd.version import __version__
 
+# OpenMP threads that spin while they wait slow down other processes; torch reads this when it is imported
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 
 class Command(NamedTuple):
+    """A command. Parsing arguments imports its configuration, which needs no torch; running it imports its stage."""
+
     summary: str
     example: str
-    module: str  # imported when the command is called
-    config: str  # a dataclass of the module; its fields are the command's
-    stage: str  # a function of the module that takes the configuration
+    config: str  # MODULE:DATACLASS; its fields are the command's
+    stage: str  # MODULE:FUNCTION that takes the configuration
     leading: str = ""  # the field of the positional arguments
 
-    def load(self) -> tuple[type, Callable[[Any], Any]]:
-        module = import_module(self.module)
-        return getattr(module, self.config), getattr(module, self.stage)
+    def load_config(self) -> type:
+        return _import_name(self.config)
+
+    def load_stage(self) -> Callable[[Any], Any]:
+        return _import_name(self.stage)
+
+
+def _import_name(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return getattr(import_module(module), attribute)
 
 
 COMMANDS = {
     "demo": Command(
         "the whole pipeline on the bundled tiny model, on CPU",
         "selfkd demo --output runs/demo",
-        "selfkd.demo", "DemoConfig", "demo",
+        "selfkd.demo:DemoConfig", "selfkd.demo:demo",
     ),
     "synthesize": Command(
         "TTS: questions -> a dataset with audio questions",
         "selfkd synthesize --source world-noisy --count 3000 --output runs/data/train",
-        "selfkd.synthesis.synthesize", "SynthesizeConfig", "synthesize",
+        "selfkd.synthesis.synthesize:SynthesizeConfig", "selfkd.synthesis.synthesize:synthesize",
     ),
     "data check": Command(
         "check a dataset: complete, readable, within limits",
         "selfkd data check runs/data/train",
-        "selfkd.data.check", "CheckConfig", "check", "data",
+        "selfkd.data.check:CheckConfig", "selfkd.data.check:check", "data",
     ),
     "data report": Command(
         "audio quality of a dataset (ASR, WER) -> one HTML file",
         "selfkd data report runs/data/train --output runs/speech.html",
-        "selfkd.report.sections.audio_quality", "AudioQualityConfig", "audio_quality_report", "data",
+        "selfkd.report.sections.audio_quality:AudioQualityConfig",
+        "selfkd.report.sections.audio_quality:audio_quality_report", "data",
     ),
     "data publish": Command(
         "dataset -> the hub, with a card",
         "selfkd data publish runs/data/test --repo me/toy-vqa-audio --license apache-2.0",
-        "selfkd.export", "PublishDataConfig", "publish_data", "data",
+        "selfkd.export:PublishDataConfig", "selfkd.export:publish_data", "data",
     ),
     "convert": Command(
         "InternVL2 checkpoint -> transformers classes",
         "selfkd convert --source InternVL2-1B --output internvl2-1b",
-        "selfkd.model.convert_internvl2", "ConvertConfig", "convert",
+        "selfkd.model.convert_config:ConvertConfig", "selfkd.model.convert_internvl2:convert",
     ),
     "align": Command(
         "stage 1: train the projector (CTC or frame-stacking)",
         "selfkd align --data runs/data/words --output runs/align",
-        "selfkd.training.align", "AlignConfig", "align",
+        "selfkd.training.config:AlignConfig", "selfkd.training.align:align",
     ),
     "distill": Command(
         "stage 2: SFT (--alpha 0) or Self-KD (--alpha 1)",
         "selfkd distill --data runs/data/train --model runs/align/model --alpha 1 --output runs/selfkd",
-        "selfkd.training.distill", "DistillConfig", "distill",
+        "selfkd.training.config:DistillConfig", "selfkd.training.distill:distill",
     ),
     "evaluate": Command(
         "score a model on text and audio queries",
         "selfkd evaluate runs/selfkd/model --data runs/data/test --modalities text,audio --output runs/eval",
-        "selfkd.evaluation.evaluate", "EvaluateConfig", "evaluate", "model",
+        "selfkd.evaluation.evaluate:EvaluateConfig", "selfkd.evaluation.evaluate:evaluate", "model",
     ),
     "judge": Command(
         "LLM judge: classify wrong predictions as on or off topic",
         "selfkd judge runs/eval --model gpt-4o-mini",
-        "selfkd.evaluation.judge", "JudgeConfig", "judge_run", "run",
+        "selfkd.evaluation.judge:JudgeConfig", "selfkd.evaluation.judge:judge_run", "run",
     ),
     "mmalign build": Command(
         "build the MMAlign benchmark from ARO or the toy world",
         "selfkd mmalign build --relation r.json --attribution a.json --images aro --output runs/data/mmalign",
-        "selfkd.evaluation.benchmarks.mmalign", "MMAlignConfig", "build_mmalign",
+        "selfkd.evaluation.benchmarks.mmalign:MMAlignConfig", "selfkd.evaluation.benchmarks.mmalign:build_mmalign",
     ),
     "compare": Command(
         "compare evaluations: gaps and share of the gap closed",
         "selfkd compare runs/eval-base runs/eval-sft runs/eval-selfkd --output runs/comparison",
-        "selfkd.evaluation.compare", "CompareConfig", "compare", "runs",
+        "selfkd.evaluation.compare:CompareConfig", "selfkd.evaluation.compare:compare", "runs",
     ),
     "analyze attention": Command(
         "attention of text and audio queries, by layer",
         "selfkd analyze attention runs/sft/model runs/selfkd/model --data runs/data/test --output runs/attention",
-        "selfkd.analysis.analyze_attention", "AttentionConfig", "analyze_attention", "models",
+        "selfkd.analysis.config:AttentionConfig", "selfkd.analysis.analyze_attention:analyze_attention", "models",
     ),
     "analyze agreement": Command(
         "agreement of audio with text responses, by token",
         "selfkd analyze agreement runs/sft/model runs/selfkd/model --data runs/data/test --output runs/agreement",
-        "selfkd.analysis.analyze_agreement", "AgreementConfig", "analyze_agreement", "models",
+        "selfkd.analysis.config:AgreementConfig", "selfkd.analysis.analyze_agreement:analyze_agreement", "models",
     ),
     "report": Command(
         "runs -> one HTML file: scores, attention, samples",
         "selfkd report runs/eval-base runs/eval-sft runs/eval-selfkd runs/sft runs/selfkd --output report.html",
-        "selfkd.report.build", "ReportConfig", "report", "runs",
+        "selfkd.report.build:ReportConfig", "selfkd.report.build:report", "runs",
     ),
     "serve": Command(
         "serve a model as an OpenAI-compatible endpoint",
         "selfkd serve runs/selfkd/model --port 8000",
-        "selfkd.serving.serve", "ServeConfig", "serve", "model",
+        "selfkd.serving.config:ServeConfig", "selfkd.serving.serve:serve", "model",
     ),
     "app": Command(
         "web page: one question as text and as audio",
         "selfkd app runs/sft/model runs/selfkd/model",
-        "selfkd.app.app", "AppConfig", "app", "models",
+        "selfkd.app.config:AppConfig", "selfkd.app.app:app", "models",
     ),
     "merge": Command(
         "merge LoRA: trained model -> one plain checkpoint",
         "selfkd merge --model runs/selfkd/model --output merged",
-        "selfkd.export", "MergeConfig", "merge",
+        "selfkd.export:MergeConfig", "selfkd.export:merge",
     ),
     "publish": Command(
         "trained model -> the hub, with a card",
         "selfkd publish --run runs/selfkd --repo me/my-model --license apache-2.0 --comparison runs/comparison",
-        "selfkd.export", "PublishConfig", "publish",
+        "selfkd.export:PublishConfig", "selfkd.export:publish",
     ),
 }  # fmt: skip
 
@@ -202,7 +214,7 @@ def parse_command(name: str, arguments: list[str]) -> tuple[Any, Callable[[Any],
     """(configuration, stage) of a command's arguments; raises InputError for invalid ones."""
     command = COMMANDS[name]
     arguments = ["--dry_run=true" if a == "--dry-run" else a for a in arguments]
-    config_class, stage = command.load()
+    config_class = command.load_config()
     list_fields = [f for f in fields(config_class) if get_origin(f.type) in (list, tuple)]
     lists = {f"--{f.name}": get_args(f.type)[0] for f in list_fields}
     arguments = _name_positionals(command, _split_equals({*lists, RECIPE}, arguments), lists)
@@ -221,7 +233,7 @@ def parse_command(name: str, arguments: list[str]) -> tuple[Any, Callable[[Any],
         recipe = next((after for a, after in pairwise(arguments) if a == RECIPE), None)
         where = f" (in {recipe} or on the command line)" if recipe else ""
         raise InputError(" ".join(str(error).split()) + where) from error
-    return config_class(**{k: v for k, v in parser.instantiate(values).items() if k != "recipe"}), stage
+    return config_class(**{k: v for k, v in parser.instantiate(values).items() if k != "recipe"}), command.load_stage()
 
 
 class _HelpFormatter(DefaultHelpFormatter):

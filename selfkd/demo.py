@@ -12,18 +12,16 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from selfkd.analysis.analyze_agreement import AgreementConfig, analyze_agreement
-from selfkd.analysis.analyze_attention import AttentionConfig, analyze_attention
+from selfkd.analysis.config import AgreementConfig, AttentionConfig
 from selfkd.errors import InputError
 from selfkd.evaluation.compare import CompareConfig, compare
-from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
+from selfkd.evaluation.evaluate import EvaluateConfig
 from selfkd.report.build import ReportConfig, report
 from selfkd.run_dir import MODEL, is_complete, once
 from selfkd.synthesis.sources.registry import SourceName
 from selfkd.synthesis.synthesize import SynthesizeConfig, synthesize
 from selfkd.toy_world.noisy_labels import MISTAKE_SHARE
-from selfkd.training.align import AlignConfig, align
-from selfkd.training.distill import DistillConfig, distill
+from selfkd.training.config import AlignConfig, DistillConfig
 
 BENCHMARKS: dict[SourceName, int] = {"world": 400, "easy-vqa": 200, "mmalign-world": 200}
 TEST_SEED = 100
@@ -64,6 +62,12 @@ class DemoConfig:
 
 def demo(config: DemoConfig) -> dict[str, Any]:
     """Returns the scores, which it prints and writes to scores.json."""
+    from selfkd.analysis.analyze_agreement import analyze_agreement
+    from selfkd.analysis.analyze_attention import analyze_attention
+    from selfkd.evaluation.evaluate import evaluate
+    from selfkd.training.align import align
+    from selfkd.training.distill import distill
+
     if not 0 <= config.alpha <= 1:
         raise InputError(f"alpha: {config.alpha} is not between 0 and 1")
     console, started = Console(), time.monotonic()

@@ -8,11 +8,9 @@ read a published dataset without conversion.
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi, ModelCard, ModelCardData
-from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import nn
 
 from selfkd.data.dataset import readable, split_weight
 from selfkd.data.example import MANIFEST, REJECTED, language_code, read_manifest, shard_metadata
@@ -20,8 +18,10 @@ from selfkd.errors import InputError
 from selfkd.evaluation.compare import accuracy_cells, closed_cell, titled_benchmark
 from selfkd.evaluation.gap_table import chance_cell
 from selfkd.files import LOCAL, follow_umask, path_within, read_json, without_folders, write_text
-from selfkd.model.checkpoint import inspect_checkpoint
 from selfkd.run_dir import CONFIG, MODEL, PROVENANCE, RESULT
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _DATASET_CARD = """---
 {metadata}
@@ -282,6 +282,8 @@ class MergeConfig:
 
 def merge(config: MergeConfig) -> None:
     """Writes a native omni model in its own layout, any other as an `OmniModel` without adapters."""
+    from selfkd.model.checkpoint import inspect_checkpoint  # with torch, which cards do not need
+
     if config.output.exists() and any(config.output.iterdir()):
         raise InputError(f"output: {config.output}: not empty; give another")
     checkpoint = inspect_checkpoint(config.model)
@@ -297,8 +299,10 @@ def merge(config: MergeConfig) -> None:
     print(config.output)
 
 
-def merge_adapters(vlm: nn.Module) -> int:
+def merge_adapters(vlm: "nn.Module") -> int:
     """Merges adapters into the weights of their layers; returns the number of merged layers."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     adapted = [(name, m) for name, m in vlm.named_modules() if isinstance(m, BaseTunerLayer)]
     for name, layer in adapted:
         layer._disable_adapters = False

@@ -1,7 +1,7 @@
-"""The inputs of a run beside its settings, as hashes: its data and the checkpoints that it starts from.
+"""Hashes of a run's inputs: its data and the checkpoints that it starts from.
 
-A path stays the same when something else is written there. `Run` keeps the hashes in `inputs.json` and does not resume
-with others. Names begin with the field that holds the path, so that a message names field and file.
+The content at a path may change. `Run` keeps the hashes in `inputs.json` and resumes only with the same ones. Names
+begin with the field that holds the path, so that a message names field and file.
 """
 
 import hashlib
@@ -21,12 +21,12 @@ from selfkd.files import sha256
 Inputs = dict[str, str]
 # what `from_pretrained` may read of a checkpoint's folder: weights, configurations, tokenizers, code
 _READ = {".bin", ".jinja", ".json", ".model", ".py", ".safetensors", ".tiktoken", ".txt"}
-_LARGE = 2 * 2**30  # bytes that take some seconds to read
+_LARGE = 2 * 2**30  # bytes; takes some seconds to read
 
 
 def hashes_of_data(folders: Mapping[str, ExampleFolder]) -> Inputs:
-    """{"data: NAME": hash} of folders of spoken questions: of the manifest, which has a hash of each shard, and of what
-    the shards say of themselves, for a manifest may be another tool's."""
+    """{"data: NAME": hash} of data folders: of the manifest, which has a hash of each shard, and of the shards'
+    footers, because another tool may have written the manifest."""
     found = {}
     for name, folder in folders.items():
         parts = [(folder.folder / MANIFEST).read_bytes(), *(footer_hash(str(p)).encode() for p in folder.paths)]
@@ -35,8 +35,7 @@ def hashes_of_data(folders: Mapping[str, ExampleFolder]) -> Inputs:
 
 
 def hashes_of_checkpoint(field: str, source: str | Path) -> Inputs:
-    """{"FIELD: SOURCE: FILE": hash} of a checkpoint's folder, read whole, some files at once; of a hub id, whose files
-    are never others, {"FIELD: SOURCE": commit}."""
+    """{"FIELD: SOURCE: FILE": hash} of all files of a checkpoint's folder, or {"FIELD: SOURCE": commit} of a hub id."""
     folder = Path(source)
     if not folder.is_dir():
         commit = extract_commit_hash(cached_file(str(source), "config.json"), None)

@@ -1,57 +1,43 @@
-"""The losses, over response rows alone, in fp32; each returns a sum, to be divided by a global count.
+"""The losses over response rows, in fp32. Each returns a sum, to be divided by a global count.
 
 Self-KD (arXiv 2503.00059):  L = alpha * KL(p_T || p_S) + (1 - alpha) * SFT,  SFT = -log p_S(y).
 
-`docs/method.md` has the equations, the other terms of an `LossConfig`, and what each was worth.
+`LossConfig` has the weights of all terms; `training/self_kd.py` adds those on the audio (CTC, soft-DTW).
+`docs/method.md` has the equations and measurements.
 
 Legend: N response rows, D width, V vocabulary.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from selfkd.loss_config import Divergence, LossConfig, needs_responses, needs_teacher
+
+__all__ = [
+    "CHUNK_ROWS",
+    "Divergence",
+    "LossConfig",
+    "LossOutput",
+    "cross_entropy",
+    "divergence",
+    "head_logits",
+    "needs_responses",
+    "needs_teacher",
+    "self_kd_loss",
+]
+
 CHUNK_ROWS = 1024
 
 
-Divergence = Literal["forward", "reverse", "jensen_shannon"]
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """What is minimised: response * (alpha * KD + (1 - alpha) * SFT) + the weighted terms. The paper's is
-    Objective(alpha).
-
-    Args:
-        alpha: Weight of distillation from the text view; 0 is plain SFT.
-        temperature: Of teacher and student in the divergence.
-        divergence: KL(teacher || student), as the paper's; KL(student || teacher); or the Jensen-Shannon divergence.
-        hidden: Weight of the squared distance of last hidden states under the frozen head (DiVA, arXiv 2410.02678).
-        transcript: Weight of CTC on the question, for ears that hear tokens.
-        characters: Weight of CTC on the question's characters, beside that on its tokens while their head is new.
-        alignment: Weight of soft-DTW between what is heard and the question's embeddings (Lyra, arXiv 2412.09501).
-        response: Weight of what is learnt from responses; at 0, and without `hidden`, the LLM is not run.
-    """
-
-    alpha: float = 1.0
-    temperature: float = 1.0
-    divergence: Divergence = "forward"
-    hidden: float = 0.0
-    transcript: float = 0.0
-    alignment: float = 0.0
-    response: float = 1.0
-    characters: float = 0.0
-
-
 class LossOutput(NamedTuple):
-    """Sums over `tokens` response tokens; `total` carries the gradient of all that the objective weighs, `kd` is the
-    divergence from the teacher, `sft` the cross-entropy to the labels, `terms` the others by name, unweighted."""
+    """Sums over `tokens` response tokens: `total`, the weighted loss with its gradient; `kd`, the divergence from the
+    teacher; `sft`, the cross-entropy to the labels; `terms`, the further terms by name, unweighted."""
 
     total: Tensor
     kd: Tensor
@@ -60,26 +46,31 @@ class LossOutput(NamedTuple):
     terms: dict[str, Tensor]
 
     def plus(self, name: str, weight: float, value: Tensor) -> "LossOutput":
+        """The loss with a further term."""
         return self._replace(total=self.total + weight * value, terms=self.terms | {name: value.detach()})
 
 
 def divergence(
     teacher_logits_NV: Tensor, student_logits_NV: Tensor, temperature: float = 1.0, kind: Divergence = "forward"
 ) -> Tensor:
-    """sum_n of the divergence between softmax(teacher_n / T) and softmax(student_n / T), times T^2, in nats.
+    """T^2 * sum_n D(softmax(teacher_n / T), softmax(student_n / T)) in nats, with D by `kind`:
 
-    A true divergence: zero where the two are equal. T^2 keeps the size of the gradient independent of the temperature.
+        forward         KL(p_T || p_S) = sum_v p_T(v) log(p_T(v) / p_S(v))
+        reverse         KL(p_S || p_T)
+        jensen_shannon  (KL(p_T || m) + KL(p_S || m)) / 2,  m = (p_T + p_S) / 2
+
+    Zero where the two are equal. T^2 keeps the scale of the gradient independent of the temperature.
     """
     teacher = F.log_softmax(teacher_logits_NV.float() / temperature, dim=-1)
     student = F.log_softmax(student_logits_NV.float() / temperature, dim=-1)
     if kind == "forward":
-        found = _kl(teacher, student)
+        value = _kl(teacher, student)
     elif kind == "reverse":
-        found = _kl(student, teacher)
+        value = _kl(student, teacher)
     else:
-        middle = torch.logaddexp(teacher, student) - math.log(2)
-        found = (_kl(teacher, middle) + _kl(student, middle)) / 2
-    return found * temperature**2
+        mixture = torch.logaddexp(teacher, student) - math.log(2)
+        value = (_kl(teacher, mixture) + _kl(student, mixture)) / 2
+    return value * temperature**2
 
 
 def _kl(p_NV: Tensor, q_NV: Tensor) -> Tensor:
@@ -97,21 +88,29 @@ def self_kd_loss(
     teacher_ND: Tensor | None,
     head_VD: Tensor,
     labels_N: Tensor,
-    objective: LossConfig,
+    loss_config: LossConfig,
     chunk_rows: int = CHUNK_ROWS,
     softcap: float | None = None,
     teacher_head_VD: Tensor | None = None,
 ) -> LossOutput:
-    """The loss of `objective` over response rows, from their hidden states and the weight of the language-model head;
-    what asks about the ears (transcript, alignment) is added by who has heard.
+    """The response terms of `loss_config`, from hidden states of the response rows and the weight of the language-model
+    head: response_weight * (alpha * KD + (1 - alpha) * SFT) + hidden_mse_weight * MSE.
 
-    `softcap` c makes c * tanh(logits / c) of the logits, as Gemma's models do. The teacher has the student's head
-    unless it brings one of its own.
+    Logits exist for `chunk_rows` rows at a time, in the forward pass only. The head has a gradient only where it
+    trains.
 
-    `teacher_ND` may be None where alpha is 0 (plain SFT needs no teacher). Logits exist for `chunk_rows` rows at a
-    time, in the forward pass alone; the gradient of the head is made only where the head trains.
+    Args:
+        student_ND, teacher_ND: Last hidden states; no teacher (None) where the loss has no term that needs one.
+        head_VD: Weight of the student's head.
+        labels_N: The response tokens.
+        loss_config: Weights of the terms.
+        chunk_rows: Rows whose logits exist at once.
+        softcap: The c in c * tanh(logits / c), of Gemma models.
+        teacher_head_VD: Weight of the teacher's head where it differs from the student's.
+
+    Raises ValueError for a missing teacher and for rows that do not match.
     """
-    if teacher_ND is None and needs_teacher(objective):
+    if teacher_ND is None and needs_teacher(loss_config):
         raise ValueError("distillation needs the teacher's hidden states")
     if teacher_ND is not None and teacher_ND.shape != student_ND.shape:
         raise ValueError(f"teacher rows {tuple(teacher_ND.shape)} do not line up with {tuple(student_ND.shape)}")
@@ -127,24 +126,15 @@ def self_kd_loss(
             teacher_logits = head_logits(
                 teacher_ND[rows], head if teacher_head_VD is None else teacher_head_VD, softcap
             )
-        kd = divergence(teacher_logits, logits, objective.temperature, objective.divergence)
-        return objective.alpha * kd + (1 - objective.alpha) * sft, kd, sft
+        kd = divergence(teacher_logits, logits, loss_config.temperature, loss_config.divergence)
+        return loss_config.alpha * kd + (1 - loss_config.alpha) * sft, kd, sft
 
     total, kd, sft = _SumOverChunks.apply(student_ND, head_VD, chunk, chunk_rows)
-    loss = LossOutput(objective.response * total, kd, sft, len(labels_N), {})
-    if objective.hidden and teacher_ND is not None:
+    loss = LossOutput(loss_config.response_weight * total, kd, sft, len(labels_N), {})
+    if loss_config.hidden_mse_weight and teacher_ND is not None:
         distance = (student_ND.float() - teacher_ND.float()).square().mean(-1).sum()
-        loss = loss.plus("hidden", objective.hidden, distance)
+        loss = loss.plus("hidden_mse", loss_config.hidden_mse_weight, distance)
     return loss
-
-
-def needs_responses(objective: LossConfig) -> bool:
-    """Whether the LLM is run; else the ears learn from what is said alone."""
-    return objective.response > 0 or objective.hidden > 0
-
-
-def needs_teacher(objective: LossConfig) -> bool:
-    return needs_responses(objective) and (objective.alpha > 0 or objective.hidden > 0)
 
 
 def head_logits(rows_ND: Tensor, head_VD: Tensor, softcap: float | None) -> Tensor:
@@ -157,11 +147,10 @@ _Chunk = Callable[[Tensor, Tensor, slice], tuple[Tensor, Tensor, Tensor]]
 
 
 class _SumOverChunks(torch.autograd.Function):
-    """Sums of a loss over chunks of rows, with the gradient made in the forward pass.
+    """Sums of a loss over chunks of rows, with the gradient computed in the forward pass.
 
-    The product with the head is the costly part. To make it again in the backward pass, as checkpointing would, costs
-    it twice; to keep its logits costs (N, V) of memory; here each chunk's gradient is taken while its logits are there,
-    and what stays is (N, D).
+    The product with the head is the costly part. Activation checkpointing would compute it twice, and keeping the
+    logits needs (N, V) of memory. Here each chunk's gradient is computed while its logits exist, and (N, D) is kept.
     """
 
     @staticmethod
@@ -176,8 +165,8 @@ class _SumOverChunks(torch.autograd.Function):
             head = head_VD.detach().requires_grad_(head_trains)
             with torch.enable_grad():
                 parts = chunk(student, head, rows)
-            wanted = [t for t in (student, head) if t.requires_grad]
-            gradients = list(torch.autograd.grad(parts[0], wanted)) if wanted else []
+            inputs = [t for t in (student, head) if t.requires_grad]
+            gradients = list(torch.autograd.grad(parts[0], inputs)) if inputs else []
             if rows_gradient is not None:
                 rows_gradient[rows] = gradients.pop(0)
             if head_gradient is not None:

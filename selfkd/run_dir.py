@@ -1,8 +1,8 @@
-"""A run directory: what was asked (`config.json`), of what (`inputs.json`), with what (`provenance.json`), what
-happened (`log.jsonl`), and what came of it (`result.json`, written last: its being there means that it is complete).
+"""A run directory: configuration (`config.json`), hashes of the inputs (`inputs.json`), versions (`provenance.json`),
+log (`log.jsonl`) and result (`result.json`, written last: a run with it is complete).
 
-The same command continues a run that was cut short; another configuration is refused, and so are other inputs: data
-made anew, other weights under the path of a model, another number of processes.
+The same command resumes an interrupted run. Another configuration is refused, and so are other inputs: changed data,
+other weights at the path of a model, another number of processes. Whatever resumes compares with `check_same`.
 """
 
 import fcntl
@@ -27,13 +27,13 @@ from selfkd.version import __version__
 
 CONFIG, PROVENANCE, RESULT, LOG = "config.json", "provenance.json", "result.json", "log.jsonl"
 INPUTS = "inputs.json"
-UNUSABLE = "unusable.json"  # rows of the data that were left out, and why
-MODEL = "model"  # subfolder, where the run trains one
+UNUSABLE = "unusable.json"  # skipped rows of the data, with reasons
+MODEL = "model"  # subfolder with the trained model
 _LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "numpy")
 
 
 class RunCompleteError(InputError):
-    """The very run is there, with these settings."""
+    """The run directory holds the result of this configuration."""
 
 
 class Run:
@@ -41,7 +41,7 @@ class Run:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.inputs: dict[str, Any] = {}  # of the process that writes
+        self.inputs: dict[str, Any] = {}  # set on the main process
 
     @classmethod
     @contextmanager
@@ -53,12 +53,12 @@ class Run:
         free: Sequence[str] = (),
         inputs: Callable[[], Mapping[str, Any]] = dict,
     ) -> "Iterator[Run]":
-        """Claims `folder` for this stage and configuration (a dataclass with the field `output`). Fields in `free` may
-        be others when a run is continued: they say how it gets on and not what comes out. `inputs` are what the run
-        stands on beside its configuration, as `selfkd.input_hashes` has it, by the name that a message names.
+        """Opens `folder` for a stage and its configuration (a dataclass with the field `output`), to begin or to resume
+        a run. Fields in `free` may differ when a run resumes, because the result does not depend on them. `inputs`
+        returns the run's inputs besides its configuration, by name (`selfkd.input_hashes`).
 
-        Raises InputError where the directory is in use, complete, or holds something else. Of several processes of one
-        launch the first alone holds and writes it.
+        Raises InputError where the directory is in use or holds something else, and RunCompleteError where the run is
+        complete. Of several processes of one launch only the main process locks and writes it.
         """
         if not is_main_process():
             yield cls(folder)
@@ -66,7 +66,7 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / ".lock").open("w") as lock:
             try:
-                # a record lock belongs to this process alone: a loader's worker that outlives a kill does not hold it
+                # a record lock belongs to this process only: a data loader worker that survives a kill does not hold it
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError):
                 raise InputError(f"{folder}: run directory in use by another process") from None
@@ -77,7 +77,7 @@ class Run:
             try:
                 yield run
             except InputError:
-                run._give_back()
+                run._discard_empty()
                 raise
 
     @classmethod
@@ -89,14 +89,13 @@ class Run:
     def _check_config(self, stage: str, config: Any, free: Sequence[str]) -> None:
         path, here = self.folder / CONFIG, {"stage": stage, **_plain(config)}
         if not path.is_file():
-            # a disk that was full may have left the one without the other, or a file of neither's name
+            # a full disk may have left some of our files, or a temporary file
             if any(p.name not in (PROVENANCE, INPUTS) and not p.name.startswith(".") for p in self.folder.iterdir()):
                 raise InputError(f"{self.folder}: not empty and not a run directory; give another output")
             return
-        before = masked(read_json(path))
-        if found := first_difference(before, here, sorted((set(before) | set(here)) - {"output", *free})):
-            difference = "{}: {!r} there, {!r} here".format(*found)
-            raise InputError(f"{self.folder}: run directory holds another run ({difference}); give another output")
+        there = masked(read_json(path))
+        names = sorted((set(there) | set(here)) - {"output", *free})
+        check_same(there, here, names, f"{self.folder}: run directory holds another run")
 
     def _claim(self, config: dict[str, Any]) -> None:
         if not (self.folder / CONFIG).is_file():
@@ -110,21 +109,15 @@ class Run:
 
     def _check_inputs(self) -> None:
         path = self.folder / INPUTS
-        before = read_json(path) if path.is_file() else {}
-        found = first_difference(before, self.inputs, sorted(set(before) | set(self.inputs)))
-        if found is None:
-            return
-        name, *values = found
-        there, here = (re.sub(r"(sha256 \w{12})\w+", r"\1...", "nothing" if v is None else str(v)) for v in values)
-        if all(v is None or isinstance(v, str) for v in values):
-            raise InputError(f"{name}: made anew since this run began; give another output ({there} then, {here} now)")
-        raise InputError(f"{name}: {there} when this run began, {here} now; give another output")
+        there = read_json(path) if path.is_file() else {}
+        names = sorted(set(there) | set(self.inputs))
+        check_same(there, self.inputs, names, f"{self.folder}: inputs have changed since the run began")
 
-    def _give_back(self) -> None:
-        """Leaves a directory in which nothing was made as it was found: the next run may have other settings."""
+    def _discard_empty(self) -> None:
+        """Removes our files from a directory without any output, so that the next run may have other settings."""
         for path in self.folder.iterdir():
             if path.is_dir():
-                with suppress(OSError):  # where there is something in it
+                with suppress(OSError):  # not empty
                     path.rmdir()
         if {p.name for p in self.folder.iterdir()} <= {CONFIG, INPUTS, PROVENANCE, UNUSABLE, ".lock"}:
             for name in (CONFIG, INPUTS, PROVENANCE, UNUSABLE):
@@ -135,22 +128,33 @@ class Run:
         write_json(self.folder / RESULT, result)
 
 
+def check_same(
+    there: Mapping[str, Any], here: Mapping[str, Any], names: Iterable[str], problem: str, remedy: str = ""
+) -> None:
+    """The resume guard: raises InputError where one of the fields `names` differs between what a folder holds and what
+    the command has. `problem` begins with the folder: "FOLDER: holds other data (count: 10 there, 20 here); REMEDY"."""
+    if found := first_difference(there, here, names):
+        values = (re.sub(r"(sha256 \w{12})\w+", r"\1...", "nothing" if v is None else repr(v)) for v in found[1:])
+        difference = "{}: {} there, {} here".format(found[0], *values)
+        raise InputError(f"{problem} ({difference}); {remedy or 'give another output'}")
+
+
 def first_difference(
     there: Mapping[str, Any], here: Mapping[str, Any], names: Iterable[str]
 ) -> tuple[str, Any, Any] | None:
-    """(name, its value there, its value here) of the first of `names` that is not the same in both."""
+    """(name, value there, value here) of the first of `names` that differs."""
     return next(((n, there.get(n), here.get(n)) for n in names if there.get(n) != here.get(n)), None)
 
 
 def name_and_path(entry: str) -> tuple[str, str]:
-    """Of NAME=PATH; the name is "" for a path alone, which may hold a "=" of its own: runs/alpha=0.5."""
+    """(NAME, PATH) of NAME=PATH; the name is "" for a path only, which may contain "=": runs/alpha=0.5."""
     name, equals, path = entry.partition("=")
     is_named = equals and "/" not in name and not Path(entry).exists()
     return (name, path) if is_named else ("", entry)
 
 
 def is_main_process() -> bool:
-    """Whether this is the first, or the only, process of a launch (`accelerate launch` and torchrun set RANK)."""
+    """Whether this is the first or only process of a launch (`accelerate launch` and torchrun set RANK)."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -159,26 +163,26 @@ def is_complete(folder: Path) -> bool:
 
 
 def once(stage: Callable[[Any], Any], config: Any) -> dict[str, Any]:
-    """The result of a stage, which is run unless its run directory is complete; raises InputError where that holds a
-    run of other settings."""
+    """Runs a stage unless its run directory is complete; returns the result. Raises InputError for a directory with
+    another run."""
     with suppress(RunCompleteError):
         stage(config)
     return read_json(config.output / RESULT)
 
 
 def append_log(folder: Path, values: Mapping[str, Any]) -> None:
-    """Adds an entry to a run's log, on a line of its own."""
+    """Appends an entry to a run's log, as one line of JSON."""
     with (folder / LOG).open("a+b") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
-            if file.read() != b"\n":  # a full disk cut the last line short
+            if file.read() != b"\n":  # a full disk truncated the last line
                 file.write(b"\n")
         file.write(json.dumps(values).encode() + b"\n")
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The log's entries, of each step the one that is over most `steps`: a resumed run goes over some steps again, and
-    its first entry is of a part of those that the one before was of. A line that was cut short is left out."""
+    """The entries of a run's log. A resumed run repeats some steps; of several entries of a step, the one that averages
+    most `steps` counts. Truncated lines are left out."""
     path = folder / LOG
     found: dict[int, dict[str, Any]] = {}
     for i, line in enumerate(path.read_text().splitlines() if path.is_file() else []):
@@ -193,8 +197,8 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 
 
 def _git(*arguments: str) -> str:
-    """What git says about this package's folder; nothing where there is no git or no repository. Installed into an
-    environment, the package lies in somebody else's, which does not track it."""
+    """The output of git in this package's folder; "" without git or repository. An installed package may be within
+    another repository, which does not track it."""
     here = Path(__file__).parent
     try:
         return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True).stdout.strip()
@@ -203,7 +207,7 @@ def _git(*arguments: str) -> str:
 
 
 def provenance() -> dict[str, Any]:
-    """Commit, versions and machine, for whoever wants to make the run again."""
+    """Commit, versions, machine and command, to reproduce the run."""
     commit = _git("describe", "--always", "--dirty", "--exclude=*") if _git("ls-files", __file__) else ""
     return {
         "selfkd": __version__,

@@ -1,4 +1,4 @@
-"""The losses: zero at identity, closed form, symmetric in the rows, chunked == whole, fp32 from bf16."""
+"""The losses: zero at identity, closed form, chunked == whole, fp32 from bf16."""
 
 import math
 
@@ -69,7 +69,7 @@ def test_chunks_equal_the_whole(chunk_rows):
 
 @pytest.mark.parametrize(("alpha", "temperature"), [(0.0, 1.0), (0.5, 2.0), (1.0, 1.0)])
 @pytest.mark.parametrize("head_trains", [True, False])
-def test_gradient_made_in_the_forward_pass_is_autograds(alpha, temperature, head_trains):
+def test_gradient_of_the_forward_pass_equals_autograd(alpha, temperature, head_trains):
     gradients = []
     for fused in (True, False):
         student, teacher, head, labels = random_problem()
@@ -89,7 +89,7 @@ def test_gradient_made_in_the_forward_pass_is_autograds(alpha, temperature, head
         torch.testing.assert_close(head, plain_head, rtol=1e-5, atol=1e-5)
 
 
-def test_without_gradients_there_is_a_loss_still():
+def test_the_loss_exists_without_gradients():
     student, teacher, head, labels = random_problem()
     with torch.no_grad():
         loss = self_kd_loss(student, teacher, head, labels, LossConfig(0.5))
@@ -102,7 +102,7 @@ def test_sums_are_fp32_even_from_bf16():
     assert loss.total.dtype == torch.float32 and torch.isfinite(loss.total)
 
 
-def test_rows_that_do_not_line_up_are_refused():
+def test_rows_that_do_not_match_are_refused():
     student, teacher, head, labels = random_problem()
     with pytest.raises(ValueError, match="do not line up"):
         self_kd_loss(student, teacher[:-1], head, labels, LossConfig(1.0))
@@ -115,16 +115,16 @@ def test_rows_that_do_not_line_up_are_refused():
 def test_divergences_of_two_known_distributions():
     p, q = torch.tensor([0.5, 0.5]), torch.tensor([0.9, 0.1])
     kl = lambda a, b: float((a * (a / b).log()).sum())  # noqa: E731
-    middle = (p + q) / 2
-    expected = {"forward": kl(p, q), "reverse": kl(q, p), "jensen_shannon": (kl(p, middle) + kl(q, middle)) / 2}
+    mixture = (p + q) / 2
+    expected = {"forward": kl(p, q), "reverse": kl(q, p), "jensen_shannon": (kl(p, mixture) + kl(q, mixture)) / 2}
     for kind, value in expected.items():
         assert divergence(p.log()[None], q.log()[None], kind=kind).item() == pytest.approx(value, rel=1e-5), kind
         assert divergence(p.log()[None], p.log()[None], kind=kind).item() == pytest.approx(0, abs=1e-7)
 
 
-def test_hidden_states_are_pulled_together_by_their_distance():
+def test_hidden_mse_is_the_mean_squared_distance():
     student, teacher, head, labels = random_problem()
-    loss = self_kd_loss(student, teacher, head, labels, LossConfig(0.0, hidden=0.25))
+    loss = self_kd_loss(student, teacher, head, labels, LossConfig(0.0, hidden_mse_weight=0.25))
     distance = (student - teacher).square().mean(-1).sum()
-    assert loss.terms["hidden"].item() == pytest.approx(distance.item(), rel=1e-6)
+    assert loss.terms["hidden_mse"].item() == pytest.approx(distance.item(), rel=1e-6)
     assert loss.total.item() == pytest.approx((loss.sft + 0.25 * distance).item(), rel=1e-6)

@@ -9,7 +9,6 @@ The value of an item is the mean over its response rows, so that all items weigh
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfkd.analysis.agreement import agreement_of_batch
+from selfkd.analysis.config import AgreementConfig
 from selfkd.analysis.runner import (
     Record,
     check_numbers,
@@ -63,32 +63,6 @@ OUTCOMES = {
 }
 _BREAKDOWNS = ("question_type", "category", "voice")
 _FLIPS = OUTCOMES[True, False], OUTCOMES[False, True]
-
-
-@dataclass
-class AgreementConfig:
-    """Agreement between text and audio, by token and by layer.
-
-    Args:
-        models: Models to compare, NAME=PATH or PATH (the name is then that of the run): a model of selfkd, or a native
-            omni model.
-        data: Dataset folders, one per benchmark.
-        output: Run directory.
-        limit: At most so many items of each benchmark; 0 takes all.
-        batch_size: Items per batch.
-        seed: Seed of the bootstrap.
-        text_run: Evaluation run with modality text, to find items that flip; none by default.
-        audio_runs: Evaluation runs with modality audio, NAME=PATH for each of the models.
-    """
-
-    models: list[str]
-    data: list[str]
-    output: Path
-    limit: int = 0
-    batch_size: int = 16
-    seed: int = 0
-    text_run: str = ""
-    audio_runs: list[str] = field(default_factory=list)
 
 
 def analyze_agreement(config: AgreementConfig) -> dict[str, Any]:

@@ -7,13 +7,12 @@ differences of modalities and of models on the same items, with their intervals)
 """
 
 import json
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from selfkd.analysis.attention import BY_HEAD, MEASURES, ModalityAttention, attention_of_batch, image_map
+from selfkd.analysis.config import AttentionConfig
 from selfkd.analysis.runner import (
     Record,
     check_numbers,
@@ -39,32 +38,6 @@ from selfkd.files import write_json, write_text
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.run_dir import Run
 from selfkd.training.data import MODALITIES, PairedItem
-
-
-@dataclass
-class AttentionConfig:
-    """Attention of query and response to the image, in text and in audio, by layer.
-
-    Args:
-        models: Models to compare, NAME=PATH or PATH (the name is then that of the run): a model of selfkd, or a native
-            omni model.
-        data: Dataset folders, one per benchmark.
-        output: Run directory.
-        limit: At most so many items of each benchmark; 0 takes all.
-        batch_size: Items per batch.
-        seed: Seed of the bootstrap.
-        maps: Write attention maps over the image for so many items of each benchmark, where the image is one tile.
-        map_layers: Layers of those maps; empty takes the middle and the last layer.
-    """
-
-    models: list[str]
-    data: list[str]
-    output: Path
-    limit: int = 0
-    batch_size: int = 16
-    seed: int = 0
-    maps: int = 8
-    map_layers: list[int] = field(default_factory=list)
 
 
 def analyze_attention(config: AttentionConfig) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from selfkd.model.checkpoint import CheckpointInfo, inspect_checkpoint, ready
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.run_dir import name_and_path
 from selfkd.training.data import PairedCollator, PairedDataset, PairedItem
-from selfkd.training.usable_rows import Use, find_unusable, told
+from selfkd.training.usable_rows import Use, find_unusable, unusable_text
 
 
 def intervals(
@@ -123,9 +123,9 @@ def check_usable(models: Mapping[str, CheckpointInfo], folders: Mapping[str, Exa
         rows = folder.columns("image_hash")[: limit or None]
         rows_by_folder.append((folder, [i for i, row in enumerate(rows) if row["image_hash"]]))
     for name, info in models.items():
-        use = Use(info.processor, info.config.context, learns=True)
+        use = Use(info.processor, info.config.context, trains=True)
         if found := find_unusable(rows_by_folder, use):
-            raise InputError(f"data: {name}: {told(found, sum(len(some) for _, some in rows_by_folder))}")
+            raise InputError(f"data: {name}: {unusable_text(found, sum(len(some) for _, some in rows_by_folder))}")
 
 
 def read_folders(data: Sequence[str]) -> dict[str, ExampleFolder]:

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from selfkd.data.example import LONGEST_SECONDS, SHORTEST_SECONDS
 from selfkd.errors import InputError
-from selfkd.model.features import LONGEST_SECONDS, SHORTEST_SECONDS
 from selfkd.serving.config import is_loopback
 
 MAX_MODELS = 2

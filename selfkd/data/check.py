@@ -57,7 +57,7 @@ def check(config: CheckConfig) -> dict[str, dict[str, Any]]:
     found: list[Any] = []
     total = 0
     if config.model:
-        from selfkd.training.usable_rows import told  # with torch
+        from selfkd.training.usable_rows import unusable_text  # with torch
 
         for folder in config.data:
             unusable = _unusable(config, info, ExampleFolder(folder))
@@ -70,7 +70,7 @@ def check(config: CheckConfig) -> dict[str, dict[str, Any]]:
         if config.model:
             print(f"{name}: {known['usable']:,} of {known['examples']:,} rows can be used with {config.model}")
     if found:
-        raise InputError(f"data: {told(found, total)} (--skip_unusable true of a command leaves them out)")
+        raise InputError(f"data: {unusable_text(found, total)} (--skip_unusable true of a command leaves them out)")
     return metrics
 
 
@@ -80,7 +80,7 @@ def _unusable(config: CheckConfig, info: Any, folder: ExampleFolder) -> list[Any
 
     processor, model = info.processor, info.config
     learnt = None if model.ctc_token_ids is None else frozenset(model.ctc_token_ids)
-    learns = Use(processor, model.context, learns=True, ctc_tokens=learnt)
+    learns = Use(processor, model.context, trains=True, ctc_tokens=learnt)
     found = find_unusable([(folder, None)], learns, whole=True)
     asks = Use(processor, model.context, new_tokens=config.max_new_tokens)
     left = folder.without([u.position for u in found])

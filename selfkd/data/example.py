@@ -31,6 +31,7 @@ ROWS_PER_GROUP = 16  # what must be read to get at one of them
 MANIFEST = "manifest.json"
 REJECTED = "rejected"  # folder of what was spoken and refused
 SAMPLE_RATE_HZ = 16_000
+SHORTEST_SECONDS = 0.025  # one window of the spectrogram
 LONGEST_SECONDS = 30.0  # what Whisper's ears read at once
 
 

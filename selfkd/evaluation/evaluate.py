@@ -47,7 +47,7 @@ from selfkd.model.tiny import TINY_MODEL, tiny_model_config
 from selfkd.run_dir import UNUSABLE, Run, is_main_process
 from selfkd.stage_function import stage_function
 from selfkd.training.data import check_vocabulary_coverage
-from selfkd.training.usable_rows import Unusable, Use, find_unusable, left_out_before, skipped, told
+from selfkd.training.usable_rows import Unusable, Use, find_unusable, read_skipped, unusable_text, write_skipped
 
 _FREE = ("keep_failures", "endpoint", "cache", "batch_size")  # a run goes on with others of these
 
@@ -288,20 +288,20 @@ def _usable(
 ) -> tuple[dict[str, ExampleFolder], dict[str, int]]:
     """The folders without the rows that the model cannot take, and how many these are; raises InputError that lists
     them, before the model is loaded, unless they are to be skipped (or to be asked and kept as failures)."""
-    found = left_out_before(run / UNUSABLE) if config.skip_unusable else [] if config.keep_failures else None
+    found = read_skipped(run / UNUSABLE) if config.skip_unusable else [] if config.keep_failures else None
     left = dict(asked)
     if found is None:
         use = Use(checkpoint.processor, checkpoint.config.context, config.modalities, new_tokens=config.max_new_tokens)
         found, rows = [], sum(len(_limited(folder, config.limit)) for folder in asked.values())
         while more := find_unusable([(f, _limited(f, config.limit)) for f in left.values()], use, config.skip_unusable):
             if not config.skip_unusable:
-                raise InputError(f"data: {told(more, rows)} (--skip_unusable true leaves them out)")
+                raise InputError(f"data: {unusable_text(more, rows)} (--skip_unusable true leaves them out)")
             found += more
             left = {name: _without(folder, found) for name, folder in asked.items()}
             if not config.limit:  # else others have taken their places
                 break
     left = {name: _without(folder, found) for name, folder in asked.items()}
-    said = skipped(run / UNUSABLE, found, sum(map(len, asked.values()))) if config.skip_unusable else {}
+    said = write_skipped(run / UNUSABLE, found, sum(map(len, asked.values()))) if config.skip_unusable else {}
     return left, {name: len(asked[name]) - len(left[name]) for name in left} if said else {}
 
 
@@ -315,7 +315,7 @@ def _without(folder: ExampleFolder, found: Sequence[Unusable]) -> ExampleFolder:
         broken = {groups[i] for i in lost}
         lost = {i for i, group in enumerate(groups) if group in broken}
     if len(lost) == len(folder):
-        raise InputError(f"data: {folder.folder}: no row is left: {told(found, len(folder))}")
+        raise InputError(f"data: {folder.folder}: no row is left: {unusable_text(found, len(folder))}")
     return folder.without(lost)
 
 

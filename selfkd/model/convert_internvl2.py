@@ -11,7 +11,7 @@ Layouts: OpenGVLab/InternVL, internvl_chat/internvl/model (MIT).
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from selfkd.errors import InputError
 from selfkd.files import follow_umask, write_json
 from selfkd.model.backbones import is_hub_id
 from selfkd.model.checkpoint_files import check_small_files, check_source, read_header, read_json_object, reading
+from selfkd.model.convert_config import ConvertConfig
 from selfkd.model.convert_internvl2_config import check_original
 from selfkd.model.convert_internvl2_processor import convert_processor, image_tokens_a_tile, stop_tokens
 
@@ -127,21 +128,6 @@ _LLM_FIELDS = (
 )  # fmt: skip
 _HEAD = "lm_head.weight"
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "tokenization_*.py"]
-
-
-@dataclass
-class ConvertConfig:
-    """Converts an original InternVL2 checkpoint to the classes of transformers.
-
-    Args:
-        source: The original checkpoint (config.json, safetensors, tokenizer), a hub id or a folder.
-        output: Folder to write.
-        shard_gigabytes: Size of a written weights file.
-    """
-
-    source: Path
-    output: Path
-    shard_gigabytes: float = 5.0
 
 
 def convert(config: ConvertConfig) -> Path:

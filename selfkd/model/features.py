@@ -11,10 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import WhisperFeatureExtractor
 
-from selfkd.data.example import LONGEST_SECONDS, SAMPLE_RATE_HZ
+from selfkd.data.example import LONGEST_SECONDS, SAMPLE_RATE_HZ, SHORTEST_SECONDS
 from selfkd.errors import InputError
-
-SHORTEST_SECONDS = 0.025  # a window of the spectrum
 
 
 def check_duration(

@@ -6,8 +6,8 @@ import os
 import socket
 from dataclasses import dataclass
 
+from selfkd.data.example import LONGEST_SECONDS, SHORTEST_SECONDS
 from selfkd.errors import InputError
-from selfkd.model.features import LONGEST_SECONDS, SHORTEST_SECONDS
 
 KEY_VARIABLE = "SELFKD_API_KEY"
 

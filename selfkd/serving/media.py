@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from selfkd.data.example import SHORTEST_SECONDS
 from selfkd.data.media import WEB_FORMATS, decode_audio, decode_image
 from selfkd.data.resample import resampled
 from selfkd.data.sound_files import sniffed
 from selfkd.errors import InputError
-from selfkd.model.features import SHORTEST_SECONDS
 from selfkd.serving.schema import AudioFormat, bad_field
 
 # container, as its first bytes show it -> names that a request may give it

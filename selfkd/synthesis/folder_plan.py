@@ -6,7 +6,7 @@ from typing import Any
 
 from selfkd.errors import InputError
 from selfkd.files import read_json, write_json
-from selfkd.run_dir import first_difference
+from selfkd.run_dir import check_same
 
 PLAN = "plan.json"
 CONTENT = ("source_rows", "source_sha256")  # in plans of sources in files, since the path alone was written there
@@ -26,16 +26,13 @@ def claim(folder: Path, plan: dict[str, Any]) -> dict[str, Any]:
     theirs = read_json(path)
     ours = json.loads(json.dumps(plan))
     free = {"output", *CONTENT, *(_HOW_OF_ENDPOINT if plan["engine"] == "openai" else ())}
-    if found := first_difference(theirs, ours, (n for n in ours if n not in free)):
-        raise InputError("{}: holds other data ({}: {!r} there, {!r} here)".format(folder, *found))
+    check_same(theirs, ours, (n for n in ours if n not in free), f"{folder}: holds other data")
     if not any(folder.glob("*.parquet")):  # no question stands there yet, so they may have been corrected
         write_json(path, plan)
-    elif found := first_difference(theirs, ours, (n for n in ours if n in CONTENT and n in theirs)):
-        raise InputError(
-            "{}: speaks other questions than are in the source now ({}: {!r} there, {!r} here); "
-            "give another output, or delete it to speak them anew".format(folder, *found)
-        )
-    else:  # a folder of before may say nothing of them
+    else:
+        names = [n for n in ours if n in CONTENT and n in theirs]
+        remedy = "give another output, or delete it to synthesize again"
+        check_same(theirs, ours, names, f"{folder}: its questions are not those of the source now", remedy)
         plan = {name: value for name, value in plan.items() if name not in CONTENT or name in theirs}
     return plan
 

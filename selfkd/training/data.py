@@ -1,7 +1,7 @@
 """Examples -> batches: both modalities of each example with the same response, in an order fixed by seed and epoch.
 
-Decoding, image processing and log-mel run here, in the data loader's workers, once for both modalities. Whether a CTC
-projector's vocabulary covers what is spoken is checked here too.
+Decoding, image processing and log-mel run here, in the data loader's workers, once for both modalities. The module also
+checks how much of a data folder the vocabulary of a CTC projector covers.
 
 Legend: B examples, P prefix tokens, T tokens, R response tokens.
 """
@@ -24,13 +24,13 @@ from selfkd.model.processing_omni import EncodedImage, OmniProcessor, Prompt, al
 
 Modality = Literal["text", "audio"]
 MODALITIES: tuple[Modality, ...] = ("text", "audio")
-KEPT_BYTES = 512 * 2**20  # of one loader worker
+CACHE_BYTES = 512 * 2**20  # of items, in one data loader worker
 
 
 @dataclass(frozen=True)
 class PairedItem:
-    """An example as ids and features. Each view is prefix + its own question, up to where the response begins, +
-    response."""
+    """An example as token ids and features. Both modalities are prefix + query + response, and differ in the query,
+    which ends where the response begins."""
 
     id: str
     prefix_ids: list[int]
@@ -39,17 +39,19 @@ class PairedItem:
     response_ids: list[int]
     image_inputs: dict[str, Tensor]
     audio_inputs: dict[str, Tensor]
-    transcript: str  # what is said, the question alone
+    transcript: str  # the question, without instruction and answer format
     transcript_ids: list[int]
-    image: Hashable  # the same for examples with the same picture
-    stands_in: bool = False  # for an example that is not there: nothing is learnt from it
+    image: Hashable  # equal for examples with the same image
+    is_stand_in: bool = False  # fills the batch of a process without an example; its loss counts as 0
 
 
-def paired_item(processor: Any, example: Example, looks: bool = True) -> PairedItem:
-    """Both views of an example; raises InputError naming example and field where one cannot be made. Without `looks`
-    the question is all there is, and what it is answered with, for ears that learn from what is said alone: a picture
-    takes longer than all else, and a loss divided by tokens of answers would weigh clips by what nobody learns."""
-    if not looks:
+def paired_item(processor: Any, example: Example, with_image: bool = True) -> PairedItem:
+    """Both modalities of an example; raises InputError naming example and field where one cannot be made.
+
+    Without `with_image`, for CTC-only training, no image is processed, which takes most of the time, and the response
+    is the question: the loss is divided by the number of response tokens, so that it is one of question tokens
+    there."""
+    if not with_image:
         example = replace(example, answer=example.question)
     for field in ("question", "answer"):
         if not getattr(example, field).strip():
@@ -58,7 +60,7 @@ def paired_item(processor: Any, example: Example, looks: bool = True) -> PairedI
         processor,
         example,
         MODALITIES,
-        processor.encode_image(example.load_image() if looks else None, f"example {example.id}"),
+        processor.encode_image(example.load_image() if with_image else None, f"example {example.id}"),
     )
     return PairedItem(
         id=example.id,
@@ -74,31 +76,31 @@ def paired_item(processor: Any, example: Example, looks: bool = True) -> PairedI
     )
 
 
-def checked_item(processor: Any, example: Example, looks: bool, context: int) -> PairedItem:
-    """`paired_item` of an example that the LLM can read at once: InputError for one of more tokens than `context`."""
-    item = paired_item(processor, example, looks)
-    modalities = ((item.text_ids, {}), (item.audio_ids, item.audio_inputs)) if looks else ()  # else no LLM reads it
-    for question, audio in modalities:
-        ids = [*item.prefix_ids, *question, *item.response_ids]
+def checked_item(processor: Any, example: Example, with_image: bool, context: int) -> PairedItem:
+    """`paired_item`; raises InputError for an example of more tokens than `context`, the LLM's context length."""
+    item = paired_item(processor, example, with_image)
+    queries = ((item.text_ids, {}), (item.audio_ids, item.audio_inputs)) if with_image else ()  # else no LLM runs
+    for query, audio in queries:
+        ids = [*item.prefix_ids, *query, *item.response_ids]
         processor.check_context(f"example {item.id}", ids, audio, context)
     return item
 
 
 def modality_prompts(
-    processor: Any, example: Example, modalities: Sequence[Modality], seen: EncodedImage
+    processor: Any, example: Example, modalities: Sequence[Modality], image: EncodedImage
 ) -> list[Prompt]:
-    """The question of an example in each of `modalities`, with one prefix; `seen` is its picture. Raises InputError naming
-    example and field where the speech cannot be heard."""
-    around = seen, example.instruction, example.answer_format
-    heard = processor.encode_audio(example.samples(), f"example {example.id}") if "audio" in modalities else None
+    """An example's prompt in each of `modalities`, with a common prefix. Raises InputError naming example and field
+    where the audio cannot be encoded."""
+    context = image, example.instruction, example.answer_format
+    audio = processor.encode_audio(example.samples(), f"example {example.id}") if "audio" in modalities else None
     try:
         prompts = [
-            processor.text_prompt(example.question, *around)
+            processor.text_prompt(example.question, *context)
             if modality == "text"
-            else processor.audio_prompt(heard, *around)
+            else processor.audio_prompt(audio, *context)
             for modality in modalities
         ]
-    except InputError as error:  # of a tokenizer that cannot take a name of its own as text
+    except InputError as error:  # the text contains a special token's name that the tokenizer cannot encode as text
         raise InputError(f"example {example.id}: field question or instruction: {error}") from error
     return align_prefixes(prompts)
 
@@ -111,46 +113,46 @@ def _response_ids(processor: Any, example: Example) -> list[int]:
 
 
 class PairedDataset(Dataset):
-    """Examples as items. Up to `KEPT_BYTES` of them are kept: a small set is prepared once, not in each epoch (once by
-    each of a loader's workers, where these last)."""
+    """Examples as items. Up to `CACHE_BYTES` of items are cached, so a small data set is prepared once (by each data
+    loader worker), not in each epoch."""
 
-    def __init__(self, examples: Sequence[Example], processor: Any, context: int, looks: bool = True):
-        """`context` is how many tokens the LLM can read at once: InputError for an example that is longer. Without
-        `looks` no picture is read, and by no LLM."""
-        self.examples, self.processor, self.context, self.looks = examples, processor, context, looks
-        self._kept: dict[int, PairedItem] = {}
-        self._room = KEPT_BYTES
+    def __init__(self, examples: Sequence[Example], processor: Any, context: int, with_image: bool = True):
+        """`context` is the LLM's context length: a longer example raises InputError. Without `with_image` no image is
+        read, for CTC-only training."""
+        self.examples, self.processor, self.context, self.with_image = examples, processor, context, with_image
+        self._cache: dict[int, PairedItem] = {}
+        self._free_bytes = CACHE_BYTES
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def __getitems__(self, indices: Sequence[int]) -> list[PairedItem]:
-        """The items of a batch. Every process must run the model in every step, so one that has no example left has the
-        first of all, which then counts for nothing."""
-        return [self[i] for i in indices] or [replace(self[0], stands_in=True)]
+        """The items of a batch. Every process must run the model in every step, so a process without an example gets
+        the first one as a stand-in, whose loss counts as 0."""
+        return [self[i] for i in indices] or [replace(self[0], is_stand_in=True)]
 
     def __getitem__(self, index: int) -> PairedItem:
-        if index in self._kept:
-            return self._kept[index]
-        item = checked_item(self.processor, self.examples[index], self.looks, self.context)
-        self._room -= sum(t.nbytes for t in (*item.image_inputs.values(), *item.audio_inputs.values()))
-        if self._room >= 0:
-            self._kept[index] = item
+        if index in self._cache:
+            return self._cache[index]
+        item = checked_item(self.processor, self.examples[index], self.with_image, self.context)
+        self._free_bytes -= sum(t.nbytes for t in (*item.image_inputs.values(), *item.audio_inputs.values()))
+        if self._free_bytes >= 0:
+            self._cache[index] = item
         return item
 
 
 class PairedCollator:
-    """Items -> a batch for `SelfKDTrainer`. Prefixes are padded on the left, what follows them on the right; items with
-    the same prefix (the same picture) share one, `group` says which.
+    """Items -> a batch for `SelfKDTrainer`. Prefixes are padded on the left, the rest on the right. Items with the same
+    prefix (the same image) share one row of `prefix_ids`; `group` holds each item's row.
 
-    The last response token (the end of the turn) is predicted and never read, so it stands in `labels` alone.
+    The last response token (the end of the turn) is predicted and never an input, so it is in `labels` only.
     """
 
     def __init__(self, processor: Any):
         self.processor = processor
 
     def __call__(self, items: Sequence[PairedItem]) -> dict[str, Any]:
-        stands_in = any(i.stands_in for i in items)
+        is_stand_in = any(i.is_stand_in for i in items)
         labels = pad_sequence([torch.tensor(i.response_ids) for i in items], True, -100)
         group, firsts = group_by_key([(i.image, tuple(i.prefix_ids)) for i in items])
         sharing = [items[i] for i in firsts]
@@ -170,8 +172,8 @@ class PairedCollator:
             "audio_inputs": join_inputs([i.audio_inputs for i in items]),
             "transcripts": [i.transcript for i in items],
             "transcript_ids": pad_sequence([torch.tensor(i.transcript_ids) for i in items], True, -100),
-            "labels": labels.fill_(-100) if stands_in else labels,
-            "stands_in": stands_in,
+            "labels": labels.fill_(-100) if is_stand_in else labels,
+            "is_stand_in": is_stand_in,
         }
 
 
@@ -181,17 +183,18 @@ VECTORS_A_SECOND = 12.5  # 50 frames of a Whisper encoder, stacked by four
 
 
 def token_cost(sketch: Sketch, image_tokens: int) -> float:
-    """About how many tokens the LLM reads of an example, both views: good enough to sort by, nothing is decoded."""
+    """An estimate of the tokens that the LLM reads of an example in both modalities, to sort by; decodes nothing."""
     text = sketch.question_characters + 2 * sketch.answer_characters
     return image_tokens + text / CHARACTERS_PER_TOKEN + VECTORS_A_SECOND * sketch.speech_seconds
 
 
 class CostSampler(Sampler[int]):
-    """Indices of an epoch: examples with the same picture follow each other, and those of a step are alike in cost.
+    """Indices of an epoch: examples with the same image are adjacent, and the examples of a step are similar in cost.
 
-    So a picture is read once for all its questions in a batch, and little of a batch is padding. Shuffled groups of one
-    picture are pooled by about `POOL_STEPS` steps, sorted within the pool and cut into steps, and the steps shuffled;
-    the rest that fills no step comes last. A step is the same whether it is one batch or several smaller ones.
+    So an image is encoded once for all its questions in a batch, and a batch has little padding. Shuffled groups of one
+    image form pools of about `POOL_STEPS` steps; each pool is sorted by cost and cut into steps, and the steps are
+    shuffled. The rest that fills no step comes last. A step is the same whether it is one batch or several smaller
+    ones.
     """
 
     def __init__(
@@ -200,27 +203,27 @@ class CostSampler(Sampler[int]):
         step_size: int,
         seed: int,
         images: Sequence[Hashable] | None = None,
-        taken: Callable[[int], Sequence[int]] | None = None,
+        epoch: Callable[[int], Sequence[int]] | None = None,
     ):
-        """`images[i]` names the picture of example i; without it no two examples share one. `taken(epoch)` are the
-        examples of an epoch, as many in each; without it all of them."""
+        """`images[i]` names the image of example i; without it no two examples share one. `epoch(n)` are the examples
+        of epoch n, the same number in each; without it all of them."""
         self.costs, self.step_size, self.seed, self.epoch = costs, step_size, seed, 0
         self.images = range(len(costs)) if images is None else images
-        self.taken = taken or (lambda epoch: range(len(costs)))
+        self.examples_of = epoch or (lambda _: range(len(costs)))
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.taken(0))
+        return len(self.examples_of(0))
 
     def __iter__(self) -> Iterator[int]:
         rng = random.Random(f"order/{self.seed}/{self.epoch}")
-        by_picture: dict[Hashable, list[int]] = {}
-        for i in self.taken(self.epoch):
-            by_picture.setdefault(self.images[i], []).append(i)
+        by_image: dict[Hashable, list[int]] = {}
+        for i in self.examples_of(self.epoch):
+            by_image.setdefault(self.images[i], []).append(i)
         pools: list[list[list[int]]] = [[]]
-        for group in rng.sample(list(by_picture.values()), len(by_picture)):
+        for group in rng.sample(list(by_image.values()), len(by_image)):
             if sum(map(len, pools[-1])) >= POOL_STEPS * self.step_size:
                 pools.append([])
             pools[-1].append(group)
@@ -235,12 +238,12 @@ class CostSampler(Sampler[int]):
 
 
 class StepBatches(Sampler[list[int]]):
-    """The batches of an epoch for all processes of a launch: batch k is that of process k % processes, which is how
-    accelerate deals them.
+    """The batches of an epoch for all processes of a launch: batch k goes to process k % processes, as accelerate
+    distributes them.
 
-    Each example stands in one batch. The last step of an epoch is shorter where the examples do not fill it: its last
-    batches are shared out, and a process that gets none has an empty one, for which `PairedDataset` has a stand-in.
-    accelerate would fill the step up with examples of the epoch's beginning, to be learnt from twice.
+    Each example is in one batch. The last step of an epoch is shorter where the examples do not fill it: its examples
+    are spread over the processes, and a process without any gets an empty batch, for which `PairedDataset` has a
+    stand-in. accelerate would fill the step with examples from the epoch's beginning, which would then train twice.
     """
 
     def __init__(self, order: CostSampler, batch_size: int, processes: int):
@@ -259,23 +262,23 @@ class StepBatches(Sampler[list[int]]):
                 start = end
 
 
-MAX_UNHEARD = 0.1  # share of the tokens of what is said; a rare word may be missing, a language may not
+MAX_UNCOVERED = 0.1  # share of the questions' tokens; rare words may be missing, a language may not
 
 
 def check_vocabulary_coverage(
     folders: Iterable[ExampleFolder], ctc_token_ids: Collection[int], processor: OmniProcessor, remedy: str
 ) -> None:
-    """Raises InputError, which ends in `remedy`, for a folder of which ears that hear these tokens would miss a
-    tenth."""
-    heard = set(ctc_token_ids)
+    """Raises InputError, which ends in `remedy`, for a folder with more than a tenth of its question tokens outside the
+    CTC vocabulary."""
+    vocabulary = set(ctc_token_ids)
     for folder in folders:
         counts: Counter[int] = Counter()
         for row in folder.columns("question"):
             counts.update(processor.text_ids(row["question"]))
-        missing = Counter({token_id: n for token_id, n in counts.items() if token_id not in heard})
-        if missing.total() > MAX_UNHEARD * counts.total():
+        missing = Counter({token_id: n for token_id, n in counts.items() if token_id not in vocabulary})
+        if missing.total() > MAX_UNCOVERED * counts.total():
             words = ", ".join(repr(processor.tokenizer.decode(token_id)) for token_id, _ in missing.most_common(3))
             raise InputError(
-                f"data: {folder.folder}: {missing.total() / counts.total():.0%} of the tokens that are said ({words}, "
-                f"...) are none of the {len(heard)} that these ears hear; {remedy}"
+                f"data: {folder.folder}: {missing.total() / counts.total():.0%} of the questions' tokens "
+                f"({words}, ...) are not among the {len(vocabulary)} of the CTC vocabulary; {remedy}"
             )

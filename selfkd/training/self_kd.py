@@ -127,45 +127,47 @@ def paired_rows(model: OmniModel, batch: Mapping[str, Any], with_teacher: bool) 
 
 
 def paired_loss(
-    model: OmniModel, batch: Mapping[str, Any], objective: LossConfig, teacher: Teacher | None = None
+    model: OmniModel, batch: Mapping[str, Any], loss_config: LossConfig, teacher: Teacher | None = None
 ) -> LossOutput:
     """The loss of a batch of `PairedCollator`, of the model itself (`model.forward` runs it through DDP and FSDP).
 
-    Where the objective needs a teacher and none is given, the teacher is the text modality of the same weights. Where
+    Where the loss_config needs a teacher and none is given, the teacher is the text modality of the same weights. Where
     it has no response term, only speech encoder and projector run."""
     audio: AudioEmbeddings | None = None
-    if needs_responses(objective):
-        loss, audio = _response_loss(model, batch, objective, teacher)
+    if needs_responses(loss_config):
+        loss, audio = _response_loss(model, batch, loss_config, teacher)
     else:
         tokens, nothing = int((batch["labels"] != -100).sum()), torch.zeros((), device=batch["labels"].device)
         loss = LossOutput(nothing, nothing, nothing, tokens, {})
-        if objective.alignment:
+        if loss_config.soft_dtw_weight:
             audio = model.encode_audio(**batch["audio_inputs"])
-    if objective.transcript:
+    if loss_config.ctc_weight:
         ctc = audio.ctc if audio else model.ctc_outputs(**batch["audio_inputs"])
         assert ctc is not None and isinstance(model.projector, CTCProjector), "the CTC loss needs a CTC projector"
         labels = model.projector.labels(batch["transcript_ids"])
-        loss = loss.plus("transcript", objective.transcript, ctc_loss(ctc.tokens, labels).sum())
-        if objective.characters:
+        loss = loss.plus("ctc", loss_config.ctc_weight, ctc_loss(ctc.tokens, labels).sum())
+        if loss_config.character_ctc_weight:
             assert ctc.characters is not None, "the projector has no character-level CTC head"
             character_labels = model.projector.character_labels(batch["transcripts"]).to(labels.device)
-            loss = loss.plus("characters", objective.characters, ctc_loss(ctc.characters, character_labels).sum())
-    if objective.alignment:
+            loss = loss.plus(
+                "character_ctc", loss_config.character_ctc_weight, ctc_loss(ctc.characters, character_labels).sum()
+            )
+    if loss_config.soft_dtw_weight:
         assert audio is not None, "a native omni model gives no audio embeddings"
         value = soft_dtw_loss(audio, batch["transcript_ids"], model.get_input_embeddings())
-        loss = loss.plus("alignment", objective.alignment, value)
+        loss = loss.plus("soft_dtw", loss_config.soft_dtw_weight, value)
     return loss
 
 
 def _response_loss(
-    model: OmniModel, batch: Mapping[str, Any], objective: LossConfig, teacher: Teacher | None
+    model: OmniModel, batch: Mapping[str, Any], loss_config: LossConfig, teacher: Teacher | None
 ) -> tuple[LossOutput, AudioEmbeddings | None]:
     """The loss over response rows, and the audio embeddings."""
-    with_teacher = needs_teacher(objective) and teacher is None
+    with_teacher = needs_teacher(loss_config) and teacher is None
     student, own_teacher, labels, audio = paired_rows(model, batch, with_teacher)
     rows, head = (own_teacher, None) if teacher is None else teacher
     own_head, softcap = model.get_output_embeddings().weight, model.logit_softcap
-    return self_kd_loss(student, rows, own_head, labels, objective, softcap=softcap, teacher_head_VD=head), audio
+    return self_kd_loss(student, rows, own_head, labels, loss_config, softcap=softcap, teacher_head_VD=head), audio
 
 
 def _prefix(vlm: Any, batch: Mapping[str, Any]) -> Prefix:

@@ -1,11 +1,12 @@
-"""What both training stages do: examples -> a trained `OmniModel` in a run directory, resumable to the same bytes."""
+"""The common part of both training stages: examples -> a trained `OmniModel` in a run directory. An interrupted run
+resumes and ends in the same bytes."""
 
 import atexit
 import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,51 +28,26 @@ from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
 from selfkd.run_dir import MODEL, Run, append_log, is_main_process
 from selfkd.training.arguments import check_lora, check_training
-from selfkd.training.trainable import ADAPTERS, AUDIO_PARTS, LORA, TRAINABLE, set_trainable
+from selfkd.training.config import ADAPTERS, AUDIO_PARTS, LORA, TRAINABLE, TrainConfig
+from selfkd.training.trainable import set_trainable
 from selfkd.training.trainer import RunLog, SelfKDTrainer, mean_loss_and_seconds
-from selfkd.training.usable_rows import Use, by_folder, checked_rows, left_out
+from selfkd.training.usable_rows import Use, by_folder, checked_rows, skip_unusable_rows
 from selfkd.training.weight_averaging import WeightAverage
 
 CHECKPOINTS = "checkpoints"  # subfolder of the run
-
-
-@dataclass
-class TrainConfig:
-    """What both training stages take; `training` holds any further field of `transformers.TrainingArguments`.
-
-    A field that is None or an empty list takes what suits the ears (`resolve_config`): each kind has a recipe of its own.
-    """
-
-    data: list[str]
-    output: Path
-    trainable: list[str] = field(default_factory=list)
-    steps: int = 300
-    batch_size: int = 32
-    learning_rate: float | None = None
-    warmup_steps: int = 30
-    save_steps: int = 200
-    seed: int = 0
-    spec_augment: float | None = None
-    weight_averaging: float | None = None
-    lora: dict[str, Any] = field(default_factory=lambda: dict(LORA))
-    training: dict[str, Any] = field(default_factory=dict)
-    skip_unusable: bool = False
-    dry_run: bool = False
-    model_config: str = ""
 
 
 C = TypeVar("C", bound=TrainConfig)
 
 
 def resolve_config(config: C, recipe: Mapping[str, Any]) -> C:
-    """The configuration, checked, with what it leaves open taken from a recipe; raises InputError for settings that
-    cannot be."""
+    """The configuration with its open fields (None or []) from a recipe; raises InputError for invalid settings."""
     config = replace(config, **{name: value for name, value in recipe.items() if getattr(config, name) in (None, [])})
     unknown = [part for part in config.trainable if part not in TRAINABLE]
     if unknown:
         raise InputError(f"trainable: {unknown}; choose among {', '.join(TRAINABLE)}")
     if config.weight_averaging is not None and not 0 <= config.weight_averaging <= 1:
-        raise InputError(f"average_weights: {config.weight_averaging} is not between 0 and 1")
+        raise InputError(f"weight_averaging: {config.weight_averaging} is not between 0 and 1")
     for name in ("spec_augment", "warmup_steps"):
         if (getattr(config, name) or 0) < 0:
             raise InputError(f"{name}: {getattr(config, name)}: must not be negative")
@@ -82,8 +58,10 @@ def resolve_config(config: C, recipe: Mapping[str, Any]) -> C:
     if {"llm", ADAPTERS} <= set(config.trainable):
         raise InputError(f"trainable: llm and {ADAPTERS} exclude each other")
     if "llm" in config.trainable and under_fsdp():
-        # its layers run twice in a step, prefix and continuation, and FSDP2 frees them after the first backward pass
-        raise InputError("trainable: llm: not with FSDP; recipes/accelerate/deepspeed_zero2.yaml shares what it trains")
+        # a layer runs twice in a step, on prefix and continuation, and FSDP2 frees it after the first backward pass
+        raise InputError(
+            "trainable: llm: not with FSDP; recipes/accelerate/deepspeed_zero2.yaml shards trained weights"
+        )
     for name in ("steps", "batch_size", "save_steps"):
         if getattr(config, name) < 1:
             raise InputError(f"{name}: {getattr(config, name)}: must be at least 1")
@@ -95,10 +73,10 @@ def resolve_config(config: C, recipe: Mapping[str, Any]) -> C:
 
 
 def check_ctc_only(trainable: Sequence[str]) -> None:
-    """Raises InputError where other parts are to train than those that learn from what is said alone."""
+    """Raises InputError where parts are to train that CTC-only training does not run."""
     idle = [part for part in trainable if part not in AUDIO_PARTS]
     if idle:
-        raise InputError(f"trainable: {idle[0]}: has nothing to learn from what is said alone: the LLM is not run")
+        raise InputError(f"trainable: {idle[0]}: does not train in CTC-only training, which runs no LLM")
 
 
 def under_fsdp() -> bool:
@@ -106,41 +84,42 @@ def under_fsdp() -> bool:
 
 
 def check_data(config: TrainConfig) -> None:
-    """Raises InputError for a setting `data` that names no folders with examples."""
+    """Raises InputError where `data` does not name folders with examples."""
     open_mixture(config.data, config.seed)
 
 
 def usable_examples(
-    config: TrainConfig, run: Run, processor: OmniProcessor, model_config: OmniConfig, objective: LossConfig
+    config: TrainConfig, run: Run, processor: OmniProcessor, model_config: OmniConfig, loss_config: LossConfig
 ) -> tuple[Examples, dict[str, Any]]:
-    """The examples to train on, and what the result says of those that are left out. Raises InputError that lists rows
-    which the model cannot take, unless they are to be skipped; no weights are needed to know them."""
-    use = use_of(processor, model_config, objective)
-    positions, said = left_out(run.folder, folders_of(config.data), use, config.skip_unusable)
-    return open_mixture(config.data, config.seed, positions), said
+    """(examples to train on, counts of the skipped rows for the result). Raises InputError that lists the rows which
+    the model cannot take, unless `skip_unusable`; reads no weights."""
+    use = use_of(processor, model_config, loss_config)
+    positions, counts = skip_unusable_rows(run.folder, folders_of(config.data), use, config.skip_unusable)
+    return open_mixture(config.data, config.seed, positions), counts
 
 
-def rows_of_plan(
-    config: TrainConfig, processor: OmniProcessor | None, model_config: OmniConfig, objective: LossConfig
+def rows_to_skip(
+    config: TrainConfig, processor: OmniProcessor | None, model_config: OmniConfig, loss_config: LossConfig
 ) -> dict[Path, list[int]]:
-    """Positions of the rows that the run would leave out, by folder; InputError, as the run would raise it, where they
-    are not to be skipped. None are known where model or data are not there yet."""
+    """{folder: positions of the rows that the run would skip}; raises InputError as the run would. Empty where model or
+    data do not exist yet."""
     paths = [split_weight(entry)[0] for entry in config.data]
     if processor is None or not all((path / MANIFEST).is_file() for path in paths):
         return {}
-    use = use_of(processor, model_config, objective)
+    use = use_of(processor, model_config, loss_config)
     return by_folder(checked_rows(folders_of(config.data), use, config.skip_unusable))
 
 
-def use_of(processor: OmniProcessor, model_config: OmniConfig, objective: LossConfig) -> Use:
-    """What training does with a row."""
-    learnt = frozenset(model_config.ctc_token_ids or ()) if objective.transcript else None
-    return Use(processor, model_config.context, learns=True, looks=needs_responses(objective), ctc_tokens=learnt)
+def use_of(processor: OmniProcessor, model_config: OmniConfig, loss_config: LossConfig) -> Use:
+    """What training needs of a row."""
+    ctc_tokens = frozenset(model_config.ctc_token_ids or ()) if loss_config.ctc_weight else None
+    with_image = needs_responses(loss_config)
+    return Use(processor, model_config.context, trains=True, with_image=with_image, ctc_tokens=ctc_tokens)
 
 
 def inputs_of(config: TrainConfig, *checkpoints: tuple[str, Source]) -> dict[str, Any]:
-    """What a run of `config` stands on beside it: its data, the checkpoints (field, source) that it starts from, and
-    the number of processes, each of which adds a batch to a step."""
+    """The inputs of a run besides `config`: hashes of its data and of the checkpoints (field, source) that it starts
+    from, and the number of processes, because each adds a batch to a step."""
     found: dict[str, Any] = {"processes": int(os.environ.get("WORLD_SIZE", 1))}
     found |= hashes_of_data({str(folder.folder): folder for folder in folders_of(config.data)})
     for field_and_source in checkpoints:
@@ -149,22 +128,22 @@ def inputs_of(config: TrainConfig, *checkpoints: tuple[str, Source]) -> dict[str
 
 
 def loader_workers() -> int:
-    """Processes that prepare the batches of this one. A GPU has to be fed: InternVL2 wants 0.1 s of a core for a
-    photograph. On a CPU a worker beside compute threads on the same few cores costs more than it saves."""
+    """Data loader workers of this process. With a GPU one for each core, at most 8: InternVL2 takes 0.1 s of a core for
+    a photograph. Without a GPU none: a worker would compete with the compute threads for the same cores."""
     if not torch.cuda.is_available():
         return 0
     return max(1, min(8, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
 
 def training_arguments(config: TrainConfig, dtype: torch.dtype = torch.float32) -> TrainingArguments:
-    """Ours, and over them the configuration's own; `dtype` is the model's."""
+    """Our settings, overridden by `config.training`; `dtype` is the model's."""
     workers = config.training.get("dataloader_num_workers", loader_workers())
     settings: dict[str, Any] = {
         "output_dir": str(config.output / CHECKPOINTS),
         "max_steps": config.steps,
         "per_device_train_batch_size": config.batch_size,
         "learning_rate": config.learning_rate,
-        # a mean is of weights that still move
+        # averaging needs weights that still change
         "lr_scheduler_type": "constant_with_warmup" if config.weight_averaging else "cosine",
         "warmup_steps": config.warmup_steps,
         "weight_decay": 0.01,
@@ -172,9 +151,9 @@ def training_arguments(config: TrainConfig, dtype: torch.dtype = torch.float32) 
         "save_total_limit": 1,
         "logging_steps": max(1, config.steps // 40),
         "dataloader_num_workers": workers,
-        "dataloader_persistent_workers": workers > 0,  # new ones in every epoch would prepare all over again
+        "dataloader_persistent_workers": workers > 0,  # workers keep prepared items over epochs
         "use_cpu": not torch.cuda.is_available(),
-        # a model in bf16 whose parts train in fp32 needs autocast between them
+        # a bf16 model with trainable parts in fp32 needs autocast
         "bf16": dtype == torch.bfloat16 or (torch.cuda.is_available() and torch.cuda.is_bf16_supported()),
         "report_to": "none",
         "seed": config.seed,
@@ -191,16 +170,16 @@ def train(
     processor: OmniProcessor,
     examples: Sequence[Example],
     config: TrainConfig,
-    objective: LossConfig,
+    loss_config: LossConfig,
     on_policy_fraction: float = 0.0,
     projector_learning_rate: float | None = None,
     skipped: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Trains `config.trainable`, saves the model under the run, and returns the run's result; `skipped` is what that
-    says of rows that were left out."""
+    """Trains `config.trainable`, saves the model under the run, and returns the run's result, with `skipped` (counts of
+    skipped rows) in it."""
     set_seed(config.seed)
     arguments = training_arguments(config, model.dtype)
-    if arguments.bf16 and arguments.device.type == "cpu":  # where the fused attention's backward takes thrice as long
+    if arguments.bf16 and arguments.device.type == "cpu":  # the backward pass of fused attention takes 3x as long there
         model.set_attn_implementation("eager")
     dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
     trained_parameters = set_trainable(model, config.trainable, config.lora)
@@ -208,11 +187,10 @@ def train(
     average = None
     if config.weight_averaging:
         average = WeightAverage(config.steps - max(1, round(config.weight_averaging * config.steps)), checkpoint)
-    how = objective, config.spec_augment or 0.0, on_policy_fraction, average, projector_learning_rate
+    settings = loss_config, config.spec_augment or 0.0, on_policy_fraction, average, projector_learning_rate
     if skipped and checkpoint is None and is_main_process():
         append_log(run.folder, {"step": 0, "steps": 0, **skipped})
-    log = RunLog(run.folder)
-    trainer = SelfKDTrainer(model, arguments, examples, processor, *how, callbacks=[log])
+    trainer = SelfKDTrainer(model, arguments, examples, processor, *settings, callbacks=[RunLog(run.folder)])
     try:
         outcome = trainer.train(resume_from_checkpoint=checkpoint)
     except torch.OutOfMemoryError as error:
@@ -220,7 +198,7 @@ def train(
             f"{error} (batch_size is {config.batch_size}; a smaller one with training.gradient_accumulation_steps "
             "gives the same loss, training.activation_checkpointing takes less memory and more time)"
         ) from error
-    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # whole, where ranks hold shards
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # gathered where ranks hold shards
     result: dict[str, Any] = {
         "examples": len(examples),
         "steps": outcome.global_step,
@@ -228,11 +206,11 @@ def train(
         **(skipped or {}),
     }
     if is_main_process():
-        seconds = outcome.metrics["train_runtime"]  # of a run so short that it logged nothing
+        seconds = outcome.metrics["train_runtime"]  # for a run too short to have log entries
         result |= {"final_loss": outcome.training_loss, "seconds": seconds} | mean_loss_and_seconds(run.folder)
-        shutil.rmtree(run.folder / MODEL, ignore_errors=True)  # of a process that was stopped between the next lines
+        shutil.rmtree(run.folder / MODEL, ignore_errors=True)  # from a process that was stopped before `run.finish`
         temporary = run.folder / f".{MODEL}"
-        shutil.rmtree(temporary, ignore_errors=True)  # of one that found the disk full
+        shutil.rmtree(temporary, ignore_errors=True)  # from a process that ran into a full disk
         model.save_pretrained(temporary, state_dict=in_dtypes(weights, dtypes))
         processor.save_pretrained(temporary)
         follow_umask(temporary)
@@ -240,30 +218,30 @@ def train(
         run.finish(**result, inputs=run.inputs)
         shutil.rmtree(config.output / CHECKPOINTS, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
-    # not yet: the process may train again; not as it ends: threads of a group still there then abort it now and again
+    # at exit, because the process may train again; never later: threads of a live group can abort an ending interpreter
     atexit.register(PartialState().destroy_process_group)
     return result
 
 
 def in_dtypes(weights: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype]) -> dict[str, Tensor]:
-    """Weights in the dtypes that they were loaded in: parts of a VLM in bf16, a native model's ears too, train in fp32.
-    Names of one tensor (a tied head) stay names of one."""
+    """Weights in the dtypes that they were loaded in: trainable parts of a bf16 model are in fp32. Tied weights stay
+    tied."""
     known = [(weights[name], dtype) for name, dtype in dtypes.items() if name in weights]
     restored = {weight.data_ptr(): weight.to(dtype) for weight, dtype in known}
     return {name: restored.get(weight.data_ptr(), weight) for name, weight in weights.items()}
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that was written whole: transformers writes `trainer_state.json` last."""
+    """The newest complete checkpoint (transformers writes `trainer_state.json` last); deletes incomplete ones."""
     for path in sorted(folder.glob("checkpoint-*")):
-        if not _is_whole(path / "trainer_state.json"):
+        if not _is_complete_json(path / "trainer_state.json"):
             shutil.rmtree(path, ignore_errors=True)
     return get_last_checkpoint(str(folder)) if folder.is_dir() else None
 
 
-def _is_whole(state: Path) -> bool:
-    """Whether a file of JSON is there to its end: a full disk cuts one short."""
+def _is_complete_json(path: Path) -> bool:
+    """A full disk leaves a truncated file."""
     try:
-        return isinstance(json.loads(state.read_text()), dict)
+        return isinstance(json.loads(path.read_text()), dict)
     except (OSError, ValueError):
         return False

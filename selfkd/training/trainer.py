@@ -1,4 +1,4 @@
-"""`transformers.Trainer` with the loss of Self-KD."""
+"""`SelfKDTrainer`: `transformers.Trainer` with the loss of Self-KD."""
 
 import random
 import time
@@ -26,24 +26,34 @@ from selfkd.run_dir import append_log, read_log
 from selfkd.training.data import CostSampler, PairedCollator, PairedDataset, StepBatches, token_cost
 from selfkd.training.rollout import rollout
 from selfkd.training.self_kd import FrozenTeacher, paired_loss
-from selfkd.training.spec_augment import augmented
+from selfkd.training.spec_augment import augment_mel
 from selfkd.training.weight_averaging import WeightAverage
 
 TRAINED = "trained.safetensors"
-ON_POLICY_HINT = "own_words"  # in a batch: its responses are the student's
-# arguments of DataLoader that TrainingArguments have with "dataloader_" before the name
+ON_POLICY = "on_policy"  # key of a batch whose responses are the student's
+# arguments of DataLoader that TrainingArguments hold under the prefix "dataloader_"
 _LOADING = ("num_workers", "pin_memory", "persistent_workers", "prefetch_factor", "multiprocessing_context", "in_order")
-MAX_NEW_TOKENS = 16  # of a roll-out, or as many as the longest response of its batch
+MAX_NEW_TOKENS = 16  # of a rollout, or the length of the longest response in its batch if that is longer
 
 
 class SelfKDTrainer(Trainer):
-    """The loss of an `LossConfig` over response tokens: L = alpha * KL(teacher || student) + (1 - alpha) * SFT in the
-    paper (arXiv 2503.00059). With `spec_augment` every clip is of another speaker each time. A share
-    `on_policy_fraction` of the steps learns on the student's own replies in place of the data's. With an `average` the model
-    ends with the means of its weights over the last steps. The projector may have a rate of its own.
+    """A `transformers.Trainer` that minimizes the loss of a `LossConfig` over response tokens; in the paper (arXiv
+    2503.00059) L = alpha * KL(teacher || student) + (1 - alpha) * SFT.
 
     The sum over a step is divided by the number of response tokens of the whole step, over accumulation and ranks, so
-    that 8 x 1 and 2 x 4 give the same loss. A teacher is run only where the objective asks one.
+    batches of 8 x 1 and 2 x 4 give the same loss. The teacher runs only where the loss needs it.
+
+    Args:
+        model: The student. `selfkd.training.trainable.set_trainable` chooses the parts that train.
+        args: `transformers.TrainingArguments`.
+        examples: The training data.
+        processor: The model's processor.
+        loss_config: The weights of the loss.
+        spec_augment: Strength of the augmentation of log-mel frames, drawn for every example and step; 0 is off.
+        on_policy_fraction: Share of the steps that train on the student's own responses in place of the data's.
+        average: Callback that leaves the model with the mean of its weights over the last steps.
+        projector_learning_rate: Learning rate of the projector where it differs from that of the other parts.
+        trainer_arguments: Further arguments of `transformers.Trainer`.
     """
 
     def __init__(
@@ -52,17 +62,17 @@ class SelfKDTrainer(Trainer):
         args: TrainingArguments,
         examples: Sequence[Example],
         processor: OmniProcessor,
-        objective: LossConfig,
+        loss_config: LossConfig,
         spec_augment: float = 0.0,
         on_policy_fraction: float = 0.0,
         average: WeightAverage | None = None,
         projector_learning_rate: float | None = None,
         **trainer_arguments: Any,
     ):
-        # the weights as they are now, if they are to change; a resumed run loads what it has learnt after this
-        self.teacher = FrozenTeacher(model) if needs_teacher(objective) and model.llm_trains else None
+        # a copy of the weights before training; a resumed run loads its trained weights after this
+        self.teacher = FrozenTeacher(model) if needs_teacher(loss_config) and model.llm_trains else None
         args.remove_unused_columns = False  # our items are no columns
-        if args.n_gpu > 1:  # DataParallel would cut a batch apart from the pictures that its rows share
+        if args.n_gpu > 1:  # DataParallel would split a batch from the images that its rows share
             print(f"{args.n_gpu} GPUs are visible, one is used; accelerate launch uses them all")
             args._n_gpu = 1
         _check_head(model)
@@ -70,45 +80,46 @@ class SelfKDTrainer(Trainer):
             model,
             args,
             data_collator=PairedCollator(processor),
-            train_dataset=PairedDataset(examples, processor, model.context, needs_responses(objective)),
+            train_dataset=PairedDataset(examples, processor, model.context, needs_responses(loss_config)),
             **trainer_arguments,
         )
         self.examples, self.processor = examples, processor
-        self.objective: LossConfig = objective
+        self.loss_config: LossConfig = loss_config
         self.spec_augment, self.on_policy_fraction, self.average = spec_augment, on_policy_fraction, average
         self.projector_learning_rate = projector_learning_rate
         if average:
             self.add_callback(average)
-        self.model_accepts_loss_kwargs = True  # the Trainer hands us the global count of response tokens
-        self._loss_shifts_labels = False  # our labels are the response alone: every one of them counts
-        self._parts: dict[str, float] = {}
+        self.model_accepts_loss_kwargs = True  # compute_loss gets the global count of response tokens
+        self._loss_shifts_labels = False  # our labels hold response tokens only, and all of them count
+        self._terms: dict[str, float] = {}  # sums since the last log entry
 
     def get_train_dataloader(self) -> DataLoader:
-        """As the Trainer's, but for the batches: `StepBatches` in place of accelerate's, which repeat examples."""
+        """The Trainer's, with the batches of `StepBatches`; accelerate's batches would repeat examples."""
         args, dataset = self.args, cast(PairedDataset, self.train_dataset)
         batches = StepBatches(self._get_train_sampler(), args.train_batch_size, args.world_size)
-        how = {name: getattr(args, f"dataloader_{name}") for name in _LOADING}
-        loader = DataLoader(dataset, batch_sampler=batches, collate_fn=self.data_collator, **how)
+        settings = {name: getattr(args, f"dataloader_{name}") for name in _LOADING}
+        loader = DataLoader(dataset, batch_sampler=batches, collate_fn=self.data_collator, **settings)
         return self.accelerator.prepare(loader)
 
     def _get_train_sampler(self, train_dataset=None) -> CostSampler:
-        a_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        step_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        if isinstance(self.examples, Examples):  # without reading a picture
-            known = self.examples.sketches()
+        if isinstance(self.examples, Examples):  # without reading images
+            sketches = self.examples.sketches()
         else:
-            known = [sketch(example) for example in self.examples]
-        taken = self.examples.epoch if isinstance(self.examples, Mixture) else None
-        if needs_responses(self.objective):
-            image_tokens = {size: self.processor.image_tokens(*size) for size in {(s.width, s.height) for s in known}}
-            costs = [token_cost(s, image_tokens[s.width, s.height]) for s in known]
-            self._sampler = CostSampler(costs, a_step, seed, [s.image for s in known], taken)
-        else:  # the ears alone are run
-            self._sampler = CostSampler([s.speech_seconds for s in known], a_step, seed, taken=taken)
+            sketches = [sketch(example) for example in self.examples]
+        epoch = self.examples.epoch if isinstance(self.examples, Mixture) else None
+        if needs_responses(self.loss_config):
+            sizes = {(s.width, s.height) for s in sketches}
+            image_tokens = {size: self.processor.image_tokens(*size) for size in sizes}
+            costs = [token_cost(s, image_tokens[s.width, s.height]) for s in sketches]
+            self._sampler = CostSampler(costs, step_size, seed, [s.image for s in sketches], epoch)
+        else:  # only speech encoder and projector run
+            self._sampler = CostSampler([s.speech_seconds for s in sketches], step_size, seed, epoch=epoch)
         return self._sampler
 
     def create_optimizer(self, model=None):
-        """As the Trainer's, but for the projector's rate."""
+        """The Trainer's, with the projector's own learning rate."""
         optimizer = super().create_optimizer(model)
         if self.projector_learning_rate is None:
             return optimizer
@@ -123,75 +134,76 @@ class SelfKDTrainer(Trainer):
         return optimizer
 
     def _run_epoch(self, *args, **kwargs) -> None:
-        # neither transformers nor accelerate reaches the sampler of several processes in an epoch that is resumed
+        # with several processes neither transformers nor accelerate sets the epoch of a resumed run on the sampler
         self._sampler.set_epoch(kwargs["epoch"])
-        if self.state.global_step >= self.state.max_steps:  # a run that had come to its end and was not saved yet
+        if self.state.global_step >= self.state.max_steps:  # a run with all its steps whose model was not saved yet
             self.control.should_training_stop = True
             return
         super()._run_epoch(*args, **kwargs)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """The batches of a step as they are learnt from, and the number of their response tokens."""
+        """(the batches of a step, augmented or with on-policy responses; the number of their response tokens)."""
         if self.spec_augment:
             epoch_iterator = map(self._augmented, epoch_iterator)
-        if self.on_policy_fraction and self._drawn("policy").random() < self.on_policy_fraction:
-            epoch_iterator = (self._rolled_out(inputs, num_batches == 1) for inputs in epoch_iterator)
+        if self.on_policy_fraction and self._random("policy").random() < self.on_policy_fraction:
+            epoch_iterator = (self._on_policy(inputs, num_batches == 1) for inputs in epoch_iterator)
         return super().get_batch_samples(epoch_iterator, num_batches, device)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         with self.accelerator.autocast():
             teacher = self.teacher(inputs) if self.teacher else None
-        # the student's own words are nothing to imitate: of those the teacher alone speaks
-        objective = replace(self.objective, alpha=1.0) if inputs.get(ON_POLICY_HINT) else self.objective
-        loss = model(paired=inputs, loss_function=partial(paired_loss, objective=objective, teacher=teacher))
+        # SFT on the student's own responses would reinforce its mistakes: those have the KD term only
+        loss_config = replace(self.loss_config, alpha=1.0) if inputs.get(ON_POLICY) else self.loss_config
+        loss = model(paired=inputs, loss_function=partial(paired_loss, loss_config=loss_config, teacher=teacher))
         if not torch.isfinite(loss.total):
             raise InputError(
                 f"the loss of step {self.state.global_step + 1} is {loss.total.item()}; "
                 f"examples {', '.join(inputs['ids'])}. What was saved before is kept; a lower learning_rate may help"
             )
-        if inputs["stands_in"]:  # run for its part in what the processes do together; its gradient is zero
+        if inputs["is_stand_in"]:  # the model runs because all processes must; the gradient is zero
             loss = loss._replace(total=0 * loss.total, terms={name: 0 * term for name, term in loss.terms.items()})
         count = loss.tokens if num_items_in_batch is None else num_items_in_batch
-        of_responses = {"kd": loss.kd} if needs_teacher(objective) else {}
-        of_responses |= {"sft": loss.sft} if needs_responses(objective) else {}
-        for name, value in {**of_responses, **loss.terms, "tokens": loss.tokens}.items():
-            self._parts[name] = self._parts.get(name, 0.0) + float(value)
-        # DDP and FSDP average the ranks' gradients; ours is a sum over all of them, divided by the count of all
+        response_terms = {"kd": loss.kd} if needs_teacher(loss_config) else {}
+        response_terms |= {"sft": loss.sft} if needs_responses(loss_config) else {}
+        for name, value in {**response_terms, **loss.terms, "tokens": loss.tokens}.items():
+            self._terms[name] = self._terms.get(name, 0.0) + float(value)
+        # DDP and FSDP average gradients over ranks; the loss is a sum over ranks divided by the global count
         ranks = 1 if num_items_in_batch is None else self.accelerator.num_processes
         mean = loss.total * ranks / count
         return (mean, {}) if return_outputs else mean
 
     def _augmented(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """The same with other voices. What is drawn for an example depends on seed, step and example alone."""
-        seeds = [self._drawn(f"voices/{name}").getrandbits(63) for name in inputs["ids"]]
-        generators, heard = [torch.Generator().manual_seed(seed) for seed in seeds], inputs["audio_inputs"]
-        mel_BFM = augmented(heard["mel_BFM"], heard["mel_mask_BM"], generators, self.spec_augment)
-        return inputs | {"audio_inputs": heard | {"mel_BFM": mel_BFM}}
+        """The batch with augmented log-mel frames, random by seed, step and example id."""
+        seeds = [self._random(f"voices/{name}").getrandbits(63) for name in inputs["ids"]]
+        generators, audio = [torch.Generator().manual_seed(seed) for seed in seeds], inputs["audio_inputs"]
+        mel_BFM = augment_mel(audio["mel_BFM"], audio["mel_mask_BM"], generators, self.spec_augment)
+        return inputs | {"audio_inputs": audio | {"mel_BFM": mel_BFM}}
 
-    def _rolled_out(self, inputs: dict[str, Any], keep_prefix: bool) -> dict[str, Any]:
-        """The same with the student's own replies; what was read of the pictures is kept for a step of one batch."""
-        if inputs["stands_in"]:
+    def _on_policy(self, inputs: dict[str, Any], keep_prefix: bool) -> dict[str, Any]:
+        """The batch with the student's own responses. `keep_prefix` keeps the encoded images, for a step of one
+        batch."""
+        if inputs["is_stand_in"]:
             return inputs
         inputs = self._prepare_inputs(inputs)
         length = max(MAX_NEW_TOKENS, inputs["labels"].shape[1])
         devices = [self.args.device] if self.args.device.type == "cuda" else []
         with self.accelerator.autocast(), torch.random.fork_rng(devices):
-            torch.manual_seed(self._drawn(f"replies/{inputs['ids'][0]}").getrandbits(63))
+            torch.manual_seed(self._random(f"replies/{inputs['ids'][0]}").getrandbits(63))
             rolled = rollout(self.accelerator.unwrap_model(self.model), inputs, self.processor.end_id, length)
-        return {name: v for name, v in rolled.items() if name != "prefix" or keep_prefix} | {ON_POLICY_HINT: True}
+        return {name: v for name, v in rolled.items() if name != "prefix" or keep_prefix} | {ON_POLICY: True}
 
-    def _drawn(self, what: str) -> random.Random:
-        """Chance that depends on seed and step alone: the same on every rank, and after a resume."""
-        return random.Random(f"{what}/{self.args.seed}/{self.state.global_step}")
+    def _random(self, key: str) -> random.Random:
+        """Random numbers that depend on key, seed and step only: the same on every rank and after a resume."""
+        return random.Random(f"{key}/{self.args.seed}/{self.state.global_step}")
 
     def _save_checkpoint(self, model, trial) -> None:
-        if self.average:  # first: a checkpoint that has the Trainer's state is whole
+        if self.average:  # before the Trainer's state, which marks a checkpoint as complete
             folder = Path(str(self.args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             self.average.save(folder, self.accelerator.unwrap_model(self.model), self.args.should_save)
         super()._save_checkpoint(model, trial)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """A checkpoint holds what trains; the rest is, to the bit, in the model that the run started from."""
+        """Saves trainable weights only; frozen ones are unchanged in the model that the run started from."""
         if not self.args.should_save:
             return
         model = self.accelerator.unwrap_model(self.model)
@@ -212,21 +224,21 @@ class SelfKDTrainer(Trainer):
         if set(saved) != trained:
             different = sorted(set(saved) ^ trained)
             raise InputError(
-                f"{path}: holds other weights than those that train ({different[0]}, {len(different)} in all)"
+                f"{path}: its weights are not the trainable ones ({different[0]}, {len(different)} in all)"
             )
         whole.load_state_dict(saved, strict=False)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if self._parts and "loss" in logs:
-            own = torch.tensor(list(self._parts.values()), device=self.args.device)
+        if self._terms and "loss" in logs:
+            own = torch.tensor(list(self._terms.values()), device=self.args.device)
             *sums, tokens = self.accelerator.reduce(own, "sum").tolist()
-            logs |= {f"{name}_per_token": value / tokens for name, value in zip(self._parts, sums, strict=False)}
-        self._parts.clear()
+            logs |= {f"{name}_per_token": value / tokens for name, value in zip(self._terms, sums, strict=False)}
+        self._terms.clear()
         super().log(logs, start_time)
 
 
 def _check_head(model: OmniModel) -> None:
-    """Raises InputError where a model makes other logits of its hidden states than the losses do (hidden x head)."""
+    """Raises InputError for a model whose logits are not hidden states x head, as the losses compute them."""
     text = model.config.get_text_config()
     for name in ("logits_scaling", "logit_scale"):  # of Granite, of Cohere
         if (scale := getattr(text, name, None)) not in (None, 1):
@@ -238,7 +250,7 @@ def _check_head(model: OmniModel) -> None:
 
 
 class RunLog(TrainerCallback):
-    """Writes the Trainer's figures to the run's log, means over the last `steps`, with the seconds that these took."""
+    """Writes the Trainer's metrics to the run's log: means over the last `steps`, and the seconds that these took."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -256,8 +268,8 @@ class RunLog(TrainerCallback):
 
 
 def mean_loss_and_seconds(folder: Path) -> dict[str, float]:
-    """Of a whole run, however often it was resumed: the mean over the steps that its log has, and their time; empty
-    where it has none."""
+    """`final_loss`, the mean over the steps in the run's log, and their `seconds`, over all resumes; {} without log
+    entries."""
     entries = [entry for entry in read_log(folder) if "loss" in entry]
     if not entries:
         return {}

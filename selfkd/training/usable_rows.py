@@ -1,8 +1,8 @@
-"""Which rows of folders a model can take, told before its weights are read: all that cannot be are listed at once.
+"""Which rows of data folders a model can take, known before its weights are read. All unusable rows are listed at once.
 
-The small columns of the shards settle nearly all of it: sizes of pictures, seconds of speech, bytes of text. A row that
-may not fit by these is prepared as it would be for the model. Pictures and sound are decoded only where that is quick
-(`DECODED_PIXELS`, `DECODED_SECONDS`), or where rows are to be left out, so that what is left can be relied on.
+The small columns of the shards decide for nearly all rows: image sizes, seconds of audio, bytes of text. A row that may
+not fit by these is prepared as for the model. Images and audio are decoded only where that is quick (`DECODED_PIXELS`,
+`DECODED_SECONDS`), or where unusable rows are to be skipped.
 """
 
 import re
@@ -16,21 +16,20 @@ from typing import Any
 from tqdm import tqdm
 
 from selfkd.data.dataset import ExampleFolder
-from selfkd.data.example import INDEX_COLUMNS, LONGEST_SECONDS, SAMPLE_RATE_HZ, Example, index_of
+from selfkd.data.example import INDEX_COLUMNS, LONGEST_SECONDS, SAMPLE_RATE_HZ, SHORTEST_SECONDS, Example, index_of
 from selfkd.errors import InputError
 from selfkd.files import read_json, write_json
-from selfkd.model.features import SHORTEST_SECONDS
 from selfkd.model.processing_omni import OmniProcessor
 from selfkd.model.speech_encoder import encoder_frames
 from selfkd.run_dir import UNUSABLE, is_main_process
 from selfkd.training.data import MODALITIES, Modality, checked_item, modality_prompts
 
 DECODED_PIXELS, DECODED_SECONDS = 4e8, 3600.0  # about ten seconds of a core, each
-TOLD = 10  # rows that a message names
+MAX_NAMED = 10  # rows in a message
 _COLUMNS = ("id", "question", "answer", "instruction", "answer_format", "duration_seconds", *INDEX_COLUMNS)
-_VECTORS_A_SECOND, _MARKS = 50, 600  # more than any model has of speech; of marks around picture, speech and turns
+_MAX_VECTORS_A_SECOND, _MAX_TEMPLATE_TOKENS = 50, 600  # upper bounds over all models: audio embeddings; special tokens
 _MELS_A_SECOND = 100
-_PATIENCE_SECONDS = 3  # before progress is shown
+_PROGRESS_DELAY_SECONDS = 3
 
 
 @dataclass(frozen=True)
@@ -45,81 +44,81 @@ class Unusable:
 
 @dataclass(frozen=True)
 class Use:
-    """What a command does with each row."""
+    """What a command needs of each row."""
 
     processor: OmniProcessor
-    context: int  # tokens that the LLM reads and writes at once
+    context: int  # the LLM's context length, in tokens
     modalities: Sequence[str] = MODALITIES
-    learns: bool = False  # from the answer, both views; without it rows are asked
-    looks: bool = True  # at the picture; CTC-only training does not, and runs no LLM
-    new_tokens: int = 0  # room for a response
-    ctc_tokens: Collection[int] | None = None  # those that the CTC head knows; empty for all of the question's
+    trains: bool = False  # trains on both modalities and the answer; otherwise evaluates `modalities`
+    with_image: bool = True  # false for CTC-only training, which runs no LLM
+    new_tokens: int = 0  # tokens reserved for a response
+    ctc_tokens: Collection[int] | None = None  # the CTC vocabulary; empty for all tokens of the question
 
-    def wrong_by_index(self, row: Mapping[str, Any]) -> str | None:
-        """Why a row of `_COLUMNS` cannot be used, as far as these say it."""
-        written = ("question", "answer") if self.learns and self.looks else ("question",)
-        for name in written if self.learns or "text" in self.modalities else ():
+    def reason_from_columns(self, row: Mapping[str, Any]) -> str | None:
+        """Why a row cannot be used, as far as `_COLUMNS` show it; None where they show nothing."""
+        texts = ("question", "answer") if self.trains and self.with_image else ("question",)
+        for name in texts if self.trains or "text" in self.modalities else ():
             if not row[name].strip():
                 return f"field {name}: is empty"
-        if self.looks and row["image_hash"]:
+        if self.with_image and row["image_hash"]:
             if not row["image_width"] or not row["image_height"]:
-                return "field image: not a readable picture"
+                return "field image: not a readable image"
             try:
                 self.processor.image_tokens(row["image_width"], row["image_height"])
             except InputError as error:
                 return str(error)
         seconds = row["duration_seconds"]
-        if self.listens and not SHORTEST_SECONDS <= seconds <= LONGEST_SECONDS:
-            too = "too short, or not there" if seconds < SHORTEST_SECONDS else f"over {LONGEST_SECONDS:.0f} s"
-            return f"field audio: {seconds:.3f} s of sound is {too}"
+        if self.with_audio and not SHORTEST_SECONDS <= seconds <= LONGEST_SECONDS:
+            too = "too short, or missing" if seconds < SHORTEST_SECONDS else f"over {LONGEST_SECONDS:.0f} s"
+            return f"field audio: {seconds:.3f} s of audio is {too}"
         if self.ctc_tokens is not None and len(row["question"].encode()) >= self._frames(seconds) // 2:
             ids = self.processor.text_ids(row["question"])
             labels = [i for i in ids if not self.ctc_tokens or i in self.ctc_tokens]
-            needed = len(labels) + sum(a == b for a, b in pairwise(labels))  # a blank between
+            needed = len(labels) + sum(a == b for a, b in pairwise(labels))  # a blank between equal labels
             if needed > self._frames(seconds):
                 return (
-                    f"field audio: {seconds:.2f} s of sound is too short for its question: {needed} frames are needed "
-                    f"for CTC, there are {self._frames(seconds)}"
+                    f"field audio: {seconds:.2f} s of audio is too short for its question: CTC needs {needed} frames, "
+                    f"there are {self._frames(seconds)}"
                 )
         return None
 
     def surely_fits(self, row: Mapping[str, Any]) -> bool:
-        """Whether the context holds a row whatever the tokenizer makes of its texts: a token is a byte at least, of
-        texts that are normalised too, about."""
-        if not self.looks:
+        """Whether a row fits the context whatever the tokenizer: a token is at least one byte. Normalization may
+        lengthen texts that are not ASCII, so their bytes count fourfold."""
+        if not self.with_image:
             return True
         texts = "".join(row[name] for name in ("question", "answer", "instruction", "answer_format"))
         size = len(texts.encode()) * (1 if texts.isascii() else 4)
         image = 2 * self.processor.image_tokens(row["image_width"], row["image_height"])
-        audio = _VECTORS_A_SECOND * row["duration_seconds"] if self.listens else 0
-        return size + image + audio + _MARKS <= self.context - self.new_tokens
+        audio = _MAX_VECTORS_A_SECOND * row["duration_seconds"] if self.with_audio else 0
+        return size + image + audio + _MAX_TEMPLATE_TOKENS <= self.context - self.new_tokens
 
     @property
-    def listens(self) -> bool:
-        return self.learns or any(modality != "text" for modality in self.modalities)
+    def with_audio(self) -> bool:
+        return self.trains or any(modality != "text" for modality in self.modalities)
 
     def prepare(self, example: Example) -> None:
-        """Makes of an example what the model is given; raises InputError where that cannot be, or does not fit."""
-        if reason := self.wrong_by_index(vars(example) | index_of(example)):
+        """Prepares an example as for the model; raises InputError where that fails or does not fit the context."""
+        if reason := self.reason_from_columns(vars(example) | index_of(example)):
             raise InputError(f"example {example.id}: {reason}")
-        if self.learns:
-            checked_item(self.processor, example, self.looks, self.context)
+        if self.trains:
+            checked_item(self.processor, example, self.with_image, self.context)
             return
-        seen = self.processor.encode_image(example.load_image(), f"example {example.id}")
-        asked: list[Modality] = [modality for modality in MODALITIES if modality in self.modalities]
-        for prompt in modality_prompts(self.processor, example, asked, seen):
+        image = self.processor.encode_image(example.load_image(), f"example {example.id}")
+        modalities: list[Modality] = [modality for modality in MODALITIES if modality in self.modalities]
+        for prompt in modality_prompts(self.processor, example, modalities, image):
             ids = prompt.prefix_ids + prompt.suffix_ids
-            room = self.context - self.new_tokens
-            self.processor.check_context(f"example {example.id}", ids, prompt.audio_inputs, room)
+            max_tokens = self.context - self.new_tokens
+            self.processor.check_context(f"example {example.id}", ids, prompt.audio_inputs, max_tokens)
         if "cascade" in self.modalities:
             example.samples()
 
     def decode(self, example: Example, row: Mapping[str, Any]) -> None:
-        """Decodes picture and sound alone; prepares the example where their size is not what the columns say."""
-        image = example.load_image() if self.looks else None
+        """Decodes image and audio only; prepares the example where their size differs from the columns."""
+        image = example.load_image() if self.with_image else None
         size = (0, 0) if image is None else image.size
-        seconds = len(example.samples()) / SAMPLE_RATE_HZ if self.listens else row["duration_seconds"]
-        known = (row["image_width"], row["image_height"]) if self.looks else (0, 0)
+        seconds = len(example.samples()) / SAMPLE_RATE_HZ if self.with_audio else row["duration_seconds"]
+        known = (row["image_width"], row["image_height"]) if self.with_image else (0, 0)
         if size != known or abs(seconds - row["duration_seconds"]) > 0.01:
             self.prepare(example)
 
@@ -131,16 +130,17 @@ class Use:
 def find_unusable(
     folders: Iterable[tuple[ExampleFolder, Sequence[int] | None]], use: Use, decode: bool = False, whole: bool = False
 ) -> list[Unusable]:
-    """The rows of folders, at these positions (None for all), that cannot be used so. With `decode` pictures and sound
-    are decoded however many there are; with `whole` each row is prepared as it would be for the model."""
+    """The unusable rows of folders, each with the positions to check (None for all). `decode` decodes images and audio
+    of any amount of data; `whole` prepares each row as for the model."""
     listed = [(folder, list(range(len(folder)) if some is None else some)) for folder, some in folders]
-    known = [(folder, some, folder.columns(*_COLUMNS)) for folder, some in listed]
-    decode = decode or _is_quick(rows[i] for _, some, rows in known for i in some)
+    columns = [(folder, some, folder.columns(*_COLUMNS)) for folder, some in listed]
+    decode = decode or _is_quick(rows[i] for _, some, rows in columns for i in some)
     found = []
-    with tqdm(total=sum(len(some) for _, some in listed), desc="checking rows", delay=_PATIENCE_SECONDS) as progress:
-        for folder, some, rows in known:
+    count = sum(len(some) for _, some in listed)
+    with tqdm(total=count, desc="checking rows", delay=_PROGRESS_DELAY_SECONDS) as progress:
+        for folder, some, rows in columns:
             for i in some:
-                if reason := _why_not(folder, i, rows[i], use, decode, whole):
+                if reason := _reason(folder, i, rows[i], use, decode, whole):
                     found.append(Unusable(folder.folder, folder.positions[i], rows[i]["id"], reason))
                 progress.update()
     return found
@@ -155,10 +155,10 @@ def _is_quick(rows: Iterable[Mapping[str, Any]]) -> bool:
     return sum(pixels.values()) <= DECODED_PIXELS and seconds <= DECODED_SECONDS
 
 
-def _why_not(
+def _reason(
     folder: ExampleFolder, position: int, row: Mapping[str, Any], use: Use, decode: bool, whole: bool
 ) -> str | None:
-    if reason := use.wrong_by_index(row):
+    if reason := use.reason_from_columns(row):
         return reason
     try:
         if whole or not use.surely_fits(row):
@@ -170,62 +170,61 @@ def _why_not(
     return None
 
 
-def told(found: Sequence[Unusable], rows: int) -> str:
-    """Some of the rows with their reasons, and how many there are of each kind of reason."""
-    by_kind = "; ".join(f"{n} x {kind}" for kind, n in [*by_reason(found).items()][:TOLD])
-    named = "; ".join(f"{u.folder}: example {u.id}: {u.reason}" for u in found[:TOLD])
-    more = f"; and {len(found) - TOLD} more" if len(found) > TOLD else ""
-    return f"{len(found)} of {rows} rows cannot be used ({by_kind}): {named}{more}"
+def unusable_text(found: Sequence[Unusable], rows: int) -> str:
+    """A message: counts by reason, and the first rows, each with its own reason."""
+    counts = "; ".join(f"{n} x {reason}" for reason, n in [*by_reason(found).items()][:MAX_NAMED])
+    named = "; ".join(f"{u.folder}: example {u.id}: {u.reason}" for u in found[:MAX_NAMED])
+    more = f"; and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
+    return f"{len(found)} of {rows} rows cannot be used ({counts}): {named}{more}"
 
 
-def left_out(
+def skip_unusable_rows(
     run: Path, folders: Sequence[ExampleFolder], use: Use, skip: bool
 ) -> tuple[dict[Path, list[int]], dict[str, Any]]:
-    """({folder: positions of the rows to leave out}, what the result says of them), as `checked_rows` gives them. What
-    was left out stands in the run (`UNUSABLE`), and is left out when the run goes on."""
+    """({folder: positions of the rows to skip}, their counts for the result), as `checked_rows` finds them. The run
+    keeps the list in `UNUSABLE`, and skips the same rows when it resumes."""
     path = run / UNUSABLE
-    known = left_out_before(path) if skip else None
-    found = checked_rows(folders, use, skip) if known is None else known
-    return by_folder(found), skipped(path, found, sum(map(len, folders))) if skip else {}
+    before = read_skipped(path) if skip else None
+    found = checked_rows(folders, use, skip) if before is None else before
+    return by_folder(found), write_skipped(path, found, sum(map(len, folders))) if skip else {}
 
 
 def checked_rows(folders: Sequence[ExampleFolder], use: Use, skip: bool) -> list[Unusable]:
-    """The rows that cannot be used. Raises InputError that lists them unless they are to be skipped, and where a folder
-    would be left without any."""
+    """The unusable rows. Raises InputError that lists them unless `skip`, and for a folder without a usable row."""
     found = find_unusable([(folder, None) for folder in folders], use, decode=skip)
     rows = sum(map(len, folders))
     if found and not skip:
-        raise InputError(f"data: {told(found, rows)} (--skip_unusable true leaves them out)")
+        raise InputError(f"data: {unusable_text(found, rows)} (--skip_unusable true leaves them out)")
     for folder in folders:
         if len(by_folder(found).get(folder.folder, ())) == len(folder):
-            raise InputError(f"data: {folder.folder}: no row is left: {told(found, rows)}")
+            raise InputError(f"data: {folder.folder}: no usable row: {unusable_text(found, rows)}")
     return found
 
 
 def by_folder(found: Iterable[Unusable]) -> dict[Path, list[int]]:
-    """{folder: positions of these rows}."""
+    """{folder: positions of its rows}."""
     positions: dict[Path, list[int]] = {}
     for u in found:
         positions.setdefault(u.folder, []).append(u.position)
     return positions
 
 
-def skipped(path: Path, found: Sequence[Unusable], rows: int) -> dict[str, Any]:
-    """Writes and says which rows are left out, once in a run, and returns what its result says of them."""
-    if is_main_process() and left_out_before(path) is None:
+def write_skipped(path: Path, found: Sequence[Unusable], rows: int) -> dict[str, Any]:
+    """Writes and prints, once in a run, which rows are skipped; returns their counts for the result."""
+    if is_main_process() and read_skipped(path) is None:
         write_json(path, [asdict(u) | {"folder": str(u.folder)} for u in found])
         if found:
-            print(f"left out: {told(found, rows)}; {path} names them all")
+            print(f"skipped: {unusable_text(found, rows)}; {path} lists them all")
     return {"skipped_unusable": len(found), "skipped_because": by_reason(found)}
 
 
-def left_out_before(path: Path) -> list[Unusable] | None:
-    """What a run that goes on left out before; None for one that begins."""
+def read_skipped(path: Path) -> list[Unusable] | None:
+    """The rows that a resumed run has skipped; None for a new run."""
     if not path.is_file():
         return None
     return [Unusable(**entry | {"folder": Path(entry["folder"])}) for entry in read_json(path)]
 
 
 def by_reason(found: Sequence[Unusable]) -> dict[str, int]:
-    """How many rows there are of each kind of reason: numbers apart, the same words."""
+    """{reason, its numbers replaced by N: how many rows}, the most frequent first."""
     return dict(Counter(re.sub(r"\d[\d.,]*", "N", u.reason) for u in found).most_common())

@@ -1,8 +1,7 @@
-"""The mean of the weights over the last steps of a run, in place of those of the last step alone.
+"""Weight averaging: the trained model gets the mean of the weights over the last steps of a run.
 
-At a constant rate the weights wander about a minimum, and their mean is nearer to it than any of them (Polyak &
-Juditsky 1992; stochastic weight averaging, Izmailov et al. 2018, arXiv 1803.05407). `docs/method.md` says what it is
-worth.
+At a constant learning rate the weights move around a minimum, and their mean is nearer to it than any of them (Polyak &
+Juditsky 1992; stochastic weight averaging, Izmailov et al. 2018, arXiv 1803.05407). `docs/method.md` has measurements.
 """
 
 from pathlib import Path
@@ -17,17 +16,15 @@ from transformers import TrainerCallback
 from selfkd.errors import InputError
 from selfkd.files import follow_umask
 
-STEPS = "steps"  # beside the means in a checkpoint: of how many steps they are
+STEPS = "steps"  # key in a checkpoint, next to the means: the number of averaged steps
 
 
 class WeightAverage(TrainerCallback):
-    """Means, in fp32, of what trains over the steps after `after`; the model has them when training ends.
-
-    A rank that holds shards has the means of its own shards.
-    """
+    """Averages trainable weights, in fp32, over the steps after `after`, and sets the model to the means when training
+    ends. With sharded weights each rank averages its own shards."""
 
     def __init__(self, after: int, checkpoint: str | None = None):
-        """`checkpoint`: folder of the checkpoint that the run goes on from."""
+        """`checkpoint`: folder of the checkpoint that the run resumes from."""
         self.after, self.checkpoint = after, checkpoint
         self.means: dict[str, Tensor] = {}
         self.steps = 0
@@ -35,27 +32,28 @@ class WeightAverage(TrainerCallback):
     def on_train_begin(self, args, state, control, model=None, **kwargs: Any) -> None:
         if self.checkpoint is None or state.global_step <= self.after:
             return
-        file, trained = self._file(Path(self.checkpoint), model), _trained(model)
+        file, trained = self._file(Path(self.checkpoint), model), _trainable_weights(model)
         saved = load_file(file) if file.is_file() else {}
         self.steps = int(saved.pop(STEPS, torch.tensor(0)))
         if {name: mean.shape for name, mean in saved.items()} != {name: p.shape for name, p in trained.items()}:
-            raise InputError(f"{file}: does not hold the means of what trains here; as many processes as before?")
+            raise InputError(f"{file}: not the means of the trainable weights; is the number of processes the same?")
         self.means = {name: mean.to(trained[name].device) for name, mean in saved.items()}
 
     def on_step_end(self, args, state, control, model=None, **kwargs: Any) -> None:
         if state.global_step <= self.after:
             return
         self.steps += 1
-        for name, weight in _trained(model).items():
+        for name, weight in _trainable_weights(model).items():
             mean = self.means.setdefault(name, torch.zeros_like(weight, dtype=torch.float32))
             mean.lerp_(weight.float(), 1 / self.steps)
 
     def on_train_end(self, args, state, control, model=None, **kwargs: Any) -> None:
-        for name, weight in _trained(model).items():
+        for name, weight in _trainable_weights(model).items():
             weight.copy_(self.means[name])
 
     def save(self, checkpoint: Path, model: nn.Module, main_process: bool) -> None:
-        """What a run that goes on from `checkpoint` needs; of ranks that hold the same, the main one writes."""
+        """Writes the means, so that a run can resume from `checkpoint`; the main process only, unless weights are
+        sharded."""
         file = self._file(checkpoint, model)
         if self.means and (main_process or _is_sharded(model)):
             checkpoint.mkdir(parents=True, exist_ok=True)
@@ -68,8 +66,8 @@ class WeightAverage(TrainerCallback):
         return checkpoint / f"averaged-{rank}.safetensors"
 
 
-def _trained(model: nn.Module) -> dict[str, Tensor]:
-    """The weights that train, or this rank's shards of them, outside the graph."""
+def _trainable_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Detached trainable weights, or this rank's shards of them."""
     weights = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
     return {name: w.to_local() if isinstance(w, DTensor) else w for name, w in weights.items()}
 

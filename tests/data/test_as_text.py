@@ -301,7 +301,7 @@ def test_one_text_is_said_read_and_learnt(tmp_path, source, processor):
     listed = open_source(SynthesizeConfig(tmp_path / "out", source, str(path), count=0, **images))
     example = listed.example(0)
     assert example.question.split() == ["Is", "it", "so?"] and "\u00a0" not in example.question
-    item = paired_item(processor, example.spoken(tone(1.0), "x"), looks=False)
+    item = paired_item(processor, example.spoken(tone(1.0), "x"), with_image=False)
     assert item.transcript == example.question and item.transcript_ids == processor.text_ids(example.question)
     assert spoken_form(example.question).replace(".", "").split() == ["Is", "it", "so?"]
 

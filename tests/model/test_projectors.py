@@ -177,8 +177,8 @@ def test_all_terms_of_an_objective_add_up(bundled):
     model, processor = bundled
     freeze_all_but(model, ["projector"])
     batch = PairedCollator(processor)([paired_item(processor, e) for e in toy_examples(3)])
-    parts = paired_loss(model, batch, LossConfig(0.3, 1.0, "forward", 0.1, 0.5, 0.2, response=0.4))
-    weights = {"hidden": 0.1, "transcript": 0.5, "alignment": 0.2}
+    parts = paired_loss(model, batch, LossConfig(0.3, 1.0, "forward", 0.1, 0.5, 0.2, response_weight=0.4))
+    weights = {"hidden_mse": 0.1, "ctc": 0.5, "soft_dtw": 0.2}
     expected = 0.4 * (0.3 * parts.kd + 0.7 * parts.sft)
     expected = expected + sum(weights[name] * value for name, value in parts.terms.items())
     assert set(parts.terms) == set(weights)
@@ -190,7 +190,7 @@ def test_ctc_only_training_does_not_run_the_llm(bundled, monkeypatch):
     freeze_all_but(model, ["projector", "speech_encoder"])
     batch = PairedCollator(processor)([paired_item(processor, e) for e in toy_examples(3)])
     monkeypatch.setattr("selfkd.training.self_kd.encode_prefix", None)  # no image is encoded
-    loss = paired_loss(model, batch, LossConfig(transcript=0.5, response=0.0))
+    loss = paired_loss(model, batch, LossConfig(ctc_weight=0.5, response_weight=0.0))
     tokens = model.encode_audio(**batch["audio_inputs"]).ctc.tokens
     expected = 0.5 * ctc_loss(tokens, model.projector.labels(batch["transcript_ids"])).sum()
     torch.testing.assert_close(loss.total, expected)
@@ -244,7 +244,7 @@ def test_new_ctc_head_has_its_own_learning_rate_and_a_character_head(tmp_path, t
 
     freeze_all_but(model, AUDIO_PARTS)
     arguments = training_arguments(replace(settings, learning_rate=1e-4))
-    how = arguments, toy_examples(2), processor, LossConfig(transcript=1.0, response=0.0)
+    how = arguments, toy_examples(2), processor, LossConfig(ctc_weight=1.0, response_weight=0.0)
     groups = SelfKDTrainer(model, *how, projector_learning_rate=3e-3).create_optimizer().param_groups
     rates = {id(p): group["lr"] for group in groups for p in group["params"]}
     assert rates == {id(p): 3e-3 if "head" in name else 1e-4 for name, p in model.named_parameters() if p.requires_grad}
@@ -271,8 +271,8 @@ def test_align_trains_a_ctc_projector(tmp_path, tiny_whisper):
     tokens = {i for e in ExampleFolder(tmp_path / "data") for i in processor.ids(e.question)}
     assert set(model.config.ctc_token_ids) == tokens
     logged = read_log(settings.output)[-1]
-    assert logged["transcript_per_token"] > 0 and "sft_per_token" not in logged
-    assert logged["characters_per_token"] > 0 and model.projector.character_head is None
+    assert logged["ctc_per_token"] > 0 and "sft_per_token" not in logged
+    assert logged["character_ctc_per_token"] > 0 and model.projector.character_head is None
     weights = load_file(settings.output / MODEL / "model.safetensors")
     assert not any(name.startswith(CHARACTER_HEAD) for name in weights)
     again = replace(settings, output=tmp_path / "again", save_steps=1)

@@ -6,19 +6,21 @@ interpreter itself (hash seeds, a launcher, what is imported when) start one wit
 """
 
 import atexit
+import gc
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-_PRELOAD = ["torch", "transformers", "peft", "accelerate", "datasets", "selfkd.cli", "selfkd.training.distill"]
+# selfkd.cli first: it sets how threads wait, which torch reads when it is imported
+_PRELOAD = ["selfkd.cli", "torch", "transformers", "peft", "accelerate", "datasets", "selfkd.training.distill"]
 _PRELOAD += ["selfkd.training.align", "selfkd.evaluation.evaluate", "selfkd.synthesis.synthesize"]
 
 
@@ -34,6 +36,7 @@ def _call(arguments: list[str], folder: str, environment: dict[str, str], stream
         os.close(descriptor)
     sys.stdin = open(os.devnull)  # noqa: SIM115, PTH123
     sys.argv = ["selfkd", *arguments]
+    gc.freeze()
     import torch
 
     torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", "1")))
@@ -53,8 +56,15 @@ def _context() -> Any:
     return context
 
 
+def forked_process(target: Callable[..., None], *arguments: Any) -> Any:
+    """A started process, forked from the server, that calls `target(*arguments)`; `join` it and see its `exitcode`."""
+    process = _context().Process(target=target, args=arguments)
+    process.start()
+    return process
+
+
 class Command:
-    """`selfkd ARGUMENTS` in the background, as `subprocess.Popen` has it: `pid`, `poll`, `wait`, `kill`, `stdout`, `stderr`."""
+    """`selfkd ARGUMENTS` in the background, as `subprocess.Popen` has it: `pid`, `poll`, `wait`, `kill`, streams."""
 
     def __init__(self, arguments: Sequence[Any], cwd: Path | None = None, env: Mapping[str, str] | None = None) -> None:
         self._streams = [tempfile.NamedTemporaryFile(suffix=".txt") for _ in range(2)]  # noqa: SIM115

@@ -1,4 +1,4 @@
-"""What each process of test_many_processes.py does: a command of selfkd, stopped in a step, and given again."""
+"""Run by each process of test_many_processes.py: a command of selfkd, interrupted in a step, then run again."""
 
 import sys
 
@@ -8,5 +8,5 @@ from selfkd.cli import main
 
 step, command = int(sys.argv[1]), sys.argv[2:]
 with interrupted_at(step):
-    assert main(command) == 130, "was not stopped"
+    assert main(command) == 130, "was not interrupted"
 assert main(command) == 0

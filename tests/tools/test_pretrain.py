@@ -48,7 +48,7 @@ def test_interrupted_pretraining_resumes_to_the_same_bytes(data, pretrained, tmp
         patch.setattr(AutoTokenizer, "from_pretrained", interrupt)  # between the two parts
         pretrain([data], output)
     assert list((output / "checkpoints").glob("characters/checkpoint-2"))
-    with pytest.raises(InputError, match="started with another seed \\(0 there, 1 here\\)"):
+    with pytest.raises(InputError, match="holds another run \\(seed: 0 there, 1 here\\)"):
         pretrain([data], output, seed=1)
     pretrain([data], output)
     assert (output / "model.safetensors").read_bytes() == (pretrained / "model.safetensors").read_bytes()

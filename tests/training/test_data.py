@@ -1,4 +1,4 @@
-"""Both views of an example: exact ids, exact lengths, the same response."""
+"""Both modalities of an example: exact ids, exact lengths, the same response."""
 
 import random
 from copy import copy
@@ -24,8 +24,8 @@ AFTER = "<|im_end|>\n<|im_start|>assistant\n"
 
 
 # 100 mel frames a second, 50 encoder frames, stacks of 4
-@pytest.mark.parametrize(("seconds", "mel_frames", "places"), [(0.5, 50, 7), (3.0, 300, 38), (10.0, 1000, 125)])
-def test_ids_and_lengths_of_both_views(model, processor, example, seconds, mel_frames, positions):
+@pytest.mark.parametrize(("seconds", "mel_frames", "vectors"), [(0.5, 50, 7), (3.0, 300, 38), (10.0, 1000, 125)])
+def test_ids_and_lengths_of_both_modalities(model, processor, example, seconds, mel_frames, vectors):
     example = example.spoken(tone(seconds), "tone")
     item = paired_item(processor, example)
     assert processor.tokenizer.decode(item.prefix_ids) == BEFORE
@@ -39,13 +39,13 @@ def test_ids_and_lengths_of_both_views(model, processor, example, seconds, mel_f
     assert batch["prefix_ids"][0].tolist() + batch["text_ids"][0].tolist() == whole_text[:-1]
     inputs, mask, _ = model.merge_audio_embeddings(batch["audio_ids"], batch["audio_mask"], batch["audio_inputs"])
     after = len(processor.ids(AFTER))
-    assert inputs["inputs_embeds"].shape[1] == mask.sum() == positions + after + len(item.response_ids) - 1
+    assert inputs["inputs_embeds"].shape[1] == mask.sum() == vectors + after + len(item.response_ids) - 1
     student, teacher, labels, _ = paired_rows(model, batch, with_teacher=True)
     assert student.shape == teacher.shape == (len(item.response_ids), model.get_input_embeddings().embedding_dim)
     assert labels.tolist() == item.response_ids
 
 
-def test_what_stays_written_stands_around_the_question_in_both_views(processor, example):
+def test_instruction_and_answer_format_are_text_in_both_modalities(processor, example):
     example = replace(example, instruction="Reference: STOP\n", answer_format="\nAnswer with one word.")
     item = paired_item(processor, example)
     assert processor.tokenizer.decode(item.prefix_ids) == BEFORE + "Reference: STOP\n"
@@ -54,18 +54,19 @@ def test_what_stays_written_stands_around_the_question_in_both_views(processor, 
     assert processor.tokenizer.decode(item.audio_ids) == AUDIO_TOKEN + after
 
 
-def test_ears_that_learn_alone_look_at_no_picture(processor, example):
-    whole, alone = paired_item(processor, example), paired_item(processor, replace(example, image=b"torn"), looks=False)
-    assert alone.image_inputs == {} and "<IMG_CONTEXT>" not in processor.tokenizer.decode(alone.prefix_ids)
-    assert alone.transcript_ids == whole.transcript_ids
-    assert torch.equal(alone.audio_inputs["mel_BFM"], whole.audio_inputs["mel_BFM"])
-    unanswered = paired_item(processor, replace(example, answer=" "), looks=False)
-    assert unanswered.response_ids == alone.response_ids == [*alone.transcript_ids, whole.response_ids[-1]]
-    assert PairedDataset([example], processor, context=1, looks=False)[0].response_ids == alone.response_ids
+def test_an_item_of_ctc_only_training_has_no_image_and_the_question_as_response(processor, example):
+    whole = paired_item(processor, example)
+    ctc_only = paired_item(processor, replace(example, image=b"torn"), with_image=False)
+    assert ctc_only.image_inputs == {} and "<IMG_CONTEXT>" not in processor.tokenizer.decode(ctc_only.prefix_ids)
+    assert ctc_only.transcript_ids == whole.transcript_ids
+    assert torch.equal(ctc_only.audio_inputs["mel_BFM"], whole.audio_inputs["mel_BFM"])
+    without_answer = paired_item(processor, replace(example, answer=" "), with_image=False)
+    assert without_answer.response_ids == ctc_only.response_ids == [*ctc_only.transcript_ids, whole.response_ids[-1]]
+    assert PairedDataset([example], processor, context=1, with_image=False)[0].response_ids == ctc_only.response_ids
 
 
-def test_a_response_is_tokenized_as_it_stands_in_a_conversation(parts):
-    """SentencePiece marks the beginning of a text as it does a space; what follows "assistant" has no mark."""
+def test_a_response_is_tokenized_as_within_a_conversation(parts):
+    """SentencePiece marks the beginning of a text as it does a space; the response after "assistant" has none."""
     pieces = ["▁", "▁Yes", "Yes", "<|im_end|>", "\n", *sorted({*"assistant", "u", "e", "r", "Y", ".", "<", ">", "|"})]
     model = Tokenizer(Unigram([("<unk>", -9.0), *((piece, -float(1 + (len(piece) < 2))) for piece in pieces)], 0))
     model.pre_tokenizer = Metaspace(prepend_scheme="first", split=False)
@@ -80,7 +81,7 @@ def test_a_response_is_tokenized_as_it_stands_in_a_conversation(parts):
     assert response == whole[-2:], "not what the model would generate"
 
 
-def test_generation_prompt_of_the_speech_view(processor, example):
+def test_generation_prompt_of_an_audio_query(processor, example):
     prompt = processor.audio_prompt(
         processor.encode_audio(example.samples()), processor.encode_image(example.load_image())
     )
@@ -89,16 +90,16 @@ def test_generation_prompt_of_the_speech_view(processor, example):
     assert batch["suffix_ids"][0].tolist() == [processor.audio_token_id, *processor.ids(AFTER)]
 
 
-def test_a_clip_sounds_the_same_alone_and_in_a_batch(model, processor, examples):
+def test_a_clip_has_the_same_embeddings_alone_and_in_a_batch(model, processor, examples):
     items = [paired_item(processor, e) for e in examples[:4]]
     batch = PairedCollator(processor)(items)
     together, mask = model.encode_audio(**batch["audio_inputs"])[:2]
-    for item, vectors, heard in zip(items, together, mask, strict=True):
-        alone = model.encode_audio(**item.audio_inputs).vectors
-        torch.testing.assert_close(vectors[heard], alone[0], rtol=1e-5, atol=1e-5)
+    for item, vectors, vectors_mask in zip(items, together, mask, strict=True):
+        single = model.encode_audio(**item.audio_inputs).vectors
+        torch.testing.assert_close(vectors[vectors_mask], single[0], rtol=1e-5, atol=1e-5)
 
 
-def test_different_responses_in_the_two_views_are_caught(model, processor, examples):
+def test_different_responses_in_the_two_modalities_fail(model, processor, examples):
     batch = PairedCollator(processor)([paired_item(processor, e) for e in examples[:2]])
     batch["audio_ids"][1, batch["audio_mask"][1].sum() - 1] += 1
     with pytest.raises(AssertionError, match="different responses"):
@@ -110,9 +111,9 @@ def test_different_responses_in_the_two_views_are_caught(model, processor, examp
     [
         ({"question": "  "}, "field question: is empty"),
         ({"answer": ""}, "field answer: is empty"),
-        ({"image": b"no picture"}, "field image: not a readable picture"),
+        ({"image": b"no image"}, "field image: not a readable (image|picture)"),
         ({"audio": b"no sound"}, "field audio: not readable sound"),
-        ({"audio": None}, "field audio: this example has not been spoken"),
+        ({"audio": None}, "field audio: (this example has not been spoken|no audio)"),
     ],
 )
 def test_bad_fields_are_named(processor, example, change, message):
@@ -121,12 +122,12 @@ def test_bad_fields_are_named(processor, example, change, message):
 
 
 @pytest.mark.parametrize(("seconds", "message"), [(30.5, "over the encoder's 30 s"), (0.01, "too short")])
-def test_speech_of_a_length_that_cannot_be_heard(processor, example, seconds, message):
+def test_audio_that_is_too_long_or_too_short_is_refused(processor, example, seconds, message):
     with pytest.raises(InputError, match=f"the-example: field audio: .*{message}"):
         paired_item(processor, example.spoken(tone(seconds), "tone"))
 
 
-def test_examples_of_like_cost_share_a_step_and_each_comes_once_an_epoch():
+def test_examples_of_similar_cost_share_a_step_and_each_comes_once_an_epoch():
     costs = [random.Random(i).randint(1, 100) for i in range(203)]
     sampler = CostSampler(costs, step_size=8, seed=3)
     first, again = list(sampler), list(sampler)
@@ -137,28 +138,28 @@ def test_examples_of_like_cost_share_a_step_and_each_comes_once_an_epoch():
     assert sum(spread) / len(spread) < 15, "random steps of 8 would spread over about 78"
 
 
-def test_questions_about_one_picture_follow_each_other():
+def test_questions_about_one_image_are_adjacent():
     images = [i // 3 for i in range(60)]
     order = list(CostSampler([1] * 60, step_size=12, seed=0, images=images))
     assert sorted(order) == list(range(60)) and order != list(range(60))
     changes = sum(images[a] != images[b] for a, b in pairwise(order))
-    assert changes == 19, "twenty pictures, each in one run"
+    assert changes == 19, "twenty images, each in one block"
 
 
-def test_a_small_set_is_prepared_once_and_a_large_one_does_not_fill_memory(parts, monkeypatch):
+def test_items_are_cached_up_to_a_number_of_bytes(parts, monkeypatch):
     _, processor = parts
     examples = toy_examples(4)
     dataset = PairedDataset(examples, processor, context=2048)
     assert all(dataset[i] is dataset[i] for i in range(4))
     tensors = (*dataset[0].audio_inputs.values(), *dataset[0].image_inputs.values())
-    monkeypatch.setattr("selfkd.training.data.KEPT_BYTES", sum(t.nbytes for t in tensors))
+    monkeypatch.setattr("selfkd.training.data.CACHE_BYTES", sum(t.nbytes for t in tensors))
     dataset = PairedDataset(examples, processor, context=2048)
     assert dataset[0] is dataset[0] and dataset[1] is not dataset[1]
 
 
 @pytest.mark.parametrize(("context", "modality"), [(50, "text"), (80, "audio")])
-def test_tokens_that_do_not_fit_the_context(model, processor, example, monkeypatch, context, modality):
-    """The spoken view is the longer one here: six seconds are 75 vectors."""
+def test_an_example_longer_than_the_context_is_refused(model, processor, example, monkeypatch, context, modality):
+    """The audio query is the longer one here: six seconds are 75 vectors."""
     example = example.spoken(tone(6), "tone")
     with pytest.raises(InputError, match=f"the-example: .* tokens do not fit the model's context of {context}"):
         PairedDataset([example], processor, context)[0]

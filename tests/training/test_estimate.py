@@ -1,4 +1,4 @@
-"""`--dry-run`: every recipe plans its run without weights; counts are those of the published models."""
+"""`--dry-run`: an estimate for every recipe without weights; parameter counts are those of the published models."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from selfkd.training.trainable import freeze_all_but
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
-# billions of parameters of the vision-language models, as their pages on the hub show them
+# billions of parameters of the vision-language models, from their pages on the hub
 PUBLISHED = {"internvl2_1b": 0.94, "internvl2_2b": 2.21, "internvl2_4b": 4.15, "internvl2_8b": 8.08,
              "qwen2_vl_2b": 2.21, "qwen2_vl_7b": 8.29, "qwen2_5_vl_3b": 3.75, "qwen3_vl_2b": 2.13,
              "smolvlm_2b": 2.25}  # fmt: skip
@@ -32,14 +32,16 @@ def settings(recipe: Path, **changes) -> DistillConfig:
     return DistillConfig(**{k: Path(v) if k == "output" else v for k, v in values.items()})
 
 
-def test_every_base_has_a_recipe():
+def test_every_backbone_has_a_recipe():
     assert (
-        {r.stem for r in RECIPES} == {*PUBLISHED, *NATIVE} == {s.stem for s in (ROOT / "recipes/model_configs").iterdir()}
+        {r.stem for r in RECIPES}
+        == {*PUBLISHED, *NATIVE}
+        == {s.stem for s in (ROOT / "recipes/model_configs").iterdir()}
     )
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.stem)
-def test_a_recipe_plans_its_run(recipe, monkeypatch, tmp_path, capsys):
+def test_a_recipe_has_an_estimate(recipe, monkeypatch, tmp_path, capsys):
     if recipe.stem == "gemma3n_e4b" and not is_timm_available():
         with pytest.raises(InputError, match=r"model: .*requires the timm library"):
             distill(settings(recipe))
@@ -56,7 +58,7 @@ def test_a_recipe_plans_its_run(recipe, monkeypatch, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_tokens_of_pictures_are_counted_where_model_and_data_are_there(parts, tmp_path):
+def test_image_tokens_are_counted_where_model_and_data_exist(parts, tmp_path):
     training_start(parts, tmp_path)
     data = [str(tmp_path / "data")]
     for model in ("", str(tmp_path / "model")):
@@ -64,9 +66,9 @@ def test_tokens_of_pictures_are_counted_where_model_and_data_are_there(parts, tm
         assert load["prefix_tokens"] == parts[1].image_tokens(64, 64) + TEMPLATE_TOKENS and load["examples"] == 16
 
 
-def test_the_plan_of_stage_one_counts_what_will_train(tmp_path):
-    planned = align(AlignConfig([str(tmp_path / "none")], tmp_path / "run", dry_run=True))
-    assert planned["trained_parameters"] == freeze_all_but(load_tiny_model()[0], ["projector", "speech_encoder"])
+def test_the_estimate_of_align_counts_trainable_parameters(tmp_path):
+    estimated = align(AlignConfig([str(tmp_path / "none")], tmp_path / "run", dry_run=True))
+    assert estimated["trained_parameters"] == freeze_all_but(load_tiny_model()[0], ["projector", "speech_encoder"])
 
 
 def test_self_kd_costs_little_more_than_sft_and_adapters_train():
@@ -81,34 +83,38 @@ def test_self_kd_costs_little_more_than_sft_and_adapters_train():
     assert wider["parameters"] - selfkd["parameters"] == wider["trained_parameters"] - selfkd["trained_parameters"]
 
 
-def test_ears_that_learn_from_what_is_said_alone_take_no_llm(tmp_path):
-    planned = DistillConfig([str(tmp_path / "none")], tmp_path / "run", dry_run=True)
-    whole, alone = distill(planned), distill(replace(planned, response_weight=0.0))
-    assert alone["step_teraflop"] < 0.5 * whole["step_teraflop"]
-    assert set(alone["gigabytes"]) == {"frozen weights", "what trains", "the ears' graph"}
+def test_ctc_only_training_costs_no_llm(tmp_path):
+    estimated = DistillConfig([str(tmp_path / "none")], tmp_path / "run", dry_run=True)
+    whole, ctc_only = distill(estimated), distill(replace(estimated, response_weight=0.0))
+    assert ctc_only["step_teraflop"] < 0.5 * whole["step_teraflop"]
+    assert set(ctc_only["gigabytes"]) == {
+        "frozen weights",
+        "trainable weights, gradients, optimizer",
+        "speech encoder activations",
+    }
 
 
-def test_the_recipe_of_ears_is_planned_without_the_parts():
-    """Measured on an H100 with 16 clips (2026-11-27_gpu): 12.7 TFLOP, 32.2 GB beside another base of 8B."""
+def test_the_recipe_of_a_ctc_projector_has_an_estimate_without_checkpoints():
+    """Measured on an H100 with 16 clips (2026-11-27_gpu): 12.7 TFLOP, 32.2 GB next to another VLM of 8B."""
     recipe = yaml.safe_load((ROOT / "recipes/ctc_projector/whisper_large_v3.yaml").read_text())
-    recipe |= {"model_config": str(ROOT / recipe["model_config"]), "output": Path("runs/ears")}
-    planned = align(AlignConfig(**recipe | {"batch_size": 16}, weight_averaging=0.0, dry_run=True))
-    assert planned["step_teraflop"] == pytest.approx(12.7, rel=0.05)
-    assert sum(planned["gigabytes"].values()) == pytest.approx(32.2, rel=0.1)
+    recipe |= {"model_config": str(ROOT / recipe["model_config"]), "output": Path("runs/ctc")}
+    estimated = align(AlignConfig(**recipe | {"batch_size": 16}, weight_averaging=0.0, dry_run=True))
+    assert estimated["step_teraflop"] == pytest.approx(12.7, rel=0.05)
+    assert sum(estimated["gigabytes"].values()) == pytest.approx(32.2, rel=0.1)
     padded = align(AlignConfig(**recipe | {"batch_size": 16}, pad_to_window=True, dry_run=True))
-    assert padded["step_teraflop"] / planned["step_teraflop"] == pytest.approx(30 / 4, rel=0.1)
+    assert padded["step_teraflop"] / estimated["step_teraflop"] == pytest.approx(30 / 4, rel=0.1)
     with pytest.raises(InputError, match=r"projector_learning_rate: -1.0: must be above 0"):
         align(AlignConfig(**recipe | {"projector_learning_rate": -1.0}, dry_run=True))
 
 
-def test_how_stacked_ears_stack_is_planned_with_a_skeleton():
+def test_a_larger_stack_factor_has_more_trainable_parameters():
     model_config = str(ROOT / "recipes/model_configs/internvl2_1b.json")
     whole = AlignConfig(["none"], Path("run"), projector="stack", model_config=model_config, dry_run=True)
     wide = align(replace(whole, stack_factor=16))["trained_parameters"]
     assert wide > 3 * align(whole)["trained_parameters"]
 
 
-def test_a_model_and_data_that_are_there_are_counted(parts, tmp_path):
+def test_an_existing_model_and_data_are_counted(parts, tmp_path):
     start = training_start(parts, tmp_path)
     config = DistillConfig(
         [str(start / "data")], tmp_path / "run", model=str(start / "model"), steps=4, batch_size=8, dry_run=True
@@ -121,8 +127,8 @@ def test_a_model_and_data_that_are_there_are_counted(parts, tmp_path):
     assert aligned["parameters"] == result["parameters"]
 
 
-def test_a_skeleton_that_is_not_there(tmp_path):
-    with pytest.raises(InputError, match=r"skeleton: .*no such file"):
+def test_a_missing_or_damaged_model_config_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"model_config: .*no such file"):
         distill(DistillConfig([str(tmp_path)], tmp_path / "run", model_config="none.json", dry_run=True))
     (tmp_path / "recipe.yaml").write_text("alpha: 1\n")
     with pytest.raises(InputError, match=r"recipe.yaml: no JSON"):

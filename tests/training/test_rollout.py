@@ -1,4 +1,4 @@
-"""Roll-outs: the batch with other responses is the batch that the collator would have made of them."""
+"""Rollouts: a batch with other responses equals the collator's batch of them; augmentation of log-mel frames."""
 
 from dataclasses import replace
 
@@ -14,11 +14,11 @@ from selfkd.model.tiny import load_tiny_model
 from selfkd.training.data import PairedCollator, paired_item
 from selfkd.training.rollout import rollout, with_responses
 from selfkd.training.self_kd import paired_loss
-from selfkd.training.spec_augment import augmented, masked, warped
+from selfkd.training.spec_augment import augment_mel, mask_mel, warp_mel
 from selfkd.training.trainable import freeze_all_but
 
 
-def test_other_responses_make_the_batch_that_the_collator_would_make(processor):
+def test_with_responses_equals_the_collator(processor):
     examples = toy_examples(5)
     answers = "no", "a red circle", "2", "yes", "x y z"
     others = [replace(e, answer=answer) for e, answer in zip(examples, answers, strict=True)]
@@ -33,9 +33,8 @@ def test_other_responses_make_the_batch_that_the_collator_would_make(processor):
         assert torch.equal(found[f"{modality}_ids"][mask.bool()], expected[f"{modality}_ids"][mask.bool()])
 
 
-def test_replies_are_the_students_own_and_the_prefix_is_read_once():
-    """Drawn at temperature 1 from a model that is sure of itself, replies are the likeliest ones; and the loss on them
-    is that of the batch without the prefix at hand."""
+def test_a_rollout_reuses_the_encoded_images_and_follows_the_seed():
+    """The loss with the encoded images of the rollout is that of a batch without them."""
     model, processor = load_tiny_model()
     freeze_all_but(model, ["projector"])
     batch = PairedCollator(processor)([paired_item(processor, e) for e in toy_examples(4)])
@@ -50,36 +49,36 @@ def test_replies_are_the_students_own_and_the_prefix_is_read_once():
 
 
 @pytest.mark.parametrize("name", ["Gemma 4", "Qwen2.5-Omni"])
-def test_no_reply_holds_a_token_that_stands_for_a_picture_or_a_clip(name):
-    """It would have no picture to stand for. Here the model would say hardly anything else."""
+def test_no_response_holds_a_placeholder_of_image_or_audio(name):
+    """In a response it would have no image. This model would otherwise generate hardly anything else."""
     torch.manual_seed(0)
     vlm, its_processor = NATIVE[name]()
     model, processor = OmniModel.from_native(vlm), OmniProcessor(its_processor)
-    never = torch.tensor(model.config.placeholder_ids)
-    assert model.config.audio_token_id in never and len(never) >= 2
+    placeholders = torch.tensor(model.config.placeholder_ids)
+    assert model.config.audio_token_id in placeholders and len(placeholders) >= 2
     batch = PairedCollator(processor)([paired_item(processor, e) for e in toy_examples(4)])
-    liked = torch.zeros(model.config.get_text_config().vocab_size).index_fill(0, never, 50.0)
-    model.get_output_embeddings().register_forward_hook(lambda _, __, logits: logits + liked)
+    bias = torch.zeros(model.config.get_text_config().vocab_size).index_fill(0, placeholders, 50.0)
+    model.get_output_embeddings().register_forward_hook(lambda _, __, logits: logits + bias)
     labels = rollout(model, batch, processor.end_id, 8)["labels"]
-    assert labels.numel() and not torch.isin(labels, never).any()
+    assert labels.numel() and not torch.isin(labels, placeholders).any()
 
 
 def generators(*seeds):
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-def test_voices_are_warped_and_masked_within_the_clip():
+def test_mel_frames_are_warped_and_masked_within_the_clip():
     mel, mask = torch.randn(3, 80, 50), torch.ones(3, 50, dtype=torch.long)
     mask[1, 30:] = 0
-    first, same, other = (augmented(mel, mask, generators(s, 7, 8)) for s in (1, 1, 2))
+    first, same, other = (augment_mel(mel, mask, generators(s, 7, 8)) for s in (1, 1, 2))
     assert torch.equal(first, same) and not torch.equal(first[0], other[0])
-    assert torch.equal(first[1:], other[1:]), "what becomes of a clip hangs on its own generator alone"
-    alone = augmented(mel[1:2, :, :30], mask[1:2, :30], generators(7))
-    torch.testing.assert_close(alone, first[1:2, :, :30])
+    assert torch.equal(first[1:], other[1:]), "a clip depends on its own generator only"
+    single = augment_mel(mel[1:2, :, :30], mask[1:2, :30], generators(7))
+    torch.testing.assert_close(single, first[1:2, :, :30])
     assert first.shape == mel.shape and torch.isfinite(first).all()
-    holes = masked(mel, mask, generators(0, 1, 2)) != mel
-    assert not holes[1, :, 30:].all(0).any()  # a stripe of frames lies within the clip
+    holes = mask_mel(mel, mask, generators(0, 1, 2)) != mel
+    assert not holes[1, :, 30:].all(0).any()  # stripes of frames are within the clip
     assert 0 < holes.float().mean() < 0.6
-    flat = torch.arange(80.0)[None, :, None].expand(1, 80, 5)  # each bin holds its own number: where it came from
-    moved = warped(flat, generators(3))[0, :, 0]
+    flat = torch.arange(80.0)[None, :, None].expand(1, 80, 5)  # each bin holds its own index
+    moved = warp_mel(flat, generators(3))[0, :, 0]
     assert (moved.diff() >= 0).all() and (moved - torch.arange(80.0)).abs().max() <= 0.12 * 80 + 2.5

@@ -1,4 +1,4 @@
-"""Ears that hear tokens, and data of which they could not hear the half: an error before anything is learnt from it."""
+"""Questions outside the CTC vocabulary: an error before training."""
 
 from dataclasses import replace
 
@@ -17,8 +17,8 @@ from selfkd.training.distill import DistillConfig, distill
 
 
 @pytest.fixture
-def others(tmp_path):
-    """Questions of another world than the embedded one."""
+def other_questions(tmp_path):
+    """Questions that are not from the toy world."""
     questions = ["Whose dog is holding a frisbee?", "Which airline owns the plane?"]
     examples = [replace(e, question=q, question_type="words") for e, q in zip(toy_examples(2), questions, strict=True)]
     (tmp_path / "others").mkdir()
@@ -27,7 +27,7 @@ def others(tmp_path):
     return str(tmp_path / "others")
 
 
-def asked(data, output):
+def cascade(data, output):
     return EvaluateConfig("some-omni", [data], output, modalities=["cascade"], url="http://127.0.0.1:9/v1")
 
 
@@ -35,18 +35,18 @@ def asked(data, output):
     ("stage", "config", "remedy"),
     [
         (align, lambda data, output: AlignConfig([data], output, steps=1), "speech_encoder: name a Whisper"),
-        (distill, lambda data, output: DistillConfig([data], output, steps=1), "selfkd align with the speech_encoder"),
-        (evaluate, asked, "recognizer: name one"),
+        (distill, lambda data, output: DistillConfig([data], output, steps=1), "selfkd align with a Whisper"),
+        (evaluate, cascade, "(recognizer|asr_model): name one"),
     ],
     ids=["align", "distill", "evaluate"],
 )
-def test_what_the_bundled_ears_cannot_hear_is_said_before_anything_is_made(others, tmp_path, stage, config, remedy):
-    with pytest.raises(InputError, match=rf"others: \d\d% of the tokens that are said .*{remedy}"):
-        stage(config(others, tmp_path / "run"))
+def test_questions_outside_the_vocabulary_are_refused_before_training(other_questions, tmp_path, stage, config, remedy):
+    with pytest.raises(InputError, match=rf"others: \d\d% of the questions' tokens .*{remedy}"):
+        stage(config(other_questions, tmp_path / "run"))
     assert not (tmp_path / "run" / "config.json").exists()
 
 
-def test_the_embedded_world_they_hear(tmp_path):
+def test_the_toy_world_is_covered(tmp_path):
     training_data(tmp_path)
     check_vocabulary_coverage(
         [ExampleFolder(tmp_path / "data")], load_tiny_model()[0].config.ctc_token_ids, load_tiny_model()[1], ""

@@ -1,4 +1,4 @@
-"""The mean of the weights over the last steps: the arithmetic one, in fp32, and resumed with a run."""
+"""Weight averaging: the arithmetic mean over the last steps, in fp32, also over a resume."""
 
 import pytest
 import torch
@@ -30,20 +30,20 @@ def trained(parts, tmp_path, steps, average):
     start = training_start(parts, tmp_path)
     model, processor = load_model(start / "model")
     freeze_all_but(model, ["projector"])
-    how = {"steps": steps, "batch_size": 4, "learning_rate": 2e-3, "warmup_steps": 1, "weight_averaging": 0.5}
+    how = {"steps": steps, "batch_size": 2, "learning_rate": 2e-3, "warmup_steps": 1, "weight_averaging": 0.5}
     settings = DistillConfig([], tmp_path / "run", **how)
-    seen, arguments = EachStep(), training_arguments(settings)
+    each_step, arguments = EachStep(), training_arguments(settings)
     how = (LossConfig(0.5), 0.0, 0.0, average)
-    SelfKDTrainer(model, arguments, toy_examples(16), processor, *how, callbacks=[seen]).train()
-    return model, seen
+    SelfKDTrainer(model, arguments, toy_examples(8), processor, *how, callbacks=[each_step]).train()
+    return model, each_step
 
 
 def test_the_trained_model_has_the_mean_of_the_last_steps(parts, tmp_path):
-    model, seen = trained(parts, tmp_path, 6, WeightAverage(after=3))
-    mean = torch.stack(seen.weights[3:]).mean(0)
-    assert (seen.weights[3] - seen.weights[5]).abs().max() > 1e-4
+    model, each_step = trained(parts, tmp_path, 6, WeightAverage(after=3))
+    mean = torch.stack(each_step.weights[3:]).mean(0)
+    assert (each_step.weights[3] - each_step.weights[5]).abs().max() > 1e-4
     torch.testing.assert_close(model.projector.linear_out.weight.detach(), mean, rtol=0, atol=1e-6)
-    assert seen.rates == [2e-3] * 6  # else the last steps would hardly count
+    assert each_step.rates == [2e-3] * 6  # else the last steps would hardly count
 
 
 def test_means_of_bfloat16_weights_are_in_float32():
@@ -58,7 +58,7 @@ def test_means_of_bfloat16_weights_are_in_float32():
 def test_a_checkpoint_without_the_means_is_refused(tmp_path):
     model, average = torch.nn.Linear(2, 2), WeightAverage(after=1, checkpoint=str(tmp_path))
     state = TrainerState(global_step=3)
-    with pytest.raises(InputError, match=r"averaged-0.safetensors: does not hold the means of what trains"):
+    with pytest.raises(InputError, match=r"averaged-0.safetensors: not the means of the trainable weights"):
         average.on_train_begin(None, state, None, model)
     before = WeightAverage(after=1)
     for _ in range(2):

@@ -28,7 +28,7 @@ from selfkd.model.features import log_mel, pad_mels
 from selfkd.model.projectors import ctc_loss
 from selfkd.model.speech_encoder import ASRModel, ASRModelConfig
 from selfkd.model.tiny import vlm_path
-from selfkd.training.spec_augment import augmented
+from selfkd.training.spec_augment import augment_mel
 from selfkd.training.stage import last_checkpoint
 from tools.tiny_model.architecture import WHISPER_SIZE
 from tools.tiny_model.pretraining import check_settings, pretraining_arguments
@@ -60,7 +60,7 @@ def label_ids(texts: list[str], split: Callable[[str], list[str]]) -> tuple[list
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Tensor]:
     mel, mask = pad_mels([item["mel_FM"] for item in items])
-    mel = augmented(mel, mask, [torch.default_generator] * len(mel))
+    mel = augment_mel(mel, mask, [torch.default_generator] * len(mel))
     labels = torch.nn.utils.rnn.pad_sequence([torch.tensor(item["input_ids"]) for item in items], True, -100)
     return {"mel_BFM": mel, "mel_mask_BM": mask, "labels": labels}
 

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from selfkd.errors import InputError
 from selfkd.files import write_json
-from selfkd.run_dir import first_difference
+from selfkd.run_dir import check_same
 
 
 def pretraining_arguments(
@@ -35,6 +34,5 @@ def check_settings(output: Path, settings: dict[str, Any]) -> None:
     """Records the settings of the run in `output`; raises InputError where it was started with others."""
     file = output / "checkpoints" / "settings.json"
     before = json.loads(file.read_text()) if file.is_file() else settings
-    if found := first_difference(before, settings, settings):
-        raise InputError("{}: started with another {} ({!r} there, {!r} here)".format(output, *found))
+    check_same(before, settings, settings, f"{output}: holds another run")
     write_json(file, settings)

@@ -12,10 +12,10 @@ _STAGES = {"align": "Stage 1", "distill": "Stage 2"}
 _CURVES = {
     "sft_per_token": "cross-entropy with the labels",
     "kd_per_token": "KL divergence from the teacher",
-    "hidden_per_token": "MSE to the teacher’s hidden states",
-    "transcript_per_token": "CTC loss",
-    "characters_per_token": "character-level CTC loss",
-    "alignment_per_token": "soft-DTW to the question embeddings",
+    "hidden_mse_per_token": "MSE to the teacher’s hidden states",
+    "ctc_per_token": "CTC loss",
+    "character_ctc_per_token": "character-level CTC loss",
+    "soft_dtw_per_token": "soft-DTW to the question embeddings",
 }
 
 

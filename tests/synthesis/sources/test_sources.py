@@ -550,7 +550,7 @@ def test_a_folder_goes_on_with_the_questions_that_it_was_begun_with(tmp_path):
         [*rows[:2], rows[2] | {"answer": "no"}], "source_sha256: "), ([*rows[:2], rows[2] | {"image": "b.png"}], "sou"),
     ):  # fmt: skip
         file.write_text("\n".join(map(json.dumps, change)))
-        with pytest.raises(InputError, match=f"out: speaks other questions than are in the source now .{field}"):
+        with pytest.raises(InputError, match=f"out: its questions are not those of the source now .{field}"):
             synthesize(config)
     assert (tmp_path / "out" / "manifest.json").read_bytes() == manifest
     # a folder of a version that did not write down what the source held
