@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 
 from selfkd.data.dataset import ExampleFolder
-from selfkd.evaluation.backends.base import LocalBackend, Modality
+from selfkd.evaluation.backends.local import LocalBackend
 from selfkd.evaluation.backends.transcriber import Transcriber
+from selfkd.evaluation.config import EvalModality as Modality
 from selfkd.model.checkpoint import inspect_checkpoint
 
 
@@ -43,7 +44,7 @@ def main() -> None:
     def timed(backend: LocalBackend, modality: Modality) -> Callable[[], float]:
         def run() -> float:
             start = time.perf_counter()
-            list(backend.answer(examples, {modality: wanted}))
+            list(backend.predict(examples, {modality: wanted}))
             return 1000 * (time.perf_counter() - start) / len(wanted)
 
         return run

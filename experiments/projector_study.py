@@ -36,7 +36,7 @@ from selfkd.synthesis.synthesize import SynthesizeConfig, synthesize
 from selfkd.toy_world.scenes import Split
 
 if TYPE_CHECKING:
-    from selfkd.evaluation.backends.base import Modality
+    from selfkd.evaluation.config import EvalModality as Modality
 
 TEST_SEED: dict[Split, int] = {"test": 100, "validation": 200}
 OWN_CASCADE = ", own cascade"

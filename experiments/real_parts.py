@@ -28,7 +28,7 @@ from selfkd.synthesis.sources.registry import SourceName
 from selfkd.synthesis.synthesize import SynthesizeConfig, synthesize
 
 if TYPE_CHECKING:
-    from selfkd.evaluation.backends.base import Modality
+    from selfkd.evaluation.config import EvalModality as Modality
     from selfkd.synthesis.tts.registry import EngineName
 
 FLITE = "kal,kal16,rms"

@@ -15,8 +15,7 @@ from huggingface_hub import DatasetCard, DatasetCardData, HfApi, ModelCard, Mode
 from selfkd.data.dataset import readable, split_weight
 from selfkd.data.example import MANIFEST, REJECTED, language_code, read_manifest, shard_metadata
 from selfkd.errors import InputError
-from selfkd.evaluation.compare import accuracy_cells, closed_cell, titled_benchmark
-from selfkd.evaluation.gap_table import chance_cell
+from selfkd.evaluation.tables import accuracy_cells, benchmark_title, chance_cell, gap_closed_cell
 from selfkd.files import LOCAL, follow_umask, path_within, read_json, without_folders, write_text
 from selfkd.run_dir import CONFIG, MODEL, PROVENANCE, RESULT
 
@@ -259,9 +258,9 @@ def _scores(comparison: Path) -> str:
     rows, systems = [], []
     for benchmark, scores in read_json(path).items():
         systems = list(scores["systems"])
-        title, cells = titled_benchmark(benchmark, scores), accuracy_cells(scores).values()
+        title, cells = benchmark_title(benchmark, scores), accuracy_cells(scores).values()
         chance, closed = chance_cell(scores["systems"].values()), scores["gap_closed"].items()
-        shares = "; ".join(f"{s} {closed_cell(c)}" for s, c in closed) or "–"
+        shares = "; ".join(f"{s} {gap_closed_cell(c)}" for s, c in closed) or "–"
         rows.append((title, scores["systems"]["text"]["n"], chance, *cells, shares))
     head = ("benchmark", "n", "chance", *systems, "share of the gap closed")
     return f"Accuracy in % (standard error); text: text queries.\n\n{_table(head, rows)}"

@@ -15,7 +15,7 @@ from selfkd.data.check import CheckConfig, check
 from selfkd.data.dataset import ExampleFolder
 from selfkd.data.example import MANIFEST, write_shard
 from selfkd.errors import InputError
-from selfkd.evaluation.grading import check_name as check_gradable_name
+from selfkd.evaluation.grading import check_source_name as check_gradable_name
 from selfkd.evaluation.samples import samples_path
 from selfkd.files import check_name, path_within, sha256, write_json
 from selfkd.synthesis.sources.registry import open_source

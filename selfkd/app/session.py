@@ -22,8 +22,8 @@ from selfkd.app.inference import ModelResponse, generate_responses, thumbnail
 from selfkd.data.example import SAMPLE_RATE_HZ, Example
 from selfkd.errors import InputError
 from selfkd.evaluation.backends.transcriber import Transcriber
-from selfkd.evaluation.chance import chance_floor
-from selfkd.evaluation.grading import is_right, parse
+from selfkd.evaluation.chance import chance_accuracy
+from selfkd.evaluation.grading import is_correct, parse
 from selfkd.evaluation.verdicts import AT_CHANCE, no_verdict_reason, too_few
 from selfkd.model.checkpoint import inspect_checkpoint, ready
 from selfkd.model.modeling_omni import OmniModel
@@ -70,7 +70,7 @@ def builtin_examples() -> tuple[Example, ...]:
 @cache
 def builtin_chance() -> float | None:
     """Chance accuracy on the built-in examples."""
-    return chance_floor([asdict(example) | {"details": {}} for example in builtin_examples()])
+    return chance_accuracy([asdict(example) | {"details": {}} for example in builtin_examples()])
 
 
 def matching_builtin(example: Example) -> Example | None:
@@ -168,7 +168,7 @@ class QueryResult:
         if self.example is None:
             return None
         question_type, target = self.example.question_type, self.example.target
-        return is_right(question_type, target, parse(question_type, self.question, response.text))
+        return is_correct(question_type, target, parse(question_type, self.question, response.text))
 
     def gap_caveat(self, name: str) -> str:
         """Why the responses of this model do not measure its modality gap: one question is too few, and a built-in

@@ -89,10 +89,10 @@ def _unusable(config: CheckConfig, info: Any, folder: ExampleFolder) -> list[Any
 
 def _gradable(folder: ExampleFolder) -> str:
     """Whether selfkd evaluate has a rule for its questions; a folder to train on need not have one."""
-    from selfkd.evaluation.grading import check_gradable, check_name
+    from selfkd.evaluation.grading import check_gradable, check_source_name
 
     try:
-        check_name(folder)
+        check_source_name(folder)
         check_gradable(folder.source, folder.columns("id", "question_type", "question", "target"))
     except InputError as error:
         return f"for training alone, selfkd evaluate refuses it ({error})"

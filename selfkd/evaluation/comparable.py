@@ -1,8 +1,8 @@
-"""Whether two evaluated runs saw the same thing: only then is their difference that of the models.
+"""Whether two evaluated runs had the same items and settings: only then is their difference that of the models.
 
-Two views of runs are comparable where the settings that change what is asked or how it is graded are the same, and so
-is every item: its image, question, target, instruction and the form of its answer; of two views of one modality also
-the whole prompt, sound included. `selfkd compare` refuses what is not; the report keeps it apart, and says why.
+Two modalities of runs are comparable where the settings that change a prompt or its grade are the same, and so is every
+item: its image, question, target, instruction and the form of its answer; within one modality the whole prompt, audio
+included. `selfkd compare` refuses other runs; the report keeps them apart and gives the reason.
 """
 
 import json
@@ -14,48 +14,28 @@ from typing import Any
 from selfkd.errors import InputError
 from selfkd.run_dir import first_difference
 
-# what runs on the same items may differ in: who is asked, where things lie, which part is asked, at what pace
-_OF_THE_RUN = {
-    *(
-        "stage",
-        "model",
-        "data",
-        "output",
-        "benchmarks",
-        "local_datasets",
-        "modalities",
-        "cache",
-        "asr_model",
-        "limit",
-        "seed",
-    ),
-    *("trust_remote_code", "url", "batch_size", "likelihood", "keep_failures"),
+# fields of EvaluateConfig in which comparable runs may differ: model, paths, choice of items and modalities, speed
+_FREE_FIELDS = {
+    *("stage", "model", "data", "output", "benchmarks", "local_datasets", "modalities", "cache", "asr_model", "limit"),
+    *("seed", "trust_remote_code", "url", "batch_size", "likelihood", "keep_failures"),
 }
-_OF_THE_PACE = {
+_FREE_KEYS = {
     "endpoint": {
         *("concurrency", "requests_per_minute", "timeout_seconds", "max_retries"),
         *("max_failures", "budget", "price_in", "price_out"),
     },
-    "audio": {"processes", "pool", "address", "engine_path"},
+    "synthesis": {"processes", "pool", "address", "engine_path"},
 }
-_OF_THE_SPEECH = ("voices", "audio")  # nothing to a run that is asked in writing
-_OF_THE_ITEM = (
-    "source",
-    "question",
-    "target",
-    "question_type",
-    "category",
-    "details",
-    "group",
-    "image",
-    "instruction",
+_AUDIO_FIELDS = ("voices", "synthesis")  # do not matter to text queries
+_ITEM_FIELDS = (
+    *("source", "question", "target", "question_type", "category", "details", "group", "image", "instruction"),
     "answer_format",
 )
 
 
 @dataclass(frozen=True)
-class Query:
-    """What a system was asked on a benchmark: the run, as messages name it, its view, configuration and samples."""
+class ModalityRun:
+    """One modality of one run on one benchmark: the run's name for messages, its configuration and its samples."""
 
     run: str
     modality: str
@@ -63,33 +43,32 @@ class Query:
     samples: Sequence[Mapping[str, Any]]
 
 
-def difference(first: Query, second: Query) -> str:
-    """How the second was asked otherwise than the first, with the name of what differs and both values, as the end of a
-    sentence about it; "" where all is the same."""
-    if told := _setting(first, second):
-        return f"was asked otherwise than {first.run} ({told})"
-    if told := _item(first, second):
-        return f"has other items than {first.run} ({told})"
-    # the cascade is asked by the sound of the speech view
-    if (first.modality == "text") == (second.modality == "text") and (told := _prompt(first, second)):
-        how = "asked otherwise than" if first.modality == "text" else "spoken otherwise than in"
-        return f"was {how} {first.run} ({told})"
+def difference(first: ModalityRun, second: ModalityRun) -> str:
+    """How the second differs from the first, with the name of the field and both values, as the predicate of a sentence
+    about the second; "" where they are comparable."""
+    if found := _setting_difference(first, second):
+        return f"has other settings than {first.run} ({found})"
+    if found := _item_difference(first, second):
+        return f"has other items than {first.run} ({found})"
+    # the cascade has the audio of the audio modality
+    if (first.modality == "text") == (second.modality == "text") and (found := _prompt_difference(first, second)):
+        what = "other prompts" if first.modality == "text" else "other audio"
+        return f"has {what} than {first.run} ({found})"
     return ""
 
 
 def check_fields(path: Path, samples: Sequence[Mapping[str, Any]], more: Sequence[str] = ()) -> None:
-    """Raises InputError where samples lack what comparing asks of them: an older selfkd wrote them."""
-    needed = (*more, "id", "prompt", *_OF_THE_ITEM, "prediction", "error", "score")
+    """Raises InputError where samples lack a field that a comparison needs: an older selfkd wrote them."""
+    needed = (*more, "id", "prompt_hash", *_ITEM_FIELDS, "prediction", "error", "score")
     missing = [name for name in needed if samples and name not in samples[0]]
     if missing:
         raise InputError(f"{path}: field {missing[0]}: missing; an older selfkd wrote this run, evaluate again")
 
 
-def _setting(first: Query, second: Query) -> str:
-    here, there = (_that_count(asked) for asked in (first, second))
-    names = [
-        n for n in sorted({*here, *there}) if n not in _OF_THE_SPEECH or "text" not in (first.modality, second.modality)
-    ]
+def _setting_difference(first: ModalityRun, second: ModalityRun) -> str:
+    here, there = (_fixed_settings(one.config) for one in (first, second))
+    has_text = "text" in (first.modality, second.modality)
+    names = [n for n in sorted({*here, *there}) if n not in _AUDIO_FIELDS or not has_text]
     found = first_difference(here, there, names)
     if found is None:
         return ""
@@ -98,41 +77,43 @@ def _setting(first: Query, second: Query) -> str:
         inner = first_difference(one, other, sorted({*one, *other}))
         assert inner is not None
         name, one, other = f"{name}.{inner[0]}", *inner[1:]
-    return _told(name, first, one, second, other)
+    return _both_values(name, first, one, second, other)
 
 
-def _that_count(asked: Query) -> dict[str, Any]:
-    settings = {name: value for name, value in asked.config.items() if name not in _OF_THE_RUN}
-    for name, of_pace in _OF_THE_PACE.items():
+def _fixed_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that change a prompt or its grade."""
+    settings = {name: value for name, value in config.items() if name not in _FREE_FIELDS}
+    for name, free in _FREE_KEYS.items():
         given = settings.get(name) or {}
-        settings[name] = {k: v for k, v in given.items() if k not in of_pace and v not in ({}, None)}
-    settings["voices"] = sorted(settings.get("voices") or [])  # a voice is a benchmark of its own
+        settings[name] = {k: v for k, v in given.items() if k not in free and v not in ({}, None)}
+    settings["voices"] = sorted(settings.get("voices") or [])  # each voice is a benchmark of its own
     return settings
 
 
-def _item(first: Query, second: Query) -> str:
+def _item_difference(first: ModalityRun, second: ModalityRun) -> str:
     if [s["id"] for s in first.samples] != [s["id"] for s in second.samples]:
-        ids = [{s["id"] for s in asked.samples} for asked in (first, second)]
+        ids = [{s["id"] for s in one.samples} for one in (first, second)]
         lacking = sorted(ids[0] ^ ids[1])
         if not lacking:
             return f"the items of {second.run} have another order than those of {first.run}"
         has, lacks = (first, second) if lacking[0] in ids[0] else (second, first)
         return f"item {lacking[0]} is in {has.run} and not in {lacks.run}"
     for one, other in zip(first.samples, second.samples, strict=True):
-        if found := first_difference(one, other, _OF_THE_ITEM):
+        if found := first_difference(one, other, _ITEM_FIELDS):
             name, here, there = found
-            return f"item {one['id']}: {_told(name, first, here, second, there)}"
+            return f"item {one['id']}: {_both_values(name, first, here, second, there)}"
     return ""
 
 
-def _prompt(first: Query, second: Query) -> str:
+def _prompt_difference(first: ModalityRun, second: ModalityRun) -> str:
     for one, other in zip(first.samples, second.samples, strict=True):
-        if one["prompt"] != other["prompt"]:
-            return f"item {one['id']}: {_told('hash of the prompt', first, one['prompt'], second, other['prompt'])}"
+        if one["prompt_hash"] != other["prompt_hash"]:
+            values = _both_values("prompt_hash", first, one["prompt_hash"], second, other["prompt_hash"])
+            return f"item {one['id']}: {values}"
     return ""
 
 
-def _told(name: str, first: Query, one: Any, second: Query, other: Any) -> str:
+def _both_values(name: str, first: ModalityRun, one: Any, second: ModalityRun, other: Any) -> str:
     return f"{name}: {_short(one)} in {first.run}, {_short(other)} in {second.run}"
 
 

@@ -1,4 +1,4 @@
-"""Whether a reply is about what was asked, from the words alone: free, quick, for English, and no judge of truth."""
+"""Whether a response is on topic, by word overlap: free, fast, for English, and blind to correctness."""
 
 import re
 
@@ -7,7 +7,7 @@ def words(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
 
 
-# said in any question, about any picture
+# in any question, about any image
 STOP_WORDS = frozenset(
     words("""
     a about all also am an and any are as at be been being but by can could did do does doing for from had has have he
@@ -40,31 +40,31 @@ _DENIAL = re.compile(r"\b(sorry|cannot|can't|can not|unable to|as an ai|don't kn
 
 
 def overlap(question: str, prediction: str) -> float:
-    """From 0 (about something else) to 1 (about what was asked), right or wrong.
+    """From 0 (off topic) to 1 (on topic), whether correct or wrong.
 
-    The first of these that applies:
+    The first rule that applies:
 
-    1. 0 for a reply without words, for the question said back word by word, and for a refusal;
-    2. 1 for a reply in the form that was asked for: yes or no first to a yes/no question, else a number to "how many",
-       a colour to "colour", a word of place to "where"; a short right answer repeats no word of its question;
-    3. the share of the question's different content words (all but `STOP_WORDS`, as they are written) in the reply;
-       0 where the question has none.
+    1. 0 for a response without words, for the question repeated word by word, and for a refusal;
+    2. 1 for a response in the form that the question wants: yes or no first to a yes/no question, else a number to "how
+       many", a color to "color", a word of place to "where"; a short correct answer repeats no word of its question;
+    3. the share of the question's distinct content words (all but `STOP_WORDS`, unstemmed) that are in the response; 0
+       where the question has none.
 
-    Of 26 replies that the author of this measure labelled (judge_labels.jsonl), 0.5 or more agrees with 20
-    (kappa 0.54): it is a first look, not a verdict.
+    At a threshold of 0.5 it agrees with 20 of 26 responses that the author of this measure labelled
+    (judge_labels.jsonl; kappa 0.54): an indication, not a verdict.
     """
-    asked, said = words(question), words(prediction)
-    if not said or said == asked or _DENIAL.search(prediction.replace("’", "'")):
+    question_words, answer = words(question), words(prediction)
+    if not answer or answer == question_words or _DENIAL.search(prediction.replace("’", "'")):
         return 0.0
     if _YES_NO.match(question):
-        if said[0] in ("yes", "no"):
+        if answer[0] in ("yes", "no"):
             return 1.0
     else:
         for form, answers in _FORMS:
             if form.search(question):
-                digits = answers is NUMBER_WORDS and any(w.isdigit() for w in said)
-                if digits or answers & set(said):
+                digits = answers is NUMBER_WORDS and any(w.isdigit() for w in answer)
+                if digits or answers & set(answer):
                     return 1.0
                 break
-    content = set(asked) - STOP_WORDS
-    return len(content & set(said)) / len(content) if content else 0.0
+    content = set(question_words) - STOP_WORDS
+    return len(content & set(answer)) / len(content) if content else 0.0

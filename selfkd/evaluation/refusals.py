@@ -1,10 +1,10 @@
-"""Whether a response refuses: says that there is no sound or no image, that the model cannot hear or see it, or that it
-will not answer. Such a response answers nothing, least of all "no".
+"""Whether a response is a refusal: that there is no audio or no image, that the model cannot process it, or that it
+will not answer. Such a response is no answer; in particular it is not "no".
 
-By rules for ten languages (`refusals.yaml`), made for precision: what is said to be missing or out of reach must be the
-medium itself ("I can't see the image"), not something in it ("I can't see a dog in the image"), and a response that
-gives an answer beside its excuse ("I can't hear it well, but the answer is B") is an answer. How well they do on
-sentences labelled by hand: tests/evaluation/test_refusals.py.
+By rules for ten languages (`refusals.yaml`), made for precision. The medium itself must be missing or out of reach ("I
+can't see the image"), not something in it ("I can't see a dog in the image"), and a response that gives an answer next
+to its excuse ("I can't hear it well, but the answer is B") is an answer. Their accuracy on sentences labelled by hand:
+tests/evaluation/test_refusals.py.
 """
 
 import re
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import yaml
 
-MAX_CHARACTERS = 2000  # a longer response describes
+MAX_CHARACTERS = 2000  # a longer response is a description
 _QUOTED = re.compile(
     r'"[^"\n]{1,200}"|“[^”\n]{1,200}”|„[^“”\n]{1,200}[“”]|«[^»\n]{1,200}»|「[^」\n]{1,200}」|『[^』\n]{1,200}』'
 )
@@ -29,7 +29,7 @@ class Rules(NamedTuple):
 
 
 def is_refusal(text: str) -> bool:
-    """What stands in quotes is read off the image, and says nothing about the model."""
+    """Text in quotes comes from the image, and does not count."""
     if len(text) > MAX_CHARACTERS:
         return False
     sentences = _sentences(text)
@@ -40,7 +40,7 @@ def _refuses(sentences: list[str], rules: Rules) -> bool:
     found = [rules.refusals.search(sentence) for sentence in sentences]
     if not any(found):
         return False
-    # what is left: an excuse may well begin with "but there is ..."
+    # the rest of the response: an excuse may begin with "but there is ..."
     rest = [s if f is None else f"{s[: f.start()]} … {s[f.end() :]}" for s, f in zip(sentences, found, strict=True)]
     return not any(rules.answers.search(sentence.strip()) for sentence in rest)
 

@@ -1,8 +1,8 @@
 """The gate between a response and its grade: every response is exactly one of answer, cut, empty, refused, failed.
 
-Making a `Prediction` passes the gate, whatever gave the response: an endpoint, a model on this machine, a checkpoint's own
-code. Reasoning is kept apart and never graded. A response that was cut at the token limit is graded as it stands, as
-official tables have it; a refusal and an empty answer say nothing that a grader may read; a failed one has no score.
+Every `Prediction` passes the gate, whatever its backend: an endpoint, a model on this machine, a checkpoint's own code.
+Reasoning is kept apart and never graded. A response that was cut at the token limit is graded as it stands, as in
+official tables; a refusal and an empty response are not parsed; a failed one has no score.
 """
 
 import re
@@ -13,18 +13,18 @@ from typing import Any, Literal, NamedTuple
 
 from selfkd.evaluation.refusals import is_refusal
 
-LEAST_DIFFERENCE = 0.005  # of two rates: half a point, which one decimal of a gap can show
+MIN_DIFFERENCE = 0.005  # of two rates: half a point, which one decimal of a gap can show
 _OUTCOME_WORDS = {
     "cut": ("responses were cut at the token limit", "raise --max_new_tokens before reading the gap"),
     "empty": ("responses were empty", "they count as wrong"),
     "refused": ("responses were refusals", "does the model take this modality at all?"),
-    "failed": ("items failed", "the gap is of the others alone"),
+    "failed": ("items failed", "the gap leaves them out"),
 }
 
 
 def count_outcomes(samples: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """{outcome: number of samples}, of all outcomes in their order."""
-    # a sample that some other code has made was not sorted
+    """{outcome: number of samples} for all outcomes in their order."""
+    # a sample made elsewhere may lack its outcome
     found = Counter(s.get("outcome", "failed" if s["error"] else "answer") for s in samples)
     return {outcome: found[outcome] for outcome in OUTCOMES}
 
@@ -36,14 +36,14 @@ def outcome_warnings(
     counts, sizes = [count_outcomes(text), count_outcomes(other)], [len(text), len(other)]
     if not all(sizes):
         return []
-    said = []
-    for outcome, (what, hint) in _OUTCOME_WORDS.items():
-        of_text, of_other = (count[outcome] / size for count, size in zip(counts, sizes, strict=True))
-        if abs(of_text - of_other) >= LEAST_DIFFERENCE:
-            more = sorted([(of_text, "text"), (of_other, modality)], reverse=True)
-            (high, first), (low, second) = more
-            said.append(f"{_percent(high)} of {first} {what}, {_percent(low)} of {second}: {hint}")
-    return said
+    warnings = []
+    for outcome, (event, hint) in _OUTCOME_WORDS.items():
+        text_rate, other_rate = (count[outcome] / size for count, size in zip(counts, sizes, strict=True))
+        if abs(text_rate - other_rate) >= MIN_DIFFERENCE:
+            by_rate = sorted([(text_rate, "text"), (other_rate, modality)], reverse=True)
+            (high, first), (low, second) = by_rate
+            warnings.append(f"{_percent(high)} of {first} {event}, {_percent(low)} of {second}: {hint}")
+    return warnings
 
 
 def _percent(rate: float) -> str:
@@ -55,7 +55,7 @@ Outcome = Literal["answer", "cut", "empty", "refused", "failed"]
 OUTCOMES: tuple[Outcome, ...] = ("answer", "cut", "empty", "refused", "failed")
 
 _WORDS = {
-    "unsaid": "null none",
+    "missing": "null none",
     "ended": "stop stopped eos eos_token end_turn stop_sequence complete completed finished",
     "limit": "length max_tokens max_new_tokens max_length max_output_tokens model_length token_limit"
     " model_context_window_exceeded",
@@ -66,20 +66,20 @@ _WORDS = {
     "around": "end stop close suffix begin start open prefix of the final",
 }
 _SETS = {name: frozenset(words.split()) for name, words in _WORDS.items()}
-# what servers write where they do not say how a response ended, where it ended by itself, and at the limit of tokens
-UNSAID = _SETS["unsaid"] | {""}
-ENDED, LIMIT = UNSAID | _SETS["ended"], _SETS["limit"]
-REFUSAL = "refusal"  # as finish_reason: the server says itself that this is one
+# finish reasons of servers: none given; ended by itself; token limit
+MISSING = _SETS["missing"] | {""}
+ENDED, LIMIT = MISSING | _SETS["ended"], _SETS["limit"]
+REFUSAL = "refusal"  # as finish_reason: the server marks a refusal
 _BLANK = " \t\r\n\u00a0\u200b\u200c\u200d\u2060\u3000\ufeff"
 
-# words in the names of marks
+# words in the names of tags
 _THINK, _THINK_IN_BRACKETS, _ANSWER = _SETS["think"], _SETS["think in brackets"], _SETS["answer"]
 _ENDING, _AROUND = _SETS["ending"], _SETS["around"]
 _GENERIC = (
     r"(?P<bracket><\|?|&lt;|◁|\[)(?P<slash>/?)(?P<name>[A-Za-z][A-Za-z_:-]{2,40})(?:\s+\w+=[^<>\n]{0,60})?"
     r"(?:\|?>|&gt;|▷|\])"
 )
-# marks of one model family each, under names that tell kind and family: OpenAI's harmony with its special tokens and
+# tags of one model family each, under names of the form kind_family: OpenAI's harmony with its special tokens and
 # decoded without them, Granite's sentences, Gemma's tokens
 _NAMED = {
     "think_harmony": r"<\|channel\|>\s*(?:analysis|commentary)[^<>]{0,40}<\|message\|>",
@@ -110,30 +110,29 @@ class Mark(NamedTuple):
 
 class Gated(NamedTuple):
     outcome: Outcome
-    text: str  # what is graded; "" where there is none
+    text: str  # the text to grade; "" where there is none
     reasoning: str
     error: str  # why there is no response; "" but for `failed`
 
 
 def gate(text: str, finish_reason: str = "", reasoning: str = "", error: str = "") -> Gated:
-    """Sorts a response. `reasoning` is what came apart from the text, `error` why none came at all.
+    """Classifies a response. `reasoning` came apart from the text; `error` is why there is no response.
 
-    Nothing but a blank at the limit of tokens, or after reasoning that was cut, is a failure: asked with more room the
-    model may answer. Nothing but a blank that ended by itself is an empty answer. The gate's own text passes it again
-    unchanged.
+    Blank text at the token limit, or after reasoning that was cut, is a failure: with more tokens the model may answer.
+    Blank text that ended by itself is an empty response. The gate is idempotent on its own text.
     """
     answer, thought, is_open = split_reasoning(text)
     reasoning = "\n".join(part for part in (reasoning, thought) if part)
     finish = finish_reason.strip().lower()
     if not error and finish not in ENDED | LIMIT | {REFUSAL}:
-        what = "a text that is no whole answer" if answer.strip(_BLANK) else "no text"
-        error = f"the response has {what} (finish_reason {finish_reason})"
+        content = "incomplete text" if answer.strip(_BLANK) else "no text"
+        error = f"the response has {content} (finish_reason {finish_reason})"
     if not error and not answer.strip(_BLANK) and finish != REFUSAL:
-        what = "reasoning and no answer" if reasoning else "no text"
+        content = "reasoning and no answer" if reasoning else "no text"
         if finish in LIMIT:
-            error = f"{what} within the limit of tokens (finish_reason {finish_reason}): raise max_new_tokens"
-        elif is_open and finish in UNSAID:
-            error = f"{what}: the reasoning does not end"
+            error = f"{content} within the token limit (finish_reason {finish_reason}): raise max_new_tokens"
+        elif is_open and finish in MISSING:
+            error = f"{content}: the reasoning does not end"
         else:
             return Gated("empty", "", reasoning, "")
     if error:
@@ -144,22 +143,22 @@ def gate(text: str, finish_reason: str = "", reasoning: str = "", error: str = "
 
 
 def split_reasoning(text: str) -> tuple[str, str, bool]:
-    """(what is outside of reasoning, what is within, whether the reasoning does not end).
+    """(text outside of reasoning, text within it, whether the reasoning is left open).
 
-    Before an end of reasoning without a beginning all is reasoning: the chat template had opened it. The same before a
-    mark that begins the answer (`<answer>`). Reasoning that does not end leaves no answer, whatever stood before it.
+    An end tag without a begin tag makes all text before it reasoning: the chat template opened it. So does a tag that
+    begins the answer (`<answer>`). Reasoning that is left open leaves no answer, whatever text is before it.
     """
     marks = list(_marks(text))
     if not marks:
         return text, "", False
     answer: list[str] = []
     thoughts: list[str] = []
-    opened: list[str] = []  # families of the reasoning that we are in
-    is_over = False  # after the end of a marked answer
-    begun, place = False, 0
+    opened: list[str] = []  # families of the open reasoning
+    is_over = False  # after the end of a tagged answer
+    begun, start = False, 0
     for mark in marks:
-        (thoughts if opened or is_over else answer).append(text[place : mark.start])
-        place = mark.end
+        (thoughts if opened or is_over else answer).append(text[start : mark.start])
+        start = mark.end
         if mark.kind == "think":
             opened += [] if mark.family in opened else [mark.family]
         elif mark.kind == "rethink":
@@ -171,7 +170,7 @@ def split_reasoning(text: str) -> tuple[str, str, bool]:
             thoughts, answer, opened, is_over, begun = [*thoughts, *answer], [], [], False, True
         elif mark.kind == "finish" and not opened:
             is_over = begun
-    (thoughts if opened or is_over else answer).append(text[place:])
+    (thoughts if opened or is_over else answer).append(text[start:])
     if opened:
         thoughts, answer = [*answer, *thoughts], []
     return _joined(answer), _joined(thoughts), bool(opened)
@@ -194,10 +193,10 @@ def _kind_of(name: str, in_brackets: bool, has_slash: bool) -> tuple[str, str]:
     if in_brackets:
         thinks, answers = name in _THINK_IN_BRACKETS, False
     else:
-        said = [w for w in words if w not in _AROUND]
-        # a namespace may stand before the word, nothing but what says begin or end after it
-        thinks = (bool(said) and said[-1] in _THINK and len(said) <= 2) or (words[0] == "inner" and len(words) == 2)
-        answers = len(said) == 1 and said[0] in _ANSWER
+        core = [w for w in words if w not in _AROUND]
+        # a namespace may precede the word, only words for begin or end may follow it
+        thinks = (bool(core) and core[-1] in _THINK and len(core) <= 2) or (words[0] == "inner" and len(words) == 2)
+        answers = len(core) == 1 and core[0] in _ANSWER
     if thinks:
         stem = "think" if words[0] == "inner" else next(w for w in reversed(words) if w in _THINK)[:5]
         return "rethink" if is_end else "think", stem.replace("thoug", "think")
@@ -212,16 +211,15 @@ def _joined(parts: list[str]) -> str:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A response that has passed the gate (`response.py`): making one takes what came as it came, and leaves in `text`
-    what is graded."""
+    """A response after the gate: the constructor takes it raw and leaves in `text` the part that is graded."""
 
     text: str
-    transcript: str = ""  # the transcript, where there is one
-    error: str = ""  # why there is no reply; `text` is "" then, and it is no wrong answer: who asked decides
-    log_likelihoods: tuple[float, ...] = ()  # of an item's options as replies, in nats, where that was asked
-    seconds: float = 0.0  # how long it took; of an endpoint, waiting and earlier tries not counted
-    finish_reason: str = ""  # as the server says it; of a model here "stop" or "length"; "" where nobody knows
-    reasoning: str = ""  # what the model thought aloud; never graded
+    transcript: str = ""  # of the cascade's ASR model
+    error: str = ""  # why there is no response; `text` is "" then, and the item does not count as wrong
+    log_likelihoods: tuple[float, ...] = ()  # of the options, in nats, where they are scored
+    seconds: float = 0.0  # of generation; of an endpoint the last request, without waiting and retries
+    finish_reason: str = ""  # the server's; of a local model "stop" or "length"; "" where it is not known
+    reasoning: str = ""  # never graded
     outcome: Outcome = field(init=False)
 
     def __post_init__(self) -> None:
@@ -230,6 +228,6 @@ class Prediction:
             object.__setattr__(self, name, value)
 
     @property
-    def is_read(self) -> bool:
-        """Whether a grader is to read `text`: a refusal and an empty answer say nothing that a rule may read."""
+    def is_parsable(self) -> bool:
+        """Whether our rules parse `text`: not that of a refusal or an empty response."""
         return self.outcome in ("answer", "cut")

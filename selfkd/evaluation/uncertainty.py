@@ -1,18 +1,17 @@
-"""Every interval of this package, and whether there is enough to say anything.
+"""Confidence intervals, standard errors and p-values: every one of this package.
 
-Items come in groups: several questions about one image, or copies of a question. Groups were sampled from the world, so
-groups are resampled: the items of one group are right and wrong together, and a standard error over items would be too
-small.
+Items come in groups: several questions about one image, or copies of a question. The items of one group are right or
+wrong together, so groups are resampled; a standard error over items would be too small.
 
-A mean over such items has a 95% interval
-- of none where there are fewer than two groups: nothing is known of how they differ;
-- of resampled groups, the percentiles of a bootstrap, where `_MOVING` groups and more differ from the commonest;
-- by Clopper and Pearson else, where the values have bounds: of all right or all wrong, and of two systems that hardly
-  ever differ, a bootstrap would hold that nothing else can happen. Items count as so many as their groups let them
-  (Korn and Graubard 1998): as many as there are groups where no group differs from another;
-- by Student's t else, and none where no value differs from another.
+The 95% interval of a mean over such items is
+- None with fewer than two groups: how groups differ is not known;
+- a bootstrap over groups (percentiles), where at least `_MIN_DIFFERING` groups differ from the commonest value;
+- else, for bounded values, by Clopper and Pearson: with all right or all wrong, and for two systems that hardly ever
+  differ, a bootstrap would exclude every other outcome. The effective number of items follows from their groups (Korn
+  and Graubard 1998): it is the number of groups where no group differs from another;
+- else by Student's t, and None where all values are equal.
 
-No interval is of zero width, and each holds its estimate.
+No interval has zero width, and each contains its estimate.
 
 Legend: B benchmarks, R resamples, G groups, n items, M metrics of an item.
 """
@@ -25,17 +24,17 @@ from scipy.stats import beta, norm, t
 
 RESAMPLES = 10_000
 LEVEL = 0.95
-_CHUNK_NUMBERS = 2_000_000  # counts that are there at a time: a large benchmark's resamples would fill the memory
+_CHUNK_NUMBERS = 2_000_000  # counts in memory at a time: all resamples of a large benchmark would fill it
 
-Groups = Sequence[Hashable] | None  # the group of each item; None where each stands for itself
+Groups = Sequence[Hashable] | None  # the group of each item; None where each is its own
 Seed = int | Sequence[int]
 
 
 def resampled_means(values: ArrayLike, seed: Seed, groups: Groups = None, resamples: int = RESAMPLES) -> NDArray:
-    """Means (R, M) over items (n, M) or (n,), of as many groups as there are, drawn with replacement.
+    """Means (R, M) over items (n, M) or (n,), each over as many groups as there are, sampled with replacement.
 
-    What belongs to one item stays together, so that a difference of means is that of pairs. A mean is the sum over the
-    items of the drawn groups divided by their number: groups need not be of one size.
+    The values of one item stay together, so a difference of means is that of pairs. A mean is the sum over the items of
+    the sampled groups divided by their number: groups may differ in size.
     """
     sums_GM, sizes_G = group_sums(flat(values), groups)
     count_G, means = len(sizes_G), []
@@ -49,23 +48,23 @@ def resampled_means(values: ArrayLike, seed: Seed, groups: Groups = None, resamp
 
 
 def resampled_means_of_each(values: Sequence[ArrayLike], seed: int, groups: Sequence[Groups]) -> NDArray:
-    """(B, R, M): the resampled means of B benchmarks, which are drawn independently; one alone as by its own seed."""
+    """(B, R, M): the resampled means of B benchmarks, sampled independently; the first as if it were the only one."""
     return np.stack(
         [
-            resampled_means(of, (seed, place) if place else seed, its)
-            for place, (of, its) in enumerate(zip(values, groups, strict=True))
+            resampled_means(items, (seed, at) if at else seed, its)
+            for at, (items, its) in enumerate(zip(values, groups, strict=True))
         ]
     )
 
 
 def percentile_interval(means_RM: NDArray) -> NDArray:
-    """(2, M): between the percentiles that hold LEVEL of the resamples; (2,) of (R,)."""
+    """(2, M): the percentiles that enclose LEVEL of the resamples; (2,) for (R,)."""
     return np.percentile(means_RM, [50 - 50 * LEVEL, 50 + 50 * LEVEL], axis=0)
 
 
 def clustered_stderr(values: ArrayLike, groups: Groups = None) -> float | None:
-    """The standard error of the mean of items (n,), which within a group may go together; None for a single group,
-    and where no group differs from another: that they do not in a sample is no knowledge that they never do.
+    """The standard error of the mean of items (n,) that may correlate within groups. None for a single group, and where
+    no group differs from another: in the population they may.
 
     se^2 = s^2 / n + (sum over groups of sum over i != j of (x_i - m)(x_j - m)) / n^2, with s^2 the variance of the
     items (Miller 2024, "Adding error bars to evals", arXiv 2411.00640, section 2.2).
@@ -82,15 +81,15 @@ def clustered_stderr(values: ArrayLike, groups: Groups = None) -> float | None:
 
 
 def flat(values: ArrayLike) -> NDArray[np.float64]:
-    """(n, M) of items (n, M) or (n,); raises ValueError where there are none."""
+    """(n, M) for items (n, M) or (n,); raises ValueError without items."""
     items = np.asarray(values, dtype=np.float64)
     if not len(items):
-        raise ValueError("no items to take a mean of")
+        raise ValueError("no items")
     return items.reshape(len(items), -1)
 
 
 def group_sums(values_nM: NDArray[np.float64], groups: Groups) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Sums (G, M) and sizes (G,), groups in the order in which they come first."""
+    """Sums (G, M) and sizes (G,), groups in the order of their first items."""
     if groups is None:
         return values_nM, np.ones(len(values_nM), dtype=np.int64)
     number: dict[Hashable, int] = {}
@@ -104,30 +103,30 @@ MIN_GROUPS = 10  # for a verdict
 Bounds = tuple[float, float]
 SCORE: Bounds = (0.0, 1.0)
 DIFFERENCE: Bounds = (-1.0, 1.0)  # of two scores
-_MOVING = 20
+_MIN_DIFFERING = 20
 _TAIL = (1 - LEVEL) / 2
-_PSEUDO = float(norm.ppf(1 - _TAIL)) ** 2 / 2  # made-up groups at each bound, as in Agresti and Coull 1998
-_CLEAR = 0.99  # of the resamples must have a gap, for a share of it
-_SHARES = 64.0  # beyond it a share has no end
+_PSEUDO = float(norm.ppf(1 - _TAIL)) ** 2 / 2  # pseudo-groups at each bound, as in Agresti and Coull 1998
+_CLEAR = 0.99  # share of the resamples that must have a gap
+_MAX_SHARE = 64.0  # an end beyond it counts as infinite
 
 
 def enough(groups: int) -> bool:
-    """Whether so many groups allow a verdict."""
+    """Whether this number of groups allows a verdict."""
     return groups >= MIN_GROUPS
 
 
 def mean_interval(values: ArrayLike, groups: Groups = None, bounds: Bounds | None = None, seed: int = 0) -> list | None:
-    """[low, high] of the mean of items (n,); None where nothing is known of it."""
+    """[low, high] of the mean of items (n,); None where there is no interval."""
     return average_interval([values], [groups], bounds, seed)
 
 
 def average_interval(
     values: Sequence[ArrayLike], groups: Sequence[Groups], bounds: Bounds | None = None, seed: int = 0
 ) -> list[float] | None:
-    """[low, high] of the mean of B means, each of items (n,) of a benchmark of its own; None where one has none.
-    Where one of them cannot be resampled their intervals are added in squares (Zou and Donner 2008)."""
+    """[low, high] of the mean of B benchmarks' means over items (n,); None where one has no interval. Where one of them
+    cannot be resampled, the intervals' half-widths are added in squares (Zou and Donner 2008)."""
     items = [flat(of) for of in values]
-    if all(_moving(*group_sums(of, its))[0] >= _MOVING for of, its in zip(items, groups, strict=True)):
+    if all(_differing(*group_sums(of, its))[0] >= _MIN_DIFFERING for of, its in zip(items, groups, strict=True)):
         means = resampled_means_of_each(items, seed, groups).mean(0)
         low, high = percentile_interval(means)[:, 0]
         return _around(low, high, float(np.mean([of.mean() for of in items])))
@@ -138,17 +137,17 @@ def average_interval(
 def mean_intervals(
     values: ArrayLike, groups: Groups = None, bounds: Sequence[Bounds | None] = (None,), seed: int = 0
 ) -> NDArray[np.float64]:
-    """(2, M): between what the means of M figures of items (n, M) or (n,) lie, NaN where nothing is known of one.
-    `bounds` are those of each figure, or one for all. All figures are resampled with the same groups."""
+    """(2, M): the intervals of the means of M values of items (n, M) or (n,), NaN where there is none. `bounds` are
+    those of each value, or one for all. All values are resampled with the same groups."""
     items_nM = flat(values)
     sums_GM, sizes_G = group_sums(items_nM, groups)
     found_2M = np.full((2, items_nM.shape[1]), np.nan)
     if len(sizes_G) < 2:
         return found_2M
-    is_drawn_M = _moving(sums_GM, sizes_G) >= _MOVING
-    if is_drawn_M.any():
-        found_2M[:, is_drawn_M] = percentile_interval(resampled_means(items_nM[:, is_drawn_M], seed, groups))
-    for at in np.flatnonzero(~is_drawn_M):
+    is_resampled_M = _differing(sums_GM, sizes_G) >= _MIN_DIFFERING
+    if is_resampled_M.any():
+        found_2M[:, is_resampled_M] = percentile_interval(resampled_means(items_nM[:, is_resampled_M], seed, groups))
+    for at in np.flatnonzero(~is_resampled_M):
         of = bounds[int(at) % len(bounds)]
         found_2M[:, at] = _exact(sums_GM[:, at], sizes_G, of) if of else _student(items_nM[:, at], groups)
     means_M = items_nM.mean(0)
@@ -156,8 +155,8 @@ def mean_intervals(
 
 
 def score_interval(scores: ArrayLike, groups: Groups) -> list[float] | None:
-    """[low, high] of a mean score, 0 to 1, by Clopper and Pearson throughout: there is one for every view of every
-    benchmark, and it takes no resamples."""
+    """[low, high] of a mean score, 0 to 1, always by Clopper and Pearson: every modality of every benchmark has one,
+    and it needs no resamples."""
     sums_G1, sizes_G = group_sums(flat(scores), groups)
     if len(sizes_G) < 2:
         return None
@@ -165,19 +164,18 @@ def score_interval(scores: ArrayLike, groups: Groups) -> list[float] | None:
 
 
 def averaged_interval(means: Sequence[float], intervals: Sequence[Sequence[float] | None]) -> list[float] | None:
-    """[low, high] of the mean of independent means, by their own intervals; None where one has none."""
+    """[low, high] of the mean of independent means, from their intervals; None where one has none."""
     return _added(means, [(np.nan, np.nan) if pair is None else pair for pair in intervals])
 
 
 def share_of_gap(
     scores: Sequence[NDArray[np.float64]], groups: Sequence[Groups], seed: int = 0
 ) -> tuple[float, list[float]] | None:
-    """The share of the gap that the second system closes of what the first leaves, (second - first) / (text - first),
-    with its interval; of scores (n, 3) of text, first and second on each of B benchmarks, of their means. None where
-    the gap is not clear.
+    """The share of the first system's gap that the second closes, (second - first) / (text - first), with its interval,
+    from the means over B benchmarks of scores (n, 3) of text, first and second. None where the gap is not clear.
 
-    The interval holds each share r at which (second - first) - r * (text - first) may be 0 on average (Fieller): where
-    groups are resampled these are the percentiles of the resampled shares."""
+    The interval contains each share r at which (second - first) - r * (text - first) may be 0 on average (Fieller);
+    where groups are resampled, it is that of the percentiles of the resampled shares."""
     text, first, second = np.mean([of.mean(0) for of in scores], axis=0)
     gap = average_interval([of[:, 0] - of[:, 1] for of in scores], groups, DIFFERENCE, seed)
     if gap is None or gap[0] <= 0:
@@ -187,7 +185,10 @@ def share_of_gap(
     def beyond(r: float) -> list[NDArray[np.float64]]:
         return [(of[:, 2] - of[:, 1]) - r * (of[:, 0] - of[:, 1]) for of in scores]
 
-    if all(_moving(*group_sums(flat(of), its))[0] >= _MOVING for of, its in zip(beyond(share), groups, strict=True)):
+    if all(
+        _differing(*group_sums(flat(of), its))[0] >= _MIN_DIFFERING
+        for of, its in zip(beyond(share), groups, strict=True)
+    ):
         t_R, s_R, k_R = resampled_means_of_each(scores, seed, groups).mean(0).T
         has_gap = t_R > s_R
         if has_gap.mean() < _CLEAR:
@@ -202,13 +203,13 @@ def share_of_gap(
         low, high = _added([of.mean() for of in beyond(r)], parts) or (np.nan, np.nan)
         return low <= 0 <= high
 
-    least, most = (_last(may_be, share, way) for way in (-1.0, 1.0))
-    return None if least is None or most is None else (share, _around(least, most, share))
+    low_end, high_end = (_last(may_be, share, way) for way in (-1.0, 1.0))
+    return None if low_end is None or high_end is None else (share, _around(low_end, high_end, share))
 
 
 def sign_flip_p(differences: ArrayLike, groups: Groups) -> float | None:
-    """Two-sided p of whole-number differences of items (n,) that have no side: every group's sum with either sign, all
-    ways of which are counted. Where each item is its own group this is McNemar's exact test; None for one group."""
+    """Two-sided p of whole-number differences of items (n,): the exact sign-flip test over groups, with every group's
+    sum under either sign. Where each item is its own group this is McNemar's exact test; None for one group."""
     sums_G = np.rint(group_sums(flat(differences), groups)[0][:, 0]).astype(np.int64)
     if len(sums_G) < 2:
         return None
@@ -217,20 +218,20 @@ def sign_flip_p(differences: ArrayLike, groups: Groups) -> float | None:
     chances = np.zeros(2 * reach + 1)
     chances[reach] = 1.0
     for step in steps:
-        chances = (np.roll(chances, step) + np.roll(chances, -step)) / 2  # what would wrap around has chance 0
+        chances = (np.roll(chances, step) + np.roll(chances, -step)) / 2  # entries that wrap around are 0
     tail = abs(int(sums_G.sum()))
     return float(min(1.0, 2 * chances[reach + tail :].sum())) if tail else 1.0
 
 
-def _moving(sums_GM: NDArray, sizes_G: NDArray) -> NDArray[np.int64]:
-    """(M,): how many groups have another mean than the commonest."""
+def _differing(sums_GM: NDArray, sizes_G: NDArray) -> NDArray[np.int64]:
+    """(M,): the number of groups whose mean is not the commonest."""
     means_GM = (sums_GM / sizes_G[:, None]).round(12)
     return np.array([len(column) - np.unique(column, return_counts=True)[1].max() for column in means_GM.T])
 
 
 def _exact(sums_G: NDArray, sizes_G: NDArray, bounds: Bounds) -> tuple[float, float]:
-    """Clopper and Pearson, of as many items as have the clustered standard error. That is taken with made-up groups at
-    either bound, of the size that an item's group has, so that it is not 0 where nothing differs."""
+    """Clopper and Pearson, with the number of independent items that has the clustered standard error. Pseudo-groups at
+    either bound, of the mean size of an item's group, keep it above 0 where no group differs."""
     low, high = bounds
     sums_G = (sums_G - low * sizes_G) / (high - low)
     n = float(sizes_G.sum())
@@ -274,11 +275,11 @@ def _around(low: float, high: float, mean: float) -> list[float]:
 
 
 def _last(may_be: Callable[[float], bool], start: float, way: float) -> float | None:
-    """The last number from `start` on, upwards or downwards, that may be; None where there is no end."""
+    """The last number from `start` in direction `way` that `may_be`; None beyond `_MAX_SHARE`."""
     step = 0.25
     while may_be(start + way * step):
         step *= 2
-        if step > _SHARES:
+        if step > _MAX_SHARE:
             return None
     inside, outside = 0.0, step
     for _ in range(40):

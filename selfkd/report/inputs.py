@@ -16,18 +16,10 @@ from typing import Any
 
 from selfkd.data.example import MANIFEST, read_manifest
 from selfkd.errors import InputError
-from selfkd.evaluation.comparable import Query, check_fields, difference
-from selfkd.evaluation.compare import (
-    CASCADE,
-    TEXT,
-    averages_side_by_side,
-    items_in,
-    run_name,
-    side_by_side,
-    titled_benchmark,
-)
-from selfkd.evaluation.gap_table import MODALITIES, scoring_in
+from selfkd.evaluation.comparable import ModalityRun, check_fields, difference
+from selfkd.evaluation.compare import CASCADE, TEXT, compare_averages, compare_samples, items_in, run_name
 from selfkd.evaluation.samples import samples_path
+from selfkd.evaluation.tables import MODALITIES, benchmark_title, scoring_in
 from selfkd.files import read_json
 from selfkd.run_dir import CONFIG, PROVENANCE, RESULT, name_and_path
 
@@ -119,7 +111,7 @@ class Group:
     samples: dict[str, Samples] = field(default_factory=dict)  # by system: TEXT, runs by name, CASCADE
     runs: dict[str, RunFolder] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
-    audio_query: Query | None = None  # the first with audio, once the group has one
+    audio_query: ModalityRun | None = None  # the first with audio, once the group has one
     difference: str = ""  # why it is not compared with the runs before it
 
     @property
@@ -147,7 +139,11 @@ class Group:
     def difference_to(self, run: RunFolder, modalities: dict[str, Samples], text_only: bool = False) -> str:
         """The first difference between the queries of a run in `modalities` and those of this group, its text queries
         (only these, if `text_only`) and its audio queries; "" without any."""
-        text = [Query(self.text_run, TEXT, self.runs[TEXT].config, self.samples[TEXT])] if TEXT in self.samples else []
+        text = (
+            [ModalityRun(self.text_run, TEXT, self.runs[TEXT].config, self.samples[TEXT])]
+            if TEXT in self.samples
+            else []
+        )
         own = text if text_only and text else [*text, *([self.audio_query] if self.audio_query else [])]
         differences = (difference(one, other) for one in own for other in _queries(run, modalities))
         return next(filter(None, differences), "")
@@ -163,7 +159,7 @@ def groups_of(runs: list[RunFolder], seed: int) -> list[Group]:
     for group in groups:
         order = [TEXT, *group.audio_systems, CASCADE]
         group.samples = {s: group.samples[s] for s in order if s in group.samples}
-        group.scores = side_by_side(group.samples, seed)
+        group.scores = compare_samples(group.samples, seed)
         group.scores["scoring"] = scoring_in(next(iter(group.runs.values())).result, group.benchmark)
     return groups
 
@@ -177,9 +173,9 @@ def averages_of(groups: list[Group], seed: int) -> list[Group]:
         shared = [g for g in groups if g.text_run == text_run and set(run_names) <= set(g.run_names.items())]
         scores = {g.benchmark: g.scores | {"systems": {s: g.scores["systems"][s] for s in systems}} for g in shared}
         samples = {g.benchmark: {s: g.samples[s] for s in systems} for g in shared}
-        for name, score in averages_side_by_side(scores, samples, seed).items():
+        for name, score in compare_averages(scores, samples, seed).items():
             no_samples: dict[str, Samples] = {s: [] for s in systems}
-            averages.append(Group(titled_benchmark(name, score), no_samples, shared[0].runs, score))
+            averages.append(Group(benchmark_title(name, score), no_samples, shared[0].runs, score))
     return averages
 
 
@@ -244,14 +240,14 @@ def _add_cascade(groups: list[Group], group: Group, run: RunFolder, modalities: 
 
 
 def _cascade_responses(samples: Samples) -> list[tuple[str, ...]]:
-    return [(s["prompt"], s["transcript"], s["prediction"]) for s in samples]
+    return [(s["prompt_hash"], s["transcript"], s["prediction"]) for s in samples]
 
 
-def _queries(run: RunFolder, modalities: dict[str, Samples]) -> list[Query]:
-    return [Query(run.name, modality, run.config, samples) for modality, samples in modalities.items()]
+def _queries(run: RunFolder, modalities: dict[str, Samples]) -> list[ModalityRun]:
+    return [ModalityRun(run.name, modality, run.config, samples) for modality, samples in modalities.items()]
 
 
-def _audio_query(run: RunFolder, modalities: dict[str, Samples]) -> Query | None:
+def _audio_query(run: RunFolder, modalities: dict[str, Samples]) -> ModalityRun | None:
     """Of audio or the cascade."""
     return next((query for query in _queries(run, modalities) if query.modality != TEXT), None)
 

@@ -1,4 +1,4 @@
-"""Replies of every style, read by hand."""
+"""Responses in many styles, parsed and graded."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from examples import toy_examples, training_start
 from selfkd.data.example import write_shard
 from selfkd.errors import InputError
 from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
-from selfkd.evaluation.grading import check_gradable, is_right, parse
+from selfkd.evaluation.grading import check_gradable, is_correct, parse
 from selfkd.toy_world.questions import which_caption
 
 CAPTIONS = which_caption("the man is on the horse", "the horse is on the man")
@@ -67,17 +67,17 @@ def test_parse(question_type, question, prediction, parsed):
     assert parse(question_type, question, prediction) == parsed
 
 
-def test_right_answers():
-    assert is_right("neighbor", "a blue circle", "blue circle")
-    assert is_right("describe", "a red star and a blue circle", "blue circle, red star")
-    assert not is_right("describe", "a red star and a blue circle", "blue circle")
-    assert not is_right("color", "red", None)
-    assert is_right("repeat", "Is there a star?", "is there a star?")
-    assert is_right("words", "Dark red", "it s a dark red") and not is_right("words", "red", "it is reddish")
-    assert not is_right("words", "red dark", "it s a dark red")
+def test_correct_answers():
+    assert is_correct("neighbor", "a blue circle", "blue circle")
+    assert is_correct("describe", "a red star and a blue circle", "blue circle, red star")
+    assert not is_correct("describe", "a red star and a blue circle", "blue circle")
+    assert not is_correct("color", "red", None)
+    assert is_correct("repeat", "Is there a star?", "is there a star?")
+    assert is_correct("words", "Dark red", "it s a dark red") and not is_correct("words", "red", "it is reddish")
+    assert not is_correct("words", "red dark", "it s a dark red")
 
 
-def test_kinds_without_rules_are_an_error():
+def test_question_types_without_rules_are_an_error():
     with pytest.raises(KeyError, match="poem"):
         parse("poem", "", "")
 
@@ -86,29 +86,30 @@ def test_kinds_without_rules_are_an_error():
     ("exists", "Yes.", "Yes"), ("choice", "b", "B"), ("choice", "B.", "B"), ("count", "3", "There are three."),
     ("count", "3", "3"), ("color", "Red", "It is red."), ("color", "Grey", "gray"),
 ])  # fmt: skip
-def test_a_truth_may_be_written_as_a_reply_is(question_type, target, prediction):
+def test_target_may_be_written_in_the_style_of_a_response(question_type, target, prediction):
     question = "What is it?"
     check_gradable("mine", [{"id": "a", "question_type": question_type, "question": question, "target": target}])
-    assert is_right(question_type, target, parse(question_type, question, prediction))
-    assert not is_right(question_type, target, parse(question_type, question, "I do not know"))
+    assert is_correct(question_type, target, parse(question_type, question, prediction))
+    assert not is_correct(question_type, target, parse(question_type, question, "I do not know"))
 
 
 @pytest.mark.parametrize(("question_type", "target"), [
     ("count", "7"), ("color", "orange"), ("side", "behind"), ("shape", "octagon"), ("choice", "C"), ("exists", "maybe"),
     ("words", " "),
 ])  # fmt: skip
-def test_a_truth_that_no_reply_can_meet_is_refused(question_type, target):
-    with pytest.raises(InputError, match=f"data: mine: q7: no reply to 'What is it\\?' could be read as '{target}'"):
-        check_gradable(
-            "mine", [{"id": "q7", "question_type": question_type, "question": "What is it?", "target": target}]
-        )
+def test_target_that_no_response_can_match_is_refused(question_type, target):
+    with pytest.raises(
+        InputError, match=f"data: mine: q7: no response to 'What is it\\?' could be parsed as '{target}'"
+    ):
+        item = {"id": "q7", "question_type": question_type, "question": "What is it?", "target": target}
+        check_gradable("mine", [item])
 
 
-def test_a_folder_without_rules_to_score_by_is_refused(parts, tmp_path):
-    """A training set such as llava's has answers, and no rule that says whether another one is right."""
+def test_folder_without_grading_rules_is_refused(parts, tmp_path):
+    """A training set such as llava's has answers, and no rule that says whether another one is correct."""
     training_start(parts, tmp_path)
     examples = [replace(e, question_type="open") for e in toy_examples(2)]
     write_shard(tmp_path / "data" / "train.parquet", examples, {"rows": 2, "rejected": []})
-    with pytest.raises(InputError, match="data: world-noisy: questions of kind 'open' have no rule"):
+    with pytest.raises(InputError, match="data: world-noisy: questions of type 'open' have no rule"):
         evaluate(EvaluateConfig(str(tmp_path / "model"), [str(tmp_path / "data")], tmp_path / "run"))
     assert not (tmp_path / "run").exists()

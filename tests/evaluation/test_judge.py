@@ -1,5 +1,5 @@
-"""Is a wrong reply about what was asked? The judge's words are read or refused, never guessed; the measure by words
-agrees with people as far as was measured."""
+"""Are wrong responses on topic? Verdicts of the judge are parsed or refused, never guessed; the lexical measure agrees
+with labels as far as was measured."""
 
 import json
 
@@ -8,7 +8,7 @@ from chat_server import chat_server
 
 from selfkd.errors import InputError
 from selfkd.evaluation.backends.openai_client import EndpointSettings, OpenAIClient
-from selfkd.evaluation.judge import PROMPT_VERSION, Verdict, agreement, judge, labelled_predictions, read_verdict
+from selfkd.evaluation.judge import PROMPT_VERSION, Verdict, agreement, judge, labelled_predictions, parse_verdict
 from selfkd.evaluation.overlap import overlap
 
 LABELLED = labelled_predictions()
@@ -30,32 +30,32 @@ COLOR = "What color is the umbrella?"
         ("How many dogs are there?", "Some dogs.", 1),
         ("Is there a cup on the table?", "Yes.", 1),
         ("Is there a cup on the table?", "A cup is there.", 1 / 2),  # of cup, table
-        ("Is there a cup of red color?", "Red wine.", 1 / 3),  # a yes/no question does not ask for a colour
+        ("Is there a cup of red color?", "Red wine.", 1 / 3),  # a yes/no question does not ask for a color
         ("Where is the cat?", "Near the door.", 1),
         ("What is the man holding in his hand?", "The man holds a cup in the hand", 2 / 3),  # man, hand; not holding
         ("What is this?", "A car.", 0),
     ],
 )
-def test_overlap_by_hand(question, prediction, expected):
+def test_overlap_of_known_responses(question, prediction, expected):
     assert overlap(question, prediction) == pytest.approx(expected)
 
 
-def test_overlap_agrees_with_people_as_measured():
-    """At a threshold of one half, fixed before measuring: agreement 20 of 26, kappa 0.54. What it misses are short
-    answers to open questions, other languages, a number that counts something else, a question in other words."""
+def test_overlap_agrees_with_labels_as_measured():
+    """At a threshold of one half, fixed before measuring: agreement 20 of 26, kappa 0.54. It misses short answers to
+    open questions, other languages, a number that counts something else, a paraphrase of the question."""
     verdicts = [Verdict(overlap(x["question"], x["prediction"]) >= 0.5) for x in LABELLED]
     found = agreement(verdicts, [x["on_topic"] for x in LABELLED])
     assert found["n"] == 26 and 0.7 < found["agreement"] < 0.85 and 0.4 < found["kappa"] < 0.7
 
 
-def test_agreement_by_hand():
-    """Ten items, 3 + 4 agreed on, and one without a verdict."""
+def test_agreement_of_known_verdicts():
+    """Ten items with 3 + 4 equal verdicts, and one item without a verdict."""
     verdicts = [Verdict(v) for v in [True] * 5 + [False] * 5] + [Verdict(None, error="no JSON")]
     labels = [True, True, True, False, False, False, False, False, False, True, True]
     found = agreement(verdicts, labels)
     assert (found["n"], found["without_verdict"], found["agreement"]) == (10, 1, 0.7)
     assert found["stderr"] == pytest.approx((0.7 * 0.3 / 10) ** 0.5)
-    # the verdicts say yes to 5 of 10, the labels to 4 of 10: by chance 0.5 * 0.4 + 0.5 * 0.6 = 0.5
+    # 5 of 10 verdicts are yes, 4 of 10 labels: by chance 0.5 * 0.4 + 0.5 * 0.6 = 0.5
     assert found["kappa"] == pytest.approx((0.7 - 0.5) / (1 - 0.5))
     assert agreement([Verdict(True)], [True])["kappa"] is None
     assert agreement([Verdict(None)], [True])["agreement"] is None
@@ -80,29 +80,28 @@ def test_agreement_by_hand():
         ("", None, ""),
     ],
 )
-def test_what_a_judge_writes(text, on_topic, reason):
-    verdict = read_verdict(text)
+def test_verdicts_are_parsed_or_errors(text, on_topic, reason):
+    verdict = parse_verdict(text)
     assert (verdict.on_topic, verdict.reason, bool(verdict.error)) == (on_topic, reason, on_topic is None)
-    assert verdict.prompt == PROMPT_VERSION
+    assert verdict.prompt_version == PROMPT_VERSION
 
 
-def test_a_judge_behind_an_endpoint(monkeypatch):
-    """A judge that goes by the labels, badly formed now and then; what it says lands on its own item."""
+def test_judge_behind_an_endpoint(monkeypatch):
+    """A judge that returns the labels, once malformed; each verdict is that of its own item."""
     pytest.importorskip("openai")
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.02)
     labels = {(x["question"], x["prediction"]): x["on_topic"] for x in LABELLED}
     samples = [{**x, "correct": False} for x in LABELLED]
     samples[5] |= {"prediction": "", "error": "budget of $1 reached"}
 
-    def prediction(asked):
-        system, user = asked.body["messages"]
-        shown = json.loads(user["content"])
-        assert "on_topic" in system["content"] and set(shown) == {"question", "true_answer", "prediction"}
-        if shown["prediction"] == "Blue.":
+    def prediction(request):
+        system, user = request.body["messages"]
+        item = json.loads(user["content"])
+        assert "on_topic" in system["content"] and set(item) == {"question", "true_answer", "prediction"}
+        if item["prediction"] == "Blue.":
             return "On topic, I would say."
-        return (
-            f"```json\n{json.dumps({'on_topic': labels[shown['question'], shown['prediction']], 'reason': 'r'})}\n```"
-        )
+        verdict = {"on_topic": labels[item["question"], item["prediction"]], "reason": "r"}
+        return f"```json\n{json.dumps(verdict)}\n```"
 
     with chat_server() as server:
         server.prediction = prediction
@@ -112,8 +111,8 @@ def test_a_judge_behind_an_endpoint(monkeypatch):
         server.always = "503"
         assert "Error code: 503" in judge(samples[:1], client)[0].error
     assert verdicts[0].on_topic is None and "no JSON object" in verdicts[0].error
-    assert verdicts[5].error == "there is no reply to judge: budget of $1 reached"
+    assert verdicts[5].error == "there is no prediction to judge: budget of $1 reached"
     found = agreement(verdicts, [x["on_topic"] for x in LABELLED])
     assert (found["n"], found["without_verdict"], found["kappa"]) == (len(LABELLED) - 2, 2, 1.0)
-    with pytest.raises(InputError, match="item 0: field truth"):
+    with pytest.raises(InputError, match="item 0: field target"):
         judge([{"question": "q", "prediction": "r"}], client)

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from selfkd.evaluation.backends.chat_response import parse_chat_response
 from selfkd.evaluation.backends.local import predict_modalities
 from selfkd.evaluation.benchmarks.registry import BENCHMARKS, open_benchmark
-from selfkd.evaluation.evaluate import score
 from selfkd.evaluation.grading import grade
+from selfkd.evaluation.metrics import score
 from selfkd.evaluation.response import ENDED, LIMIT, OUTCOMES, Prediction, gate, outcome_warnings, split_reasoning
 from selfkd.evaluation.samples import sample
 
-few = settings(deadline=None, max_examples=80, derandomize=True)
+few = settings(deadline=None, max_examples=40, derandomize=True)
 MARKS = [
     ("<think>", "</think>"), ("<thinking>", "</thinking>"), ("<THINK>", "</THINK>"), ("<reasoning>", "</reasoning>"),
     ("<thought>", "</thought>"), ("<seed:think>", "</seed:think>"), ("<think budget=5>", "</think>"),
@@ -30,7 +30,7 @@ plain_text = st.text(st.sampled_from("abc yes no. \nABÄ猫?,"), max_size=40)
 words = st.sampled_from(["Yes", "No.", "B", "The answer is C.", "a red car", "两只狗", "42"])
 
 
-def reading(prediction, source="pope", **details):
+def graded(prediction, source="pope", **details):
     known = {"id": "x", "source": source, "question_type": "yes_no", "category": "", "question": "?", "target": "yes"}
     return grade(known | {"details": details}, prediction)
 
@@ -51,20 +51,20 @@ def test_every_response_is_exactly_one_outcome(text, finish, reasoning, error):
     assert finish.lower() in ENDED | LIMIT | {"refusal"} or prediction.outcome == "failed"
     assert prediction.outcome != "cut" or finish in LIMIT
     assert replace(prediction, seconds=1.0) == replace(prediction, seconds=1.0)
-    again = replace(prediction, transcript="else")  # what passed the gate passes it again unchanged
+    again = replace(prediction, transcript="else")  # the gate is idempotent
     assert again == replace(prediction, transcript="else") and (again.text, again.outcome) == (
         prediction.text,
         prediction.outcome,
     )
-    assert reading(prediction).score in (0.0, 1.0) and (
-        prediction.outcome in ("answer", "cut") or reading(prediction).parsed is None
+    assert graded(prediction).score in (0.0, 1.0) and (
+        prediction.outcome in ("answer", "cut") or graded(prediction).parsed is None
     )
 
 
 @few
 @given(marks=st.sampled_from(MARKS), thought=plain_text, answer=words)
-def test_what_stands_between_marks_is_kept_and_not_graded(marks, thought, answer):
-    """eval_01_think_tags: closed, opened by the template, in pieces, and unclosed, by whatever marks."""
+def test_reasoning_between_tags_is_kept_and_not_graded(marks, thought, answer):
+    """Closed, opened by the chat template, in pieces, and unclosed, with all kinds of tags."""
     begin, end = marks
     for text in (
         f"{begin}{thought}{end}\n\n{answer}",
@@ -81,13 +81,13 @@ def test_what_stands_between_marks_is_kept_and_not_graded(marks, thought, answer
     assert Prediction(f"{begin}{thought}{end}", finish_reason="length").error.endswith("raise max_new_tokens")
 
 
-def test_marks_of_whole_formats():
+def test_reasoning_tags_of_known_formats():
     for text, answer in (
         (
             "<|channel|>analysis<|message|>A dog?<|end|><|start|>assistant<|channel|>final<|message|>Yes<|return|>",
             "Yes",
         ),
-        ("analysisWe look. Maybe no.assistantfinalYes", "Yes"),
+        ("analysisWe think. Maybe no.assistantfinalYes", "Yes"),
         ("Here is my thought process:\nno\nHere is my response:\nYes", "Yes"),
         ("<SUMMARY>s</SUMMARY><REASONING>is it A?</REASONING><CONCLUSION> B </CONCLUSION>", "B"),
         ("<think>A?</think><answer>B</answer>", "B"),
@@ -105,7 +105,7 @@ def test_marks_of_whole_formats():
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_no_benchmark_grades_reasoning(tmp_path, name):
-    """eval_01_think_tags: a word, a letter, a yes that was only thought of earns nothing and costs nothing."""
+    """A word, a letter, a yes within reasoning changes no grade."""
     source = open_benchmark(name, local_dataset(tmp_path, name))
     for e in (source.example(i) for i in range(len(source))):
         known = {"id": e.id, "source": name, "question": e.question, "target": e.target, "category": e.category,
@@ -122,12 +122,12 @@ def test_no_benchmark_grades_reasoning(tmp_path, name):
         assert grade(known, Prediction(e.target, finish_reason="length")).score == 1  # cut, and graded as it stands
 
 
-def body(message, finish="stop", **more):
+def response_body(message, finish="stop", **more):
     choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": finish} | more
     return json.dumps({"choices": [choice], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}).encode()
 
 
-def asked(content):
+def prediction_of(content):
     read = parse_chat_response(content)
     return Prediction(read.text, error=read.error, finish_reason=read.finish_reason, reasoning=read.reasoning)
 
@@ -146,12 +146,12 @@ PARTS = [
 
 @few
 @given(thinking=st.sampled_from(THINKING), parts=st.sampled_from(PARTS), answer=words)
-def test_reasoning_in_fields_and_parts_of_its_own(thinking, parts, answer):
+def test_reasoning_in_its_own_fields_and_parts(thinking, parts, answer):
     for message in ({"content": answer, **thinking}, {"content": [*parts, {"type": "text", "text": answer}]}):
-        prediction = asked(body(message))
+        prediction = prediction_of(response_body(message))
         assert (prediction.text, prediction.reasoning, prediction.outcome) == (answer, "Is it A?", "answer")
-    for content in ("", None):  # eval_02_empty_at_token_limit
-        prediction = asked(body({"content": content, **thinking}, "length"))
+    for content in ("", None):
+        prediction = prediction_of(response_body({"content": content, **thinking}, "length"))
         assert (prediction.outcome, prediction.text, prediction.reasoning) == (
             "failed",
             "",
@@ -172,30 +172,36 @@ def test_reasoning_in_fields_and_parts_of_its_own(thinking, parts, answer):
         ]
     ),
 )
-def test_a_failure_inside_a_200_is_no_answer(text, failure):
-    """eval_03_finish_error_abort: whatever text came before it."""
-    prediction = asked(body({"content": text}, **failure))
+def test_error_inside_status_200_is_a_failure(text, failure):
+    """Whatever text came before it."""
+    prediction = prediction_of(response_body({"content": text}, **failure))
     assert (prediction.outcome, prediction.text) == ("failed", "") and prediction.error
 
 
-def test_other_bodies_without_an_answer():
+def test_other_bodies_have_their_outcome():
     call = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
     calls = [{"content": c, "tool_calls": call} for c in (None, "")]
     calls.append({"content": "", "function_call": call[0]["function"]})
     for message in (*calls, {"content": None}, {}, {"content": [{"type": "image"}]}):
-        assert asked(body(message)).outcome == "failed", message
-    assert asked(b'{"choices": []}').outcome == asked(b'{"error": {"code": 1}}').outcome == "failed"
-    assert asked(body({"content": "Yes", "tool_calls": []})).outcome == "answer"
-    assert asked(body({"content": ""})).outcome == asked(body({"content": " \n"}, None)).outcome == "empty"
-    assert asked(body({"content": ""}, "length")).outcome == "failed"
+        assert prediction_of(response_body(message)).outcome == "failed", message
+    assert prediction_of(b'{"choices": []}').outcome == prediction_of(b'{"error": {"code": 1}}').outcome == "failed"
+    assert prediction_of(response_body({"content": "Yes", "tool_calls": []})).outcome == "answer"
+    assert (
+        prediction_of(response_body({"content": ""})).outcome
+        == prediction_of(response_body({"content": " \n"}, None)).outcome
+        == "empty"
+    )
+    assert prediction_of(response_body({"content": ""}, "length")).outcome == "failed"
     for message in ({"content": None, "refusal": "No."}, {"content": [{"type": "refusal", "refusal": "No."}]}):
-        assert (asked(body(message)).outcome, asked(body(message)).text) == ("refused", "No.")
-        assert reading(asked(body(message))).parsed is None
-    assert asked(body({"content": "Yes, but"}, "length")).outcome == "cut"
+        assert (prediction_of(response_body(message)).outcome, prediction_of(response_body(message)).text) == (
+            "refused",
+            "No.",
+        )
+        assert graded(prediction_of(response_body(message))).parsed is None
+    assert prediction_of(response_body({"content": "Yes, but"}, "length")).outcome == "cut"
 
 
-def test_a_models_own_reply_is_cut_where_no_token_ended_it(parts):
-    """eval_04_cut_replies_leave_no_trace, of a model on this machine."""
+def test_local_response_is_cut_where_no_end_token_came(parts):
     examples = toy_examples(3)
     whole = predict_modalities(*parts, examples, ["text"], 40)["text"]
     cut = predict_modalities(*parts, examples, ["text"], 1)["text"]
@@ -203,43 +209,44 @@ def test_a_models_own_reply_is_cut_where_no_token_ended_it(parts):
     assert {r.finish_reason for r in cut} == {"length"} and {r.outcome for r in cut} <= {"cut", "failed"}
 
 
-def records(*responses, modality="text"):
+def samples_of(*responses, modality="text"):
     return [sample(e, modality, r) for e, r in zip(toy_examples(len(responses)), responses, strict=True)]
 
 
 def test_outcomes_are_counted_and_their_difference_warns():
-    """eval_04_cut_replies_leave_no_trace: the result says how many, the gap in words where the modalities differ."""
-    written = records(*[Prediction("yes", finish_reason="stop")] * 8)
-    spoken = records(
-        Prediction("yes", finish_reason="stop"), Prediction("It is", finish_reason="length"), Prediction("", finish_reason="stop"),
+    """The result has the counts, the gap a warning where the modalities differ."""
+    text = samples_of(*[Prediction("yes", finish_reason="stop")] * 8)
+    audio = samples_of(
+        Prediction("yes", finish_reason="stop"), Prediction("It is", finish_reason="length"),
+        Prediction("", finish_reason="stop"),
         Prediction("I can't hear the audio.", finish_reason="stop"), Prediction("", error="x"),
         *[Prediction("no", finish_reason="stop")] * 3, modality="audio",
     )  # fmt: skip
-    assert [r["outcome"] for r in spoken[:5]] == ["answer", "cut", "empty", "refused", "failed"]
-    assert {r["finish_reason"] for r in spoken} == {"stop", "length", ""} and {r["reasoning"] for r in spoken} == {""}
-    assert [r["parsed"] for r in spoken[2:5]] == [None] * 3 and [r["score"] for r in spoken[2:5]] == [0.0, 0.0, None]
-    found = score({"text": written, "audio": spoken}, 0)
+    assert [r["outcome"] for r in audio[:5]] == ["answer", "cut", "empty", "refused", "failed"]
+    assert {r["finish_reason"] for r in audio} == {"stop", "length", ""} and {r["reasoning"] for r in audio} == {""}
+    assert [r["parsed"] for r in audio[2:5]] == [None] * 3 and [r["score"] for r in audio[2:5]] == [0.0, 0.0, None]
+    found = score({"text": text, "audio": audio}, 0)
     assert found["audio"]["outcomes"] == {"answer": 4, "cut": 1, "empty": 1, "refused": 1, "failed": 1}
     assert found["text"]["outcomes"] == {"answer": 8, "cut": 0, "empty": 0, "refused": 0, "failed": 0}
     first, *others = found["gap"]["warnings"]
     assert len(others) == 3 and first == (
         "12% of audio responses were cut at the token limit, 0% of text: raise --max_new_tokens before reading the gap"
     )
-    assert score({"text": written, "audio": written}, 0)["gap"]["warnings"] == []
+    assert score({"text": text, "audio": text}, 0)["gap"]["warnings"] == []
 
 
 @few
 @given(text=st.lists(st.sampled_from(OUTCOMES), min_size=1, max_size=30), data=st.data())
-def test_warnings_are_of_different_rates_alone(text, data):
+def test_only_different_rates_warn(text, data):
     audio = data.draw(st.permutations(text))
-    of = [[{"outcome": o, "error": ""} for o in some] for some in (text, audio, ["cut" for _ in text])]
-    assert outcome_warnings(of[0], of[1]) == []
-    warned = any("cut" in line for line in outcome_warnings(of[0], of[2]))
+    first, same, cut = ([{"outcome": o, "error": ""} for o in some] for some in (text, audio, ["cut" for _ in text]))
+    assert outcome_warnings(first, same) == []
+    warned = any("cut" in line for line in outcome_warnings(first, cut))
     assert warned == (set(text) != {"cut"})
 
 
-def test_the_gate_says_why():
-    assert gate("Yes", "abort").error == "the response has a text that is no whole answer (finish_reason abort)"
-    assert gate("", "length").error.startswith("no text within the limit of tokens")
-    assert gate("", "length", "hm").error.startswith("reasoning and no answer within the limit of tokens")
+def test_gate_gives_the_reason_of_a_failure():
+    assert gate("Yes", "abort").error == "the response has incomplete text (finish_reason abort)"
+    assert gate("", "length").error.startswith("no text within the token limit")
+    assert gate("", "length", "hm").error.startswith("reasoning and no answer within the token limit")
     assert gate("\u200b \ufeff", "stop").outcome == "empty"

@@ -145,13 +145,13 @@ def test_average_over_public_benchmarks_weighs_each_equally(tmp_path, capsys):
     )
     gap, closed = average["gap"]["sft"], average["gap_closed"]["selfkd"]
     assert gap["gap"] == pytest.approx(1 - 0.3125) and gap["gap_interval"][0] < gap["gap"] < gap["gap_interval"][1]
-    assert closed["of"] == "sft" and closed["share"] == pytest.approx((0.75 - 0.3125) / (1 - 0.3125))
+    assert closed["baseline"] == "sft" and closed["share"] == pytest.approx((0.75 - 0.3125) / (1 - 0.3125))
     # the first metric of MME is not the share of correct responses
-    official = [[next(iter(scores[b]["systems"][s]["figures"].values())) for b in ("pope", "mme")] for s in accuracies]
+    official = [[next(iter(scores[b]["systems"][s]["metrics"].values())) for b in ("pope", "mme")] for s in accuracies]
     text, baseline, model = (sum(of) / 2 for of in official)
     assert closed["headline"] == pytest.approx((model - baseline) / (text - baseline))
     printed = capsys.readouterr().out
-    assert "average of 2" in printed and "own figures" in printed and "64%" in printed
+    assert "average of 2" in printed and "headline metrics" in printed and "64%" in printed
     html = rendered(runs, tmp_path)
     assert "Text 100.0%; audio, SFT 31.2%; audio, Self-KD 75.0%." in html
     assert "Self-KD closes 64% of the gap left by SFT" in html
@@ -204,7 +204,7 @@ def test_runs_with_equal_text_responses_share_a_group(tmp_path, data):
     for name, audio in (("sft", "111000000000"), ("selfkd", "111111110000")):
         evaluation(tmp_path / name, data, text="111111111110", audio=audio)
     (group,) = groups_of(read_runs([str(tmp_path / "sft"), str(tmp_path / "selfkd")]), 0)
-    assert group.audio_systems == ["sft", "selfkd"] and group.scores["gap_closed"]["selfkd"]["of"] == "sft"
+    assert group.audio_systems == ["sft", "selfkd"] and group.scores["gap_closed"]["selfkd"]["baseline"] == "sft"
 
 
 def test_different_items_are_not_compared(tmp_path, data):
@@ -238,7 +238,7 @@ def test_different_audio_is_not_compared(tmp_path, data):
     assert len(cards) == 24 and [len(of) for of in clips.values()] == [1, 1] and clips["SFT"] != clips["Self-KD"]
     assert not any("Audio, SFT" in c and "Audio, Self-KD" in c for c in cards)
     assert sum("Text, text-only" in c for c in cards) == 12
-    with pytest.raises(InputError, match=r"runs: .*selfkd: world was spoken otherwise than in .*sft"):
+    with pytest.raises(InputError, match=r"runs: .*selfkd: world has other audio than .*sft"):
         compare(CompareConfig(paths[:3], tmp_path / "c"))
 
 

@@ -86,7 +86,7 @@ def test_endpoint_client_of_evaluation_gets_the_same_responses(parts, server, mo
     expected = [predict_modality(*parts, [e], modality)[0].text for e in examples]
     batches = server.state.worker.num_batches
     endpoint = EndpointClient(server.url, "selfkd", modality, EndpointSettings(concurrency=8, max_new_tokens=48))
-    assert [(r.text, r.error) for r in endpoint.answer(examples)] == [(text, "") for text in expected]
+    assert [(r.text, r.error) for r in endpoint.predict(examples)] == [(text, "") for text in expected]
     assert server.state.worker.num_batches - batches < 8  # some shared a batch
 
 

@@ -1,7 +1,7 @@
-"""A local server that speaks the OpenAI chat protocol and misbehaves on demand.
+"""A local server with the OpenAI chat protocol that fails on demand.
 
-Its reply names the picture and the sound (or text) that came together in the request, so a wrong pairing shows. What it
-does wrong is scripted for each such pair: a list of behaviours, one for each request about it, then "ok".
+Its response names the image and the audio (or text) that came together in the request, so a wrong pairing shows. Its
+failures are scripted for each such pair: a list of behaviours, one for each request about it, then "ok".
 """
 
 import base64
@@ -24,12 +24,12 @@ USAGE = {"prompt_tokens": 1000, "completion_tokens": 10, "total_tokens": 1010}
 
 
 def pair_of(image: bytes, question: bytes) -> str:
-    """Names a picture (b"" where there is none) and what was asked about it: samples of sound, or text in UTF-8."""
+    """Names an image (b"" where there is none) and the query about it: audio samples, or text in UTF-8."""
     return hashlib.blake2b(hashlib.sha1(image).digest() + question, digest_size=6).hexdigest()
 
 
 @dataclass
-class Query:
+class Request:
     body: dict[str, Any]
     headers: dict[str, str]
     pair: str
@@ -46,7 +46,7 @@ class Query:
 
 
 def read_parts(parts: list[dict[str, Any]]) -> tuple[bytes, bytes]:
-    """(the picture's file, the samples of the sound or else the longest text)."""
+    """(the image's file, the audio samples or else the longest text)."""
     image, audio_clip, texts = b"", b"", []
     for part in parts:
         if part["type"] == "image_url":
@@ -68,7 +68,7 @@ def body_of(message: dict[str, Any], finish: str = "stop", **others: Any) -> byt
     return json.dumps(body | {"usage": USAGE} | others).encode()
 
 
-# bodies with status 200, from the reply that would be right
+# bodies with status 200, from the text of a correct response
 BODIES: dict[str, Callable[[str], bytes]] = {
     "ok": lambda text: body_of({"content": text}),
     "html": lambda text: b"<!doctype html><html><body>Bad gateway, but 200</body></html>",
@@ -86,7 +86,7 @@ BODIES: dict[str, Callable[[str], bytes]] = {
     "thinks too long": lambda text: body_of({"content": "", "reasoning_content": "Is it no?"}, "length"),
     "at the limit": lambda text: body_of({"content": "To answer this, no"}, "length"),
     "aborted": lambda text: body_of({"content": text}, "abort"),
-    "deaf": lambda text: body_of({"content": "I'm sorry, but there is no audio in your message."}),
+    "no audio": lambda text: body_of({"content": "I'm sorry, but there is no audio in your message."}),
     "silence": lambda text: body_of({"content": ""}),
     "refusal": lambda text: body_of({"content": None, "refusal": "I cannot help with that."}),
     "parts": lambda text: body_of(
@@ -102,14 +102,14 @@ BODIES: dict[str, Callable[[str], bytes]] = {
 
 @dataclass
 class ChatServer:
-    """`script[pair]` says what requests about a pair meet, in turn; `always` what all others do."""
+    """`script[pair]` lists the behaviours for requests about a pair, in turn; `always` is the one for all others."""
 
     url: str = ""
     script: dict[str, list[str]] = field(default_factory=dict)
     always: str = "ok"
     delay_seconds: Callable[[], float] = lambda: 0.0
-    prediction: Callable[[Query], str] = lambda asked: asked.pair
-    asked: list[Query] = field(default_factory=list)
+    prediction: Callable[[Request], str] = lambda request: request.pair
+    requests: list[Request] = field(default_factory=list)
     max_at_once: int = 0
     closing: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -117,7 +117,7 @@ class ChatServer:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"  # connections are kept, as real servers do
+    protocol_version = "HTTP/1.1"  # keep-alive, as real servers
     chat: ChatServer
 
     def do_POST(self):
@@ -126,9 +126,9 @@ class _Handler(BaseHTTPRequestHandler):
         assert self.path.partition("?")[0] == "/v1/chat/completions", self.path
         content = body["messages"][-1]["content"]
         pair = pair_of(*read_parts(content)) if isinstance(content, list) else content
-        asked = Query(body, {k.lower(): v for k, v in self.headers.items()}, pair, time.monotonic(), self.path)
+        request = Request(body, {k.lower(): v for k, v in self.headers.items()}, pair, time.monotonic(), self.path)
         with chat.lock:
-            chat.asked.append(asked)
+            chat.requests.append(request)
             left = chat.script.get(pair)
             behaviour = left.pop(0) if left else "ok" if left is not None else chat.always
             chat.at_once += 1
@@ -139,20 +139,18 @@ class _Handler(BaseHTTPRequestHandler):
             with chat.lock:
                 chat.at_once -= 1
         with suppress(BrokenPipeError, ConnectionResetError):
-            self._behave(behaviour, asked)
+            self._behave(behaviour, request)
 
-    def _behave(self, behaviour: str, asked: Query) -> None:
+    def _behave(self, behaviour: str, request: Request) -> None:
         """`behaviour`: a name of BODIES, "hang", "drip", "cut", or "429" or "429 after 0.3" (Retry-After, seconds)."""
         if behaviour in BODIES:
-            page = behaviour == "html"
-            self._send(
-                200, BODIES[behaviour](self.chat.prediction(asked)), {"Content-Type": "text/html"} if page else {}
-            )
+            headers = {"Content-Type": "text/html"} if behaviour == "html" else {}
+            self._send(200, BODIES[behaviour](self.chat.prediction(request)), headers)
         elif behaviour == "hang":
             self.chat.closing.wait()
             self.close_connection = True
         elif behaviour in ("cut", "drip"):
-            content = BODIES["ok"](self.chat.prediction(asked))
+            content = BODIES["ok"](self.chat.prediction(request))
             self._head(200, len(content), {})
             self.wfile.write(content[:20])
             for byte in content[20:] if behaviour == "drip" else b"":
@@ -183,10 +181,10 @@ class _Handler(BaseHTTPRequestHandler):
 class _Server(ThreadingHTTPServer):
     request_queue_size = 128
     daemon_threads = True
-    block_on_close = False  # threads that hang are let go
+    block_on_close = False  # threads that hang do not block
 
     def handle_error(self, request, client_address):
-        if not isinstance(sys.exception(), ConnectionError):  # a client that has gone is nothing to print
+        if not isinstance(sys.exception(), ConnectionError):  # a client that has closed its connection is no error
             super().handle_error(request, client_address)
 
 

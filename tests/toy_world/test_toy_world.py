@@ -5,7 +5,7 @@ import random
 import pytest
 
 from selfkd.errors import InputError
-from selfkd.evaluation.grading import is_right, parse
+from selfkd.evaluation.grading import is_correct, parse
 from selfkd.synthesis.sources.registry import EasyVQA, ToyMMAlign, ToyWorld
 from selfkd.toy_world.noisy_labels import MISTAKE_SHARE, noiseless_response, noisy_response, sentence_response
 from selfkd.toy_world.questions import QUESTION_TYPES, TOY_QUESTION_TYPES, ask, caption_pair, mistaken
@@ -61,12 +61,12 @@ def test_the_true_answer_is_right_in_every_hand(question_type):
             sentence_response(question),
             noisy_response(question, rng, mistake_share=0.0),
         ):
-            assert is_right(question_type, question.answer, parse(question_type, question.text, response)), (
+            assert is_correct(question_type, question.answer, parse(question_type, question.text, response)), (
                 question,
                 response,
             )
         wrong = noisy_response(question, rng, mistake_share=1.0)
-        assert not is_right(question_type, question.answer, parse(question_type, question.text, wrong)), (
+        assert not is_correct(question_type, question.answer, parse(question_type, question.text, wrong)), (
             question,
             wrong,
         )
@@ -114,7 +114,7 @@ def test_annotator_asks_the_same_and_errs_at_the_stated_share():
         a, b = clean.example(index), noisy.example(index)
         assert (a.question, a.target, a.image) == (b.question, b.target, b.image)
         assert a.answer == a.target and b.answer != a.answer
-        wrong += not is_right(b.question_type, b.target, parse(b.question_type, b.question, b.answer))
+        wrong += not is_correct(b.question_type, b.target, parse(b.question_type, b.question, b.answer))
     assert abs(wrong / 400 - MISTAKE_SHARE) < 0.07
 
 

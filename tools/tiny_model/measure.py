@@ -15,7 +15,7 @@ from typing import Any
 from selfkd.data.example import Example
 from selfkd.evaluation.backends.local import predict_modality
 from selfkd.evaluation.backends.transcriber import Transcriber
-from selfkd.evaluation.grading import is_right, parse
+from selfkd.evaluation.grading import is_correct, parse
 from selfkd.files import write_json
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
@@ -63,8 +63,10 @@ def text_accuracies(model: OmniModel, processor: OmniProcessor, examples: list[E
         for example, prediction in zip(batch, predict_modality(model, processor, batch, "text"), strict=True):
             # a description names colours itself: parse the response against the question only
             question = example.question.rpartition(". ")[2]
-            parsed = parse(example.question_type, question, prediction.text) if prediction.is_read else None
-            right.setdefault(example.question_type, []).append(is_right(example.question_type, example.target, parsed))
+            parsed = parse(example.question_type, question, prediction.text) if prediction.is_parsable else None
+            right.setdefault(example.question_type, []).append(
+                is_correct(example.question_type, example.target, parsed)
+            )
     all_right = [r for of_type in right.values() for r in of_type]
     return {**{k: sum(r) / len(r) for k, r in right.items()}, "all": sum(all_right) / len(all_right)}
 

@@ -1,7 +1,7 @@
-"""The body of a chat endpoint's response -> the reply's text, or why there is none.
+"""The body of a chat endpoint's response -> the response text, or why there is none.
 
-Servers that call themselves compatible send bodies that are not, so nothing is taken for granted here: what a body
-lacks becomes an `error`, never an exception and never an empty answer.
+Servers that call themselves compatible send bodies that are not. A field that a body lacks becomes an `error`, never an
+exception and never an empty answer.
 """
 
 import json
@@ -21,18 +21,18 @@ class ChatResponse:
     prompt_tokens: int | None = None  # None where the server does not say
     completion_tokens: int | None = None
     finish_reason: str = ""
-    reasoning: str = ""  # what came in fields or parts of its own
+    reasoning: str = ""  # from fields or parts of its own
 
 
-# where reasoning stands beside a message's content: DeepSeek, vLLM and SGLang; OpenRouter, Groq; Ollama; LiteLLM
+# fields of reasoning next to a message's content: DeepSeek, vLLM and SGLang; OpenRouter, Groq; Ollama; LiteLLM
 _REASONING_FIELDS = ("reasoning_content", "reasoning", "reasoning_details", "thinking", "thinking_blocks", "thoughts")
 _REASONING_PART = re.compile(r"reason|think|thought|summary", re.IGNORECASE)
 _TEXT_FIELDS = ("text", "thinking", "reasoning", "summary", "content")
 
 
 def parse_chat_response(content: bytes) -> ChatResponse:
-    """Reads the body of a response with status 200. Bytes that are no UTF-8 become U+FFFD; a text that ended at the
-    limit of tokens is kept as it came."""
+    """Reads the body of a response with status 200. Bytes that are not UTF-8 become U+FFFD; a text that ended at the
+    token limit is kept."""
     try:
         body = json.loads(content.decode("utf-8", errors="replace"))
     except (ValueError, RecursionError):
@@ -45,7 +45,7 @@ def parse_chat_response(content: bytes) -> ChatResponse:
     counts = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
     choices = body.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        # some routers answer 200 and put the failure of the server behind them into the body
+        # some routers return 200 and put the error of the server behind them into the body
         failure = body.get("error")
         return ChatResponse("", short(f"the response has no choices{f': {failure}' if failure else ''}"), *counts)
     return _read_choice(choices[0], body.get("error"), counts)
@@ -59,15 +59,15 @@ def _read_choice(choice: dict[str, Any], failure: Any, counts: tuple[int | None,
     content = message.get("content")
     parts = content if isinstance(content, list) else [content]
     thoughts = [_texts(p) for p in parts if _is_reasoning(p)] + [_texts(message.get(f)) for f in _REASONING_FIELDS]
-    # the same thoughts may stand in two fields
-    reasoning = plain("\n".join(dict.fromkeys(t.strip() for t in thoughts if t.strip())))
+    # the same reasoning may be in two fields
+    reasoning = valid_utf8("\n".join(dict.fromkeys(t.strip() for t in thoughts if t.strip())))
     failure = choice.get("error") or message.get("error") or failure
     if failure:
         return ChatResponse("", short(f"the response holds an error: {failure}"), *counts, finish_reason, reasoning)
     text = content if isinstance(content, str) else _joined(content) if isinstance(content, list) else None
     refusal = message.get("refusal") or _refusal_in(parts)
     if not text and isinstance(refusal, str):
-        return ChatResponse(plain(refusal).strip(), "", *counts, REFUSAL, reasoning)
+        return ChatResponse(valid_utf8(refusal).strip(), "", *counts, REFUSAL, reasoning)
     if text is None:
         called = " but calls" if message.get("tool_calls") or message.get("function_call") else ""
         return ChatResponse(
@@ -75,7 +75,7 @@ def _read_choice(choice: dict[str, Any], failure: Any, counts: tuple[int | None,
         )
     if not text.strip() and (message.get("tool_calls") or message.get("function_call")):
         return ChatResponse("", "the message has no text but calls", *counts, finish_reason, reasoning)
-    return ChatResponse(plain(text).strip(), "", *counts, finish_reason, reasoning)
+    return ChatResponse(valid_utf8(text).strip(), "", *counts, finish_reason, reasoning)
 
 
 def _is_reasoning(part: Any) -> bool:
@@ -91,12 +91,12 @@ def _joined(parts: list[Any]) -> str | None:
 
 
 def _refusal_in(parts: list[Any]) -> str | None:
-    said = (p.get("refusal") for p in parts if isinstance(p, dict) and p.get("type") == "refusal")
-    return next((text for text in said if isinstance(text, str)), None)
+    refusals = (p.get("refusal") for p in parts if isinstance(p, dict) and p.get("type") == "refusal")
+    return next((text for text in refusals if isinstance(text, str)), None)
 
 
 def _texts(value: Any) -> str:
-    """All text in a field of reasoning, whichever of its forms it has: a text, parts, parts within parts."""
+    """All text in a field of reasoning: a text, parts, or parts within parts."""
     if isinstance(value, dict):
         value = [value[name] for name in _TEXT_FIELDS if name in value]
     if isinstance(value, list):
@@ -104,14 +104,14 @@ def _texts(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def plain(text: str) -> str:
+def valid_utf8(text: str) -> str:
     """Text that can be written as UTF-8: JSON may hold halves of surrogate pairs, which become U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def short(reason: str) -> str:
     """A reason as one line of a table or a log."""
-    reason = " ".join(plain(reason).split())
+    reason = " ".join(valid_utf8(reason).split())
     return reason if len(reason) <= MAX_REASON_CHARACTERS else f"{reason[:MAX_REASON_CHARACTERS]}..."
 
 

@@ -2,8 +2,8 @@
 
     lmms-eval --model selfkd --model_args pretrained=runs/selfkd/model --tasks mme --batch_size 16
 
-What a task shows may hold one picture and one sound. With a sound the spoken view answers: the sound is the question,
-and the task's text stays written after it. Imported where lmms-eval is installed alone.
+A request may hold one image and one audio clip. With audio, the clip is the query of the audio modality and the task's
+text stays text after it. Imported only where lmms-eval is installed.
 """
 
 from collections.abc import Sequence
@@ -40,22 +40,21 @@ class SelfKD(lmms):
         self.batch_size = int(batch_size)
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        """Greedy replies in the order of the requests, ended where a task says that they end."""
-        asked: dict[tuple[Modality, int], list[tuple[int, Example]]] = {}
+        """Greedy responses in the order of the requests, cut at the task's stop strings."""
+        batches: dict[tuple[Modality, int], list[tuple[int, Example]]] = {}
         for at, request in enumerate(requests):
             context, settings, doc_to_visual, doc_id, task, split = request.args
             example = _example(at, context, doc_to_visual(self.task_dict[task][split][doc_id]))
             modality: Modality = "text" if example.audio is None else "audio"
-            asked.setdefault((modality, settings.get("max_new_tokens", MAX_NEW_TOKENS)), []).append((at, example))
+            batches.setdefault((modality, settings.get("max_new_tokens", MAX_NEW_TOKENS)), []).append((at, example))
         predictions = [""] * len(requests)
         with tqdm(total=len(requests), desc="selfkd") as progress:
-            for (modality, new_tokens), items in asked.items():
+            for (modality, new_tokens), items in batches.items():
                 for some in groups_of(sorted(items, key=lambda item: len(item[1].question)), self.batch_size):
-                    said = predict_modalities(self.model, self.processor, [e for _, e in some], [modality], new_tokens)[
-                        modality
-                    ]
-                    for (at, _), prediction in zip(some, said, strict=True):
-                        predictions[at] = _ended(prediction.text, requests[at].args[1].get("until"))
+                    batch = [example for _, example in some]
+                    found = predict_modalities(self.model, self.processor, batch, [modality], new_tokens)[modality]
+                    for (at, _), prediction in zip(some, found, strict=True):
+                        predictions[at] = _stopped(prediction.text, requests[at].args[1].get("until"))
                     progress.update(len(some))
         return predictions
 
@@ -66,14 +65,14 @@ class SelfKD(lmms):
         raise NotImplementedError("these models answer one question at a time")
 
 
-def _example(at: int, context: str, shown: Sequence[Any] | None) -> Example:
-    images = [s for s in shown or [] if isinstance(s, Image.Image)]
-    audio_clips = [s for s in shown or [] if isinstance(s, dict) and "array" in s]
-    if len(images) > 1 or len(audio_clips) > 1 or len(images) + len(audio_clips) < len(shown or []):
-        raise InputError(f"request {at}: selfkd takes one picture and one sound, this one has other things")
+def _example(at: int, context: str, visuals: Sequence[Any] | None) -> Example:
+    images = [s for s in visuals or [] if isinstance(s, Image.Image)]
+    audio_clips = [s for s in visuals or [] if isinstance(s, dict) and "array" in s]
+    if len(images) > 1 or len(audio_clips) > 1 or len(images) + len(audio_clips) < len(visuals or []):
+        raise InputError(f"request {at}: selfkd takes one image and one audio clip, this request has others")
     try:
         image = image_to_png(rgb(images[0])) if images else None
-        samples = _heard(audio_clips[0]) if audio_clips else None
+        samples = _resampled_mono(audio_clips[0]) if audio_clips else None
     except InputError as error:
         raise InputError(f"request {at}: {error}") from error
     text = without_image_place(without_sound_place(context))
@@ -82,21 +81,23 @@ def _example(at: int, context: str, shown: Sequence[Any] | None) -> Example:
     if samples is None:
         return Example(str(at), text, "", "lmms-eval", "open", "", image=image)
     after = f"\n{text}" if text else ""
-    example = Example(str(at), "(spoken)", "", "lmms-eval", "open", "", image=image, answer_format=after)
+    example = Example(str(at), "(audio)", "", "lmms-eval", "open", "", image=image, answer_format=after)
     return example.spoken(samples, "recorded")
 
 
-def _heard(audio_clip: dict[str, Any]) -> NDArray[np.float32]:
+def _resampled_mono(audio_clip: dict[str, Any]) -> NDArray[np.float32]:
     """Mono, 16 kHz, of an array (frames,) or (channels, frames), as `datasets` decodes them."""
     samples = np.atleast_2d(np.asarray(audio_clip["array"], dtype=np.float32))
     if audio_clip["sampling_rate"] not in RATES_HZ:
-        raise InputError(f"sampling_rate: {audio_clip['sampling_rate']}: {RATES_HZ[0]} to {RATES_HZ[-1]} Hz are taken")
+        raise InputError(
+            f"sampling_rate: {audio_clip['sampling_rate']}: {RATES_HZ[0]} to {RATES_HZ[-1]} Hz are supported"
+        )
     found = mono(samples.T)
     check_vocabulary_coverage(found)
     return resampled(found, audio_clip["sampling_rate"])
 
 
-def _ended(text: str, until: Sequence[str] | str | None) -> str:
+def _stopped(text: str, until: Sequence[str] | str | None) -> str:
     for end in [until] if isinstance(until, str) else until or []:
         text = text.split(end)[0] if end else text
     return text.strip()

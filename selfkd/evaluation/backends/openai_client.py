@@ -2,8 +2,8 @@
 
 The client retries transient errors itself: 408, 409, 429, 5xx, timeouts, lost connections; with exponential backoff and
 jitter, or after Retry-After where that is no more than a minute or two. Every attempt, retries included, passes the
-HTTP client below, where it waits for the rate limit. What is left after that is one item's `Prediction.error`, except where
-no item would be answered: then InputError ends the run. Needs the extra `selfkd[openai]`.
+HTTP client below, where it waits for the rate limit. An error that remains is that item's `Prediction.error`, except
+where every item would fail: then InputError ends the run. Needs the extra `selfkd[openai]`.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,14 +27,14 @@ from selfkd.evaluation.response import Prediction
 from selfkd.files import read_json, write_json
 
 USAGE = "usage.json"
-KEPT_EVERY_SECONDS = 1.0
+SAVED_EVERY_SECONDS = 1.0
 
 
 @dataclass
 class Usage:
-    """What was asked and what it cost. Askers that are given the same one share a budget."""
+    """Requests, tokens and their cost. Clients that are given the same object share a budget."""
 
-    requests: int = 0  # sent, retries among them
+    requests: int = 0  # retries included
     retries: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -46,8 +46,8 @@ class Usage:
         self.dollars += dollars
 
 
-class _Kept(Usage):
-    """Usage that a file keeps as it grows: a process that is killed writes nothing at its end."""
+class _SavedUsage(Usage):
+    """Usage that is saved to a file as it grows: a process that is killed writes nothing at its end."""
 
     def __init__(self, path: Path):
         super().__init__(**(read_json(path) if path.is_file() else {}))
@@ -55,7 +55,7 @@ class _Kept(Usage):
 
     def spend(self, prompt_tokens: int, completion_tokens: int, dollars: float) -> None:
         super().spend(prompt_tokens, completion_tokens, dollars)
-        if time.monotonic() - self._written > KEPT_EVERY_SECONDS:
+        if time.monotonic() - self._written > SAVED_EVERY_SECONDS:
             self.write()
 
     def write(self) -> None:
@@ -64,16 +64,16 @@ class _Kept(Usage):
 
 
 @contextmanager
-def kept_usage(path: Path, model: str) -> Iterator[Usage]:
-    """The usage that a file keeps, so that a budget holds over repetitions of a command; says in the end what it is."""
-    usage = _Kept(path)
+def saved_usage(path: Path, model: str) -> Iterator[Usage]:
+    """The usage saved in a file, so that a budget holds over repetitions of a command; printed at the end."""
+    usage = _SavedUsage(path)
     try:
         yield usage
     finally:
         usage.write()
         spent = f", ${usage.dollars:.2f}" if usage.dollars else ""
         tokens = f"{usage.prompt_tokens:,} + {usage.completion_tokens:,} tokens"
-        print(f"{model}: {usage.requests:,} requests ({usage.retries:,} again), {tokens}{spent}")
+        print(f"{model}: {usage.requests:,} requests ({usage.retries:,} retries), {tokens}{spent}")
 
 
 class Attempts(openai.DefaultAsyncHttpxClient):
@@ -86,18 +86,18 @@ class Attempts(openai.DefaultAsyncHttpxClient):
     async def send(self, request: Any, *arguments: Any, **options: Any) -> Any:
         await self._before(request.headers.get("x-stainless-retry-count", "0") != "0")
         try:
-            # the library's own timeout starts anew with every byte: a server that drips would hold an item for ever
+            # the library's own timeout restarts with every byte: a server that drips would hold an item for ever
             async with asyncio.timeout(self._timeout_seconds):
                 return await super().send(request, *arguments, **options)
         except TimeoutError as error:
-            # openai stands on httpx or httpx2, by its version, and retries after the timeouts of that one
+            # openai uses httpx or httpx2, by its version, and retries after the timeouts of that library
             library = importlib.import_module(type(request).__module__)
             reason = f"no whole response within {self._timeout_seconds:g} s"
             raise library.ReadTimeout(reason, request=request) from error
 
 
 KEY_VARIABLE = "OPENAI_API_KEY"
-NOT_FOR_US = (401, 403, 404)  # key, permission, path or model: the same for every item
+FATAL_STATUSES = (401, 403, 404)  # key, permission, path or model: the same for every item
 
 Item = TypeVar("Item")
 Messages = list[dict[str, Any]]
@@ -105,21 +105,21 @@ Messages = list[dict[str, Any]]
 
 @dataclass
 class EndpointSettings:
-    """How an endpoint is asked. Its key comes from the environment variable OPENAI_API_KEY and from nowhere else.
+    """Settings of the requests. The key comes from the environment variable OPENAI_API_KEY and from nowhere else.
 
     Args:
         concurrency: Requests in flight at once.
-        requests_per_minute: Most requests a minute, retries among them, evenly spread; 0 sets no limit.
+        requests_per_minute: Maximum requests a minute, retries included, evenly spread; 0 sets no limit.
         timeout_seconds: Longest wait for one response, from sending the request to the last byte.
         max_retries: Retries of a request after 408, 409, 429, 5xx, a timeout or a lost connection.
-        max_new_tokens: Most tokens of a reply.
+        max_new_tokens: Maximum tokens of a response.
         price_in: USD for a million prompt tokens.
         price_out: USD for a million completion tokens.
-        budget: USD after which nothing more is asked; what is in flight then is still paid. 0 sets none.
-        max_failures: So many items failed one after another end the asking.
-        extra: Further fields of a request, or other values of ours; null leaves one out. What OpenAI's reasoning
-            models want: {max_tokens: null, temperature: null, max_completion_tokens: 2000}. What stands under its
-            extra_headers and extra_query goes to headers and URL.
+        budget: USD after which no more requests are sent; those in flight are still paid. 0 sets none.
+        max_failures: Items that fail one after another before the run ends.
+        extra: Further fields of a request, or other values for the default ones; null leaves one out. OpenAI's
+            reasoning models need {max_tokens: null, temperature: null, max_completion_tokens: 2000}. Its fields
+            extra_headers and extra_query go to headers and URL.
     """
 
     concurrency: int = 8
@@ -143,13 +143,21 @@ class EndpointSettings:
         if self.timeout_seconds <= 0:
             raise InputError(f"timeout_seconds: {self.timeout_seconds}: must be more than 0")
         if self.budget and not self.price_in and not self.price_out:
-            raise InputError("budget: without price_in and price_out nothing is known to cost anything")
+            raise InputError("budget: without price_in and price_out no cost is known")
+
+
+def endpoint_settings(fields: Mapping[str, Any]) -> EndpointSettings:
+    """Raises InputError for a field that does not exist, or a value out of range."""
+    try:
+        return EndpointSettings(**fields)
+    except TypeError as error:
+        raise InputError(f"endpoint: {str(error).rpartition('__init__() ')[2]}") from error
 
 
 @dataclass
 class OpenAIClient:
-    """A chat endpoint at a base URL ("" is OpenAI's). Not for two threads at once; failures in a row, the pace of
-    requests and the budget are kept from one `query_each` to the next."""
+    """A chat endpoint at a base URL ("" is OpenAI's). Not thread-safe. Consecutive failures, the rate of requests and
+    the budget are counted over all calls of `query_each`."""
 
     url: str
     model: str
@@ -158,9 +166,9 @@ class OpenAIClient:
     _key: str = field(init=False, repr=False)
     _endpoint: EndpointURL = field(init=False, repr=False)
     _secrets: list[str] = field(init=False, repr=False)
-    _accepted: bool = field(default=False, init=False, repr=False)  # whether any request was, ever
-    _failures: int = field(default=0, init=False, repr=False)  # in a row
-    _is_blind: bool = field(default=False, init=False, repr=False)  # whether cost cannot be known
+    _accepted: bool = field(default=False, init=False, repr=False)  # whether any request ever succeeded
+    _failures: int = field(default=0, init=False, repr=False)  # consecutive
+    _has_unknown_cost: bool = field(default=False, init=False, repr=False)
     _next_turn: float = field(default=0.0, init=False, repr=False)  # monotonic seconds
 
     def __post_init__(self) -> None:
@@ -169,7 +177,7 @@ class OpenAIClient:
             raise InputError("model: must name the endpoint's model")
         self._key = os.environ.get(KEY_VARIABLE, "").strip() or "none"
         if not (self._key.isascii() and self._key.isprintable()):
-            raise InputError(f"{KEY_VARIABLE}: holds letters that no header can carry")
+            raise InputError(f"{KEY_VARIABLE}: holds characters that no header can carry")
         self._secrets = [*self._endpoint.secrets, *secrets_in(self.settings.extra)]
 
     @property
@@ -179,46 +187,46 @@ class OpenAIClient:
     def query_each(
         self, items: Iterable[Item], messages_of: Callable[[Item], Messages]
     ) -> Iterator[tuple[int, Prediction]]:
-        """Yields (position in `items`, reply) in the order in which replies come, one for every item.
+        """Yields (position in `items`, prediction) in the order in which responses come, one for every item.
 
         An item's messages are made when its turn comes, so that no more of them than `concurrency` are in memory.
-        Raises InputError where the rest would fail as well; what was yielded before stays answered. Closing the
-        iterator ends what is in flight.
+        Raises InputError where all other items would fail as well; what was yielded before is valid. Closing the
+        iterator cancels requests in flight.
         """
         predictions: queue.SimpleQueue[tuple[int, Prediction] | None] = queue.SimpleQueue()
         loop = asyncio.new_event_loop()
-        asking = loop.create_task(self._ask_all(items, messages_of, predictions.put))
+        requests = loop.create_task(self._request_all(items, messages_of, predictions.put))
 
         def run() -> None:
             try:
-                loop.run_until_complete(asyncio.wait([asking]))
+                loop.run_until_complete(asyncio.wait([requests]))
                 loop.run_until_complete(loop.shutdown_asyncgens())
             finally:
                 predictions.put(None)
 
-        # a daemon, so that a program that ends with an error does not first ask everything that is left
-        thread = threading.Thread(target=run, name="asker", daemon=True)
+        # a daemon, so that a program that ends with an error does not first send all other requests
+        thread = threading.Thread(target=run, name="openai-client", daemon=True)
         thread.start()
         try:
-            while (answered := predictions.get()) is not None:
-                yield answered
-            asking.result()  # raises what ended the asking
+            while (found := predictions.get()) is not None:
+                yield found
+            requests.result()  # raises what ended the requests
         finally:
-            loop.call_soon_threadsafe(asking.cancel)
+            loop.call_soon_threadsafe(requests.cancel)
             thread.join()
             loop.close()
 
-    async def _ask_all(
+    async def _request_all(
         self,
         items: Iterable[Item],
         messages_of: Callable[[Item], Messages],
         put: Callable[[tuple[int, Prediction]], None],
     ) -> None:
-        numbered = enumerate(items)  # one for all workers
+        numbered = enumerate(items)  # one iterator for all workers
 
         async def work() -> None:
             for index, item in numbered:
-                prediction = await self._reply(client, item, messages_of)
+                prediction = await self._request(client, item, messages_of)
                 put((index, prediction))
                 self._check(prediction)
 
@@ -233,8 +241,6 @@ class OpenAIClient:
         """A client of this event loop."""
         try:
             from openai import AsyncOpenAI
-
-            pass
         except ImportError as error:
             raise InputError(f"url: {self.name}: {error}; pip install 'selfkd[openai]'") from error
         http_client = Attempts(self.settings.timeout_seconds, self._before_attempt)
@@ -257,7 +263,7 @@ class OpenAIClient:
         self.usage.requests += 1
         self.usage.retries += is_retry
 
-    async def _reply(self, client: Any, item: Item, messages_of: Callable[[Item], Messages]) -> Prediction:
+    async def _request(self, client: Any, item: Item, messages_of: Callable[[Item], Messages]) -> Prediction:
         if self._is_spent():
             return Prediction("", error=self._spent_reason())
         try:
@@ -266,14 +272,14 @@ class OpenAIClient:
             return Prediction("", error=self._reason(error))
         fields = {"temperature": 0, "max_tokens": self.settings.max_new_tokens, **self.settings.extra}
         body = {name: value for name, value in fields.items() if value is not None}
-        of_request = {name: body.pop(name) for name in ("extra_headers", "extra_query") if name in body}
+        options = {name: body.pop(name) for name in ("extra_headers", "extra_query") if name in body}
         try:
             response = await client.chat.completions.with_raw_response.create(
-                model=self.model, messages=messages, extra_body=body, **of_request
+                model=self.model, messages=messages, extra_body=body, **options
             )
-        except Exception as error:  # whatever a client makes of a broken server is that item's error
+        except Exception as error:  # any error of a broken server is that item's error
             status = getattr(error, "status_code", None)
-            if status in NOT_FOR_US and not self._accepted:
+            if status in FATAL_STATUSES and not self._accepted:
                 hint = f"are url, model and {KEY_VARIABLE} right?"
                 raise InputError(f"url: {self.name}: {self._reason(error)}; {hint}") from error
             return Prediction("", error=self._reason(error))
@@ -282,7 +288,7 @@ class OpenAIClient:
         self._count(read)
         return Prediction(
             read.text,
-            error=self._hidden(read.error),
+            error=self._without_secrets(read.error),
             seconds=response.elapsed.total_seconds(),
             finish_reason=read.finish_reason,
             reasoning=read.reasoning,
@@ -293,12 +299,12 @@ class OpenAIClient:
         dollars = (prompt * self.settings.price_in + completion * self.settings.price_out) / 1e6
         self.usage.spend(prompt, completion, dollars)
         if self.settings.budget and not read.error and read.prompt_tokens is None:
-            self._is_blind = True
+            self._has_unknown_cost = True
 
     def _check(self, prediction: Prediction) -> None:
-        """Raises InputError where it makes no sense to go on after this reply."""
-        if self._is_blind:
-            raise InputError(f"budget: {self.name} does not say how many tokens it counts (usage), so no cost is known")
+        """Raises InputError where all other items would fail after this prediction."""
+        if self._has_unknown_cost:
+            raise InputError(f"budget: {self.name} returns no token counts (usage), so no cost is known")
         if prediction.error != self._spent_reason():
             self._failures = self._failures + 1 if prediction.error else 0
         if self._failures >= self.settings.max_failures:
@@ -314,9 +320,9 @@ class OpenAIClient:
         reason = reason_of(error)
         if error.__cause__ is not None and not isinstance(error, InputError):
             reason += f" ({reason_of(error.__cause__)})"
-        return self._hidden(short(reason))
+        return self._without_secrets(short(reason))
 
-    def _hidden(self, reason: str) -> str:
-        """Servers repeat keys in what they complain of; reasons are written to files."""
+    def _without_secrets(self, reason: str) -> str:
+        """Servers repeat keys in their error messages; reasons are written to files."""
         reason = reason if self._key == "none" else reason.replace(self._key, f"({KEY_VARIABLE})")
         return masked_text(without(reason, self._secrets))

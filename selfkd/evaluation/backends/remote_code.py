@@ -1,15 +1,16 @@
-"""Omni models that come with code of their own (`trust_remote_code`), asked through that code's `chat`.
+"""Omni models that come with Python code of their own (`trust_remote_code`), run through that code's `chat`.
 
-Megrez-3B-Omni (Infinigence) and MiniCPM-o 2.6 (OpenBMB): each takes picture, text and sound of one user message in a
-form of its own and gives back text. What it was asked and why it did not answer is told as of any other system.
+Megrez-3B-Omni (Infinigence) and MiniCPM-o 2.6 (OpenBMB): each takes image, text and audio of one user message in a form
+of its own and returns text. Prompts and errors of an item are recorded as with any other backend.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 import transformers
@@ -19,73 +20,76 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from selfkd.data.dataset import ExampleFolder
 from selfkd.data.example import Example
 from selfkd.errors import InputError, reason_of
-from selfkd.evaluation.backends.base import Answers, Modality, transcribed_by
-from selfkd.evaluation.backends.chat_response import plain, short
+from selfkd.evaluation.backends.base import Predictions
+from selfkd.evaluation.backends.chat_response import short, valid_utf8
 from selfkd.evaluation.backends.endpoint import wav
-from selfkd.evaluation.backends.transcriber import Transcriber
+from selfkd.evaluation.backends.transcriber import Transcriber, transcribe
+from selfkd.evaluation.config import EvalModality, EvaluateConfig
 from selfkd.evaluation.response import Prediction
+from selfkd.input_hashes import hashes_of_checkpoint
 from selfkd.model.backbones import read_config
-from selfkd.training.data import Modality as OneModality
+from selfkd.model.checkpoint import CheckpointInfo
+from selfkd.training.data import Modality
 
-# MiniCPM-o, where it does not sample, searches three beams and penalises repetition unless told otherwise
+# MiniCPM-o without sampling uses three beams and a repetition penalty unless told otherwise
 GREEDY = {"sampling": False, "num_beams": 1, "repetition_penalty": 1.0}
 _MEGREZ_END = "<|turn_end|>"
 
 
 class MegrezChat:
-    """Picture and sound are files, and all that is written is one text."""
+    """Image and audio are files; all text is one string."""
 
     def __init__(self, source: str):
-        self.model = _loaded(source)
+        self.model = _load(source)
 
-    def chat(self, example: Example, modality: OneModality, max_new_tokens: int) -> tuple[Any, str]:
+    def chat(self, example: Example, modality: Modality, max_new_tokens: int) -> tuple[Any, str]:
         with TemporaryDirectory(prefix="selfkd-") as folder:
             content, image = {}, example.load_image()
             if image is not None:
-                content["image"] = str(Path(folder) / "picture.png")
+                content["image"] = str(Path(folder) / "image.png")
                 image.save(content["image"])
             if modality == "audio":
                 content["audio"] = str(Path(folder) / "question.wav")
                 Path(content["audio"]).write_bytes(wav(example))
-            if text := "".join(_written(example, modality)).strip():
+            if text := "".join(_texts(example, modality)).strip():
                 content["text"] = text
             message = {"role": "user", "content": content}
-            said = self.model.chat([message], max_new_tokens=max_new_tokens, **GREEDY)
-        if not isinstance(said, str):
-            return said, ""
-        # the end of the turn is left in the text: where it is missing, the limit of tokens came before it
-        return said.removesuffix(_MEGREZ_END), "stop" if said.endswith(_MEGREZ_END) else "length"
+            response = self.model.chat([message], max_new_tokens=max_new_tokens, **GREEDY)
+        if not isinstance(response, str):
+            return response, ""
+        # the end of the turn stays in the text: where it is missing, the token limit came first
+        return response.removesuffix(_MEGREZ_END), "stop" if response.endswith(_MEGREZ_END) else "length"
 
 
 class MiniCPMOChat:
-    """Picture, sound and what is written are parts of a message in the order in which they are given."""
+    """Image, audio and texts are parts of a message in the order in which they are given."""
 
     def __init__(self, source: str):
-        self.model = _loaded(source, init_tts=False)  # the voice of its replies is not loaded
+        self.model = _load(source, init_tts=False)  # its own speech output is not loaded
         self.tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=True)
 
-    def chat(self, example: Example, modality: OneModality, max_new_tokens: int) -> tuple[Any, str]:
-        before, *after = _written(example, modality)
+    def chat(self, example: Example, modality: Modality, max_new_tokens: int) -> tuple[Any, str]:
+        before, *after = _texts(example, modality)
         question = [example.samples()] if modality == "audio" else []
         image = example.load_image()
-        # it puts a line's end between parts
+        # its code joins parts with a newline
         parts = [image, before.strip(), *question, *(text.strip() for text in after)]
         content = [part for part in parts if part is not None and not (isinstance(part, str) and not part)]
         message = {"role": "user", "content": content}
-        said = self.model.chat(
+        response = self.model.chat(
             msgs=[message], tokenizer=self.tokenizer, max_new_tokens=max_new_tokens, generate_audio=False, **GREEDY
         )
-        if not isinstance(said, str):
-            return said, ""
-        # the text is all that comes back: as many tokens as were allowed are a response that was cut
-        tokens = self.tokenizer(plain(said), add_special_tokens=False)["input_ids"]
-        return said, "length" if len(tokens) >= max_new_tokens else "stop"
+        if not isinstance(response, str):
+            return response, ""
+        # nothing but the text is returned: as many tokens as were allowed are a response that was cut
+        tokens = self.tokenizer(valid_utf8(response), add_special_tokens=False)["input_ids"]
+        return response, "length" if len(tokens) >= max_new_tokens else "stop"
 
 
 class Chat(Protocol):
-    def chat(self, example: Example, modality: OneModality, max_new_tokens: int) -> tuple[Any, str]:
-        """Whatever the model's own code gives back, and its finish_reason: "stop", or "length" for a response that was
-        cut at the limit of tokens."""
+    def chat(self, example: Example, modality: Modality, max_new_tokens: int) -> tuple[Any, str]:
+        """Whatever the model's own code returns, and its finish_reason: "stop", or "length" for a response that was cut
+        at the token limit."""
         ...
 
 
@@ -93,34 +97,57 @@ FAMILIES: dict[str, Callable[[str], Chat]] = {"MegrezO": MegrezChat, "MiniCPMO":
 
 
 class RemoteCodeBackend:
-    """One item at a time. Whatever is wrong with a reply is that item's error: it is no wrong answer."""
+    """Batches of one item. Any error of the model's code is that item's error, not a wrong answer."""
+
+    scores_likelihoods: ClassVar[bool] = False
 
     def __init__(self, source: str, transcriber: Transcriber | None, max_new_tokens: int):
         self.model = FAMILIES[_family(read_config(source, "model"))](source)
         self.transcriber, self.max_new_tokens = transcriber, max_new_tokens
 
-    def answer(self, examples: ExampleFolder, wanted: Mapping[Modality, Sequence[int]]) -> Answers:
+    @classmethod
+    def accepts(cls, config: EvaluateConfig) -> bool:
+        return needs_remote_code(config.model, config.trust_remote_code)
+
+    @classmethod
+    def inspect(cls, config: EvaluateConfig) -> None:
+        return None
+
+    @classmethod
+    def input_hashes(cls, config: EvaluateConfig, checkpoint: CheckpointInfo | None) -> dict[str, Any]:
+        return hashes_of_checkpoint("model", config.model)
+
+    @classmethod
+    @contextmanager
+    def open(
+        cls, config: EvaluateConfig, checkpoint: CheckpointInfo | None, transcriber: Transcriber | None, run: Path
+    ) -> Iterator["RemoteCodeBackend"]:
+        yield cls(config.model, transcriber, config.max_new_tokens)
+
+    def predict(self, examples: ExampleFolder, wanted: Mapping[EvalModality, Sequence[int]]) -> Predictions:
         for modality, positions in wanted.items():
             for i in positions:
-                yield i, modality, self._reply(examples[i], modality, examples.language)
+                yield i, modality, self._predict_one(examples[i], modality, examples.language)
 
     @torch.no_grad()
-    def _reply(self, example: Example, modality: Modality, language: str) -> Prediction:
-        start, heard = time.perf_counter(), ""
+    def _predict_one(self, example: Example, modality: EvalModality, language: str) -> Prediction:
+        start, transcript = time.perf_counter(), ""
         try:
             if modality == "cascade":
-                (heard,) = transcribed_by(self.transcriber, [example], language)
-                example = replace(example, question=heard)
-            said, finish = self.model.chat(example, "audio" if modality == "audio" else "text", self.max_new_tokens)
+                (transcript,) = transcribe(self.transcriber, [example], language)
+                example = replace(example, question=transcript)
+            query: Modality = "audio" if modality == "audio" else "text"
+            response, finish_reason = self.model.chat(example, query, self.max_new_tokens)
         except Exception as error:  # of code that is not ours
-            return Prediction("", heard, error=short(reason_of(error)))
-        if not isinstance(said, str):
-            return Prediction("", heard, error=f"the model's chat gave back {type(said).__name__}, not text")
-        return Prediction(plain(said), heard, seconds=time.perf_counter() - start, finish_reason=finish)
+            return Prediction("", transcript, error=short(reason_of(error)))
+        if not isinstance(response, str):
+            return Prediction("", transcript, error=f"the model's chat returned {type(response).__name__}, not text")
+        seconds = time.perf_counter() - start
+        return Prediction(valid_utf8(response), transcript, seconds=seconds, finish_reason=finish_reason)
 
 
-def runs_own_code(source: str, trusted: bool) -> bool:
-    """Whether a checkpoint is a model that is asked through code of its own; InputError where that is not trusted."""
+def needs_remote_code(source: str, trusted: bool) -> bool:
+    """Whether a checkpoint's model runs through code of its own. Raises InputError where that code is not trusted."""
     config = read_config(source, "model")
     family = _family(config)
     if not family:
@@ -130,31 +157,32 @@ def runs_own_code(source: str, trusted: bool) -> bool:
         raise InputError(f"model: {source}: MiniCPM-o {version}: its chat has another form than that of 2.6")
     if not trusted:
         raise InputError(
-            f"trust_remote_code: {source} would run Python code that comes with the checkpoint; read it and say "
+            f"trust_remote_code: {source} would run Python code that comes with the checkpoint; read it and pass "
             "--trust_remote_code true, or give the --url of a server that runs it"
         )
     return True
 
 
 def _family(config: Mapping[str, Any]) -> str:
-    """The class of a model that brings its code; "" for any other."""
+    """The class of a model that comes with its code; "" for any other."""
     name = next(iter(config.get("architectures") or []), "")
     return name if name in FAMILIES and "AutoModel" in config.get("auto_map", {}) else ""
 
 
-def _written(example: Example, modality: OneModality) -> tuple[str, ...]:
-    """What is written before the question and after it; with the question, where it is not spoken."""
+def _texts(example: Example, modality: Modality) -> tuple[str, ...]:
+    """The text before the audio and after it; in the text modality all text with the question."""
     if modality == "audio":
         return example.instruction, example.answer_format
     return (example.instruction + example.question + example.answer_format,)
 
 
-def _loaded(source: str, **settings: Any) -> Any:
-    """The model in the dtype of its checkpoint; raises InputError where its code does not run or its weights miss."""
+def _load(source: str, **settings: Any) -> Any:
+    """The model in the dtype of its checkpoint; raises InputError where its code does not run or weights are
+    missing."""
     try:
-        kind: Any = get_class_from_dynamic_module(read_config(source, "model")["auto_map"]["AutoModel"], source)
+        model_class: Any = get_class_from_dynamic_module(read_config(source, "model")["auto_map"]["AutoModel"], source)
         # code of transformers 4 may leave out the end of construction (post_init), which since then sets this
-        kind.all_tied_weights_keys = {}
+        model_class.all_tied_weights_keys = {}
         model, info = AutoModel.from_pretrained(source, trust_remote_code=True, output_loading_info=True, **settings)
     except Exception as error:  # of code that is not ours
         reason = short(reason_of(error))

@@ -1,5 +1,5 @@
-"""The ears of a cascade: any Whisper, the recogniser of the embedded model, or the ears of a model that hears tokens,
-write down what is said."""
+"""The ASR model of a cascade: any Whisper, an ASR model of selfkd (the bundled one is the default), or the speech
+encoder and CTC projector of an omni model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +15,11 @@ from selfkd.model.speech_encoder import ASRModel
 from selfkd.model.tiny import TINY_MODEL
 
 
+def inspect_asr_model(checkpoint: str) -> CheckpointInfo:
+    """An ASR model by hub id or path, or the bundled one; raises InputError for any other checkpoint."""
+    return inspect_checkpoint(checkpoint or TINY_MODEL, "asr_model", "asr")
+
+
 @dataclass
 class Transcriber:
     asr_model: ASRModel | WhisperASRModel | CTCTranscriber
@@ -22,8 +27,7 @@ class Transcriber:
 
     @classmethod
     def from_pretrained(cls, checkpoint: str = "") -> "Transcriber":
-        """An ASR model by hub id or path, or the bundled one; raises InputError for any other checkpoint."""
-        return cls.load(inspect_checkpoint(checkpoint or TINY_MODEL, "asr_model", "asr"))
+        return cls.load(inspect_asr_model(checkpoint))
 
     @classmethod
     def load(cls, checkpoint: CheckpointInfo) -> "Transcriber":
@@ -39,9 +43,16 @@ class Transcriber:
         return cls(asr_model, extractor)
 
     def transcribe(self, examples: Sequence[Example], language: str = "") -> list[str]:
-        """What is said, in `language`; a Whisper of many languages guesses which, where none is given."""
+        """The transcripts of the examples' audio in `language`; a multilingual Whisper detects the language where none
+        is given."""
         mels = [log_mel(self.extractor, e.samples(), f"example {e.id}") for e in examples]
         mel_BFM, mel_mask_BM = (t.to(self.asr_model.device) for t in pad_mels(mels))
         if isinstance(self.asr_model, WhisperASRModel):
             return self.asr_model.transcribe(mel_BFM, mel_mask_BM, language)
         return self.asr_model.transcribe(mel_BFM, mel_mask_BM)
+
+
+def transcribe(transcriber: Transcriber | None, examples: Sequence[Example], language: str) -> list[str]:
+    """The transcripts that a cascade gives its model as text queries."""
+    assert transcriber is not None, "the modality cascade needs a transcriber"
+    return transcriber.transcribe(examples, language)

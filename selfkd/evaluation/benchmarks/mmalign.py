@@ -18,7 +18,7 @@ from selfkd.data.example import image_to_png
 from selfkd.data.lazy_images import InFolder
 from selfkd.data.media import decode_image
 from selfkd.errors import InputError
-from selfkd.evaluation.benchmark_speech import speech_settings
+from selfkd.evaluation.benchmark_speech import synthesis_settings
 from selfkd.evaluation.benchmarks.base import details_json
 from selfkd.synthesis.sources.rows import Row, RowSource, checked_image, json_records
 from selfkd.synthesis.synthesize import SynthesizeConfig, synthesize
@@ -112,7 +112,7 @@ def build_mmalign(config: MMAlignConfig) -> Mapping[str, Any]:
     """Writes the folder and returns its manifest; the same command resumes an interrupted one."""
     if config.per_type < 1:
         raise InputError(f"per_type: {config.per_type}: must be at least 1")
-    shared = {"voices": config.voices, "seed": config.seed, **speech_settings(config.synthesis)}
+    shared = {"voices": config.voices, "seed": config.seed, **synthesis_settings(config.synthesis)}
     files = {"relation": config.relation, "attribution": config.attribution, "images": config.images}
     if not any(files.values()):
         count = 2 * config.per_type

@@ -86,7 +86,7 @@ def _items(groups: list[Group], folders: list[IndexedFolder | None]) -> list[Ite
         by_system = {system: {s["id"]: s for s in samples} for system, samples in group.samples.items()}
         for row in group.items():
             samples = {system: by_id[row[0]] for system, by_id in by_system.items() if row[0] in by_id}
-            audio = next((sample["prompt"] for system, sample in samples.items() if system != TEXT), "")
+            audio = next((sample["prompt_hash"] for system, sample in samples.items() if system != TEXT), "")
             same = same_query.setdefault((group.benchmark, *row), [])
             item = next((i for i in same if i.audio_prompt == audio or not (i.audio_prompt and audio)), None)
             if item is None:
@@ -160,7 +160,7 @@ def _add_media(item: Item) -> None:
         return
     examples, positions = item.folder
     example = examples[positions[item.sample["id"]]]
-    modality, prompt = ("audio", item.audio_prompt) if item.audio_prompt else ("text", item.sample["prompt"])
+    modality, prompt = ("audio", item.audio_prompt) if item.audio_prompt else ("text", item.sample["prompt_hash"])
     if prompt_hash(example, modality) != prompt:
         return
     media: dict[str, Markup | float | None] = {"image": image_uri(example), "audio": audio_uri(example)}

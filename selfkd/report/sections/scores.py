@@ -7,12 +7,12 @@ from typing import Any
 
 from scipy.stats import spearmanr
 
-from selfkd.evaluation.chance import chance_floor
+from selfkd.evaluation.chance import chance_accuracy
 from selfkd.evaluation.compare import CASCADE, TEXT
-from selfkd.evaluation.gap_table import official_note
 from selfkd.evaluation.grading import YES_NO_TYPES
 from selfkd.evaluation.judge import agreement_sentence
-from selfkd.evaluation.metrics import groups_in
+from selfkd.evaluation.metrics import OVERLAP_COUNTS, groups_in
+from selfkd.evaluation.tables import official_note
 from selfkd.evaluation.uncertainty import DIFFERENCE, MIN_GROUPS, enough, mean_interval
 from selfkd.evaluation.verdicts import AT_CHANCE, format_interval, too_few
 from selfkd.report.charts import Bar, Dot, Figure, Table, bar_chart, minus, percent, percent_interval, scatter
@@ -132,7 +132,7 @@ def _share_sentence(system: str, closed: dict[str, Any]) -> str:
         case "no clear gap":
             return "There is no clear gap to close."
     share, interval = percent(closed["share"], 0), percent_interval(closed["interval"])
-    closing, baseline = run_title(system), run_title(closed["of"])
+    closing, baseline = run_title(system), run_title(closed["baseline"])
     if closed["verdict"] == "closed":
         return f"{closing} closes {share} of the gap left by {baseline} ({interval})."
     return f"{closing} closes no clear share of the gap left by {baseline} ({share}; {interval})."
@@ -207,8 +207,8 @@ def _score_table(groups: list[Group], names: Names) -> Table:
         for system, s in group.scores["systems"].items():
             shares = [percent(s.get(k)) for k in ("accuracy", "chance", "stderr")]
             shares.append(format_interval(s.get("interval"), s.get("groups", 0), percent))
-            shares += [percent(s.get(k)) for k in ("parse_rate", "yes_rate", "true_yes_rate")]
-            metrics = {"average": s["headline"]} if "headline" in s else s.get("figures", {})
+            shares += [percent(s.get(k)) for k in ("parse_rate", "yes_rate", "target_yes_rate")]
+            metrics = {"average": s["headline"]} if "headline" in s else s.get("metrics", {})
             official = next((f"{name} {value:.1f}" for name, value in metrics.items()), "–")
             counts = [f"{s['n']:,}", str(s.get("correct", "–"))]
             outcomes = [str(s.get("outcomes", {}).get(o, "–")) for o in ("cut", "empty", "refused")]
@@ -232,7 +232,7 @@ def _gap_table(groups: list[Group], names: Names) -> Table:
         for system, g in group.scores["gap"].items():
             if not g["n"]:
                 continue
-            joint_counts = [str(g.get(k, "–")) for k in ("both_right", "only_written", "only_spoken", "neither")]
+            joint_counts = [str(g.get(k, "–")) for k in OVERLAP_COUNTS]
             has_no_verdict, p = g["verdict"] in ("too few", "at chance"), g.get("mcnemar_p")
             interval = format_interval(g["gap_interval"], g["groups"], percent)
             interval = "at chance" if g["verdict"] == "at chance" else interval
@@ -252,7 +252,7 @@ def _closed_table(groups: list[Group]) -> Table:
     rows = []
     for group in groups:
         for s, c in group.scores["gap_closed"].items():
-            systems = [run_title(s), run_title(c["of"])]
+            systems = [run_title(s), run_title(c["baseline"])]
             interval = c["verdict"] if c["share"] is None else percent_interval(c["interval"])
             difference = format_interval(c["difference_interval"], c["groups"], percent)
             cells = [percent(c["share"]), interval, percent(c["difference"]), difference]
@@ -273,7 +273,7 @@ def _voices_table(runs: list[RunFolder]) -> Table:
         for benchmark, result in run.result.items():
             for metric, f in result.get("over_voices", {}).items():
                 if metric != "voices":
-                    shown = [percent(f[k]) for k in ("mean", "sd", "least", "most")]
+                    shown = [percent(f[k]) for k in ("mean", "sd", "min", "max")]
                     rows.append([benchmark, run_title(run.name), metric, str(result["over_voices"]["voices"]), *shown])
     columns = "Benchmark", "Run", "Metric", "Voices", "Mean", "SD", "Min", "Max"
     return Table("Over voices", columns, rows, text_columns=3)
@@ -283,8 +283,8 @@ def _judge_table(runs: list[RunFolder]) -> Table:
     rows, judges = [], []
     for run in runs:
         path = run.folder / "judged.json"
-        judged = read_json(path) if path.is_file() else {"figures": {}, "about": {}}
-        for name, f in judged["figures"].items():
+        judged = read_json(path) if path.is_file() else {"metrics": {}, "about": {}}
+        for name, f in judged["metrics"].items():
             counts = [str(f["wrong"]), str(f["judged"]), percent(f["on_topic"]), percent(f["overlap"])]
             rows.append([name, run_title(run.name), *counts])
         if judged["about"]:
@@ -312,7 +312,7 @@ def _question_type_table(group: Group, names: Names) -> Table:
         }
         means = [percent(fmean(s["score"] for s in part)) if part else "–" for part in samples.values()]
         queries = [s for s in first if s[by] == value]
-        chance = percent(chance_floor(queries)) if enough(len(queries)) else "–"  # the floor of one item is 100%
+        chance = percent(chance_accuracy(queries)) if enough(len(queries)) else "–"  # the floor of one item is 100%
         rows.append([value or "–", str(len(next(iter(samples.values())))), chance, *means])
     title = by.replace("_", " ")
     columns = [title.capitalize(), "n", "Chance", *(names.of(group, s) for s in group.samples)]

@@ -1,5 +1,5 @@
-"""The endpoint answerer with the official client against a server that misbehaves: what went wrong stays with its item,
-pairs stay together, and pace, budget and a dead server are noticed."""
+"""The endpoint client against a server that fails on demand: an error stays with its item, image and audio stay
+together, and rate limit, budget and a dead server are noticed."""
 
 import io
 import json
@@ -21,7 +21,7 @@ from PIL import Image
 from selfkd.data.example import Example
 from selfkd.errors import InputError
 from selfkd.evaluation.backends.endpoint import EndpointClient, audio_part, image_part
-from selfkd.evaluation.backends.openai_client import EndpointSettings, Usage, kept_usage
+from selfkd.evaluation.backends.openai_client import EndpointSettings, Usage, saved_usage
 
 pytest.importorskip("openai")
 
@@ -41,20 +41,20 @@ def server():
         yield chat
 
 
-def answerer(server, modality="audio", **settings):
+def client_of(server, modality="audio", **settings):
     chosen = {"concurrency": 4, "timeout_seconds": 60.0, "max_retries": 2} | settings
     return EndpointClient(server.url, "some-model", modality, EndpointSettings(**chosen))
 
 
 def pair(example: Example, modality: str = "audio") -> str:
-    """What the server must say of an example, from the example alone."""
+    """The server's response to an example, computed from the example."""
     if modality == "text":
         return pair_of(example.image or b"", example.question.encode())
     return pair_of(example.image or b"", soundfile.read(io.BytesIO(example.audio), dtype="int16")[0].tobytes())
 
 
-def many(count: int) -> list[Example]:
-    """Examples that differ in picture and sound, quickly made."""
+def small_examples(count: int) -> list[Example]:
+    """Examples that differ in image and audio, quickly made."""
     image = np.zeros((8, 8, 3), np.uint8)
     made = []
     for i in range(count):
@@ -67,17 +67,17 @@ def many(count: int) -> list[Example]:
 
 
 @pytest.mark.parametrize("modality", ["text", "audio"])
-def test_what_is_sent_in_each_view(server, modality):
-    """Picture, instruction, question, form of the answer; the question written or spoken, never both."""
-    example = replace(toy_examples(1)[0], instruction="Look well.\n", answer_format="\nOne word.")
+def test_user_message_holds_the_question_as_text_or_audio(server, modality):
+    """Image, instruction, question, form of the answer; the question as text or as audio, never both."""
+    example = replace(toy_examples(1)[0], instruction="Look closely.\n", answer_format="\nOne word.")
     bare = replace(example, image=None, instruction="", answer_format="")
-    asking = answerer(server, modality, max_new_tokens=7)
-    assert [r.text for r in asking.answer([example, bare])] == [pair(example, modality), pair(bare, modality)]
-    first, second = sorted(server.asked, key=lambda a: -len(a.parts))
+    client = client_of(server, modality, max_new_tokens=7)
+    assert [r.text for r in client.predict([example, bare])] == [pair(example, modality), pair(bare, modality)]
+    first, second = sorted(server.requests, key=lambda request: -len(request.parts))
     question = {"text": "text", "audio": "input_audio"}[modality]
     assert [p["type"] for p in first.parts] == ["image_url", "text", question, "text"]
     assert [p["type"] for p in second.parts] == [question]
-    assert first.texts == ["Look well.\n", *([example.question] if modality == "text" else []), "\nOne word."]
+    assert first.texts == ["Look closely.\n", *([example.question] if modality == "text" else []), "\nOne word."]
     assert (example.question in str(first.body)) == (modality == "text")
     assert {k: first.body[k] for k in ("model", "temperature", "max_tokens")} == {
         "model": "some-model", "temperature": 0, "max_tokens": 7,
@@ -89,8 +89,8 @@ def test_what_is_sent_in_each_view(server, modality):
     ("format_name", "media_type"),
     [("PNG", "image/png"), ("JPEG", "image/jpeg"), ("WEBP", "image/webp"), ("BMP", "image/png")],
 )
-def test_media_type_is_that_of_the_bytes(format_name, media_type):
-    """What endpoints read goes as it is; another format goes as PNG."""
+def test_image_part_has_the_media_type_of_the_bytes(format_name, media_type):
+    """Formats that endpoints read are sent unchanged, others as PNG."""
     buffer = io.BytesIO()
     Image.new("RGB", (9, 5), "red").save(buffer, format=format_name)
     example = replace(toy_examples(1)[0], image=buffer.getvalue())
@@ -101,74 +101,74 @@ def test_media_type_is_that_of_the_bytes(format_name, media_type):
     assert Image.open(io.BytesIO(image)).size == (9, 5)
 
 
-def test_sound_is_a_wav_of_the_very_samples():
+def test_audio_part_is_a_wav_of_the_same_samples():
     loud = np.array([0, 1, -1, 32_767, -32_768, 12_345] * 500, np.int16)
     example = toy_examples(1)[0].spoken(loud / 32_768, "loud")
     _, audio_clip = read_parts([audio_part(example)])
     assert np.array_equal(np.frombuffer(audio_clip, np.int16), loud)
 
 
-def test_order_and_pairs_under_concurrency(server):
-    """100 items, 16 at once, answered in a random order; the first 16 wait for one another."""
-    draw, lock, number, first = random.Random(0), threading.Lock(), count(), threading.Barrier(16)
+def test_concurrent_requests_keep_pairs_together(server):
+    """60 items, 16 at once, answered in a random order; the first 16 wait for one another."""
+    rng, lock, number, first = random.Random(0), threading.Lock(), count(), threading.Barrier(16)
 
     def delay():
         with lock:
-            seconds, at = draw.uniform(0, 0.05), next(number)
+            seconds, at = rng.uniform(0, 0.05), next(number)
         if at < 16:
             first.wait(60)
         return seconds
 
     server.delay_seconds = delay
-    examples = many(100)
-    asking = answerer(server, concurrency=16, timeout_seconds=60)
-    came = list(asking.answer_each(iter(examples)))
-    assert [i for i, _ in came] != list(range(100)) and sorted(i for i, _ in came) == list(range(100))
+    examples = small_examples(60)
+    client = client_of(server, concurrency=16, timeout_seconds=60)
+    came = list(client.predict_each(iter(examples)))
+    assert [i for i, _ in came] != list(range(60)) and sorted(i for i, _ in came) == list(range(60))
     assert all(prediction.text == pair(examples[i]) and not prediction.error for i, prediction in came)
     assert all(0 < prediction.seconds < 60 for _, prediction in came)
     assert server.max_at_once == 16
-    assert [r.text for r in asking.answer(examples[:20])] == [pair(e) for e in examples[:20]]
+    assert [r.text for r in client.predict(examples[:20])] == [pair(e) for e in examples[:20]]
 
 
 def test_messages_are_made_when_their_turn_comes(server):
-    """No more examples are taken than requests have come, and one for each that may be in flight."""
+    """No more examples are read than requests have come, plus one for each that may be in flight."""
     ahead = []
 
     def examples():
-        for i, example in enumerate(many(30)):
-            ahead.append(i - len(server.asked))
+        for i, example in enumerate(small_examples(30)):
+            ahead.append(i - len(server.requests))
             yield example
 
-    assert len(list(answerer(server, concurrency=3).answer_each(examples()))) == 30
+    assert len(list(client_of(server, concurrency=3).predict_each(examples()))) == 30
     assert max(ahead) <= 3
 
 
 RETRIED = ["408", "409", "429", "500", "502", "503", "504", "529", "hang", "cut", "drip"]
 
 
-def test_what_may_pass_is_asked_again(server):
-    """Every one of them twice, then a reply: the client's retries, checked here for each."""
-    examples = many(len(RETRIED))
+def test_transient_errors_are_retried(server):
+    """Each of them twice, then a response: the client's retries."""
+    examples = small_examples(len(RETRIED))
     server.script = {pair(e): [b, b] for e, b in zip(examples, RETRIED, strict=True)}
-    asking = answerer(server, timeout_seconds=2, concurrency=len(RETRIED))
-    assert [(r.text, r.error) for r in asking.answer(examples)] == [(pair(e), "") for e in examples]
-    assert (asking.usage.requests, asking.usage.retries) == (3 * len(RETRIED), 2 * len(RETRIED))
-    assert len(server.asked) == 3 * len(RETRIED)
-    assert asking.usage.prompt_tokens == 1000 * len(RETRIED)
+    client = client_of(server, timeout_seconds=1, concurrency=len(RETRIED))
+    assert [(r.text, r.error) for r in client.predict(examples)] == [(pair(e), "") for e in examples]
+    assert (client.usage.requests, client.usage.retries) == (3 * len(RETRIED), 2 * len(RETRIED))
+    assert len(server.requests) == 3 * len(RETRIED)
+    assert client.usage.prompt_tokens == 1000 * len(RETRIED)
 
 
-def test_what_does_not_pass_is_the_error_of_its_item_alone(server):
-    """Every one three times, among items that are answered."""
-    examples = many(2 * len(RETRIED))
+def test_lasting_errors_stay_with_their_item(server):
+    """Each of them three times, among items that are answered."""
+    examples = small_examples(2 * len(RETRIED))
     server.script = {pair(e): [b] * 3 for e, b in zip(examples[::2], RETRIED, strict=True)}
-    asking = answerer(server, timeout_seconds=1.5, concurrency=16)
-    predictions = asking.answer(examples)
+    client = client_of(server, timeout_seconds=0.8, concurrency=16)
+    predictions = client.predict(examples)
     assert [r.text for r in predictions[1::2]] == [pair(e) for e in examples[1::2]]
     for behaviour, prediction in zip(RETRIED, predictions[::2], strict=True):
-        expected = {"hang": "no whole response within 1.5 s", "drip": "no whole response", "cut": "Connection error"}
+        expected = {"hang": "no whole response within 0.8 s", "drip": "no whole response", "cut": "Connection error"}
         assert prediction.text == "" and expected.get(behaviour, f"Error code: {behaviour}") in prediction.error
         assert "sk-secret" not in prediction.error
-    assert asking.usage.requests == 3 * len(RETRIED) + len(RETRIED)
+    assert client.usage.requests == 3 * len(RETRIED) + len(RETRIED)
 
 
 def logged_pauses(caplog) -> list[float]:
@@ -176,22 +176,22 @@ def logged_pauses(caplog) -> list[float]:
     return [float(f[1]) for f in found if f]
 
 
-def test_retry_after_is_waited_for_and_backoff_grows(server, monkeypatch, caplog):
-    """By the client's own log, and by when requests came."""
+def test_retries_respect_retry_after_and_back_off(server, monkeypatch, caplog):
+    """By the client's own log, and by the arrival of requests."""
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.1)
     caplog.set_level("INFO", logger="openai._base_client")
-    waits, *grow = many(11)
+    waits, *grow = small_examples(11)
     server.script = {pair(waits): ["429 after 0.6"]} | {pair(e): ["503"] * 3 for e in grow}
-    asking = answerer(server, max_retries=3, concurrency=10)
-    asking.answer([waits])
-    first, second = (a.seconds for a in server.asked)
+    client = client_of(server, max_retries=3, concurrency=10)
+    client.predict([waits])
+    first, second = (r.seconds for r in server.requests)
     assert second - first > 0.55 and logged_pauses(caplog) == [0.6]
     caplog.clear()
-    asking.answer(grow)
+    client.predict(grow)
     pauses = sorted(logged_pauses(caplog))
     for some, longest in ((pauses[:10], 0.1), (pauses[10:20], 0.2), (pauses[20:], 0.4)):
         assert len(set(some)) == 10 and all(0.75 * longest <= p <= longest for p in some)  # the jitter
-    times = [a.seconds for a in server.asked if a.pair == pair(grow[0])]
+    times = [r.seconds for r in server.requests if r.pair == pair(grow[0])]
     assert all(b - a > 0.07 for a, b in pairwise(times)) and len(times) == 4
 
 
@@ -209,149 +209,147 @@ ODD = {
 }
 
 
-def test_odd_bodies_with_status_200(server):
-    """No text, no reply: an error that names what came. Not asked again: the server thinks that it answered."""
-    examples = many(2 * len(ODD))
+def test_malformed_bodies_with_status_200_are_errors(server):
+    """Without text there is an error that names the body. No retry: the status is that of success."""
+    examples = small_examples(2 * len(ODD))
     server.script = {pair(e): [b] for e, b in zip(examples[::2], ODD, strict=True)}
-    predictions = answerer(server).answer(examples)
+    predictions = client_of(server).predict(examples)
     assert [r.text for r in predictions[1::2]] == [pair(e) for e in examples[1::2]]
     for prediction, reason in zip(predictions[::2], ODD.values(), strict=True):
         assert prediction.text == "" and reason in prediction.error
-    assert len(server.asked) == len(examples)
+    assert len(server.requests) == len(examples)
 
 
-def test_odd_texts_are_replies(server):
+def test_unusual_texts_are_responses(server):
     behaviours = ["parts", "bytes", "surrogate", "endless", "refusal", "silence", "no usage", "odd usage"]
-    examples = many(len(behaviours))
+    examples = small_examples(len(behaviours))
     server.script = {pair(e): [b] for e, b in zip(examples, behaviours, strict=True)}
-    predictions = answerer(server).answer(examples)
+    predictions = client_of(server).predict(examples)
     assert [r.error for r in predictions] == [""] * len(examples)
-    said = dict(zip(behaviours, ((r.text, pair(e)) for r, e in zip(predictions, examples, strict=True)), strict=True))
+    texts = dict(zip(behaviours, ((r.text, pair(e)) for r, e in zip(predictions, examples, strict=True)), strict=True))
     for behaviour, ending in (
         ("parts", ""), ("bytes", " caf\ufffd"), ("surrogate", " \ufffd and \U0001f600"),
         ("endless", LONG_TEXT.rstrip()), ("no usage", ""), ("odd usage", ""),
     ):  # fmt: skip
-        text, name = said[behaviour]
+        text, name = texts[behaviour]
         assert text == name + ending
         text.encode("utf-8")
-    assert said["refusal"][0] == "I cannot help with that." and said["silence"][0] == ""
+    assert texts["refusal"][0] == "I cannot help with that." and texts["silence"][0] == ""
 
 
-def test_an_item_that_the_server_refuses(server):
-    """400 is not asked again and is that item's; so is 401 once the server has answered others."""
-    examples = many(6)
+def test_client_errors_stay_with_their_item(server):
+    """400 is not retried and is that item's; so is 401 once the server has answered others."""
+    examples = small_examples(6)
     server.script = {pair(examples[1]): ["400"], pair(examples[3]): ["401"], pair(examples[4]): ["422"]}
-    predictions = answerer(server, concurrency=1).answer(examples)
+    predictions = client_of(server, concurrency=1).predict(examples)
     assert [bool(r.error) for r in predictions] == [False, True, False, True, True, False]
     assert (
         "Error code: 400" in predictions[1].error
         and "status 400 on demand, Bearer (OPENAI_API_KEY)" in predictions[1].error
     )
-    assert len(server.asked) == 6
+    assert len(server.requests) == 6
 
 
 @pytest.mark.parametrize("status", ["401", "403", "404"])
-def test_a_wrong_key_url_or_model_ends_the_run_at_once(server, status):
+def test_wrong_key_url_or_model_ends_the_run_at_once(server, status):
     server.always = status
     with pytest.raises(InputError, match=rf"url: some-model at {server.url}.*{status}.*OPENAI_API_KEY right\?"):
-        answerer(server, concurrency=2).answer(many(30))
-    assert len(server.asked) <= 4
+        client_of(server, concurrency=2).predict(small_examples(30))
+    assert len(server.requests) <= 4
 
 
-def test_examples_that_cannot_be_sent_are_not_asked(server):
-    examples = many(4)
+def test_examples_that_cannot_be_encoded_are_not_sent(server):
+    examples = small_examples(4)
     examples[1] = replace(examples[1], audio=None)
-    examples[2] = replace(examples[2], image=b"no picture")
-    predictions = answerer(server).answer(examples)
+    examples[2] = replace(examples[2], image=b"no image")
+    predictions = client_of(server).predict(examples)
     assert "e1: field audio" in predictions[1].error and "e2: field image" in predictions[2].error
-    assert [r.text for r in predictions[::3]] == [pair(examples[0]), pair(examples[3])] and len(server.asked) == 2
+    assert [r.text for r in predictions[::3]] == [pair(examples[0]), pair(examples[3])] and len(server.requests) == 2
 
 
-def test_a_dead_server_ends_the_run_and_keeps_what_was_answered(server):
+def test_dead_server_ends_the_run_and_keeps_its_responses(server):
     """10 answers, then nothing but 503: five failures in a row end it; one now and then does not."""
-    examples = many(40)
+    examples = small_examples(40)
     server.script = {pair(e): [] for e in examples[:10]}
     server.script[pair(examples[3])] = ["503"] * 3
     server.always = "503"
-    asking = answerer(server, concurrency=2, max_failures=5)
+    client = client_of(server, concurrency=2, max_failures=5)
     kept = {}
     with pytest.raises(InputError, match=r"some-model at .*: 5 items failed one after another: .*Error code: 503"):
-        for i, prediction in asking.answer_each(examples):
+        for i, prediction in client.predict_each(examples):
             kept[i] = prediction
     assert sorted(i for i, r in kept.items() if not r.error) == [0, 1, 2, *range(4, 10)]
-    assert len(kept) <= 17 and len(server.asked) <= 60
-    with pytest.raises(
-        InputError, match=r"\d items failed one after another"
-    ):  # asked in batches it is the same server
-        asking.answer(examples[20:21])
+    assert len(kept) <= 17 and len(server.requests) <= 60
+    with pytest.raises(InputError, match=r"\d items failed one after another"):  # counted over calls
+        client.predict(examples[20:21])
 
 
-def test_a_server_that_is_not_there(server):
-    asking = EndpointClient("http://127.0.0.1:9/v1", "m", "text", EndpointSettings(max_retries=1, max_failures=3))
+def test_unreachable_server_ends_the_run(server):
+    client = EndpointClient("http://127.0.0.1:9/v1", "m", "text", EndpointSettings(max_retries=1, max_failures=3))
     with pytest.raises(InputError, match=r"3 items failed one after another: .*Connect"):
-        asking.answer(many(10))
-    assert len(EndpointClient("http://127.0.0.1:9/v1", "m", "text").answer([])) == 0
+        client.predict(small_examples(10))
+    assert len(EndpointClient("http://127.0.0.1:9/v1", "m", "text").predict([])) == 0
 
 
-def test_pace(server):
-    """1200 a minute is one in 50 ms, retries among them, and goes on from one call to the next."""
-    examples = many(12)
+def test_rate_limit_spreads_requests(server):
+    """1200 a minute is one in 50 ms, retries included, over all calls."""
+    examples = small_examples(12)
     server.script = {pair(e): ["503"] for e in examples[:4]}
-    asking, started = answerer(server, concurrency=8, requests_per_minute=1200), time.monotonic()
-    asking.answer(examples[:6])
-    asking.answer(examples[6:])
-    times = sorted(a.seconds for a in server.asked)
+    client, started = client_of(server, concurrency=8, requests_per_minute=1200), time.monotonic()
+    client.predict(examples[:6])
+    client.predict(examples[6:])
+    times = sorted(r.seconds for r in server.requests)
     assert len(times) == 16
     # no request before its turn: a slow machine makes them late, and never early
     assert all(at >= started + turn * 0.05 - 0.001 for turn, at in enumerate(times))
 
 
-def test_budget(server):
+def test_budget_ends_requests(server):
     """A thousand tokens in at $5 a million and ten out at $100: $0.006 an item, so four items reach $0.02."""
-    examples = many(20)
+    examples = small_examples(20)
     settings = EndpointSettings(concurrency=1, price_in=5, price_out=100, budget=0.02)
     usage = Usage()
-    spoken = EndpointClient(server.url, "m", "audio", settings, usage)
-    predictions = spoken.answer(examples)
+    audio = EndpointClient(server.url, "m", "audio", settings, usage)
+    predictions = audio.predict(examples)
     assert [r.text for r in predictions[:4]] == [pair(e) for e in examples[:4]]
-    assert {r.error for r in predictions[4:]} == {"budget of $0.02 reached"} and len(server.asked) == 4
+    assert {r.error for r in predictions[4:]} == {"budget of $0.02 reached"} and len(server.requests) == 4
     assert asdict(usage) == {
         "requests": 4, "retries": 0, "prompt_tokens": 4000, "completion_tokens": 40, "dollars": pytest.approx(0.024),
     }  # fmt: skip
-    written = EndpointClient(server.url, "m", "text", settings, usage)  # the same purse
-    assert written.answer(examples[:1])[0].error == "budget of $0.02 reached"
-    more = EndpointClient(server.url, "m", "audio", replace(settings, budget=0.2), usage)  # what is left is resumed
-    assert [r.text for r in more.answer(examples[4:])] == [pair(e) for e in examples[4:]]
+    text = EndpointClient(server.url, "m", "text", settings, usage)  # the same budget
+    assert text.predict(examples[:1])[0].error == "budget of $0.02 reached"
+    more = EndpointClient(server.url, "m", "audio", replace(settings, budget=0.2), usage)  # resumes with the rest
+    assert [r.text for r in more.predict(examples[4:])] == [pair(e) for e in examples[4:]]
 
 
-def test_what_was_spent_is_on_disk_before_the_end(tmp_path, monkeypatch):
+def test_usage_is_saved_before_the_end(tmp_path, monkeypatch):
     """A process that is killed writes nothing at its end."""
-    monkeypatch.setattr("selfkd.evaluation.backends.openai_client.KEPT_EVERY_SECONDS", 0)
-    with kept_usage(tmp_path / "usage.json", "m") as usage:
+    monkeypatch.setattr("selfkd.evaluation.backends.openai_client.SAVED_EVERY_SECONDS", 0)
+    with saved_usage(tmp_path / "usage.json", "m") as usage:
         usage.spend(7, 2, 0.5)
         assert json.loads((tmp_path / "usage.json").read_text())["dollars"] == 0.5
 
 
-def test_a_budget_without_counted_tokens_ends_the_run(server):
+def test_budget_without_token_counts_ends_the_run(server):
     server.always = "no usage"
-    asking = answerer(server, concurrency=1, price_in=1, budget=1)
+    client = client_of(server, concurrency=1, price_in=1, budget=1)
     kept = []
-    with pytest.raises(InputError, match=r"budget: .*does not say how many tokens"):
-        kept.extend(asking.answer_each(many(5)))
-    assert len(server.asked) == 1
+    with pytest.raises(InputError, match=r"budget: .*returns no token counts"):
+        kept.extend(client.predict_each(small_examples(5)))
+    assert len(server.requests) == 1
 
 
-def test_closing_ends_what_is_in_flight(server):
-    server.script = {pair(e): ["hang"] for e in many(10)[1:]}
-    asking = answerer(server, timeout_seconds=60).answer_each(many(10))
-    assert next(asking)[0] == 0
+def test_closing_cancels_requests_in_flight(server):
+    server.script = {pair(e): ["hang"] for e in small_examples(10)[1:]}
+    client = client_of(server, timeout_seconds=60).predict_each(small_examples(10))
+    assert next(client)[0] == 0
     started = time.monotonic()
-    asking.close()
-    assert time.monotonic() - started < 30  # the half of what the others would wait
-    assert not [t for t in threading.enumerate() if t.name == "asker"]
+    client.close()
+    assert time.monotonic() - started < 30  # half of their timeout
+    assert not [t for t in threading.enumerate() if t.name == "openai-client"]
 
 
-def test_bad_input_names_its_field(monkeypatch):
+def test_invalid_settings_name_their_field(monkeypatch):
     for bad, field in (
         ({"concurrency": 0}, "concurrency"),
         ({"requests_per_minute": -1}, "requests_per_minute"),
@@ -370,7 +368,7 @@ def test_bad_input_names_its_field(monkeypatch):
         EndpointClient("", "m", "text")
 
 
-def test_without_the_extra(monkeypatch):
+def test_missing_openai_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(InputError, match=r"pip install 'selfkd\[openai\]'"):
-        EndpointClient("", "m", "text").answer(many(1))
+        EndpointClient("", "m", "text").predict(small_examples(1))

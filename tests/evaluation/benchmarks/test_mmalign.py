@@ -60,7 +60,7 @@ def test_mmalign_is_built_synthesized_and_evaluated(aro, start, tmp_path):
         choices = [("A", "B")[s["log_likelihoods"][1] > s["log_likelihoods"][0]] for s in samples]
         correct = sum(a == s["target"] for a, s in zip(choices, samples, strict=True))
         assert scores[modality]["likelihood_accuracy"] == correct / 8
-        assert scores[modality]["true_first_rate"] is None or 0 <= scores[modality]["first_rate"] <= 1
+        assert scores[modality]["target_first_rate"] is None or 0 <= scores[modality]["first_rate"] <= 1
 
 
 def test_mmalign_of_the_toy_world(tmp_path):
@@ -73,7 +73,7 @@ def test_mmalign_of_the_toy_world(tmp_path):
     [
         (["--relation", "r.json"], "attribution: ARO needs"),
         (["--per_type", "0"], "per_type: 0: must be at least 1"),
-        (["--synthesis.voice", "x"], "speech: 'voice' is no setting here"),
+        (["--synthesis.voice", "x"], "synthesis: 'voice' is no setting here"),
     ],
 )
 def test_bad_settings_are_refused(tmp_path, capsys, arguments, message):
@@ -94,7 +94,7 @@ def test_judge_grades_wrong_responses_and_resumes(start, tmp_path, capsys):
         # all are on topic: the interval depends on their number only
         interval = [pytest.approx(0.025 ** (1 / len(wrong))), 1.0]
         assert judged[name] == {**free[name], "judged": len(wrong), "on_topic": 1.0, "interval": interval}
-        requests = len(server.asked)
+        requests = len(server.requests)
         assert requests == sum(metrics["wrong"] for metrics in judged.values()) + 26
         about = json.loads((run / "judged.json").read_text())["about"]
         assert (about["judge"], about["prompt_version"], about["prompt"]) == ("a-judge", PROMPT_VERSION, PROMPT)
@@ -104,10 +104,10 @@ def test_judge_grades_wrong_responses_and_resumes(start, tmp_path, capsys):
         assert "a-judge: agrees with 54% (10) of 26 labels, kappa 0.00" in capsys.readouterr().out
         with (run / "judged" / f"{name}.jsonl").open("ab") as file:
             file.write(b'{"id": "cut sh')
-        assert judge_run(JudgeConfig(run, "a-judge", server.url)) == judged and len(server.asked) == requests
+        assert judge_run(JudgeConfig(run, "a-judge", server.url)) == judged and len(server.requests) == requests
         server.prediction = lambda request: '{"on_topic": false, "reason": "it does not"}'
         other = judge_run(JudgeConfig(run, "another-judge", server.url))
-        assert other[name]["on_topic"] == 0 and len(server.asked) == 2 * requests, (
+        assert other[name]["on_topic"] == 0 and len(server.requests) == 2 * requests, (
             "verdicts of another judge are not reused"
         )
         path = samples_path(run, "world-noisy", "audio")
@@ -117,9 +117,9 @@ def test_judge_grades_wrong_responses_and_resumes(start, tmp_path, capsys):
         ]
         path.write_text("".join(json.dumps(s) + "\n" for s in samples))
         other = judge_run(JudgeConfig(run, "another-judge", server.url))
-        assert len(server.asked) == 2 * requests + 1, "a verdict belongs to a response"
+        assert len(server.requests) == 2 * requests + 1, "a verdict belongs to a response"
         judge_run(JudgeConfig(run, "another-judge", server.url, {"extra": {"temperature": 1}}))
-        assert len(server.asked) == 3 * requests + 1, "and to the settings of the request"
+        assert len(server.requests) == 3 * requests + 1, "and to the settings of the request"
     assert judge_run(JudgeConfig(run)) == other, "without a judge existing verdicts stay"
     page = report(ReportConfig([str(run)], tmp_path / "report.html")).read_text()
     assert "run: another-judge agrees with 46% (10) of 26 labels" in page
@@ -137,13 +137,13 @@ def test_judge_budget_holds_over_repetitions_and_its_end_is_reported(start, tmp_
         endpoint = {"concurrency": 1, "price_in": 1.0, "budget": 0.028}
         for _ in range(2):
             with pytest.raises(
-                InputError, match=rf"{wrong - 2} replies have no verdict, .*: budget of \$0.028 reached"
+                InputError, match=rf"{wrong - 2} predictions have no verdict, .*: budget of \$0.028 reached"
             ):
                 judge_run(JudgeConfig(run, "a-judge", server.url, endpoint))
-            assert len(server.asked) == 26 + 2, "the labels come first, and the budget is that of the run"
+            assert len(server.requests) == 26 + 2, "the labels come first, and the budget is that of the run"
         printed = capsys.readouterr().out
-        assert "agrees with 54% (10) of 26 labels" in printed and "a-judge: 28 requests (0 again)" in printed
+        assert "agrees with 54% (10) of 26 labels" in printed and "a-judge: 28 requests (0 retries)" in printed
         judged = json.loads((run / "judged.json").read_text())
-        assert judged["figures"]["world-noisy.audio"]["judged"] == 2
+        assert judged["metrics"]["world-noisy.audio"]["judged"] == 2
         judge_run(JudgeConfig(run, "a-judge", server.url, endpoint | {"budget": 1}))
-        assert len(server.asked) == 26 + wrong
+        assert len(server.requests) == 26 + wrong

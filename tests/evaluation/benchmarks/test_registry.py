@@ -23,7 +23,7 @@ from datasets import Value
 from PIL import Image as PillowImage
 
 from selfkd.errors import InputError
-from selfkd.evaluation.backends.base import option_letters
+from selfkd.evaluation.backends.local import option_letters
 from selfkd.evaluation.benchmarks.base import whole_groups
 from selfkd.evaluation.benchmarks.mmalign import open_mmalign
 from selfkd.evaluation.benchmarks.registry import BENCHMARKS, PAPER8, open_benchmark

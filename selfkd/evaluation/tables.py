@@ -1,0 +1,186 @@
+"""The tables of `selfkd evaluate` and `selfkd compare` for a terminal of 80 columns, and their cells."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from selfkd.evaluation.response import OUTCOMES
+from selfkd.evaluation.uncertainty import MIN_GROUPS
+from selfkd.evaluation.verdicts import AT_CHANCE
+
+MODALITIES = ("text", "audio", "cascade")
+
+
+def scores_table(result: Mapping[str, Any]) -> Group:
+    """The gap table; the outcomes of responses where not all were answers; why some gaps have no verdict; warnings
+    about the others."""
+    outcomes = _outcome_table(result)
+    warnings = [f"{name}: {line}" for name, scores in result.items() for line in gap_warnings(scores)]
+    lines = [*map(Text, gap_notes(result)), *(Text(line, "yellow") for line in warnings)]
+    return Group(gap_table(result), *([outcomes] if outcomes.rows else []), *lines)
+
+
+def gap_warnings(scores: Mapping[str, Any]) -> list[str]:
+    return [line for key in ("gap", "cascade_gap") for line in scores.get(key, {}).get("warnings", ())]
+
+
+def _outcome_table(result: Mapping[str, Any]) -> Table:
+    """A row for each benchmark and modality: how many responses have each outcome."""
+    table = Table(title="Responses by outcome")
+    for column in ("benchmark", "modality", *OUTCOMES):
+        table.add_column(column, justify="right" if column in OUTCOMES else "left", overflow="fold")
+    for name, scores in result.items():
+        outcomes = {m: scores[m]["outcomes"] for m in MODALITIES if "outcomes" in scores.get(m, {})}
+        if any(counts[o] for counts in outcomes.values() for o in OUTCOMES if o != "answer"):
+            for modality, counts in outcomes.items():
+                table.add_row(name, modality, *(str(counts[o]) for o in OUTCOMES))
+    return table
+
+
+def gap_table(result: Mapping[str, Any]) -> Table:
+    """A row for each benchmark: chance, score and standard error of each modality in percent, and the gap with its
+    interval. Last the average over public benchmarks, of mean scores and of their headline metrics."""
+    modalities = [m for m in MODALITIES if any(m in scores for scores in result.values())]
+    table = Table(title="Score in % (standard error)")
+    for column in ("benchmark", "n", *modalities, "gap (95%)", "p"):
+        is_name = column == "benchmark"
+        table.add_column(column, justify="left" if is_name else "right", overflow="fold" if is_name else "ellipsis")
+    for name, scores in result.items():
+        if "over_voices" in scores:
+            over = scores["over_voices"]["accuracy"]
+            spread = f"{100 * over['mean']:.1f} ± {100 * over['sd']:.1f}" if over["sd"] is not None else "–"
+            cells = [spread if m == "audio" else "" for m in modalities]
+            table.add_row(f"{name}, over voices", str(scores["over_voices"]["voices"]), *cells, "", "")
+            continue
+        if "over_benchmarks" in scores:
+            over = scores["over_benchmarks"]
+            count, gap = str(len(over["benchmarks"])), over.get("gap")
+            table.add_section()
+            cells = [accuracy_cell(over.get(m)) for m in modalities]
+            table.add_row(_name_and_chance(name, over), count, *cells, _gap_cells(gap)[0], "")
+            cells = [f"{over[m]['headline']:.1f}" if m in over else "–" for m in modalities]
+            headline = gap["headline"] if gap else None
+            cells.append("–" if headline is None else f"{headline:.1f}")
+            table.add_row("headline metrics", count, *cells, "")
+            continue
+        counts = sorted({scores[m]["n"] for m in modalities if m in scores})
+        cells = [accuracy_cell(scores.get(m)) for m in modalities]
+        table.add_row(
+            _name_and_chance(name, scores), "/".join(map(str, counts)), *cells, *_gap_cells(scores.get("gap"))
+        )
+    notes = [official_note([name for name in result if scoring_in(result, name) == "official"])]
+    failed = sum(s["failed"] for scores in result.values() for m, s in scores.items() if m in MODALITIES)
+    if failed:
+        notes.append(f"{failed} items have no response and are not in n")
+    counts_left_out = (
+        [s.get("skipped_unusable", 0) for m, s in scores.items() if m in MODALITIES] for scores in result.values()
+    )
+    if left_out := sum(max(counts, default=0) for counts in counts_left_out):
+        notes.append(f"{left_out} rows were left out: the model cannot take them")
+    table.caption = "\n".join(filter(None, notes)) or None
+    return table
+
+
+def scoring_in(result: Mapping[str, Any], benchmark: str) -> str:
+    """The rule that graded a benchmark in a run's result."""
+    return next((scores["scoring"] for scores in result[benchmark].values() if "scoring" in scores), "lenient")
+
+
+def official_note(benchmarks: Sequence[str]) -> str:
+    """The line beneath a table for the benchmarks graded by their official rule; "" without any."""
+    return f"graded by the official rule: {', '.join(benchmarks)}" if benchmarks else ""
+
+
+def _name_and_chance(name: str, scores: Mapping[str, Any]) -> str:
+    """With chance on a line of its own: another column would be too wide for the terminal."""
+    return f"{name}\nchance {chance_cell(scores.get(m) for m in MODALITIES)}"
+
+
+def gap_notes(result: Mapping[str, Any]) -> list[str]:
+    """Lines beneath the table: why some gaps have no verdict."""
+    gaps = {name: scores.get("over_benchmarks", scores).get("gap") for name, scores in result.items()}
+    return verdict_notes({name: gap["verdict"] for name, gap in gaps.items() if gap and gap["n"]})
+
+
+def verdict_notes(verdicts: Mapping[str, str]) -> list[str]:
+    """Lines for {benchmark: verdict}: why some benchmarks' gaps have no verdict."""
+    notes = [f"{name}: {AT_CHANCE}" for name, verdict in verdicts.items() if verdict == "at chance"]
+    few = [name for name, verdict in verdicts.items() if verdict == "too few"]
+    return [*notes, *([f"{', '.join(few)}: too few images for a verdict, fewer than {MIN_GROUPS}"] if few else [])]
+
+
+def _gap_cells(gap: Mapping[str, Any] | None) -> tuple[str, str]:
+    if not gap or not gap["n"]:
+        return "–", "–"
+    if gap["verdict"] == "at chance":
+        return "at chance", "–"
+    value = f"{100 * gap['gap']:.1f}"
+    if gap["gap_interval"] is None or gap["verdict"] == "too few":
+        return f"{value} (too few)", "–"
+    low, high = (100 * side for side in gap["gap_interval"])
+    return f"{value} ({low:.1f} to {high:.1f})", f"{gap.get('mcnemar_p', 1.0):.2g}"
+
+
+def chance_cell(scores: Iterable[Mapping[str, Any] | None]) -> str:
+    """The chance accuracy of several systems' benchmark, in percent."""
+    return next((f"{100 * s['chance']:.1f}" for s in scores if s and s["n"]), "–")
+
+
+def accuracy_cell(scores: Mapping[str, Any] | None) -> str:
+    """Accuracy (standard error) in percent."""
+    if not scores or not scores["n"]:
+        return "–"
+    error = scores["stderr"]
+    return f"{100 * scores['accuracy']:.1f}" + (f" ({100 * error:.1f})" if error is not None else "")
+
+
+def comparison_table(scores: Mapping[str, Any]) -> Table:
+    """A row for each system: its accuracy (standard error) on a benchmark, and the share that it closes of the gap left
+    by the baseline, the first run with audio. Last the average over public benchmarks, of mean scores and of their
+    headline metrics."""
+    official = [benchmark for benchmark, score in scores.items() if score.get("scoring") == "official"]
+    table = Table(title="Accuracy in % (standard error)", caption=official_note(official))
+    for column in ("benchmark", "system", "chance", "accuracy", "gap closed"):
+        table.add_column(column, justify="left" if column in ("benchmark", "system") else "right")
+    for benchmark, score in scores.items():
+        closed, chance = score["gap_closed"], chance_cell(score["systems"].values())
+        shares = {system: gap_closed_cell(share) for system, share in closed.items()}
+        _add_rows(table, benchmark_title(benchmark, score), chance, accuracy_cells(score), shares)
+        if "benchmarks" in score:
+            headlines = {system: f"{s['headline']:.1f}" for system, s in score["systems"].items()}
+            shares = {s: f"{c['headline']:.0%}" for s, c in closed.items() if c["headline"] is not None}
+            _add_rows(table, "headline metrics", "", headlines, shares)
+    return table
+
+
+def comparison_notes(scores: Mapping[str, Any]) -> list[str]:
+    """Lines beneath the table: why some benchmarks' gaps have no verdict."""
+    gaps = {benchmark: list(score["gap"].values())[:1] for benchmark, score in scores.items()}
+    return verdict_notes({benchmark: gap["verdict"] for benchmark, first in gaps.items() for gap in first if gap["n"]})
+
+
+def _add_rows(table: Table, title: str, chance: str, cells: Mapping[str, str], closed: Mapping[str, str]) -> None:
+    for i, (system, cell) in enumerate(cells.items()):
+        table.add_row("" if i else title, system, "" if i else chance, cell, closed.get(system, ""))
+    table.add_section()
+
+
+def gap_closed_cell(closed: Mapping[str, Any]) -> str:
+    """The share of the gap that is closed with its interval, or why there is none."""
+    if closed["share"] is None:
+        return closed["verdict"]
+    low, high = closed["interval"]
+    return f"{closed['share']:.0%} ({low:.0%} to {high:.0%})"
+
+
+def accuracy_cells(score: Mapping[str, Any]) -> dict[str, str]:
+    """{system: its accuracy on a benchmark}, for a table's row."""
+    return {system: accuracy_cell(scores) for system, scores in score["systems"].items()}
+
+
+def benchmark_title(name: str, score: Mapping[str, Any]) -> str:
+    """ "average of 8"."""
+    return f"{name} of {len(score['benchmarks'])}" if "benchmarks" in score else name
