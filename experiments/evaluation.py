@@ -73,7 +73,7 @@ def audio_examples(count: int) -> list[Example]:
     examples = []
     for i in range(count):
         example, voice = source.example(i), voices[i % len(voices)]
-        examples.append(example.spoken(tts_engine.synthesize_audio(Utterance(example.question, voice)), voice))
+        examples.append(example.with_audio(tts_engine.synthesize_audio(Utterance(example.question, voice)), voice))
     return examples
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from selfkd.synthesis.sources.registry import SourceName
+from selfkd.synthesis.config import SourceName
 
 ProjectorName = Literal["stack", "ctc", "new head"]
 STEPS, BATCH = 600, 16

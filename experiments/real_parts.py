@@ -24,7 +24,7 @@ from projector_table import HEAD, load_samples, row
 
 from selfkd.files import write_json
 from selfkd.run_dir import MODEL, RESULT, once
-from selfkd.synthesis.sources.registry import SourceName
+from selfkd.synthesis.config import SourceName
 from selfkd.synthesis.synthesize import SynthesizeConfig, synthesize
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from selfkd.data.media import decode_image
 from selfkd.model.image_processor import InternVLImageTextProcessor
 from selfkd.model.tiny import vlm_path
 from selfkd.toy_world.noisy_labels import noiseless_response
-from selfkd.toy_world.scenes import Scene, draw_scene, render
+from selfkd.toy_world.scenes import Scene, render, sample_scene
 from selfkd.toy_world.tasks import REPEAT_INSTRUCTION, sample_words, weighted_question
 from selfkd.training.stage import last_checkpoint
 from tools.tiny_model.architecture import CHAT_TEMPLATE, IMAGE_TOKENS
@@ -58,7 +58,7 @@ class ImageGroups(WorldGroups):
         rng = random.Random(f"picture group/{self.seed}/{index}")
         if index % 2:
             return self._of_easy_vqa(rng)
-        scene = self._with_few_things(draw_scene(self.split, self.seed, index), index / self.count, rng)
+        scene = self._with_few_things(sample_scene(self.split, self.seed, index), index / self.count, rng)
         if rng.random() < 0.1:
             words = [sample_words(scene, rng) for _ in range(QUESTIONS_PER_GROUP)]
             return Group(None, tuple((f"{REPEAT_INSTRUCTION}\n{text}", text) for text in words))

@@ -16,7 +16,7 @@ from pathlib import Path
 from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
 from selfkd.files import write_json
 from selfkd.run_dir import MODEL, once
-from selfkd.synthesis.sources.registry import SourceName
+from selfkd.synthesis.config import SourceName
 from selfkd.synthesis.synthesize import SynthesizeConfig, synthesize
 from selfkd.toy_world.scenes import Split
 from selfkd.training.align import AlignConfig, align

@@ -22,7 +22,7 @@ from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
 from selfkd.credentials import masked_message
 from selfkd.errors import InputError
-from selfkd.files import is_no_room
+from selfkd.files import is_disk_full
 from selfkd.version import __version__
 
 # OpenMP threads that spin while they wait slow down other processes; torch reads this when it is imported
@@ -64,7 +64,7 @@ COMMANDS = {
     "data check": Command(
         "check a dataset: complete, readable, within limits",
         "selfkd data check runs/data/train",
-        "selfkd.data.check:CheckConfig", "selfkd.data.check:check", "data",
+        "selfkd.check_data:CheckConfig", "selfkd.check_data:check", "data",
     ),
     "data report": Command(
         "audio quality of a dataset (ASR, WER) -> one HTML file",
@@ -197,7 +197,7 @@ def _run(arguments: list[str] | None) -> int:
     except Exception as error:
         if debug:
             raise
-        if is_no_room(error):
+        if is_disk_full(error):
             line = f"no space left on the disk: {error}; free space, then the same command resumes"
         elif isinstance(error, OSError):  # of the system, or of a hub that cannot be reached
             line = f"{error.filename}: {error.strerror}" if error.filename else str(error) or type(error).__name__

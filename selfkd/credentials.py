@@ -1,8 +1,8 @@
-"""Credentials in URLs, headers and fields: used where they are needed, and written nowhere.
+"""Credentials in URLs, headers and fields: used where they are needed, and never written.
 
-`masked` is what everything passes through that a run writes or says: configurations, plans, command lines, names of
-endpoints, error messages. What a value's name or place says is secret is masked, and so is what only may be: of a
-URL's query all but a few names that are known to be harmless.
+Everything that a run writes or prints passes through `masked`: configurations, command lines, names of endpoints, error
+messages. Values with a secret's name or position are masked, and so are values that may be secret: in a URL's query all
+but a few names that are known to be harmless.
 """
 
 import base64
@@ -19,9 +19,9 @@ import yaml
 from selfkd.errors import InputError
 
 MASK = "***"
-_SHORTEST = 4  # letters of a secret that is looked for in texts: a shorter one stands in too many words
+_MIN_CHARACTERS = 4  # of a secret that is searched for in texts: shorter ones occur in too many words
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>`\\]*")
-_NO_SCHEME = re.compile(r"[^\s/:@]*:\S*@\S+")  # user:password@host, whose scheme was forgotten
+_NO_SCHEME = re.compile(r"[^\s/:@]*:\S*@\S+")  # user:password@host without a scheme
 _WORDS = {
     "harmless": "api-version api_version version v model deployment region location beta lang language",
     "secret": "key apikey token secret password passwd passphrase pwd authorization auth credential credentials cookie"
@@ -34,7 +34,7 @@ _SCHEMED = re.compile(r"\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}", re.IGNORECAS
 
 @dataclass(frozen=True)
 class EndpointURL:
-    """A base URL apart from the credentials in it. `shown` is for people and files, the rest for the client."""
+    """A base URL without its credentials. `shown` is for messages and files, the rest for the client."""
 
     base: str
     shown: str
@@ -44,8 +44,8 @@ class EndpointURL:
 
 
 def read_endpoint(url: str, name: str = "url") -> EndpointURL:
-    """`url` is "" for the client's own default. Raises InputError, which names the field and no secret, for what is no
-    http(s) URL."""
+    """`url` is "" for the client's own default. Raises InputError, which names the field and no secret, for any text
+    that is no http(s) URL."""
     shown = masked_url(url)
     if not url:
         return EndpointURL("", "")
@@ -58,19 +58,19 @@ def read_endpoint(url: str, name: str = "url") -> EndpointURL:
         host = None
     if not host or any(c.isspace() for c in url):
         raise InputError(
-            f"{name}: {shown}: no such URL; signs of a password are written in percent: @ is %40, / is %2F"
+            f"{name}: {shown}: no valid URL; percent-encode special characters of a password: @ is %40, / is %2F"
         )
-    place = parts.netloc.rpartition("@")[2]
+    host_and_port = parts.netloc.rpartition("@")[2]
     headers = {}
     if parts.username is not None:
         pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
-    return EndpointURL(f"{parts.scheme}://{place}{parts.path}", shown, headers, query, tuple(secrets_in(url)))
+    return EndpointURL(f"{parts.scheme}://{host_and_port}{parts.path}", shown, headers, query, tuple(secrets_in(url)))
 
 
 def masked(value: Any, name: str = "") -> Any:
-    """A value of JSON without its credentials; `name` is that of the field that holds it. Texts keep all but those."""
+    """A value of JSON without its credentials; `name` is the name of its field. Other text is kept."""
     if isinstance(value, Mapping):
         hides = name.lower() in _HOLD_SECRETS
         return {k: MASK if hides and isinstance(v, str) else masked(v, str(k)) for k, v in value.items()}
@@ -84,22 +84,22 @@ def masked(value: Any, name: str = "") -> Any:
 
 
 def masked_text(text: str) -> str:
-    """A text without the credentials of the URLs in it and what follows Bearer or Basic."""
+    """A text without the credentials of its URLs and without tokens after Bearer or Basic."""
     if ("://" in text and text.partition("://")[0].isalpha()) or _NO_SCHEME.fullmatch(text):
         return masked_url(text)
     return _SCHEMED.sub(rf"\1 {MASK}", _URL.sub(lambda found: masked_url(found[0]), text))
 
 
 def masked_url(url: str) -> str:
-    """A password may hold signs that end the host elsewhere: all up to the last @ goes."""
+    """The URL without credentials. A password may hold / or ?: everything up to the last @ is masked."""
     scheme, mark, rest = url.partition("://")
     scheme, rest = (scheme, rest) if mark else ("", url)
     if "@" in rest:
         rest = f"{MASK}@{rest.rpartition('@')[2]}"
     rest, sharp, _ = rest.partition("#")
-    place, asks, query = rest.partition("?")
+    address, question_mark, query = rest.partition("?")
     shown = "&".join(_masked_pair(pair) for pair in re.split("[&;]", query))
-    return f"{scheme}{mark}{place}{asks}{shown}{f'#{MASK}' if sharp else ''}"
+    return f"{scheme}{mark}{address}{question_mark}{shown}{f'#{MASK}' if sharp else ''}"
 
 
 def masked_command(arguments: Sequence[str]) -> list[str]:
@@ -109,26 +109,26 @@ def masked_command(arguments: Sequence[str]) -> list[str]:
 
 
 def masked_message(message: str, arguments: Sequence[str]) -> str:
-    """What a command says, without the credentials that it was given."""
+    """A message of a command without the credentials of its arguments."""
     return without(masked_text(message), _secrets_of_command(arguments))
 
 
 def secrets_in(value: Any, name: str = "") -> Iterator[str]:
-    """The credentials in a value of JSON, each as it stands there and as it is sent."""
+    """The credentials in a value of JSON, each verbatim and as it is sent."""
     if isinstance(value, Mapping):
         hides = name.lower() in _HOLD_SECRETS
         for k, v in value.items():
-            yield from _said(v) if hides and isinstance(v, str) else secrets_in(v, str(k))
+            yield from _secret_and_token(v) if hides and isinstance(v, str) else secrets_in(v, str(k))
     elif isinstance(value, list | tuple):
         for v in value:
             yield from secrets_in(v, name)
     elif isinstance(value, str) and value:
-        yield from _said(value) if _is_secret(name) else _in_text(value, name)
+        yield from _secret_and_token(value) if _is_secret(name) else _in_text(value, name)
 
 
 def without(text: str, secrets: Iterable[str]) -> str:
-    """A text in which no secret stands, in any of the forms that it takes in URLs, JSON and headers."""
-    forms = {form for secret in secrets for form in _forms(secret) if len(form) >= _SHORTEST}
+    """A text without the secrets, in all of their encodings in URLs, JSON and headers."""
+    forms = {form for secret in secrets for form in _forms(secret) if len(form) >= _MIN_CHARACTERS}
     for form in sorted(forms, key=len, reverse=True):
         text = text.replace(form, MASK)
     return text
@@ -140,7 +140,7 @@ def _secrets_of_command(arguments: Sequence[str]) -> Iterator[str]:
         flag, equals, value = argument.partition("=") if argument.startswith("--") else (before, "=", argument)
         before = "" if equals else flag
         name = flag.rpartition(".")[2].lstrip("-")
-        if equals and value[:1] in ("{", "["):  # a mapping or a list, as the parser reads it
+        if equals and value[:1] in ("{", "["):  # a mapping or a list, as the parser accepts it
             with suppress(yaml.YAMLError):
                 yield from secrets_in(yaml.safe_load(value), name)
         if equals:
@@ -148,9 +148,9 @@ def _secrets_of_command(arguments: Sequence[str]) -> Iterator[str]:
 
 
 def _is_url(text: str, name: str = "") -> bool:
-    """Whether it is nothing but one, perhaps a broken one: then all of it may be secret."""
-    begins = text.partition("://")
-    return name.endswith("url") or bool(begins[1] and begins[0].isalpha()) or bool(_NO_SCHEME.fullmatch(text))
+    """Whether the whole text is a URL, perhaps an invalid one: then all of it may be secret."""
+    scheme, mark, _ = text.partition("://")
+    return name.endswith("url") or bool(mark and scheme.isalpha()) or bool(_NO_SCHEME.fullmatch(text))
 
 
 def _is_secret(name: str) -> bool:
@@ -164,11 +164,11 @@ def _masked_pair(pair: str) -> str:
     return f"{name}={MASK}" if equals else MASK
 
 
-def _said(value: str) -> Iterator[str]:
+def _secret_and_token(value: str) -> Iterator[str]:
     yield value
-    kind, _, rest = value.partition(" ")
-    if rest and kind.lower() in ("bearer", "basic", "token"):
-        yield rest
+    scheme, _, token = value.partition(" ")
+    if token and scheme.lower() in ("bearer", "basic", "token"):
+        yield token
 
 
 def _in_text(text: str, name: str = "") -> Iterator[str]:

@@ -18,7 +18,7 @@ from selfkd.evaluation.compare import CompareConfig, compare
 from selfkd.evaluation.evaluate import EvaluateConfig
 from selfkd.report.build import ReportConfig, report
 from selfkd.run_dir import MODEL, is_complete, once
-from selfkd.synthesis.sources.registry import SourceName
+from selfkd.synthesis.config import SourceName
 from selfkd.synthesis.synthesize import SynthesizeConfig, synthesize
 from selfkd.toy_world.noisy_labels import MISTAKE_SHARE
 from selfkd.training.config import AlignConfig, DistillConfig

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi, ModelCard, ModelCardData
 
-from selfkd.data.dataset import readable, split_weight
+from selfkd.data.dataset import shard_errors, split_weight
 from selfkd.data.example import MANIFEST, REJECTED, language_code, read_manifest, shard_metadata
 from selfkd.errors import InputError
 from selfkd.evaluation.tables import accuracy_cells, benchmark_title, chance_cell, gap_closed_cell
-from selfkd.files import LOCAL, follow_umask, path_within, read_json, without_folders, write_text
+from selfkd.files import PATH_SETTINGS, follow_umask, path_within, read_json, strip_folders, write_text
 from selfkd.run_dir import CONFIG, MODEL, PROVENANCE, RESULT
 
 if TYPE_CHECKING:
@@ -88,10 +88,10 @@ def _without_paths(manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
     uploaded unchanged."""
 
     def cleaned(reject: dict[str, Any]) -> dict[str, Any]:
-        return reject | {"reason": without_folders(reject["reason"], manifest)}
+        return reject | {"reason": strip_folders(reject["reason"], manifest)}
 
     for shard in manifest["shards"]:
-        with readable(path_within(folder, shard["file"])):
+        with shard_errors(path_within(folder, shard["file"])):
             rejected = shard_metadata(folder / shard["file"])["rejected"]
         for reject in rejected:
             if cleaned(reject) != reject:
@@ -101,7 +101,7 @@ def _without_paths(manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
                 )
     # fields that selfkd data report needs
     kept = {"rejected": [*map(cleaned, manifest["rejected"])], "asr_filter": Path(manifest.get("asr_filter", "")).name}
-    return {name: value for name, value in manifest.items() if name not in LOCAL} | kept
+    return {name: value for name, value in manifest.items() if name not in PATH_SETTINGS} | kept
 
 
 def _split(manifest: dict[str, Any]) -> str:

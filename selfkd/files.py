@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and file names that tell nothing of this machine."""
+"""Files that are either whole or absent, and paths without the folders of this machine."""
 
 import errno
 import fcntl
@@ -14,20 +14,20 @@ from typing import Any
 
 from selfkd.errors import InputError
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what the system says where a disk or a quota is full
-_NO_ROOM_WORDS = (
-    *(os.strerror(number) for number in NO_ROOM),
-    *(f"os error {number}" for number in NO_ROOM),
-    "unexpected pos",  # torch.save, whose writer finds the file shorter than what it wrote
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # error numbers of a full disk or quota
+_DISK_FULL_MESSAGES = (
+    *(os.strerror(number) for number in DISK_FULL),
+    *(f"os error {number}" for number in DISK_FULL),
+    "unexpected pos",  # torch.save: its writer finds the file shorter than expected
     "PytorchStreamWriter failed writing",
 )
 
 
 @contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
-    """Gives a temporary path beside `path`; renames it on success, removes it on failure."""
+    """Yields a temporary path next to `path`; renames it on success, removes it on failure."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # not by the number of the process: in containers that share a folder it is often the same
+    # no process id: in containers that share a folder it is often the same
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         yield temporary
@@ -37,8 +37,8 @@ def write_atomically(path: Path) -> Iterator[Path]:
 
 
 def follow_umask(path: Path) -> None:
-    """Gives a file, or all files in a folder, the permissions that a new file has there. For what others write for us:
-    safetensors does it through a temporary file that its user alone may read, and keeps it so."""
+    """Gives a file, or all files in a folder, the permissions of a new file there: safetensors writes through a
+    temporary file that only its user may read, and keeps that mode."""
     probe = (path if path.is_dir() else path.parent) / f".{secrets.token_hex(4)}"
     try:
         probe.touch()
@@ -50,31 +50,33 @@ def follow_umask(path: Path) -> None:
             file.chmod(mode)
 
 
-def is_no_room(error: BaseException) -> bool:
-    """Whether an error, or one that it came of, is that of a full disk or quota. torch and safetensors say so in words
-    of their own, or only that a file is not as long as it should be."""
-    seen: BaseException | None = error
-    while seen is not None:
-        text = str(seen)
-        if (isinstance(seen, OSError) and seen.errno in NO_ROOM) or any(words in text for words in _NO_ROOM_WORDS):
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error, or one of its causes, is that of a full disk or quota. torch and safetensors have messages of
+    their own for it, or report that a file is too short."""
+    cause: BaseException | None = error
+    while cause is not None:
+        text = str(cause)
+        if isinstance(cause, OSError) and cause.errno in DISK_FULL:
             return True
-        seen = seen.__cause__ or seen.__context__
+        if any(message in text for message in _DISK_FULL_MESSAGES):
+            return True
+        cause = cause.__cause__ or cause.__context__
     return False
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds; raises InputError where it is not there or damaged."""
+    """The value in a JSON file. Raises InputError where it is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path}: not found; the run has lost it") from None
+        raise InputError(f"{path}: not found; it was removed from the run") from None
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not readable ({error})") from error
 
 
 def cache_folder() -> Path:
-    """Where this package keeps what it can make again: XDG_CACHE_HOME, or ~/.cache. Raises InputError where there is
-    neither, as for a user id without an entry in /etc/passwd (docker run --user)."""
+    """The folder of files that can be made again: XDG_CACHE_HOME, or ~/.cache. Raises InputError without either, as for
+    a user id without an entry in /etc/passwd (docker run --user)."""
     return expanded(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "selfkd"
 
 
@@ -83,12 +85,12 @@ def expanded(path: Path) -> Path:
     try:
         return path.expanduser()
     except RuntimeError as error:
-        raise InputError(f"{path}: this user has no home directory; HOME or XDG_CACHE_HOME names a place") from error
+        raise InputError(f"{path}: this user has no home directory; set HOME or XDG_CACHE_HOME") from error
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Waits until no other process is within `locked` of the same path."""
+    """Waits until no other process holds the lock of the same path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as lock:
         fcntl.lockf(lock, fcntl.LOCK_EX)
@@ -105,15 +107,15 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def path_within(folder: Path, name: str | Path) -> Path:
-    """The path that data mean by `name` in `folder`: relative to it, or absolute and within it. Raises InputError for a
-    name that leads out of it, be it by "..", as an absolute path, or by a link: data may be anybody's.
+    """The path of the file `name` of `folder`: relative to it, or absolute and within it. Raises InputError for a name
+    that leads out of it, by "..", as an absolute path, or by a link: data may be untrusted.
 
-    The files of a hub snapshot are links to the blobs beside it, which are a part of it."""
+    The files of a hub snapshot are links to the blobs next to it, which belong to it."""
     path = folder / name
     try:
         root, found = folder.resolve(), path.resolve()
     except (OSError, ValueError, RuntimeError) as error:  # a loop of links, a NUL
-        raise InputError(f"{str(name)!r}: no name of a file") from error
+        raise InputError(f"{str(name)!r}: no file name") from error
     snapshots = next((p for p in (root, *root.parents) if p.name == "snapshots"), None)
     if found.is_relative_to(root) or (snapshots and found.is_relative_to(snapshots.with_name("blobs"))):
         return path
@@ -121,7 +123,7 @@ def path_within(folder: Path, name: str | Path) -> Path:
 
 
 def check_name(name: str) -> None:
-    """Raises InputError for what cannot be the name of a file in whatever folder: a path, or nothing at all."""
+    """Raises InputError for a text that cannot be a file name in any folder: a path, or a blank."""
     if not name.isprintable() or name.strip() in ("", ".", "..") or "/" in name or "\\" in name or len(name) > 200:
         raise InputError(f"{name!r} cannot name a file")
 
@@ -131,13 +133,13 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-LOCAL = ("path", "images", "engine_path", "noise_folder", "asr_filter")  # settings that may be paths
+PATH_SETTINGS = ("path", "images", "engine_path", "noise_folder", "asr_filter")  # settings that may be paths
 _ABSOLUTE = re.compile(r"(?<![\w.:/])(?:/|[A-Za-z]:\\)\S*[/\\]")  # the folders of an absolute path; not those of a URL
 
 
-def without_folders(reason: str, settings: Mapping[str, Any]) -> str:
-    """A reason in which files are called by their names within the folders of the settings, or by their own alone."""
-    named = {Path(settings[name]) for name in LOCAL if settings.get(name)}
-    for folder in sorted((str(p) for p in named | {p.parent for p in named}), key=len, reverse=True):
+def strip_folders(reason: str, settings: Mapping[str, Any]) -> str:
+    """A reason with paths relative to the folders of the settings, or with file names only."""
+    folders = {Path(settings[name]) for name in PATH_SETTINGS if settings.get(name)}
+    for folder in sorted((str(p) for p in folders | {p.parent for p in folders}), key=len, reverse=True):
         reason = reason.replace(f" {folder}/", " ")
     return _ABSOLUTE.sub("", reason)

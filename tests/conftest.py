@@ -1,11 +1,11 @@
-"""Shared fixtures: the embedded parts, and spoken examples of known length."""
+"""Shared fixtures: the parts of the tiny model, and examples with audio of known length."""
 
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as selfkd.cli does
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-# `make test` has two processes beside each other; what they start is held to their share, too
+# `make test` has two processes in parallel; the processes that they start get their share of threads, too
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 import gc
@@ -16,11 +16,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from examples import toy_examples
-from processes import run_selfkd
+from processes import PRELOAD, run_selfkd
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 from selfkd.data.example import Example
+from selfkd.synthesis import workers
 from selfkd.training.align import AlignConfig, assemble
+
+PRELOAD.extend(workers.PRELOAD)  # one fork server for commands and for workers of synthesis
+workers.PRELOAD[:] = PRELOAD
 
 
 def pytest_collection_finish() -> None:
@@ -53,7 +57,7 @@ def processor(parts):
 
 @pytest.fixture(scope="session")
 def tiny_whisper(tmp_path_factory):
-    """A Whisper checkpoint of the real classes at tiny size, with weights at random."""
+    """A Whisper checkpoint of the real classes at tiny size, with random weights."""
     folder = tmp_path_factory.mktemp("whisper")
     config = WhisperConfig(
         vocab_size=64, num_mel_bins=80, d_model=32, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=64,

@@ -21,13 +21,13 @@ from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
 from selfkd import files
+from selfkd.check_data import CheckConfig, check
 from selfkd.cli import main
-from selfkd.data.check import CheckConfig, check
 from selfkd.data.dataset import ExampleFolder
 from selfkd.data.example import MANIFEST, SCHEMA, write_shard
 from selfkd.errors import InputError
 from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
-from selfkd.files import is_no_room, sha256, write_json
+from selfkd.files import is_disk_full, sha256, write_json
 from selfkd.training.distill import DistillConfig, distill
 
 
@@ -344,10 +344,10 @@ def test_full_disk_in_training_is_one_line_and_the_rerun_resumes(start, tmp_path
     ],
 )
 def test_is_no_room(error):
-    assert is_no_room(error)
+    assert is_disk_full(error)
     wrapped = ValueError("it failed")
     wrapped.__cause__ = error
-    assert is_no_room(wrapped) and not is_no_room(ValueError("unexpected"))
+    assert is_disk_full(wrapped) and not is_disk_full(ValueError("unexpected"))
 
 
 def test_corrected_command_can_use_the_same_folder(start, tmp_path):

@@ -1,4 +1,4 @@
-"""Credentials are used where they are needed, and stand in nothing that a run writes or says."""
+"""Credentials are used where they are needed, and are in nothing that a run writes or prints."""
 
 import base64
 import json
@@ -30,12 +30,12 @@ def test_a_url_is_used_whole_and_shown_masked(user, password, key, port):
     url = f"http://{sent['user']}:{sent['password']}@host.org:{port}/v1?api-version=2&code={sent['key']}"
     endpoint = read_endpoint(url)
     assert endpoint.base == f"http://host.org:{port}/v1" and endpoint.query == {"api-version": "2", "code": key}
-    kind, _, pair = endpoint.headers["Authorization"].partition(" ")
-    assert kind == "Basic" and base64.b64decode(pair).decode() == f"{user}:{password}"
+    scheme, _, pair = endpoint.headers["Authorization"].partition(" ")
+    assert scheme == "Basic" and base64.b64decode(pair).decode() == f"{user}:{password}"
     assert endpoint.shown == f"http://{MASK}@host.org:{port}/v1?api-version=2&code={MASK}"
     assert not [s for s in (user, password, key, *sent.values()) if s in repr(endpoint)]
-    told = without(f"it said {password} and {sent['key']} and {json.dumps(key)} and {pair}", endpoint.secrets)
-    assert not [s for s in (password, sent["password"], key, sent["key"], pair) if s in told]
+    text = without(f"it said {password} and {sent['key']} and {json.dumps(key)} and {pair}", endpoint.secrets)
+    assert not [s for s in (password, sent["password"], key, sent["key"], pair) if s in text]
 
 
 @few
@@ -44,8 +44,8 @@ def test_a_url_is_used_whole_and_shown_masked(user, password, key, port):
     password=secret,
     scheme=st.sampled_from(["http://", "https://", "ftp://", "", "HTTP://"]),
 )
-def test_a_url_that_is_none_is_refused_and_its_password_not_told(user, password, scheme):
-    """Signs that end a host, a scheme that was forgotten: nothing of it is said."""
+def test_an_invalid_url_is_refused_without_its_password(user, password, scheme):
+    """Characters that end a host, a missing scheme: no part of it is shown."""
     url = f"{scheme}{user}:{password}@host.org/v1"
     assert password not in masked_url(url)
     assert password not in str(masked({"url": url})["url"])
@@ -70,11 +70,11 @@ def test_fields_and_headers_that_hold_secrets(value, name):
     texts = [json.dumps(held), json.dumps(held, ensure_ascii=False)]
     flag = f"--endpoint.extra.{name}"
     for arguments in ([flag, value], [f"{flag}={value}"], *(["--endpoint", text] for text in texts)):
-        told = " ".join(masked_command(arguments))
-        assert value not in told and json.dumps(value)[1:-1] not in told
+        shown = " ".join(masked_command(arguments))
+        assert value not in shown and json.dumps(value)[1:-1] not in shown
 
 
-def test_what_is_no_secret_stays():
+def test_other_text_is_kept():
     for text in (
         "openai/whisper-base.en",
         "mme@af_heart",
@@ -99,7 +99,7 @@ def data(tmp_path_factory):
 
 @settings(deadline=None, max_examples=4, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(password=secret, key=secret, header=secret.map(lambda s: quote(s, safe="")), fails=st.booleans())
-def test_a_run_writes_and_says_no_secret(data, tmp_path_factory, monkeypatch, capfd, password, key, header, fails):
+def test_a_run_writes_and_prints_no_secret(data, tmp_path_factory, monkeypatch, capfd, password, key, header, fails):
     """eval_15_password_in_url_is_written: run folder, report, stdout, stderr, whether the endpoint answers or fails."""
     folder = tmp_path_factory.mktemp("run")
     with chat_server() as server:
@@ -114,17 +114,17 @@ def test_a_run_writes_and_says_no_secret(data, tmp_path_factory, monkeypatch, ca
         assert main(arguments) == 0
         assert main(["report", str(folder / "run"), "--output", str(folder / "report.html")]) == 0
         pair = base64.b64encode(f"me:{password}".encode()).decode()
-        for asked in server.asked:
-            assert asked.headers["authorization"] == f"Basic {pair}" and asked.headers["x-api-key"] == header
-            assert dict(parse_qsl(urlsplit(asked.path).query)) == {"code": key}
+        for request in server.asked:
+            assert request.headers["authorization"] == f"Basic {pair}" and request.headers["x-api-key"] == header
+            assert dict(parse_qsl(urlsplit(request.path).query)) == {"code": key}
     assert main(arguments) == 2  # complete already
     assert main([*arguments[:-2], "--url", url.replace("//", "/"), "--output", str(folder / "x")]) == 2
-    said = "".join(capfd.readouterr())
+    printed = "".join(capfd.readouterr())
     written = {p: p.read_bytes().decode(errors="replace") for p in folder.rglob("*") if p.is_file()}
     assert any(p.name == "provenance.json" for p in written)
     for one in (password, key, header, pair):
         for form in (one, quote(one, safe=""), json.dumps(one)[1:-1]):
-            assert form not in said and not [p for p, text in written.items() if form in text], (form, one)
+            assert form not in printed and not [p for p, text in written.items() if form in text], (form, one)
 
 
 def test_names_of_endpoints_are_masked():
@@ -134,7 +134,7 @@ def test_names_of_endpoints_are_masked():
         list(client.query_each([1], lambda _: [{"role": "user", "content": "x"}]))
     assert "hunter2" not in str(caught.value)
     tts_engine = EndpointEngine("http://me:hunter2@127.0.0.1:9/v1", "tts", 1.0)
-    assert tts_engine.engine == f"tts at http://{MASK}@127.0.0.1:9/v1"
+    assert tts_engine.name == f"tts at http://{MASK}@127.0.0.1:9/v1"
     assert (
         tts_engine._client.base_url.host == "127.0.0.1"
         and "Basic" in tts_engine._client.default_headers["Authorization"]

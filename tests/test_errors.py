@@ -1,4 +1,4 @@
-"""Reasons that are written down: the same in every run of the same command."""
+"""Reasons in files: the same in every run of the same command."""
 
 import io
 import json
@@ -8,14 +8,13 @@ import sys
 import tempfile
 import threading
 
-import pytest
 from examples import toy_examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from selfkd.data.example import shard_metadata
-from selfkd.errors import EngineError, InputError, reason_of, steady
+from selfkd.errors import EngineError, InputError, reason_of, without_run_details
 
 FAST = settings(deadline=None, max_examples=100, derandomize=True)
 
@@ -24,28 +23,28 @@ class Odd:
     pass
 
 
-def everything_of_one_run():
-    """What libraries say of this process: as f-strings of exceptions have it."""
+def messages_of_this_run():
+    """Messages of libraries with details of this process, as in the text of exceptions."""
     with tempfile.NamedTemporaryFile() as named:
         name = named.name
     return [
         f"cannot identify image file {io.BytesIO()!r}",
         f"{Odd()!r} is not iterable",
         f"{Odd().__init__!r} failed",
-        f"{everything_of_one_run!r}: Failed to establish",
+        f"{messages_of_this_run!r}: Failed to establish",
         f"cannot open {name}",
-        f"{tempfile.mkdtemp()}/said.wav: no such file",
+        f"{tempfile.mkdtemp()}/audio.wav: no such file",
         f"worker pid={os.getpid()} died",
         f"thread {threading.get_ident()} stopped",
         "Error code: 500 - request_id: req_011CabcdefGHIJ",
     ]
 
 
-def test_what_libraries_say_is_the_same_twice():
-    kept = everything_of_one_run()
-    others = everything_of_one_run()
-    assert [steady(text) for text in kept] == [steady(text) for text in others]
-    assert steady(kept[0]) == "cannot identify image file"
+def test_messages_of_libraries_are_the_same_twice():
+    kept = messages_of_this_run()
+    others = messages_of_this_run()
+    assert [without_run_details(text) for text in kept] == [without_run_details(text) for text in others]
+    assert without_run_details(kept[0]) == "cannot identify image file"
     assert str(InputError(f"field image: a.png: ({kept[0]})")) == "field image: a.png: (cannot identify image file)"
     assert reason_of(ValueError(kept[1])) == "ValueError: is not iterable"
     assert reason_of(EngineError("engine: gone")) == "engine: gone"
@@ -63,16 +62,16 @@ def test_no_reason_holds_an_address(before, after, addresses):
 
 @FAST
 @given(st.text(st.characters(exclude_characters="<>"), max_size=60))
-def test_a_message_of_ours_stays_as_it_is(text):
-    """Names of files and rows too, in whatever folder they lie."""
+def test_our_own_messages_are_unchanged(text):
+    """Paths and rows too, in any folder."""
     if " at 0x" not in text:
         assert str(InputError(f"/tmp/tmp1234abcd/q.jsonl: row 3: {text}")) == f"/tmp/tmp1234abcd/q.jsonl: row 3: {text}"
 
 
-@pytest.mark.parametrize("processes", ["1", "2"])
-def test_three_runs_with_bad_rows_have_the_same_bytes(tmp_path, processes):
-    """data_11_shard_bytes, sec_07_rejected_row_not_reproducible: a web page saved as .jpg, pictures cut short, no
-    pictures, and text that is refused."""
+def test_runs_with_bad_rows_have_the_same_bytes(tmp_path):
+    """data_11_shard_bytes, sec_07_rejected_row_not_reproducible: a web page saved as .jpg, truncated images, files that
+    are no images, and text that is refused. In interpreters of their own, which have other addresses and hash seeds,
+    with one worker and with two."""
     (tmp_path / "ok.png").write_bytes(toy_examples(1)[0].image)
     (tmp_path / "page.jpg").write_text("<html>404</html>")
     (tmp_path / "half.png").write_bytes(toy_examples(1)[0].image[:-200])
@@ -84,7 +83,7 @@ def test_three_runs_with_bad_rows_have_the_same_bytes(tmp_path, processes):
     rows += [{"id": "t", "question": "What is 你好?", "answer": "x"}, {"id": "i", "question": "<image>", "answer": "x"}]
     (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
     shards = []
-    for run in range(3):
+    for run, processes in enumerate("112"):
         command = [sys.executable, "-m", "selfkd.cli", "synthesize", "--source", "jsonl", "--path", "q.jsonl"]
         command += ["--images", ".", "--count", "0", "--processes", processes, "--shard_rows", "5"]
         subprocess.run([*command, "--output", f"d{run}"], cwd=tmp_path, check=True, capture_output=True)

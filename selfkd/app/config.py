@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from selfkd.data.example import LONGEST_SECONDS, SHORTEST_SECONDS
+from selfkd.data.example import MAX_AUDIO_SECONDS, SHORTEST_SECONDS
 from selfkd.errors import InputError
 from selfkd.serving.config import is_loopback
 
@@ -35,7 +35,7 @@ class AppConfig:
     port: int = 7860
     max_upload_bytes: int = 20_000_000
     max_pixels: int = 20_000_000
-    max_audio_seconds: float = LONGEST_SECONDS
+    max_audio_seconds: float = MAX_AUDIO_SECONDS
     max_new_tokens: int = 64
     max_waiting: int = 16
 
@@ -45,8 +45,8 @@ class AppConfig:
                 raise InputError(f"{name}: {getattr(self, name)}: must be at least 1")
         if not 0 <= self.port <= 65_535:
             raise InputError(f"port: {self.port}: must be between 0 and 65535")
-        if not SHORTEST_SECONDS <= self.max_audio_seconds <= LONGEST_SECONDS:
-            allowed = f"between {SHORTEST_SECONDS} and {LONGEST_SECONDS:.0f}"
+        if not SHORTEST_SECONDS <= self.max_audio_seconds <= MAX_AUDIO_SECONDS:
+            allowed = f"between {SHORTEST_SECONDS} and {MAX_AUDIO_SECONDS:.0f}"
             raise InputError(f"max_audio_seconds: {self.max_audio_seconds}: must be {allowed}")
         if len(self.models) > MAX_MODELS:
             raise InputError(f"models: {len(self.models)} are too many, give one or two")

@@ -117,7 +117,7 @@ def parse_query(
     example = Example("question", text, "", "app", "", "", image=image)
     if audio is None:
         return example
-    return example.spoken(_samples(audio, config.max_audio_seconds), "")
+    return example.with_audio(_samples(audio, config.max_audio_seconds), "")
 
 
 def _checked(text: str) -> str:

@@ -1,7 +1,7 @@
 """The examples of a dataset folder, read from disk on demand, and weighted mixtures of folders.
 
-Memory stays flat however large the folder. A sampler needs the length and the image of each example but not the image's
-bytes: small columns of the shards hold both, and are read at once (`Sketch`).
+Memory use does not depend on the size of the folder. A sampler needs the length and the image hash of each example but
+not the image's bytes: `ExampleMetadata` is read from small columns of the shards.
 """
 
 import random
@@ -22,40 +22,40 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selfkd.data.example import (
-    INDEX_COLUMNS,
+    IMAGE_COLUMNS,
     MANIFEST,
     SCHEMA,
     SCHEMA_VERSION,
     Example,
-    example_of_row,
-    index_of,
+    example_from_row,
+    image_columns,
     read_manifest,
 )
 from selfkd.errors import InputError
 from selfkd.files import check_name, path_within
 
 ROW_GROUPS_KEPT = 4  # of a process
-EXAMPLES_KEPT = 64  # of a process: a batch's, which are looked at once more when their replies are there
+EXAMPLES_KEPT = 64  # of a process: those of a batch are read again when their responses are graded
 
 
 @dataclass(frozen=True)
-class Sketch:
-    """What is known of an example without its picture and its sound."""
+class ExampleMetadata:
+    """What small columns tell of an example: no image is decoded and no audio read."""
 
-    image: str  # the same for examples with the same picture; the example's id where there is none
-    width: int  # of the picture, pixels; 0 without one
+    image: str  # hash of the image; the example's id without one
+    width: int  # of the image, pixels; 0 without one
     height: int
     speech_seconds: float
     question_characters: int
     answer_characters: int
 
 
-def sketch(example: Example) -> Sketch:
-    return _sketch(vars(example) | index_of(example))
+def example_metadata(example: Example) -> ExampleMetadata:
+    return _metadata(vars(example) | image_columns(example))
 
 
-def _sketch(row: dict[str, Any]) -> Sketch:
-    return Sketch(
+def _metadata(row: dict[str, Any]) -> ExampleMetadata:
+    return ExampleMetadata(
         row["image_hash"] or row["id"],
         row["image_width"],
         row["image_height"],
@@ -66,8 +66,8 @@ def _sketch(row: dict[str, Any]) -> Sketch:
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Turns what goes wrong with a shard within it into an InputError that names the shard."""
+def shard_errors(path: Path) -> Iterator[None]:
+    """Turns an error of reading a shard into an InputError that names the shard."""
     try:
         yield
     except (OSError, KeyError, TypeError, pa.ArrowException) as error:
@@ -75,14 +75,14 @@ def readable(path: Path) -> Iterator[None]:
 
 
 class Examples(Sequence[Example]):
-    """Examples that are read one at a time: a class says how many there are and how to read one of them."""
+    """A sequence of examples that are read one at a time; subclasses give its length and read one example."""
 
     @abstractmethod
     def read(self, position: int) -> Example: ...
 
     @abstractmethod
-    def sketches(self) -> list[Sketch]:
-        """Of all of them, without reading a picture."""
+    def metadata(self) -> list[ExampleMetadata]:
+        """The metadata of every example; reads no image."""
 
     @overload
     def __getitem__(self, index: int) -> Example: ...
@@ -97,13 +97,13 @@ class Examples(Sequence[Example]):
 
 
 class ExampleFolder(Examples):
-    """A complete folder as a sequence; raises InputError where there is none or a shard cannot be read.
+    """A complete folder as a sequence. Raises InputError where there is none or a shard cannot be read.
 
-    It can be sent to a loader's workers: each opens the shards for itself and keeps the last row groups that it read.
+    It can be pickled to a data loader's workers: each opens the shards itself and caches the last row groups it read.
     """
 
     def __init__(self, folder: str | Path, rejected: bool = False):
-        """With `rejected` what was spoken and refused: no pictures, a reason in the field of that name."""
+        """With `rejected` the rejected examples: no images, a reason in the field of that name."""
         folder = Path(folder)
         manifest = read_manifest(folder)
         shards = manifest["rejected_shards" if rejected else "shards"]
@@ -113,22 +113,22 @@ class ExampleFolder(Examples):
             self.paths = [path_within(folder, shard["file"]) for shard in shards]
         except InputError as error:
             raise InputError(f"{folder / MANIFEST}: field shards: {error}") from error
-        self._groups: list[tuple[Path, int]] = []  # shard and number in it
+        self._groups: list[tuple[Path, int]] = []  # shard, row group in the shard
         rows = []
         for path in self.paths:
-            with readable(path):
+            with shard_errors(path):
                 metadata = pq.read_metadata(path)
             for number in range(metadata.num_row_groups):
                 self._groups.append((path, number))
                 rows.append(metadata.row_group(number).num_rows)
         self._ends = list(accumulate(rows))
-        self.positions: Sequence[int] = range(self._ends[-1] if rows else 0)  # of the rows that are taken
+        self.positions: Sequence[int] = range(self._ends[-1] if rows else 0)  # of the rows in use
 
     def without(self, left_out: Collection[int]) -> "ExampleFolder":
-        """The same folder, but for the rows at these places in it."""
-        taken, dropped = copy(self), set(left_out)
-        taken.positions = [p for p in self.positions if p not in dropped] if dropped else self.positions
-        return taken
+        """The same folder without the rows at these positions."""
+        kept, dropped = copy(self), set(left_out)
+        kept.positions = [p for p in self.positions if p not in dropped] if dropped else self.positions
+        return kept
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -138,13 +138,13 @@ class ExampleFolder(Examples):
         group = bisect_right(self._ends, position)
         start = self._ends[group - 1] if group else 0
         path, number = self._groups[group]
-        with readable(path):
+        with shard_errors(path):
             return _example(path, number, position - start)
 
     @property
     def source(self) -> str:
-        """Where the first example says that it is from; "" for a folder without examples. Records are named by it, so
-        that InputError is raised for one that cannot name a file."""
+        """The source of the first example; "" for a folder without examples. Files of samples are named by it: raises
+        InputError for one that cannot name a file."""
         source = next((row["source"] for row in self.columns("source")), "")
         try:
             check_name(source or "none")
@@ -152,14 +152,14 @@ class ExampleFolder(Examples):
             raise InputError(f"{self.folder}: row 0: field source: {error}") from error
         return source
 
-    def sketches(self) -> list[Sketch]:
-        return [_sketch(row) for row in self.columns("id", "question", "answer", "duration_seconds", *INDEX_COLUMNS)]
+    def metadata(self) -> list[ExampleMetadata]:
+        return [_metadata(row) for row in self.columns("id", "question", "answer", "duration_seconds", *IMAGE_COLUMNS)]
 
     def columns(self, *names: str) -> list[dict[str, Any]]:
-        """Some fields of all examples; the others are not read from the disk."""
+        """Some fields of all examples; other fields are not read from disk."""
         rows = []
         for path in self.paths:
-            with readable(path):
+            with shard_errors(path):
                 table = pq.read_table(path, columns=list(names)).select(names)
             check_columns(path, table)
             rows += table.to_pylist()
@@ -167,12 +167,12 @@ class ExampleFolder(Examples):
 
 
 def check_columns(path: Path, table: pa.Table) -> None:
-    """Raises InputError where a column of a shard, which others may have written, is of another type than ours, or
-    lacks a value that each example has: it would end in some computation as an error that names no row."""
+    """Raises InputError where a column has another type than in the schema, or null where each example has a value:
+    other tools may have written the shard, and a later error would name no row."""
     for field in table.schema:
         if field.name not in SCHEMA.names:
             continue
-        if _kind_of(field.type) != _kind_of(SCHEMA.field(field.name).type):
+        if _type_class(field.type) != _type_class(SCHEMA.field(field.name).type):
             wanted = SCHEMA.field(field.name).type
             raise InputError(f"{path}: field {field.name}: is of type {field.type}, expected {wanted}")
         column = table.column(field.name)
@@ -181,32 +181,26 @@ def check_columns(path: Path, table: pa.Table) -> None:
             raise InputError(f"{path}: row {row}: field {field.name}: holds no value (null)")
 
 
-def _kind_of(question_type: pa.DataType) -> str:
-    """text, whole or broken numbers, in whatever width other tools write them."""
-    if pa.types.is_string(question_type) or pa.types.is_large_string(question_type):
-        return "text"
-    if pa.types.is_struct(question_type):
-        return (
-            "bytes" if any(f.name == "bytes" and "binary" in str(f.type) for f in question_type) else str(question_type)
-        )
-    return (
-        "whole"
-        if pa.types.is_integer(question_type)
-        else "number"
-        if pa.types.is_floating(question_type)
-        else str(question_type)
-    )
+def _type_class(type_: pa.DataType) -> str:
+    """A type without its width: other tools write strings and numbers of any width."""
+    if pa.types.is_string(type_) or pa.types.is_large_string(type_):
+        return "string"
+    if pa.types.is_struct(type_) and any(f.name == "bytes" and "binary" in str(f.type) for f in type_):
+        return "bytes"
+    if pa.types.is_integer(type_):
+        return "integer"
+    return "float" if pa.types.is_floating(type_) else str(type_)
 
 
 @lru_cache(maxsize=EXAMPLES_KEPT)
 def _example(path: Path, group: int, row: int) -> Example:
-    return example_of_row(_row_group(path, group).slice(row, 1).to_pylist()[0])
+    return example_from_row(_row_group(path, group).slice(row, 1).to_pylist()[0])
 
 
 @lru_cache(maxsize=ROW_GROUPS_KEPT)
 def _row_group(path: Path, number: int) -> pa.Table:
     with pq.ParquetFile(path, metadata=_footer(path)) as file:
-        table = file.read_row_group(number, use_threads=False)  # 0.8 MB: threads cost twice what they save
+        table = file.read_row_group(number, use_threads=False)  # 0.8 MB: threads cost more than they save
     check_columns(path, table)
     return table
 
@@ -217,17 +211,17 @@ def _footer(path: Path) -> pq.FileMetaData:
 
 
 class Mixture(Examples):
-    """The examples of all folders, one folder after the other, and which of them an epoch takes.
+    """The examples of all folders, one folder after the other, and the examples of each epoch.
 
-    An epoch has as many examples as the folders hold together. With weights a folder gives its share of them, over any
-    number of epochs to within one example: it walks through its examples in an order that the seed draws, and begins a
-    new one when all have been taken, so that over the epochs none is taken twice before all were taken once.
+    An epoch has as many examples as the folders hold together. Each folder contributes its weight's share, exact to
+    within one example over any number of epochs. A folder is traversed in a random order of the seed and begins a new
+    order at its end, so that no example repeats before all were used once.
     """
 
     def __init__(self, folders: Sequence[ExampleFolder], weights: Sequence[float], seed: int = 0):
         self.folders, self.seed = list(folders), seed
         self._ends = list(accumulate(map(len, self.folders)))
-        exact = [Fraction(str(weight)) for weight in weights]  # 0.1 as it is written
+        exact = [Fraction(str(weight)) for weight in weights]  # 0.1 is exactly 1/10
         self.quotas = [len(self) * weight / sum(exact) for weight in exact]  # examples an epoch, on average
         for folder, quota in zip(self.folders, self.quotas, strict=True):
             if quota < 1:
@@ -241,38 +235,38 @@ class Mixture(Examples):
 
     def read(self, position: int) -> Example:
         number = next(i for i, end in enumerate(self._ends) if position < end)
-        return self.folders[number][position - self._ends[number]]  # counted from the folder's end
+        return self.folders[number][position - self._ends[number]]  # a negative index, from the folder's end
 
-    def sketches(self) -> list[Sketch]:
-        return [sketch for folder in self.folders for sketch in folder.sketches()]
+    def metadata(self) -> list[ExampleMetadata]:
+        return [one for folder in self.folders for one in folder.metadata()]
 
-    def taken_before(self, number: int) -> list[int]:
-        """How many examples of each folder the epochs before this one take: the whole part of its share, and of what is
-        then left of the epochs' length one more to those that miss most of theirs."""
+    def samples_before(self, number: int) -> list[int]:
+        """How many examples of each folder the epochs before `number` use: its share rounded down, plus one for the
+        folders with the largest remainders until the epochs are full."""
         shares = [number * quota for quota in self.quotas]
         counts = [int(share) for share in shares]
-        by_missing = sorted(range(len(counts)), key=lambda folder: counts[folder] - shares[folder])
-        for folder in by_missing[: number * len(self) - sum(counts)]:
+        by_remainder = sorted(range(len(counts)), key=lambda folder: counts[folder] - shares[folder])
+        for folder in by_remainder[: number * len(self) - sum(counts)]:
             counts[folder] += 1
         return counts
 
     def epoch(self, number: int) -> list[int]:
-        """Indices of the examples of an epoch, in no order that matters."""
-        taken = []
-        bounds = zip(self._ends, self.taken_before(number), self.taken_before(number + 1), strict=True)
+        """Indices of the examples of an epoch; a sampler orders them."""
+        indices = []
+        bounds = zip(self._ends, self.samples_before(number), self.samples_before(number + 1), strict=True)
         for folder, (end, first, last) in enumerate(bounds):
             size = len(self.folders[folder])
             for turn in range(first // size, -(-last // size)):
                 order = random.Random(f"mixture/{self.seed}/{folder}/{turn}").sample(range(size), size)
-                taken += [end - size + i for i in order[max(0, first - turn * size) : last - turn * size]]
-        return taken
+                indices += [end - size + i for i in order[max(0, first - turn * size) : last - turn * size]]
+        return indices
 
 
 def open_mixture(data: Sequence[str], seed: int, left_out: Mapping[Path, Collection[int]] | None = None) -> Examples:
-    """The folders of a setting `data`, each FOLDER or FOLDER:WEIGHT; raises InputError naming the one that is wrong.
-    `left_out` are the positions of rows that are not taken, by folder.
+    """The folders of a setting `data`, each FOLDER or FOLDER:WEIGHT. `left_out` gives positions of rows to skip, by
+    folder. Raises InputError naming the entry that is wrong.
 
-    Without weights each example is taken once an epoch.
+    Without weights an epoch uses each example once.
     """
     if not data:
         raise InputError("data: names no folder")
@@ -294,8 +288,8 @@ def open_mixture(data: Sequence[str], seed: int, left_out: Mapping[Path, Collect
     return Mixture(folders, given or [float(len(f)) for f in folders], seed)
 
 
-def folders_of(data: Sequence[str]) -> list[ExampleFolder]:
-    """The folders of a setting `data`, whatever they weigh."""
+def open_folders(data: Sequence[str]) -> list[ExampleFolder]:
+    """The folders of a setting `data`, without their weights."""
     return [ExampleFolder(split_weight(entry)[0]) for entry in data]
 
 

@@ -1,7 +1,7 @@
 """The record that every stage reads and writes, and the folder of Parquet shards that holds it.
 
 A folder is complete when it holds `manifest.json`, which is written last. `datasets.load_dataset` and pyarrow read the
-shards as they are: image (PNG) and speech (FLAC, mono, 16 kHz) are encoded bytes in the layout of `datasets.Image` and
+shards as they are: image (PNG) and audio (FLAC, mono, 16 kHz) are encoded bytes in the layout of `datasets.Image` and
 `datasets.Audio`.
 """
 
@@ -26,39 +26,39 @@ from selfkd.errors import InputError
 from selfkd.files import write_atomically
 
 Item = TypeVar("Item")
-SCHEMA_VERSION = 3
-ROWS_PER_GROUP = 16  # what must be read to get at one of them
+SCHEMA_VERSION = 4
+ROWS_PER_GROUP = 16  # of a Parquet row group, which is read as a whole to get one row
 MANIFEST = "manifest.json"
-REJECTED = "rejected"  # folder of what was spoken and refused
+REJECTED = "rejected"  # folder of the examples that were synthesized and rejected
 SAMPLE_RATE_HZ = 16_000
 SHORTEST_SECONDS = 0.025  # one window of the spectrogram
-LONGEST_SECONDS = 30.0  # what Whisper's ears read at once
+MAX_AUDIO_SECONDS = 30.0  # the window of Whisper's encoder
 
 
 @dataclass(frozen=True)
 class Example:
     id: str
-    question: str  # what is spoken in the speech view and written in the text view
-    answer: str  # the response to learn, in whatever words the source has
+    question: str  # audio in an audio query, text in a text query
+    answer: str  # the response to train on, as the source words it
     source: str
-    question_type: str  # how `target` is scored: see evaluation/grading.py
-    target: str  # the right short answer; equals `answer` where the source makes no mistakes
-    category: str = ""  # a subset of the source, for tables
-    instruction: str = ""  # stays written in both views, before the question
-    answer_format: str = ""  # stays written in both views, after the question: "\nAnswer with one word."
-    details: str = ""  # JSON: what a benchmark's rule of scoring needs beside `target`
+    question_type: str  # selects the grading rule: see evaluation/grading.py
+    target: str  # the reference answer, short; equals `answer` where the source has no label noise
+    category: str = ""  # a subset of the source, a row of result tables
+    instruction: str = ""  # text before the question in both modalities
+    answer_format: str = ""  # text after the question in both modalities: "\nAnswer with one word."
+    details: str = ""  # JSON: what a benchmark's grading rule needs in addition to `target`
     image: bytes | None = None  # PNG or JPEG
     audio: bytes | None = None  # FLAC
     voice: str = ""
     duration_seconds: float = 0.0
-    spoken_text: str = ""  # the question in the words that were given to the voice
-    transcript: str = ""  # what ASR made of the speech, where it was asked
-    word_error_rate: float = -1.0  # of `transcript` against `spoken_text`; -1 where ASR was not asked
-    augmentation: str = ""  # what was done to the voice: "room, noise 12 dB"
-    rejected: str = ""  # why it is not among the data: only rows of the folder `REJECTED` have a reason
+    spoken_text: str = ""  # the question after text normalization: the input of the TTS engine
+    transcript: str = ""  # of `audio` by the ASR filter; empty without one
+    word_error_rate: float = -1.0  # of `transcript` against `spoken_text`; -1 without an ASR filter
+    augmentation: str = ""  # effects on the audio: "room, noise 12 dB"
+    rejected: str = ""  # the reason, in rows of the folder `REJECTED` only
 
     def load_image(self) -> Image.Image | None:
-        """The decoded image, RGB, upright; raises InputError naming the example where it cannot be read."""
+        """The decoded image, RGB, upright. Raises InputError, naming the example, where it cannot be decoded."""
         if self.image is None:
             return None
         try:
@@ -67,9 +67,10 @@ class Example:
             raise InputError(f"example {self.id}: field image: {error}") from error
 
     def samples(self) -> NDArray[np.float32]:
-        """The decoded speech, mono, 16 kHz; raises InputError naming the example where it cannot be read."""
+        """The decoded audio (frames,), mono, 16 kHz; raises InputError, naming the example, where it cannot be
+        decoded."""
         if self.audio is None:
-            raise InputError(f"example {self.id}: field audio: this example has not been spoken (selfkd synthesize)")
+            raise InputError(f"example {self.id}: field audio: no audio; selfkd synthesize makes it")
         try:
             samples, rate_hz, channels = decode_audio(self.audio)
         except InputError as error:
@@ -79,10 +80,10 @@ class Example:
             raise InputError(f"example {self.id}: field audio: {found}, expected mono at {SAMPLE_RATE_HZ} Hz")
         return samples
 
-    def spoken(self, samples: NDArray[np.float32], voice: str, spoken_text: str = "") -> "Example":
-        """Raises InputError, naming the field, for samples that are no numbers."""
+    def with_audio(self, samples: NDArray[np.float32], voice: str, spoken_text: str = "") -> "Example":
+        """The example with `samples` (frames,) at 16 kHz as its audio. Raises InputError for NaN and infinity."""
         if not np.isfinite(samples).all():
-            raise InputError("field audio: holds samples that are no numbers")
+            raise InputError("field audio: holds NaN or infinite samples")
         buffer = io.BytesIO()
         soundfile.write(buffer, samples, SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
         seconds, spoken_text = len(samples) / SAMPLE_RATE_HZ, spoken_text or self.question
@@ -95,20 +96,20 @@ def image_to_png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def index_of(example: Example) -> dict[str, Any]:
-    """What the shards say of a picture beside the picture: its hash ("" without one), its size upright in pixels, 0
-    where it cannot be read."""
+def image_columns(example: Example) -> dict[str, Any]:
+    """The columns that index an image: its hash ("" without an image) and its upright size in pixels, 0 where it cannot
+    be decoded."""
     if example.image is None:
-        return dict(zip(INDEX_COLUMNS, ("", 0, 0), strict=True))
+        return dict(zip(IMAGE_COLUMNS, ("", 0, 0), strict=True))
     width, height = image_size(example.image) or (0, 0)
-    return dict(zip(INDEX_COLUMNS, (image_hash(example.image), width, height), strict=True))
+    return dict(zip(IMAGE_COLUMNS, (image_hash(example.image), width, height), strict=True))
 
 
 def image_hash(image: bytes) -> str:
     return hashlib.blake2b(image, digest_size=8).hexdigest()
 
 
-INDEX_COLUMNS = ("image_hash", "image_width", "image_height")
+IMAGE_COLUMNS = ("image_hash", "image_width", "image_height")
 _BINARY = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _FEATURES = {"image": {"_type": "Image"}, "audio": {"sampling_rate": SAMPLE_RATE_HZ, "_type": "Audio"}}
 
@@ -119,10 +120,10 @@ def _schema() -> pa.Schema:
         arrow, name = (pa.float64(), "float64") if field.type is float else (pa.string(), "string")
         columns.append((field.name, _BINARY if field.name in _FEATURES else arrow))
         features[field.name] = _FEATURES.get(field.name, {"dtype": name, "_type": "Value"})
-    for column, name in zip(INDEX_COLUMNS, ("string", "int32", "int32"), strict=True):
+    for column, name in zip(IMAGE_COLUMNS, ("string", "int32", "int32"), strict=True):
         columns.append((column, pa.type_for_alias(name)))
         features[column] = {"dtype": name, "_type": "Value"}
-    # what `datasets` and the hub's viewer look for, so that they show pictures and players without being told
+    # `datasets` and the hub's viewer show images and audio players by this metadata
     return pa.schema(columns, metadata={"huggingface": json.dumps({"info": {"features": features}})})
 
 
@@ -130,10 +131,9 @@ SCHEMA = _schema()
 
 
 def write_shard(path: Path, examples: Iterable[Example], metadata: dict[str, Any]) -> None:
-    """Writes one Parquet file under a temporary name, a row group at a time, then renames it. `metadata` travels in the
-    file's footer, as it is when the last example has been taken."""
-    # nothing compresses PNG and FLAC; of the small columns beside them Snappy opens 24 a row group at once, Zstandard
-    # in a millisecond
+    """Writes one Parquet file under a temporary name, a row group at a time, then renames it. `metadata` goes into the
+    file's footer, with its value after the last example."""
+    # PNG and FLAC do not compress; Snappy decodes the 24 small columns of a row group faster than Zstandard (1 ms)
     with write_atomically(path) as temporary, pq.ParquetWriter(temporary, SCHEMA, compression="snappy") as writer:
         for some in groups_of(examples, ROWS_PER_GROUP):
             writer.write_table(pa.Table.from_pylist([_row(e) for e in some], schema=SCHEMA))
@@ -141,21 +141,21 @@ def write_shard(path: Path, examples: Iterable[Example], metadata: dict[str, Any
 
 
 def groups_of(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Lists of `size` items, the last one of what is left."""
+    """Lists of `size` items; the last list holds the rest."""
     iterator = iter(items)
     return iter(lambda: list(islice(iterator, size)), [])
 
 
 def _row(example: Example) -> dict[str, Any]:
-    row = asdict(example) | index_of(example)
+    row = asdict(example) | image_columns(example)
     for name, suffix in (("image", "png"), ("audio", "flac")):
         row[name] = row[name] and {"bytes": row[name], "path": f"{example.id}.{suffix}"}
     return row
 
 
-def example_of_row(row: dict[str, Any]) -> Example:
+def example_from_row(row: dict[str, Any]) -> Example:
     """An example from a row of a shard."""
-    values = {k: v for k, v in row.items() if k not in INDEX_COLUMNS}
+    values = {k: v for k, v in row.items() if k not in IMAGE_COLUMNS}
     return Example(**{k: v["bytes"] if isinstance(v, dict) else v for k, v in values.items()})
 
 
@@ -163,7 +163,7 @@ def shard_metadata(path: Path) -> dict[str, Any]:
     return json.loads(pq.read_metadata(path).metadata[b"selfkd"])
 
 
-# types of what the commands read; a folder need not have all of it
+# types of the fields that the commands read; a folder need not have all of them
 _MANIFEST: dict[str, type] = {
     "shards": list, "rejected_shards": list, "rejected": list, "voice_names": list, "word_error_rates": dict,
     "rows": int, "seed": int, "source": str, "language": str, "engine_name": str, "engine_license": str,
@@ -171,8 +171,23 @@ _MANIFEST: dict[str, type] = {
 }  # fmt: skip
 
 
+def language_code(language: str) -> str:
+    """ "de" of "de-AT"."""
+    return language.lower().partition("-")[0]
+
+
+def check_schema_version(path: Path, version: Any) -> None:
+    """Raises InputError, naming the file, for the version of another release: its columns have other names."""
+    if version != SCHEMA_VERSION:
+        age = "a newer" if isinstance(version, int) and version > SCHEMA_VERSION else "an older"
+        raise InputError(
+            f"{path}: field schema_version: {version}, not {SCHEMA_VERSION}: {age} selfkd wrote this folder; "
+            "synthesize it again"
+        )
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a complete folder; raises InputError where there is none."""
+    """The manifest of a complete folder; raises InputError where it is missing, damaged, or of another version."""
     path = folder / MANIFEST
     if not path.is_file():
         unfinished = folder.is_dir() and "unfinished: run the same synthesize command again"
@@ -185,9 +200,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path}: not a manifest ({error})") from error
     if not isinstance(manifest, dict):
         raise InputError(f"{path}: not a manifest (no JSON object)")
-    for name, question_type in _MANIFEST.items():
-        if name in manifest and (not isinstance(manifest[name], question_type) or isinstance(manifest[name], bool)):
-            raise InputError(f"{path}: field {name}: {manifest[name]!r:.60} is no {question_type.__name__}")
+    check_schema_version(path, manifest.get("schema_version", SCHEMA_VERSION))
+    for name, type_ in _MANIFEST.items():
+        if name in manifest and (not isinstance(manifest[name], type_) or isinstance(manifest[name], bool)):
+            raise InputError(f"{path}: field {name}: {manifest[name]!r:.60} is no {type_.__name__}")
     for name in ("shards", "rejected_shards"):
         for entry in manifest.get(name, []):
             file = entry.get("file") if isinstance(entry, dict) else None
@@ -196,8 +212,3 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if "shards" not in manifest:
         raise InputError(f"{path}: field shards: not in the manifest")
     return manifest
-
-
-def language_code(language: str) -> str:
-    """ "de" of "de-AT"."""
-    return language.lower().partition("-")[0]

@@ -1,7 +1,7 @@
-"""Pictures that stay on disk until one is asked for: those of a benchmark can be gigabytes.
+"""Images that stay on disk until they are read: those of a benchmark can be gigabytes.
 
-Rows of Parquet files are read as they lie there: `datasets.load_dataset` would hold a file at a time in memory to write
-a second copy of it. `place` says which picture it is, and stays the same where all of them are moved together.
+Rows of Parquet files are read in place: `datasets.load_dataset` would hold a file at a time in memory to write a second
+copy of it. `key` identifies an image and does not change when the whole dataset is moved.
 """
 
 import hashlib
@@ -19,18 +19,18 @@ import pyarrow.parquet as pq
 from selfkd.errors import InputError
 from selfkd.files import path_within
 
-ROW_GROUPS_KEPT = 2  # of a process: a benchmark's hold 100 pictures
+ROW_GROUPS_KEPT = 2  # of a process: those of a benchmark hold 100 images
 
 
 @dataclass(frozen=True, slots=True)
-class InFolder:
-    """A picture by its name within a folder: a `Path` for each of a million rows would be several times as large."""
+class ImageInFolder:
+    """An image by its name within a folder: a `Path` for each of a million rows would be several times as large."""
 
     folder: Path
     name: str
 
     @property
-    def place(self) -> str:
+    def key(self) -> str:
         return self.name
 
     def read(self) -> Path:
@@ -39,8 +39,8 @@ class InFolder:
 
 
 @dataclass(frozen=True)
-class InParquet:
-    """The picture of a row, in the layout of `datasets.Image`."""
+class ImageInParquet:
+    """The image of a row, in the layout of `datasets.Image`."""
 
     file: str
     group: int
@@ -48,7 +48,7 @@ class InParquet:
     column: str
 
     @property
-    def place(self) -> str:
+    def key(self) -> str:
         return f"{Path(self.file).name} {self.group} {self.row}"
 
     def read(self) -> bytes:
@@ -56,15 +56,15 @@ class InParquet:
 
 
 @dataclass(frozen=True)
-class InDataset:
-    """The picture of a row. Sent to another process it is the name of the dataset's file, not what is in it."""
+class ImageInDataset:
+    """The image of a row. Pickled, it is the name of the dataset's file, not its content."""
 
     images: Any  # a dataset of one column, memory-mapped
     row: int
-    folders: tuple[Path, ...]  # in which a picture may be that is there by its path alone
+    folders: tuple[Path, ...]  # where an image that is stored as a path may be
 
     @property
-    def place(self) -> str:
+    def key(self) -> str:
         return str(self.row)
 
     def read(self) -> Path | bytes:
@@ -84,11 +84,11 @@ class InDataset:
         raise InputError(f"field image: {value['path']}: no file in {', '.join(map(str, self.folders))}")
 
 
-Stored = InFolder | InParquet | InDataset
+LazyImage = ImageInFolder | ImageInParquet | ImageInDataset
 
 
 def footer_hash(path: str) -> str:
-    """A hash of what a Parquet file says of itself (sizes and bounds of every column), without reading its rows."""
+    """A hash of the footer of a Parquet file (sizes and statistics of every column), without reading its rows."""
     with Path(path).open("rb") as file:
         file.seek(-8, os.SEEK_END)  # the length of the footer, and "PAR1"
         length = int.from_bytes(file.read(4), "little")
@@ -97,21 +97,21 @@ def footer_hash(path: str) -> str:
 
 
 def parquet_rows(files: Sequence[str], columns: Sequence[str], images: str) -> Iterator[dict[str, Any]]:
-    """The rows of Parquet files with `InParquet` in their column of pictures, None where a row has none."""
+    """The rows of Parquet files with `ImageInParquet` in the image column, None where a row has none."""
     for path in files:
         with pq.ParquetFile(path) as file:
             for number in range(file.num_row_groups):
                 rows = file.read_row_group(number, [c for c in columns if c != images]).to_pylist()
-                there = _all_there(file.metadata.row_group(number), images) or _which_are_there(path, number, images)
+                has_image = _all_present(file.metadata.row_group(number), images) or _present(path, number, images)
                 for at, row in enumerate(rows):
-                    is_there = there is True or there[at]
-                    yield {**row, images: InParquet(path, number, at, images) if is_there else None}
+                    is_present = has_image is True or has_image[at]
+                    yield {**row, images: ImageInParquet(path, number, at, images) if is_present else None}
 
 
 def dataset_rows(data: Any, images: str, folders: tuple[Path, ...]) -> Iterator[dict[str, Any]]:
-    """The rows of a dataset of `datasets` with `InDataset` in their column of pictures, None where a row has none; of a
-    column of lists, a list where it does not hold one picture. Those that are there by their paths alone have to be in
-    one of `folders`."""
+    """The rows of a dataset of `datasets` with `ImageInDataset` in the image column, None where a row has none; of a
+    column of lists, a list where it does not hold exactly one image. Images that are stored as paths have to be in one
+    of `folders`."""
     from datasets import Image, List
 
     held, others = data.select_columns([images]), data.remove_columns([images])
@@ -120,19 +120,19 @@ def dataset_rows(data: Any, images: str, folders: tuple[Path, ...]) -> Iterator[
     for chunk in held.data.column(images).chunks:
         if in_lists:
             for number in pc.fill_null(pc.list_value_length(chunk), 0).to_pylist():
-                # several are left as they are, for who reads the row to refuse
-                yield {**others[row], images: InDataset(held, row, folders) if number == 1 else [None] * number}
+                # a list of several is left for the reader of the row to refuse
+                yield {**others[row], images: ImageInDataset(held, row, folders) if number == 1 else [None] * number}
                 row += 1
             continue
-        # by the lengths of what is there, without reading it
+        # by the stored lengths, without reading the images
         lengths = (pc.fill_null(pc.binary_length(pc.struct_field(chunk, field)), 0) for field in ("bytes", "path"))
-        for is_there in pc.greater(pc.add(*lengths), 0).to_pylist():
-            yield {**others[row], images: InDataset(held, row, folders) if is_there else None}
+        for is_present in pc.greater(pc.add(*lengths), 0).to_pylist():
+            yield {**others[row], images: ImageInDataset(held, row, folders) if is_present else None}
             row += 1
 
 
-def _all_there(group: Any, column: str) -> bool:
-    """Whether the file says that no row of a row group is without a picture."""
+def _all_present(group: Any, column: str) -> bool:
+    """Whether, by the statistics of the file, every row of a row group has an image."""
     parts = (group.column(i) for i in range(group.num_columns))
     part = next((p for p in parts if p.path_in_schema == f"{column}.bytes"), None)
     if part is None or part.statistics is None or not part.statistics.has_null_count:
@@ -140,7 +140,7 @@ def _all_there(group: Any, column: str) -> bool:
     return part.statistics.null_count == 0
 
 
-def _which_are_there(path: str, group: int, column: str) -> list[bool]:
+def _present(path: str, group: int, column: str) -> list[bool]:
     return pc.fill_null(pc.greater(pc.binary_length(_held(path, group, column)), 0), False).to_pylist()
 
 

@@ -1,8 +1,8 @@
-"""The one decoder of images and the one of sound: a file's bytes -> 8-bit RGB pixels, upright; mono samples.
+"""The only decoder of images and of audio: a file's bytes -> 8-bit RGB pixels, upright; mono samples.
 
-Everything that reads an image or a recording does it here (synthesis, training, evaluation, server, app, report), so
-that all of them see and hear the same, and refuse the same. What a file does not tell is refused in words, not guessed.
-An InputError from here says what is wrong; which file, row or field it is about is the caller's to say.
+All stages, the server, the app and the report decode with it, so that all of them have the same pixels and samples, and
+refuse the same files. A property that a file does not state is an error, not a guess. An InputError of this module says
+what is wrong; the caller adds file, row and field.
 """
 
 import io
@@ -16,20 +16,20 @@ import soundfile
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageChops, ImageCms, UnidentifiedImageError
 
-from selfkd.data.sound_files import OpenedAudio, open_audio
-from selfkd.errors import InputError, reason_of, steady
+from selfkd.data.audio_files import OpenedAudio, open_audio
+from selfkd.errors import InputError, reason_of, without_run_details
 
 MAX_PIXELS = 64_000_000  # an image with more is no photograph but an attack on memory
-WEB_FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # of images that anybody may send
+WEB_FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # accepted from clients of the server
 # Pillow knows some forty formats, among them one that starts Ghostscript; JPEG includes what phones call MPO
 FORMATS = (*WEB_FORMATS, "TIFF", "BMP", "PPM", "AVIF")
 
 MAX_SAMPLES = 64_000_000  # of a clip, all channels: 30 s of 8 at 96 kHz have 23 million
 RATES_HZ = range(4_000, 384_001)
-LEAST_LEVEL = 1e-3  # standard deviation of what can be heard: -60 dBFS
+MIN_LEVEL = 1e-3  # standard deviation of audible samples: -60 dBFS
 MAX_PEAK = 4.0  # full scale is 1; decoders of MP3 go a little beyond, whole numbers in a float file go far
-CUT_SECONDS = 0.02  # that may be missing at the end of a file: encoders round to a frame
-CUT_PART_SECONDS = 0.1  # of a part of a file: manifests round the ends of their segments
+MAX_MISSING_SECONDS = 0.02  # at the end of a file: encoders round to a frame
+MAX_MISSING_PART_SECONDS = 0.1  # at the end of a part of a file: manifests round the ends of their segments
 
 
 # images
@@ -38,21 +38,21 @@ CUT_PART_SECONDS = 0.1  # of a part of a file: manifests round the ends of their
 def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, formats: Sequence[str] = FORMATS) -> Image.Image:
     """The first frame of an image file: mode RGB, 8 bits, upright.
 
-    What is transparent lies on white. Grey values of 16 bits (or 12) are scaled by the range of their type, floats by
-    255 where they are between 0 and 1. Colour profiles are left alone, as the processors of the models leave them.
-    Raises InputError for what is no image of the `formats`, is cut short, has over `max_pixels` pixels, or has values
-    whose black and white are not known.
+    Transparent pixels are composited on white. Gray values of 16 bits (or 12) are scaled by the range of their type,
+    floats by 255 where they are between 0 and 1. Color profiles are ignored, as in the processors of the models. Raises
+    InputError for bytes that are no image of the `formats`, are truncated, have over `max_pixels` pixels, or have
+    values whose black and white are not known.
     """
     with _opened(data, formats) as image:
         width, height = image.size
         if width * height > max_pixels:
-            raise InputError(f"{width} x {height} pixels are too many, at most {max_pixels} are taken")
+            raise InputError(f"{width} x {height} pixels are too many, at most {max_pixels} are accepted")
         return _decoded(image)
 
 
 def stored_image(data: bytes) -> bytes:
-    """The bytes to keep of an image file: its own where any reader makes the same pixels of them, else those of a PNG
-    of what `decode_image` makes of them. Raises InputError as that does."""
+    """The bytes to store of an image file: its own where any reader decodes the same pixels, else a PNG of the result
+    of `decode_image`. Raises InputError as that does."""
     image = decode_image(data)
     with _opened(data, FORMATS) as pil_image:
         if pil_image.mode in _PLAIN and "transparency" not in pil_image.info:
@@ -65,16 +65,16 @@ def stored_image(data: bytes) -> bytes:
 
 
 def image_size(data: bytes) -> tuple[int, int] | None:
-    """(width, height) upright, by the head of the file alone; None where there is none that can be read."""
+    """(width, height) upright, from the header of the file only; None where it cannot be decoded."""
     with suppress(InputError), _opened(data, FORMATS) as image:
         width, height = image.size
-        return (height, width) if _orientation(image) in _ON_ITS_SIDE else (width, height)
+        return (height, width) if _orientation(image) in _TRANSPOSED else (width, height)
     return None
 
 
 def is_plain(data: bytes) -> bool:
-    """Whether, by the head of an image file, readers of any kind make of it what `decode_image` does: one frame,
-    upright as it lies there, opaque, of 8 bits."""
+    """Whether, by the header of an image file, any reader decodes the same pixels as `decode_image`: one frame, stored
+    upright, opaque, of 8 bits."""
     with suppress(InputError), _opened(data, FORMATS) as image:
         is_opaque = image.mode in _PLAIN and "transparency" not in image.info
         return is_opaque and _orientation(image) == 1 and getattr(image, "n_frames", 1) == 1
@@ -82,38 +82,38 @@ def is_plain(data: bytes) -> bool:
 
 
 def rgb(image: Image.Image) -> Image.Image:
-    """An image that Pillow has opened, as `decode_image` would give it; raises InputError as that does."""
-    with _in_words():
+    """An image that Pillow has opened, as `decode_image` would decode it; raises InputError as that does."""
+    with _image_errors():
         return _decoded(image)
 
 
-_PLAIN = ("1", "L", "P", "RGB", "RGBX", "YCbCr", "CMYK", "HSV")  # that `Image.convert("RGB")` reads as they are meant
-_ON_ITS_SIDE = range(5, 9)  # of EXIF's orientations
+_PLAIN = ("1", "L", "P", "RGB", "RGBX", "YCbCr", "CMYK", "HSV")  # modes that `Image.convert("RGB")` converts correctly
+_TRANSPOSED = range(5, 9)  # EXIF orientations that swap width and height
 
 
 @contextmanager
 def _opened(data: bytes, formats: Sequence[str]) -> Iterator[Image.Image]:
-    with _in_words(), Image.open(io.BytesIO(data), formats=tuple(formats)) as image:
+    with _image_errors(), Image.open(io.BytesIO(data), formats=tuple(formats)) as image:
         yield image
 
 
 @contextmanager
-def _in_words() -> Iterator[None]:
+def _image_errors() -> Iterator[None]:
     try:
         yield
     except InputError:
         raise
-    except UnidentifiedImageError as error:  # its own words hold the address of an object
-        raise InputError(f"not a readable picture (no {', '.join(WEB_FORMATS)} or the like)") from error
+    except UnidentifiedImageError as error:  # its own message holds the address of an object
+        raise InputError(f"not a readable image (no {', '.join(WEB_FORMATS)} or the like)") from error
     except Image.DecompressionBombError as error:
         raise InputError(f"too many pixels: {error}") from error
-    except Exception as error:  # hostile bytes make Pillow's decoders raise nearly anything
-        raise InputError(f"not a readable picture ({reason_of(error)})") from error
+    except Exception as error:  # with malformed bytes Pillow's decoders raise nearly anything
+        raise InputError(f"not a readable image ({reason_of(error)})") from error
 
 
 def _decoded(pil_image: Image.Image) -> Image.Image:
     file_format, is_inverted = pil_image.format, _is_white_zero(pil_image)
-    # the codec's own name of what is stored ("L;2", "RGB;16B"): gone once the image is loaded
+    # the codec's own name of the stored mode ("L;2", "RGB;16B"): gone once the image is loaded
     tiles = getattr(pil_image, "tile", None)
     stored = str(tiles[0][3]) if tiles else ""
     top = _whitest(pil_image, file_format)
@@ -122,7 +122,7 @@ def _decoded(pil_image: Image.Image) -> Image.Image:
         pil_image.info.get("transparency") if pil_image.mode in ("1", "L", "RGB") or pil_image.mode[:1] == "I" else None
     )
     if key is not None and "RGB;16" in stored:
-        raise InputError("16-bit colours of which one is transparent: Pillow does not keep all of their bits")
+        raise InputError("16-bit colors of which one is transparent: Pillow does not keep all of their bits")
     if key is not None:
         key = _scaled_key(key, pil_image.mode, stored)
     image = _on_white(_eight_bits(pil_image, top, is_inverted), pil_image if key is not None else None, key)
@@ -132,7 +132,7 @@ def _decoded(pil_image: Image.Image) -> Image.Image:
 def _upright(pil_image: Image.Image, image: Image.Image) -> Image.Image:
     turn = _TURNS.get(_orientation(pil_image))
     image = image if turn is None else image.transpose(turn)
-    image.info.clear()  # has been heeded: whoever saves or turns the pixels again is not to do so twice
+    image.info.clear()  # its EXIF orientation is applied: later readers must not rotate the pixels again
     return image
 
 
@@ -144,14 +144,14 @@ _TURNS = {
 
 
 def _orientation(image: Image.Image) -> int:
-    """How a camera was held, as EXIF counts it; 1, upright, where that is not told or cannot be read."""
+    """The EXIF orientation; 1, upright, where there is none or it cannot be read."""
     with suppress(Exception):
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     return 1
 
 
 def _on_white(image: Image.Image, keyed: Image.Image | None, key: int | tuple[int, ...] | None) -> Image.Image:
-    """RGB of an image of 8 bits. Where `keyed` has the value `key` there is nothing."""
+    """RGB of an image of 8 bits. Pixels where `keyed` has the value `key` are transparent."""
     if keyed is not None and key is not None:
         opaque = _other_than(keyed, key)
     elif image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
@@ -164,12 +164,12 @@ def _on_white(image: Image.Image, keyed: Image.Image | None, key: int | tuple[in
     if opaque.getextrema() == (255, 255):
         return image.convert("RGB")
     white = Image.new("RGB", image.size, "white")
-    white.paste(image.convert("RGB"), mask=opaque)  # colour x a + 255 x (1 - a), rounded
+    white.paste(image.convert("RGB"), mask=opaque)  # color x a + 255 x (1 - a), rounded
     return white
 
 
 def _other_than(image: Image.Image, key: int | tuple[int, ...]) -> Image.Image:
-    """255 where the pixels of an image have another value than `key`, 0 where they have that one."""
+    """255 where a pixel has another value than `key`, 0 where it has that value."""
     if image.mode[:1] == "I":
         return Image.fromarray(np.where(np.asarray(image) == key, 0, 255).astype(np.uint8))
     bands = zip(image.convert("L" if image.mode == "1" else image.mode).split(), np.atleast_1d(key), strict=True)
@@ -181,7 +181,7 @@ def _other_than(image: Image.Image, key: int | tuple[int, ...]) -> Image.Image:
 
 
 def _scaled_key(key: int | tuple[int, ...], mode: str, stored: str) -> int | tuple[int, ...]:
-    """A transparent value in the range of the decoded pixels; files of few bits say it in theirs."""
+    """A transparent value in the range of the decoded pixels; files of few bits store it in their own range."""
     if isinstance(key, bytes | tuple) or mode[:1] == "I":
         return tuple(key) if not isinstance(key, int) else key
     return key * {"1": 255, "L;2": 85, "L;4": 17}.get(stored.split("'")[1] if "'" in stored else stored, 1)
@@ -200,7 +200,7 @@ def _eight_bits(image: Image.Image, top: float | None, is_inverted: bool) -> Ima
     if mode == "F":
         low, high = float(values.min()), float(values.max())
         if not (np.isfinite(low) and np.isfinite(high)):
-            raise InputError("floats that are no numbers")
+            raise InputError("NaN or infinite floats")
         if low < 0 or high > 1:
             raise InputError(
                 f"floats from {low:g} to {high:g}: what is black and what is white is not known; save them as 0 to 1, "
@@ -208,14 +208,14 @@ def _eight_bits(image: Image.Image, top: float | None, is_inverted: bool) -> Ima
             )
         grey = np.rint(values * np.float32(255)).astype(np.uint8)
     elif top is None:
-        raise InputError("whole numbers of 32 bits, or with a sign: what is black and what is white is not known")
+        raise InputError("integers of 32 bits, or signed: what is black and what is white is not known")
     else:
         grey = ((values.astype(np.uint32) * 255 + int(top) // 2) // int(top)).clip(0, 255).astype(np.uint8)
     return Image.fromarray(255 - grey if is_inverted else grey)
 
 
 def _whitest(image: Image.Image, file_format: str | None) -> float | None:
-    """The value of white in whole numbers of more than 8 bits; None where the file does not tell."""
+    """The value of white in integers of more than 8 bits; None where the file does not define it."""
     if image.mode.startswith("I;16"):
         bits = image.tag_v2.get(ExifTags.Base.BitsPerSample, (16,)) if hasattr(image, "tag_v2") else (16,)
         return 2 ** int(np.atleast_1d(bits)[0]) - 1
@@ -224,16 +224,16 @@ def _whitest(image: Image.Image, file_format: str | None) -> float | None:
 
 
 def _is_white_zero(image: Image.Image) -> bool:
-    """Whether white is written as 0, as X-rays are: Pillow turns 8 bits round, and neither 16 nor floats."""
+    """Whether white is stored as 0, as in X-rays: Pillow inverts 8 bits, but neither 16 bits nor floats."""
     tags = getattr(image, "tag_v2", None)
     return tags is not None and tags.get(ExifTags.Base.PhotometricInterpretation) == 0
 
 
-# sound
+# audio
 
 
 class AudioClip(NamedTuple):
-    """Mono `samples` (frames,), float32 in [-1, 1], at the file's own rate; `channels` is how many the file has."""
+    """Mono `samples` (frames,), float32 in [-1, 1], at the file's own rate; `channels` is their number in the file."""
 
     samples: NDArray[np.float32]
     rate_hz: int
@@ -246,19 +246,18 @@ def decode_audio(
     stop: float = 0.0,
     channels: Sequence[int] = (),
     max_seconds: float = 0.0,
-    shortest_seconds: float = 0.0,
+    min_seconds: float = 0.0,
 ) -> AudioClip:
-    """A sound file, or a part of it in seconds (to its end where `stop` is 0): the mean of its channels, or of those
-    whose numbers, from 0, are given.
+    """An audio file, or a part of it in seconds (to its end where `stop` is 0): the mean of its channels, or of
+    `channels`, counted from 0.
 
-    Raises InputError for what is no sound; is silent, no numbers, or beyond full scale by far; is over `max_seconds`
-    (or, where that is 0, over what memory is for) or under `shortest_seconds`; and where the file holds less than its
-    header says, or less than the part: it was cut short. A length of 0, or the greatest that there is, is what streams
-    have, and says nothing.
+    Raises InputError for bytes that are no audio; for samples that are silent, NaN, or far beyond full scale; for over
+    `max_seconds` (`MAX_SAMPLES` where that is 0) or under `min_seconds`; and for a truncated file, which holds less
+    than its header says, or less than the part. A length of 0, or the maximum, is that of a stream and states nothing.
     """
-    with _sound_in_words(), _open(source) as file, open_audio(file, start) as audio_clip:
+    with _audio_errors(), _open(source) as file, open_audio(file, start) as audio_clip:
         if audio_clip.rate_hz not in RATES_HZ:
-            raise InputError(f"{audio_clip.rate_hz} samples a second, {RATES_HZ[0]} to {RATES_HZ[-1]} are taken")
+            raise InputError(f"{audio_clip.rate_hz} samples a second, {RATES_HZ[0]} to {RATES_HZ[-1]} are accepted")
         beyond = [number for number in channels if not 0 <= number < audio_clip.channels]
         if beyond:
             raise InputError(f"no channel {beyond[0]} (counted from 0), there are {audio_clip.channels}")
@@ -267,31 +266,31 @@ def decode_audio(
         seconds = len(samples) / audio_clip.rate_hz
         if wanted is None:
             _check_whole(audio_clip, audio_clip.skipped_frames + len(samples))
-        elif wanted / audio_clip.rate_hz - seconds > CUT_PART_SECONDS:
-            raise InputError(f"cut short: holds {seconds:.1f} s of the {stop - start:.1f} s from {start:.1f} s on")
-        if seconds < shortest_seconds:
-            raise InputError(f"{seconds:.3f} s of sound is too short")
+        elif wanted / audio_clip.rate_hz - seconds > MAX_MISSING_PART_SECONDS:
+            raise InputError(f"truncated: holds {seconds:.1f} s of the {stop - start:.1f} s from {start:.1f} s on")
+        if seconds < min_seconds:
+            raise InputError(f"{seconds:.3f} s of audio is too short")
         if not len(samples):
             raise InputError("holds no samples")
-    check_vocabulary_coverage(samples)
+    check_not_silent(samples)
     return AudioClip(samples, audio_clip.rate_hz, audio_clip.channels)
 
 
 def _check_whole(audio_clip: OpenedAudio, frames: int) -> None:
     share, held = audio_clip.share_held(frames), frames / audio_clip.rate_hz
-    if share and held / share - held > CUT_SECONDS:
-        raise InputError(f"cut short: holds {held:.2f} s of {held / share:.2f} s")
+    if share and held / share - held > MAX_MISSING_SECONDS:
+        raise InputError(f"truncated: holds {held:.2f} s of {held / share:.2f} s")
 
 
 def _mono(audio_clip: OpenedAudio, wanted: int | None, channels: list[int], max_seconds: float) -> NDArray[np.float32]:
-    """What is to be read of a sound and no more; each block is measured before the next is decoded."""
-    most = int(max_seconds * audio_clip.rate_hz) if max_seconds else MAX_SAMPLES // audio_clip.channels
+    """The wanted part of the audio; the length is checked before each further block is decoded."""
+    max_frames = int(max_seconds * audio_clip.rate_hz) if max_seconds else MAX_SAMPLES // audio_clip.channels
     blocks: list[NDArray[np.float32]] = []
     held, known = 0, audio_clip.known_frames
     expected = 0 if known is None else min(known - audio_clip.skipped_frames, known if wanted is None else wanted)
     for block in audio_clip.blocks:
         expected = max(expected, held + len(block) if wanted is None else min(wanted, held + len(block)))
-        if expected > most:  # an hour of silence is small as FLAC
+        if expected > max_frames:  # an hour of silence is a small FLAC file
             if max_seconds:
                 raise InputError(f"over the limit of {max_seconds:g} s")
             raise InputError(f"{expected / audio_clip.rate_hz:.0f} s of {audio_clip.channels} channels are too much")
@@ -303,16 +302,16 @@ def _mono(audio_clip: OpenedAudio, wanted: int | None, channels: list[int], max_
 
 
 def mono(samples: NDArray[np.float32], channels: Sequence[int] = ()) -> NDArray[np.float32]:
-    """(frames,) in [-1, 1]: the mean of (frames, channels), or of those channels whose numbers are given. Raises
-    InputError for samples that are no numbers, or beyond full scale by far: then they are on another scale."""
+    """(frames,) in [-1, 1]: the mean of (frames, channels), or of `channels`. Raises InputError for NaN and infinite
+    samples, and for samples far beyond full scale, which have another scale."""
     if channels:
         samples = samples[:, list(channels)]
     peak = float(np.abs(samples).max()) if samples.size else 0.0
     if not np.isfinite(peak):
-        raise InputError("holds samples that are no numbers")
+        raise InputError("holds NaN or infinite samples")
     if peak > MAX_PEAK:
         raise InputError(f"holds samples up to {peak:g}, full scale is 1; save them between -1 and 1")
-    # cut first: the two decoders of a voice that clips would else differ
+    # clipped first: the two decoders of a clipped recording would differ otherwise
     return np.clip(samples, -1, 1).mean(axis=1, dtype=np.float32)
 
 
@@ -323,23 +322,23 @@ def _open(source: bytes | Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _sound_in_words() -> Iterator[None]:
+def _audio_errors() -> Iterator[None]:
     try:
         yield
     except InputError:
         raise
     except OSError as error:
-        raise InputError(f"not readable sound ({error.strerror})") from error
-    except soundfile.LibsndfileError as error:  # its text names the file object, and with it this machine's folders
-        raise InputError(f"not readable sound ({error.error_string})") from error
-    except Exception as error:  # hostile heads raise nearly anything
-        raise InputError(f"not readable sound ({steady(str(error))})") from error
+        raise InputError(f"not readable audio ({error.strerror})") from error
+    except soundfile.LibsndfileError as error:  # its text names the file object, and thus local folders
+        raise InputError(f"not readable audio ({error.error_string})") from error
+    except Exception as error:  # malformed headers raise nearly anything
+        raise InputError(f"not readable audio ({without_run_details(str(error))})") from error
 
 
-def check_vocabulary_coverage(samples: NDArray[np.float32]) -> None:
-    """Raises InputError for samples that are no numbers, or silent: a constant is no sound either."""
+def check_not_silent(samples: NDArray[np.float32]) -> None:
+    """Raises InputError for samples that are silent or constant, NaN or infinite."""
     level = float(samples.std(dtype=np.float64)) if len(samples) else 0.0
     if not np.isfinite(level):
-        raise InputError("holds samples that are no numbers")
-    if level < LEAST_LEVEL:
+        raise InputError("holds NaN or infinite samples")
+    if level < MIN_LEVEL:
         raise InputError(f"silent (root mean square {level:.5f})")

@@ -13,7 +13,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from selfkd.credentials import masked
 from selfkd.data.dataset import ExampleFolder
 from selfkd.data.example import MANIFEST
-from selfkd.data.lazy_images import InParquet, footer_hash
+from selfkd.data.lazy_images import ImageInParquet, footer_hash
 from selfkd.errors import InputError
 from selfkd.evaluation.average import VOICE_MARK
 from selfkd.evaluation.benchmarks.registry import BENCHMARKS, PAPER8, open_benchmark
@@ -90,7 +90,7 @@ def _synthesize_cached(
     inputs = masked({k: v for k, v in values.items() if k not in ("output", "processes", "pool", "address")})
     key = hashlib.sha256(json.dumps(inputs, default=str, sort_keys=True).encode())
     key.update(repr([r._replace(image=None, clip=None) for r in source.rows]).encode())
-    files = sorted({r.image.file for r in source.rows if isinstance(r.image, InParquet)})
+    files = sorted({r.image.file for r in source.rows if isinstance(r.image, ImageInParquet)})
     key.update("".join(map(footer_hash, files)).encode())
     output = expanded(config.cache) / f"{name}-{key.hexdigest()[:12]}"
     if not (output / MANIFEST).is_file():

@@ -19,7 +19,7 @@ from selfkd.evaluation.benchmarks.registry import BENCHMARKS
 from selfkd.evaluation.config import Scoring
 from selfkd.evaluation.overlap import NUMBER_WORDS
 from selfkd.evaluation.response import Prediction
-from selfkd.toy_world.questions import COLORS, NUMBERS, SHAPES, SIZES, captions_of
+from selfkd.toy_world.questions import COLORS, NUMBERS, SHAPES, SIZES, captions_in
 
 YES_NO_TYPES = ("exists", "relation")
 SCORED_TYPES = {*YES_NO_TYPES, "color", "shape", "size", "count", "place", "side", "neighbor", "describe"}
@@ -32,7 +32,7 @@ def parse(question_type: str, question: str, prediction: str) -> str | None:
     """The answer in the form of `Example.target`. Raises KeyError for a question type without rules."""
     if question_type == "choice":
         # "A man rides" is not A, a caption repeated is its letter
-        return chosen_letter(prediction, captions_of(question))
+        return chosen_letter(prediction, captions_in(question))
     prediction, question = prediction.lower().strip(), question.lower()
     match question_type:
         case "exists" | "relation":

@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import WhisperFeatureExtractor
 
-from selfkd.data.example import LONGEST_SECONDS, SAMPLE_RATE_HZ, SHORTEST_SECONDS
+from selfkd.data.example import MAX_AUDIO_SECONDS, SAMPLE_RATE_HZ, SHORTEST_SECONDS
 from selfkd.errors import InputError
 
 
 def check_duration(
-    samples: NDArray[np.float32], name: str, rate_hz: int = SAMPLE_RATE_HZ, limit: float = LONGEST_SECONDS
+    samples: NDArray[np.float32], name: str, rate_hz: int = SAMPLE_RATE_HZ, limit: float = MAX_AUDIO_SECONDS
 ) -> None:
     """Raises InputError for audio shorter than 25 ms or longer than `limit` seconds; `name` is that of the example."""
     seconds = len(samples) / rate_hz
     if seconds < SHORTEST_SECONDS:
-        raise InputError(f"{name}: field audio: {seconds:.3f} s of sound is too short")
+        raise InputError(f"{name}: field audio: {seconds:.3f} s of audio is too short")
     if seconds > limit:
         raise InputError(f"{name}: field audio: {seconds:.1f} s is over the encoder's {limit:.0f} s")
 

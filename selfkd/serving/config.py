@@ -6,7 +6,7 @@ import os
 import socket
 from dataclasses import dataclass
 
-from selfkd.data.example import LONGEST_SECONDS, SHORTEST_SECONDS
+from selfkd.data.example import MAX_AUDIO_SECONDS, SHORTEST_SECONDS
 from selfkd.errors import InputError
 
 KEY_VARIABLE = "SELFKD_API_KEY"
@@ -46,7 +46,7 @@ class ServeConfig:
     max_requests: int = 128
     max_body_bytes: int = 20_000_000
     max_pixels: int = 20_000_000
-    max_audio_seconds: float = LONGEST_SECONDS
+    max_audio_seconds: float = MAX_AUDIO_SECONDS
     max_new_tokens: int = 512
     timeout_seconds: float = 60.0
     preparing_threads: int = 2
@@ -64,8 +64,8 @@ class ServeConfig:
             raise InputError(f"timeout_seconds: {self.timeout_seconds}: must be more than 0")
         if not 0 <= self.batch_wait_seconds <= 1:
             raise InputError(f"batch_wait_seconds: {self.batch_wait_seconds}: must be between 0 and 1")
-        if not SHORTEST_SECONDS <= self.max_audio_seconds <= LONGEST_SECONDS:
-            allowed = f"between {SHORTEST_SECONDS} and {LONGEST_SECONDS:.0f}"
+        if not SHORTEST_SECONDS <= self.max_audio_seconds <= MAX_AUDIO_SECONDS:
+            allowed = f"between {SHORTEST_SECONDS} and {MAX_AUDIO_SECONDS:.0f}"
             raise InputError(f"max_audio_seconds: {self.max_audio_seconds}: must be {allowed}")
         if not self.served_name.strip():
             raise InputError("served_name: must not be empty")

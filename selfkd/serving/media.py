@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from selfkd.data.audio_files import detect_format
 from selfkd.data.example import SHORTEST_SECONDS
 from selfkd.data.media import WEB_FORMATS, decode_audio, decode_image
 from selfkd.data.resample import resampled
-from selfkd.data.sound_files import sniffed
 from selfkd.errors import InputError
 from selfkd.serving.schema import AudioFormat, bad_field
 
@@ -57,7 +57,7 @@ def read_audio(content: bytes, expected: str, max_seconds: float) -> NDArray[np.
     if expected not in audio_formats(content):
         raise bad_field("input_audio", f"the bytes are not a {expected} file")
     try:
-        decoded = decode_audio(content, max_seconds=max_seconds, shortest_seconds=SHORTEST_SECONDS)
+        decoded = decode_audio(content, max_seconds=max_seconds, min_seconds=SHORTEST_SECONDS)
     except InputError as error:
         raise bad_field("input_audio", str(error)) from error
     return resampled(decoded.samples, decoded.rate_hz)
@@ -65,4 +65,4 @@ def read_audio(content: bytes, expected: str, max_seconds: float) -> NDArray[np.
 
 def audio_formats(content: bytes) -> tuple[AudioFormat, ...]:
     """The names that a request may give to the format of these bytes; empty if they are not a supported audio file."""
-    return _FORMAT_NAMES.get(sniffed(content[:16]), ())
+    return _FORMAT_NAMES.get(detect_format(content[:16]), ())

@@ -1,7 +1,7 @@
-"""Numbers and signs of a written English question -> words. A sign that is left out makes another question of it.
+"""Numbers and symbols of an English question -> words. Leaving a symbol out would change the question.
 
-Numbers and units are wetext's (weighted finite-state transducers, Apache-2.0); signs that neither it nor this file
-knows go by their names in Unicode.
+wetext (weighted finite-state transducers, Apache-2.0) spells numbers and units; symbols that neither it nor this file
+knows are replaced by their Unicode names.
 """
 
 import re
@@ -13,9 +13,7 @@ from typing import Any
 from selfkd.errors import InputError
 
 UNSPOKEN = re.compile(r'[][{}<>|~`*_\\"\x00-\x1f\x7f]')
-_ONE_THOUSAND = re.compile(
-    r"(?<![$€£\d.,])\b1,(\d{3})(?![\d,]\d)(\.\d+)?(?!\.\d)"
-)  # which wetext says without its "one"
+_ONE_THOUSAND = re.compile(r"(?<![$€£\d.,])\b1,(\d{3})(?![\d,]\d)(\.\d+)?(?!\.\d)")  # wetext omits its "one"
 _YEAR = re.compile(r"(1[5-9]|20)\d\d")
 _DECADES = {"0": "hundreds", "1": "tens"}  # of a century; wetext knows 20s to 90s
 NAMES = {
@@ -29,37 +27,37 @@ NAMES = {
     "★": "star", "☆": "star", "♥": "heart", "♡": "heart", "♠": "spade", "♣": "club", "♦": "diamond", "♀": "female",
     "♂": "male", "♪": "note",
 }  # fmt: skip
-# signs within a formula stand between these: numbers, brackets, letters that stand alone
+# operands of a symbol in a formula: numbers, brackets, single letters
 _LEFT, _RIGHT = r"(?:(?<=[\d)])|(?<=\b[A-Za-z]))", r"(?=[-−√$€£]?[\d(]|[A-Za-z]\b)"
 _SMALL_LEFT, _SMALL_RIGHT = r"(?:(?<=[\d)])|(?<=\b[a-z]))", r"(?=[\d(]|[a-z]\b)"  # M*A*S*H is no formula
-_UNSAYABLE = re.compile(rf"{_LEFT}\s*[|~]\s*{_RIGHT}|{_SMALL_LEFT}\s*\*\s*{_SMALL_RIGHT}")
+_UNPRONOUNCEABLE = re.compile(rf"{_LEFT}\s*[|~]\s*{_RIGHT}|{_SMALL_LEFT}\s*\*\s*{_SMALL_RIGHT}")
 _MONEY = {"$": "dollars", "€": "euros", "£": "pounds"}
 _MICRO = {"G": "grams", "S": "seconds", "L": "liters", "F": "farads", "V": "volts", "A": "amperes", "W": "watts"}
 _MAX_BELOW = 10  # "twenty two sevenths", but "one hundred twenty over eighty"
 _MARKS = {"\u0304": "bar", "\u0305": "bar", "\u0302": "hat", "\u0303": "tilde", "\u0307": "dot", "\u0308": "double dot"}
 _LEFT_OVER = re.compile("([\u0370-\u03ff\u1f00-\u1fff])|[\u0300-\u036f\u2020\u2021\u2030\u2033\u00b6\u20a0-\u20cf]")
-_CANNOT = "field question: holds signs that cannot be put into words"
+_NO_WORDS = "field question: holds symbols without words"
 
 
 def english_words(text: str) -> str:
-    """Raises InputError for signs of a formula that have no words."""
+    """The text in words; raises InputError for symbols of a formula that have no words."""
     for pattern, form in _FORMS:
         text = pattern.sub(form, text)
-    if _UNSAYABLE.search(text):
-        raise InputError(_CANNOT)
+    if _UNPRONOUNCEABLE.search(text):
+        raise InputError(_NO_WORDS)
     text = _ONE_THOUSAND.sub(_one_thousand, text)
     text = _tidy("".join(_name(c) if c in NAMES or unicodedata.category(c) == "Sm" else c for c in text))
-    said = _said(text)
-    if said is None:
-        words = [w if _said(w) else re.sub(r"[^\w\s.,?!;:'°%/-]", lambda m: _name(m[0]), w) for w in text.split()]
-        said = _said(_tidy(" ".join(words)))
-    if said is None:
-        raise InputError(_CANNOT)
-    return " ".join(_LEFT_OVER.sub(_by_name, said).split()).replace(" )", ")")
+    normalized = _normalized(text)
+    if normalized is None:
+        words = [w if _normalized(w) else re.sub(r"[^\w\s.,?!;:'°%/-]", lambda m: _name(m[0]), w) for w in text.split()]
+        normalized = _normalized(_tidy(" ".join(words)))
+    if normalized is None:
+        raise InputError(_NO_WORDS)
+    return " ".join(_LEFT_OVER.sub(_by_name, normalized).split()).replace(" )", ")")
 
 
 def is_fraction(above: int, below: int) -> bool:
-    """Whether "above/below" is said as one ("three quarters"): neither "nine eleven" nor a rate or a ratio."""
+    """Whether "above/below" is a fraction ("three quarters"): not "nine eleven", a rate or a ratio."""
     return (above, below) not in ((9, 11), (24, 7)) and (above < below or above > below <= _MAX_BELOW)
 
 
@@ -69,19 +67,19 @@ def _slashed(found: re.Match[str]) -> str:
     if then.strip()[:1] in tuple("=+×*"):
         split = False
     elif (above, below) in ((24, 7), (20, 20)) or split or ((above, below) == (9, 11) and then.strip() != "of"):
-        return f"{_said(found[1])} {_said(found[2])}{then}"
+        return f"{_normalized(found[1])} {_normalized(found[2])}{then}"
     if is_fraction(above, below) or (above, below) == (9, 11):
         return found[0]
     return f"{found[1]} {'out of' if above == below and not then.strip() else 'over'} {found[2]}{then}"
 
 
 def _decimal(found: re.Match[str]) -> str:
-    """A number with points and what letters touch it: "1.5kg" is wetext's, of "v1.5" and "1.5B" it says "one.five"."""
+    """A number with points and adjacent letters: wetext spells "1.5kg", but makes "one.five" of "v1.5" and "1.5B"."""
     before, number, after = found.groups()
     parts = number.split(".")
     if len(parts) in (2, 4):
-        said = _said(found[0])
-        fits = said is not None and not re.search(r"[a-z]\.[a-z]", said.lower())
+        spelled = _normalized(found[0])
+        fits = spelled is not None and not re.search(r"[a-z]\.[a-z]", spelled.lower())
         return found[0] if fits else f"{before} {number} {after}"
     return f"{before} {' point '.join(parts)} {after}"
 
@@ -93,21 +91,21 @@ def _one_thousand(found: re.Match[str]) -> str:
 
 
 def _by_name(found: re.Match[str]) -> str:
-    """Signs that wetext leaves, for voices other than espeak's, which would leave them too."""
+    """The name of a symbol that wetext leaves: voices other than espeak's would omit it."""
     sign = found[0]
-    if found[1]:  # of Greek: GREEK SMALL LETTER FINAL SIGMA
+    if found[1]:  # Greek, as GREEK SMALL LETTER FINAL SIGMA
         return f" {re.sub('.* ', '', unicodedata.name(sign).partition(' WITH ')[0]).lower()} "
     if unicodedata.category(sign)[0] == "M":
         if sign not in _MARKS:
-            raise InputError(_CANNOT)
+            raise InputError(_NO_WORDS)
         return f" {_MARKS[sign]} "
     return _name(sign)
 
 
-def _said(text: str) -> str | None:
+def _normalized(text: str) -> str | None:
     try:
         return _normalizer().normalize(text)
-    except (AssertionError, RuntimeError):  # wetext has no path for some signs
+    except (AssertionError, RuntimeError):  # wetext has no path for some symbols
         return None
 
 
@@ -134,8 +132,8 @@ def _meters(found: re.Match[str]) -> str:
 
 
 def _power(found: re.Match[str]) -> str:
-    within, alone = found.groups()
-    exponent = alone or (within if re.fullmatch(r"[-−]?(\d+|\w)", within) else f"({within})")
+    within, bare = found.groups()
+    exponent = bare or (within if re.fullmatch(r"[-−]?(\d+|\w)", within) else f"({within})")
     if exponent not in ("2", "3"):
         return f" to the power of {exponent} "
     if re.search(r"\b[^\W\d]$", found.string[: found.start()]):  # left to wetext, which takes the s of "s squared" for
@@ -174,7 +172,7 @@ _FORMS: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
         (r"(?<![\w.,$€£])([A-Za-z]*)(\d+(?:\.\d+)+)((?:[A-Za-z]\w*)?)(?![\w°])", _decimal),
         (r"(?<=[A-Za-z])\.(?=\d)", ". "),
         (r"\b(?!2000)(1[1-9]|20)(\d)0'?s\b", _decade),
-        (r"(?i)(?<=\byes or no)\.(?=\s+\d)", ","),  # which is no number
+        (r"(?i)(?<=\byes or no)\.(?=\s+\d)", ","),  # "no." is no number here
         (r"\b[Nn]o\.\s?(?=\d)", "number "),
         (r"(\d)'\s?(\d+)(?:\"|'')", r"\1 feet \2 inches"),
         (r"^([^\"]*\d)\"([^\"]*)$", r"\1 inches\2"),
@@ -184,13 +182,13 @@ _FORMS: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
         (r"⁻?[⁰¹²³⁴-⁹ⁿ]+", lambda m: f"^{_plain(m)}"),
         (r"[₀-₉]+", _plain),
         (r"([∑∏∫])_(\([^()]*\)|\w)\^(\([^()]*\)|\w)", r"\1 from \2 to \3 of "),
-        (r"(?<![\w.,$€£])(\d[\d.,]*)\s?m(/s)?(?!['\w])", _meters),  # which wetext says as minutes
+        (r"(?<![\w.,$€£])(\d[\d.,]*)\s?m(/s)?(?!['\w])", _meters),  # wetext spells m as minutes
         (r"\^?∘|\^°", "°"),
         (r"\^'", "′"),
         (r"(\w+)\u20d7", r"vector \1"),
-        # wetext says 2x as two times, and 1/2 as one half where no letter follows
-        (r"(?<![\w.,/])(\d+/\d+)\s?(?=[a-z]\b|\()", lambda m: f"{_said(m[1])} "),
-        (r"(?<![\w.,])(\d+(?:\.\d+)?)\s?x\b(?!\s*[\d(])", lambda m: f"{_said(m[1])} x"),
+        # wetext spells 2x as two times, and 1/2 as one half where no letter follows
+        (r"(?<![\w.,/])(\d+/\d+)\s?(?=[a-z]\b|\()", lambda m: f"{_normalized(m[1])} "),
+        (r"(?<![\w.,])(\d+(?:\.\d+)?)\s?x\b(?!\s*[\d(])", lambda m: f"{_normalized(m[1])} x"),
         (r"(?<=[\w)])\*\*(?=[\d(])", "^"),
         (r"(?<![\w)])\|([^|\s]+(?:\s*[-−+*/^]\s*[^|\s]+)*)\s?\|(?!\w)", _absolute),
         (r"\b(Pr?\([^()|]+)\|(?=[^()|]+\))", r"\1 given "),
@@ -214,6 +212,6 @@ _FORMS: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
 
 @cache
 def _normalizer() -> Any:
-    from wetext import Normalizer  # a third of a second, once in a process
+    from wetext import Normalizer  # 0.3 s to build, once in a process
 
     return Normalizer(lang="en", operator="tn")

@@ -1,4 +1,4 @@
-"""One shard of spoken questions: a job that any process, on any machine, does alone and always with the same bytes."""
+"""One shard of synthesized questions: a job for any process on any machine, always with the same bytes."""
 
 import hashlib
 import random
@@ -7,168 +7,168 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from selfkd.data.example import REJECTED, Example, groups_of, write_shard
-from selfkd.errors import EngineError, InputError, steady
-from selfkd.files import locked, sha256, without_folders
-from selfkd.synthesis.augment import augmented
-from selfkd.synthesis.quality_filter import Verifier, check_audio
-from selfkd.synthesis.sayable import ANY
+from selfkd.data.resample import resampled
+from selfkd.errors import EngineError, InputError, without_run_details
+from selfkd.files import locked, sha256, strip_folders
+from selfkd.synthesis.augment import augment
+from selfkd.synthesis.config import EngineName, SynthesizeConfig
+from selfkd.synthesis.pronounceable import ANY
+from selfkd.synthesis.quality_filter import ASRFilter, check_audio
 from selfkd.synthesis.sources.registry import TOY_SOURCES, Source
 from selfkd.synthesis.sources.rows import read_clip
 from selfkd.synthesis.text_normalization import spoken_form
 from selfkd.synthesis.tts.base import Utterance
-from selfkd.synthesis.tts.registry import FOLLOW_THE_TEXT, EngineName, loaded_engine, resampled
+from selfkd.synthesis.tts.registry import ANY_LANGUAGE_ENGINES, load_engine
 from selfkd.synthesis.workers import IsolatedEngine
 
-if TYPE_CHECKING:
-    from selfkd.synthesis.synthesize import SynthesizeConfig
-
-VERIFIED_AT_ONCE = 64
+ASR_GROUP_SIZE = 64  # examples that are transcribed together
 NAME_DIGITS = 12  # of the hash in a shard's name
 
 
 def synthesize_shard(
-    config: "SynthesizeConfig", source: Source, voices: dict[str, float], bounds: tuple[int, int], stem: str
+    config: SynthesizeConfig, source: Source, voices: dict[str, float], bounds: tuple[int, int], stem: str
 ) -> Path:
-    """Writes `stem`-HASH.parquet with the examples of these bounds that can be understood; returns its path. Where
-    another job is making the same shard, it is waited for and its shard is the one.
+    """Writes `stem`-HASH.parquet with the accepted examples of these bounds; returns its path. Where another job makes
+    the same shard, waits for it and returns its shard.
 
-    What was spoken and refused goes, without its picture, into rejected/`number`.parquet, which is written first.
+    Rejected examples with audio are written first, without their images, to rejected/`number`.parquet.
     """
     lock = config.output / f".{stem}.parquet.lock"
     with locked(lock):
         try:
-            return finished_shard(config.output, stem) or _made(config, source, voices, bounds, stem)
+            return finished_shard(config.output, stem) or _make(config, source, voices, bounds, stem)
         finally:
-            lock.unlink(missing_ok=True)  # whoever waits for it looks for the shard first
+            lock.unlink(missing_ok=True)  # waiting jobs look for the shard first
 
 
-def _made(
-    config: "SynthesizeConfig", source: Source, voices: dict[str, float], bounds: tuple[int, int], stem: str
+def _make(
+    config: SynthesizeConfig, source: Source, voices: dict[str, float], bounds: tuple[int, int], stem: str
 ) -> Path:
     shard = _Shard(config, source, voices)
     partial = config.output / f".{stem}.{secrets.token_hex(4)}.parquet"
     write_shard(partial, shard.examples(*bounds), shard.report)
-    refused = config.output / REJECTED / f"{stem.partition('-')[2]}.parquet"
-    refused.unlink(missing_ok=True)  # of a time when every question was refused
-    if shard.refused:
-        write_shard(refused, shard.refused, {"rows": len(shard.refused)})
+    rejected = config.output / REJECTED / f"{stem.partition('-')[2]}.parquet"
+    rejected.unlink(missing_ok=True)  # of an earlier run in which every question was rejected
+    if shard.rejected:
+        write_shard(rejected, shard.rejected, {"rows": len(shard.rejected)})
     return partial.rename(config.output / f"{stem}-{sha256(partial)[:NAME_DIGITS]}.parquet")
 
 
 def finished_shard(folder: Path, stem: str) -> Path | None:
-    """Its name ends in a hash of what it holds."""
+    """The path of a complete shard, whose name ends in a hash of its content; None where there is none."""
     return next(iter(sorted(folder.glob(f"{stem}-*.parquet"))), None)
 
 
 class _Shard:
-    """The examples of a shard as they are made; `report` and `refused` are complete when the last has been taken."""
+    """Makes the examples of a shard; `report` and `rejected` are complete after the last example."""
 
-    def __init__(self, config: "SynthesizeConfig", source: Source, voices: dict[str, float]):
+    def __init__(self, config: SynthesizeConfig, source: Source, voices: dict[str, float]):
         self.config, self.source, self.voices = config, source, voices
         self.report: dict[str, Any] = {"rows": 0, "rejected": [], "word_error_rates": {}}
-        self.refused: list[Example] = []
+        self.rejected: list[Example] = []
 
     def examples(self, start: int, stop: int) -> Iterator[Example]:
-        spoken = (e for index in range(start, stop) if (e := self._spoken(index)))
-        for some in groups_of(spoken, VERIFIED_AT_ONCE):
-            for example in self._heard(some):
+        synthesized = (e for index in range(start, stop) if (e := self._synthesized(index)))
+        for group in groups_of(synthesized, ASR_GROUP_SIZE):
+            for example in self._accepted(group):
                 self.report["rows"] += 1
                 yield example
 
-    def _spoken(self, index: int) -> Example | None:
-        name, question = self.source.named(index)
+    def _synthesized(self, index: int) -> Example | None:
+        name, question = self.source.id_and_question(index)
         try:
-            asked = self.source.example(index)
-            name, question = asked.id, asked.question
-            recorded = self._recorded(index, asked)
-            example = recorded or self._say(asked)
-            # the teacher reads, the voice says and CTC learns one text
+            text_example = self.source.example(index)
+            name, question = text_example.id, text_example.question
+            recorded = self._with_recording(index, text_example)
+            example = recorded or self._with_synthesis(text_example)
+            # one text for the teacher's query, the voice and the CTC labels
             assert example.question == question and (example.spoken_text == question or not recorded)
         except EngineError:
             raise
-        except InputError as error:  # no picture, no text to be said, no sound: there is nothing to keep
-            self.report["rejected"].append({"id": name, "question": question[:200], "reason": self._told(error)})
+        except InputError as error:  # no image, no text to synthesize or no audio: nothing to keep
+            self.report["rejected"].append({"id": name, "question": question[:200], "reason": self._reason(error)})
             return None
         try:
             check_audio(example.samples(), example.spoken_text)
             return example
         except InputError as error:
-            self._refuse(example, error)
+            self._reject(example, error)
             return None
 
-    def _recorded(self, index: int, example: Example) -> Example | None:
-        clip = self.source.recorded(index)
+    def _with_recording(self, index: int, example: Example) -> Example | None:
+        clip = self.source.recording(index)
         if clip is None:
             return None
         return self._augmented(example, resampled(*read_clip(clip)), example.voice or "recorded", example.question)
 
-    def _say(self, example: Example) -> Example:
+    def _with_synthesis(self, example: Example) -> Example:
         config = self.config
-        said = self._words_of(example)
-        utterance = sample_utterance(config, self.voices, example.id, said)
+        text = self._spoken_text(example)
+        utterance = sample_utterance(config, self.voices, example.id, text)
         engine = _engine(config.engine, config.engine_path, config.engine_model, config.time_limit_seconds)
-        return self._augmented(example, engine.synthesize_audio(utterance), utterance.voice, said)
+        return self._augmented(example, engine.synthesize_audio(utterance), utterance.voice, text)
 
-    def _words_of(self, example: Example) -> str:
-        """What is said of the one text that the teacher reads and the ears' CTC learns."""
+    def _spoken_text(self, example: Example) -> str:
+        """The question as the input of the TTS engine."""
         config = self.config
-        if config.source in TOY_SOURCES:  # what they ask is in plain words already
+        if config.source in TOY_SOURCES:  # whose questions are plain words already
             return example.question
-        voice_language = ANY if config.engine in FOLLOW_THE_TEXT else config.language
+        voice_language = ANY if config.engine in ANY_LANGUAGE_ENGINES else config.language
         return spoken_form(example.question, config.language, voice_language)
 
-    def _augmented(self, example: Example, samples: Any, voice: str, said: str) -> Example:
+    def _augmented(self, example: Example, samples: Any, voice: str, spoken_text: str) -> Example:
         config, key = self.config, f"{self.config.seed}/{example.id}"
-        samples, done = augmented(samples, config.augment, config.noise_snr_db, config.noise_folder, key)
-        return replace(example, augmentation=done).spoken(samples, voice, said)
+        samples, effects = augment(samples, config.augment, config.noise_snr_db, config.noise_folder, key)
+        return replace(example, augmentation=effects).with_audio(samples, voice, spoken_text)
 
-    def _heard(self, examples: list[Example]) -> Iterator[Example]:
+    def _accepted(self, examples: list[Example]) -> Iterator[Example]:
         if not self.config.asr_filter:
             yield from examples
             return
-        verifier = _verifier(self.config.asr_filter, self.config.max_wer, self.config.language)
-        for example in verifier.transcribed(examples):
+        asr_filter = _asr_filter(self.config.asr_filter, self.config.max_wer, self.config.language)
+        for example in asr_filter.transcribe(examples):
             total, rows = self.report["word_error_rates"].get(example.voice, (0.0, 0))
             self.report["word_error_rates"][example.voice] = (total + example.word_error_rate, rows + 1)
             try:
-                verifier.check(example)
+                asr_filter.check(example)
                 yield example
             except InputError as error:
-                self._refuse(example, error)
+                self._reject(example, error)
 
-    def _told(self, reason: InputError) -> str:
-        # the shard may be published, and is named by what it holds
-        return steady(without_folders(str(reason), vars(self.config)))
+    def _reason(self, error: InputError) -> str:
+        # the shard may be published, and its name is a hash of its content
+        return without_run_details(strip_folders(str(error), vars(self.config)))
 
-    def _refuse(self, example: Example, error: InputError) -> None:
-        reason = self._told(error)
-        said = {"id": example.id, "question": example.question[:200], "reason": reason, "voice": example.voice}
+    def _reject(self, example: Example, error: InputError) -> None:
+        reason = self._reason(error)
+        entry = {"id": example.id, "question": example.question[:200], "reason": reason, "voice": example.voice}
         scored = {"word_error_rate": example.word_error_rate} if example.word_error_rate >= 0 else {}
-        self.report["rejected"].append(said | scored)
-        self.refused.append(replace(example, image=None, rejected=reason))
+        self.report["rejected"].append(entry | scored)
+        self.rejected.append(replace(example, image=None, rejected=reason))
 
 
-def sample_utterance(config: "SynthesizeConfig", voices: dict[str, float], name: str, said: str) -> Utterance:
-    """How an example is said: drawn from a hash of the seed and its id."""
+def sample_utterance(config: SynthesizeConfig, voices: dict[str, float], name: str, text: str) -> Utterance:
+    """The utterance of an example: voice, rate and pitch are sampled from a hash of the seed and its id."""
     key = hashlib.sha256(f"{config.seed}/{name}".encode()).digest()
     rng = random.Random(key)
     voice = rng.choices(list(voices), list(voices.values()))[0]
     rate, pitch = rng.randint(*config.rate_wpm), rng.randint(*config.pitch)
-    return Utterance(said, voice, rate, pitch, int.from_bytes(key[:3], "big") + 1, name)
+    return Utterance(text, voice, rate, pitch, int.from_bytes(key[:3], "big") + 1, name)
 
 
 @cache
 def _engine(engine: EngineName, path: str, model: str, time_limit_seconds: float) -> IsolatedEngine:
-    slow = EngineError if engine == "openai" else InputError  # a server that does not answer would refuse every row
-    return IsolatedEngine(loaded_engine, (engine, path, model, time_limit_seconds), time_limit_seconds, slow)
+    # a server that does not respond would reject every row
+    timeout_error = EngineError if engine == "openai" else InputError
+    return IsolatedEngine(load_engine, (engine, path, model, time_limit_seconds), time_limit_seconds, timeout_error)
 
 
 @cache
-def _verifier(checkpoint: str, max_wer: float, language: str) -> Verifier:
-    import torch  # needed by nothing else here
+def _asr_filter(checkpoint: str, max_wer: float, language: str) -> ASRFilter:
+    import torch  # not needed without an ASR filter
 
-    torch.set_num_threads(1)  # processes are what runs side by side
-    return Verifier(checkpoint, max_wer, language)
+    torch.set_num_threads(1)  # processes run in parallel
+    return ASRFilter(checkpoint, max_wer, language)

@@ -1,28 +1,32 @@
 """Shards in parallel: a map over jobs, by a process pool of this machine or by a Ray cluster (`selfkd[ray]`).
 
-A TTS engine runs in a process of its own within each job, so that an engine that hangs or dies costs a row, not the
-job.
+All processes of a command are forked from one server that has imported this package once (`PRELOAD`): a worker starts
+in milliseconds, also for the second folder. A TTS engine runs in a child process of its job's process, so that an
+engine that hangs or dies costs a row and not the job.
 """
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from importlib.util import find_spec
-from multiprocessing import active_children, get_context, parent_process
+from multiprocessing import active_children, forkserver, get_context, parent_process, util
 from multiprocessing.connection import Connection, wait
-from threading import Thread
-from typing import Any, Literal
+from threading import Thread, current_thread, main_thread
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from selfkd.errors import EngineError, InputError, reason_of
+from selfkd.synthesis.config import PoolName
 from selfkd.synthesis.tts.base import TTSEngine, Utterance
 
-PoolName = Literal["local", "ray"]
-_KILLED = "a process was killed, usually for want of memory: fewer --processes; the same command goes on"
+PRELOAD = ["selfkd.synthesis.shards", "scipy.signal"]  # modules that the fork server imports
+START_SECONDS = 120  # limit for importing an engine and reading its weights
+_KILLED = "a process was killed, usually for want of memory: fewer --processes; the same command resumes"
 
 
 def check_pool(pool: PoolName) -> None:
@@ -33,15 +37,59 @@ def check_pool(pool: PoolName) -> None:
 def run_jobs(
     stage: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], pool: PoolName, processes: int, address: str
 ) -> Iterator[Any]:
-    """`stage(*job)` of each job as they get done. What one raises is raised here, and those not begun are dropped."""
+    """`stage(*job)` of each job in order of completion. An exception of a job is raised here; jobs that have not begun
+    are dropped then."""
     run = _on_ray(stage, jobs, address) if pool == "ray" else _on_processes(stage, jobs, processes)
     yield from run
 
 
+def server_context() -> Any:
+    """The multiprocessing context of the fork server. It is started once and has no threads: a fork of this process,
+    which may hold torch's threads, could hang."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    if current_thread() is main_thread():
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server inherits it: ctrl-C is this process's
+        try:
+            forkserver.ensure_running()
+        finally:
+            signal.signal(signal.SIGINT, handler or signal.SIG_DFL)
+    return context
+
+
+class ProcessState(NamedTuple):
+    """What a child would inherit from the process that starts it, were it not forked from a server started earlier."""
+
+    environment: dict[str, str]
+    umask: int
+    sockets: str  # folder of the fork server's sockets; "" where it belongs to another process
+
+    @classmethod
+    def current(cls) -> "ProcessState":
+        os.umask(umask := os.umask(0o077))
+        return cls(dict(os.environ), umask, "" if parent_process() else util.get_temp_dir())
+
+    def apply(self) -> None:
+        if self.environment != dict(os.environ):
+            os.environ.clear()
+            os.environ.update(self.environment)
+        os.umask(self.umask)
+
+
+_is_pool_worker = False
+
+
+def _begin_worker(state: ProcessState) -> None:
+    global _is_pool_worker
+    _is_pool_worker = True
+    state.apply()
+    _end_with_parent(state.sockets)
+
+
 def _on_processes(stage: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], processes: int) -> Iterator[Any]:
     others = active_children()
-    # spawn: a fork of a process that holds torch's threads can hang
-    with ProcessPoolExecutor(max(1, min(processes, len(jobs))), get_context("spawn"), end_with_parent) as pool:
+    size = max(1, min(processes, len(jobs)))
+    with ProcessPoolExecutor(size, server_context(), _begin_worker, (ProcessState.current(),)) as pool:
         try:
             for done in as_completed([pool.submit(stage, *job) for job in jobs]):
                 yield done.result()
@@ -49,7 +97,7 @@ def _on_processes(stage: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], pr
             raise InputError(_KILLED) from error
         except Exception:
             raise
-        except BaseException:  # ctrl-C: a worker would go on with the shard that it is at, and with one more
+        except BaseException:  # ctrl-C: a worker would finish its shard and begin one more
             for process in active_children():
                 if process not in others:
                     process.terminate()
@@ -58,27 +106,30 @@ def _on_processes(stage: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], pr
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def end_with_parent() -> None:
-    """Ends this process as soon as the one that started it is gone. After a SIGKILL it would else go on with the jobs
-    that are queued, beside those of the command that is given again, and then wait for ever. Ctrl-C, which a terminal
-    sends to all of them, is the parent's alone: an engine that it ended would cost a row."""
+def _end_with_parent(sockets: str) -> None:
+    """Ends this process as soon as its parent is gone, and removes the folder of the fork server's `sockets`, which a
+    killed command leaves. After a SIGKILL this process would otherwise work on the jobs in the queue, concurrently with
+    the resumed command, and then wait for ever. Ctrl-C, which a terminal sends to all processes, is handled by the
+    parent only: an engine that it ended would cost a row."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
     assert parent is not None
 
     def watch() -> None:
         wait([parent.sentinel])
+        if sockets:
+            shutil.rmtree(sockets, ignore_errors=True)
         os._exit(1)
 
     Thread(target=watch, daemon=True).start()
 
 
 def _on_ray(stage: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], address: str) -> Iterator[Any]:
-    """A core of the cluster for each job. Nodes share the output folder, and each has this package."""
+    """One core of the cluster for each job. Nodes share the output folder, and each has this package."""
     import ray
 
-    already = ray.is_initialized()
-    if not already:
+    was_initialized = ray.is_initialized()
+    if not was_initialized:
         try:
             ray.init(address=address or None, include_dashboard=False, log_to_driver=False, configure_logging=False)
         except ConnectionError as error:
@@ -97,57 +148,55 @@ def _on_ray(stage: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], address:
                     raise error.cause from error
                 raise InputError(_KILLED) from error
     finally:
-        if not already:
+        if not was_initialized:
             ray.shutdown()
 
 
-START_SECONDS = 120  # to import an engine and read its weights
-
-
 class IsolatedEngine:
-    """Speaks through `opened(*arguments)`, a `TTSEngine`, in a child process. Raises InputError for a row that it
-    cannot say, `slow` where it says nothing in time, EngineError where the engine is of no use for any row."""
+    """The engine `open_engine(*arguments)`, a `TTSEngine`, in a child process. Raises InputError for a row that it
+    cannot synthesize, `timeout_error` over the time limit, EngineError where the engine is of no use for any row."""
 
     def __init__(
         self,
-        opened: Callable[..., TTSEngine],
+        open_engine: Callable[..., TTSEngine],
         arguments: tuple[Any, ...],
         time_limit_seconds: float,
-        slow: type[InputError] = InputError,
+        timeout_error: type[InputError] = InputError,
     ):
-        self._opened, self._arguments, self._time_limit, self._slow = opened, arguments, time_limit_seconds, slow
+        self._open_engine, self._arguments = open_engine, arguments
+        self._time_limit, self._timeout_error = time_limit_seconds, timeout_error
         self._process: Any = None
         self._pipe: Any = None
 
     def synthesize_audio(self, utterance: Utterance) -> NDArray[np.float32]:
         try:
-            return self._answer(utterance)
+            return self._result(utterance)
         except InputError:
             raise
-        except BaseException:  # as ctrl-C: the answer that is still to come would be taken for that of the next row
+        except BaseException:  # as ctrl-C: the pending result would be taken for that of the next row
             self.close()
             raise
 
-    def _answer(self, utterance: Utterance) -> NDArray[np.float32]:
+    def _result(self, utterance: Utterance) -> NDArray[np.float32]:
         if self._process is None:
             self._start()
         try:
             self._pipe.send(utterance)
             if not self._pipe.poll(self._time_limit):
                 self.close()
-                raise self._slow(f"engine: said nothing for {self._time_limit:.0f} s, the time limit of a row")
-            answer = self._pipe.recv()
+                raise self._timeout_error(f"engine: no audio in {self._time_limit:.0f} s, the time limit of a row")
+            result = self._pipe.recv()
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
             self._process.join(10)
             code = self._process.exitcode
             self.close()
             raise InputError(f"engine: died on this row (exit code {code})") from error
-        if isinstance(answer, InputError):
-            raise answer
-        return answer
+        if isinstance(result, InputError):
+            raise result
+        return result
 
     def close(self) -> None:
-        """Ends the child; the next row starts another."""
+        """Ends the child process; the next row starts another."""
         if self._process is not None:
             self._process.kill()
             self._process.join()
@@ -155,28 +204,33 @@ class IsolatedEngine:
             self._process = None
 
     def _start(self) -> None:
-        context = get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self._opened, self._arguments), daemon=True)
+        # a pool's worker is itself a fork of the server, so its fork is safe; of any other process that is not known
+        context = get_context("fork") if _is_pool_worker else server_context()
+        self._pipe, child_pipe = context.Pipe()
+        arguments = child_pipe, self._open_engine, self._arguments, ProcessState.current()
+        self._process = context.Process(target=_serve_engine, args=arguments, daemon=True)
         self._process.start()
-        theirs.close()
+        child_pipe.close()
         if not self._pipe.poll(START_SECONDS):
             self.close()
             raise EngineError(f"engine: did not start within {START_SECONDS} s")
         try:
-            wrong = self._pipe.recv()
+            message = self._pipe.recv()
         except EOFError as error:
             self.close()
             raise EngineError("engine: died at its start") from error
-        if wrong:
+        if message:
             self.close()
-            raise EngineError(wrong)
+            raise EngineError(message)
 
 
-def _serve(pipe: Connection, opened: Callable[..., TTSEngine], arguments: tuple[Any, ...]) -> None:
-    end_with_parent()
+def _serve_engine(
+    pipe: Connection, open_engine: Callable[..., TTSEngine], arguments: tuple[Any, ...], state: ProcessState
+) -> None:
+    state.apply()
+    _end_with_parent(state.sockets)
     try:
-        tts_engine = opened(*arguments)
+        engine = open_engine(*arguments)
         pipe.send("")
     except InputError as error:
         pipe.send(str(error))
@@ -187,8 +241,8 @@ def _serve(pipe: Connection, opened: Callable[..., TTSEngine], arguments: tuple[
         except EOFError:
             return
         try:
-            pipe.send(tts_engine.synthesize_audio(utterance))
+            pipe.send(engine.synthesize_audio(utterance))
         except InputError as error:
             pipe.send(error)
-        except Exception as error:  # an engine's own: the row is lost, the reason is not
+        except Exception as error:  # of the engine itself: the row is lost, its reason is kept
             pipe.send(InputError(f"engine: {reason_of(error)}"))

@@ -1,13 +1,14 @@
-"""Responses in another hand than the model's own: full sentences, another order, some of them mistaken.
+"""Noisy labels: responses in another style than the tiny model's (full sentences, another order), some of them wrong.
 
-The paper trains on the answers of llava-1.5-mix-665k, which are not its models' words and not always right. The
-embedded world has that property on purpose: `noiseless_response` is how the embedded model answers, `noisy_response` how
-"the annotator" does, and `sentence_response` is the longer form that the embedded model uses when asked for a sentence.
+The paper trains on the responses of llava-1.5-mix-665k, which its models did not generate and which are not always
+right. The toy world has that property on purpose: `noiseless_response` has the style of the tiny model,
+`noisy_response` that of the noisy labels, and `sentence_response` is the tiny model's longer form for
+`SENTENCE_INSTRUCTION`.
 """
 
 import random
 
-from selfkd.toy_world.questions import Question, article, mistaken
+from selfkd.toy_world.questions import Question, article, with_wrong_answer
 
 SENTENCE_INSTRUCTION = "Answer in a sentence."
 MISTAKE_SHARE = 0.3
@@ -18,7 +19,7 @@ def noiseless_response(question: Question) -> str:
 
 
 def sentence_response(question: Question) -> str:
-    """One full sentence, in the embedded model's own phrasing."""
+    """One full sentence, in the phrasing of the tiny model."""
     subject, answer = question.subject, question.answer
     match question.question_type:
         case "exists":
@@ -43,9 +44,9 @@ def sentence_response(question: Question) -> str:
 
 
 def noisy_response(question: Question, rng: random.Random, mistake_share: float = MISTAKE_SHARE) -> str:
-    """The annotator's sentence; with probability `mistake_share` its answer is wrong."""
+    """The sentence of the noisy labels; with probability `mistake_share` its answer is wrong."""
     if rng.random() < mistake_share:
-        question = mistaken(question, rng)
+        question = with_wrong_answer(question, rng)
     subject, answer = question.subject, question.answer
     match question.question_type:
         case "exists":

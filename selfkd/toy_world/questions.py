@@ -1,7 +1,7 @@
-"""Questions about a scene of the embedded world, with the one right answer to each.
+"""Questions about a scene of the toy world, each with its one right answer.
 
-A kind is a function from a scene to a question, or to None where the scene allows no unambiguous one. Answers are
-short: a word, a phrase, or for "describe" a list from left to right.
+A question type is a function from a scene to a question, or to None where the scene allows no unambiguous one. Answers
+are short: a word, a phrase, or for "describe" a list from left to right.
 """
 
 import itertools
@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from selfkd.toy_world.scenes import COLORS, SHAPES, SIZES, Scene, Thing
 
 NUMBERS = ("zero", "one", "two", "three", "four")
-PLACES = tuple(f"{v} {h}" for v in ("top", "bottom") for h in ("left", "right"))
-_CLEAR = 8.0  # pixels by which two centres differ on an axis before we ask about it
+QUADRANTS = tuple(f"{v} {h}" for v in ("top", "bottom") for h in ("left", "right"))
+_CLEAR = 8.0  # pixels by which two centers must differ on an axis for a question about it
 _MIDDLE = 32.0
 
 
@@ -23,8 +23,8 @@ class Question:
     question_type: str
     text: str
     answer: str
-    subject: str = ""  # the thing asked about, for a full sentence
-    options: tuple[str, ...] = ()  # what else could be answered: the annotator's mistakes come from here
+    subject: str = ""  # the thing in question, for a full sentence
+    options: tuple[str, ...] = ()  # all plausible answers; wrong answers are sampled from them
 
 
 def article(noun: str) -> str:
@@ -104,13 +104,13 @@ def _relation(scene: Scene, rng: random.Random) -> Question | None:
     words = _direction(a, b, rng)
     if words is None:
         return None
-    true, asked = words[0], rng.choice(sorted(words))
-    text = f"Is the {a.name} {asked} the {b.name}?"
-    return Question("relation", text, "yes" if asked == true else "no", f"{a.name} {asked} the {b.name}", ("yes", "no"))
+    true, named = words[0], rng.choice(sorted(words))
+    text = f"Is the {a.name} {named} the {b.name}?"
+    return Question("relation", text, "yes" if named == true else "no", f"{a.name} {named} the {b.name}", ("yes", "no"))
 
 
 def _side(scene: Scene, rng: random.Random) -> Question | None:
-    """The relation itself, where "relation" asks whether one that is named holds: a step on the way to it."""
+    """Asks for the relation, where "relation" asks whether a given one holds: an easier step towards it."""
     a, b = rng.sample(scene.things, 2)
     words = _direction(a, b, rng)
     if words is None:
@@ -122,7 +122,7 @@ def _side(scene: Scene, rng: random.Random) -> Question | None:
 
 
 def _direction(a: Thing, b: Thing, rng: random.Random) -> tuple[str, str] | None:
-    """(where a is from b, the opposite), on an axis drawn at random; None where they are near level on it."""
+    """(direction of a from b, its opposite) on a random axis; None where their centers are too close on it."""
     horizontal = rng.random() < 0.5
     distance = (b.x - a.x) if horizontal else (b.y - a.y)
     if abs(distance) < _CLEAR:
@@ -158,7 +158,7 @@ def _place(scene: Scene, rng: random.Random) -> Question | None:
         return None
     thing = rng.choice(clear)
     answer = f"{'top' if thing.y < _MIDDLE else 'bottom'} {'left' if thing.x < _MIDDLE else 'right'}"
-    return Question("place", f"Where is the {thing.name}?", answer, thing.name, PLACES)
+    return Question("place", f"Where is the {thing.name}?", answer, thing.name, QUADRANTS)
 
 
 def enumerate_names(names: Sequence[str]) -> str:
@@ -175,25 +175,25 @@ def _describe(scene: Scene, rng: random.Random) -> Question | None:
 
 
 def _choice(scene: Scene, rng: random.Random) -> Question | None:
-    """Two captions, one true: the MMAlign form, here as a question with spoken options."""
+    """Two captions, one true: the form of MMAlign as one question with both options in it."""
     pair = caption_pair(scene, rng)
     if pair is None:
         return None
     _, true, false = pair
     true_first = rng.random() < 0.5
     first, second = (true, false) if true_first else (false, true)
-    return Question("choice", which_caption(first, second), "A" if true_first else "B", "caption", ("A", "B"))
+    return Question("choice", caption_question(first, second), "A" if true_first else "B", "caption", ("A", "B"))
 
 
-def which_caption(first: str, second: str) -> str:
-    """The two-way choice of MMAlign, in one wording for the embedded world and for ARO."""
+def caption_question(first: str, second: str) -> str:
+    """The two-way choice of MMAlign, in one wording for the toy world and for ARO."""
     return f"Which caption is right? Option A is {first}. Option B is {second}."
 
 
-def captions_of(question: str) -> dict[str, str]:
-    """{letter: caption} of such a question; of any other the two letters without a text."""
-    asked = re.search(r"Option A is (.+)\. Option B is (.+)\.$", question)
-    return dict(zip("AB", asked.groups() if asked else ("", ""), strict=True))
+def captions_in(question: str) -> dict[str, str]:
+    """{option letter: caption} of a `caption_question`; empty captions for any other question."""
+    match = re.search(r"Option A is (.+)\. Option B is (.+)\.$", question)
+    return dict(zip("AB", match.groups() if match else ("", ""), strict=True))
 
 
 def caption_pair(scene: Scene, rng: random.Random) -> tuple[str, str, str] | None:
@@ -224,13 +224,13 @@ QUESTION_TYPES: dict[str, Callable[[Scene, random.Random], Question | None]] = {
     "describe": _describe,
     "choice": _choice,
 }
-_KINDS_OF_TWO = ("relation", "side", "neighbor", "choice")
-TOY_QUESTION_TYPES = tuple(k for k in QUESTION_TYPES if k != "choice")  # "choice" is the MMAlign benchmark's own form
+_TYPES_OF_TWO_THINGS = ("relation", "side", "neighbor", "choice")
+TOY_QUESTION_TYPES = tuple(k for k in QUESTION_TYPES if k != "choice")  # "choice" is the form of the MMAlign benchmark
 
 
-def ask(scene: Scene, question_type: str, rng: random.Random, attempts: int = 12) -> Question | None:
-    """A question of a kind, or None where `attempts` random draws found no unambiguous one."""
-    if len(scene.things) < 2 and question_type in _KINDS_OF_TWO:
+def make_question(scene: Scene, question_type: str, rng: random.Random, attempts: int = 12) -> Question | None:
+    """A question of a type; None where `attempts` random tries gave no unambiguous one."""
+    if len(scene.things) < 2 and question_type in _TYPES_OF_TWO_THINGS:
         return None
     for _ in range(attempts):
         question = QUESTION_TYPES[question_type](scene, rng)
@@ -239,7 +239,7 @@ def ask(scene: Scene, question_type: str, rng: random.Random, attempts: int = 12
     return None
 
 
-def mistaken(question: Question, rng: random.Random) -> Question:
+def with_wrong_answer(question: Question, rng: random.Random) -> Question:
     """The same question with a plausible wrong answer."""
     if question.question_type == "describe":
         names = question.answer.replace(" and ", ", ").split(", ")

@@ -1,8 +1,8 @@
-"""The embedded world: small scenes of coloured shapes, drawn from a seed.
+"""The toy world: small scenes of colored shapes, sampled from a seed.
 
-Reads nothing. Gives scenes (what is where) and their pictures; `questions.py` asks about them. Each colour
-has two CSS shades, slightly jittered. Train, validation and test never share a scene, and each of the latter two
-holds (colour, shape) combinations that no other split has.
+Reads nothing. Gives scenes (things and their positions) and their images; `questions.py` makes questions about them.
+Each color has two CSS shades, slightly jittered. Train, validation and test never share a scene, and each of the latter
+two holds (color, shape) combinations that no other split has.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ SHADES = {  # CSS colour names and codes
 COLORS = tuple(SHADES)
 SHAPES = ("circle", "rectangle", "triangle", "star")
 SIZES = ("small", "large")
-RADIUS_RANGE = {"small": (5.0, 6.5), "large": (9.5, 12.0)}  # pixels of a 64-pixel picture
+RADIUS_RANGE = {"small": (5.0, 6.5), "large": (9.5, 12.0)}  # pixels of a 64-pixel image
 HELD_OUT = {
     ("teal", "star"): "validation",
     ("brown", "circle"): "validation",
@@ -44,7 +44,7 @@ _COLOR_JITTER = 14
 
 @dataclass(frozen=True)
 class Thing:
-    """One drawn object; `x` and `y` are its centre, all lengths in pixels of the 64-pixel picture."""
+    """One object of a scene; `x` and `y` are its center, all lengths in pixels of the 64-pixel image."""
 
     color: str
     shape: str
@@ -66,7 +66,7 @@ class Scene:
     things: tuple[Thing, ...]
 
     def key(self) -> str:
-        """What tells this scene from another: the set of things with their places on an 8 x 8 grid."""
+        """The identity of the scene: the set of things with their positions on an 8 x 8 grid."""
         return "|".join(sorted(f"{t.name} {t.size} {t.x // 8:.0f} {t.y // 8:.0f}" for t in self.things))
 
 
@@ -81,7 +81,7 @@ def split_of(scene: Scene) -> Split | None:
     return {0: "test", 1: "validation"}.get(bucket, "train")  # type: ignore[return-value]
 
 
-def draw_scene(split: Split, seed: int, index: int) -> Scene:
+def sample_scene(split: Split, seed: int, index: int) -> Scene:
     """Scene `index` of a split: the same arguments give the same scene, on any machine."""
     rng = random.Random(f"scene/{split}/{seed}/{index}")
     own_combinations = [c for c, owner in HELD_OUT.items() if owner == split]
@@ -93,7 +93,7 @@ def draw_scene(split: Split, seed: int, index: int) -> Scene:
 
 
 def has_held_out(scene: Scene) -> bool:
-    """Whether the scene shows a (colour, shape) combination that training never does."""
+    """Whether the scene shows a (color, shape) combination that no training scene has."""
     return any((t.color, t.shape) in HELD_OUT for t in scene.things)
 
 
@@ -106,13 +106,13 @@ def _random_scene(rng: random.Random, first: tuple[str, str] | None) -> Scene:
         if name not in names:
             names.append(name)
     while True:
-        things = _place(rng, names)
+        things = _arrange(rng, names)
         if things:
             return Scene(background, things)  # type: ignore[arg-type]
 
 
-def _place(rng: random.Random, names: list[tuple[str, str]]) -> tuple[Thing, ...] | None:
-    """Puts the named things down without overlap; None where a try at random fails."""
+def _arrange(rng: random.Random, names: list[tuple[str, str]]) -> tuple[Thing, ...] | None:
+    """The named things at random positions without overlap; None where a try fails."""
     things: list[Thing] = []
     for color, shape in names:
         size = rng.choice(SIZES)
@@ -132,7 +132,7 @@ def _place(rng: random.Random, names: list[tuple[str, str]]) -> tuple[Thing, ...
 
 
 def render(scene: Scene) -> Image.Image:
-    """The picture of a scene: RGB, 64 x 64, smooth edges."""
+    """The image of a scene: RGB, 64 x 64, smooth edges."""
     side = IMAGE_SIZE * _SUPERSAMPLE
     image = Image.new("RGB", (side, side), scene.background)
     pen = ImageDraw.Draw(image)

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import set_seed
 
-from selfkd.data.dataset import folders_of
+from selfkd.data.dataset import open_folders
 from selfkd.errors import InputError
 from selfkd.losses import LossConfig
 from selfkd.model.backbones import (
@@ -86,7 +86,9 @@ def _without_weights(config: AlignConfig) -> tuple[OmniConfig, OmniProcessor]:
     check_checkpoint(encoder_source, "speech_encoder")
     if _from_asr_model(config):
         model_config, processor = joined_config(vlm_source, encoder_source)
-        check_vocabulary_coverage(folders_of(config.data), model_config.ctc_token_ids or (), processor, COVERAGE_REMEDY)
+        check_vocabulary_coverage(
+            open_folders(config.data), model_config.ctc_token_ids or (), processor, COVERAGE_REMEDY
+        )
         return model_config, processor
     check_vlm(vlm_source)
     check_speech_encoder(encoder_source)
@@ -129,7 +131,7 @@ def _from_asr_model(config: AlignConfig) -> bool:
 
 
 def _questions(config: AlignConfig) -> set[str]:
-    return {row["question"] for folder in folders_of(config.data) for row in folder.columns("question")}
+    return {row["question"] for folder in open_folders(config.data) for row in folder.columns("question")}
 
 
 def _sources(config: AlignConfig) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, Sampler
 
-from selfkd.data.dataset import ExampleFolder, Sketch
+from selfkd.data.dataset import ExampleFolder, ExampleMetadata
 from selfkd.data.example import Example, groups_of, image_hash
 from selfkd.errors import InputError
 from selfkd.model.processing_omni import EncodedImage, OmniProcessor, Prompt, align_prefixes, group_by_key, join_inputs
@@ -182,7 +182,7 @@ CHARACTERS_PER_TOKEN = 4
 VECTORS_A_SECOND = 12.5  # 50 frames of a Whisper encoder, stacked by four
 
 
-def token_cost(sketch: Sketch, image_tokens: int) -> float:
+def token_cost(sketch: ExampleMetadata, image_tokens: int) -> float:
     """An estimate of the tokens that the LLM reads of an example in both modalities, to sort by; decodes nothing."""
     text = sketch.question_characters + 2 * sketch.answer_characters
     return image_tokens + text / CHARACTERS_PER_TOKEN + VECTORS_A_SECOND * sketch.speech_seconds

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from selfkd.data.dataset import folders_of
+from selfkd.data.dataset import open_folders
 from selfkd.errors import InputError
 from selfkd.losses import LossConfig, needs_responses
 from selfkd.model.checkpoint import CheckpointInfo, inspect_checkpoint
@@ -50,7 +50,7 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     with Run.open(config.output, "distill", config, inputs=lambda: inputs_of(config, *start)) as run:
         if loss_config.ctc_weight:
             check_vocabulary_coverage(
-                folders_of(config.data), model_config.ctc_token_ids or (), processor, COVERAGE_REMEDY
+                open_folders(config.data), model_config.ctc_token_ids or (), processor, COVERAGE_REMEDY
             )
         examples, skipped = usable_examples(config, run, processor, model_config, loss_config)
         return train(run, *checkpoint.load(), examples, config, loss_config, config.on_policy_fraction, skipped=skipped)

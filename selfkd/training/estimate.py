@@ -68,7 +68,7 @@ def load_of(
     image, the number of prefix tokens is the default. `left_out` are positions of skipped rows, by folder."""
     if not all((split_weight(entry)[0] / MANIFEST).is_file() for entry in data):
         return None
-    sketches = open_mixture(data, 0, left_out).sketches()
+    sketches = open_mixture(data, 0, left_out).metadata()
     count, prefix_tokens = len(sketches), Load.prefix_tokens
     if processor is not None or not any(s.width for s in sketches):
         sizes = Counter((s.width, s.height) for s in sketches)

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from selfkd.data.dataset import Examples, folders_of, open_mixture, split_weight
+from selfkd.data.dataset import Examples, open_folders, open_mixture, split_weight
 from selfkd.data.example import MANIFEST, Example
 from selfkd.errors import InputError
 from selfkd.files import follow_umask
@@ -94,7 +94,7 @@ def usable_examples(
     """(examples to train on, counts of the skipped rows for the result). Raises InputError that lists the rows which
     the model cannot take, unless `skip_unusable`; reads no weights."""
     use = use_of(processor, model_config, loss_config)
-    positions, counts = skip_unusable_rows(run.folder, folders_of(config.data), use, config.skip_unusable)
+    positions, counts = skip_unusable_rows(run.folder, open_folders(config.data), use, config.skip_unusable)
     return open_mixture(config.data, config.seed, positions), counts
 
 
@@ -107,7 +107,7 @@ def rows_to_skip(
     if processor is None or not all((path / MANIFEST).is_file() for path in paths):
         return {}
     use = use_of(processor, model_config, loss_config)
-    return by_folder(checked_rows(folders_of(config.data), use, config.skip_unusable))
+    return by_folder(checked_rows(open_folders(config.data), use, config.skip_unusable))
 
 
 def use_of(processor: OmniProcessor, model_config: OmniConfig, loss_config: LossConfig) -> Use:
@@ -121,7 +121,7 @@ def inputs_of(config: TrainConfig, *checkpoints: tuple[str, Source]) -> dict[str
     """The inputs of a run besides `config`: hashes of its data and of the checkpoints (field, source) that it starts
     from, and the number of processes, because each adds a batch to a step."""
     found: dict[str, Any] = {"processes": int(os.environ.get("WORLD_SIZE", 1))}
-    found |= hashes_of_data({str(folder.folder): folder for folder in folders_of(config.data)})
+    found |= hashes_of_data({str(folder.folder): folder for folder in open_folders(config.data)})
     for field_and_source in checkpoints:
         found |= hashes_of_checkpoint(*field_and_source)
     return found

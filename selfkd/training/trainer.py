@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from selfkd.data.dataset import Examples, Mixture, sketch
+from selfkd.data.dataset import Examples, Mixture, example_metadata
 from selfkd.data.example import Example
 from selfkd.errors import InputError
 from selfkd.files import follow_umask
@@ -105,9 +105,9 @@ class SelfKDTrainer(Trainer):
         step_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         if isinstance(self.examples, Examples):  # without reading images
-            sketches = self.examples.sketches()
+            sketches = self.examples.metadata()
         else:
-            sketches = [sketch(example) for example in self.examples]
+            sketches = [example_metadata(example) for example in self.examples]
         epoch = self.examples.epoch if isinstance(self.examples, Mixture) else None
         if needs_responses(self.loss_config):
             sizes = {(s.width, s.height) for s in sketches}

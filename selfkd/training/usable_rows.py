@@ -16,7 +16,14 @@ from typing import Any
 from tqdm import tqdm
 
 from selfkd.data.dataset import ExampleFolder
-from selfkd.data.example import INDEX_COLUMNS, LONGEST_SECONDS, SAMPLE_RATE_HZ, SHORTEST_SECONDS, Example, index_of
+from selfkd.data.example import (
+    IMAGE_COLUMNS,
+    MAX_AUDIO_SECONDS,
+    SAMPLE_RATE_HZ,
+    SHORTEST_SECONDS,
+    Example,
+    image_columns,
+)
 from selfkd.errors import InputError
 from selfkd.files import read_json, write_json
 from selfkd.model.processing_omni import OmniProcessor
@@ -26,7 +33,7 @@ from selfkd.training.data import MODALITIES, Modality, checked_item, modality_pr
 
 DECODED_PIXELS, DECODED_SECONDS = 4e8, 3600.0  # about ten seconds of a core, each
 MAX_NAMED = 10  # rows in a message
-_COLUMNS = ("id", "question", "answer", "instruction", "answer_format", "duration_seconds", *INDEX_COLUMNS)
+_COLUMNS = ("id", "question", "answer", "instruction", "answer_format", "duration_seconds", *IMAGE_COLUMNS)
 _MAX_VECTORS_A_SECOND, _MAX_TEMPLATE_TOKENS = 50, 600  # upper bounds over all models: audio embeddings; special tokens
 _MELS_A_SECOND = 100
 _PROGRESS_DELAY_SECONDS = 3
@@ -68,8 +75,8 @@ class Use:
             except InputError as error:
                 return str(error)
         seconds = row["duration_seconds"]
-        if self.with_audio and not SHORTEST_SECONDS <= seconds <= LONGEST_SECONDS:
-            too = "too short, or missing" if seconds < SHORTEST_SECONDS else f"over {LONGEST_SECONDS:.0f} s"
+        if self.with_audio and not SHORTEST_SECONDS <= seconds <= MAX_AUDIO_SECONDS:
+            too = "too short, or missing" if seconds < SHORTEST_SECONDS else f"over {MAX_AUDIO_SECONDS:.0f} s"
             return f"field audio: {seconds:.3f} s of audio is {too}"
         if self.ctc_tokens is not None and len(row["question"].encode()) >= self._frames(seconds) // 2:
             ids = self.processor.text_ids(row["question"])
@@ -99,7 +106,7 @@ class Use:
 
     def prepare(self, example: Example) -> None:
         """Prepares an example as for the model; raises InputError where that fails or does not fit the context."""
-        if reason := self.reason_from_columns(vars(example) | index_of(example)):
+        if reason := self.reason_from_columns(vars(example) | image_columns(example)):
             raise InputError(f"example {example.id}: {reason}")
         if self.trains:
             checked_item(self.processor, example, self.with_image, self.context)

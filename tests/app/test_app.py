@@ -230,7 +230,7 @@ REFUSED = {
     "audio of no length": (png_bytes(8, 8), "", audio_file(np.zeros(0), 16_000), "Audio: 0.000 s of .* is too short"),
     "31 seconds": (png_bytes(8, 8), "", audio_file(tone(31), 16_000), "Audio: over the limit of 30 s"),
     "20,000 characters": (png_bytes(8, 8), "x" * 20_000, None, "Question: 20000 characters exceed the limit of 600"),
-    "not pronounceable": (png_bytes(8, 8), "\N{ZERO WIDTH SPACE}", None, "nothing of it can be spoken"),
+    "not pronounceable": (png_bytes(8, 8), "\N{ZERO WIDTH SPACE}", None, "no words to synthesize"),
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""A value of any table as text: as its author meant it, the same from every reader, or refused by its place."""
+"""A value of any table as text: as its author meant it, the same from every reader, or refused by its position."""
 
 import csv
 import io
@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfkd.cli import main
-from selfkd.data.as_text import WholeNumbers, as_published, as_text, check_text
-from selfkd.data.image_tags import IMAGE_PLACE, without_image_place, without_sound_place
+from selfkd.data.as_text import IntegerColumns, as_published, as_text, check_text
+from selfkd.data.image_placeholders import IMAGE_PLACEHOLDER, strip_audio_placeholder, strip_image_placeholder
 from selfkd.errors import InputError
 from selfkd.synthesis.sources.registry import open_source
 from selfkd.synthesis.sources.rows import Row, RowSource, json_records, sample_rows
@@ -29,8 +29,8 @@ from selfkd.synthesis.synthesize import SynthesizeConfig
 from selfkd.synthesis.text_normalization import spoken_form
 from selfkd.training.data import paired_item
 
-PICTURE = toy_examples(1)[0].image
-FAST = settings(deadline=None, max_examples=60, derandomize=True)
+IMAGE = toy_examples(1)[0].image
+FAST = settings(deadline=None, max_examples=40, derandomize=True)
 ORDINARY = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1, max_size=12)
 MISSING_WORDS = ("None", "NA", "N/A", "null", "nan", "NaN", "NULL", "n/a", "<NA>", "#N/A", "TRUE", "007", "1.0", "1e5")
 
@@ -98,16 +98,16 @@ def test_a_value_is_what_its_author_meant(value, text):
         (1 + 2j, "is a complex, not text"),
     ],
 )
-def test_what_has_no_one_form_is_refused_by_its_place(value, reason):
+def test_a_value_without_a_unique_text_is_refused_by_its_position(value, reason):
     with pytest.raises(InputError, match=f"^columns: f: row 3: 'answer' {reason}"):
         as_text(value, "columns: f: row 3: 'answer'")
 
 
 @FAST
 @given(st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.decimals(allow_nan=False,
-       allow_infinity=False, positions=3), st.text(), st.binary(), st.booleans(), st.none(), st.dates()))  # fmt: skip
+       allow_infinity=False, places=3), st.text(), st.binary(), st.booleans(), st.none(), st.dates()))  # fmt: skip
 def test_any_value_is_text_blank_or_refused(value):
-    """Never Python's own way of writing it (b'..', None, nan, False), and a number is read back as the same."""
+    """Never Python's own repr (b'..', None, nan, False), and a number is parsed to the same value."""
     try:
         text = as_text(value, "here")
     except InputError:
@@ -145,9 +145,9 @@ def rows_by(tmp_path, records, columns=None):
     return {name: [(row.question, row.answer) for row in listed.rows] for name, listed in found.items()}
 
 
-@settings(deadline=None, max_examples=25, derandomize=True)
+@settings(deadline=None, max_examples=15, derandomize=True)
 @given(st.lists(st.tuples(ORDINARY, ORDINARY | st.sampled_from(MISSING_WORDS)), min_size=1, max_size=4))
-def test_the_same_table_says_the_same_in_every_format(tmp_path_factory, pairs):
+def test_a_table_has_the_same_text_in_every_format(tmp_path_factory, pairs):
     records = [{"question": q, "answer": a} for q, a in pairs]
     by_reader = rows_by(tmp_path_factory.mktemp("t"), records)
     expected = [(as_text(q, ""), as_text(a, "")) for q, a in pairs]
@@ -155,8 +155,8 @@ def test_the_same_table_says_the_same_in_every_format(tmp_path_factory, pairs):
     assert all(rows == expected for rows in by_reader.values()), by_reader
 
 
-def test_a_folder_of_csv_keeps_its_words(tmp_path):
-    """As data_07_typed_answers: pandas, by which `datasets` reads it, takes them for nothing or for other numbers."""
+def test_a_folder_of_csv_keeps_its_text(tmp_path):
+    """As data_07_typed_answers: pandas, by which `datasets` reads it, reads missing values or other numbers."""
     lines = "".join(f"How is it?,{word}\n" for word in MISSING_WORDS)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "train.csv").write_text(f"\ufeffquestion,answer\n{lines}How is it?,\n", encoding="utf-8")
@@ -166,7 +166,7 @@ def test_a_folder_of_csv_keeps_its_words(tmp_path):
 
 
 @pytest.mark.parametrize(("answers", "kept"), [((3, 2.5), None), ((3, 2), ["3", "2"]), ((3.5, 2.5), ["3.5", "2.5"])])
-def test_numbers_of_a_folder_of_json_are_as_written_or_refused(tmp_path, answers, kept):
+def test_numbers_of_a_folder_of_json_are_verbatim_or_refused(tmp_path, answers, kept):
     (tmp_path / "mine").mkdir()
     lines = [json.dumps({"question": "How many?", "answer": answer}) for answer in answers]
     (tmp_path / "mine" / "train.jsonl").write_text("\n".join(lines))
@@ -180,13 +180,13 @@ def test_numbers_of_a_folder_of_json_are_as_written_or_refused(tmp_path, answers
 
 
 def test_typed_answers_of_a_dataset(tmp_path):
-    """data_07_typed_answers: labels by their names, bytes as text, float32 in its own digits, 3 beside a blank."""
-    asked = ["How many cups?"] * 3
+    """data_07_typed_answers: labels by their names, bytes as text, float32 in its own digits, 3 and a blank."""
+    questions = ["How many cups?"] * 3
 
     def answers(values, feature=None):
         features = Features({"question": Value("string"), "answer": feature}) if feature else None
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
-        Dataset.from_dict({"question": asked, "answer": values}, features).to_parquet(folder / "train.parquet")
+        Dataset.from_dict({"question": questions, "answer": values}, features).to_parquet(folder / "train.parquet")
         return [row.answer for row in dataset(str(folder), tmp_path, "train", {}, 0, 0).rows]
 
     assert answers([0, 1, -1], ClassLabel(names=["red", "blue"])) == ["red", "blue"]
@@ -205,16 +205,16 @@ def test_typed_answers_of_a_dataset(tmp_path):
 
 @FAST
 @given(st.lists(st.none() | st.integers(-99, 99), min_size=1, max_size=6), st.booleans())
-def test_integers_beside_a_blank_stay_integers(values, as_nan):
-    """Where a reader has made floats of them: NaN or null beside 3.0, in JSON as in Parquet."""
+def test_integers_with_blanks_stay_integers(values, as_nan):
+    """Where a reader has made floats of them: NaN or null and 3.0, in JSON as in Parquet."""
     blank = math.nan if as_nan else None
     floats = [blank if value is None else float(value) for value in values]
-    numbers = WholeNumbers(("answer",))
+    numbers = IntegerColumns(("answer",))
     for value in floats:
-        numbers.see({"answer": value})
-    told = [numbers.given_back("answer", as_text(value, "")) for value in floats]
+        numbers.observe({"answer": value})
+    restored = [numbers.restore("answer", as_text(value, "")) for value in floats]
     has_blank = None in values
-    assert told == ["" if v is None else str(v) if has_blank else f"{v}.0" for v in values]
+    assert restored == ["" if v is None else str(v) if has_blank else f"{v}.0" for v in values]
 
 
 def test_a_pandas_row_written_as_json(tmp_path):
@@ -238,23 +238,23 @@ def test_a_pandas_row_written_as_json(tmp_path):
 
 @pytest.mark.parametrize("image", [["a.png"], {"path": "a.png"}, {"bytes": None, "path": "a.png"}, [{"path": "a.png"}]])
 def test_an_image_given_as_a_list_of_one_is_that_image(tmp_path, image):
-    (tmp_path / "a.png").write_bytes(PICTURE)
+    (tmp_path / "a.png").write_bytes(IMAGE)
     (tmp_path / "q.jsonl").write_text(json.dumps({"question": "a", "answer": "b", "image": image}))
-    assert json_lines(tmp_path / "q.jsonl", tmp_path, {}, 0, 0).example(0).image == PICTURE
+    assert json_lines(tmp_path / "q.jsonl", tmp_path, {}, 0, 0).example(0).image == IMAGE
     (tmp_path / "q.jsonl").write_text(json.dumps({"question": "a", "answer": "b", "image": [image, image]}))
-    with pytest.raises(InputError, match=r"q.jsonl: row 0: 'image' is a list, not a picture or its path"):
+    with pytest.raises(InputError, match=r"q.jsonl: row 0: 'image' is a list, not an image or its path"):
         json_lines(tmp_path / "q.jsonl", tmp_path, {}, 0, 0)
 
 
-def test_lists_of_pictures_in_a_dataset(tmp_path):
+def test_lists_of_images_in_a_dataset(tmp_path):
     features = Features({"question": Value("string"), "answer": Value("string"), "images": List(Image())})
-    rows = {"question": ["a", "b"], "answer": ["c", "d"], "images": [[{"bytes": PICTURE}], []]}
+    rows = {"question": ["a", "b"], "answer": ["c", "d"], "images": [[{"bytes": IMAGE}], []]}
     Dataset.from_dict(rows, features).to_parquet(tmp_path / "one" / "train.parquet")
     source = dataset(str(tmp_path / "one"), tmp_path, "train", {"image": "images"}, 0, 0)
-    assert [source.example(i).image for i in range(2)] == [PICTURE, None]
-    rows["images"][1] = [{"bytes": PICTURE}] * 2
+    assert [source.example(i).image for i in range(2)] == [IMAGE, None]
+    rows["images"][1] = [{"bytes": IMAGE}] * 2
     Dataset.from_dict(rows, features).to_parquet(tmp_path / "two" / "train.parquet")
-    with pytest.raises(InputError, match=r"row 1: 'images' is a list, not a picture or its path"):
+    with pytest.raises(InputError, match=r"row 1: 'images' is a list, not an image or its path"):
         dataset(str(tmp_path / "two"), tmp_path, "train", {"image": "images"}, 0, 0)
 
 
@@ -273,7 +273,7 @@ TEXT_FILES = {
 
 
 @pytest.mark.parametrize("source", TEXT_FILES)
-def test_a_byte_order_mark_is_no_text_and_utf_16_is_said_so(tmp_path, source):
+def test_a_byte_order_mark_is_removed_and_utf_16_is_refused(tmp_path, source):
     name, text = TEXT_FILES[source]
     path = tmp_path if source == "librispeech" else tmp_path / name
     config = SynthesizeConfig(tmp_path / "out", source, str(path), count=0)
@@ -288,26 +288,28 @@ def test_a_byte_order_mark_is_no_text_and_utf_16_is_said_so(tmp_path, source):
 
 
 @pytest.mark.parametrize("source", TEXT_FILES)
-def test_one_text_is_said_read_and_learnt(tmp_path, source, processor):
-    """Of every source in files: what the voice says is the spoken form of what the teacher reads, the CTC's labels are
-    the tokens of that very text, and no source leaves in it what another takes out."""
+def test_query_audio_and_ctc_labels_have_one_text(tmp_path, source, processor):
+    """Of every source in files: the audio has the spoken form of the teacher's query, the CTC labels are the tokens of
+    the same text, and all sources normalize it alike."""
     name, text = TEXT_FILES[source]
     untidy = "Is\u200b it\u00a0\u2028so?" if source not in ("common-voice", "librispeech") else "Is\u200b it\u00a0so?"
     written = text.replace("Is it?", json.dumps(untidy)[1:-1] if source in ("jsonl", "llava", "lhotse") else untidy)
     (tmp_path / name).write_text(written.replace("IS IT?", untidy.replace("\u2028", " ")), encoding="utf-8")
-    (tmp_path / "a.png").write_bytes(PICTURE)
+    (tmp_path / "a.png").write_bytes(IMAGE)
     path = tmp_path if source == "librispeech" else tmp_path / name
     images = {"images": str(tmp_path)} if source in ("llava", "jsonl", "datasets") else {}
     listed = open_source(SynthesizeConfig(tmp_path / "out", source, str(path), count=0, **images))
     example = listed.example(0)
     assert example.question.split() == ["Is", "it", "so?"] and "\u00a0" not in example.question
-    item = paired_item(processor, example.spoken(tone(1.0), "x"), with_image=False)
+    item = paired_item(processor, example.with_audio(tone(1.0), "x"), looks=False)
     assert item.transcript == example.question and item.transcript_ids == processor.text_ids(example.question)
     assert spoken_form(example.question).replace(".", "").split() == ["Is", "it", "so?"]
 
 
-PLACES = ("<image>", "<Image>", "<image-placeholder>", "<ImageHere>", "<|image|>", "<|image_1|>", "<img>a.png</img>",
-          "<start_of_image>", "<|vision_start|><|image_pad|><|vision_end|>", "[IMG]", '<img src="a.png"/>')  # fmt: skip
+PLACEHOLDERS = (
+    *("<image>", "<Image>", "<image-placeholder>", "<ImageHere>", "<|image|>", "<|image_1|>", "<img>a.png</img>"),
+    *("<start_of_image>", "<|vision_start|><|image_pad|><|vision_end|>", "[IMG]", '<img src="a.png"/>'),
+)
 
 
 @pytest.mark.parametrize(
@@ -325,33 +327,33 @@ PLACES = ("<image>", "<Image>", "<image-placeholder>", "<ImageHere>", "<|image|>
         ("<image><image>\nWhat?", "<image><image>\nWhat?"),
     ],
 )
-def test_the_place_of_the_picture_is_taken_out(text, left):
-    assert without_image_place(text) == left
+def test_the_image_placeholder_is_removed(text, left):
+    assert strip_image_placeholder(text) == left
 
 
 @FAST
 @given(
     st.lists(st.sampled_from(["Is", "the", "cup", "red?", "It", "is."]), min_size=1, max_size=5),
-    st.sampled_from(PLACES),
+    st.sampled_from(PLACEHOLDERS),
     st.integers(0, 5),
     st.sampled_from(["", " ", "\n"]),
     st.sampled_from(["", " ", "\n"]),
 )
-def test_words_are_as_they_were_without_the_place(words, place, at, before, after):
-    """Never joined, never lost; where the place is a word of the sentence, the row is refused."""
+def test_removing_the_placeholder_keeps_all_words(words, placeholder, at, before, after):
+    """None joined, none lost; where the placeholder is a word of the sentence, the row is refused."""
     first, rest = words[:at], words[at:]
-    text = " ".join(first) + (before if first else "") + place + (after if rest else "") + " ".join(rest)
-    (row,) = sample_rows([Row("a", text, "yes", image=PICTURE)], 0, 0)
+    text = " ".join(first) + (before if first else "") + placeholder + (after if rest else "") + " ".join(rest)
+    (row,) = sample_rows([Row("a", text, "yes", image=IMAGE)], 0, 0)
     if row.question == text:
         with pytest.raises(InputError, match=r"field question: .* stands for a word of the sentence"):
             RowSource("x", (row,)).example(0)
     else:
-        assert row.question.split() == words and not IMAGE_PLACE.search(row.question)
+        assert row.question.split() == words and not IMAGE_PLACEHOLDER.search(row.question)
 
 
-def test_a_second_place_and_one_without_a_picture_cost_their_row(tmp_path):
+def test_two_placeholders_and_one_without_an_image_are_refused(tmp_path):
     """data_05_image_tag_in_jsonl."""
-    (tmp_path / "a.png").write_bytes(PICTURE)
+    (tmp_path / "a.png").write_bytes(IMAGE)
     rows = [
         {"image": "a.png", "question": "<image>\nWhat color is it?", "answer": "red"},
         {"image": "a.png", "question": "Is<image>it red, or is <image>?", "answer": "red"},
@@ -362,15 +364,15 @@ def test_a_second_place_and_one_without_a_picture_cost_their_row(tmp_path):
     source = json_lines(tmp_path / "q.jsonl", tmp_path, {}, 0, 0)
     assert source.example(0).question == "What color is it?"
     assert source.example(2).instruction == "Answer briefly.\n"
-    with pytest.raises(InputError, match="field question: 2 places for one picture"):
+    with pytest.raises(InputError, match="field question: 2 placeholders for one image"):
         source.example(1)
-    with pytest.raises(InputError, match="field question: <image> stands for a picture, and there is none"):
+    with pytest.raises(InputError, match="field question: <image> stands for an image, and there is none"):
         source.example(3)
-    assert without_sound_place("<|audio_1|>\nWhat is said?") == "What is said?"
+    assert strip_audio_placeholder("<|audio_1|>\nWhat is said?") == "What is said?"
 
 
-def test_what_something_was_lost_of_costs_its_row():
-    """LaTeX in JSON whose backslashes are not doubled, and letters that a wrong decoding took."""
+def test_text_with_lost_characters_is_refused():
+    """LaTeX in JSON whose backslashes are not doubled, and characters that a wrong decoding lost."""
     for broken in ("Is \frac{1}{2} more?", "Is \rho more?", "Is 2\times 3 six?", "Is it \beta?", "Is \x0bec{x} it?"):
         (row,) = sample_rows([Row("a", as_text(broken, ""), "b")], 0, 0)
         with pytest.raises(InputError, match="a LaTeX command whose backslash was not doubled"):
@@ -389,7 +391,7 @@ def test_a_file_of_a_table_is_read_or_refused_in_one_line(tmp_path, capsys, monk
     assert [r.answer for r in dataset("q.CSV", tmp_path, "train", {}, 0, 0).rows] == ["red"]
     (tmp_path / "q.xlsx").write_bytes(b"PK")
     for path, reason in (
-        ("q.xlsx", "a file of a kind that is not read here; .csv, .tsv, .json, .jsonl, .parquet are"),
+        ("q.xlsx", "no file format of a table; .csv, .tsv, .json, .jsonl, .parquet are read"),
         ("none/q.csv", "no such file or folder"),
         ("./none", "no such file or folder"),
         ("https://example.com/q.csv", "a URL, not the id of a dataset"),

@@ -1,4 +1,4 @@
-"""A folder of examples read from disk as they are asked for: the same examples, flat memory, an order by cost."""
+"""A folder of examples, read from disk on demand: the same examples, constant memory, an order by cost."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 from examples import toy_examples
 from torch.utils.data import DataLoader
 
-from selfkd.data.dataset import ROW_GROUPS_KEPT, ExampleFolder, sketch
+from selfkd.data.dataset import ROW_GROUPS_KEPT, ExampleFolder, example_metadata
 from selfkd.data.example import MANIFEST, ROWS_PER_GROUP, image_hash, image_to_png, write_shard
 from selfkd.errors import InputError
 from selfkd.files import write_json
@@ -42,34 +42,36 @@ def test_the_same_examples_in_any_order(tmp_path, examples):
         folder[75]
 
 
-def test_what_a_sampler_must_know_is_read_without_the_pictures(tmp_path, examples, monkeypatch):
+def test_metadata_is_read_without_the_images(tmp_path, examples, monkeypatch):
     folder = write_folder(tmp_path, examples)
-    read, asked = pq.read_table, []
-    monkeypatch.setattr(pq, "read_table", lambda path, columns: asked.extend(columns) or read(path, columns=columns))
-    assert folder.sketches() == [sketch(e) for e in examples]
-    assert not {"image", "audio"} & set(asked)
-    assert folder.sketches()[2].image == examples[2].id
-    first = sketch(examples[0])
+    read, columns_read = pq.read_table, []
+    monkeypatch.setattr(
+        pq, "read_table", lambda path, columns: columns_read.extend(columns) or read(path, columns=columns)
+    )
+    assert folder.metadata() == [example_metadata(e) for e in examples]
+    assert not {"image", "audio"} & set(columns_read)
+    assert folder.metadata()[2].image == examples[2].id
+    first = example_metadata(examples[0])
     assert (first.width, first.height) == (64, 64) and first.image == image_hash(examples[0].image)
 
 
-def test_a_picture_that_cannot_be_read_is_kept_for_the_error_that_names_it(examples):
-    broken = sketch(replace(examples[0], image=b"no picture"))
-    assert (broken.width, broken.height) == (0, 0) and broken.image == image_hash(b"no picture")
+def test_an_image_that_cannot_be_decoded_has_metadata(examples):
+    broken = example_metadata(replace(examples[0], image=b"no image"))
+    assert (broken.width, broken.height) == (0, 0) and broken.image == image_hash(b"no image")
 
 
-def test_memory_stays_flat(tmp_path, examples):
-    """Eighty megabytes of pictures are read through; what stays is a few row groups."""
+def test_memory_is_constant(tmp_path, examples):
+    """Eighty megabytes of images are read; a few row groups stay in memory."""
     noise = [i.to_bytes(2, "big") * 120_000 for i in range(360)]
     many = [replace(examples[0], id=f"e{i}", image=image, audio=None) for i, image in enumerate(noise)]
-    folder, before, most = write_folder(tmp_path, many), pa.total_allocated_bytes(), 0
+    folder, before, peak = write_folder(tmp_path, many), pa.total_allocated_bytes(), 0
     for i in (k * 7 % 360 for k in range(360)):
         assert folder[i].image == noise[i]
-        most = max(most, pa.total_allocated_bytes() - before)
-    assert most < (ROW_GROUPS_KEPT + 2) * ROWS_PER_GROUP * 240_000 < 0.6 * sum(map(len, noise))
+        peak = max(peak, pa.total_allocated_bytes() - before)
+    assert peak < (ROW_GROUPS_KEPT + 2) * ROWS_PER_GROUP * 240_000 < 0.6 * sum(map(len, noise))
 
 
-def test_workers_read_for_themselves(tmp_path, parts):
+def test_workers_of_a_data_loader_read_the_shards(tmp_path, parts):
     _, processor = parts
     folder = write_folder(tmp_path, toy_examples(12))
     dataset = PairedDataset(folder, processor, context=2048)
@@ -77,14 +79,14 @@ def test_workers_read_for_themselves(tmp_path, parts):
     assert list(loader) == [e.id for e in folder]
 
 
-def test_steps_hold_pictures_of_like_size(parts, examples):
-    """The tokens of a picture count, as the VLM's own processor counts them: one tile or twelve and a thumbnail."""
+def test_steps_hold_images_of_similar_size(parts, examples):
+    """The cost is in image tokens, as the VLM's own processor counts them: one tile or twelve and a thumbnail."""
     _, processor = parts
     assert processor.image_tokens(64, 64) == 16 + 2 and processor.image_tokens(64 * 4, 64 * 3) == 13 * 16 + 2
     assert processor.image_tokens(0, 0) == 0
     wide = image_to_png(examples[0].load_image().resize((256, 192)))
     mixed = [replace(e, image=wide) if i % 2 else e for i, e in enumerate(examples[:64])]
-    known = [sketch(e) for e in mixed]
+    known = [example_metadata(e) for e in mixed]
     costs = [token_cost(s, processor.image_tokens(s.width, s.height)) for s in known]
     order = list(CostSampler(costs, step_size=8, seed=0))
     steps = [{known[i].width for i in order[s : s + 8]} for s in range(0, 64, 8)]
@@ -96,18 +98,18 @@ def test_bad_folders(tmp_path, examples):
         ExampleFolder(tmp_path)
     write_folder(tmp_path, examples[:4])
     (tmp_path / "train-1.parquet").write_bytes(b"no parquet")
-    with pytest.raises(InputError, match=r"train-1.parquet: not a readable shard of schema 3"):
+    with pytest.raises(InputError, match=r"train-1.parquet: not a readable shard of schema 4"):
         ExampleFolder(tmp_path)
     (tmp_path / MANIFEST).write_text(json.dumps({"shards": [{"file": "train-2.parquet"}]}))
     with pytest.raises(InputError, match=r"train-2.parquet: not a readable shard"):
         ExampleFolder(tmp_path)
     table = pq.read_table(tmp_path / "train-0.parquet").drop_columns(["image_hash"])
     pq.write_table(table, tmp_path / "train-2.parquet")
-    with pytest.raises(InputError, match=r"train-2.parquet: not a readable shard of schema 3 .*image_hash"):
-        ExampleFolder(tmp_path).sketches()
+    with pytest.raises(InputError, match=r"train-2.parquet: not a readable shard of schema 4 .*image_hash"):
+        ExampleFolder(tmp_path).metadata()
 
 
-def test_one_process_at_a_time(tmp_path):
+def test_a_lock_admits_one_process_at_a_time(tmp_path):
     code = """
 import sys, time, pathlib, selfkd.files
 with selfkd.files.locked(pathlib.Path(sys.argv[1])):

@@ -1,4 +1,4 @@
-"""Several folders as one: each example once an epoch, or in the proportions that are asked for, on every rank alike."""
+"""Several folders as one: each example once an epoch, or in the given proportions, the same on every rank."""
 
 from collections import Counter
 from fractions import Fraction
@@ -24,7 +24,7 @@ from selfkd.training.distill import DistillConfig, distill
 
 def folder_of(path, count, seed):
     source = ToyWorld("train", seed, noisy=True)
-    rows = [source.example(i).spoken(tone(0.5 + 0.1 * i), "tone") for i in range(count)]
+    rows = [source.example(i).with_audio(tone(0.5 + 0.1 * i), "tone") for i in range(count)]
     path.mkdir()
     write_shard(path / "train.parquet", rows, {"rows": count, "rejected": []})
     write_json(path / MANIFEST, {"source": "world", "shards": [{"file": "train.parquet"}]})
@@ -36,21 +36,21 @@ def two(tmp_path):
     return [folder_of(tmp_path / "large", 12, 1), folder_of(tmp_path / "small", 4, 2)]
 
 
-def test_without_weights_each_example_is_taken_once_an_epoch(two):
+def test_without_weights_an_epoch_has_each_example_once(two):
     mixture = open_mixture(two, seed=0)
     assert len(mixture) == 16 and sorted(mixture.epoch(0)) == sorted(mixture.epoch(3)) == list(range(16))
     large, small = map(ExampleFolder, map(split_path, two))
     assert [e.id for e in mixture] == [e.id for e in large] + [e.id for e in small]
-    assert mixture.sketches() == large.sketches() + small.sketches() and mixture[-1].id == small[3].id
+    assert mixture.metadata() == large.metadata() + small.metadata() and mixture[-1].id == small[3].id
 
 
 def split_path(entry):
     return split_weight(entry)[0]
 
 
-def test_weights_are_the_shares_of_an_epoch_and_nothing_is_lost(two):
+def test_weights_are_shares_of_an_epoch_and_no_example_is_lost(two):
     mixture = open_mixture([f"{two[0]}:1", f"{two[1]}:3"], seed=0)
-    assert mixture.taken_before(1) == [4, 12]
+    assert mixture.samples_before(1) == [4, 12]
     epochs = [mixture.epoch(n) for n in range(3)]
     assert all(sum(i < 12 for i in epoch) == 4 and len(epoch) == 16 for epoch in epochs)
     times = Counter(chain(*epochs))  # 12 of the large folder, 36 of the small one
@@ -75,7 +75,7 @@ def test_bad_mixtures(two, data, message):
 
 
 class Sized(list):
-    """A folder of which the number of examples is known."""
+    """A folder with a number of examples only."""
 
     def __init__(self, number, size):
         super().__init__(range(size))
@@ -84,11 +84,11 @@ class Sized(list):
 
 @settings(deadline=None, max_examples=60, derandomize=True)
 @given(
-    st.lists(st.tuples(st.integers(1, 40), st.decimals("0.1", 9, positions=1).map(float)), min_size=1, max_size=4),
+    st.lists(st.tuples(st.integers(1, 40), st.decimals("0.1", 9, places=1).map(float)), min_size=1, max_size=4),
     st.integers(1, 7),
 )
-def test_a_weight_is_honoured_over_epochs(folders, epochs):
-    """To within one example, whatever does not divide; and none is taken twice before all were taken once."""
+def test_shares_hold_over_epochs(folders, epochs):
+    """To within one example for any sizes; and no example repeats before all were used once."""
     sizes, weights = zip(*folders, strict=True)
     shares = [sum(sizes) * Fraction(str(w)) / sum(Fraction(str(w)) for w in weights) for w in weights]
     made = [Sized(i, size) for i, size in enumerate(sizes)]
@@ -110,20 +110,20 @@ def test_a_weight_is_honoured_over_epochs(folders, epochs):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_ranks_and_workers_share_an_epoch_without_overlap_or_loss(two, workers):
-    """As accelerate deals them: each rank takes its batches of one order."""
+    """As in accelerate: each rank takes its batches of one order."""
     mixture = open_mixture([f"{two[0]}:1", f"{two[1]}:1"], seed=0)
-    seen = []
+    indices = []
     for rank in range(2):
         batches = StepBatches(CostSampler([1.0] * 16, 4, seed=0, taken=mixture.epoch), batch_size=2, processes=2)
         loader = DataLoader([torch.tensor(i) for i in range(16)], batch_sampler=batches, num_workers=workers)
-        dealt = prepare_data_loader(
+        share = prepare_data_loader(
             loader, torch.device("cpu"), 2, rank, put_on_device=False, use_seedable_sampler=False
         )
-        seen += torch.cat(list(dealt)).tolist()
-    assert Counter(seen) == Counter(mixture.epoch(0)) and len(seen) == 16
+        indices += torch.cat(list(share)).tolist()
+    assert Counter(indices) == Counter(mixture.epoch(0)) and len(indices) == 16
 
 
-def test_a_mixture_trains_and_goes_on_in_the_middle_of_an_epoch(parts, two, tmp_path):
+def test_training_on_a_mixture_resumes_within_an_epoch(parts, two, tmp_path):
     start = training_start(parts, tmp_path)
     config = DistillConfig(
         [f"{two[0]}:1", f"{two[1]}:1"], tmp_path / "whole", model=str(start / "model"), steps=6, batch_size=4,

@@ -128,19 +128,19 @@ def test_undecodable_image_is_listed_or_kept_as_failure(start, tmp_path):
     rows[1] = replace(rows[1], image=b"no image at all")
     write_data(tmp_path / "data", rows)
     config = EvaluateConfig(str(start / "model"), [str(tmp_path / "data")], tmp_path / "run")
-    with pytest.raises(InputError, match=r"1 of 3 rows cannot be used .*not a readable picture"):
+    with pytest.raises(InputError, match=r"1 of 3 rows cannot be used .*not a readable image"):
         evaluate(config)
     assert not (tmp_path / "run" / "result.json").exists()
     config.keep_failures = True  # the item runs, and counts as failed
     scores = evaluate(config)[NAME]
     assert (scores["text"]["n"], scores["text"]["failed"], scores["gap"]["n"]) == (2, 1, 2)
     lost = read_samples(samples_path(tmp_path / "run", NAME, "text"))[1]
-    assert lost["score"] is None and lost["correct"] is None and "not a readable picture" in lost["error"]
+    assert lost["score"] is None and lost["correct"] is None and "not a readable image" in lost["error"]
 
 
 def test_overlong_audio_fails_in_audio_and_not_in_text(start, tmp_path):
     rows = toy_examples(3)
-    rows[1] = rows[1].spoken(tone(31), "tone")
+    rows[1] = rows[1].with_audio(tone(31), "tone")
     write_data(tmp_path / "data", rows)
     config = EvaluateConfig(
         str(start / "model"), [str(tmp_path / "data")], tmp_path / "run", modalities=MODALITIES, keep_failures=True
@@ -178,7 +178,7 @@ def test_endpoint_run_resumes_after_an_error(start, tmp_path):
 
 def test_run_does_not_resume_over_other_data(start, tmp_path):
     def synthesize_audio(pitch_hz):
-        rows = [replace(e, source="world").spoken(tone(0.5, pitch_hz), "tone") for e in toy_examples(3)]
+        rows = [replace(e, source="world").with_audio(tone(0.5, pitch_hz), "tone") for e in toy_examples(3)]
         write_shard(tmp_path / "data" / f"{pitch_hz}.parquet", rows, {"rows": 3})
         write_json(tmp_path / "data" / MANIFEST, {"shards": [{"file": f"{pitch_hz}.parquet"}]})
 
@@ -230,7 +230,7 @@ def test_failed_item_of_a_benchmark_does_not_stop_the_others(start, tmp_path):
 def test_endpoint_cascade_continues_after_overlong_audio(start, tmp_path, monkeypatch):
     """Audio over the ASR model's 30 s is that item's error; those after it run."""
     rows = toy_examples(3)
-    rows[1] = rows[1].spoken(tone(31), "tone")
+    rows[1] = rows[1].with_audio(tone(31), "tone")
     write_data(tmp_path / "data", rows)
     with chat_server() as server:
         config = EvaluateConfig(

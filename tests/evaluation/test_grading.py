@@ -9,9 +9,9 @@ from selfkd.data.example import write_shard
 from selfkd.errors import InputError
 from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
 from selfkd.evaluation.grading import check_gradable, is_correct, parse
-from selfkd.toy_world.questions import which_caption
+from selfkd.toy_world.questions import caption_question
 
-CAPTIONS = which_caption("the man is on the horse", "the horse is on the man")
+CAPTIONS = caption_question("the man is on the horse", "the horse is on the man")
 
 
 @pytest.mark.parametrize(

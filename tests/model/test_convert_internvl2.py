@@ -19,7 +19,7 @@ from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerFa
 from selfkd.errors import InputError
 from selfkd.model.backbones import load_vlm_processor
 from selfkd.model.convert_internvl2 import ConvertConfig, convert, internvl_config, read_original_config
-from selfkd.toy_world.scenes import draw_scene, render
+from selfkd.toy_world.scenes import render, sample_scene
 
 SPECIAL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|end|>", "<|user|>", "<|system|>", "<|assistant|>"]
 TOKENS = [*SPECIAL, "<img>", "</img>", "<IMG_CONTEXT>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
@@ -155,7 +155,7 @@ def test_processor_renders_the_models_template_and_tiles_images(original, tmp_pa
         else ("<|im_start|>user\n", "<|im_start|>assistant\n")
     )
     assert text.endswith(f"{end}{user}<IMG_CONTEXT>\nWhy?{end}{assistant}") and "InternVL" in text
-    wide = render(draw_scene("train", 0, 0)).resize((28 * 6, 28 * 2))
+    wide = render(sample_scene("train", 0, 0)).resize((28 * 6, 28 * 2))
     batch = processor(images=[wide], text=[text], return_tensors="pt")
     assert batch["pixel_values"].shape == (13, 3, 28, 28), "6 x 2 tiles and a thumbnail"
     assert (batch["input_ids"] == IMAGE_ID).sum() == 13 * 4

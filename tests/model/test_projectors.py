@@ -292,7 +292,9 @@ def test_ctc_projector_transcribes_like_the_asr_model_that_it_came_from(bundled,
     texts = ["What is the color of the circle?", "How many stars are there?"]
     tts_engine = EspeakEngine()
     clips = [tts_engine.synthesize_audio(Utterance(text, "en-US+m1")) for text in texts]
-    examples = [e.spoken(clip, "en-US+m1", text) for e, clip, text in zip(toy_examples(2), clips, texts, strict=True)]
+    examples = [
+        e.with_audio(clip, "en-US+m1", text) for e, clip, text in zip(toy_examples(2), clips, texts, strict=True)
+    ]
     audio = Transcriber.from_pretrained(str(tmp_path)).transcribe(examples)
     assert audio == Transcriber.from_pretrained().transcribe(examples) == texts
 

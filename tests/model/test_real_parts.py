@@ -84,7 +84,7 @@ def test_self_kd_teaches_one_audio_query_the_text_response(real):
     freeze_all_but(model, ["projector"])
     question = "What is the capital of France?"
     example = replace(toy_examples(1)[0], question=question, answer="The capital of France is Paris.", image=None)
-    example = example.spoken(EspeakEngine().synthesize_audio(Utterance(question, "en-US")), "en-US")
+    example = example.with_audio(EspeakEngine().synthesize_audio(Utterance(question, "en-US")), "en-US")
     batch = PairedCollator(processor)([paired_item(processor, example)])
     prompt = processor.audio_prompt(processor.encode_audio(example.samples()), processor.encode_image(None))
     before = processor.decode(model.generate(**processor.collate([prompt]), **SETTINGS))[0]

@@ -44,7 +44,7 @@ def free_port() -> int:
 def questions(parts):
     """(message, expected response) in both modalities, with audio of different lengths."""
     examples = [replace(e, id=str(i)) for i, e in enumerate(toy_examples(24))]
-    examples = [e.spoken(tone(0.5 + 0.1 * i), "tone") for i, e in enumerate(examples)]
+    examples = [e.with_audio(tone(0.5 + 0.1 * i), "tone") for i, e in enumerate(examples)]
     pairs = []
     for modality in MODALITIES:
         predictions = predict_modality(*parts, examples, modality)

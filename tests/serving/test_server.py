@@ -53,7 +53,7 @@ def test_responses_equal_those_of_evaluation(parts, server, modality):
     examples = toy_examples(3)
     examples.append(replace(examples[0], instruction="Look well.\n", answer_format="\nOne word."))
     examples.append(replace(examples[1], image=None))
-    examples = [e.spoken(tone(1.3), "tone") for e in examples]
+    examples = [e.with_audio(tone(1.3), "tone") for e in examples]
     expected = [predict_modality(*parts, [e], modality)[0].text for e in examples]
     for example, text in zip(examples, expected, strict=True):
         message = user_message(example, modality)

@@ -13,15 +13,15 @@ from selfkd.synthesis.sources.registry import ToyWorld
 
 
 def tone(seconds: float, pitch_hz: float = 220) -> np.ndarray:
-    """Sound of an exact length; what it says does not matter where lengths are tested."""
+    """Audio of an exact length, without words."""
     t = np.arange(round(seconds * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
     return (0.3 * np.sin(2 * np.pi * pitch_hz * t) * np.sin(2 * np.pi * 3 * t)).astype(np.float32)
 
 
 def toy_examples(count: int, noisy: bool = True) -> list[Example]:
-    """World examples with tones of different lengths for speech: quick to make, valid in every field."""
+    """Examples of the toy world with tones of different lengths as audio: quick to make, valid in every field."""
     source = ToyWorld("train", 5, noisy)
-    return [source.example(i).spoken(tone(0.5 + 0.17 * i), "tone") for i in range(count)]
+    return [source.example(i).with_audio(tone(0.5 + 0.17 * i), "tone") for i in range(count)]
 
 
 def training_start(parts, folder):

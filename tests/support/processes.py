@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 # selfkd.cli first: it sets how threads wait, which torch reads when it is imported
-_PRELOAD = ["selfkd.cli", "torch", "transformers", "peft", "accelerate", "datasets", "selfkd.training.distill"]
-_PRELOAD += ["selfkd.training.align", "selfkd.evaluation.evaluate", "selfkd.synthesis.synthesize"]
+PRELOAD = ["selfkd.cli", "torch", "transformers", "peft", "accelerate", "datasets", "selfkd.training.distill"]
+PRELOAD += ["selfkd.training.align", "selfkd.evaluation.evaluate", "selfkd.synthesis.synthesize"]
 
 
 def _call(arguments: list[str], folder: str, environment: dict[str, str], streams: Sequence[str]) -> None:
@@ -52,7 +52,7 @@ def _call(arguments: list[str], folder: str, environment: dict[str, str], stream
 @cache
 def _context() -> Any:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOAD)
+    context.set_forkserver_preload(PRELOAD)
     return context
 
 

@@ -36,7 +36,7 @@ def audio_data(
     """A dataset folder with audio. If `transcribed`, every third transcript has errors. Public benchmarks have
     `per_image` questions on each image, with targets yes and no in turn: a constant answer would be at chance."""
     source = ToyWorld("test", 7)
-    examples = [source.example(i).spoken(tone(0.6, pitch_hz), ("anna", "ben")[i % 2]) for i in range(count)]
+    examples = [source.example(i).with_audio(tone(0.6, pitch_hz), ("anna", "ben")[i % 2]) for i in range(count)]
     if benchmark != "world":
         fields = {"source": benchmark, "question_type": "yes_no", "category": "random"}
         names = ("image", "image_source", "set_id", "figure_id", "question_id")

@@ -1,4 +1,4 @@
-"""Rooms, noise and telephones: what they do to a voice, drawn from a hash, and what is kept of it."""
+"""Audio augmentation: room acoustics, noise and telephone, sampled from a hash, and what is stored of it."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from scipy.signal import welch
 
 from selfkd.data.dataset import ExampleFolder
 from selfkd.errors import InputError
-from selfkd.synthesis.augment import _effect, augmented, check_effects
+from selfkd.synthesis.augment import _effect, augment, check_effects
 from selfkd.synthesis.synthesize import SynthesizeConfig, synthesize
 from selfkd.synthesis.tts.base import EspeakEngine, Utterance
 
@@ -28,46 +28,46 @@ def share_between(samples, low_hz, high_hz):
     return power[(frequencies >= low_hz) & (frequencies < high_hz)].sum() / power.sum()
 
 
-def test_noise_has_the_level_that_it_is_said_to_have(voice):
+def test_noise_has_the_stated_snr(voice):
     for key in ("a", "b", "c"):
-        heard, done = augmented(voice, {"noise": 1.0}, SNR_DB, "", key)
-        noise = heard - voice * (np.dot(heard, voice) / np.dot(voice, voice))
-        found = 10 * np.log10(np.dot(heard - noise, heard - noise) / np.dot(noise, noise))
-        assert done == f"noise {found:.0f} dB" or abs(found - float(done.split()[1])) < 0.6
+        result, effects = augment(voice, {"noise": 1.0}, SNR_DB, "", key)
+        noise = result - voice * (np.dot(result, voice) / np.dot(voice, voice))
+        found = 10 * np.log10(np.dot(result - noise, result - noise) / np.dot(noise, noise))
+        assert effects == f"noise {found:.0f} dB" or abs(found - float(effects.split()[1])) < 0.6
 
 
-def test_a_telephone_leaves_the_middle_of_the_voice(voice):
-    heard, done = augmented(voice, {"telephone": 1.0}, SNR_DB, "", "a")
-    assert done == "telephone" and share_between(heard, 300, 3400) > 0.95 > share_between(voice, 300, 3400)
-    assert share_between(voice, 0, 200) > 0.02 > 0.005 > share_between(heard, 0, 200)
-    assert share_between(voice, 4500, 8000) > 10 * share_between(heard, 4500, 8000)
+def test_a_telephone_is_a_band_pass_filter(voice):
+    result, effects = augment(voice, {"telephone": 1.0}, SNR_DB, "", "a")
+    assert effects == "telephone" and share_between(result, 300, 3400) > 0.95 > share_between(voice, 300, 3400)
+    assert share_between(voice, 0, 200) > 0.02 > 0.005 > share_between(result, 0, 200)
+    assert share_between(voice, 4500, 8000) > 10 * share_between(result, 4500, 8000)
 
 
-def test_a_room_answers_after_the_voice_has_ended():
+def test_a_room_has_reverberation():
     clap = np.zeros(16_000, np.float32)
     clap[800] = 0.5
-    heard, done = augmented(clap, {"room": 1.0}, SNR_DB, "", "a")
-    assert done == "room" and len(heard) == len(clap)
-    late = heard[800 + 400 : 800 + 4800]  # 25 to 300 ms after it
-    assert np.abs(late).max() > 1e-3 * np.abs(heard).max()
+    result, effects = augment(clap, {"room": 1.0}, SNR_DB, "", "a")
+    assert effects == "room" and len(result) == len(clap)
+    late = result[800 + 400 : 800 + 4800]  # 25 to 300 ms after it
+    assert np.abs(late).max() > 1e-3 * np.abs(result).max()
 
 
-def test_the_same_example_is_always_heard_alike_whatever_came_before(voice):
-    chances = {"room": 0.5, "noise": 0.5, "telephone": 0.5}
-    first = {key: augmented(voice, chances, SNR_DB, "", key) for key in "abcdefgh"}
-    again = {key: augmented(voice, chances, SNR_DB, "", key) for key in reversed("abcdefgh")}
+def test_augmentation_does_not_depend_on_earlier_examples(voice):
+    probabilities = {"room": 0.5, "noise": 0.5, "telephone": 0.5}
+    first = {key: augment(voice, probabilities, SNR_DB, "", key) for key in "abcdefgh"}
+    again = {key: augment(voice, probabilities, SNR_DB, "", key) for key in reversed("abcdefgh")}
     assert all(np.array_equal(first[k][0], again[k][0]) and first[k][1] == again[k][1] for k in first)
-    assert len({done for _, done in first.values()}) > 3 and "" in {done for _, done in first.values()}
+    assert len({effects for _, effects in first.values()}) > 3 and "" in {effects for _, effects in first.values()}
     assert all(np.abs(samples).max() <= 1 and samples.dtype == np.float32 for samples, _ in first.values())
 
 
 def test_recorded_noise(voice, tmp_path):
     soundfile.write(tmp_path / "hum.wav", tone(4.0), 16_000)
-    heard, done = augmented(voice, {"noise": 1.0}, (0.0, 0.0), str(tmp_path), "a")
-    assert done == "noise 0 dB" and share_between(heard, 180, 260) > 2 * share_between(voice, 180, 260)
+    result, effects = augment(voice, {"noise": 1.0}, (0.0, 0.0), str(tmp_path), "a")
+    assert effects == "noise 0 dB" and share_between(result, 180, 260) > 2 * share_between(voice, 180, 260)
 
 
-def test_recorded_noise_is_in_one_order_on_every_disk(tmp_path, monkeypatch):
+def test_recorded_noise_has_one_order_on_every_file_system(tmp_path, monkeypatch):
     for name in ("b/1.wav", "c/2.wav", "a/3.wav"):
         (tmp_path / name).parent.mkdir()
         soundfile.write(tmp_path / name, tone(1.0), 16_000)
@@ -77,25 +77,25 @@ def test_recorded_noise_is_in_one_order_on_every_disk(tmp_path, monkeypatch):
     assert listed == [str(tmp_path / name) for name in ("a/3.wav", "b/1.wav", "c/2.wav")]
 
 
-def test_it_stands_beside_each_example_and_shards_stay_alike(tmp_path):
+def test_effects_are_stored_and_shards_are_reproducible(tmp_path):
     settings = {"count": 6, "shard_rows": 3, "augment": {"room": 0.5, "noise": 0.5, "telephone": 0.3}}
     whole = SynthesizeConfig(tmp_path / "whole", **settings, processes=2)
     manifest = synthesize(whole)
-    done = [e.augmentation for e in ExampleFolder(whole.output)]
-    assert len(set(done)) > 2 and manifest["augment"] == settings["augment"]
-    alone = replace(whole, output=tmp_path / "alone", shard=1)
-    assert synthesize(alone)["shards"] == [manifest["shards"][1]["file"]]
+    effects = [e.augmentation for e in ExampleFolder(whole.output)]
+    assert len(set(effects)) > 2 and manifest["augment"] == settings["augment"]
+    single = replace(whole, output=tmp_path / "single", shard=1)
+    assert synthesize(single)["shards"] == [manifest["shards"][1]["file"]]
 
 
 @pytest.mark.parametrize(
-    ("chances", "snr_db", "folder", "message"),
+    ("probabilities", "snr_db", "folder", "message"),
     [
-        ({"echo": 0.5}, SNR_DB, "", "augment: 'echo' is no effect; there are room, noise, telephone"),
+        ({"echo": 0.5}, SNR_DB, "", "augment: 'echo' is no effect; choose from room, noise, telephone"),
         ({"room": 1.5}, SNR_DB, "", "augment: room: 1.5 is not between 0 and 1"),
         ({"noise": 1.0}, (20.0, 5.0), "", "noise_snr_db: 20.0 to 5.0 is no range"),
-        ({"noise": 1.0}, SNR_DB, "/nowhere", "noise_folder: /nowhere: holds no sound"),
+        ({"noise": 1.0}, SNR_DB, "/nowhere", "noise_folder: /nowhere: holds no audio file"),
     ],
 )
-def test_bad_settings(chances, snr_db, folder, message):
+def test_bad_settings(probabilities, snr_db, folder, message):
     with pytest.raises(InputError, match=message):
-        check_effects(chances, snr_db, folder)
+        check_effects(probabilities, snr_db, folder)

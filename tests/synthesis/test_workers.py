@@ -1,4 +1,4 @@
-"""Shards made side by side: by processes, by a Ray cluster, on a disk without room."""
+"""Shards in parallel: by processes forked from one server, by a Ray cluster, on a full disk."""
 
 import os
 import resource
@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from selfkd.data.check import CheckConfig, check
+from selfkd.check_data import CheckConfig, check
 from selfkd.errors import InputError
+from selfkd.synthesis import workers
 from selfkd.synthesis.synthesize import SynthesizeConfig, synthesize
 from selfkd.synthesis.workers import run_jobs
 
@@ -29,7 +30,7 @@ def killed(number):
 if __name__ == "__main__":
     cluster = Cluster()
     for _ in range(2):
-        cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+        cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20, include_dashboard=False)
     wanted = ["--source", "world-noisy", "--count", "8", "--shard_rows", "2", "--output", sys.argv[1]]
     status = main(["synthesize", *wanted, "--pool", "ray", "--address", cluster.address])
     try:
@@ -45,90 +46,124 @@ def names(folder):
     return sorted(p.name for p in folder.rglob("*.parquet"))
 
 
-def test_a_ray_cluster_makes_the_shards_that_processes_make(tmp_path):
+@pytest.mark.slow
+def test_a_ray_cluster_makes_the_same_shards_as_processes(tmp_path):
     pytest.importorskip("ray")
     synthesize(SynthesizeConfig(tmp_path / "local", "world-noisy", count=8, shard_rows=2))
     (tmp_path / "job.py").write_text(_ON_RAY)
     command = [sys.executable, str(tmp_path / "job.py"), str(tmp_path / "ray")]
-    told = subprocess.run(command, check=True, timeout=600, stdout=subprocess.PIPE, text=True).stdout
-    assert "a process was killed, usually for want of memory" in told
-    assert names(tmp_path / "ray") == names(tmp_path / "local")  # which end in a hash of what they hold
+    output = subprocess.run(command, check=True, timeout=600, stdout=subprocess.PIPE, text=True).stdout
+    assert "a process was killed, usually for want of memory" in output
+    assert names(tmp_path / "ray") == names(tmp_path / "local")  # which end in a hash of their content
     assert check(CheckConfig([tmp_path / "ray"]))[str(tmp_path / "ray")]["examples"] == 8
 
 
 _SLOW = """
 import os, sys, time
 from pathlib import Path
-from selfkd.synthesis.workers import GuardedSpeaker
-from selfkd.synthesis.workers import run_jobs
-from selfkd.synthesis.tts.base import EspeakSpeaker, Utterance
+from selfkd.synthesis.workers import IsolatedEngine, run_jobs
+from selfkd.synthesis.tts.base import EspeakEngine, Utterance
 
-def begun(number):
-    engine = GuardedSpeaker(EspeakSpeaker, (), 60)
-    engine.speak(Utterance("Well.", "en-US+m1"))
-    Path(sys.argv[1], f"{os.getpid()} {engine._process.pid}").touch()
+def begin(number):
+    engine = IsolatedEngine(EspeakEngine, (), 60)
+    engine.synthesize_audio(Utterance("Well.", "en-US+m1"))
+    Path(sys.argv[1], f"{os.getpid()} {engine._process.pid} {os.getppid()}").touch()
     time.sleep(600)
 
 if __name__ == "__main__":
-    list(run_jobs(begun, [(number,) for number in range(8)], "local", 2, ""))
+    list(run_jobs(begin, [(number,) for number in range(8)], "local", 2, ""))
 """
 
 
-def _lives(pid):
+def _is_alive(pid):
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
 
+def _wait_until(condition, seconds):
+    until = time.monotonic() + seconds
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.05)
+    return condition()
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="looks processes up in /proc")
-def test_nothing_goes_on_when_the_command_is_killed(tmp_path):
-    """Neither the workers, which had six more jobs to do, nor their engines."""
+def test_no_process_survives_a_killed_command(tmp_path):
+    """Neither the workers, which had six more jobs to do, nor their engines, nor the server that they are forked from;
+    and no file of theirs is left."""
     (tmp_path / "job.py").write_text(_SLOW)
-    (tmp_path / "begun").mkdir()
-    command = subprocess.Popen([sys.executable, str(tmp_path / "job.py"), str(tmp_path / "begun")])
-    until = time.monotonic() + 120
-    while len(list((tmp_path / "begun").iterdir())) < 2 and time.monotonic() < until:
-        time.sleep(0.1)
-    processes = [pid for path in (tmp_path / "begun").iterdir() for pid in path.name.split()]
-    assert len(processes) == 4 and all(map(_lives, processes))
-    command.kill()
-    command.wait()
-    until = time.monotonic() + 20
-    while any(map(_lives, processes)) and time.monotonic() < until:
-        time.sleep(0.1)
-    assert not any(map(_lives, processes)) and len(list((tmp_path / "begun").iterdir())) == 2
+    begun, temporary = tmp_path / "begun", tmp_path / "temporary"
+    begun.mkdir()
+    temporary.mkdir()
+    command = [sys.executable, str(tmp_path / "job.py"), str(begun)]
+    running = subprocess.Popen(command, env=os.environ | {"TMPDIR": str(temporary)})
+    assert _wait_until(lambda: len(list(begun.iterdir())) == 2, 120)
+    processes = {pid for path in begun.iterdir() for pid in path.name.split()}
+    assert len(processes) == 5 and all(map(_is_alive, processes))
+    running.kill()
+    running.wait()
+    assert _wait_until(lambda: not any(map(_is_alive, processes)), 20) and len(list(begun.iterdir())) == 2
+    assert _wait_until(lambda: not list(temporary.iterdir()), 20)
 
 
-def _tenth(number):
+def _tenfold(number):
     if number == 3:
         raise InputError("field x: three is wrong")
     return number * 10
 
 
-def test_what_a_job_raises_is_raised_and_the_others_come_as_they_are_done():
-    assert sorted(run_jobs(_tenth, [(1,), (2,)], "local", 2, "")) == [10, 20]
+def test_results_come_as_jobs_end_and_an_exception_is_raised():
+    assert sorted(run_jobs(_tenfold, [(1,), (2,)], "local", 2, "")) == [10, 20]
     with pytest.raises(InputError, match="field x: three is wrong"):
-        list(run_jobs(_tenth, [(1,), (3,)], "local", 1, ""))
+        list(run_jobs(_tenfold, [(1,), (3,)], "local", 1, ""))
 
 
-def test_a_process_that_is_killed_is_told_as_what_it_mostly_is():
-    with pytest.raises(
-        InputError, match="killed, usually for want of memory: fewer --processes; the same command goes"
-    ):
+def test_a_killed_process_is_reported_with_its_usual_cause():
+    with pytest.raises(InputError, match="killed, usually for want of memory: fewer --processes; the same command"):
         list(run_jobs(os._exit, [(1,), (1,)], "local", 2, ""))
 
 
-def _with_room_for(size):
+def _state(_):
+    os.umask(umask := os.umask(0o077))
+    return os.environ.get("SELFKD_TEST"), os.environ.get("SELFKD_GONE"), umask, str(Path.cwd()), os.getppid()
+
+
+def test_workers_have_the_state_of_the_process_that_starts_them(tmp_path, monkeypatch):
+    """Environment, umask and folder, though their server was started earlier; and it is one server for all folders."""
+    monkeypatch.setenv("SELFKD_GONE", "1")
+    (first,) = run_jobs(_state, [(0,)], "local", 1, "")
+    monkeypatch.delenv("SELFKD_GONE")
+    monkeypatch.setenv("SELFKD_TEST", "later")
+    monkeypatch.chdir(tmp_path)
+    before = os.umask(0o027)
+    try:
+        (second,) = run_jobs(_state, [(0,)], "local", 1, "")
+    finally:
+        os.umask(before)
+    assert first[:3] == (None, "1", before) and second[:4] == ("later", None, 0o027, str(tmp_path))
+    assert first[4] == second[4] != os.getpid()
+
+
+def _is_preloaded(_):
+    return [name for name in workers.PRELOAD if name not in sys.modules]
+
+
+def test_workers_import_nothing_again():
+    assert list(run_jobs(_is_preloaded, [(0,)], "local", 1, "")) == [[]]
+
+
+def _limit_file_size(size):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-def test_no_room_on_the_disk(tmp_path):
+def test_a_full_disk_is_one_line_and_the_same_command_resumes(tmp_path):
     """A limit on the size of a file stands in for a full disk: the system refuses to write either way."""
-    command = [sys.executable, "-m", "selfkd.cli", "synthesize", "--count", "60", "--shard_rows", "30"]
-    command += ["--processes", "1", "--output", str(tmp_path / "out")]
-    ended = subprocess.run(command, preexec_fn=lambda: _with_room_for(1_000_000), capture_output=True, text=True)
+    arguments = ["synthesize", "--count", "60", "--shard_rows", "30", "--processes", "1", "--output"]
+    command = [sys.executable, "-m", "selfkd.cli", *arguments, str(tmp_path / "out")]
+    ended = subprocess.run(command, preexec_fn=lambda: _limit_file_size(1_000_000), capture_output=True, text=True)
     assert ended.returncode == 2 and "2 of 2 shards are missing, the same command makes them" in ended.stderr
     assert "Traceback" not in ended.stderr and not names(tmp_path / "out")
-    assert subprocess.run(command, capture_output=True).returncode == 0
+    synthesize(SynthesizeConfig(tmp_path / "out", count=60, shard_rows=30, processes=1))
     assert check(CheckConfig([tmp_path / "out"]))[str(tmp_path / "out")]["examples"] == 60

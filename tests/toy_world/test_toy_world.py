@@ -1,4 +1,4 @@
-"""The embedded world: seeded, splits apart, one right answer to every question."""
+"""The toy world: seeded, disjoint splits, one right answer to every question."""
 
 import random
 
@@ -8,8 +8,14 @@ from selfkd.errors import InputError
 from selfkd.evaluation.grading import is_correct, parse
 from selfkd.synthesis.sources.registry import EasyVQA, ToyMMAlign, ToyWorld
 from selfkd.toy_world.noisy_labels import MISTAKE_SHARE, noiseless_response, noisy_response, sentence_response
-from selfkd.toy_world.questions import QUESTION_TYPES, TOY_QUESTION_TYPES, ask, caption_pair, mistaken
-from selfkd.toy_world.scenes import HELD_OUT, draw_scene, render, split_of
+from selfkd.toy_world.questions import (
+    QUESTION_TYPES,
+    TOY_QUESTION_TYPES,
+    caption_pair,
+    make_question,
+    with_wrong_answer,
+)
+from selfkd.toy_world.scenes import HELD_OUT, render, sample_scene, split_of
 
 SPLITS = ("train", "validation", "test")
 
@@ -17,21 +23,21 @@ SPLITS = ("train", "validation", "test")
 def questions(question_type, count=60, split="train"):
     rng = random.Random(question_type)
     for index in range(count):
-        scene = draw_scene(split, 3, index)
-        question = ask(scene, question_type, rng)
+        scene = sample_scene(split, 3, index)
+        question = make_question(scene, question_type, rng)
         if question is not None:
             yield scene, question
 
 
 def test_same_seed_same_pixels():
-    assert render(draw_scene("test", 1, 7)).tobytes() == render(draw_scene("test", 1, 7)).tobytes()
-    assert draw_scene("test", 1, 7) != draw_scene("test", 2, 7)
+    assert render(sample_scene("test", 1, 7)).tobytes() == render(sample_scene("test", 1, 7)).tobytes()
+    assert sample_scene("test", 1, 7) != sample_scene("test", 2, 7)
 
 
 def test_splits_share_neither_scenes_nor_held_out_combinations():
     keys, combinations = {}, {}
     for split in SPLITS:
-        scenes = [draw_scene(split, seed, i) for seed in (0, 1) for i in range(300)]
+        scenes = [sample_scene(split, seed, i) for seed in (0, 1) for i in range(300)]
         assert all(split_of(s) == split for s in scenes)
         keys[split] = {s.key() for s in scenes}
         combinations[split] = {(t.color, t.shape) for s in scenes for t in s.things}
@@ -41,9 +47,9 @@ def test_splits_share_neither_scenes_nor_held_out_combinations():
         assert [s for s in SPLITS if combination in combinations[s]] == [owner]
 
 
-def test_things_lie_in_the_picture_and_apart():
+def test_things_are_inside_the_image_and_do_not_overlap():
     for index in range(200):
-        things = draw_scene("train", 0, index).things
+        things = sample_scene("train", 0, index).things
         assert 2 <= len(things) <= 4 and len({t.name for t in things}) == len(things)
         for i, a in enumerate(things):
             assert a.radius <= a.x <= 64 - a.radius and a.radius <= a.y <= 64 - a.radius
@@ -51,11 +57,11 @@ def test_things_lie_in_the_picture_and_apart():
 
 
 @pytest.mark.parametrize("question_type", QUESTION_TYPES)
-def test_the_true_answer_is_right_in_every_hand(question_type):
-    """Own words, full sentence and the annotator's all parse to the truth; a mistake never does."""
-    rng, asked = random.Random(0), 0
+def test_the_right_answer_is_graded_right_in_every_style(question_type):
+    """Short answers, full sentences and noisy labels are parsed to the target; a wrong answer never is."""
+    rng, count = random.Random(0), 0
     for _, question in questions(question_type):
-        asked += 1
+        count += 1
         for response in (
             noiseless_response(question),
             sentence_response(question),
@@ -70,8 +76,8 @@ def test_the_true_answer_is_right_in_every_hand(question_type):
             question,
             wrong,
         )
-        assert mistaken(question, rng).answer != question.answer
-    assert asked > 30
+        assert with_wrong_answer(question, rng).answer != question.answer
+    assert count > 30
 
 
 @pytest.mark.parametrize("question_type", ["exists", "relation", "choice"])
@@ -80,7 +86,7 @@ def test_two_way_answers_are_balanced(question_type):
     assert 0.4 < answers.count(answers[0]) / len(answers) < 0.6
 
 
-def test_relation_and_neighbor_follow_the_places():
+def test_neighbor_questions_follow_the_positions():
     for scene, question in questions("neighbor", 200):
         names = {t.name: t for t in scene.things}
         direction, anchor = question.text.removeprefix("What is ").rstrip("?").split(" the ")
@@ -89,11 +95,11 @@ def test_relation_and_neighbor_follow_the_places():
         assert inside[direction]
 
 
-def test_false_captions_name_nothing_that_is_there_in_that_way():
+def test_false_captions_are_false():
     rng = random.Random(1)
     categories = set()
     for index in range(200):
-        scene = draw_scene("test", 0, index)
+        scene = sample_scene("test", 0, index)
         pair = caption_pair(scene, rng)
         if pair is None:
             continue
@@ -107,7 +113,7 @@ def test_false_captions_name_nothing_that_is_there_in_that_way():
     assert categories == {"relation", "attribute"}
 
 
-def test_annotator_asks_the_same_and_errs_at_the_stated_share():
+def test_noisy_labels_have_the_same_questions_and_the_stated_error_rate():
     clean, noisy = ToyWorld("train", 0), ToyWorld("train", 0, noisy=True)
     wrong = 0
     for index in range(400):
@@ -118,7 +124,7 @@ def test_annotator_asks_the_same_and_errs_at_the_stated_share():
     assert abs(wrong / 400 - MISTAKE_SHARE) < 0.07
 
 
-def test_world_source_takes_the_kinds_in_turn():
+def test_the_toy_source_cycles_through_the_question_types():
     question_types = [ToyWorld("test", 0).example(i).question_type for i in range(2 * len(TOY_QUESTION_TYPES))]
     assert question_types == list(TOY_QUESTION_TYPES) * 2 and len(TOY_QUESTION_TYPES) >= 7
 
@@ -129,7 +135,7 @@ def test_mmalign_pairs_are_balanced():
     assert [e.category for e in examples].count("relation") == 20
 
 
-def test_easy_vqa_is_a_sample_of_the_whole():
+def test_easy_vqa_is_a_sample_of_the_split():
     examples = [EasyVQA("test", 0).example(i) for i in range(300)]
     assert len({e.id for e in examples}) == 300 and len({e.question for e in examples}) > 60
     assert all(e.load_image().size == (64, 64) for e in examples[:5])

@@ -195,7 +195,7 @@ def test_loader_workers_share_the_cores_of_a_machine_with_gpus(monkeypatch, gpu,
 def test_images_are_read_only_where_the_llm_runs(start, tmp_path):
     """And only there do they count as cost."""
     model, processor = load_model(start / "model")
-    examples = [replace(e, id=f"{e.id}-{n}").spoken(tone(n), "tone") for e in toy_examples(32) for n in (1, 2)]
+    examples = [replace(e, id=f"{e.id}-{n}").with_audio(tone(n), "tone") for e in toy_examples(32) for n in (1, 2)]
     for objective in (LossConfig(), LossConfig(soft_dtw_weight=1.0, response_weight=0.0)):
         trainer = SelfKDTrainer(model, training_arguments(config(start, tmp_path)), examples, processor, objective)
         with_image = objective == LossConfig()

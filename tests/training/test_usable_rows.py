@@ -14,10 +14,10 @@ from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2VLImageProcessorPil, WhisperFeatureExtractor
 
+from selfkd.check_data import CheckConfig, check
 from selfkd.cli import main
-from selfkd.data.check import CheckConfig, check
 from selfkd.data.dataset import ExampleFolder
-from selfkd.data.example import MANIFEST, image_to_png, index_of, write_shard
+from selfkd.data.example import MANIFEST, SCHEMA_VERSION, image_columns, image_to_png, write_shard
 from selfkd.errors import InputError
 from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
 from selfkd.files import sha256, write_json
@@ -48,13 +48,13 @@ BAD = {
     "a long answer": (lambda e: replace(e, answer="very long " * 600), "tokens do not fit the model's context of 2048"),
     "a long question": (lambda e: replace(e, question="so what " * 900), "too short for its question|do not fit"),
     "a long instruction": (lambda e: replace(e, instruction="é" * 2100), "do not fit the model's context"),
-    "no image": (lambda e: replace(e, image=b"not an image"), "field image: not a readable (image|picture)"),
-    "truncated image": (lambda e: replace(e, image=cut_jpeg()), "field image: not a readable (image|picture)"),
-    "short audio": (lambda e: e.spoken(tone(0.01), "tone"), "field audio: 0.010 s of audio is too short"),
-    "long audio": (lambda e: e.spoken(tone(31), "tone"), "field audio: 31.000 s of audio is over 30 s"),
-    "unreadable audio": (lambda e: replace(e, audio=b"not audio"), "field audio: not readable sound"),
+    "no image": (lambda e: replace(e, image=b"not an image"), "field image: not a readable image"),
+    "truncated image": (lambda e: replace(e, image=cut_jpeg()), "field image: not a readable image"),
+    "short audio": (lambda e: e.with_audio(tone(0.01), "tone"), "field audio: 0.010 s of audio is too short"),
+    "long audio": (lambda e: e.with_audio(tone(31), "tone"), "field audio: 31.000 s of audio is over 30 s"),
+    "unreadable audio": (lambda e: replace(e, audio=b"not audio"), "field audio: not readable audio"),
     "no audio": (lambda e: replace(e, audio=None, duration_seconds=0.0), "field audio: 0.000 s of audio"),
-    "audio too short for CTC": (lambda e: e.spoken(tone(0.05), "tone"), "too short for its question: CTC needs"),
+    "audio too short for CTC": (lambda e: e.with_audio(tone(0.05), "tone"), "too short for its question: CTC needs"),
 }
 
 
@@ -62,7 +62,13 @@ def write(folder, rows):
     folder.mkdir(parents=True, exist_ok=True)
     write_shard(folder / "a.parquet", rows, {"rows": len(rows), "rejected": []})
     shard = {"file": "a.parquet", "rows": len(rows), "sha256": sha256(folder / "a.parquet")}
-    whole = {"schema_version": 3, "source": "world", "rows": len(rows), "rejected": [], "rejected_shards": []}
+    whole = {
+        "schema_version": SCHEMA_VERSION,
+        "source": "world",
+        "rows": len(rows),
+        "rejected": [],
+        "rejected_shards": [],
+    }
     write_json(folder / MANIFEST, whole | {"shards": [shard]})
     return ExampleFolder(folder)
 
@@ -100,7 +106,7 @@ def test_usable_rows_can_be_prepared_and_unusable_ones_cannot(parts, tmp_path_fa
     assert [e.id for e in left] == [row["id"] for row in left.columns("id")] == [
         e.id for i, e in enumerate(rows) if i not in gone
     ]  # fmt: skip
-    assert len(left.sketches()) == len(left)
+    assert len(left.metadata()) == len(left)
     for example in left:
         use.prepare(example)
     for i in gone:
@@ -120,8 +126,8 @@ def test_a_row_that_surely_fits_does_fit(parts, texts, size, seconds):
     example = replace(
         toy_examples(1)[0], question=f"a{question}", answer=f"a{answer}", instruction=instruction,
         answer_format=answer_format, image=png(*size) if size[0] else None,
-    ).spoken(tone(seconds), "tone")  # fmt: skip
-    row = vars(example) | index_of(example)
+    ).with_audio(tone(seconds), "tone")  # fmt: skip
+    row = vars(example) | image_columns(example)
     processor = parts[1]
     item = paired_item(processor, example)
     needed = max(

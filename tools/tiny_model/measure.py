@@ -23,8 +23,8 @@ from selfkd.model.tiny import asr_model_path
 from selfkd.synthesis.sources.registry import ToyMMAlign, ToyWorld
 from selfkd.synthesis.tts.base import ESPEAK_VOICES, EspeakEngine, Utterance
 from selfkd.toy_world.questions import TOY_QUESTION_TYPES
-from selfkd.toy_world.scenes import draw_scene
-from selfkd.toy_world.tasks import REPEAT_INSTRUCTION, sample_words, transcription_task
+from selfkd.toy_world.scenes import sample_scene
+from selfkd.toy_world.tasks import REPEAT_INSTRUCTION, description_task, sample_words
 from selfkd.training.align import AlignConfig, assemble
 
 SEED = 1000
@@ -38,7 +38,7 @@ def toy_examples(per_type: int) -> list[Example]:
 
 def repeat_examples(count: int) -> list[Example]:
     rng = random.Random(f"bundle/repeat/{SEED}")
-    texts = [sample_words(draw_scene("test", SEED, i), rng) for i in range(count)]
+    texts = [sample_words(sample_scene("test", SEED, i), rng) for i in range(count)]
     return [
         Example(f"repeat-{i}", text, text, "words", "repeat", text, instruction=f"{REPEAT_INSTRUCTION}\n")
         for i, text in enumerate(texts)
@@ -49,7 +49,7 @@ def description_examples(count: int) -> list[Example]:
     """Questions about a text that describes a scene, without an image."""
     rng, examples = random.Random(f"bundle/told/{SEED}"), []
     for i in range(count):
-        text, question = transcription_task(draw_scene("test", SEED, i), rng)
+        text, question = description_task(sample_scene("test", SEED, i), rng)
         target = question.answer
         examples.append(Example(f"description-{i}", text, target, "description", question.question_type, target))
     return examples
@@ -78,7 +78,7 @@ def synthesized(examples: list[Example], part: str = "heldout") -> list[Example]
     for example in examples:
         voice = rng.choice(ESPEAK_VOICES[part])
         utterance = Utterance(example.question, voice, rng.randint(150, 200), rng.randint(35, 65), rng.randint(1, 9999))
-        audio_examples.append(example.spoken(tts_engine.synthesize_audio(utterance), voice))
+        audio_examples.append(example.with_audio(tts_engine.synthesize_audio(utterance), voice))
     return audio_examples
 
 

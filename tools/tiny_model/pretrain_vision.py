@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 from transformers import InternVLForConditionalGeneration
 
-from selfkd.toy_world.scenes import COLORS, IMAGE_SIZE, SHAPES, SIZES, draw_scene, render
+from selfkd.toy_world.scenes import COLORS, IMAGE_SIZE, SHAPES, SIZES, render, sample_scene
 
 GRID = 4
 CELL = IMAGE_SIZE / GRID
@@ -43,7 +43,7 @@ class LabelledCells(Dataset):
         return self.count
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        scene = draw_scene("train", self.seed + 7, index)
+        scene = sample_scene("train", self.seed + 7, index)
         names = torch.full((GRID * GRID, len(_NAMES)), -1)
         positions = torch.zeros(GRID * GRID, 2)
         for thing in scene.things:

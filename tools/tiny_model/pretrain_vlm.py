@@ -23,8 +23,8 @@ from selfkd.losses import cross_entropy
 from selfkd.model.image_processor import InternVLImageTextProcessor
 from selfkd.model.prefix_cache import continue_prefix, encode_prefix
 from selfkd.toy_world.noisy_labels import noiseless_response
-from selfkd.toy_world.questions import QUESTION_TYPES, ask
-from selfkd.toy_world.scenes import draw_scene, render
+from selfkd.toy_world.questions import QUESTION_TYPES, make_question
+from selfkd.toy_world.scenes import render, sample_scene
 from selfkd.toy_world.tasks import corpus
 from tools.tiny_model.architecture import build_processor, build_vlm
 from tools.tiny_model.pretrain_vision import fast_bf16, pretrain_vision
@@ -98,8 +98,8 @@ def text_accuracy(model, processor, split: str, per_type: int, seed: int) -> dic
         rng, index = random.Random(f"accuracy/{question_type}/{seed}"), 0
         groups: list[Group] = []
         while len(groups) < per_type:
-            scene = draw_scene(split, seed + 1, index)  # type: ignore[arg-type]
-            question, index = ask(scene, question_type, rng), index + 1
+            scene = sample_scene(split, seed + 1, index)  # type: ignore[arg-type]
+            question, index = make_question(scene, question_type, rng), index + 1
             if question is not None:
                 groups.append(Group(render(scene), ((question.text, noiseless_response(question)),)))
         wrong: set[int] = set()

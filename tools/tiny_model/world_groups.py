@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from selfkd.model.processing_omni import chat_frame
-from selfkd.toy_world.scenes import Scene, Split, draw_scene, render, split_of
+from selfkd.toy_world.scenes import Scene, Split, render, sample_scene, split_of
 from selfkd.toy_world.tasks import image_task, text_task
 
 TEXT_ONLY_SHARE = 0.1
@@ -39,7 +39,7 @@ class WorldGroups(Dataset):
 
     def __getitem__(self, index: int) -> Group:
         rng = random.Random(f"group/{self.seed}/{index}")
-        scene = self._with_few_things(draw_scene(self.split, self.seed, index), index / self.count, rng)
+        scene = self._with_few_things(sample_scene(self.split, self.seed, index), index / self.count, rng)
         if rng.random() < TEXT_ONLY_SHARE:
             return Group(None, tuple(text_task(scene, rng) for _ in range(QUESTIONS_PER_GROUP)))
         return Group(render(scene), tuple(image_task(scene, rng) for _ in range(QUESTIONS_PER_GROUP)))

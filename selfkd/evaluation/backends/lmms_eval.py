@@ -17,8 +17,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from selfkd.data.example import Example, groups_of, image_to_png
-from selfkd.data.image_tags import image_place_left, without_image_place, without_sound_place
-from selfkd.data.media import RATES_HZ, check_vocabulary_coverage, mono, rgb
+from selfkd.data.image_placeholders import leftover_image_placeholder, strip_audio_placeholder, strip_image_placeholder
+from selfkd.data.media import RATES_HZ, check_not_silent, mono, rgb
 from selfkd.data.resample import resampled
 from selfkd.errors import InputError
 from selfkd.evaluation.backends.local import MAX_NEW_TOKENS, predict_modalities
@@ -75,14 +75,14 @@ def _example(at: int, context: str, visuals: Sequence[Any] | None) -> Example:
         samples = _resampled_mono(audio_clips[0]) if audio_clips else None
     except InputError as error:
         raise InputError(f"request {at}: {error}") from error
-    text = without_image_place(without_sound_place(context))
-    if left := image_place_left(text, bool(images)):
+    text = strip_image_placeholder(strip_audio_placeholder(context))
+    if left := leftover_image_placeholder(text, bool(images)):
         raise InputError(f"request {at}: {left}")
     if samples is None:
         return Example(str(at), text, "", "lmms-eval", "open", "", image=image)
     after = f"\n{text}" if text else ""
     example = Example(str(at), "(audio)", "", "lmms-eval", "open", "", image=image, answer_format=after)
-    return example.spoken(samples, "recorded")
+    return example.with_audio(samples, "recorded")
 
 
 def _resampled_mono(audio_clip: dict[str, Any]) -> NDArray[np.float32]:
@@ -93,7 +93,7 @@ def _resampled_mono(audio_clip: dict[str, Any]) -> NDArray[np.float32]:
             f"sampling_rate: {audio_clip['sampling_rate']}: {RATES_HZ[0]} to {RATES_HZ[-1]} Hz are supported"
         )
     found = mono(samples.T)
-    check_vocabulary_coverage(found)
+    check_not_silent(found)
     return resampled(found, audio_clip["sampling_rate"])
 
 

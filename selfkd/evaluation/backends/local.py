@@ -85,7 +85,7 @@ class LocalBackend:
         yield cls(checkpoint, transcriber, config.batch_size, config.max_new_tokens, config.likelihood)
 
     def predict(self, examples: ExampleFolder, wanted: Mapping[EvalModality, Sequence[int]]) -> Predictions:
-        sketches = examples.sketches()
+        sketches = examples.metadata()
         modalities_of: dict[int, tuple[EvalModality, ...]] = {}
         for modality, positions in wanted.items():
             for i in positions:

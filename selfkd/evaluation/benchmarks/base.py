@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from selfkd.data.as_text import as_published, is_blank
-from selfkd.data.lazy_images import Stored
+from selfkd.data.lazy_images import LazyImage
 from selfkd.errors import InputError
 from selfkd.synthesis.sources.rows import Row
 
@@ -55,7 +55,7 @@ def required_field(record: Mapping[str, Any], field: str, number: int) -> Any:
     return [as_published(v, where) for v in value] if isinstance(value, list) else as_published(value, where)
 
 
-def load_image(record: Mapping[str, Any], number: int) -> Stored:
+def load_image(record: Mapping[str, Any], number: int) -> LazyImage:
     """The image of a row, not yet read; raises InputError where there is none."""
     if record["image"] is None:
         raise InputError(f"row {number}: field image: no image")

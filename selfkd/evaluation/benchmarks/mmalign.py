@@ -15,14 +15,14 @@ from typing import Any
 
 from selfkd.data.as_text import as_text
 from selfkd.data.example import image_to_png
-from selfkd.data.lazy_images import InFolder
+from selfkd.data.lazy_images import ImageInFolder
 from selfkd.data.media import decode_image
 from selfkd.errors import InputError
 from selfkd.evaluation.benchmark_speech import synthesis_settings
 from selfkd.evaluation.benchmarks.base import details_json
 from selfkd.synthesis.sources.rows import Row, RowSource, checked_image, json_records
 from selfkd.synthesis.synthesize import SynthesizeConfig, synthesize
-from selfkd.toy_world.questions import which_caption
+from selfkd.toy_world.questions import caption_question
 
 FIELDS = ("image_path", "true_caption", "false_caption", "bbox_x", "bbox_y", "bbox_w", "bbox_h")
 SWAPPED = {"relation": "relation_name", "attribution": "attributes"}  # what the two captions differ in
@@ -57,7 +57,7 @@ def _rows(question_type: str, path: Path, images: Path, count: int, seed: int) -
             raise InputError(f"{where}: field {'false' if true else 'true'}_caption: empty")
         yield Row(
             id=f"mmalign-{question_type}-{number:05d}",
-            question=which_caption(*((true, false) if first else (false, true))),
+            question=caption_question(*((true, false) if first else (false, true))),
             answer="A" if first else "B",
             image=_crop(item, images, where),
             category=question_type,
@@ -74,7 +74,7 @@ def _crop(item: Mapping[str, Any], images: Path, where: str) -> bytes:
         raise InputError(f"{where}: field bbox: {box} are not four numbers")
     left, top, width, height = box
     try:
-        image = decode_image(checked_image(InFolder(images, str(item["image_path"])).read()))
+        image = decode_image(checked_image(ImageInFolder(images, str(item["image_path"])).read()))
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
     overlaps = width > 0 and height > 0 and left < image.width and top < image.height

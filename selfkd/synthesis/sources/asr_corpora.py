@@ -1,6 +1,6 @@
-"""Recorded speech with transcripts, in the layouts in which corpora are published: what stage 1 repeats.
+"""Recorded speech with transcripts, in the layouts in which corpora are published: data of stage 1.
 
-Each reader takes the corpus as it was unpacked and gives rows whose question and answer are the transcript.
+Each reader takes the unpacked corpus and gives rows whose question and answer are the transcript.
 """
 
 import csv
@@ -15,21 +15,21 @@ from pathlib import Path
 from typing import Any
 
 from selfkd.data.as_text import as_text, refuse_utf16, tidy
-from selfkd.data.example import LONGEST_SECONDS, SAMPLE_RATE_HZ
+from selfkd.data.example import MAX_AUDIO_SECONDS, SAMPLE_RATE_HZ
 from selfkd.errors import InputError, reason_of
-from selfkd.synthesis.sources.rows import Clip, Row, RowSource, answered, json_records, sample_rows
+from selfkd.synthesis.sources.rows import Clip, Row, RowSource, drop_unanswered, json_records, sample_rows
 from selfkd.toy_world.tasks import REPEAT_INSTRUCTION
 
-_GIGA_SIGNS = {"<COMMA>": ",", "<PERIOD>": ".", "<QUESTIONMARK>": "?", "<EXCLAMATIONPOINT>": "!"}
-_CUTS = ("MonoCut", "MultiCut")  # of lhotse's: others are silence, or several recordings mixed
-_GIGA_NOISE = ("<SIL>", "<MUSIC>", "<NOISE>", "<OTHER>")
+_GIGASPEECH_PUNCTUATION = {"<COMMA>": ",", "<PERIOD>": ".", "<QUESTIONMARK>": "?", "<EXCLAMATIONPOINT>": "!"}
+_CUTS = ("MonoCut", "MultiCut")  # of lhotse; other cuts are silence, or several recordings mixed
+_GIGASPEECH_NOISE = ("<SIL>", "<MUSIC>", "<NOISE>", "<OTHER>")
 
 
 def librispeech(folder: Path, count: int, seed: int) -> RowSource:
-    """A folder with LibriSpeech's chapters in it: SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt beside FLAC files."""
+    """A folder with LibriSpeech's chapters in it: SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt next to FLAC files."""
     transcripts = sorted(_folder(folder).rglob("*.trans.txt"))
     if not transcripts:
-        raise InputError(f"path: {folder}: no *.trans.txt within; this is not LibriSpeech's layout")
+        raise InputError(f"path: {folder}: no *.trans.txt in it; this is not LibriSpeech's layout")
     return _listed("librispeech", _librispeech(transcripts), Counter(), count, seed, "CC-BY-4.0")
 
 
@@ -51,7 +51,7 @@ def _librispeech(transcripts: Iterable[Path]) -> Iterator[Row]:
 
 
 def common_voice(path: Path, count: int, seed: int) -> RowSource:
-    """A .tsv of Common Voice, beside its folder `clips`."""
+    """A .tsv of Common Voice, next to its folder `clips`."""
     if not path.is_file():
         raise InputError(f"path: {path}: no such file; give one of Common Voice's .tsv files")
     needed = ("path", "sentence", "client_id")
@@ -80,7 +80,7 @@ def common_voice(path: Path, count: int, seed: int) -> RowSource:
 
 
 def gigaspeech(path: Path, count: int, seed: int) -> RowSource:
-    """GigaSpeech.json, beside its folder `audio`; segments of noise, and those over 30 s, are skipped and counted."""
+    """GigaSpeech.json, next to its folder `audio`; segments of noise, and those over 30 s, are skipped and counted."""
     skipped: Counter[str] = Counter()
     return _listed("gigaspeech", _gigaspeech(path, skipped), skipped, count, seed, "as GigaSpeech's terms say")
 
@@ -92,26 +92,26 @@ def _gigaspeech(path: Path, skipped: Counter[str]) -> Iterator[Row]:
 
 
 def _segments(
-    folder: Path, name: str, tts_engine: str, segments: Iterable[dict[str, Any]], skipped: Counter[str]
+    folder: Path, name: str, speaker: str, segments: Iterable[dict[str, Any]], skipped: Counter[str]
 ) -> Iterator[Row]:
     for segment in segments:
         text = as_text(segment["text_tn"], f"{folder / name}: segment {segment['sid']}: field text_tn")
         start, stop = float(segment["begin_time"]), float(segment["end_time"])
-        if any(sign in text for sign in _GIGA_NOISE):
+        if any(tag in text for tag in _GIGASPEECH_NOISE):
             skipped["noise"] += 1
-        elif stop - start > LONGEST_SECONDS:
+        elif stop - start > MAX_AUDIO_SECONDS:
             skipped["over 30 s"] += 1
         else:
-            for sign, mark in _GIGA_SIGNS.items():
-                text = text.replace(f" {sign}", mark).replace(sign, mark)
+            for tag, mark in _GIGASPEECH_PUNCTUATION.items():
+                text = text.replace(f" {tag}", mark).replace(tag, mark)
             clip = Clip(folder / name, start, stop, folder=folder)
-            yield _row(f"gigaspeech-{segment['sid']}", _cased(text), clip, tts_engine)
+            yield _row(f"gigaspeech-{segment['sid']}", _cased(text), clip, speaker)
 
 
 def lhotse_cuts(path: Path, count: int, seed: int) -> RowSource:
     """A lhotse manifest of cuts, .jsonl or .jsonl.gz, with one supervision each: Libriheavy's form. Recordings are
-    files in the manifest's folder or below, their paths absolute or from there; of several channels the supervision's
-    are read. A supervision's own texts (Libriheavy) come first."""
+    files in the manifest's folder or below, their paths absolute or relative to it; of several channels the
+    supervision's are read. A supervision's own texts (Libriheavy) take precedence."""
     skipped: Counter[str] = Counter()
     return _listed("lhotse", _cuts(path, skipped), skipped, count, seed)
 
@@ -138,7 +138,7 @@ def _cut(cut: dict[str, Any], path: Path, number: int, skipped: Counter[str]) ->
     if cut.get("type", "MonoCut") not in _CUTS:
         raise InputError(f"{where}: field type: {cut['type']!r}: {' and '.join(_CUTS)} are read")
     supervisions = cut["supervisions"]
-    if len(supervisions) != 1 or cut["duration"] > LONGEST_SECONDS:
+    if len(supervisions) != 1 or cut["duration"] > MAX_AUDIO_SECONDS:
         skipped["not one supervision" if len(supervisions) != 1 else "over 30 s"] += 1
         return
     _check_as_recorded(cut["recording"], where)
@@ -152,29 +152,29 @@ def _cut(cut: dict[str, Any], path: Path, number: int, skipped: Counter[str]) ->
 
 
 def _check_as_recorded(recording: dict[str, Any], where: str) -> None:
-    """Raises InputError for a recording that is to be changed when it is read: another speed, say, is other sound."""
+    """Raises InputError for a recording with a transform, which is not applied here: another speed is other audio."""
     for transform in recording.get("transforms") or []:
         name = transform.get("name", "") if isinstance(transform, dict) else str(transform)
         rate_hz = (transform.get("kwargs") or {}).get("target_sampling_rate", 0) if isinstance(transform, dict) else 0
-        if name != "Resample" or rate_hz < SAMPLE_RATE_HZ:  # to 16 kHz is where we go ourselves
+        if name != "Resample" or rate_hz < SAMPLE_RATE_HZ:  # audio is resampled to 16 kHz anyway
             raise InputError(
-                f"{where}: field recording.transforms: {name or transform!r} is not applied here; save the cuts as "
-                "they sound (lhotse: CutSet.save_audios)"
+                f"{where}: field recording.transforms: {name or transform!r} is not applied here; save the "
+                "transformed audio (lhotse: CutSet.save_audios)"
             )
 
 
 def _source_of(cut: dict[str, Any], supervision: dict[str, Any], where: str) -> tuple[dict[str, Any], tuple[int, ...]]:
-    """(the one file with the channels that are transcribed, their numbers in it): the supervision's, else the cut's,
-    else all that there are."""
+    """(the one file with the transcribed channels, their indices in it): the supervision's channels, else the cut's,
+    else all."""
     sources = cut["recording"]["sources"]
-    of_cut, of_text = (_numbers(of.get("channel"), where) for of in (cut, supervision))
-    if len(sources) == 1 and "channels" not in sources[0]:  # then a number is the file's own
+    of_cut, of_text = (_numbers(entry.get("channel"), where) for entry in (cut, supervision))
+    if len(sources) == 1 and "channels" not in sources[0]:  # then a channel is an index in the file
         sources = [sources[0] | {"channels": of_text or of_cut}]
-    there = [number for source in sources for number in source["channels"]]
-    wanted = of_text or of_cut or there
-    missing = [number for number in wanted if number not in (of_cut or there) or number not in there]
+    available = [number for source in sources for number in source["channels"]]
+    wanted = of_text or of_cut or available
+    missing = [number for number in wanted if number not in (of_cut or available) or number not in available]
     if missing:
-        raise InputError(f"{where}: field channel: {missing[0]}: there are {of_cut or there}")
+        raise InputError(f"{where}: field channel: {missing[0]}: there are {of_cut or available}")
     holding = [source for source in sources if set(wanted) & set(source["channels"])] if wanted else sources
     if len(holding) != 1 or holding[0]["type"] != "file":
         raise InputError(f"{where}: field recording.sources: not one file")
@@ -191,13 +191,13 @@ def _numbers(channel: Any, where: str) -> list[int]:
 def _listed(
     name: str, rows: Iterable[Row], skipped: Counter[str], count: int, seed: int, license: str = "not stated"
 ) -> RowSource:
-    some = sample_rows(answered(rows, skipped), count, seed)  # which counts what is skipped
-    return RowSource(name, some, license, skipped=dict(skipped))
+    sample = sample_rows(drop_unanswered(rows, skipped), count, seed)  # counts the skipped rows
+    return RowSource(name, sample, license, skipped=dict(skipped))
 
 
 @contextmanager
 def _as_published(where: str) -> Iterator[None]:
-    """Turns what a record of another layout makes go wrong within it into an InputError that says where."""
+    """Turns an error that a record of another layout causes into an InputError that names the record."""
     try:
         yield
     except InputError:
@@ -206,13 +206,13 @@ def _as_published(where: str) -> Iterator[None]:
         raise InputError(f"{where}: not in the published layout ({reason_of(error)})") from error
 
 
-def _row(name: str, text: str, clip: Clip, tts_engine: str) -> Row:
-    text = tidy(text)  # what is read out, repeated and learnt is one text
-    return Row(name, text, text, f"{REPEAT_INSTRUCTION}\n", clip=clip, tts_engine=tts_engine)
+def _row(name: str, text: str, clip: Clip, speaker: str) -> Row:
+    text = tidy(text)  # one text for transcript, response and CTC labels
+    return Row(name, text, text, f"{REPEAT_INSTRUCTION}\n", clip=clip, speaker=speaker)
 
 
 def _cased(text: str) -> str:
-    """Transcripts in capitals as sentences are written."""
+    """Transcripts in capitals in sentence case."""
     text = re.sub(r"\bi\b", "I", text.lower()) if text.isupper() else text
     return re.sub(r"(^|[.?!] )([a-z])", lambda m: m[1] + m[2].upper(), text)
 

@@ -1,7 +1,7 @@
-"""Queries in a table: a text file beside a folder of images, or any dataset of `datasets`, its columns named.
+"""Questions in a table: a text file and a folder of images, or any dataset of `datasets`, with names for its columns.
 
-Text files are JSON lines, a JSON list of objects, CSV or TSV. Values are kept as they were written: the digits of a
-number, and words that other readers take for "nothing there".
+Text files are JSON lines, a JSON list of objects, CSV or TSV. Values are kept verbatim: the digits of a number, and
+words that other readers take for a missing value.
 """
 
 import csv
@@ -15,8 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from selfkd.data.as_text import AS_WRITTEN, WholeNumbers, as_published, as_text, is_blank, only_one, refuse_utf16
-from selfkd.data.lazy_images import InFolder, Stored, dataset_rows
+from selfkd.data.as_text import (
+    VERBATIM_DECODER,
+    IntegerColumns,
+    as_published,
+    as_text,
+    is_blank,
+    refuse_utf16,
+    single_value,
+)
+from selfkd.data.lazy_images import ImageInFolder, LazyImage, dataset_rows
 from selfkd.errors import InputError
 from selfkd.synthesis.sources.rows import UNANSWERED, Row, RowSource, json_records, sample_rows
 
@@ -25,7 +33,7 @@ TEXT_TABLES = (*_DELIMITERS, ".json", ".jsonl")
 
 
 def text_table(path: Path) -> Iterator[dict[str, Any]]:
-    """Of a file whose name ends in one of TEXT_TABLES. Raises InputError, naming file and line, for what is none."""
+    """The rows of a file whose name ends in one of TEXT_TABLES. Raises InputError, naming file and line."""
     if path.suffix.lower() in _DELIMITERS:
         return delimited(path)
     return json_lines_records(path) if path.suffix.lower() == ".jsonl" else json_objects(path)
@@ -40,7 +48,7 @@ def json_lines_records(path: Path) -> Iterator[dict[str, Any]]:
             if not line.strip():  # often the last one
                 continue
             try:
-                row = AS_WRITTEN.decode(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+                row = VERBATIM_DECODER.decode(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
                 raise InputError(f"path: {path}: line {number}: not JSON in UTF-8 ({error})") from error
             if not isinstance(row, dict):
@@ -49,7 +57,7 @@ def json_lines_records(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def json_objects(path: Path) -> Iterator[dict[str, Any]]:
-    for number, record in enumerate(json_records(path, decoder=AS_WRITTEN)):
+    for number, record in enumerate(json_records(path, decoder=VERBATIM_DECODER)):
         if not isinstance(record, dict):
             raise InputError(f"path: {path}: record {number}: not a JSON object")
         yield record
@@ -80,14 +88,14 @@ _NARROW = {"float16": np.float16, "float32": np.float32}
 
 
 def json_lines(path: Path, images: Path, columns: Mapping[str, str], count: int, seed: int) -> RowSource:
-    """One JSON object a line; `image` is a path within `images`. `columns` names fields that are called otherwise."""
+    """One JSON object a line; `image` is a path within `images`. `columns` gives the names of columns, by field."""
     return _listed(json_lines_records(path), images, columns, path.stem, str(path), count, seed)
 
 
 def dataset(name: str, images: Path, split: str, columns: Mapping[str, str], count: int, seed: int) -> RowSource:
-    """A dataset by hub id or local folder, as NAME, NAME:CONFIG or NAME:CONFIG:SPLIT, where its split is called
-    otherwise (dev, train_sft), or one file, all of it; pictures as its `Image` columns hold them, or paths within
-    `images`. Raises InputError where it cannot be read."""
+    """A dataset by hub id or local folder, as NAME, NAME:CONFIG or NAME:CONFIG:SPLIT for a split of another name (dev,
+    train_sft), or one file, all of it; images as in its `Image` columns, or paths within `images`. Raises InputError
+    where it cannot be read."""
     from datasets import Audio, Dataset, Image
     from datasets.exceptions import DatasetsError
 
@@ -97,35 +105,35 @@ def dataset(name: str, images: Path, split: str, columns: Mapping[str, str], cou
     try:
         if file.is_file():
             if file.suffix.lower() != ".parquet":
-                raise InputError(f"path: {name}: a file of a kind that is not read here; {', '.join(_TABLES)} are")
+                raise InputError(f"path: {name}: no file format of a table; {', '.join(_TABLES)} are read")
             data = Dataset.from_parquet(name)
         else:
             data = _loaded(name, split, wanted)
     except InputError:
         raise
     except (OSError, DatasetsError, ValueError, NotImplementedError) as error:
-        why = error.__cause__ or error  # "an error occurred while generating", and which
+        why = error.__cause__ or error  # "an error occurred while generating the dataset", and its cause
         raise InputError(f"path: {name}: {(str(why).splitlines() or [type(why).__name__])[0]}") from error
     _check_needed(data.column_names, wanted, name, 0)
     if data.info.builder_name == "json":
         _check_numbers(data, wanted, name)
-    # the others would be decoded too, a video or sound where nothing can
+    # other columns would be decoded too, video and audio without their packages
     data = data.select_columns([column for column in data.column_names if column in wanted.values()])
     for column, feature in data.features.items():
         if isinstance(feature, Audio):
             data = data.cast_column(column, Audio(decode=False))
     image, table = wanted["image"], data
     feature = data.features.get(image)
-    if isinstance(feature, dict) and "bytes" in feature:  # Parquet that does not say that these are pictures
+    if isinstance(feature, dict) and "bytes" in feature:  # Parquet without the metadata of an image column
         data = data.cast_column(image, Image())
         feature = data.features[image]
     source = name if file.exists() else name.partition(":")[0]
     if isinstance(feature, Image) or _is_list_of_images(feature):
         table = dataset_rows(data, image, _folders_of(source, images))
-    called = file.stem if file.is_file() else Path(source).resolve().name if Path(source).exists() else source
+    short_name = file.stem if file.is_file() else Path(source).resolve().name if Path(source).exists() else source
     license = data.info.license or "not stated"
-    table = _meant(table, data.features)
-    return _listed(table, images, columns, called.rpartition("/")[2], name, count, seed, license)
+    table = _typed(table, data.features)
+    return _listed(table, images, columns, short_name.rpartition("/")[2], name, count, seed, license)
 
 
 def _listed(
@@ -138,18 +146,18 @@ def _listed(
     seed: int,
     license: str = "not stated",
 ) -> RowSource:
-    """The questions of a table's records; `where` it stands is for what is told of a row that cannot be used."""
+    """The questions of a table's records; `where` names the table in errors."""
     skipped: Counter[str] = Counter()
-    numbers = WholeNumbers(NUMBERED)
+    numbers = IntegerColumns(NUMBERED)
     rows = sample_rows(_rows(table, images, _checked(columns), where, skipped, numbers), count, seed)
-    # which columns are of integers is known when all of the table has been read
-    rows = tuple(Row(**row._asdict() | {n: numbers.given_back(n, getattr(row, n)) for n in NUMBERED}) for row in rows)
+    # whether a column holds integers is known after the last record
+    rows = tuple(Row(**row._asdict() | {n: numbers.restore(n, getattr(row, n)) for n in NUMBERED}) for row in rows)
     return RowSource(name, rows, license, skipped=dict(skipped))
 
 
 def _folders_of(source: str, images: Path) -> tuple[Path, ...]:
-    """Where pictures may be that a dataset names by paths: the folder of pictures; the dataset's own, or where
-    `datasets` unpacks those of the hub."""
+    """Folders of images that a dataset names by paths: `images`; the dataset's own, or where `datasets` unpacks files
+    of the hub."""
     from datasets import config
     from huggingface_hub.constants import HF_HUB_CACHE
 
@@ -160,17 +168,17 @@ def _folders_of(source: str, images: Path) -> tuple[Path, ...]:
 
 
 def _checked(columns: Mapping[str, str]) -> dict[str, str]:
-    """{field: column}; raises InputError for a field that there is not."""
+    """{field: column}; raises InputError for an unknown field."""
     unknown = [name for name in columns if name not in FIELDS]
     if unknown:
         raise InputError(f"columns: {unknown[0]!r} is no field; there are {', '.join(FIELDS)}")
     return {name: columns.get(name, name) for name in FIELDS}
 
 
-def _check_needed(there: Iterable[str], columns: Mapping[str, str], where: str, number: int) -> None:
-    missing = [columns[name] for name in NEEDED if columns[name] not in there]
+def _check_needed(available: Iterable[str], columns: Mapping[str, str], where: str, number: int) -> None:
+    missing = [columns[name] for name in NEEDED if columns[name] not in available]
     if missing:
-        raise InputError(f"columns: {where}: row {number} has no {missing[0]!r}; there are {', '.join(there)}")
+        raise InputError(f"columns: {where}: row {number} has no {missing[0]!r}; there are {', '.join(available)}")
 
 
 def _rows(
@@ -179,14 +187,14 @@ def _rows(
     columns: Mapping[str, str],
     where: str,
     skipped: Counter[str],
-    numbers: WholeNumbers,
+    numbers: IntegerColumns,
 ) -> Iterator[Row]:
     for number, record in enumerate(table):
         _check_needed(record, columns, where, number)
         positions = {name: f"columns: {where}: row {number}: {column!r}" for name, column in columns.items()}
         image = _image(record.get(columns["image"]), images, positions["image"])
-        values = {n: only_one(record.get(c), positions[n], "text") for n, c in columns.items() if n != "image"}
-        numbers.see(values)
+        values = {n: single_value(record.get(c), positions[n], "text") for n, c in columns.items() if n != "image"}
+        numbers.observe(values)
         text = {name: as_text(value, positions[name]) for name, value in values.items()}
         if not text["question"] or not text["answer"]:
             skipped[UNANSWERED] += 1
@@ -203,18 +211,18 @@ def _rows(
         )
 
 
-def _image(value: Any, folder: Path, where: str) -> bytes | Stored | None:
-    """A picture's bytes, or where it stands: a path within `folder`, also as `datasets` stores one ({bytes, path})."""
+def _image(value: Any, folder: Path, where: str) -> bytes | LazyImage | None:
+    """An image's bytes, or a path within `folder`; also in the layout of `datasets` ({bytes, path})."""
     if isinstance(value, list | tuple) and len(value) == 1:
         (value,) = value
     if isinstance(value, dict) and value.keys() <= {"bytes", "path"}:
         value = value.get("bytes") or value.get("path")
-    if isinstance(value, Stored):
+    if isinstance(value, LazyImage):
         return value
-    value = only_one(value, where, "a picture or its path")
+    value = single_value(value, where, "an image or its path")
     if is_blank(value):
         return None
-    return value if isinstance(value, bytes) else InFolder(folder, as_published(value, where).strip())
+    return value if isinstance(value, bytes) else ImageInFolder(folder, as_published(value, where).strip())
 
 
 def _loaded(name: str, split: str, wanted: Mapping[str, str]) -> Any:
@@ -228,17 +236,17 @@ def _loaded(name: str, split: str, wanted: Mapping[str, str]) -> Any:
         raise InputError(f"path: {source}: no such file or folder")
     settings: dict[str, Any] = {}
     if hasattr(load_dataset_builder(source, config or None).config, "keep_default_na"):
-        # CSV: its own text, where pandas would take "None" and "NA" for nothing and 007 for 7
-        as_it_stands: dict[str, Callable[[Any], Any]] = dict.fromkeys(wanted.values(), str)
-        settings = {"keep_default_na": False, "na_filter": False, "converters": as_it_stands, "index_col": False}
+        # CSV verbatim: pandas would take "None" and "NA" for missing and 007 for 7
+        verbatim: dict[str, Callable[[Any], Any]] = dict.fromkeys(wanted.values(), str)
+        settings = {"keep_default_na": False, "na_filter": False, "converters": verbatim, "index_col": False}
     with warnings.catch_warnings():
-        warnings.simplefilter("error", ParserWarning)  # a line of more columns than the first names would be cut
+        warnings.simplefilter("error", ParserWarning)  # a line with too many columns would be cut
         return load_dataset(source, config or None, split=its_split or split, **settings)
 
 
 def _check_numbers(data: Any, wanted: Mapping[str, str], name: str) -> None:
-    """Raises InputError for a column in which JSON has 3 beside 2.5: `datasets` makes 3.0 of the one, and what was
-    written is no longer known."""
+    """Raises InputError for a column in which JSON has both 3 and 2.5: `datasets` makes 3.0 of 3, and the original text
+    is lost."""
     for column in wanted.values():
         if column in data.column_names and str(getattr(data.features[column], "dtype", "")).startswith("float"):
             numbers = [value for value in data[column] if value is not None]
@@ -250,8 +258,8 @@ def _check_numbers(data: Any, wanted: Mapping[str, str], name: str) -> None:
                 )
 
 
-def _meant(table: Iterable[Mapping[str, Any]], features: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Records with labels by their names, and numbers in the width in which they are stored."""
+def _typed(table: Iterable[Mapping[str, Any]], features: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Records with the names of labels, and numbers in the width in which they are stored."""
     changed = {name: change for name, feature in features.items() if (change := _change(feature))}
     for record in table:
         yield {**record, **{name: change(record[name]) for name, change in changed.items()}} if changed else record
@@ -261,7 +269,7 @@ def _change(feature: Any) -> Callable[[Any], Any] | None:
     from datasets import ClassLabel, List
 
     if isinstance(feature, ClassLabel):
-        return lambda label: None if label is None or label < 0 else feature.int2str(label)  # -1: not told
+        return lambda label: None if label is None or label < 0 else feature.int2str(label)  # -1: no label
     if isinstance(feature, List) and (inner := _change(feature.feature)):
         return lambda values: values and [inner(value) for value in values]
     width = _NARROW.get(getattr(feature, "dtype", ""))

@@ -1,7 +1,6 @@
-"""Sources that come with the package: the embedded world, words to repeat, MMAlign's form, easy-VQA.
+"""Sources in the package: the toy world, words to repeat, MMAlign's form, easy-VQA.
 
-Each gives example `index` of a split, always the same one, not yet spoken, for as many as are asked for; easy-VQA alone
-ends.
+Each gives example `index` of a split, always the same one, without audio, for any index; only easy-VQA is finite.
 """
 
 import random
@@ -19,28 +18,28 @@ from selfkd.toy_world.questions import (
     QUESTION_TYPES,
     SHAPES,
     TOY_QUESTION_TYPES,
-    ask,
     caption_pair,
-    which_caption,
+    caption_question,
+    make_question,
 )
-from selfkd.toy_world.scenes import Split, draw_scene, has_held_out, render
+from selfkd.toy_world.scenes import Split, has_held_out, render, sample_scene
 from selfkd.toy_world.tasks import REPEAT_INSTRUCTION, sample_words
 
-_TRIES = 1000  # scenes that are looked through for one that allows the wanted kind of question
+_TRIES = 1000  # scenes that are tried for one that allows the wanted question type
 
 
 class _Generated:
     def __len__(self) -> int:
-        raise InputError("count: 0 takes all of a source that ends; this one makes as many as are asked for")
+        raise InputError("count: 0 takes all of a finite source; this one has no end")
 
     @property
     def skipped(self) -> dict[str, int]:
         return {}
 
-    def named(self, index: int) -> tuple[str, str]:
+    def id_and_question(self, index: int) -> tuple[str, str]:
         return f"row {index}", ""
 
-    def recorded(self, index: int) -> None:
+    def recording(self, index: int) -> None:
         return None
 
     def part(self, start: int, stop: int):
@@ -49,7 +48,7 @@ class _Generated:
 
 @dataclass(frozen=True)
 class ToyWorld(_Generated):
-    """Questions about scenes of the embedded world, the kinds in turn; `noisy`: with the annotator's responses."""
+    """Questions about scenes of the toy world, the question types in turn; `noisy`: with noisy labels."""
 
     split: Split
     seed: int
@@ -65,18 +64,18 @@ class ToyWorld(_Generated):
         question_types = tuple(QUESTION_TYPES) if self.split == "train" else TOY_QUESTION_TYPES
         question_type = question_types[index % len(question_types)]
         for attempt in range(_TRIES):
-            scene = draw_scene(self.split, self.seed, index * _TRIES + attempt)
-            question = ask(scene, question_type, rng)
+            scene = sample_scene(self.split, self.seed, index * _TRIES + attempt)
+            question = make_question(scene, question_type, rng)
             if question is not None:
                 break
         else:
-            raise RuntimeError(f"no scene allows a question of kind {question_type}")
-        # the annotator draws from a generator of its own, so that both variants ask the same questions
-        hand = random.Random(f"annotator/{self.seed}/{index}")
+            raise RuntimeError(f"no scene allows a question of type {question_type}")
+        # noisy labels have a generator of their own, so that both variants have the same questions
+        noise_rng = random.Random(f"annotator/{self.seed}/{index}")
         return Example(
             id=f"world-{self.split}-{self.seed}-{index:06d}",
             question=question.text,
-            answer=noisy_response(question, hand) if self.noisy else noiseless_response(question),
+            answer=noisy_response(question, noise_rng) if self.noisy else noiseless_response(question),
             source=self.name,
             question_type=question_type,
             target=question.answer,
@@ -87,7 +86,7 @@ class ToyWorld(_Generated):
 
 @dataclass(frozen=True)
 class ToyTranscription(_Generated):
-    """Words to repeat, without a picture: speech recognition as a task for the LLM (stage 1)."""
+    """Words to repeat, without an image: speech recognition as a task for the LLM (stage 1)."""
 
     split: Split
     seed: int
@@ -96,7 +95,7 @@ class ToyTranscription(_Generated):
 
     def example(self, index: int) -> Example:
         rng = random.Random(f"words/{self.split}/{self.seed}/{index}")
-        text = sample_words(draw_scene(self.split, self.seed, index), rng)
+        text = sample_words(sample_scene(self.split, self.seed, index), rng)
         return Example(
             id=f"words-{self.split}-{self.seed}-{index:06d}",
             question=text,
@@ -110,8 +109,8 @@ class ToyTranscription(_Generated):
 
 @dataclass(frozen=True)
 class ToyMMAlign(_Generated):
-    """MMAlign's form on the embedded world: a picture, a true and a false caption; the model chooses. Half of the
-    pairs test relations, half attributes; the true caption is first in half of them."""
+    """MMAlign's form on the toy world: an image, a true and a false caption; the model chooses. Half of the pairs test
+    relations, half attributes; the true caption is first in half of them."""
 
     split: Split
     seed: int
@@ -123,14 +122,14 @@ class ToyMMAlign(_Generated):
         wanted, true_first = ("relation", "attribute")[index % 2], index // 2 % 2 == 0
         attempt, pair = 0, None
         while pair is None or pair[0] != wanted:
-            scene = draw_scene(self.split, self.seed + 1, index * _TRIES + attempt)
+            scene = sample_scene(self.split, self.seed + 1, index * _TRIES + attempt)
             pair, attempt = caption_pair(scene, rng), attempt + 1
         _, true, false = pair
         first, second = (true, false) if true_first else (false, true)
         target = "A" if true_first else "B"
         return Example(
             id=f"mmalign-{self.split}-{self.seed}-{index:06d}",
-            question=which_caption(first, second),
+            question=caption_question(first, second),
             answer=target,
             source=self.name,
             question_type="choice",
@@ -142,9 +141,9 @@ class ToyMMAlign(_Generated):
 
 @dataclass(frozen=True)
 class EasyVQA(_Generated):
-    """easy-VQA (MIT): 64 x 64 pictures of one shape, 107 distinct questions, the same in both of its splits. The
-    embedded model was not trained on it. Questions get a capital letter; a seeded order makes the first n a sample of
-    the whole split."""
+    """easy-VQA (MIT): 64 x 64 images of one shape, 107 distinct questions, the same in both of its splits. The tiny
+    model was not trained on it. Questions get a capital letter; a seeded order makes the first n a sample of the whole
+    split."""
 
     split: Split
     seed: int

@@ -1,7 +1,7 @@
-"""Text -> speech. A `TTSEngine` is an engine with voices; espeak-ng is the embedded one.
+"""Text -> audio. A `TTSEngine` is a TTS engine with voices; espeak-ng comes as a dependency.
 
 espeak-ng is GPL-3 and comes in the wheel `espeakng-loader`; it is loaded at run time, in process, and nothing of it is
-part of this package. Its speech is easy to reproduce and far from natural: right for tests and the demo.
+part of this package. Its audio is reproducible and far from natural: right for tests and the demo.
 """
 
 import _ctypes
@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from selfkd.data.resample import resampled
 from selfkd.errors import InputError
 from selfkd.files import cache_folder
-from selfkd.synthesis.tts import random_voices as drawn_voices
+from selfkd.synthesis.tts import random_voices
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """What is said and how. The same utterance gives the same samples."""
+    """The input of an engine. The same utterance gives the same samples."""
 
     text: str
     voice: str
@@ -37,21 +37,22 @@ class Utterance:
 
 class TTSEngine(Protocol):
     @property
-    def engine(self) -> str: ...
+    def name(self) -> str: ...
 
     @property
     def license(self) -> str: ...
 
     def voices(self) -> list[str]:
-        """Names that `synthesize_audio` accepts."""
+        """Names of voices for `Utterance.voice`."""
         ...
 
     def language(self, voice: str) -> str:
-        """The language of a voice (en, de, en-gb); "any" where the voice follows the text."""
+        """The language of a voice (en, de, en-gb); "any" where the voice takes it from the text."""
         ...
 
     def synthesize_audio(self, utterance: Utterance) -> NDArray[np.float32]:
-        """Mono samples in [-1, 1] at 16 kHz; raises InputError for an unknown voice or a text without speech."""
+        """Mono samples (frames,) in [-1, 1] at 16 kHz. Raises InputError for an unknown voice or a text without
+        words."""
         ...
 
 
@@ -66,19 +67,19 @@ _VARIANTS = {
                  "pablo", "paul", "pedro", "quincy", "rob", "robert", "sandro", "shelby", "travis", "zac"),
     "heldout": ("m4", "m6", "m8", "f3", "f5", "Alicia", "Denis", "Marco", "ian", "max", "steph", "victor"),
 }  # fmt: skip
-# training and unseen share neither an accent nor a variant; drawn voices have the accents of training
+# training and heldout share neither an accent nor a variant; random voices have the accents of training
 ESPEAK_VOICES = {part: [f"{a}+{v}" for a in _ACCENTS[part] for v in _VARIANTS[part]] for part in _ACCENTS}
-ESPEAK_VOICES["random"] = [f"{a}+{v}" for a in _ACCENTS["training"] for v in drawn_voices.NAMES]
+ESPEAK_VOICES["random"] = [f"{a}+{v}" for a in _ACCENTS["training"] for v in random_voices.NAMES]
 
 _SYNCHRONOUS, _NO_EXIT, _UTF8, _RATE, _PITCH = 2, 0x8000, 1, 1, 3
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
 
 class EspeakEngine:
-    """espeak-ng in process: some 130 languages and accents (8 of them English) by 104 variants, named "accent+variant"
-    (say "en-GB-scotland+f3" or "de+m1")."""
+    """espeak-ng in process: some 130 languages and accents (8 of them English) by 104 variants, named "accent+variant",
+    as in "en-GB-scotland+f3" or "de+m1"."""
 
-    engine, license = "espeak-ng 1.52", "GPL-3.0 (engine, loaded at run time)"
+    name, license = "espeak-ng 1.52", "GPL-3.0 (engine, loaded at run time)"
 
     def __init__(self) -> None:
         library, data = Path(espeakng_loader.get_library_path()), Path(espeakng_loader.get_data_path())
@@ -94,21 +95,21 @@ class EspeakEngine:
         return voice.partition("+")[0].lower()
 
     def synthesize_audio(self, utterance: Utterance) -> NDArray[np.float32]:
-        # espeak takes a name it does not know without a word and goes on in another voice, so both parts of the name
-        # are looked up among its files first
+        # espeak replaces an unknown name by another voice without an error, so both parts of the name are looked up
+        # among its files first
         accent, plus, variant = utterance.voice.partition("+")
         if accent not in self._accents or (plus and variant not in self._variants):
             accents = ", ".join(sorted(a for a in self._accents if a.startswith("en")))
             raise InputError(f"voice: espeak-ng has no voice {utterance.voice!r}; English accents: {accents}")
         samples, native_rate_hz = self._synthesize(utterance)
         if not len(samples) or not np.abs(samples).max():
-            raise InputError(f"text: espeak-ng found nothing to say in {utterance.text!r}")
+            raise InputError(f"text: espeak-ng gives no audio for {utterance.text!r}")
         return resampled(samples / np.float32(32768), native_rate_hz)
 
     def _synthesize(self, utterance: Utterance) -> tuple[NDArray[np.float32], int]:
-        # The library keeps phases and counters from one utterance to the next, which no call resets: the same text came
-        # out with other samples, even another length, each time. Loading it anew (1 ms) and seeding both of its
-        # random generators makes the samples a function of the utterance.
+        # The library keeps phases and counters between utterances, which no call resets: the same text gave other
+        # samples, even another length, each time. Loading it again (1 ms) and seeding both of its random generators
+        # makes the samples a function of the utterance.
         library = ctypes.CDLL(self._library_path)
         try:
             native_rate_hz = library.espeak_Initialize(_SYNCHRONOUS, 0, str(self._folder).encode(), _NO_EXIT)
@@ -138,14 +139,14 @@ class EspeakEngine:
 
 
 def _espeak_folder(library: Path, data: Path) -> Path:
-    """A folder with a copy of the library, beside links to its data and the drawn voices: one for all processes and
-    kept, since a process that is killed, as a guarded engine is, could not remove one of its own. Raises InputError
-    where none can be made.
+    """A folder with a copy of the library, links to its data, and the random voices: one for all processes, and kept,
+    since a killed process, as an isolated engine is, could not remove one of its own. Raises InputError where it cannot
+    be made.
 
-    A copy: the library that others in this process hold open (Kokoro's phonemizer does) cannot be loaded anew.
+    A copy: the library that others in this process hold open (Kokoro's phonemizer does) cannot be loaded again.
     """
-    sample_rows = {name: drawn_voices.voice_file(name) for name in drawn_voices.NAMES}
-    key = hashlib.sha256(library.read_bytes() + f"{data}{sample_rows}".encode()).hexdigest()[:12]
+    voice_files = {name: random_voices.voice_file(name) for name in random_voices.NAMES}
+    key = hashlib.sha256(library.read_bytes() + f"{data}{voice_files}".encode()).hexdigest()[:12]
     cache = cache_folder()
     folder = cache / f"espeak-{key}"
     if folder.is_dir():
@@ -156,7 +157,7 @@ def _espeak_folder(library: Path, data: Path) -> Path:
         made.mkdir()
         try:
             _link_data(data, made / "espeak-ng-data")
-            for name, text in sample_rows.items():
+            for name, text in voice_files.items():
                 (made / "espeak-ng-data" / "voices" / "!v" / name).write_text(text)
             shutil.copy(library, made)
             made.rename(folder)
@@ -165,18 +166,20 @@ def _espeak_folder(library: Path, data: Path) -> Path:
             if not folder.is_dir():  # else another process was first
                 raise
     except OSError as error:
-        raise InputError(f"{folder}: cannot be made ({error.strerror}); XDG_CACHE_HOME names another place") from error
+        raise InputError(
+            f"{folder}: cannot be made ({error.strerror}); set XDG_CACHE_HOME to another folder"
+        ) from error
     return folder
 
 
-def _link_data(theirs: Path, ours: Path) -> None:
-    """Links to espeak's data, its languages by their lower-case names in one folder: the one place and form in which it
-    finds a voice at once. Else it reads every voice file there is, which takes longer than to speak a question."""
-    (ours / "lang").mkdir(parents=True)
-    (ours / "voices" / "!v").mkdir(parents=True)
-    for path in (*theirs.iterdir(), *(theirs / "voices").iterdir(), *(theirs / "voices" / "!v").iterdir()):
+def _link_data(source: Path, target: Path) -> None:
+    """Links to espeak's data, its languages by their lower-case names in one folder, where it finds a voice at once.
+    Otherwise it reads all voice files, which takes longer than the synthesis of a question."""
+    (target / "lang").mkdir(parents=True)
+    (target / "voices" / "!v").mkdir(parents=True)
+    for path in (*source.iterdir(), *(source / "voices").iterdir(), *(source / "voices" / "!v").iterdir()):
         if path.name not in ("lang", "voices", "!v"):
-            (ours / path.relative_to(theirs)).symlink_to(path)
-    for path in (theirs / "lang").rglob("*"):
+            (target / path.relative_to(source)).symlink_to(path)
+    for path in (source / "lang").rglob("*"):
         if path.is_file():
-            (ours / "lang" / path.name.lower()).symlink_to(path)
+            (target / "lang" / path.name.lower()).symlink_to(path)

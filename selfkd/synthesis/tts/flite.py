@@ -1,4 +1,4 @@
-"""CMU Flite's American voices, by its command `flite` (Debian and Homebrew have it; its licence is like BSD's)."""
+"""CMU Flite's American voices, by its command `flite` (packaged by Debian and Homebrew; BSD-like license)."""
 
 import shutil
 import subprocess
@@ -11,19 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfkd.data.media import decode_audio
-from selfkd.errors import InputError, steady
-from selfkd.synthesis.tts.base import Utterance, resampled
-from selfkd.synthesis.tts.neural import USUAL_RATE_WPM
+from selfkd.data.resample import resampled
+from selfkd.errors import InputError, without_run_details
+from selfkd.synthesis.tts.base import Utterance
+from selfkd.synthesis.tts.neural import DEFAULT_RATE_WPM
 
-_HISS = 0.01  # peak of what it makes of no words at all; of words it is 0.3 and more
-_ABOUT_ONE_THING = ("awb_time",)  # voices that can say the time and nothing else
+_HISS = 0.01  # peak of its audio for a text without words; with words it is 0.3 and more
+_LIMITED_VOICES = ("awb_time",)  # limited-domain voices
 
 
 @dataclass
 class FliteEngine:
-    """Of rate and pitch it takes the rate."""
+    """Uses the rate of an utterance, not its pitch."""
 
-    engine: str = "Flite"
+    name: str = "Flite"
     license: str = "BSD-like (CMU)"
 
     def __post_init__(self) -> None:
@@ -33,7 +34,7 @@ class FliteEngine:
     @cached_property
     def _voices(self) -> list[str]:
         listed = subprocess.run(["flite", "-lv"], capture_output=True, text=True, check=True).stdout
-        return sorted(set(listed.partition(":")[2].split()) - set(_ABOUT_ONE_THING))
+        return sorted(set(listed.partition(":")[2].split()) - set(_LIMITED_VOICES))
 
     def voices(self) -> list[str]:
         return self._voices
@@ -43,19 +44,21 @@ class FliteEngine:
 
     def synthesize_audio(self, utterance: Utterance) -> NDArray[np.float32]:
         if utterance.voice not in self._voices:
-            # flite takes a name that it does not know for a file to load, and ends in a message of its own
+            # flite takes an unknown name for a file to load, and ends in a message of its own
             raise InputError(f"voice: Flite has no voice {utterance.voice!r}; there are {', '.join(self._voices)}")
         with TemporaryDirectory() as folder:
-            said = Path(folder) / "said.wav"
-            stretch = f"duration_stretch={USUAL_RATE_WPM / utterance.rate_wpm:.3f}"
-            command = ["flite", "-voice", utterance.voice, "--setf", stretch, "-t", utterance.text, "-o", str(said)]
+            path = Path(folder) / "audio.wav"
+            stretch = f"duration_stretch={DEFAULT_RATE_WPM / utterance.rate_wpm:.3f}"
+            command = ["flite", "-voice", utterance.voice, "--setf", stretch, "-t", utterance.text, "-o", str(path)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode or not said.is_file():
-                raise InputError(f"engine: flite: {steady(done.stderr.strip()) or f'exit code {done.returncode}'}")
+            if done.returncode or not path.is_file():
+                raise InputError(
+                    f"engine: flite: {without_run_details(done.stderr.strip()) or f'exit code {done.returncode}'}"
+                )
             try:
-                samples, rate_hz, _ = decode_audio(said)
+                samples, rate_hz, _ = decode_audio(path)
             except InputError as error:
-                raise InputError(f"text: Flite found nothing to say in {utterance.text!r} ({error})") from error
+                raise InputError(f"text: Flite gives no audio for {utterance.text!r} ({error})") from error
         if np.abs(samples).max() < _HISS:
-            raise InputError(f"text: Flite found nothing to say in {utterance.text!r}")
+            raise InputError(f"text: Flite gives no audio for {utterance.text!r}")
         return resampled(samples, rate_hz)

@@ -1,4 +1,4 @@
-"""Neural voices by onnxruntime, on one thread each, for processes are what runs side by side: Kokoro (`selfkd[kokoro]`)
+"""Neural TTS by onnxruntime, on one thread, since processes run in parallel: Kokoro (`selfkd[kokoro]`)
 and Piper (`selfkd[piper]`, whose engine is GPL-3 and loaded at run time)."""
 
 import json
@@ -13,22 +13,23 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from selfkd.data.resample import resampled
 from selfkd.errors import EngineError, InputError
-from selfkd.synthesis.tts.base import Utterance, resampled
+from selfkd.synthesis.tts.base import Utterance
 
-USUAL_RATE_WPM = 175
-_POINTER = "a few lines of text there are git-lfs's place for it: git lfs pull"
-LOUDNESS = 0.9  # of a voice that scales each sentence to its peak
+DEFAULT_RATE_WPM = 175  # at which a voice has its natural speed
+_POINTER = "a file of a few lines of text is a git-lfs pointer: git lfs pull"
+LOUDNESS = 0.9  # for voices that scale each sentence to its peak
 # the first letter of a voice of Kokoro-82M, by its model card
 _KOKORO_LANGUAGES = {"a": "en-us", "b": "en-gb", "e": "es", "f": "fr-fr", "h": "hi", "i": "it", "p": "pt-br"}
 
 
 @dataclass
 class KokoroEngine:
-    """Kokoro-82M: `folder` holds model.onnx and voices.bin. Of rate and pitch it takes the rate."""
+    """Kokoro-82M: `folder` holds model.onnx and voices.bin. Uses the rate of an utterance, not its pitch."""
 
     folder: Path
-    engine: str = "Kokoro-82M (ONNX)"
+    name: str = "Kokoro-82M (ONNX)"
     license: str = "Apache-2.0"
 
     def __post_init__(self) -> None:
@@ -41,11 +42,11 @@ class KokoroEngine:
     def _kokoro(self) -> Any:
         from kokoro_onnx import Kokoro
 
-        self.voices()  # which says so where they cannot be read
+        self.voices()  # raises EngineError where they cannot be read
         return Kokoro.from_session(_session(self.folder / "model.onnx"), str(self.folder / "voices.bin"))
 
     def load(self) -> None:
-        """Reads the model; raises InputError where it cannot be read."""
+        """Reads the model; raises EngineError where it cannot be read."""
         assert self._kokoro
 
     def voices(self) -> list[str]:
@@ -62,7 +63,7 @@ class KokoroEngine:
     def synthesize_audio(self, utterance: Utterance) -> NDArray[np.float32]:
         if utterance.voice not in self._kokoro.voices:
             raise InputError(f"voice: Kokoro has no voice {utterance.voice!r}; there are {', '.join(self.voices())}")
-        speed = min(max(utterance.rate_wpm / USUAL_RATE_WPM, 0.5), 2.0)
+        speed = min(max(utterance.rate_wpm / DEFAULT_RATE_WPM, 0.5), 2.0)
         language = self.language(utterance.voice)
         samples, rate_hz = self._kokoro.create(utterance.text, voice=utterance.voice, speed=speed, lang=language)
         return resampled(samples, rate_hz)
@@ -70,21 +71,21 @@ class KokoroEngine:
 
 @dataclass
 class PiperEngine:
-    """Piper: `folder` holds voices as they are published, NAME.onnx beside NAME.onnx.json. A voice is called NAME, or
-    NAME#SPEAKER where the model has several.
+    """Piper: `folder` holds voices as they are published, NAME.onnx and NAME.onnx.json. A voice is called NAME, or
+    NAME#SPEAKER where the model has several speakers.
 
-    A model's own noise comes from a generator that cannot be set anew for each utterance, so it is left out: the same
-    text has the same samples, a little flatter.
+    A model's noise comes from a generator that cannot be seeded for each utterance, so it is off: the same text has the
+    same samples, with slightly less variation.
     """
 
     folder: Path
-    engine: str = "Piper"
+    name: str = "Piper"
     license: str = "GPL-3.0 (engine, loaded at run time); each voice has its own"
 
     def __post_init__(self) -> None:
         check_installed("piper", "piper")
         if not self._configs:
-            raise InputError(f"engine_path: {self.folder}: holds no voice (NAME.onnx beside NAME.onnx.json)")
+            raise InputError(f"engine_path: {self.folder}: holds no voice (NAME.onnx and NAME.onnx.json)")
 
     @cached_property
     def _configs(self) -> dict[str, dict[str, Any]]:
@@ -95,7 +96,7 @@ class PiperEngine:
         found: list[str] = []
         for name, config in self._configs.items():
             speakers: Sequence[str] = list(config.get("speaker_id_map") or {}) if config["num_speakers"] > 1 else []
-            found += [f"{name}#{tts_engine}" for tts_engine in speakers] or [name]
+            found += [f"{name}#{speaker}" for speaker in speakers] or [name]
         return found
 
     def language(self, voice: str) -> str:
@@ -106,22 +107,22 @@ class PiperEngine:
 
         if utterance.voice not in self.voices():
             raise InputError(f"voice: Piper has no voice {utterance.voice!r}; there are {', '.join(self.voices())}")
-        name, _, tts_engine = utterance.voice.partition("#")
-        how = SynthesisConfig(
-            speaker_id=self._configs[name]["speaker_id_map"][tts_engine] if tts_engine else None,
-            length_scale=USUAL_RATE_WPM / utterance.rate_wpm,
+        name, _, speaker = utterance.voice.partition("#")
+        settings = SynthesisConfig(
+            speaker_id=self._configs[name]["speaker_id_map"][speaker] if speaker else None,
+            length_scale=DEFAULT_RATE_WPM / utterance.rate_wpm,
             noise_scale=0.0,
             noise_w_scale=0.0,
             volume=LOUDNESS,
         )
-        sentences = list(_piper(self.folder / f"{name}.onnx").synthesize(utterance.text, how))
+        sentences = list(_piper(self.folder / f"{name}.onnx").synthesize(utterance.text, settings))
         if not sentences:
-            raise InputError(f"text: Piper found nothing to say in {utterance.text!r}")
+            raise InputError(f"text: Piper gives no audio for {utterance.text!r}")
         return resampled(np.concatenate([s.audio_float_array for s in sentences]), sentences[0].sample_rate)
 
 
 def check_installed(extra: str, package: str) -> None:
-    """Raises InputError, naming the extra, where an engine's package is not there."""
+    """Raises InputError, naming the extra, where an engine's package is not installed."""
     if find_spec(package) is None:
         raise InputError(f"engine: {extra}: {package} is not installed; pip install 'selfkd[{extra}]'")
 
@@ -142,5 +143,5 @@ def _session(path: Path) -> Any:
     options.intra_op_num_threads = 1
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime has a class for each kind, and no class for them all
+    except Exception as error:  # onnxruntime has many exception classes without a common base
         raise EngineError(f"engine_path: {path}: not a model that can be read; {_POINTER}") from error

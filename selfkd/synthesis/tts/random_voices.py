@@ -1,9 +1,9 @@
-"""Voices for espeak-ng that nobody made by hand: the settings of its voice files, drawn at random within about what the
-voices that it comes with have, and an accent for each: some phonemes are others. Ears that have heard a few dozen
-voices know these; ears that have heard hundreds know speech.
+"""Random voices for espeak-ng: the settings of voice files, sampled within about the range of its own voices, and an
+accent for each, which replaces some phonemes. A speech encoder trained on a few dozen voices overfits to them; hundreds
+of voices generalize.
 
-The settings are those of espeak-ng's docs/voices.md, phonemes those of its English; percents are of the accent's own
-values.
+The settings are those of espeak-ng's docs/voices.md, the phonemes those of its English; percentages refer to the
+values of the accent.
 """
 
 import random
@@ -14,7 +14,7 @@ _FORMANTS = 9
 _SHORT, _LONG = ("I", "E", "a", "0", "V", "U"), ("i:", "3:", "A:", "O:", "u:", "aa")
 _GLIDES, _BEFORE_R = ("eI", "aI", "OI", "aU", "oU"), ("e@", "i@", "U@", "O@", "A@")
 _REDUCED = ("@", "I2", "i", "3", "a#")
-# what a vowel may become in another accent: one that is as long, or begins or ends where it does
+# replacements of a vowel in another accent: of the same length, or with the same onset or offset
 _VOWELS = {
     **dict.fromkeys(_SHORT, _SHORT + _LONG),
     **dict.fromkeys((*_LONG, *_GLIDES), _LONG + _GLIDES),
@@ -23,11 +23,11 @@ _VOWELS = {
 }
 _CONSONANTS = {"h": ("NULL",), "D": ("d", "v", "z"), "T": ("t", "f", "s"), "N": ("n",), "z": ("s",), "w": ("v",),
                "r": ("l", "w"), "dZ": ("j", "Z"), "t": ("d", "?"), "S": ("s",)}  # fmt: skip
-_VOWEL_CHANCE, _CONSONANT_CHANCE = 0.3, 0.12
+_VOWEL_PROBABILITY, _CONSONANT_PROBABILITY = 0.3, 0.12
 
 
 def voice_file(name: str) -> str:
-    """The text of a voice file: the same for the same name, always."""
+    """The text of a voice file, a function of the name."""
     rng = random.Random(f"voice/{name}")
     tract = rng.uniform(0.82, 1.25)  # the length of the vocal tract moves all formants together
     low = rng.uniform(70, 190)
@@ -54,10 +54,10 @@ def voice_file(name: str) -> str:
 
 
 def _accent(rng: random.Random) -> list[str]:
-    """Which phonemes this voice exchanges, wherever they stand."""
-    exchanged = []
-    for chance, choices in ((_VOWEL_CHANCE, _VOWELS), (_CONSONANT_CHANCE, _CONSONANTS)):
+    """Lines that replace phonemes of this voice in any position."""
+    lines = []
+    for probability, choices in ((_VOWEL_PROBABILITY, _VOWELS), (_CONSONANT_PROBABILITY, _CONSONANTS)):
         for phoneme, others in choices.items():
-            if rng.random() < chance:
-                exchanged.append(f"replace 0 {phoneme} {rng.choice([o for o in others if o != phoneme])}")
-    return exchanged
+            if rng.random() < probability:
+                lines.append(f"replace 0 {phoneme} {rng.choice([o for o in others if o != phoneme])}")
+    return lines

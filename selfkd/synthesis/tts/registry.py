@@ -1,4 +1,4 @@
-"""The TTS engine of a configuration, and the voices that it is given.
+"""The TTS engine of a configuration, and its voices with their weights.
 
 Engines: espeak-ng, Flite, neural voices, any OpenAI-compatible speech endpoint (`selfkd[openai]`), or recordings of
 people in a folder.
@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,30 +17,31 @@ from numpy.typing import NDArray
 from selfkd.credentials import read_endpoint, without
 from selfkd.data.example import language_code
 from selfkd.data.media import decode_audio
-from selfkd.errors import EngineError, InputError, steady
+from selfkd.data.resample import resampled
+from selfkd.errors import EngineError, InputError, without_run_details
+from selfkd.synthesis.config import EngineName
 from selfkd.synthesis.sources.rows import Clip, find_recording, read_clip
-from selfkd.synthesis.tts.base import ESPEAK_VOICES, EspeakEngine, TTSEngine, Utterance, resampled
+from selfkd.synthesis.tts.base import ESPEAK_VOICES, EspeakEngine, TTSEngine, Utterance
 from selfkd.synthesis.tts.flite import FliteEngine
-from selfkd.synthesis.tts.neural import USUAL_RATE_WPM, KokoroEngine, PiperEngine, check_installed
+from selfkd.synthesis.tts.neural import DEFAULT_RATE_WPM, KokoroEngine, PiperEngine, check_installed
 
-EngineName = Literal["espeak", "flite", "kokoro", "piper", "openai", "recorded"]
-FOLLOW_THE_TEXT = ("openai", "recorded")  # whose voices are of no one language
-_ABOUT_THE_ROW = (400, 413, 422)  # what a server answers to a text that it cannot speak
-# of OpenAI itself, and of "training"; other servers have their own, which they do not tell
+ANY_LANGUAGE_ENGINES = ("openai", "recorded")  # whose voices have no language of their own
+_ROW_STATUS_CODES = (400, 413, 422)  # of a server that cannot synthesize a text
+# of OpenAI itself, and of "training"; other servers have their own, without a list of them
 _OPENAI_VOICES = ("alloy", "ash", "ballad", "coral", "echo", "fable", "onyx", "nova", "sage", "shimmer", "verse")
 
 
 def open_engine(engine: EngineName, path: str, model: str = "", time_limit_seconds: float = 60.0) -> TTSEngine:
     """The engine with what it needs: a folder of voices or recordings, or a base URL and how long to wait for it.
 
-    Raises InputError where its package or its files are not there.
+    Raises InputError where its package or its files are missing.
     """
     if engine == "espeak":
         return EspeakEngine()
     if engine == "flite":
         return FliteEngine()
     if engine == "openai":
-        return EndpointEngine(path, model, 0.9 * time_limit_seconds)  # before the time of the row is over
+        return EndpointEngine(path, model, 0.9 * time_limit_seconds)  # before the time limit of the row
     if engine not in get_args(EngineName):
         raise InputError(f"engine: {engine!r} is not known; there are {', '.join(get_args(EngineName))}")
     folder = Path(path)
@@ -51,9 +52,9 @@ def open_engine(engine: EngineName, path: str, model: str = "", time_limit_secon
     return PiperEngine(folder) if engine == "piper" else RecordedEngine(folder)
 
 
-def loaded_engine(engine: EngineName, path: str, model: str, time_limit_seconds: float) -> TTSEngine:
-    """The engine for the process that is to speak, in which a model of hundreds of megabytes is read before the time
-    of the first row begins."""
+def load_engine(engine: EngineName, path: str, model: str, time_limit_seconds: float) -> TTSEngine:
+    """The engine with its model in memory: reading hundreds of megabytes does not count for the time limit of the first
+    row."""
     tts_engine = open_engine(engine, path, model, time_limit_seconds)
     if isinstance(tts_engine, KokoroEngine):
         tts_engine.load()
@@ -62,7 +63,7 @@ def loaded_engine(engine: EngineName, path: str, model: str, time_limit_seconds:
 
 @dataclass
 class EndpointEngine:
-    """`/v1/audio/speech` of any server. The key comes from OPENAI_API_KEY; what it answers is not ours to reproduce."""
+    """`/v1/audio/speech` of any server. The key comes from OPENAI_API_KEY; the audio is not reproducible."""
 
     url: str
     model: str
@@ -70,7 +71,7 @@ class EndpointEngine:
     license: str = "as the endpoint's terms say"
 
     @property
-    def engine(self) -> str:
+    def name(self) -> str:
         return f"{self.model or 'tts-1'} at {self._endpoint.shown or 'OpenAI'}"
 
     def __post_init__(self) -> None:
@@ -101,29 +102,29 @@ class EndpointEngine:
         from openai import APIStatusError, OpenAIError
 
         try:
-            answer = self._client.audio.speech.create(
+            response = self._client.audio.speech.create(
                 model=self.model or "tts-1",
                 voice=utterance.voice,
                 input=utterance.text,
                 response_format="wav",
-                speed=utterance.rate_wpm / USUAL_RATE_WPM,
+                speed=utterance.rate_wpm / DEFAULT_RATE_WPM,
             )
-            audio_clip = decode_audio(answer.read())
+            audio_clip = decode_audio(response.read())
         except (OpenAIError, InputError) as error:
-            about_the_row = isinstance(error, InputError) or (
-                isinstance(error, APIStatusError) and error.status_code in _ABOUT_THE_ROW
+            is_row_error = isinstance(error, InputError) or (
+                isinstance(error, APIStatusError) and error.status_code in _ROW_STATUS_CODES
             )
-            reason = f"engine: {self.engine}: {without(steady(str(error)), self._endpoint.secrets)}"
-            raise (InputError if about_the_row else EngineError)(reason) from error
+            reason = f"engine: {self.name}: {without(without_run_details(str(error)), self._endpoint.secrets)}"
+            raise (InputError if is_row_error else EngineError)(reason) from error
         return resampled(audio_clip.samples, audio_clip.rate_hz)
 
 
 @dataclass
 class RecordedEngine:
-    """People's recordings: a sound file for each question, named by its id (see `SUFFIXES`)."""
+    """Recordings of people: an audio file for each question, named by its id (see `SUFFIXES`)."""
 
     folder: Path
-    engine: str = "recorded"
+    name: str = "recorded"
     license: str = "as the recordings' owner says"
 
     def voices(self) -> list[str]:
@@ -143,19 +144,18 @@ class RecordedEngine:
 
 
 def weighted_voices(names: str, tts_engine: TTSEngine, language: str) -> dict[str, float]:
-    """Voices and their weights; raises InputError for one that the engine lacks, or that speaks another language."""
+    """{voice: weight}. Raises InputError for a voice that the engine lacks, or that has another language."""
     wanted = ESPEAK_VOICES.get(names) or [v.strip() for v in names.split(",")]
     if names in ESPEAK_VOICES and not isinstance(tts_engine, EspeakEngine):
         if names != "training":
-            raise InputError(f"voices: {names!r} are voices of espeak-ng; name some of {tts_engine.engine}'s")
+            raise InputError(f"voices: {names!r} are voices of espeak-ng; name some of {tts_engine.name}'s")
         wanted = [v for v in tts_engine.voices() if _speaks(tts_engine, v, language)]
     voices, known = {}, set(tts_engine.voices())
     for entry in wanted:
         name, colon, weight = entry.partition(":")
-        named_there = (
-            name and isinstance(tts_engine, EndpointEngine) and tts_engine.url
-        )  # a server has voices of its own
-        if name not in known and not named_there:
+        # a server has voices of its own
+        is_of_server = name and isinstance(tts_engine, EndpointEngine) and tts_engine.url
+        if name not in known and not is_of_server:
             raise InputError(f"voices: unknown voice {name!r}; {_hint(tts_engine, language)}")
         if not _speaks(tts_engine, name, language):
             raise InputError(f"voices: {name!r} speaks {tts_engine.language(name)}, the questions are in {language}")
@@ -163,18 +163,16 @@ def weighted_voices(names: str, tts_engine: TTSEngine, language: str) -> dict[st
             raise InputError(f"voices: {entry!r} is not name:weight")
         voices[name] = float(weight) if colon else 1.0
     if not any(voices.values()):
-        raise InputError(
-            f"voices: {'all weigh 0' if voices else f'{tts_engine.engine} has none that speaks {language}'}"
-        )
+        raise InputError(f"voices: {'all weigh 0' if voices else f'{tts_engine.name} has none that speaks {language}'}")
     return voices
 
 
 def _hint(tts_engine: TTSEngine, language: str) -> str:
-    parts = "'training', 'drawn', 'unseen'" if isinstance(tts_engine, EspeakEngine) else "'training'"
-    named = next((voice for voice in tts_engine.voices() if _speaks(tts_engine, voice, language)), None)
-    return f"say {parts}" + (f" or names such as {named}" if named else "")
+    subsets = "'training', 'random', 'heldout'" if isinstance(tts_engine, EspeakEngine) else "'training'"
+    example = next((voice for voice in tts_engine.voices() if _speaks(tts_engine, voice, language)), None)
+    return f"choose from {subsets}" + (f" or names such as {example}" if example else "")
 
 
 def _speaks(tts_engine: TTSEngine, voice: str, language: str) -> bool:
-    spoken = tts_engine.language(voice)
-    return spoken == "any" or spoken.partition("-")[0] == language_code(language)
+    known = tts_engine.language(voice)
+    return known == "any" or known.partition("-")[0] == language_code(language)

@@ -62,7 +62,7 @@ def synthesized():
     tts_engine, examples = EspeakEngine(), toy_examples(4)
     examples[3] = replace(examples[3], image=examples[2].image)
     examples[1] = replace(examples[1], instruction="Look:\n", answer_format="\nOne word.")
-    return [e.spoken(tts_engine.synthesize_audio(Utterance(e.question, "en-US")), "en-US") for e in examples]
+    return [e.with_audio(tts_engine.synthesize_audio(Utterance(e.question, "en-US")), "en-US") for e in examples]
 
 
 def test_both_modalities_together_respond_as_each_alone(any_model, synthesized):
@@ -209,6 +209,6 @@ def test_invalid_candidates_are_refused(parts, synthesized, candidates):
 
 
 def test_prompt_without_room_for_the_response_is_refused(parts, synthesized):
-    long = synthesized[0].spoken(tone(10), "tone")
+    long = synthesized[0].with_audio(tone(10), "tone")
     with pytest.raises(InputError, match="do not fit the model's context of 48"):
         predict_modalities(*parts, [long], max_new_tokens=2000)

@@ -62,7 +62,7 @@ def small_examples(count: int) -> list[Example]:
         buffer = io.BytesIO()
         Image.fromarray(image).save(buffer, format="PNG")
         example = Example(f"e{i}", f"How many are there of thing number {i}?", "two", "s", "count", "two")
-        made.append(replace(example, image=buffer.getvalue()).spoken(tone(0.1 + i / 1000), "tone"))
+        made.append(replace(example, image=buffer.getvalue()).with_audio(tone(0.1 + i / 1000), "tone"))
     return made
 
 
@@ -103,7 +103,7 @@ def test_image_part_has_the_media_type_of_the_bytes(format_name, media_type):
 
 def test_audio_part_is_a_wav_of_the_same_samples():
     loud = np.array([0, 1, -1, 32_767, -32_768, 12_345] * 500, np.int16)
-    example = toy_examples(1)[0].spoken(loud / 32_768, "loud")
+    example = toy_examples(1)[0].with_audio(loud / 32_768, "loud")
     _, audio_clip = read_parts([audio_part(example)])
     assert np.array_equal(np.frombuffer(audio_clip, np.int16), loud)
 

@@ -108,7 +108,7 @@ def test_errors_of_the_models_code_are_failures(tmp_path, processor):
     model, found = predictions(source, data(tmp_path / "d", examples), ["text"])
     assert len(model.calls) == 4 and [r.text for r in found.values()] == [*[""] * 4, "yes \ufffd"]
     unreadable, *others = [r.error for r in found.values() if r.error]
-    assert unreadable.startswith(f"example {examples[0].id}: field image: not a readable picture")
+    assert unreadable.startswith(f"example {examples[0].id}: field image: not a readable image")
     assert others == [
         "RuntimeError: CUDA error: an illegal memory access",
         "the model's chat returned NoneType, not text",

@@ -93,7 +93,7 @@ def test_other_benchmarks_keep_their_rule():
 def benchmark_folder(folder, name):
     """A dataset folder with a tone as audio, which needs no TTS engine."""
     source = open_benchmark(name, local_dataset(folder, name))
-    examples = [source.example(i).spoken(tone(0.3), "tone") for i in range(len(source))]
+    examples = [source.example(i).with_audio(tone(0.3), "tone") for i in range(len(source))]
     write_shard(folder / name / "test.parquet", examples, {"rows": len(examples)})
     shards = [{"file": "test.parquet"}]
     write_json(

@@ -1,4 +1,4 @@
-"""Sources in files: each on a fixture in the layout in which it is published; bad rows are named and kept apart."""
+"""Sources in files: each on a fixture in its published layout; bad rows are named and rejected."""
 
 import gzip
 import io
@@ -14,13 +14,13 @@ import pytest
 import soundfile
 from datasets import Dataset, Features, Image, Value
 from examples import tone, toy_examples
-from PIL import Image as Pictures
+from PIL import Image as PILImage
 from PIL import ImageOps
 
 from selfkd.cli import main
 from selfkd.data.dataset import ExampleFolder
-from selfkd.data.example import index_of, read_manifest
-from selfkd.data.lazy_images import InFolder, InParquet
+from selfkd.data.example import image_columns, read_manifest
+from selfkd.data.lazy_images import ImageInFolder, ImageInParquet
 from selfkd.data.media import MAX_PIXELS
 from selfkd.errors import InputError
 from selfkd.serving.media import read_image
@@ -29,7 +29,7 @@ from selfkd.synthesis.sources.registry import open_source
 from selfkd.synthesis.sources.rows import RowSource, checked_image, json_records
 from selfkd.synthesis.synthesize import SynthesizeConfig, synthesize
 
-PICTURE = toy_examples(1)[0].image
+IMAGE = toy_examples(1)[0].image
 
 
 def settings(tmp_path, source, path, **changes):
@@ -38,7 +38,7 @@ def settings(tmp_path, source, path, **changes):
 
 @pytest.fixture
 def llava_folder(tmp_path):
-    """Records as in llava_v1_5_mix665k.json: turns, tokens for the picture, boxes, OCR, options, text alone."""
+    """Records as in llava_v1_5_mix665k.json: turns, image placeholders, boxes, OCR, options, text only."""
 
     def turns(*texts):
         return [{"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(texts)]
@@ -66,7 +66,7 @@ def llava_folder(tmp_path):
     for record in records[:3]:
         file = tmp_path / "images" / record["image"]
         file.parent.mkdir(parents=True)
-        file.write_bytes(PICTURE)
+        file.write_bytes(IMAGE)
     (tmp_path / "llava.json").write_text(json.dumps(records))
     return tmp_path
 
@@ -74,12 +74,12 @@ def llava_folder(tmp_path):
 def test_llava(llava_folder, tmp_path):
     config = settings(tmp_path, "llava", llava_folder / "llava.json", images=str(llava_folder / "images"))
     manifest = synthesize(config)
-    assert manifest["skipped_by_the_source"] == {"no picture": 1, "boxes": 2}
+    assert manifest["skipped_by_the_source"] == {"no image": 1, "boxes": 2}
     (gone,) = manifest["rejected"]
     assert gone["id"] == "llava-000005-00" and "missing.jpg: no such file" in gone["reason"]
     examples = {e.id: e for e in ExampleFolder(config.output)}
     assert len(examples) == manifest["rows"] == 6
-    # in the order of the file, but for those about one picture, which are side by side
+    # in the order of the file, but questions about one image are adjacent
     assert [name.removeprefix("llava-") for name in examples] == [
         "000000-00", "000000-01", "000004-00", "000001-00", "000002-00", "000006-00",
     ]  # fmt: skip
@@ -87,7 +87,7 @@ def test_llava(llava_folder, tmp_path):
     assert caption.question == "Provide a one-sentence caption for the provided image." and not caption.answer_format
     assert caption.instruction == "Reference OCR token: STOP\n"
     first, second = examples["llava-000000-00"], examples["llava-000000-01"]
-    assert first.question == "What are the colors of the bus in the image?" and first.image == second.image == PICTURE
+    assert first.question == "What are the colors of the bus in the image?" and first.image == second.image == IMAGE
     assert examples["llava-000001-00"].answer_format == "\nAnswer the question using a single word or phrase."
     assert "OCR token: STOP, ALL" in examples["llava-000002-00"].instruction
     options = examples["llava-000004-00"]
@@ -95,26 +95,26 @@ def test_llava(llava_folder, tmp_path):
     assert options.question == "Which is it?\nA. 5 cats\nB. a dog" and options.category == "train2017"
 
 
-def test_what_stays_written_and_what_is_spoken():
+def test_the_instruction_stays_text_or_becomes_audio():
     value = "<image>\nIs it day?\nAnswer the question using a single word or phrase."
     assert split_question(value, False) == ("Is it day?", "", "\nAnswer the question using a single word or phrase.")
     assert split_question(value, True) == ("Is it day?\nAnswer the question using a single word or phrase.", "", "")
 
 
-def test_a_sample_is_drawn_by_the_seed_and_keeps_the_order(llava_folder, tmp_path):
+def test_a_sample_depends_on_the_seed_and_keeps_the_order(llava_folder, tmp_path):
     def ids(**changes):
         config = settings(tmp_path, "llava", llava_folder / "llava.json", images="x", **changes)
         return [row.id for row in open_source(config).rows]
 
     assert ids(count=3) == ids(count=3) and set(ids(count=3)) < set(ids()) and len(ids(count=3)) == 3
     assert len({tuple(ids(count=3, seed=seed)) for seed in range(8)}) > 1
-    with pytest.raises(InputError, match="count: 9 are asked for, the source has 7"):
+    with pytest.raises(InputError, match="count: 9 wanted, the source has 7"):
         ids(count=9)
 
 
-def test_what_comes_with_the_package_takes_no_path(tmp_path):
-    """A third argument meant for the split once was a path that nobody read, and a study asked the wrong split."""
-    with pytest.raises(InputError, match="path: world comes with the package and takes none"):
+def test_a_source_in_the_package_takes_no_path(tmp_path):
+    """A positional argument meant for the split was once an unused path, and an experiment used the wrong split."""
+    with pytest.raises(InputError, match="path: world is in the package and takes none"):
         open_source(settings(tmp_path, "world", "test"))
 
 
@@ -122,20 +122,20 @@ def test_what_comes_with_the_package_takes_no_path(tmp_path):
     ("source", "field", "value"),
     [("world", "images", "x"), ("librispeech", "columns", {"answer": "a"}), ("jsonl", "instruction", "spoken")],
 )
-def test_a_field_that_would_do_nothing_is_refused(tmp_path, source, field, value):
+def test_a_field_without_effect_is_refused(tmp_path, source, field, value):
     with pytest.raises(InputError, match=f"{field}: is for llava.*, not for {source}|columns: is for jsonl, datasets"):
         open_source(settings(tmp_path, source, "x", **{field: value}))
 
 
-def test_a_text_alone_is_no_source(tmp_path):
+def test_conversations_without_images_are_no_source(tmp_path):
     turns = [{"from": "human", "value": "Write a poem."}, {"from": "gpt", "value": "Roses"}]
     (tmp_path / "text.json").write_text(json.dumps([{"id": "x", "conversations": turns}]))
-    with pytest.raises(InputError, match=r"text.json: holds no question \(no picture: 1\)"):
+    with pytest.raises(InputError, match=r"text.json: holds no question \(no image: 1\)"):
         synthesize(settings(tmp_path, "llava", tmp_path / "text.json"))
 
 
 def test_json_lines_and_their_columns(tmp_path):
-    (tmp_path / "a.png").write_bytes(PICTURE)
+    (tmp_path / "a.png").write_bytes(IMAGE)
     lines = [{"query": "What is it?", "prediction": "A star.", "file": "a.png"}, {"query": "", "prediction": "?"}]
     lines.append({"query": "Say it.", "prediction": "It.", "file": ""})
     (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8-sig")  # as Windows has it
@@ -144,10 +144,10 @@ def test_json_lines_and_their_columns(tmp_path):
     manifest = synthesize(config)
     assert manifest["skipped_by_the_source"] == {"no question or answer": 1}
     first, second = ExampleFolder(config.output)
-    assert (first.id, first.image, first.source) == ("mine-000000", PICTURE, "mine") and second.image is None
+    assert (first.id, first.image, first.source) == ("mine-000000", IMAGE, "mine") and second.image is None
 
 
-def test_no_and_none_are_answers_and_what_is_blank_is_none(tmp_path, capsys):
+def test_zero_and_false_are_answers_and_blanks_are_not(tmp_path, capsys):
     answers = [0, False, 0.0, " ", None, [], ""]
     lines = [json.dumps({"question": "How many?", "answer": a, "category": 0}) for a in answers]
     lines += ['{"question": " ", "answer": "b"}', "", "  "]
@@ -158,7 +158,7 @@ def test_no_and_none_are_answers_and_what_is_blank_is_none(tmp_path, capsys):
     assert "3 questions, 0 rejected; skipped by the source: no question or answer: 5" in capsys.readouterr().out
 
 
-def test_what_has_no_words_is_no_question_in_any_source(tmp_path, llava_folder):
+def test_rows_without_words_are_skipped_in_every_source(tmp_path, llava_folder):
     """Training would stop at an answer without words."""
     turns = [{"from": "human", "value": "What is it?"}, {"from": "gpt", "value": " "}]
     (tmp_path / "l.json").write_text(json.dumps([{"image": "a", "conversations": turns}]))
@@ -178,34 +178,34 @@ def test_what_has_no_words_is_no_question_in_any_source(tmp_path, llava_folder):
 
 
 def test_a_dataset_by_its_columns(tmp_path):
-    features = Features({"q": Value("string"), "a": Value("string"), "picture": Image()})
-    rows = {"q": ["What is it?", "And this?"], "a": ["A star.", "The same."], "picture": [{"bytes": PICTURE}] * 2}
+    features = Features({"q": Value("string"), "a": Value("string"), "photo": Image()})
+    rows = {"q": ["What is it?", "And this?"], "a": ["A star.", "The same."], "photo": [{"bytes": IMAGE}] * 2}
     Dataset.from_dict(rows, features).to_parquet(tmp_path / "data" / "train.parquet")
-    columns = {"question": "q", "answer": "a", "image": "picture"}
+    columns = {"question": "q", "answer": "a", "image": "photo"}
     source = open_source(settings(tmp_path, "datasets", tmp_path / "data", columns=columns))
-    assert [source.example(i).question for i in range(2)] == rows["q"] and source.example(1).image == PICTURE
-    with pytest.raises(InputError, match=r"columns: .*row 0 has no 'question'; there are q, a, picture"):
+    assert [source.example(i).question for i in range(2)] == rows["q"] and source.example(1).image == IMAGE
+    with pytest.raises(InputError, match=r"columns: .*row 0 has no 'question'; there are q, a, photo"):
         open_source(settings(tmp_path, "datasets", tmp_path / "data"))
 
 
-def test_columns_that_nobody_asks_for_are_not_decoded(tmp_path):
-    """As the sound of a folder of ours, for which `datasets` wants torchcodec."""
+def test_unused_columns_are_not_decoded(tmp_path):
+    """As the audio of our own folders, for which `datasets` needs torchcodec."""
     synthesize(SynthesizeConfig(tmp_path / "ours", count=2, processes=1))
     source = open_source(settings(tmp_path, "datasets", tmp_path / "ours"))
     assert [r.question for r in source.rows] == [e.question for e in ExampleFolder(tmp_path / "ours")]
     assert checked_image(source.example(0).image)
-    with pytest.raises(InputError, match=r"row 0 has no 'reply'; there are id, question.* speech"):
+    with pytest.raises(InputError, match=r"row 0 has no 'prediction'; there are id, question.* audio"):
         open_source(settings(tmp_path, "datasets", tmp_path / "ours", columns={"answer": "prediction"}))
-    with pytest.raises(InputError, match="'speech' is a dict, not text"):
+    with pytest.raises(InputError, match="'audio' is a dict, not text"):
         open_source(settings(tmp_path, "datasets", tmp_path / "ours", columns={"answer": "audio"}))
 
 
-def test_a_table_of_paths_beside_a_folder_of_pictures(tmp_path):
+def test_a_table_of_paths_and_a_folder_of_images(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "train.csv").write_text("question,answer,image\nWhat is it?,A star.,a.png\nAnd this?,It.,\n")
-    (tmp_path / "a.png").write_bytes(PICTURE)
+    (tmp_path / "a.png").write_bytes(IMAGE)
     source = open_source(settings(tmp_path, "datasets", f"{tmp_path / 'mine'}/", images=str(tmp_path)))
-    assert source.name == "mine" and [source.example(i).image for i in range(2)] == [PICTURE, None]
+    assert source.name == "mine" and [source.example(i).image for i in range(2)] == [IMAGE, None]
 
 
 def test_a_split_of_a_dataset_by_its_own_name(tmp_path):
@@ -223,15 +223,15 @@ def test_a_split_of_a_dataset_by_its_own_name(tmp_path):
         open_source(settings(tmp_path, "datasets", f"{tmp_path / 'data'}:one"))
 
 
-def test_pictures_in_parquet_that_does_not_say_so(tmp_path):
-    rows = {"question": ["What is it?"], "answer": ["A star."], "image": [{"bytes": PICTURE, "path": None}]}
+def test_images_in_parquet_without_metadata(tmp_path):
+    rows = {"question": ["What is it?"], "answer": ["A star."], "image": [{"bytes": IMAGE, "path": None}]}
     (tmp_path / "data").mkdir()
     pq.write_table(pa.table(rows), tmp_path / "data" / "train.parquet")
-    assert open_source(settings(tmp_path, "datasets", tmp_path / "data")).example(0).image == PICTURE
+    assert open_source(settings(tmp_path, "datasets", tmp_path / "data")).example(0).image == IMAGE
 
 
-def test_half_a_surrogate_pair_costs_its_row_alone(tmp_path):
-    """JSON can say it and Python can hold it, but no file in UTF-8 can."""
+def test_half_a_surrogate_pair_rejects_one_row(tmp_path):
+    """JSON and Python can hold it, but no file in UTF-8 can."""
     lines = ['{"id": "a", "question": "What \\ud83d is it?", "answer": "b"}']
     lines += ['{"id": "b", "question": "What is it?", "answer": "\\ud83d"}']
     lines += ['{"id": "c", "question": "What is it?", "answer": "b"}']
@@ -258,8 +258,8 @@ def test_librispeech(tmp_path):
     assert (example.question_type, example.voice, example.duration_seconds) == ("repeat", "103", 2.0)
 
 
-def test_no_engine_speaks_what_was_recorded(tmp_path):
-    """Neither its voices nor its files are asked for, and the folder says who did speak."""
+def test_recordings_need_no_engine(tmp_path):
+    """Neither its voices nor its files are checked, and the manifest names the speakers."""
     (tmp_path / "cv.tsv").write_text("client_id\tpath\tsentence\nann\ta.wav\tWie bitte?\nbob\tb.wav\tWo denn?\n")
     for name in "ab":
         audio_clip(tmp_path / "clips" / f"{name}.wav", 2.0)
@@ -334,50 +334,50 @@ def test_easy_vqa_is_shuffled_once(tmp_path, monkeypatch):
 
 def jpeg(width, height):
     buffer = io.BytesIO()
-    Pictures.new("RGB", (width, height), "red").save(buffer, "JPEG")
+    PILImage.new("RGB", (width, height), "red").save(buffer, "JPEG")
     return buffer.getvalue()
 
 
 @pytest.mark.parametrize("question_type", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_photograph_is_seen_upright(question_type, orientation):
-    """A camera held on its side writes down the sensor's rows, and beside them how it was held."""
-    exif, buffer = Pictures.Exif(), io.BytesIO()
+def test_a_photograph_is_decoded_upright(question_type, orientation):
+    """A camera held on its side stores the sensor's rows and an EXIF orientation."""
+    exif, buffer = PILImage.Exif(), io.BytesIO()
     exif[0x0112] = orientation
-    left, right = Pictures.new("RGB", (32, 32), "red"), Pictures.new("RGB", (64, 32), "blue")
+    left, right = PILImage.new("RGB", (32, 32), "red"), PILImage.new("RGB", (64, 32), "blue")
     right.paste(left, (0, 0))
     right.save(buffer, question_type, exif=exif)
     example = replace(toy_examples(1)[0], image=buffer.getvalue())
-    expected = ImageOps.exif_transpose(Pictures.open(io.BytesIO(example.image))).convert("RGB")
+    expected = ImageOps.exif_transpose(PILImage.open(io.BytesIO(example.image))).convert("RGB")
     assert example.load_image().tobytes() == expected.tobytes()
     assert read_image(example.image, 10_000).tobytes() == expected.tobytes()
     size = (64, 32) if orientation < 5 else (32, 64)
     assert example.load_image().size == read_image(example.image, 10_000).size == size
-    assert tuple(index_of(example).values())[1:] == size
+    assert tuple(image_columns(example).values())[1:] == size
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 @pytest.mark.parametrize("mode", ["RGB", "P", "LA", "L"])
-def test_a_picture_that_says_nothing_of_how_it_was_held_is_as_it_was(mode):
+def test_an_image_without_orientation_is_not_rotated(mode):
     buffer, broken = io.BytesIO(), io.BytesIO()
-    Pictures.open(io.BytesIO(PICTURE)).convert(mode).save(buffer, "PNG")
-    Pictures.open(io.BytesIO(PICTURE)).save(broken, "JPEG", exif=b"Exif\0\0MM\0*nonsense")
+    PILImage.open(io.BytesIO(IMAGE)).convert(mode).save(buffer, "PNG")
+    PILImage.open(io.BytesIO(IMAGE)).save(broken, "JPEG", exif=b"Exif\0\0MM\0*nonsense")
     for data in (buffer.getvalue(), broken.getvalue()):
         example = replace(toy_examples(1)[0], image=data)
-        plain = Pictures.open(io.BytesIO(data)).convert("RGB")
+        plain = PILImage.open(io.BytesIO(data)).convert("RGB")
         assert example.load_image().tobytes() == read_image(data, 10_000).tobytes() == plain.tobytes()
-        assert tuple(index_of(example).values())[1:] == plain.size
+        assert tuple(image_columns(example).values())[1:] == plain.size
 
 
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (jpeg(200, 200)[:-500], "not a readable picture"),
-        (b"no picture", "not a readable picture"),
+        (jpeg(200, 200)[:-500], "not a readable image"),
+        (b"no image", "not a readable image"),
         (jpeg(9000, 9000), f"9000 x 9000 pixels are too many|exceeds limit of {MAX_PIXELS}"),
     ],
 )
-def test_pictures_that_cannot_be_used(data, reason):
+def test_unusable_images_are_refused(data, reason):
     with pytest.raises(InputError, match=f"field image: .*({reason})"):
         checked_image(data)
 
@@ -386,8 +386,8 @@ def test_pictures_that_cannot_be_used(data, reason):
     ("make", "reason"),
     [
         (lambda p: audio_clip(p, 0), "holds no samples"),
-        (lambda p: p.write_bytes(b"RIFF"), "not readable sound"),
-        (lambda p: None, "not readable sound"),
+        (lambda p: p.write_bytes(b"RIFF"), "not readable audio"),
+        (lambda p: None, "not readable audio"),
         (lambda p: soundfile.write(p, np.zeros(32_000), 16_000), "silent"),
         (lambda p: soundfile.write(p, np.sign(tone(2.0)), 16_000, subtype="FLOAT"), "clipped"),
         (
@@ -396,13 +396,13 @@ def test_pictures_that_cannot_be_used(data, reason):
         ),
         (
             lambda p: soundfile.write(p, np.append(tone(2.0), np.nan), 16_000, subtype="FLOAT", format="WAV"),
-            "no numbers",
+            "NaN or infinite",
         ),
-        (lambda p: audio_clip(p, 31.0), "31.0 s is over the 30 s"),
-        (lambda p: audio_clip(p, 29.0), "29.0 s for 26 letters is not a likely length"),
+        (lambda p: audio_clip(p, 31.0), "31.0 s is over the encoder's window of 30 s"),
+        (lambda p: audio_clip(p, 29.0), "29.0 s for 26 characters is not a plausible length"),
     ],
 )
-def test_recordings_that_cannot_be_used(tmp_path, make, reason):
+def test_unusable_recordings_are_rejected(tmp_path, make, reason):
     chapter = tmp_path / "LibriSpeech/1/2"
     chapter.mkdir(parents=True)
     make(chapter / "1-2-0.wav")
@@ -420,7 +420,7 @@ def test_recordings_that_cannot_be_used(tmp_path, make, reason):
     ("eight channels at 96 kHz", lambda p: audio_clip(p, 2.0, 96_000, 8)),
     ("an mp3 named .wav", lambda p: audio_clip(p, 2.0, 16_000, format="MP3")),
 ])  # fmt: skip
-def test_recordings_of_another_form_are_brought_to_ours(tmp_path, name, make):
+def test_recordings_are_converted_to_mono_16_khz(tmp_path, name, make):
     make(tmp_path / "voices" / "mine-000000.wav")
     (tmp_path / "mine.jsonl").write_text('{"question": "What is in it?", "answer": "A star."}')
     changes = {"engine": "recorded", "engine_path": str(tmp_path / "voices"), "voices": "recorded"}
@@ -433,9 +433,9 @@ def test_recordings_of_another_form_are_brought_to_ours(tmp_path, name, make):
 @pytest.mark.parametrize(
     ("source", "text", "message"),
     [
-        ("llava", "{", "does not begin as a JSON file of this source does"),
+        ("llava", "{", "does not begin like a JSON file of this source"),
         ("llava", "[{}, {", "record 0: field conversations"),
-        ("llava", "", "does not begin as a JSON file"),
+        ("llava", "", "does not begin like a JSON file"),
         ("llava", b'["\xff"]', "after record 0: not UTF-8"),
         ("llava", '[{"id": 1}]', "record 0: field conversations"),
         ("llava", '[{"image": "a", "conversations": ["x", "y"]}]', "record 0: .*turn 0 is not human's, then gpt's"),
@@ -445,14 +445,14 @@ def test_recordings_of_another_form_are_brought_to_ours(tmp_path, name, make):
         ("jsonl", '{"question": "a", "answer": "b"}\nnonsense', "line 2: not JSON in UTF-8"),
         ("jsonl", b'{"question": "\xff"}', "line 1: not JSON in UTF-8"),
         ("jsonl", '{"question": "a"}', "row 0 has no 'answer'; there are question"),
-        ("jsonl", '{"id": 1, "question": "a", "answer": "b"}\n' * 2, "field id: '1' stands for more than one row"),
+        ("jsonl", '{"id": 1, "question": "a", "answer": "b"}\n' * 2, "field id: '1' of more than one row"),
         ("common-voice", "a\tb\n1\t2\n", "no column 'path'"),
         ("common-voice", b"client_id\tpath\tsentence\nx\ta.mp3\t\xff\n", "not a table in UTF-8"),
         ("common-voice", "client_id\tpath\tsentence\nx\ta.mp3\n", "line 2: fewer columns"),
         ("lhotse", "nonsense", "not lhotse's JSON lines"),
         ("lhotse", '{"id": 1}\n', "line 1: not in the published layout .*supervisions"),
         ("lhotse", "[1]\n", "line 1: not in the published layout"),
-        ("gigaspeech", "nonsense", "does not begin as a JSON file"),
+        ("gigaspeech", "nonsense", "does not begin like a JSON file"),
         ("gigaspeech", '{"audios": [1', "audio 0: not in the published layout|record 0: not JSON"),
         ("gigaspeech", '{"audios": [{"aid": "a", "path": "b"}]}', "audio 0: not in the published layout .*segments"),
         ("librispeech", "", "no such folder"),
@@ -467,8 +467,8 @@ def test_files_that_cannot_be_read_are_named(tmp_path, source, text, message):
 
 @pytest.mark.parametrize("size", [1, 7, 2**20])
 def test_a_list_in_json_is_read_an_item_at_a_time(tmp_path, monkeypatch, size):
-    """Whatever part of it is read at once: items, numbers and letters of several bytes end in the middle."""
-    monkeypatch.setattr("selfkd.synthesis.sources.rows._AT_ONCE", size)
+    """For any block size: items, numbers and characters of several bytes are split."""
+    monkeypatch.setattr("selfkd.synthesis.sources.rows._READ_CHARACTERS", size)
     items = [{"a": ["x", {"b": "]é日"}]}, 12345, [], "text, text", None]
     for text in (json.dumps(items), json.dumps(items, indent=2, ensure_ascii=False)):
         (tmp_path / "list.json").write_text(text)
@@ -484,7 +484,7 @@ def test_transcripts_that_are_not_utf8_are_named(tmp_path):
         open_source(settings(tmp_path, "librispeech", tmp_path))
 
 
-def test_a_parquet_file_cut_short_is_named(tmp_path):
+def test_a_truncated_parquet_file_is_named(tmp_path):
     path = tmp_path / "data" / "train.parquet"
     path.parent.mkdir()
     pq.write_table(pa.table({"question": ["a"], "answer": ["b"]}), path)
@@ -493,42 +493,40 @@ def test_a_parquet_file_cut_short_is_named(tmp_path):
         open_source(settings(tmp_path, "datasets", tmp_path / "data"))
 
 
-def test_a_question_too_long_to_speak_is_kept_with_its_reason(tmp_path):
+def test_a_question_too_long_is_listed_with_its_reason(tmp_path):
     rows = [{"id": "long", "question": "why " * 5000, "answer": "b"}, {"id": "b", "question": "Why?", "answer": "b"}]
     (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
     manifest = synthesize(settings(tmp_path, "jsonl", tmp_path / "mine.jsonl"))
-    assert manifest["rejected"][0]["id"] == "long" and "too many to speak" in manifest["rejected"][0]["reason"]
+    assert manifest["rejected"][0]["id"] == "long" and "too many to synthesize" in manifest["rejected"][0]["reason"]
     assert read_manifest(tmp_path / "out")["rows"] == 1
 
 
-def test_where_nothing_is_kept_the_command_says_why_and_can_be_given_again(tmp_path, capsys):
-    def asked(image, question="Why?"):
+def test_without_any_accepted_row_the_command_says_why_and_can_be_run_again(tmp_path, capsys):
+    def run(image, question="Why?"):
         row = {"id": "a", "question": question, "answer": "b", "image": image}
         (tmp_path / "mine.jsonl").write_text(json.dumps(row))
         synthesize(settings(tmp_path, "jsonl", tmp_path / "mine.jsonl", images=str(tmp_path)))
 
     with pytest.raises(
-        InputError, match=r"out: all 1 questions were refused \(field image: .*b.png: no such file\); no"
+        InputError, match=r"out: all 1 questions were rejected \(field image: .*b.png: no such file\); no"
     ):
-        asked("b.png")
-    with pytest.raises(InputError, match=r"all 1 questions were refused .*no such file"):
-        asked("b.png")
-    with pytest.raises(InputError, match=r"all 1 questions were refused .*nothing of it can be spoken"):
-        asked(None, "...")
+        run("b.png")
+    with pytest.raises(InputError, match=r"all 1 questions were rejected .*no such file"):
+        run("b.png")
+    with pytest.raises(InputError, match=r"all 1 questions were rejected .*no words to synthesize"):
+        run(None, "...")
     assert not list((tmp_path / "out").rglob("*.parquet")) and not (tmp_path / "out" / "manifest.json").exists()
-    (tmp_path / "a.png").write_bytes(PICTURE)
-    asked("a.png")
+    (tmp_path / "a.png").write_bytes(IMAGE)
+    run("a.png")
     assert read_manifest(tmp_path / "out")["rows"] == 1
 
 
-def test_where_all_that_was_spoken_is_refused_it_can_be_heard_and_given_again(tmp_path):
+def test_audio_of_rejected_rows_is_kept_and_the_command_can_be_run_again(tmp_path):
     (tmp_path / "1-2.trans.txt").write_text("1-2-0 WHERE DO YOU LIVE\n")
     soundfile.write(tmp_path / "1-2-0.flac", np.sign(tone(2.0)), 16_000)
     config = settings(tmp_path, "librispeech", tmp_path)
     for _ in range(2):
-        with pytest.raises(
-            InputError, match=r"all 1 questions were refused .*clipped.*what was spoken is in .*rejected"
-        ):
+        with pytest.raises(InputError, match=r"all 1 questions were rejected .*clipped.*their audio is in .*rejected"):
             synthesize(config)
     (refused,) = (tmp_path / "out" / "rejected").iterdir()
     assert pq.read_table(refused)["rejected"][0].as_py().startswith("field audio: clipped")
@@ -537,8 +535,8 @@ def test_where_all_that_was_spoken_is_refused_it_can_be_heard_and_given_again(tm
     assert (manifest["rows"], manifest["rejected"], manifest["rejected_shards"]) == (1, [], [])
 
 
-def test_a_folder_goes_on_with_the_questions_that_it_was_begun_with(tmp_path):
-    file, other = tmp_path / "mine.jsonl", tmp_path / "out" / "plan.json"
+def test_a_folder_resumes_only_with_its_own_questions(tmp_path):
+    file = tmp_path / "mine.jsonl"
     rows = [{"id": name, "question": f"Is it {name}?", "answer": "yes", "image": None} for name in "abc"]
     config = settings(tmp_path, "jsonl", file, shard_rows=2, images=str(tmp_path))
     file.write_text("\n".join(map(json.dumps, rows)))
@@ -553,14 +551,10 @@ def test_a_folder_goes_on_with_the_questions_that_it_was_begun_with(tmp_path):
         with pytest.raises(InputError, match=f"out: its questions are not those of the source now .{field}"):
             synthesize(config)
     assert (tmp_path / "out" / "manifest.json").read_bytes() == manifest
-    # a folder of a version that did not write down what the source held
-    plan = json.loads(other.read_text())
-    other.write_text(json.dumps({k: v for k, v in plan.items() if k not in ("source_rows", "source_sha256")}))
-    assert "source_sha256" not in synthesize(config) and read_manifest(tmp_path / "out")["rows"] == 3
 
 
-def test_pictures_by_their_place_belong_to_what_a_folder_was_begun_with(tmp_path):
-    rows = {"question": ["Is it?", "Is it?"], "answer": ["a", "b"], "image": [{"bytes": PICTURE}, None]}
+def test_the_hash_of_a_source_covers_which_row_has_which_image(tmp_path):
+    rows = {"question": ["Is it?", "Is it?"], "answer": ["a", "b"], "image": [{"bytes": IMAGE}, None]}
     features = Features({"question": Value("string"), "answer": Value("string"), "image": Image()})
     Dataset.from_dict(rows, features).to_parquet(tmp_path / "data" / "train.parquet")
     source = open_source(settings(tmp_path, "datasets", tmp_path / "data"))
@@ -569,10 +563,10 @@ def test_pictures_by_their_place_belong_to_what_a_folder_was_begun_with(tmp_path
     assert source.sha256() == open_source(settings(tmp_path, "datasets", tmp_path / "data")).sha256()
     assert source.sha256() != RowSource("x", swapped).sha256()
     question_types = [
-        PICTURE,
+        IMAGE,
         tmp_path / "a.png",
-        InFolder(tmp_path, "b.png"),
-        InParquet(str(tmp_path / "c"), 0, 1, "image"),
+        ImageInFolder(tmp_path, "b.png"),
+        ImageInParquet(str(tmp_path / "c"), 0, 1, "image"),
     ]
     assert len({RowSource("x", (first._replace(image=image),)).sha256() for image in question_types}) == 4
 
@@ -582,10 +576,10 @@ def test_pictures_by_their_place_belong_to_what_a_folder_was_begun_with(tmp_path
     [
         ({"split": "validation"}, "split: easy-vqa has train and test"),
         ({"split": "validation", "count": 5}, "split: easy-vqa has train and test"),
-        ({"count": 50_000}, "count: 50000 are asked for, easy-vqa has 38575 train questions"),
+        ({"count": 50_000}, "count: 50000 wanted, easy-vqa has 38575 train questions"),
     ],
 )
-def test_what_easy_vqa_does_not_have_is_told_when_it_is_opened(tmp_path, changes, message):
+def test_missing_parts_of_easy_vqa_are_an_error_at_once(tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         synthesize(settings(tmp_path, "easy-vqa", "", **changes))
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Speech engines behind one interface: what each says, and what happens when one hangs, dies or is not there."""
+"""TTS engines behind one interface: their audio, and what happens when one hangs, dies or is not installed."""
 
 import io
 import json
@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 import soundfile
 from examples import tone, toy_examples
+from faulty_engine import FaultyEngine
 
-from selfkd.data.check import CheckConfig, check
+from selfkd.check_data import CheckConfig, check
 from selfkd.data.dataset import ExampleFolder
 from selfkd.errors import EngineError, InputError
-from selfkd.synthesis.quality_filter import Verifier, check_audio, token_limit, word_error_rate
+from selfkd.synthesis.quality_filter import ASRFilter, check_audio, token_limit, word_error_rate
 from selfkd.synthesis.synthesize import SynthesizeConfig, synthesize
 from selfkd.synthesis.tts.base import EspeakEngine, Utterance
 from selfkd.synthesis.tts.registry import RecordedEngine, open_engine, weighted_voices
@@ -36,29 +37,10 @@ def needs(name):
     )
 
 
-class Moody:
-    """An engine that hangs, dies or fails by what it is told to say."""
-
-    engine = license = "none"
-
-    def __init__(self, works=True):
-        if not works:
-            raise InputError("engine_path: nothing there")
-
-    def synthesize_audio(self, utterance):
-        if utterance.text == "hang":
-            time.sleep(60)
-        if utterance.text == "die":
-            os._exit(7)
-        if utterance.text == "fail":
-            raise KeyError("phoneme")
-        return tone(0.5)
-
-
-def test_an_engine_that_hangs_dies_or_fails_costs_its_row_alone():
-    tts_engine = IsolatedEngine(Moody, (), time_limit_seconds=3.0)
+def test_an_engine_that_hangs_dies_or_fails_costs_one_row():
+    tts_engine = IsolatedEngine(FaultyEngine, (), time_limit_seconds=1.0)
     for text, reason in (
-        ("hang", "said nothing for 3 s"),
+        ("hang", "no audio in 1 s"),
         ("die", r"died on this row \(exit code 7\)"),
         ("fail", "KeyError"),
     ):
@@ -67,10 +49,10 @@ def test_an_engine_that_hangs_dies_or_fails_costs_its_row_alone():
         assert len(tts_engine.synthesize_audio(Utterance("well", "v"))) == 8_000
     tts_engine.close()
     with pytest.raises(EngineError, match="nothing there"):
-        IsolatedEngine(Moody, (False,), 1.0).synthesize_audio(Utterance("well", "v"))
+        IsolatedEngine(FaultyEngine, (False,), 1.0).synthesize_audio(Utterance("well", "v"))
 
 
-def test_what_a_stopped_row_would_have_answered_is_not_the_next_rows(monkeypatch):
+def test_the_result_of_an_interrupted_row_is_not_that_of_the_next(monkeypatch):
     tts_engine = IsolatedEngine(EspeakEngine, (), 60)
     first, second = Utterance("What is it?", "en-US+m1"), Utterance("Is it red or blue?", "en-US+m1")
     expected = tts_engine.synthesize_audio(second)
@@ -98,10 +80,10 @@ def test_voices_have_weights_and_a_language():
     with pytest.raises(InputError, match=r"'de\+m1' speaks de, the questions are in en"):
         weighted_voices("de+m1", tts_engine, "en")
     with pytest.raises(
-        InputError, match="unknown voice 'x'; say 'training', 'drawn', 'unseen' or names such as en"
-    ) as told:
+        InputError, match="unknown voice 'x'; choose from 'training', 'random', 'heldout' or names such as en"
+    ) as caught:
         weighted_voices("x", tts_engine, "en")
-    assert weighted_voices(str(told.value).split()[-1], tts_engine, "en")
+    assert weighted_voices(str(caught.value).split()[-1], tts_engine, "en")
     with pytest.raises(InputError, match="voices: all weigh 0"):
         weighted_voices("en-US+m1:0", tts_engine, "en")
     german = tts_engine.synthesize_audio(Utterance("Wie viele Kreise sind rot?", "de+m1"))
@@ -111,14 +93,14 @@ def test_voices_have_weights_and_a_language():
 
 
 class Endpoint(BaseHTTPRequestHandler):
-    """`/v1/audio/speech` as OpenAI's: a tone at 24 kHz, and an error now and then, which a client must bear."""
+    """`/v1/audio/speech` as OpenAI's: a tone at 24 kHz, and errors by the name of the model or voice."""
 
-    asked: ClassVar[list] = []
+    requests: ClassVar[list] = []
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.asked.append(body)
-        if len(self.asked) == 1:
+        self.requests.append(body)
+        if len(self.requests) == 1:
             self.send_response(500)
             self.end_headers()
             return
@@ -127,7 +109,7 @@ class Endpoint(BaseHTTPRequestHandler):
             self.end_headers()
             return
         if body["model"] == "slow":
-            time.sleep(6)
+            time.sleep(4)
             return
         if body["model"] in ("429", "500", "503"):
             self.send_response(int(body["model"]))
@@ -150,9 +132,9 @@ class Endpoint(BaseHTTPRequestHandler):
 
 
 def test_an_openai_compatible_endpoint(tmp_path):
-    """The official client asks; a failure of the server is tried again; what comes back is brought to 16 kHz."""
+    """The official client sends requests and retries failures of the server; its audio is resampled to 16 kHz."""
     pytest.importorskip("openai")
-    Endpoint.asked = []
+    Endpoint.requests = []
     server = HTTPServer(("127.0.0.1", 0), Endpoint)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}/v1"
@@ -165,15 +147,18 @@ def test_an_openai_compatible_endpoint(tmp_path):
     assert manifest["engine_name"] == f"some-tts at {url}" and manifest["rejected"] == []
     (example,) = ExampleFolder(config.output)
     assert (example.voice, example.duration_seconds) == ("nova", 2.0)
-    assert Endpoint.asked[-1]["input"] == "How many of the three are red?" and Endpoint.asked[-1]["model"] == "some-tts"
+    assert (
+        Endpoint.requests[-1]["input"] == "How many of the three are red?"
+        and Endpoint.requests[-1]["model"] == "some-tts"
+    )
     with pytest.raises(InputError, match="no such voice"):
         open_engine("openai", url).synthesize_audio(Utterance("well", "nobody"))
-    # no key, no server: that is not about the row, so none is refused for it and the same command can go on
+    # no key, no server: an error of no row, so none is rejected for it and the same command resumes
     locked = replace(config, output=tmp_path / "locked", engine_model="locked")
     with pytest.raises(EngineError, match=r"engine: locked at http.*401"):
         synthesize(locked)
     assert not any(locked.output.iterdir())
-    # the same data from another address, or with more patience
+    # the same data from another address, or with a longer time limit
     assert synthesize(replace(config, engine_path=f"{url}/", time_limit_seconds=90))["rows"] == 1
     with pytest.raises(InputError, match="holds other data"):
         synthesize(replace(config, engine_model="another"))
@@ -188,27 +173,25 @@ def test_an_openai_compatible_endpoint(tmp_path):
 
 
 @pytest.mark.parametrize("model", ["429", "500", "503", "slow"])
-def test_a_server_that_has_no_answer_stops_the_job_and_costs_no_row(tmp_path, model):
+def test_a_server_without_a_response_stops_the_job_and_costs_no_row(tmp_path, model):
     pytest.importorskip("openai")
-    Endpoint.asked = [{}]
+    Endpoint.requests = [{}]
     server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     (tmp_path / "q.jsonl").write_text('{"id": "a", "question": "How many of the 3 are red?", "answer": "Two."}')
     config = SynthesizeConfig(
         tmp_path / "out", "jsonl", str(tmp_path / "q.jsonl"), count=0, processes=1, engine="openai",
         engine_path=f"http://127.0.0.1:{server.server_port}/v1", engine_model=model, voices="mine",
-        time_limit_seconds=4 if model == "slow" else 60,
+        time_limit_seconds=2 if model == "slow" else 60,
     )  # fmt: skip
-    with pytest.raises(
-        EngineError, match="said nothing for 4 s" if model == "slow" else f"engine: {model} at .*{model}"
-    ):
+    with pytest.raises(EngineError, match="no audio in 2 s" if model == "slow" else f"engine: {model} at .*{model}"):
         synthesize(config)
     assert not any(config.output.iterdir())
     server.shutdown()
 
 
 def test_piper():
-    """The real engine with a voice that hums (see its folder)."""
+    """The real engine with a tiny voice that hums (see its folder)."""
     pytest.importorskip("piper")
     tts_engine = open_engine("piper", str(Path(__file__).parents[2] / "fixtures" / "piper"))
     assert weighted_voices("training", tts_engine, "en") == {"en_US-hum-low": 1.0}
@@ -216,7 +199,7 @@ def test_piper():
         weighted_voices("en_US-hum-low", tts_engine, "de")
     with pytest.raises(InputError, match="voices: Piper has none that speaks de"):
         weighted_voices("training", tts_engine, "de")
-    with pytest.raises(InputError, match="voices: 'unseen' are voices of espeak-ng; name some of Piper's"):
+    with pytest.raises(InputError, match="voices: 'heldout' are voices of espeak-ng; name some of Piper's"):
         weighted_voices("heldout", tts_engine, "en")
     question = Utterance("Is there a red bus?", "en_US-hum-low")
     samples = tts_engine.synthesize_audio(question)
@@ -227,11 +210,11 @@ def test_piper():
     )
     with pytest.raises(InputError, match="Piper has no voice 'nobody'"):
         tts_engine.synthesize_audio(replace(question, voice="nobody"))
-    with pytest.raises(InputError, match="Piper found nothing to say"):
+    with pytest.raises(InputError, match="Piper gives no audio"):
         tts_engine.synthesize_audio(replace(question, text="..."))
 
 
-def test_an_engine_that_is_not_there_is_told_at_once(tmp_path, monkeypatch):
+def test_an_engine_that_is_not_installed_is_an_error_at_once(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="holds no voice"):
         open_engine("piper", str(tmp_path))
     with pytest.raises(InputError, match=r"engine_path: .*model\.onnx: no such file"):
@@ -245,7 +228,7 @@ def test_an_engine_that_is_not_there_is_told_at_once(tmp_path, monkeypatch):
 
 
 def test_files_that_are_no_model_stop_the_job_and_cost_no_row(tmp_path):
-    """What git leaves in the place of large files, where git-lfs is not there."""
+    """Pointers, which git leaves in place of large files without git-lfs."""
     for package in ("kokoro_onnx", "onnxruntime", "piper"):
         pytest.importorskip(package)
     for name in ("model.onnx", "voices.bin"):
@@ -266,20 +249,22 @@ def test_files_that_are_no_model_stop_the_job_and_cost_no_row(tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("flite") is None, reason="there is no command flite")
-def test_flite_says_the_same_twice_at_the_rate_that_is_asked_for():
-    tts_engine, said = open_engine("flite", ""), Utterance("Is there a red circle?", "slt")
-    samples = tts_engine.synthesize_audio(said)
-    assert np.array_equal(samples, tts_engine.synthesize_audio(said)) and 16_000 < len(samples) < 48_000
+def test_flite_is_deterministic_and_follows_the_rate():
+    tts_engine, utterance = open_engine("flite", ""), Utterance("Is there a red circle?", "slt")
+    samples = tts_engine.synthesize_audio(utterance)
+    assert np.array_equal(samples, tts_engine.synthesize_audio(utterance)) and 16_000 < len(samples) < 48_000
     assert {"kal", "slt"} <= set(tts_engine.voices()) and "awb_time" not in tts_engine.voices()
-    assert len(tts_engine.synthesize_audio(replace(said, rate_wpm=350))) == pytest.approx(len(samples) / 2, rel=0.1)
-    assert not np.array_equal(samples, tts_engine.synthesize_audio(replace(said, voice="rms"))[: len(samples)])
+    assert len(tts_engine.synthesize_audio(replace(utterance, rate_wpm=350))) == pytest.approx(
+        len(samples) / 2, rel=0.1
+    )
+    assert not np.array_equal(samples, tts_engine.synthesize_audio(replace(utterance, voice="rms"))[: len(samples)])
     with pytest.raises(InputError, match="Flite has no voice 'nobody'"):
-        tts_engine.synthesize_audio(replace(said, voice="nobody"))
-    with pytest.raises(InputError, match="Flite found nothing to say"):
-        tts_engine.synthesize_audio(replace(said, text="..."))
+        tts_engine.synthesize_audio(replace(utterance, voice="nobody"))
+    with pytest.raises(InputError, match="Flite gives no audio"):
+        tts_engine.synthesize_audio(replace(utterance, text="..."))
 
 
-def test_flite_that_fails_is_told_with_its_own_words(tmp_path, monkeypatch):
+def test_a_failure_of_flite_is_reported_with_its_message(tmp_path, monkeypatch):
     (tmp_path / "flite").write_text(
         '#!/bin/sh\n[ "$1" = -lv ] && echo "Voices available: slt" || { echo "no luck" >&2; exit 3; }\n'
     )
@@ -303,20 +288,20 @@ def test_recordings_of_people(tmp_path):
         (np.zeros(16_000, np.float32), "silent"),
         (np.zeros(0, np.float32), "silent"),
         (np.sign(tone(1.0)), "clipped"),
-        (tone(0.1), "0.1 s for 21 letters is not a likely length"),
-        (tone(31), "31.0 s is over the 30 s that can be heard at once"),
-        (tone(20), "20.0 s for 21 letters is not a likely length"),
+        (tone(0.1), "0.1 s for 21 characters is not a plausible length"),
+        (tone(31), "31.0 s is over the encoder.s window of 30 s"),
+        (tone(20), "20.0 s for 21 characters is not a plausible length"),
     ],
 )
-def test_sound_that_cannot_be_right(samples, reason):
+def test_implausible_audio_is_refused(samples, reason):
     check_audio(tone(2.0), "Is there a red circle in it?")
     with pytest.raises(InputError, match=f"field audio: .*{reason}"):
         check_audio(samples, "Is there a red circle here??" if len(samples) else "x")
 
 
 @needs("kokoro")
-def test_kokoro_says_the_same_twice_and_can_be_understood(tmp_path):
-    """The real Kokoro-82M, heard by the real whisper-tiny.en."""
+def test_kokoro_is_deterministic_and_intelligible(tmp_path):
+    """The real Kokoro-82M, transcribed by the real whisper-tiny.en."""
     (tmp_path / "q.jsonl").write_text(
         '{"id": "a", "question": "How many of the 12 dogs are brown?", "answer": "Two."}\n'
         '{"id": "b", "question": "What is the man holding in his left hand?", "answer": "A cup."}\n'
@@ -337,8 +322,8 @@ def test_kokoro_says_the_same_twice_and_can_be_understood(tmp_path):
 
 
 @needs("whisper-tiny.en")
-def test_what_cannot_be_understood_is_rejected_with_its_score(tmp_path):
-    """espeak at 450 words a minute is not for ears: rows go with their word error rate and what was heard."""
+def test_unintelligible_audio_is_rejected_with_its_word_error_rate(tmp_path):
+    """espeak at 450 words a minute is unintelligible: rows are rejected with their word error rate and transcript."""
     config = SynthesizeConfig(
         tmp_path / "out", "world", count=12, processes=1, asr_filter=str(MODELS / "whisper-tiny.en"), max_wer=0.2,
         rate_wpm=(150, 450), voices="en-US+m3",
@@ -346,17 +331,17 @@ def test_what_cannot_be_understood_is_rejected_with_its_score(tmp_path):
     manifest = synthesize(config)
     assert manifest["rows"] + len(manifest["rejected"]) == 12 and manifest["rows"] and manifest["rejected"]
     for reject in manifest["rejected"]:
-        assert reject["word_error_rate"] > 0.2 and "heard:" in reject["reason"]
+        assert reject["word_error_rate"] > 0.2 and "transcript:" in reject["reason"]
     assert all(e.word_error_rate <= 0.2 for e in ExampleFolder(config.output))
-    kept_apart = list(ExampleFolder(config.output, rejected=True))
-    assert [e.rejected for e in kept_apart] == [r["reason"] for r in manifest["rejected"]]
-    assert all(len(e.samples()) > 4_000 and e.image is None for e in kept_apart)
-    assert check(CheckConfig([config.output]))[str(config.output)]["rejected"] == len(kept_apart)
+    rejected = list(ExampleFolder(config.output, rejected=True))
+    assert [e.rejected for e in rejected] == [r["reason"] for r in manifest["rejected"]]
+    assert all(len(e.samples()) > 4_000 and e.image is None for e in rejected)
+    assert check(CheckConfig([config.output]))[str(config.output)]["rejected"] == len(rejected)
     assert list(manifest["word_error_rates"]) == ["en-US+m3"]
 
 
-def test_a_transcript_may_have_the_tokens_of_what_was_said_in_any_script():
-    """A tokenizer of bytes: three for a letter of Devanagari, fewer than English has of words and more."""
+def test_the_token_limit_suffices_for_any_script():
+    """With a byte tokenizer a character of Devanagari takes three tokens."""
 
     def by_bytes(text, add_special_tokens):
         return SimpleNamespace(input_ids=list(text.encode()))
@@ -369,28 +354,28 @@ def test_a_transcript_may_have_the_tokens_of_what_was_said_in_any_script():
     assert token_limit(by_words, [english]) == 16 + len(english) // 2 and token_limit(by_words, []) == 16
 
 
-def test_word_error_rate_is_that_of_levelled_text():
-    verifier = Verifier("none", 0.3)
+def test_word_error_rate_is_computed_on_normalized_text():
+    asr_filter = ASRFilter("none", 0.3)
     assert word_error_rate("How many of the twelve dogs?", "how many of the 12 dogs") == 0
     assert word_error_rate("Is it red?", "Is it a bed?") == pytest.approx(2 / 3)
-    with pytest.raises(InputError, match="verify: none: "):
-        verifier.transcribed([])
+    with pytest.raises(InputError, match="asr_filter: none: "):
+        asr_filter.transcribe([])
     assert word_error_rate("Wie viele?", "wie VIELE", "de") == 0
     assert word_error_rate("赤い丸", "赤い角", "ja") == pytest.approx(1 / 3)
 
 
 @needs("whisper-tiny.en")
-def test_ears_that_do_not_hear_the_language_are_refused():
-    with pytest.raises(InputError, match=r"tiny.en: hears English alone, the questions are in 'de'"):
-        Verifier(str(MODELS / "whisper-tiny.en"), 0.3, "de").transcribed([])
+def test_an_asr_model_without_the_language_is_refused():
+    with pytest.raises(InputError, match=r"tiny.en: transcribes English only, the questions are in 'de'"):
+        ASRFilter(str(MODELS / "whisper-tiny.en"), 0.3, "de").transcribe([])
 
 
 @needs("whisper-base")
-def test_ears_of_many_languages_are_told_which_one_it_is():
-    """What is said is not translated, nor taken for another language."""
-    asked = "Wie heißt der Mann mit dem Hut?"
-    audio = EspeakEngine().synthesize_audio(Utterance(asked, "de+m1", rate_wpm=130))
-    (heard,) = Verifier(str(MODELS / "whisper-base"), 0.3, "de").transcribed(
-        [replace(toy_examples(1)[0], question=asked).spoken(audio, "de+m1")]
+def test_a_multilingual_asr_model_gets_the_language():
+    """It neither translates nor detects another language."""
+    question = "Wie heißt der Mann mit dem Hut?"
+    audio = EspeakEngine().synthesize_audio(Utterance(question, "de+m1", rate_wpm=130))
+    (example,) = ASRFilter(str(MODELS / "whisper-base"), 0.3, "de").transcribe(
+        [replace(toy_examples(1)[0], question=question).with_audio(audio, "de+m1")]
     )
-    assert "Mann" in heard.transcript and heard.word_error_rate < 1
+    assert "Mann" in example.transcript and example.word_error_rate < 1

@@ -1,15 +1,13 @@
-"""espeak-ng: known voices alone, the same samples for the same utterance, training and unseen voices apart."""
-
-import os
-import subprocess
-import sys
+"""espeak-ng: known voices only, the same samples for the same utterance, disjoint training and held-out voices."""
 
 import numpy as np
 import pytest
 
+from selfkd.data.example import SAMPLE_RATE_HZ
 from selfkd.errors import InputError
-from selfkd.synthesis.tts import random_voices as drawn_voices
-from selfkd.synthesis.tts.base import ESPEAK_VOICES, SAMPLE_RATE_HZ, EspeakEngine, Utterance
+from selfkd.synthesis.tts import random_voices
+from selfkd.synthesis.tts.base import ESPEAK_VOICES, EspeakEngine, Utterance
+from selfkd.synthesis.workers import IsolatedEngine, run_jobs
 
 TEXT = "Is the red circle left of the blue rectangle?"
 
@@ -20,7 +18,7 @@ def tts_engine():
 
 
 @pytest.mark.parametrize("voice", ["en-US+m1", "en-GB-scotland+f3", "en+klatt2", "en-US+whisper"])
-def test_an_utterance_always_sounds_the_same(tts_engine, voice):
+def test_an_utterance_always_has_the_same_samples(tts_engine, voice):
     first = tts_engine.synthesize_audio(Utterance(TEXT, voice))
     tts_engine.synthesize_audio(Utterance("Something else in between.", "en-029+f2", 200, 80, seed=9))
     again = EspeakEngine().synthesize_audio(Utterance(TEXT, voice))
@@ -28,7 +26,7 @@ def test_an_utterance_always_sounds_the_same(tts_engine, voice):
     assert 1.0 < len(first) / SAMPLE_RATE_HZ < 5.0 and 0.05 < np.abs(first).max() <= 1.0
 
 
-def test_voice_rate_pitch_and_seed_are_heard(tts_engine):
+def test_voice_rate_and_pitch_change_the_samples(tts_engine):
     plain = tts_engine.synthesize_audio(Utterance(TEXT, "en-US+m1"))
     for other in (
         Utterance(TEXT, "en-US+f2"),
@@ -40,7 +38,7 @@ def test_voice_rate_pitch_and_seed_are_heard(tts_engine):
     assert len(tts_engine.synthesize_audio(Utterance(TEXT, "en-US+m1", rate_wpm=250))) < 0.85 * len(plain)
 
 
-def test_training_and_unseen_voices_share_no_accent_and_no_variant(tts_engine):
+def test_training_and_heldout_voices_share_no_accent_and_no_variant(tts_engine):
     known = set(tts_engine.voices())
     accents, variants = [], []
     for names in ESPEAK_VOICES.values():
@@ -57,35 +55,24 @@ def test_unknown_voices_are_refused(tts_engine, voice):
 
 
 @pytest.mark.parametrize("text", ["", "   ", "...", "?"])
-def test_nothing_to_say_is_refused(tts_engine, text):
-    with pytest.raises(InputError, match="nothing to say"):
+def test_a_text_without_words_is_refused(tts_engine, text):
+    with pytest.raises(InputError, match="gives no audio"):
         tts_engine.synthesize_audio(Utterance(text, "en-US+m1"))
 
 
-_POOL = """
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-from selfkd.synthesis.workers import GuardedSpeaker
-from selfkd.synthesis.tts.base import EspeakSpeaker, Utterance
-
-def spoken(number):
-    said = Utterance(f"Number {number}.", "en-US+m1")
-    return len(EspeakSpeaker().speak(said)), len(GuardedSpeaker(EspeakSpeaker, (), 60).speak(said))
-
-if __name__ == "__main__":
-    with ProcessPoolExecutor(3, get_context("spawn")) as pool:
-        print([own == guarded > 0 for own, guarded in pool.map(spoken, range(3))])
-"""
+def synthesized_lengths(number):
+    utterance = Utterance(f"Number {number}.", "en-US+m1")
+    isolated = IsolatedEngine(EspeakEngine, (), 60)
+    return len(EspeakEngine().synthesize_audio(utterance)), len(isolated.synthesize_audio(utterance))
 
 
-def test_processes_that_speak_leave_nothing_behind(tmp_path):
-    """Workers of a pool, and the guarded engines that they start and that are killed at their end."""
-    (tmp_path / "job.py").write_text(_POOL)
+def test_processes_leave_no_temporary_files(tmp_path, monkeypatch):
+    """Workers of a pool, and the isolated engines that they start and that are killed at their end."""
     (tmp_path / "temporary").mkdir()
-    positions = {"TMPDIR": str(tmp_path / "temporary"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    command = [sys.executable, str(tmp_path / "job.py")]
-    ended = subprocess.run(command, env=os.environ | positions, check=True, capture_output=True, text=True, timeout=120)
-    assert ended.stdout == "[True, True, True]\n"
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    lengths = list(run_jobs(synthesized_lengths, [(number,) for number in range(3)], "local", 3, ""))
+    assert len(lengths) == 3 and all(own == isolated > 0 for own, isolated in lengths)
     assert not list((tmp_path / "temporary").iterdir())
     (kept,) = (tmp_path / "cache" / "selfkd").iterdir()  # made by three at once, whole and one for all
     assert kept.name.startswith("espeak-") and len(list(kept.iterdir())) == 2
@@ -98,10 +85,10 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
         EspeakEngine()
 
 
-def test_drawn_voices_speak_and_are_the_same_everywhere():
-    """Each has a file of its own beside espeak's; the same name is the same voice; two names are two voices."""
-    assert drawn_voices.voice_file("drawn007") == drawn_voices.voice_file("drawn007")
-    assert len({drawn_voices.voice_file(name) for name in drawn_voices.NAMES}) == drawn_voices.COUNT
+def test_random_voices_work_and_are_reproducible():
+    """Each has a file of its own next to espeak's; the same name is the same voice; two names are two voices."""
+    assert random_voices.voice_file("drawn007") == random_voices.voice_file("drawn007")
+    assert len({random_voices.voice_file(name) for name in random_voices.NAMES}) == random_voices.COUNT
     tts_engine = EspeakEngine()
     names = [f"en-US+{name}" for name in ("drawn000", "drawn001")]
     first, second = (tts_engine.synthesize_audio(Utterance("Is there a red circle?", name)) for name in names)
@@ -111,17 +98,17 @@ def test_drawn_voices_speak_and_are_the_same_everywhere():
     assert not parts["random"] & (parts["training"] | parts["heldout"])
 
 
-def test_a_drawn_voice_has_an_accent_of_its_own(tmp_path, monkeypatch):
-    """The exchanged phonemes are heard: without them the same voice says the same sentence otherwise."""
-    whole = drawn_voices.voice_file
-    exchanged = {
-        name: [x for x in whole(name).splitlines() if x.startswith("replace 0 ")] for name in drawn_voices.NAMES
+def test_a_random_voice_has_its_own_accent(tmp_path, monkeypatch):
+    """Without the replaced phonemes the same voice gives other samples for the same sentence."""
+    whole = random_voices.voice_file
+    replaced = {
+        name: [x for x in whole(name).splitlines() if x.startswith("replace 0 ")] for name in random_voices.NAMES
     }
-    assert all(exchanged.values()) and len(set(map(tuple, exchanged.values()))) == drawn_voices.COUNT
-    assert all(old != new for lines in exchanged.values() for _, _, old, new in map(str.split, lines))
-    name = next(n for n in drawn_voices.NAMES if any(x.startswith("replace 0 aU ") for x in exchanged[n]))
-    said = Utterance("How now, brown cow?", f"en-US+{name}")
-    with_accent = EspeakEngine().synthesize_audio(said)
+    assert all(replaced.values()) and len(set(map(tuple, replaced.values()))) == random_voices.COUNT
+    assert all(old != new for lines in replaced.values() for _, _, old, new in map(str.split, lines))
+    name = next(n for n in random_voices.NAMES if any(x.startswith("replace 0 aU ") for x in replaced[n]))
+    utterance = Utterance("How now, brown cow?", f"en-US+{name}")
+    with_accent = EspeakEngine().synthesize_audio(utterance)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(drawn_voices, "voice_file", lambda name: whole(name).partition("replace")[0])
-    assert not np.array_equal(with_accent, EspeakEngine().synthesize_audio(said))
+    monkeypatch.setattr(random_voices, "voice_file", lambda name: whole(name).partition("replace")[0])
+    assert not np.array_equal(with_accent, EspeakEngine().synthesize_audio(utterance))

@@ -1,7 +1,7 @@
-"""What a sound file says of itself: its kind by its first bytes, and how much of what its header tells is there.
+"""Audio files: the format by the first bytes, the decoder, and the share of the header's length that the file holds.
 
-libsndfile reads WAV, FLAC, MP3, Ogg, AIFF, AU and NIST's Sphere. What browsers and phones record (MP4 with AAC, WebM,
-3GP, AMR) is read by FFmpeg, in the package PyAV, where the extra `selfkd[media]` is installed.
+libsndfile decodes WAV, FLAC, MP3, Ogg, AIFF, AU and NIST's Sphere. Recordings of browsers and phones (MP4 with AAC,
+WebM, 3GP, AMR) are decoded by FFmpeg, in the package PyAV, where the extra `selfkd[media]` is installed.
 """
 
 import io
@@ -18,21 +18,21 @@ from numpy.typing import NDArray
 from selfkd.errors import InputError
 
 READABLE = "WAV, FLAC, MP3, Ogg, AIFF, AU, NIST, M4A, MP4, AAC, WebM, 3GP or AMR"
-# in the order in which a recording is looked for, whatever the case of its extension
+# in order of preference for a recording, whatever the case of its extension
 SUFFIXES = (
     ".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga", ".m4a", ".mp4", ".aac", ".webm", ".3gp", ".amr", ".aif", ".aiff",
 )  # fmt: skip
-FFMPEG_FORMATS = {"mp4": "mov", "webm": "matroska", "aac": "aac", "amr": "amr"}  # FFmpeg's names of them
-_BLOCK_SAMPLES = 1_000_000  # that are decoded at once: what a file says of its length may be a lie
-_STREAMED = 0x7FFF0000  # a length of this and more, or 0, is what is written where the end is not known
+FFMPEG_FORMATS = {"mp4": "mov", "webm": "matroska", "aac": "aac", "amr": "amr"}  # FFmpeg's names of formats
+_BLOCK_SAMPLES = 1_000_000  # decoded at once: the length in a header may be wrong
+_STREAMED = 0x7FFF0000  # a length of this or more, or 0, is that of a stream of unknown length
 _UNKNOWN_FRAMES = 2**48  # libsndfile gives more than this for a FLAC without a length
-_SLACK_SECONDS = 0.1  # that a container's duration may be off: priming samples, rounding to its clock
+_SLACK_SECONDS = 0.1  # error of a container's duration: priming samples, rounding to its clock
 
 
 class OpenedAudio(NamedTuple):
-    """`blocks` (frames, channels) of float32 follow `skipped_frames`; `known_frames` are in the whole file, None where
-    nothing tells; `share_held` gives the share of what the header tells that has been found, for the frames of a file
-    that was read to its end; None where nothing tells, and InputError where something has been cut off."""
+    """`blocks` (frames, channels) of float32 follow `skipped_frames`; `known_frames` is the length of the whole file,
+    None where the header has none. `share_held(frames)`, for the frames of a file that was decoded to its end, is their
+    share of the length in the header, None where the header has none; raises InputError for a truncated file."""
 
     rate_hz: int
     channels: int
@@ -42,15 +42,15 @@ class OpenedAudio(NamedTuple):
     share_held: Callable[[int], float | None]
 
 
-def sniffed(head: bytes) -> str:
-    """The kind of a sound file by its first bytes; "" where it is none that is read."""
-    for kind, is_it in _KINDS.items():
-        if is_it(head):
-            return kind
+def detect_format(head: bytes) -> str:
+    """The format of an audio file by its first bytes; "" for an unknown one."""
+    for file_format, matches in _FORMATS.items():
+        if matches(head):
+            return file_format
     return ""
 
 
-_KINDS: dict[str, Callable[[bytes], bool]] = {
+_FORMATS: dict[str, Callable[[bytes], bool]] = {
     "wav": lambda b: b[:4] in (b"RIFF", b"RIFX", b"RF64") and b[8:12] == b"WAVE",
     "flac": lambda b: b[:4] == b"fLaC",
     "ogg": lambda b: b[:4] == b"OggS",
@@ -67,21 +67,22 @@ _KINDS: dict[str, Callable[[bytes], bool]] = {
 
 @contextmanager
 def open_audio(file: BinaryIO, start: float) -> Iterator[OpenedAudio]:
-    """A sound file from `start` seconds on; raises InputError, or an error of its decoder, for what is none."""
-    kind = sniffed(file.read(16))
+    """An audio file from `start` seconds on. Raises InputError, or an error of its decoder, for bytes that are none."""
+    file_format = detect_format(file.read(16))
     file.seek(0)
-    if not kind:
-        raise InputError(f"not readable sound (no {READABLE} file)")
-    with _by_ffmpeg(file, kind, start) if kind in FFMPEG_FORMATS else _by_libsndfile(file, kind, start) as opened:
+    if not file_format:
+        raise InputError(f"not readable audio (no {READABLE} file)")
+    decoder = _by_ffmpeg if file_format in FFMPEG_FORMATS else _by_libsndfile
+    with decoder(file, file_format, start) as opened:
         yield opened
 
 
 @contextmanager
-def _by_libsndfile(file: BinaryIO, kind: str, start: float) -> Iterator[OpenedAudio]:
-    with soundfile.SoundFile(_with_its_length(file) if kind == "wav" else file) as opened:
+def _by_libsndfile(file: BinaryIO, file_format: str, start: float) -> Iterator[OpenedAudio]:
+    with soundfile.SoundFile(_with_length(file) if file_format == "wav" else file) as opened:
         first = opened.seek(round(start * opened.samplerate)) if start else 0
         is_known = 0 < opened.frames < _UNKNOWN_FRAMES
-        if not is_known:  # soundfile seeks to where it is after each read, which libsndfile then refuses
+        if not is_known:  # soundfile seeks after each read, which libsndfile then refuses
             opened.seekable = lambda: False
         yield OpenedAudio(
             opened.samplerate,
@@ -89,23 +90,23 @@ def _by_libsndfile(file: BinaryIO, kind: str, start: float) -> Iterator[OpenedAu
             first,
             opened.frames if is_known else None,
             _blocks(opened),
-            lambda frames: _SHARES[kind](file, frames) if kind in _SHARES else None,
+            lambda frames: _SHARES[file_format](file, frames) if file_format in _SHARES else None,
         )
 
 
 def _blocks(opened: soundfile.SoundFile) -> Iterator[NDArray[np.float32]]:
-    at_once = max(1, _BLOCK_SAMPLES // opened.channels)
+    block_frames = max(1, _BLOCK_SAMPLES // opened.channels)
     left = opened.frames - opened.tell()
-    while len(block := opened.read(max(1, min(at_once, left)), dtype="float32", always_2d=True)):
-        left = max(at_once, left - len(block))
+    while len(block := opened.read(max(1, min(block_frames, left)), dtype="float32", always_2d=True)):
+        left = max(block_frames, left - len(block))
         yield block
 
 
-# how much is there of what the header tells
+# share of the length in the header that the file holds
 
 
 def _wav_chunks(file: BinaryIO) -> tuple[dict[bytes, tuple[int, int]], str, int]:
-    """({id: (place, size)} up to the data, byte order, length of the file)."""
+    """({chunk id: (position, size)} up to the data, byte order, length of the file)."""
     length = file.seek(0, io.SEEK_END)
     file.seek(0)
     order = ">" if file.read(4) == b"RIFX" else "<"
@@ -128,8 +129,8 @@ def _wav_share(file: BinaryIO, frames: int) -> float | None:
     return None if size == 0 or size >= _STREAMED else _share(length - at, size)
 
 
-def _with_its_length(file: BinaryIO) -> BinaryIO:
-    """A WAV whose data have a length of 0 with the one that they have: libsndfile would read none of them."""
+def _with_length(file: BinaryIO) -> BinaryIO:
+    """A WAV with its real length in place of 0, for which libsndfile would decode no samples."""
     chunks, order, length = _wav_chunks(file)
     file.seek(0)
     at, size = chunks.get(b"data", (length, 1))
@@ -167,7 +168,7 @@ def _nist_share(file: BinaryIO, frames: int) -> float | None:
 
 
 def _ogg_share(file: BinaryIO, frames: int) -> None:
-    """Its length stands on its last page, which is marked as such."""
+    """An Ogg file has its length on its last page, which has a flag."""
     file.seek(0)
     content, at = file.read(), 0
     unended: set[bytes] = set()
@@ -178,43 +179,43 @@ def _ogg_share(file: BinaryIO, frames: int) -> None:
             break
         unended = unended - {serial} if flags & 4 else unended | {serial}
     if unended or at > len(content):
-        raise InputError(f"cut short: its last page is missing (Ogg, {len(content)} bytes)")
+        raise InputError(f"truncated: its last page is missing (Ogg, {len(content)} bytes)")
 
 
 def _mp3_share(file: BinaryIO, frames: int) -> float | None:
-    """Frames of MPEG that are there, of those that the first one tells of (Xing, Info, VBRI). Without such a frame a
-    file that ends within one was cut; one that was cut between two cannot be told from a whole one."""
+    """MPEG frames in the file, of the number in the first frame (Xing, Info, VBRI). Without such a header a file that
+    ends within a frame was truncated; one truncated between two frames looks like a whole one."""
     file.seek(0)
     content = file.read()
     at = _after_id3(content)
-    told, first = _told_frames(content, at), _mpeg_frame(content[at : at + 4])
-    at = at + first if told else at
+    stated, first = _stated_frames(content, at), _mpeg_frame(content[at : at + 4])
+    at = at + first if stated else at
     found, end = _count_frames(content, at, _mpeg_frame)
-    if told and told - found > 1:
-        return _share(found, told)
+    if stated and stated - found > 1:
+        return _share(found, stated)
     if end > len(content):
-        raise InputError(f"cut short: it ends within a frame (MP3, {len(content)} bytes)")
+        raise InputError(f"truncated: it ends within a frame (MP3, {len(content)} bytes)")
     return None
 
 
-def _told_frames(content: bytes, at: int) -> int:
+def _stated_frames(content: bytes, at: int) -> int:
     frame = content[at : at + 200]
-    for name, place in ((b"Xing", 8), (b"Info", 8), (b"VBRI", 14)):
+    for name, offset in ((b"Xing", 8), (b"Info", 8), (b"VBRI", 14)):
         mark = frame.find(name)
         if mark > 0 and (name == b"VBRI" or (len(frame) > mark + 7 and frame[mark + 7] & 1)):
-            told = frame[mark + place : mark + place + 4]
-            return int.from_bytes(told, "big") if len(told) == 4 else 0
+            number = frame[mark + offset : mark + offset + 4]
+            return int.from_bytes(number, "big") if len(number) == 4 else 0
     return 0
 
 
 def _count_frames(content: bytes, at: int, length_of: Callable[[bytes], int]) -> tuple[int, int]:
-    """(whole frames from `at` on, where the last one ends): beyond the content where it is not whole. What stands
-    between frames (tags, junk) is passed over."""
+    """(whole frames from `at` on, end of the last one), which is beyond the content for a truncated frame. Tags and
+    junk between frames are skipped."""
     found, end = 0, at
     while at + 7 <= len(content):
         length = length_of(content[at : at + 8])
         follows = content[at + length : at + length + 8]
-        # two bytes of junk may look like a head: what comes after a frame is another, or a tag, or the end
+        # two bytes of junk may look like a header: a frame is followed by another, or a tag, or the end
         if length and (len(follows) < 7 or length_of(follows) or follows[:3] in (b"TAG", b"APE", b"ID3")):
             found, at = found + (at + length <= len(content)), at + length
             end = at
@@ -245,7 +246,7 @@ _MPEG_HZ = (44_100, 48_000, 32_000)
 
 
 def _mpeg_frame(head: bytes) -> int:
-    """The bytes of an MPEG audio frame by its head; 0 for what is none."""
+    """The length of an MPEG audio frame in bytes by its header; 0 for any other bytes."""
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
         return 0
     version, layer, rate = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3), head[2] >> 2 & 3
@@ -261,36 +262,36 @@ def _mpeg_frame(head: bytes) -> int:
 
 
 def _adts_frame(head: bytes) -> int:
-    """The bytes of a frame of AAC by its head; 0 for what is none."""
+    """The length of an AAC frame in bytes by its header; 0 for any other bytes."""
     if len(head) < 7 or head[0] != 0xFF or head[1] & 0xF6 != 0xF0:
         return 0
     return (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5
 
 
-def _share(there: int, told: int) -> float:
-    return max(0, there) / told if told else 1.0
+def _share(held: int, stated: int) -> float:
+    return max(0, held) / stated if stated else 1.0
 
 
 _SHARES: dict[str, Callable[[BinaryIO, int], float | None]] = {
     "wav": _wav_share, "aiff": _aiff_share, "au": _au_share, "nist": _nist_share, "ogg": _ogg_share, "mp3": _mp3_share,
-}  # fmt: skip  # of a FLAC that was cut libsndfile says so itself
+}  # fmt: skip  # for a truncated FLAC libsndfile raises an error itself
 
 
-# what browsers and phones record
+# recordings of browsers and phones
 
 
 @contextmanager
-def _by_ffmpeg(file: BinaryIO, kind: str, start: float) -> Iterator[OpenedAudio]:
+def _by_ffmpeg(file: BinaryIO, file_format: str, start: float) -> Iterator[OpenedAudio]:
     try:
         import av
     except ImportError as error:
         raise InputError(
-            f"{kind} files need PyAV: pip install 'selfkd[media]'; or convert the recording to WAV or FLAC"
+            f"{file_format} files need PyAV: pip install 'selfkd[media]'; or convert the recording to WAV or FLAC"
         ) from error
     try:
-        with av.open(file, mode="r", format=FFMPEG_FORMATS[kind]) as container:
+        with av.open(file, mode="r", format=FFMPEG_FORMATS[file_format]) as container:
             if not container.streams.audio:
-                raise InputError(f"not readable sound ({kind} without sound)")
+                raise InputError(f"not readable audio ({file_format} without an audio stream)")
             stream = container.streams.audio[0]
             skipped = round(start * stream.rate)
             frames = container.decode(stream)
@@ -300,14 +301,14 @@ def _by_ffmpeg(file: BinaryIO, kind: str, start: float) -> Iterator[OpenedAudio]
                 skipped,
                 None,
                 _from(skipped, _as_floats(frames, av.AudioResampler("fltp", stream.layout, stream.rate))),
-                lambda count: _duration_share(file, kind, container, count / stream.rate),
+                lambda count: _duration_share(file, file_format, container, count / stream.rate),
             )
     except av.FFmpegError as error:
-        raise InputError(f"not readable sound ({kind}: {error.strerror})") from error
+        raise InputError(f"not readable audio ({file_format}: {error.strerror})") from error
 
 
 def _as_floats(frames: Iterator[Any], resampler: Any) -> Iterator[NDArray[np.float32]]:
-    for frame in chain(frames, [None]):  # which gives what is left in it
+    for frame in chain(frames, [None]):  # flushes the resampler
         for out in resampler.resample(frame):
             yield out.to_ndarray().T
 
@@ -320,14 +321,14 @@ def _from(first: int, blocks: Iterator[NDArray[np.float32]]) -> Iterator[NDArray
         at += len(block)
 
 
-def _duration_share(file: BinaryIO, kind: str, container: Any, seconds: float) -> float | None:
-    if kind == "aac":  # its duration is FFmpeg's guess
+def _duration_share(file: BinaryIO, file_format: str, container: Any, seconds: float) -> float | None:
+    if file_format == "aac":  # its duration is FFmpeg's guess
         file.seek(0)
         content = file.read()
         if _count_frames(content, _after_id3(content), _adts_frame)[1] > len(content):
-            raise InputError(f"cut short: it ends within a frame (AAC, {len(content)} bytes)")
-    if kind in ("aac", "amr"):
+            raise InputError(f"truncated: it ends within a frame (AAC, {len(content)} bytes)")
+    if file_format in ("aac", "amr"):
         return None
     stream = container.streams.audio[0]
-    told = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1_000_000
-    return seconds / told if told > seconds + _SLACK_SECONDS else None
+    stated = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1_000_000
+    return seconds / stated if stated > seconds + _SLACK_SECONDS else None

@@ -1,0 +1,79 @@
+"""The configuration of `selfkd synthesize`: fields, defaults and the names that its choices have. Imports no engine, no
+source and no torch."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from selfkd.toy_world.scenes import Split
+
+SourceName = Literal[
+    "words", "world", "world-noisy", "easy-vqa", "mmalign-world",
+    "benchmark", "llava", "jsonl", "datasets", "librispeech", "common-voice", "gigaspeech", "lhotse",
+]  # fmt: skip
+EngineName = Literal["espeak", "flite", "kokoro", "piper", "openai", "recorded"]
+PoolName = Literal["local", "ray"]
+
+
+@dataclass
+class SynthesizeConfig:
+    """Text questions to synthesized questions.
+
+    Args:
+        output: Folder for the shards and the manifest.
+        source: Where the questions come from.
+        path: File, folder or dataset (NAME, NAME:CONFIG or NAME:CONFIG:SPLIT) of a source that is not in the package.
+        images: Folder of the images that the source names (llava, jsonl, datasets of paths).
+        columns: Columns of a jsonl or datasets source with other names than the fields (question, answer, image, ...).
+        split: Split of the source, and name of the shards; easy-vqa has no validation split.
+        count: Number of questions, sampled by the seed; 0 takes all of a finite source.
+        engine: TTS engine.
+        engine_path: Folder of Kokoro's files, of Piper's voices or of recordings; base URL of an endpoint.
+        engine_model: Model of an endpoint.
+        voices: "training", "random" or "heldout" (subsets of the espeak voices; "training" with another engine: all of
+            the language), or names separated by commas, name:weight. An endpoint has its own: name them.
+        language: Language of the questions; voices of another are refused.
+        instruction: Whether the sentence on the answer's form stays text or becomes audio too (llava).
+        rate_wpm: Lowest and highest rate, in words a minute.
+        pitch: Lowest and highest pitch, 0 to 99.
+        augment: Probabilities of room acoustics, noise and a telephone channel: {room: 0.3, noise: 0.5}.
+        noise_snr_db: Lowest and highest signal-to-noise ratio, in dB.
+        noise_folder: Folder of recorded noise; pink noise without one.
+        asr_filter: Whisper checkpoint (hub id or path) that transcribes the audio; empty for none.
+        max_wer: Maximum word error rate of an example that is kept.
+        time_limit_seconds: Time limit of an engine for one row; an endpoint that exceeds it stops the job.
+        seed: Seed of the questions and of the voices.
+        shard_rows: Rows of a shard; 3,000 with photographs are about 500 MB.
+        processes: Processes that synthesize in parallel.
+        shard: Makes only this shard (an array job); the job of the last missing shard writes the manifest.
+        pool: What makes shards in parallel: processes of this machine, or the nodes of a Ray cluster.
+        address: Address of the Ray cluster (auto, ray://HOST:PORT); empty for a cluster on this machine.
+    """
+
+    output: Path
+    source: SourceName = "world"
+    path: str = ""
+    images: str = ""
+    columns: dict[str, str] = field(default_factory=dict)
+    split: Split = "train"
+    count: int = 1000
+    engine: EngineName = "espeak"
+    engine_path: str = ""
+    engine_model: str = ""
+    voices: str = "training"
+    language: str = "en"
+    instruction: Literal["text", "spoken"] = "text"
+    rate_wpm: tuple[int, int] = (150, 200)
+    pitch: tuple[int, int] = (35, 65)
+    augment: dict[str, float] = field(default_factory=dict)
+    noise_snr_db: tuple[float, float] = (5.0, 20.0)
+    noise_folder: str = ""
+    asr_filter: str = ""
+    max_wer: float = 0.3
+    time_limit_seconds: float = 60.0
+    seed: int = 0
+    shard_rows: int = 500
+    processes: int = 2
+    shard: int = -1
+    pool: PoolName = "local"
+    address: str = ""
