@@ -22,7 +22,7 @@ from selfkd.evaluation.backends.base import Backend
 from selfkd.evaluation.backends.endpoint import request_settings
 from selfkd.evaluation.backends.registry import backend_for
 from selfkd.evaluation.backends.transcriber import Transcriber, inspect_asr_model
-from selfkd.evaluation.benchmark_speech import check_benchmarks, synthesize_benchmarks
+from selfkd.evaluation.benchmark_audio import check_benchmarks, synthesize_benchmarks
 from selfkd.evaluation.benchmarks.base import whole_groups
 from selfkd.evaluation.benchmarks.registry import BENCHMARKS
 from selfkd.evaluation.config import EvaluateConfig

@@ -1,10 +1,14 @@
 """The configuration of `selfkd synthesize`: fields, defaults and the names that its choices have. Imports no engine, no
 source and no torch."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from jsonargparse import ArgumentError, ArgumentParser
+
+from selfkd.errors import InputError
 from selfkd.toy_world.scenes import Split
 
 SourceName = Literal[
@@ -13,6 +17,10 @@ SourceName = Literal[
 ]  # fmt: skip
 EngineName = Literal["espeak", "flite", "kokoro", "piper", "openai", "recorded"]
 PoolName = Literal["local", "ray"]
+# fields that a caller sets itself when it synthesizes the questions of a benchmark
+_SET_BY_BENCHMARK = (
+    *("output", "source", "path", "images", "columns", "split", "count", "voices", "instruction", "shard"),
+)
 
 
 @dataclass
@@ -77,3 +85,18 @@ class SynthesizeConfig:
     shard: int = -1
     pool: PoolName = "local"
     address: str = ""
+
+
+def synthesis_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of `SynthesizeConfig` that say how a benchmark is synthesized; raises InputError for any other."""
+    known = {f.name for f in fields(SynthesizeConfig)} - set(_SET_BY_BENCHMARK)
+    wrong = [name for name in given if name not in known]
+    if wrong:
+        raise InputError(f"synthesis: {wrong[0]!r} is no setting here; there are {', '.join(sorted(known))}")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(SynthesizeConfig, as_group=False)
+    try:
+        values = parser.parse_object({"output": "unused", **given})
+    except ArgumentError as error:
+        raise InputError(f"synthesis: {' '.join(str(error).split())}") from error
+    return {name: values[name] for name in given}

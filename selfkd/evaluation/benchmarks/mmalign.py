@@ -18,8 +18,8 @@ from selfkd.data.example import image_to_png
 from selfkd.data.lazy_images import ImageInFolder
 from selfkd.data.media import decode_image
 from selfkd.errors import InputError
-from selfkd.evaluation.benchmark_speech import synthesis_settings
 from selfkd.evaluation.benchmarks.base import details_json
+from selfkd.synthesis.config import synthesis_settings
 from selfkd.synthesis.sources.rows import Row, RowSource, checked_image, json_records
 from selfkd.synthesis.synthesize import SynthesizeConfig, synthesize
 from selfkd.toy_world.questions import caption_question

@@ -4,11 +4,9 @@ inputs."""
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-
-from jsonargparse import ArgumentError, ArgumentParser
 
 from selfkd.credentials import masked
 from selfkd.data.dataset import ExampleFolder
@@ -19,11 +17,11 @@ from selfkd.evaluation.average import VOICE_MARK
 from selfkd.evaluation.benchmarks.registry import BENCHMARKS, PAPER8, open_benchmark
 from selfkd.evaluation.config import EvaluateConfig
 from selfkd.files import expanded, locked
+from selfkd.synthesis.config import synthesis_settings
 from selfkd.synthesis.sources.rows import RowSource
 from selfkd.synthesis.synthesize import SynthesizeConfig, check_settings, synthesize
 
 SUITES: dict[str, Sequence[str]] = {"paper8": PAPER8, "all": tuple(BENCHMARKS)}
-_SET_HERE = ("output", "source", "path", "images", "columns", "split", "count", "voices", "instruction", "shard")
 
 
 def check_benchmarks(config: EvaluateConfig) -> tuple[list[str], dict[str, Any]]:
@@ -55,21 +53,6 @@ def synthesize_benchmarks(config: EvaluateConfig) -> dict[str, ExampleFolder]:
             key = name if len(config.voices) == 1 else f"{name}{VOICE_MARK}{voice}"
             found[key] = ExampleFolder(_synthesize_cached(config, name, source, voice, settings))
     return found
-
-
-def synthesis_settings(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of `SynthesizeConfig` that say how a benchmark is synthesized; raises InputError for any other."""
-    known = {f.name for f in fields(SynthesizeConfig)} - set(_SET_HERE)
-    wrong = [name for name in given if name not in known]
-    if wrong:
-        raise InputError(f"synthesis: {wrong[0]!r} is no setting here; there are {', '.join(sorted(known))}")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(SynthesizeConfig, as_group=False)
-    try:
-        values = parser.parse_object({"output": "unused", **given})
-    except ArgumentError as error:
-        raise InputError(f"synthesis: {' '.join(str(error).split())}") from error
-    return {name: values[name] for name in given}
 
 
 def _synthesize_cached(
