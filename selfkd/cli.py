@@ -59,7 +59,7 @@ COMMANDS = {
     "synthesize": Command(
         "TTS: questions -> a dataset with audio questions",
         "selfkd synthesize --source world-noisy --count 3000 --output runs/data/train",
-        "selfkd.synthesis.synthesize:SynthesizeConfig", "selfkd.synthesis.synthesize:synthesize",
+        "selfkd.synthesis.config:SynthesizeConfig", "selfkd.synthesis.synthesize:synthesize",
     ),
     "data check": Command(
         "check a dataset: complete, readable, within limits",
