@@ -95,8 +95,8 @@ def test_one_call_answers_text_and_audio_queries(parts, example, tmp_path):
     assert torch.equal(together, expected)
     both["audio"] = [None, tmp_path / "query.wav"]
     assert torch.equal(model.generate(**processor(str(tmp_path / "image.png"), **both), max_new_tokens=6), expected)
-    alone = model.generate(**processor(image, text=example.question, answer_format="\nOne word."), max_new_tokens=6)
-    assert processor.decode(alone)[0] == processor.decode(expected)[0]
+    text_only = model.generate(**processor(image, text=example.question, answer_format="\nOne word."), max_new_tokens=6)
+    assert processor.decode(text_only)[0] == processor.decode(expected)[0]
     assert processor(text="No image.")["image_inputs"] == {}
 
 
@@ -117,7 +117,7 @@ def test_wrong_queries_are_refused(parts, queries, message):
 
 @pytest.mark.slow
 def test_the_packages_example_runs(tmp_path, monkeypatch, capsys):
-    """The code in the docstring of `selfkd`, in at most eight lines beside imports, with smaller numbers."""
+    """The code in the docstring of `selfkd`, in at most eight lines of code plus imports, with smaller numbers."""
     code = "\n".join(line[4:] for line in selfkd.__doc__.splitlines() if line.startswith("    "))
     lines = [line for line in code.splitlines() if line and not re.match("from|import", line)]
     assert len(lines) <= 8, lines

@@ -114,7 +114,7 @@ def test_a_run_writes_and_prints_no_secret(data, tmp_path_factory, monkeypatch, 
         assert main(arguments) == 0
         assert main(["report", str(folder / "run"), "--output", str(folder / "report.html")]) == 0
         pair = base64.b64encode(f"me:{password}".encode()).decode()
-        for request in server.asked:
+        for request in server.requests:
             assert request.headers["authorization"] == f"Basic {pair}" and request.headers["x-api-key"] == header
             assert dict(parse_qsl(urlsplit(request.path).query)) == {"code": key}
     assert main(arguments) == 2  # complete already

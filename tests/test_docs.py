@@ -155,7 +155,7 @@ def test_files_named_in_code_exist(page):
         assert (ROOT / name).exists(), name
 
 
-def test_blocks_that_are_not_run_say_why():
+def test_blocks_that_are_not_run_have_a_reason():
     for page in [*(DOCS / "commands").iterdir(), DOCS / "tutorial.md"]:
         assert page.read_text().count("<!-- not run") == sum(bool(b.reason) for b in read_blocks(page)), page
 

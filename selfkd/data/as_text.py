@@ -171,7 +171,7 @@ def _is_whole(value: Any) -> bool:
 
 
 def _digits(value: Any) -> str:
-    """The fewest digits that identify a number of its width."""
+    """The smallest number of digits that identify a number of its width."""
     low, high = _POSITIONAL
     if value == 0 or low <= abs(float(value)) < high:
         return np.format_float_positional(value, unique=True, trim="0")

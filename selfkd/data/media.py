@@ -26,7 +26,7 @@ FORMATS = (*WEB_FORMATS, "TIFF", "BMP", "PPM", "AVIF")
 
 MAX_SAMPLES = 64_000_000  # of a clip, all channels: 30 s of 8 at 96 kHz have 23 million
 RATES_HZ = range(4_000, 384_001)
-MIN_LEVEL = 1e-3  # standard deviation of audible samples: -60 dBFS
+MIN_LEVEL = 1e-3  # standard deviation of samples that are not silence: -60 dBFS
 MAX_PEAK = 4.0  # full scale is 1; decoders of MP3 go a little beyond, whole numbers in a float file go far
 MAX_MISSING_SECONDS = 0.02  # at the end of a file: encoders round to a frame
 MAX_MISSING_PART_SECONDS = 0.1  # at the end of a part of a file: manifests round the ends of their segments

@@ -47,8 +47,8 @@ def synthesize_benchmarks(config: EvaluateConfig) -> dict[str, ExampleFolder]:
     names, settings = check_benchmarks(config)
     found = {}
     for name in names:
-        path, as_audio = config.local_datasets.get(name, ""), config.instruction == "spoken"
-        source = open_benchmark(name, path, limit=config.limit, spoken_instruction=as_audio)
+        path, as_audio = config.local_datasets.get(name, ""), config.instruction == "audio"
+        source = open_benchmark(name, path, limit=config.limit, audio_instruction=as_audio)
         for voice in config.voices:
             key = name if len(config.voices) == 1 else f"{name}{VOICE_MARK}{voice}"
             found[key] = ExampleFolder(_synthesize_cached(config, name, source, voice, settings))

@@ -52,8 +52,8 @@ def difference(first: ModalityRun, second: ModalityRun) -> str:
         return f"has other items than {first.run} ({found})"
     # the cascade has the audio of the audio modality
     if (first.modality == "text") == (second.modality == "text") and (found := _prompt_difference(first, second)):
-        what = "other prompts" if first.modality == "text" else "other audio"
-        return f"has {what} than {first.run} ({found})"
+        difference = "other prompts" if first.modality == "text" else "other audio"
+        return f"has {difference} than {first.run} ({found})"
     return ""
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 EvalModality = Literal["text", "audio", "cascade"]  # cascade: an ASR model's transcript as a text query
-InstructionForm = Literal["text", "spoken"]
+InstructionForm = Literal["text", "audio"]
 Scoring = Literal["lenient", "official"]
 
 

@@ -24,7 +24,7 @@ COLOR_WORDS = frozenset(
 NUMBER_WORDS = frozenset(
     words("zero none no one two three four five six seven eight nine ten eleven twelve several many dozen")
 )
-PLACE_WORDS = frozenset(
+POSITION_WORDS = frozenset(
     words("""
     above at behind below beside between bottom center centre corner front in inside left middle near next on right
     top under
@@ -34,7 +34,7 @@ _YES_NO = re.compile(r"\W*(is|are|was|were|am|do|does|did|can|could|has|have|had
 _FORMS = (
     (re.compile(r"\bhow many\b|\bnumber of\b", re.IGNORECASE), NUMBER_WORDS),
     (re.compile(r"\bcolou?rs?\b", re.IGNORECASE), COLOR_WORDS),
-    (re.compile(r"\bwhere\b|\bwhich side\b", re.IGNORECASE), PLACE_WORDS),
+    (re.compile(r"\bwhere\b|\bwhich side\b", re.IGNORECASE), POSITION_WORDS),
 )
 _DENIAL = re.compile(r"\b(sorry|cannot|can't|can not|unable to|as an ai|don't know)\b", re.IGNORECASE)
 

@@ -1,6 +1,6 @@
 """Converts an original InternVL2 checkpoint (`InternVLChatModel`, with remote code) to the classes of transformers.
 
-Tensors are read, renamed and written one at a time, so memory holds one shard of the output, whatever the model's size.
+Tensors are read, renamed and saved one at a time, so memory holds one shard of the output, whatever the model's size.
 Each tensor is renamed or split: the original fuses query, key and value into one matrix, InternViT one after another,
 InternLM2 by groups of heads. InternLM2 is Llama with other names. Every key of the input must match a parameter and
 every parameter must match a key; otherwise nothing is written.

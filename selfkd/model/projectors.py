@@ -135,8 +135,8 @@ class CTCProjector(nn.Module):
     def set_characters(self, characters: Sequence[str]) -> None:
         """Adds a new auxiliary CTC head over these characters; removes it where there are none.
 
-        It helps while a new head over tokens trains: a token spans many frames and a character few, so CTC over tokens
-        alone stays long at a solution of blanks only, and an encoder that can tell characters apart shows where the
+        It helps while a new head over tokens trains: a token spans many frames and a character few, so CTC over only
+        tokens stays long at a solution of blanks only, and an encoder that can tell characters apart shows where the
         tokens lie.
         """
         self._class_of_character = {character: index for index, character in enumerate(characters)}

@@ -70,7 +70,7 @@ class SynthesizeConfig:
     engine_model: str = ""
     voices: str = "training"
     language: str = "en"
-    instruction: Literal["text", "spoken"] = "text"
+    instruction: Literal["text", "audio"] = "text"
     rate_wpm: tuple[int, int] = (150, 200)
     pitch: tuple[int, int] = (35, 65)
     augment: dict[str, float] = field(default_factory=dict)

@@ -26,7 +26,7 @@ _SCRIPTS = {
 }  # fmt: skip
 ANY = "any"  # the language of a voice that takes it from the text
 _COMMON = ("LATIN", "DIGIT", "FEMININE", "MASCULINE", "MODIFIER", "COMBINING", "SUPERSCRIPT", "SUBSCRIPT", "GREEK")
-_KEPT_FORMS = ("<super>", "<sub>", "<noBreak>")  # exponents and indices have their own words
+_KEPT_FORMS = ("<super>", "<sub>", "<noBreak>")  # exponents and indices are read out
 _SPOKEN_SYMBOLS = "°©®™℠"  # the rest of Unicode's "other symbols" are pictographs
 _GREEK_WORD = re.compile("[\u0370-\u03ff\u1f00-\u1fff]{2,}")
 _ABBREVIATED = re.compile(r"(?<=[^\W\d_])[./](?=[^\W\d_]\b)")  # a.m. becomes AM, A/C becomes AC

@@ -1,4 +1,4 @@
-"""Which synthesized audio is kept: audible, of a plausible length and, with an ASR filter, of a low word error rate.
+"""Which synthesized audio is kept: not silent, of a plausible length and, with an ASR filter, of a low word error rate.
 
 The word error rate is jiwer's, on text after Whisper's own normalization (in English "twenty three" and "23" are
 equal).

@@ -78,7 +78,7 @@ MISSING_WORDS = ("None", "NA", "N/A", "null", "nan", "NaN", "NULL", "n/a", "<NA>
         *((word, word) for word in MISSING_WORDS),
     ],
 )
-def test_a_value_is_what_its_author_meant(value, text):
+def test_a_value_keeps_its_authors_meaning(value, text):
     assert as_text(value, "here") == text
 
 
@@ -301,7 +301,7 @@ def test_query_audio_and_ctc_labels_have_one_text(tmp_path, source, processor):
     listed = open_source(SynthesizeConfig(tmp_path / "out", source, str(path), count=0, **images))
     example = listed.example(0)
     assert example.question.split() == ["Is", "it", "so?"] and "\u00a0" not in example.question
-    item = paired_item(processor, example.with_audio(tone(1.0), "x"), looks=False)
+    item = paired_item(processor, example.with_audio(tone(1.0), "x"), with_image=False)
     assert item.transcript == example.question and item.transcript_ids == processor.text_ids(example.question)
     assert spoken_form(example.question).replace(".", "").split() == ["Is", "it", "so?"]
 
@@ -368,7 +368,7 @@ def test_two_placeholders_and_one_without_an_image_are_refused(tmp_path):
         source.example(1)
     with pytest.raises(InputError, match="field question: <image> stands for an image, and there is none"):
         source.example(3)
-    assert strip_audio_placeholder("<|audio_1|>\nWhat is said?") == "What is said?"
+    assert strip_audio_placeholder("<|audio_1|>\nWho speaks?") == "Who speaks?"
 
 
 def test_text_with_lost_characters_is_refused():

@@ -1,4 +1,4 @@
-"""The only decoder of audio: the full length in the header, audible, with full scale 1; or an error that says why."""
+"""The only decoder of audio: the header's full length, not silent, full scale 1; or an error with its reason."""
 
 import builtins
 import io
@@ -147,7 +147,7 @@ def test_another_scale_is_refused():
     kind=st.sampled_from(["WAV", "FLAC", "RF64", "AIFF", "AU", "NIST"]),
 )
 def test_lossless_formats_are_decoded_without_loss(samples, kind):
-    samples[::7] = 9_000  # audible, though the rest may be zeros
+    samples[::7] = 9_000  # not silent, though the rest may be zeros
     samples[3::7] = -9_000
     expected = (samples / np.float32(32_768)).mean(axis=1, dtype=np.float32)
     found = decode_audio(encoded(samples, **FORMATS[kind]))

@@ -31,7 +31,7 @@ ITEM = {
     "prompt_hash": "77",
 }  # fmt: skip
 FIXED = {
-    "instruction": "spoken", "max_new_tokens": 16, "scoring": "official", "endpoint": {"extra": {"temperature": 1}},
+    "instruction": "audio", "max_new_tokens": 16, "scoring": "official", "endpoint": {"extra": {"temperature": 1}},
     "skip": True,
 }  # fmt: skip
 AUDIO_SETTINGS = {"voices": ["anna"], "synthesis": {"engine": "flite"}}
@@ -139,7 +139,7 @@ def test_different_items_are_refused_and_kept_apart(two, fields, message):
     ("config", "message"),
     [
         ({"max_new_tokens": 16}, "max_new_tokens: 128 in .*sft, 16 in .*selfkd"),
-        ({"instruction": "spoken"}, 'instruction: "text" in .*sft, "spoken" in .*selfkd'),
+        ({"instruction": "audio"}, 'instruction: "text" in .*sft, "audio" in .*selfkd'),
         ({"scoring": "official"}, 'scoring: .* in .*sft, "official" in .*selfkd'),
         ({"endpoint": {"extra": {"temperature": 1}}}, r'endpoint.extra: null in .*sft, .*"temperature": 1.* in .*'),
         ({"voices": ["anna"]}, 'voices: .* in .*sft, .*"anna".* in .*selfkd'),

@@ -299,7 +299,7 @@ def test_benchmark_is_synthesized_once_a_voice(start, pope_copy, tmp_path, inlin
     config.output, config.instruction = tmp_path / "again", "text"
     evaluate(config)
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*.parquet")}
-    config.output, config.instruction, config.voices = tmp_path / "spoken_text", "spoken", ["en-US+m1"]
+    config.output, config.instruction, config.voices = tmp_path / "audio_form", "audio", ["en-US+m1"]
     evaluate(config)
     (folder,) = [f for f in map(ExampleFolder, (tmp_path / "cache").glob("pope-*")) if not f[0].answer_format]
     assert folder[0].question.endswith("Answer the question using a single word or phrase.") and len(cached[0]) == 4

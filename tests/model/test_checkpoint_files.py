@@ -167,7 +167,7 @@ def _too_large(folder):
         (_too_large, r"config.json is of a model of|do not fit|cannot be loaded"),
     ],
 )
-def test_error_names_what_is_wrong_with_a_whisper(tiny_whisper, tmp_path, change, message, capsys):
+def test_error_names_the_fault_of_a_whisper(tiny_whisper, tmp_path, change, message, capsys):
     """As a command reports it, before it reads the data or builds a model."""
     folder = shutil.copytree(tiny_whisper, tmp_path / "whisper")
     change(folder)

@@ -193,7 +193,7 @@ def test_error_names_keys_that_do_not_fit_and_nothing_is_written(original, tmp_p
         ({"llm_config": LLM | {"architectures": ["GPT2LMHeadModel"]}}, "GPT2LMHeadModel"),
     ],
 )
-def test_what_cannot_be_converted_exactly_is_refused(original, tmp_path, change, message):
+def test_checkpoints_without_exact_conversion_are_refused(original, tmp_path, change, message):
     folder, _ = original
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))

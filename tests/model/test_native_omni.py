@@ -140,9 +140,9 @@ def start(native, tmp_path_factory):
 def test_native_model_is_trained_resumed_saved_and_evaluated(native, start, tmp_path):
     settings = {"steps": 3, "batch_size": 2, "warmup_steps": 1, "alpha": 0.5, "learning_rate": 0.05}
     config = DistillConfig([str(start / "data")], tmp_path / "whole", model=str(start / "model"), **settings)
-    planned = distill(replace(config, dry_run=True))
+    estimated = distill(replace(config, dry_run=True))
     result = distill(config)
-    assert planned["trained_parameters"] == result["trained_parameters"] > 0
+    assert estimated["trained_parameters"] == result["trained_parameters"] > 0
 
     again = replace(config, output=tmp_path / "again", save_steps=2)
     with interrupted_at(3), pytest.raises(KeyboardInterrupt):

@@ -264,7 +264,7 @@ def test_align_trains_a_ctc_projector(tmp_path, tiny_whisper):
     settings = AlignConfig(
         [str(tmp_path / "data")], tmp_path / "align", speech_encoder=str(tiny_whisper), steps=3, batch_size=4
     )
-    with pytest.raises(InputError, match="trainable: llm_adapters: has nothing to learn from what is said alone"):
+    with pytest.raises(InputError, match="trainable: llm_adapters: does not train in CTC-only training"):
         align(replace(settings, trainable=["projector", "llm_adapters"]))
     align(settings)
     model, processor = load_model(settings.output / MODEL)

@@ -138,7 +138,7 @@ def test_multilingual_whisper_gets_the_language(tiny_whisper, audio):
     whole.generation_config.lang_to_id = {"<|de|>": 5}
     for language in ("de-AT", "", "xx"):
         assert asr_model.transcribe(*mels, language) == ["a"]
-    whole.generation_config.lang_to_id = None  # it hears English single
+    whole.generation_config.lang_to_id = None  # it transcribes English only
     asr_model.transcribe(*mels, "de")
     assert not any("max_new_tokens" in call for call in calls), "transformers would warn at each batch"
     assert [(call.get("language"), call.get("task")) for call in calls] == [("de", "transcribe")] + [(None, None)] * 3

@@ -86,7 +86,7 @@ def test_scores_equal_those_of_compare(runs, page, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("index", range(8))
-def test_one_run_of_any_kind_makes_a_page(runs, tmp_path, index):
+def test_one_run_of_any_stage_makes_a_page(runs, tmp_path, index):
     expected = [["scores", "items"]] * 3 + [["attention"], ["agreement"], ["training"], ["training"], ["audio_quality"]]
     assert sections(rendered([runs[index]], tmp_path)) == expected[index]
 

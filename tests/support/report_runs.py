@@ -167,7 +167,7 @@ def training(folder: Path, alpha: float) -> Path:
     return folder
 
 
-def one_run_of_each_kind(folder: Path) -> list[str]:
+def one_run_of_each_stage(folder: Path) -> list[str]:
     """Of 12 items, 11 are correct in text; in audio SFT has 3 correct, Self-KD 9."""
     data = audio_data(folder / "world")
     runs = [

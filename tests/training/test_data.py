@@ -90,7 +90,7 @@ def test_generation_prompt_of_an_audio_query(processor, example):
     assert batch["suffix_ids"][0].tolist() == [processor.audio_token_id, *processor.ids(AFTER)]
 
 
-def test_a_clip_has_the_same_embeddings_alone_and_in_a_batch(model, processor, examples):
+def test_a_clip_has_the_same_embeddings_in_any_batch(model, processor, examples):
     items = [paired_item(processor, e) for e in examples[:4]]
     batch = PairedCollator(processor)(items)
     together, mask = model.encode_audio(**batch["audio_inputs"])[:2]

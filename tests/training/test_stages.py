@@ -365,8 +365,8 @@ def test_a_vlm_in_bfloat16_stays_so_and_the_projector_trains_in_float32(start, t
         )
     )
     model = OmniModel.from_pretrained(tmp_path / "run" / MODEL)
-    kinds = {part: {p.dtype for p in getattr(model, part).parameters()} for part in ("vlm", "projector")}
-    assert kinds == {"vlm": {torch.bfloat16}, "projector": {torch.float32}}
+    dtypes = {part: {p.dtype for p in getattr(model, part).parameters()} for part in ("vlm", "projector")}
+    assert dtypes == {"vlm": {torch.bfloat16}, "projector": {torch.float32}}
     settings = {"model": str(tmp_path / "run" / MODEL), "steps": 2, "trainable": ["projector", "llm_adapters"]}
     distill(config(start, tmp_path / "next", **settings))
     adapted = OmniModel.from_pretrained(tmp_path / "next" / MODEL)

@@ -32,12 +32,12 @@ def open_benchmark(
     revision: str | None = None,
     limit: int = 0,
     seed: int = 0,
-    spoken_instruction: bool = False,
+    audio_instruction: bool = False,
 ) -> RowSource:
     """The questions of a benchmark, from the hub or from `path`, a Parquet file or a folder that `datasets` reads.
 
     `revision` is a commit on the hub, by default that of the benchmark. `limit` takes at most so many, random whole
-    groups by the seed. With `spoken_instruction` the instruction on the answer format becomes part of the question and
+    groups by the seed. With `audio_instruction` the instruction on the answer format becomes part of the question and
     is synthesized with it. Images are read when an example is. Raises InputError.
     """
     if name not in BENCHMARKS:
@@ -53,7 +53,7 @@ def open_benchmark(
     except (OSError, ValueError, DatasetNotFoundError) as error:
         raise InputError(f"{name}: path: {where}: {(str(error).splitlines() or ['?'])[0]}") from error
     rows = tuple(all_rows[i] for i in whole_groups(list(_group_names(benchmark, all_rows)), limit, seed))
-    if spoken_instruction:
+    if audio_instruction:
         rows = tuple(row._replace(question=row.question + row.answer_format, answer_format="") for row in rows)
     return RowSource(name, rows, benchmark.license)
 

@@ -27,16 +27,16 @@ _FORMAT = re.compile(
 _OCR = re.compile(r"\s*Reference OCR token:[^\n]*\n?")
 
 
-def llava(path: Path, images: Path, count: int, seed: int, spoken_instruction: bool) -> RowSource:
+def llava(path: Path, images: Path, count: int, seed: int, audio_instruction: bool) -> RowSource:
     """The questions of a llava file. Raises InputError, naming file and field, for any other file."""
     skipped: Counter[str] = Counter()
-    rows = sample_rows(drop_unanswered(_rows(path, images, spoken_instruction, skipped), skipped), count, seed)
+    rows = sample_rows(drop_unanswered(_rows(path, images, audio_instruction, skipped), skipped), count, seed)
     first: dict[Any, int] = {}  # several conversations may have one image
     rows = tuple(sorted(rows, key=lambda row: first.setdefault(row.image, len(first))))
     return RowSource("llava", rows, "CC-BY-4.0 (annotations); the images have their own", skipped=dict(skipped))
 
 
-def _rows(path: Path, images: Path, spoken_instruction: bool, skipped: Counter[str]) -> Iterator[Row]:
+def _rows(path: Path, images: Path, audio_instruction: bool, skipped: Counter[str]) -> Iterator[Row]:
     for number, record in enumerate(json_records(path)):
         if not isinstance(record, dict) or not isinstance(record.get("conversations"), list):
             raise InputError(f"{path}: record {number}: field conversations: not a list of turns")
@@ -47,11 +47,11 @@ def _rows(path: Path, images: Path, spoken_instruction: bool, skipped: Counter[s
             continue
         image, turns = ImageInFolder(images, name), record["conversations"]
         folder = sys.intern(Path(image.name).parent.name)
-        for turn, (query, reply) in enumerate(zip(turns[::2], turns[1::2], strict=False)):
-            if not (_is_from("human", query) and _is_from("gpt", reply)):
+        for turn, (query, response) in enumerate(zip(turns[::2], turns[1::2], strict=False)):
+            if not (_is_from("human", query) and _is_from("gpt", response)):
                 raise InputError(f"{where} conversations: turn {2 * turn} is not human's, then gpt's")
-            text, answer = (as_text(t["value"], f"{where} conversations: a turn's value") for t in (query, reply))
-            question, instruction, answer_format = split_question(text, spoken_instruction)
+            text, answer = (as_text(t["value"], f"{where} conversations: a turn's value") for t in (query, response))
+            question, instruction, answer_format = split_question(text, audio_instruction)
             if _BOX.search(text) or _BOX.search(answer):
                 skipped["boxes"] += 1
             else:
@@ -64,13 +64,13 @@ def _is_from(who: str, turn: Any) -> bool:
     return isinstance(turn, dict) and turn.get("from") == who and "value" in turn
 
 
-def split_question(value: str, spoken_instruction: bool) -> tuple[str, str, str]:
+def split_question(value: str, audio_instruction: bool) -> tuple[str, str, str]:
     """(question, text before it, text after it): the image placeholder is removed, OCR tokens stay text, and so does
-    the sentence on the form of the answer, unless `spoken_instruction`."""
+    the sentence on the form of the answer, unless `audio_instruction`."""
     text = strip_image_placeholder(value).strip()
     before = "".join(f"{m.strip()}\n" for m in _OCR.findall(text))
     text = _OCR.sub("\n", text).strip()
-    if spoken_instruction:
+    if audio_instruction:
         return text, before, ""
     after = "".join(f"\n{m.strip()}" for m in _FORMAT.findall(text))
     question = _FORMAT.sub("\n", text).strip()

@@ -83,7 +83,7 @@ def open_source(config: SynthesizeConfig) -> Source:
     path, images, count, seed = Path(config.path), Path(config.images), config.count, config.seed
     match config.source:
         case "llava":
-            return llava(path, images, count, seed, config.instruction == "spoken")
+            return llava(path, images, count, seed, config.instruction == "audio")
         case "jsonl":
             return json_lines(path, images, config.columns, count, seed)
         case "datasets":

@@ -79,7 +79,7 @@ class ToyWorld(_Generated):
             source=self.name,
             question_type=question_type,
             target=question.answer,
-            category="unseen combination" if has_held_out(scene) else "seen combinations",
+            category="held-out combination" if has_held_out(scene) else "training combinations",
             image=image_to_png(render(scene)),
         )
 

@@ -149,7 +149,7 @@ def weighted_voices(names: str, tts_engine: TTSEngine, language: str) -> dict[st
     if names in ESPEAK_VOICES and not isinstance(tts_engine, EspeakEngine):
         if names != "training":
             raise InputError(f"voices: {names!r} are voices of espeak-ng; name some of {tts_engine.name}'s")
-        wanted = [v for v in tts_engine.voices() if _speaks(tts_engine, v, language)]
+        wanted = [v for v in tts_engine.voices() if _has_language(tts_engine, v, language)]
     voices, known = {}, set(tts_engine.voices())
     for entry in wanted:
         name, colon, weight = entry.partition(":")
@@ -157,7 +157,7 @@ def weighted_voices(names: str, tts_engine: TTSEngine, language: str) -> dict[st
         is_of_server = name and isinstance(tts_engine, EndpointEngine) and tts_engine.url
         if name not in known and not is_of_server:
             raise InputError(f"voices: unknown voice {name!r}; {_hint(tts_engine, language)}")
-        if not _speaks(tts_engine, name, language):
+        if not _has_language(tts_engine, name, language):
             raise InputError(f"voices: {name!r} speaks {tts_engine.language(name)}, the questions are in {language}")
         if colon and not re.fullmatch(r"\d+(\.\d+)?", weight):
             raise InputError(f"voices: {entry!r} is not name:weight")
@@ -169,10 +169,10 @@ def weighted_voices(names: str, tts_engine: TTSEngine, language: str) -> dict[st
 
 def _hint(tts_engine: TTSEngine, language: str) -> str:
     subsets = "'training', 'random', 'heldout'" if isinstance(tts_engine, EspeakEngine) else "'training'"
-    example = next((voice for voice in tts_engine.voices() if _speaks(tts_engine, voice, language)), None)
+    example = next((voice for voice in tts_engine.voices() if _has_language(tts_engine, voice, language)), None)
     return f"choose from {subsets}" + (f" or names such as {example}" if example else "")
 
 
-def _speaks(tts_engine: TTSEngine, voice: str, language: str) -> bool:
+def _has_language(tts_engine: TTSEngine, voice: str, language: str) -> bool:
     known = tts_engine.language(voice)
     return known == "any" or known.partition("-")[0] == language_code(language)

@@ -65,7 +65,7 @@ def synthesized():
     return [e.with_audio(tts_engine.synthesize_audio(Utterance(e.question, "en-US")), "en-US") for e in examples]
 
 
-def test_both_modalities_together_respond_as_each_alone(any_model, synthesized):
+def test_both_modalities_together_respond_as_each_by_itself(any_model, synthesized):
     model, processor = any_model
     both = predict_modalities(model, processor, synthesized, max_new_tokens=8)
     assert both["text"] == predict_modality(model, processor, synthesized, "text", 8)

@@ -94,12 +94,12 @@ def test_columns_of_all_files_are_checked(tmp_path):
         open_benchmark("mme", str(tmp_path / "local"))
 
 
-def test_spoken_instruction_is_part_of_the_question(tmp_path):
+def test_audio_instruction_is_part_of_the_question(tmp_path):
     path = local_dataset(tmp_path, "ai2d")
     assert open_benchmark("ai2d", path).rows[0].answer_format == LETTER
-    spoken = open_benchmark("ai2d", path, spoken_instruction=True).rows[0]
-    assert (spoken.question, spoken.answer_format) == (PROMPTS["ai2d"][0], "")
-    assert "Option B is one. Option C is C." in spoken_form(spoken.question)
+    with_instruction = open_benchmark("ai2d", path, audio_instruction=True).rows[0]
+    assert (with_instruction.question, with_instruction.answer_format) == (PROMPTS["ai2d"][0], "")
+    assert "Option B is one. Option C is C." in spoken_form(with_instruction.question)
 
 
 def test_limit_takes_a_random_sample_by_the_seed(tmp_path):

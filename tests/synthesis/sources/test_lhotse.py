@@ -67,11 +67,11 @@ def test_a_file_for_each_channel(tmp_path):
     ({"cut_channel": 0, "type": "MixedCut"}, "field type: 'MixedCut': MonoCut and MultiCut are read"),
     ({"cut_channel": 0, "type": "PaddingCut"}, "field type: 'PaddingCut'"),
 ])  # fmt: skip
-def test_what_would_be_other_sound_is_refused(tmp_path, given, words):
+def test_other_audio_than_recorded_is_refused(tmp_path, given, words):
     with pytest.raises(InputError, match=rf"path: .*cuts.jsonl: line 1: ({words})"):
         cuts(tmp_path, **given)
 
 
-def test_resampling_is_what_we_do_ourselves(tmp_path):
+def test_resampling_equals_our_own(tmp_path):
     transforms = [{"name": "Resample", "kwargs": {"source_sampling_rate": 8_000, "target_sampling_rate": 16_000}}]
     assert np.allclose(cuts(tmp_path, 0, transforms=transforms), VOICES[:, 0], atol=1e-6)

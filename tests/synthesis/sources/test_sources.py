@@ -120,7 +120,7 @@ def test_a_source_in_the_package_takes_no_path(tmp_path):
 
 @pytest.mark.parametrize(
     ("source", "field", "value"),
-    [("world", "images", "x"), ("librispeech", "columns", {"answer": "a"}), ("jsonl", "instruction", "spoken")],
+    [("world", "images", "x"), ("librispeech", "columns", {"answer": "a"}), ("jsonl", "instruction", "audio")],
 )
 def test_a_field_without_effect_is_refused(tmp_path, source, field, value):
     with pytest.raises(InputError, match=f"{field}: is for llava.*, not for {source}|columns: is for jsonl, datasets"):
@@ -501,7 +501,7 @@ def test_a_question_too_long_is_listed_with_its_reason(tmp_path):
     assert read_manifest(tmp_path / "out")["rows"] == 1
 
 
-def test_without_any_accepted_row_the_command_says_why_and_can_be_run_again(tmp_path, capsys):
+def test_without_any_accepted_row_the_command_gives_the_reason_and_can_be_run_again(tmp_path, capsys):
     def run(image, question="Why?"):
         row = {"id": "a", "question": question, "answer": "b", "image": image}
         (tmp_path / "mine.jsonl").write_text(json.dumps(row))
