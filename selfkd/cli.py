@@ -95,12 +95,12 @@ COMMANDS = {
     "evaluate": Command(
         "score a model on text and audio queries",
         "selfkd evaluate runs/selfkd/model --data runs/data/test --modalities text,audio --output runs/eval",
-        "selfkd.evaluation.evaluate:EvaluateConfig", "selfkd.evaluation.evaluate:evaluate", "model",
+        "selfkd.evaluation.config:EvaluateConfig", "selfkd.evaluation.evaluate:evaluate", "model",
     ),
     "judge": Command(
         "LLM judge: classify wrong predictions as on or off topic",
         "selfkd judge runs/eval --model gpt-4o-mini",
-        "selfkd.evaluation.judge:JudgeConfig", "selfkd.evaluation.judge:judge_run", "run",
+        "selfkd.evaluation.config:JudgeConfig", "selfkd.evaluation.judge:judge_run", "run",
     ),
     "mmalign build": Command(
         "build the MMAlign benchmark from ARO or the toy world",
@@ -110,7 +110,7 @@ COMMANDS = {
     "compare": Command(
         "compare evaluations: gaps and share of the gap closed",
         "selfkd compare runs/eval-base runs/eval-sft runs/eval-selfkd --output runs/comparison",
-        "selfkd.evaluation.compare:CompareConfig", "selfkd.evaluation.compare:compare", "runs",
+        "selfkd.evaluation.config:CompareConfig", "selfkd.evaluation.compare:compare", "runs",
     ),
     "analyze attention": Command(
         "attention of text and audio queries, by layer",

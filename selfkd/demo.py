@@ -14,12 +14,12 @@ from rich.console import Console
 
 from selfkd.analysis.config import AgreementConfig, AttentionConfig
 from selfkd.errors import InputError
-from selfkd.evaluation.compare import CompareConfig, compare
-from selfkd.evaluation.evaluate import EvaluateConfig
+from selfkd.evaluation.compare import compare
+from selfkd.evaluation.config import CompareConfig, EvaluateConfig
 from selfkd.report.build import ReportConfig, report
 from selfkd.run_dir import MODEL, is_complete, once
-from selfkd.synthesis.config import SourceName
-from selfkd.synthesis.synthesize import SynthesizeConfig, synthesize
+from selfkd.synthesis.config import SourceName, SynthesizeConfig
+from selfkd.synthesis.synthesize import synthesize
 from selfkd.toy_world.noisy_labels import MISTAKE_SHARE
 from selfkd.training.config import AlignConfig, DistillConfig
 

@@ -35,6 +35,7 @@ def bad_field(param: str, message: str, code: str | None = None) -> RefusedError
     return RefusedError(400, f"{param}: {message}", param, code)
 
 
+MAX_QUOTED = 200  # characters
 # fields that cannot change the response: user, storage, billing, transport; decoding is greedy: `seed` has no effect
 HARMLESS = frozenset(
     {
@@ -209,11 +210,16 @@ def read_request(body: bytes) -> ChatRequest:
     except ValidationError as error:
         # only the first error, because the whole would repeat the request
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        param = ".".join(map(str, first["loc"]))
-        message = first["msg"].removeprefix("Value error, ")
+        param = _short(".".join(map(str, first["loc"])))
+        message = _short(first["msg"].removeprefix("Value error, "))
         raise RefusedError(400, f"{param}: {message}" if param else message, param or None) from None
     check_supported(_undeclared_fields(request))
     return request
+
+
+def _short(text: str) -> str:
+    """A message repeats no more than this of what a request holds."""
+    return text if len(text) <= MAX_QUOTED else f"{text[:MAX_QUOTED]}..."
 
 
 def _undeclared_fields(part: BaseModel, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -8,11 +8,12 @@ engine that hangs or dies costs a row and not the job.
 import os
 import shutil
 import signal
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from importlib.util import find_spec
-from multiprocessing import active_children, forkserver, get_context, parent_process, util
+from multiprocessing import active_children, current_process, forkserver, get_context, parent_process, util
 from multiprocessing.connection import Connection, wait
 from threading import Thread, current_thread, main_thread
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from selfkd.synthesis.config import PoolName
 from selfkd.synthesis.tts.base import TTSEngine, Utterance
 
 PRELOAD = ["selfkd.synthesis.shards", "scipy.signal"]  # modules that the fork server imports
+MAX_SOCKET_FOLDER = 80  # characters: a socket's whole path has at most 107
 START_SECONDS = 120  # limit for importing an engine and reading its weights
 _KILLED = "a process was killed, usually for want of memory: fewer --processes; the same command resumes"
 
@@ -48,6 +50,10 @@ def server_context() -> Any:
     which may hold torch's threads, could hang."""
     context = get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
+    if len(util.get_temp_dir()) > MAX_SOCKET_FOLDER:  # a long TMPDIR, which has no room for the name of a socket
+        folder = tempfile.mkdtemp(prefix="pymp-", dir="/tmp")
+        current_process()._config["tempdir"] = folder  # type: ignore[attr-defined]
+        util.Finalize(None, shutil.rmtree, args=(folder, True), exitpriority=-100)
     if current_thread() is main_thread():
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server inherits it: ctrl-C is this process's
         try:

@@ -15,6 +15,7 @@ from selfkd.analysis.forward import text_modality
 from selfkd.analysis.runner import intervals, layer_intervals, pairs, read_items, thirds_of
 from selfkd.data.example import MANIFEST
 from selfkd.errors import InputError
+from selfkd.evaluation.samples import FIELDS
 from selfkd.files import write_json, write_text
 from selfkd.losses import LossConfig, self_kd_loss
 from selfkd.training.self_kd import paired_rows
@@ -126,7 +127,8 @@ def config_of(start, **changes):
 def evaluation(folder, modality, correct):
     examples = zip(toy_examples(len(correct)), correct, strict=True)
     samples = (
-        {"id": e.id, "question": e.question, "correct": c, "outcome": "failed" if c is None else "answer"}
+        dict.fromkeys(FIELDS)
+        | {"id": e.id, "question": e.question, "correct": c, "outcome": "failed" if c is None else "answer"}
         for e, c in examples
     )
     lines = (json.dumps(sample) + "\n" for sample in samples)

@@ -114,7 +114,7 @@ def test_ranks_and_workers_share_an_epoch_without_overlap_or_loss(two, workers):
     mixture = open_mixture([f"{two[0]}:1", f"{two[1]}:1"], seed=0)
     indices = []
     for rank in range(2):
-        batches = StepBatches(CostSampler([1.0] * 16, 4, seed=0, taken=mixture.epoch), batch_size=2, processes=2)
+        batches = StepBatches(CostSampler([1.0] * 16, 4, seed=0, epoch=mixture.epoch), batch_size=2, processes=2)
         loader = DataLoader([torch.tensor(i) for i in range(16)], batch_sampler=batches, num_workers=workers)
         share = prepare_data_loader(
             loader, torch.device("cpu"), 2, rank, put_on_device=False, use_seedable_sampler=False

@@ -18,8 +18,9 @@ from selfkd.model.checkpoint import load_model
 from selfkd.model.lora import train_adapters
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
+from selfkd.training.config import DISTILL_RECIPES
+from selfkd.training.config import NATIVE as NATIVE_RECIPE
 from selfkd.training.data import PairedCollator, paired_item
-from selfkd.training.distill import NATIVE as NATIVE_RECIPE
 from selfkd.training.distill import DistillConfig, distill
 from selfkd.training.self_kd import paired_loss, paired_rows
 from selfkd.training.trainable import set_trainable
@@ -192,7 +193,7 @@ def test_bfloat16_checkpoint_stays_bfloat16(tmp_path, name, parts):
     if parts == ["projector"]:  # what was saved is a native model to the next stage
         distill(replace(config, output=tmp_path / "next", model=str(tmp_path / "run/model"), learning_rate=None))
         rate = json.loads((tmp_path / "next" / "config.json").read_text())["learning_rate"]
-        assert rate == NATIVE_RECIPE["learning_rate"]
+        assert rate == DISTILL_RECIPES[NATIVE_RECIPE]["learning_rate"]
 
 
 @pytest.mark.parametrize("part", ["speech_encoder", "llm_adapters"])

@@ -418,7 +418,7 @@ def test_each_loss_has_its_curve(tmp_path):
         file.write(json.dumps({"step": 40, "ctc_per_token": 0.25, "soft_dtw_per_token": 1.5}) + "\n")
         file.write(json.dumps({"step": 48, "ctc_per_token": float("nan"), "kd_per_token": float("inf")}) + "\n")
     html = rendered([run], tmp_path)
-    assert 'aria-label="Stage 2: CTC loss. ctc: 0.25 at optimizer step 40"' in html
+    assert 'aria-label="Stage 2: CTC loss. CTC projector: 0.25 at optimizer step 40"' in html
     assert "Stage 2: soft-DTW" in html and "hidden states" not in html
 
 

@@ -128,7 +128,7 @@ def slots(value):
             yield from slots(value[key])
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
 @given(body=malformed())
 def test_malformed_bodies_never_cause_a_server_error(server, alive_afterwards, body):
     """A refusal with a reason, or 200 if the body is a valid request after all; never 500."""

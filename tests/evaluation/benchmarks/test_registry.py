@@ -292,7 +292,7 @@ def test_unusable_files_of_aro_are_reported(aro):
     with pytest.raises(InputError, match=r"relation\.json: per_type: 21: there are only 20 items"):
         open_aro(aro, per_type=21)
     (aro / "visual_genome_attribution.json").write_text("{}")
-    with pytest.raises(InputError, match=r"attribution\.json: does not begin as a JSON file of this source does"):
+    with pytest.raises(InputError, match=r"attribution\.json: does not begin like a JSON file of this source"):
         open_aro(aro, per_type=2)
     (aro / "visual_genome_attribution.json").unlink()
     with pytest.raises(InputError, match=r"attribution\.json: no such file"):

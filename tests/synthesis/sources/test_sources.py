@@ -269,7 +269,7 @@ def test_recordings_need_no_engine(tmp_path):
     assert manifest["voice_names"] == ["ann", "bob"] and manifest["rows"] == 2
     assert main(["data", "publish", str(config.output), "--repo", "me/cv", "--license", "cc0-1.0", "--dry-run"]) == 0
     card = (config.output / "README.md").read_text()
-    assert "| speech engine | recorded |" in card and "| voices | 2: ann, bob |" in card and "espeak" not in card
+    assert "| TTS engine | recorded |" in card and "| voices | 2: ann, bob |" in card and "espeak" not in card
 
 
 def test_common_voice(tmp_path):
