@@ -26,7 +26,7 @@ from selfkd.synthesis.config import PoolName
 from selfkd.synthesis.tts.base import TTSEngine, Utterance
 
 PRELOAD = ["selfkd.synthesis.shards", "scipy.signal"]  # modules that the fork server imports
-MAX_SOCKET_FOLDER = 80  # characters: a socket's whole path has at most 107
+MAX_TEMP_FOLDER = 70  # characters of TMPDIR: the path of a socket in a folder of it has at most 107
 START_SECONDS = 120  # limit for importing an engine and reading its weights
 _KILLED = "a process was killed, usually for want of memory: fewer --processes; the same command resumes"
 
@@ -50,9 +50,9 @@ def server_context() -> Any:
     which may hold torch's threads, could hang."""
     context = get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    if len(util.get_temp_dir()) > MAX_SOCKET_FOLDER:  # a long TMPDIR, which has no room for the name of a socket
-        folder = tempfile.mkdtemp(prefix="pymp-", dir="/tmp")
-        current_process()._config["tempdir"] = folder  # type: ignore[attr-defined]
+    settings = current_process()._config  # type: ignore[attr-defined]
+    if len(tempfile.gettempdir()) > MAX_TEMP_FOLDER and "tempdir" not in settings:
+        settings["tempdir"] = folder = tempfile.mkdtemp(prefix="pymp-", dir="/tmp")
         util.Finalize(None, shutil.rmtree, args=(folder, True), exitpriority=-100)
     if current_thread() is main_thread():
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server inherits it: ctrl-C is this process's

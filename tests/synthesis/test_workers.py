@@ -4,6 +4,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -94,9 +95,8 @@ def test_no_process_survives_a_killed_command(tmp_path):
     """Neither the workers, which had six more jobs to do, nor their engines, nor the server that they are forked from;
     and no file of theirs is left."""
     (tmp_path / "job.py").write_text(_SLOW)
-    begun, temporary = tmp_path / "begun", tmp_path / "temporary"
+    begun, temporary = tmp_path / "begun", Path(tempfile.mkdtemp(dir="/tmp"))  # sockets have short paths
     begun.mkdir()
-    temporary.mkdir()
     command = [sys.executable, str(tmp_path / "job.py"), str(begun)]
     running = subprocess.Popen(command, env=os.environ | {"TMPDIR": str(temporary)})
     assert _wait_until(lambda: len(list(begun.iterdir())) == 2, 120)
@@ -106,6 +106,15 @@ def test_no_process_survives_a_killed_command(tmp_path):
     running.wait()
     assert _wait_until(lambda: not any(map(_is_alive, processes)), 20) and len(list(begun.iterdir())) == 2
     assert _wait_until(lambda: not list(temporary.iterdir()), 20)
+    temporary.rmdir()
+
+
+def test_a_long_temporary_folder_has_room_for_no_socket_and_works(tmp_path):
+    folder = tmp_path / ("long-" * 20)
+    folder.mkdir()
+    code = "from selfkd.synthesis.workers import run_jobs; print(list(run_jobs(abs, [(-1,), (2,)], 'local', 1, '')))"
+    run = subprocess.run([sys.executable, "-c", code], env=os.environ | {"TMPDIR": str(folder)}, capture_output=True)
+    assert run.stdout.split() == [b"[1,", b"2]"] and not list(folder.iterdir()), run.stderr
 
 
 def _tenfold(number):
