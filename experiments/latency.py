@@ -18,7 +18,7 @@ import torch
 from selfkd.data.dataset import ExampleFolder
 from selfkd.evaluation.backends.local import LocalBackend
 from selfkd.evaluation.backends.transcriber import Transcriber
-from selfkd.evaluation.config import EvalModality as Modality
+from selfkd.evaluation.config import EvalModality
 from selfkd.model.checkpoint import inspect_checkpoint
 
 
@@ -41,7 +41,7 @@ def main() -> None:
         for m in options.models
     ]
 
-    def timed(backend: LocalBackend, modality: Modality) -> Callable[[], float]:
+    def timed(backend: LocalBackend, modality: EvalModality) -> Callable[[], float]:
         def run() -> float:
             start = time.perf_counter()
             list(backend.predict(examples, {modality: wanted}))

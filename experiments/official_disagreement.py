@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from selfkd.evaluation.benchmarks import official_scoring as official
+from selfkd.evaluation.benchmarks import official_scoring
 from selfkd.evaluation.benchmarks.answer_parsing import chosen_letter, yes_or_no
 
 FIXTURES = Path(__file__).parents[1] / "tests" / "fixtures"
@@ -110,13 +110,13 @@ def main() -> None:
         for i, holds in enumerate((True, ours != theirs, ours == target, theirs == target)):
             row[i] += holds
 
-    rules: dict[str, Parse] = {"mme": official.mme, "pope": official.pope, "hallusionbench": official.hallusionbench}
+    rules: dict[str, Parse] = {b: official_scoring.RULES[b] for b in ("mme", "pope", "hallusionbench")}
     for response_type, response, target in yes_no_responses(options.n, random.Random(f"yes/{options.seed}")):
         for benchmark, rule in rules.items():
             count(benchmark, response_type, target, yes_or_no(response), rule(response))
     labelled = option_responses(options.n, random.Random(f"option/{options.seed}"))
     for response_type, response, target, choices in labelled:
-        count("mmstar", response_type, target, chosen_letter(response, choices), official.mmstar(response))
+        count("mmstar", response_type, target, chosen_letter(response, choices), official_scoring.mmstar(response))
     for benchmarks in (tuple(rules), ("mmstar",)):
         names = " | ".join(f"`{b}`: differ | as intended: ours | official" for b in benchmarks)
         print(f"\n| type of response | n | {names} |\n|---|---|{'---|---|---|' * len(benchmarks)}")

@@ -36,7 +36,7 @@ from selfkd.synthesis.synthesize import SynthesizeConfig, synthesize
 from selfkd.toy_world.scenes import Split
 
 if TYPE_CHECKING:
-    from selfkd.evaluation.config import EvalModality as Modality
+    from selfkd.evaluation.config import EvalModality
 
 TEST_SEED: dict[Split, int] = {"test": 100, "validation": 200}
 OWN_CASCADE = ", own cascade"
@@ -53,7 +53,7 @@ def run_seed(seed: int, only: Sequence[str], options: argparse.Namespace, test_s
         _train(recipe, data, seed, folder / name, options)
         for condition, questions in test_sets.items():
             run, model = folder / f"eval-{name}" / condition, str(folder / name / MODEL)
-            modalities: list[Modality] = ["audio", "cascade"] if name in ("best", "best-sft") else ["audio"]
+            modalities: list[EvalModality] = ["audio", "cascade"] if name in ("best", "best-sft") else ["audio"]
             evaluate_once(model, questions, run, modalities, asr_model=model)
 
 
@@ -80,7 +80,7 @@ def bf16_arguments() -> dict[str, bool]:
     return {"bf16": torch.cpu._is_avx512_bf16_supported()}
 
 
-def evaluate_once(model: str, data: Path, output: Path, modalities: "list[Modality]", asr_model: str = "") -> None:
+def evaluate_once(model: str, data: Path, output: Path, modalities: "list[EvalModality]", asr_model: str = "") -> None:
     from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
 
     once(evaluate, EvaluateConfig(model, [str(data)], output, modalities=modalities, asr_model=asr_model))

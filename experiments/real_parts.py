@@ -28,7 +28,7 @@ from selfkd.synthesis.config import SourceName
 from selfkd.synthesis.synthesize import SynthesizeConfig, synthesize
 
 if TYPE_CHECKING:
-    from selfkd.evaluation.config import EvalModality as Modality
+    from selfkd.evaluation.config import EvalModality
     from selfkd.synthesis.tts.registry import EngineName
 
 FLITE = "kal,kal16,rms"
@@ -129,7 +129,7 @@ def evaluate_all(
     model: Path,
     test_sets: dict[str, Path],
     output: Path,
-    modalities: "list[Modality]",
+    modalities: "list[EvalModality]",
     asr_model: Path | None = None,
 ) -> None:
     """Evaluates a model on every test set. The cascade's ASR model is Whisper itself, unless another is named."""

@@ -116,9 +116,9 @@ def make_batch(config: OmniConfig, count: int, device: torch.device) -> dict[str
     return batch
 
 
-def ours(objective: LossConfig) -> Step:
+def ours(loss_config: LossConfig) -> Step:
     def step(model: OmniModel, batch: dict[str, Any]) -> Tensor:
-        loss = paired_loss(model, batch, objective)
+        loss = paired_loss(model, batch, loss_config)
         return loss.total / loss.tokens
 
     return step
@@ -207,19 +207,19 @@ def measured(path: str, options: argparse.Namespace, device: torch.device) -> It
     config = configuration(model_config, options.layers)
     model, batch = build(config, recipe["trainable"], device), make_batch(config, count, device)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    for name, objective in (("Self-KD", LossConfig(1.0)), ("SFT", LossConfig(0.0))):
-        found = in_pieces(ours(objective), model, batch, options.repeats)
-        teraflop = step_flops(model, LOAD, count, recipe["trainable"], objective) / 1e12
-        gigabytes = sum(memory(model, LOAD, count, trained, objective, False).values())
+    for name, loss_config in (("Self-KD", LossConfig(1.0)), ("SFT", LossConfig(0.0))):
+        found = in_pieces(ours(loss_config), model, batch, options.repeats)
+        teraflop = step_flops(model, LOAD, count, recipe["trainable"], loss_config) / 1e12
+        gigabytes = sum(memory(model, LOAD, count, trained, loss_config, False).values())
         estimate = {"teraflop": teraflop, "seconds": teraflop / ASSUMED_TERAFLOPS, "gigabytes": gigabytes}
         yield name, found | {"batch_size": count, "estimate": estimate}
     if config.vlm_config.model_type == "internvl":
         yield "plain Self-KD", in_pieces(plain, model, batch, options.repeats)
     if path == options.recipes[0]:
         config.ctc_token_ids = list(range(CTC_TOKENS))
-        model, objective = build(config, list(AUDIO_PARTS), device), LossConfig(ctc_weight=1.0, response_weight=0.0)
-        estimate = {"teraflop": step_flops(model, LOAD, count, list(AUDIO_PARTS), objective) / 1e12}
-        yield "CTC-only", in_pieces(ours(objective), model, batch, options.repeats) | {"estimate": estimate}
+        model, loss_config = build(config, list(AUDIO_PARTS), device), LossConfig(ctc_weight=1.0, response_weight=0.0)
+        estimate = {"teraflop": step_flops(model, LOAD, count, list(AUDIO_PARTS), loss_config) / 1e12}
+        yield "CTC-only", in_pieces(ours(loss_config), model, batch, options.repeats) | {"estimate": estimate}
 
 
 def show(path: str, name: str, cost: dict[str, Any]) -> None:

@@ -123,7 +123,7 @@ def secrets_in(value: Any, name: str = "") -> Iterator[str]:
         for v in value:
             yield from secrets_in(v, name)
     elif isinstance(value, str) and value:
-        yield from _secret_and_token(value) if _is_secret(name) else _in_text(value, name)
+        yield from _secret_and_token(value) if _is_secret(name) else _in_text(value)
 
 
 def without(text: str, secrets: Iterable[str]) -> str:
@@ -171,7 +171,7 @@ def _secret_and_token(value: str) -> Iterator[str]:
         yield token
 
 
-def _in_text(text: str, name: str = "") -> Iterator[str]:
+def _in_text(text: str) -> Iterator[str]:
     yield from (found[0].split()[-1] for found in _SCHEMED.finditer(text))
     whole = ("://" in text and text.partition("://")[0].isalpha()) or _NO_SCHEME.fullmatch(text)
     for url in [text] if whole else _URL.findall(text):

@@ -44,7 +44,7 @@ def test_public_names():
         selfkd.nothing  # noqa: B018
 
 
-def test_a_stage_takes_fields_or_a_configuration(tmp_path):
+def test_a_stage_takes_fields_or_a_configuration():
     taken = []
     stage = stage_function(DistillConfig)(taken.append)
     expected = DistillConfig(["data"], Path("runs/selfkd"), alpha=0.5, model="folder")

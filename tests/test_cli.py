@@ -11,8 +11,7 @@ import pytest
 from processes import run_selfkd
 
 import selfkd
-from selfkd import cli
-from selfkd import run_dir as runs
+from selfkd import cli, run_dir
 from selfkd.cli import COMMANDS, main, parse_command
 from selfkd.errors import InputError
 from selfkd.report.build import ReportConfig
@@ -123,8 +122,8 @@ def test_provenance_ignores_the_git_repository_around_a_virtual_environment(tmp_
     commit = ["git", "-C", tmp_path, *identity, "commit", "-q", "--allow-empty", "-m", "other project"]
     subprocess.run(commit, check=True)
     (tmp_path / ".venv" / "selfkd" / "run_dir.py").touch()
-    monkeypatch.setattr(runs, "__file__", str(tmp_path / ".venv" / "selfkd" / "run_dir.py"))
-    assert runs.provenance()["commit"] == "not from a git checkout"
+    monkeypatch.setattr(run_dir, "__file__", str(tmp_path / ".venv" / "selfkd" / "run_dir.py"))
+    assert run_dir.provenance()["commit"] == "not from a git checkout"
 
 
 def test_missing_recipe_is_named(tmp_path, capsys):
@@ -190,17 +189,17 @@ def test_run_directory_in_use_is_refused(tmp_path):
 
 def test_run_resumes_after_a_full_disk(tmp_path, monkeypatch):
     config = ReportConfig([], tmp_path / "run")
-    writes = [runs.write_json, lambda *_: (_ for _ in ()).throw(OSError(28, "no space left"))]
-    monkeypatch.setattr(runs, "write_json", lambda *given: writes.pop(0)(*given))
+    writes = [run_dir.write_json, lambda *_: (_ for _ in ()).throw(OSError(28, "no space left"))]
+    monkeypatch.setattr(run_dir, "write_json", lambda *given: writes.pop(0)(*given))
     with pytest.raises(OSError, match="no space left"), Run.open(tmp_path / "run", "report", config):
         pass
     monkeypatch.undo()
     with Run.open(tmp_path / "run", "report", config) as run:
-        runs.append_log(run.folder, {"step": 1})
-        with (run.folder / runs.LOG).open("a") as log:
+        run_dir.append_log(run.folder, {"step": 1})
+        with (run.folder / run_dir.LOG).open("a") as log:
             log.write('{"step": 2, "lo')
-        runs.append_log(run.folder, {"step": 2})
-    assert runs.read_log(tmp_path / "run") == [{"step": 1}, {"step": 2}]
+        run_dir.append_log(run.folder, {"step": 2})
+    assert run_dir.read_log(tmp_path / "run") == [{"step": 1}, {"step": 2}]
 
 
 def test_debug_shows_the_traceback(tmp_path):

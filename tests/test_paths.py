@@ -15,7 +15,7 @@ from selfkd.check_data import CheckConfig, check
 from selfkd.data.dataset import ExampleFolder
 from selfkd.data.example import MANIFEST, SCHEMA_VERSION, write_shard
 from selfkd.errors import InputError
-from selfkd.evaluation.grading import check_source_name as check_gradable_name
+from selfkd.evaluation.grading import check_source_name
 from selfkd.evaluation.samples import samples_path
 from selfkd.files import check_name, path_within, sha256, write_json
 from selfkd.synthesis.sources.registry import open_source
@@ -163,7 +163,7 @@ def test_a_source_that_cannot_name_a_file_is_refused(data, name):
     with pytest.raises(InputError, match=r"row 0: field source: .* cannot name a file"):
         check(CheckConfig([data]))
     with pytest.raises(InputError, match="cannot name a file"):
-        check_gradable_name(ExampleFolder(data))
+        check_source_name(ExampleFolder(data))
 
 
 @pytest.mark.parametrize("name", ["../other/test-0.parquet", "{home}/other/test-0.parquet", "link.parquet"])

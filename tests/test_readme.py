@@ -11,7 +11,6 @@ import selfkd
 README = ROOT / "README.md"
 MAX_WORDS = 700
 MAX_CODE_LINES = 8
-TEXT_SUFFIXES = (".py", ".md", ".toml", ".txt", ".yaml", ".yml", ".json", ".ipynb", ".cff")
 
 
 def python_example() -> str:

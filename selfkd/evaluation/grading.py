@@ -12,7 +12,7 @@ from selfkd.data.dataset import ExampleFolder
 from selfkd.data.example import Example, image_hash, read_manifest
 from selfkd.errors import InputError
 from selfkd.evaluation.average import VOICE_MARK
-from selfkd.evaluation.benchmarks import official_scoring as official
+from selfkd.evaluation.benchmarks import official_scoring
 from selfkd.evaluation.benchmarks.answer_parsing import chosen_letter, only, yes_or_no
 from selfkd.evaluation.benchmarks.base import Grade
 from selfkd.evaluation.benchmarks.registry import BENCHMARKS
@@ -103,7 +103,7 @@ def _american(text: str) -> str:
 
 
 # benchmarks with an official rule: OCRBench is always graded by it
-OFFICIAL = (*official.RULES, "ocrbench")
+OFFICIAL = (*official_scoring.RULES, "ocrbench")
 
 
 def check_source_name(folder: ExampleFolder) -> None:
@@ -145,8 +145,8 @@ def scoring_of(benchmark: str, scoring: Scoring) -> Scoring:
 def grade(sample: Mapping[str, Any], prediction: Prediction, scoring: Scoring = "lenient") -> Grade:
     """`sample` has id, source, question_type, category, question, target, details. Our rules do not parse a refusal or
     an empty response; official rules parse any text. A response that was cut is graded as it stands."""
-    if scoring == "official" and sample["source"] in official.RULES:
-        return official.grade(sample["source"], sample, prediction.text)
+    if scoring == "official" and sample["source"] in official_scoring.RULES:
+        return official_scoring.grade(sample["source"], sample, prediction.text)
     if not prediction.is_parsable:
         return Grade(None, 0.0)
     if sample["source"] in BENCHMARKS:

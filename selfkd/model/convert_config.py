@@ -6,7 +6,7 @@ from pathlib import Path
 
 @dataclass
 class ConvertConfig:
-    """An original InternVL2 checkpoint to the classes of transformers.
+    """Converts an original InternVL2 checkpoint to the classes of transformers.
 
     Args:
         source: The original checkpoint (config.json, safetensors, tokenizer), a hub id or a folder.

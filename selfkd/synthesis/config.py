@@ -25,7 +25,7 @@ _SET_BY_BENCHMARK = (
 
 @dataclass
 class SynthesizeConfig:
-    """Text questions to synthesized questions.
+    """Synthesizes text questions: a dataset with audio questions.
 
     Args:
         output: Folder for the shards and the manifest.

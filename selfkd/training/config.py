@@ -144,7 +144,7 @@ class AlignConfig(TrainConfig):
 @describe_recipes(DISTILL_RECIPES)
 @dataclass
 class DistillConfig(TrainConfig):
-    """Stage 2: SFT and Self-KD, weighed by alpha.
+    """Stage 2: SFT and Self-KD, weighted by alpha.
 
     L = alpha * KL(teacher || student) + (1 - alpha) * SFT
 

@@ -131,7 +131,7 @@ def paired_loss(
 ) -> LossOutput:
     """The loss of a batch of `PairedCollator`, of the model itself (`model.forward` runs it through DDP and FSDP).
 
-    Where the loss_config needs a teacher and none is given, the teacher is the text modality of the same weights. Where
+    Where `loss_config` needs a teacher and none is given, the teacher is the text modality of the same weights. Where
     it has no response term, only speech encoder and projector run."""
     audio: AudioEmbeddings | None = None
     if needs_responses(loss_config):

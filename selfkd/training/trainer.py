@@ -49,7 +49,7 @@ class SelfKDTrainer(Trainer):
         examples: The training data.
         processor: The model's processor.
         loss_config: The weights of the loss.
-        spec_augment: Strength of the augmentation of log-mel frames, drawn for every example and step; 0 is off.
+        spec_augment: Strength of the augmentation of log-mel frames, sampled for every example and step; 0 is off.
         on_policy_fraction: Share of the steps that train on the student's own responses in place of the data's.
         average: Callback that leaves the model with the mean of its weights over the last steps.
         projector_learning_rate: Learning rate of the projector where it differs from that of the other parts.

@@ -149,7 +149,7 @@ def test_no_route_reads_a_file_that_was_not_uploaded(page, folder, internal_serv
     assert leaked_files(folder) == [] and internal_server[1] == []
 
 
-def test_uploaded_file_is_read(page, folder):
+def test_uploaded_file_is_read(page):
     boundary = uuid.uuid4().hex
     form = f'--{boundary}\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'.encode()
     content = form + png_bytes(8, 8) + f"\r\n--{boundary}--\r\n".encode()
@@ -164,7 +164,7 @@ def test_uploaded_file_is_read(page, folder):
     assert status == 200 and content == png_bytes(8, 8)
 
 
-def test_each_app_has_its_own_upload_folder(tmp_path, monkeypatch):
+def test_each_app_has_its_own_upload_folder(monkeypatch):
     """Gradio's default folder is shared by all apps of a machine, and keeps uploads."""
     folders = []
     monkeypatch.delenv("GRADIO_TEMP_DIR", raising=False)

@@ -127,7 +127,7 @@ def test_a_narrow_number_has_the_digits_of_its_width(value):
     assert len(text) <= len(str(value)) + 60 and "0000000000001" not in text.strip("0")
 
 
-def rows_by(tmp_path, records, columns=None):
+def rows_by(tmp_path, records):
     """The answers of the same records from each reader of a table."""
     (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, records)))
     (tmp_path / "q.json").write_text(json.dumps(records))

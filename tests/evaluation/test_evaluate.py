@@ -176,7 +176,7 @@ def test_endpoint_run_resumes_after_an_error(start, tmp_path):
     assert all(isinstance(s["transcript"], str) for s in cascade)
 
 
-def test_run_does_not_resume_over_other_data(start, tmp_path):
+def test_run_does_not_resume_over_other_data(tmp_path):
     def synthesize_audio(pitch_hz):
         rows = [replace(e, source="world").with_audio(tone(0.5, pitch_hz), "tone") for e in toy_examples(3)]
         write_shard(tmp_path / "data" / f"{pitch_hz}.parquet", rows, {"rows": 3})
@@ -227,7 +227,7 @@ def test_failed_item_of_a_benchmark_does_not_stop_the_others(start, tmp_path):
         assert len(server.requests) == 16 + 3 + 1
 
 
-def test_endpoint_cascade_continues_after_overlong_audio(start, tmp_path, monkeypatch):
+def test_endpoint_cascade_continues_after_overlong_audio(tmp_path, monkeypatch):
     """Audio over the ASR model's 30 s is that item's error; those after it run."""
     rows = toy_examples(3)
     rows[1] = rows[1].with_audio(tone(31), "tone")
@@ -305,7 +305,7 @@ def test_benchmark_is_synthesized_once_a_voice(start, pope_copy, tmp_path, inlin
     assert folder[0].question.endswith("Answer the question using a single word or phrase.") and len(cached[0]) == 4
 
 
-def test_corrected_copy_is_synthesized_again(start, pope_copy, tmp_path, inline_synthesis):
+def test_corrected_local_dataset_is_synthesized_again(start, pope_copy, tmp_path, inline_synthesis):
     def targets(output):
         config = EvaluateConfig(
             str(start / "model"), [], output, benchmarks=["pope"], local_datasets={"pope": str(pope_copy)},

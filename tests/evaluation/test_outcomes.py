@@ -102,7 +102,7 @@ def test_table_fits_a_terminal_and_omits_benchmarks_with_answers_only():
     assert "Responses" not in console.file.getvalue()
 
 
-def test_samples_of_an_older_selfkd_are_refused(tmp_path, data, examples):
+def test_samples_of_an_older_selfkd_are_refused(tmp_path, examples):
     path = samples_path(tmp_path / "run", NAME, "text")
     whole = sample(examples[0], "text", Prediction("yes"))
     for new, old in (("outcome", "x"), ("question_type", "kind"), ("target", "truth"), ("prediction", "reply")):

@@ -40,7 +40,7 @@ def test_the_tiny_model_is_loaded_by_its_name():
     assert all(torch.equal(weight.cpu(), expected[name]) for name, weight in model.state_dict().items())
 
 
-def test_processor_and_configuration_are_read_once(saved, monkeypatch):
+def test_processor_and_configuration_are_read_once(saved):
     """What a stage hands down is what it has loaded already."""
     for source in (saved, TINY_MODEL):
         info = inspect_checkpoint(source)

@@ -175,7 +175,7 @@ def test_question_tokens_of_an_attention_map_are_found(parts):
 
 
 @pytest.mark.parametrize("pad", [None, "eos"])
-def test_tokenizer_without_a_pad_token_gives_the_same_responses(parts, pad, monkeypatch):
+def test_tokenizer_without_a_pad_token_gives_the_same_responses(parts, pad):
     """data_25_no_pad_token: another token pads instead, masked; responses do not change."""
     model, processor = parts
     examples = [replace(e, question=e.question * (i + 1)) for i, e in enumerate(toy_examples(2))]

@@ -173,7 +173,7 @@ def test_tiny_model_encodes_a_query_near_its_token_embeddings(bundled, tmp_path)
     assert torch.equal(again.vectors, audio.vectors)
 
 
-def test_all_terms_of_an_objective_add_up(bundled):
+def test_all_terms_of_the_loss_add_up(bundled):
     model, processor = bundled
     freeze_all_but(model, ["projector"])
     batch = PairedCollator(processor)([paired_item(processor, e) for e in toy_examples(3)])

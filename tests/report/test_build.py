@@ -75,7 +75,7 @@ def test_headings_are_in_order_and_charts_have_descriptions(page):
     assert len(ids) == len(set(ids))
 
 
-def test_scores_equal_those_of_compare(runs, page, tmp_path, capsys):
+def test_scores_equal_those_of_compare(runs, page, tmp_path):
     scores = compare(CompareConfig(runs[:3], tmp_path / "c"))["world"]
     gap = scores["gap"]["sft"]
     cells = [str(gap["n"]), f"{gap['gap']:.1%}", f"{gap['gap_interval'][0]:.1%} to {gap['gap_interval'][1]:.1%}"]
@@ -158,7 +158,7 @@ def test_average_over_public_benchmarks_weighs_each_equally(tmp_path, capsys):
     assert html.index("<h3>average of 2</h3>") < html.index("<h3>pope</h3>")
 
 
-def test_no_share_is_closed_without_a_clear_gap(tmp_path, capsys):
+def test_no_share_is_closed_without_a_clear_gap(tmp_path):
     pope, mme = (audio_data(tmp_path / name, 8, benchmark=name) for name in ("pope", "mme"))
     evaluation_on(tmp_path / "a", {d: {"text": "11111110", "audio": "11111100"} for d in (pope, mme)})
     evaluation_on(tmp_path / "b", {d: {"audio": "11111111"} for d in (pope, mme)})
@@ -353,7 +353,7 @@ def test_audio_quality_section(page, tmp_path):
     assert "anna" not in html
 
 
-def test_media_are_few_and_small(tmp_path, data):
+def test_media_are_few_and_small(data):
     example = ExampleFolder(data)[0]
     buffer = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)

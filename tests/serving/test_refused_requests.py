@@ -27,7 +27,8 @@ from serving import (
     wait_until,
 )
 
-from selfkd.serving import remote_images as remote
+from selfkd.serving import remote_images
+from selfkd.serving.remote_images import fetch, is_public
 
 USER = {"role": "user", "content": "What?"}
 REFUSED = {
@@ -146,8 +147,8 @@ def test_malformed_bodies_never_cause_a_server_error(server, alive_afterwards, b
     "64:ff9b::a00:1", "2002:a00:1::", "::127.0.0.1",  # NAT64, 6to4 and IPv4-compatible
 ])  # fmt: skip
 def test_is_public(address):
-    assert not remote.is_public(address)
-    assert remote.is_public("8.8.8.8") and remote.is_public("2606:4700::1111") and remote.is_public("64:ff9b::808:808")
+    assert not is_public(address)
+    assert is_public("8.8.8.8") and is_public("2606:4700::1111") and is_public("64:ff9b::808:808")
 
 
 @pytest.fixture
@@ -193,12 +194,12 @@ def test_remote_images(parts, server, image_server, monkeypatch):
         for odd in ("http://", "http://x:99999/", "http://[/", "http://a b/", "http://127.0.0.1:9/\r\nX: y"):
             assert_refused(running.post(image_url_request(odd)), 400, "not fetched")
         assert paths == []
-        monkeypatch.setattr(remote, "is_public", lambda address: True)
+        monkeypatch.setattr(remote_images, "is_public", lambda address: True)
         fetched, sent = (running.post(image_url_request(u)) for u in (f"{url}/a.png", PNG["image_url"]["url"]))
         assert fetched[2]["choices"] == sent[2]["choices"]
         assert_refused(running.post(image_url_request(f"{url}/large")), 400, "over 20000 bytes")
         assert_refused(running.post(image_url_request(f"{url}/moved")), 400, "status 302")
-        monkeypatch.setattr("selfkd.serving.state.fetch", lambda url, max_bytes: remote.fetch(url, max_bytes, 0.5))
+        monkeypatch.setattr("selfkd.serving.state.fetch", lambda url, max_bytes: fetch(url, max_bytes, 0.5))
         started = time.monotonic()
         slow = running.post(image_url_request(f"{url}/slow"))
         assert_refused(slow, 400, "not fetched: no complete image within 0.5 s")

@@ -115,7 +115,7 @@ def test_models_and_health(server):
     ("rate_hz", "channels", "format_name"),
     [(96_000, 8, "wav"), (44_100, 2, "flac"), (44_100, 2, "mp3"), (8_000, 1, "wav"), (22_051, 1, "wav")],
 )
-def test_audio_of_any_sample_rate_and_channels(parts, server, rate_hz, channels, format_name):
+def test_audio_of_any_sample_rate_and_channels(server, rate_hz, channels, format_name):
     """Eight channels at 96 kHz give the response of the same audio at 16 kHz; MP3 and odd rates change it slightly."""
     t = np.arange(2 * rate_hz) / rate_hz
     mono = (0.3 * np.sin(2 * np.pi * 220 * t)).astype(np.float32)

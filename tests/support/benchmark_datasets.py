@@ -3,7 +3,7 @@
 import io
 
 from datasets import Dataset, Features, Image, Sequence, Value
-from PIL import Image as PillowImage
+from PIL import Image as PILImage
 
 ONE_WORD = "\nAnswer the question using a single word or phrase."
 LETTER = "\nAnswer with the option's letter from the given choices directly."
@@ -11,7 +11,7 @@ LETTER = "\nAnswer with the option's letter from the given choices directly."
 
 def png(color, size=(8, 6)):
     buffer = io.BytesIO()
-    PillowImage.new("RGB", size, color).save(buffer, "PNG")
+    PILImage.new("RGB", size, color).save(buffer, "PNG")
     return buffer.getvalue()
 
 

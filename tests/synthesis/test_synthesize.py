@@ -204,7 +204,7 @@ def test_a_shard_that_another_job_is_making_is_waited_for(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == [made.name]
 
 
-def test_a_truncated_shard_is_named(data, tmp_path):
+def test_a_truncated_shard_is_named(tmp_path):
     synthesize(config(tmp_path / "cut", count=2, shard_rows=2))
     (shard,) = (tmp_path / "cut").glob("*.parquet")
     shard.write_bytes(shard.read_bytes()[:-100])

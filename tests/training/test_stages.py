@@ -170,9 +170,9 @@ def test_a_process_without_an_example_has_zero_gradients(start, tmp_path, respon
     rollout."""
     model, processor = load_tiny_model()
     set_trainable(model, ["projector", "speech_encoder"], {})
-    objective = LossConfig(0.5, ctc_weight=0.5, soft_dtw_weight=0.1, response_weight=response)
+    loss_config = LossConfig(0.5, ctc_weight=0.5, soft_dtw_weight=0.1, response_weight=response)
     arguments = training_arguments(config(start, tmp_path, learning_rate=1e-3))
-    trainer = SelfKDTrainer(model, arguments, toy_examples(2), processor, objective, on_policy_fraction=response)
+    trainer = SelfKDTrainer(model, arguments, toy_examples(2), processor, loss_config, on_policy_fraction=response)
     batch = trainer.data_collator(trainer.train_dataset.__getitems__([]))
     assert trainer._get_num_items_in_batch([batch], "cpu") == 0 and trainer._on_policy(batch, True) is batch
     loss = trainer.compute_loss(model.train(), batch, num_items_in_batch=torch.tensor(7))
@@ -196,9 +196,9 @@ def test_images_are_read_only_where_the_llm_runs(start, tmp_path):
     """And only there do they count as cost."""
     model, processor = load_model(start / "model")
     examples = [replace(e, id=f"{e.id}-{n}").with_audio(tone(n), "tone") for e in toy_examples(32) for n in (1, 2)]
-    for objective in (LossConfig(), LossConfig(soft_dtw_weight=1.0, response_weight=0.0)):
-        trainer = SelfKDTrainer(model, training_arguments(config(start, tmp_path)), examples, processor, objective)
-        with_image = objective == LossConfig()
+    for loss_config in (LossConfig(), LossConfig(soft_dtw_weight=1.0, response_weight=0.0)):
+        trainer = SelfKDTrainer(model, training_arguments(config(start, tmp_path)), examples, processor, loss_config)
+        with_image = loss_config == LossConfig()
         assert trainer.train_dataset.with_image == with_image
         order = list(trainer._get_train_sampler())
         mixed = sum(

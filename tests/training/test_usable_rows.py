@@ -25,10 +25,10 @@ from selfkd.model.checkpoint import CheckpointInfo
 from selfkd.model.image_processor import image_processor_class
 from selfkd.model.processing_omni import OmniProcessor
 from selfkd.run_dir import MODEL, UNUSABLE, read_log
-from selfkd.training import usable_rows as usable
+from selfkd.training import usable_rows
 from selfkd.training.data import paired_item
 from selfkd.training.distill import DistillConfig, distill
-from selfkd.training.usable_rows import Use, find_unusable
+from selfkd.training.usable_rows import Unusable, Use, find_unusable
 
 
 def png(width, height):
@@ -142,7 +142,7 @@ def test_a_row_that_surely_fits_does_fit(parts, texts, size, seconds):
 def test_of_much_data_only_the_columns_are_read(parts, tmp_path, monkeypatch):
     """Sizes are known without decoding, and small rows are not tokenized."""
     folder = write(tmp_path, [*toy_examples(6), *[BAD["no image"][0](e) for e in toy_examples(1)]])
-    monkeypatch.setattr(usable, "DECODED_PIXELS", 0)
+    monkeypatch.setattr(usable_rows, "DECODED_PIXELS", 0)
     monkeypatch.setattr(ExampleFolder, "read", lambda *_: pytest.fail("an image was read"))
     (found,) = find_unusable([(folder, None)], Use(parts[1], 2048, trains=True))
     assert found.position == 6
@@ -242,7 +242,7 @@ def test_a_resumed_run_skips_the_same_rows(start, tmp_path):
     assert one == two
 
 
-def test_evaluation_lists_or_skips_unusable_rows(start, tmp_path, capsys, monkeypatch):
+def test_evaluation_lists_or_skips_unusable_rows(start, tmp_path, capsys):
     ids = unusable_data(tmp_path / "data")
     settings = EvaluateConfig(str(start / "model"), [str(tmp_path / "data")], tmp_path / "run", max_new_tokens=4)
     with pytest.raises(InputError, match="data: 2 of 12 rows cannot be used"):  # evaluation does not use answers
@@ -272,7 +272,7 @@ def test_data_check_with_a_model_lists_unusable_rows(start, tmp_path, capsys):
     assert check(CheckConfig(folders[:1], str(start / "model")))[str(folders[0])]["usable"] == 3
 
 
-def test_a_group_with_an_unusable_row_is_skipped_as_a_whole(parts, tmp_path, monkeypatch):
+def test_a_group_with_an_unusable_row_is_skipped_as_a_whole(tmp_path, monkeypatch):
     """A pair without one of its rows is not a pair."""
     from selfkd.evaluation import evaluate as module
 
@@ -280,5 +280,5 @@ def test_a_group_with_an_unusable_row_is_skipped_as_a_whole(parts, tmp_path, mon
     grouped = SimpleNamespace(counts_groups=True)
     monkeypatch.setattr(module, "BENCHMARKS", {folder.source: grouped})
     monkeypatch.setattr(module, "_groups", lambda _: ["a", "a", "b", "b", "c", "c"])
-    left = module._without(folder, [usable.Unusable(folder.folder, 3, "x", "")])
+    left = module._without(folder, [Unusable(folder.folder, 3, "x", "")])
     assert list(left.positions) == [0, 1, 4, 5]

@@ -129,7 +129,7 @@ class EndpointBackend:
 
 
 def request_settings(config: EvaluateConfig) -> EndpointSettings:
-    """The settings of an evaluation's requests; raises InputError for a field that there is not."""
+    """The settings of an evaluation's requests; raises InputError for an unknown field."""
     if "max_new_tokens" in config.endpoint:  # a run may resume with another endpoint, not with longer responses
         raise InputError("endpoint: max_new_tokens: is a field of the run itself, max_new_tokens")
     return endpoint_settings({"max_new_tokens": config.max_new_tokens, **config.endpoint})

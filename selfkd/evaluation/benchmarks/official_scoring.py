@@ -1,6 +1,6 @@
 """How official scripts parse responses: `--scoring official` grades by these rules, for scores that are comparable with
 published tables. They are strict where our rules are lenient, and parse refusals and descriptions as answers. They are
-reimplemented from the scripts that each names and share no code with our rules.
+reimplemented from the scripts that each docstring names and share no code with our rules.
 
 Not here: benchmarks whose official rule is also ours (OCRBench, the answers of VQA, ANLS, relaxed accuracy), and those
 without one (AI2D, RealWorldQA; MMBench uses a language model).

@@ -7,7 +7,7 @@ from typing import Protocol
 from selfkd.data.example import Example
 from selfkd.errors import InputError
 from selfkd.synthesis.config import SourceName, SynthesizeConfig
-from selfkd.synthesis.sources import asr_corpora as corpora
+from selfkd.synthesis.sources import asr_corpora
 from selfkd.synthesis.sources.llava import llava
 from selfkd.synthesis.sources.rows import Clip
 from selfkd.synthesis.sources.tables import dataset, json_lines
@@ -89,9 +89,9 @@ def open_source(config: SynthesizeConfig) -> Source:
         case "datasets":
             return dataset(config.path, images, config.split, config.columns, count, seed)
         case "librispeech":
-            return corpora.librispeech(path, count, seed)
+            return asr_corpora.librispeech(path, count, seed)
         case "common-voice":
-            return corpora.common_voice(path, count, seed)
+            return asr_corpora.common_voice(path, count, seed)
         case "gigaspeech":
-            return corpora.gigaspeech(path, count, seed)
-    return corpora.lhotse_cuts(path, count, seed)
+            return asr_corpora.gigaspeech(path, count, seed)
+    return asr_corpora.lhotse_cuts(path, count, seed)

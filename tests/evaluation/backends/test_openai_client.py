@@ -284,7 +284,7 @@ def test_dead_server_ends_the_run_and_keeps_its_responses(server):
         client.predict(examples[20:21])
 
 
-def test_unreachable_server_ends_the_run(server):
+def test_unreachable_server_ends_the_run():
     client = EndpointClient("http://127.0.0.1:9/v1", "m", "text", EndpointSettings(max_retries=1, max_failures=3))
     with pytest.raises(InputError, match=r"3 items failed one after another: .*Connect"):
         client.predict(small_examples(10))

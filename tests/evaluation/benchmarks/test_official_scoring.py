@@ -16,9 +16,9 @@ from selfkd.data.dataset import ExampleFolder
 from selfkd.data.example import MANIFEST, write_shard
 from selfkd.errors import InputError
 from selfkd.evaluation import evaluate as evaluate_module
-from selfkd.evaluation.benchmarks import official_scoring as official
+from selfkd.evaluation.benchmarks import official_scoring
 from selfkd.evaluation.benchmarks.registry import open_benchmark
-from selfkd.evaluation.benchmarks.short_answer import ocrbench_grade as ocrbench
+from selfkd.evaluation.benchmarks.short_answer import ocrbench_grade
 from selfkd.evaluation.compare import CompareConfig, compare
 from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
 from selfkd.evaluation.grading import OFFICIAL, grade, scoring_of
@@ -41,15 +41,15 @@ from selfkd.report.build import ReportConfig, report
     ("mmstar", "(", None), ("mmstar", "The answer is a dog", "A"), ("mmstar", "Because of that", "B"),
 ])  # fmt: skip
 def test_rules(benchmark, prediction, parsed):
-    assert official.RULES[benchmark](prediction) == parsed
+    assert official_scoring.RULES[benchmark](prediction) == parsed
 
 
 @settings(deadline=None, max_examples=200, derandomize=True)
-@given(st.text(max_size=40), st.sampled_from(sorted(official.RULES)), st.sampled_from(["yes", "no", "A", "C"]))
+@given(st.text(max_size=40), st.sampled_from(sorted(official_scoring.RULES)), st.sampled_from(["yes", "no", "A", "C"]))
 def test_random_responses_are_graded(prediction, benchmark, target):
     sample = {"source": benchmark, "target": target, "details": {"options": {}}, "question_type": "yes_no"}
     graded = grade(sample, Prediction(prediction), "official")
-    assert graded == official.grade(benchmark, sample, Prediction(prediction).text)
+    assert graded == official_scoring.grade(benchmark, sample, Prediction(prediction).text)
     assert graded.score == float(graded.parsed == target)
 
 
@@ -72,7 +72,7 @@ def test_mmstar_agrees_with_the_official_script():
             text = prediction.lower().strip()
             positions = [text[:1], text[1:2] if text[:1] == "(" else "", text[7:8] if text[:7] == "option " else ""]
             positions.append(text[14:15] if text[:14] == "the answer is " else "")
-            assert (official.mmstar(prediction) == target) == (target.lower() in filter(None, positions)), (
+            assert (official_scoring.mmstar(prediction) == target) == (target.lower() in filter(None, positions)), (
                 prediction,
                 target,
             )
@@ -87,7 +87,7 @@ def test_other_benchmarks_keep_their_rule():
         "details": {"dataset": "svt", "answers": ["x"]},
         "question_type": "ocr",
     }
-    assert grade(sample, Prediction("It says X"), "official") == ocrbench(sample, "It says X")
+    assert grade(sample, Prediction("It says X"), "official") == ocrbench_grade(sample, "It says X")
 
 
 def benchmark_folder(folder, name):
@@ -117,7 +117,7 @@ def test_run_has_one_rule_and_reports_it(parts, tmp_path, capsys, monkeypatch):
         "ai2d": "lenient",
     }
     samples = read_samples(samples_path(tmp_path / "run", "pope", "text"))
-    assert samples and all(s["parsed"] == official.pope(s["prediction"]) for s in samples)
+    assert samples and all(s["parsed"] == official_scoring.pope(s["prediction"]) for s in samples)
     with pytest.raises(InputError, match="scoring: 'official' there, 'lenient' here"):
         evaluate(replace(config, scoring="lenient"))
 

@@ -20,7 +20,7 @@ from benchmark_datasets import (
     local_dataset,
 )
 from datasets import Value
-from PIL import Image as PillowImage
+from PIL import Image as PILImage
 
 from selfkd.errors import InputError
 from selfkd.evaluation.backends.local import option_letters
@@ -214,7 +214,7 @@ def test_unreadable_local_datasets_are_reported(tmp_path):
 def aro(tmp_path):
     """The two files of ARO, 20 items each, and an image of four colored quarters (20 x 10 pixels)."""
     (tmp_path / "images").mkdir()
-    image = PillowImage.new("RGB", (20, 10), "red")
+    image = PILImage.new("RGB", (20, 10), "red")
     for color, corner in (("green", (10, 0)), ("blue", (0, 5)), ("white", (10, 5))):
         image.paste(color, (*corner, corner[0] + 10, corner[1] + 5))
     image.save(tmp_path / "images" / "1.jpg", "PNG")

@@ -158,7 +158,7 @@ def test_zero_and_false_are_answers_and_blanks_are_not(tmp_path, capsys):
     assert "3 questions, 0 rejected; skipped by the source: no question or answer: 5" in capsys.readouterr().out
 
 
-def test_rows_without_words_are_skipped_in_every_source(tmp_path, llava_folder):
+def test_rows_without_words_are_skipped_in_every_source(tmp_path):
     """Training would stop at an answer without words."""
     turns = [{"from": "human", "value": "What is it?"}, {"from": "gpt", "value": " "}]
     (tmp_path / "l.json").write_text(json.dumps([{"image": "a", "conversations": turns}]))
@@ -501,7 +501,7 @@ def test_a_question_too_long_is_listed_with_its_reason(tmp_path):
     assert read_manifest(tmp_path / "out")["rows"] == 1
 
 
-def test_without_any_accepted_row_the_command_gives_the_reason_and_can_be_run_again(tmp_path, capsys):
+def test_without_any_accepted_row_the_command_gives_the_reason_and_can_be_run_again(tmp_path):
     def run(image, question="Why?"):
         row = {"id": "a", "question": question, "answer": "b", "image": image}
         (tmp_path / "mine.jsonl").write_text(json.dumps(row))
