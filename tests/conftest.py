@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from examples import toy_examples
+from examples import toy_examples, training_start
 from processes import PRELOAD, run_selfkd
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
@@ -100,6 +100,21 @@ def server(parts):
 
     with served(parts) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Models this small are slower with two threads on busy cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def start(parts, tmp_path_factory):
+    """A folder with a model to start from and sixteen examples."""
+    return training_start(parts, tmp_path_factory.mktemp("start"))
 
 
 @pytest.fixture

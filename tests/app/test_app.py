@@ -43,14 +43,7 @@ TOKENS = 12
 MAINS_HUM = 0.01 * np.sin(2 * np.pi * 50 * np.arange(16_000) / 16_000)  # no speech
 VOICE = next(iter(VOICES.values()))
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Models this small are slower with two threads on busy cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 import soundfile
-import torch
 from browser import chromium_page, expect, screenshot
 from scipy.signal import resample_poly
 from serving import png_bytes
@@ -23,19 +22,14 @@ from selfkd.data.example import SAMPLE_RATE_HZ
 from selfkd.evaluation.backends.transcriber import Transcriber
 from selfkd.synthesis.tts.base import EspeakEngine, Utterance
 
-pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio")]  # of pandas
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio"),  # of pandas
+]
 QUESTION = "What color is the circle?"
 MAX_BYTES = 1_000_000
 _RECORDER_WARNING = "Method not implemented."  # of Gradio, on every recording
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Models this small are slower with two threads on busy cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

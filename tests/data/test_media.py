@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from examples import toy_examples
+from examples import png_chunk, toy_examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -41,14 +41,10 @@ def pixels_of(data):
 
 def png_file(width, height, bits, colors, rows, transparent=b""):
     """A PNG as the standard says, in forms that Pillow does not write."""
-
-    def chunk(name, content):
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colors, 0, 0, 0))
-    key = chunk(b"tRNS", transparent) if transparent else b""
-    body = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
-    return b"\x89PNG\r\n\x1a\n" + head + key + body + chunk(b"IEND", b"")
+    head = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colors, 0, 0, 0))
+    key = png_chunk(b"tRNS", transparent) if transparent else b""
+    body = png_chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
+    return b"\x89PNG\r\n\x1a\n" + head + key + body + png_chunk(b"IEND", b"")
 
 
 def on_white(pixels):

@@ -13,7 +13,7 @@ import pytest
 from benchmark_datasets import ANSWERS, HEADLINES, ROWS, local_dataset
 from chat_server import chat_server, pair_of
 from datasets import Dataset, Features, Image, Value
-from examples import tone, toy_examples, training_start
+from examples import tone, toy_examples
 from processes import Command, run_selfkd
 
 from selfkd.cli import main
@@ -29,11 +29,6 @@ from selfkd.files import write_json
 
 MODALITIES = ["text", "audio", "cascade"]
 NAME = "world-noisy"  # the examples' source
-
-
-@pytest.fixture(scope="module")
-def start(parts, tmp_path_factory):
-    return training_start(parts, tmp_path_factory.mktemp("start"))
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 from PIL import Image
-from report_runs import agreement, attention, audio_data, evaluation, evaluation_on, training
+from report_runs import agreement, attention, audio_data, evaluation, evaluation_on, rendered, training
 
 from selfkd.cli import main
 from selfkd.data.dataset import ExampleFolder
@@ -20,7 +20,6 @@ from selfkd.errors import InputError
 from selfkd.evaluation.compare import CompareConfig, compare, run_name
 from selfkd.evaluation.samples import read_samples, samples_path
 from selfkd.files import write_json, write_text
-from selfkd.report.build import ReportConfig, report
 from selfkd.report.charts import Bar, Dot, Line, bar_chart, line_chart, nice_ticks, scatter
 from selfkd.report.html import MAX_IMAGE_SIDE, Styles, audio_uri, image_uri
 from selfkd.report.inputs import averages_of, groups_of, read_runs
@@ -36,15 +35,6 @@ def page(runs, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "report.html"
     assert main(["report", *runs, "--output", str(path), "--items", "6", "--listed", "4"]) == 0
     return path.read_text()
-
-
-@pytest.fixture
-def data(tmp_path):
-    return audio_data(tmp_path / "world")
-
-
-def rendered(runs, tmp_path, **settings):
-    return report(ReportConfig(list(map(str, runs)), tmp_path / "page" / "r.html", **settings)).read_text()
 
 
 def sections(html):

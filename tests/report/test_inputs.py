@@ -7,7 +7,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from report_runs import attention, audio_data, evaluation
+from report_runs import attention, audio_data, evaluation, rendered
 
 from selfkd.cli import main
 from selfkd.data.dataset import ExampleFolder
@@ -17,15 +17,6 @@ from selfkd.evaluation.samples import QUESTIONS
 from selfkd.files import write_json
 from selfkd.report.build import ReportConfig, report
 from selfkd.report.inputs import read_runs
-
-
-@pytest.fixture
-def data(tmp_path):
-    return audio_data(tmp_path / "world")
-
-
-def rendered(runs, tmp_path, **settings):
-    return report(ReportConfig(list(map(str, runs)), tmp_path / "page" / "r.html", **settings)).read_text()
 
 
 def test_deleted_data_leave_items_without_media(tmp_path, data):

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 import torch
-from examples import tone
+from examples import png_chunk, tone
 from openai import APIError
 from serving import (
     BODY,
@@ -54,13 +54,9 @@ def test_max_body_bytes(parts):
 
 def decompression_bomb(width=50_000, height=50_000) -> bytes:
     """A PNG of some kilobytes whose header declares this many pixels."""
-
-    def chunk(name, data):
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
     rows = zlib.compress(bytes(1_000_000), 9)
     size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", size) + png_chunk(b"IDAT", rows) + png_chunk(b"IEND", b"")
 
 
 def test_max_pixels_and_unreadable_images(parts):

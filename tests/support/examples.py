@@ -1,5 +1,7 @@
 """Examples, tones and small training folders that tests of every room share."""
 
+import struct
+import zlib
 from contextlib import contextmanager
 from itertools import count
 from unittest.mock import patch
@@ -16,6 +18,11 @@ def tone(seconds: float, pitch_hz: float = 220) -> np.ndarray:
     """Audio of an exact length, without words."""
     t = np.arange(round(seconds * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
     return (0.3 * np.sin(2 * np.pi * pitch_hz * t) * np.sin(2 * np.pi * 3 * t)).astype(np.float32)
+
+
+def png_chunk(name: bytes, content: bytes) -> bytes:
+    """A chunk of a PNG file, for files that Pillow does not write."""
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
 
 def toy_examples(count: int, noisy: bool = True) -> list[Example]:

@@ -18,6 +18,7 @@ from selfkd.evaluation.evaluate import EvaluateConfig, score
 from selfkd.evaluation.response import Prediction
 from selfkd.evaluation.samples import QUESTIONS, read_samples, sample, samples_path
 from selfkd.files import write_json, write_text
+from selfkd.report.build import ReportConfig, report
 from selfkd.run_dir import Run, append_log
 from selfkd.synthesis.sources.registry import ToyWorld
 from selfkd.training.distill import DistillConfig
@@ -181,3 +182,8 @@ def one_run_of_each_stage(folder: Path) -> list[str]:
         data,
     ]
     return list(map(str, runs))
+
+
+def rendered(runs, tmp_path, **settings):
+    """The HTML of a report on these runs."""
+    return report(ReportConfig(list(map(str, runs)), tmp_path / "page" / "r.html", **settings)).read_text()

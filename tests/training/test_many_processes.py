@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import run_sharded
 import torch
-from examples import toy_examples, training_start
+from examples import toy_examples
 from processes import forked_process
 
 from selfkd.data.example import MANIFEST, write_shard
@@ -17,11 +17,6 @@ from selfkd.files import write_json
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.run_dir import MODEL, read_log
 from selfkd.training.distill import DistillConfig, distill
-
-
-@pytest.fixture(scope="module")
-def start(parts, tmp_path_factory):
-    return training_start(parts, tmp_path_factory.mktemp("start"))
 
 
 @pytest.mark.distributed

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from examples import interrupted_at, tone, toy_examples, training_start
+from examples import interrupted_at, tone, toy_examples
 from processes import Command
 from safetensors.torch import load_file
 
@@ -28,12 +28,6 @@ from selfkd.training.trainable import freeze_all_but, set_trainable
 from selfkd.training.trainer import TRAINED, SelfKDTrainer
 
 STEPS = 12
-
-
-@pytest.fixture(scope="module")
-def start(parts, tmp_path_factory):
-    """A model to start from and a folder of sixteen examples."""
-    return training_start(parts, tmp_path_factory.mktemp("start"))
 
 
 def config(start, output, **changes):

@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from examples import interrupted_at, tone, toy_examples, training_start
+from examples import interrupted_at, tone, toy_examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -71,11 +71,6 @@ def write(folder, rows):
     }
     write_json(folder / MANIFEST, whole | {"shards": [shard]})
     return ExampleFolder(folder)
-
-
-@pytest.fixture(scope="module")
-def start(parts, tmp_path_factory):
-    return training_start(parts, tmp_path_factory.mktemp("start"))
 
 
 @pytest.mark.parametrize("problem", BAD)

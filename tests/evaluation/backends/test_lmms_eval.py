@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from examples import toy_examples, training_start
+from examples import toy_examples
 from PIL import Image
 
 pytest.importorskip("lmms_eval", reason="lmms-eval is not installed (pip install lmms-eval)")
@@ -27,11 +27,6 @@ from selfkd.evaluation.backends.local import predict_modality
 from selfkd.evaluation.benchmarks.registry import BENCHMARKS, open_benchmark
 from selfkd.evaluation.samples import sample
 from selfkd.synthesis.sources.registry import ToyWorld
-
-
-@pytest.fixture(scope="module")
-def start(parts, tmp_path_factory):
-    return training_start(parts, tmp_path_factory.mktemp("start"))
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import json
 
 import pytest
 from chat_server import chat_server
-from examples import training_start
 from PIL import Image
 
 from selfkd.cli import main
@@ -37,11 +36,6 @@ def aro(tmp_path):
         ]
         (tmp_path / f"{question_type}.json").write_text(json.dumps(items))
     return tmp_path
-
-
-@pytest.fixture(scope="module")
-def start(parts, tmp_path_factory):
-    return training_start(parts, tmp_path_factory.mktemp("start"))
 
 
 @pytest.mark.slow
