@@ -55,7 +55,7 @@ def attention_overlay(share_YX: Tensor, max_share: float) -> Image.Image:
     return Image.fromarray(np.stack([np.zeros_like(alpha), alpha], axis=-1), "LA")
 
 
-def data_uri(image: Image.Image) -> str:
+def png_data_uri(image: Image.Image) -> str:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -14,7 +14,7 @@ from typing import Any
 import gradio as gr
 from torch import Tensor
 
-from selfkd.app.inference import AttentionMaps, ModelResponse, Token, attention_overlay, data_uri, thumbnail
+from selfkd.app.inference import AttentionMaps, ModelResponse, Token, attention_overlay, png_data_uri, thumbnail
 from selfkd.app.session import (
     MAX_CHARACTERS,
     VOICES,
@@ -47,7 +47,7 @@ def attention_html(result: QueryResult, rows: str, layer: int) -> str:
         for response in modalities.values()
     ]
     max_share = max((float(share_YX.max()) for share_YX in maps if share_YX is not None), default=0.0)
-    image, cards = data_uri(result.image), ""
+    image, cards = png_data_uri(result.image), ""
     for name, modalities in result.responses.items():
         maps_html = ""
         for modality in MODALITIES:
@@ -71,7 +71,7 @@ def _map_html(attention: AttentionMaps | str, rows: str, layer: int, max_share: 
     share_YX = _map_of_layer(attention, rows, layer)
     if isinstance(attention, str) or share_YX is None:
         return f"<p>No attention map: {escape(str(attention))}.</p>"
-    overlay = data_uri(attention_overlay(share_YX, max_share))
+    overlay = png_data_uri(attention_overlay(share_YX, max_share))
     return (
         f'<div class="kd-map"><img src="{image}" alt="The image"><img class="kd-overlay" src="{overlay}" alt=""></div>'
         f"<figcaption><b>{float(share_YX.sum()):.0%} of the attention is on the image</b><br>"
@@ -197,7 +197,7 @@ def theme() -> gr.themes.Base:
 def page_css() -> str:
     """page.css, with the images of the built-in examples."""
     images = (
-        f"#example-{i} {{ --image: url({data_uri(thumbnail(example.load_image()))}) }}"
+        f"#example-{i} {{ --image: url({png_data_uri(thumbnail(example.load_image()))}) }}"
         for i, example in enumerate(builtin_examples())
     )
     return "\n".join([(Path(__file__).parent / "page.css").read_text(), *images])

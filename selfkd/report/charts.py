@@ -138,16 +138,15 @@ def _bar_text(bar: Bar) -> str:
     return f"{bar.name}: {percent(bar.value)}" + (f" ({few}{percent_interval(bar.interval)})" if bar.interval else "")
 
 
-def line_chart(title: str, lines: Sequence[Line], x_label: str, text: Callable[[float], str] | None = None) -> Figure:
+def line_chart(title: str, lines: Sequence[Line], x_label: str) -> Figure:
     """Lines over integers; the y axis starts at zero or below. `x_label` names the x axis."""
     lines = [line for line in lines if line.points]
     y_values = [y for line in lines for _, y in line.points] + [y for line in lines for pair in line.band for y in pair]
     ticks = nice_ticks(min(0.0, *y_values), max(y_values)) if y_values else [0.0, 1.0]
     xs = [x for line in lines for x, _ in line.points] or [0.0, 1.0]
     x_ticks = [x for x in nice_ticks(min(xs), max(xs), 6) if x == int(x) and min(xs) <= x <= max(xs)]
-    number_text = text or (lambda value: minus(f"{value:g}"))
     axes = _Axes(min(xs), max(xs), ticks[0], ticks[-1])
-    parts = [*_y_axis(axes, ticks, number_text), *_x_axis(axes, x_ticks, x_label)]
+    parts = [*_y_axis(axes, ticks, _number_text), *_x_axis(axes, x_ticks, x_label)]
     for line in lines:
         if line.band:
             lower = [axes.at(x, low) for (x, _), (low, _) in zip(line.points, line.band, strict=True)]
@@ -158,14 +157,18 @@ def line_chart(title: str, lines: Sequence[Line], x_label: str, text: Callable[[
         parts.append(f'<polyline class="line-{line.style}" points="{_points_text(pixels)}"/>')
         if len(pixels) <= _MAX_MARKERS:
             for (x, y), pixel in zip(line.points, pixels, strict=True):
-                tip = f"{line.name}, {x_label} {x:g}: {number_text(round(y, 4))}"
+                tip = f"{line.name}, {x_label} {x:g}: {_number_text(round(y, 4))}"
                 parts.append(_marker(line.style, pixel, tip))
     words = "; ".join(
-        f"{n.name}: {number_text(round(n.points[0][1], 4))} at {x_label} {n.points[0][0]:g}"
-        + (f", {number_text(round(n.points[-1][1], 4))} at {n.points[-1][0]:g}" if len(n.points) > 1 else "")
+        f"{n.name}: {_number_text(round(n.points[0][1], 4))} at {x_label} {n.points[0][0]:g}"
+        + (f", {_number_text(round(n.points[-1][1], 4))} at {n.points[-1][0]:g}" if len(n.points) > 1 else "")
         for n in lines
     )
     return Figure(title, _svg(WIDTH, HEIGHT, title, words, parts), [(line.name, line.style) for line in lines])
+
+
+def _number_text(value: float) -> str:
+    return minus(f"{value:g}")
 
 
 def scatter(title: str, dots: Sequence[Dot], x_label: str, y_label: str) -> Figure:

@@ -30,9 +30,9 @@ def overloaded(message: str) -> RefusedError:
     return RefusedError(503, message, code="overloaded")
 
 
-def bad_field(param: str, message: str, code: str | None = None) -> RefusedError:
+def bad_field(param: str, message: str) -> RefusedError:
     """400 for a field of the request; the message begins with its name."""
-    return RefusedError(400, f"{param}: {message}", param, code)
+    return RefusedError(400, f"{param}: {message}", param)
 
 
 MAX_QUOTED = 200  # characters

@@ -29,16 +29,15 @@ PAPER8 = ("mme", "hallusionbench", "textvqa", "pope", "realworldqa", "ai2d", "ch
 def open_benchmark(
     name: str,
     path: str = "",
-    revision: str | None = None,
     limit: int = 0,
     seed: int = 0,
     audio_instruction: bool = False,
 ) -> RowSource:
     """The questions of a benchmark, from the hub or from `path`, a Parquet file or a folder that `datasets` reads.
 
-    `revision` is a commit on the hub, by default that of the benchmark. `limit` takes at most so many, random whole
-    groups by the seed. With `audio_instruction` the instruction on the answer format becomes part of the question and
-    is synthesized with it. Images are read when an example is. Raises InputError.
+    `limit` takes at most so many, random whole groups by the seed. With `audio_instruction` the instruction on the
+    answer format becomes part of the question and is synthesized with it. Images are read when an example is. Raises
+    InputError.
     """
     if name not in BENCHMARKS:
         raise InputError(f"benchmark: {name!r} is not known; there are {', '.join(BENCHMARKS)}")
@@ -46,7 +45,7 @@ def open_benchmark(
     from datasets.exceptions import DatasetNotFoundError
 
     try:
-        files = _parquet_files(benchmark, path, revision)
+        files = _parquet_files(benchmark, path)
         for file in files:
             _check_columns(benchmark, pq.read_schema(file))
         all_rows = sample_rows(benchmark.rows(parquet_rows(files, benchmark.columns, "image")), 0, seed)
@@ -89,7 +88,7 @@ def _group_names(benchmark: Benchmark, rows: Sequence[Row]) -> Iterator[str]:
         yield benchmark.group(sample) if benchmark.group else row.id
 
 
-def _parquet_files(benchmark: Benchmark, path: str, revision: str | None) -> list[str]:
+def _parquet_files(benchmark: Benchmark, path: str) -> list[str]:
     """The Parquet files of a local dataset or of the hub; those of the hub are downloaded."""
     from datasets import DownloadManager, get_dataset_config_names, load_dataset_builder
 
@@ -100,9 +99,7 @@ def _parquet_files(benchmark: Benchmark, path: str, revision: str | None) -> lis
     config, split = benchmark.config, benchmark.split
     if path:  # a downloaded repository has the names of the hub; a folder with a single table needs none
         config = _named_or_only("config", config, get_dataset_config_names(path))
-    builder = load_dataset_builder(
-        path or benchmark.hub, config, revision=None if path else revision or benchmark.revision
-    )
+    builder = load_dataset_builder(path or benchmark.hub, config, revision=None if path else benchmark.revision)
     files = builder.config.data_files or {}
     files = files[_named_or_only("split", split, [str(name) for name in files])]
     if not all(file.endswith(".parquet") for file in files):
