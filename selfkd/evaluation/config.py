@@ -56,7 +56,7 @@ class EvaluateConfig:
     instruction: InstructionForm = "text"
     voices: list[str] = field(default_factory=lambda: ["heldout"])
     synthesis: dict[str, Any] = field(default_factory=dict)
-    cache: Path = Path("~/.cache/selfkd/speech")
+    cache: Path = Path("~/.cache/selfkd/benchmarks")
     asr_model: str = ""
     trust_remote_code: bool = False
     url: str = ""
