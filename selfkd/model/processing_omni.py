@@ -7,7 +7,7 @@ VLM's processor returns differ between backbones; they are passed on by name and
 Legend: B prompts, G groups of prompts with one prefix, T tokens, F mel bins, M mel frames.
 """
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,7 +19,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import WhisperFeatureExtractor
 
@@ -27,76 +26,13 @@ from selfkd.data.media import decode_audio, decode_image
 from selfkd.data.resample import resampled
 from selfkd.errors import InputError
 from selfkd.model.backbones import load_feature_extractor, load_vlm_processor, read_config
+from selfkd.model.chat_template import ChatFrame, audio_frame, chat_frame
 from selfkd.model.checkpoint_files import Source, reading
 from selfkd.model.configuration_omni import OmniConfig
 from selfkd.model.control_tokens import Template, TextTokenizer
-from selfkd.model.features import check_duration, log_mel
+from selfkd.model.features import check_duration, group_by_key, join_inputs, log_mel
 from selfkd.model.projectors import stacked_length
 from selfkd.model.speech_encoder import encoder_frames
-
-# stand for the query and for the response while the chat template is rendered
-_QUERY, _RESPONSE = "\N{BULLSEYE}", "\N{FISHEYE}"
-
-
-@dataclass(frozen=True)
-class ChatFrame:
-    before: str  # up to the query; with an image, its placeholder included
-    after: str  # from the end of the query to the beginning of the response
-    end: str  # follows the response; its first token is the one that ends the model's turn
-
-
-def chat_frame(processor: Any, with_image: bool) -> ChatFrame:
-    """Renders the processor's chat template for one user turn and splits it at the query."""
-    turn = _turn({"type": "text", "text": _QUERY}, with_image)
-    text = processor.apply_chat_template([turn], add_generation_prompt=True)
-    before, mark, after = text.partition(_QUERY)
-    if not mark or _QUERY in after:
-        raise ValueError("the chat template must contain the question exactly once")
-    response = {"role": "assistant", "content": [{"type": "text", "text": _RESPONSE}]}
-    end = processor.apply_chat_template([turn, response]).partition(_RESPONSE)[2]
-    return ChatFrame(before, after, end)
-
-
-def audio_frame(processor: Any) -> ChatFrame:
-    """The text that a native omni model's template has around a clip, within the frame of a text query."""
-    text_frame = chat_frame(processor, with_image=False)
-    text = processor.apply_chat_template([_turn({"type": "audio"}, False)], add_generation_prompt=True)
-    clip = text.removeprefix(text_frame.before).removesuffix(text_frame.after)
-    before, mark, after = clip.partition(processor.audio_token)
-    if not mark or processor.audio_token in after:
-        raise ValueError("the chat template must contain a clip exactly once, in the position of a text query")
-    return ChatFrame(before, after, text_frame.end)
-
-
-def _turn(query: dict[str, str], with_image: bool) -> dict[str, Any]:
-    return {"role": "user", "content": [*([{"type": "image"}] if with_image else []), query]}
-
-
-def group_by_key(keys: Sequence[Hashable]) -> tuple[Tensor, list[int]]:
-    """(group of each item (B,), index of the first item of each group); items with equal keys are one group."""
-    first: dict[Hashable, int] = {}
-    for i, key in enumerate(keys):
-        first.setdefault(key, i)
-    number = {key: g for g, key in enumerate(first)}
-    return torch.tensor([number[key] for key in keys]), list(first.values())
-
-
-def join_inputs(items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Inputs of several images or clips as one batch: concatenated along the first dimension, the others padded with
-    zeros to the largest (an Idefics-like backbone ignores a tile of zeros; audio comes with a mask)."""
-    non_empty = [item for item in items if item]
-    return {name: _join([item[name] for item in non_empty]) for name in (non_empty[0] if non_empty else {})}
-
-
-def _join(tensors: Sequence[Tensor]) -> Tensor:
-    sizes = [max(t.shape[d] for t in tensors) for d in range(1, tensors[0].ndim)]
-    return torch.cat([_padded(t, sizes) for t in tensors])
-
-
-def _padded(tensor: Tensor, sizes: Sequence[int]) -> Tensor:
-    padding = [p for size, wanted in zip(tensor.shape[:0:-1], sizes[::-1], strict=True) for p in (0, wanted - size)]
-    return F.pad(tensor, padding) if any(padding) else tensor
-
 
 AUDIO_TOKEN = "<speech>"
 _EXTRACTOR_FOLDER = "audio"  # subfolder of the feature extractor's configuration

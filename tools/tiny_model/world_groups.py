@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from selfkd.model.processing_omni import chat_frame
+from selfkd.model.chat_template import chat_frame
 from selfkd.toy_world.scenes import Scene, Split, render, sample_scene, split_of
 from selfkd.toy_world.tasks import image_task, text_task
 
