@@ -20,6 +20,7 @@ from processes import PRELOAD, run_selfkd
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 from selfkd.data.example import Example
+from selfkd.files import locked
 from selfkd.synthesis import workers
 from selfkd.training.align import AlignConfig, assemble
 
@@ -85,12 +86,19 @@ DEMO_SIZE = {"words": 16, "questions": 16, "align_steps": 2, "distill_steps": 2,
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory):
-    """`selfkd demo` at a small size: its `folder`, `arguments` and `stdout`."""
-    folder = tmp_path_factory.mktemp("demo") / "demo"
+    """`selfkd demo` at a small size: its `folder`, `arguments`, `stdout`. All workers share one, which is run once;
+    a test that runs the command again holds its `lock`."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, printed = shared / "demo", shared / "demo.txt"
     arguments = ["demo", "--output", folder, *(part for name, n in DEMO_SIZE.items() for part in (f"--{name}", n))]
-    finished = run_selfkd(*arguments, timeout=600)
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    return SimpleNamespace(folder=folder, arguments=arguments, stdout=finished.stdout)
+    lock = shared / "demo.lock"
+    with locked(lock):
+        if not printed.is_file():
+            finished = run_selfkd(*arguments, timeout=600)
+            assert finished.returncode == 0, finished.stderr[-3000:]
+            printed.write_text(finished.stdout)
+    return SimpleNamespace(folder=folder, arguments=arguments, stdout=printed.read_text(), lock=lock)
 
 
 @pytest.fixture(scope="session")

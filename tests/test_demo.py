@@ -6,6 +6,8 @@ import re
 import pytest
 from processes import run_selfkd
 
+from selfkd.files import locked
+
 pytestmark = pytest.mark.slow
 
 
@@ -17,7 +19,8 @@ def test_terminal_shows_the_scores(demo):
 
 
 def test_other_settings_are_refused(demo):
-    again = run_selfkd(*demo.arguments, "--alpha", "0.5")
+    with locked(demo.lock):
+        again = run_selfkd(*demo.arguments, "--alpha", "0.5")
     assert again.returncode == 2 and "holds another run (alpha: 1.0 there, 0.5 here)" in again.stderr
 
 
@@ -58,6 +61,7 @@ def test_report_is_one_self_contained_page(demo):
 
 def test_rerun_repeats_no_stage(demo):
     before = (demo.folder / "scores.json").read_bytes()
-    again = run_selfkd(*demo.arguments)
+    with locked(demo.lock):
+        again = run_selfkd(*demo.arguments)
     assert again.returncode == 0 and " ".join(again.stdout.split()).count("already complete") == 10
     assert (demo.folder / "scores.json").read_bytes() == before
