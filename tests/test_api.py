@@ -24,6 +24,7 @@ NAMES = [
 ]
 
 
+@pytest.mark.slow
 def test_import_is_lazy():
     """`import selfkd`, `dir` and `__all__` import no module with code; a name imports its module."""
     code = (

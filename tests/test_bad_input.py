@@ -316,6 +316,7 @@ class SmallDisk:
             subprocess.run(["umount", "-l", self.folder], check=True)
 
 
+@pytest.mark.slow
 def test_full_disk_in_training_is_one_line_and_the_rerun_resumes(start, tmp_path, capsys):
     """data_23: torch raises "unexpected pos", safetensors an error of its own; neither is an OSError."""
     arguments = ["distill", "--data", start / "data", "--steps", "2", "--batch_size", "4", "--save_steps", "1"]

@@ -48,6 +48,7 @@ def test_example_of_each_command_is_valid(name):
     assert callable(stage) and config
 
 
+@pytest.mark.slow
 def test_no_help_imports_torch():
     """In one process: the overview, then the help of every command."""
     code = """

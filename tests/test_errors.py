@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 
+import pytest
 from examples import toy_examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -68,6 +69,7 @@ def test_our_own_messages_are_unchanged(text):
         assert str(InputError(f"/tmp/tmp1234abcd/q.jsonl: row 3: {text}")) == f"/tmp/tmp1234abcd/q.jsonl: row 3: {text}"
 
 
+@pytest.mark.slow
 def test_runs_with_bad_rows_have_the_same_bytes(tmp_path):
     """data_11_shard_bytes, sec_07_rejected_row_not_reproducible: a web page saved as .jpg, truncated images, files that
     are no images, and text that is refused. In interpreters of their own, which have other addresses and hash seeds,

@@ -42,6 +42,7 @@ def change_weights(weights):
     save_file(tensors | {name: tensors[name] + 1}, weights, {"format": "pt"})
 
 
+@pytest.mark.slow
 def test_training_resumes_with_its_own_inputs_only(start, tmp_path, monkeypatch):
     """Not with other data, other weights or another number of processes."""
     config = DistillConfig(

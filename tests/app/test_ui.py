@@ -235,6 +235,7 @@ _CONTRAST = """() => {
 }"""
 
 
+@pytest.mark.slow
 def test_other_hosts_files_and_large_uploads_are_refused(url):
     address = url.removeprefix("http://")
     for path, headers in (("/", {"Host": "other.example"}), ("/gradio_api/file=/etc/passwd", {}), ("/docs", {})):

@@ -125,6 +125,7 @@ def leaked_files(folder):
     ]
 
 
+@pytest.mark.slow
 def test_no_route_reads_a_file_that_was_not_uploaded(page, folder, internal_server):
     """sec_01_app_reads_any_local_file"""
     for name, path in forbidden_paths(folder, internal_server).items():

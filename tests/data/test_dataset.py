@@ -60,6 +60,7 @@ def test_an_image_that_cannot_be_decoded_has_metadata(examples):
     assert (broken.width, broken.height) == (0, 0) and broken.image == image_hash(b"no image")
 
 
+@pytest.mark.slow
 def test_memory_is_constant(tmp_path, examples):
     """Eighty megabytes of images are read; a few row groups stay in memory."""
     noise = [i.to_bytes(2, "big") * 120_000 for i in range(360)]

@@ -123,6 +123,7 @@ def test_ranks_and_workers_share_an_epoch_without_overlap_or_loss(two, workers):
     assert Counter(indices) == Counter(mixture.epoch(0)) and len(indices) == 16
 
 
+@pytest.mark.slow
 def test_training_on_a_mixture_resumes_within_an_epoch(parts, two, tmp_path):
     start = training_start(parts, tmp_path)
     config = DistillConfig(

@@ -65,6 +65,7 @@ def inline_synthesis(monkeypatch):
     monkeypatch.setattr("selfkd.synthesis.synthesize.run_jobs", run_jobs)
 
 
+@pytest.mark.slow
 def test_run_holds_every_sample_and_every_metric(run):
     folder, result = run
     scores = result[NAME]

@@ -138,6 +138,7 @@ def start(native, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_native_model_is_trained_resumed_saved_and_evaluated(native, start, tmp_path):
     settings = {"steps": 3, "batch_size": 2, "warmup_steps": 1, "alpha": 0.5, "learning_rate": 0.05}
     config = DistillConfig([str(start / "data")], tmp_path / "whole", model=str(start / "model"), **settings)
@@ -165,6 +166,7 @@ def test_native_model_is_trained_resumed_saved_and_evaluated(native, start, tmp_
     assert {key: s["n"] for key, s in scores["world-noisy"].items()} == {"text": 2, "audio": 2, "gap": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Gemma 4", "Qwen2.5-Omni"])
 @pytest.mark.parametrize(
     "parts", [["projector"], ["projector", "speech_encoder"], ["llm_adapters"], ["projector", "llm"]]

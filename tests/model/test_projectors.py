@@ -200,6 +200,7 @@ def test_ctc_only_training_does_not_run_the_llm(bundled, monkeypatch):
     model.zero_grad()
 
 
+@pytest.mark.slow
 def test_ctc_projector_trains_and_resumes_to_the_same_bytes(bundled, tmp_path):
     """SpecAugment and rollouts in half of the steps depend on seed and step only. The run is interrupted within the
     steps whose weights are averaged."""

@@ -29,10 +29,13 @@ from selfkd.training.self_kd import paired_loss
 from selfkd.training.trainable import freeze_all_but
 
 MODELS = Path(os.environ.get("SELFKD_MODELS", "/nowhere"))
-pytestmark = pytest.mark.skipif(
-    not all((MODELS / name / "DONE").is_file() for name in ("whisper-base", "smollm2-135m-instruct")),
-    reason="SELFKD_MODELS names no folder with whisper-base and smollm2-135m-instruct",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not all((MODELS / name / "DONE").is_file() for name in ("whisper-base", "smollm2-135m-instruct")),
+        reason="SELFKD_MODELS names no folder with whisper-base and smollm2-135m-instruct",
+    ),
+]
 SETTINGS = {"max_new_tokens": 12, "do_sample": False}
 
 
@@ -69,6 +72,7 @@ def real():
     return model.eval(), processor, llm
 
 
+@pytest.mark.slow
 def test_text_responses_equal_those_of_the_llm(real):
     model, processor, llm = real
     prompt = processor.text_prompt("What is the capital of France?", processor.encode_image(None))
@@ -78,6 +82,7 @@ def test_text_responses_equal_those_of_the_llm(real):
     assert ours.tolist() == own.tolist() and "Paris" in processor.decode([ours])[0]
 
 
+@pytest.mark.slow
 def test_self_kd_teaches_one_audio_query_the_text_response(real):
     """Only the projector trains, towards the text modality of the same weights: noise becomes the answer."""
     model, processor, _ = real

@@ -110,6 +110,7 @@ def test_missing_or_extra_keys_are_refused(tiny_whisper, tmp_path, change, messa
         load_speech_encoder(folder)
 
 
+@pytest.mark.slow
 @real_whisper
 def test_real_whisper_transcribes_with_and_without_padding(audio):
     """OpenAI's whisper-tiny.en transcribes espeak's speech; its encoder gives alike vectors of the frames there are."""

@@ -201,6 +201,7 @@ def test_print_is_light_and_complete(opened):
         assert page.pdf()[:4] == b"%PDF"
 
 
+@pytest.mark.slow
 def test_keyboard_navigation_and_roles(opened):
     with opened() as page:
         page.keyboard.press("Tab")

@@ -108,6 +108,7 @@ def test_rank_correlation_of_text_and_audio_scores(tmp_path, data):
     assert "rank correlation" not in rendered([tmp_path / name for name in "ab"], tmp_path)
 
 
+@pytest.mark.slow
 def test_average_over_public_benchmarks_weighs_each_equally(tmp_path, capsys):
     pope, mme = (audio_data(tmp_path / name, n, benchmark=name) for name, n in (("pope", 96), ("mme", 80)))
     world = audio_data(tmp_path / "world")
@@ -358,6 +359,7 @@ def test_media_are_few_and_small(data):
     assert soundfile.info(io.BytesIO(example.audio)).duration == pytest.approx(0.6)
 
 
+@pytest.mark.slow
 def test_thousand_items_are_a_few_megabytes(tmp_path):
     """A page of 1,000 items has 96 with media: less than 4 MB, from the size per item with and without media."""
     data = audio_data(tmp_path / "world", 200)

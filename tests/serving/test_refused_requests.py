@@ -129,6 +129,7 @@ def slots(value):
             yield from slots(value[key])
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
 @given(body=malformed())
 def test_malformed_bodies_never_cause_a_server_error(server, alive_afterwards, body):

@@ -47,6 +47,7 @@ def generate_directly(parts, example, modality) -> tuple[str, int, int]:
 # responses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modality", ["text", "audio"])
 def test_responses_equal_those_of_evaluation(parts, server, modality):
     """Token for token, with and without streaming, with an instruction and an answer format."""

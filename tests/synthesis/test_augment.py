@@ -61,6 +61,7 @@ def test_augmentation_does_not_depend_on_earlier_examples(voice):
     assert all(np.abs(samples).max() <= 1 and samples.dtype == np.float32 for samples, _ in first.values())
 
 
+@pytest.mark.slow
 def test_recorded_noise(voice, tmp_path):
     soundfile.write(tmp_path / "hum.wav", tone(4.0), 16_000)
     result, effects = augment(voice, {"noise": 1.0}, (0.0, 0.0), str(tmp_path), "a")

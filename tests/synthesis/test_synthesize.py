@@ -299,6 +299,7 @@ def test_a_folder_of_an_older_version_is_refused_in_one_line(data, tmp_path, cap
         read_manifest(folder)
 
 
+@pytest.mark.slow
 def test_after_ctrl_c_the_same_command_ends_in_the_same_bytes(tmp_path):
     """A terminal sends it to every process at once: an engine that it ended would have cost a row of a whole shard."""
     arguments = ["synthesize", "--source", "world-noisy", "--count", "96", "--shard_rows", "4", "--output"]
@@ -315,6 +316,7 @@ def test_after_ctrl_c_the_same_command_ends_in_the_same_bytes(tmp_path):
     assert read_manifest(tmp_path / "stopped")["rejected"] == []
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_in_the_same_bytes(data, tmp_path):
     folder = tmp_path / "killed"
     for latest in (1, 2, 3, 3, 4, 4):  # seconds: the command takes about two

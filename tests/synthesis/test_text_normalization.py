@@ -211,6 +211,7 @@ def test_every_word_is_spoken_or_the_text_refused(first, second, language):
     assert between and all(any(c.isalnum() for c in part) for part in between.groups()), spoken
 
 
+@pytest.mark.slow
 def test_sources_in_the_package_keep_their_spoken_form():
     """Byte for byte: experiments and the bundled model depend on it."""
     sources = [

@@ -167,6 +167,7 @@ def _limit_file_size(size):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_the_same_command_resumes(tmp_path):
     """A limit on the size of a file stands in for a full disk: the system refuses to write either way."""
     arguments = ["synthesize", "--count", "60", "--shard_rows", "30", "--processes", "1", "--output"]

@@ -34,6 +34,7 @@ def test_card_has_the_measured_metrics():
         assert f"{value:.3f}" in card
 
 
+@pytest.mark.slow
 def test_text_queries_are_answered(parts):
     accuracies = text_accuracies(*parts, toy_examples(15))
     assert accuracies["all"] >= 0.94, accuracies
@@ -44,6 +45,7 @@ def test_texts_are_repeated_and_questions_without_an_image_answered(parts):
     assert text_accuracies(*parts, description_examples(40))["all"] >= 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("part", "max_error"), [("training", 0.05), ("heldout", 0.28)])
 def test_asr_model_transcribes(part, max_error):
     transcriber = Transcriber.from_pretrained()

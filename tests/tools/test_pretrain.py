@@ -30,6 +30,7 @@ def pretrained(data):
     return output
 
 
+@pytest.mark.slow
 def test_asr_model_becomes_a_ctc_projector(data, pretrained, tmp_path):
     assert load_asr_model(pretrained)[0].config.d_model == WHISPER_SIZE["d_model"]
     model, processor = assemble(AlignConfig([], tmp_path, speech_encoder=str(pretrained)))

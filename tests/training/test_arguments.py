@@ -147,6 +147,7 @@ CHANGES = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_supported_settings_change_the_weights(trained):
     """Each setting gives other weights than the plain run and than each other setting."""
     found = [trained()] + [trained(training=change) for change in CHANGES]

@@ -40,6 +40,7 @@ def test_every_backbone_has_a_recipe():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.stem)
 def test_a_recipe_has_an_estimate(recipe, monkeypatch, tmp_path, capsys):
     if recipe.stem == "gemma3n_e4b" and not is_timm_available():

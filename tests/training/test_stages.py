@@ -50,6 +50,7 @@ def losses_and_weights(start, tmp_path, batch_size, accumulation):
     return losses, model.projector.linear_out.weight.detach()
 
 
+@pytest.mark.slow
 def test_the_whole_llm_trains_against_a_frozen_teacher(start, tmp_path):
     """The LLM changes, its teacher does not: an interrupted and resumed run ends in the same bytes."""
     settings = config(start, tmp_path / "whole", trainable=["projector", "llm"], steps=4, learning_rate=1e-3)
@@ -68,6 +69,7 @@ def test_the_whole_llm_trains_against_a_frozen_teacher(start, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_eight_by_one_equals_two_by_four(start, tmp_path):
     (losses, weights), (others, other_weights) = (
         losses_and_weights(start, tmp_path / str(size), size, 8 // size) for size in (8, 2)
@@ -76,6 +78,7 @@ def test_eight_by_one_equals_two_by_four(start, tmp_path):
     torch.testing.assert_close(weights, other_weights, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU trains")
 def test_in_bf16_a_cpu_uses_eager_attention_with_the_same_loss(start, tmp_path, monkeypatch):
     bf16 = {"steps": 2, "batch_size": 4, "training": {"bf16": True, "logging_steps": 1}}
@@ -86,6 +89,7 @@ def test_in_bf16_a_cpu_uses_eager_attention_with_the_same_loss(start, tmp_path, 
     assert eager != fused and eager == pytest.approx(fused, rel=5e-3)
 
 
+@pytest.mark.slow
 def test_killed_at_a_random_moment_it_resumes_to_the_same_bytes(start, tmp_path):
     distill(config(start, tmp_path / "whole"))
     killed = tmp_path / "killed"
@@ -110,6 +114,7 @@ def test_killed_at_a_random_moment_it_resumes_to_the_same_bytes(start, tmp_path)
         assert sha256(killed / MODEL / name) == sha256(tmp_path / "whole" / MODEL / name), (name, after)
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_after_its_last_step_is_saved_by_the_next_command(start, tmp_path, monkeypatch):
     """The disk was full; then the process was stopped before its last file. Twelve steps are one and a half epochs."""
     settings = config(start, tmp_path / "whole", weight_averaging=0.5, learning_rate=2e-3)
@@ -266,6 +271,7 @@ def test_a_loss_of_nan_stops_the_run_names_the_examples_and_keeps_checkpoints(st
     assert set(saved) == {f"projector.{name}" for name, _ in parts[0].projector.named_parameters()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -307,6 +313,7 @@ def test_invalid_settings_are_named(start, tmp_path, changes, message):
     distill(config(start, tmp_path / "run", steps=1))  # the same output with valid settings
 
 
+@pytest.mark.slow
 def test_existing_adapters_keep_their_settings(start, tmp_path):
     lora = {"trainable": ["llm_adapters"], "steps": 1, "lora": {"r": 2, "lora_alpha": 4}}
     distill(config(start, tmp_path / "first", **lora))
@@ -316,6 +323,7 @@ def test_existing_adapters_keep_their_settings(start, tmp_path):
     distill(config(start, tmp_path / "same", **(lora | there)))
 
 
+@pytest.mark.slow
 def test_the_final_loss_is_the_mean_of_all_steps_also_over_a_resume(start, tmp_path):
     """Logged every second step of six, interrupted in the fifth step, resumed from the third."""
     steps = {"steps": 6, "save_steps": 3}
@@ -342,6 +350,7 @@ def test_a_run_directory_is_not_overwritten(start, tmp_path):
         distill(config(start, tmp_path / "mine"))
 
 
+@pytest.mark.slow
 def test_a_vlm_in_bfloat16_stays_so_and_the_projector_trains_in_float32(start, tmp_path):
     """Published checkpoints are in bf16: half the memory for frozen weights, full precision for trainable ones."""
     folder = tmp_path / "vlm"

@@ -223,6 +223,7 @@ def test_an_estimate_lists_unusable_rows(start, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_skips_the_same_rows(start, tmp_path):
     unusable_data(tmp_path / "data")
     data = [f"{tmp_path / 'data'}:1", f"{start / 'data'}:2"]

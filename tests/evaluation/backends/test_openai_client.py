@@ -146,6 +146,7 @@ def test_messages_are_made_when_their_turn_comes(server):
 RETRIED = ["408", "409", "429", "500", "502", "503", "504", "529", "hang", "cut", "drip"]
 
 
+@pytest.mark.slow
 def test_transient_errors_are_retried(server):
     """Each of them twice, then a response: the client's retries."""
     examples = small_examples(len(RETRIED))
@@ -157,6 +158,7 @@ def test_transient_errors_are_retried(server):
     assert client.usage.prompt_tokens == 1000 * len(RETRIED)
 
 
+@pytest.mark.slow
 def test_lasting_errors_stay_with_their_item(server):
     """Each of them three times, among items that are answered."""
     examples = small_examples(2 * len(RETRIED))

@@ -57,6 +57,7 @@ def test_mmalign_is_built_synthesized_and_evaluated(aro, start, tmp_path):
         assert scores[modality]["target_first_rate"] is None or 0 <= scores[modality]["first_rate"] <= 1
 
 
+@pytest.mark.slow
 def test_mmalign_of_the_toy_world(tmp_path):
     assert main(["mmalign", "build", "--output", str(tmp_path / "data"), "--per_type", "2"]) == 0
     assert [e.category for e in ExampleFolder(tmp_path / "data")] == ["relation", "attribute"] * 2
@@ -75,6 +76,7 @@ def test_bad_settings_are_refused(tmp_path, capsys, arguments, message):
     assert message in capsys.readouterr().err and not (tmp_path / "data").exists()
 
 
+@pytest.mark.slow
 def test_judge_grades_wrong_responses_and_resumes(start, tmp_path, capsys):
     run = tmp_path / "run"
     evaluate(EvaluateConfig(str(start / "model"), [str(start / "data")], run, modalities=["text", "audio"]))
@@ -121,6 +123,7 @@ def test_judge_grades_wrong_responses_and_resumes(start, tmp_path, capsys):
         judge_run(JudgeConfig(tmp_path))
 
 
+@pytest.mark.slow
 def test_judge_budget_holds_over_repetitions_and_its_end_is_reported(start, tmp_path, capsys):
     run = tmp_path / "run"
     evaluate(EvaluateConfig(str(start / "model"), [str(start / "data")], run, modalities=["audio"]))

@@ -71,6 +71,7 @@ def llava_folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_llava(llava_folder, tmp_path):
     config = settings(tmp_path, "llava", llava_folder / "llava.json", images=str(llava_folder / "images"))
     manifest = synthesize(config)

@@ -172,6 +172,7 @@ def test_an_openai_compatible_endpoint(tmp_path):
     server.shutdown()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["429", "500", "503", "slow"])
 def test_a_server_without_a_response_stops_the_job_and_costs_no_row(tmp_path, model):
     pytest.importorskip("openai")
@@ -299,6 +300,7 @@ def test_implausible_audio_is_refused(samples, reason):
         check_audio(samples, "Is there a red circle here??" if len(samples) else "x")
 
 
+@pytest.mark.slow
 @needs("kokoro")
 def test_kokoro_is_deterministic_and_intelligible(tmp_path):
     """The real Kokoro-82M, transcribed by the real whisper-tiny.en."""
@@ -321,6 +323,7 @@ def test_kokoro_is_deterministic_and_intelligible(tmp_path):
     assert sum(manifest["word_error_rates"].values()) == 0
 
 
+@pytest.mark.slow
 @needs("whisper-tiny.en")
 def test_unintelligible_audio_is_rejected_with_its_word_error_rate(tmp_path):
     """espeak at 450 words a minute is unintelligible: rows are rejected with their word error rate and transcript."""
