@@ -1,6 +1,6 @@
 # make demo    measure the vision-audio gap of the tiny model and close it; ends in runs/demo/report.html
 # make test    linters, type checker, import contracts, generated docs, all tests
-# make quick   the same without tests that are slow, want a browser or start several training processes: under 2 minutes
+# make quick   the tests that are not slow, want no browser and start no training processes: under 2 minutes on 2 cores
 # make docs    the documentation site, into site/: strict, with links and anchors checked
 # make study-projector   projectors x losses x data over five seeds, into runs/projector: hours; a second call resumes
 # make study-real        the same with pretrained LLM, speech encoder and voices: MODELS=DIR holds them; into runs/real
@@ -18,7 +18,7 @@ demo: $(VENV)/installed
 test: check
 	$(PYTEST)
 
-quick: check
+quick: $(VENV)/installed
 	$(PYTEST) -m "not slow and not browser and not distributed"
 
 study-projector: $(VENV)/installed

@@ -100,6 +100,8 @@ def test_self_kd_teaches_one_audio_query_the_text_response(real):
         loss.total.backward()
         optimizer.step()
         kl.append(loss.kd.item() / loss.tokens)
+        if kl[-1] < 0.03 * kl[0]:
+            break
     after = processor.decode(model.eval().generate(**processor.collate([prompt]), **SETTINGS))[0]
     assert "Paris" not in before and "Paris" in after, (before, after)
     assert kl[-1] < 0.1 * kl[0], kl
