@@ -83,6 +83,7 @@ PHRASES = {
     "what is (said|heard|asked|seen|written|spoken)": "question tokens, audio, query",
     "goes on|go on|went on|gone on|going on": "resumes",
     "(stacked|drawn) (ears|form|voices?|accents?|ones)": "frame-stacking, random",
+    "the paper's form": "paper baseline",
     "errors? of (seeing|hearing)": "text errors, audio-only errors",
     "speak(s|ing)? (the )?(questions?|shards?|benchmarks?|sentences?)|(are|is|was|were) spoken": "synthesize",
     "look(s|ed|ing)? (at|into) (the|an?|no) (image|scene|photo|photograph)s?": "attends to, encodes",

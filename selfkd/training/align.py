@@ -1,6 +1,6 @@
 """Stage 1, audio-text alignment: speech encoder and projector train on synthesized sentences or questions.
 
-A CTC projector trains on the CTC loss only, and no LLM is run. A frame-stacking projector, the paper's form, trains
+A CTC projector trains on the CTC loss only, and no LLM is run. A frame-stacking projector, the paper baseline, trains
 through the frozen LLM, which repeats the utterance.
 """
 

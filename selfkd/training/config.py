@@ -96,7 +96,7 @@ class AlignConfig(TrainConfig):
     """Stage 1: audio-text alignment of speech encoder and projector, the vision-language model frozen.
 
     A CTC projector trains on the CTC loss only, without running the LLM. A frame-stacking projector (`--projector
-    stack`, the paper's form) trains through the frozen LLM, which repeats the utterance.
+    stack`, the paper baseline) trains through the frozen LLM, which repeats the utterance.
 
     Args:
         data: Folders of synthesized sentences (selfkd synthesize --source words) or questions; FOLDER:WEIGHT mixes
