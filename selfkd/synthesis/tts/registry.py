@@ -1,11 +1,12 @@
 """The TTS engine of a configuration, and its voices with their weights.
 
-Engines: espeak-ng, Flite, neural voices, any OpenAI-compatible speech endpoint (`selfkd[openai]`), or recordings of
-people in a folder.
+Engines: espeak-ng, commands (Flite, Pico, Festival), neural voices, any OpenAI-compatible speech endpoint
+(`selfkd[openai]`), or recordings of people in a folder.
 """
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,10 +23,15 @@ from selfkd.errors import EngineError, InputError, without_run_details
 from selfkd.synthesis.config import EngineName
 from selfkd.synthesis.sources.rows import Clip, find_recording, read_clip
 from selfkd.synthesis.tts.base import ESPEAK_VOICES, EspeakEngine, TTSEngine, Utterance
-from selfkd.synthesis.tts.flite import FliteEngine
+from selfkd.synthesis.tts.commands import FestivalEngine, FliteEngine, PicoEngine
 from selfkd.synthesis.tts.neural import DEFAULT_RATE_WPM, KokoroEngine, PiperEngine, check_installed
 
 ANY_LANGUAGE_ENGINES = ("openai", "recorded")  # whose voices have no language of their own
+_COMMAND_ENGINES: dict[str, Callable[[float], TTSEngine]] = {
+    "flite": FliteEngine,
+    "pico": PicoEngine,
+    "festival": FestivalEngine,
+}
 _ROW_STATUS_CODES = (400, 413, 422)  # of a server that cannot synthesize a text
 # of OpenAI itself, and of "training"; other servers have their own, without a list of them
 _OPENAI_VOICES = ("alloy", "ash", "ballad", "coral", "echo", "fable", "onyx", "nova", "sage", "shimmer", "verse")
@@ -38,10 +44,11 @@ def open_engine(engine: EngineName, path: str, model: str = "", time_limit_secon
     """
     if engine == "espeak":
         return EspeakEngine()
-    if engine == "flite":
-        return FliteEngine()
+    before_limit_seconds = 0.9 * time_limit_seconds  # before the time limit of the row
+    if engine in _COMMAND_ENGINES:
+        return _COMMAND_ENGINES[engine](before_limit_seconds)
     if engine == "openai":
-        return EndpointEngine(path, model, 0.9 * time_limit_seconds)  # before the time limit of the row
+        return EndpointEngine(path, model, before_limit_seconds)
     if engine not in get_args(EngineName):
         raise InputError(f"engine: {engine!r} is not known; there are {', '.join(get_args(EngineName))}")
     folder = Path(path)

@@ -220,9 +220,6 @@ def test_an_engine_that_is_not_installed_is_an_error_at_once(tmp_path, monkeypat
         open_engine("piper", str(tmp_path))
     with pytest.raises(InputError, match=r"engine_path: .*model\.onnx: no such file"):
         open_engine("kokoro", str(tmp_path))
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(InputError, match="engine: flite: no such command"):
-        open_engine("flite", "")
     monkeypatch.setattr("selfkd.synthesis.tts.neural.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"kokoro_onnx is not installed; pip install 'selfkd\[kokoro\]'"):
         open_engine("kokoro", str(tmp_path))
@@ -247,32 +244,6 @@ def test_files_that_are_no_model_stop_the_job_and_cost_no_row(tmp_path):
     shutil.copy(Path(__file__).parents[2] / "fixtures" / "piper" / f"{voice.name}.json", tmp_path)
     with pytest.raises(EngineError, match=r"hum-low.onnx: not a model that can be read"):
         open_engine("piper", str(tmp_path)).synthesize_audio(Utterance("well", voice.stem))
-
-
-@pytest.mark.skipif(shutil.which("flite") is None, reason="there is no command flite")
-def test_flite_is_deterministic_and_follows_the_rate():
-    tts_engine, utterance = open_engine("flite", ""), Utterance("Is there a red circle?", "slt")
-    samples = tts_engine.synthesize_audio(utterance)
-    assert np.array_equal(samples, tts_engine.synthesize_audio(utterance)) and 16_000 < len(samples) < 48_000
-    assert {"kal", "slt"} <= set(tts_engine.voices()) and "awb_time" not in tts_engine.voices()
-    assert len(tts_engine.synthesize_audio(replace(utterance, rate_wpm=350))) == pytest.approx(
-        len(samples) / 2, rel=0.1
-    )
-    assert not np.array_equal(samples, tts_engine.synthesize_audio(replace(utterance, voice="rms"))[: len(samples)])
-    with pytest.raises(InputError, match="Flite has no voice 'nobody'"):
-        tts_engine.synthesize_audio(replace(utterance, voice="nobody"))
-    with pytest.raises(InputError, match="Flite gives no audio"):
-        tts_engine.synthesize_audio(replace(utterance, text="..."))
-
-
-def test_a_failure_of_flite_is_reported_with_its_message(tmp_path, monkeypatch):
-    (tmp_path / "flite").write_text(
-        '#!/bin/sh\n[ "$1" = -lv ] && echo "Voices available: slt" || { echo "no luck" >&2; exit 3; }\n'
-    )
-    (tmp_path / "flite").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    with pytest.raises(InputError, match="engine: flite: no luck"):
-        open_engine("flite", "").synthesize_audio(Utterance("Is there a red circle?", "slt"))
 
 
 def test_recordings_of_people(tmp_path):
