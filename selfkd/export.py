@@ -15,7 +15,13 @@ from huggingface_hub import DatasetCard, DatasetCardData, HfApi, ModelCard, Mode
 from selfkd.data.dataset import shard_errors, split_weight
 from selfkd.data.example import MANIFEST, REJECTED, language_code, read_manifest, shard_metadata
 from selfkd.errors import InputError
-from selfkd.evaluation.tables import accuracy_cells, benchmark_title, chance_cell, gap_closed_cell
+from selfkd.evaluation.tables import (
+    accuracy_cells,
+    benchmark_title,
+    chance_cell,
+    gap_closed_cell,
+    question_form_note,
+)
 from selfkd.files import PATH_SETTINGS, follow_umask, path_within, read_json, strip_folders, write_text
 from selfkd.run_dir import CONFIG, MODEL, PROVENANCE, RESULT
 
@@ -255,15 +261,17 @@ def _scores(comparison: Path) -> str:
     path = comparison / "scores.json"
     if not path.is_file():
         raise InputError(f"comparison: {comparison}: no scores.json there (selfkd compare writes it)")
-    rows, systems = [], []
-    for benchmark, scores in read_json(path).items():
+    rows, systems, comparison_scores = [], [], read_json(path)
+    for benchmark, scores in comparison_scores.items():
         systems = list(scores["systems"])
         title, cells = benchmark_title(benchmark, scores), accuracy_cells(scores).values()
         chance, closed = chance_cell(scores["systems"].values()), scores["gap_closed"].items()
         shares = "; ".join(f"{s} {gap_closed_cell(c)}" for s, c in closed) or "–"
         rows.append((title, scores["systems"]["text"]["n"], chance, *cells, shares))
     head = ("benchmark", "n", "chance", *systems, "share of the gap closed")
-    return f"Accuracy in % (standard error); text: text queries.\n\n{_table(head, rows)}"
+    forms = question_form_note({b: scores["systems"].get("cascade") for b, scores in comparison_scores.items()})
+    note = "; ".join(filter(None, ("Accuracy in % (standard error); text: text queries", forms)))
+    return f"{note}.\n\n{_table(head, rows)}"
 
 
 @dataclass

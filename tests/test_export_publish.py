@@ -31,6 +31,7 @@ def run(parts, tmp_path_factory):
 def test_model_card_has_settings_data_and_scores(run, tmp_path):
     system = {"n": 40, "accuracy": 0.5, "stderr": 0.079, "chance": 0.2}
     scores = {"systems": {s: system for s in ("text", "sft", "selfkd", "cascade")}}
+    scores["systems"]["cascade"] = system | {"form": "question"}
     clear, unclear = {"share": 0.4, "interval": [0.3, 0.5]}, {"share": None, "verdict": "no clear gap"}
     closed = {"world": clear, "pope": unclear}
     write_json(tmp_path / "scores.json", {b: scores | {"gap_closed": {"selfkd": c}} for b, c in closed.items()})
@@ -38,7 +39,8 @@ def test_model_card_has_settings_data_and_scores(run, tmp_path):
     card = ModelCard.load(publish(config))
     assert card.data.license == "apache-2.0" and card.data.base_model == "base/model"
     for fact in ("| alpha | 0.25 |", "| examples | 16 |", "CC0-1.0", "| voices | 2: a, b |", "an engine", "MIT",
-                 "| world | 40 | 20.0 | 50.0 (7.9) |", "selfkd 40% (30% to 50%)", "no clear gap"):  # fmt: skip
+                 "| world | 40 | 20.0 | 50.0 (7.9) |", "selfkd 40% (30% to 50%)", "no clear gap",
+                 "cascade with transcripts in question form: world, pope."):  # fmt: skip
         assert fact in card.text, fact
 
 

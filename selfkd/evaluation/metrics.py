@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from selfkd.evaluation.benchmarks.answer_parsing import LETTERS
+from selfkd.evaluation.cascade import FORMS, in_form
 from selfkd.evaluation.chance import chance_accuracy
 from selfkd.evaluation.grading import YES_NO_TYPES, benchmark_metrics, headline_metrics
 from selfkd.evaluation.response import count_outcomes, outcome_warnings
@@ -104,13 +105,21 @@ def summarize(samples: Sequence[Sample], chance: float | None = None) -> dict[st
     return result | {"metrics": benchmark_metrics(samples)[0]}
 
 
+def summarize_modality(samples: Sequence[Sample], chance: float | None) -> dict[str, Any]:
+    """`summarize` with the `outcomes` of the responses; of a cascade also `form`, the one of these scores, and `forms`,
+    {form: scores} of both."""
+    found = summarize(samples, chance) | {"outcomes": count_outcomes(samples)}
+    if not samples or "form" not in samples[0]:
+        return found
+    forms = {form: summarize([in_form(s, form) for s in samples], chance) for form in FORMS}
+    return found | {"form": samples[0]["form"], "forms": forms}
+
+
 def score(samples: Mapping[str, Sequence[Sample]], seed: int) -> dict[str, Any]:
     """{modality: scores} of one benchmark, and "gap" and "cascade_gap", text minus the other on the same items. With
     the `outcomes` of each modality's responses, and `warnings` next to a gap where they differ between its two."""
     chance = chance_accuracy(next(iter(samples.values()), ()))  # the items of all modalities are the same
-    scores: dict[str, Any] = {
-        modality: summarize(some, chance) | {"outcomes": count_outcomes(some)} for modality, some in samples.items()
-    }
+    scores: dict[str, Any] = {modality: summarize_modality(some, chance) for modality, some in samples.items()}
     for modality, key in (("audio", "gap"), ("cascade", "cascade_gap")):
         if "text" in samples and modality in samples:
             warnings = outcome_warnings(samples["text"], samples[modality], modality)

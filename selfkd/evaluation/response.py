@@ -220,6 +220,7 @@ class Prediction:
     seconds: float = 0.0  # of generation; of an endpoint the last request, without waiting and retries
     finish_reason: str = ""  # the server's; of a local model "stop" or "length"; "" where it is not known
     reasoning: str = ""  # never graded
+    question_form: "Prediction | None" = None  # of a cascade's transcript as a question, where that is another text
     outcome: Outcome = field(init=False)
 
     def __post_init__(self) -> None:

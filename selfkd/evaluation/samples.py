@@ -13,6 +13,7 @@ from typing import Any
 
 from selfkd.data.example import Example, image_hash
 from selfkd.errors import InputError
+from selfkd.evaluation.cascade import FORM_FIELDS, error_of, in_better_form
 from selfkd.evaluation.config import Scoring
 from selfkd.evaluation.grading import details_of, grade, group_of_example
 from selfkd.evaluation.response import Prediction
@@ -25,6 +26,7 @@ FIELDS = (
     *("details", "voice", "word_error_rate", "prompt_hash", "prediction", "outcome", "finish_reason", "reasoning"),
     *("transcript", "log_likelihoods", "seconds", "error", "group", "parsed", "score", "correct"),
 )  # of a sample
+CASCADE_FIELDS = ("form", "other_form")  # of a sample of a cascade too; see `cascade.in_form`
 
 
 def samples_path(folder: Path, benchmark: str, modality: str) -> Path:
@@ -57,7 +59,9 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
 
 def check_sample(sample: dict[str, Any], path: Path) -> dict[str, Any]:
     """The sample. Raises InputError for one without a field of today's."""
-    missing = [name for name in FIELDS if name not in sample]
+    modality = path.name.rpartition(".jsonl")[0].rpartition(".")[2]
+    needed = (*FIELDS, *CASCADE_FIELDS) if modality == "cascade" else FIELDS
+    missing = [name for name in needed if name not in sample]
     if missing:
         raise InputError(f"{path}: field {missing[0]}: missing; an older selfkd wrote this run, evaluate again")
     return sample
@@ -67,6 +71,17 @@ def sample(
     example: Example, modality: str, prediction: Prediction, language: str = "en", scoring: Scoring = "lenient"
 ) -> dict[str, Any]:
     """The log of a prediction, with its grade. One with an `error` has no score: it does not count as wrong."""
+    one = _sample_in_one_form(example, modality, prediction, language, scoring)
+    if modality != "cascade":
+        return one
+    question = prediction.question_form
+    other = {} if question is None else _sample_in_one_form(example, modality, question, language, scoring)
+    return one | {"form": "verbatim", "other_form": {name: other[name] for name in FORM_FIELDS if other}}
+
+
+def _sample_in_one_form(
+    example: Example, modality: str, prediction: Prediction, language: str, scoring: Scoring
+) -> dict[str, Any]:
     fields = {
         "id": example.id,
         "source": example.source,
@@ -127,13 +142,13 @@ class SampleFile:
                 keep_whole_lines(self._own)
 
     def known(self) -> dict[str, dict[str, Any]]:
-        """{id: sample}; of an item that ran twice the sample without an error."""
+        """{id: sample}; of an item that ran twice the sample without an error (see `cascade.error_of`)."""
         if self.path.is_file():
             return {s["id"]: s for s in read_samples(self.path)}
         found: dict[str, dict[str, Any]] = {}
         for partial in sorted(self.path.parent.glob(f"{self.path.name}.partial-*")):
             for one in (check_sample(json.loads(line), partial) for line in whole_lines(partial)):
-                if one["id"] not in found or found[one["id"]]["error"]:
+                if one["id"] not in found or error_of(found[one["id"]]):
                     found[one["id"]] = one
         return found
 
@@ -148,7 +163,7 @@ class SampleFile:
 
     def reopen(self) -> None:
         """Makes a finished file with errors a partial one again, so that its items run again; on one process."""
-        if any(one["error"] for one in self.known().values()) and self.path.is_file():
+        if any(map(error_of, self.known().values())) and self.path.is_file():
             self.path.rename(self._own)
 
     def missing(self) -> list[int]:
@@ -156,17 +171,19 @@ class SampleFile:
         if self.path.is_file():
             return []
         known = self.known()
-        return [i for i, name in enumerate(self.ids) if name not in known or known[name]["error"]]
+        return [i for i, name in enumerate(self.ids) if name not in known or error_of(known[name])]
 
     def add(self, one: dict[str, Any]) -> None:
         with self._own.open("a", encoding="utf-8") as file:  # closed, so that a killed process loses nothing
             file.write(json.dumps(one, ensure_ascii=False) + "\n")
 
     def finish(self) -> None:
-        """Writes the finished file once every item has a sample, with or without an error; call it on one process."""
+        """Writes the finished file once every item has a sample, with or without an error, those of a cascade in its
+        better form; call it on one process."""
         if self.path.is_file():
             return
         known = self.known()
-        write_text(self.path, "".join(json.dumps(known[n], ensure_ascii=False) + "\n" for n in self.ids))
+        samples = in_better_form([known[name] for name in self.ids])
+        write_text(self.path, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in samples))
         for partial in self.path.parent.glob(f"{self.path.name}.partial-*"):
             partial.unlink()

@@ -18,7 +18,7 @@ from selfkd.data.example import MANIFEST, read_manifest
 from selfkd.errors import InputError
 from selfkd.evaluation.comparable import ModalityRun, check_fields, difference
 from selfkd.evaluation.compare import CASCADE, TEXT, compare_averages, compare_samples, items_in, run_name
-from selfkd.evaluation.samples import samples_path
+from selfkd.evaluation.samples import CASCADE_FIELDS, samples_path
 from selfkd.evaluation.tables import MODALITIES, benchmark_title, scoring_in
 from selfkd.files import read_json
 from selfkd.run_dir import CONFIG, PROVENANCE, RESULT, name_and_path
@@ -263,7 +263,7 @@ def _modalities(run: RunFolder, benchmark: str) -> dict[str, Samples]:
 def _samples(run: RunFolder, benchmark: str, modality: str) -> Samples:
     path, counts = samples_path(run.folder, benchmark, modality), run.result[benchmark][modality]
     samples = read_lines(path)
-    check_fields(path, samples, _REQUIRED_FIELDS)
+    check_fields(path, samples, _REQUIRED_FIELDS + (CASCADE_FIELDS if modality == CASCADE else ()))
     if len(samples) != counts["n"] + counts["failed"]:
         raise InputError(f"{path}: cut short: {len(samples)} samples of {counts['n'] + counts['failed']}")
     return samples

@@ -8,7 +8,7 @@ import base64
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,6 +30,7 @@ from selfkd.evaluation.backends.openai_client import (
     saved_usage,
 )
 from selfkd.evaluation.backends.transcriber import Transcriber, transcribe
+from selfkd.evaluation.cascade import predict_both_forms
 from selfkd.evaluation.config import EvalModality, EvaluateConfig
 from selfkd.evaluation.response import Prediction
 from selfkd.model.checkpoint import CheckpointInfo
@@ -112,17 +113,17 @@ class EndpointBackend:
         """A batch is transcribed before its requests begin: transcription between them would hold up responses."""
         client = self._client("text")
         for batch in groups_of(positions, TRANSCRIBED_AT_ONCE):
-            transcripts: list[tuple[int, str]] = []
+            transcribed: list[int] = []
+            transcripts: list[str] = []
             for i in batch:
                 try:
-                    (transcript,) = transcribe(self.transcriber, [examples[i]], examples.language)
-                    transcripts.append((i, transcript))
+                    transcripts += transcribe(self.transcriber, [examples[i]], examples.language)
+                    transcribed.append(i)
                 except InputError as error:  # longer than the ASR model's window, or not decodable
                     yield i, "cascade", Prediction("", error=str(error))
-            queries = (replace(examples[i], question=transcript) for i, transcript in transcripts)
-            for at, prediction in client.predict_each(queries):
-                i, transcript = transcripts[at]
-                yield i, "cascade", replace(prediction, transcript=transcript)
+            some = [examples[i] for i in transcribed]
+            for at, prediction in predict_both_forms(some, transcripts, examples.language, client.predict_each):
+                yield transcribed[at], "cascade", prediction
 
     def _client(self, modality: Modality) -> EndpointClient:
         return EndpointClient(self.url, self.model, modality, self.settings, self.usage)

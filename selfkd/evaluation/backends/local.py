@@ -8,7 +8,7 @@ Legend: C continuations, S their tokens, N tokens of candidates, R rows with log
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from selfkd.data.example import Example, groups_of
 from selfkd.errors import InputError
 from selfkd.evaluation.backends.base import Predictions
 from selfkd.evaluation.backends.transcriber import Transcriber, transcribe
+from selfkd.evaluation.cascade import predict_both_forms
 from selfkd.evaluation.config import EvalModality, EvaluateConfig
 from selfkd.evaluation.response import Prediction
 from selfkd.input_hashes import hashes_of_checkpoint
@@ -125,13 +126,28 @@ class LocalBackend:
             predictions.update(found.items())
             if self.likelihood:
                 self._add_likelihoods(examples, direct, predictions)
+            seconds = (time.perf_counter() - start) / (len(examples) * len(direct))
+            predictions = {m: [replace(p, seconds=seconds) for p in some] for m, some in predictions.items()}
         if "cascade" in modalities:
-            transcripts = transcribe(self.transcriber, examples, language)
-            queries = [replace(e, question=t) for e, t in zip(examples, transcripts, strict=True)]
-            texts = predict_modalities(self.model, self.processor, queries, ["text"], self.max_new_tokens)["text"]
-            predictions["cascade"] = [replace(p, transcript=t) for p, t in zip(texts, transcripts, strict=True)]
-        seconds = (time.perf_counter() - start) / (len(examples) * len(modalities))
-        return {modality: [replace(p, seconds=seconds) for p in some] for modality, some in predictions.items()}
+            predictions["cascade"] = self._predict_cascade(examples, language)
+        return predictions
+
+    def _predict_cascade(self, examples: Sequence[Example], language: str) -> list[Prediction]:
+        """The seconds of each form are those of the transcription and of its own response."""
+        start = time.perf_counter()
+        transcripts = transcribe(self.transcriber, examples, language)
+        seconds = (time.perf_counter() - start) / len(examples)
+
+        def predict(queries: Iterable[Example]) -> Iterator[tuple[int, Prediction]]:
+            for batch in groups_of(enumerate(queries), self.batch_size):
+                start = time.perf_counter()
+                some = [query for _, query in batch]
+                texts = predict_modalities(self.model, self.processor, some, ["text"], self.max_new_tokens)["text"]
+                each = seconds + (time.perf_counter() - start) / len(batch)
+                yield from ((at, replace(p, seconds=each)) for (at, _), p in zip(batch, texts, strict=True))
+
+        found = dict(predict_both_forms(examples, transcripts, language, predict))
+        return [found[at] for at in range(len(examples))]
 
     def _add_likelihoods(
         self,

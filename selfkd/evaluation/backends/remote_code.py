@@ -5,9 +5,8 @@ of its own and returns text. Prompts and errors of an item are recorded as with 
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Protocol
@@ -24,6 +23,7 @@ from selfkd.evaluation.backends.base import Predictions
 from selfkd.evaluation.backends.chat_response import short, valid_utf8
 from selfkd.evaluation.backends.endpoint import wav
 from selfkd.evaluation.backends.transcriber import Transcriber, transcribe
+from selfkd.evaluation.cascade import predict_both_forms
 from selfkd.evaluation.config import EvalModality, EvaluateConfig
 from selfkd.evaluation.response import Prediction
 from selfkd.input_hashes import hashes_of_checkpoint
@@ -132,19 +132,31 @@ class RemoteCodeBackend:
 
     @torch.no_grad()
     def _predict_one(self, example: Example, modality: EvalModality, language: str) -> Prediction:
-        start, transcript = time.perf_counter(), ""
+        if modality != "cascade":
+            return self._chat(example, modality)
+        start = time.perf_counter()
         try:
-            if modality == "cascade":
-                (transcript,) = transcribe(self.transcriber, [example], language)
-                example = replace(example, question=transcript)
-            query: Modality = "audio" if modality == "audio" else "text"
-            response, finish_reason = self.model.chat(example, query, self.max_new_tokens)
-        except Exception as error:  # of code that is not ours
-            return Prediction("", transcript, error=short(reason_of(error)))
-        if not isinstance(response, str):
-            return Prediction("", transcript, error=f"the model's chat returned {type(response).__name__}, not text")
+            transcripts = transcribe(self.transcriber, [example], language)
+        except InputError as error:  # longer than the ASR model's window, or not decodable
+            return Prediction("", error=str(error))
         seconds = time.perf_counter() - start
-        return Prediction(valid_utf8(response), transcript, seconds=seconds, finish_reason=finish_reason)
+
+        def predict(queries: Iterable[Example]) -> Iterator[tuple[int, Prediction]]:
+            yield from ((at, self._chat(query, "text", seconds)) for at, query in enumerate(queries))
+
+        ((_, prediction),) = predict_both_forms([example], transcripts, language, predict)
+        return prediction
+
+    def _chat(self, example: Example, modality: Modality, seconds_before: float = 0.0) -> Prediction:
+        start = time.perf_counter()
+        try:
+            response, finish_reason = self.model.chat(example, modality, self.max_new_tokens)
+        except Exception as error:  # of code that is not ours
+            return Prediction("", error=short(reason_of(error)))
+        if not isinstance(response, str):
+            return Prediction("", error=f"the model's chat returned {type(response).__name__}, not text")
+        seconds = seconds_before + time.perf_counter() - start
+        return Prediction(valid_utf8(response), seconds=seconds, finish_reason=finish_reason)
 
 
 def needs_remote_code(source: str, trusted: bool) -> bool:

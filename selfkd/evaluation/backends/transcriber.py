@@ -53,6 +53,6 @@ class Transcriber:
 
 
 def transcribe(transcriber: Transcriber | None, examples: Sequence[Example], language: str) -> list[str]:
-    """The transcripts that a cascade gives its model as text queries."""
+    """The transcripts that a cascade gives its model as text queries; see `cascade.predict_both_forms`."""
     assert transcriber is not None, "the modality cascade needs a transcriber"
     return transcriber.transcribe(examples, language)
