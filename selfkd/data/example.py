@@ -1,8 +1,8 @@
 """The record that every stage reads and writes, and the folder of Parquet shards that holds it.
 
 A folder is complete when it holds `manifest.json`, which is written last. `datasets.load_dataset` and pyarrow read the
-shards as they are: image (PNG) and audio (FLAC, mono, 16 kHz) are encoded bytes in the layout of `datasets.Image` and
-`datasets.Audio`.
+shards as they are: image (PNG) and audio (FLAC or Opus, mono, 16 kHz) are encoded bytes in the layout of
+`datasets.Image` and `datasets.Audio`.
 """
 
 import hashlib
@@ -48,7 +48,7 @@ class Example:
     answer_format: str = ""  # text after the question in both modalities: "\nAnswer with one word."
     details: str = ""  # JSON: what a benchmark's grading rule needs in addition to `target`
     image: bytes | None = None  # PNG or JPEG
-    audio: bytes | None = None  # FLAC
+    audio: bytes | None = None  # FLAC or Ogg Opus
     voice: str = ""
     duration_seconds: float = 0.0
     spoken_text: str = ""  # the question after text normalization: the input of the TTS engine
@@ -148,7 +148,8 @@ def groups_of(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 def _row(example: Example) -> dict[str, Any]:
     row = asdict(example) | image_columns(example)
-    for name, suffix in (("image", "png"), ("audio", "flac")):
+    audio_suffix = "opus" if (example.audio or b"").startswith(b"OggS") else "flac"
+    for name, suffix in (("image", "png"), ("audio", audio_suffix)):
         row[name] = row[name] and {"bytes": row[name], "path": f"{example.id}.{suffix}"}
     return row
 

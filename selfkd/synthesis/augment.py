@@ -1,9 +1,11 @@
-"""Audio augmentation: room acoustics, noise, a telephone channel (audiomentations, `selfkd[augment]`).
+"""Audio augmentation: speed, room acoustics, noise, channels and codecs, level, pauses.
 
-The effects of an example, and their random parameters, are sampled from a hash of the seed and its id, so that any
-shard can be made again on its own.
+Rooms, noise and filters are those of audiomentations (`selfkd[augment]`), codecs those of libsndfile. The effects of an
+example, and their random parameters, are sampled from a hash of the seed and its id, so that any shard can be made
+again on its own.
 """
 
+import io
 import random
 from collections.abc import Mapping
 from functools import cache
@@ -12,15 +14,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
 from numpy.typing import NDArray
 
 from selfkd.data.example import SAMPLE_RATE_HZ
+from selfkd.data.resample import resampled
 from selfkd.errors import InputError
 
-EFFECTS = ("room", "noise", "telephone")  # in the order in which they are applied
+# in the order in which they are applied: as on the way from a speaker through a room and a channel to a recording
+EFFECTS = ("speed", "room", "noise", "telephone", "codec", "pause", "level")
 PEAK = 0.95
 TELEPHONE_HZ = (300.0, 3400.0)  # ITU-T G.712
+SPEED = (0.85, 1.15)  # pitch and formants change with it
+LEVEL_DB = (-30.0, 0.0)  # of the peak
+PAUSE_SECONDS = (1.0, 0.5)  # at most, before and after the speech
+PAUSE_NOISE_DB = (-80.0, -45.0)  # of white noise in the pauses and under the speech: a microphone is never quite silent
+# (container, subtype, sample rate in Hz, compression level from 0, the best, to 1)
+CODECS = {
+    "opus": ("OGG", "OPUS", 16_000, (0.8, 1.0)),  # 7 to 20 kbit/s
+    "vorbis": ("OGG", "VORBIS", 16_000, (0.7, 1.0)),
+    "mp3": ("MP3", "MPEG_LAYER_III", 16_000, (0.7, 0.99)),  # 1.0 is refused
+    "gsm": ("WAV", "GSM610", 8_000, None),
+    "mu-law": ("WAV", "ULAW", 8_000, None),
+}
 _NOISE_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")  # in any case
+_FROM_LIBRARY = ("room", "noise", "telephone")
+
+Samples = NDArray[np.float32]  # mono, (frames,)
 
 
 def check_effects(probabilities: Mapping[str, float], snr_db: tuple[float, float], noise_folder: str) -> None:
@@ -30,7 +50,8 @@ def check_effects(probabilities: Mapping[str, float], snr_db: tuple[float, float
             raise InputError(f"augment: {name!r} is no effect; choose from {', '.join(EFFECTS)}")
         if not 0 <= probability <= 1:
             raise InputError(f"augment: {name}: {probability} is not between 0 and 1")
-    if probabilities and not (find_spec("audiomentations") and find_spec("pyroomacoustics")):
+    needs_library = any(name in probabilities for name in _FROM_LIBRARY)
+    if needs_library and not (find_spec("audiomentations") and find_spec("pyroomacoustics")):
         raise InputError("augment: audiomentations is not installed; pip install 'selfkd[augment]'")
     if snr_db[0] > snr_db[1]:
         raise InputError(f"noise_snr_db: {snr_db[0]} to {snr_db[1]} is no range")
@@ -43,14 +64,10 @@ def _noise_files(folder: str) -> list[Path]:
 
 
 def augment(
-    samples: NDArray[np.float32],
-    probabilities: Mapping[str, float],
-    snr_db: tuple[float, float],
-    noise_folder: str,
-    key: str,
-) -> tuple[NDArray[np.float32], str]:
-    """(samples, names of the applied effects): "room, noise 12 dB, telephone", "" for none. The length does not
-    change."""
+    samples: Samples, probabilities: Mapping[str, float], snr_db: tuple[float, float], noise_folder: str, key: str
+) -> tuple[Samples, str]:
+    """(samples, names of the applied effects): "room, noise 12 dB, telephone", "" for none. Only speed and pause change
+    the length."""
     rng = random.Random(f"augment/{key}")
     chosen = [name for name in EFFECTS if rng.random() < probabilities.get(name, 0.0)]
     if not chosen:
@@ -59,14 +76,55 @@ def augment(
     np.random.seed(rng.getrandbits(32))
     applied = []
     for name in chosen:
-        effect = _effect(name, noise_folder)
-        if name == "noise":
-            effect.min_snr_db = effect.max_snr_db = rng.uniform(*snr_db)
-            name = f"noise {effect.min_snr_db:.0f} dB"
-        samples = effect(samples, sample_rate=SAMPLE_RATE_HZ)
-        applied.append(name)
+        samples, label = _applied(name, samples, snr_db, noise_folder, rng)
+        applied.append(label)
     peak = float(np.abs(samples).max())
     return (samples * np.float32(min(1.0, PEAK / peak)) if peak else samples).astype(np.float32), ", ".join(applied)
+
+
+def _applied(
+    name: str, samples: Samples, snr_db: tuple[float, float], noise_folder: str, rng: random.Random
+) -> tuple[Samples, str]:
+    match name:
+        case "speed":
+            factor = rng.uniform(*SPEED)
+            return resampled(samples, round(SAMPLE_RATE_HZ * factor)), f"speed {factor:.2f}"
+        case "codec":
+            codec = rng.choice(list(CODECS))
+            return _coded(samples, codec, rng), codec
+        case "pause":
+            return _with_pauses(samples, rng), "pause"
+        case "level":
+            level_db = rng.uniform(*LEVEL_DB)
+            peak = float(np.abs(samples).max())
+            return samples * np.float32(10 ** (level_db / 20) * PEAK / peak) if peak else samples, f"{level_db:.0f} dB"
+    effect = _effect(name, noise_folder)
+    label = name
+    if name == "noise":
+        effect.min_snr_db = effect.max_snr_db = rng.uniform(*snr_db)
+        label = f"noise {effect.min_snr_db:.0f} dB"
+    return effect(samples, sample_rate=SAMPLE_RATE_HZ), label
+
+
+def _coded(samples: Samples, codec: str, rng: random.Random) -> Samples:
+    """The samples after encoding and decoding, with the same length."""
+    container, subtype, rate_hz, levels = CODECS[codec]
+    settings: dict[str, Any] = {} if levels is None else {"compression_level": rng.uniform(*levels)}
+    before = resampled(samples, SAMPLE_RATE_HZ**2 // rate_hz)  # to `rate_hz`: the same ratio as from there to 16 kHz
+    file = io.BytesIO()
+    soundfile.write(file, before.clip(-1, 1), rate_hz, subtype, format=container, **settings)
+    file.seek(0)
+    decoded = resampled(soundfile.read(file, dtype="float32")[0], rate_hz)[: len(samples)]
+    return np.pad(decoded, (0, len(samples) - len(decoded)))
+
+
+def _with_pauses(samples: Samples, rng: random.Random) -> Samples:
+    """Faint noise under the samples, and up to `PAUSE_SECONDS` of it before and after them."""
+    before, after = (round(rng.uniform(0, seconds) * SAMPLE_RATE_HZ) for seconds in PAUSE_SECONDS)
+    longer = np.pad(samples, (before, after))
+    level = 10 ** (rng.uniform(*PAUSE_NOISE_DB) / 20)
+    noise = np.random.default_rng(rng.getrandbits(32)).standard_normal(len(longer), dtype=np.float32)
+    return longer + np.float32(level) * noise
 
 
 @cache

@@ -15,7 +15,7 @@ SourceName = Literal[
     "words", "world", "world-noisy", "easy-vqa", "mmalign-world",
     "benchmark", "llava", "jsonl", "datasets", "librispeech", "common-voice", "gigaspeech", "lhotse",
 ]  # fmt: skip
-EngineName = Literal["espeak", "flite", "kokoro", "piper", "openai", "recorded"]
+EngineName = Literal["espeak", "flite", "pico", "festival", "kokoro", "piper", "openai", "recorded"]
 PoolName = Literal["local", "ray"]
 # fields that a caller sets itself when it synthesizes the questions of a benchmark
 _SET_BY_BENCHMARK = (
@@ -44,7 +44,8 @@ class SynthesizeConfig:
         instruction: Whether the sentence on the answer's form stays text or becomes audio too (llava).
         rate_wpm: Lowest and highest rate, in words a minute.
         pitch: Lowest and highest pitch, 0 to 99.
-        augment: Probabilities of room acoustics, noise and a telephone channel: {room: 0.3, noise: 0.5}.
+        augment: Probabilities of effects, {room: 0.3, noise: 0.5}: speed, room, noise, telephone, codec (Opus, Vorbis,
+            MP3, GSM or mu-law), pause (before and after the speech), level.
         noise_snr_db: Lowest and highest signal-to-noise ratio, in dB.
         noise_folder: Folder of recorded noise; pink noise without one.
         asr_filter: Whisper checkpoint (hub id or path) that transcribes the audio; empty for none.

@@ -11,7 +11,7 @@ from scipy.signal import welch
 
 from selfkd.data.dataset import ExampleFolder
 from selfkd.errors import InputError
-from selfkd.synthesis.augment import _effect, augment, check_effects
+from selfkd.synthesis.augment import CODECS, EFFECTS, _effect, augment, check_effects
 from selfkd.synthesis.synthesize import SynthesizeConfig, synthesize
 from selfkd.synthesis.tts.base import EspeakEngine, Utterance
 
@@ -52,8 +52,40 @@ def test_a_room_has_reverberation():
     assert np.abs(late).max() > 1e-3 * np.abs(result).max()
 
 
+def test_speed_changes_length_and_pitch_together(voice):
+    result, effects = augment(voice, {"speed": 1.0}, SNR_DB, "", "a")
+    factor = float(effects.split()[1])
+    assert len(result) == pytest.approx(len(voice) / factor, rel=0.01) and 0.85 <= factor <= 1.15 and factor != 1
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_codecs_keep_length_and_band(voice, codec, monkeypatch):
+    monkeypatch.setattr("selfkd.synthesis.augment.CODECS", {codec: CODECS[codec]})
+    result, effects = augment(voice, {"codec": 1.0}, SNR_DB, "", "a")
+    assert effects == codec and len(result) == len(voice) and not np.array_equal(result, voice)
+    low = [share_between(samples, 100, 3000) for samples in (result, voice)]
+    assert low[0] == pytest.approx(low[1], abs=0.2) and np.abs(result).max() > 0.3 * np.abs(voice).max()
+
+
+def test_pauses_surround_the_speech(voice):
+    result, effects = augment(voice, {"pause": 1.0}, SNR_DB, "", "a")
+    assert effects == "pause" and len(voice) < len(result) <= len(voice) + 1.5 * 16_000
+    position = np.argmax(np.correlate(result[:32_000], voice[:16_000], "valid"))
+    assert np.abs(result[position : position + len(voice)] - voice).max() < 0.05
+    assert 0 < np.abs(result[:position]).max() < 0.05
+
+
+def test_level(voice):
+    results = [augment(voice, {"level": 1.0}, SNR_DB, "", key) for key in "abcd"]
+    for result, effects in results:
+        assert 20 * np.log10(np.abs(result).max() / 0.95) == pytest.approx(float(effects.split()[0]), abs=0.6)
+    assert len({effects for _, effects in results}) > 1
+    silence = np.zeros(1600, np.float32)
+    assert not augment(silence, {"level": 1.0}, SNR_DB, "", "a")[0].any()
+
+
 def test_augmentation_does_not_depend_on_earlier_examples(voice):
-    probabilities = {"room": 0.5, "noise": 0.5, "telephone": 0.5}
+    probabilities = dict.fromkeys(EFFECTS, 0.2)
     first = {key: augment(voice, probabilities, SNR_DB, "", key) for key in "abcdefgh"}
     again = {key: augment(voice, probabilities, SNR_DB, "", key) for key in reversed("abcdefgh")}
     assert all(np.array_equal(first[k][0], again[k][0]) and first[k][1] == again[k][1] for k in first)
@@ -91,7 +123,12 @@ def test_effects_are_stored_and_shards_are_reproducible(tmp_path):
 @pytest.mark.parametrize(
     ("probabilities", "snr_db", "folder", "message"),
     [
-        ({"echo": 0.5}, SNR_DB, "", "augment: 'echo' is no effect; choose from room, noise, telephone"),
+        (
+            {"echo": 0.5},
+            SNR_DB,
+            "",
+            f"augment: 'echo' is no effect; choose from {', '.join(EFFECTS)}",
+        ),
         ({"room": 1.5}, SNR_DB, "", "augment: room: 1.5 is not between 0 and 1"),
         ({"noise": 1.0}, (20.0, 5.0), "", "noise_snr_db: 20.0 to 5.0 is no range"),
         ({"noise": 1.0}, SNR_DB, "/nowhere", "noise_folder: /nowhere: holds no audio file"),
