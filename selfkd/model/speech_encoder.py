@@ -7,13 +7,16 @@ Legend: B clips, F mel bins, M mel frames (100 a second), S encoder frames (50 a
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from selfkd.model.kept_frames import kept_frames
 from selfkd.model.projectors import CTCOutput, ctc_output, greedy_transcripts
 
 
@@ -39,8 +42,28 @@ def encode_mel(
     """(hidden states (B, S, D), mask (B, S)) of clips that are padded on the right with zeros.
 
     With `padded` the encoder takes 30 seconds, as in Whisper's training, and the clip's own frames are returned: ten
-    times the cost for a query of 3 s.
+    times the cost for a query of 3 s. Within `keep_frames` each clip is encoded by itself, once.
     """
+    frames = []
+    for mel_FM, mask_M in zip(mel_BFM, mel_mask_BM, strict=True):
+        own_1FM, own_mask_1M = mel_FM[None, :, mask_M.bool()], mask_M[None, mask_M.bool()]
+        compute = partial(_encode_one, encoder, own_1FM, own_mask_1M, padded)
+        frames_SD = kept_frames(encoder, own_1FM[0], padded, compute)
+        if frames_SD is None:
+            return _encode_mel(encoder, mel_BFM, mel_mask_BM, padded)
+        frames.append(frames_SD)
+    if not frames:
+        return _encode_mel(encoder, mel_BFM, mel_mask_BM, padded)
+    lengths = torch.tensor([len(one) for one in frames])
+    hidden_BSD = pad_sequence(frames, batch_first=True)
+    return hidden_BSD, torch.arange(hidden_BSD.shape[1]) < lengths[:, None]
+
+
+def _encode_one(encoder: WhisperEncoder, mel_1FM: Tensor, mel_mask_1M: Tensor, padded: bool) -> Tensor:
+    return _encode_mel(encoder, mel_1FM, mel_mask_1M, padded)[0][0]
+
+
+def _encode_mel(encoder: WhisperEncoder, mel_BFM: Tensor, mel_mask_BM: Tensor, padded: bool) -> tuple[Tensor, Tensor]:
     mel_BFM = mel_BFM.to(encoder.conv1.weight.dtype)
     length = encoder_frames(mel_BFM.shape[2])
     mask_BS = torch.arange(length, device=mel_BFM.device) < encoder_frames(mel_mask_BM.sum(-1, keepdim=True))

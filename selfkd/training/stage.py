@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +25,7 @@ from selfkd.input_hashes import hashes_of_checkpoint, hashes_of_data
 from selfkd.losses import LossConfig, needs_responses
 from selfkd.model.backbones import Source
 from selfkd.model.configuration_omni import OmniConfig
+from selfkd.model.kept_frames import keep_frames
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
 from selfkd.run_dir import MODEL, Run, append_log, is_main_process
@@ -192,7 +194,8 @@ def train(
         append_log(run.folder, {"step": 0, "steps": 0, **skipped})
     trainer = SelfKDTrainer(model, arguments, examples, processor, *settings, callbacks=[RunLog(run.folder)])
     try:
-        outcome = trainer.train(resume_from_checkpoint=checkpoint)
+        with nullcontext() if config.spec_augment else keep_frames():
+            outcome = trainer.train(resume_from_checkpoint=checkpoint)
     except torch.OutOfMemoryError as error:
         raise InputError(
             f"{error} (batch_size is {config.batch_size}; a smaller one with training.gradient_accumulation_steps "
