@@ -1,5 +1,5 @@
-"""The whole pipeline on the bundled tiny model: synthesize, align, SFT, Self-KD, CTC projector, evaluate, analyze,
-compare, report.
+"""The whole pipeline on the bundled tiny model: synthesize, align, SFT, Self-KD, evaluate in the voices of several
+engines, next to the bundled CTC projector and a cascade, analyze, compare, report.
 
 It only calls the stages, which pass files to each other under one folder. An interrupted demo resumes.
 """
@@ -7,6 +7,7 @@ It only calls the stages, which pass files to each other under one folder. An in
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,11 +24,18 @@ from selfkd.synthesis.synthesize import synthesize
 from selfkd.toy_world.noisy_labels import MISTAKE_SHARE
 from selfkd.training.config import AlignConfig, DistillConfig
 
-BENCHMARKS: dict[SourceName, int] = {"world": 400, "easy-vqa": 200, "mmalign-world": 200}
-TEST_SEED = 100
-_MODELS = {"base": "align", "sft": "sft", "selfkd": "selfkd", "ctc": "ctc"}  # name -> run directory
-_TRAINED = {"sft": "SFT", "selfkd": "Self-KD", "ctc": "CTC projector"}  # evaluated on audio queries
+QUESTIONS_A_VOICE, TEST_SEED = 400, 100
+SYNTHESIZED_VOICE = "espeak-ng"  # its held-out voices: the engine comes as a dependency
+# clips of the same questions that the package holds: Kokoro's held-out voices, and engines that no model trained on
+BUNDLED_VOICES = ("kokoro", "pico", "festival")
+BENCHMARKS: dict[SourceName, int] = {"world": QUESTIONS_A_VOICE, "easy-vqa": 200, "mmalign-world": 200}
+PROBE_SENTENCES = 100
+DISTILL_BATCH_SIZE = 16
+_TRAINED = {"align": "stage 1", "sft": "SFT", "selfkd": "Self-KD"}  # run directories
+_EVALUATED = {"sft": "SFT", "selfkd": "Self-KD", "ctc": "CTC projector"}  # on audio queries
 NUM_ANALYZED = 40  # items of the attention and agreement analyses
+
+RunStage = Callable[[str, Callable[[Any], Any], Any], dict[str, Any]]  # (title, stage, its configuration) -> result
 
 
 @dataclass
@@ -43,7 +51,6 @@ class DemoConfig:
         questions: Number of audio questions for stage 2.
         align_steps: Steps of stage 1.
         distill_steps: Steps of stage 2, the same for SFT and Self-KD.
-        ctc_steps: Steps of the CTC projector, with half the batch size.
         alpha: Weight of the KL term in the Self-KD run; SFT has 0.
         test_share: Share of the test questions to evaluate; below 1 for a quick look.
     """
@@ -51,11 +58,10 @@ class DemoConfig:
     output: Path = Path("runs/demo")
     responses: Literal["noisy", "clean"] = "noisy"
     seed: int = 0
-    words: int = 3000
-    questions: int = 3000
-    align_steps: int = 350
-    distill_steps: int = 350
-    ctc_steps: int = 600
+    words: int = 2000
+    questions: int = 2000
+    align_steps: int = 300
+    distill_steps: int = 250
     alpha: float = 1.0
     test_share: float = 1.0
 
@@ -64,9 +70,7 @@ def demo(config: DemoConfig) -> dict[str, Any]:
     """Returns the scores, which it prints and writes to scores.json."""
     from selfkd.analysis.analyze_agreement import analyze_agreement
     from selfkd.analysis.analyze_attention import analyze_attention
-    from selfkd.evaluation.evaluate import evaluate
-    from selfkd.training.align import align
-    from selfkd.training.distill import distill
+    from selfkd.model.kept_frames import keep_frames
 
     if not 0 <= config.alpha <= 1:
         raise InputError(f"alpha: {config.alpha} is not between 0 and 1")
@@ -75,66 +79,105 @@ def demo(config: DemoConfig) -> dict[str, Any]:
     console.print(f"Self-KD demo on the bundled tiny model, output {out}: about ten minutes on two cores.")
 
     console.print("[bold]synthesize[/bold]: audio questions with espeak-ng")
-    data = {name: out / "data" / name for name in ("words", "train", *BENCHMARKS)}
-    for synthesis in _synthesis_configs(config, data):
-        synthesize(synthesis)
 
-    def run_stage(title: str, stage: Callable[[Any], Any], stage_config: Any) -> None:
+    def run_stage(title: str, stage: Callable[[Any], Any], stage_config: Any) -> dict[str, Any]:
         console.print(f"[bold]{title}[/bold]{': already complete' if is_complete(stage_config.output) else ''}")
-        once(stage, stage_config)
+        return once(stage, stage_config)
 
-    stack = AlignConfig(
-        [str(data["words"])], out / "align", projector="stack", steps=config.align_steps, seed=config.seed
-    )
-    run_stage("stage 1, align: frame-stacking projector (paper baseline)", align, stack)
+    with keep_frames():  # all models have the same speech encoder: each clip is encoded once
+        train_models(config, run_stage)
+        evaluated = evaluate_models(config, run_stage)
 
-    start, steps = str(out / "align" / MODEL), config.distill_steps
-    sft = DistillConfig([str(data["train"])], out / "sft", steps=steps, seed=config.seed, model=start, alpha=0.0)
-    run_stage("stage 2, distill: SFT (alpha = 0)", distill, sft)
-    selfkd = replace(sft, output=out / "selfkd", alpha=config.alpha)
-    run_stage(f"stage 2, distill: Self-KD (alpha = {config.alpha:g})", distill, selfkd)
-    mixed = [f"{data['train']}:2", f"{data['words']}:1"]
-    ctc = AlignConfig(mixed, out / "ctc", steps=config.ctc_steps, batch_size=16, seed=config.seed)
-    run_stage("stage 1, align: CTC projector, CTC-only training", align, ctc)
-
-    base = EvaluateConfig(start, [str(data[b]) for b in BENCHMARKS], out / "eval-base", modalities=["text", "cascade"])
-    run_stage("evaluate: text queries, and the cascade", evaluate, base)
-    for name, title in _TRAINED.items():
-        audio = replace(base, model=str(out / name / MODEL), output=out / f"eval-{name}", modalities=["audio"])
-        run_stage(f"evaluate: audio queries, {title}", evaluate, audio)
-
-    models = [f"{name}={out / folder / MODEL}" for name, folder in _MODELS.items()]
+    world = [f"{SYNTHESIZED_VOICE}={out / 'data' / 'world'}"]
+    models = [f"{name}={checkpoint}" for name, checkpoint in checkpoints(out).items()]
     limit = max(1, round(NUM_ANALYZED * config.test_share))
-    attention = AttentionConfig(models, [str(data["world"])], out / "attention", limit, seed=config.seed, maps=4)
+    attention = AttentionConfig(models, world, out / "attention", limit, seed=config.seed, maps=4)
     run_stage("analyze attention: attention of text and audio queries to the image", analyze_attention, attention)
-    audio_runs = [f"{name}={out / f'eval-{name}'}" for name in _TRAINED]
-    agreement = AgreementConfig(models, attention.data, out / "agreement", limit, seed=config.seed)
-    agreement = replace(agreement, text_run=str(base.output), audio_runs=audio_runs)
+    audio_runs = [f"{name}={out / f'eval-{name}'}" for name in _EVALUATED]
+    agreement = AgreementConfig(models, world, out / "agreement", limit, seed=config.seed)
+    agreement = replace(agreement, text_run=str(out / "eval-base"), audio_runs=audio_runs)
     run_stage("analyze agreement: agreement of audio responses with text responses", analyze_agreement, agreement)
 
-    evaluated = [f"eval-{name}" for name in ("base", *_TRAINED)]
     scores = compare(CompareConfig([str(out / name) for name in evaluated], out, config.seed))
-    runs = [str(out / n) for n in (*evaluated, "attention", "agreement", "align", "sft", "selfkd", "ctc", "data/world")]
+    others = ("eval-probe", "attention", "agreement", *_TRAINED, "data/world")
+    runs = [str(out / n) for n in (*evaluated, *others)]
     page = report(ReportConfig(runs, out / "report.html", "Self-KD on the bundled tiny model", _intro(config)))
     console.print(f"{time.monotonic() - started:.0f} s. Scores: {out / 'scores.json'}")
     console.print(f"Report: {page}", soft_wrap=True)
-    console.print(f"Try the trained models: selfkd app {out / 'ctc' / MODEL} {out / 'sft' / MODEL}", soft_wrap=True)
+    console.print(f"Try the models: selfkd app {checkpoints(out)['ctc']} {out / 'selfkd' / MODEL}", soft_wrap=True)
     return scores
 
 
-def _synthesis_configs(config: DemoConfig, data: dict[str, Path]) -> list[SynthesizeConfig]:
-    """Training data in random voices, test data in held-out voices."""
+def checkpoints(output: Path) -> dict[str, str]:
+    """{name: checkpoint} of the model after stage 1 ("base"), those of stage 2, and the bundled CTC projector."""
+    from selfkd.model.tiny import TINY_MODEL
+
+    trained = {"base" if name == "align" else name: str(output / name / MODEL) for name in _TRAINED}
+    return trained | {"ctc": TINY_MODEL}
+
+
+def train_models(config: DemoConfig, run_stage: RunStage) -> None:
+    """Stage 1 of the frame-stacking projector, then SFT and Self-KD, with the frozen encoder of the CTC projector."""
+    from selfkd.training.align import align
+    from selfkd.training.distill import distill
+
+    out = config.output
+    words, train = out / "data" / "words", out / "data" / "train"
     responses: SourceName = "world-noisy" if config.responses == "noisy" else "world"
-    configs = [
-        SynthesizeConfig(data["words"], "words", count=config.words, voices="random", seed=config.seed + 1),
-        SynthesizeConfig(data["train"], responses, count=config.questions, voices="random", seed=config.seed),
-    ]
-    for name, count in BENCHMARKS.items():
-        test_count = max(1, round(count * config.test_share))
-        test = SynthesizeConfig(data[name], name, split="test", count=test_count, voices="heldout", seed=TEST_SEED)
-        configs.append(test)
-    # at least two shards, one for each core
-    return [replace(c, shard_rows=max(1, min(500, c.count // 2))) for c in configs]
+    for synthesis in (
+        SynthesizeConfig(words, "words", count=config.words, voices="random", seed=config.seed + 1),
+        SynthesizeConfig(train, responses, count=config.questions, voices="random", seed=config.seed),
+    ):
+        synthesize(replace(synthesis, shard_rows=_shard_rows(synthesis.count)))
+    seed = config.seed
+    stack = AlignConfig([str(words)], out / "align", projector="stack", steps=config.align_steps, seed=seed)
+    run_stage("stage 1, align: frame-stacking projector (paper baseline)", align, stack)
+    start = checkpoints(out)["base"]
+    sft = DistillConfig([str(train)], out / "sft", steps=config.distill_steps, seed=seed, model=start, alpha=0.0)
+    sft = replace(sft, batch_size=DISTILL_BATCH_SIZE)
+    run_stage("stage 2, distill: SFT (alpha = 0)", distill, sft)
+    selfkd = replace(sft, output=out / "selfkd", alpha=config.alpha)
+    run_stage(f"stage 2, distill: Self-KD (alpha = {config.alpha:g})", distill, selfkd)
+
+
+def evaluate_models(config: DemoConfig, run_stage: RunStage) -> list[str]:
+    """Evaluates all models; returns the names of the runs that `compare` takes."""
+    from selfkd.evaluation.evaluate import evaluate
+
+    out, share = config.output, config.test_share
+    for benchmark, count in BENCHMARKS.items():
+        _synthesize_test(out / "data" / benchmark, benchmark, max(1, round(count * share)))
+    probe = out / "data" / "probe"
+    _synthesize_test(probe, "words", max(1, round(PROBE_SENTENCES * share)))
+    world = [f"{SYNTHESIZED_VOICE}={out / 'data' / 'world'}"]
+    world += [f"{voice}={bundled_voice(voice)}" for voice in BUNDLED_VOICES]
+    others = [str(out / "data" / name) for name in BENCHMARKS if name != "world"]
+    base = EvaluateConfig(
+        checkpoints(out)["base"], [*world, *others], out / "eval-base", modalities=["text", "cascade"]
+    )
+    base = replace(base, limit=max(1, round(QUESTIONS_A_VOICE * share)))
+    run_stage("evaluate: text queries, and the cascade", evaluate, base)
+    for name, title in _EVALUATED.items():
+        audio = replace(base, model=checkpoints(out)[name], output=out / f"eval-{name}", modalities=["audio"])
+        run_stage(f"evaluate: audio queries, {title}", evaluate, audio)
+    probed = replace(base, data=[str(probe)], output=out / "eval-probe", modalities=["audio"])
+    run_stage("evaluate: what the frame-stacking projector hands over after stage 1, words to repeat", evaluate, probed)
+    return [f"eval-{name}" for name in ("base", *_EVALUATED)]
+
+
+def bundled_voice(name: str) -> Path:
+    """The folder of the test questions in one of `BUNDLED_VOICES`."""
+    return Path(str(files("selfkd") / "assets" / "speech" / name))
+
+
+def _synthesize_test(output: Path, source: SourceName, count: int) -> None:
+    config = SynthesizeConfig(output, source, split="test", count=count, voices="heldout", seed=TEST_SEED)
+    synthesize(replace(config, shard_rows=_shard_rows(count)))
+
+
+def _shard_rows(count: int) -> int:
+    """At least two shards, one for each core."""
+    return max(1, min(500, count // 2))
 
 
 def _intro(config: DemoConfig) -> list[str]:
@@ -145,12 +188,13 @@ def _intro(config: DemoConfig) -> list[str]:
     }[config.responses]
     return [
         f"{responses} SFT and Self-KD follow the paper: both start from the same aligned frame-stacking projector and "
-        "train on the same data in the same order.",
-        "The CTC projector is the default of selfkd align. It starts from the bundled ASR model, which the cascade "
-        "uses too, and passes one soft token embedding for each CTC token to the LLM instead of a transcript. Its only "
-        "loss is CTC on the same audio, with neither teacher nor training responses.",
-        "Test scenes, some of their colour-shape combinations, and all test voices are held out from training. "
-        "easy-VQA is a third-party set of images and questions; no model was trained on it. Audio is synthesized with "
-        "espeak-ng, not human speech.",
-        f"Training seed {config.seed}, one seed only; experiments/toy_effect.py runs several.",
+        "train on the same data in the same order, in random voices of espeak-ng.",
+        "The CTC projector comes with the package: it passes one soft token embedding for each CTC token to the LLM, "
+        "and its only loss was CTC, with neither teacher nor training responses. The frozen speech encoder of all "
+        "three is the same: whisper-tiny.en's, fine-tuned on voices of espeak-ng, Flite and Kokoro. The cascade's "
+        "transcripts are those of the CTC projector.",
+        "Test scenes, some of their colour-shape combinations, and all test voices are held out from training. SVOX "
+        "Pico and Festival are engines that no part was trained on. easy-VQA is a third-party set of images and "
+        "questions; no model was trained on it. All audio is synthesized, not human speech.",
+        f"Training seed {config.seed}, one seed only; experiments/voices.py runs several.",
     ]

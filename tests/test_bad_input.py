@@ -307,7 +307,7 @@ class SmallDisk:
 
     def grow(self):
         if self.mounted:
-            subprocess.run(["mount", "-o", "remount,size=100m", self.folder], check=True)
+            subprocess.run(["mount", "-o", "remount,size=600m", self.folder], check=True)
         resource.setrlimit(resource.RLIMIT_FSIZE, self.limit)
 
     def close(self):

@@ -28,7 +28,7 @@ from selfkd.evaluation.verdicts import AT_CHANCE, no_verdict_reason, too_few
 from selfkd.model.checkpoint import inspect_checkpoint, ready
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
-from selfkd.model.tiny import TINY_MODEL, has_tiny_encoder
+from selfkd.model.tiny import TINY_MODEL, has_tiny_llm
 from selfkd.serving.media import audio_formats, read_audio, read_image
 from selfkd.serving.prompts import check_text
 from selfkd.serving.schema import RefusedError
@@ -195,7 +195,7 @@ class Session:
         inspected = inspected or {"bundled": inspect_checkpoint(TINY_MODEL)}
         models = {name: info.load() for name, info in inspected.items()}
         transcriber = None
-        if config.asr_model or any(has_tiny_encoder(model.config) for model, _ in models.values()):
+        if config.asr_model or any(has_tiny_llm(model.config) for model, _ in models.values()):
             transcriber = Transcriber.load(asr_model)
         for model, _ in models.values():
             ready(model)

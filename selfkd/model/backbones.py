@@ -117,7 +117,7 @@ def _first_present(source: Source, *files: str) -> str:
 def load_speech_encoder(source: Source) -> WhisperEncoder:
     """The encoder of a Whisper checkpoint of any size, or of an `ASRModel`."""
     if check_speech_encoder(source) == ASRModelConfig.model_type:
-        return load_strict(ASRModel, source, "speech_encoder").encoder
+        return load_strict(ASRModel, source, "speech_encoder", dtype=torch.float32).encoder
     # loaded with its decoder: otherwise the decoder's keys would count as unexpected
     whisper = load_strict(WhisperForConditionalGeneration, source, "speech_encoder", dtype=torch.float32)
     return whisper.get_encoder()
@@ -146,7 +146,7 @@ def load_asr_model(source: Source) -> "tuple[ASRModel | WhisperASRModel, Whisper
     model_type, mel_bins = config.get("model_type"), config.get("num_mel_bins", 0)
     if model_type == ASRModelConfig.model_type:
         extractor = load_feature_extractor(source, "asr_model", mel_bins=mel_bins)
-        return load_strict(ASRModel, source, "asr_model").eval(), extractor
+        return load_strict(ASRModel, source, "asr_model", dtype=torch.float32).eval(), extractor
     if model_type == "whisper":
         extractor = load_feature_extractor(source, "asr_model", mel_bins=mel_bins)
         with reading(source, "asr_model", _first_present(source, "tokenizer.json", "vocab.json")):

@@ -39,10 +39,8 @@ def tiny_model_config() -> tuple[OmniConfig, OmniProcessor]:
     return joined_config(*tiny_model_paths())
 
 
-def has_tiny_encoder(config: OmniConfig) -> bool:
-    """Whether a model's speech encoder is of the size of the tiny model's."""
-    if config.audio_config is None:
-        return False
-    tiny = read_config(asr_model_path(), "asr_model")
-    sizes = ("num_mel_bins", "d_model", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim", "dropout")
-    return all(getattr(config.audio_config, name) == tiny[name] for name in sizes)
+def has_tiny_llm(config: OmniConfig) -> bool:
+    """Whether a model's LLM is of the tiny model's size and vocabulary: then it knows the toy world's words only, as
+    the bundled ASR model does."""
+    text, tiny = config.get_text_config(), read_config(vlm_path(), "vlm")["text_config"]
+    return all(getattr(text, name, None) == tiny[name] for name in ("hidden_size", "num_hidden_layers", "vocab_size"))

@@ -34,7 +34,7 @@ from selfkd.evaluation.backends.transcriber import Transcriber
 from selfkd.model.lora import adapter_parameters
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
-from selfkd.model.tiny import has_tiny_encoder, load_tiny_model
+from selfkd.model.tiny import has_tiny_llm, load_tiny_model
 from selfkd.synthesis.tts.base import EspeakEngine
 from selfkd.training.align import AlignConfig, assemble
 from selfkd.training.data import MODALITIES, PairedCollator, modality_prompts, paired_item
@@ -323,9 +323,7 @@ def test_overlay_is_opaque_without_attention():
     assert mask[..., 1].tolist() == [[round(255 * MAX_OPACITY), round(255 * MAX_OPACITY / 2)], [0, 0]]
 
 
-def test_has_tiny_encoder(parts, monkeypatch):
-    assert has_tiny_encoder(parts[0].config)
-    monkeypatch.setattr(parts[0].config.audio_config, "d_model", 384)
-    assert not has_tiny_encoder(parts[0].config)
-    monkeypatch.setattr(parts[0].config, "audio_config", None)
-    assert not has_tiny_encoder(parts[0].config)
+def test_has_tiny_llm(parts, monkeypatch):
+    assert has_tiny_llm(parts[0].config)
+    monkeypatch.setattr(parts[0].config.get_text_config(), "vocab_size", 49152)
+    assert not has_tiny_llm(parts[0].config)

@@ -4,13 +4,19 @@ import json
 
 import pytest
 
+from selfkd.data.dataset import ExampleFolder
+from selfkd.data.example import read_manifest
+from selfkd.demo import BUNDLED_VOICES, QUESTIONS_A_VOICE, TEST_SEED, bundled_voice
 from selfkd.evaluation.backends.transcriber import Transcriber
 from selfkd.model.tiny import asr_model_path, vlm_path
+from selfkd.synthesis.sources.registry import ToyMMAlign, ToyWorld
 from selfkd.toy_world.questions import TOY_QUESTION_TYPES
+from selfkd.toy_world.written_forms import WRITTEN_FORMS
 from tools.tiny_model.measure import (
+    ASR_FORM,
     description_examples,
+    mean_word_error,
     repeat_examples,
-    sentence_error,
     synthesized,
     text_accuracies,
     toy_examples,
@@ -21,8 +27,8 @@ ASSETS = vlm_path().parent
 
 def test_assets_are_small_and_without_pickle():
     files = [p for p in ASSETS.rglob("*") if p.is_file()]
-    assert sum(p.stat().st_size for p in files) < 25_000_000
-    assert {p.suffix for p in files} <= {".safetensors", ".json", ".jinja", ".md"}
+    assert sum(p.stat().st_size for p in files) < 50_000_000
+    assert {p.suffix for p in files} <= {".safetensors", ".json", ".jinja", ".md", ".parquet", ".txt"}
     assert (vlm_path() / "model.safetensors").is_file() and (asr_model_path() / "model.safetensors").is_file()
 
 
@@ -30,7 +36,7 @@ def test_card_has_the_measured_metrics():
     metrics, card = json.loads((ASSETS / "metrics.json").read_text()), (ASSETS / "README.md").read_text()
     question_types = {k: v for k, v in metrics["text"].items() if k != "all"}
     assert metrics["n_per_type"] >= 100 and set(question_types) == set(TOY_QUESTION_TYPES)
-    for value in (*question_types.values(), metrics["text"]["all"], metrics["sentence_error_heldout_voices"]):
+    for value in (*question_types.values(), metrics["text"]["all"], *metrics["word_error"].values()):
         assert f"{value:.3f}" in card
 
 
@@ -41,12 +47,40 @@ def test_text_queries_are_answered(parts):
 
 
 def test_texts_are_repeated_and_questions_without_an_image_answered(parts):
-    assert text_accuracies(*parts, repeat_examples(40))["all"] >= 0.95
+    assert text_accuracies(*parts, repeat_examples(40))["all"] >= 0.85
     assert text_accuracies(*parts, description_examples(40))["all"] >= 0.95
 
 
+def test_other_written_forms_and_captions_are_answered(parts):
+    questions = toy_examples(6)
+    for form in WRITTEN_FORMS:
+        assert text_accuracies(*parts, questions, form)["all"] >= 0.85, form
+    captions = [ToyMMAlign("test", 7).example(i) for i in range(40)]
+    accuracies = text_accuracies(*parts, captions, ASR_FORM)
+    assert min(accuracies["relation"], accuracies["attribute"]) >= 0.85, accuracies
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("part", "max_error"), [("training", 0.05), ("heldout", 0.28)])
-def test_asr_model_transcribes(part, max_error):
-    transcriber = Transcriber.from_pretrained()
-    assert sentence_error(transcriber, synthesized(toy_examples(10), part)) <= max_error
+@pytest.mark.parametrize("part", ["training", "heldout"])
+def test_asr_model_transcribes_espeak(part):
+    assert mean_word_error(Transcriber.from_pretrained(), synthesized(toy_examples(6), part)) <= 0.08
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("voice", BUNDLED_VOICES)
+def test_asr_model_transcribes_engines_and_voices_that_were_not_trained_on(voice):
+    folder = ExampleFolder(bundled_voice(voice))
+    assert len(folder) == QUESTIONS_A_VOICE and folder.source == "world"
+    assert mean_word_error(Transcriber.from_pretrained(), folder[:60]) <= 0.08
+
+
+def test_bundled_speech_is_of_the_demos_questions():
+    """The items of all voices are the same, and the licence of each engine allows copies."""
+    questions = [ToyWorld("test", TEST_SEED).example(i) for i in range(QUESTIONS_A_VOICE)]
+    for voice in BUNDLED_VOICES:
+        folder = ExampleFolder(bundled_voice(voice))
+        rows = list(folder.columns("id", "question", "target"))
+        assert rows == [{"id": q.id, "question": q.question, "target": q.target} for q in questions]
+        assert all(folder[i].image == questions[i].image for i in (0, 199, 399))
+        manifest = read_manifest(bundled_voice(voice))
+        assert manifest["engine_license"] and "GPL" not in manifest["engine_license"]

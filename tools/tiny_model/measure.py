@@ -2,17 +2,22 @@
 
     python -m tools.tiny_model.measure [--per_type N] [--output FILE]
 
-Accuracy on text queries of the toy world's test split by question type, on repeating a text and on questions without an
-image, and the sentence error of the ASR model on held-out voices.
+Accuracy on text queries of the toy world's test split by question type, in every written form, on MMAlign's choice by
+category, on repeating a text and on questions without an image; the word error rate of the ASR model by engine.
+`experiments/voices.py` measures answers to audio queries, and noise.
 """
 
 import argparse
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+from selfkd.data.dataset import ExampleFolder
 from selfkd.data.example import Example
+from selfkd.demo import BUNDLED_VOICES, bundled_voice
 from selfkd.evaluation.backends.local import predict_modality
 from selfkd.evaluation.backends.transcriber import Transcriber
 from selfkd.evaluation.grading import is_correct, parse
@@ -20,20 +25,29 @@ from selfkd.files import write_json
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
 from selfkd.model.tiny import asr_model_path
+from selfkd.synthesis.quality_filter import word_error_rate
 from selfkd.synthesis.sources.registry import ToyMMAlign, ToyWorld
 from selfkd.synthesis.tts.base import ESPEAK_VOICES, EspeakEngine, Utterance
 from selfkd.toy_world.questions import TOY_QUESTION_TYPES
 from selfkd.toy_world.scenes import sample_scene
 from selfkd.toy_world.tasks import REPEAT_INSTRUCTION, description_task, sample_words
+from selfkd.toy_world.written_forms import WRITTEN_FORMS
 from selfkd.training.align import AlignConfig, assemble
 
 SEED = 1000
+ASR_FORM = "lower case, no punctuation"
 BATCH = 50
 
 
 def toy_examples(per_type: int) -> list[Example]:
     """`per_type` test questions of every type of the toy world."""
     return [ToyWorld("test", SEED).example(i) for i in range(per_type * len(TOY_QUESTION_TYPES))]
+
+
+def in_form(examples: list[Example], form: str) -> list[Example]:
+    """The same questions in a written form."""
+    rng = random.Random(f"bundle/{form}/{SEED}")
+    return [replace(e, question=WRITTEN_FORMS[form](e.question, rng)) for e in examples]
 
 
 def repeat_examples(count: int) -> list[Example]:
@@ -55,18 +69,23 @@ def description_examples(count: int) -> list[Example]:
     return examples
 
 
-def text_accuracies(model: OmniModel, processor: OmniProcessor, examples: list[Example]) -> dict[str, float]:
-    """Accuracy on text queries by question type, and "all"."""
+def text_accuracies(
+    model: OmniModel, processor: OmniProcessor, examples: list[Example], form: str = ""
+) -> dict[str, float]:
+    """Accuracy on text queries, in a written form, by question type, of MMAlign's form by category, and "all"."""
+    written = in_form(examples, form) if form else examples
     right: dict[str, list[bool]] = {}
     for start in range(0, len(examples), BATCH):
         batch = examples[start : start + BATCH]
-        for example, prediction in zip(batch, predict_modality(model, processor, batch, "text"), strict=True):
+        predictions = predict_modality(model, processor, written[start : start + BATCH], "text")
+        for example, prediction in zip(batch, predictions, strict=True):
             # a description names colours itself: parse the response against the question only
             question = example.question.rpartition(". ")[2]
             parsed = parse(example.question_type, question, prediction.text) if prediction.is_parsable else None
-            right.setdefault(example.question_type, []).append(
-                is_correct(example.question_type, example.target, parsed)
-            )
+            is_right = is_correct(example.question_type, example.target, parsed)
+            # MMAlign's categories are relation and attribute
+            part = example.category if example.question_type == "choice" else example.question_type
+            right.setdefault(part, []).append(is_right)
     all_right = [r for of_type in right.values() for r in of_type]
     return {**{k: sum(r) / len(r) for k, r in right.items()}, "all": sum(all_right) / len(all_right)}
 
@@ -82,13 +101,14 @@ def synthesized(examples: list[Example], part: str = "heldout") -> list[Example]
     return audio_examples
 
 
-def sentence_error(transcriber: Transcriber, examples: list[Example]) -> float:
-    """Share of audio clips whose transcript differs from their text."""
-    wrong = 0
+def mean_word_error(transcriber: Transcriber, examples: list[Example]) -> float:
+    """Mean over clips of the word error rate of the transcripts."""
+    rates: list[float] = []
     for start in range(0, len(examples), BATCH):
         batch = examples[start : start + BATCH]
-        wrong += sum(h != e.question for h, e in zip(transcriber.transcribe(batch), batch, strict=True))
-    return wrong / len(examples)
+        transcripts = transcriber.transcribe(batch)
+        rates += [word_error_rate(e.question, t) for e, t in zip(batch, transcripts, strict=True)]
+    return fmean(rates)
 
 
 def measure(model: OmniModel, processor: OmniProcessor, per_type: int) -> dict[str, Any]:
@@ -100,11 +120,16 @@ def measure(model: OmniModel, processor: OmniProcessor, per_type: int) -> dict[s
         "n_per_type": per_type,
         "seed": SEED,
         "text": text_accuracies(*parts, questions),
-        "text_mmalign": text_accuracies(*parts, captions)["all"],
+        "text_in_other_forms": {form: text_accuracies(*parts, questions, form)["all"] for form in WRITTEN_FORMS},
+        "text_mmalign": text_accuracies(*parts, captions),
+        "text_mmalign_in_asr_form": text_accuracies(*parts, captions, ASR_FORM),
         "repeats": text_accuracies(*parts, repeat_examples(per_type))["all"],
         "answers_without_an_image": text_accuracies(*parts, description_examples(per_type))["all"],
-        "sentence_error_heldout_voices": sentence_error(transcriber, synthesized(questions)),
-        "sentence_error_training_voices": sentence_error(transcriber, synthesized(questions, "training")),
+        "word_error": {
+            "espeak-ng, training voices": mean_word_error(transcriber, synthesized(questions, "training")),
+            "espeak-ng, held-out voices": mean_word_error(transcriber, synthesized(questions)),
+            **{v: mean_word_error(transcriber, list(ExampleFolder(bundled_voice(v)))) for v in BUNDLED_VOICES},
+        },
     }
 
 
