@@ -4,13 +4,14 @@
 # make docs    the documentation site, into site/: strict, with links and anchors checked
 # make study-projector   projectors x losses x data over five seeds, into runs/projector: hours; a second call resumes
 # make study-real        the same with pretrained LLM, speech encoder and voices: MODELS=DIR holds them; into runs/real
+# make study-voices      the demo's models in the voices of several engines and in noise, three seeds, into runs/voices
 # All make .venv with pinned versions first. PYTHON=python3.12 chooses another interpreter (3.11 or later).
 PYTHON ?= python3
 VENV ?= .venv
 MODELS ?= models
 PYTEST = $(VENV)/bin/python -m pytest --numprocesses 2 --dist worksteal --durations 20
 
-.PHONY: demo test quick check docs study-projector study-real
+.PHONY: demo test quick check docs study-projector study-real study-voices
 
 demo: $(VENV)/installed
 	$(VENV)/bin/selfkd demo --output runs/demo
@@ -26,6 +27,9 @@ study-projector: $(VENV)/installed
 
 study-real: $(VENV)/installed
 	$(VENV)/bin/python experiments/real_parts.py --models $(MODELS) --output runs/real
+
+study-voices: $(VENV)/installed
+	$(VENV)/bin/python experiments/voices.py --output runs/voices
 
 docs: $(VENV)/installed
 	$(VENV)/bin/python docs/build.py --check

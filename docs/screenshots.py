@@ -1,7 +1,7 @@
 """Takes the docs' two screenshots: `python docs/screenshots.py DEMO`, where DEMO is the folder of `selfkd demo`.
 
-Writes images/report.png (the scores in DEMO/report.html) and images/app.png (the app with the bundled model, which this
-script starts and stops). Needs Playwright and chromium.
+Writes images/report.png (the findings in DEMO/report.html) and images/app.png (the app with the bundled model, which
+this script starts and stops). Needs Playwright and chromium.
 """
 
 import shutil
@@ -23,7 +23,7 @@ def show(page: Page, section: str) -> None:
 
 def take_report(page: Page, report: Path) -> None:
     page.goto(report.resolve().as_uri())
-    show(page, "scores")
+    show(page, "findings")
     page.screenshot(path=IMAGES / "report.png")
 
 

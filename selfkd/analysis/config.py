@@ -11,7 +11,7 @@ class AttentionConfig:
     Args:
         models: Models to compare, NAME=PATH or PATH (the name is then that of the run): a model of selfkd, or a native
             omni model.
-        data: Dataset folders, one per benchmark.
+        data: Dataset folders, one per benchmark, or VOICE=FOLDER as in selfkd evaluate.
         output: Run directory.
         limit: At most so many items of each benchmark; 0 takes all.
         batch_size: Items per batch.
@@ -37,7 +37,7 @@ class AgreementConfig:
     Args:
         models: Models to compare, NAME=PATH or PATH (the name is then that of the run): a model of selfkd, or a native
             omni model.
-        data: Dataset folders, one per benchmark.
+        data: Dataset folders, one per benchmark, or VOICE=FOLDER as in selfkd evaluate.
         output: Run directory.
         limit: At most so many items of each benchmark; 0 takes all.
         batch_size: Items per batch.

@@ -25,7 +25,8 @@ from selfkd.analysis.forward import text_query
 from selfkd.data.dataset import ExampleFolder
 from selfkd.data.example import Example
 from selfkd.errors import InputError
-from selfkd.evaluation.grading import check_source_name, group_of_example
+from selfkd.evaluation.grading import group_of_example
+from selfkd.evaluation.own_data import open_own_data
 from selfkd.evaluation.uncertainty import Bounds, Groups, mean_intervals
 from selfkd.files import path_within, write_text
 from selfkd.input_hashes import hashes_of_checkpoint, hashes_of_data
@@ -129,13 +130,8 @@ def check_usable(models: Mapping[str, CheckpointInfo], folders: Mapping[str, Exa
 
 
 def read_folders(data: Sequence[str]) -> dict[str, ExampleFolder]:
-    """{source: folder}, one per benchmark."""
-    folders: dict[str, ExampleFolder] = {}
-    for folder in map(ExampleFolder, map(Path, data)):
-        check_source_name(folder)
-        if folder.source in folders:
-            raise InputError(f"data: {folder.folder}: a second folder of {folder.source}")
-        folders[folder.source] = folder
+    """{benchmark: folder}; raises InputError without any."""
+    folders = open_own_data(data)
     if not folders:
         raise InputError("data: give at least one dataset folder")
     return folders

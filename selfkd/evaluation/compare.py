@@ -24,12 +24,12 @@ from selfkd.evaluation.metrics import (
     gap_closed_on_average,
     groups_in,
     pair_samples,
-    summarize,
+    summarize_modality,
     vision_audio_gap,
 )
-from selfkd.evaluation.response import count_outcomes, outcome_warnings
+from selfkd.evaluation.response import outcome_warnings
 from selfkd.evaluation.samples import read_samples, samples_path
-from selfkd.evaluation.tables import comparison_notes, comparison_table, scoring_in
+from selfkd.evaluation.tables import comparison_notes, comparison_table, scoring_in, voices_tables
 from selfkd.files import read_json, write_json
 from selfkd.run_dir import CONFIG, RESULT, name_and_path
 from selfkd.stage_function import stage_function
@@ -44,7 +44,7 @@ def compare_samples(samples: Mapping[str, Samples], seed: int) -> dict[str, Any]
     chance = chance_accuracy(next(iter(samples.values())))  # the items of all systems are the same
     closed = {s: _gap_closed(samples, baseline, s, seed, chance) for baseline, s in _after_the_baseline(samples)}
     return {
-        "systems": {s: summarize(items, chance) | {"outcomes": count_outcomes(items)} for s, items in samples.items()},
+        "systems": {s: summarize_modality(items, chance) for s, items in samples.items()},
         "gap": {s: _gap(samples[TEXT], s, samples[s], seed, chance) for s in _other_than_text(samples)},
         "gap_closed": {s: share for s, share in closed.items() if share is not None},
     }
@@ -153,6 +153,8 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     write_json(config.output / "scores.json", scores)
     console = Console()
     console.print(comparison_table(scores))
+    for table in voices_tables(scores):
+        console.print(table)
     for note in comparison_notes(scores):
         print(note)
     for benchmark, score in scores.items():

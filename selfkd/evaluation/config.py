@@ -16,11 +16,13 @@ class EvaluateConfig:
     Args:
         model: The output of selfkd align or distill (with /model), a native omni model, a hub id or a path; with url
             the endpoint's name of the model.
-        data: Folders of synthesized questions, one a benchmark (selfkd synthesize).
+        data: Folders of synthesized questions, one a benchmark (selfkd synthesize); VOICE=FOLDER where the same
+            benchmark is there in several voices, each of which has scores of its own.
         output: Run directory.
         benchmarks: Public benchmarks by name, or paper8 or all; their questions are synthesized first.
         local_datasets: Local copies of benchmarks where the hub is not to be used: {mme: /data/MME}.
-        modalities: Modalities of the query: text, audio, cascade (an ASR model's transcript as the text query).
+        modalities: Modalities of the query: text, audio, cascade (an ASR model's transcript as the text query, as it is
+            and in the form of a question; the better one counts).
         instruction: Whether the sentence on the form of the answer is text in both modalities or part of the audio.
         voices: Voices that synthesize the benchmarks, one after another; each voice has scores of its own.
         synthesis: Further fields of selfkd synthesize for benchmarks: {engine: kokoro, asr_filter:

@@ -25,16 +25,18 @@ from selfkd.evaluation.backends.transcriber import Transcriber, inspect_asr_mode
 from selfkd.evaluation.benchmark_audio import check_benchmarks, synthesize_benchmarks
 from selfkd.evaluation.benchmarks.base import whole_groups
 from selfkd.evaluation.benchmarks.registry import BENCHMARKS
+from selfkd.evaluation.cascade import error_of
 from selfkd.evaluation.config import EvaluateConfig
-from selfkd.evaluation.grading import check_gradable, check_source_name, details_of, group_of, scoring_of
+from selfkd.evaluation.grading import check_gradable, details_of, group_of, scoring_of
 from selfkd.evaluation.metrics import score, spread_over_voices
+from selfkd.evaluation.own_data import open_own_data
 from selfkd.evaluation.samples import QUESTIONS, SampleFile, prompt_hash, read_samples, sample, samples_path
 from selfkd.evaluation.tables import scores_table
 from selfkd.files import write_json
 from selfkd.input_hashes import hashes_of_checkpoint, hashes_of_data
 from selfkd.model.checkpoint import CheckpointInfo
 from selfkd.model.tiny import tiny_model_config
-from selfkd.run_dir import UNUSABLE, Run, is_main_process
+from selfkd.run_dir import UNUSABLE, Run, is_main_process, name_and_path
 from selfkd.stage_function import stage_function
 from selfkd.training.data import check_vocabulary_coverage
 from selfkd.training.usable_rows import Unusable, Use, find_unusable, read_skipped, unusable_text, write_skipped
@@ -44,7 +46,7 @@ _FREE = ("keep_failures", "endpoint", "cache", "batch_size")  # a run resumes wi
 
 @stage_function(EvaluateConfig)
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """Returns {benchmark: {modality: scores, "gap": text minus audio}}.
+    """Returns {benchmark: {modality: scores, "gap": text minus audio}}. The cascade is that of its better form.
 
     Raises InputError where items have no response in the end: their samples are kept, and they never count as wrong.
     """
@@ -62,7 +64,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
     def inputs() -> dict[str, Any]:
         """What a run depends on besides its configuration. The number of processes does not change a response."""
-        given = {Path(path): path for path in config.data}
+        given = {Path(path): path for _, path in map(name_and_path, config.data)}
         found: dict[str, Any] = dict(hashes_of_data({given.get(f.folder, n): f for n, f in all_folders.items()}))
         found |= backend_class.input_hashes(config, checkpoint)
         return found if asr_model is None else found | hashes_of_checkpoint("asr_model", asr_model.paths[0])
@@ -108,24 +110,21 @@ def _check_settings(config: EvaluateConfig, backend_class: type[Backend]) -> Non
         )
 
 
-def _open_own_data(config: EvaluateConfig) -> list[ExampleFolder]:
-    """The folders of the field `data`; raises InputError for one that cannot be evaluated."""
+def _open_own_data(config: EvaluateConfig) -> dict[str, ExampleFolder]:
+    """`open_own_data` of the field `data`; raises InputError where there is nothing to evaluate."""
     if not config.data and not config.benchmarks:
         raise InputError("data, benchmarks: name at least one")
-    folders = [ExampleFolder(path) for path in map(Path, config.data)]
-    for folder in folders:
-        check_source_name(folder)
-    return folders
+    return open_own_data(config.data)
 
 
-def _open_data(config: EvaluateConfig, own_data: Sequence[ExampleFolder]) -> dict[str, ExampleFolder]:
+def _open_data(config: EvaluateConfig, own_data: Mapping[str, ExampleFolder]) -> dict[str, ExampleFolder]:
     """{benchmark: its synthesized questions}, "mme@af_heart" for each of several voices, and the user's own data."""
     with _processes().main_process_first():  # one process synthesizes
         found = synthesize_benchmarks(config)
-    for folder in own_data:
-        if folder.source in found:
-            raise InputError(f"data: {folder.folder}: a second folder of {folder.source!r}")
-        found[folder.source] = folder
+    for name, folder in own_data.items():
+        if name in found:
+            raise InputError(f"data: {folder.folder}: a second folder of {name!r}")
+        found[name] = folder
     empty = [name for name, folder in found.items() if not len(folder)]
     if empty:
         raise InputError(f"data: {empty[0]}: holds no examples")
@@ -172,9 +171,9 @@ def _run_benchmark(
     state.wait_for_everyone()
     if not state.is_main_process:
         return {}
-    failed = [s for f in files.values() for s in f.known().values() if s["error"]]
-    if failed and not config.keep_failures:
-        failures.append(f"{len(failed)} items of {name} have no response, the first because: {failed[0]['error']}")
+    errors = [error_of(s) for f in files.values() for s in f.known().values() if error_of(s)]
+    if errors and not config.keep_failures:
+        failures.append(f"{len(errors)} items of {name} have no response, the first because: {errors[0]}")
         return {}
     for file in files.values():
         file.finish()

@@ -7,6 +7,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from selfkd.evaluation.average import VOICE_MARK
 from selfkd.evaluation.response import OUTCOMES
 from selfkd.evaluation.uncertainty import MIN_GROUPS
 from selfkd.evaluation.verdicts import AT_CHANCE
@@ -71,7 +72,10 @@ def gap_table(result: Mapping[str, Any]) -> Table:
         table.add_row(
             _name_and_chance(name, scores), "/".join(map(str, counts)), *cells, *_gap_cells(scores.get("gap"))
         )
-    notes = [official_note([name for name in result if scoring_in(result, name) == "official"])]
+    notes = [
+        official_note([name for name in result if scoring_in(result, name) == "official"]),
+        question_form_note({name: scores.get("cascade") for name, scores in result.items()}),
+    ]
     failed = sum(s["failed"] for scores in result.values() for m, s in scores.items() if m in MODALITIES)
     if failed:
         notes.append(f"{failed} items have no response and are not in n")
@@ -92,6 +96,13 @@ def scoring_in(result: Mapping[str, Any], benchmark: str) -> str:
 def official_note(benchmarks: Sequence[str]) -> str:
     """The line beneath a table for the benchmarks graded by their official rule; "" without any."""
     return f"graded by the official rule: {', '.join(benchmarks)}" if benchmarks else ""
+
+
+def question_form_note(cascades: Mapping[str, Mapping[str, Any] | None]) -> str:
+    """The line beneath a table for {benchmark: scores of its cascade}: where the better form of its transcripts is the
+    question; "" where it is nowhere."""
+    names = [name for name, scores in cascades.items() if scores and scores.get("form") == "question"]
+    return f"cascade with transcripts in question form: {', '.join(names)}" if names else ""
 
 
 def _name_and_chance(name: str, scores: Mapping[str, Any]) -> str:
@@ -142,7 +153,8 @@ def comparison_table(scores: Mapping[str, Any]) -> Table:
     by the baseline, the first run with audio. Last the average over public benchmarks, of mean scores and of their
     headline metrics."""
     official = [benchmark for benchmark, score in scores.items() if score.get("scoring") == "official"]
-    table = Table(title="Accuracy in % (standard error)", caption=official_note(official))
+    notes = official_note(official), question_form_note({b: s["systems"].get("cascade") for b, s in scores.items()})
+    table = Table(title="Accuracy in % (standard error)", caption="\n".join(filter(None, notes)))
     for column in ("benchmark", "system", "chance", "accuracy", "gap closed"):
         table.add_column(column, justify="left" if column in ("benchmark", "system") else "right")
     for benchmark, score in scores.items():
@@ -154,6 +166,35 @@ def comparison_table(scores: Mapping[str, Any]) -> Table:
             shares = {s: f"{c['headline']:.0%}" for s, c in closed.items() if c["headline"] is not None}
             _add_rows(table, "headline metrics", "", headlines, shares)
     return table
+
+
+def voices_tables(scores: Mapping[str, Any]) -> list[Table]:
+    """For each benchmark in several voices: a row for each voice, with the accuracy (standard error) of each system,
+    and the word error rate of the cascade's transcripts in percent."""
+    by_benchmark: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for name, score in scores.items():
+        benchmark, found, voice = name.partition(VOICE_MARK)
+        if found and "benchmarks" not in score:  # not an average
+            by_benchmark.setdefault(benchmark, {})[voice] = score["systems"]
+    return [_voices_table(benchmark, voices) for benchmark, voices in by_benchmark.items() if len(voices) > 1]
+
+
+def _voices_table(benchmark: str, voices: Mapping[str, Mapping[str, Any]]) -> Table:
+    systems = list(dict.fromkeys(system for of_voice in voices.values() for system in of_voice))
+    first = next(iter(voices.values())).values()
+    table = Table(title=f"{benchmark} by voice: accuracy in % (standard error); chance {chance_cell(first)}")
+    for column in ("voice", *systems, "WER"):
+        table.add_column(column, justify="left" if column == "voice" else "right", overflow="fold")
+    for voice, of_voice in voices.items():
+        cells = [accuracy_cell(of_voice.get(system)) for system in systems]
+        table.add_row(voice, *cells, word_error_cell(of_voice))
+    return table
+
+
+def word_error_cell(systems: Mapping[str, Mapping[str, Any]]) -> str:
+    """The mean word error rate of the cascade's transcripts, in percent; a dash without a cascade."""
+    wer = systems.get("cascade", {}).get("transcript_wer")
+    return "–" if wer is None else f"{100 * wer:.1f}"
 
 
 def comparison_notes(scores: Mapping[str, Any]) -> list[str]:

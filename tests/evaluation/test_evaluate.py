@@ -22,6 +22,8 @@ from selfkd.data.dataset import ExampleFolder
 from selfkd.data.example import MANIFEST, image_hash, write_shard
 from selfkd.errors import InputError
 from selfkd.evaluation.benchmarks.registry import BENCHMARKS, open_benchmark
+from selfkd.evaluation.compare import compare
+from selfkd.evaluation.config import CompareConfig
 from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
 from selfkd.evaluation.response import Prediction
 from selfkd.evaluation.samples import SampleFile, read_samples, sample, samples_path
@@ -38,9 +40,15 @@ def run(start, tmp_path_factory):
     return folder, evaluate(config)
 
 
+def _without_seconds(fields):
+    return {k: v for k, v in fields.items() if k != "seconds"}
+
+
 def samples_without_seconds(folder):
     return {
-        path.name: [{k: v for k, v in s.items() if k != "seconds"} for s in read_samples(path)]
+        path.name: [
+            _without_seconds(s) | {"other_form": _without_seconds(s.get("other_form", {}))} for s in read_samples(path)
+        ]
         for path in sorted((folder / "samples").iterdir())
     }
 
@@ -163,12 +171,13 @@ def test_endpoint_run_resumes_after_an_error(start, tmp_path):
         result = evaluate(config)[NAME]
         assert len(server.requests) == first_requests + 1, "only the item without a response runs again"
     assert [result[v]["n"] for v in MODALITIES] == [6] * 3
+    cascade = read_samples(samples_path(tmp_path / "run", NAME, "cascade"))
+    answered = 3 * 6 + sum(bool(s["other_form"]) for s in cascade)
     usage = json.loads((tmp_path / "run" / "usage.json").read_text())
-    assert usage["requests"] == len(server.requests) and usage["prompt_tokens"] == 1000 * 18  # over both runs
-    assert usage["dollars"] == pytest.approx(18 * 1000 / 1e6)
+    assert usage["requests"] == len(server.requests) and usage["prompt_tokens"] == 1000 * answered  # over both runs
+    assert usage["dollars"] == pytest.approx(answered * 1000 / 1e6)
     audio = read_samples(samples_path(tmp_path / "run", NAME, "audio"))
     assert len({s["prediction"] for s in audio}) == 6
-    cascade = read_samples(samples_path(tmp_path / "run", NAME, "cascade"))
     assert all(isinstance(s["transcript"], str) for s in cascade)
 
 
@@ -234,8 +243,9 @@ def test_endpoint_cascade_continues_after_overlong_audio(tmp_path, monkeypatch):
             keep_failures=True,
         )  # fmt: skip
         scores = evaluate(config)[NAME]["cascade"]
-        assert (scores["n"], scores["failed"], len(server.requests)) == (2, 1, 2)
     samples = read_samples(samples_path(tmp_path / "run", NAME, "cascade"))
+    second_forms = sum(bool(s["other_form"]) for s in samples)
+    assert (scores["n"], scores["failed"], len(server.requests)) == (2, 1, 2 + second_forms)
     assert [s["id"] for s in samples] == [e.id for e in rows]
     assert "31.0 s is over the encoder's 30 s" in samples[1]["error"]
     monkeypatch.setattr("selfkd.evaluation.evaluate._processes", lambda: SimpleNamespace(num_processes=2))
@@ -378,6 +388,23 @@ def test_invalid_settings_are_refused(start, tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         evaluate(EvaluateConfig(**settings))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_one_benchmark_in_several_voices(start, tmp_path, capsys):
+    """Each folder has scores of its own under the name of its voice; text queries run once."""
+    data = [f"{voice}={start / 'data'}" for voice in ("anna", "ben")]
+    result = evaluate(EvaluateConfig(str(start / "model"), data, tmp_path / "eval-one", limit=4))
+    assert set(result) == {"world-noisy@anna", "world-noisy@ben", "world-noisy"}
+    assert result["world-noisy"]["over_voices"]["voices"] == 2
+    base = EvaluateConfig(str(start / "model"), data, tmp_path / "eval-base", limit=4, modalities=["cascade"])
+    evaluate(base)
+    capsys.readouterr()
+    compare(CompareConfig([str(tmp_path / "eval-one"), str(base.output)], tmp_path))
+    printed = capsys.readouterr().out
+    assert "world-noisy by voice" in printed and "WER" in printed
+    with pytest.raises(InputError, match="a second folder of 'world-noisy@anna'; VOICE=FOLDER names the voice"):
+        evaluate(EvaluateConfig(str(start / "model"), [data[0], data[0]], tmp_path / "run"))
 
 
 def test_folder_given_twice_is_refused(start, tmp_path):

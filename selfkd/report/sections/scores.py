@@ -7,6 +7,7 @@ from typing import Any
 
 from scipy.stats import spearmanr
 
+from selfkd.evaluation.average import VOICE_MARK
 from selfkd.evaluation.chance import chance_accuracy
 from selfkd.evaluation.compare import CASCADE, TEXT
 from selfkd.evaluation.grading import YES_NO_TYPES
@@ -66,6 +67,7 @@ def scores_section(
     names = Names(shown)
     tables = [_score_table(shown, names), _gap_table(shown, names), _closed_table(shown)]
     return {
+        "by_voice": _by_voice_tables(groups, names),
         "findings": [score_finding(group, names) for group in shown],
         "comparisons": _comparisons(groups),
         "warnings": _warnings(groups, names),
@@ -87,7 +89,9 @@ class Names:
         self._group_counts = Counter((group.benchmark, group.text_run) for group in groups)
 
     def of(self, group: Group, system: str) -> str:
-        return system_title(system, group.run_names[system] if self._has_several_runs.get(system) else "")
+        title = system_title(system, group.run_names[system] if self._has_several_runs.get(system) else "")
+        has_question_form = group.scores["systems"][system].get("form") == "question"
+        return f"{title} (question form)" if has_question_form else title
 
     def group(self, group: Group) -> str:
         benchmark = f"{group.benchmark} (official rule)" if group.is_official else group.benchmark
@@ -221,7 +225,8 @@ def _score_table(groups: list[Group], names: Names) -> Table:
     note = (
         "Chance: the score of the best constant answer to each question type. A response that cannot be parsed counts "
         "as wrong, as do empty responses and refusals. A response truncated at the token limit is graded as it is. "
-        "Items without a response are left out. An average weighs each benchmark equally."
+        "Items without a response are left out. An average weighs each benchmark equally. A cascade is given each "
+        "transcript as the ASR model writes it and, in question form, as a question is written; the better one is here."
     )
     return Table("Scores by modality", [*columns, *more_columns, *last_columns], rows, note=note)
 
@@ -265,6 +270,41 @@ def _closed_table(groups: list[Group]) -> Table:
         "gap is not clear, there are too few images, or text is at chance."
     )
     return Table("Gap closed", columns, rows, text_columns=3, note=note)
+
+
+def _by_voice_tables(groups: list[Group], names: Names) -> list[Table]:
+    """For each benchmark in several voices: a row for each voice, a column for each system, and the word error rate of
+    the cascade's transcripts."""
+    by_benchmark: dict[str, list[Group]] = {}
+    for group in groups:
+        benchmark, found, _ = group.benchmark.partition(VOICE_MARK)
+        if found:
+            by_benchmark.setdefault(benchmark, []).append(group)
+    tables = []
+    for benchmark, voices in by_benchmark.items():
+        if len(voices) < 2:
+            continue
+        titles = {s: system_title(s) for group in voices for s in group.samples}
+        rows = []
+        for group in voices:
+            systems = group.scores["systems"]
+            cells = [_accuracy_and_interval(systems.get(s)) for s in titles]
+            wer = systems.get(CASCADE, {}).get("transcript_wer")
+            rows.append([group.benchmark.partition(VOICE_MARK)[2], *cells, percent(wer)])
+        scores = [s for s in voices[0].scores["systems"].values() if s["n"]]
+        chance = f" Chance: {percent(scores[0]['chance'])}." if scores else ""
+        forms = sorted({names.of(group, CASCADE) for group in voices if CASCADE in group.samples} - {CASCADE.title()})
+        note = f"Accuracy with its 95% interval; WER: of the cascade's transcripts, mean over clips.{chance}"
+        note += "".join(f" {form}: the better form of its transcripts in some voice." for form in forms)
+        tables.append(Table(f"{benchmark} by voice", ["Voice", *titles.values(), "WER"], rows, 1, note))
+    return tables
+
+
+def _accuracy_and_interval(scores: dict[str, Any] | None) -> str:
+    if not scores or not scores["n"]:
+        return "–"
+    ends = [f"{100 * end:.0f}" for end in scores["interval"] or ()]
+    return percent(scores["accuracy"]) + (f" ({' to '.join(ends)})" if ends else "")
 
 
 def _voices_table(runs: list[RunFolder]) -> Table:

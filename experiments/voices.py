@@ -1,0 +1,202 @@
+"""The toy world's questions in the voices of several engines, some never trained on, clean and in noise: how well do
+SFT, Self-KD and a CTC projector answer, against the best form of a cascade?
+
+    python experiments/voices.py --output runs/voices [--seeds 0 1 2] [--whisper WHISPER] [--recordings FOLDER]
+
+Trains what the demo trains, for every seed, and evaluates it on the same 400 questions in each condition: espeak-ng's
+held-out voices, and the bundled clips of Kokoro (voices that were not trained on), SVOX Pico and Festival (engines that
+were not trained on); Pico's also in pink noise of 10 and 0 dB. WHISPER, a folder of whisper-tiny.en or another, is the
+ASR model of a second cascade. FOLDER holds recordings of people, NAME.wav with its words in NAME.txt: the word error
+rate of the bundled ASR model on them.
+
+Writes OUTPUT/scores.json and OUTPUT/table.md; per-item results are in OUTPUT/*/eval-*/samples. Finished runs are kept:
+the same command resumes. Nothing is chosen on the test questions.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+from projector_table import Seeds, load_samples, over_seeds, paired
+
+from selfkd.data.example import MANIFEST, Example
+from selfkd.data.media import decode_audio
+from selfkd.data.resample import resampled
+from selfkd.data.rewrite import rewrite
+from selfkd.demo import (
+    BUNDLED_VOICES,
+    QUESTIONS_A_VOICE,
+    SYNTHESIZED_VOICE,
+    TEST_SEED,
+    DemoConfig,
+    bundled_voice,
+    train_models,
+)
+from selfkd.evaluation.backends.transcriber import Transcriber
+from selfkd.evaluation.chance import chance_accuracy
+from selfkd.evaluation.config import EvaluateConfig
+from selfkd.evaluation.evaluate import evaluate
+from selfkd.evaluation.uncertainty import mean_interval, score_interval
+from selfkd.files import write_json
+from selfkd.model.kept_frames import keep_frames
+from selfkd.model.tiny import TINY_MODEL
+from selfkd.run_dir import MODEL, once
+from selfkd.synthesis.augment import augment
+from selfkd.synthesis.config import SynthesizeConfig
+from selfkd.synthesis.quality_filter import word_error_rate
+from selfkd.synthesis.synthesize import synthesize
+
+NOISE_DB = (10, 0)
+NOISY_VOICE = "pico"
+TRAINED = {"SFT": "sft", "Self-KD": "selfkd"}  # in every seed; the CTC projector is the bundled one
+BUNDLED = "CTC projector"
+
+
+def test_folders(output: Path) -> dict[str, Path]:
+    """{condition: folder of the questions}."""
+    espeak = output / "data" / SYNTHESIZED_VOICE
+    synthesize(
+        SynthesizeConfig(espeak, "world", split="test", count=QUESTIONS_A_VOICE, voices="heldout", seed=TEST_SEED)
+    )
+    folders = {SYNTHESIZED_VOICE: espeak} | {voice: bundled_voice(voice) for voice in BUNDLED_VOICES}
+    for snr_db in NOISE_DB:
+        name = f"{NOISY_VOICE}-{snr_db}dB"
+        folders[name] = output / "data" / name
+        if not (folders[name] / MANIFEST).is_file():
+            rewrite(folders[NOISY_VOICE], folders[name], partial(in_noise, snr_db=snr_db))
+    return folders
+
+
+def in_noise(example: Example, snr_db: float) -> Example:
+    samples, effects = augment(example.samples(), {"noise": 1.0}, (snr_db, snr_db), "", example.id)
+    return replace(example.with_audio(samples, example.voice, example.spoken_text), augmentation=effects)
+
+
+def run_seed(seed: int, output: Path, data: Sequence[str]) -> None:
+    folder = output / f"seed-{seed}"
+    train_models(DemoConfig(folder, seed=seed), lambda _, stage, config: once(stage, config))
+    for name in TRAINED.values():
+        model = str(folder / name / MODEL)
+        once(evaluate, EvaluateConfig(model, list(data), folder / f"eval-{name}", modalities=["audio"]))
+
+
+def run_text_and_cascades(output: Path, data: Sequence[str], model: str, whisper: str) -> dict[str, Path]:
+    """{name of a cascade: its run}; the first run has the text queries too."""
+    runs = {"cascade, bundled ASR model": EvaluateConfig(model, list(data), output / "eval-base")}
+    if whisper:
+        name = f"cascade, {Path(whisper).name}"
+        runs[name] = replace(runs["cascade, bundled ASR model"], output=output / "eval-whisper", asr_model=whisper)
+    for i, config in enumerate(runs.values()):
+        once(evaluate, replace(config, modalities=["cascade"] if i else ["text", "cascade"]))
+    bundled = EvaluateConfig(TINY_MODEL, list(data), output / "eval-ctc", modalities=["audio"])
+    once(evaluate, bundled)
+    return {name: config.output for name, config in runs.items()}
+
+
+def table(output: Path, conditions: Sequence[str], seeds: Sequence[int], cascades: Mapping[str, Path]) -> dict:
+    """{condition: {system: accuracy, sd over seeds, interval over items, minus the best cascade}}."""
+    found: dict[str, Any] = {}
+    for condition in conditions:
+        benchmark = f"world@{condition}"
+        text = load_samples(next(iter(cascades.values())), "text", benchmark)
+        rows: dict[str, Seeds] = {"text": {"": text}}
+        for title, name in TRAINED.items():
+            rows[title] = {
+                str(s): load_samples(output / f"seed-{s}" / f"eval-{name}", "audio", benchmark) for s in seeds
+            }
+        rows[BUNDLED] = {"": load_samples(output / "eval-ctc", "audio", benchmark)}
+        rows |= {name: {"": load_samples(run, "cascade", benchmark)} for name, run in cascades.items()}
+        best = max(cascades, key=lambda name: fmean(over_seeds(rows[name])))
+        found[condition] = {"chance": chance_accuracy(text), "best cascade": best}
+        for title, by_seed in rows.items():
+            found[condition][title] = _row(title, by_seed, rows[best], title in (*TRAINED, BUNDLED))
+    return found
+
+
+def _row(title: str, by_seed: Seeds, cascade: Seeds, is_trained: bool) -> dict[str, Any]:
+    means, items = [fmean(s["score"] for s in one) for one in by_seed.values()], over_seeds(by_seed)
+    one = next(iter(by_seed.values()))
+    exact = score_interval(items, [s["group"] for s in one]) if len(by_seed) == 1 else mean_interval(items)
+    row: dict[str, Any] = {"n": len(items), "accuracy": fmean(means), "by_seed": means, "interval": exact}
+    if len(means) > 1:
+        row["sd"] = stdev(means)
+    wers = [s["word_error_rate"] for s in one if s["word_error_rate"] is not None]
+    if title.startswith("cascade"):
+        row |= {"wer": fmean(wers), "form": one[0].get("form", "verbatim")}
+    if is_trained:
+        row["minus_best_cascade"] = paired(by_seed, cascade)
+    return row
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    first = next(iter(found.values()))
+    systems = [name for name in first if isinstance(first[name], dict)]
+    lines = [
+        f"| | chance | {' | '.join(systems)} | WER, bundled |",
+        f"|---{'|---' * (len(systems) + 2)}|",
+    ]
+    for condition, rows in found.items():
+        cells = [
+            f"{100 * row['accuracy']:.1f}" + (f" ± {100 * row['sd']:.1f}" if "sd" in row else "")
+            for row in (rows[name] for name in systems)
+        ]
+        wer = next(row["wer"] for row in rows.values() if isinstance(row, dict) and "wer" in row)
+        lines.append(f"| {condition} | {100 * rows['chance']:.1f} | {' | '.join(cells)} | {100 * wer:.1f} |")
+    for condition, rows in found.items():
+        for name in (*TRAINED, BUNDLED):
+            over = rows[name]["minus_best_cascade"]
+            low, high = (100 * side for side in over["interval"])
+            lines.append(
+                f"- {condition}, {name} minus {rows['best cascade']}: {100 * over['difference']:+.1f} "
+                f"({low:+.1f} to {high:+.1f}; standard error {100 * over['stderr']:.1f})"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def recordings(folder: Path) -> dict[str, Any]:
+    """The word error rate of the bundled ASR model on recordings of people."""
+    examples = []
+    for path in sorted(folder.glob("*.wav")):
+        samples, rate_hz, _ = decode_audio(path)
+        text = path.with_suffix(".txt").read_text().strip()
+        example = Example(path.stem, text, text, "recordings", "repeat", text)
+        examples.append(example.with_audio(resampled(np.asarray(samples), rate_hz), folder.name))
+    transcripts = Transcriber.from_pretrained().transcribe(examples)
+    rates = [word_error_rate(e.question, t) for e, t in zip(examples, transcripts, strict=True)]
+    items = [
+        {"id": e.id, "text": e.question, "transcript": t, "wer": rate}
+        for e, t, rate in zip(examples, transcripts, rates, strict=True)
+    ]
+    return {"n": len(rates), "wer": fmean(rates), "interval": mean_interval(rates), "items": items}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--whisper", default="", help="Whisper checkpoint of a second cascade")
+    parser.add_argument("--recordings", type=Path, help="recordings of people: NAME.wav and NAME.txt")
+    options = parser.parse_args()
+    folders = test_folders(options.output)
+    data = [f"{condition}={folder}" for condition, folder in folders.items()]
+    with keep_frames():
+        for seed in options.seeds:
+            run_seed(seed, options.output, data)
+        base = str(options.output / f"seed-{options.seeds[0]}" / "align" / MODEL)
+        cascades = run_text_and_cascades(options.output, data, base, options.whisper)
+    found = table(options.output, list(folders), options.seeds, cascades)
+    (options.output / "table.md").write_text(markdown(found))
+    if options.recordings:
+        found["recordings"] = recordings(options.recordings)
+        print(f"recordings: WER {found['recordings']['wer']:.3f}, n = {found['recordings']['n']}")
+    write_json(options.output / "scores.json", found)
+    print(markdown({name: rows for name, rows in found.items() if name != "recordings"}))
+
+
+if __name__ == "__main__":
+    main()
