@@ -7,6 +7,7 @@ Legend: F mel bins, M mel frames, S encoder frames, D width.
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,8 @@ class KeptFrames:
     def __init__(self, limit: int = KEPT_BYTES):
         self.free_bytes = limit
         self.frames: dict[Key, Tensor] = {}
-        self._encoders: dict[tuple[int, int], str] = {}
+        # not by id: that of an encoder that is gone may be another's
+        self._encoders: WeakKeyDictionary[nn.Module, tuple[tuple, str]] = WeakKeyDictionary()
 
     def get(self, key: Key, compute: Callable[[], Tensor]) -> Tensor:
         frames_SD = self.frames.pop(key, None)
@@ -33,13 +35,15 @@ class KeptFrames:
             self.free_bytes += self.frames.pop(next(iter(self.frames))).nbytes
         return frames_SD
 
-    def encoder_key(self, encoder: nn.Module) -> str:
+    def encoder_hash(self, encoder: nn.Module) -> str:
         """A hash of its weights, computed again when they have changed."""
-        parameters = list(encoder.parameters())
-        version = id(encoder), sum(p._version for p in parameters)
-        if version not in self._encoders:
-            self._encoders[version] = _hash(*(p.detach() for p in parameters))
-        return self._encoders[version]
+        weights = list(encoder.parameters())
+        version = tuple((p.data_ptr(), p._version) for p in weights)
+        known, found = self._encoders.get(encoder, ((), ""))
+        if known != version:
+            found = hash_of_tensors(*(p.detach() for p in weights))
+            self._encoders[encoder] = version, found
+        return found
 
 
 _active: KeptFrames | None = None
@@ -59,21 +63,17 @@ def keep_frames(limit: int = KEPT_BYTES) -> Iterator[KeptFrames]:
         _active = None
 
 
-def kept_frames(encoder: nn.Module, mel_FM: Tensor, padded: bool, compute: Callable[[], Tensor]) -> Tensor | None:
-    """The frames (S, D) of one clip, from `compute` only where they are not known. None where none are kept: without
-    `keep_frames`, where the encoder trains, and on a GPU, where it costs little."""
-    if _active is None or mel_FM.device.type != "cpu":
-        return None
-    if encoder.training or torch.is_autocast_enabled("cpu"):
+def frames_kept_for(encoder: nn.Module, device: torch.device) -> KeptFrames | None:
+    """Where the frames of an encoder are kept now. None without `keep_frames`, where the encoder trains, and on a GPU,
+    where it costs little."""
+    if _active is None or device.type != "cpu" or encoder.training or torch.is_autocast_enabled("cpu"):
         return None
     if torch.is_grad_enabled() and any(p.requires_grad for p in encoder.parameters()):
         return None
-    key = _active.encoder_key(encoder), str(padded), _hash(mel_FM)
-    with torch.no_grad():
-        return _active.get(key, compute)
+    return _active
 
 
-def _hash(*tensors: Tensor) -> str:
+def hash_of_tensors(*tensors: Tensor) -> str:
     found = hashlib.blake2b(digest_size=16)
     for tensor in tensors:
         found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())

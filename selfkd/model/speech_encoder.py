@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from selfkd.model.kept_frames import kept_frames
+from selfkd.model.kept_frames import frames_kept_for, hash_of_tensors
 from selfkd.model.projectors import CTCOutput, ctc_output, greedy_transcripts
 
 
@@ -44,21 +44,20 @@ def encode_mel(
     With `padded` the encoder takes 30 seconds, as in Whisper's training, and the clip's own frames are returned: ten
     times the cost for a query of 3 s. Within `keep_frames` each clip is encoded by itself, once.
     """
-    frames = []
-    for mel_FM, mask_M in zip(mel_BFM, mel_mask_BM, strict=True):
-        own_1FM, own_mask_1M = mel_FM[None, :, mask_M.bool()], mask_M[None, mask_M.bool()]
-        compute = partial(_encode_one, encoder, own_1FM, own_mask_1M, padded)
-        frames_SD = kept_frames(encoder, own_1FM[0], padded, compute)
-        if frames_SD is None:
-            return _encode_mel(encoder, mel_BFM, mel_mask_BM, padded)
-        frames.append(frames_SD)
-    if not frames:
+    kept = frames_kept_for(encoder, mel_BFM.device)
+    if kept is None or not len(mel_BFM):
         return _encode_mel(encoder, mel_BFM, mel_mask_BM, padded)
+    encoder_hash, frames = kept.encoder_hash(encoder), []
+    for mel_FM, mask_M in zip(mel_BFM, mel_mask_BM.bool(), strict=True):
+        own_1FM, own_mask_1M = mel_FM[None, :, mask_M], mask_M[None, mask_M].long()
+        compute = partial(_encode_one, encoder, own_1FM, own_mask_1M, padded)
+        frames.append(kept.get((encoder_hash, str(padded), hash_of_tensors(own_1FM)), compute))
     lengths = torch.tensor([len(one) for one in frames])
     hidden_BSD = pad_sequence(frames, batch_first=True)
     return hidden_BSD, torch.arange(hidden_BSD.shape[1]) < lengths[:, None]
 
 
+@torch.no_grad()
 def _encode_one(encoder: WhisperEncoder, mel_1FM: Tensor, mel_mask_1M: Tensor, padded: bool) -> Tensor:
     return _encode_mel(encoder, mel_1FM, mel_mask_1M, padded)[0][0]
 

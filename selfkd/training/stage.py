@@ -194,7 +194,7 @@ def train(
         append_log(run.folder, {"step": 0, "steps": 0, **skipped})
     trainer = SelfKDTrainer(model, arguments, examples, processor, *settings, callbacks=[RunLog(run.folder)])
     try:
-        with nullcontext() if config.spec_augment else keep_frames():
+        with nullcontext() if config.spec_augment else keep_frames():  # augmented frames do not come a second time
             outcome = trainer.train(resume_from_checkpoint=checkpoint)
     except torch.OutOfMemoryError as error:
         raise InputError(

@@ -81,6 +81,30 @@ def test_changed_weights_have_frames_of_their_own(student, batch, encoded):
     assert len(encoded) == 8
 
 
+def test_an_encoder_that_is_gone_lends_its_hash_to_no_other(student, batch):
+    """A new object may have the id, and as many changes, of one that is gone."""
+    mel, mask = batch["audio_inputs"]["mel_BFM"][:1], batch["audio_inputs"]["mel_mask_BM"][:1]
+    with keep_frames() as kept, torch.no_grad():
+        for shift in range(8):
+            encoder = deepcopy(student.speech_encoder)
+            encoder.layer_norm.bias.fill_(shift)
+            plain, plain_mask = speech_encoder._encode_mel(encoder, mel, mask, False)
+            hidden, hidden_mask = encode_mel(encoder, mel, mask)
+            torch.testing.assert_close(hidden[hidden_mask], plain[plain_mask], rtol=1e-3, atol=1e-3)
+            del encoder
+        assert len(kept.frames) == 8 and len(kept._encoders) <= 1
+
+
+def test_weights_that_are_replaced_have_frames_of_their_own(student, batch, encoded):
+    """`module.to` and `module.float` give a parameter other data without a change in place."""
+    with keep_frames():
+        loss_and_gradient(student, batch)
+        bias = student.speech_encoder.layer_norm.bias
+        bias.data = bias.data + 1
+        loss_and_gradient(student, batch)
+    assert len(encoded) == 8
+
+
 @pytest.mark.parametrize("trainable", [["projector", "speech_encoder"]])
 def test_a_trained_encoder_is_run_in_every_step(parts, batch, encoded, trainable):
     model = deepcopy(parts[0])
