@@ -32,9 +32,10 @@ from selfkd.demo import (
     BUNDLED_VOICES,
     QUESTIONS_A_VOICE,
     SYNTHESIZED_VOICE,
-    TEST_SEED,
     DemoConfig,
     bundled_voice,
+    checkpoints,
+    synthesize_test,
     train_models,
 )
 from selfkd.evaluation.backends.transcriber import Transcriber
@@ -45,11 +46,9 @@ from selfkd.evaluation.uncertainty import mean_interval, score_interval
 from selfkd.files import write_json
 from selfkd.model.kept_frames import keep_frames
 from selfkd.model.tiny import TINY_MODEL
-from selfkd.run_dir import MODEL, once
+from selfkd.run_dir import once
 from selfkd.synthesis.augment import augment
-from selfkd.synthesis.config import SynthesizeConfig
 from selfkd.synthesis.quality_filter import word_error_rate
-from selfkd.synthesis.synthesize import synthesize
 
 NOISE_DB = (10, 0)
 NOISY_VOICE = "pico"
@@ -60,9 +59,7 @@ BUNDLED = "CTC projector"
 def test_folders(output: Path) -> dict[str, Path]:
     """{condition: folder of the questions}."""
     espeak = output / "data" / SYNTHESIZED_VOICE
-    synthesize(
-        SynthesizeConfig(espeak, "world", split="test", count=QUESTIONS_A_VOICE, voices="heldout", seed=TEST_SEED)
-    )
+    synthesize_test(espeak, "world", QUESTIONS_A_VOICE)
     folders = {SYNTHESIZED_VOICE: espeak} | {voice: bundled_voice(voice) for voice in BUNDLED_VOICES}
     for snr_db in NOISE_DB:
         name = f"{NOISY_VOICE}-{snr_db}dB"
@@ -81,20 +78,21 @@ def run_seed(seed: int, output: Path, data: Sequence[str]) -> None:
     folder = output / f"seed-{seed}"
     train_models(DemoConfig(folder, seed=seed), lambda _, stage, config: once(stage, config))
     for name in TRAINED.values():
-        model = str(folder / name / MODEL)
-        once(evaluate, EvaluateConfig(model, list(data), folder / f"eval-{name}", modalities=["audio"]))
+        audio = EvaluateConfig(checkpoints(folder)[name], list(data), folder / f"eval-{name}", modalities=["audio"])
+        once(evaluate, audio)
 
 
-def run_text_and_cascades(output: Path, data: Sequence[str], model: str, whisper: str) -> dict[str, Path]:
-    """{name of a cascade: its run}; the first run has the text queries too."""
-    runs = {"cascade, bundled ASR model": EvaluateConfig(model, list(data), output / "eval-base")}
+def run_without_training(output: Path, data: Sequence[str], whisper: str) -> dict[str, Path]:
+    """Text queries, cascades, and the bundled CTC projector: {name of a cascade: its run}; the first has the text
+    queries too."""
+    once(evaluate, EvaluateConfig(TINY_MODEL, list(data), output / "eval-ctc", modalities=["audio"]))
+    base = EvaluateConfig(TINY_MODEL, list(data), output / "eval-base", modalities=["text", "cascade"])
+    runs = {"cascade, bundled ASR model": base}
     if whisper:
-        name = f"cascade, {Path(whisper).name}"
-        runs[name] = replace(runs["cascade, bundled ASR model"], output=output / "eval-whisper", asr_model=whisper)
-    for i, config in enumerate(runs.values()):
-        once(evaluate, replace(config, modalities=["cascade"] if i else ["text", "cascade"]))
-    bundled = EvaluateConfig(TINY_MODEL, list(data), output / "eval-ctc", modalities=["audio"])
-    once(evaluate, bundled)
+        another = replace(base, output=output / "eval-whisper", modalities=["cascade"], asr_model=whisper)
+        runs[f"cascade, {Path(whisper).name}"] = another
+    for config in runs.values():
+        once(evaluate, config)
     return {name: config.output for name, config in runs.items()}
 
 
@@ -187,8 +185,7 @@ def main() -> None:
     with keep_frames():
         for seed in options.seeds:
             run_seed(seed, options.output, data)
-        base = str(options.output / f"seed-{options.seeds[0]}" / "align" / MODEL)
-        cascades = run_text_and_cascades(options.output, data, base, options.whisper)
+        cascades = run_without_training(options.output, data, options.whisper)
     found = table(options.output, list(folders), options.seeds, cascades)
     (options.output / "table.md").write_text(markdown(found))
     if options.recordings:

@@ -31,7 +31,7 @@ BUNDLED_VOICES = ("kokoro", "pico", "festival")
 BENCHMARKS: dict[SourceName, int] = {"world": QUESTIONS_A_VOICE, "easy-vqa": 200, "mmalign-world": 200}
 PROBE_SENTENCES = 100
 DISTILL_BATCH_SIZE = 16
-_TRAINED = {"align": "stage 1", "sft": "SFT", "selfkd": "Self-KD"}  # run directories
+_TRAINED = ("align", "sft", "selfkd")  # run directories
 _EVALUATED = {"sft": "SFT", "selfkd": "Self-KD", "ctc": "CTC projector"}  # on audio queries
 NUM_ANALYZED = 40  # items of the attention and agreement analyses
 
@@ -88,9 +88,9 @@ def demo(config: DemoConfig) -> dict[str, Any]:
         train_models(config, run_stage)
         evaluated = evaluate_models(config, run_stage)
 
-    world = [f"{SYNTHESIZED_VOICE}={out / 'data' / 'world'}"]
+    world = [synthesized_world(out)]
     models = [f"{name}={checkpoint}" for name, checkpoint in checkpoints(out).items()]
-    limit = max(1, round(NUM_ANALYZED * config.test_share))
+    limit = _shared(NUM_ANALYZED, config)
     attention = AttentionConfig(models, world, out / "attention", limit, seed=config.seed, maps=4)
     run_stage("analyze attention: attention of text and audio queries to the image", analyze_attention, attention)
     audio_runs = [f"{name}={out / f'eval-{name}'}" for name in _EVALUATED]
@@ -104,7 +104,7 @@ def demo(config: DemoConfig) -> dict[str, Any]:
     page = report(ReportConfig(runs, out / "report.html", "Self-KD on the bundled tiny model", _intro(config)))
     console.print(f"{time.monotonic() - started:.0f} s. Scores: {out / 'scores.json'}")
     console.print(f"Report: {page}", soft_wrap=True)
-    console.print(f"Try the models: selfkd app {checkpoints(out)['ctc']} {out / 'selfkd' / MODEL}", soft_wrap=True)
+    console.print(f"Try the models: selfkd app {checkpoints(out)['ctc']} {checkpoints(out)['selfkd']}", soft_wrap=True)
     return scores
 
 
@@ -129,12 +129,10 @@ def train_models(config: DemoConfig, run_stage: RunStage) -> None:
         SynthesizeConfig(train, responses, count=config.questions, voices="random", seed=config.seed),
     ):
         synthesize(replace(synthesis, shard_rows=_shard_rows(synthesis.count)))
-    seed = config.seed
-    stack = AlignConfig([str(words)], out / "align", projector="stack", steps=config.align_steps, seed=seed)
+    stack = AlignConfig([str(words)], out / "align", projector="stack", steps=config.align_steps, seed=config.seed)
     run_stage("stage 1, align: frame-stacking projector (paper baseline)", align, stack)
-    start = checkpoints(out)["base"]
-    sft = DistillConfig([str(train)], out / "sft", steps=config.distill_steps, seed=seed, model=start, alpha=0.0)
-    sft = replace(sft, batch_size=DISTILL_BATCH_SIZE)
+    sft = DistillConfig([str(train)], out / "sft", model=checkpoints(out)["base"], alpha=0.0, seed=config.seed)
+    sft = replace(sft, steps=config.distill_steps, batch_size=DISTILL_BATCH_SIZE)
     run_stage("stage 2, distill: SFT (alpha = 0)", distill, sft)
     selfkd = replace(sft, output=out / "selfkd", alpha=config.alpha)
     run_stage(f"stage 2, distill: Self-KD (alpha = {config.alpha:g})", distill, selfkd)
@@ -144,18 +142,17 @@ def evaluate_models(config: DemoConfig, run_stage: RunStage) -> list[str]:
     """Evaluates all models; returns the names of the runs that `compare` takes."""
     from selfkd.evaluation.evaluate import evaluate
 
-    out, share = config.output, config.test_share
+    out = config.output
     for benchmark, count in BENCHMARKS.items():
-        _synthesize_test(out / "data" / benchmark, benchmark, max(1, round(count * share)))
+        synthesize_test(out / "data" / benchmark, benchmark, _shared(count, config))
     probe = out / "data" / "probe"
-    _synthesize_test(probe, "words", max(1, round(PROBE_SENTENCES * share)))
-    world = [f"{SYNTHESIZED_VOICE}={out / 'data' / 'world'}"]
-    world += [f"{voice}={bundled_voice(voice)}" for voice in BUNDLED_VOICES]
+    synthesize_test(probe, "words", _shared(PROBE_SENTENCES, config))
+    world = [synthesized_world(out), *(f"{voice}={bundled_voice(voice)}" for voice in BUNDLED_VOICES)]
     others = [str(out / "data" / name) for name in BENCHMARKS if name != "world"]
     base = EvaluateConfig(
         checkpoints(out)["base"], [*world, *others], out / "eval-base", modalities=["text", "cascade"]
     )
-    base = replace(base, limit=max(1, round(QUESTIONS_A_VOICE * share)))
+    base = replace(base, limit=_shared(QUESTIONS_A_VOICE, config))
     run_stage("evaluate: text queries, and the cascade", evaluate, base)
     for name, title in _EVALUATED.items():
         audio = replace(base, model=checkpoints(out)[name], output=out / f"eval-{name}", modalities=["audio"])
@@ -170,9 +167,20 @@ def bundled_voice(name: str) -> Path:
     return Path(str(files("selfkd") / "assets" / "speech" / name))
 
 
-def _synthesize_test(output: Path, source: SourceName, count: int) -> None:
+def synthesized_world(output: Path) -> str:
+    """The folder of the test questions in `SYNTHESIZED_VOICE`, as VOICE=FOLDER."""
+    return f"{SYNTHESIZED_VOICE}={output / 'data' / 'world'}"
+
+
+def synthesize_test(output: Path, source: SourceName, count: int) -> None:
+    """Test questions in espeak-ng's held-out voices."""
     config = SynthesizeConfig(output, source, split="test", count=count, voices="heldout", seed=TEST_SEED)
     synthesize(replace(config, shard_rows=_shard_rows(count)))
+
+
+def _shared(count: int, config: DemoConfig) -> int:
+    """The configuration's share of `count` test items."""
+    return max(1, round(count * config.test_share))
 
 
 def _shard_rows(count: int) -> int:

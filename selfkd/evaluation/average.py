@@ -2,13 +2,24 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 from selfkd.evaluation.uncertainty import LEVEL, averaged_interval
 from selfkd.evaluation.verdicts import gap_verdict, no_verdict_reason
 
+T = TypeVar("T")
 MODALITIES = ("text", "audio", "cascade")
 VOICE_MARK = "@"  # a benchmark synthesized in several voices has a name for each: "mme@anna"
+
+
+def by_voice(items: Iterable[tuple[str, T]]) -> dict[str, list[tuple[str, T]]]:
+    """{benchmark: [(voice, item), ...]} of the items under names with a voice, ("mme@anna", item)."""
+    found: dict[str, list[tuple[str, T]]] = {}
+    for name, item in items:
+        benchmark, mark, voice = name.partition(VOICE_MARK)
+        if mark:
+            found.setdefault(benchmark, []).append((voice, item))
+    return found
 
 
 def benchmarks_to_average(scores_of: Mapping[str, Iterable[Mapping[str, Any]]]) -> dict[str, list[str]]:

@@ -86,7 +86,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         for name, count in left_out.items():
             for modality in result[name].keys() & {*config.modalities}:  # {} but on the main process
                 result[name][modality]["skipped_unusable"] = count
-        result |= spread_over_voices(result, VOICE_MARK) | average_over_benchmarks(result)
+        result |= spread_over_voices(result) | average_over_benchmarks(result)
         if is_main_process():
             relative = {name: os.path.relpath(folder.folder, run.folder) for name, folder in folders.items()}
             write_json(run.folder / QUESTIONS, relative)

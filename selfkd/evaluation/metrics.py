@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from selfkd.evaluation.average import by_voice
 from selfkd.evaluation.benchmarks.answer_parsing import LETTERS
 from selfkd.evaluation.cascade import FORMS, in_form
 from selfkd.evaluation.chance import chance_accuracy
@@ -108,11 +109,12 @@ def summarize(samples: Sequence[Sample], chance: float | None = None) -> dict[st
 def summarize_modality(samples: Sequence[Sample], chance: float | None) -> dict[str, Any]:
     """`summarize` with the `outcomes` of the responses; of a cascade also `form`, the one of these scores, and `forms`,
     {form: scores} of both."""
-    found = summarize(samples, chance) | {"outcomes": count_outcomes(samples)}
+    outcomes = {"outcomes": count_outcomes(samples)}
     if not samples or "form" not in samples[0]:
-        return found
-    forms = {form: summarize([in_form(s, form) for s in samples], chance) for form in FORMS}
-    return found | {"form": samples[0]["form"], "forms": forms}
+        return summarize(samples, chance) | outcomes
+    form = samples[0]["form"]
+    forms = {f: summarize([in_form(s, f) for s in samples], chance) for f in FORMS}
+    return forms[form] | outcomes | {"form": form, "forms": forms}
 
 
 def score(samples: Mapping[str, Sequence[Sample]], seed: int) -> dict[str, Any]:
@@ -173,15 +175,11 @@ def vision_audio_gap(
     }
 
 
-def spread_over_voices(result: Mapping[str, Any], mark: str) -> dict[str, Any]:
+def spread_over_voices(result: Mapping[str, Any]) -> dict[str, Any]:
     """{benchmark: {"over_voices": ...}} for the results "benchmark@voice": mean, standard deviation, minimum and
     maximum of the audio accuracies and of the gaps over the voices."""
-    by_benchmark: dict[str, list[Mapping[str, Any]]] = {}
-    for name, scores in result.items():
-        benchmark, found, _ = name.partition(mark)
-        if found and scores.get("audio", {}).get("n"):
-            by_benchmark.setdefault(benchmark, []).append(scores)
-    return {b: {"over_voices": _over_voices(some)} for b, some in by_benchmark.items()}
+    with_audio = ((name, scores) for name, scores in result.items() if scores.get("audio", {}).get("n"))
+    return {b: {"over_voices": _over_voices([s for _, s in voices])} for b, voices in by_voice(with_audio).items()}
 
 
 def _over_voices(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from selfkd.evaluation.average import VOICE_MARK
+from selfkd.evaluation.average import by_voice
 from selfkd.evaluation.response import OUTCOMES
 from selfkd.evaluation.uncertainty import MIN_GROUPS
 from selfkd.evaluation.verdicts import AT_CHANCE
@@ -171,12 +171,8 @@ def comparison_table(scores: Mapping[str, Any]) -> Table:
 def voices_tables(scores: Mapping[str, Any]) -> list[Table]:
     """For each benchmark in several voices: a row for each voice, with the accuracy (standard error) of each system,
     and the word error rate of the cascade's transcripts in percent."""
-    by_benchmark: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for name, score in scores.items():
-        benchmark, found, voice = name.partition(VOICE_MARK)
-        if found and "benchmarks" not in score:  # not an average
-            by_benchmark.setdefault(benchmark, {})[voice] = score["systems"]
-    return [_voices_table(benchmark, voices) for benchmark, voices in by_benchmark.items() if len(voices) > 1]
+    systems = ((name, score["systems"]) for name, score in scores.items() if "benchmarks" not in score)  # no average
+    return [_voices_table(name, dict(voices)) for name, voices in by_voice(systems).items() if len(voices) > 1]
 
 
 def _voices_table(benchmark: str, voices: Mapping[str, Mapping[str, Any]]) -> Table:

@@ -66,8 +66,7 @@ def full_stop(text: str, rng: random.Random) -> str:
     return f"{text.lower().rstrip('?.!')}."
 
 
-def spelled_numbers(text: str, rng: random.Random) -> str:
-    """Number words as digits and digits as words, options' letters among them ("option 1" is not one)."""
+def numbers_as_digits(text: str, rng: random.Random) -> str:
     return _WORD.sub(lambda word: _DIGITS.get(word[0].lower(), word[0]), text)
 
 
@@ -109,7 +108,7 @@ WRITTEN_FORMS: dict[str, Callable[[str, random.Random], str]] = {
     "no punctuation": no_punctuation,
     "lower case, no punctuation": asr_form,
     "lower case, full stop": full_stop,
-    "numbers as digits": spelled_numbers,
+    "numbers as digits": numbers_as_digits,
     "homophones": homophones,
     "typos": typos,
 }

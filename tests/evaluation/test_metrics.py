@@ -299,7 +299,7 @@ def test_spread_over_voices():
     def scores(accuracy):
         return {"audio": {"n": 4, "accuracy": accuracy}, "gap": {"n": 4, "gap": 0.9 - accuracy}}
 
-    over = spread_over_voices({"mme@a": scores(0.5), "mme@b": scores(0.7), "pope": scores(0.1)}, "@")
+    over = spread_over_voices({"mme@a": scores(0.5), "mme@b": scores(0.7), "pope": scores(0.1)})
     assert list(over) == ["mme"]
     accuracy = over["mme"]["over_voices"]["accuracy"]
     assert accuracy == pytest.approx({"mean": 0.6, "sd": 0.02**0.5, "min": 0.5, "max": 0.7})

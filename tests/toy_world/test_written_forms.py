@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from selfkd.toy_world.scenes import sample_scene
 from selfkd.toy_world.tasks import caption_task, sample_words
-from selfkd.toy_world.written_forms import WRITTEN_FORMS, asr_form, full_stop, random_form, spelled_numbers
+from selfkd.toy_world.written_forms import WRITTEN_FORMS, asr_form, full_stop, numbers_as_digits, random_form
 
 SEEDS = st.integers(0, 2**32)
 
@@ -41,7 +41,7 @@ def test_forms_of_a_question():
     assert asr_form("Is the red star left of or right of the gray circle?", rng) == (
         "is the red star left of or right of the gray circle"
     )
-    assert spelled_numbers("there are four red stars.", rng) == "there are 4 red stars."
+    assert numbers_as_digits("there are four red stars.", rng) == "there are 4 red stars."
 
 
 @given(SEEDS)

@@ -1,7 +1,6 @@
-"""The architecture of `selfkd-tiny` before training: tokenizer, processor, VLM, and the size of its Whisper encoder."""
+"""The architecture of the VLM of `selfkd-tiny` before training: tokenizer, processor, VLM."""
 
 from collections.abc import Iterable
-from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -107,16 +106,3 @@ def build_vlm(tokenizer: PreTrainedTokenizerFast) -> InternVLForConditionalGener
         tie_word_embeddings=True,
     )
     return InternVLForConditionalGeneration(config)
-
-
-# a Whisper encoder of three layers, width 128; without a decoder
-WHISPER_SIZE: dict[str, Any] = {
-    "num_mel_bins": 80,
-    "d_model": 128,
-    "encoder_layers": 3,
-    "encoder_attention_heads": 4,
-    "encoder_ffn_dim": 512,
-    "max_source_positions": 1500,
-    "dropout": 0.1,
-    "decoder_layers": 0,
-}

@@ -1,11 +1,11 @@
 """Trains the bundled ASR model: whisper-tiny.en's encoder with a CTC head over the tiny LLM's tokens, on speech of
 several engines. The weights in `selfkd/assets/asr_model` are its output, in half precision.
 
-    python -m tools.tiny_model.speech DATA --kokoro FOLDER
+    python -m tools.tiny_model.speech training DATA --kokoro FOLDER
     python -m tools.tiny_model.pretrain_asr_model DATA/* --start WHISPER --output OUTPUT [--seed N]
 
 Reads folders of synthesized sentences, and a Whisper checkpoint. Every clip is augmented again in every epoch (speed,
-rooms, babble and pink noise, codecs, level, pauses). An hour and a half on one core. an encoder trained on one
+rooms, babble and pink noise, codecs, level, pauses). An hour and a half on one core. An encoder trained on one
 engine fails on all others: with espeak-ng's voices alone, the word error rate was 0.07 in new voices of espeak-ng
 and 0.64 to 0.78 in those of other engines.
 """

@@ -7,13 +7,13 @@ from typing import Any
 
 from scipy.stats import spearmanr
 
-from selfkd.evaluation.average import VOICE_MARK
+from selfkd.evaluation.average import by_voice
 from selfkd.evaluation.chance import chance_accuracy
 from selfkd.evaluation.compare import CASCADE, TEXT
 from selfkd.evaluation.grading import YES_NO_TYPES
 from selfkd.evaluation.judge import agreement_sentence
 from selfkd.evaluation.metrics import OVERLAP_COUNTS, groups_in
-from selfkd.evaluation.tables import official_note
+from selfkd.evaluation.tables import official_note, question_form_note
 from selfkd.evaluation.uncertainty import DIFFERENCE, MIN_GROUPS, enough, mean_interval
 from selfkd.evaluation.verdicts import AT_CHANCE, format_interval, too_few
 from selfkd.report.charts import Bar, Dot, Figure, Table, bar_chart, minus, percent, percent_interval, scatter
@@ -67,7 +67,7 @@ def scores_section(
     names = Names(shown)
     tables = [_score_table(shown, names), _gap_table(shown, names), _closed_table(shown)]
     return {
-        "by_voice": _by_voice_tables(groups, names),
+        "by_voice": _by_voice_tables(groups),
         "findings": [score_finding(group, names) for group in shown],
         "comparisons": _comparisons(groups),
         "warnings": _warnings(groups, names),
@@ -272,32 +272,29 @@ def _closed_table(groups: list[Group]) -> Table:
     return Table("Gap closed", columns, rows, text_columns=3, note=note)
 
 
-def _by_voice_tables(groups: list[Group], names: Names) -> list[Table]:
+def _by_voice_tables(groups: list[Group]) -> list[Table]:
     """For each benchmark in several voices: a row for each voice, a column for each system, and the word error rate of
     the cascade's transcripts."""
-    by_benchmark: dict[str, list[Group]] = {}
-    for group in groups:
-        benchmark, found, _ = group.benchmark.partition(VOICE_MARK)
-        if found:
-            by_benchmark.setdefault(benchmark, []).append(group)
-    tables = []
-    for benchmark, voices in by_benchmark.items():
-        if len(voices) < 2:
-            continue
-        titles = {s: system_title(s) for group in voices for s in group.samples}
-        rows = []
-        for group in voices:
-            systems = group.scores["systems"]
-            cells = [_accuracy_and_interval(systems.get(s)) for s in titles]
-            wer = systems.get(CASCADE, {}).get("transcript_wer")
-            rows.append([group.benchmark.partition(VOICE_MARK)[2], *cells, percent(wer)])
-        scores = [s for s in voices[0].scores["systems"].values() if s["n"]]
-        chance = f" Chance: {percent(scores[0]['chance'])}." if scores else ""
-        forms = sorted({names.of(group, CASCADE) for group in voices if CASCADE in group.samples} - {CASCADE.title()})
-        note = f"Accuracy with its 95% interval; WER: of the cascade's transcripts, mean over clips.{chance}"
-        note += "".join(f" {form}: the better form of its transcripts in some voice." for form in forms)
-        tables.append(Table(f"{benchmark} by voice", ["Voice", *titles.values(), "WER"], rows, 1, note))
-    return tables
+    found = by_voice((group.benchmark, group) for group in groups)
+    return [_by_voice_table(benchmark, voices) for benchmark, voices in found.items() if len(voices) > 1]
+
+
+def _by_voice_table(benchmark: str, voices: list[tuple[str, Group]]) -> Table:
+    titles = {system: system_title(system) for _, group in voices for system in group.samples}
+    scores = [(voice, group.scores["systems"]) for voice, group in voices]
+    rows = [
+        [voice, *(_accuracy_and_interval(systems.get(s)) for s in titles), percent(_cascade_wer(systems))]
+        for voice, systems in scores
+    ]
+    chance = next((f" Chance: {percent(s['chance'])}." for s in scores[0][1].values() if s["n"]), "")
+    forms = question_form_note({voice: systems.get(CASCADE) for voice, systems in scores})
+    note = f"Accuracy with its 95% interval; WER: of the cascade's transcripts, mean over clips.{chance}"
+    note += f" {forms[0].upper()}{forms[1:]}." if forms else ""
+    return Table(f"{benchmark} by voice", ["Voice", *titles.values(), "WER"], rows, 1, note)
+
+
+def _cascade_wer(systems: dict[str, Any]) -> float | None:
+    return systems.get(CASCADE, {}).get("transcript_wer")
 
 
 def _accuracy_and_interval(scores: dict[str, Any] | None) -> str:
