@@ -1,7 +1,8 @@
 """The toy world's questions in the voices of several engines, some never trained on, clean and in noise: how well do
 SFT, Self-KD and a CTC projector answer, against the best form of a cascade?
 
-    python experiments/voices.py --output runs/voices [--seeds 0 1 2] [--whisper WHISPER] [--recordings FOLDER]
+    python experiments/voices.py --output runs/voices [--seeds 0 1 2] [--steps N] [--whisper WHISPER] \
+      [--recordings FOLDER]
 
 Trains what the demo trains, for every seed, and evaluates it on the same 400 questions in each condition: espeak-ng's
 held-out voices, and the bundled clips of Kokoro (voices that were not trained on), SVOX Pico and Festival (engines that
@@ -9,8 +10,8 @@ were not trained on); Pico's also in pink noise of 10 and 0 dB. WHISPER, a folde
 ASR model of a second cascade. FOLDER holds recordings of people, NAME.wav with its words in NAME.txt: the word error
 rate of the bundled ASR model on them.
 
-Writes OUTPUT/scores.json and OUTPUT/table.md; per-item results are in OUTPUT/*/eval-*/samples. Finished runs are kept:
-the same command resumes. Nothing is chosen on the test questions.
+Writes OUTPUT/scores.json, OUTPUT/table.md and OUTPUT/correct.json (correctness of each item, as bits); responses are in
+OUTPUT/*/eval-*/samples. Finished runs are kept: the same command resumes. Nothing is chosen on the test questions.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
-from projector_table import Seeds, load_samples, over_seeds, paired
+from projector_table import Seeds, correct_bits, load_samples, over_seeds, paired, write_correct
 
 from selfkd.data.example import MANIFEST, Example
 from selfkd.data.media import decode_audio
@@ -74,9 +75,9 @@ def in_noise(example: Example, snr_db: float) -> Example:
     return replace(example.with_audio(samples, example.voice, example.spoken_text), augmentation=effects)
 
 
-def run_seed(seed: int, output: Path, data: Sequence[str]) -> None:
+def run_seed(seed: int, steps: int, output: Path, data: Sequence[str]) -> None:
     folder = output / f"seed-{seed}"
-    train_models(DemoConfig(folder, seed=seed), lambda _, stage, config: once(stage, config))
+    train_models(DemoConfig(folder, seed=seed, distill_steps=steps), lambda _, stage, config: once(stage, config))
     for name in TRAINED.values():
         audio = EvaluateConfig(checkpoints(folder)[name], list(data), folder / f"eval-{name}", modalities=["audio"])
         once(evaluate, audio)
@@ -97,8 +98,10 @@ def run_without_training(output: Path, data: Sequence[str], whisper: str) -> dic
 
 
 def table(output: Path, conditions: Sequence[str], seeds: Sequence[int], cascades: Mapping[str, Path]) -> dict:
-    """{condition: {system: accuracy, sd over seeds, interval over items, minus the best cascade}}."""
+    """{condition: {system: accuracy, sd over seeds, interval over items, minus the best cascade}}; writes the
+    correctness of each item."""
     found: dict[str, Any] = {}
+    correct: dict[str, Any] = {}
     for condition in conditions:
         benchmark = f"world@{condition}"
         text = load_samples(next(iter(cascades.values())), "text", benchmark)
@@ -109,10 +112,15 @@ def table(output: Path, conditions: Sequence[str], seeds: Sequence[int], cascade
             }
         rows[BUNDLED] = {"": load_samples(output / "eval-ctc", "audio", benchmark)}
         rows |= {name: {"": load_samples(run, "cascade", benchmark)} for name, run in cascades.items()}
+        correct[condition] = {
+            name: {seed: correct_bits(samples, text) for seed, samples in by_seed.items()}
+            for name, by_seed in rows.items()
+        }
         best = max(cascades, key=lambda name: fmean(over_seeds(rows[name])))
         found[condition] = {"chance": chance_accuracy(text), "best cascade": best}
         for title, by_seed in rows.items():
             found[condition][title] = _row(title, by_seed, rows[best], title in (*TRAINED, BUNDLED))
+    write_correct(correct, output / "correct.json")
     return found
 
 
@@ -177,15 +185,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=DemoConfig.distill_steps, help="steps of SFT and of Self-KD")
     parser.add_argument("--whisper", default="", help="Whisper checkpoint of a second cascade")
     parser.add_argument("--recordings", type=Path, help="recordings of people: NAME.wav and NAME.txt")
     options = parser.parse_args()
     folders = test_folders(options.output)
     data = [f"{condition}={folder}" for condition, folder in folders.items()]
     with keep_frames():
-        for seed in options.seeds:
-            run_seed(seed, options.output, data)
         cascades = run_without_training(options.output, data, options.whisper)
+        for seed in options.seeds:
+            run_seed(seed, options.steps, options.output, data)
     found = table(options.output, list(folders), options.seeds, cascades)
     (options.output / "table.md").write_text(markdown(found))
     if options.recordings:

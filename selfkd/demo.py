@@ -1,5 +1,5 @@
-"""The whole pipeline on the bundled tiny model: synthesize, align, SFT, Self-KD, evaluate in the voices of several
-engines, next to the bundled CTC projector and a cascade, analyze, compare, report.
+"""The whole pipeline on the bundled tiny model, after stage 1: synthesize, SFT, Self-KD, evaluate in the voices of
+several engines, next to the bundled CTC projector and a cascade, analyze, compare, report.
 
 It only calls the stages, which pass files to each other under one folder. An interrupted demo resumes.
 """
@@ -7,31 +7,34 @@ It only calls the stages, which pass files to each other under one folder. An in
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
 
 from selfkd.analysis.config import AgreementConfig, AttentionConfig
+from selfkd.data.example import MANIFEST, Example
+from selfkd.data.rewrite import rewrite
 from selfkd.errors import InputError
 from selfkd.evaluation.compare import compare
 from selfkd.evaluation.config import CompareConfig, EvaluateConfig
+from selfkd.files import asset_path
 from selfkd.report.build import ReportConfig, report
 from selfkd.run_dir import MODEL, is_complete, once
 from selfkd.synthesis.config import SourceName, SynthesizeConfig
 from selfkd.synthesis.synthesize import synthesize
 from selfkd.toy_world.noisy_labels import MISTAKE_SHARE
-from selfkd.training.config import AlignConfig, DistillConfig
+from selfkd.training.config import DistillConfig
 
 QUESTIONS_A_VOICE, TEST_SEED = 400, 100
 SYNTHESIZED_VOICE = "espeak-ng"  # its held-out voices: the engine comes as a dependency
 # clips of the same questions that the package holds: Kokoro's held-out voices, and engines that no model trained on
 BUNDLED_VOICES = ("kokoro", "pico", "festival")
+BUNDLED_TRAINING_VOICES = ("flite", "kokoro")  # clips of training questions that the package holds
 BENCHMARKS: dict[SourceName, int] = {"world": QUESTIONS_A_VOICE, "easy-vqa": 200, "mmalign-world": 200}
 PROBE_SENTENCES = 100
 DISTILL_BATCH_SIZE = 16
-_TRAINED = ("align", "sft", "selfkd")  # run directories
+_TRAINED = ("sft", "selfkd")  # run directories
 _EVALUATED = {"sft": "SFT", "selfkd": "Self-KD", "ctc": "CTC projector"}  # on audio queries
 NUM_ANALYZED = 40  # items of the attention and agreement analyses
 
@@ -47,9 +50,8 @@ class DemoConfig:
         responses: Training responses: "noisy" (phrased differently from the model's own, with mistakes, as in the
             paper's data) or "clean" (in the model's own phrasing, all correct).
         seed: Seed of data and training.
-        words: Number of audio sentences for stage 1.
-        questions: Number of audio questions for stage 2.
-        align_steps: Steps of stage 1.
+        questions: Number of training questions to synthesize with espeak-ng, next to those of the package by Flite
+            and Kokoro.
         distill_steps: Steps of stage 2, the same for SFT and Self-KD.
         alpha: Weight of the KL term in the Self-KD run; SFT has 0.
         test_share: Share of the test questions to evaluate; below 1 for a quick look.
@@ -58,9 +60,7 @@ class DemoConfig:
     output: Path = Path("runs/demo")
     responses: Literal["noisy", "clean"] = "noisy"
     seed: int = 0
-    words: int = 2000
-    questions: int = 2000
-    align_steps: int = 300
+    questions: int = 800
     distill_steps: int = 250
     alpha: float = 1.0
     test_share: float = 1.0
@@ -109,33 +109,48 @@ def demo(config: DemoConfig) -> dict[str, Any]:
 
 
 def checkpoints(output: Path) -> dict[str, str]:
-    """{name: checkpoint} of the model after stage 1 ("base"), those of stage 2, and the bundled CTC projector."""
-    from selfkd.model.tiny import TINY_MODEL
+    """{name: checkpoint} of the bundled model after stage 1 ("base"), those of stage 2, and the bundled CTC
+    projector."""
+    from selfkd.model.tiny import TINY_MODEL, TINY_STACK_MODEL
 
-    trained = {"base" if name == "align" else name: str(output / name / MODEL) for name in _TRAINED}
-    return trained | {"ctc": TINY_MODEL}
+    trained = {name: str(output / name / MODEL) for name in _TRAINED}
+    return {"base": TINY_STACK_MODEL} | trained | {"ctc": TINY_MODEL}
 
 
 def train_models(config: DemoConfig, run_stage: RunStage) -> None:
-    """Stage 1 of the frame-stacking projector, then SFT and Self-KD, with the frozen encoder of the CTC projector."""
-    from selfkd.training.align import align
+    """Stage 2 of the frame-stacking projector, SFT and Self-KD, with the frozen encoder of the CTC projector, in voices
+    of the engines that this was trained on."""
     from selfkd.training.distill import distill
 
     out = config.output
-    words, train = out / "data" / "words", out / "data" / "train"
-    responses: SourceName = "world-noisy" if config.responses == "noisy" else "world"
-    for synthesis in (
-        SynthesizeConfig(words, "words", count=config.words, voices="random", seed=config.seed + 1),
-        SynthesizeConfig(train, responses, count=config.questions, voices="random", seed=config.seed),
-    ):
-        synthesize(replace(synthesis, shard_rows=_shard_rows(synthesis.count)))
-    stack = AlignConfig([str(words)], out / "align", projector="stack", steps=config.align_steps, seed=config.seed)
-    run_stage("stage 1, align: frame-stacking projector (paper baseline)", align, stack)
-    sft = DistillConfig([str(train)], out / "sft", model=checkpoints(out)["base"], alpha=0.0, seed=config.seed)
+    data = training_data(config)
+    sft = DistillConfig(data, out / "sft", model=checkpoints(out)["base"], alpha=0.0, seed=config.seed)
     sft = replace(sft, steps=config.distill_steps, batch_size=DISTILL_BATCH_SIZE)
     run_stage("stage 2, distill: SFT (alpha = 0)", distill, sft)
     selfkd = replace(sft, output=out / "selfkd", alpha=config.alpha)
     run_stage(f"stage 2, distill: Self-KD (alpha = {config.alpha:g})", distill, selfkd)
+
+
+def training_data(config: DemoConfig) -> list[str]:
+    """Folders of training questions: synthesized by espeak-ng in random voices, and those of the package."""
+    folder = config.output / "data"
+    source: SourceName = "world-noisy" if config.responses == "noisy" else "world"
+    espeak = SynthesizeConfig(folder / "train", source, count=config.questions, voices="random", seed=config.seed)
+    synthesize(replace(espeak, shard_rows=_shard_rows(config.questions)))
+    found = [espeak.output]
+    for voice in BUNDLED_TRAINING_VOICES:
+        bundled = asset_path("speech") / "training" / voice
+        if config.responses == "noisy":
+            found.append(bundled)
+            continue
+        found.append(folder / f"train-{voice}")
+        if not (found[-1] / MANIFEST).is_file():
+            rewrite(bundled, found[-1], _with_clean_response)
+    return list(map(str, found))
+
+
+def _with_clean_response(example: Example) -> Example:
+    return replace(example, answer=example.target, source="world")
 
 
 def evaluate_models(config: DemoConfig, run_stage: RunStage) -> list[str]:
@@ -164,7 +179,7 @@ def evaluate_models(config: DemoConfig, run_stage: RunStage) -> list[str]:
 
 def bundled_voice(name: str) -> Path:
     """The folder of the test questions in one of `BUNDLED_VOICES`."""
-    return Path(str(files("selfkd") / "assets" / "speech" / name))
+    return asset_path("speech") / "test" / name
 
 
 def synthesized_world(output: Path) -> str:
@@ -195,12 +210,13 @@ def _intro(config: DemoConfig) -> list[str]:
         "clean": "The training responses are short, in the model's own phrasing, and all correct.",
     }[config.responses]
     return [
-        f"{responses} SFT and Self-KD follow the paper: both start from the same aligned frame-stacking projector and "
-        "train on the same data in the same order, in random voices of espeak-ng.",
+        f"{responses} SFT and Self-KD follow the paper: both start from the same frame-stacking projector, which comes "
+        "with the package after stage 1, and train on the same data in the same order.",
         "The CTC projector comes with the package: it passes one soft token embedding for each CTC token to the LLM, "
         "and its only loss was CTC, with neither teacher nor training responses. The frozen speech encoder of all "
-        "three is the same: whisper-tiny.en's, fine-tuned on voices of espeak-ng, Flite and Kokoro. The cascade's "
-        "transcripts are those of the CTC projector.",
+        "three is the same: whisper-tiny.en's, fine-tuned. Encoder, both projectors, SFT and Self-KD were trained in "
+        "voices of the same engines: espeak-ng, Flite and Kokoro. The cascade's transcripts are those of the CTC "
+        "projector.",
         "Test scenes, some of their colour-shape combinations, and all test voices are held out from training. SVOX "
         "Pico and Festival are engines that no part was trained on. easy-VQA is a third-party set of images and "
         "questions; no model was trained on it. All audio is synthesized, not human speech.",

@@ -9,6 +9,7 @@ import re
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,11 @@ _DISK_FULL_MESSAGES = (
     "unexpected pos",  # torch.save: its writer finds the file shorter than expected
     "PytorchStreamWriter failed writing",
 )
+
+
+def asset_path(name: str) -> Path:
+    """A file or folder of the package's assets."""
+    return Path(str(files("selfkd") / "assets" / name))
 
 
 @contextmanager

@@ -81,7 +81,7 @@ def example(examples) -> Example:
     return replace(examples[0], id="the-example")
 
 
-DEMO_SIZE = {"words": 16, "questions": 16, "align_steps": 2, "distill_steps": 2, "test_share": 0.05}
+DEMO_SIZE = {"questions": 16, "distill_steps": 2, "test_share": 0.05}
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,14 @@ from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.native_omni import NATIVE_AUDIO, THINKERS, native_audio_token
 from selfkd.model.processing_omni import OmniProcessor
 from selfkd.model.speech_encoder import ASRModelConfig
-from selfkd.model.tiny import TINY_MODEL, asr_model_path, load_tiny_model, tiny_model_config, tiny_model_paths
+from selfkd.model.tiny import (
+    TINY_MODEL,
+    TINY_MODELS,
+    asr_model_path,
+    load_tiny_model,
+    tiny_model_config,
+    tiny_model_paths,
+)
 from selfkd.run_dir import MODEL
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -28,13 +35,13 @@ class CheckpointInfo:
     """What `inspect_checkpoint` finds out from the configuration of a checkpoint.
 
     Attributes:
-        source: Hub id, folder, or `selfkd-tiny`.
+        source: Hub id, folder, `selfkd-tiny` or `selfkd-tiny-stack`.
         field: The config field that named it, for error messages.
-        kind: tiny: the model in the package; omni: an `OmniModel` that selfkd saved; native: a native omni model in the
+        kind: tiny: a model in the package; omni: an `OmniModel` that selfkd saved; native: a native omni model in the
             layout of transformers; asr_model: an ASR model of selfkd; whisper: a Whisper checkpoint.
-        paths: The folders or hub ids that hold its weights; the tiny model has two.
+        paths: The folders or hub ids that hold its weights; a tiny model has several.
         omni_config: Configuration of an omni model; None for asr_model and whisper.
-        tiny_processor: The processor of the tiny model, which its configuration needs.
+        tiny_processor: The processor of a tiny model, which its configuration needs.
     """
 
     source: Source
@@ -58,7 +65,7 @@ class CheckpointInfo:
     def load(self) -> tuple[OmniModel, OmniProcessor]:
         """The model, on the CPU, and its processor; raises InputError where weights and configuration differ."""
         if self.kind == "tiny":
-            return load_tiny_model(self.processor)
+            return load_tiny_model(str(self.source), self.processor)
         processor = self.processor  # first: it takes a second, the weights may take minutes
         if self.kind == "omni":
             return load_strict(OmniModel, self.source, self.field), processor
@@ -71,7 +78,7 @@ def inspect_checkpoint(
     """Reads the configuration of a checkpoint, the one time that a stage does so, and the headers of its `weights`.
 
     Args:
-        source: Hub id or folder; `selfkd-tiny` is the model in the package.
+        source: Hub id or folder; `selfkd-tiny` and `selfkd-tiny-stack` are the models in the package.
         field: The config field that names it, for error messages.
         expected: omni: a model that takes images, text and audio; asr: one that transcribes audio (Whisper, an ASR
             model of selfkd, or a model with a CTC projector).
@@ -79,31 +86,35 @@ def inspect_checkpoint(
 
     Raises InputError for any other checkpoint.
     """
-    if str(source) == TINY_MODEL:
+    if str(source) == TINY_MODEL and expected == "asr":
+        return CheckpointInfo(source, field, "asr_model", (asr_model_path(),))
+    if str(source) in TINY_MODELS:
+        config, processor = tiny_model_config(str(source))
         if expected == "asr":
-            return CheckpointInfo(source, field, "asr_model", (asr_model_path(),))
-        return CheckpointInfo(source, field, "tiny", tiny_model_paths(), *tiny_model_config())
+            _check_asr(source, field, "omni", config.model_type, config)
+        return CheckpointInfo(source, field, "tiny", tiny_model_paths(str(source)), config, processor)
     values = read_config(source, field)
     model_type = values.get("model_type")
-    kind, config = _kind_of(model_type), None
+    kind, omni_config = _kind_of(model_type), None
     if kind in ("omni", "native"):
         with reading(source, field, "config.json"):
-            config = OmniConfig.from_pretrained(source) if kind == "omni" else _native_config(values)
+            omni_config = OmniConfig.from_pretrained(source) if kind == "omni" else _native_config(values)
     if expected == "omni":
         _check_omni(source, field, kind, model_type)
     else:
-        _check_asr(source, field, kind, model_type, config)
+        _check_asr(source, field, kind, model_type, omni_config)
     assert kind is not None, "checked above"
     if weights:
         check_checkpoint(source, field)
-    return CheckpointInfo(source, field, kind, (source,), config)
+    return CheckpointInfo(source, field, kind, (source,), omni_config)
 
 
 def load_model(source: Source = TINY_MODEL) -> tuple[OmniModel, OmniProcessor]:
     """A model and its processor, ready for inference: in evaluation mode, on the GPU where there is one.
 
     `source` is a model that selfkd has trained (the /model folder of a run), a native omni model of transformers, each
-    by path or hub id, or `selfkd-tiny`, the model in the package. Raises InputError for any other checkpoint."""
+    by path or hub id, or one in the package, `selfkd-tiny` or `selfkd-tiny-stack`. Raises InputError for any other
+    checkpoint."""
     model, processor = inspect_checkpoint(source).load()
     return ready(model), processor
 

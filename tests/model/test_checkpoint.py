@@ -8,7 +8,16 @@ from native_models import qwen2_5_omni
 
 from selfkd.errors import InputError
 from selfkd.model.checkpoint import inspect_checkpoint, load_model
-from selfkd.model.tiny import TINY_MODEL, asr_model_path, load_tiny_model, tiny_model_paths, vlm_path
+from selfkd.model.tiny import (
+    TINY_MODEL,
+    TINY_MODELS,
+    TINY_STACK_MODEL,
+    asr_model_path,
+    load_tiny_model,
+    tiny_model_config,
+    tiny_model_paths,
+    vlm_path,
+)
 
 
 @pytest.fixture(scope="module")
@@ -23,26 +32,33 @@ def test_kind_and_projector_of_each_checkpoint(saved, tiny_whisper, tmp_path):
     vlm, processor = qwen2_5_omni()
     for part in (vlm, processor):
         part.save_pretrained(tmp_path)
-    found = {source: inspect_checkpoint(source) for source in (TINY_MODEL, saved, tmp_path)}
+    found = {source: inspect_checkpoint(source) for source in (*TINY_MODELS, saved, tmp_path)}
     assert [(i.kind, i.config.projector_type) for i in found.values()] == [
-        ("tiny", "ctc"), ("omni", "stack"), ("native", "native"),
+        ("tiny", "ctc"), ("tiny", "stack"), ("omni", "stack"), ("native", "native"),
     ]  # fmt: skip
-    assert [i.paths for i in found.values()] == [tiny_model_paths(), (saved,), (tmp_path,)]
+    assert [i.paths for i in found.values()] == [*map(tiny_model_paths, TINY_MODELS), (saved,), (tmp_path,)]
     assert [inspect_checkpoint(s, "asr_model", "asr").kind for s in (TINY_MODEL, asr_model_path(), tiny_whisper)] == [
         "asr_model", "asr_model", "whisper",
     ]  # fmt: skip
 
 
-def test_the_tiny_model_is_loaded_by_its_name():
-    model, processor = load_model()
-    expected = load_tiny_model()[0].state_dict()
+@pytest.mark.parametrize("name", TINY_MODELS)
+def test_the_tiny_models_are_loaded_by_their_names(name, tmp_path):
+    model, processor = load_model(name)
     assert not model.training and processor.feature_extractor is not None
-    assert all(torch.equal(weight.cpu(), expected[name]) for name, weight in model.state_dict().items())
+    assert {type(p) for p in (model.config, processor)} == {type(p) for p in tiny_model_config(name)}
+    for part in (model, processor):
+        part.save_pretrained(tmp_path)
+    saved = load_model(tmp_path)[0]
+    assert saved.config.projector_type == model.config.projector_type
+    for other in (load_tiny_model(name)[0], saved):
+        expected = other.state_dict()
+        assert all(torch.equal(weight.cpu(), expected[name].cpu()) for name, weight in model.state_dict().items())
 
 
 def test_processor_and_configuration_are_read_once(saved):
     """What a stage hands down is what it has loaded already."""
-    for source in (saved, TINY_MODEL):
+    for source in (saved, *TINY_MODELS):
         info = inspect_checkpoint(source)
         assert info.load()[1] is info.processor
 
@@ -53,6 +69,7 @@ def test_processor_and_configuration_are_read_once(saved):
         (vlm_path(), "omni", "field: .*'internvl' takes no audio"),
         (vlm_path(), "asr", "field: .*'internvl' is neither a Whisper checkpoint nor an ASR model"),
         ("saved", "asr", "field: .*has no CTC projector"),
+        (TINY_STACK_MODEL, "asr", "field: .*has no CTC projector"),
         ("nowhere/at/all", "omni", "field: .*no checkpoint there"),
     ],
 )

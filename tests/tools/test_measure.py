@@ -27,7 +27,7 @@ ASSETS = vlm_path().parent
 
 def test_assets_are_small_and_without_pickle():
     files = [p for p in ASSETS.rglob("*") if p.is_file()]
-    assert sum(p.stat().st_size for p in files) < 50_000_000
+    assert sum(p.stat().st_size for p in files) < 55_000_000
     assert {p.suffix for p in files} <= {".safetensors", ".json", ".jinja", ".md", ".parquet", ".txt"}
     assert (vlm_path() / "model.safetensors").is_file() and (asr_model_path() / "model.safetensors").is_file()
 
@@ -47,7 +47,7 @@ def test_text_queries_are_answered(parts):
 
 
 def test_texts_are_repeated_and_questions_without_an_image_answered(parts):
-    assert text_accuracies(*parts, repeat_examples(40))["all"] >= 0.85
+    assert text_accuracies(*parts, repeat_examples(40))["all"] >= 0.95
     assert text_accuracies(*parts, description_examples(40))["all"] >= 0.95
 
 

@@ -1,4 +1,5 @@
-"""The bundled ASR model's training: a Whisper's encoder with a new CTC head over the tokens of an LLM."""
+"""The training of the bundled ASR model, a Whisper's encoder with a new CTC head over the tokens of an LLM, and of the
+bundled frame-stacking projector."""
 
 from functools import partial
 
@@ -6,14 +7,17 @@ import numpy as np
 import pytest
 import soundfile
 from examples import training_data
+from safetensors.torch import load_file
 
 from selfkd.data.dataset import ExampleFolder
 from selfkd.data.rewrite import rewrite
 from selfkd.errors import InputError
 from selfkd.model.backbones import load_asr_model, load_feature_extractor
 from selfkd.model.speech_encoder import ASRModel, ASRModelConfig
+from selfkd.model.tiny import TINY_STACK_MODEL, load_tiny_model
 from selfkd.training.align import AlignConfig, assemble
 from tools.tiny_model.pretrain_asr_model import AudioTexts, copy_head, pretrain_asr_model, write_babble
+from tools.tiny_model.pretrain_stack_projector import pretrain_stack_projector
 from tools.tiny_model.speech import as_opus
 
 
@@ -96,3 +100,16 @@ def test_a_folder_in_opus_is_an_ordinary_folder(data, tmp_path):
         assert len(ours) == len(theirs) and np.corrcoef(ours, theirs)[0, 1] > 0.9
         assert after.question == before.question and after.image == before.image
     assert sum(len(a.audio) for _, a in pairs) < sum(len(b.audio) for b, _ in pairs) / 2
+
+
+@pytest.mark.slow
+def test_a_frame_stacking_projector_is_trained_on_augmented_clips_too(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("tools.tiny_model.pretrain_stack_projector.PROBE_SENTENCES", 4)
+    pretrain_stack_projector([data], tmp_path, steps=2, seed=0)
+    clips, augmented = (list(ExampleFolder(f)) for f in (data, tmp_path / "augmented" / data.name))
+    assert [e.id for e in clips] == [e.id for e in augmented]
+    assert any(e.augmentation for e in augmented) and clips[0].audio != augmented[0].audio
+    projector = load_tiny_model(TINY_STACK_MODEL)[0].projector
+    before = projector.linear_out.weight.clone()
+    projector.load_state_dict(load_file(tmp_path / "projector" / "model.safetensors"))
+    assert not projector.linear_out.weight.equal(before)

@@ -1,14 +1,17 @@
-"""Speech of several engines for the bundled models: to train the ASR model, and to evaluate the demo.
+"""Speech of several engines for the bundled models: to train the ASR model, and to train and evaluate in the demo.
 
     python -m tools.tiny_model.speech training OUTPUT --kokoro FOLDER
+    python -m tools.tiny_model.speech questions OUTPUT --kokoro FOLDER
     python -m tools.tiny_model.speech test OUTPUT --kokoro FOLDER
 
 `training`: sentences of the toy world by espeak-ng in 3,600 random voices, Flite in all of its English voices, and
 Kokoro-82M (FOLDER holds model.onnx and voices.bin) in 22 of its 28. Never trained on: espeak-ng's held-out
 accents and variants, Kokoro's other six voices, all of SVOX Pico and of Festival, and every recording of a person.
 
-`test`: the demo's 400 test questions in voices that were never trained on, by Kokoro, SVOX Pico and Festival, as Opus:
-the folders in `selfkd/assets/speech`, which the demo reads because a user has none of these engines.
+`questions`: training questions of the demo in the same voices of Kokoro and Flite, as Opus: the folders in
+`selfkd/assets/speech/training`. `test`: the demo's 400 test questions in voices that were never trained on, by Kokoro,
+SVOX Pico and Festival, as Opus: the folders in `selfkd/assets/speech/test`. The demo reads both because a user has
+none of these engines.
 
 A second call resumes. Half an hour each on one core, most of it Kokoro.
 """
@@ -48,6 +51,15 @@ def training_speech(output: Path, kokoro: Path) -> list[SynthesizeConfig]:
     ]
 
 
+def training_questions(output: Path, kokoro: Path) -> list[SynthesizeConfig]:
+    same: dict = {"source": "world-noisy", "rate_wpm": (140, 215), "processes": 1, "shard_rows": 100}
+    voices: dict = {"engine": "kokoro", "engine_path": str(kokoro), "voices": KOKORO_TRAINING}
+    return [
+        SynthesizeConfig(output / "flite", count=700, seed=17, engine="flite", voices="training", **same),
+        SynthesizeConfig(output / "kokoro", count=500, seed=18, **voices, **same),
+    ]
+
+
 def test_speech(output: Path, kokoro: Path) -> list[SynthesizeConfig]:
     same: dict = {"source": "world", "split": "test", "count": QUESTIONS_A_VOICE, "seed": TEST_SEED, "processes": 1}
     return [
@@ -65,14 +77,15 @@ def as_opus(example: Example) -> Example:
     return replace(example, audio=file.getvalue())
 
 
+SPEECH = {"training": training_speech, "questions": training_questions, "test": test_speech}
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("speech", choices=("training", "test"))
+    parser.add_argument("speech", choices=tuple(SPEECH))
     parser.add_argument("output", type=Path)
     parser.add_argument("--kokoro", type=Path, required=True, help="folder of Kokoro-82M")
     options = parser.parse_args()
-    configs = {"training": training_speech, "test": test_speech}[options.speech]
-    for config in configs(options.output, options.kokoro):
+    for config in SPEECH[options.speech](options.output, options.kokoro):
         synthesize(config)
-        if options.speech == "test":
+        if options.speech != "training":
             rewrite(config.output, options.output / "opus" / config.output.name, as_opus)

@@ -15,7 +15,7 @@ from selfkd.model.chat_template import chat_frame
 from selfkd.toy_world.scenes import Scene, Split, render, sample_scene, split_of
 from selfkd.toy_world.tasks import image_task, text_task
 
-TEXT_ONLY_SHARE = 0.1
+TEXT_ONLY_SHARE = 0.15
 QUESTIONS_PER_GROUP = 8
 ONE_THING_SHARE = 0.15
 _CURRICULUM = ((0.1, 1), (0.3, 2), (1.0, 4))  # (up to this share of the training, max objects in a scene)

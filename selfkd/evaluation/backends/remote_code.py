@@ -29,7 +29,7 @@ from selfkd.evaluation.response import Prediction
 from selfkd.input_hashes import hashes_of_checkpoint
 from selfkd.model.backbones import read_config
 from selfkd.model.checkpoint import CheckpointInfo
-from selfkd.model.tiny import TINY_MODEL
+from selfkd.model.tiny import TINY_MODELS
 from selfkd.training.data import Modality
 
 # MiniCPM-o without sampling uses three beams and a repetition penalty unless told otherwise
@@ -108,7 +108,7 @@ class RemoteCodeBackend:
 
     @classmethod
     def accepts(cls, config: EvaluateConfig) -> bool:
-        return config.model != TINY_MODEL and needs_remote_code(config.model, config.trust_remote_code)
+        return config.model not in TINY_MODELS and needs_remote_code(config.model, config.trust_remote_code)
 
     @classmethod
     def inspect(cls, config: EvaluateConfig) -> None:
