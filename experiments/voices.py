@@ -46,15 +46,15 @@ from selfkd.evaluation.evaluate import evaluate
 from selfkd.evaluation.uncertainty import mean_interval, score_interval
 from selfkd.files import write_json
 from selfkd.model.kept_frames import keep_frames
-from selfkd.model.tiny import TINY_MODEL
+from selfkd.model.tiny import TINY_MODEL, TINY_STACK_MODEL
 from selfkd.run_dir import once
 from selfkd.synthesis.augment import augment
 from selfkd.synthesis.quality_filter import word_error_rate
 
 NOISE_DB = (10, 0)
 NOISY_VOICE = "pico"
-TRAINED = {"SFT": "sft", "Self-KD": "selfkd"}  # in every seed; the CTC projector is the bundled one
-BUNDLED = "CTC projector"
+TRAINED = {"SFT": "sft", "Self-KD": "selfkd"}  # in every seed
+BUNDLED = {"stage 1 only": ("stage-1", TINY_STACK_MODEL), "CTC projector": ("ctc", TINY_MODEL)}  # one training each
 
 
 def test_folders(output: Path) -> dict[str, Path]:
@@ -84,9 +84,10 @@ def run_seed(seed: int, steps: int, output: Path, data: Sequence[str]) -> None:
 
 
 def run_without_training(output: Path, data: Sequence[str], whisper: str) -> dict[str, Path]:
-    """Text queries, cascades, and the bundled CTC projector: {name of a cascade: its run}; the first has the text
+    """Text queries, cascades, and the bundled models: {name of a cascade: its run}; the first has the text
     queries too."""
-    once(evaluate, EvaluateConfig(TINY_MODEL, list(data), output / "eval-ctc", modalities=["audio"]))
+    for name, model in BUNDLED.values():
+        once(evaluate, EvaluateConfig(model, list(data), output / f"eval-{name}", modalities=["audio"]))
     base = EvaluateConfig(TINY_MODEL, list(data), output / "eval-base", modalities=["text", "cascade"])
     runs = {"cascade, bundled ASR model": base}
     if whisper:
@@ -110,7 +111,8 @@ def table(output: Path, conditions: Sequence[str], seeds: Sequence[int], cascade
             rows[title] = {
                 str(s): load_samples(output / f"seed-{s}" / f"eval-{name}", "audio", benchmark) for s in seeds
             }
-        rows[BUNDLED] = {"": load_samples(output / "eval-ctc", "audio", benchmark)}
+        for title, (name, _) in BUNDLED.items():
+            rows[title] = {"": load_samples(output / f"eval-{name}", "audio", benchmark)}
         rows |= {name: {"": load_samples(run, "cascade", benchmark)} for name, run in cascades.items()}
         correct[condition] = {
             name: {seed: correct_bits(samples, text) for seed, samples in by_seed.items()}
@@ -119,7 +121,7 @@ def table(output: Path, conditions: Sequence[str], seeds: Sequence[int], cascade
         best = max(cascades, key=lambda name: fmean(over_seeds(rows[name])))
         found[condition] = {"chance": chance_accuracy(text), "best cascade": best}
         for title, by_seed in rows.items():
-            found[condition][title] = _row(title, by_seed, rows[best], title in (*TRAINED, BUNDLED))
+            found[condition][title] = _row(title, by_seed, rows[best], title in (*TRAINED, *BUNDLED))
     write_correct(correct, output / "correct.json")
     return found
 
@@ -154,7 +156,7 @@ def markdown(found: Mapping[str, Any]) -> str:
         wer = next(row["wer"] for row in rows.values() if isinstance(row, dict) and "wer" in row)
         lines.append(f"| {condition} | {100 * rows['chance']:.1f} | {' | '.join(cells)} | {100 * wer:.1f} |")
     for condition, rows in found.items():
-        for name in (*TRAINED, BUNDLED):
+        for name in (*TRAINED, *BUNDLED):
             over = rows[name]["minus_best_cascade"]
             low, high = (100 * side for side in over["interval"])
             lines.append(

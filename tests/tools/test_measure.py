@@ -6,9 +6,12 @@ import pytest
 
 from selfkd.data.dataset import ExampleFolder
 from selfkd.data.example import read_manifest
-from selfkd.demo import BUNDLED_VOICES, QUESTIONS_A_VOICE, TEST_SEED, bundled_voice
+from selfkd.demo import BUNDLED_TRAINING_VOICES, BUNDLED_VOICES, QUESTIONS_A_VOICE, TEST_SEED, bundled_voice
+from selfkd.evaluation.backends.local import predict_modality
 from selfkd.evaluation.backends.transcriber import Transcriber
-from selfkd.model.tiny import asr_model_path, vlm_path
+from selfkd.files import asset_path
+from selfkd.model.checkpoint import load_model
+from selfkd.model.tiny import TINY_STACK_MODEL, asr_model_path, vlm_path
 from selfkd.synthesis.sources.registry import ToyMMAlign, ToyWorld
 from selfkd.toy_world.questions import TOY_QUESTION_TYPES
 from selfkd.toy_world.written_forms import WRITTEN_FORMS
@@ -51,6 +54,15 @@ def test_texts_are_repeated_and_questions_without_an_image_answered(parts):
     assert text_accuracies(*parts, description_examples(40))["all"] >= 0.95
 
 
+@pytest.mark.slow
+def test_frame_stacking_projector_hands_over_words():
+    """Stage 1 of the paper baseline: most sentences in voices that were not trained on are repeated as they are."""
+    model, processor = load_model(TINY_STACK_MODEL)
+    examples = synthesized(repeat_examples(40))
+    predictions = predict_modality(model, processor, examples, "audio")
+    assert sum(p.text == e.question for p, e in zip(predictions, examples, strict=True)) >= 0.7 * len(examples)
+
+
 def test_other_written_forms_and_captions_are_answered(parts):
     questions = toy_examples(6)
     for form in WRITTEN_FORMS:
@@ -72,6 +84,19 @@ def test_asr_model_transcribes_engines_and_voices_that_were_not_trained_on(voice
     folder = ExampleFolder(bundled_voice(voice))
     assert len(folder) == QUESTIONS_A_VOICE and folder.source == "world"
     assert mean_word_error(Transcriber.from_pretrained(), folder[:60]) <= 0.08
+
+
+def test_bundled_training_speech_is_in_voices_that_no_test_question_is_in():
+    tested = {(read_manifest(f)["engine"], v) for f in map(bundled_voice, BUNDLED_VOICES) for v in voices_of(f)}
+    for name in BUNDLED_TRAINING_VOICES:
+        folder = asset_path("speech") / "training" / name
+        manifest = read_manifest(folder)
+        assert not {(manifest["engine"], voice) for voice in voices_of(folder)} & tested
+        assert manifest["split"] == "train" and "GPL" not in manifest["engine_license"]
+
+
+def voices_of(folder):
+    return {row["voice"] for row in ExampleFolder(folder).columns("voice")}
 
 
 def test_bundled_speech_is_of_the_demos_questions():

@@ -2,7 +2,8 @@
 frozen VLM of the package. The weights in `selfkd/assets/stack_projector` are its output.
 
     python -m tools.tiny_model.speech training DATA --kokoro FOLDER
-    python -m tools.tiny_model.pretrain_stack_projector DATA/* --output OUTPUT [--steps N] [--seed N]
+    python -m tools.tiny_model.speech questions QUESTIONS --kokoro FOLDER
+    python -m tools.tiny_model.pretrain_stack_projector DATA/*-2 QUESTIONS/kokoro --output OUTPUT [--steps N] [--seed N]
 
 It is `selfkd align --projector stack` on speech of the engines that the ASR model was trained on. Every clip is there
 twice, as it is and augmented as for the ASR model, and is encoded once. Writes the projector into OUTPUT/projector, and
@@ -69,6 +70,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, nargs="+")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=1600)
     parser.add_argument("--seed", type=int, default=0)
     pretrain_stack_projector(**vars(parser.parse_args()))
