@@ -180,7 +180,8 @@ def recordings(folder: Path) -> dict[str, Any]:
         {"id": e.id, "text": e.question, "transcript": t, "wer": rate}
         for e, t, rate in zip(examples, transcripts, rates, strict=True)
     ]
-    return {"n": len(rates), "wer": fmean(rates), "interval": mean_interval(rates), "items": items}
+    interval = mean_interval(rates, bounds=(0.0, max(1.0, *rates)))
+    return {"n": len(rates), "wer": fmean(rates), "interval": interval, "items": items}
 
 
 def main() -> None:

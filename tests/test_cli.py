@@ -85,7 +85,7 @@ for name in COMMANDS:
         (["report", "{}", "--output", "{}/r.html"], "runs: .*neither a run directory"),
         (["report", "{}/none", "--output", "{}/r.html"], "runs: .*no such folder"),
         (["synthesize", "--count", "1", "--output", "{}/file"], "file: File exists"),
-        (["demo", "--output", "{}/file"], "file/data/words: Not a directory"),
+        (["demo", "--output", "{}/file"], "file/data/train: Not a directory"),
         (["align", "--recipe", "{}/file"], "file or on the command line"),
     ],
 )
