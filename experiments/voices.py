@@ -48,7 +48,7 @@ from selfkd.files import write_json
 from selfkd.model.kept_frames import keep_frames
 from selfkd.model.tiny import TINY_MODEL, TINY_STACK_MODEL
 from selfkd.run_dir import once
-from selfkd.synthesis.augment import augment
+from selfkd.synthesis.augment import augment_example
 from selfkd.synthesis.quality_filter import word_error_rate
 
 NOISE_DB = (10, 0)
@@ -71,8 +71,7 @@ def test_folders(output: Path) -> dict[str, Path]:
 
 
 def in_noise(example: Example, snr_db: float) -> Example:
-    samples, effects = augment(example.samples(), {"noise": 1.0}, (snr_db, snr_db), "", example.id)
-    return replace(example.with_audio(samples, example.voice, example.spoken_text), augmentation=effects)
+    return augment_example(example, {"noise": 1.0}, (snr_db, snr_db), "", example.id)
 
 
 def run_seed(seed: int, steps: int, output: Path, data: Sequence[str]) -> None:
@@ -84,8 +83,8 @@ def run_seed(seed: int, steps: int, output: Path, data: Sequence[str]) -> None:
 
 
 def run_without_training(output: Path, data: Sequence[str], whisper: str) -> dict[str, Path]:
-    """Text queries, cascades, and the bundled models: {name of a cascade: its run}; the first has the text
-    queries too."""
+    """Text queries, cascades, and the bundled models: {name of a cascade: its run}; the first has the text queries
+    too."""
     for name, model in BUNDLED.values():
         once(evaluate, EvaluateConfig(model, list(data), output / f"eval-{name}", modalities=["audio"]))
     base = EvaluateConfig(TINY_MODEL, list(data), output / "eval-base", modalities=["text", "cascade"])

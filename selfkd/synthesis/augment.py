@@ -8,6 +8,7 @@ again on its own.
 import io
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from selfkd.data.example import SAMPLE_RATE_HZ
+from selfkd.data.example import SAMPLE_RATE_HZ, Example
 from selfkd.data.resample import resampled
 from selfkd.errors import InputError
 
@@ -61,6 +62,14 @@ def check_effects(probabilities: Mapping[str, float], snr_db: tuple[float, float
 
 def _noise_files(folder: str) -> list[Path]:
     return sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in _NOISE_SUFFIXES)
+
+
+def augment_example(
+    example: Example, probabilities: Mapping[str, float], snr_db: tuple[float, float], noise_folder: str, key: str
+) -> Example:
+    """The example with effects on its audio, which replaces the audio that it has; raises InputError without audio."""
+    samples, effects = augment(example.samples(), probabilities, snr_db, noise_folder, key)
+    return replace(example.with_audio(samples, example.voice, example.spoken_text), augmentation=effects)
 
 
 def augment(

@@ -12,7 +12,6 @@ into OUTPUT/eval-probe the share of test sentences, in held-out voices, that the
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -28,7 +27,7 @@ from selfkd.files import follow_umask
 from selfkd.model.checkpoint import load_model
 from selfkd.model.kept_frames import keep_frames
 from selfkd.run_dir import MODEL, once
-from selfkd.synthesis.augment import augment
+from selfkd.synthesis.augment import augment_example
 from selfkd.training.align import align
 from selfkd.training.config import AlignConfig
 from tools.tiny_model.pretrain_asr_model import EFFECTS, SNR_DB, write_babble
@@ -41,8 +40,7 @@ def augmented(folder: Path, output: Path, seed: int) -> Path:
     """The folder's examples with other audio effects each, babble of the folder itself among the noises."""
 
     def change(example: Example) -> Example:
-        samples, effects = augment(example.samples(), EFFECTS, SNR_DB, str(babble), f"{seed}/{example.id}")
-        return replace(example.with_audio(samples, example.voice, example.spoken_text), augmentation=effects)
+        return augment_example(example, EFFECTS, SNR_DB, str(babble), f"{seed}/{example.id}")
 
     babble = output / "babble"
     if not (output / MANIFEST).is_file():
