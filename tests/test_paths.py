@@ -120,7 +120,7 @@ def test_audio_outside_the_folder_is_rejected(tmp_path):
         for source, file in (("common-voice", "c.tsv"), ("lhotse", "cuts.jsonl"), ("gigaspeech", "giga.json")):
             opened = open_source(source_settings(tmp_path, source, tmp_path / "own" / file))
             with pytest.raises(InputError, match=r"field audio: .*leads out of the folder"):
-                read_clip(opened.recording(0))
+                read_clip(opened.recordings(0)[0])
     assert len(read_clip(Clip(tmp_path / "own" / "link.flac"))[0]) == 32_000, "a path of the user is read"
 
 

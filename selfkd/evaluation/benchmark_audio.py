@@ -72,7 +72,7 @@ def _synthesize_cached(
     values = asdict(synthesis)
     inputs = masked({k: v for k, v in values.items() if k not in ("output", "processes", "pool", "address")})
     key = hashlib.sha256(json.dumps(inputs, default=str, sort_keys=True).encode())
-    key.update(repr([r._replace(image=None, clip=None) for r in source.rows]).encode())
+    key.update(repr([r._replace(image=None, clips=()) for r in source.rows]).encode())
     files = sorted({r.image.file for r in source.rows if isinstance(r.image, ImageInParquet)})
     key.update("".join(map(footer_hash, files)).encode())
     output = expanded(config.cache) / f"{name}-{key.hexdigest()[:12]}"

@@ -14,6 +14,7 @@ from selfkd.toy_world.scenes import Split
 SourceName = Literal[
     "words", "world", "world-noisy", "easy-vqa", "mmalign-world",
     "benchmark", "llava", "jsonl", "datasets", "librispeech", "common-voice", "gigaspeech", "lhotse",
+    "stamps", "stamps-mmalign",
 ]  # fmt: skip
 EngineName = Literal["espeak", "flite", "pico", "festival", "kokoro", "piper", "openai", "recorded"]
 PoolName = Literal["local", "ray"]

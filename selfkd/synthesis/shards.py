@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from selfkd.data.example import REJECTED, Example, groups_of, write_shard
-from selfkd.data.resample import resampled
 from selfkd.errors import EngineError, InputError, without_run_details
 from selfkd.files import locked, sha256, strip_folders
 from selfkd.synthesis.augment import augment
@@ -18,7 +17,7 @@ from selfkd.synthesis.config import EngineName, SynthesizeConfig
 from selfkd.synthesis.pronounceable import ANY
 from selfkd.synthesis.quality_filter import ASRFilter, check_audio
 from selfkd.synthesis.sources.registry import TOY_SOURCES, Source
-from selfkd.synthesis.sources.rows import read_clip
+from selfkd.synthesis.sources.rows import read_clips
 from selfkd.synthesis.text_normalization import spoken_form
 from selfkd.synthesis.tts.base import Utterance
 from selfkd.synthesis.tts.registry import ANY_LANGUAGE_ENGINES, load_engine
@@ -82,7 +81,7 @@ class _Shard:
         try:
             text_example = self.source.example(index)
             name, question = text_example.id, text_example.question
-            recorded = self._with_recording(index, text_example)
+            recorded = self._with_recordings(index, text_example)
             example = recorded or self._with_synthesis(text_example)
             # one text for the teacher's query, the voice and the CTC labels
             assert example.question == question and (example.spoken_text == question or not recorded)
@@ -98,11 +97,11 @@ class _Shard:
             self._reject(example, error)
             return None
 
-    def _with_recording(self, index: int, example: Example) -> Example | None:
-        clip = self.source.recording(index)
-        if clip is None:
+    def _with_recordings(self, index: int, example: Example) -> Example | None:
+        clips = self.source.recordings(index)
+        if not clips:
             return None
-        return self._augmented(example, resampled(*read_clip(clip)), example.voice or "recorded", example.question)
+        return self._augmented(example, read_clips(clips), example.voice or "recorded", example.question)
 
     def _with_synthesis(self, example: Example) -> Example:
         config = self.config

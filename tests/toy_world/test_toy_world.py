@@ -124,6 +124,16 @@ def test_noisy_labels_have_the_same_questions_and_the_stated_error_rate():
     assert abs(wrong / 400 - MISTAKE_SHARE) < 0.07
 
 
+def test_a_higher_share_of_mistakes_has_the_mistakes_of_a_lower_one():
+    world = ToyWorld("train", 0)
+
+    def wrong(share: float) -> set[int]:
+        right = [world.noisy_response(index, 0.0) for index in range(200)]
+        return {index for index in range(200) if world.noisy_response(index, share) != right[index]}
+
+    assert not wrong(0.0) and wrong(0.15) < wrong(0.3) < wrong(1.0) == set(range(200))
+
+
 def test_the_toy_source_cycles_through_the_question_types():
     question_types = [ToyWorld("test", 0).example(i).question_type for i in range(2 * len(TOY_QUESTION_TYPES))]
     assert question_types == list(TOY_QUESTION_TYPES) * 2 and len(TOY_QUESTION_TYPES) >= 7

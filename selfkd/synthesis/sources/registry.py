@@ -10,6 +10,7 @@ from selfkd.synthesis.config import SourceName, SynthesizeConfig
 from selfkd.synthesis.sources import asr_corpora
 from selfkd.synthesis.sources.llava import llava
 from selfkd.synthesis.sources.rows import Clip
+from selfkd.synthesis.sources.stamps import stamps, stamps_mmalign
 from selfkd.synthesis.sources.tables import dataset, json_lines
 from selfkd.synthesis.sources.toy import EasyVQA, ToyMMAlign, ToyTranscription, ToyWorld
 from selfkd.toy_world.scenes import Split
@@ -35,8 +36,8 @@ class Source(Protocol):
         """(id, question), of a row whose example cannot be made too."""
         ...
 
-    def recording(self, index: int) -> Clip | None:
-        """The recorded speech of an example; None where it has to be synthesized."""
+    def recordings(self, index: int) -> tuple[Clip, ...]:
+        """The recorded speech of an example, clip after clip; none where it has to be synthesized."""
         ...
 
     def part(self, start: int, stop: int) -> "Source":
@@ -46,7 +47,14 @@ class Source(Protocol):
     def example(self, index: int) -> Example: ...
 
 
-RECORDED = ("librispeech", "common-voice", "gigaspeech", "lhotse")  # every row has a recording
+RECORDED = (
+    "librispeech",
+    "common-voice",
+    "gigaspeech",
+    "lhotse",
+    "stamps",
+    "stamps-mmalign",
+)  # every row has a recording
 TOY_SOURCES: dict[str, Callable[[Split, int], Source]] = {
     "words": ToyTranscription,
     "world": ToyWorld,
@@ -94,4 +102,8 @@ def open_source(config: SynthesizeConfig) -> Source:
             return asr_corpora.common_voice(path, count, seed)
         case "gigaspeech":
             return asr_corpora.gigaspeech(path, count, seed)
+        case "stamps":
+            return stamps(path, config.language, config.split, count, seed)
+        case "stamps-mmalign":
+            return stamps_mmalign(path, config.language, config.split, count, seed)
     return asr_corpora.lhotse_cuts(path, count, seed)

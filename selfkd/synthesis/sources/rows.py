@@ -9,7 +9,7 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from operator import itemgetter
@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 
 from selfkd.data.as_text import check_text, refuse_utf16, valid_unicode
 from selfkd.data.audio_files import SUFFIXES
-from selfkd.data.example import Example, image_hash
+from selfkd.data.example import SAMPLE_RATE_HZ, Example, image_hash
 from selfkd.data.image_placeholders import IMAGE_PLACEHOLDER, leftover_image_placeholder, strip_image_placeholder
 from selfkd.data.lazy_images import LazyImage
 from selfkd.data.media import decode_audio, stored_image
+from selfkd.data.resample import resampled
 from selfkd.errors import InputError
 from selfkd.files import path_within
 
@@ -70,6 +71,7 @@ def json_records(path: Path, opening: str = r"\s*\[", decoder: json.JSONDecoder 
 
 
 MAX_BYTES = 50_000_000
+PAUSE_SECONDS = 0.3  # between the clips of a question
 UNANSWERED = "no question or answer"  # why a row is skipped
 
 
@@ -85,8 +87,8 @@ class Clip(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A question as a source lists it. `image` is a file, its bytes, or where they are stored; `clip` is its recorded
-    speech, if any, by `speaker`."""
+    """A question as a source lists it. `image` is a file, its bytes, or where they are stored; `clips` are its recorded
+    speech, if any, by `speaker`, one after another."""
 
     id: str
     question: str
@@ -94,7 +96,7 @@ class Row(NamedTuple):
     instruction: str = ""
     answer_format: str = ""
     image: Path | bytes | LazyImage | None = None
-    clip: Clip | None = None
+    clips: tuple[Clip, ...] = ()
     category: str = ""
     speaker: str = ""
     question_type: str = "open"
@@ -122,8 +124,8 @@ class RowSource:
         """Over the rows' text and the keys of their images and recordings, which are not read."""
         digest = hashlib.sha256()
         for row in self.rows:
-            clip = row.clip and (row.clip.path.name, row.clip.start, row.clip.stop, *row.clip.channels)
-            digest.update(repr((*row._replace(image=None, clip=None), _image_key(row.image), clip)).encode())
+            clips = tuple((clip.path.name, clip.start, clip.stop, *clip.channels) for clip in row.clips)
+            digest.update(repr((*row._replace(image=None, clips=()), _image_key(row.image), clips)).encode())
         return digest.hexdigest()
 
     def example(self, index: int) -> Example:
@@ -139,7 +141,7 @@ class RowSource:
             question=row.question,
             answer=row.answer,
             source=self.name,
-            question_type="repeat" if row.clip is not None and row.image is None else row.question_type,
+            question_type="repeat" if row.clips and row.image is None else row.question_type,
             target=row.answer,
             category=row.category,
             instruction=row.instruction,
@@ -149,14 +151,14 @@ class RowSource:
         if row.image is not None:
             image = row.image.read() if isinstance(row.image, LazyImage) else row.image
             example = replace(example, image=checked_image(image))
-        return example if row.clip is None else replace(example, voice=row.speaker)
+        return replace(example, voice=row.speaker) if row.clips else example
 
     def id_and_question(self, index: int) -> tuple[str, str]:
         row = self.rows[index - self.first]
         return valid_unicode(row.id), valid_unicode(row.question)
 
-    def recording(self, index: int) -> Clip | None:
-        return self.rows[index - self.first].clip
+    def recordings(self, index: int) -> tuple[Clip, ...]:
+        return self.rows[index - self.first].clips
 
 
 def drop_unanswered(rows: Iterable[Row], skipped: Counter[str]) -> Iterator[Row]:
@@ -212,6 +214,14 @@ def read_clip(clip: Clip) -> tuple[NDArray[np.float32], int]:
     except InputError as error:
         raise InputError(f"field audio: {clip.path}: {error}") from error
     return audio_clip.samples, audio_clip.rate_hz
+
+
+def read_clips(clips: Sequence[Clip]) -> NDArray[np.float32]:
+    """Recorded speech (frames,) at 16 kHz, one clip after another with a pause of `PAUSE_SECONDS` between them. Raises
+    InputError, naming field and file."""
+    pause = np.zeros(round(PAUSE_SECONDS * SAMPLE_RATE_HZ), np.float32)
+    parts = [part for clip in clips for part in (resampled(*read_clip(clip)), pause)]
+    return np.concatenate(parts[:-1])
 
 
 def find_recording(folder: Path, name: str) -> Path | None:

@@ -12,17 +12,18 @@ import easy_vqa
 
 from selfkd.data.example import Example, image_to_png
 from selfkd.errors import InputError
-from selfkd.toy_world.noisy_labels import noiseless_response, noisy_response
+from selfkd.toy_world.noisy_labels import MISTAKE_SHARE, noiseless_response, noisy_response
 from selfkd.toy_world.questions import (
     COLORS,
     QUESTION_TYPES,
     SHAPES,
     TOY_QUESTION_TYPES,
+    Question,
     caption_pair,
     caption_question,
     make_question,
 )
-from selfkd.toy_world.scenes import Split, has_held_out, render, sample_scene
+from selfkd.toy_world.scenes import Scene, Split, has_held_out, render, sample_scene
 from selfkd.toy_world.tasks import REPEAT_INSTRUCTION, sample_words
 
 _TRIES = 1000  # scenes that are tried for one that allows the wanted question type
@@ -39,8 +40,8 @@ class _Generated:
     def id_and_question(self, index: int) -> tuple[str, str]:
         return f"row {index}", ""
 
-    def recording(self, index: int) -> None:
-        return None
+    def recordings(self, index: int) -> tuple[()]:
+        return ()
 
     def part(self, start: int, stop: int):
         return self
@@ -60,6 +61,19 @@ class ToyWorld(_Generated):
         return "world-noisy" if self.noisy else "world"
 
     def example(self, index: int) -> Example:
+        scene, question = self.scene_and_question(index)
+        return Example(
+            id=f"world-{self.split}-{self.seed}-{index:06d}",
+            question=question.text,
+            answer=self.noisy_response(index) if self.noisy else noiseless_response(question),
+            source=self.name,
+            question_type=question.question_type,
+            target=question.answer,
+            category="held-out combination" if has_held_out(scene) else "training combinations",
+            image=image_to_png(render(scene)),
+        )
+
+    def scene_and_question(self, index: int) -> tuple[Scene, Question]:
         rng = random.Random(f"{self.name.removesuffix('-noisy')}/{self.split}/{self.seed}/{index}")
         question_types = tuple(QUESTION_TYPES) if self.split == "train" else TOY_QUESTION_TYPES
         question_type = question_types[index % len(question_types)]
@@ -67,21 +81,15 @@ class ToyWorld(_Generated):
             scene = sample_scene(self.split, self.seed, index * _TRIES + attempt)
             question = make_question(scene, question_type, rng)
             if question is not None:
-                break
-        else:
-            raise RuntimeError(f"no scene allows a question of type {question_type}")
-        # noisy labels have a generator of their own, so that both variants have the same questions
-        noise_rng = random.Random(f"annotator/{self.seed}/{index}")
-        return Example(
-            id=f"world-{self.split}-{self.seed}-{index:06d}",
-            question=question.text,
-            answer=noisy_response(question, noise_rng) if self.noisy else noiseless_response(question),
-            source=self.name,
-            question_type=question_type,
-            target=question.answer,
-            category="held-out combination" if has_held_out(scene) else "training combinations",
-            image=image_to_png(render(scene)),
-        )
+                return scene, question
+        raise RuntimeError(f"no scene allows a question of type {question_type}")
+
+    def noisy_response(self, index: int, mistake_share: float = MISTAKE_SHARE) -> str:
+        """The noisy label of a question. The questions that are answered wrongly at one share are so at every higher
+        one."""
+        # a generator of its own, so that clean and noisy labels have the same questions
+        rng = random.Random(f"annotator/{self.seed}/{index}")
+        return noisy_response(self.scene_and_question(index)[1], rng, mistake_share)
 
 
 @dataclass(frozen=True)

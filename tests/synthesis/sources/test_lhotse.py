@@ -29,7 +29,7 @@ def cuts(folder, cut_channel, text_channel=None, numbers=(0, 1, 2), sources=None
     cut |= {k: v for k, v in changes.items() if k not in recording}
     (folder / "cuts.jsonl").write_text(json.dumps(cut))
     (row,) = lhotse_cuts(folder / "cuts.jsonl", 0, 0).rows
-    return read_clip(row.clip)[0]
+    return read_clip(row.clips[0])[0]
 
 
 @pytest.mark.parametrize(("given", "columns"), [

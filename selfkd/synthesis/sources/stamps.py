@@ -1,0 +1,223 @@
+"""Tux Paint's stamps: images with captions in a hundred languages, many of them read aloud by people.
+
+The layout is that of the package `tuxpaint-stamps-default` (GPL-2; not part of selfkd): NAME.png; NAME.txt with the
+English caption in its first line, then lines LANGUAGE.utf8=CAPTION; NAME_desc.ogg and NAME_desc_LANGUAGE.ogg. Two
+sources read it: `stamps`, captions to repeat (stage 1), and `stamps-mmalign`, MMAlign's question about an image.
+
+The split is by subject: all stamps whose English captions name the same thing (a photograph and a drawing of a koala)
+are in one, whatever the language.
+"""
+
+import hashlib
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from glob import escape
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from selfkd.data.as_text import tidy
+from selfkd.data.audio_files import SUFFIXES
+from selfkd.errors import InputError
+from selfkd.synthesis.sources.rows import Clip, Row, RowSource, sample_rows
+from selfkd.toy_world.scenes import Split
+from selfkd.toy_world.tasks import REPEAT_INSTRUCTION
+
+LICENSE = "GPL-2 (Tux Paint stamps)"
+IS_TRUE = "Is this a true caption of the image? Answer yes or no.\n"
+WHICH_IS_TRUE = "Which caption is true of the image? Answer A or B.\n"
+ENGLISH = "en"
+# letters that Tux Paint has as stamps: their captions, read aloud, announce the two captions of a choice
+_LETTERS = [f"symbols/alphabets/english/filled/uppercase/{letter}_filled" for letter in "AB"]
+_TEST_SHARE, _VALIDATION_SHARE = 0.2, 0.1
+_CAPTION = re.compile(r"([\w@]+)\.utf8=(.*)")
+_BEFORE_SUBJECT = re.compile(r"\b(?:pair|piece|bunch|bowl|cup|glass|slice|kind|type|couple|set|group)s? of\b")
+_AFTER_SUBJECT = re.compile(r"\s(?:of|in|on|with|at|for|from|by|to|and|or|without|that|which)\s.*|[,(:].*")
+
+
+@dataclass(frozen=True)
+class Stamp:
+    path: Path  # without a suffix
+    name: str  # the path within the folder of all stamps
+    captions: dict[str, str]  # by language: es, pt_BR
+
+    @cached_property
+    def subject(self) -> str:
+        """The last word of the English caption's first noun phrase: "kangaroo" of "A red kangaroo in Australia." """
+        words = re.findall(r"\w+", _AFTER_SUBJECT.sub("", _BEFORE_SUBJECT.sub("", self.captions[ENGLISH].lower())))
+        word = words[-1] if words else self.name
+        return word.removesuffix("s") if len(word) > 3 and not word.endswith("ss") else word
+
+    @property
+    def split(self) -> Split:
+        share = int.from_bytes(hashlib.blake2b(self.subject.encode(), digest_size=4).digest()) / 2**32
+        if share < _TEST_SHARE:
+            return "test"
+        return "validation" if share < _TEST_SHARE + _VALIDATION_SHARE else "train"
+
+
+class _Spoken(NamedTuple):
+    """A stamp's caption in the language asked for, and where someone reads it aloud."""
+
+    stamp: Stamp
+    caption: str
+    clip: Clip
+
+
+def stamps(folder: Path, language: str, split: Split, count: int, seed: int) -> RowSource:
+    """The recorded captions of a split in `language`, to repeat. Raises InputError."""
+    spoken, _, skipped = _spoken(folder, language, split)
+    rows = (
+        Row(
+            _row_id("stamps", language, one),
+            one.caption,
+            one.caption,
+            f"{REPEAT_INSTRUCTION}\n",
+            clips=(one.clip,),
+            category=language,
+            speaker=_speaker(language),
+        )
+        for one in spoken
+    )
+    return RowSource("stamps", sample_rows(rows, count, seed), LICENSE, skipped=dict(+skipped))
+
+
+def stamps_mmalign(folder: Path, language: str, split: Split, count: int, seed: int) -> RowSource:
+    """Three questions about every image of a split whose caption is recorded in `language`: whether its caption is
+    true, whether that of another subject is, and, where the letters are recorded too, which of the two. The other
+    subject is of the same folder, or of the nearest one above that has another. Raises InputError."""
+    spoken, letters, skipped = _spoken(folder, language, split)
+    usable = [one for one in spoken if one.stamp.path.with_suffix(".png").is_file()]
+    skipped["no image in PNG"] += len(spoken) - len(usable)
+    rows = _questions(usable, letters, language, skipped)
+    return RowSource("stamps-mmalign", sample_rows(rows, count, seed), LICENSE, skipped=dict(+skipped))
+
+
+def _questions(
+    spoken: Sequence[_Spoken], letters: Sequence[_Spoken], language: str, skipped: Counter[str]
+) -> Iterator[Row]:
+    for number, one in enumerate(spoken):
+        others = _distractors(one, spoken)
+        if not others:
+            skipped["no caption that is false of it"] += 1
+            continue
+        # the seed of the sample does not choose the distractor: a question is the same in every sample
+        rng = random.Random(f"stamps-mmalign/{language}/{one.stamp.name}")
+        false = rng.choice(others)
+        shared: dict[str, Any] = {
+            "image": one.stamp.path.with_suffix(".png"),
+            "category": _category(one),
+            "speaker": _speaker(language),
+        }
+        for answer, stated in ("yes", one), ("no", false):
+            yield Row(
+                f"{_row_id('stamps-mmalign', language, one)}-{answer}",
+                stated.caption,
+                answer,
+                IS_TRUE,
+                clips=(stated.clip,),
+                question_type="exists",
+                **shared,
+            )
+        if letters:
+            options = (one, false) if number % 2 else (false, one)
+            said = [part for pair in zip(letters, options, strict=True) for part in pair]
+            yield Row(
+                f"{_row_id('stamps-mmalign', language, one)}-which",
+                " ".join(part.caption for part in said),
+                "A" if number % 2 else "B",
+                WHICH_IS_TRUE,
+                clips=tuple(part.clip for part in said),
+                question_type="choice",
+                **shared,
+            )
+
+
+def _distractors(one: _Spoken, spoken: Sequence[_Spoken]) -> list[_Spoken]:
+    """The captions of other subjects in the nearest folder that has any."""
+    others = [other for other in spoken if _differ(one, other)]
+    folder = PurePosixPath(one.stamp.name).parent
+    for above in (folder, *folder.parents):
+        near = [other for other in others if PurePosixPath(other.stamp.name).is_relative_to(above)]
+        if near:
+            return near
+    return []
+
+
+def _differ(one: _Spoken, other: _Spoken) -> bool:
+    """Whether the caption of `other` is false of the image of `one`, as far as the captions tell."""
+    a, b = (set(re.findall(r"\w+", part.caption.lower())) for part in (one, other))
+    return one.stamp.subject != other.stamp.subject and not (a <= b or b <= a)
+
+
+def _spoken(folder: Path, language: str, split: Split) -> tuple[list[_Spoken], list[_Spoken], Counter[str]]:
+    """(captions of a split that are recorded in `language`, the letters A and B where both are, why others are left
+    out). Raises InputError where no split has any."""
+    every = read_stamps(folder)
+    spoken = [one for stamp in every if (one := _spoken_in(language, stamp, folder))]
+    if not spoken:
+        recorded = Counter(code for stamp in every for code in _recordings(stamp))
+        known = ", ".join(f"{code} ({times})" for code, times in sorted(recorded.items()))
+        raise InputError(f"language: {language}: no caption of {folder} is recorded in it; there are {known or 'none'}")
+    chosen = [one for one in spoken if one.stamp.split == split]
+    letters = [one for one in spoken if one.stamp.name in _LETTERS]
+    left_out = sum(stamp.split == split for stamp in every) - len(chosen)
+    skipped = Counter({f"no recording with its text in {language}": left_out})
+    return chosen, letters if len(letters) == len(_LETTERS) else [], skipped
+
+
+def _spoken_in(language: str, stamp: Stamp, folder: Path) -> _Spoken | None:
+    code, clips = language.replace("-", "_"), _recordings(stamp)
+    if code not in stamp.captions or code not in clips:
+        return None
+    return _Spoken(stamp, stamp.captions[code], Clip(clips[code], folder=folder))
+
+
+def read_stamps(folder: Path) -> list[Stamp]:
+    """All stamps of a folder and the folders in it, in the order of their names. Raises InputError for a folder of
+    another layout, and for a caption that is not UTF-8."""
+    if not folder.is_dir():
+        raise InputError(f"path: {folder}: no such folder; give one of Tux Paint's folders of stamps")
+    found = []
+    for path in sorted(folder.rglob("*.txt")):
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except (UnicodeDecodeError, OSError) as error:
+            raise InputError(f"path: {path}: not text in UTF-8 ({error})") from error
+        captions = {m[1]: tidy(m[2]) for line in lines[1:] if (m := _CAPTION.fullmatch(line.strip()))}
+        captions = {language: caption for language, caption in captions.items() if caption}
+        if lines and (english := tidy(lines[0])):
+            name = path.relative_to(folder).with_suffix("").as_posix()
+            found.append(Stamp(path.with_suffix(""), name, {ENGLISH: english} | captions))
+    if not found:
+        raise InputError(
+            f"path: {folder}: no NAME.txt with a caption in it; this is not the layout of Tux Paint's stamps"
+        )
+    return found
+
+
+def _recordings(stamp: Stamp) -> dict[str, Path]:
+    """{language: recording of the caption}; a file without a language is in English."""
+    prefix = f"{stamp.path.name}_desc"
+    found = {}
+    for path in sorted(stamp.path.parent.glob(f"{escape(prefix)}*")):
+        rest = path.stem.removeprefix(prefix)
+        if path.suffix.lower() in SUFFIXES and re.fullmatch(r"(?:_[A-Za-z@_]+)?", rest):
+            found[rest.removeprefix("_") or ENGLISH] = path
+    return found
+
+
+def _category(one: _Spoken) -> str:
+    return one.stamp.name.rpartition("/")[0]
+
+
+def _speaker(language: str) -> str:
+    """Speakers are not named in the files; each language was recorded by a few people."""
+    return f"stamps-{language}"
+
+
+def _row_id(source: str, language: str, one: _Spoken) -> str:
+    return f"{source}-{language}-{one.stamp.name.replace('/', '.')}"
