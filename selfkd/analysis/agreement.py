@@ -5,19 +5,17 @@ Legend: B items, N response rows (of all items, concatenated), D width, V vocabu
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from selfkd.analysis.forward import encode_shared_prefix, forward_modality, modality_of
+from selfkd.analysis.forward import HEAD_CHUNK_ROWS, encode_shared_prefix, forward_modality, modality_of, states_after
 from selfkd.losses import head_logits
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.training.data import MODALITIES
-
-CHUNK_ROWS = 256  # logits (CHUNK_ROWS, V) are in memory at a time
 
 
 class RowAgreement(NamedTuple):
@@ -83,7 +81,7 @@ def _row_agreement_in_chunks(model: OmniModel, teacher_ND: Tensor, student_ND: T
     head_VD, cap = model.get_output_embeddings().weight, model.logit_softcap
     chunks = [
         row_agreement(head_logits(teacher, head_VD, cap), head_logits(student, head_VD, cap))
-        for teacher, student in zip(teacher_ND.split(CHUNK_ROWS), student_ND.split(CHUNK_ROWS), strict=True)
+        for teacher, student in zip(teacher_ND.split(HEAD_CHUNK_ROWS), student_ND.split(HEAD_CHUNK_ROWS), strict=True)
     ]
     return RowAgreement(*(torch.cat(part) for part in zip(*chunks, strict=True)))
 
@@ -93,15 +91,10 @@ def _hidden_states_of_layers(model: OmniModel, response_BS: Tensor) -> Iterator[
     """Within the context the list fills with the output of each LLM layer at the response rows, (N, D) per layer."""
     outputs: list[Tensor] = []
 
-    def keep(_module: Any, _inputs: Any, output: Any) -> None:
-        hidden = output[0] if isinstance(output, tuple) else output
-        if hidden.ndim == 4:  # layers of Gemma 3n return several streams, one of which is active
-            hidden = hidden[model.config.get_text_config().altup_active_idx]
-        outputs.append(hidden[response_BS])
+    def keep(states_BSD: Tensor) -> None:
+        outputs.append(states_BSD[response_BS])
 
-    handles = [layer.register_forward_hook(keep) for layer in model.vlm.get_decoder().layers]
-    try:
+    with ExitStack() as stack:
+        for layer in range(len(model.vlm.get_decoder().layers)):
+            stack.enter_context(states_after(model, layer, keep))
         yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -7,12 +7,14 @@ differences of modalities and of models on the same items, with their intervals)
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from selfkd.analysis.attention import BY_HEAD, MEASURES, ModalityAttention, attention_of_batch, image_map
 from selfkd.analysis.config import AttentionConfig
+from selfkd.analysis.interventions import interventions_of, outcomes_of_batch
 from selfkd.analysis.runner import (
     Record,
     check_numbers,
@@ -33,11 +35,14 @@ from selfkd.analysis.runner import (
 from selfkd.data.example import Example
 from selfkd.errors import InputError
 from selfkd.evaluation.metrics import groups_in
-from selfkd.evaluation.uncertainty import LEVEL, RESAMPLES
+from selfkd.evaluation.uncertainty import DIFFERENCE, LEVEL, RESAMPLES, SCORE, Groups, correlations
 from selfkd.files import write_json, write_text
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.run_dir import Run
-from selfkd.training.data import MODALITIES, PairedItem
+from selfkd.training.data import MODALITIES, Modality, PairedItem
+
+# compared with whether the response is right, item by item
+MEASURED_WITH_EXACT = ("query_to_image", "query_to_image_sum", "query_to_image_of_context", "response_to_image")
 
 
 def analyze_attention(config: AttentionConfig) -> dict[str, Any]:
@@ -56,10 +61,15 @@ def analyze_attention(config: AttentionConfig) -> dict[str, Any]:
         layers = sorted(set(config.map_layers or (count // 2, count - 1)))
         needs_maps = any(e.id in ids_with_maps for e in examples)
         attention = attention_of_batch(model, batch, questions, layers if needs_maps else ())
+        interventions = interventions_of(config.interventions, thirds_of(count))
+        outcomes = outcomes_of_batch(model, batch, questions, interventions) if config.interventions else None
         records = []
         for i, (item, example) in enumerate(zip(items, examples, strict=True)):
             modalities = {modality: attention[modality][i] for modality in MODALITIES}
             record = item_fields(example) | _measures(modalities)
+            record["outcomes"] = {modality: v.outcome for modality, v in modalities.items()}
+            if outcomes is not None:
+                record["interventions"] = outcomes[i]
             record["heads"] = {modality: v.by_head() for modality, v in modalities.items()}
             record["maps"] = [
                 {"id": item.id, "modality": modality, "layer": layer, "grid": grid}
@@ -120,7 +130,11 @@ def summarize_attention(records: dict[str, list[Record]], seed: int) -> dict[str
             "thirds": thirds_of(gaps["query_to_image"].shape[1]),
             "modalities": {modality: layer_intervals(modalities[modality], seed, groups) for modality in MODALITIES},
             "audio_minus_text": layer_intervals(gaps, seed, groups),
+            "outcomes": _outcomes([r["outcomes"] for r in records[model]], seed, groups),
+            "attention_and_exact": _attention_and_exact(records[model], modalities, seed, groups),
         }
+        if all("interventions" in record for record in records[model]):
+            result["models"][model]["interventions"] = _interventions(records[model], seed, groups)
     for a, b in pairs(list(values)):
         first, second = values[a], values[b]
         if first["text"]["query_to_image"].shape == second["text"]["query_to_image"].shape:
@@ -129,6 +143,47 @@ def summarize_attention(records: dict[str, list[Record]], seed: int) -> dict[str
             between = {modality: layer_intervals(differences[modality], seed, groups) for modality in MODALITIES}
             result["between_models"][f"{b} minus {a}"] = between | {"gap": layer_intervals(gap, seed, groups)}
     return result
+
+
+def _outcomes(outcomes: Sequence[Mapping[str, Sequence[float]]], seed: int, groups: Groups) -> dict[str, Any]:
+    """{modality: {"log_prob", "exact"}}: the mean log-probability of the response, and the share of items whose
+    response is that of greedy decoding."""
+    return {
+        modality: {
+            "log_prob": intervals(np.array([o[modality][0] for o in outcomes]), seed, groups),
+            "exact": intervals(np.array([float(o[modality][1]) for o in outcomes]), seed, groups, [SCORE]),
+        }
+        for modality in MODALITIES
+    }
+
+
+def _attention_and_exact(
+    items: list[Record], modalities: Mapping[Modality, Mapping[str, Any]], seed: int, groups: Groups
+) -> dict[str, Any]:
+    """{modality: {measure: {third: {"r", "low", "high"}}}}: do items with more attention have the right response?"""
+    found: dict[str, Any] = {}
+    for modality in MODALITIES:
+        exact = [float(r["outcomes"][modality][1]) for r in items]
+        thirds = thirds_of(modalities[modality][MEASURED_WITH_EXACT[0]].shape[1])
+        columns = [modalities[modality][m][:, at].mean(1) for m in MEASURED_WITH_EXACT for at in thirds.values()]
+        by_column = iter(correlations(np.stack(columns, 1), exact, seed, groups))
+        found[modality] = {m: {third: next(by_column) for third in thirds} for m in MEASURED_WITH_EXACT}
+    return found
+
+
+def _interventions(items: list[Record], seed: int, groups: Groups) -> dict[str, Any]:
+    """{modality: {intervention: {"log_prob_change", "exact", "exact_change"}}}: changes against the plain pass."""
+    found: dict[str, Any] = {modality: {} for modality in MODALITIES}
+    for modality in MODALITIES:
+        plain = np.array([[float(x) for x in r["outcomes"][modality]] for r in items])
+        for name in items[0]["interventions"][modality]:
+            changed = np.array([[float(x) for x in r["interventions"][modality][name]] for r in items])
+            found[modality][name] = {
+                "log_prob_change": intervals(changed[:, 0] - plain[:, 0], seed, groups),
+                "exact": intervals(changed[:, 1], seed, groups, [SCORE]),
+                "exact_change": intervals(changed[:, 1] - plain[:, 1], seed, groups, [DIFFERENCE]),
+            }
+    return found
 
 
 def _tokens(items: list[Record]) -> dict[str, float]:

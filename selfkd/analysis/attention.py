@@ -26,7 +26,15 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from selfkd.analysis.forward import KEYS, TokenPositions, encode_shared_prefix, forward_modality, modality_of
+from selfkd.analysis.forward import (
+    KEYS,
+    Outcome,
+    TokenPositions,
+    encode_shared_prefix,
+    forward_modality,
+    modality_of,
+    response_outcomes,
+)
 from selfkd.errors import InputError
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.training.data import MODALITIES, Modality, PairedItem
@@ -116,9 +124,12 @@ def attention_rows(
     return (scores + mask_BHCT.float()).softmax(-1)
 
 
+Attend = Callable[..., tuple[Tensor, Any]]  # (module, query, key, value, mask, **options) -> ((B, S, H, E), weights)
+
+
 @contextmanager
-def recording(vlm: Any, sums: AttentionSums) -> Iterator[None]:
-    """Within the context, `sums` records the attention of each LLM layer of the VLM; the model computes as usual.
+def wrapped_attention(vlm: Any, wrap: Callable[[int, Attend], Attend]) -> Iterator[None]:
+    """Within the context `wrap(layer, attend)` takes the place of the attention function of each LLM layer of the VLM.
 
     The functions are wrapped where transformers looks them up, so that no setting of the model changes: it keeps its
     own eager function (with the caps of some models) and its own masks. Not thread-safe. Raises InputError for a layer
@@ -127,42 +138,63 @@ def recording(vlm: Any, sums: AttentionSums) -> Iterator[None]:
     layers = vlm.get_decoder().layers
     layer_of = {module: i for i, layer in enumerate(layers) for module in layer.modules()}
     look_up = ALL_ATTENTION_FUNCTIONS.get_interface
+    called: set[int] = set()
 
-    def get_interface(name: str, default: Callable[..., Any]) -> Callable[..., Any]:
+    def get_interface(name: str, default: Attend) -> Attend:
         attend = look_up(name, default)
 
-        def attend_and_add(
-            module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any
-        ) -> Any:
-            if module in layer_of:
-                sums.add(layer_of[module], query, key, attention_mask, **options)
-            return attend(module, query, key, value, attention_mask, **options)
+        def attend_in_layer(module: Any, *inputs: Any, **options: Any) -> tuple[Tensor, Any]:
+            if module not in layer_of:
+                return attend(module, *inputs, **options)
+            called.add(layer_of[module])
+            return wrap(layer_of[module], attend)(module, *inputs, **options)
 
-        return attend_and_add
+        return attend_in_layer
 
     vars(ALL_ATTENTION_FUNCTIONS)["get_interface"] = get_interface  # shadows the method of its class
     try:
         yield
     finally:
         del vars(ALL_ATTENTION_FUNCTIONS)["get_interface"]
-    missing = [i for i in range(len(layers)) if i not in sums.sums]
+    missing = [i for i in range(len(layers)) if i not in called]
     if missing:
         raise InputError(f"model: the attention of layer {missing[0]} cannot be recorded: it has a function of its own")
+
+
+@contextmanager
+def recording(vlm: Any, sums: AttentionSums) -> Iterator[None]:
+    """Within the context, `sums` records the attention of each LLM layer of the VLM; the model computes as usual.
+    Raises InputError as `wrapped_attention` does."""
+
+    def add_first(layer: int, attend: Attend) -> Attend:
+        def attend_and_add(
+            module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any
+        ) -> tuple[Tensor, Any]:
+            sums.add(layer, query, key, attention_mask, **options)
+            return attend(module, query, key, value, attention_mask, **options)
+
+        return attend_and_add
+
+    with wrapped_attention(vlm, add_first):
+        yield
 
 
 MEASURES = {
     "query_to_image": "mean over query rows of the attention to all image keys",
     "query_to_query": "mean over query rows, to the query itself",
+    "query_to_first": "mean over query rows, to the first token of the sequence, an attention sink",
     "query_to_other": "mean over query rows, to chat template, instruction and answer format",
     "response_to_image": "mean over response rows, to all image keys",
     "response_to_query": "mean over response rows, to all query keys",
     "response_to_response": "mean over response rows, to the response itself",
+    "response_to_first": "mean over response rows, to the first token of the sequence",
     "response_to_other": "mean over response rows, to chat template, instruction and answer format",
     "query_to_image_sum": "query_to_image, summed over query rows",
     "response_to_image_sum": "response_to_image, summed over response rows",
     "response_to_query_sum": "response_to_query, summed over response rows",
     "response_to_query_per_token": "response_to_query divided by the number of query keys",
     "query_to_image_over_uniform": "query_to_image divided by the value for uniform attention",
+    "query_to_image_of_context": "query_to_image divided by the attention to all keys but the query and the first",
 }
 BY_HEAD = ("query_to_image", "response_to_image", "response_to_query")
 
@@ -180,6 +212,7 @@ class ModalityAttention:
     image_tokens: int
     uniform: float
     maps: dict[int, list[float]]
+    outcome: Outcome
 
     def by_layer(self) -> dict[str, list[float]]:
         """Each of `MEASURES` by layer, mean over heads."""
@@ -190,6 +223,8 @@ class ModalityAttention:
             by_name[f"response_to_{key}_sum"] = by_name[f"response_to_{key}"] * self.response_rows
         by_name["response_to_query_per_token"] = by_name["response_to_query"] / self.query_tokens
         by_name["query_to_image_over_uniform"] = by_name["query_to_image"] / max(self.uniform, 1e-12)
+        context_L = by_name["query_to_image"] + by_name["query_to_other"]
+        by_name["query_to_image_of_context"] = by_name["query_to_image"] / context_L.clamp(min=1e-12)
         return {name: by_name[name].tolist() for name in MEASURES}
 
     def by_head(self) -> dict[str, Tensor]:
@@ -209,12 +244,13 @@ def attention_of_batch(
         continuation = modality_of(model, batch, modality, questions)
         sums = AttentionSums(continuation.positions, tuple(map_layers))
         with recording(model.vlm, sums):
-            forward_modality(model, prefix, modality, continuation)
-        attention[modality] = _attention_by_item(sums)
+            hidden_BSD = forward_modality(model, prefix, modality, continuation)
+        rows_ND = hidden_BSD[continuation.positions.response_BS]
+        attention[modality] = _attention_by_item(sums, response_outcomes(model, rows_ND, batch["labels"]))
     return attention
 
 
-def _attention_by_item(sums: AttentionSums) -> list[ModalityAttention]:
+def _attention_by_item(sums: AttentionSums, outcomes: Sequence[Outcome]) -> list[ModalityAttention]:
     query_BS, response_BS, keys_BT = sums.positions
     summed_BLHGK = sums.stacked().cpu()
     rows_BG = torch.stack([query_BS.sum(-1), response_BS.sum(-1)], dim=-1).cpu()
@@ -231,6 +267,7 @@ def _attention_by_item(sums: AttentionSums) -> list[ModalityAttention]:
             image_tokens=int(is_image_BT[i].sum()),
             uniform=float(uniform_B[i]),
             maps={layer: (m[i, is_image_BT[i]] / rows[0].to(m)).tolist() for layer, m in sums.maps.items()},
+            outcome=outcomes[i],
         )
         for i, (share, rows) in enumerate(zip(share_BLHGK, rows_BG, strict=True))
     ]

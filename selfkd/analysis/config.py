@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
+
+InterventionKind = Literal["image_cut", "image_doubled", "text_attention", "text_states"]
 
 
 @dataclass
@@ -18,6 +21,10 @@ class AttentionConfig:
         seed: Seed of the bootstrap.
         maps: Write attention maps over the image for so many items of each benchmark, where the image is one tile.
         map_layers: Layers of those maps; empty takes the middle and the last layer.
+        interventions: Interventions in each third of the layers, and what they do to the response: image_cut and
+            image_doubled change the attention of query or response rows to the image, text_attention gives rows of the
+            audio query the attention of the text query, text_states gives response rows its hidden states. Each is some
+            ten further passes.
     """
 
     models: list[str]
@@ -28,6 +35,7 @@ class AttentionConfig:
     seed: int = 0
     maps: int = 8
     map_layers: list[int] = field(default_factory=list)
+    interventions: list[InterventionKind] = field(default_factory=list)
 
 
 @dataclass

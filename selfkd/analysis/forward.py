@@ -6,10 +6,12 @@ prefix, those of the image among them, are in the cache. This is exact (`tests/a
 with whole sequences without a cache), and it is the only exact way for LoRA on the LLM, which is on only after the
 prefix.
 
-Legend: B examples, P prefix tokens, S tokens after the prefix, T = P + S, R response rows.
+Legend: B examples, P prefix tokens, S tokens after the prefix, T = P + S, R response rows, N response rows
+of all examples, V vocabulary.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from selfkd.data.example import Example
+from selfkd.losses import head_logits
 from selfkd.model.lora import adapters_on
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.prefix_cache import Prefix, continue_prefix, encode_prefix
@@ -24,7 +27,10 @@ from selfkd.model.processing_omni import common_length
 from selfkd.training.data import Modality, PairedItem
 from selfkd.training.self_kd import response_positions
 
-KEYS = ("image", "query", "response", "other")  # other: chat template, instruction, answer format
+# first: the first token of the sequence, an attention sink (arXiv 2309.17453)
+# other: chat template, instruction, answer format
+KEYS = ("image", "query", "response", "first", "other")
+HEAD_CHUNK_ROWS = 256  # logits (HEAD_CHUNK_ROWS, V) are in memory at a time
 
 
 class TokenPositions(NamedTuple):
@@ -35,6 +41,14 @@ class TokenPositions(NamedTuple):
     query_BS: Tensor  # noqa: N815
     response_BS: Tensor  # noqa: N815
     keys_BT: Tensor  # noqa: N815
+
+
+class Outcome(NamedTuple):
+    """What an item's pass says of its response: the log-probability, in nats, and whether each token is the most
+    probable one, that is whether greedy decoding gives the response."""
+
+    log_prob: float
+    is_exact: bool
 
 
 class Continuation(NamedTuple):
@@ -96,6 +110,45 @@ def forward_modality(model: OmniModel, prefix: Prefix, modality: Modality, conti
         return continue_prefix(model.vlm, prefix, continuation.inputs, continuation.mask_BS)
 
 
+def response_outcomes(model: OmniModel, rows_ND: Tensor, labels_BR: Tensor) -> list[Outcome]:
+    """The outcome of each item, from the last hidden states (N, D) of the response rows of all items."""
+    head_VD, cap = model.get_output_embeddings().weight, model.logit_softcap
+    labels_N = labels_BR[labels_BR != -100]
+    log_probs, are_top = [], []
+    for rows, labels in zip(rows_ND.split(HEAD_CHUNK_ROWS), labels_N.split(HEAD_CHUNK_ROWS), strict=True):
+        log_NV = F.log_softmax(head_logits(rows, head_VD, cap).float(), dim=-1)
+        log_probs.append(log_NV.gather(-1, labels[:, None])[:, 0])
+        are_top.append(log_NV.argmax(-1) == labels)
+    counts = (labels_BR != -100).sum(-1).tolist()
+    by_item = zip(torch.cat(log_probs).split(counts), torch.cat(are_top).split(counts), strict=True)
+    return [Outcome(float(log_prob.sum()), bool(top.all())) for log_prob, top in by_item]
+
+
+@contextmanager
+def states_after(model: OmniModel, layer: int, change: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+    """Within the context `change` is called with the hidden states (B, S, D) of each pass after an LLM layer; what it
+    returns, if anything, takes their place."""
+
+    def hook(_module: Any, _inputs: Any, output: Any) -> Any:
+        whole = output[0] if isinstance(output, tuple) else output
+        # layers of Gemma 3n return several streams, one of which is active
+        active = model.config.get_text_config().altup_active_idx if whole.ndim == 4 else None
+        changed = change(whole if active is None else whole[active])
+        if changed is None:
+            return None
+        if active is not None:
+            streams = whole.clone()
+            streams[active] = changed
+            changed = streams
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+    handle = model.vlm.get_decoder().layers[layer].register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def image_token(model: OmniModel) -> int:
     config = model.config.vlm_config
     return (config.vision_config if config.model_type == "phi4_multimodal" else config).image_token_id
@@ -111,6 +164,7 @@ def _token_positions(model: OmniModel, batch: Mapping[str, Any], mask_BS: Tensor
     width = prefix_ids_BP.shape[1]
     keys_BT = torch.full_like(is_token_BT, KEYS.index("other"), dtype=torch.long)
     roles = {
+        "first": F.pad(prefix_mask_BP.cumsum(-1) == 1, (0, mask_BS.shape[1])) & is_token_BT,
         "image": F.pad(prefix_ids_BP == image_token(model), (0, mask_BS.shape[1])),
         "query": F.pad(query_BS, (width, 0)),
         "response": F.pad(response_BS, (width, 0)),

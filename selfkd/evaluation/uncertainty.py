@@ -154,6 +154,31 @@ def mean_intervals(
     return np.stack([np.minimum(found_2M[0], means_M), np.maximum(found_2M[1], means_M)])
 
 
+def correlations(
+    values: ArrayLike, with_n: ArrayLike, seed: int, groups: Groups = None
+) -> list[dict[str, float | None]]:
+    """{"r", "low", "high"} for each column of `values` (n, M): Pearson's correlation with `with_n` (n,) over items, and
+    the percentiles of its resamples. None where either does not vary, and without an interval where groups are few."""
+    x_nM, y_n1 = flat(values), flat(with_n)
+    x_nM, y_n1 = x_nM - x_nM.mean(0), y_n1 - y_n1.mean(0)
+    columns = np.concatenate([x_nM, x_nM**2, x_nM * y_n1, y_n1, y_n1**2], 1)
+
+    def r(means_RK: NDArray) -> NDArray:
+        x, xx, xy, rest = np.split(means_RK, [len(x_nM.T), 2 * len(x_nM.T), 3 * len(x_nM.T)], axis=1)
+        y, yy = rest[:, :1], rest[:, 1:]
+        spread = np.sqrt(np.maximum(xx - x**2, 0) * np.maximum(yy - y**2, 0))
+        return np.divide(xy - x * y, spread, out=np.full_like(xy, np.nan), where=spread > 1e-12)
+
+    r_M = r(columns.mean(0, keepdims=True))[0]
+    ends_2M = np.full((2, len(r_M)), np.nan)
+    if enough(len(group_sums(x_nM, groups)[1])):
+        tails = [50 - 50 * LEVEL, 50 + 50 * LEVEL]
+        with np.errstate(all="ignore"):
+            ends_2M = np.nanpercentile(r(resampled_means(columns, seed, groups)), tails, axis=0)
+    plain = [None if np.isnan(value) else float(value) for value in np.stack([r_M, *ends_2M], 1).ravel()]
+    return [dict(zip(("r", "low", "high"), plain[i : i + 3], strict=True)) for i in range(0, len(plain), 3)]
+
+
 def score_interval(scores: ArrayLike, groups: Groups) -> list[float] | None:
     """[low, high] of a mean score, 0 to 1, always by Clopper and Pearson: every modality of every benchmark has one,
     and it needs no resamples."""

@@ -55,7 +55,7 @@ def test_batch_agrees_with_the_loss_and_with_whole_sequences(parts, monkeypatch)
     """The KL sums to that of the loss; each item as a whole sequence, with logits a few rows at a time, gives the same;
     hidden states are those of transformers."""
     model, processor = parts
-    monkeypatch.setattr(agreement, "CHUNK_ROWS", 3)
+    monkeypatch.setattr(agreement, "HEAD_CHUNK_ROWS", 3)
     items, batch, questions = batch_of(processor, examples_of_all_types())
     found = agreement_of_batch(model, batch, questions)
     with torch.no_grad():

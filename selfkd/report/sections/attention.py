@@ -20,6 +20,7 @@ from selfkd.report.inputs import RunFolder, data_folder, group_count, read_json,
 MAIN = "query_to_image", "response_to_image", "response_to_query"
 THIRDS = "middle", "late"  # where attention falls according to the paper
 _MODALITIES = ("text", "audio")
+_CHANGES = "log_prob_change", "exact_change"
 _MAX_MAPS = 4  # items per benchmark
 Interval = Mapping[str, Any]
 
@@ -47,7 +48,7 @@ def _benchmark(run: RunFolder, name: str, result: Mapping[str, Any], styles: Sty
         "finding": {"title": f"{name}: attention to the image", "highlight": "", "text": text},
         "main": [{"figure": charts[m], "note": measures[m]} for m in MAIN],
         "others": [{"figure": charts[m], "note": measures[m]} for m in measures if m not in MAIN],
-        "tables": _difference_tables(name, result, measures),
+        "tables": [*_difference_tables(name, result, measures), *_intervention_tables(name, models)],
         "tokens": _token_table(name, models),
         "models": [run_title(m) for m in models],
         "heads": _head_maps(run, name, list(models)),
@@ -168,6 +169,23 @@ def _difference_tables(name: str, result: Mapping[str, Any], measures: Sequence[
         Table(f"{name}: query to image", columns, main, note=note),
         Table(f"{name}: all measures", columns, rows, note=note),
     ]
+
+
+def _intervention_tables(name: str, models: Mapping[str, Any]) -> list[Table]:
+    """What interventions do to the response, by model and modality; none for a run without them."""
+    rows = []
+    for model, metrics in models.items():
+        for modality, by_name in metrics.get("interventions", {}).items():
+            for intervention, found in by_name.items():
+                kind, of_rows, layers = intervention.split(".")
+                changes = [mean_with_interval(found[k], found[k]["groups"], signed) for k in _CHANGES]
+                exact = percent(found["exact"]["mean"])
+                rows.append([run_title(model), modality, kind.replace("_", " "), of_rows, layers, *changes, exact])
+    columns = ["Model", "Query", "Intervention", "Rows", "Layers", "Log-probability", "Exact, change", "Exact"]
+    note = (
+        "Changes against the plain pass, with the 95% interval over images. Exact: greedy decoding gives the response."
+    )
+    return [Table(f"{name}: interventions", columns, rows, note=note, text_columns=5)] if rows else []
 
 
 def _row(title: str, measure: str, metrics: Mapping[str, Any], thirds: Iterable[str]) -> list[str]:
