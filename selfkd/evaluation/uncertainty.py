@@ -158,7 +158,8 @@ def correlations(
     values: ArrayLike, with_n: ArrayLike, seed: int, groups: Groups = None
 ) -> list[dict[str, float | None]]:
     """{"r", "low", "high"} for each column of `values` (n, M): Pearson's correlation with `with_n` (n,) over items, and
-    the percentiles of its resamples. None where either does not vary, and without an interval where groups are few."""
+    the percentiles of its resamples. r is None where either does not vary; the ends where groups are few, and where
+    either does not vary in a resample."""
     x_nM, y_n1 = flat(values), flat(with_n)
     x_nM, y_n1 = x_nM - x_nM.mean(0), y_n1 - y_n1.mean(0)
     columns = np.concatenate([x_nM, x_nM**2, x_nM * y_n1, y_n1, y_n1**2], 1)
@@ -172,9 +173,9 @@ def correlations(
     r_M = r(columns.mean(0, keepdims=True))[0]
     ends_2M = np.full((2, len(r_M)), np.nan)
     if enough(len(group_sums(x_nM, groups)[1])):
-        tails = [50 - 50 * LEVEL, 50 + 50 * LEVEL]
-        with np.errstate(all="ignore"):
-            ends_2M = np.nanpercentile(r(resampled_means(columns, seed, groups)), tails, axis=0)
+        resampled_RM = r(resampled_means(columns, seed, groups))
+        varies_M = ~np.isnan(resampled_RM).any(0)
+        ends_2M[:, varies_M] = percentile_interval(resampled_RM[:, varies_M])
     plain = [None if np.isnan(value) else float(value) for value in np.stack([r_M, *ends_2M], 1).ravel()]
     return [dict(zip(("r", "low", "high"), plain[i : i + 3], strict=True)) for i in range(0, len(plain), 3)]
 

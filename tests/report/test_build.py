@@ -310,6 +310,7 @@ def test_attention_section(page):
     assert page.count('class="map heads"') == 3 * 2
     assert "Self-KD, audio: 8% to 42% by head, highest in layer 0, head 4" in page
     assert "Base, text: 49.5% of attention to the image, highest in row 2 of 2, column 2 of 2" in page
+    assert "world: interventions" in page and page.count('<td class="text">image cut</td>') == 3 * 2
 
 
 def test_text_lines_of_different_models_have_different_styles(tmp_path, data):

@@ -111,8 +111,11 @@ def attention(folder: Path, data: Path, levels: dict[str, tuple[float, float]]) 
                                for v, q in (("text", 7), ("audio", 22))},
                     "modalities": {v: {m: (np.r_[0.4, 0.4, [level] * 4] + rng.normal(0, 0.01, LAYERS)).tolist()
                                   for m in MEASURES} for v, level in zip(("text", "audio"), by_modality, strict=True)},
+                    "outcomes": {"text": (-0.1, True), "audio": (-1.0 - 0.1 * i, i % 2 == 0)},
+                    "interventions": {v: {"image_cut.query.middle": (-3.0 - 0.2 * i, i % 4 == 0)}
+                                      for v in ("text", "audio")},
                 }
-                for e in examples
+                for i, e in enumerate(examples)
             ]  # fmt: skip
             maps = [
                 {

@@ -48,7 +48,8 @@ def _benchmark(run: RunFolder, name: str, result: Mapping[str, Any], styles: Sty
         "finding": {"title": f"{name}: attention to the image", "highlight": "", "text": text},
         "main": [{"figure": charts[m], "note": measures[m]} for m in MAIN],
         "others": [{"figure": charts[m], "note": measures[m]} for m in measures if m not in MAIN],
-        "tables": [*_difference_tables(name, result, measures), *_intervention_tables(name, models)],
+        "tables": _difference_tables(name, result, measures),
+        "interventions": _intervention_table(name, models),
         "tokens": _token_table(name, models),
         "models": [run_title(m) for m in models],
         "heads": _head_maps(run, name, list(models)),
@@ -171,7 +172,7 @@ def _difference_tables(name: str, result: Mapping[str, Any], measures: Sequence[
     ]
 
 
-def _intervention_tables(name: str, models: Mapping[str, Any]) -> list[Table]:
+def _intervention_table(name: str, models: Mapping[str, Any]) -> Table | None:
     """What interventions do to the response, by model and modality; none for a run without them."""
     rows = []
     for model, metrics in models.items():
@@ -185,7 +186,7 @@ def _intervention_tables(name: str, models: Mapping[str, Any]) -> list[Table]:
     note = (
         "Changes against the plain pass, with the 95% interval over images. Exact: greedy decoding gives the response."
     )
-    return [Table(f"{name}: interventions", columns, rows, note=note, text_columns=5)] if rows else []
+    return Table(f"{name}: interventions", columns, rows, note=note, text_columns=5) if rows else None
 
 
 def _row(title: str, measure: str, metrics: Mapping[str, Any], thirds: Iterable[str]) -> list[str]:
