@@ -5,13 +5,15 @@
 # make study-projector   projectors x losses x data over five seeds, into runs/projector: hours; a second call resumes
 # make study-real        the same with pretrained LLM, speech encoder and voices: MODELS=DIR holds them; into runs/real
 # make study-voices      the demo's models in the voices of several engines and in noise, three seeds, into runs/voices
+# make study-when        SFT, the mix, Self-KD, on-policy Self-KD on training responses of five kinds, three seeds, into runs/when: hours
+# make study-attention   is attention the root? after study-voices, on its models, into runs/causes
 # All make .venv with pinned versions first. PYTHON=python3.12 chooses another interpreter (3.11 or later).
 PYTHON ?= python3
 VENV ?= .venv
 MODELS ?= models
 PYTEST = $(VENV)/bin/python -m pytest --numprocesses 2 --dist worksteal --durations 20
 
-.PHONY: demo test quick check docs study-projector study-real study-voices
+.PHONY: demo test quick check docs study-projector study-real study-voices study-when study-attention
 
 demo: $(VENV)/installed
 	$(VENV)/bin/selfkd demo --output runs/demo
@@ -30,6 +32,12 @@ study-real: $(VENV)/installed
 
 study-voices: $(VENV)/installed
 	$(VENV)/bin/python experiments/voices.py --output runs/voices
+
+study-when: $(VENV)/installed
+	$(VENV)/bin/python experiments/when_to_distill.py --output runs/when
+
+study-attention: study-voices
+	$(VENV)/bin/python experiments/attention_causes.py --voices runs/voices --output runs/causes
 
 docs: $(VENV)/installed
 	$(VENV)/bin/python docs/build.py --check

@@ -8,9 +8,10 @@ questions, their audio (espeak-ng, Flite, Kokoro), images and order are the same
 questions in held-out voices of espeak-ng and 400 by SVOX Pico, an engine that was not trained on, and repeats 100
 sentences: what the projector passes on.
 
-`--split validation --steps 250 500 1000` tells how many steps are enough; nothing is chosen on the test split. Writes
-OUTPUT/scores-SPLIT.json (with the correctness of each item, as bits) and OUTPUT/table-SPLIT.md. Finished runs are kept:
-processes with different seeds may share the folder, and a last call with all of them writes the table.
+`--split validation --steps 250 500 --methods SFT Self-KD` tells how many steps are enough; nothing is chosen on the
+test split. Writes OUTPUT/scores-SPLIT.json (with the correctness of each item, as bits) and OUTPUT/table-SPLIT.md.
+Finished runs are kept: processes with different seeds may share the folder, and a last call with all of them writes the
+table.
 """
 
 import argparse
@@ -109,7 +110,7 @@ def test_data(split: Split, output: Path) -> list[str]:
 
 
 def trainings(
-    seed: int, steps: int, responses: Sequence[str], output: Path
+    seed: int, steps: int, responses: Sequence[str], methods: Sequence[str], output: Path
 ) -> Iterator[tuple[str, str, DistillConfig]]:
     """(responses, method, configuration) of every training."""
     for name in responses:
@@ -118,8 +119,10 @@ def trainings(
         config = replace(config, batch_size=DISTILL_BATCH_SIZE)
         folder = output / f"seed-{seed}" / f"{steps}-steps"
         for method, alpha in ALPHAS.items():
-            yield name, method, replace(config, output=folder / f"{name}-alpha-{alpha:g}", alpha=alpha)
-        if name == "own-short":  # its responses are the student's own: those of the data do not matter
+            if method in methods:
+                yield name, method, replace(config, output=folder / f"{name}-alpha-{alpha:g}", alpha=alpha)
+        if name == "own-short" and ON_POLICY in methods:
+            # its responses are the student's own: those of the data do not matter
             yield name, ON_POLICY, replace(config, output=folder / "on-policy", alpha=1.0, on_policy_fraction=1.0)
 
 
@@ -169,6 +172,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, nargs="+", default=[DemoConfig.distill_steps], help="of each training")
     parser.add_argument("--responses", nargs="+", choices=list(RESPONSES), default=list(RESPONSES))
+    parser.add_argument("--methods", nargs="+", choices=[*ALPHAS, ON_POLICY], default=[*ALPHAS, ON_POLICY])
     parser.add_argument("--split", choices=["test", "validation"], default="test")
     options = parser.parse_args()
     out, split = options.output, options.split
@@ -180,7 +184,7 @@ def main() -> None:
         for method, model in BUNDLED.items():
             trained[0, "", method] = {"": evaluated(model, data, out / f"eval-{split}-{model}")}
         for steps, seed in product(options.steps, options.seeds):
-            for responses, method, config in trainings(seed, steps, options.responses, out):
+            for responses, method, config in trainings(seed, steps, options.responses, options.methods, out):
                 once(distill, config)
                 run = config.output.with_name(f"eval-{split}-{config.output.name}")
                 evaluated(str(config.output / MODEL), data, run)
