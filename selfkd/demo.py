@@ -76,7 +76,7 @@ def demo(config: DemoConfig) -> dict[str, Any]:
         raise InputError(f"alpha: {config.alpha} is not between 0 and 1")
     console, started = Console(), time.monotonic()
     out = config.output
-    console.print(f"Self-KD demo on the bundled tiny model, output {out}: about ten minutes on two cores.")
+    console.print(f"Self-KD demo on the bundled tiny model, output {out}: about a quarter of an hour on two cores.")
 
     console.print("[bold]synthesize[/bold]: audio questions with espeak-ng")
 
