@@ -45,7 +45,7 @@ from selfkd.training.config import DistillConfig
 from selfkd.training.distill import distill
 
 VALIDATION_SEED = 200
-UNSEEN_VOICE = "pico"
+OTHER_ENGINE = "pico"
 ALPHAS = {"SFT": 0.0, "alpha 0.5": 0.5, "Self-KD": 1.0}
 ON_POLICY = "Self-KD, on-policy"
 BUNDLED = {"stage 1 only": TINY_STACK_MODEL, "CTC projector": TINY_MODEL}
@@ -106,7 +106,7 @@ def test_data(split: Split, output: Path) -> list[str]:
         folder = output / "data" / f"{split}-{source}"
         synthesize(SynthesizeConfig(folder, source, split=split, count=count, voices="heldout", seed=seed))
         found.append(str(folder) if source == "words" else f"espeak-ng={folder}")
-    return [*found, f"{UNSEEN_VOICE}={bundled_voice(UNSEEN_VOICE)}"] if split == "test" else found
+    return [*found, f"{OTHER_ENGINE}={bundled_voice(OTHER_ENGINE)}"] if split == "test" else found
 
 
 def trainings(

@@ -45,7 +45,7 @@ def test_interventions_by_kind_rows_and_band():
     assert next(o for o in found["audio"] if o.name == "image_cut.query.all").layers == tuple(range(6))
 
 
-def test_what_should_change_nothing_changes_nothing(backbone, monkeypatch):  # noqa: F811
+def test_interventions_without_effect_change_nothing(backbone, monkeypatch):  # noqa: F811
     """A factor of 1; and the text query's own attention and states for the text query."""
     model, processor = backbone
     _, batch, questions = batch_of(processor, examples_of_all_types())

@@ -59,7 +59,7 @@ class Stamp:
         return "validation" if share < _TEST_SHARE + _VALIDATION_SHARE else "train"
 
 
-class _Spoken(NamedTuple):
+class _Recorded(NamedTuple):
     """A stamp's caption in the language asked for, and where someone reads it aloud."""
 
     stamp: Stamp
@@ -69,7 +69,7 @@ class _Spoken(NamedTuple):
 
 def stamps(folder: Path, language: str, split: Split, count: int, seed: int) -> RowSource:
     """The recorded captions of a split in `language`, to repeat. Raises InputError."""
-    spoken, _, skipped = _spoken(folder, language, split)
+    recorded, _, skipped = _recorded(folder, language, split)
     rows = (
         Row(
             _row_id("stamps", language, one),
@@ -80,7 +80,7 @@ def stamps(folder: Path, language: str, split: Split, count: int, seed: int) -> 
             category=language,
             speaker=_speaker(language),
         )
-        for one in spoken
+        for one in recorded
     )
     return RowSource("stamps", sample_rows(rows, count, seed), LICENSE, skipped=dict(+skipped))
 
@@ -89,18 +89,18 @@ def stamps_mmalign(folder: Path, language: str, split: Split, count: int, seed: 
     """Three questions about every image of a split whose caption is recorded in `language`: whether its caption is
     true, whether that of another subject is, and, where the letters are recorded too, which of the two. The other
     subject is of the same folder, or of the nearest one above that has another. Raises InputError."""
-    spoken, letters, skipped = _spoken(folder, language, split)
-    usable = [one for one in spoken if one.stamp.path.with_suffix(".png").is_file()]
-    skipped["no image in PNG"] += len(spoken) - len(usable)
+    recorded, letters, skipped = _recorded(folder, language, split)
+    usable = [one for one in recorded if one.stamp.path.with_suffix(".png").is_file()]
+    skipped["no image in PNG"] += len(recorded) - len(usable)
     rows = _questions(usable, letters, language, skipped)
     return RowSource("stamps-mmalign", sample_rows(rows, count, seed), LICENSE, skipped=dict(+skipped))
 
 
 def _questions(
-    spoken: Sequence[_Spoken], letters: Sequence[_Spoken], language: str, skipped: Counter[str]
+    recorded: Sequence[_Recorded], letters: Sequence[_Recorded], language: str, skipped: Counter[str]
 ) -> Iterator[Row]:
-    for number, one in enumerate(spoken):
-        others = _distractors(one, spoken)
+    for number, one in enumerate(recorded):
+        others = _distractors(one, recorded)
         if not others:
             skipped["no caption that is false of it"] += 1
             continue
@@ -124,21 +124,21 @@ def _questions(
             )
         if letters:
             options = (one, false) if number % 2 else (false, one)
-            said = [part for pair in zip(letters, options, strict=True) for part in pair]
+            parts = [part for pair in zip(letters, options, strict=True) for part in pair]
             yield Row(
                 f"{_row_id('stamps-mmalign', language, one)}-which",
-                " ".join(part.caption for part in said),
+                " ".join(part.caption for part in parts),
                 "A" if number % 2 else "B",
                 WHICH_IS_TRUE,
-                clips=tuple(part.clip for part in said),
+                clips=tuple(part.clip for part in parts),
                 question_type="choice",
                 **shared,
             )
 
 
-def _distractors(one: _Spoken, spoken: Sequence[_Spoken]) -> list[_Spoken]:
+def _distractors(one: _Recorded, recorded: Sequence[_Recorded]) -> list[_Recorded]:
     """The captions of other subjects in the nearest folder that has any."""
-    others = [other for other in spoken if _differ(one, other)]
+    others = [other for other in recorded if _differ(one, other)]
     folder = PurePosixPath(one.stamp.name).parent
     for above in (folder, *folder.parents):
         near = [other for other in others if PurePosixPath(other.stamp.name).is_relative_to(above)]
@@ -147,33 +147,33 @@ def _distractors(one: _Spoken, spoken: Sequence[_Spoken]) -> list[_Spoken]:
     return []
 
 
-def _differ(one: _Spoken, other: _Spoken) -> bool:
+def _differ(one: _Recorded, other: _Recorded) -> bool:
     """Whether the caption of `other` is false of the image of `one`, as far as the captions tell."""
     a, b = (set(re.findall(r"\w+", part.caption.lower())) for part in (one, other))
     return one.stamp.subject != other.stamp.subject and not (a <= b or b <= a)
 
 
-def _spoken(folder: Path, language: str, split: Split) -> tuple[list[_Spoken], list[_Spoken], Counter[str]]:
+def _recorded(folder: Path, language: str, split: Split) -> tuple[list[_Recorded], list[_Recorded], Counter[str]]:
     """(captions of a split that are recorded in `language`, the letters A and B where both are, why others are left
     out). Raises InputError where no split has any."""
     every = read_stamps(folder)
-    spoken = [one for stamp in every if (one := _spoken_in(language, stamp, folder))]
-    if not spoken:
-        recorded = Counter(code for stamp in every for code in _recordings(stamp))
-        known = ", ".join(f"{code} ({times})" for code, times in sorted(recorded.items()))
+    recorded = [one for stamp in every if (one := _recorded_in(language, stamp, folder))]
+    if not recorded:
+        languages = Counter(code for stamp in every for code in _recordings(stamp))
+        known = ", ".join(f"{code} ({times})" for code, times in sorted(languages.items()))
         raise InputError(f"language: {language}: no caption of {folder} is recorded in it; there are {known or 'none'}")
-    chosen = [one for one in spoken if one.stamp.split == split]
-    letters = [one for one in spoken if one.stamp.name in _LETTERS]
+    chosen = [one for one in recorded if one.stamp.split == split]
+    letters = [one for one in recorded if one.stamp.name in _LETTERS]
     left_out = sum(stamp.split == split for stamp in every) - len(chosen)
     skipped = Counter({f"no recording with its text in {language}": left_out})
     return chosen, letters if len(letters) == len(_LETTERS) else [], skipped
 
 
-def _spoken_in(language: str, stamp: Stamp, folder: Path) -> _Spoken | None:
+def _recorded_in(language: str, stamp: Stamp, folder: Path) -> _Recorded | None:
     code, clips = language.replace("-", "_"), _recordings(stamp)
     if code not in stamp.captions or code not in clips:
         return None
-    return _Spoken(stamp, stamp.captions[code], Clip(clips[code], folder=folder))
+    return _Recorded(stamp, stamp.captions[code], Clip(clips[code], folder=folder))
 
 
 def read_stamps(folder: Path) -> list[Stamp]:
@@ -210,7 +210,7 @@ def _recordings(stamp: Stamp) -> dict[str, Path]:
     return found
 
 
-def _category(one: _Spoken) -> str:
+def _category(one: _Recorded) -> str:
     return one.stamp.name.rpartition("/")[0]
 
 
@@ -219,5 +219,5 @@ def _speaker(language: str) -> str:
     return f"stamps-{language}"
 
 
-def _row_id(source: str, language: str, one: _Spoken) -> str:
+def _row_id(source: str, language: str, one: _Recorded) -> str:
     return f"{source}-{language}-{one.stamp.name.replace('/', '.')}"

@@ -75,7 +75,7 @@ def test_a_subject_is_in_one_split_in_every_language_and_form(folder):
 
 @given(st.sampled_from(["A {}.", "A red {} in a tree.", "Two {}s, far away.", "A pair of {}s.", "The {} of Spain"]),
        st.sampled_from(ANIMALS), st.sampled_from(SPLITS))  # fmt: skip
-def test_the_subject_is_what_a_caption_names(form, animal, split):
+def test_the_subject_is_the_word_of_the_caption(form, animal, split):
     one, other = (Stamp(None, "", {"en": caption}) for caption in (form.format(animal), f"A {animal}."))
     assert (one.subject, one.split) == (animal, other.split)
 
@@ -121,7 +121,7 @@ def test_clips_are_read_one_after_another(folder):
 
 
 @pytest.mark.parametrize("source", [stamps, stamps_mmalign])
-def test_what_cannot_be_read_is_named(source, folder, tmp_path):
+def test_unreadable_folders_are_named(source, folder, tmp_path):
     with pytest.raises(InputError, match=r"language: fr: no caption of .* is recorded in it; there are en \(\d+\), es"):
         source(folder, "fr", "train", 0, 0)
     with pytest.raises(InputError, match=r"path: .*nowhere: no such folder"):
