@@ -37,9 +37,13 @@ def fetch(url: str, max_bytes: int, max_seconds: float = MAX_SECONDS) -> bytes:
             try:
                 connection.request("GET", path, headers={"Accept": "image/*"})
                 content = _read_body(connection.getresponse(), max_bytes)
+            except (OSError, HTTPException):
+                if time.monotonic() - started < max_seconds:
+                    raise
+                content = None  # however a read ends whose connection was shut down
             finally:
                 stop.cancel()
-            if time.monotonic() - started >= max_seconds:
+            if content is None or time.monotonic() - started >= max_seconds:
                 raise TimeoutError(f"no complete image within {max_seconds:g} s")
             return content
     except (OSError, ValueError, HTTPException) as error:

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from http.client import IncompleteRead
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
 from urllib.parse import urlsplit
@@ -29,6 +30,7 @@ from serving import (
 
 from selfkd.serving import remote_images
 from selfkd.serving.remote_images import fetch, is_public
+from selfkd.serving.schema import RefusedError
 
 USER = {"role": "user", "content": "What?"}
 REFUSED = {
@@ -205,3 +207,16 @@ def test_remote_images(parts, server, image_server, monkeypatch):
         slow = running.post(image_url_request(f"{url}/slow"))
         assert_refused(slow, 400, "not fetched: no complete image within 0.5 s")
         assert time.monotonic() - started < 15  # of 20
+
+
+@pytest.mark.parametrize("end", [ConnectionResetError("reset by peer"), IncompleteRead(b"half")])
+def test_a_remote_image_that_takes_too_long_is_late_however_its_connection_ends(image_server, monkeypatch, end):
+    def read_too_long(response, max_bytes):
+        time.sleep(0.3)
+        raise end
+
+    monkeypatch.setattr(remote_images, "is_public", lambda address: True)
+    monkeypatch.setattr(remote_images, "_read_body", read_too_long)
+    for max_seconds, message in ((0.2, "no complete image within 0.2 s"), (5.0, "reset by peer|IncompleteRead")):
+        with pytest.raises(RefusedError, match=message):
+            fetch(f"{image_server[0]}/a.png", 20_000, max_seconds)
