@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 import transformers
-from transformers import InternVLProcessor
+from transformers import InternVLProcessor, LlavaProcessor
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.processing_utils import ProcessorMixin
 
@@ -56,6 +56,8 @@ def image_processor_class(model_type: str) -> type[ProcessorMixin]:
     processor."""
     if model_type == "internvl":
         return InternVLImageTextProcessor
+    if model_type == "fast_vlm":  # not among the processors of transformers' own list; its checkpoints name this one
+        return LlavaProcessor
     processor_class = getattr(transformers, PROCESSOR_MAPPING_NAMES[model_type])
     if _VIDEO not in processor_class.get_attributes():
         return processor_class

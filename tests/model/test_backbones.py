@@ -6,9 +6,11 @@ Each is created from its real configuration class. docs/backbones.md lists what 
 import pytest
 import torch
 from examples import toy_examples
-from native_models import QWEN_TEMPLATE, QWEN_TOKENS, ids_of, tokenizer
+from native_models import QWEN_TEMPLATE, QWEN_TOKENS, TEMPLATE, ids_of, tokenizer
 from transformers import (
     AutoModelForImageTextToText,
+    CLIPImageProcessorPil,
+    FastVlmConfig,
     Qwen2_5_VLConfig,
     Qwen2VLConfig,
     Qwen2VLImageProcessorPil,
@@ -75,10 +77,29 @@ def smolvlm():
     return SmolVLMConfig(text_config=text, vision_config=vision, image_token_id=IMAGE, scale_factor=2, pad_token_id=PAD)
 
 
+def fast_vlm():
+    """FastVLM's LLaVA around a convolutional vision encoder: EfficientNet, 4 tokens for an image of 64 pixels."""
+    stages = {name: [value] * 4 for name, value in {"kernel_sizes": 3, "strides": 2, "num_block_repeats": 1}.items()}
+    stages |= {
+        "in_channels": [32] * 4,
+        "out_channels": [32] * 4,
+        "expand_ratios": [1, 2, 2, 2],
+        "depthwise_padding": [],
+    }
+    vision = {"model_type": "efficientnet", "width_coefficient": 0.25, "depth_coefficient": 1.0} | stages
+    vision |= {"hidden_dim": 320, "hidden_size": 320}  # a quarter of 1,280
+    text = TEXT | {"model_type": "llama"}
+    return FastVlmConfig(vision_config=vision, text_config=text, image_token_index=IMAGE, image_seq_length=4)
+
+
 def qwen_images(config):
     patches = int(GRIDS.prod(-1).sum())
     width = 3 * config.vision_config.temporal_patch_size * config.vision_config.patch_size**2
     return {"pixel_values": torch.randn(patches, width), "image_grid_thw": GRIDS}, (GRIDS.prod(-1) // 4).tolist()
+
+
+def fast_vlm_images(config):
+    return {"pixel_values": torch.randn(2, 3, 64, 64)}, [4, 4]
 
 
 def smolvlm_images(config):
@@ -90,6 +111,7 @@ BACKBONES = {
     "Qwen2.5-VL": (qwen2_5_vl, qwen_images),
     "Qwen3-VL": (qwen3_vl, qwen_images),
     "SmolVLM": (smolvlm, smolvlm_images),
+    "FastVLM": (fast_vlm, fast_vlm_images),
 }
 
 
@@ -203,3 +225,39 @@ def test_processor_of_a_hub_checkpoint_matches_transformers(model_type, tmp_path
         model, PairedCollator(processor)([paired_item(processor, e) for e in toy_examples(3)]), LossConfig(0.5)
     )
     assert torch.isfinite(loss.total) and loss.kd > 0
+
+
+def test_fast_vlm_is_joined_and_trained_with_its_own_processor(tmp_path):
+    """A folder in FastVLM's layout (LLaVA's processor), here around EfficientNet."""
+    torch.manual_seed(0)
+    template = TEMPLATE % ("<image>\n", "")
+    made = tokenizer({"image_token": "<image>"}, template)
+    config = fast_vlm()
+    config.image_token_id = made.image_token_id
+    for name, value in ids_of(made).items():
+        setattr(config.text_config, name, value)
+    side = {"height": 64, "width": 64}
+    images = CLIPImageProcessorPil(size=side, crop_size=side)
+    own = image_processor_class("fast_vlm")(
+        image_processor=images,
+        tokenizer=made,
+        patch_size=32,
+        vision_feature_select_strategy="full",
+        chat_template=template,
+        num_additional_image_tokens=0,
+    )
+    own.save_pretrained(tmp_path / "vlm")
+    AutoModelForImageTextToText.from_config(config).save_pretrained(tmp_path / "vlm")
+    model, processor = assemble(AlignConfig([], tmp_path, vlm=str(tmp_path / "vlm"), projector="stack"))
+    encoded = processor.encode_image(toy_examples(1)[0].load_image())
+    prompt = processor.text_prompt("What?", encoded)
+    assert prompt.prefix_ids.count(made.image_token_id) == 4
+    statistics = [m.running_mean.clone() for m in model.vlm.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    freeze_all_but(model, ["projector"])
+    model.train()
+    batch = PairedCollator(processor)([paired_item(processor, e) for e in toy_examples(3)])
+    assert torch.isfinite(paired_loss(model, batch, LossConfig(0.5)).total)
+    after = [m.running_mean for m in model.vlm.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert statistics and all(map(torch.equal, statistics, after)), (
+        "batch statistics of a frozen vision encoder changed"
+    )
