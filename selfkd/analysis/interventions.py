@@ -12,7 +12,7 @@ Interventions are made in a band of layers, and measured by what becomes of the 
   (activation patching, after Meng et al. 2022, arXiv 2202.05262). What the later layers read from earlier rows is not
   patched.
 
-Legend as in `attention.py`; I image keys.
+Legend as in `attention.py`; P keys of the prefix, Q rows of a group.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -93,15 +93,10 @@ def outcomes_of_batch(
     prefix = encode_shared_prefix(model, batch)
     continuations = {modality: modality_of(model, batch, modality, questions) for modality in MODALITIES}
     text_run = _TextRun({}, {})
-    outcomes: dict[Modality, dict[str, list[Outcome]]] = {}
-    for modality in MODALITIES:  # text first
-        continuation = continuations[modality]
-
-        if modality == "text":
-            kinds = {intervention.kind for intervention in interventions["audio"]}
-            with _keeping(model, continuation, kinds, text_run):
-                forward_modality(model, prefix, modality, continuation)
-        outcomes[modality] = {}
+    with _keeping(model, continuations["text"], {one.kind for one in interventions["audio"]}, text_run):
+        forward_modality(model, prefix, "text", continuations["text"])
+    outcomes: dict[Modality, dict[str, list[Outcome]]] = {modality: {} for modality in MODALITIES}
+    for modality, continuation in continuations.items():
         for intervention in interventions[modality]:
             with _intervening(model, continuation, intervention, text_run):
                 hidden_BSD = forward_modality(model, prefix, modality, continuation)
