@@ -15,7 +15,7 @@ from selfkd.files import locked, sha256, strip_folders
 from selfkd.synthesis.augment import augment
 from selfkd.synthesis.config import EngineName, SynthesizeConfig
 from selfkd.synthesis.pronounceable import ANY
-from selfkd.synthesis.quality_filter import ASRFilter, check_audio
+from selfkd.synthesis.quality_filter import MAX_CLIPPED, MAX_CLIPPED_RECORDED, ASRFilter, check_audio
 from selfkd.synthesis.sources.registry import TOY_SOURCES, Source
 from selfkd.synthesis.sources.rows import read_clips
 from selfkd.synthesis.text_normalization import spoken_form
@@ -91,7 +91,9 @@ class _Shard:
             self.report["rejected"].append({"id": name, "question": question[:200], "reason": self._reason(error)})
             return None
         try:
-            check_audio(example.samples(), example.spoken_text)
+            is_recorded = recorded is not None or self.config.engine == "recorded"
+            max_clipped = MAX_CLIPPED_RECORDED if is_recorded else MAX_CLIPPED
+            check_audio(example.samples(), example.spoken_text, max_clipped)
             return example
         except InputError as error:
             self._reject(example, error)

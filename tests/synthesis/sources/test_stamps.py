@@ -145,3 +145,22 @@ def test_a_recording_that_leads_out_of_the_folder_costs_its_row(folder, tmp_path
     with pytest.raises(InputError, match="field audio"):
         read_clips(rows[0].clips)
     assert read_clips(rows[1].clips).size
+
+
+def test_overdriven_recordings_of_people_are_kept_and_square_waves_are_not(tmp_path):
+    folder = tmp_path / "stamps"
+    for number, animal in enumerate(ANIMALS):
+        add_stamp(folder, animal, f"A {animal}.", f"Un {animal}o.")
+        gain = 1.25 if number else 1e4
+        loud = np.clip(tone(0.5) / np.abs(tone(0.5)).max() * gain, -1, 1)
+        soundfile.write(folder / f"{animal}_desc_es.wav", loud, 16_000, subtype="FLOAT")
+        (folder / f"{animal}_desc_es.ogg").unlink()
+        assert np.mean(np.abs(loud) >= 0.999) > 0.05
+    rejected, kept = [], 0
+    for split in SPLITS:
+        if stamps(folder, "es", split, 0, 0).rows:
+            config = SynthesizeConfig(tmp_path / split, "stamps", str(folder), language="es", split=split, count=0)
+            manifest = synthesize(config)
+            kept += manifest["rows"]
+            rejected += [row["id"] for row in manifest["rejected"]]
+    assert rejected == [f"stamps-es-{ANIMALS[0]}"] and kept == len(ANIMALS) - 1
