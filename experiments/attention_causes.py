@@ -13,17 +13,16 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, get_args
 
-from selfkd.analysis.analyze_attention import analyze_attention
-from selfkd.analysis.config import AttentionConfig
+from voices import BUNDLED, TRAINED
+
+from selfkd.analysis.analyze_attention import MEASURED_WITH_EXACT, analyze_attention
+from selfkd.analysis.config import AttentionConfig, InterventionKind
 from selfkd.demo import SYNTHESIZED_VOICE
 from selfkd.files import write_json
-from selfkd.model.tiny import TINY_MODEL, TINY_STACK_MODEL
 from selfkd.run_dir import MODEL, once
 
-TRAINED = {"SFT": "sft", "Self-KD": "selfkd"}
-MEASURES = ("query_to_image", "query_to_image_sum", "query_to_image_of_context", "response_to_image")
 THIRDS = ("early", "middle", "late")
 Results = Sequence[Mapping[str, Any]]  # of one system, by seed
 
@@ -34,10 +33,11 @@ def systems(voices: Path, seeds: Sequence[int]) -> dict[str, dict[str, str]]:
         title: {f"{name}-{seed}": str(voices / f"seed-{seed}" / name / MODEL) for seed in seeds}
         for title, name in TRAINED.items()
     }
-    return {"stage 1 only": {"stage-1": TINY_STACK_MODEL}, **trained, "CTC projector": {"ctc": TINY_MODEL}}
+    stage_1, ctc = ({title: {name: model}} for title, (name, model) in BUNDLED.items())
+    return {**stage_1, **trained, **ctc}
 
 
-def over_seeds(values: Sequence[float], scale: float = 1.0, sign: str = "") -> str:
+def mean_and_sd(values: Sequence[float], scale: float = 1.0, sign: str = "") -> str:
     mean = f"{scale * fmean(values):{sign}.{1 if scale > 1 else 3}f}"
     return mean if len(values) == 1 else f"{mean} ± {scale * stdev(values):.{1 if scale > 1 else 3}f}"
 
@@ -49,9 +49,9 @@ def attention_table(found: Mapping[str, Results]) -> list[str]:
         f"|---|---|{'---|' * 2 * len(THIRDS)}",
     ]
     for system, models in found.items():
-        for measure in MEASURES:
+        for measure in MEASURED_WITH_EXACT:
             cells = [
-                over_seeds([m[part][measure]["thirds"][third]["mean"] for m in flat], sign=sign)
+                mean_and_sd([m[part][measure]["thirds"][third]["mean"] for m in flat], sign=sign)
                 for part, flat, sign in (
                     ("text", [m["modalities"] for m in models], ""),
                     ("audio_minus_text", models, "+"),
@@ -66,8 +66,8 @@ def correlation_table(found: Mapping[str, Results]) -> list[str]:
     """r over items of audio queries; an interval where there is one model, else each seed's r."""
     lines = [f"| system | exact, % | measure | {' | '.join(f'r, {t}' for t in THIRDS)} |", "|---|---|---|---|---|---|"]
     for system, models in found.items():
-        exact = over_seeds([m["outcomes"]["audio"]["exact"]["mean"] for m in models], 100)
-        for measure in MEASURES:
+        exact = mean_and_sd([m["outcomes"]["audio"]["exact"]["mean"] for m in models], 100)
+        for measure in MEASURED_WITH_EXACT:
             cells = []
             for third in THIRDS:
                 all_r = [m["attention_and_exact"]["audio"][measure][third] for m in models]
@@ -89,13 +89,13 @@ def intervention_table(found: Mapping[str, Results]) -> list[str]:
     ]
     for modality in ("text", "audio"):
         plain = [
-            over_seeds([m["outcomes"][modality]["exact"]["mean"] for m in models], 100) for models in found.values()
+            mean_and_sd([m["outcomes"][modality]["exact"]["mean"] for m in models], 100) for models in found.values()
         ]
         lines.append(f"| {modality} | none: exact, % | | | {' | '.join(plain)} |")
         for name in next(iter(found.values()))[0]["interventions"][modality]:
             kind, rows, layers = name.split(".")
             changes = [
-                over_seeds([m["interventions"][modality][name]["exact_change"]["mean"] for m in models], 100, "+")
+                mean_and_sd([m["interventions"][modality][name]["exact_change"]["mean"] for m in models], 100, "+")
                 for models in found.values()
             ]
             lines.append(f"| {modality} | {kind.replace('_', ' ')} | {rows} | {layers} | {' | '.join(changes)} |")
@@ -113,7 +113,7 @@ def main() -> None:
     models = [f"{name}={path}" for named in of_system.values() for name, path in named.items()]
     config = AttentionConfig(models, [str(options.voices / "data" / SYNTHESIZED_VOICE)], options.output)
     config.limit, config.maps, config.batch_size = options.limit, 0, 25
-    config.interventions = ["image_cut", "image_doubled", "text_attention", "text_states"]
+    config.interventions = list(get_args(InterventionKind))
     (result,) = once(analyze_attention, config)["benchmarks"].values()
     found = {system: [result["models"][name] for name in named] for system, named in of_system.items()}
     parts = attention_table(found), correlation_table(found), intervention_table(found)

@@ -24,6 +24,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from projector_table import Seeds, correct_bits, load_samples, over_seeds, paired
+from voices import BUNDLED
 
 from selfkd.data.example import MANIFEST, Example
 from selfkd.data.rewrite import rewrite
@@ -48,7 +49,6 @@ VALIDATION_SEED = 200
 OTHER_ENGINE = "pico"
 ALPHAS = {"SFT": 0.0, "alpha 0.5": 0.5, "Self-KD": 1.0}
 ON_POLICY = "Self-KD, on-policy"
-BUNDLED = {"stage 1 only": TINY_STACK_MODEL, "CTC projector": TINY_MODEL}
 
 
 def own_short(example: Example) -> Example:
@@ -181,7 +181,7 @@ def main() -> None:
     trained: dict[tuple[int, str, str], dict[str, Path]] = {}  # (steps, responses, method) -> {seed: evaluation}
     with keep_frames():
         text = evaluated(TINY_MODEL, data, out / f"eval-{split}-base", ["text", "cascade"])
-        for method, model in BUNDLED.items():
+        for method, (_, model) in BUNDLED.items():
             trained[0, "", method] = {"": evaluated(model, data, out / f"eval-{split}-{model}")}
         for steps, seed in product(options.steps, options.seeds):
             for responses, method, config in trainings(seed, steps, options.responses, options.methods, out):

@@ -15,14 +15,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from glob import escape
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from selfkd.data.as_text import tidy
 from selfkd.data.audio_files import SUFFIXES
 from selfkd.errors import InputError
-from selfkd.synthesis.sources.rows import Clip, Row, RowSource, sample_rows
+from selfkd.synthesis.sources.rows import Clip, Row, RowSource, sample_rows, with_suffix_of_any_case
 from selfkd.toy_world.scenes import Split
 from selfkd.toy_world.tasks import REPEAT_INSTRUCTION
 
@@ -34,6 +33,7 @@ ENGLISH = "en"
 _LETTERS = [f"symbols/alphabets/english/filled/uppercase/{letter}_filled" for letter in "AB"]
 _TEST_SHARE, _VALIDATION_SHARE = 0.2, 0.1
 _CAPTION = re.compile(r"([\w@]+)\.utf8=(.*)")
+_RECORDING = re.compile(r".+_desc(?:_([A-Za-z@_]+))?")
 _BEFORE_SUBJECT = re.compile(r"\b(?:pair|piece|bunch|bowl|cup|glass|slice|kind|type|couple|set|group)s? of\b")
 _AFTER_SUBJECT = re.compile(r"\s(?:of|in|on|with|at|for|from|by|to|and|or|without|that|which)\s.*|[,(:].*")
 
@@ -69,7 +69,7 @@ class _Recorded(NamedTuple):
 
 def stamps(folder: Path, language: str, split: Split, count: int, seed: int) -> RowSource:
     """The recorded captions of a split in `language`, to repeat. Raises InputError."""
-    recorded, _, skipped = _recorded(folder, language, split)
+    recorded, _, skipped = _captions_of(folder, language, split)
     rows = (
         Row(
             _row_id("stamps", language, one),
@@ -89,7 +89,7 @@ def stamps_mmalign(folder: Path, language: str, split: Split, count: int, seed: 
     """Three questions about every image of a split whose caption is recorded in `language`: whether its caption is
     true, whether that of another subject is, and, where the letters are recorded too, which of the two. The other
     subject is of the same folder, or of the nearest one above that has another. Raises InputError."""
-    recorded, letters, skipped = _recorded(folder, language, split)
+    recorded, letters, skipped = _captions_of(folder, language, split)
     usable = [one for one in recorded if one.stamp.path.with_suffix(".png").is_file()]
     skipped["no image in PNG"] += len(recorded) - len(usable)
     rows = _questions(usable, letters, language, skipped)
@@ -153,13 +153,14 @@ def _differ(one: _Recorded, other: _Recorded) -> bool:
     return one.stamp.subject != other.stamp.subject and not (a <= b or b <= a)
 
 
-def _recorded(folder: Path, language: str, split: Split) -> tuple[list[_Recorded], list[_Recorded], Counter[str]]:
+def _captions_of(folder: Path, language: str, split: Split) -> tuple[list[_Recorded], list[_Recorded], Counter[str]]:
     """(captions of a split that are recorded in `language`, the letters A and B where both are, why others are left
     out). Raises InputError where no split has any."""
     every = read_stamps(folder)
     recorded = [one for stamp in every if (one := _recorded_in(language, stamp, folder))]
     if not recorded:
-        languages = Counter(code for stamp in every for code in _recordings(stamp))
+        names = (_RECORDING.fullmatch(path.stem) for path in folder.rglob("*_desc*") if path.suffix.lower() in SUFFIXES)
+        languages = Counter(name[1] or ENGLISH for name in names if name)
         known = ", ".join(f"{code} ({times})" for code, times in sorted(languages.items()))
         raise InputError(f"language: {language}: no caption of {folder} is recorded in it; there are {known or 'none'}")
     chosen = [one for one in recorded if one.stamp.split == split]
@@ -170,10 +171,15 @@ def _recorded(folder: Path, language: str, split: Split) -> tuple[list[_Recorded
 
 
 def _recorded_in(language: str, stamp: Stamp, folder: Path) -> _Recorded | None:
-    code, clips = language.replace("-", "_"), _recordings(stamp)
-    if code not in stamp.captions or code not in clips:
+    code = language.replace("-", "_")
+    # recordings in English have no language in their names
+    names = (f"_desc_{code}", "_desc") if code == ENGLISH else (f"_desc_{code}",)
+    files = (stamp.path.with_name(f"{stamp.path.name}{name}{suffix}") for name in names for suffix in SUFFIXES)
+    path = next(filter(None, map(with_suffix_of_any_case, files)), None)
+    if path is None or code not in stamp.captions:
         return None
-    return _Recorded(stamp, stamp.captions[code], Clip(clips[code], folder=folder))
+    # a link out of the folder is refused when it is read, and costs its row only
+    return _Recorded(stamp, stamp.captions[code], Clip(path, folder=folder))
 
 
 def read_stamps(folder: Path) -> list[Stamp]:
@@ -196,17 +202,6 @@ def read_stamps(folder: Path) -> list[Stamp]:
         raise InputError(
             f"path: {folder}: no NAME.txt with a caption in it; this is not the layout of Tux Paint's stamps"
         )
-    return found
-
-
-def _recordings(stamp: Stamp) -> dict[str, Path]:
-    """{language: recording of the caption}; a file without a language is in English."""
-    prefix = f"{stamp.path.name}_desc"
-    found = {}
-    for path in sorted(stamp.path.parent.glob(f"{escape(prefix)}*")):
-        rest = path.stem.removeprefix(prefix)
-        if path.suffix.lower() in SUFFIXES and re.fullmatch(r"(?:_[A-Za-z@_]+)?", rest):
-            found[rest.removeprefix("_") or ENGLISH] = path
     return found
 
 

@@ -65,7 +65,7 @@ class ToyWorld(_Generated):
         return Example(
             id=f"world-{self.split}-{self.seed}-{index:06d}",
             question=question.text,
-            answer=self.noisy_response(index) if self.noisy else noiseless_response(question),
+            answer=noisy_response(question, self._noise(index)) if self.noisy else noiseless_response(question),
             source=self.name,
             question_type=question.question_type,
             target=question.answer,
@@ -87,9 +87,11 @@ class ToyWorld(_Generated):
     def noisy_response(self, index: int, mistake_share: float = MISTAKE_SHARE) -> str:
         """The noisy label of a question. The questions that are answered wrongly at one share are so at every higher
         one."""
-        # a generator of its own, so that clean and noisy labels have the same questions
-        rng = random.Random(f"annotator/{self.seed}/{index}")
-        return noisy_response(self.scene_and_question(index)[1], rng, mistake_share)
+        return noisy_response(self.scene_and_question(index)[1], self._noise(index), mistake_share)
+
+    def _noise(self, index: int) -> random.Random:
+        """A generator of its own, so that clean and noisy labels have the same questions."""
+        return random.Random(f"annotator/{self.seed}/{index}")
 
 
 @dataclass(frozen=True)
