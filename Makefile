@@ -7,13 +7,15 @@
 # make study-voices      the demo's models in the voices of several engines and in noise, three seeds, into runs/voices
 # make study-when        SFT, the mix, Self-KD, on-policy Self-KD on training responses of five kinds, three seeds, into runs/when: hours
 # make study-attention   is attention the root? after study-voices, on its models, into runs/causes
+# make study-alignment   soft-DTW, contrastive, hidden-state and attention losses, alone and added to Self-KD, into runs/alignment: hours
+# make study-stamps      people's recordings in three languages about natural images; MODELS holds whisper-base; into runs/stamps: hours
 # All make .venv with pinned versions first. PYTHON=python3.12 chooses another interpreter (3.11 or later).
 PYTHON ?= python3
 VENV ?= .venv
 MODELS ?= models
 PYTEST = $(VENV)/bin/python -m pytest --numprocesses 2 --dist worksteal --durations 20
 
-.PHONY: demo test quick check docs study-projector study-real study-voices study-when study-attention
+.PHONY: demo test quick check docs study-projector study-real study-voices study-when study-attention study-alignment study-stamps
 
 demo: $(VENV)/installed
 	$(VENV)/bin/selfkd demo --output runs/demo
@@ -54,3 +56,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
+
+study-alignment: $(VENV)/installed
+	$(VENV)/bin/python experiments/alignment.py --output runs/alignment
+
+study-stamps: $(VENV)/installed
+	$(VENV)/bin/python experiments/stamps_sources.py runs/stamps/sources
+	$(VENV)/bin/python experiments/stamps.py --sources runs/stamps/sources --models $(MODELS) --output runs/stamps

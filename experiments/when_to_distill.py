@@ -131,8 +131,14 @@ def evaluated(model: str, data: list[str], output: Path, modalities: Sequence[Ev
     return output
 
 
-def row(by_seed: Mapping[str, Path], benchmarks: Sequence[str], sft: Mapping[str, Path], text: Path) -> dict[str, Any]:
-    """{benchmark: accuracy over seeds, its spread, its difference to SFT; correctness of each item}."""
+def row(
+    by_seed: Mapping[str, Path],
+    benchmarks: Sequence[str],
+    baseline: Mapping[str, Path],
+    text: Path,
+    difference: str = "minus_sft",
+) -> dict[str, Any]:
+    """{benchmark: accuracy over seeds, its spread, its difference to the baseline; correctness of each item}."""
     found: dict[str, Any] = {}
     for benchmark in benchmarks:
         samples: Seeds = {seed: load_samples(run, "audio", benchmark) for seed, run in by_seed.items()}
@@ -140,8 +146,9 @@ def row(by_seed: Mapping[str, Path], benchmarks: Sequence[str], sft: Mapping[str
         cell = {"n": len(items), "accuracy": fmean(means), "by_seed": means, "interval": mean_interval(items)}
         if len(means) > 1:
             cell["sd"] = stdev(means)
-        if sft and sft != by_seed:
-            cell["minus_sft"] = paired(samples, {s: load_samples(run, "audio", benchmark) for s, run in sft.items()})
+        if baseline and baseline != by_seed:
+            before = {seed: load_samples(run, "audio", benchmark) for seed, run in baseline.items()}
+            cell[difference] = paired(samples, before)
         order = load_samples(text, "text", benchmark)
         cell["correct"] = {seed: correct_bits(one, order) for seed, one in samples.items()}
         found[benchmark] = cell

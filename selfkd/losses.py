@@ -2,14 +2,14 @@
 
 Self-KD (arXiv 2503.00059):  L = alpha * KL(p_T || p_S) + (1 - alpha) * SFT,  SFT = -log p_S(y).
 
-`LossConfig` has the weights of all terms; `training/self_kd.py` adds those on the audio (CTC, soft-DTW).
+`LossConfig` has the weights of all terms; `training/self_kd.py` adds those on the audio (CTC, soft-DTW, contrastive).
 `docs/method.md` has the equations and measurements.
 
 Legend: N response rows, D width, V vocabulary.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -92,9 +92,13 @@ def self_kd_loss(
     chunk_rows: int = CHUNK_ROWS,
     softcap: float | None = None,
     teacher_head_VD: Tensor | None = None,
+    earlier_layers: Sequence[tuple[Tensor, Tensor]] = (),
 ) -> LossOutput:
     """The response terms of `loss_config`, from hidden states of the response rows and the weight of the language-model
     head: response_weight * (alpha * KD + (1 - alpha) * SFT) + hidden_mse_weight * MSE.
+
+    MSE is a mean over layers: the last one, whose norm the rows have passed, and `earlier_layers`, whose rows are
+    divided by their root mean square.
 
     Logits exist for `chunk_rows` rows at a time, in the forward pass only. The head has a gradient only where it
     trains.
@@ -107,6 +111,7 @@ def self_kd_loss(
         chunk_rows: Rows whose logits exist at once.
         softcap: The c in c * tanh(logits / c), of Gemma models.
         teacher_head_VD: Weight of the teacher's head where it differs from the student's.
+        earlier_layers: (student, teacher) hidden states (N, D) after earlier layers.
 
     Raises ValueError for a missing teacher and for rows that do not match.
     """
@@ -132,9 +137,19 @@ def self_kd_loss(
     total, kd, sft = _SumOverChunks.apply(student_ND, head_VD, chunk, chunk_rows)
     loss = LossOutput(loss_config.response_weight * total, kd, sft, len(labels_N), {})
     if loss_config.hidden_mse_weight and teacher_ND is not None:
-        distance = (student_ND.float() - teacher_ND.float()).square().mean(-1).sum()
-        loss = loss.plus("hidden_mse", loss_config.hidden_mse_weight, distance)
+        scaled = [(_unit_rms(student), _unit_rms(teacher)) for student, teacher in earlier_layers]
+        distances = [_squared_distance(*pair) for pair in ((student_ND, teacher_ND), *scaled)]
+        loss = loss.plus("hidden_mse", loss_config.hidden_mse_weight, torch.stack(distances).mean())
     return loss
+
+
+def _squared_distance(student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
+    """sum over rows of the mean squared difference."""
+    return (student_ND.float() - teacher_ND.float()).square().mean(-1).sum()
+
+
+def _unit_rms(rows_ND: Tensor) -> Tensor:
+    return F.rms_norm(rows_ND.float(), rows_ND.shape[-1:])
 
 
 def head_logits(rows_ND: Tensor, head_VD: Tensor, softcap: float | None) -> Tensor:

@@ -159,9 +159,12 @@ class DistillConfig(TrainConfig):
             jensen_shannon is the mean of both to their mixture. By default {recipe.divergence}.
         response_weight: Weight of the losses on responses, Self-KD and SFT; 0 is CTC-only training, which runs no LLM
             and encodes no image.
-        hidden_mse_weight: Weight of the squared distance between last hidden states of student and teacher.
+        hidden_mse_weight: Weight of the squared distance between hidden states of student and teacher.
+        hidden_mse_layers: Number of layers, evenly spaced up to the last, whose hidden states it compares.
         ctc_weight: Weight of the CTC loss on the question, with a CTC projector.
         soft_dtw_weight: Weight of soft-DTW between audio embeddings and the question's token embeddings.
+        contrastive_weight: Weight of InfoNCE between mean audio embeddings and mean token embeddings of the questions
+            of a batch.
         spec_augment: Strength of the augmentation of log-mel frames (warped frequencies, SpecAugment masks); 1 is what
             the bundled ASR model was trained with, 0 is off. By default {recipe.spec_augment}.
         on_policy_fraction: Share of the steps that train on the student's own responses, scored by the teacher, in
@@ -191,6 +194,8 @@ class DistillConfig(TrainConfig):
     divergence: Divergence | None = None
     response_weight: float = LossConfig.response_weight
     hidden_mse_weight: float = LossConfig.hidden_mse_weight
+    hidden_mse_layers: int = LossConfig.hidden_mse_layers
     ctc_weight: float = 0.5
     soft_dtw_weight: float = LossConfig.soft_dtw_weight
+    contrastive_weight: float = LossConfig.contrastive_weight
     on_policy_fraction: float = 0.0

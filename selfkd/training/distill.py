@@ -37,6 +37,7 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     _check_native(config, model_config)
     config = resolve_config(config, DISTILL_RECIPES[_recipe_name(model_config)])
     loss_config = loss_config_of(config, model_config)
+    _check_layers(config.hidden_mse_layers, model_config)
     if not needs_responses(loss_config):
         _check_without_responses(config, loss_config)
     if config.dry_run:
@@ -56,12 +57,15 @@ def distill(config: DistillConfig) -> dict[str, Any]:
         return train(run, *checkpoint.load(), examples, config, loss_config, config.on_policy_fraction, skipped=skipped)
 
 
+ALIGNMENT_WEIGHTS = ("soft_dtw_weight", "contrastive_weight")  # of losses on audio embeddings
+
+
 def _check_loss_weights(config: DistillConfig) -> None:
     if not 0 <= config.alpha <= 1:
         raise InputError(f"alpha: {config.alpha} is not between 0 and 1")
     if config.temperature <= 0:
         raise InputError(f"temperature: {config.temperature} is not above 0")
-    for name in ("response_weight", "hidden_mse_weight", "ctc_weight", "soft_dtw_weight"):
+    for name in ("response_weight", "hidden_mse_weight", "ctc_weight", *ALIGNMENT_WEIGHTS):
         if getattr(config, name) < 0:
             raise InputError(f"{name}: {getattr(config, name)}: must not be negative")
     if not 0 <= config.on_policy_fraction <= 1:
@@ -72,6 +76,12 @@ def _check_loss_weights(config: DistillConfig) -> None:
         raise InputError("on_policy_fraction: not with FSDP; recipes/accelerate/ddp.yaml or deepspeed_zero2.yaml")
 
 
+def _check_layers(hidden_mse_layers: int, model_config: OmniConfig) -> None:
+    layers = model_config.get_text_config().num_hidden_layers
+    if not 1 <= hidden_mse_layers <= layers:
+        raise InputError(f"hidden_mse_layers: {hidden_mse_layers} is not between 1 and the {layers} layers of the LLM")
+
+
 def _recipe_name(model_config: OmniConfig) -> str:
     return {"native": NATIVE, "stack": STACK, "ctc": CTC}[model_config.projector_type]
 
@@ -79,17 +89,17 @@ def _recipe_name(model_config: OmniConfig) -> str:
 def _check_native(config: DistillConfig, model_config: OmniConfig) -> None:
     """Raises InputError, before anything is loaded, for settings that a native omni model does not support."""
     if model_config.projector_type == "native":
-        for name in ("spec_augment", "soft_dtw_weight"):
+        for name in ("spec_augment", *ALIGNMENT_WEIGHTS):
             if getattr(config, name):
                 raise InputError(f"{name}: needs a Whisper encoder; a native omni model has its own audio encoder")
 
 
 def _check_without_responses(config: DistillConfig, loss_config: LossConfig) -> None:
     """Raises InputError for settings that need responses, or that leave no loss at all."""
-    if not loss_config.ctc_weight and not loss_config.soft_dtw_weight:
+    if not loss_config.ctc_weight and not any(getattr(loss_config, name) for name in ALIGNMENT_WEIGHTS):
         raise InputError(
-            "response_weight: 0 leaves no loss: ctc_weight needs a CTC projector, soft_dtw_weight any model but a "
-            "native omni model"
+            "response_weight: 0 leaves no loss: ctc_weight needs a CTC projector, soft_dtw_weight and "
+            "contrastive_weight any model but a native omni model"
         )
     if config.on_policy_fraction:
         raise InputError("on_policy_fraction: trains on the student's responses; response_weight 0 leaves them out")
@@ -112,7 +122,9 @@ def loss_config_of(config: DistillConfig, model_config: OmniConfig) -> LossConfi
         temperature=config.temperature,
         divergence=config.divergence,
         hidden_mse_weight=config.hidden_mse_weight,
+        hidden_mse_layers=config.hidden_mse_layers,
         ctc_weight=config.ctc_weight if model_config.ctc_token_ids else 0.0,
         soft_dtw_weight=config.soft_dtw_weight,
+        contrastive_weight=config.contrastive_weight,
         response_weight=config.response_weight,
     )

@@ -3,86 +3,59 @@
 The teacher is the text modality of the very same weights, without gradient. The shared prefix is encoded once, without
 gradient, for both: nothing that trains stands before the query. Where the LLM itself trains that no longer holds: the
 teacher is then a frozen copy, and gradient flows through the student's prefix too. Audio embeddings may also be aligned
-to the query's text embeddings by soft-DTW, after Lyra (arXiv 2412.09501).
+to the query's text embeddings (`training/alignment.py`).
 
-Legend: B examples, T tokens (query tokens in soft-DTW), R response tokens, N response rows (all examples' R, one after
-another), U audio embeddings, D width.
+Legend: B examples, S tokens of a continuation, T tokens, R response tokens, N response rows (all examples' R, one after
+another), D width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from selfkd.losses import LossConfig, LossOutput, needs_responses, needs_teacher, self_kd_loss
 from selfkd.model.lora import adapters_on
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.prefix_cache import Prefix, continue_prefix, encode_prefix
 from selfkd.model.projectors import AudioEmbeddings, CTCProjector, ctc_loss
-
-TEMPERATURE = 0.06  # Lyra's
-
-
-def soft_dtw_loss(audio: AudioEmbeddings, transcript_ids_BT: Tensor, embed: nn.Module) -> Tensor:
-    """sum over clips of the soft-DTW of 1 - cosine between audio and token embeddings, divided by the number of query
-    tokens; a clip without audio embeddings counts as 0. `transcript_ids_BT` are the query's ids, -100 pads."""
-    mask_BT = transcript_ids_BT != -100
-    valid_B = audio.mask.any(-1) & mask_BT.any(-1)
-    if not valid_B.any():
-        return audio.vectors.sum() * 0
-    with torch.autocast(audio.vectors.device.type, enabled=False):  # bf16 is too coarse for a temperature of 0.06
-        vectors = F.normalize(audio.vectors[valid_B].float(), dim=-1)
-        with torch.no_grad():
-            tokens = F.normalize(embed(transcript_ids_BT[valid_B].clamp(min=0)).float(), dim=-1)
-        costs_BUT = 1 - vectors @ tokens.transpose(1, 2)
-        lengths = audio.mask[valid_B].sum(-1), mask_BT[valid_B].sum(-1)
-        return (soft_dtw(costs_BUT, *lengths, TEMPERATURE) / lengths[1]).sum()
+from selfkd.training.alignment import contrastive_loss, soft_dtw_loss
 
 
-def soft_dtw(costs_BUT: Tensor, rows_B: Tensor, columns_B: Tensor, temperature: float) -> Tensor:
-    """(B,): the soft minimum, over monotone paths from the first cell to (rows, columns), of the cost of a path (Cuturi
-    & Blondel 2017): r(i, j) = c(i, j) + softmin(r(i-1, j), r(i, j-1), r(i-1, j-1)). Computed diagonal by diagonal."""
-    clips, rows, columns = costs_BUT.shape
-    far = costs_BUT.new_full((clips, rows + 1), 1e6)  # finite, or the gradient of a soft minimum of nothing is NaN
-    start = far.clone()
-    start[:, 0] = 0
-    before, last = start, far  # r on the last two diagonals; index i is cell (i, d - i)
-    end_B = rows_B + columns_B
-    total = costs_BUT.new_zeros(clips)
-    for d in range(2, rows + columns + 1):
-        i = torch.arange(max(1, d - columns), min(rows, d - 1) + 1, device=costs_BUT.device)
-        neighbours = torch.stack([last[:, i - 1], last[:, i], before[:, i - 1]])
-        value = costs_BUT[:, i - 1, d - i - 1] - temperature * torch.logsumexp(-neighbours / temperature, 0)
-        current = far.index_copy(1, i, value)
-        total = torch.where(end_B == d, current.gather(1, rows_B[:, None])[:, 0], total)
-        before, last = last, current
-    return total
+class Rows(NamedTuple):
+    """Hidden states (N, D) of the response rows: after the last layer and its norm, and after earlier layers."""
+
+    last: Tensor
+    earlier: tuple[Tensor, ...] = ()
 
 
 class Teacher(NamedTuple):
-    """The teacher's hidden states (N, D) of the response rows, and the head (V, D) that gives their logits."""
+    """The teacher's response rows, and the head (V, D) that gives the logits of the last ones."""
 
-    rows: Tensor
+    rows: Rows
     head: Tensor
 
 
 class PairedRows(NamedTuple):
-    """Hidden states (N, D) of student and teacher (None without one), the labels (N,) of the same rows, and the clips'
-    audio embeddings (None of a native model)."""
+    """Hidden states (N, D) of student and teacher (None without one) on the response rows, the labels (N,) of the same
+    rows, the clips' audio embeddings (None of a native model), and the rows after earlier layers."""
 
     student: Tensor
     teacher: Tensor | None
     labels: Tensor
     audio: AudioEmbeddings | None
+    student_earlier: tuple[Tensor, ...] = ()
+    teacher_earlier: tuple[Tensor, ...] = ()
 
 
 class FrozenTeacher:
     """A copy of the VLM before training: the teacher of a student whose LLM trains."""
 
-    def __init__(self, model: OmniModel):
+    def __init__(self, model: OmniModel, hidden_layers: int = 1):
+        self.hidden_layers = hidden_layers
         self.vlm = deepcopy(model.vlm).requires_grad_(False).eval()
         for parameter in self.vlm.parameters():  # the student's trainable weights are fp32
             parameter.data = parameter.data.to(model.dtype)
@@ -90,7 +63,7 @@ class FrozenTeacher:
     @torch.no_grad()
     def __call__(self, batch: Mapping[str, Any]) -> Teacher:
         self.vlm.to(batch["labels"].device)
-        rows = _text_rows(self.vlm, _prefix(self.vlm, batch), batch)
+        rows = _text_rows(self.vlm, _prefix(self.vlm, batch), batch, self.hidden_layers)
         return Teacher(rows, self.vlm.get_output_embeddings().weight)
 
 
@@ -107,23 +80,46 @@ def response_rows(hidden_BTD: Tensor, mask_BT: Tensor, labels_BR: Tensor) -> Ten
     return hidden_BTD[response_positions(mask_BT, labels_BR)]
 
 
-def paired_rows(model: OmniModel, batch: Mapping[str, Any], with_teacher: bool) -> PairedRows:
-    """Runs student and teacher over a batch; gradient flows through the student's query and response."""
+def compared_layers(vlm: Any, count: int) -> list[int]:
+    """The layers, evenly spaced, whose hidden states are compared next to the last one's: `count` - 1 of them."""
+    layers = len(vlm.get_decoder().layers)
+    return [layers * number // count - 1 for number in range(1, count)]
+
+
+@contextmanager
+def recorded_layers(vlm: Any, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
+    """Within the context, the hidden states (B, S, D) after these layers of the last forward pass, by layer."""
+    found: dict[int, Tensor] = {}
+
+    def record(layer: int) -> Callable[[nn.Module, Any, Any], None]:
+        return lambda _module, _inputs, output: found.update({layer: output if torch.is_tensor(output) else output[0]})
+
+    handles = [vlm.get_decoder().layers[layer].register_forward_hook(record(layer)) for layer in layers]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def paired_rows(model: OmniModel, batch: Mapping[str, Any], with_teacher: bool, hidden_layers: int = 1) -> PairedRows:
+    """Runs student and teacher over a batch; gradient flows through the student's query and response. The rows have the
+    hidden states of `hidden_layers` layers."""
     labels_BR = batch["labels"]
     _assert_same_response(batch)
     llm_trains = model.llm_trains and torch.is_grad_enabled()
     assert not (llm_trains and with_teacher), "a teacher with the same weights would train with its student"
     with torch.set_grad_enabled(llm_trains):
         prefix = _prefix(model.vlm, batch)
-    teacher_ND = None
+    teacher = None
     if with_teacher:
         with torch.no_grad():
-            teacher_ND = _text_rows(model.vlm, prefix, batch)
+            teacher = _text_rows(model.vlm, prefix, batch, hidden_layers)
     inputs, mask, audio = model.merge_audio_embeddings(batch["audio_ids"], batch["audio_mask"], batch["audio_inputs"])
     with adapters_on(model.vlm):
-        hidden = continue_prefix(model.vlm, prefix, inputs, mask)
-    student_ND = response_rows(hidden, mask, labels_BR)
-    return PairedRows(student_ND, teacher_ND, labels_BR[labels_BR != -100], audio)
+        student = _continued_rows(model.vlm, prefix, inputs, mask, labels_BR, hidden_layers)
+    last, earlier = (None, ()) if teacher is None else teacher
+    return PairedRows(student.last, last, labels_BR[labels_BR != -100], audio, student.earlier, earlier)
 
 
 def paired_loss(
@@ -139,7 +135,7 @@ def paired_loss(
     else:
         tokens, nothing = int((batch["labels"] != -100).sum()), torch.zeros((), device=batch["labels"].device)
         loss = LossOutput(nothing, nothing, nothing, tokens, {})
-        if loss_config.soft_dtw_weight:
+        if loss_config.soft_dtw_weight or loss_config.contrastive_weight:
             audio = model.encode_audio(**batch["audio_inputs"])
     if loss_config.ctc_weight:
         ctc = audio.ctc if audio else model.ctc_outputs(**batch["audio_inputs"])
@@ -152,10 +148,14 @@ def paired_loss(
             loss = loss.plus(
                 "character_ctc", loss_config.character_ctc_weight, ctc_loss(ctc.characters, character_labels).sum()
             )
-    if loss_config.soft_dtw_weight:
-        assert audio is not None, "a native omni model gives no audio embeddings"
-        value = soft_dtw_loss(audio, batch["transcript_ids"], model.get_input_embeddings())
-        loss = loss.plus("soft_dtw", loss_config.soft_dtw_weight, value)
+    for name, weight, align in (
+        ("soft_dtw", loss_config.soft_dtw_weight, soft_dtw_loss),
+        ("contrastive", loss_config.contrastive_weight, contrastive_loss),
+    ):
+        if weight:
+            assert audio is not None, "a native omni model gives no audio embeddings"
+            value = align(audio, batch["transcript_ids"], model.get_input_embeddings())
+            loss = loss.plus(name, weight, value)
     return loss
 
 
@@ -164,10 +164,22 @@ def _response_loss(
 ) -> tuple[LossOutput, AudioEmbeddings | None]:
     """The loss over response rows, and the audio embeddings."""
     with_teacher = needs_teacher(loss_config) and teacher is None
-    student, own_teacher, labels, audio = paired_rows(model, batch, with_teacher)
-    rows, head = (own_teacher, None) if teacher is None else teacher
-    own_head, softcap = model.get_output_embeddings().weight, model.logit_softcap
-    return self_kd_loss(student, rows, own_head, labels, loss_config, softcap=softcap, teacher_head_VD=head), audio
+    hidden_layers = loss_config.hidden_mse_layers if loss_config.hidden_mse_weight else 1
+    rows = paired_rows(model, batch, with_teacher, hidden_layers)
+    last, earlier, head = rows.teacher, rows.teacher_earlier, None
+    if teacher is not None:
+        (last, earlier), head = teacher
+    loss = self_kd_loss(
+        rows.student,
+        last,
+        model.get_output_embeddings().weight,
+        rows.labels,
+        loss_config,
+        softcap=model.logit_softcap,
+        teacher_head_VD=head,
+        earlier_layers=list(zip(rows.student_earlier, earlier, strict=True)) if last is not None else [],
+    )
+    return loss, rows.audio
 
 
 def _prefix(vlm: Any, batch: Mapping[str, Any]) -> Prefix:
@@ -177,9 +189,19 @@ def _prefix(vlm: Any, batch: Mapping[str, Any]) -> Prefix:
     return prefix.rows(batch["group"])
 
 
-def _text_rows(vlm: Any, prefix: Prefix, batch: Mapping[str, Any]) -> Tensor:
-    hidden = continue_prefix(vlm, prefix, {"input_ids": batch["text_ids"]}, batch["text_mask"])
-    return response_rows(hidden, batch["text_mask"], batch["labels"])
+def _text_rows(vlm: Any, prefix: Prefix, batch: Mapping[str, Any], hidden_layers: int = 1) -> Rows:
+    inputs, mask = {"input_ids": batch["text_ids"]}, batch["text_mask"]
+    return _continued_rows(vlm, prefix, inputs, mask, batch["labels"], hidden_layers)
+
+
+def _continued_rows(
+    vlm: Any, prefix: Prefix, inputs: Mapping[str, Tensor], mask_BS: Tensor, labels_BR: Tensor, hidden_layers: int
+) -> Rows:
+    layers = compared_layers(vlm, hidden_layers)
+    with recorded_layers(vlm, layers) as found:
+        last = continue_prefix(vlm, prefix, inputs, mask_BS)
+    earlier = tuple(response_rows(found[layer], mask_BS, labels_BR) for layer in layers)
+    return Rows(response_rows(last, mask_BS, labels_BR), earlier)
 
 
 def _assert_same_response(batch: Mapping[str, Any]) -> None:

@@ -70,7 +70,8 @@ class SelfKDTrainer(Trainer):
         **trainer_arguments: Any,
     ):
         # a copy of the weights before training; a resumed run loads its trained weights after this
-        self.teacher = FrozenTeacher(model) if needs_teacher(loss_config) and model.llm_trains else None
+        has_own_teacher = needs_teacher(loss_config) and model.llm_trains
+        self.teacher = FrozenTeacher(model, loss_config.hidden_mse_layers) if has_own_teacher else None
         args.remove_unused_columns = False  # our items are no columns
         if args.n_gpu > 1:  # DataParallel would split a batch from the images that its rows share
             print(f"{args.n_gpu} GPUs are visible, one is used; accelerate launch uses them all")

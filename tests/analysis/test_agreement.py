@@ -59,7 +59,7 @@ def test_batch_agrees_with_the_loss_and_with_whole_sequences(parts, monkeypatch)
     items, batch, questions = batch_of(processor, examples_of_all_types())
     found = agreement_of_batch(model, batch, questions)
     with torch.no_grad():
-        student, teacher, labels, _ = paired_rows(model, batch, with_teacher=True)
+        student, teacher, labels, *_ = paired_rows(model, batch, with_teacher=True)
         loss = self_kd_loss(student, teacher, model.get_output_embeddings().weight, labels, LossConfig(1.0))
         assert sum(sum(item.kl) for item in found) == pytest.approx(loss.kd.item(), rel=1e-5)
         for item, ours in zip(items, found, strict=True):

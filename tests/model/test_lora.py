@@ -48,7 +48,7 @@ def test_gradient_reaches_every_adapter_and_nothing_else_of_the_vlm(adapted):
     count = freeze_all_but(model, ["projector", ADAPTERS])
     assert count == sum(p.numel() for p in [*adapter_parameters(model.vlm), *model.projector.parameters()])
     batch = PairedCollator(processor)([paired_item(processor, e) for e in toy_examples(2)])
-    student, teacher, labels, _ = paired_rows(model.train(), batch, with_teacher=True)
+    student, teacher, labels, *_ = paired_rows(model.train(), batch, with_teacher=True)
     self_kd_loss(student, teacher, model.get_output_embeddings().weight, labels, LossConfig(1.0)).total.backward()
     with_gradient = {n for n, p in model.vlm.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
     assert with_gradient == {n for n, _ in model.vlm.named_parameters() if "lora_" in n}

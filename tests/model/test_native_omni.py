@@ -58,7 +58,7 @@ def test_both_modalities_have_the_logits_of_whole_sequences(native, items):
     batch = PairedCollator(processor)(items)
     assert batch["group"].tolist() == [0, 1, 1]
     with torch.no_grad():
-        student, teacher, labels, _ = paired_rows(model, batch, with_teacher=True)
+        student, teacher, labels, *_ = paired_rows(model, batch, with_teacher=True)
         loss = paired_loss(model, batch, LossConfig(0.5))
         for rows, modality in ((teacher, "text_ids"), (student, "audio_ids")):
             expected = []

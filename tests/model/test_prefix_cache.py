@@ -57,11 +57,44 @@ def test_shared_prefix_equals_two_passes(model, processor, alpha):
     expected = gradients(model)
     model.zero_grad()
 
-    student, teacher, labels, _ = paired_rows(model, PairedCollator(processor)(items), with_teacher=alpha > 0)
+    student, teacher, labels, *_ = paired_rows(model, PairedCollator(processor)(items), with_teacher=alpha > 0)
     ours = self_kd_loss(student, teacher, model.get_output_embeddings().weight, labels, LossConfig(alpha))
     ours.total.backward()
 
     assert ours.total.item() == pytest.approx(plain.item(), rel=1e-5)
+    assert_same_gradients(gradients(model), expected)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_hidden_states_of_several_layers_are_those_of_plain_passes(model, processor, layers):
+    """The last layer's after its norm, and earlier ones' divided by their root mean square; teacher and student have
+    queries of other lengths."""
+    model.vlm.requires_grad_(False)
+    items = [paired_item(processor, example) for example in toy_examples(3)]
+    count = len(model.vlm.get_decoder().layers)
+    chosen = [count * number // layers for number in range(1, layers)]  # hidden_states[0] are the embeddings
+    plain = torch.zeros(())
+    for item in items:
+        ids = item.prefix_ids + item.text_ids + item.response_ids[:-1]
+        audio_ids = torch.tensor([item.prefix_ids + item.audio_ids + item.response_ids[:-1]])
+        settings = {"output_hidden_states": True, **item.image_inputs}
+        with torch.no_grad():
+            teacher = model.vlm(input_ids=torch.tensor([ids]), **settings).hidden_states
+        student = model(audio_ids, audio_inputs=item.audio_inputs, **settings).hidden_states
+        rows = slice(-len(item.response_ids), None)
+        pairs = [(student[-1][0, rows], teacher[-1][0, rows])]
+        for layer in chosen:
+            pairs.append(
+                tuple(F.rms_norm(states[layer][0, rows], states[layer].shape[-1:]) for states in (student, teacher))
+            )
+        plain = plain + sum((a - b).square().mean(-1).sum() for a, b in pairs) / layers
+    plain.backward()
+    expected = gradients(model)
+    model.zero_grad()
+    loss_config = LossConfig(0.0, hidden_mse_weight=1.0, hidden_mse_layers=layers, response_weight=0.0)
+    ours = paired_loss(model, PairedCollator(processor)(items), loss_config)
+    ours.total.backward()
+    assert ours.terms["hidden_mse"].item() == pytest.approx(plain.item(), rel=1e-4)
     assert_same_gradients(gradients(model), expected)
 
 
@@ -78,7 +111,7 @@ def test_prompts_that_share_an_image_encode_it_once(model, processor):
     two_plain_passes(model, items, 0.5).backward()
     expected = gradients(model)
     model.zero_grad()
-    student, teacher, labels, _ = paired_rows(model, batch, with_teacher=True)
+    student, teacher, labels, *_ = paired_rows(model, batch, with_teacher=True)
     self_kd_loss(student, teacher, model.get_output_embeddings().weight, labels, LossConfig(0.5)).total.backward()
     assert_same_gradients(gradients(model), expected)
 

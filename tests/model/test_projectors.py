@@ -32,9 +32,10 @@ from selfkd.model.tiny import asr_model_path, load_tiny_model
 from selfkd.run_dir import MODEL, read_log
 from selfkd.synthesis.tts.base import EspeakEngine, Utterance
 from selfkd.training.align import AlignConfig, align, assemble
+from selfkd.training.alignment import contrastive_loss, soft_dtw, soft_dtw_loss
 from selfkd.training.data import PairedCollator, paired_item
 from selfkd.training.distill import DistillConfig, distill
-from selfkd.training.self_kd import paired_loss, soft_dtw, soft_dtw_loss
+from selfkd.training.self_kd import paired_loss
 from selfkd.training.stage import training_arguments
 from selfkd.training.trainable import AUDIO_PARTS, freeze_all_but
 from selfkd.training.trainer import SelfKDTrainer
@@ -159,6 +160,34 @@ def test_soft_dtw_is_lowest_for_the_query_embeddings_themselves():
     assert nothing.item() == 0
 
 
+def test_contrastive_loss_is_infonce_over_the_queries_of_a_batch():
+    torch.manual_seed(0)
+    embed, ids = nn.Embedding(10, 8), torch.tensor([[1, 2, -100], [3, 4, 5], [1, 2, -100], [6, -100, -100]])
+    mask = torch.tensor([[1, 1], [1, 0], [1, 1], [0, 0]]).bool()  # the last clip has no audio embeddings
+    audio = AudioEmbeddings(torch.randn(4, 2, 8), mask)
+    clips = [audio.vectors[0].mean(0), audio.vectors[1, 0], audio.vectors[2].mean(0)]
+    queries = [embed(row[row != -100]).mean(0) for row in ids[:3]]
+    cosines = torch.tensor([[torch.cosine_similarity(c, q, dim=0) for q in queries] for c in clips]) / 0.07
+    expected = 0.0
+    for i in range(3):
+        others = [j for j in range(3) if j == i or {i, j} != {0, 2}]  # the first and the third ask the same
+        expected -= cosines[i, i] - torch.logsumexp(cosines[i, others], 0)
+        expected -= cosines[i, i] - torch.logsumexp(cosines[others, i], 0)
+    assert contrastive_loss(audio, ids, embed).item() == pytest.approx(expected.item() / 2, rel=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert contrastive_loss(audio, ids, embed).item() == pytest.approx(expected.item() / 2, rel=1e-5)
+
+
+def test_contrastive_loss_of_one_query_or_none_is_zero():
+    embed, ids = nn.Embedding(10, 8), torch.tensor([[1, 2], [1, 2]])
+    vectors = torch.randn(2, 3, 8, requires_grad=True)
+    same = contrastive_loss(AudioEmbeddings(vectors, torch.ones(2, 3, dtype=torch.bool)), ids, embed)
+    nothing = contrastive_loss(AudioEmbeddings(vectors, torch.zeros(2, 3, dtype=torch.bool)), ids, embed)
+    (same + nothing).backward()
+    assert same.item() == pytest.approx(0, abs=1e-5) and nothing.item() == 0
+    assert torch.isfinite(vectors.grad).all()
+
+
 def test_tiny_model_encodes_a_query_near_its_token_embeddings(bundled, tmp_path):
     """One audio embedding per token, near the token's embedding; a saved model gives the same embeddings."""
     model, processor = bundled
@@ -177,8 +206,9 @@ def test_all_terms_of_the_loss_add_up(bundled):
     model, processor = bundled
     freeze_all_but(model, ["projector"])
     batch = PairedCollator(processor)([paired_item(processor, e) for e in toy_examples(3)])
-    parts = paired_loss(model, batch, LossConfig(0.3, 1.0, "forward", 0.1, 0.5, 0.2, response_weight=0.4))
-    weights = {"hidden_mse": 0.1, "ctc": 0.5, "soft_dtw": 0.2}
+    weights = {"hidden_mse": 0.1, "ctc": 0.5, "soft_dtw": 0.2, "contrastive": 0.3}
+    terms = {f"{name}_weight": weight for name, weight in weights.items()}
+    parts = paired_loss(model, batch, LossConfig(0.3, response_weight=0.4, hidden_mse_layers=3, **terms))
     expected = 0.4 * (0.3 * parts.kd + 0.7 * parts.sft)
     expected = expected + sum(weights[name] * value for name, value in parts.terms.items())
     assert set(parts.terms) == set(weights)

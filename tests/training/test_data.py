@@ -40,7 +40,7 @@ def test_ids_and_lengths_of_both_modalities(model, processor, example, seconds, 
     inputs, mask, _ = model.merge_audio_embeddings(batch["audio_ids"], batch["audio_mask"], batch["audio_inputs"])
     after = len(processor.ids(AFTER))
     assert inputs["inputs_embeds"].shape[1] == mask.sum() == vectors + after + len(item.response_ids) - 1
-    student, teacher, labels, _ = paired_rows(model, batch, with_teacher=True)
+    student, teacher, labels, *_ = paired_rows(model, batch, with_teacher=True)
     assert student.shape == teacher.shape == (len(item.response_ids), model.get_input_embeddings().embedding_dim)
     assert labels.tolist() == item.response_ids
 

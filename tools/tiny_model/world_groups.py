@@ -4,6 +4,7 @@ Made on the fly from a seed, so that no file is needed; group `index` is always 
 """
 
 import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,13 +65,17 @@ class GroupCollator:
         self.processor, self.tokenizer = processor, processor.tokenizer
         self.frames = {with_image: chat_frame(processor, with_image) for with_image in (False, True)}
 
-    def __call__(self, groups: list[Group]) -> dict[str, Tensor]:
+    def prefixes(self, groups: Sequence[Group]) -> Mapping[str, Tensor]:
+        """Token ids and mask of what precedes the queries, left-padded, and the pixel values of the images."""
         images = [g.image for g in groups if g.image is not None]
         before = [self.frames[g.image is not None].before for g in groups]
         self.tokenizer.padding_side = "left"
-        prefix = self.processor(
+        return self.processor(
             images=images or None, text=before, padding=True, add_special_tokens=False, return_tensors="pt"
         )
+
+    def __call__(self, groups: Sequence[Group]) -> dict[str, Tensor]:
+        prefix = self.prefixes(groups)
         end, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
         queries = [q + self.frames[g.image is not None].after for g in groups for q, _ in g.tasks]
         query_ids = self.tokenizer(queries, add_special_tokens=False)["input_ids"]
@@ -96,6 +101,6 @@ class GroupCollator:
             "labels": labels,
             "in_response": in_response,
         }
-        if images:
+        if "pixel_values" in prefix:
             batch["pixel_values"] = prefix["pixel_values"]
         return batch

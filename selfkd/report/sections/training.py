@@ -16,6 +16,7 @@ _CURVES = {
     "ctc_per_token": "CTC loss",
     "character_ctc_per_token": "character-level CTC loss",
     "soft_dtw_per_token": "soft-DTW to the question embeddings",
+    "contrastive_per_token": "InfoNCE of audio and question embeddings",
 }
 
 

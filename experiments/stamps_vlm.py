@@ -1,0 +1,503 @@
+"""A vision-language model of natural images in English, Spanish and French: EfficientNet-Lite0 and a small own LLM in
+FastVLM's classes.
+
+    python experiments/stamps_vlm.py SOURCES OUTPUT [--steps N] [--seed N]
+
+SOURCES is what `stamps_sources.py` wrote. EfficientNet-Lite0 knows ImageNet and stays as it is. A linear projector and
+the LLM's word embeddings are warmed up together: an image is told from others by its caption's words (InfoNCE, as CLIP
+is trained, on the mean of the image tokens). Then projector and LLM learn the benchmark's questions, to name what is
+shown, and to repeat captions. The stamps of the test split, by subject, are in none of it. An interrupted call resumes
+from its last checkpoint.
+"""
+
+import argparse
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from stamps_features import PATCHES, augmented, features, image_processor, lite0, vision_config
+from stamps_images import STAMPS, LabelledImage, labelled_images, may_be_true, stamps
+from stamps_sources import LANGUAGES
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+from transformers import (
+    FastVlmConfig,
+    FastVlmForConditionalGeneration,
+    PreTrainedTokenizerFast,
+    TrainerCallback,
+    set_seed,
+)
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import SAFE_WEIGHTS_NAME
+
+from selfkd.model.image_processor import image_processor_class
+from selfkd.synthesis.sources.stamps import IS_TRUE, WHICH_IS_TRUE, read_stamps
+from selfkd.toy_world.tasks import REPEAT_INSTRUCTION
+from selfkd.training.stage import last_checkpoint
+from tools.tiny_model.architecture import QWEN2_SPLIT
+from tools.tiny_model.pretrain_vlm import GroupTrainer, token_logits
+from tools.tiny_model.pretraining import check_settings, pretraining_arguments
+from tools.tiny_model.world_groups import QUESTIONS_PER_GROUP, Group, GroupCollator
+
+VERSIONS = {"ImageNet": 3, "stamps": 3}  # of each image; of the others one
+SHARES = {"ImageNet": 0.34, "stamps": 0.26, "clip art": 0.17, "emoji": 0.19, "character": 0.04}  # of the groups
+
+
+def collect(sources: Path, cache: Path) -> tuple[list[LabelledImage], Tensor, list[list[int]]]:
+    """(images, features (N, 1280, 7, 7) in float16 of all their versions, rows of each image's versions)."""
+    by_source: dict[str, list[LabelledImage]] = defaultdict(list)
+    for image in labelled_images(sources):
+        by_source[image.source].append(image)
+    by_source |= {"validation": list(stamps(sources, ["validation"]))}
+    found: list[Tensor] = []
+    every: list[LabelledImage] = []
+    rows: list[list[int]] = []
+    count = 0
+    for source, some in by_source.items():
+        first = len(rows)
+        rows += [[] for _ in some]
+        every += some
+        for number in range(VERSIONS.get(source, 1)):
+            loads = [partial(_version, image, number) for image in some]
+            found.append(features(loads, sources, cache / f"{source}-{number}.safetensors"))
+            for index in range(len(some)):
+                rows[first + index].append(count + index)
+            count += len(some)
+    return every, torch.cat(found), rows
+
+
+def _version(image: LabelledImage, number: int) -> Image.Image:
+    loaded = image.load()
+    return augmented(loaded, random.Random(f"{image.name}/{number}"), mirror=True) if number else loaded
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# model and processor
+
+TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image>\n{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+VOCABULARY = 2048
+HIDDEN, LAYERS = 256, 4
+_NAME = {
+    "en": "Name what the image shows in English.\n",
+    "es": "Name what the image shows in Spanish.\n",
+    "fr": "Name what the image shows in French.\n",
+}
+_REPEAT = f"{REPEAT_INSTRUCTION}\n"
+
+
+def build_processor(texts: Iterable[str]):
+    backend = Tokenizer(models.BPE())
+    split = pre_tokenizers.Split(Regex(QWEN2_SPLIT), behavior="isolated")
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    backend.decoder = decoders.ByteLevel()
+    special, alphabet = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>"], pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    backend.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        chat_template=TEMPLATE,
+        clean_up_tokenization_spaces=False,
+        extra_special_tokens={"image_token": "<image>"},
+    )
+    return image_processor_class("fast_vlm")(
+        image_processor=image_processor(),
+        tokenizer=tokenizer,
+        patch_size=32,
+        vision_feature_select_strategy="full",
+        chat_template=TEMPLATE,
+        num_additional_image_tokens=0,
+    )
+
+
+def build_vlm(tokenizer) -> FastVlmForConditionalGeneration:
+    text = {
+        "model_type": "llama",
+        "vocab_size": len(tokenizer),
+        "hidden_size": HIDDEN,
+        "intermediate_size": 704,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HIDDEN // 64,
+        "num_key_value_heads": HIDDEN // 64,
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": True,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    config = FastVlmConfig(
+        text_config=text,
+        vision_config=vision_config().to_dict(),
+        image_token_id=tokenizer.image_token_id,  # type: ignore[call-arg]
+        image_seq_length=PATCHES,
+        projector_hidden_act="linear",  # of pooled features as of their mean: what the warm-up needs
+        tie_word_embeddings=True,
+    )
+    return FastVlmForConditionalGeneration(config)
+
+
+class GivenFeatures(nn.Module):
+    """In the place of the vision encoder in training: its features come with the batch, a share of them dropped."""
+
+    dropout = 0.1
+
+    def forward(self, pixel_values: Tensor, **_) -> BaseModelOutputWithPooling:
+        if self.training:
+            keep = torch.rand(len(pixel_values), pixel_values.shape[1], 1, 1) >= self.dropout
+            pixel_values = pixel_values * keep / (1 - self.dropout)
+        return BaseModelOutputWithPooling(last_hidden_state=pixel_values)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# questions
+
+
+@dataclass
+class Collection:
+    """Images with their features, to sample from."""
+
+    images: list[LabelledImage]
+    features: Tensor
+    rows: list[list[int]]
+    letters: Mapping[str, tuple[str, str]]  # the captions of the letters A and B by language
+    texts: list[str]  # to repeat
+
+    @cached_property
+    def by_source(self) -> dict[str, list[int]]:
+        return _grouped((image.source, index) for index, image in enumerate(self.images))
+
+    @cached_property
+    def by_neighbours(self) -> dict[str, list[int]]:
+        return _grouped((image.neighbours, index) for index, image in enumerate(self.images))
+
+    def sample(self, rng: random.Random) -> int:
+        (source,) = rng.choices(list(SHARES), list(SHARES.values()))
+        return rng.choice(self.by_source[source])
+
+    def features_of(self, index: int, rng: random.Random) -> Tensor:
+        return self.features[rng.choice(self.rows[index])]
+
+    @cached_property
+    def may_be_true(self) -> Tensor:
+        return may_be_true(self.images)
+
+    def false_caption(self, index: int, language: str, rng: random.Random, near_share: float = 1.0) -> str | None:
+        """A caption of another image, now and then of a similar one."""
+        image = self.images[index]
+        for _ in range(20):
+            near = self.by_neighbours[image.neighbours] if rng.random() < near_share else self.by_source[image.source]
+            other = rng.choice(near)
+            caption = self.images[other].caption(language, rng)
+            if caption and not self.may_be_true[index, other]:
+                return caption
+        return None
+
+    def group(self, index: int, rng: random.Random, progress: float) -> "FeatureGroup | None":
+        """Questions of one kind about an image, in all languages. A curriculum: at first mostly one caption, and false
+        ones of any image; later two to choose from, and false ones of similar images."""
+        weights = [1, 4 - 2 * progress, 0.5 + 3.5 * progress]
+        image, kind = self.images[index], rng.choices(["name", "is true", "which"], weights)[0]
+        tasks: list[tuple[str, str]] = []
+        instruction = {"is true": IS_TRUE, "which": WHICH_IS_TRUE}.get(kind, "")
+        languages = [language for language in LANGUAGES if image.caption(language, rng)]
+        if kind == "name":
+            language = rng.choice(languages)
+            instruction = _NAME[language]
+            captions = dict.fromkeys(image.caption(language, rng) for _ in range(2))
+            tasks = [("", caption) for caption in captions if caption]
+        for number in range(QUESTIONS_PER_GROUP if kind != "name" else 0):
+            language = rng.choice(languages)
+            true = image.caption(language, rng)
+            false = self.false_caption(index, language, rng, NEAR_SHARE * progress)
+            if true is None or false is None:
+                continue
+            if kind == "is true":
+                tasks.append((true, "yes") if number % 2 else (false, "no"))
+            else:
+                tasks.append(which(self.letters[language], true, false, rng.random() < 0.5))
+        return FeatureGroup(self.features_of(index, rng), tuple(tasks), instruction) if tasks else None
+
+
+def which(letters: tuple[str, str], true: str, false: str, is_first: bool) -> tuple[str, str]:
+    first, second = (true, false) if is_first else (false, true)
+    return f"{letters[0]} {first} {letters[1]} {second}", "A" if is_first else "B"
+
+
+def _grouped(pairs: Iterable[tuple[str, int]]) -> dict[str, list[int]]:
+    found = defaultdict(list)
+    for key, index in pairs:
+        found[key].append(index)
+    return dict(found)
+
+
+@dataclass(frozen=True)
+class FeatureGroup(Group):
+    """`image` holds features of the vision encoder, (1280, 7, 7)."""
+
+    instruction: str = ""
+
+
+class StampsGroups(Dataset):
+    """`count` groups, sampled from the seed at each access; one in sixteen repeats captions without an image."""
+
+    def __init__(self, collection: Collection, count: int, seed: int):
+        self.collection, self.count, self.seed = collection, count, seed
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> FeatureGroup:
+        rng = random.Random(f"stamps group/{self.seed}/{index}")
+        if rng.random() < 1 / 16:
+            texts = [_shuffled(rng.choice(self.collection.texts), rng) for _ in range(QUESTIONS_PER_GROUP)]
+            return FeatureGroup(None, tuple((text, text) for text in texts), _REPEAT)
+        while (group := self.collection.group(self.collection.sample(rng), rng, index / self.count)) is None:
+            pass
+        return group
+
+
+def _shuffled(text: str, rng: random.Random) -> str:
+    """Now and then in another order, which only a model that takes in the audio can repeat."""
+    words = text.split()
+    return " ".join(rng.sample(words, len(words))) if rng.random() < 0.25 else text
+
+
+class FeatureCollator(GroupCollator):
+    def prefixes(self, groups: Sequence[Group]) -> dict[str, Tensor]:
+        image = self.tokenizer.image_token
+        texts = [
+            self.frames[group.image is not None].before.replace(image, image * PATCHES) + group.instruction
+            for group in groups
+            if isinstance(group, FeatureGroup)
+        ]
+        self.tokenizer.padding_side = "left"
+        batch = self.tokenizer(texts, padding=True, add_special_tokens=False, return_tensors="pt")
+        images = [group.image.float() for group in groups if group.image is not None]
+        return {**batch, **({"pixel_values": torch.stack(images)} if images else {})}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# training
+
+WARM_UP_STEPS, WARM_UP_BATCH, NEIGHBOURS = 2500, 96, 2
+NEAR_SHARE = 0.7  # of the false captions, at the end of the curriculum
+GROUPS_PER_STEP, LEARNING_RATE, WARM_RATE = 16, 1.5e-3, 0.2
+
+
+def warm_up(model: Any, tokenizer: Any, collection: Collection, steps: int, seed: int) -> None:
+    """Projector and word embeddings by InfoNCE over a batch: images x captions, similar images side by side."""
+    rng = random.Random(f"warm up/{seed}")
+    projector, words = model.model.multi_modal_projector, model.get_input_embeddings()
+    pooled = torch.cat([part.float().mean((2, 3)) for part in collection.features.split(512)])
+    mean, spread = pooled.mean(0), pooled.std(0) + 1e-3
+    scale = nn.Parameter(torch.tensor(2.3))
+    nn.init.normal_(words.weight, std=0.1)
+    trained = [*projector.parameters(), words.weight, scale]
+    optimizer = torch.optim.AdamW(trained, lr=2e-3, weight_decay=0.05, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, pct_start=0.05)
+    for step in range(steps):
+        chosen, captions = _contrasted(collection, rng)
+        rows = torch.tensor([rng.choice(collection.rows[index]) for index in chosen])
+        x = (pooled[rows] - mean) / spread
+        x = F.dropout(x + 0.3 * torch.randn_like(x), 0.3)
+        images = F.normalize(projector(x), dim=-1)
+        texts = F.normalize(bags_of_words(words, tokenizer, captions, rng), dim=-1)
+        logits = images @ texts.T * scale.exp()
+        logits = logits.masked_fill(_also_true(collection, chosen), -1e4)
+        target = torch.arange(len(chosen))
+        loss = F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if step % 250 == 249:
+            print(f"warm-up {step + 1}: {loss:.3f}", flush=True)
+    with torch.no_grad():  # the normalisation of the features becomes part of the projector
+        first = projector.linear_1
+        first.weight /= spread
+        first.bias -= first.weight @ mean
+
+
+def _contrasted(collection: Collection, rng: random.Random) -> tuple[list[int], list[str]]:
+    """Images, each with some of its neighbours, and a caption of each, mostly in one language."""
+    main = rng.choice(LANGUAGES)
+    chosen: dict[int, str] = {}
+    while len(chosen) < WARM_UP_BATCH * (1 + NEIGHBOURS):
+        index = collection.sample(rng)
+        near = collection.by_neighbours[collection.images[index].neighbours]
+        for one in (index, *rng.sample(near, min(len(near), NEIGHBOURS))):
+            language = main if rng.random() < 0.8 else rng.choice(LANGUAGES)
+            caption = collection.images[one].caption(language, rng)
+            if caption:
+                chosen[one] = caption
+    return list(chosen), list(chosen.values())
+
+
+def bags_of_words(words: nn.Embedding, tokenizer, captions: Sequence[str], rng: random.Random | None = None) -> Tensor:
+    """(N, hidden): the sum of a caption's word embeddings; in training a tenth of the tokens are left out."""
+    ids = tokenizer(list(captions), add_special_tokens=False)["input_ids"]
+    if rng is not None:
+        ids = [[token for token in one if rng.random() > 0.1] or one for one in ids]
+    starts = torch.tensor([0] + [len(one) for one in ids[:-1]]).cumsum(0)
+    return F.embedding_bag(torch.tensor([token for one in ids for token in one]), words.weight, starts, mode="sum")
+
+
+def _also_true(collection: Collection, chosen: Sequence[int]) -> Tensor:
+    """(N, N): where a caption of another image may be true of the image too; False on the diagonal."""
+    rows = torch.tensor(chosen)
+    return collection.may_be_true[rows][:, rows].fill_diagonal_(False)
+
+
+class StampsTrainer(GroupTrainer):
+    """Warmed-up parts, which are the knowledge of the model, learn slowly; the others learn to use them."""
+
+    question_weight = 0.05
+    length_buckets = 3
+
+    def create_optimizer(self, model=None):
+        warm = ("model.multi_modal_projector.", "model.language_model.embed_tokens.")
+        assert self.model is not None
+        named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        slow = [p for name, p in named if name.startswith(warm)]
+        rest = [p for name, p in named if not name.startswith(warm)]
+        rate, betas = self.args.learning_rate, (self.args.adam_beta1, self.args.adam_beta2)
+        groups = [{"params": rest, "lr": rate}, {"params": slow, "lr": WARM_RATE * rate}]
+        self.optimizer = torch.optim.AdamW(groups, betas=betas, weight_decay=self.args.weight_decay)
+        return self.optimizer
+
+
+@torch.no_grad()
+def validation_accuracy(model, collator: FeatureCollator, validation: Collection) -> dict[str, float]:
+    """The benchmark's three questions about every stamp of the validation split and one of its folder."""
+    model.eval()
+    right: dict[str, list[bool]] = defaultdict(list)
+    groups, kinds = [], []
+    for index, image in enumerate(validation.images):
+        rng = random.Random(image.name)
+        for language in LANGUAGES:
+            true, false = image.caption(language, rng), validation.false_caption(index, language, rng)
+            if true is None or false is None:
+                continue
+            found = validation.features[validation.rows[index][0]]
+            groups.append(FeatureGroup(found, ((true, "yes"), (false, "no")), IS_TRUE))
+            chosen = which(validation.letters[language], true, false, rng.random() < 0.5)
+            groups.append(FeatureGroup(found, (chosen,), WHICH_IS_TRUE))
+            kinds += ["is true", "is true", "which"]
+    answered = 0
+    for start in range(0, len(groups), 32):
+        batch = collator(groups[start : start + 32])
+        wrong: set[int] = set()
+        for logits, labels, in_response, rows in token_logits(model, batch):
+            wrong |= set(rows[in_response & (logits.argmax(-1) != labels)].tolist())
+        for row in range(len(batch["group"])):
+            right[kinds[answered + row]].append(row not in wrong)
+        answered += len(batch["group"])
+    model.train()
+    return {kind: sum(values) / len(values) for kind, values in right.items()} | {"n": len(kinds)}
+
+
+class AccuracyLog(TrainerCallback):
+    def __init__(self, collator: FeatureCollator, validation: Collection, every: int):
+        self.collator, self.validation, self.every = collator, validation, every
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        if state.global_step % self.every == 0:
+            accuracy = validation_accuracy(model, self.collator, self.validation)
+            print(state.global_step, {name: round(value, 3) for name, value in accuracy.items()}, flush=True)
+
+
+def collections(sources: Path, cache: Path) -> tuple[Collection, Collection]:
+    """(to train on, the stamps of the validation split)."""
+    every, tensor, rows = collect(sources, cache)
+    read = read_stamps(sources / STAMPS)
+    by_name = {stamp.name.rpartition("/")[2]: stamp.captions for stamp in read if "english/filled/upper" in stamp.name}
+    letters = {name: (by_name["A_filled"][name], by_name["B_filled"][name]) for name in LANGUAGES}
+    texts = [
+        stamp.captions[name] for stamp in read if stamp.split == "train" for name in LANGUAGES if name in stamp.captions
+    ]
+    held_out = {image.name for image in stamps(sources, ["validation"])}
+    train = [index for index, image in enumerate(every) if image.name not in held_out]
+    other = [index for index, image in enumerate(every) if image.name in held_out]
+
+    def part(indices: list[int]) -> Collection:
+        return Collection([every[i] for i in indices], tensor, [rows[i] for i in indices], letters, texts)
+
+    return part(train), part(other)
+
+
+def make_vlm(sources: Path, output: Path, steps: int, seed: int = 0) -> None:
+    """Writes a transformers checkpoint with its processor to `output`, unless it is there already."""
+    if (output / SAFE_WEIGHTS_NAME).is_file():
+        return
+    check_settings(output, {"steps": steps, "seed": seed})
+    set_seed(seed)
+    train, validation = collections(sources, output / "features")
+    rng = random.Random(seed)
+    captions = [text for p in train.images for name in LANGUAGES if (text := p.caption(name, rng))]
+    frame = [IS_TRUE, WHICH_IS_TRUE, _REPEAT, *_NAME.values(), "user\nassistant\n", "yes", "no", "A", "B"]
+    frame += [text for pair in train.letters.values() for text in pair]
+    processor = build_processor([*captions, *train.texts, *(100 * frame)])
+    model = build_vlm(processor.tokenizer)
+    model.model.vision_tower = GivenFeatures()
+    warm = output / "warm.safetensors"
+    if warm.is_file():
+        model.load_state_dict(load_file(warm), strict=False)
+    else:
+        warm_up(model, processor.tokenizer, train, WARM_UP_STEPS, seed)
+        save_file({n: p.detach() for n, p in model.named_parameters()}, warm)
+    model.tie_weights()
+    model.set_attn_implementation("eager")
+    collator, checkpoints = FeatureCollator(processor), output / "checkpoints"
+    arguments = pretraining_arguments(
+        checkpoints,
+        steps,
+        GROUPS_PER_STEP,
+        LEARNING_RATE,
+        seed,
+        warmup_steps=steps // 20,
+        adam_beta2=0.98,
+        save_steps=100,
+        save_total_limit=1,
+        logging_steps=25,
+    )
+    data = StampsGroups(train, steps * GROUPS_PER_STEP, seed)
+    trainer = StampsTrainer(model, arguments, collator, data, callbacks=[AccuracyLog(collator, validation, 100)])
+    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+    print("validation", validation_accuracy(model, collator, validation))
+    model.model.vision_tower = lite0(sources)
+    model.set_attn_implementation("sdpa")
+    model.save_pretrained(output)
+    processor.save_pretrained(output)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sources", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--steps", type=int, default=900)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    make_vlm(options.sources, options.output, options.steps, options.seed)
+
+
+if __name__ == "__main__":
+    main()
