@@ -16,7 +16,8 @@ from selfkd.run_dir import first_difference
 
 # fields of EvaluateConfig in which comparable runs may differ: model, paths, choice of items and modalities, speed
 _FREE_FIELDS = {
-    *("stage", "model", "data", "output", "benchmarks", "local_datasets", "modalities", "cache", "asr_model", "limit"),
+    *("stage", "model", "data", "output", "benchmarks", "local_datasets", "modalities", "cache", "limit"),
+    *("asr_model", "asr_prompt"),
     *("seed", "trust_remote_code", "url", "batch_size", "likelihood", "keep_failures"),
 }
 _FREE_KEYS = {

@@ -30,6 +30,7 @@ class EvaluateConfig:
         cache: Folder that keeps synthesized benchmarks for the next run.
         asr_model: ASR model of the cascade: a Whisper checkpoint, one of selfkd, or a model with a CTC projector. The
             default is the bundled one, which knows the toy world's words only.
+        asr_prompt: Text that a Whisper of the cascade is prompted with: words of the domain in their spelling.
         trust_remote_code: Run the Python code that comes with a checkpoint (Megrez-3B-Omni, MiniCPM-o 2.6).
         url: Base URL of an OpenAI-compatible endpoint, or openai; its key comes from OPENAI_API_KEY. Credentials in the
             URL are used and written nowhere.
@@ -60,6 +61,7 @@ class EvaluateConfig:
     synthesis: dict[str, Any] = field(default_factory=dict)
     cache: Path = Path("~/.cache/selfkd/benchmarks")
     asr_model: str = ""
+    asr_prompt: str = ""
     trust_remote_code: bool = False
     url: str = ""
     endpoint: dict[str, Any] = field(default_factory=dict)

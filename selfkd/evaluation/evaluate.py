@@ -54,7 +54,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     backend_class = backend_for(config)
     checkpoint = backend_class.inspect(config)
     _check_settings(config, backend_class)
-    asr_model = inspect_asr_model(config.asr_model) if "cascade" in config.modalities else None
+    asr_model = inspect_asr_model(config.asr_model, config.asr_prompt) if "cascade" in config.modalities else None
     check_benchmarks(config)
     own_data = _open_own_data(config)
     Run.check(config.output, "evaluate", config, _FREE)  # before benchmarks are synthesized
@@ -73,7 +73,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         left_out: dict[str, int] = {}
         if checkpoint is not None:
             folders, left_out = _usable(config, checkpoint, run.folder, folders)
-        transcriber = None if asr_model is None else Transcriber.load(asr_model)
+        transcriber = None if asr_model is None else Transcriber.load(asr_model, config.asr_prompt)
         with backend_class.open(config, checkpoint, transcriber, run.folder) as backend:
             failures: list[str] = []  # raised after the last benchmark: a failed item does not stop the others
             result = {
@@ -103,6 +103,8 @@ def _check_settings(config: EvaluateConfig, backend_class: type[Backend]) -> Non
         raise InputError("url: an endpoint runs from one process; endpoint.concurrency sets its parallel requests")
     if config.batch_size < 1 or config.limit < 0 or config.max_new_tokens < 1 or not config.modalities:
         raise InputError("batch_size, limit, max_new_tokens, modalities: must not be negative or empty")
+    if config.asr_prompt and "cascade" not in config.modalities:
+        raise InputError("asr_prompt: no effect without the modality cascade")
     if "cascade" in config.modalities and config.benchmarks and not config.asr_model:
         raise InputError(
             "asr_model: the bundled one knows the words of the toy world only; name one for public benchmarks, say "

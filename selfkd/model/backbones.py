@@ -149,11 +149,25 @@ def load_asr_model(source: Source) -> "tuple[ASRModel | WhisperASRModel, Whisper
         return load_strict(ASRModel, source, "asr_model", dtype=torch.float32).eval(), extractor
     if model_type == "whisper":
         extractor = load_feature_extractor(source, "asr_model", mel_bins=mel_bins)
-        with reading(source, "asr_model", _first_present(source, "tokenizer.json", "vocab.json")):
-            tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = _whisper_tokenizer(source)
         model = load_strict(WhisperForConditionalGeneration, source, "asr_model", dtype=torch.float32).eval()
         return WhisperASRModel(model, tokenizer), extractor
     raise InputError(f"asr_model: {source}: {model_type!r} is neither a Whisper checkpoint nor an ASR model of selfkd")
+
+
+def _whisper_tokenizer(source: Source) -> Any:
+    with reading(source, "asr_model", _first_present(source, "tokenizer.json", "vocab.json")):
+        return AutoTokenizer.from_pretrained(source)
+
+
+def whisper_prompt_ids(source: Source, prompt: str) -> Tensor:
+    """The ids (T,) of a text that Whisper's decoder takes as if it had transcribed it before: names and spellings to
+    expect. Raises InputError for one that is too long."""
+    ids = _whisper_tokenizer(source).get_prompt_ids(prompt, return_tensors="pt")
+    limit = read_config(source, "asr_model")["max_target_positions"] // 2 - 1  # Whisper's own
+    if len(ids) - 1 > limit:  # the first one marks a prompt
+        raise InputError(f"asr_prompt: {len(ids) - 1} tokens, at most {limit} are read")
+    return ids
 
 
 @dataclass
@@ -168,14 +182,20 @@ class WhisperASRModel:
         return self.model.device
 
     @torch.no_grad()
-    def transcribe(self, mel_BFM: Tensor, mel_mask_BM: Tensor, language: str = "") -> list[str]:
-        """Transcripts of clips in `language`; with "" a multilingual Whisper detects the language of each clip."""
+    def transcribe(
+        self, mel_BFM: Tensor, mel_mask_BM: Tensor, language: str = "", prompt_ids: Tensor | None = None
+    ) -> list[str]:
+        """Transcripts of clips in `language`; with "" a multilingual Whisper detects the language of each clip. The
+        prompt is not part of them."""
         code, settings = language_code(language), self.model.generation_config
         known = getattr(settings, "lang_to_id", None) or {}  # {"<|en|>": ...}; missing in English-only models
         language_settings = {"language": code, "task": "transcribe"} if f"<|{code}|>" in known else {}
         window = pad_to_window(mel_BFM, mel_mask_BM, self.model.config.max_source_positions)
         # Whisper's max_length counts new tokens; `max_new_tokens` does the same with a warning for each batch
-        ids = self.model.generate(input_features=window, max_length=_MAX_TOKENS, do_sample=False, **language_settings)
+        prompted = {} if prompt_ids is None else {"prompt_ids": prompt_ids.to(self.device)}
+        ids = self.model.generate(
+            input_features=window, max_length=_MAX_TOKENS, do_sample=False, **language_settings, **prompted
+        )
         return [t.strip() for t in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
 

@@ -377,6 +377,8 @@ def test_every_benchmark_from_its_layout_to_its_gap(tmp_path, inline_synthesis, 
         ({"modalities": []}, "modalities: must not be"),
         ({"max_new_tokens": 0}, "max_new_tokens"),
         ({"endpoint": {"max_new_tokens": 9}}, "endpoint: max_new_tokens: is a field of the run itself"),
+        ({"asr_prompt": "star"}, "asr_prompt: no effect without the modality cascade"),
+        ({"asr_prompt": "star", "modalities": ["cascade"]}, "asr_prompt: needs a Whisper checkpoint as asr_model"),
         (
             {"benchmarks": ["pope"], "modalities": ["text", "cascade"]},
             "asr_model: .* the toy world only; name one",

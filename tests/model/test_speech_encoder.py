@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from examples import toy_examples
 from safetensors.torch import load_file, save_file
 from transformers import (
     LlamaConfig,
@@ -16,9 +17,10 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
+from selfkd.data.example import Example
 from selfkd.errors import InputError
-from selfkd.evaluation.backends.transcriber import Transcriber
-from selfkd.model.backbones import WhisperASRModel, load_asr_model, load_speech_encoder, load_vlm
+from selfkd.evaluation.backends.transcriber import Transcriber, inspect_asr_model
+from selfkd.model.backbones import WhisperASRModel, load_asr_model, load_speech_encoder, load_vlm, whisper_prompt_ids
 from selfkd.model.features import log_mel, pad_mels
 from selfkd.model.speech_encoder import encode_mel, encoder_frames
 from selfkd.model.tiny import asr_model_path, load_tiny_model
@@ -143,6 +145,38 @@ def test_multilingual_whisper_gets_the_language(tiny_whisper, audio):
     asr_model.transcribe(*mels, "de")
     assert not any("max_new_tokens" in call for call in calls), "transformers would warn at each batch"
     assert [(call.get("language"), call.get("task")) for call in calls] == [("de", "transcribe")] + [(None, None)] * 3
+
+
+def test_whisper_is_prompted_with_the_words_of_the_domain(tiny_whisper, audio, monkeypatch):
+    """The prompt reaches the decoder; one that Whisper would cut is refused, and so is one for a CTC model."""
+    tokenizer = SimpleNamespace(
+        batch_decode=lambda ids, **_: [f"{len(ids)} a "],
+        get_prompt_ids=lambda text, return_tensors: torch.tensor([60, *(range(len(text.split())))]),
+    )
+    monkeypatch.setattr("selfkd.model.backbones._whisper_tokenizer", lambda source: tokenizer)
+    monkeypatch.setattr(Example, "samples", lambda self: audio[0])
+    checkpoint = inspect_asr_model(str(tiny_whisper), "one two three")
+    calls = []
+    for prompt in ("one two three", ""):
+        transcriber = Transcriber.load(checkpoint, prompt)
+        monkeypatch.setattr(transcriber.asr_model.model, "generate", lambda **settings: calls.append(settings) or [1])
+        assert transcriber.transcribe(toy_examples(1)) == ["1 a"]
+    assert calls[0]["prompt_ids"].tolist() == [60, 0, 1, 2] and "prompt_ids" not in calls[1]
+    with pytest.raises(InputError, match="asr_prompt: 224 tokens, at most 223 are read"):
+        inspect_asr_model(str(tiny_whisper), "word " * 224)
+    with pytest.raises(InputError, match="asr_prompt: needs a Whisper checkpoint as asr_model"):
+        inspect_asr_model("", "word")
+
+
+@pytest.mark.slow
+@real_whisper
+def test_real_whisper_follows_its_prompt(audio):
+    source = Path(os.environ["SELFKD_MODELS"]) / "whisper-tiny.en"
+    asr_model, extractor = load_asr_model(source)
+    mels = pad_mels([log_mel(extractor, audio[0], "clip")])
+    prompt_ids = whisper_prompt_ids(source, "IS THERE A CIRCLE? WHAT COLOR IS THE STAR?")
+    (plain,), (prompted,) = asr_model.transcribe(*mels), asr_model.transcribe(*mels, prompt_ids=prompt_ids)
+    assert plain != plain.upper() and prompted == prompted.upper(), (plain, prompted)
 
 
 def test_whole_asr_model_moves_to_the_gpu(tiny_whisper, tmp_path, monkeypatch):
