@@ -483,8 +483,8 @@ def make_vlm(sources: Path, output: Path, steps: int, seed: int = 0) -> None:
     trainer = StampsTrainer(model, arguments, collator, data, callbacks=[AccuracyLog(collator, validation, 100)])
     trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
     print("validation", validation_accuracy(model, collator, validation))
-    model.model.vision_tower = lite0(sources)
     model.set_attn_implementation("sdpa")
+    model.model.vision_tower = lite0(sources)  # which has no attention, and would refuse the setting
     model.save_pretrained(output)
     processor.save_pretrained(output)
 
