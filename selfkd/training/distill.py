@@ -68,6 +68,8 @@ def _check_loss_weights(config: DistillConfig) -> None:
     for name in ("response_weight", "hidden_mse_weight", "ctc_weight", *ALIGNMENT_WEIGHTS):
         if getattr(config, name) < 0:
             raise InputError(f"{name}: {getattr(config, name)}: must not be negative")
+    if config.hidden_mse_layers != DistillConfig.hidden_mse_layers and not config.hidden_mse_weight:
+        raise InputError("hidden_mse_layers: no effect without hidden_mse_weight")
     if not 0 <= config.on_policy_fraction <= 1:
         raise InputError(f"on_policy_fraction: {config.on_policy_fraction} is not between 0 and 1")
     if config.on_policy_fraction and config.alpha == 0:

@@ -297,7 +297,11 @@ def test_a_loss_of_nan_stops_the_run_names_the_examples_and_keeps_checkpoints(st
         ),
         ({"hidden_mse_weight": -1.0}, "hidden_mse_weight: -1.0: must not be negative"),
         ({"contrastive_weight": -1.0}, "contrastive_weight: -1.0: must not be negative"),
-        ({"hidden_mse_layers": 0}, "hidden_mse_layers: 0 is not between 1 and the 6 layers of the LLM"),
+        ({"hidden_mse_layers": 3}, "hidden_mse_layers: no effect without hidden_mse_weight"),
+        (
+            {"hidden_mse_layers": 7, "hidden_mse_weight": 1.0},
+            "hidden_mse_layers: 7 is not between 1 and the 6 layers of the LLM",
+        ),
         ({"spec_augment": -1.0}, "spec_augment: -1.0: must not be negative"),
         ({"warmup_steps": -1}, "warmup_steps: -1: must not be negative"),
         ({"learning_rate": -1.0}, "learning_rate: -1.0: must be above 0"),
