@@ -5,7 +5,7 @@ frame-stacking projector, each by itself and added to Self-KD, over seeds.
 
 The questions are those of `when_to_distill.py` with responses in another style, 30% of them wrong: SFT loses by them,
 a loss without labels does not. Every model answers 400 questions in held-out voices of espeak-ng and 400 by SVOX Pico,
-and repeats 100 sentences. The weights were set once, so that each term's gradient is of the order of Self-KD's.
+and repeats 100 sentences. All weights are 1, not tuned.
 
 Writes OUTPUT/scores.json (with the correctness of each item, as bits) and OUTPUT/table.md. Finished runs are kept: the
 same command resumes.

@@ -11,6 +11,7 @@ OUTPUT/attention-WEIGHT-SPLIT.json.
 
 import argparse
 from collections.abc import Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from projector_recipes import RECIPES
@@ -35,6 +36,7 @@ def share_loss(teacher_NP: "Tensor", student_NP: "Tensor") -> "Tensor":
     return F.kl_div(logs[1], logs[0], log_target=True, reduction="sum")
 
 
+@cache  # a second patch would wrap the first
 def transfer(weight: float) -> None:
     """Patches the package: from here on the loss of a batch with a teacher has the term added."""
     import torch

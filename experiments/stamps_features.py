@@ -70,9 +70,9 @@ def image_processor() -> CLIPImageProcessorPil:
     return CLIPImageProcessorPil(size=side, do_center_crop=False, image_mean=mean, image_std=std)
 
 
-def augmented(image: Image.Image, rng: random.Random, mirror: bool) -> Image.Image:
+def augmented(image: Image.Image, rng: random.Random) -> Image.Image:
     """The image as another might have taken it: mirrored, a part of it, or with a margin."""
-    if mirror and rng.random() < 0.5:
+    if rng.random() < 0.5:
         image = ImageOps.mirror(image)
     scale = rng.uniform(0.7, 1.3)
     width, height = (max(8, round(side * scale)) for side in image.size)
@@ -91,10 +91,11 @@ def features(images: Sequence[Callable[[], Image.Image]], sources: Path, cache: 
     for start in tqdm(range(0, len(images), _BATCH), desc=cache.stem, unit_scale=_BATCH, mininterval=10):
         batch = process([load() for load in images[start : start + _BATCH]], return_tensors="pt")["pixel_values"]
         found.append(vision(batch.to(memory_format=torch.channels_last)).last_hidden_state.contiguous().half())
+    every = torch.cat(found)
     cache.parent.mkdir(parents=True, exist_ok=True)
     with write_atomically(cache) as path:
-        save_file({"features": torch.cat(found)}, path)
-    return torch.cat(found)
+        save_file({"features": every}, path)
+    return every
 
 
 def _folded(model: Any) -> nn.Module:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from stamps_features import SIDE
 from stamps_names import WordNet
 from stamps_sources import EMOJI_MAKERS, LANGUAGES
 from torch import Tensor
@@ -22,7 +23,6 @@ from selfkd.errors import InputError
 from selfkd.synthesis.sources.stamps import read_stamps
 from selfkd.toy_world.scenes import Split
 
-SIDE = 224
 _MAX_PIXELS = 4_000_000
 CLIP_ARTS_OF_A_NOUN = 6
 STAMPS = "tuxpaint-stamps-default/usr/share/tuxpaint/stamps"

@@ -55,7 +55,7 @@ def collect(sources: Path, cache: Path) -> tuple[list[LabelledImage], Tensor, li
 
 def _version(image: LabelledImage, number: int) -> Image.Image:
     loaded = image.load()
-    return augmented(loaded, random.Random(f"{image.name}/{number}"), mirror=True) if number else loaded
+    return augmented(loaded, random.Random(f"{image.name}/{number}")) if number else loaded
 
 
 @dataclass

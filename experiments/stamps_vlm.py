@@ -22,13 +22,11 @@ from safetensors.torch import load_file, save_file
 from stamps_features import PATCHES, image_processor, lite0, vision_config
 from stamps_questions import NAME, REPEAT, Collection, FeatureCollator, FeatureGroup, StampsGroups, collections, which
 from stamps_sources import LANGUAGES
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import (
     FastVlmConfig,
     FastVlmForConditionalGeneration,
-    PreTrainedTokenizerFast,
     TrainerCallback,
     set_seed,
 )
@@ -38,40 +36,18 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from selfkd.model.image_processor import image_processor_class
 from selfkd.synthesis.sources.stamps import IS_TRUE, WHICH_IS_TRUE
 from selfkd.training.stage import last_checkpoint
-from tools.tiny_model.architecture import QWEN2_SPLIT
+from tools.tiny_model.architecture import CHAT_TEMPLATE, build_tokenizer
 from tools.tiny_model.pretrain_vlm import GroupTrainer, token_logits
 from tools.tiny_model.pretraining import check_settings, pretraining_arguments
 
-TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}<image>\n{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}"
-    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
+IMAGE = "<image>"
+TEMPLATE = CHAT_TEMPLATE.replace("<IMG_CONTEXT>", IMAGE)
 VOCABULARY = 2048
 HIDDEN, LAYERS = 256, 4
 
 
 def build_processor(texts: Iterable[str]):
-    backend = Tokenizer(models.BPE())
-    split = pre_tokenizers.Split(Regex(QWEN2_SPLIT), behavior="isolated")
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
-    backend.decoder = decoders.ByteLevel()
-    special, alphabet = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>"], pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-    )
-    backend.train_from_iterator(texts, trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        chat_template=TEMPLATE,
-        clean_up_tokenization_spaces=False,
-        extra_special_tokens={"image_token": "<image>"},
-    )
+    tokenizer = build_tokenizer(texts, VOCABULARY, {"image_token": IMAGE}, TEMPLATE)
     return image_processor_class("fast_vlm")(
         image_processor=image_processor(),
         tokenizer=tokenizer,
@@ -173,11 +149,10 @@ def _contrasted(collection: Collection, rng: random.Random) -> tuple[list[int], 
     return list(chosen), list(chosen.values())
 
 
-def bags_of_words(words: nn.Embedding, tokenizer, captions: Sequence[str], rng: random.Random | None = None) -> Tensor:
-    """(N, hidden): the sum of a caption's word embeddings; in training a tenth of the tokens are left out."""
+def bags_of_words(words: nn.Embedding, tokenizer, captions: Sequence[str], rng: random.Random) -> Tensor:
+    """(N, hidden): the sum of a caption's word embeddings, a tenth of the tokens left out."""
     ids = tokenizer(list(captions), add_special_tokens=False)["input_ids"]
-    if rng is not None:
-        ids = [[token for token in one if rng.random() > 0.1] or one for one in ids]
+    ids = [[token for token in one if rng.random() > 0.1] or one for one in ids]
     starts = torch.tensor([0] + [len(one) for one in ids[:-1]]).cumsum(0)
     return F.embedding_bag(torch.tensor([token for one in ids for token in one]), words.weight, starts, mode="sum")
 
@@ -192,18 +167,9 @@ class StampsTrainer(GroupTrainer):
     """Warmed-up parts, which are the knowledge of the model, learn slowly; the others learn to use them."""
 
     question_weight = 0.05
+    slow_parts = ("model.multi_modal_projector.", "model.language_model.embed_tokens.")
+    slow_rate = WARM_RATE
     length_buckets = 3
-
-    def create_optimizer(self, model=None):
-        warm = ("model.multi_modal_projector.", "model.language_model.embed_tokens.")
-        assert self.model is not None
-        named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
-        slow = [p for name, p in named if name.startswith(warm)]
-        rest = [p for name, p in named if not name.startswith(warm)]
-        rate, betas = self.args.learning_rate, (self.args.adam_beta1, self.args.adam_beta2)
-        groups = [{"params": rest, "lr": rate}, {"params": slow, "lr": WARM_RATE * rate}]
-        self.optimizer = torch.optim.AdamW(groups, betas=betas, weight_decay=self.args.weight_decay)
-        return self.optimizer
 
 
 @torch.no_grad()

@@ -164,8 +164,7 @@ def _response_loss(
 ) -> tuple[LossOutput, AudioEmbeddings | None]:
     """The loss over response rows, and the audio embeddings."""
     with_teacher = needs_teacher(loss_config) and teacher is None
-    hidden_layers = loss_config.hidden_mse_layers if loss_config.hidden_mse_weight else 1
-    rows = paired_rows(model, batch, with_teacher, hidden_layers)
+    rows = paired_rows(model, batch, with_teacher, loss_config.hidden_mse_layers)
     last, earlier, head = rows.teacher, rows.teacher_earlier, None
     if teacher is not None:
         (last, earlier), head = teacher

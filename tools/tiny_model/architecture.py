@@ -1,6 +1,6 @@
 """The architecture of the VLM of `selfkd-tiny` before training: tokenizer, processor, VLM."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -14,7 +14,13 @@ from selfkd.model.image_processor import InternVLImageTextProcessor
 
 VOCABULARY_SIZE = 512
 IMAGE_TOKENS = 16  # 64 pixels / patch 8 = 8 x 8 patches, 4 x 4 after the pixel shuffle
-SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>")
+CHAT_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+IMAGE_TOKENS_OF_INTERNVL = {
+    "start_image_token": "<img>",
+    "end_image_token": "</img>",
+    "context_image_token": "<IMG_CONTEXT>",
+    "video_token": "<video>",
+}
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
@@ -22,17 +28,22 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 # how Qwen2 (the LLM of InternVL2-1B) splits text before byte-pair encoding
-QWEN2_SPLIT = (
+_QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 
-def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer trained on `texts`, with the special tokens of InternVL."""
+def build_tokenizer(
+    texts: Iterable[str],
+    vocabulary_size: int = VOCABULARY_SIZE,
+    image_tokens: Mapping[str, str] = IMAGE_TOKENS_OF_INTERNVL,
+    chat_template: str = CHAT_TEMPLATE,
+) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer trained on `texts`, with the special tokens of a VLM, by default InternVL's."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(QWEN2_SPLIT), behavior="isolated"),
+            pre_tokenizers.Split(Regex(_QWEN2_SPLIT), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -40,8 +51,8 @@ def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     backend.train_from_iterator(
         texts,
         trainers.BpeTrainer(
-            vocab_size=VOCABULARY_SIZE,
-            special_tokens=list(SPECIAL_TOKENS),
+            vocab_size=vocabulary_size,
+            special_tokens=[*CHAT_TOKENS, *image_tokens.values()],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         ),
@@ -50,14 +61,9 @@ def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
         tokenizer_object=backend,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
-        chat_template=CHAT_TEMPLATE,
+        chat_template=chat_template,
         clean_up_tokenization_spaces=False,
-        extra_special_tokens={
-            "start_image_token": "<img>",
-            "end_image_token": "</img>",
-            "context_image_token": "<IMG_CONTEXT>",
-            "video_token": "<video>",
-        },
+        extra_special_tokens=dict(image_tokens),
     )
 
 

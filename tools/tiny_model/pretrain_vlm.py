@@ -67,16 +67,17 @@ class GroupTrainer(Trainer):
     """
 
     question_weight = QUESTION_WEIGHT
-    tower_rate = 0.0
+    slow_parts: tuple[str, ...] = ("model.vision_tower.",)
+    slow_rate = 0.0  # share of the learning rate that they get
     length_buckets = LENGTH_BUCKETS
 
     def create_optimizer(self, model=None):
         assert self.model is not None
         trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        tower = [p for name, p in trained.items() if name.startswith("model.vision_tower.")]
-        rest = [p for name, p in trained.items() if not name.startswith("model.vision_tower.")]
+        slow = [p for name, p in trained.items() if name.startswith(self.slow_parts)]
+        rest = [p for name, p in trained.items() if not name.startswith(self.slow_parts)]
         rate, betas = self.args.learning_rate, (self.args.adam_beta1, self.args.adam_beta2)
-        groups = [{"params": rest, "lr": rate}, {"params": tower, "lr": self.tower_rate * rate}]
+        groups = [{"params": rest, "lr": rate}, {"params": slow, "lr": self.slow_rate * rate}]
         self.optimizer = torch.optim.AdamW(groups, betas=betas, weight_decay=self.args.weight_decay)
         return self.optimizer
 
@@ -171,7 +172,7 @@ def pretrain_vlm(
     )
     data = WorldGroups(steps * GROUPS_PER_STEP, seed, curriculum=start is None)
     trainer = GroupTrainer(model, arguments, GroupCollator(processor), data, callbacks=[AccuracyLog(processor, 200)])
-    trainer.tower_rate = tower_rate
+    trainer.slow_rate = tower_rate
     if start is not None:
         trainer.question_weight = LATER_QUESTION_WEIGHT
     trainer.train()
