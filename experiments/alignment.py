@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from attention_transfer import transfer
-from when_to_distill import evaluated, row, test_data, training_data
+from projector_table import percent
+from when_to_distill import benchmarks_of, evaluated, row, test_data, training_data
 
 from selfkd.demo import DISTILL_BATCH_SIZE, DemoConfig
 from selfkd.files import write_json
@@ -63,7 +64,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(METHODS), default=list(METHODS))
     options = parser.parse_args()
     data = test_data("test", options.output)
-    benchmarks = [f"world@{name.partition('=')[0]}" for name in data if "=" in name] + ["words"]
+    benchmarks = benchmarks_of(data)
     trained: dict[str, dict[str, Path]] = {}
     with keep_frames():
         text = evaluated(TINY_MODEL, data, options.output / "eval-base", ["text", "cascade"])
@@ -87,7 +88,7 @@ def markdown(found: dict[str, Any], benchmarks: list[str]) -> str:
     lines.append(f"|---|{'---|' * len(benchmarks)}---|")
     for name, scores in found.items():
         cells = [scores[benchmark] for benchmark in benchmarks]
-        shown = [f"{100 * c['accuracy']:.1f}" + (f" ± {100 * c['sd']:.1f}" if "sd" in c else "") for c in cells]
+        shown = [percent(cell) for cell in cells]
         over = cells[0].get("minus_selfkd")
         low_high = "{:+.1f} ({:+.1f} to {:+.1f})"
         shown.append(low_high.format(*(100 * x for x in (over["difference"], *over["interval"]))) if over else "")

@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from scipy.stats import ttest_rel
 
 from selfkd.evaluation.metrics import gap_closed
 from selfkd.evaluation.samples import read_samples, samples_path
-from selfkd.evaluation.uncertainty import DIFFERENCE, clustered_stderr, mean_interval
+from selfkd.evaluation.uncertainty import DIFFERENCE, clustered_stderr, mean_interval, score_interval
 from selfkd.evaluation.verdicts import format_interval
 from selfkd.files import write_json
 
@@ -37,6 +38,21 @@ def samples_from_bits(correct: str, items: list[dict[str, Any]]) -> list[dict[st
     """The samples of which `correct_bits` made the digits, by id, score and correctness."""
     bits = np.unpackbits(np.frombuffer(bytes.fromhex(correct), np.uint8))[: len(items)].tolist()
     return [{"id": item["id"], "score": bit, "correct": bool(bit)} for item, bit in zip(items, bits, strict=True)]
+
+
+def accuracy(by_seed: Seeds) -> dict[str, Any]:
+    """n, the mean over seeds, each seed's, their standard deviation where there are several, and a 95% interval over
+    items: an item counts once, by its mean over the seeds."""
+    means = [statistics.fmean(s["score"] for s in one) for one in by_seed.values()]
+    items, first = over_seeds(by_seed), next(iter(by_seed.values()))
+    interval = score_interval(items, [s["group"] for s in first]) if len(means) == 1 else mean_interval(items)
+    found = {"n": len(items), "accuracy": statistics.fmean(means), "by_seed": means, "interval": interval}
+    return found | ({"sd": statistics.stdev(means)} if len(means) > 1 else {})
+
+
+def percent(cell: Mapping[str, Any]) -> str:
+    """`90.2 ± 1.2`: an accuracy, and its standard deviation over seeds where there is one."""
+    return f"{100 * cell['accuracy']:.1f}" + (f" ± {100 * cell['sd']:.1f}" if "sd" in cell else "")
 
 
 def read_correct(file: Path) -> Correct:

@@ -16,10 +16,10 @@ Nothing is chosen on the test questions.
 
 import argparse
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
-from projector_table import Seeds, correct_bits, load_samples, over_seeds, paired, write_correct
+from projector_table import Seeds, accuracy, correct_bits, load_samples, over_seeds, paired, percent, write_correct
 from stamps_images import STAMPS
 from stamps_sources import LANGUAGES
 from stamps_vlm import make_vlm
@@ -27,7 +27,6 @@ from stamps_vlm import make_vlm
 from selfkd.evaluation.chance import chance_accuracy
 from selfkd.evaluation.config import EvaluateConfig
 from selfkd.evaluation.evaluate import evaluate
-from selfkd.evaluation.uncertainty import mean_interval, score_interval
 from selfkd.files import write_json
 from selfkd.model.kept_frames import keep_frames
 from selfkd.run_dir import MODEL, once
@@ -144,12 +143,7 @@ def table(runs: dict[str, dict[str, Path]], output: Path) -> dict[str, Any]:
 
 
 def cell(by_seed: Seeds, cascade: Seeds) -> dict[str, Any]:
-    means, items = [fmean(s["score"] for s in one) for one in by_seed.values()], over_seeds(by_seed)
-    first = next(iter(by_seed.values()))
-    interval = score_interval(items, [s["group"] for s in first]) if len(means) == 1 else mean_interval(items)
-    found: dict[str, Any] = {"n": len(items), "accuracy": fmean(means), "by_seed": means, "interval": interval}
-    if len(means) > 1:
-        found["sd"] = stdev(means)
+    found, items, first = accuracy(by_seed), over_seeds(by_seed), next(iter(by_seed.values()))
     by_kind = {kind: [x for x, s in zip(items, first, strict=True) if s["question_type"] == kind] for kind in KINDS}
     found["by_kind"] = {kind: fmean(scores) for kind, scores in by_kind.items() if scores}
     rates = [s["word_error_rate"] for s in first if s["word_error_rate"] is not None]
@@ -167,10 +161,7 @@ def markdown(found: dict[str, Any]) -> str:
     systems = [name for name, value in found["all"].items() if isinstance(value, dict)]
     lines = [f"| language | n | chance | {' | '.join(systems)} | WER |", f"|---{'|---' * (len(systems) + 3)}|"]
     for language, rows in found.items():
-        cells = [
-            f"{100 * rows[name]['accuracy']:.1f}" + (f" ± {100 * rows[name]['sd']:.1f}" if "sd" in rows[name] else "")
-            for name in systems
-        ]
+        cells = [percent(rows[name]) for name in systems]
         head = f"| {language} | {rows['text']['n']} | {100 * rows['chance']:.1f}"
         lines.append(f"{head} | {' | '.join(cells)} | {100 * rows['cascade'].get('wer', 0):.1f} |")
     for name in systems:

@@ -19,11 +19,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import numpy as np
-from projector_table import Seeds, correct_bits, load_samples, over_seeds, paired, write_correct
+from projector_table import Seeds, accuracy, correct_bits, load_samples, over_seeds, paired, percent, write_correct
 
 from selfkd.data.example import MANIFEST, Example
 from selfkd.data.media import decode_audio
@@ -43,7 +43,7 @@ from selfkd.evaluation.backends.transcriber import Transcriber
 from selfkd.evaluation.chance import chance_accuracy
 from selfkd.evaluation.config import EvaluateConfig
 from selfkd.evaluation.evaluate import evaluate
-from selfkd.evaluation.uncertainty import mean_interval, score_interval
+from selfkd.evaluation.uncertainty import mean_interval
 from selfkd.files import write_json
 from selfkd.model.kept_frames import keep_frames
 from selfkd.model.tiny import TINY_MODEL, TINY_STACK_MODEL
@@ -126,12 +126,7 @@ def table(output: Path, conditions: Sequence[str], seeds: Sequence[int], cascade
 
 
 def _row(title: str, by_seed: Seeds, cascade: Seeds, is_trained: bool) -> dict[str, Any]:
-    means, items = [fmean(s["score"] for s in one) for one in by_seed.values()], over_seeds(by_seed)
-    one = next(iter(by_seed.values()))
-    exact = score_interval(items, [s["group"] for s in one]) if len(by_seed) == 1 else mean_interval(items)
-    row: dict[str, Any] = {"n": len(items), "accuracy": fmean(means), "by_seed": means, "interval": exact}
-    if len(means) > 1:
-        row["sd"] = stdev(means)
+    row, one = accuracy(by_seed), next(iter(by_seed.values()))
     wers = [s["word_error_rate"] for s in one if s["word_error_rate"] is not None]
     if title.startswith("cascade"):
         row |= {"wer": fmean(wers), "form": one[0].get("form", "verbatim")}
@@ -148,10 +143,7 @@ def markdown(found: Mapping[str, Any]) -> str:
         f"|---{'|---' * (len(systems) + 2)}|",
     ]
     for condition, rows in found.items():
-        cells = [
-            f"{100 * row['accuracy']:.1f}" + (f" ± {100 * row['sd']:.1f}" if "sd" in row else "")
-            for row in (rows[name] for name in systems)
-        ]
+        cells = [percent(rows[name]) for name in systems]
         wer = next(row["wer"] for row in rows.values() if isinstance(row, dict) and "wer" in row)
         lines.append(f"| {condition} | {100 * rows['chance']:.1f} | {' | '.join(cells)} | {100 * wer:.1f} |")
     for condition, rows in found.items():

@@ -23,7 +23,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from projector_table import Seeds, correct_bits, load_samples, over_seeds, paired
+from projector_table import Seeds, correct_bits, load_samples, over_seeds, paired, percent
 from voices import BUNDLED
 
 from selfkd.data.example import MANIFEST, Example
@@ -109,6 +109,11 @@ def test_data(split: Split, output: Path) -> list[str]:
     return [*found, f"{OTHER_ENGINE}={bundled_voice(OTHER_ENGINE)}"] if split == "test" else found
 
 
+def benchmarks_of(data: Sequence[str]) -> list[str]:
+    """The names under which `test_data` is scored."""
+    return [f"world@{name.partition('=')[0]}" for name in data if "=" in name] + ["words"]
+
+
 def trainings(
     seed: int, steps: int, responses: Sequence[str], methods: Sequence[str], output: Path
 ) -> Iterator[tuple[str, str, DistillConfig]]:
@@ -162,7 +167,7 @@ def markdown(rows: Sequence[Mapping[str, Any]], benchmarks: Sequence[str]) -> st
     ]
     for one in rows:
         cells = [one["scores"][benchmark] for benchmark in benchmarks]
-        shown = [f"{100 * c['accuracy']:.1f}" + (f" ± {100 * c['sd']:.1f}" if "sd" in c else "") for c in cells]
+        shown = [percent(cell) for cell in cells]
         over = cells[0].get("minus_sft")
         shown.append(
             "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * x for x in (over["difference"], *over["interval"])))
@@ -184,7 +189,7 @@ def main() -> None:
     options = parser.parse_args()
     out, split = options.output, options.split
     data = test_data(split, out)
-    benchmarks = [f"world@{name.partition('=')[0]}" for name in data if "=" in name] + ["words"]
+    benchmarks = benchmarks_of(data)
     trained: dict[tuple[int, str, str], dict[str, Path]] = {}  # (steps, responses, method) -> {seed: evaluation}
     with keep_frames():
         text = evaluated(TINY_MODEL, data, out / f"eval-{split}-base", ["text", "cascade"])
