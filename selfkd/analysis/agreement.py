@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from selfkd.analysis.forward import HEAD_CHUNK_ROWS, encode_shared_prefix, forward_modality, modality_of, states_after
+from selfkd.analysis.forward import HEAD_CHUNK_ROWS, encode_shared_prefix, forward_modality, modality_of
 from selfkd.losses import head_logits
+from selfkd.model.layer_states import states_after
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.training.data import MODALITIES
 
@@ -96,5 +97,5 @@ def _hidden_states_of_layers(model: OmniModel, response_BS: Tensor) -> Iterator[
 
     with ExitStack() as stack:
         for layer in range(len(model.vlm.get_decoder().layers)):
-            stack.enter_context(states_after(model, layer, keep))
+            stack.enter_context(states_after(model.vlm, layer, keep))
         yield outputs

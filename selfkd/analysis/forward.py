@@ -10,8 +10,7 @@ Legend: B examples, P prefix tokens, S tokens after the prefix, T = P + S, R res
 of all examples, V vocabulary.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -122,31 +121,6 @@ def response_outcomes(model: OmniModel, rows_ND: Tensor, labels_BR: Tensor) -> l
     counts = (labels_BR != -100).sum(-1).tolist()
     by_item = zip(torch.cat(log_probs).split(counts), torch.cat(are_top).split(counts), strict=True)
     return [Outcome(float(log_prob.sum()), bool(top.all())) for log_prob, top in by_item]
-
-
-@contextmanager
-def states_after(model: OmniModel, layer: int, change: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
-    """Within the context `change` is called with the hidden states (B, S, D) of each pass after an LLM layer; what it
-    returns, if anything, takes their place."""
-
-    def hook(_module: Any, _inputs: Any, output: Any) -> Any:
-        whole = output[0] if isinstance(output, tuple) else output
-        # layers of Gemma 3n return several streams, one of which is active
-        active = model.config.get_text_config().altup_active_idx if whole.ndim == 4 else None
-        changed = change(whole if active is None else whole[active])
-        if changed is None:
-            return None
-        if active is not None:
-            streams = whole.clone()
-            streams[active] = changed
-            changed = streams
-        return (changed, *output[1:]) if isinstance(output, tuple) else changed
-
-    handle = model.vlm.get_decoder().layers[layer].register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def image_token(model: OmniModel) -> int:

@@ -36,8 +36,8 @@ from selfkd.analysis.forward import (
     forward_modality,
     modality_of,
     response_outcomes,
-    states_after,
 )
+from selfkd.model.layer_states import states_after
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.training.data import MODALITIES, Modality
 
@@ -140,7 +140,7 @@ def _keeping(
             stack.enter_context(wrapped_attention(model.vlm, keep_attention))
         if "text_states" in kinds:
             for layer in range(len(model.vlm.get_decoder().layers)):
-                stack.enter_context(states_after(model, layer, partial(keep_states, layer)))
+                stack.enter_context(states_after(model.vlm, layer, partial(keep_states, layer)))
         yield
 
 
@@ -152,7 +152,7 @@ def _intervening(model: OmniModel, continuation: Continuation, intervention: Int
         def patch(states_BSD: Tensor) -> Tensor:
             return states_BSD.masked_scatter(rows_BS[..., None], text_run.states[layer].to(states_BSD))
 
-        return states_after(model, layer, patch)
+        return states_after(model.vlm, layer, patch)
 
     is_image_BT = continuation.positions.keys_BT == KEYS.index("image")
     at_BQ, is_there_BQ = _padded_rows(_rows(continuation, intervention.rows))

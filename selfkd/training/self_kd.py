@@ -9,15 +9,17 @@ Legend: B examples, S tokens of a continuation, T tokens, R response tokens, N r
 another), D width.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from selfkd.losses import LossConfig, LossOutput, needs_responses, needs_teacher, self_kd_loss
+from selfkd.model.layer_states import states_after
 from selfkd.model.lora import adapters_on
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.prefix_cache import Prefix, continue_prefix, encode_prefix
@@ -90,16 +92,10 @@ def compared_layers(vlm: Any, count: int) -> list[int]:
 def recorded_layers(vlm: Any, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
     """Within the context, the hidden states (B, S, D) after these layers of the last forward pass, by layer."""
     found: dict[int, Tensor] = {}
-
-    def record(layer: int) -> Callable[[nn.Module, Any, Any], None]:
-        return lambda _module, _inputs, output: found.update({layer: output if torch.is_tensor(output) else output[0]})
-
-    handles = [vlm.get_decoder().layers[layer].register_forward_hook(record(layer)) for layer in layers]
-    try:
+    with ExitStack() as stack:
+        for layer in layers:
+            stack.enter_context(states_after(vlm, layer, partial(found.__setitem__, layer)))
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def paired_rows(model: OmniModel, batch: Mapping[str, Any], with_teacher: bool, hidden_layers: int = 1) -> PairedRows:
