@@ -10,13 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tqdm import tqdm
-from transformers.utils import cached_file
-from transformers.utils.hub import extract_commit_hash
 
 from selfkd.data.dataset import ExampleFolder
 from selfkd.data.example import MANIFEST
 from selfkd.data.lazy_images import footer_hash
 from selfkd.files import sha256
+from selfkd.hub import hub_commit
 
 Inputs = dict[str, str]
 # what `from_pretrained` may read of a checkpoint's folder: weights, configurations, tokenizers, code
@@ -38,8 +37,7 @@ def hashes_of_checkpoint(field: str, source: str | Path) -> Inputs:
     """{"FIELD: SOURCE: FILE": hash} of all files of a checkpoint's folder, or {"FIELD: SOURCE": commit} of a hub id."""
     folder = Path(source)
     if not folder.is_dir():
-        commit = extract_commit_hash(cached_file(str(source), "config.json"), None)
-        return {f"{field}: {source}": f"commit {commit}"}
+        return {f"{field}: {source}": f"commit {hub_commit(source)}"}
     files = sorted(p for p in folder.iterdir() if p.suffix in _READ and p.is_file())
     is_quick = sum(p.stat().st_size for p in files) < _LARGE
     with ThreadPoolExecutor(4) as pool:

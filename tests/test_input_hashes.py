@@ -116,15 +116,6 @@ def test_an_evaluation_resumes_with_its_own_weights_only(start, tmp_path, monkey
         evaluate(config)
 
 
-def test_the_hash_of_a_hub_id_is_its_commit(monkeypatch):
-    commits = iter(["1" * 40, "2" * 40])
-    monkeypatch.setattr(
-        "selfkd.input_hashes.cached_file", lambda *_: f"/hub/models--a--b/snapshots/{next(commits)}/config.json"
-    )
-    first, second = (hashes_of_checkpoint("model", "a/b") for _ in range(2))
-    assert first == {"model: a/b": f"commit {'1' * 40}"} and second != first
-
-
 @dataclass
 class Settings:
     output: Path

@@ -4,7 +4,6 @@ processors.
 A checkpoint that cannot be loaded exactly is refused with one line that names the config field and the reason.
 """
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from transformers.utils import CONFIG_NAME
 
 from selfkd.data.example import SAMPLE_RATE_HZ, language_code
 from selfkd.errors import InputError
+from selfkd.hub import from_hub, is_hub_id
 from selfkd.model.checkpoint_files import (
     Source,
     check_checkpoint,
@@ -80,7 +80,7 @@ def load_vlm_processor(source: Source, field: str = "vlm") -> Any:
     with reading(source, field, _first_present(source, "processor_config.json", "preprocessor_config.json")):
         model_type = config.get("vlm_config", config)["model_type"]
         whole_model = {thinker: omni for omni, thinker in THINKERS.items()}.get(model_type, model_type)
-        processor = image_processor_class(whole_model).from_pretrained(source)
+        processor = image_processor_class(whole_model).from_pretrained(**from_hub(source))
         if processor.chat_template is None:  # transformers gives Phi-4's to the tokenizer only
             processor.chat_template = processor.tokenizer.chat_template
     return processor
@@ -98,7 +98,7 @@ def load_feature_extractor(
         if not (folder / file).is_file():
             raise InputError(f"{field}: {folder / file}: not there; it configures the feature extractor")
     with reading(source, field, f"{subfolder}/{file}".lstrip("/")):
-        extractor = WhisperFeatureExtractor.from_pretrained(source, subfolder=subfolder)
+        extractor = WhisperFeatureExtractor.from_pretrained(**from_hub(source), subfolder=subfolder)  # nosec B615 from_hub() gives a commit
         found = extractor.sampling_rate, extractor.feature_size
     expected = SAMPLE_RATE_HZ, mel_bins or found[1]
     if found != expected:
@@ -157,7 +157,7 @@ def load_asr_model(source: Source) -> "tuple[ASRModel | WhisperASRModel, Whisper
 
 def _whisper_tokenizer(source: Source) -> Any:
     with reading(source, "asr_model", _first_present(source, "tokenizer.json", "vocab.json")):
-        return AutoTokenizer.from_pretrained(source)
+        return AutoTokenizer.from_pretrained(**from_hub(source))  # nosec B615 from_hub() gives a commit
 
 
 def whisper_prompt_ids(source: Source, prompt: str) -> Tensor:
@@ -210,7 +210,7 @@ def load_strict(model_class: Any, source: Source, field: str, **settings: Any) -
         _check_size(model_class, source, field)
     with reading(source, field):  # ImportError included: Gemma 3n's vision encoder needs timm
         model, info = model_class.from_pretrained(
-            source, output_loading_info=True, ignore_mismatched_sizes=True, use_safetensors=True, **settings
+            **from_hub(source), output_loading_info=True, ignore_mismatched_sizes=True, use_safetensors=True, **settings
         )
     wrong = {problem: sorted(map(str, info[f"{problem}_keys"])) for problem in ("missing", "unexpected", "mismatched")}
     found = [f"{len(keys)} {problem} (such as {keys[0]})" for problem, keys in wrong.items() if keys]
@@ -223,7 +223,7 @@ def _check_size(model_class: Any, source: Source, field: str) -> None:
     """Raises InputError where config.json describes a model of more than twice the size of the weight files: one wrong
     digit would allocate more memory than the machine has."""
     with reading(source, field, "config.json"), torch.device("meta"):
-        config = getattr(model_class, "config_class", AutoConfig).from_pretrained(source)
+        config = getattr(model_class, "config_class", AutoConfig).from_pretrained(**from_hub(source))
         if getattr(config, "quantization_config", None) is not None:  # one number packs several weights
             return
         model = model_class(config) if issubclass(model_class, PreTrainedModel) else model_class.from_config(config)
@@ -233,11 +233,6 @@ def _check_size(model_class: Any, source: Source, field: str) -> None:
             f"{field}: {source}: weights that do not fit the configuration: {found:,} numbers there, config.json is of "
             f"a model of {expected:,}"
         )
-
-
-def is_hub_id(source: Source) -> bool:
-    """Whether `source` has the form OWNER/NAME."""
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) is not None
 
 
 def read_config(source: Source, field: str) -> dict[str, Any]:
@@ -251,7 +246,7 @@ def read_config(source: Source, field: str) -> dict[str, Any]:
         raise InputError(f"{field}: {source}: no checkpoint there ({CONFIG_NAME} is missing)")
     else:
         try:
-            config = PretrainedConfig.get_config_dict(source)[0]
+            config = PretrainedConfig.get_config_dict(**from_hub(source))[0]
         except Exception as error:  # the hub's: out of reach, gated, no such name
             reason = str(error).strip().partition("\n")[0] if is_hub_id(source) else "no such folder"
             raise InputError(f"{field}: {source}: no checkpoint there ({reason})") from error

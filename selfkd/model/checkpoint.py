@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from selfkd.errors import InputError
+from selfkd.hub import from_hub
 from selfkd.model.backbones import load_native, load_strict, read_config
 from selfkd.model.checkpoint_files import Source, check_checkpoint, reading
 from selfkd.model.configuration_omni import OmniConfig
@@ -54,7 +55,7 @@ class CheckpointInfo:
     @property
     def config(self) -> OmniConfig:
         """The configuration of an omni model; its `projector_type` is ctc, stack or native."""
-        assert self.omni_config is not None, f"{self.source}: {self.kind} is no omni model"
+        assert self.omni_config is not None, f"{self.source}: {self.kind} is no omni model"  # noqa: S101 an invariant of this code, no check of input
         return self.omni_config
 
     @cached_property
@@ -98,12 +99,12 @@ def inspect_checkpoint(
     kind, omni_config = _kind_of(model_type), None
     if kind in ("omni", "native"):
         with reading(source, field, "config.json"):
-            omni_config = OmniConfig.from_pretrained(source) if kind == "omni" else _native_config(values)
+            omni_config = OmniConfig.from_pretrained(**from_hub(source)) if kind == "omni" else _native_config(values)
     if expected == "omni":
         _check_omni(source, field, kind, model_type)
     else:
         _check_asr(source, field, kind, model_type, omni_config)
-    assert kind is not None, "checked above"
+    assert kind is not None, "checked above"  # noqa: S101 an invariant of this code, no check of input
     if weights:
         check_checkpoint(source, field)
     return CheckpointInfo(source, field, kind, (source,), omni_config)

@@ -9,7 +9,8 @@ class ConvertConfig:
     """Converts an original InternVL2 checkpoint to the classes of transformers.
 
     Args:
-        source: The original checkpoint (config.json, safetensors, tokenizer), a hub id or a folder.
+        source: The original checkpoint (config.json, safetensors, tokenizer), a hub id (OWNER/NAME,
+            OWNER/NAME@COMMIT) or a folder.
         output: Folder to write.
         shard_gigabytes: Size of a written weights file.
     """

@@ -31,7 +31,8 @@ class SynthesizeConfig:
     Args:
         output: Folder for the shards and the manifest.
         source: Where the questions come from.
-        path: File, folder or dataset (NAME, NAME:CONFIG or NAME:CONFIG:SPLIT) of a source that is not in the package.
+        path: File, folder or dataset (NAME, NAME:CONFIG or NAME:CONFIG:SPLIT; NAME@COMMIT fixes its content) of a
+            source that is not in the package.
         images: Folder of the images that the source names (llava, jsonl, datasets of paths).
         columns: Columns of a jsonl or datasets source with other names than the fields (question, answer, image, ...).
         split: Split of the source, and name of the shards; easy-vqa has no validation split.

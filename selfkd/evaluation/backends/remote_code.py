@@ -26,6 +26,7 @@ from selfkd.evaluation.backends.transcriber import Transcriber, transcribe
 from selfkd.evaluation.cascade import predict_both_forms
 from selfkd.evaluation.config import EvalModality, EvaluateConfig
 from selfkd.evaluation.response import Prediction
+from selfkd.hub import from_hub
 from selfkd.input_hashes import hashes_of_checkpoint
 from selfkd.model.backbones import read_config
 from selfkd.model.checkpoint import CheckpointInfo
@@ -67,7 +68,7 @@ class MiniCPMOChat:
 
     def __init__(self, source: str):
         self.model = _load(source, init_tts=False)  # its own speech output is not loaded
-        self.tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=True)
+        self.tokenizer = AutoTokenizer.from_pretrained(**from_hub(source), trust_remote_code=True)  # nosec B615 from_hub() gives a commit
 
     def chat(self, example: Example, modality: Modality, max_new_tokens: int) -> tuple[Any, str]:
         before, *after = _texts(example, modality)
@@ -189,14 +190,24 @@ def _texts(example: Example, modality: Modality) -> tuple[str, ...]:
     return (example.instruction + example.question + example.answer_format,)
 
 
+def _class_of_code(source: str) -> str:
+    """MODULE.CLASS of a model that comes with its code. Raises InputError where that is in another repository
+    (OTHER--MODULE.CLASS): the revision of the model would not fix the code."""
+    reference = str(read_config(source, "model")["auto_map"]["AutoModel"])
+    if "--" in reference:
+        raise InputError(f"model: {source}: config.json: field auto_map: {reference}: code of another repository")
+    return reference
+
+
 def _load(source: str, **settings: Any) -> Any:
     """The model in the dtype of its checkpoint; raises InputError where its code does not run or weights are
     missing."""
+    class_name, code = _class_of_code(source), from_hub(source)
     try:
-        model_class: Any = get_class_from_dynamic_module(read_config(source, "model")["auto_map"]["AutoModel"], source)
+        model_class: Any = get_class_from_dynamic_module(class_name, **code)
         # code of transformers 4 may leave out the end of construction (post_init), which since then sets this
         model_class.all_tied_weights_keys = {}
-        model, info = AutoModel.from_pretrained(source, trust_remote_code=True, output_loading_info=True, **settings)
+        model, info = AutoModel.from_pretrained(**code, trust_remote_code=True, output_loading_info=True, **settings)  # nosec B615 from_hub() gives a commit
     except Exception as error:  # of code that is not ours
         reason = short(reason_of(error))
         version = f"transformers {transformers.__version__}"

@@ -6,7 +6,6 @@ words that other readers take for a missing value.
 
 import csv
 import json
-import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,6 +25,7 @@ from selfkd.data.as_text import (
 )
 from selfkd.data.lazy_images import ImageInFolder, LazyImage, dataset_rows
 from selfkd.errors import InputError
+from selfkd.hub import is_hub_id, split_revision
 from selfkd.synthesis.sources.rows import UNANSWERED, Row, RowSource, json_records, sample_rows
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -83,7 +83,6 @@ FIELDS = ("id", "question", "answer", "image", "instruction", "answer_format", "
 NEEDED = ("question", "answer")
 NUMBERED = ("id", "answer", "category", "question_type")  # columns that may be of integers
 _TABLES = (*TEXT_TABLES, ".parquet")
-_HUB_ID = re.compile(r"\w[\w.-]*(?:/[\w.-]+)?")
 _NARROW = {"float16": np.float16, "float32": np.float32}
 
 
@@ -232,16 +231,19 @@ def _loaded(name: str, split: str, wanted: Mapping[str, str]) -> Any:
     source, config, its_split, *_ = [*([name] if Path(name).exists() else name.split(":", 2)), "", ""]
     if "://" in name:
         raise InputError(f"path: {name}: a URL, not the id of a dataset; download it and give its file or folder")
-    if not Path(source).exists() and (not _HUB_ID.fullmatch(source) or Path(source).suffix.lower() in _TABLES):
+    if not Path(source).exists() and (
+        not is_hub_id(source, with_owner=False) or Path(source).suffix.lower() in _TABLES
+    ):
         raise InputError(f"path: {source}: no such file or folder")
+    source, revision = split_revision(source)
     settings: dict[str, Any] = {}
-    if hasattr(load_dataset_builder(source, config or None).config, "keep_default_na"):
+    if hasattr(load_dataset_builder(source, config or None, revision=revision).config, "keep_default_na"):
         # CSV verbatim: pandas would take "None" and "NA" for missing and 007 for 7
         verbatim: dict[str, Callable[[Any], Any]] = dict.fromkeys(wanted.values(), str)
         settings = {"keep_default_na": False, "na_filter": False, "converters": verbatim, "index_col": False}
     with warnings.catch_warnings():
         warnings.simplefilter("error", ParserWarning)  # a line with too many columns would be cut
-        return load_dataset(source, config or None, split=its_split or split, **settings)
+        return load_dataset(source, config or None, split=its_split or split, revision=revision, **settings)
 
 
 def _check_numbers(data: Any, wanted: Mapping[str, str], name: str) -> None:
