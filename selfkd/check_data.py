@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from selfkd.data.check import check_folder
 from selfkd.data.dataset import ExampleFolder
 from selfkd.data.example import Example
 from selfkd.errors import InputError
+from selfkd.terminal import table_console
 
 
 @dataclass
@@ -53,7 +53,7 @@ def check(config: CheckConfig) -> dict[str, dict[str, Any]]:
             counts[str(folder)]["usable"] = counts[str(folder)]["examples"] - len(found)
             unusable += found
     for name, known in counts.items():
-        Console().print(_table(known))
+        table_console().print(_table(known))
         print(f"{name} is whole")
         print(f"{name}: {_gradable_text(ExampleFolder(Path(name)))}")
         if config.model:

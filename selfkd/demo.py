@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
-
 from selfkd.analysis.config import AgreementConfig, AttentionConfig
 from selfkd.data.example import MANIFEST, Example
 from selfkd.data.rewrite import rewrite
@@ -23,6 +21,7 @@ from selfkd.report.build import ReportConfig, report
 from selfkd.run_dir import MODEL, is_complete, once
 from selfkd.synthesis.config import SourceName, SynthesizeConfig
 from selfkd.synthesis.synthesize import synthesize
+from selfkd.terminal import table_console
 from selfkd.toy_world.noisy_labels import MISTAKE_SHARE
 from selfkd.training.config import DistillConfig
 
@@ -74,14 +73,14 @@ def demo(config: DemoConfig) -> dict[str, Any]:
 
     if not 0 <= config.alpha <= 1:
         raise InputError(f"alpha: {config.alpha} is not between 0 and 1")
-    console, started = Console(), time.monotonic()
+    console, started = table_console(), time.monotonic()
     out = config.output
     console.print(f"Self-KD demo on the bundled tiny model, output {out}: about a quarter of an hour on two cores.")
 
-    console.print("[bold]synthesize[/bold]: audio questions with espeak-ng")
+    console.print("synthesize: audio questions with espeak-ng")
 
     def run_stage(title: str, stage: Callable[[Any], Any], stage_config: Any) -> dict[str, Any]:
-        console.print(f"[bold]{title}[/bold]{': already complete' if is_complete(stage_config.output) else ''}")
+        console.print(f"{title}{': already complete' if is_complete(stage_config.output) else ''}")
         return once(stage, stage_config)
 
     with keep_frames():  # all models have the same speech encoder: each clip is encoded once

@@ -11,8 +11,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from rich.console import Console
-
 from selfkd.errors import InputError
 from selfkd.evaluation.average import average_gap, average_scores, benchmarks_to_average
 from selfkd.evaluation.chance import chance_accuracy
@@ -33,6 +31,7 @@ from selfkd.evaluation.tables import comparison_notes, comparison_table, scoring
 from selfkd.files import read_json, write_json
 from selfkd.run_dir import CONFIG, RESULT, name_and_path
 from selfkd.stage_function import stage_function
+from selfkd.terminal import table_console
 
 TEXT, CASCADE = "text", "cascade"  # names of systems that no run can have
 Samples = list[dict[str, Any]]
@@ -151,7 +150,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     relative = {s: {"run": os.path.relpath(run, config.output), "modality": m} for s, (run, m) in systems.items()}
     write_json(config.output / "comparison.json", relative)
     write_json(config.output / "scores.json", scores)
-    console = Console()
+    console = table_console()
     console.print(comparison_table(scores))
     for table in voices_tables(scores):
         console.print(table)

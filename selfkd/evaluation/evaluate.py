@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from rich.console import Console
 from tqdm import tqdm
 
 from selfkd.data.dataset import ExampleFolder
@@ -38,6 +37,7 @@ from selfkd.model.checkpoint import CheckpointInfo
 from selfkd.model.tiny import tiny_model_config
 from selfkd.run_dir import UNUSABLE, Run, is_main_process, name_and_path
 from selfkd.stage_function import stage_function
+from selfkd.terminal import table_console
 from selfkd.training.data import check_vocabulary_coverage
 from selfkd.training.usable_rows import Unusable, Use, find_unusable, read_skipped, unusable_text, write_skipped
 
@@ -91,7 +91,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             relative = {name: os.path.relpath(folder.folder, run.folder) for name, folder in folders.items()}
             write_json(run.folder / QUESTIONS, relative)
             run.finish(**result)
-            Console().print(scores_table(result))
+            table_console().print(scores_table(result))
         return result
 
 

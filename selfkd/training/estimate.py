@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from selfkd.data.dataset import open_mixture, split_weight
@@ -24,6 +23,7 @@ from selfkd.model.checkpoint_files import reading
 from selfkd.model.configuration_omni import OmniConfig
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
+from selfkd.terminal import table_console
 from selfkd.training.data import CHARACTERS_PER_TOKEN
 from selfkd.training.trainable import set_trainable
 
@@ -114,7 +114,7 @@ def estimate(
     }
     folders = ", ".join(config.data)
     data = f"assumed, {folders} does not exist yet" if measured is None else folders
-    Console().print(_table(config, result, data))
+    table_console().print(_table(config, result, data))
     return result
 
 
