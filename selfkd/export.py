@@ -22,7 +22,15 @@ from selfkd.evaluation.tables import (
     gap_closed_cell,
     question_form_note,
 )
-from selfkd.files import PATH_SETTINGS, follow_umask, path_within, read_json, strip_folders, write_text
+from selfkd.files import (
+    PATH_SETTINGS,
+    check_new,
+    path_within,
+    read_json,
+    strip_folders,
+    write_folder_atomically,
+    write_text,
+)
 from selfkd.run_dir import CONFIG, MODEL, PROVENANCE, RESULT
 
 if TYPE_CHECKING:
@@ -291,16 +299,14 @@ def merge(config: MergeConfig) -> None:
     """Writes a native omni model in its own layout, any other as an `OmniModel` without adapters."""
     from selfkd.model.checkpoint import inspect_checkpoint  # with torch, which cards do not need
 
-    if config.output.exists() and any(config.output.iterdir()):
-        raise InputError(f"output: {config.output}: not empty; give another")
+    check_new(config.output)
     checkpoint = inspect_checkpoint(config.model)
-    config.output.mkdir(parents=True, exist_ok=True)  # fails before weights are read
-    model, processor = checkpoint.load()
-    merged = merge_adapters(model.vlm)
-    model.config.llm_lora = None
-    (model.vlm if model.is_native else model).save_pretrained(config.output)
-    processor.save_pretrained(config.output)
-    follow_umask(config.output)
+    with write_folder_atomically(config.output) as folder:
+        model, processor = checkpoint.load()
+        merged = merge_adapters(model.vlm)
+        model.config.llm_lora = None
+        (model.vlm if model.is_native else model).save_pretrained(folder)
+        processor.save_pretrained(folder)
     if merged:
         print(f"{merged} adapted layers merged: responses to text queries now differ from the VLM backbone")
     print(config.output)

@@ -1,4 +1,5 @@
-"""Files that are either whole or absent, and paths without the folders of this machine."""
+"""Files and folders that are either whole or absent, also after a kill or a power cut, and paths without the folders of
+this machine."""
 
 import errno
 import fcntl
@@ -7,8 +8,9 @@ import json
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -31,15 +33,72 @@ def asset_path(name: str) -> Path:
 
 @contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
-    """Yields a temporary path next to `path`; renames it on success, removes it on failure."""
+    """Yields a temporary path next to `path`; renames it, durably, on success, removes it on failure."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # no process id: in containers that share a folder it is often the same
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         yield temporary
-        temporary.replace(path)
+        replace_durably(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def write_folder_atomically(folder: Path) -> Iterator[Path]:
+    """Yields an empty folder next to `folder`; renames it, durably, on success, removes it on failure. What a killed
+    process left of it is removed by the next one.
+
+    Raises InputError where `folder` is neither new nor empty (`check_new`), or another process writes it."""
+    check_new(folder)
+    folder = folder.resolve()  # the name of "." or of a link
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary, lock = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("partial", "lock"))
+    with in_sole_use(folder, lock):
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+            yield temporary
+            follow_umask(temporary)
+            replace_durably(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            lock.unlink(missing_ok=True)
+
+
+def check_new(folder: Path) -> None:
+    """Raises InputError where a folder to write is neither new nor empty, or cannot be renamed to."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"output: {folder}: not empty; give another")
+    if folder.is_mount():
+        raise InputError(f"output: {folder}: a mount, which cannot be replaced; give a folder in it")
+
+
+def replace_durably(temporary: Path, path: Path) -> Path:
+    """Renames a file or folder that is written to its end; returns `path`. The content is on the disk before the name
+    is, and the name before this returns: after a power cut there is the old file, or the whole new one."""
+    sync(temporary)
+    temporary.replace(path)
+    sync(path.parent, recursive=False)
+    return path
+
+
+def sync(path: Path, recursive: bool = True) -> None:
+    """Waits until a file, or a folder and all that is in it, is on the disk. To be called before a file is written that
+    says that they are complete."""
+    inside = path.rglob("*") if recursive and path.is_dir() else ()
+    for found in (*inside, path):
+        if found.is_symlink() or not (found.is_dir() or found.is_file()):
+            continue
+        with suppress(PermissionError, FileNotFoundError):  # not ours; a temporary file that its process has removed
+            descriptor = os.open(found, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                os.fsync(descriptor)
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.ENOTSUP) or found.is_file():
+                    raise  # some file systems do not sync folders
+            finally:
+                os.close(descriptor)
 
 
 def follow_umask(path: Path) -> None:
@@ -103,13 +162,28 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def write_text(path: Path, text: str) -> None:
+@contextmanager
+def in_sole_use(path: Path, lock: Path) -> Iterator[None]:
+    """Holds the lock file `lock`; raises InputError, which names `path`, where another process holds it. A record lock
+    belongs to this process only: a data loader worker that survives a kill does not hold it."""
+    with os.fdopen(os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "w") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise InputError(f"{path}: in use by another process") from None
+        yield
+
+
+def write_text(path: Path, text: str, private: bool = False) -> None:
+    """`private`: only its user may read the file, whatever the umask is."""
     with write_atomically(path) as temporary:
+        if private:
+            temporary.touch(0o600)
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+def write_json(path: Path, value: Any, private: bool = False) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", private)
 
 
 def path_within(folder: Path, name: str | Path) -> Path:

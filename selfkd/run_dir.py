@@ -5,7 +5,6 @@ The same command resumes an interrupted run. Another configuration is refused, a
 other weights at the path of a model, another number of processes. Whatever resumes compares with `check_same`.
 """
 
-import fcntl
 import json
 import os
 import platform
@@ -20,13 +19,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from selfkd.credentials import masked, masked_command
+from selfkd.credentials import MASK, masked, masked_command
 from selfkd.errors import InputError
-from selfkd.files import read_json, write_json
+from selfkd.files import in_sole_use, read_json, sync, write_json
 from selfkd.version import __version__
 
 CONFIG, PROVENANCE, RESULT, LOG = "config.json", "provenance.json", "result.json", "log.jsonl"
 INPUTS = "inputs.json"
+LOCK = ".lock"
 UNUSABLE = "unusable.json"  # skipped rows of the data, with reasons
 MODEL = "model"  # subfolder with the trained model
 _LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "numpy")
@@ -64,12 +64,7 @@ class Run:
             yield cls(folder)
             return
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".lock").open("w") as lock:
-            try:
-                # a record lock belongs to this process only: a data loader worker that survives a kill does not hold it
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError):
-                raise InputError(f"{folder}: run directory in use by another process") from None
+        with in_sole_use(folder, folder / LOCK):
             run = cls(folder)
             run._check_config(stage, config, free)
             run.inputs = json.loads(json.dumps(inputs()))
@@ -99,9 +94,8 @@ class Run:
 
     def _claim(self, config: dict[str, Any]) -> None:
         if not (self.folder / CONFIG).is_file():
-            write_json(self.folder / PROVENANCE, provenance())
-            write_json(self.folder / INPUTS, self.inputs)
-            write_json(self.folder / CONFIG, config)
+            for name, settings in ((PROVENANCE, provenance()), (INPUTS, self.inputs), (CONFIG, config)):
+                write_settings(self.folder / name, settings)
             return
         self._check_inputs()
         if is_complete(self.folder):
@@ -119,12 +113,13 @@ class Run:
             if path.is_dir():
                 with suppress(OSError):  # not empty
                     path.rmdir()
-        if {p.name for p in self.folder.iterdir()} <= {CONFIG, INPUTS, PROVENANCE, UNUSABLE, ".lock"}:
+        if {p.name for p in self.folder.iterdir()} <= {CONFIG, INPUTS, PROVENANCE, UNUSABLE, LOCK}:
             for name in (CONFIG, INPUTS, PROVENANCE, UNUSABLE):
                 (self.folder / name).unlink(missing_ok=True)
 
     def finish(self, **result: Any) -> None:
-        """Marks the run as complete; call it on the main process."""
+        """Marks the run as complete, once all of it is on the disk; call it on the main process."""
+        sync(self.folder)
         write_json(self.folder / RESULT, result)
 
 
@@ -170,6 +165,12 @@ def once(stage: Callable[[Any], Any], config: Any) -> dict[str, Any]:
     return read_json(config.output / RESULT)
 
 
+def write_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    """Writes settings, whose credentials are masked; others may not read them where there were any: what else stands
+    with them (a user's name, a host, a field that does not look like a secret) is not for others either."""
+    write_json(path, settings, private=MASK in json.dumps(settings))
+
+
 def append_log(folder: Path, values: Mapping[str, Any]) -> None:
     """Appends an entry to a run's log, as one line of JSON."""
     with (folder / LOG).open("a+b") as file:
@@ -201,7 +202,7 @@ def _git(*arguments: str) -> str:
     another repository, which does not track it."""
     here = Path(__file__).parent
     try:
-        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True).stdout.strip()  # noqa: S603, S607 the arguments are ours; git is where PATH has it
     except FileNotFoundError:
         return ""
 

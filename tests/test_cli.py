@@ -190,8 +190,8 @@ def test_run_directory_in_use_is_refused(tmp_path):
 
 def test_run_resumes_after_a_full_disk(tmp_path, monkeypatch):
     config = ReportConfig([], tmp_path / "run")
-    writes = [run_dir.write_json, lambda *_: (_ for _ in ()).throw(OSError(28, "no space left"))]
-    monkeypatch.setattr(run_dir, "write_json", lambda *given: writes.pop(0)(*given))
+    writes = [run_dir.write_json, lambda *_, **__: (_ for _ in ()).throw(OSError(28, "no space left"))]
+    monkeypatch.setattr(run_dir, "write_json", lambda *given, **named: writes.pop(0)(*given, **named))
     with pytest.raises(OSError, match="no space left"), Run.open(tmp_path / "run", "report", config):
         pass
     monkeypatch.undo()

@@ -16,20 +16,27 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
 from selfkd.errors import InputError
 from selfkd.evaluation.backends.chat_response import short
-from selfkd.evaluation.backends.openai_client import USAGE, OpenAIClient, endpoint_settings, saved_usage
+from selfkd.evaluation.backends.openai_client import (
+    USAGE,
+    EndpointSettings,
+    OpenAIClient,
+    endpoint_settings,
+    saved_usage,
+)
 from selfkd.evaluation.config import JudgeConfig
 from selfkd.evaluation.metrics import groups_in
 from selfkd.evaluation.overlap import overlap
 from selfkd.evaluation.samples import keep_whole_lines, read_samples, whole_lines
 from selfkd.evaluation.uncertainty import clustered_stderr, score_interval
 from selfkd.evaluation.verdicts import format_interval
-from selfkd.files import read_json, write_json
+from selfkd.files import in_sole_use, read_json, sync, write_json
+from selfkd.run_dir import LOCK
+from selfkd.terminal import table_console
 
 PROMPT_VERSION = "on-topic-2"  # changes with every character below
 PROMPT = """\
@@ -155,12 +162,17 @@ def judge_run(config: JudgeConfig) -> dict[str, Any]:
     """Returns and writes {benchmark.modality: metrics}: number of wrong responses, of those with a verdict, and the
     share on topic. `judged.json` also names the judge, its prompt, and its agreement with labels.
 
-    Raises InputError where verdicts are missing because the endpoint failed or the budget is spent; what came is
-    written."""
+    Raises InputError where another process evaluates or judges the run, and where verdicts are missing because the
+    endpoint failed or the budget is spent; what came is written."""
     paths = sorted((config.run / "samples").glob("*.jsonl"))
     if not paths:
         raise InputError(f"run: {config.run}: holds no samples (selfkd evaluate writes them)")
     settings = endpoint_settings(config.endpoint)
+    with in_sole_use(config.run, config.run / LOCK):
+        return _judge_run(config, settings, paths)
+
+
+def _judge_run(config: JudgeConfig, settings: EndpointSettings, paths: Sequence[Path]) -> dict[str, Any]:
     wrong = {p: [s for s in read_samples(p) if not s["error"] and not s["correct"]] for p in paths}
     verdicts: dict[Path, dict[str, Any]] = {path: {} for path in paths}
     about: dict[str, Any] = {}
@@ -181,8 +193,10 @@ def judge_run(config: JudgeConfig) -> dict[str, Any]:
     if earlier.get("about"):
         metrics = earlier["metrics"]  # a judge's, which include the lexical measure
     else:
+        if config.model:
+            sync(config.run / JUDGED)
         write_json(output, {"about": about, "metrics": metrics})
-    Console().print(_table(metrics))
+    table_console().print(_table(metrics))
     if config.model:
         print(f"{config.model}: {agreement_sentence(about['agreement'])}")
         missing = [v for by_id in (labels, *verdicts.values()) for v in by_id.values() if not v.get("answered", True)]

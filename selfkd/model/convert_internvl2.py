@@ -9,7 +9,6 @@ Layouts: OpenGVLab/InternVL, internvl_chat/internvl/model (MIT).
 """
 
 import re
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,8 +24,8 @@ from transformers import InternVLConfig, InternVLForConditionalGeneration, Llama
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from selfkd.errors import InputError
-from selfkd.files import follow_umask, write_json
-from selfkd.model.backbones import is_hub_id
+from selfkd.files import check_new, write_folder_atomically, write_json
+from selfkd.hub import is_hub_id, split_revision
 from selfkd.model.checkpoint_files import check_small_files, check_source, read_header, read_json_object, reading
 from selfkd.model.convert_config import ConvertConfig
 from selfkd.model.convert_internvl2_config import check_original
@@ -132,8 +131,7 @@ _FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "tokenization_*.py"]
 
 def convert(config: ConvertConfig) -> Path:
     """Writes and returns `output`: weights, configuration and processor, for `from_pretrained`."""
-    if config.output.exists():
-        raise InputError(f"output: {config.output}: is there already; give another")
+    check_new(config.output)
     if config.shard_gigabytes <= 0:
         raise InputError(f"shard_gigabytes: {config.shard_gigabytes}: must be above 0")
     check_source(config.source, "source")
@@ -142,28 +140,20 @@ def convert(config: ConvertConfig) -> Path:
     check_small_files(config.source, "source")
     for path in sorted(config.source.glob("*.safetensors")):
         read_header(path, "source")
-    temporary = config.output.with_name(f".{config.output.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
+    with write_folder_atomically(config.output) as folder:
         with reading(config.source, "source"):
             processor = convert_processor(config.source, original)
             tokenizer = processor.tokenizer
             model_config = internvl_config(original, tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"))
             with torch.device("meta"):
                 model = InternVLForConditionalGeneration(model_config)
-        _write_weights(config, original, model, temporary)
-        processor.save_pretrained(temporary)
+        _write_weights(config, original, model, folder)
+        processor.save_pretrained(folder)
         model_config.architectures = [type(model).__name__]
-        model_config.save_pretrained(temporary)
+        model_config.save_pretrained(folder)
         model.generation_config.eos_token_id = stop_tokens(original, tokenizer)
         model.generation_config.pad_token_id = tokenizer.pad_token_id
-        model.generation_config.save_pretrained(temporary)
-        follow_umask(temporary)
-    except BaseException:
-        shutil.rmtree(temporary)
-        raise
-    temporary.rename(config.output)
+        model.generation_config.save_pretrained(folder)
     return config.output
 
 
@@ -172,7 +162,8 @@ def _downloaded(source: Path) -> Path:
     if source.exists() or not is_hub_id(source):
         return source
     try:
-        return Path(snapshot_download(str(source), allow_patterns=_FILES))
+        name, revision = split_revision(source)
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
     except OSError as error:
         raise InputError(f"source: {source}: no folder, and not available on the hub ({error})") from error
 

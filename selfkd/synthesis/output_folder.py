@@ -7,8 +7,8 @@ from typing import Any
 
 from selfkd.data.example import check_schema_version
 from selfkd.errors import InputError
-from selfkd.files import read_json, write_json
-from selfkd.run_dir import check_same
+from selfkd.files import read_json
+from selfkd.run_dir import check_same, write_settings
 
 PLAN = "plan.json"
 CONTENT_FIELDS = ("source_rows", "source_sha256")  # of the questions in a source's files, which its path does not fix
@@ -24,14 +24,14 @@ def claim(folder: Path, plan: dict[str, Any]) -> None:
     if not path.is_file():
         if others:
             raise InputError(f"{folder}: not empty and not made by this command; give another output")
-        write_json(path, plan)
+        write_settings(path, plan)
     existing = read_json(path)
     wanted = json.loads(json.dumps(plan))
     check_schema_version(path, existing.get("schema_version") if isinstance(existing, dict) else None)
     free = {"output", *CONTENT_FIELDS, *(_ENDPOINT_FIELDS if plan["engine"] == "openai" else ())}
     check_same(existing, wanted, (name for name in wanted if name not in free), f"{folder}: holds other data")
     if not any(folder.glob("*.parquet")):  # no shard yet, so the questions may have been corrected
-        write_json(path, plan)
+        write_settings(path, plan)
     else:
         remedy = "give another output, or delete it to synthesize again"
         names = [name for name in wanted if name in CONTENT_FIELDS]
@@ -48,4 +48,4 @@ def release(folder: Path) -> None:
 def restore_plan(folder: Path, plan: dict[str, Any]) -> None:
     """Writes the plan where a concurrent job released the folder in the meantime."""
     if not (folder / PLAN).is_file():
-        write_json(folder / PLAN, plan)
+        write_settings(folder / PLAN, plan)

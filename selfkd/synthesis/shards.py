@@ -11,7 +11,7 @@ from typing import Any
 
 from selfkd.data.example import REJECTED, Example, groups_of, write_shard
 from selfkd.errors import EngineError, InputError, without_run_details
-from selfkd.files import locked, sha256, strip_folders
+from selfkd.files import locked, replace_durably, sha256, strip_folders
 from selfkd.synthesis.augment import augment
 from selfkd.synthesis.config import EngineName, SynthesizeConfig
 from selfkd.synthesis.pronounceable import ANY
@@ -53,7 +53,7 @@ def _make(
     rejected.unlink(missing_ok=True)  # of an earlier run in which every question was rejected
     if shard.rejected:
         write_shard(rejected, shard.rejected, {"rows": len(shard.rejected)})
-    return partial.rename(config.output / f"{stem}-{sha256(partial)[:NAME_DIGITS]}.parquet")
+    return replace_durably(partial, config.output / f"{stem}-{sha256(partial)[:NAME_DIGITS]}.parquet")
 
 
 def finished_shard(folder: Path, stem: str) -> Path | None:
@@ -84,7 +84,7 @@ class _Shard:
             recorded = self._with_recordings(index, text_example)
             example = recorded or self._with_synthesis(text_example)
             # one text for the teacher's query, the voice and the CTC labels
-            assert example.question == question and (example.spoken_text == question or not recorded)
+            assert example.question == question and (example.spoken_text == question or not recorded)  # noqa: S101 an invariant of this code, no check of input
         except EngineError:
             raise
         except InputError as error:  # no image, no text to synthesize or no audio: nothing to keep
@@ -154,7 +154,7 @@ class _Shard:
 def sample_utterance(config: SynthesizeConfig, voices: dict[str, float], name: str, text: str) -> Utterance:
     """The utterance of an example: voice, rate and pitch are sampled from a hash of the seed and its id."""
     key = hashlib.sha256(f"{config.seed}/{name}".encode()).digest()
-    rng = random.Random(key)
+    rng = random.Random(key)  # noqa: S311 seeded, for the same data in every run; nothing secret
     voice = rng.choices(list(voices), list(voices.values()))[0]
     rate, pitch = rng.randint(*config.rate_wpm), rng.randint(*config.pitch)
     return Utterance(text, voice, rate, pitch, int.from_bytes(key[:3], "big") + 1, name)

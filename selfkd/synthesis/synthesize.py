@@ -15,7 +15,7 @@ from tqdm import tqdm
 from selfkd.credentials import masked
 from selfkd.data.example import MANIFEST, REJECTED, SCHEMA_VERSION, shard_metadata
 from selfkd.errors import InputError
-from selfkd.files import DISK_FULL, sha256, write_json
+from selfkd.files import DISK_FULL, sha256, sync, write_json
 from selfkd.stage_function import stage_function
 from selfkd.synthesis.augment import check_effects
 from selfkd.synthesis.config import SynthesizeConfig
@@ -148,6 +148,7 @@ def _write_manifest(
     }
     for partial in config.output.rglob(".*.parquet*"):  # of jobs that were killed
         partial.unlink(missing_ok=True)
+    sync(config.output)
     write_json(config.output / MANIFEST, manifest)
     first = f", the first because: {rejected[0]['reason']}" if rejected else ""
     skipped = f"; skipped by the source: {_skipped_text(source)}" if source.skipped else ""

@@ -2,7 +2,6 @@
 resumes and ends in the same bytes."""
 
 import atexit
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from selfkd.data.dataset import Examples, open_folders, open_mixture, split_weight
 from selfkd.data.example import MANIFEST, Example
 from selfkd.errors import InputError
-from selfkd.files import follow_umask
+from selfkd.files import write_folder_atomically
 from selfkd.input_hashes import hashes_of_checkpoint, hashes_of_data
 from selfkd.losses import LossConfig, needs_responses
 from selfkd.model.backbones import Source
@@ -32,7 +31,7 @@ from selfkd.run_dir import MODEL, Run, append_log, is_main_process
 from selfkd.training.arguments import check_lora, check_training
 from selfkd.training.config import ADAPTERS, AUDIO_PARTS, LORA, TRAINABLE, TrainConfig
 from selfkd.training.trainable import set_trainable
-from selfkd.training.trainer import RunLog, SelfKDTrainer, mean_loss_and_seconds
+from selfkd.training.trainer import COMPLETE, RunLog, SelfKDTrainer, mean_loss_and_seconds
 from selfkd.training.usable_rows import Use, by_folder, checked_rows, skip_unusable_rows
 from selfkd.training.weight_averaging import WeightAverage
 
@@ -212,12 +211,9 @@ def train(
         seconds = outcome.metrics["train_runtime"]  # for a run too short to have log entries
         result |= {"final_loss": outcome.training_loss, "seconds": seconds} | mean_loss_and_seconds(run.folder)
         shutil.rmtree(run.folder / MODEL, ignore_errors=True)  # from a process that was stopped before `run.finish`
-        temporary = run.folder / f".{MODEL}"
-        shutil.rmtree(temporary, ignore_errors=True)  # from a process that ran into a full disk
-        model.save_pretrained(temporary, state_dict=in_dtypes(weights, dtypes))
-        processor.save_pretrained(temporary)
-        follow_umask(temporary)
-        temporary.rename(run.folder / MODEL)
+        with write_folder_atomically(run.folder / MODEL) as folder:
+            model.save_pretrained(folder, state_dict=in_dtypes(weights, dtypes))
+            processor.save_pretrained(folder)
         run.finish(**result, inputs=run.inputs)
         shutil.rmtree(config.output / CHECKPOINTS, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
@@ -235,16 +231,8 @@ def in_dtypes(weights: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype]) 
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """The newest complete checkpoint (transformers writes `trainer_state.json` last); deletes incomplete ones."""
+    """The newest complete checkpoint; deletes incomplete ones."""
     for path in sorted(folder.glob("checkpoint-*")):
-        if not _is_complete_json(path / "trainer_state.json"):
+        if not (path / COMPLETE).is_file():
             shutil.rmtree(path, ignore_errors=True)
     return get_last_checkpoint(str(folder)) if folder.is_dir() else None
-
-
-def _is_complete_json(path: Path) -> bool:
-    """A full disk leaves a truncated file."""
-    try:
-        return isinstance(json.loads(path.read_text()), dict)
-    except (OSError, ValueError):
-        return False

@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from selfkd.data.dataset import Examples, Mixture, example_metadata
 from selfkd.data.example import Example
 from selfkd.errors import InputError
-from selfkd.files import follow_umask
+from selfkd.files import follow_umask, sync, write_text
 from selfkd.losses import LossConfig, needs_responses, needs_teacher
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
@@ -30,6 +30,7 @@ from selfkd.training.spec_augment import augment_mel
 from selfkd.training.weight_averaging import WeightAverage
 
 TRAINED = "trained.safetensors"
+COMPLETE = "complete"  # the last file of a checkpoint, written once all others are on the disk
 ON_POLICY = "on_policy"  # key of a batch whose responses are the student's
 # arguments of DataLoader that TrainingArguments hold under the prefix "dataloader_"
 _LOADING = ("num_workers", "pin_memory", "persistent_workers", "prefetch_factor", "multiprocessing_context", "in_order")
@@ -195,13 +196,25 @@ class SelfKDTrainer(Trainer):
 
     def _random(self, key: str) -> random.Random:
         """Random numbers that depend on key, seed and step only: the same on every rank and after a resume."""
-        return random.Random(f"{key}/{self.args.seed}/{self.state.global_step}")
+        return random.Random(f"{key}/{self.args.seed}/{self.state.global_step}")  # noqa: S311 seeded, for the same data in every run; nothing secret
 
     def _save_checkpoint(self, model, trial) -> None:
-        if self.average:  # before the Trainer's state, which marks a checkpoint as complete
-            folder = Path(str(self.args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        checkpoints = str(self.args.output_dir)
+        folder = Path(checkpoints) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if self.average:
             self.average.save(folder, self.accelerator.unwrap_model(self.model), self.args.should_save)
-        super()._save_checkpoint(model, trial)
+        # the Trainer would delete older checkpoints before this one is on the disk
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()  # each process has files of its own in the folder
+        if self.args.should_save:
+            sync(folder)
+            write_text(folder / COMPLETE, "")
+            sync(folder.parent, recursive=False)
+            rotate_checkpoints(output_dir=checkpoints, save_total_limit=limit, use_mtime=True)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Saves trainable weights only; frozen ones are unchanged in the model that the run started from."""
