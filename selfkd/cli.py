@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import fields
 from importlib import import_module
@@ -23,6 +23,7 @@ from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 from selfkd.credentials import masked_message
 from selfkd.errors import InputError
 from selfkd.files import is_disk_full
+from selfkd.terminal import plain_output
 from selfkd.version import __version__
 
 # OpenMP threads that spin while they wait slow down other processes; torch reads this when it is imported
@@ -158,8 +159,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs one command. Returns 0 on success, 2 for invalid input, 130 after Ctrl-C, 141 when the reader of its output
     has closed the pipe (`selfkd ... | head`)."""
     try:
-        code = _run(arguments)
-        sys.stdout.flush()
+        with plain_output(sys.stdout, sys.stderr):
+            code = _run(arguments)
+            sys.stdout.flush()
         return code
     except BrokenPipeError:
         with suppress(OSError, ValueError):  # otherwise the interpreter would flush again at exit, and print a warning
@@ -190,7 +192,7 @@ def _run(arguments: list[str] | None) -> int:
             raise
         # an error from a data loader's worker begins with the worker's traceback; a library's may have several lines
         line = " ".join(str(error).rpartition("InputError: ")[2].split())
-        print(f"selfkd {name}: {masked_message(line, arguments)}", file=sys.stderr)
+        print(f"selfkd {name}: {masked_message(line, arguments, _recipes(arguments))}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         raise
@@ -203,11 +205,20 @@ def _run(arguments: list[str] | None) -> int:
             line = f"{error.filename}: {error.strerror}" if error.filename else str(error) or type(error).__name__
         else:
             raise
-        print(f"selfkd {name}: {' '.join(line.split())}", file=sys.stderr)
+        line = masked_message(" ".join(line.split()), arguments, _recipes(arguments))
+        print(f"selfkd {name}: {line}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\nselfkd {name}: interrupted; the same command resumes", file=sys.stderr)
         return 130
+
+
+def _recipes(arguments: list[str]) -> Iterator[Any]:
+    """The values of the recipes on a command line that can be read; messages may repeat them."""
+    for before, path in pairwise(argument for given in arguments for argument in given.split("=", 1)):
+        if before == RECIPE:
+            with suppress(OSError, ValueError, RecursionError, yaml.YAMLError):
+                yield yaml.safe_load(Path(path).read_text(encoding="utf-8"))
 
 
 def parse_command(name: str, arguments: list[str]) -> tuple[Any, Callable[[Any], Any]]:
@@ -295,7 +306,7 @@ def _recipe_with_lists(path: str, lists: Mapping[str, Any]) -> str:
     """The path of a recipe, or its YAML text with comma-separated lists as YAML lists."""
     try:
         text = Path(path).read_text(encoding="utf-8")
-        values, as_strings = yaml.safe_load(text), yaml.load(text, yaml.BaseLoader)
+        values, as_strings = yaml.safe_load(text), yaml.load(text, yaml.BaseLoader)  # noqa: S506  # nosec B506 it makes strings only
     except (OSError, ValueError, yaml.YAMLError):
         return path  # the parser reports the error
     changed = {}

@@ -2,7 +2,8 @@
 
 Everything that a run writes or prints passes through `masked`: configurations, command lines, names of endpoints, error
 messages. Values with a secret's name or position are masked, and so are values that may be secret: in a URL's query all
-but a few names that are known to be harmless.
+but a few names that are known to be harmless, and in the fields of a request (`endpoint.extra`) all texts but short
+ones and plain words.
 """
 
 import base64
@@ -19,6 +20,9 @@ import yaml
 from selfkd.errors import InputError
 
 MASK = "***"
+_OPEN_FIELDS = {"endpoint", "extra"}  # keys and values of a request are the endpoint's, and unknown here
+_MAX_OPEN_CHARACTERS = 7  # of a text in them that is no plain words and yet is shown
+_PLAIN_WORDS = re.compile(r"[a-z]+(?:[ _-][a-z]+)*")
 _MIN_CHARACTERS = 4  # of a secret that is searched for in texts: shorter ones occur in too many words
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>`\\]*")
 _NO_SCHEME = re.compile(r"[^\s/:@]*:\S*@\S+")  # user:password@host without a scheme
@@ -69,16 +73,18 @@ def read_endpoint(url: str, name: str = "url") -> EndpointURL:
     return EndpointURL(f"{parts.scheme}://{host_and_port}{parts.path}", shown, headers, query, tuple(secrets_in(url)))
 
 
-def masked(value: Any, name: str = "") -> Any:
-    """A value of JSON without its credentials; `name` is the name of its field. Other text is kept."""
+def masked(value: Any, name: str = "", is_open: bool = False) -> Any:
+    """A value of JSON without its credentials; `name` is the name of its field, `is_open` whether it is within a
+    request's fields. Other text is kept."""
+    is_open = is_open or name in _OPEN_FIELDS
     if isinstance(value, Mapping):
         hides = name.lower() in _HOLD_SECRETS
-        return {k: MASK if hides and isinstance(v, str) else masked(v, str(k)) for k, v in value.items()}
+        return {k: MASK if hides and isinstance(v, str) else masked(v, str(k), is_open) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [masked(v, name) for v in value]
+        return [masked(v, name, is_open) for v in value]
     if not isinstance(value, str) or not value:
         return value
-    if _is_secret(name):
+    if _is_secret(name) or (is_open and _may_be_secret(value, name)):
         return MASK
     return masked_url(value) if _is_url(value, name) else masked_text(value)
 
@@ -108,22 +114,24 @@ def masked_command(arguments: Sequence[str]) -> list[str]:
     return [without(masked_text(argument), secrets) for argument in arguments]
 
 
-def masked_message(message: str, arguments: Sequence[str]) -> str:
-    """A message of a command without the credentials of its arguments."""
-    return without(masked_text(message), _secrets_of_command(arguments))
+def masked_message(message: str, arguments: Sequence[str], recipes: Iterable[Any] = ()) -> str:
+    """A message of a command without the credentials of its arguments and of its recipes, which are parsed."""
+    return without(masked_text(message), [*_secrets_of_command(arguments), *secrets_in(list(recipes))])
 
 
-def secrets_in(value: Any, name: str = "") -> Iterator[str]:
-    """The credentials in a value of JSON, each verbatim and as it is sent."""
+def secrets_in(value: Any, name: str = "", is_open: bool = False) -> Iterator[str]:
+    """The credentials in a value of JSON, each verbatim and as it is sent; the arguments are those of `masked`."""
+    is_open = is_open or name in _OPEN_FIELDS
     if isinstance(value, Mapping):
         hides = name.lower() in _HOLD_SECRETS
         for k, v in value.items():
-            yield from _secret_and_token(v) if hides and isinstance(v, str) else secrets_in(v, str(k))
+            yield from _secret_and_token(v) if hides and isinstance(v, str) else secrets_in(v, str(k), is_open)
     elif isinstance(value, list | tuple):
         for v in value:
-            yield from secrets_in(v, name)
+            yield from secrets_in(v, name, is_open)
     elif isinstance(value, str) and value:
-        yield from _secret_and_token(value) if _is_secret(name) else _in_text(value)
+        is_secret = _is_secret(name) or (is_open and _may_be_secret(value, name))
+        yield from _secret_and_token(value) if is_secret else _in_text(value)
 
 
 def without(text: str, secrets: Iterable[str]) -> str:
@@ -139,12 +147,13 @@ def _secrets_of_command(arguments: Sequence[str]) -> Iterator[str]:
     for argument in arguments:
         flag, equals, value = argument.partition("=") if argument.startswith("--") else (before, "=", argument)
         before = "" if equals else flag
-        name = flag.rpartition(".")[2].lstrip("-")
+        path, _, name = flag.lstrip("-").rpartition(".")
+        is_open = not _OPEN_FIELDS.isdisjoint(path.split("."))
         if equals and value[:1] in ("{", "["):  # a mapping or a list, as the parser accepts it
             with suppress(yaml.YAMLError):
-                yield from secrets_in(yaml.safe_load(value), name)
+                yield from secrets_in(yaml.safe_load(value), name, is_open)
         if equals:
-            yield from secrets_in(value, name)
+            yield from secrets_in(value, name, is_open)
 
 
 def _is_url(text: str, name: str = "") -> bool:
@@ -155,6 +164,11 @@ def _is_url(text: str, name: str = "") -> bool:
 
 def _is_secret(name: str) -> bool:
     return bool(_SECRET & set(re.split(r"[^a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())))
+
+
+def _may_be_secret(text: str, name: str) -> bool:
+    is_plain = len(text) <= _MAX_OPEN_CHARACTERS or _PLAIN_WORDS.fullmatch(text) or name.lower() in _HARMLESS
+    return not is_plain
 
 
 def _masked_pair(pair: str) -> str:

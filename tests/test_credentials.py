@@ -2,7 +2,13 @@
 
 import base64
 import json
+import stat
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qsl, quote, urlsplit
 
 import pytest
@@ -125,6 +131,125 @@ def test_a_run_writes_and_prints_no_secret(data, tmp_path_factory, monkeypatch, 
     for one in (password, key, header, pair):
         for form in (one, quote(one, safe=""), json.dumps(one)[1:-1]):
             assert form not in printed and not [p for p, text in written.items() if form in text], (form, one)
+
+
+class _Echo(BaseHTTPRequestHandler):
+    """Refuses every request, and repeats all of it but the messages."""
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        request = [self.path, dict(self.headers), {k: v for k, v in body.items() if k != "messages"}]
+        key = self.headers["Authorization"].rpartition(" ")[2]
+        content = json.dumps({"error": {"message": f"no such key: {key}, in {json.dumps(request)}"}}).encode()
+        self.server.seen.append(json.dumps(request))
+        self.send_response(400)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+
+@contextmanager
+def echoing_endpoint() -> Iterator[ThreadingHTTPServer]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Echo)
+    server.seen = []
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+
+
+CANARIES = {
+    where: f"canary{i}-Zq7{where}9x"
+    for i, where in enumerate(("password", "query", "header", "field", "list", "nested", "cookie", "key", "hub"))
+}
+
+
+@pytest.fixture
+def given_everywhere(monkeypatch):
+    """(URL without host, endpoint settings): a secret wherever there may be one."""
+    c = CANARIES
+    monkeypatch.setenv("OPENAI_API_KEY", c["key"])
+    monkeypatch.setenv("HF_TOKEN", c["hub"])
+    extra = {
+        "extra_headers": {"X-Any": c["header"], "Cookie": f"s={c['cookie']}"},
+        "session": c["field"],
+        "many": [c["list"]],
+        "metadata": {"inner": {"api_key": c["nested"]}},
+        "reasoning_effort": "low",
+    }
+    return f"http://me:{c['password']}@{{}}/v1?key={c['query']}", {"max_retries": 0, "extra": extra}
+
+
+@pytest.mark.slow
+def test_no_command_writes_or_prints_a_planted_secret(given_everywhere, data, tmp_path, monkeypatch, capfd):
+    """sec_13: in the URL, headers, fields of the request and the environment; on the command line and in a recipe,
+    with an endpoint that repeats them all; in every file, on stdout and on stderr."""
+    url, endpoint = given_everywhere
+    out, recipes = tmp_path / "out", tmp_path / "recipes"
+    recipes.mkdir()
+
+    def selfkd(*arguments, code=0):
+        arguments = list(map(str, arguments))
+        monkeypatch.setattr(sys, "argv", ["selfkd", *arguments])
+        assert main(arguments) == code, (arguments, capfd.readouterr().err)
+
+    with echoing_endpoint() as server:
+        url = url.format(f"127.0.0.1:{server.server_port}")
+        settings_flag = ["--endpoint", json.dumps(endpoint)]
+        selfkd("evaluate", "selfkd-tiny", "--data", data, "--limit", 4, "--output", out / "tiny")
+        remote = ["evaluate", "m", "--data", data, "--limit", 2, "--keep_failures", "true"]
+        selfkd(*remote, "--url", url, *settings_flag, "--output", out / "flags")
+        fields = [f"--endpoint.extra.{n}={json.dumps(v)}" for n, v in endpoint["extra"].items()]
+        selfkd(*remote, "--url", url, *fields, "--endpoint.max_retries=0", "--output", out / "dotted")
+        recipe = {"url": url, "endpoint": endpoint}
+        without_password = f"{url.partition('//')[0]}//{url.partition('@')[2]}"  # then the key is sent
+        selfkd(*remote, "--url", without_password, *settings_flag, "--output", out / "key")
+        (recipes / "evaluate.yaml").write_text(json.dumps(recipe))
+        selfkd(*remote, "--recipe", recipes / "evaluate.yaml", "--output", out / "recipe")
+        (recipes / "wrong.yaml").write_text(json.dumps({**recipe, "endpoint": [endpoint["extra"]]}))
+        selfkd(*remote, "--recipe", recipes / "wrong.yaml", "--output", out / "wrong", code=2)
+        (recipes / "unknown.yaml").write_text(json.dumps({"url": url, "endpoint": {**endpoint, "no_such": "field"}}))
+        selfkd(*remote, "--recipe", recipes / "unknown.yaml", "--output", out / "unknown", code=2)
+        selfkd("judge", out / "tiny", "--model", "m", "--url", url, *settings_flag, code=2)
+        engine = ["--source", "world", "--count", 2, "--engine", "openai", "--voices", "alloy", "--processes", 1]
+        selfkd("synthesize", *engine, "--engine_path", url, "--output", out / "speech", code=2)
+        synthesis = json.dumps({"engine": "openai", "engine_path": url, "asr_filter": f"{url}/x"})
+        benchmark = ["--benchmarks", "mme", "--synthesis", synthesis, "--cache", out / "cache", "--output", out / "b"]
+        selfkd("evaluate", "m", "--url", url, *benchmark, *settings_flag, code=2)
+        assert not [c for where, c in CANARIES.items() if where != "hub" and c not in "".join(server.seen)
+                    and where != "password"]  # fmt: skip
+    selfkd("report", out / "tiny", out / "flags", out / "recipe", "--output", out / "report.html")
+    selfkd("compare", out / "tiny", "--output", out / "compared")
+    printed = "".join(capfd.readouterr())
+    written = {p: p.read_bytes().decode(errors="replace") for p in out.rglob("*") if p.is_file()}
+    basic = base64.b64encode(f"me:{CANARIES['password']}".encode()).decode()
+    for secret_text in (*CANARIES.values(), basic):
+        assert secret_text not in printed
+        assert not [p for p, text in written.items() if secret_text in text], secret_text
+    config = json.loads(written[out / "flags" / "config.json"])
+    assert config["endpoint"]["extra"]["reasoning_effort"] == "low" and config["endpoint"]["extra"]["session"] == MASK
+    for run in ("flags", "recipe", "dotted"):
+        assert stat.S_IMODE((out / run / "config.json").stat().st_mode) == 0o600
+    assert stat.S_IMODE((out / "flags" / "provenance.json").stat().st_mode) == 0o600
+    assert stat.S_IMODE((out / "tiny" / "config.json").stat().st_mode) == 0o666 & ~_umask()
+
+
+def _umask() -> int:
+    return int(next(li for li in Path("/proc/self/status").read_text().splitlines() if "Umask" in li).split()[1], 8)
+
+
+@few
+@given(text=st.text(st.characters(codec="ascii", categories=["L", "N", "P"]), min_size=7, max_size=30))
+def test_texts_of_a_request_that_may_be_secret_are_masked_in_every_field(text):
+    held = {"endpoint": {"extra": {"no such field": f"{text}7", "of many": [{"a": f"{text}7"}], "effort": "very low"}}}
+    shown = {"no such field": MASK, "of many": [{"a": MASK}], "effort": "very low"}
+    assert masked(held) == {"endpoint": {"extra": shown}} and f"{text}7" in set(secrets_in(held))
 
 
 def test_names_of_endpoints_are_masked():

@@ -178,7 +178,7 @@ class OpenAIClient:
         self._key = os.environ.get(KEY_VARIABLE, "").strip() or "none"
         if not (self._key.isascii() and self._key.isprintable()):
             raise InputError(f"{KEY_VARIABLE}: holds characters that no header can carry")
-        self._secrets = [*self._endpoint.secrets, *secrets_in(self.settings.extra)]
+        self._secrets = [*self._endpoint.secrets, *secrets_in(self.settings.extra, "extra")]
 
     @property
     def name(self) -> str:

@@ -15,7 +15,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from selfkd.credentials import read_endpoint, without
+from selfkd.credentials import masked_text, read_endpoint, without
 from selfkd.data.example import language_code
 from selfkd.data.media import decode_audio
 from selfkd.data.resample import resampled
@@ -84,15 +84,15 @@ class EndpointEngine:
     def __post_init__(self) -> None:
         check_installed("openai", "openai")
         self._endpoint = read_endpoint(self.url, "engine_path")
+        self._key = os.environ.get("OPENAI_API_KEY", "").strip() or "none"
 
     @cached_property
     def _client(self) -> Any:
         from openai import OpenAI
 
-        key = os.environ.get("OPENAI_API_KEY", "none")
         return OpenAI(
             base_url=self._endpoint.base or None,
-            api_key=key,
+            api_key=self._key,
             default_headers=self._endpoint.headers,
             default_query=self._endpoint.query,
             max_retries=5,
@@ -121,7 +121,9 @@ class EndpointEngine:
             is_row_error = isinstance(error, InputError) or (
                 isinstance(error, APIStatusError) and error.status_code in _ROW_STATUS_CODES
             )
-            reason = f"engine: {self.name}: {without(without_run_details(str(error)), self._endpoint.secrets)}"
+            # servers repeat keys in their error messages; reasons are written to files
+            secrets = [*self._endpoint.secrets, *([self._key] if self._key != "none" else [])]
+            reason = f"engine: {self.name}: {masked_text(without(without_run_details(str(error)), secrets))}"
             raise (InputError if is_row_error else EngineError)(reason) from error
         return resampled(audio_clip.samples, audio_clip.rate_hz)
 
