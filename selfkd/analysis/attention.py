@@ -83,7 +83,7 @@ class AttentionSums:
             if layer in self.map_layers:
                 by_row_BCT = share_BHCT.mean(1)
                 map_BT = map_BT + torch.einsum("bct,bc->bt", by_row_BCT, weight_BCG[..., ROWS.index("query")])
-        assert isinstance(sums_BHGK, Tensor), "there are no rows"
+        assert isinstance(sums_BHGK, Tensor), "there are no rows"  # noqa: S101 an invariant of this code, no check of input
         self.sums[layer] = sums_BHGK
         if isinstance(map_BT, Tensor):
             self.maps[layer] = map_BT

@@ -64,7 +64,7 @@ def text_query(processor: Any, example: Example, item: PairedItem) -> slice:
     encoded_image = processor.encode_image(example.load_image(), f"example {example.id}")
     before = processor.text_ids(encoded_image.before, example.instruction)
     whole = processor.text_ids(encoded_image.before, example.instruction, example.question, example.answer_format)
-    assert whole == [*item.prefix_ids, *item.text_ids][: len(whole)], f"example {example.id}: tokenized in another way"
+    assert whole == [*item.prefix_ids, *item.text_ids][: len(whole)], f"example {example.id}: tokenized in another way"  # noqa: S101 an invariant of this code, no check of input
     after = common_length(whole[::-1], processor.text_ids(example.answer_format)[::-1])
     start = len(item.prefix_ids)
     return slice(common_length(before, whole) - start, len(whole) - after - start)

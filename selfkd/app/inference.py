@@ -41,7 +41,7 @@ MAX_OPACITY = 0.86  # of the overlay, where attention is zero
 
 def thumbnail(image: Image.Image | None) -> Image.Image:
     """A copy whose longer side has at most `THUMBNAIL_SIDE` pixels; small images keep their size."""
-    assert image is not None, "queries of the app always have an image"
+    assert image is not None, "queries of the app always have an image"  # noqa: S101 an invariant of this code, no check of input
     small = image.copy()
     small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     return small

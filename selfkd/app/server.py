@@ -81,7 +81,7 @@ class PageServer(uvicorn.Server):
             css=page_css(),
         )
         (mounted,) = [route.app for route in outer.routes if isinstance(route, Mount)]
-        assert isinstance(mounted, App)
+        assert isinstance(mounted, App)  # noqa: S101 an invariant of this code, no check of input
         self._mounted = mounted
         settings = uvicorn.Config(
             outer,

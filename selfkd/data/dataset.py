@@ -257,7 +257,7 @@ class Mixture(Examples):
         for folder, (end, first, last) in enumerate(bounds):
             size = len(self.folders[folder])
             for turn in range(first // size, -(-last // size)):
-                order = random.Random(f"mixture/{self.seed}/{folder}/{turn}").sample(range(size), size)
+                order = random.Random(f"mixture/{self.seed}/{folder}/{turn}").sample(range(size), size)  # noqa: S311 seeded, for the same data in every run; nothing secret
                 indices += [end - size + i for i in order[max(0, first - turn * size) : last - turn * size]]
         return indices
 

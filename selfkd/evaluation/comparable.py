@@ -76,7 +76,7 @@ def _setting_difference(first: ModalityRun, second: ModalityRun) -> str:
     name, one, other = found
     if isinstance(one, dict) and isinstance(other, dict):
         inner = first_difference(one, other, sorted({*one, *other}))
-        assert inner is not None
+        assert inner is not None  # noqa: S101 an invariant of this code, no check of input
         name, one, other = f"{name}.{inner[0]}", *inner[1:]
     return _both_values(name, first, one, second, other)
 

@@ -95,7 +95,7 @@ class TextTokenizer:
         return self._pattern.search(normalizer.normalize_str(text)) is not None
 
     def _ids_of_text(self, parts: tuple[str, ...]) -> list[int]:
-        assert self._pattern is not None
+        assert self._pattern is not None  # noqa: S101 an invariant of this code, no check of input
         if getattr(self.tokenizer, "backend_tokenizer", None) is None:
             return [i for part in parts for i in self._ids_without_backend(part)]
         pieces = (

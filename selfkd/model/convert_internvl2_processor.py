@@ -100,11 +100,11 @@ def _tokenizer(source: Path) -> PreTrainedTokenizerBase:
     if is_internlm2(source):
         tokenizer: PreTrainedTokenizerBase = internlm2_tokenizer(source, _IMAGE_TOKENS)
     else:
-        known = AutoTokenizer.from_pretrained(source).get_vocab()
+        known = AutoTokenizer.from_pretrained(source).get_vocab()  # nosec B615 a folder
         for token in _IMAGE_TOKENS.values():  # transformers would append a missing one with a new id
             if token not in known:
                 raise InputError(f"source: {source}: the tokenizer has no token {token!r}")
-        tokenizer = AutoTokenizer.from_pretrained(source, extra_special_tokens=_IMAGE_TOKENS)
+        tokenizer = AutoTokenizer.from_pretrained(source, extra_special_tokens=_IMAGE_TOKENS)  # nosec B615 a folder
     for i, added in added_tokens(source).items():
         found = tokenizer.convert_tokens_to_ids(added.content)
         if found != i:

@@ -173,7 +173,7 @@ class OmniModel(PreTrainedModel):
 
     def ctc_outputs(self, mel_BFM: Tensor, mel_mask_BM: Tensor) -> CTCOutputs:
         """The outputs of a CTC projector's heads, without audio embeddings."""
-        assert isinstance(self.projector, CTCProjector), "only a CTC projector has CTC outputs"
+        assert isinstance(self.projector, CTCProjector), "only a CTC projector has CTC outputs"  # noqa: S101 an invariant of this code, no check of input
         frames = encode_mel(self.speech_encoder, mel_BFM, mel_mask_BM, self.config.pad_to_window)
         return self.projector.ctc_outputs(*frames)
 
@@ -217,9 +217,9 @@ class OmniModel(PreTrainedModel):
         model's `forward`.
         """
         if paired is not None:
-            assert loss_function is not None, "paired needs a loss_function"
+            assert loss_function is not None, "paired needs a loss_function"  # noqa: S101 an invariant of this code, no check of input
             return loss_function(self, paired)
-        assert input_ids is not None, "input_ids or paired"
+        assert input_ids is not None, "input_ids or paired"  # noqa: S101 an invariant of this code, no check of input
         if not audio_inputs:
             return self.vlm(input_ids=input_ids, attention_mask=attention_mask, **vlm_inputs)
         if self.config.llm_lora is not None:

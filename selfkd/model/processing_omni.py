@@ -34,7 +34,7 @@ from selfkd.model.features import check_duration, group_by_key, join_inputs, log
 from selfkd.model.projectors import stacked_length
 from selfkd.model.speech_encoder import encoder_frames
 
-AUDIO_TOKEN = "<speech>"
+AUDIO_TOKEN = "<speech>"  # noqa: S105 a token of text
 _EXTRACTOR_FOLDER = "audio"  # subfolder of the feature extractor's configuration
 _TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 

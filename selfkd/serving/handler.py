@@ -84,7 +84,7 @@ class ChatCompletionHandler(Response):
             if request.stream:
                 await self._stream(first, events, shared, request, prepared, send)
                 return
-            assert isinstance(first, Done)
+            assert isinstance(first, Done)  # noqa: S101 an invariant of this code, no check of input
             counts = usage(prepared.prompt_tokens, first.completion_tokens)
             await JSONResponse(completion(shared, first.text, first.finish_reason, counts))(scope, receive, send)
         finally:

@@ -86,12 +86,12 @@ def _routes(state: ServerState) -> APIRouter:
 
 
 async def _refused_error(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RefusedError)
+    assert isinstance(error, RefusedError)  # noqa: S101 an invariant of this code, no check of input
     return error_response(error)
 
 
 async def _http_error(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)
+    assert isinstance(error, HTTPException)  # noqa: S101 an invariant of this code, no check of input
     return error_response(RefusedError(error.status_code, str(error.detail)))
 
 

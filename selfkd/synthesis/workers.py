@@ -52,7 +52,7 @@ def server_context() -> Any:
     context.set_forkserver_preload(PRELOAD)
     settings = current_process()._config  # type: ignore[attr-defined]
     if len(tempfile.gettempdir()) > MAX_TEMP_FOLDER and "tempdir" not in settings:
-        settings["tempdir"] = folder = tempfile.mkdtemp(prefix="pymp-", dir="/tmp")
+        settings["tempdir"] = folder = tempfile.mkdtemp(prefix="pymp-", dir="/tmp")  # nosec B108 a folder of mode 700 with a random name
         util.Finalize(None, shutil.rmtree, args=(folder, True), exitpriority=-100)
     if current_thread() is main_thread():
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server inherits it: ctrl-C is this process's
@@ -119,7 +119,7 @@ def _end_with_parent(sockets: str) -> None:
     parent only: an engine that it ended would cost a row."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
-    assert parent is not None
+    assert parent is not None  # noqa: S101 an invariant of this code, no check of input
 
     def watch() -> None:
         wait([parent.sentinel])

@@ -44,7 +44,7 @@ def distill(config: DistillConfig) -> dict[str, Any]:
         processor = None if checkpoint is None else checkpoint.processor
         rows = rows_to_skip(config, processor, model_config, loss_config)
         return estimate(config, model_config, processor, loss_config, rows)
-    assert checkpoint is not None, "only a dry run can do without a checkpoint"
+    assert checkpoint is not None, "only a dry run can do without a checkpoint"  # noqa: S101 an invariant of this code, no check of input
     check_data(config)
     processor = checkpoint.processor
     start = [("model", path) for path in checkpoint.paths]
@@ -118,7 +118,7 @@ def _checkpoint(config: DistillConfig) -> CheckpointInfo | None:
 
 def loss_config_of(config: DistillConfig, model_config: OmniConfig) -> LossConfig:
     """The loss of a configuration (`resolve_config`); the CTC loss is for models with a CTC projector only."""
-    assert config.divergence is not None, "resolve_config() sets it"
+    assert config.divergence is not None, "resolve_config() sets it"  # noqa: S101 an invariant of this code, no check of input
     return LossConfig(
         alpha=config.alpha,
         temperature=config.temperature,

@@ -74,7 +74,7 @@ class LocalBackend:
 
     @classmethod
     def input_hashes(cls, config: EvaluateConfig, checkpoint: CheckpointInfo | None) -> dict[str, Any]:
-        assert checkpoint is not None
+        assert checkpoint is not None  # noqa: S101 an invariant of this code, no check of input
         return {k: v for path in checkpoint.paths for k, v in hashes_of_checkpoint("model", path).items()}
 
     @classmethod
@@ -82,7 +82,7 @@ class LocalBackend:
     def open(
         cls, config: EvaluateConfig, checkpoint: CheckpointInfo | None, transcriber: Transcriber | None, run: Path
     ) -> Iterator["LocalBackend"]:
-        assert checkpoint is not None
+        assert checkpoint is not None  # noqa: S101 an invariant of this code, no check of input
         yield cls(checkpoint, transcriber, config.batch_size, config.max_new_tokens, config.likelihood)
 
     def predict(self, examples: ExampleFolder, wanted: Mapping[EvalModality, Sequence[int]]) -> Predictions:

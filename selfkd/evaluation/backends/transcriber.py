@@ -68,5 +68,5 @@ class Transcriber:
 
 def transcribe(transcriber: Transcriber | None, examples: Sequence[Example], language: str) -> list[str]:
     """The transcripts that a cascade gives its model as text queries; see `cascade.predict_both_forms`."""
-    assert transcriber is not None, "the modality cascade needs a transcriber"
+    assert transcriber is not None, "the modality cascade needs a transcriber"  # noqa: S101 an invariant of this code, no check of input
     return transcriber.transcribe(examples, language)

@@ -105,7 +105,7 @@ def _questions(
             skipped["no caption that is false of it"] += 1
             continue
         # the seed of the sample does not choose the distractor: a question is the same in every sample
-        rng = random.Random(f"stamps-mmalign/{language}/{one.stamp.name}")
+        rng = random.Random(f"stamps-mmalign/{language}/{one.stamp.name}")  # noqa: S311 seeded, for the same data in every run; nothing secret
         false = rng.choice(others)
         shared: dict[str, Any] = {
             "image": one.stamp.path.with_suffix(".png"),

@@ -74,7 +74,7 @@ class ToyWorld(_Generated):
         )
 
     def scene_and_question(self, index: int) -> tuple[Scene, Question]:
-        rng = random.Random(f"{self.name.removesuffix('-noisy')}/{self.split}/{self.seed}/{index}")
+        rng = random.Random(f"{self.name.removesuffix('-noisy')}/{self.split}/{self.seed}/{index}")  # noqa: S311 seeded, for the same data in every run; nothing secret
         question_types = tuple(QUESTION_TYPES) if self.split == "train" else TOY_QUESTION_TYPES
         question_type = question_types[index % len(question_types)]
         for attempt in range(_TRIES):
@@ -91,7 +91,7 @@ class ToyWorld(_Generated):
 
     def _noise(self, index: int) -> random.Random:
         """A generator of its own, so that clean and noisy labels have the same questions."""
-        return random.Random(f"annotator/{self.seed}/{index}")
+        return random.Random(f"annotator/{self.seed}/{index}")  # noqa: S311 seeded, for the same data in every run; nothing secret
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class ToyTranscription(_Generated):
     license: str = "Apache-2.0"
 
     def example(self, index: int) -> Example:
-        rng = random.Random(f"words/{self.split}/{self.seed}/{index}")
+        rng = random.Random(f"words/{self.split}/{self.seed}/{index}")  # noqa: S311 seeded, for the same data in every run; nothing secret
         text = sample_words(sample_scene(self.split, self.seed, index), rng)
         return Example(
             id=f"words-{self.split}-{self.seed}-{index:06d}",
@@ -128,7 +128,7 @@ class ToyMMAlign(_Generated):
     license: str = "Apache-2.0"
 
     def example(self, index: int) -> Example:
-        rng = random.Random(f"mmalign/{self.split}/{self.seed}/{index}")
+        rng = random.Random(f"mmalign/{self.split}/{self.seed}/{index}")  # noqa: S311 seeded, for the same data in every run; nothing secret
         wanted, true_first = ("relation", "attribute")[index % 2], index // 2 % 2 == 0
         attempt, pair = 0, None
         while pair is None or pair[0] != wanted:
@@ -182,7 +182,7 @@ class EasyVQA(_Generated):
 
 @cache
 def _order(seed: int, count: int) -> list[int]:
-    return random.Random(f"easy-vqa/{seed}").sample(range(count), count)
+    return random.Random(f"easy-vqa/{seed}").sample(range(count), count)  # noqa: S311 seeded, for the same data in every run; nothing secret
 
 
 @cache

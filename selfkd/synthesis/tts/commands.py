@@ -84,7 +84,7 @@ class CommandEngine(ABC):
 
     def _run(self, command: Sequence[str]) -> "subprocess.CompletedProcess[str]":
         try:
-            return subprocess.run(
+            return subprocess.run(  # noqa: S603 a list, no shell; the user chose the command
                 command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False,
                 timeout=self._time_limit_seconds,
             )  # fmt: skip
