@@ -3,11 +3,9 @@ the same command at once."""
 
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,7 @@ from chat_server import chat_server
 from examples import training_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kill_points import KILLED, operations_of, run_until
+from kill_points import KILLED, files_at_most, operations_of, run_until
 from processes import Command
 
 from selfkd.cli import main
@@ -153,17 +151,6 @@ def test_killed_before_an_operation_on_a_file_it_ends_in_the_same_bytes(name, da
             assert main(arguments) == (2 if finished else 0)
             assert content(output) == expected, f"killed before operation {number} of {total}"
             assert not [p for p in whole.rglob(".*") if p.is_dir()], "a folder is left over"
-
-
-@contextmanager
-def files_at_most(size: int):
-    """As `ulimit -f`, and as a full disk: each write beyond fails, also those of libraries that are no Python."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.slow

@@ -12,11 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import constants
+from kill_points import KILLED, files_at_most, operations_of, run_until
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerFast
 
+from selfkd.cli import main
 from selfkd.errors import InputError
+from selfkd.files import sha256
 from selfkd.model.backbones import load_vlm_processor
 from selfkd.model.convert_internvl2 import ConvertConfig, convert, internvl_config, read_original_config
 from selfkd.toy_world.scenes import render, sample_scene
@@ -211,6 +214,24 @@ def test_broken_weights_are_named(original, tmp_path):
     path.unlink()
     with pytest.raises(InputError, match="no safetensors file there"):
         convert(ConvertConfig(folder, tmp_path / "out"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("original", ["Hermes-2"], indirect=True)
+def test_killed_or_without_space_it_leaves_no_folder_and_the_same_command_resumes(original, tmp_path, capsys):
+    whole, output = tmp_path / "whole", tmp_path / "output"
+    arguments = ["convert", "--source", str(original[0]), "--output", str(output)]
+    total = operations_of([*arguments[:-1], whole], tmp_path, tmp_path / "count")
+    expected = {path.name: sha256(path) for path in whole.iterdir()}
+    for number in (2, total // 2, total - 1):  # the last one gives the lock back
+        assert run_until(arguments, tmp_path, number) == KILLED
+        assert not output.exists()
+    with files_at_most(3_000):
+        assert main(arguments) == 2
+    assert "selfkd convert: no space left on the disk" in capsys.readouterr().err and not output.exists()
+    assert main(arguments) == 0
+    assert {path.name: sha256(path) for path in output.iterdir()} == expected
+    assert not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize("original", ["Hermes-2"], indirect=True)

@@ -1,8 +1,10 @@
-"""A command that ends, as if killed, before its Nth operation on a file of a folder: without cleanup or message."""
+"""A disk without space, and a command that ends before its Nth operation on files: as if killed, without cleanup."""
 
 import os
+import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,3 +52,14 @@ def operations_of(arguments: Sequence[Any], folder: Path, scratch: Path) -> int:
     """The number of operations of a whole command, whose outputs are in `folder`."""
     assert run_until(arguments, folder, 0, scratch) == 0, arguments
     return int(scratch.read_text())
+
+
+@contextmanager
+def files_at_most(size: int) -> Iterator[None]:
+    """As `ulimit -f`, and as a full disk: each write beyond fails, also those of libraries that are no Python."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
