@@ -6,6 +6,7 @@ what is wrong; the caller adds file, row and field.
 """
 
 import io
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,12 +18,20 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageChops, ImageCms, UnidentifiedImageError
 
 from selfkd.data.audio_files import OpenedAudio, open_audio
+from selfkd.data.image_limits import check_structure, check_tags
+from selfkd.data.quiet import quiet_libraries
 from selfkd.errors import InputError, reason_of, without_run_details
 
-MAX_PIXELS = 64_000_000  # an image with more is no photograph but an attack on memory
+# Pillow's warnings about metadata: nobody can mend them, and data would write into the log
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+MAX_PIXELS = 50_000_000  # an image with more is no photograph but an attack on memory
+MAX_PIXELS_OF = {"WEBP": MAX_PIXELS // 2}  # whose decoder holds two copies more
 WEB_FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # accepted from clients of the server
-# Pillow knows some forty formats, among them one that starts Ghostscript; JPEG includes what phones call MPO
-FORMATS = (*WEB_FORMATS, "TIFF", "BMP", "PPM", "AVIF")
+# Pillow knows some forty formats, among them one that starts Ghostscript, and several that it decodes in Python, a byte
+# at a time; JPEG includes what phones call MPO
+FORMATS = (*WEB_FORMATS, "TIFF", "BMP", "AVIF")
+STRIP_PIXELS = 4_000_000  # converted at once: whole copies of an image would take several times its memory
 
 MAX_SAMPLES = 64_000_000  # of a clip, all channels: 30 s of 8 at 96 kHz have 23 million
 RATES_HZ = range(4_000, 384_001)
@@ -43,22 +52,22 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, formats: Sequence[st
     InputError for bytes that are no image of the `formats`, are truncated, have over `max_pixels` pixels, or have
     values whose black and white are not known.
     """
-    with _opened(data, formats) as image:
-        width, height = image.size
-        if width * height > max_pixels:
-            raise InputError(f"{width} x {height} pixels are too many, at most {max_pixels} are accepted")
-        return _decoded(image)
+    with _opened(data, formats, max_pixels) as pil_image:
+        image, orientation = _decoded(pil_image), _orientation(pil_image)
+        pil_image.close()  # its memory, before a turned copy takes as much
+    return _upright(image, orientation)
 
 
 def stored_image(data: bytes) -> bytes:
     """The bytes to store of an image file: its own where any reader decodes the same pixels, else a PNG of the result
     of `decode_image`. Raises InputError as that does."""
-    image = decode_image(data)
     with _opened(data, FORMATS) as pil_image:
-        if pil_image.mode in _PLAIN and "transparency" not in pil_image.info:
-            return data
-        if pil_image.mode in ("RGBA", "LA") and pil_image.getchannel("A").getextrema() == (255, 255):
-            return data
+        is_same = pil_image.mode in _PLAIN and "transparency" not in pil_image.info
+        if pil_image.mode in ("RGBA", "LA"):
+            is_same = pil_image.getchannel("A").getextrema() == (255, 255)
+    image = decode_image(data)
+    if is_same:
+        return data
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()
@@ -77,14 +86,14 @@ def is_plain(data: bytes) -> bool:
     upright, opaque, of 8 bits."""
     with suppress(InputError), _opened(data, FORMATS) as image:
         is_opaque = image.mode in _PLAIN and "transparency" not in image.info
-        return is_opaque and _orientation(image) == 1 and getattr(image, "n_frames", 1) == 1
+        return is_opaque and _orientation(image) == 1 and not getattr(image, "is_animated", False)
     return False
 
 
 def rgb(image: Image.Image) -> Image.Image:
     """An image that Pillow has opened, as `decode_image` would decode it; raises InputError as that does."""
     with _image_errors():
-        return _decoded(image)
+        return _upright(_decoded(image), _orientation(image))
 
 
 _PLAIN = ("1", "L", "P", "RGB", "RGBX", "YCbCr", "CMYK", "HSV")  # modes that `Image.convert("RGB")` converts correctly
@@ -92,15 +101,24 @@ _TRANSPOSED = range(5, 9)  # EXIF orientations that swap width and height
 
 
 @contextmanager
-def _opened(data: bytes, formats: Sequence[str]) -> Iterator[Image.Image]:
+def _opened(data: bytes, formats: Sequence[str], max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """The header of an image whose pixels may be decoded: every limit holds."""
+    check_structure(data)
     with _image_errors(), Image.open(io.BytesIO(data), formats=tuple(formats)) as image:
+        width, height = image.size
+        max_pixels = min(max_pixels, MAX_PIXELS_OF.get(image.format or "", max_pixels))
+        if width * height > max_pixels:
+            raise InputError(f"{width} x {height} pixels are too many, at most {max_pixels} are accepted")
+        if getattr(image, "tile", None) and image.tile[0][0] == "bmp_rle":  # Pillow decodes it in Python
+            raise InputError("a run-length encoded BMP; save it as PNG")
         yield image
 
 
 @contextmanager
 def _image_errors() -> Iterator[None]:
     try:
-        yield
+        with quiet_libraries():
+            yield
     except InputError:
         raise
     except UnidentifiedImageError as error:  # its own message holds the address of an object
@@ -125,12 +143,17 @@ def _decoded(pil_image: Image.Image) -> Image.Image:
         raise InputError("16-bit colors of which one is transparent: Pillow does not keep all of their bits")
     if key is not None:
         key = _scaled_key(key, pil_image.mode, stored)
-    image = _on_white(_eight_bits(pil_image, top, is_inverted), pil_image if key is not None else None, key)
-    return _upright(pil_image, image)
+    width, height = pil_image.size
+    rows = max(1, STRIP_PIXELS // max(1, width))
+    image = Image.new("RGB", pil_image.size)
+    for at in range(0, height, rows):
+        part = pil_image.crop((0, at, width, min(at + rows, height)))
+        image.paste(_on_white(_eight_bits(part, top, is_inverted), part if key is not None else None, key), (0, at))
+    return image
 
 
-def _upright(pil_image: Image.Image, image: Image.Image) -> Image.Image:
-    turn = _TURNS.get(_orientation(pil_image))
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    turn = _TURNS.get(orientation)
     image = image if turn is None else image.transpose(turn)
     image.info.clear()  # its EXIF orientation is applied: later readers must not rotate the pixels again
     return image
@@ -146,6 +169,8 @@ _TURNS = {
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation; 1, upright, where there is none or it cannot be read."""
     with suppress(Exception):
+        if text := image.info.get("Raw profile type exif"):  # in a PNG of older tools, in hexadecimal
+            check_tags(bytes.fromhex("".join(text.split("\n")[3:])), "EXIF")
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     return 1
 
@@ -219,8 +244,8 @@ def _whitest(image: Image.Image, file_format: str | None) -> float | None:
     if image.mode.startswith("I;16"):
         bits = image.tag_v2.get(ExifTags.Base.BitsPerSample, (16,)) if hasattr(image, "tag_v2") else (16,)
         return 2 ** int(np.atleast_1d(bits)[0]) - 1
-    # both formats are of 16 bits; older versions of Pillow give those of PNG as 32
-    return 65_535 if image.mode == "I" and file_format in ("PNG", "PPM") else None
+    # older versions of Pillow give the 16 bits of PNG as 32
+    return 65_535 if image.mode == "I" and file_format == "PNG" else None
 
 
 def _is_white_zero(image: Image.Image) -> bool:
@@ -324,7 +349,8 @@ def _open(source: bytes | Path) -> Iterator[BinaryIO]:
 @contextmanager
 def _audio_errors() -> Iterator[None]:
     try:
-        yield
+        with quiet_libraries():
+            yield
     except InputError:
         raise
     except OSError as error:

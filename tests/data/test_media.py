@@ -130,7 +130,7 @@ def test_palettes_and_their_transparency():
 @FEW
 @given(
     values=arrays(np.uint16, st.tuples(st.integers(1, 5), st.integers(1, 9))),
-    kind=st.sampled_from(["PNG", "TIFF", "PPM"]),
+    kind=st.sampled_from(["PNG", "TIFF"]),
 )
 def test_sixteen_bits_are_scaled_by_their_range(values, kind):
     """data_01_gray16"""
@@ -145,7 +145,6 @@ def test_values_of_other_ranges():
     expected = np.round(RAMP / 257)
     for data in (
         saved(Image.fromarray((RAMP / 65535).astype(np.float32)), "TIFF"),
-        saved(Image.fromarray((RAMP / 65535).astype(np.float32)), "PPM"),
         saved(Image.fromarray(RAMP.astype(">u2")), "TIFF"),
     ):
         assert np.abs(pixels_of(data)[..., 0] - expected).max() <= 1
@@ -178,7 +177,7 @@ def test_sixteen_bit_colors_of_which_one_is_transparent_are_refused():
 @FEW
 @given(
     pixels=PIXELS,
-    form=st.sampled_from([*((kind, {}) for kind in ("PNG", "TIFF", "BMP", "PPM")), *COMPRESSED]),
+    form=st.sampled_from([*((kind, {}) for kind in ("PNG", "TIFF", "BMP")), *COMPRESSED]),
     mode=st.sampled_from(["RGB", "L", "1"]),
 )  # fmt: skip
 def test_lossless_formats_are_decoded_without_loss(pixels, form, mode):
@@ -219,7 +218,7 @@ def test_an_applied_orientation_is_removed():
 @given(st.data())
 def test_any_truncation_is_refused_or_changes_nothing(data):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 24, 3), dtype=np.uint8))
-    kind = data.draw(st.sampled_from(["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM"]))
+    kind = data.draw(st.sampled_from(["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"]))
     whole = saved(image, kind)
     cut = data.draw(st.integers(1, len(whole) - 1))
     try:

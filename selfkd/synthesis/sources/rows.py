@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from selfkd.data.as_text import check_text, refuse_utf16, valid_unicode
 from selfkd.data.audio_files import SUFFIXES
 from selfkd.data.example import SAMPLE_RATE_HZ, Example, image_hash
+from selfkd.data.image_limits import MAX_BYTES
 from selfkd.data.image_placeholders import IMAGE_PLACEHOLDER, leftover_image_placeholder, strip_image_placeholder
 from selfkd.data.lazy_images import LazyImage
 from selfkd.data.media import decode_audio, stored_image
@@ -70,7 +71,6 @@ def json_records(path: Path, opening: str = r"\s*\[", decoder: json.JSONDecoder 
         raise InputError(f"path: {path}: record {number}: not JSON ({error.msg})") from error
 
 
-MAX_BYTES = 50_000_000
 PAUSE_SECONDS = 0.3  # between the clips of a question
 UNANSWERED = "no question or answer"  # why a row is skipped
 
