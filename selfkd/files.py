@@ -9,11 +9,12 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from selfkd.errors import InputError
 
@@ -200,6 +201,15 @@ def path_within(folder: Path, name: str | Path) -> Path:
     if found.is_relative_to(root) or (snapshots and found.is_relative_to(snapshots.with_name("blobs"))):
         return path
     raise InputError(f"{name}: leads out of the folder {folder}")
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A file for reading. Raises InputError for a pipe or a device, which could hang, and OSError as `Path.open`."""
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe without a writer would block
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise InputError(f"{path}: no regular file")
+    return os.fdopen(file, "rb")
 
 
 def check_name(name: str) -> None:

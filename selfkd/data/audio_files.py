@@ -23,6 +23,14 @@ SUFFIXES = (
     ".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga", ".m4a", ".mp4", ".aac", ".webm", ".3gp", ".amr", ".aif", ".aiff",
 )  # fmt: skip
 FFMPEG_FORMATS = {"mp4": "mov", "webm": "matroska", "aac": "aac", "amr": "amr"}  # FFmpeg's names of formats
+# of the formats above, as libsndfile and FFmpeg call them; neither opens anything else
+_CONTAINERS = {
+    "wav": ("WAV", "WAVEX", "RF64"), "flac": ("FLAC",), "ogg": ("OGG",), "aiff": ("AIFF",), "au": ("AU",),
+    "nist": ("NIST",), "mp3": ("MP3", "MPEG"),
+}  # fmt: skip
+_FFMPEG_CODECS = ("aac", "aac_latm", "mp3", "mp3float", "opus", "libopus", "vorbis", "flac", "alac", "amrnb", "amrwb",
+                  "libopencore_amrnb", "libopencore_amrwb", "ac3", "eac3")  # fmt: skip
+MAX_PARTS = 10_000  # chunks of a WAV or AIFF, and runs of junk in an MP3; recorders write a few
 _BLOCK_SAMPLES = 1_000_000  # decoded at once: the length in a header may be wrong
 _STREAMED = 0x7FFF0000  # a length of this or more, or 0, is that of a stream of unknown length
 _UNKNOWN_FRAMES = 2**48  # libsndfile gives more than this for a FLAC without a length
@@ -80,6 +88,8 @@ def open_audio(file: BinaryIO, start: float) -> Iterator[OpenedAudio]:
 @contextmanager
 def _by_libsndfile(file: BinaryIO, file_format: str, start: float) -> Iterator[OpenedAudio]:
     with soundfile.SoundFile(_with_length(file) if file_format == "wav" else file) as opened:
+        if opened.format not in _CONTAINERS[file_format]:
+            raise InputError(f"not readable audio (a {file_format} file with {opened.format} in it)")
         first = opened.seek(round(start * opened.samplerate)) if start else 0
         is_known = 0 < opened.frames < _UNKNOWN_FRAMES
         if not is_known:  # soundfile seeks after each read, which libsndfile then refuses
@@ -89,14 +99,14 @@ def _by_libsndfile(file: BinaryIO, file_format: str, start: float) -> Iterator[O
             opened.channels,
             first,
             opened.frames if is_known else None,
-            _blocks(opened),
+            _blocks(opened, first),
             lambda frames: _SHARES[file_format](file, frames) if file_format in _SHARES else None,
         )
 
 
-def _blocks(opened: soundfile.SoundFile) -> Iterator[NDArray[np.float32]]:
+def _blocks(opened: soundfile.SoundFile, first: int) -> Iterator[NDArray[np.float32]]:
     block_frames = max(1, _BLOCK_SAMPLES // opened.channels)
-    left = opened.frames - opened.tell()
+    left = opened.frames - first  # not by `tell`: GSM in WAV has no positions
     while len(block := opened.read(max(1, min(block_frames, left)), dtype="float32", always_2d=True)):
         left = max(block_frames, left - len(block))
         yield block
@@ -111,12 +121,14 @@ def _wav_chunks(file: BinaryIO) -> tuple[dict[bytes, tuple[int, int]], str, int]
     file.seek(0)
     order = ">" if file.read(4) == b"RIFX" else "<"
     found, at = {}, 12
-    while at + 8 <= length and b"data" not in found:
+    for _ in range(MAX_PARTS):
+        if at + 8 > length or b"data" in found:
+            return found, order, length
         file.seek(at)
         name, size = struct.unpack(f"{order}4sI", file.read(8))
         found[name] = (at + 8, size)
         at += 8 + size + size % 2
-    return found, order, length
+    raise InputError(f"more than {MAX_PARTS} chunks (WAV)")
 
 
 def _wav_share(file: BinaryIO, frames: int) -> float | None:
@@ -143,13 +155,15 @@ def _with_length(file: BinaryIO) -> BinaryIO:
 
 def _aiff_share(file: BinaryIO, frames: int) -> float | None:
     length, at = file.seek(0, io.SEEK_END), 12
-    while at + 8 <= length:
+    for _ in range(MAX_PARTS):
+        if at + 8 > length:
+            return None
         file.seek(at)
         name, size = struct.unpack(">4sI", file.read(8))
         if name == b"SSND":
             return None if size >= _STREAMED else _share(length - at - 8, size)
         at += 8 + size + size % 2
-    return None
+    raise InputError(f"more than {MAX_PARTS} chunks (AIFF)")
 
 
 def _au_share(file: BinaryIO, frames: int) -> float | None:
@@ -211,7 +225,7 @@ def _stated_frames(content: bytes, at: int) -> int:
 def _count_frames(content: bytes, at: int, length_of: Callable[[bytes], int]) -> tuple[int, int]:
     """(whole frames from `at` on, end of the last one), which is beyond the content for a truncated frame. Tags and
     junk between frames are skipped."""
-    found, end = 0, at
+    found, end, junk = 0, at, 0
     while at + 7 <= len(content):
         length = length_of(content[at : at + 8])
         follows = content[at + length : at + length + 8]
@@ -220,9 +234,11 @@ def _count_frames(content: bytes, at: int, length_of: Callable[[bytes], int]) ->
             found, at = found + (at + length <= len(content)), at + length
             end = at
         else:
-            at = content.find(b"\xff", at + 1)
+            at, junk = content.find(b"\xff", at + 1), junk + 1
             if at < 0:
                 break
+            if junk > MAX_PARTS:
+                raise InputError(f"more than {MAX_PARTS} runs of junk between its frames")
     return found, end
 
 
@@ -293,6 +309,8 @@ def _by_ffmpeg(file: BinaryIO, file_format: str, start: float) -> Iterator[Opene
             if not container.streams.audio:
                 raise InputError(f"not readable audio ({file_format} without an audio stream)")
             stream = container.streams.audio[0]
+            if stream.codec_context.name not in _FFMPEG_CODECS:
+                raise InputError(f"not readable audio ({stream.codec_context.name} in {file_format})")
             skipped = round(start * stream.rate)
             frames = container.decode(stream)
             yield OpenedAudio(

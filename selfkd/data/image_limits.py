@@ -18,7 +18,7 @@ MAX_FRAME_BLOCKS = 500_000  # of 255 bytes, in the first two frames of a GIF
 
 _MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # of a segment of a JPEG: neither data nor a restart of a scan
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}  # TIFF
-_PLACES = (273, 279, 324, 325)  # tags of a TIFF: where its strips or tiles are, and how long
+_OFFSETS = (273, 279, 324, 325)  # tags of a TIFF: where its strips or tiles are, and how long
 _TILE_SIDES = (322, 323)
 
 
@@ -125,7 +125,7 @@ def _after_blocks(data: bytes, at: int) -> tuple[int, int]:
     return at, blocks
 
 
-def check_tags(block: bytes, what: str) -> None:
+def check_tags(block: bytes, kind_of_file: str) -> None:
     """The first directory of a TIFF, or of EXIF, which is one. Pillow copies the value of every tag: values that lie on
     top of each other would take far more memory than the file."""
     order = "<" if block.startswith(b"II") else ">"
@@ -136,18 +136,18 @@ def check_tags(block: bytes, what: str) -> None:
         (count,) = struct.unpack_from(order + number, block, at)
         size = struct.calcsize(order + entry)
         if count > MAX_PARTS:
-            raise InputError(f"more than {MAX_PARTS} tags ({what})")
+            raise InputError(f"more than {MAX_PARTS} tags ({kind_of_file})")
         at, total = at + struct.calcsize(order + number), 0
         for _ in range(count):
             tag, kind, values, value = struct.unpack_from(order + entry, block, at)
             at, total = at + size, total + values * _SIZES.get(kind, 0)
             if total > len(block) + MAX_PARTS:
-                raise InputError(f"tags with more bytes than the file ({what})")
-            if tag in _PLACES and values > MAX_PARTS:
-                raise InputError(f"more than {MAX_PARTS} strips or tiles ({what})")
+                raise InputError(f"tags with more bytes than the file ({kind_of_file})")
+            if tag in _OFFSETS and values > MAX_PARTS:
+                raise InputError(f"more than {MAX_PARTS} strips or tiles ({kind_of_file})")
             if tag in _TILE_SIDES and values == 1:
                 side = value >> 16 if kind == 3 and order == ">" and not is_big else value
                 if side > MAX_TILE_SIDE:
-                    raise InputError(f"tiles of {side} pixels are too large ({what})")
+                    raise InputError(f"tiles of {side} pixels are too large ({kind_of_file})")
     except struct.error:  # a directory that is cut short is Pillow's to refuse
         return

@@ -21,6 +21,7 @@ from selfkd.data.audio_files import OpenedAudio, open_audio
 from selfkd.data.image_limits import check_structure, check_tags
 from selfkd.data.quiet import quiet_libraries
 from selfkd.errors import InputError, reason_of, without_run_details
+from selfkd.files import open_regular
 
 # Pillow's warnings about metadata: nobody can mend them, and data would write into the log
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -33,9 +34,12 @@ WEB_FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # accepted from clients of the ser
 FORMATS = (*WEB_FORMATS, "TIFF", "BMP", "AVIF")
 STRIP_PIXELS = 4_000_000  # converted at once: whole copies of an image would take several times its memory
 
-MAX_SAMPLES = 64_000_000  # of a clip, all channels: 30 s of 8 at 96 kHz have 23 million
+MAX_SAMPLES = 32_000_000  # of a clip, all channels: 30 s of 8 at 96 kHz have 23 million
+MAX_AUDIO_BYTES = 256_000_000  # of a file that is read to its end: as many samples of 64 bits
+MAX_CHANNELS = 64
 RATES_HZ = range(4_000, 384_001)
 MIN_LEVEL = 1e-3  # standard deviation of samples that are not silence: -60 dBFS
+_LEVEL_BLOCK = 1_000_000
 MAX_PEAK = 4.0  # full scale is 1; decoders of MP3 go a little beyond, whole numbers in a float file go far
 MAX_MISSING_SECONDS = 0.02  # at the end of a file: encoders round to a frame
 MAX_MISSING_PART_SECONDS = 0.1  # at the end of a part of a file: manifests round the ends of their segments
@@ -280,9 +284,22 @@ def decode_audio(
     `max_seconds` (`MAX_SAMPLES` where that is 0) or under `min_seconds`; and for a truncated file, which holds less
     than its header says, or less than the part. A length of 0, or the maximum, is that of a stream and states nothing.
     """
-    with _audio_errors(), _open(source) as file, open_audio(file, start) as audio_clip:
+    with _audio_errors(), _open(source) as file:
+        size = file.seek(0, io.SEEK_END)
+        if not stop and size > MAX_AUDIO_BYTES:
+            raise InputError(f"{size} bytes are too many, at most {MAX_AUDIO_BYTES} are accepted")
+        file.seek(0)
+        return _clip(file, start, stop, channels, max_seconds, min_seconds)
+
+
+def _clip(
+    file: BinaryIO, start: float, stop: float, channels: Sequence[int], max_seconds: float, min_seconds: float
+) -> AudioClip:
+    with open_audio(file, start) as audio_clip:
         if audio_clip.rate_hz not in RATES_HZ:
             raise InputError(f"{audio_clip.rate_hz} samples a second, {RATES_HZ[0]} to {RATES_HZ[-1]} are accepted")
+        if audio_clip.channels > MAX_CHANNELS:
+            raise InputError(f"{audio_clip.channels} channels are too many, at most {MAX_CHANNELS} are accepted")
         beyond = [number for number in channels if not 0 <= number < audio_clip.channels]
         if beyond:
             raise InputError(f"no channel {beyond[0]} (counted from 0), there are {audio_clip.channels}")
@@ -342,7 +359,7 @@ def mono(samples: NDArray[np.float32], channels: Sequence[int] = ()) -> NDArray[
 
 @contextmanager
 def _open(source: bytes | Path) -> Iterator[BinaryIO]:
-    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+    with io.BytesIO(source) if isinstance(source, bytes) else open_regular(source) as file:
         yield file
 
 
@@ -361,9 +378,17 @@ def _audio_errors() -> Iterator[None]:
         raise InputError(f"not readable audio ({without_run_details(str(error))})") from error
 
 
+def _level(samples: NDArray[np.float32]) -> float:
+    """The standard deviation of samples (frames,), a block at a time: in float64 as a whole they are three copies."""
+    blocks = np.array_split(samples, len(samples) // _LEVEL_BLOCK + 1)
+    mean = sum(float(block.sum(dtype=np.float64)) for block in blocks) / max(1, len(samples))
+    squares = sum(float(np.square(block - np.float64(mean)).sum()) for block in blocks)
+    return float(np.sqrt(squares / max(1, len(samples))))
+
+
 def check_not_silent(samples: NDArray[np.float32]) -> None:
     """Raises InputError for samples that are silent or constant, NaN or infinite."""
-    level = float(samples.std(dtype=np.float64)) if len(samples) else 0.0
+    level = _level(samples)
     if not np.isfinite(level):
         raise InputError("holds NaN or infinite samples")
     if level < MIN_LEVEL:

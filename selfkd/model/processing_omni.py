@@ -25,6 +25,7 @@ from transformers import WhisperFeatureExtractor
 from selfkd.data.media import decode_audio, decode_image
 from selfkd.data.resample import resampled
 from selfkd.errors import InputError
+from selfkd.files import open_regular
 from selfkd.model.backbones import load_feature_extractor, load_vlm_processor, read_config
 from selfkd.model.chat_template import ChatFrame, audio_frame, chat_frame
 from selfkd.model.checkpoint_files import Source, reading
@@ -353,7 +354,8 @@ def _opened_audio(audio: AudioInput) -> NDArray[np.float32]:
 
 def _read_file(path: str | Path, field: str) -> bytes:
     try:
-        return Path(path).read_bytes()
+        with open_regular(Path(path)) as file:
+            return file.read()
     except OSError as error:
         raise InputError(f"{field}: {path}: {error.strerror}") from error
 

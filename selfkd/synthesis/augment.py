@@ -9,7 +9,7 @@ import io
 import random
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,11 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from selfkd.data.audio_files import open_audio
 from selfkd.data.example import SAMPLE_RATE_HZ, Example
 from selfkd.data.resample import resampled
 from selfkd.errors import InputError
+from selfkd.synthesis.sources.rows import Clip, read_clip
 
 # in the order in which they are applied: as on the way from a speaker through a room and a channel to a recording
 EFFECTS = ("speed", "room", "noise", "telephone", "codec", "pause", "level")
@@ -61,7 +63,11 @@ def check_effects(probabilities: Mapping[str, float], snr_db: tuple[float, float
 
 
 def _noise_files(folder: str) -> list[Path]:
+    """Sorted: the order must not be that of the file system."""
     return sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in _NOISE_SUFFIXES)
+
+
+_known_noise_files = cache(_noise_files)
 
 
 def augment_example(
@@ -107,7 +113,10 @@ def _applied(
             level_db = rng.uniform(*LEVEL_DB)
             peak = float(np.abs(samples).max())
             return samples * np.float32(10 ** (level_db / 20) * PEAK / peak) if peak else samples, f"{level_db:.0f} dB"
-    effect = _effect(name, noise_folder)
+    if name == "noise" and noise_folder:
+        noise_db = rng.uniform(*snr_db)
+        return _with_recorded_noise(samples, noise_folder, noise_db, rng), f"noise {noise_db:.0f} dB"
+    effect = _effect(name)
     label = name
     if name == "noise":
         effect.min_snr_db = effect.max_snr_db = rng.uniform(*snr_db)
@@ -123,7 +132,8 @@ def _coded(samples: Samples, codec: str, rng: random.Random) -> Samples:
     file = io.BytesIO()
     soundfile.write(file, before.clip(-1, 1), rate_hz, subtype, format=container, **settings)
     file.seek(0)
-    decoded = resampled(soundfile.read(file, dtype="float32")[0], rate_hz)[: len(samples)]
+    with open_audio(file, 0.0) as opened:
+        decoded = resampled(np.concatenate(list(opened.blocks))[:, 0], rate_hz)[: len(samples)]
     return np.pad(decoded, (0, len(samples) - len(decoded)))
 
 
@@ -136,8 +146,25 @@ def _with_pauses(samples: Samples, rng: random.Random) -> Samples:
     return longer + np.float32(level) * noise
 
 
+def _with_recorded_noise(samples: Samples, folder: str, snr_db: float, rng: random.Random) -> Samples:
+    """The samples with a part of a random file of `folder`, repeated where it is shorter. Raises InputError, naming the
+    file, for one that cannot be decoded."""
+    noise = _noise(rng.choice(_known_noise_files(folder)), Path(folder))
+    noise = np.resize(noise[rng.randint(0, max(0, len(noise) - len(samples))) :], len(samples))
+    levels = [float(np.sqrt(np.mean(np.square(part, dtype=np.float64)))) for part in (samples, noise)]
+    return samples + noise * np.float32(levels[0] / max(levels[1], 1e-9) / 10 ** (snr_db / 20))
+
+
+@lru_cache(maxsize=4)
+def _noise(path: Path, folder: Path) -> Samples:
+    try:
+        return resampled(*read_clip(Clip(path, folder=folder)))
+    except InputError as error:
+        raise InputError(f"noise_folder: {error}") from error
+
+
 @cache
-def _effect(name: str, noise_folder: str) -> Any:
+def _effect(name: str) -> Any:
     import audiomentations as a
 
     microphone: Any = {"min_mic_distance": 0.5, "max_mic_distance": 2.0}  # metres
@@ -146,9 +173,6 @@ def _effect(name: str, noise_folder: str) -> Any:
         # image sources only: the random numbers of ray tracing cannot be seeded
         return a.RoomSimulator(use_ray_tracing=False, max_order=6, leave_length_unchanged=True, p=1.0, **microphone)
     if name == "noise":
-        if noise_folder:
-            # sorted: the library would list subfolders in the order of the file system
-            return a.AddBackgroundNoise([str(path) for path in _noise_files(noise_folder)], p=1.0)
         return a.AddColorNoise(min_f_decay=-3.01, max_f_decay=-3.01, p=1.0)  # pink: equal power in each octave
     steep: Any = {"min_rolloff": 24, "max_rolloff": 24, "p": 1.0}  # dB an octave
     low, high = TELEPHONE_HZ

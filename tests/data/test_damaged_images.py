@@ -99,10 +99,10 @@ def tiff(*entries, rest=b""):
 
 def tiff_of_strips(strips):
     at = 8 + 2 + 12 * 9 + 4
-    places, lengths = (273, 4, strips, at), (279, 4, strips, at + 4 * strips)
+    offsets, lengths = (273, 4, strips, at), (279, 4, strips, at + 4 * strips)
     shape = [(256, 4, 1, 8), (257, 4, 1, strips), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1)]
     rest = bytes(4 * strips) + struct.pack("<I", 8) * strips
-    return tiff(*shape, places, (277, 3, 1, 1), (278, 4, 1, 1), lengths, rest=rest)
+    return tiff(*shape, offsets, (277, 3, 1, 1), (278, 4, 1, 1), lengths, rest=rest)
 
 
 def tiff_of_one_tile(side):
@@ -158,7 +158,7 @@ def test_a_file_that_would_take_long_is_refused_at_once(name):
     assert not is_plain(data) and time.process_time() - begun < 1.0
 
 
-def test_what_encoders_write_is_within_the_limits():
+def test_files_of_encoders_are_within_the_limits():
     large = Image.effect_noise((600, 400), 60).convert("RGB")
     for kind, how in (("PNG", {}), ("JPEG", {"progressive": True, "quality": 95}), ("GIF", {}), ("BMP", {}),
                       ("TIFF", {}), ("WEBP", {"method": 0}), ("AVIF", {"speed": 10})):  # fmt: skip

@@ -11,7 +11,7 @@ from scipy.signal import welch
 
 from selfkd.data.dataset import ExampleFolder
 from selfkd.errors import InputError
-from selfkd.synthesis.augment import CODECS, EFFECTS, _effect, augment, check_effects
+from selfkd.synthesis.augment import CODECS, EFFECTS, _noise_files, augment, check_effects
 from selfkd.synthesis.synthesize import SynthesizeConfig, synthesize
 from selfkd.synthesis.tts.base import EspeakEngine, Utterance
 
@@ -106,7 +106,7 @@ def test_recorded_noise_has_one_order_on_every_file_system(tmp_path, monkeypatch
         soundfile.write(tmp_path / name, tone(1.0), 16_000)
     found = Path.rglob
     monkeypatch.setattr(Path, "rglob", lambda folder, pattern: sorted(found(folder, pattern), reverse=True))
-    listed = [str(path) for path in _effect("noise", str(tmp_path)).sound_file_paths]
+    listed = [str(path) for path in _noise_files(str(tmp_path))]
     assert listed == [str(tmp_path / name) for name in ("a/3.wav", "b/1.wav", "c/2.wav")]
 
 

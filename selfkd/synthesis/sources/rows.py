@@ -28,7 +28,7 @@ from selfkd.data.lazy_images import LazyImage
 from selfkd.data.media import decode_audio, stored_image
 from selfkd.data.resample import resampled
 from selfkd.errors import InputError
-from selfkd.files import path_within
+from selfkd.files import open_regular, path_within
 
 _READ_CHARACTERS = 2**20
 _BETWEEN = re.compile(r"[\s,]*")
@@ -267,7 +267,8 @@ def _read(path: Path) -> bytes:
         raise InputError(f"field image: {path}: no such file")
     if path.stat().st_size > MAX_BYTES:
         raise InputError(f"field image: {path}: {path.stat().st_size} bytes are too many")
-    return path.read_bytes()
+    with open_regular(path) as file:
+        return file.read()
 
 
 def _image_key(image: Path | bytes | LazyImage | None) -> str:
