@@ -10,6 +10,7 @@ import re
 import secrets
 import shutil
 import stat
+import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.resources import files
@@ -25,6 +26,10 @@ _DISK_FULL_MESSAGES = (
     "unexpected pos",  # torch.save: its writer finds the file shorter than expected
     "PytorchStreamWriter failed writing",
 )
+
+MAX_NAME_BYTES = 255  # of a file system
+_NOT_IN_NAMES = re.compile(r'[/\\<>:"|?*]')
+_DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
 
 
 def asset_path(name: str) -> Path:
@@ -146,6 +151,18 @@ def cache_folder() -> Path:
     return expanded(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "selfkd"
 
 
+def private_folder(path: Path) -> Path:
+    """A folder that only this user, or root, can write, made where there is none: for what is run, as native
+    libraries. Raises InputError where a link or another user's folder has its name, or others can write it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        path.mkdir(mode=0o755)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o022:
+        raise InputError(f"{path}: others can write it; remove it, or set XDG_CACHE_HOME to a folder of your own")
+    return path
+
+
 def expanded(path: Path) -> Path:
     """A path with the home directory in place of ~."""
     try:
@@ -156,11 +173,22 @@ def expanded(path: Path) -> Path:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Waits until no other process holds the lock of the same path."""
+    """Waits until no other process holds the lock of the same path. Raises InputError where a link or a pipe has its
+    name: in a folder that others can write, it may be planted."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
+    try:  # neither followed nor emptied
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise
+        raise InputError(f"{path}: cannot be a lock ({error.strerror}); remove it") from error
+    try:
+        if not stat.S_ISREG(os.fstat(lock).st_mode):
+            raise InputError(f"{path}: cannot be a lock (no regular file); remove it")
         fcntl.lockf(lock, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(lock)
 
 
 @contextmanager
@@ -194,9 +222,11 @@ def path_within(folder: Path, name: str | Path) -> Path:
     The files of a hub snapshot are links to the blobs next to it, which belong to it."""
     path = folder / name
     try:
+        if max(map(len, os.fsencode(name).split(b"/"))) > MAX_NAME_BYTES:
+            raise ValueError("a name that is too long")
         root, found = folder.resolve(), path.resolve()
-    except (OSError, ValueError, RuntimeError) as error:  # a loop of links, a NUL
-        raise InputError(f"{str(name)!r}: no file name") from error
+    except (OSError, ValueError, RuntimeError) as error:  # a loop of links, a NUL, half a character
+        raise InputError(f"{str(name)[:MAX_NAME_BYTES]!r}: no file name") from error
     snapshots = next((p for p in (root, *root.parents) if p.name == "snapshots"), None)
     if found.is_relative_to(root) or (snapshots and found.is_relative_to(snapshots.with_name("blobs"))):
         return path
@@ -213,9 +243,16 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def check_name(name: str) -> None:
-    """Raises InputError for a text that cannot be a file name in any folder: a path, or a blank."""
-    if not name.isprintable() or name.strip() in ("", ".", "..") or "/" in name or "\\" in name or len(name) > 200:
+    """Raises InputError for a text that cannot be a file name in any folder of any system: a path, a blank, a pattern
+    of names, a device of Windows."""
+    is_file_name = name.isprintable() and not _NOT_IN_NAMES.search(name) and name.strip(" .") and name == name.strip()
+    if not is_file_name or name.endswith(".") or _DEVICES.fullmatch(name) or len(os.fsencode(name)) > 200:
         raise InputError(f"{name!r} cannot name a file")
+
+
+def case_key(name: str) -> str:
+    """The same for two names that are one file where the case of names is ignored, or how accents are encoded."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def sha256(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,11 +17,15 @@ from selfkd.data.dataset import ExampleFolder
 from selfkd.data.example import MANIFEST, SCHEMA_VERSION, write_shard
 from selfkd.errors import InputError
 from selfkd.evaluation.grading import check_source_name
-from selfkd.evaluation.samples import samples_path
-from selfkd.files import check_name, path_within, sha256, write_json
+from selfkd.evaluation.own_data import open_own_data
+from selfkd.evaluation.response import Prediction
+from selfkd.evaluation.samples import SampleFile, sample, samples_path
+from selfkd.files import case_key, check_name, locked, path_within, sha256, write_json
 from selfkd.synthesis.sources.registry import open_source
 from selfkd.synthesis.sources.rows import Clip, read_clip
 from selfkd.synthesis.synthesize import synthesize
+from selfkd.synthesis.tts.base import Utterance
+from selfkd.synthesis.tts.registry import RecordedEngine
 from tests.synthesis.sources.test_sources import IMAGE, audio_clip
 from tests.synthesis.sources.test_sources import settings as source_settings
 
@@ -28,6 +33,10 @@ IMAGE_STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 COLUMNS = pa.schema([("question", pa.string()), ("answer", pa.string()), ("image", IMAGE_STRUCT)])
 PARTS = st.sampled_from(
     ["..", ".", "a", "b", "out", "in", "loop", "", "...", "A", "private", "\0", "a.png", "~", "\\.."]
+)
+
+NAMES = st.sampled_from(
+    ["a", "a.text", "a.text.jsonl.partial-0", "a.text.jsonl", "[a]", "a[0-9]", "a0", "a@x", "[ab]", "b", "ä"]
 )
 
 
@@ -144,7 +153,32 @@ def folder_of(path, examples):
     return path
 
 
-@pytest.mark.parametrize("name", ["../../victim/x", "/tmp/x", "a/b", "..", ".", "", " ", "a\\b", "a\nb", "x" * 300])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../victim/x",
+        "/tmp/x",
+        "a/b",
+        "..",
+        ".",
+        "",
+        " ",
+        "a\\b",
+        "a\nb",
+        "x" * 300,
+        "*",
+        "a?",
+        "a:b",
+        '"',
+        "a.",
+        " a",
+        "nul",
+        "COM1.text",
+        "a|b",
+        "<a>",
+        "\0",
+    ],
+)
 def test_a_source_that_cannot_name_a_file_is_refused(data, name):
     """sec_04_data_source_writes_outside_the_run"""
     with pytest.raises(InputError, match="cannot name a file"):
@@ -182,3 +216,72 @@ def test_samples_of_a_run_stay_in_its_folder(tmp_path):
     assert samples_path(tmp_path, "mme@anna", "text") == tmp_path / "samples" / "mme@anna.text.jsonl"
     with pytest.raises(InputError, match="leads out"):
         samples_path(tmp_path, "../../x", "text")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "samples").symlink_to(tmp_path)
+    with pytest.raises(InputError, match="leads out"):
+        samples_path(tmp_path / "run", "x", "text")
+
+
+@settings(deadline=None, max_examples=60, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@given(names=st.lists(NAMES, min_size=2, max_size=3, unique_by=case_key))
+def test_no_benchmark_reads_the_samples_of_another(tmp_path_factory, names):
+    """Partial files are found by their names, which data give."""
+    folder = tmp_path_factory.mktemp("run")
+    samples = {name: sample(replace(toy_examples(1)[0], id=name), "text", Prediction("x")) for name in names}
+    files = {name: SampleFile(samples_path(folder, name, "text"), [name]) for name in names}
+    for name in names:
+        files[name].add(samples[name])
+    for name in names:
+        assert list(files[name].known()) == [name]
+    for name in names:
+        files[name].finish()
+        assert [list(SampleFile(files[n].path, [n]).known()) for n in names] == [[n] for n in names]
+
+
+def test_samples_are_not_written_through_a_link(tmp_path):
+    path = samples_path(tmp_path / "run", "x", "text")
+    path.parent.mkdir(parents=True)
+    (tmp_path / "private").write_text("mine")
+    path.with_name(f"{path.name}.partial-0").symlink_to(tmp_path / "private")
+    with pytest.raises(InputError, match="leads out"):
+        SampleFile(path, ["a"])
+    assert (tmp_path / "private").read_text() == "mine"
+
+
+@pytest.mark.parametrize("other", ["World", "WORLD", "world"])
+def test_two_sources_are_no_one_file_where_case_is_ignored(tmp_path, other):
+    for number, source in enumerate(("world", other)):
+        folder_of(tmp_path / str(number), [replace(e, source=source, question_type="open") for e in toy_examples(2)])
+    with pytest.raises(InputError, match="a second folder of"):
+        open_own_data([str(tmp_path / "0"), str(tmp_path / "1")])
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a/" + "ä" * 200, "\0", "\ud800", "a" * 5_000])
+def test_names_that_no_file_has_are_refused(folder, tmp_path, name):
+    with pytest.raises(InputError, match="no file name"):
+        path_within(folder, name)
+    with pytest.raises(InputError, match="no file name"):
+        read_clip(Clip(folder / f"{name}.flac", folder=folder))
+    with pytest.raises(InputError, match="no file name"):
+        RecordedEngine(tmp_path).synthesize_audio(Utterance("x", "recorded", id=name))
+
+
+def test_a_link_with_another_case_is_refused(tmp_path):
+    audio_clip(tmp_path / "private.flac", 2.0)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "a.FLAC").symlink_to(tmp_path / "private.flac")
+    with pytest.raises(InputError, match="leads out"):
+        read_clip(Clip(tmp_path / "own" / "a.flac", folder=tmp_path / "own"))
+
+
+def test_a_lock_follows_no_link(tmp_path):
+    (tmp_path / "private").write_text("mine")
+    (tmp_path / "link.lock").symlink_to(tmp_path / "private")
+    os.mkfifo(tmp_path / "pipe.lock")
+    (tmp_path / "folder.lock").mkdir()
+    for name in ("link.lock", "pipe.lock", "folder.lock"):
+        with pytest.raises(InputError, match=f"{name}: cannot be a lock"), locked(tmp_path / name):
+            pass
+    assert (tmp_path / "private").read_text() == "mine"
+    with locked(tmp_path / "new" / "a.lock"):
+        assert (tmp_path / "new" / "a.lock").is_file()

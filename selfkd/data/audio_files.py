@@ -120,7 +120,8 @@ def _wav_chunks(file: BinaryIO) -> tuple[dict[bytes, tuple[int, int]], str, int]
     length = file.seek(0, io.SEEK_END)
     file.seek(0)
     order = ">" if file.read(4) == b"RIFX" else "<"
-    found, at = {}, 12
+    found: dict[bytes, tuple[int, int]] = {}
+    at = 12
     for _ in range(MAX_PARTS):
         if at + 8 > length or b"data" in found:
             return found, order, length

@@ -4,6 +4,7 @@ Writes into a run directory one JSON-lines file for each benchmark and modality 
 item a line) and the scores (`result.json`). An interrupted run resumes with the items that have no sample yet.
 """
 
+import glob
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -162,7 +163,7 @@ def _run_benchmark(
             file.reopen()
     if "text" in files and VOICE_MARK in name and state.is_main_process:  # the text queries of another voice are equal
         benchmark = name.partition(VOICE_MARK)[0]
-        others = sorted(files["text"].path.parent.glob(f"{benchmark}{VOICE_MARK}*.text.jsonl"))
+        others = sorted(files["text"].path.parent.glob(f"{glob.escape(benchmark)}{VOICE_MARK}*.text.jsonl"))
         files["text"].take_over(others, lambda at: prompt_hash(examples[chosen[at]], "text"))
     state.wait_for_everyone()
     missing = {m: [chosen[i] for i in f.missing() if i % state.num_processes == rank] for m, f in files.items()}

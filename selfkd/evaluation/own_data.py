@@ -6,7 +6,7 @@ from selfkd.data.dataset import ExampleFolder
 from selfkd.errors import InputError
 from selfkd.evaluation.average import VOICE_MARK
 from selfkd.evaluation.grading import check_source_name
-from selfkd.files import check_name
+from selfkd.files import case_key, check_name
 from selfkd.run_dir import name_and_path
 
 
@@ -21,7 +21,7 @@ def open_own_data(entries: Sequence[str]) -> dict[str, ExampleFolder]:
         if voice:
             check_name(voice)
         name = f"{folder.source}{VOICE_MARK}{voice}" if voice else folder.source
-        if name in folders:
+        if case_key(name) in map(case_key, folders):  # one file of samples where the case of names is ignored
             raise InputError(f"data: {path}: a second folder of {name!r}; VOICE=FOLDER names the voice of each")
         folders[name] = folder
     return folders

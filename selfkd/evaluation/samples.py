@@ -8,6 +8,7 @@ it.
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ CASCADE_FIELDS = ("form", "other_form")  # of a sample of a cascade too; see `ca
 
 
 def samples_path(folder: Path, benchmark: str, modality: str) -> Path:
-    return path_within(folder / "samples", f"{benchmark}.{modality}.jsonl")
+    """Raises InputError for a name that leads out of the run, or a link that does."""
+    return path_within(path_within(folder, "samples"), f"{benchmark}.{modality}.jsonl")
 
 
 def whole_lines(path: Path) -> list[bytes]:
@@ -136,7 +138,7 @@ class SampleFile:
 
     def __init__(self, path: Path, ids: Sequence[str], rank: int = 0):
         self.path, self.ids = path, list(ids)
-        self._own = path.with_name(f"{path.name}.partial-{rank}")
+        self._own = path_within(path.parent, f"{path.name}.partial-{rank}")
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             if self._own.is_file():
@@ -147,11 +149,17 @@ class SampleFile:
         if self.path.is_file():
             return {s["id"]: s for s in read_samples(self.path)}
         found: dict[str, dict[str, Any]] = {}
-        for partial in sorted(self.path.parent.glob(f"{self.path.name}.partial-*")):
+        for partial in self._partials():
             for one in (check_sample(json.loads(line), partial) for line in whole_lines(partial)):
                 if one["id"] not in found or error_of(found[one["id"]]):
                     found[one["id"]] = one
         return found
+
+    def _partials(self) -> list[Path]:
+        """The partial files of all processes; not another benchmark's, whose name may begin like theirs."""
+        is_partial = re.compile(re.escape(self.path.name) + r"\.partial-\d+").fullmatch
+        names = [path.name for path in self.path.parent.glob("*.partial-*") if is_partial(path.name)]
+        return [path_within(self.path.parent, name) for name in sorted(names)]
 
     def take_over(self, others: Sequence[Path], hash_at: Callable[[int], str]) -> None:
         """Adds samples of missing items from other finished files, where the prompt is the same: `hash_at` gives the
@@ -186,5 +194,5 @@ class SampleFile:
         known = self.known()
         samples = in_better_form([known[name] for name in self.ids])
         write_text(self.path, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in samples))
-        for partial in self.path.parent.glob(f"{self.path.name}.partial-*"):
+        for partial in self._partials():
             partial.unlink()

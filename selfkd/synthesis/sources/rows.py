@@ -210,6 +210,8 @@ def read_clip(clip: Clip) -> tuple[NDArray[np.float32], int]:
         if clip.folder is not None:
             path_within(clip.folder, clip.path)
         path = clip.path if clip.path.is_file() else with_suffix_of_any_case(clip.path) or clip.path
+        if clip.folder is not None and path != clip.path:  # another file, which may be a link
+            path_within(clip.folder, path)
         audio_clip = decode_audio(path, clip.start, clip.stop, clip.channels)
     except InputError as error:
         raise InputError(f"field audio: {clip.path}: {error}") from error

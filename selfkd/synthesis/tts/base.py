@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from selfkd.data.resample import resampled
 from selfkd.errors import InputError
-from selfkd.files import cache_folder
+from selfkd.files import cache_folder, private_folder
 from selfkd.synthesis.tts import random_voices
 
 
@@ -147,12 +147,12 @@ def _espeak_folder(library: Path, data: Path) -> Path:
     """
     voice_files = {name: random_voices.voice_file(name) for name in random_voices.NAMES}
     key = hashlib.sha256(library.read_bytes() + f"{data}{voice_files}".encode()).hexdigest()[:12]
-    cache = cache_folder()
+    cache = cache_folder() / "espeak"
     folder = cache / f"espeak-{key}"
-    if folder.is_dir():
-        return folder
     try:
-        cache.mkdir(parents=True, exist_ok=True)
+        private_folder(cache)
+        if folder.is_dir():
+            return folder
         made = cache / f".{folder.name}.{secrets.token_hex(4)}"
         made.mkdir()
         try:

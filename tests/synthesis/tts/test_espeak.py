@@ -1,5 +1,7 @@
 """espeak-ng: known voices only, the same samples for the same utterance, disjoint training and held-out voices."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -74,14 +76,37 @@ def test_processes_leave_no_temporary_files(tmp_path, monkeypatch):
     lengths = list(run_jobs(synthesized_lengths, [(number,) for number in range(3)], "local", 3, ""))
     assert len(lengths) == 3 and all(own == isolated > 0 for own, isolated in lengths)
     assert not list((tmp_path / "temporary").iterdir())
-    (kept,) = (tmp_path / "cache" / "selfkd").iterdir()  # made by three at once, whole and one for all
+    (kept,) = (tmp_path / "cache" / "selfkd" / "espeak").iterdir()  # made by three at once, whole and one for all
     assert kept.name.startswith("espeak-") and len(list(kept.iterdir())) == 2
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(InputError, match=r"file/selfkd/espeak-\w+: cannot be made .*XDG_CACHE_HOME"):
+    with pytest.raises(InputError, match=r"file/selfkd/espeak/espeak-\w+: cannot be made .*XDG_CACHE_HOME"):
+        EspeakEngine()
+
+
+def test_a_library_is_loaded_from_no_folder_that_others_can_write(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    EspeakEngine()
+    cache = tmp_path / "selfkd" / "espeak"
+    assert not cache.stat().st_mode & 0o022
+    for mode in (0o777, 0o775):
+        cache.chmod(mode)
+        with pytest.raises(InputError, match="others can write it; remove it, or set XDG_CACHE_HOME"):
+            EspeakEngine()
+    cache.chmod(0o755)
+    if os.geteuid() == 0:
+        os.chown(cache, 12_345, -1)
+        monkeypatch.setattr("os.geteuid", lambda: 1_000)
+        with pytest.raises(InputError, match="others can write it"):
+            EspeakEngine()
+        os.chown(cache, 0, -1)
+        EspeakEngine()
+    cache.rename(tmp_path / "moved")
+    cache.symlink_to(tmp_path / "moved")
+    with pytest.raises(InputError, match="others can write it"):
         EspeakEngine()
 
 
