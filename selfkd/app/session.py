@@ -29,8 +29,8 @@ from selfkd.model.checkpoint import inspect_checkpoint, ready
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
 from selfkd.model.tiny import TINY_MODEL, has_tiny_llm
+from selfkd.serving.decoding import check_text
 from selfkd.serving.media import audio_formats, read_audio, read_image
-from selfkd.serving.prompts import check_text
 from selfkd.serving.schema import RefusedError
 from selfkd.synthesis.sources.toy import ToyWorld
 from selfkd.synthesis.text_normalization import spoken_form

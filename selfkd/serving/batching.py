@@ -135,6 +135,10 @@ class Worker:
     def is_alive(self) -> bool:
         return self._thread.is_alive()
 
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
     def submit(self, job: Job) -> None:
         with self._changed:
             if not self._is_closing:

@@ -4,6 +4,7 @@ import errno
 import ipaddress
 import os
 import socket
+import ssl
 from dataclasses import dataclass
 
 from selfkd.data.example import MAX_AUDIO_SECONDS, SHORTEST_SECONDS
@@ -33,7 +34,10 @@ class ServeConfig:
         max_audio_seconds: Maximum duration of audio; at most 30.
         max_new_tokens: Maximum number of tokens in a response, also where a request asks for more.
         timeout_seconds: Maximum time for a request, from its headers to the last byte of its response; then 504.
-        preparing_threads: Threads that decode images and audio; each holds at most one image of `max_pixels`.
+        decoding_processes: Processes that parse bodies and decode images and audio; each holds at most one request.
+        max_connections: Maximum number of open connections, idle ones included; further ones get 503.
+        ssl_certfile: PEM file of a certificate, with the chain to its root: serves https. Empty: http.
+        ssl_keyfile: PEM file of the certificate's key, without a password. Empty: it is in `ssl_certfile`.
         remote_images: Whether the server may fetch images from public http(s) addresses.
     """
 
@@ -49,15 +53,19 @@ class ServeConfig:
     max_audio_seconds: float = MAX_AUDIO_SECONDS
     max_new_tokens: int = 512
     timeout_seconds: float = 60.0
-    preparing_threads: int = 2
+    decoding_processes: int = 2
+    max_connections: int = 512
+    ssl_certfile: str = ""
+    ssl_keyfile: str = ""
     remote_images: bool = False
 
     def __post_init__(self) -> None:
         for name in ("max_batch", "max_requests", "max_body_bytes", "max_pixels", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: {getattr(self, name)}: must be at least 1")
-        if self.preparing_threads < 1:
-            raise InputError(f"preparing_threads: {self.preparing_threads}: must be at least 1")
+        for name in ("decoding_processes", "max_connections"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: {getattr(self, name)}: must be at least 1")
         if not 0 <= self.port <= 65_535:
             raise InputError(f"port: {self.port}: must be between 0 and 65535")
         if not self.timeout_seconds > 0:
@@ -73,6 +81,28 @@ class ServeConfig:
             raise InputError(
                 f"host: {self.host}: other machines can reach it; set {KEY_VARIABLE}, or bind to 127.0.0.1"
             )
+        check_certificate(self.ssl_certfile, self.ssl_keyfile)
+
+    @property
+    def decoder_bytes(self) -> int:
+        """Memory that reading one request may take: copies of its body, and of an image with 4 bytes a pixel."""
+        return 6 * self.max_body_bytes + 16 * self.max_pixels + _AUDIO_BYTES
+
+
+_AUDIO_BYTES = 200_000_000  # 30 s of 8 channels at 384 kHz, as floats, and their mean
+
+
+def check_certificate(certfile: str, keyfile: str) -> None:
+    """Raises InputError for files that no server can use."""
+    if not certfile:
+        if keyfile:
+            raise InputError("ssl_keyfile: has no effect without ssl_certfile")
+        return
+    try:
+        # a password would be asked for at the terminal
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certfile, keyfile or None, lambda: "")
+    except OSError as error:  # an SSLError too
+        raise InputError(f"ssl_certfile: {certfile}: no certificate and key that fit ({error})") from error
 
 
 def api_key() -> str:

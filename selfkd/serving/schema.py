@@ -1,10 +1,11 @@
 """The part of OpenAI's chat-completions protocol that the server supports: requests, responses and errors."""
 
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, field_validator
 
 
 class RefusedError(Exception):
@@ -13,6 +14,14 @@ class RefusedError(Exception):
     def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None):
         super().__init__(message)
         self.status, self.message, self.param, self.code = status, message, param, code
+
+    def __reduce__(self) -> tuple[Any, ...]:  # it is raised in the process that decodes
+        return type(self), (self.status, self.message, self.param, self.code)
+
+    @property
+    def reason(self) -> str:
+        """One of a few names, for the metrics."""
+        return self.code or {400: "invalid_request"}.get(self.status, f"status_{self.status}")
 
     @property
     def headers(self) -> dict[str, str]:
@@ -159,7 +168,7 @@ Part = Annotated[TextPart | ImagePart | AudioPart, Field(discriminator="type")]
 
 class Message(_Strict):
     role: Literal["user"]
-    content: list[Part]
+    content: Annotated[list[Part], FailFast()]  # an error for each of a million parts would take gigabytes
 
     @field_validator("content", mode="before")
     @classmethod
@@ -203,8 +212,24 @@ class ChatRequest(_Strict):
         return self.max_completion_tokens or self.max_tokens
 
 
+MAX_TOKENS = 20_000  # of a body, as JSON has them: strings, brackets, commas; a request has some dozens
+MAX_DIGITS = 400  # of a number: the time to read one grows with their square
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[{,]|[0-9]{%d}' % MAX_DIGITS, re.DOTALL)
+
+
+def check_structure(body: bytes) -> None:
+    """Raises RefusedError for a body of so many values that their objects would take far more memory than its bytes.
+    Takes time linear in the body, and stops at the limit."""
+    for count, token in enumerate(_TOKEN.finditer(body)):
+        if count == MAX_TOKENS:
+            raise RefusedError(400, f"the body has over {MAX_TOKENS} JSON tokens", code="too_many_values")
+        if chr(body[token.start()]).isdigit():
+            raise RefusedError(400, f"the body has a number of over {MAX_DIGITS} digits", code="too_many_values")
+
+
 def read_request(body: bytes) -> ChatRequest:
     """Raises RefusedError, naming the field, for an invalid request or an unsupported field."""
+    check_structure(body)
     try:
         request = ChatRequest.model_validate_json(body)
     except ValidationError as error:

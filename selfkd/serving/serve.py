@@ -7,7 +7,7 @@ from selfkd.model.checkpoint import inspect_checkpoint, ready
 from selfkd.model.tiny import TINY_MODEL
 from selfkd.serving.config import ServeConfig, check_address_free
 
-_SHUTDOWN_SECONDS = 10  # for active requests, after the signal to stop
+_SHUTDOWN_SECONDS = 8  # for active requests, after the signal to stop; then they are ended, which takes a moment
 
 
 def serve(config: ServeConfig) -> None:
@@ -15,16 +15,25 @@ def serve(config: ServeConfig) -> None:
     try:
         import uvicorn
 
+        from selfkd.serving.connections import limited_protocol, reserve_descriptors
         from selfkd.serving.server import create_app
     except ImportError as error:
         raise InputError(f"{error}; pip install 'selfkd[serve]'") from error
     checkpoint = inspect_checkpoint(config.model or TINY_MODEL)
     check_address_free(config.host, config.port)
+    reserve_descriptors(config.max_connections)
     transformers_logging.disable_progress_bar()
     model, processor = checkpoint.load()
     app = create_app(config, ready(model), processor)
     settings = uvicorn.Config(
-        app, config.host, config.port, server_header=False, timeout_graceful_shutdown=_SHUTDOWN_SECONDS
+        app,
+        config.host,
+        config.port,
+        http=limited_protocol(config.max_connections),
+        ssl_certfile=config.ssl_certfile or None,
+        ssl_keyfile=config.ssl_keyfile or None,
+        server_header=False,
+        timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
     )
     try:
         uvicorn.Server(settings).run()

@@ -1,4 +1,4 @@
-"""The FastAPI application: /v1/chat/completions, /v1/models and /health, with their access checks."""
+"""The FastAPI application: /v1/chat/completions, /v1/models, /metrics and /health, with their access checks."""
 
 import hmac
 import re
@@ -7,15 +7,17 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
 from selfkd.serving.config import KEY_VARIABLE, LOOPBACK_NAMES, ServeConfig
+from selfkd.serving.decoding import unknown_model
 from selfkd.serving.handler import ChatCompletionHandler, error_response
+from selfkd.serving.metrics import CONTENT_TYPE
 from selfkd.serving.schema import RefusedError, model_entry
-from selfkd.serving.state import ServerState, unknown_model
+from selfkd.serving.state import ServerState
 
 
 def create_app(config: ServeConfig, model: OmniModel, processor: OmniProcessor) -> FastAPI:
@@ -28,13 +30,30 @@ def create_app(config: ServeConfig, model: OmniModel, processor: OmniProcessor) 
         yield
         state.close()
 
-    # without FastAPI's docs pages, which load scripts from other sites
-    app = FastAPI(title="selfkd", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    # without FastAPI's docs pages, which load scripts from other sites, and its redirects of `/v1/models/`, which go to
+    # any host that the client names
+    app = FastAPI(
+        title="selfkd", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
+    )
     app.state.state = state
     app.include_router(_routes(state))
-    app.add_exception_handler(RefusedError, _refused_error)
-    app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(Exception, _server_error)
+
+    def refuse(error: RefusedError) -> JSONResponse:
+        state.metrics.refuse(error)
+        return error_response(error)
+
+    @app.exception_handler(RefusedError)
+    async def refused_error(_: Request, error: RefusedError) -> JSONResponse:
+        return refuse(error)
+
+    @app.exception_handler(HTTPException)
+    async def http_error(_: Request, error: HTTPException) -> JSONResponse:
+        return refuse(RefusedError(error.status_code, str(error.detail)))
+
+    @app.exception_handler(Exception)
+    async def server_error(_: Request, error: Exception) -> JSONResponse:
+        return refuse(RefusedError(500, "the server failed on this request", code="server_failed"))
+
     return app
 
 
@@ -77,23 +96,13 @@ def _routes(state: ServerState) -> APIRouter:
             raise unknown_model(name, config)
         return model_entry(config.served_name, state.started_at)
 
+    @router.get("/metrics", dependencies=checked)
+    async def metrics() -> PlainTextResponse:
+        return PlainTextResponse(state.metrics_text(), media_type=CONTENT_TYPE)
+
     @router.get("/health")
     async def health() -> JSONResponse:
         is_alive = state.worker.is_alive
         return JSONResponse({"status": "ok" if is_alive else "the worker has ended"}, 200 if is_alive else 503)
 
     return router
-
-
-async def _refused_error(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RefusedError)  # noqa: S101 an invariant of this code, no check of input
-    return error_response(error)
-
-
-async def _http_error(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)  # noqa: S101 an invariant of this code, no check of input
-    return error_response(RefusedError(error.status_code, str(error.detail)))
-
-
-async def _server_error(_: Request, error: Exception) -> JSONResponse:
-    return error_response(RefusedError(500, "the server failed on this request", code="server_failed"))

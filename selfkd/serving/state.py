@@ -1,23 +1,53 @@
-"""State that all requests of a server share: the worker, the threads that prepare prompts, and the active requests."""
+"""State that all requests of a server share: the worker, the processes that decode, threads that prepare prompts, and
+the requests that are active."""
 
 import asyncio
+import pickle
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
 from selfkd.serving.batching import Worker
 from selfkd.serving.config import ServeConfig, api_key
-from selfkd.serving.prompts import PreparedPrompt, has_remote_image, parse_message, prepare
+from selfkd.serving.decoding import Query, read_pixels, read_query
+from selfkd.serving.isolated import IsolatedProcess, TooCostlyError
+from selfkd.serving.metrics import Metrics
+from selfkd.serving.prompts import PreparedPrompt, prepare
 from selfkd.serving.remote_images import fetch
-from selfkd.serving.schema import ChatRequest, RefusedError, now, overloaded, read_request
+from selfkd.serving.schema import RefusedError, now, overloaded
 
 Result = TypeVar("Result")
+MAX_BODIES = 8  # of the maximum size, in memory at once
+DECODE_SECONDS = 10.0  # an image of 20 megapixels takes about one
+
+
+class Body:
+    """The body of one request. Its bytes count for the server's limit until `release`."""
+
+    def __init__(self, state: "ServerState"):
+        self._state = state
+        self.content = bytearray()
+
+    def append(self, part: bytes) -> None:
+        """Raises RefusedError over the limit of one body (413), or of all (503)."""
+        limit = self._state.config.max_body_bytes
+        if len(self.content) + len(part) > limit:
+            raise body_too_long(limit)
+        if self._state.num_body_bytes + len(part) > MAX_BODIES * limit:
+            raise overloaded("too many bytes of other requests are being read; try again")
+        self._state.num_body_bytes += len(part)
+        self.content += part
+
+    def release(self) -> None:
+        self._state.num_body_bytes -= len(self.content)
+        self.content = bytearray()  # not cleared: a process may still be receiving it
 
 
 class ServerState:
@@ -25,55 +55,85 @@ class ServerState:
 
     def __init__(self, config: ServeConfig, model: OmniModel, processor: OmniProcessor):
         self.config, self.key, self.started_at = config, api_key(), now()
+        self.metrics = Metrics()
         self.worker = Worker(model, processor, config.max_batch, config.batch_wait_seconds)
         self.num_active = 0  # requests that are being read, waiting or generated
+        self.num_body_bytes = 0  # of bodies that are not decoded yet
         self._context = model.context
+        self._decoders = [IsolatedProcess(config.decoder_bytes) for _ in range(config.decoding_processes)]
+        self._free_decoders: asyncio.Queue[IsolatedProcess] = asyncio.Queue()
+        for decoder in self._decoders:
+            self._free_decoders.put_nowait(decoder)
+        self._decoder_threads = ThreadPoolExecutor(config.decoding_processes, "decode")  # each waits for a process
         self._local = threading.local()
         # one processor for each thread, because tokenizers are not thread-safe
         processors: SimpleQueue[OmniProcessor] = SimpleQueue()
-        for _ in range(config.preparing_threads):
+        for _ in range(config.decoding_processes):
             processors.put(deepcopy(processor))
-        self._threads = ThreadPoolExecutor(config.preparing_threads, "prepare", self._take_processor, (processors,))
+        self._threads = ThreadPoolExecutor(config.decoding_processes, "prepare", self._take_processor, (processors,))
 
     def start(self) -> None:
+        for decoder in self._decoders:
+            decoder.start()
         self.worker.start()
 
     def close(self) -> None:
-        self._threads.shutdown(cancel_futures=True)
+        for decoder in self._decoders:
+            decoder.close()
+        for threads in (self._decoder_threads, self._threads):
+            threads.shutdown(cancel_futures=True)
         self.worker.close()
 
     @contextmanager
-    def admit(self) -> Iterator[None]:
+    def admit(self) -> Iterator[Body]:
         """Counts a request as active; raises RefusedError (503) at `max_requests`."""
         if self.num_active >= self.config.max_requests:
             raise overloaded(f"{self.num_active} requests are active; try again")
         self.num_active += 1
+        body = Body(self)
         try:
-            yield
+            yield body
         finally:
+            body.release()
             self.num_active -= 1
 
-    async def prepare(self, body: bytes) -> tuple[ChatRequest, PreparedPrompt]:
-        """Parses a body and builds its prompt outside the event loop; raises RefusedError."""
-        request = await self._in_thread(lambda: read_request(body))
-        if request.model != self.config.served_name:
-            raise unknown_model(request.model, self.config)
-        query = parse_message(request)
-        image = None
-        if has_remote_image(query, self.config.remote_images):
+    async def prepare(self, body: Body) -> tuple[Query, PreparedPrompt]:
+        """Decodes a body, which it releases, and builds its prompt outside the event loop; raises RefusedError."""
+        try:
+            query = await self._decode(read_query, pickle.PickleBuffer(body.content), self.config, self._context)
+        finally:
+            body.release()
+        if query.image_url:
             # in a thread of its own: a slow remote server must not delay the prompts of other requests
-            image = await asyncio.to_thread(fetch, query.image_url or "", self.config.max_body_bytes)
-        return request, await self._in_thread(
-            lambda: prepare(query, image, request, self.config, self._local.processor, self._context)
+            content = await asyncio.to_thread(fetch, query.image_url, self.config.max_body_bytes)
+            image = await self._decode(read_pixels, pickle.PickleBuffer(content), self.config.max_pixels)
+            query = replace(query, image=image)
+        loop = asyncio.get_running_loop()
+        prepared = await loop.run_in_executor(
+            self._threads, lambda: prepare(query, self.config, self._local.processor, self._context)
         )
+        return replace(query, image=None, samples=None), prepared
+
+    def metrics_text(self) -> str:
+        return self.metrics.text({"requests_active": self.num_active, "requests_waiting": self.worker.num_waiting})
 
     def _take_processor(self, processors: "SimpleQueue[OmniProcessor]") -> None:
         self._local.processor = processors.get()
 
-    async def _in_thread(self, function: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function)
+    async def _decode(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """`function(*arguments)` in a process, which ends with a request that timed out or whose client is gone."""
+        decoder = await self._free_decoders.get()
+        call = self._decoder_threads.submit(decoder.call, function, *arguments, seconds=DECODE_SECONDS)
+        try:
+            return await asyncio.wrap_future(call)
+        except asyncio.CancelledError:
+            decoder.kill()
+            raise
+        except TooCostlyError as error:
+            raise RefusedError(400, f"messages: {error}", "messages", "too_costly") from error
+        finally:
+            self._free_decoders.put_nowait(decoder)
 
 
-def unknown_model(name: str, config: ServeConfig) -> RefusedError:
-    message = f"model: {name[:100]!r} does not exist; this server has {config.served_name!r}"
-    return RefusedError(404, message, "model", "model_not_found")
+def body_too_long(limit: int) -> RefusedError:
+    return RefusedError(413, f"the body is longer than {limit} bytes", code="body_too_long")

@@ -45,11 +45,11 @@ def run_jobs(
     yield from run
 
 
-def server_context() -> Any:
-    """The multiprocessing context of the fork server. It is started once and has no threads: a fork of this process,
-    which may hold torch's threads, could hang."""
+def server_context(preload: Sequence[str] = PRELOAD) -> Any:
+    """The multiprocessing context of the fork server, which imports `preload`. It is started once and has no threads: a
+    fork of this process, which may hold torch's threads, could hang."""
     context = get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
+    context.set_forkserver_preload(list(preload))
     settings = current_process()._config  # type: ignore[attr-defined]
     if len(tempfile.gettempdir()) > MAX_TEMP_FOLDER and "tempdir" not in settings:
         settings["tempdir"] = folder = tempfile.mkdtemp(prefix="pymp-", dir="/tmp")  # nosec B108 a folder of mode 700 with a random name
@@ -89,7 +89,7 @@ def _begin_worker(state: ProcessState) -> None:
     global _is_pool_worker
     _is_pool_worker = True
     state.apply()
-    _end_with_parent(state.sockets)
+    end_with_parent(state.sockets)
 
 
 def _on_processes(stage: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], processes: int) -> Iterator[Any]:
@@ -112,7 +112,7 @@ def _on_processes(stage: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], pr
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _end_with_parent(sockets: str) -> None:
+def end_with_parent(sockets: str) -> None:
     """Ends this process as soon as its parent is gone, and removes the folder of the fork server's `sockets`, which a
     killed command leaves. After a SIGKILL this process would otherwise work on the jobs in the queue, concurrently with
     the resumed command, and then wait for ever. Ctrl-C, which a terminal sends to all processes, is handled by the
@@ -234,7 +234,7 @@ def _serve_engine(
     pipe: Connection, open_engine: Callable[..., TTSEngine], arguments: tuple[Any, ...], state: ProcessState
 ) -> None:
     state.apply()
-    _end_with_parent(state.sockets)
+    end_with_parent(state.sockets)
     try:
         engine = open_engine(*arguments)
         pipe.send("")

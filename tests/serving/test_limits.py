@@ -1,6 +1,7 @@
 """Limits and access checks of the server: no client can harm another by what it sends, or does not send."""
 
 import json
+import resource
 import socket
 import struct
 import sys
@@ -37,6 +38,7 @@ from serving import (
 
 from selfkd.errors import InputError
 from selfkd.serving.config import KEY_VARIABLE, ServeConfig, is_loopback
+from selfkd.serving.connections import reserve_descriptors
 from selfkd.serving.serve import serve
 
 # limits
@@ -200,11 +202,35 @@ def test_other_hosts_need_an_api_key(monkeypatch):
     ("name", "value"),
     [("max_batch", 0), ("max_requests", 0), ("max_body_bytes", 0), ("max_pixels", -1), ("max_new_tokens", 0),
      ("port", 70_000), ("timeout_seconds", 0), ("batch_wait_seconds", -1), ("max_audio_seconds", 31),
-     ("preparing_threads", 0), ("served_name", " ")],
+     ("decoding_processes", 0), ("max_connections", 0), ("served_name", " ")],
 )  # fmt: skip
 def test_invalid_settings(name, value):
     with pytest.raises(InputError, match=f"^{name}: "):
         ServeConfig("m", **{name: value})
+
+
+def test_certificates_are_checked_before_a_model_is_loaded(tmp_path):
+    (tmp_path / "text.pem").write_text("no certificate")
+    for name in ("missing.pem", "text.pem"):
+        with pytest.raises(InputError, match=rf"^ssl_certfile: .*{name}: no certificate and key that fit"):
+            ServeConfig(ssl_certfile=str(tmp_path / name))
+    with pytest.raises(InputError, match=r"^ssl_keyfile: has no effect"):
+        ServeConfig(ssl_keyfile=str(tmp_path / "text.pem"))
+
+
+def test_descriptors_are_reserved_at_the_start(monkeypatch):
+    limits = [(256, 1024), (256, 256), (resource.RLIM_INFINITY, resource.RLIM_INFINITY)]
+    raised = []
+    monkeypatch.setattr(resource, "setrlimit", lambda _, values: raised.append(values))
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits[0])
+    reserve_descriptors(512)
+    assert raised == [(612, 1024)]
+    limits.pop(0)
+    with pytest.raises(InputError, match="max_connections: 512: this process may open 256 files"):
+        reserve_descriptors(512)
+    limits.pop(0)
+    reserve_descriptors(512)
+    assert len(raised) == 1
 
 
 def test_missing_model(tmp_path):

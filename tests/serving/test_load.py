@@ -7,7 +7,6 @@ import asyncio
 import json
 import os
 import random
-import socket
 import time
 from dataclasses import replace
 
@@ -15,7 +14,7 @@ import psutil
 import pytest
 from examples import tone, toy_examples
 from openai import AsyncOpenAI
-from serving import TIMEOUT_SECONDS, post, request, request_head, serve_process
+from serving import TIMEOUT_SECONDS, free_port, post, request, request_head, serve_process
 
 from selfkd.evaluation.backends.endpoint import user_message
 from selfkd.evaluation.backends.local import predict_modality
@@ -32,12 +31,6 @@ def folder(parts, tmp_path_factory):
     for part in parts:
         part.save_pretrained(folder)
     return folder
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture

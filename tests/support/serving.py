@@ -66,6 +66,12 @@ def serve_process(model_folder, port: int, **settings):
         yield f"http://127.0.0.1:{port}/v1", process
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def wait_for_health(url: str, process: Command) -> None:
     for _ in range(10 * TIMEOUT_SECONDS):
         assert process.poll() is None, process.stderr
