@@ -28,3 +28,5 @@ def app(config: AppConfig) -> None:
             PageServer(session, Path(folder)).run()
         except KeyboardInterrupt:  # uvicorn raises the signal again after its shutdown
             return
+        finally:
+            session.close()

@@ -23,6 +23,7 @@ class AppConfig:
         host: Address of this machine to bind to.
         port: Port to bind to; 0 takes a free one.
         max_upload_bytes: Maximum size of an uploaded file.
+        max_total_upload_bytes: Maximum size of all uploads of the last hour; older ones are deleted.
         max_pixels: Maximum number of pixels of an image.
         max_audio_seconds: Maximum duration of an audio query; at most 30.
         max_new_tokens: Maximum number of tokens in a response.
@@ -34,15 +35,18 @@ class AppConfig:
     host: str = "127.0.0.1"
     port: int = 7860
     max_upload_bytes: int = 20_000_000
+    max_total_upload_bytes: int = 1_000_000_000
     max_pixels: int = 20_000_000
     max_audio_seconds: float = MAX_AUDIO_SECONDS
     max_new_tokens: int = 64
     max_waiting: int = 16
 
     def __post_init__(self) -> None:
-        for name in ("max_upload_bytes", "max_pixels", "max_new_tokens", "max_waiting"):
+        for name in ("max_upload_bytes", "max_total_upload_bytes", "max_pixels", "max_new_tokens", "max_waiting"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: {getattr(self, name)}: must be at least 1")
+        if self.max_total_upload_bytes < self.max_upload_bytes:
+            raise InputError(f"max_total_upload_bytes: {self.max_total_upload_bytes}: less than one upload")
         if not 0 <= self.port <= 65_535:
             raise InputError(f"port: {self.port}: must be between 0 and 65535")
         if not SHORTEST_SECONDS <= self.max_audio_seconds <= MAX_AUDIO_SECONDS:

@@ -13,6 +13,7 @@ import gradio as gr
 import uvicorn
 from fastapi import FastAPI
 from gradio.routes import App
+from gradio.utils import get_upload_folder
 from starlette.datastructures import Headers
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import PlainTextResponse
@@ -21,13 +22,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from selfkd.app.session import Session
 from selfkd.app.ui import build_page, page_css, theme
+from selfkd.app.uploads import FORM_BYTES, has_room
 from selfkd.serving.config import LOOPBACK_NAMES
 
 # routes of Gradio that fetch a URL, or write files for components that this page does not have
 _DISABLED_ROUTES = re.compile(
     r"/gradio_api/(file[=/]/*[a-z][a-z0-9+.-]*:/|proxy=|process_recording|vibe|undo-vibe|run-history)", re.IGNORECASE
 )
-_SHUTDOWN_SECONDS = 10  # for a query that is running, after the signal to stop
+_UPLOAD_ROUTE = re.compile("(/gradio_api)?/upload/?$")
+_SHUTDOWN_SECONDS = 8  # for a query that is running, after the signal to stop
 
 
 class SameOriginMiddleware:
@@ -53,6 +56,35 @@ class SameOriginMiddleware:
         await self._app(scope, receive, send)
 
 
+class UploadLimitMiddleware:
+    """Refuses uploads that are too large, of unknown size, or for which there is no room. Gradio's own limit is one of
+    each file, and a form may have many."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int, max_total_bytes: int):
+        self._app, self._max_bytes, self._max_total_bytes = app, max_bytes, max_total_bytes
+        self._arriving = 0  # bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not _UPLOAD_ROUTE.match(scope["path"]):
+            await self._app(scope, receive, send)
+            return
+        length = Headers(scope=scope).get("content-length", "")
+        size = int(length) if re.fullmatch("[0-9]{1,15}", length) else None
+        if size is None:
+            await PlainTextResponse("an upload needs a Content-Length", 411)(scope, receive, send)
+        elif size > self._max_bytes + FORM_BYTES:
+            await PlainTextResponse(f"over {self._max_bytes} bytes", 413)(scope, receive, send)
+        elif not has_room(Path(get_upload_folder()), self._arriving + size, self._max_total_bytes):
+            message = f"the uploads have over {self._max_total_bytes} bytes; they are deleted after an hour"
+            await PlainTextResponse(message, 507)(scope, receive, send)
+        else:
+            self._arriving += size
+            try:
+                await self._app(scope, receive, send)
+            finally:
+                self._arriving -= size
+
+
 class PageServer(uvicorn.Server):
     """`folder` holds files of the page, and must exist as long as the server runs."""
 
@@ -63,6 +95,11 @@ class PageServer(uvicorn.Server):
         # DNS rebinding: another site could point its own name here, and would then count as this page's origin
         outer.add_middleware(TrustedHostMiddleware, allowed_hosts=[config.host, *LOOPBACK_NAMES])
         outer.add_middleware(SameOriginMiddleware)
+        outer.add_middleware(
+            UploadLimitMiddleware,
+            max_bytes=config.max_upload_bytes,
+            max_total_bytes=config.max_total_upload_bytes,
+        )
         gr.mount_gradio_app(
             outer,
             page,

@@ -29,8 +29,10 @@ from selfkd.model.checkpoint import inspect_checkpoint, ready
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
 from selfkd.model.tiny import TINY_MODEL, has_tiny_llm
-from selfkd.serving.decoding import check_text
-from selfkd.serving.media import audio_formats, read_audio, read_image
+from selfkd.serving.config import decoder_bytes
+from selfkd.serving.decoding import check_text, read_pixels
+from selfkd.serving.isolated import DECODE_SECONDS, IsolatedProcess, TooCostlyError
+from selfkd.serving.media import audio_formats, read_audio
 from selfkd.serving.schema import RefusedError
 from selfkd.synthesis.sources.toy import ToyWorld
 from selfkd.synthesis.text_normalization import spoken_form
@@ -101,6 +103,7 @@ def parse_query(
     audio: bytes | None,
     config: AppConfig,
     models: Sequence[tuple[OmniModel, OmniProcessor]],
+    decoder: IsolatedProcess,
 ) -> Example:
     """An example with `question` if the query has text and `audio` if it has audio. Raises InputError with a message
     that names fields as the page does."""
@@ -113,11 +116,11 @@ def parse_query(
         for model, _ in models:
             check_text(text, model.context)
     with _page_names("Image"):
-        read_image(image, config.max_pixels)
+        decoder.call(read_pixels, image, config.max_pixels, seconds=DECODE_SECONDS)
     example = Example("question", text, "", "app", "", "", image=image)
     if audio is None:
         return example
-    return example.with_audio(_samples(audio, config.max_audio_seconds), "")
+    return example.with_audio(_samples(audio, config.max_audio_seconds, decoder), "")
 
 
 def _checked(text: str) -> str:
@@ -126,12 +129,12 @@ def _checked(text: str) -> str:
     return text.strip()
 
 
-def _samples(content: bytes, max_seconds: float) -> NDArray[np.float32]:
+def _samples(content: bytes, max_seconds: float, decoder: IsolatedProcess) -> NDArray[np.float32]:
     formats = audio_formats(content)
     if not formats:
         raise InputError("Audio: not a WAV, FLAC, MP3, Ogg, M4A, AAC, WebM or 3GP file")
     with _page_names("Audio"):
-        return read_audio(content, formats[0], max_seconds)
+        return decoder.call(read_audio, content, formats[0], max_seconds, seconds=DECODE_SECONDS)
 
 
 @contextmanager
@@ -141,6 +144,8 @@ def _page_names(field: str) -> Iterator[None]:
         yield
     except RefusedError as error:
         raise InputError(f"{field}: {error.message.partition(': ')[2]}") from error
+    except TooCostlyError as error:
+        raise InputError(f"{field}: {error}") from error
 
 
 LoadedModel = tuple[OmniModel, OmniProcessor]
@@ -184,6 +189,11 @@ class Session:
     def __init__(self, config: AppConfig, models: dict[str, LoadedModel], transcriber: Transcriber | None):
         self.config, self.models, self.transcriber = config, models, transcriber
         self.tts_engine = EspeakEngine()
+        # what is uploaded is decoded there first: only what it could decode within the limits is decoded here
+        self.decoder = IsolatedProcess(decoder_bytes(config.max_upload_bytes, config.max_pixels))
+
+    def close(self) -> None:
+        self.decoder.close()
 
     @classmethod
     def load(cls, config: AppConfig) -> "Session":
@@ -212,11 +222,11 @@ class Session:
         models = list(self.models.values())
         is_synthesized = audio is None or (synthesized is not None and synthesized.wav == audio)
         if is_synthesized:
-            parse_query(image, text, None, self.config, models)  # refused before TTS
+            parse_query(image, text, None, self.config, models, self.decoder)  # refused before TTS
             if synthesized is None or (synthesized.text, synthesized.voice) != (text.strip(), voice):
                 synthesized = synthesize_query(self.tts_engine, text, voice)
             audio = synthesized.wav
-        example = parse_query(image, text, audio, self.config, models)
+        example = parse_query(image, text, audio, self.config, models, self.decoder)
         modalities: Sequence[Modality] = MODALITIES if example.question else ("audio",)
         responses, seconds = {}, {}
         for name, (model, processor) in self.models.items():

@@ -24,7 +24,7 @@ from selfkd.app.session import (
     builtin_examples,
     synthesize_query,
 )
-from selfkd.app.uploads import UploadOnlyBlocks, uploaded_path
+from selfkd.app.uploads import KEEP_SECONDS, UploadOnlyBlocks, uploaded_path
 from selfkd.errors import InputError
 from selfkd.training.data import MODALITIES, Modality
 
@@ -166,7 +166,6 @@ def _percent(share: float) -> str:
 
 
 log = logging.getLogger("selfkd.app")
-_KEEP_SECONDS = 3600  # uploads, and the state of a page that was closed
 _HEAD = """\
 <div class="kd-head"><h1>Text query or audio query?</h1>
 <p>One question about an image, sent to a model twice: as text and as audio. Compare the responses, the probability of
@@ -235,10 +234,10 @@ def build_page(session: Session, folder: Path) -> gr.Blocks:
     with UploadOnlyBlocks(
         title="selfkd: text query or audio query?",
         analytics_enabled=False,
-        delete_cache=(_KEEP_SECONDS // 4, _KEEP_SECONDS),
+        delete_cache=(KEEP_SECONDS // 4, KEEP_SECONDS),
     ) as page:
-        result_state = gr.State(None, time_to_live=_KEEP_SECONDS)
-        clip_state = gr.State(None, time_to_live=_KEEP_SECONDS)
+        result_state = gr.State(None, time_to_live=KEEP_SECONDS)
+        clip_state = gr.State(None, time_to_live=KEEP_SECONDS)
         gr.HTML(_HEAD)
         gr.HTML('<h2 class="kd-title">Run an example</h2>')
         with gr.Row(elem_id="examples"):

@@ -1,10 +1,12 @@
-"""Which files the page reads: uploads and files of its own, and no other file of this machine.
+"""Which files the page reads: uploads and files of its own, and no other file of this machine. How much it keeps.
 
 Any client can name any path. Gradio checks paths before it copies a file into its cache, but only for pages that it
 serves itself (`has_launched`); a page that is mounted in another application must switch the checks on. URLs, which
 Gradio would fetch, are refused too.
 """
 
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,9 @@ from gradio.utils import get_upload_folder
 
 from selfkd.errors import InputError
 from selfkd.files import path_within
+
+KEEP_SECONDS = 3600  # uploads, and the state of a page that was closed
+FORM_BYTES = 10_000  # of an upload, besides the file
 
 
 class UploadOnlyBlocks(gr.Blocks):
@@ -49,3 +54,17 @@ def uploaded_path(path: str) -> Path:
     except (InputError, OSError, ValueError):
         pass
     raise InputError("only files that were uploaded to this page are read")
+
+
+def has_room(folder: Path, size: int, max_total_bytes: int) -> bool:
+    """Whether `size` more bytes fit into the uploads. Deletes those that are older than `KEEP_SECONDS`: the page's own
+    timer misses files that no event has used."""
+    total, oldest = size, time.time() - KEEP_SECONDS
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # deleted meanwhile
+            status = path.lstat()
+            if not path.is_dir() and status.st_mtime < oldest:
+                path.unlink()
+            elif path.is_file():
+                total += status.st_size
+    return total <= max_total_bytes

@@ -83,13 +83,13 @@ class ServeConfig:
             )
         check_certificate(self.ssl_certfile, self.ssl_keyfile)
 
-    @property
-    def decoder_bytes(self) -> int:
-        """Memory that reading one request may take: copies of its body, and of an image with 4 bytes a pixel."""
-        return 6 * self.max_body_bytes + 16 * self.max_pixels + _AUDIO_BYTES
-
 
 _AUDIO_BYTES = 200_000_000  # 30 s of 8 channels at 384 kHz, as floats, and their mean
+
+
+def decoder_bytes(max_body_bytes: int, max_pixels: int) -> int:
+    """Memory that decoding one request may take: copies of its bytes, and of an image with 4 bytes a pixel."""
+    return 6 * max_body_bytes + 16 * max_pixels + _AUDIO_BYTES
 
 
 def check_certificate(certfile: str, keyfile: str) -> None:

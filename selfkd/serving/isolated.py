@@ -22,6 +22,7 @@ from selfkd.synthesis.workers import ProcessState, end_with_parent, server_conte
 Result = TypeVar("Result")
 PRELOAD = ["selfkd.serving.decoding", "scipy.signal"]  # modules that the fork server imports
 START_SECONDS = 60.0
+DECODE_SECONDS = 10.0  # an image of 20 megapixels takes about one
 
 
 class TooCostlyError(InputError):

@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
 from selfkd.serving.batching import Worker
-from selfkd.serving.config import ServeConfig, api_key
+from selfkd.serving.config import ServeConfig, api_key, decoder_bytes
 from selfkd.serving.decoding import Query, read_pixels, read_query
-from selfkd.serving.isolated import IsolatedProcess, TooCostlyError
+from selfkd.serving.isolated import DECODE_SECONDS, IsolatedProcess, TooCostlyError
 from selfkd.serving.metrics import Metrics
 from selfkd.serving.prompts import PreparedPrompt, prepare
 from selfkd.serving.remote_images import fetch
@@ -25,7 +25,6 @@ from selfkd.serving.schema import RefusedError, now, overloaded
 
 Result = TypeVar("Result")
 MAX_BODIES = 8  # of the maximum size, in memory at once
-DECODE_SECONDS = 10.0  # an image of 20 megapixels takes about one
 
 
 class Body:
@@ -60,7 +59,8 @@ class ServerState:
         self.num_active = 0  # requests that are being read, waiting or generated
         self.num_body_bytes = 0  # of bodies that are not decoded yet
         self._context = model.context
-        self._decoders = [IsolatedProcess(config.decoder_bytes) for _ in range(config.decoding_processes)]
+        num_bytes = decoder_bytes(config.max_body_bytes, config.max_pixels)
+        self._decoders = [IsolatedProcess(num_bytes) for _ in range(config.decoding_processes)]
         self._free_decoders: asyncio.Queue[IsolatedProcess] = asyncio.Queue()
         for decoder in self._decoders:
             self._free_decoders.put_nowait(decoder)

@@ -35,6 +35,7 @@ from selfkd.model.lora import adapter_parameters
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
 from selfkd.model.tiny import has_tiny_llm, load_tiny_model
+from selfkd.serving.isolated import IsolatedProcess
 from selfkd.synthesis.tts.base import EspeakEngine
 from selfkd.training.align import AlignConfig, assemble
 from selfkd.training.data import MODALITIES, PairedCollator, modality_prompts, paired_item
@@ -51,7 +52,7 @@ def query():
     """A built-in example with synthesized audio."""
     tts_engine, example = EspeakEngine(), builtin_examples()[3]
     clip = synthesize_query(tts_engine, example.question, VOICE)
-    return parse_query(example.image, example.question, clip.wav, AppConfig(), [])
+    return parse_query(example.image, example.question, clip.wav, AppConfig(), [], IsolatedProcess(600_000_000))
 
 
 @pytest.fixture(scope="module")
@@ -313,7 +314,7 @@ def test_exif_orientation_is_applied():
     exif[0x0112] = 6  # rotated by 90 degrees
     buffer = io.BytesIO()
     Image.new("RGB", (40, 20), "red").save(buffer, format="JPEG", exif=exif)
-    example = parse_query(buffer.getvalue(), "What?", None, AppConfig(), [])
+    example = parse_query(buffer.getvalue(), "What?", None, AppConfig(), [], IsolatedProcess(600_000_000))
     assert example.load_image().size == (20, 40)
 
 

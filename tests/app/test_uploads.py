@@ -2,20 +2,24 @@
 
 import http.client
 import json
+import os
 import threading
 import time
 import uuid
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from urllib.parse import quote, urlsplit
 
+import hanging
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from serving import png_bytes
 
 from selfkd.app.app import app
 from selfkd.app.config import AppConfig
 from selfkd.app.server import PageServer
 from selfkd.app.session import VOICES, Session
-from selfkd.app.uploads import check_uploaded
+from selfkd.app.uploads import KEEP_SECONDS, check_uploaded, has_room
 from selfkd.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio")
@@ -134,6 +138,8 @@ def test_no_route_reads_a_file_that_was_not_uploaded(page, folder, internal_serv
             ({"path": path, "meta": META, "url": path, "orig_name": "a.svg", "is_stream": True}, 2),
             ({"path": path, "meta": META}, 1),  # a file in the text field
             ({"a": [{"path": path, "meta": META}]}, 3),
+            ({"path": None, "url": path, "meta": META}, 0),
+            ({"path": "a.png", "meta": META | {"path": path, "url": path}}, 0),
         ):
             session = uuid.uuid4().hex
             message = queue_event(page, inputs(file, at), session)
@@ -151,12 +157,7 @@ def test_no_route_reads_a_file_that_was_not_uploaded(page, folder, internal_serv
 
 
 def test_uploaded_file_is_read(page):
-    boundary = uuid.uuid4().hex
-    form = f'--{boundary}\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'.encode()
-    content = form + png_bytes(8, 8) + f"\r\n--{boundary}--\r\n".encode()
-    status, paths = send(
-        page, "POST", "/gradio_api/upload", content, {"Content-Type": f"multipart/form-data; boundary={boundary}"}
-    )
+    status, paths = send(page, "POST", "/gradio_api/upload", *form(png_bytes(8, 8)))
     assert status == 200
     (path,) = json.loads(paths)
     message = queue_event(page, inputs({"path": path, "meta": META}), uuid.uuid4().hex)
@@ -187,3 +188,51 @@ def test_check_uploaded_finds_paths_at_any_depth(value):
     with pytest.raises(InputError, match="only files that were uploaded"):
         check_uploaded(value)
     check_uploaded([None, "/etc/passwd", 3, {"a": ["text", {}]}])
+
+
+def form(content, count=1):
+    """(body, headers) of an upload of `count` files."""
+    boundary = uuid.uuid4().hex
+    head = 'Content-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+    part = f"--{boundary}\r\n{head}".encode() + content + b"\r\n"
+    return part * count + f"--{boundary}--\r\n".encode(), {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+
+
+def test_uploads_have_a_size_a_total_and_an_age(page, folder):
+    upload = "/gradio_api/upload"
+    many = send(page, "POST", upload, *form(bytes(15_000_000), 2))  # each within Gradio's limit of a file
+    assert many[0] == 413 and b"over 20000000 bytes" in many[1]
+    connection = http.client.HTTPConnection(page, timeout=60)
+    body, headers = form(b"x")
+    connection.request("POST", upload, iter([body]), headers, encode_chunked=True)
+    assert connection.getresponse().status == 411
+    big = folder / "uploads" / "others.bin"
+    with big.open("wb") as file:
+        file.truncate(999_000_000)  # takes no disk
+    full = send(page, "POST", upload, *form(bytes(2_000_000)))
+    assert full[0] == 507 and b"deleted after an hour" in full[1]
+    os.utime(big, (0, 0))
+    assert send(page, "POST", upload, *form(bytes(2_000_000)))[0] == 200 and not big.exists()
+
+
+@given(st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 2 * KEEP_SECONDS)), max_size=6), st.integers(0, 1000))
+def test_old_uploads_make_room(tmp_path_factory, files, size):
+    folder = tmp_path_factory.mktemp("uploads")
+    for i, (length, age) in enumerate(files):
+        path = folder / str(i) / "a.png"
+        path.parent.mkdir()
+        path.write_bytes(bytes(length))
+        os.utime(path, (time.time() - age - 30, time.time() - age - 30))
+    kept = [length for length, age in files if age + 30 < KEEP_SECONDS]
+    assume(all(abs(age + 30 - KEEP_SECONDS) > 5 for _, age in files))
+    assert has_room(folder, size, 1500) == (size + sum(kept) <= 1500)
+    assert sum(path.stat().st_size for path in folder.rglob("*.png")) == sum(kept)
+
+
+def test_image_that_hangs_its_decoder_is_refused(monkeypatch, page):
+    session = Session(AppConfig(), {}, None)
+    monkeypatch.setattr("selfkd.app.session.read_pixels", hanging.hang)
+    monkeypatch.setattr("selfkd.app.session.DECODE_SECONDS", 0.5)
+    with pytest.raises(InputError, match=r"Image: not decoded within 0\.5 s"):
+        session.run(png_bytes(8, 8), "What?", None, None, "en-US+f2")
+    session.close()

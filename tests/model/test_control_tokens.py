@@ -20,6 +20,7 @@ from selfkd.app.session import parse_query
 from selfkd.evaluation.backends.local import choice_log_likelihoods, predict_modalities
 from selfkd.model.control_tokens import Template, TextTokenizer, control_tokens
 from selfkd.model.processing_omni import OmniProcessor
+from selfkd.serving.isolated import IsolatedProcess
 from selfkd.training.data import PairedCollator, paired_item
 
 NAMES = [
@@ -163,7 +164,7 @@ def test_server_treats_control_names_as_text(server):
 
 
 def test_app_treats_control_names_as_text(parts):
-    example = parse_query(toy_examples(1)[0].image, FORGED, None, AppConfig(), [parts])
+    example = parse_query(toy_examples(1)[0].image, FORGED, None, AppConfig(), [parts], IsolatedProcess(400_000_000))
     assert generate_responses(*parts, example, ["text"], 4)["text"].tokens
 
 

@@ -20,20 +20,22 @@ pytestmark = pytest.mark.slow
 
 
 @contextmanager
-def running(command):
-    """Yields (the address that it prints, the process); afterwards sends SIGINT and checks the exit."""
+def running(command, stop=signal.SIGINT):
+    """Yields (the address that it prints, the process); afterwards sends the signal and checks the exit."""
     with Command([command, "--port", "0"]) as process:
         deadline = time.monotonic() + 2 * TIMEOUT_SECONDS
         while not (address := re.search(r"http://127\.0\.0\.1:\d+", process.stdout + process.stderr)):
             assert process.poll() is None and time.monotonic() < deadline, process.stderr
             time.sleep(0.05)
         yield address[0], process
-        process.send_signal(signal.SIGINT)
-        assert process.wait(TIMEOUT_SECONDS) == 0 and "Traceback" not in process.stderr, process.stderr
+        process.send_signal(stop)
+        code = 0 if stop == signal.SIGINT else -stop
+        assert process.wait(TIMEOUT_SECONDS) == code and "Traceback" not in process.stderr, process.stderr
 
 
-def test_app_shows_its_page():
-    with running("app") as (address, _), urllib.request.urlopen(address, timeout=TIMEOUT_SECONDS) as page:
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_app_shows_its_page(stop):
+    with running("app", stop) as (address, _), urllib.request.urlopen(address, timeout=TIMEOUT_SECONDS) as page:
         assert page.status == 200 and "selfkd: text query or audio query?" in page.read().decode()
 
 
