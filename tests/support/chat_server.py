@@ -5,6 +5,7 @@ failures are scripted for each such pair: a list of behaviours, one for each req
 """
 
 import base64
+import gzip
 import hashlib
 import io
 import json
@@ -20,6 +21,7 @@ from typing import Any
 import soundfile
 
 LONG_TEXT = "and so on " * 20_000
+HUGE = b'{"choices": []' + b" " * 40_000_000 + b"}"  # 40 kB as gzip
 USAGE = {"prompt_tokens": 1000, "completion_tokens": 10, "total_tokens": 1010}
 
 
@@ -99,6 +101,16 @@ BODIES: dict[str, Callable[[str], bytes]] = {
     "odd usage": lambda text: body_of({"content": text}, usage={"prompt_tokens": "many", "completion_tokens": None}),
 }
 
+ENCODED: dict[str, Callable[[bytes], tuple[str, bytes]]] = {  # a body's encoding, by the name of the behaviour
+    "gzip": lambda body: ("gzip", gzip.compress(body)),
+    "cut gzip": lambda body: ("gzip", gzip.compress(body)[:-12]),
+    "no gzip": lambda body: ("gzip", body),
+    "huge gzip": lambda body: ("gzip", gzip.compress(HUGE)),
+    "huge": lambda body: ("identity", HUGE),
+    "gzip twice": lambda body: ("gzip, gzip", gzip.compress(gzip.compress(HUGE))),
+    "unknown encoding": lambda body: ("br", body),
+}
+
 
 @dataclass
 class ChatServer:
@@ -142,10 +154,16 @@ class _Handler(BaseHTTPRequestHandler):
             self._behave(behaviour, request)
 
     def _behave(self, behaviour: str, request: Request) -> None:
-        """`behaviour`: a name of BODIES, "hang", "drip", "cut", or "429" or "429 after 0.3" (Retry-After, seconds)."""
+        """`behaviour`: a name of BODIES or ENCODED, "redirect", "hang", "drip", "cut", or "429" or "429 after 0.3"
+        (Retry-After, seconds)."""
         if behaviour in BODIES:
             headers = {"Content-Type": "text/html"} if behaviour == "html" else {}
             self._send(200, BODIES[behaviour](self.chat.prediction(request)), headers)
+        elif behaviour in ENCODED:
+            encoding, content = ENCODED[behaviour](BODIES["ok"](self.chat.prediction(request)))
+            self._send(200, content, {"Content-Encoding": encoding})
+        elif behaviour == "redirect":  # the body of a redirect is read too
+            self._send(307, gzip.compress(HUGE), {"Content-Encoding": "gzip", "Location": self.path})
         elif behaviour == "hang":
             self.chat.closing.wait()
             self.close_connection = True

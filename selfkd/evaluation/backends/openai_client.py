@@ -25,9 +25,11 @@ from selfkd.errors import InputError, reason_of
 from selfkd.evaluation.backends.chat_response import ChatResponse, parse_chat_response, short
 from selfkd.evaluation.response import Prediction
 from selfkd.files import read_json, write_json
+from selfkd.response_limit import ENCODINGS, aread_up_to
 
 USAGE = "usage.json"
 SAVED_EVERY_SECONDS = 1.0
+MAX_RESPONSE_BYTES = 8_000_000  # a minute of audio next to the text has four
 
 
 @dataclass
@@ -80,7 +82,8 @@ class Attempts(openai.DefaultAsyncHttpxClient):
     """`before(is_retry)` is awaited before each attempt; `timeout_seconds` is from then to the response's last byte."""
 
     def __init__(self, timeout_seconds: float, before: Callable[[bool], Awaitable[None]]):
-        super().__init__(timeout=timeout_seconds)
+        super().__init__(timeout=timeout_seconds, event_hooks={"response": [aread_up_to(MAX_RESPONSE_BYTES)]})
+        self.headers["Accept-Encoding"] = ENCODINGS
         self._timeout_seconds, self._before = timeout_seconds, before
 
     async def send(self, request: Any, *arguments: Any, **options: Any) -> Any:

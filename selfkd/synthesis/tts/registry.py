@@ -20,6 +20,7 @@ from selfkd.data.example import language_code
 from selfkd.data.media import decode_audio
 from selfkd.data.resample import resampled
 from selfkd.errors import EngineError, InputError, without_run_details
+from selfkd.response_limit import ENCODINGS, read_up_to
 from selfkd.synthesis.config import EngineName
 from selfkd.synthesis.sources.rows import Clip, find_recording, read_clip
 from selfkd.synthesis.tts.base import ESPEAK_VOICES, EspeakEngine, TTSEngine, Utterance
@@ -32,6 +33,7 @@ _COMMAND_ENGINES: dict[str, Callable[[float], TTSEngine]] = {
     "pico": PicoEngine,
     "festival": FestivalEngine,
 }
+_MAX_SPEECH_BYTES = 32_000_000  # two minutes of 32-bit stereo at 32 kHz
 _ROW_STATUS_CODES = (400, 413, 422)  # of a server that cannot synthesize a text
 # of OpenAI itself, and of "training"; other servers have their own, without a list of them
 _OPENAI_VOICES = ("alloy", "ash", "ballad", "coral", "echo", "fable", "onyx", "nova", "sage", "shimmer", "verse")
@@ -88,8 +90,12 @@ class EndpointEngine:
 
     @cached_property
     def _client(self) -> Any:
-        from openai import OpenAI
+        from openai import DefaultHttpxClient, OpenAI
 
+        http_client = DefaultHttpxClient(
+            timeout=self.timeout_seconds, event_hooks={"response": [read_up_to(_MAX_SPEECH_BYTES)]}
+        )
+        http_client.headers["Accept-Encoding"] = ENCODINGS
         return OpenAI(
             base_url=self._endpoint.base or None,
             api_key=self._key,
@@ -97,6 +103,7 @@ class EndpointEngine:
             default_query=self._endpoint.query,
             max_retries=5,
             timeout=self.timeout_seconds,
+            http_client=http_client,
         )
 
     def voices(self) -> list[str]:

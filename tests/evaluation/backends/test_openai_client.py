@@ -8,6 +8,7 @@ import re
 import sys
 import threading
 import time
+import tracemalloc
 from dataclasses import asdict, replace
 from itertools import count, pairwise
 
@@ -374,3 +375,30 @@ def test_missing_openai_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(InputError, match=r"pip install 'selfkd\[openai\]'"):
         EndpointClient("", "m", "text").predict(small_examples(1))
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "reason"),
+    [
+        ("gzip", ""),
+        ("cut gzip", "cannot be decompressed (it is cut short)"),
+        ("no gzip", "cannot be decompressed"),
+        ("huge", "more than 8 MB"),
+        ("huge gzip", "more than 8 MB"),
+        ("redirect", "more than 8 MB"),
+        ("gzip twice", "encoding 'gzip, gzip'"),
+        ("unknown encoding", "encoding 'br'"),
+    ],
+)
+def test_response_is_limited_after_decompression(server, behaviour, reason):
+    """sec_12: 1.5 MB of gzip took 4.3 GB."""
+    server.always = behaviour
+    example = small_examples(1)[0]
+    tracemalloc.start()
+    (prediction,) = client_of(server, max_retries=0).predict([example])
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert reason in prediction.error and bool(reason) == bool(prediction.error)
+    assert prediction.text == ("" if reason else pair(example))
+    assert server.requests[0].headers["accept-encoding"] == "gzip, deflate"
+    assert peak_bytes < (200e6 if behaviour.startswith(("huge", "redirect")) else 40e6)

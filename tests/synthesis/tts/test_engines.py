@@ -1,5 +1,6 @@
 """TTS engines behind one interface: their audio, and what happens when one hangs, dies or is not installed."""
 
+import gzip
 import io
 import json
 import os
@@ -116,6 +117,12 @@ class Endpoint(BaseHTTPRequestHandler):
             self.send_header("retry-after-ms", "1")
             self.end_headers()
             return
+        if body["model"] == "huge":
+            self.send_response(200)
+            self.send_header("content-encoding", "gzip")
+            self.end_headers()
+            self.wfile.write(gzip.compress(bytes(64_000_000)))
+            return
         if body["voice"] == "nobody":
             self.send_response(400)
             self.end_headers()
@@ -153,6 +160,8 @@ def test_an_openai_compatible_endpoint(tmp_path):
     )
     with pytest.raises(InputError, match="no such voice"):
         open_engine("openai", url).synthesize_audio(Utterance("well", "nobody"))
+    with pytest.raises(InputError, match="more than 32 MB"):
+        open_engine("openai", url, "huge").synthesize_audio(Utterance("well", "nova"))
     # no key, no server: an error of no row, so none is rejected for it and the same command resumes
     locked = replace(config, output=tmp_path / "locked", engine_model="locked")
     with pytest.raises(EngineError, match=r"engine: locked at http.*401"):
