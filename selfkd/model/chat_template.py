@@ -1,10 +1,27 @@
-"""The chat template of a VLM, split around the query, so that a text query and an audio query share all before it."""
+"""The chat template of a VLM, split around the query, so that a text query and an audio query share all before it.
 
-from dataclasses import dataclass
+A template is a program of whoever made the checkpoint. transformers' sandbox keeps it from files and processes, but not
+from endless loops and gigabytes of text, so it is rendered in a process that can be killed.
+"""
+
+import json
+import os
+import resource
+import select
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
 from typing import Any
+
+from selfkd.errors import InputError
 
 # stand for the query and for the response while the chat template is rendered
 _QUERY, _RESPONSE = "\N{BULLSEYE}", "\N{FISHEYE}"
+RENDER_SECONDS = 10.0  # a template takes milliseconds
+_MAX_BYTES = 2**30  # of memory, in addition to what this process has
+_MAX_CHARACTERS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -15,27 +32,89 @@ class ChatFrame:
 
 
 def chat_frame(processor: Any, with_image: bool) -> ChatFrame:
-    """Renders the processor's chat template for one user turn and splits it at the query."""
+    """Renders the processor's chat template for one user turn and splits it at the query. Raises InputError for a
+    template that fails, that takes too long, or whose text does not contain the query once."""
+    return _rendered(lambda: _chat_frame(processor, with_image))
+
+
+def audio_frame(processor: Any) -> ChatFrame:
+    """The text that a native omni model's template has around a clip, within the frame of a text query."""
+    return _rendered(lambda: _audio_frame(processor))
+
+
+def _chat_frame(processor: Any, with_image: bool) -> ChatFrame:
     turn = _turn({"type": "text", "text": _QUERY}, with_image)
     text = processor.apply_chat_template([turn], add_generation_prompt=True)
     before, mark, after = text.partition(_QUERY)
     if not mark or _QUERY in after:
-        raise ValueError("the chat template must contain the question exactly once")
+        raise InputError("must contain the question exactly once")
     response = {"role": "assistant", "content": [{"type": "text", "text": _RESPONSE}]}
     end = processor.apply_chat_template([turn, response]).partition(_RESPONSE)[2]
     return ChatFrame(before, after, end)
 
 
-def audio_frame(processor: Any) -> ChatFrame:
-    """The text that a native omni model's template has around a clip, within the frame of a text query."""
-    text_frame = chat_frame(processor, with_image=False)
+def _audio_frame(processor: Any) -> ChatFrame:
+    text_frame = _chat_frame(processor, with_image=False)
     text = processor.apply_chat_template([_turn({"type": "audio"}, False)], add_generation_prompt=True)
     clip = text.removeprefix(text_frame.before).removesuffix(text_frame.after)
     before, mark, after = clip.partition(processor.audio_token)
     if not mark or processor.audio_token in after:
-        raise ValueError("the chat template must contain a clip exactly once, in the position of a text query")
+        raise InputError("must contain a clip exactly once, in the position of a text query")
     return ChatFrame(before, after, text_frame.end)
 
 
 def _turn(query: dict[str, str], with_image: bool) -> dict[str, Any]:
     return {"role": "user", "content": [*([{"type": "image"}] if with_image else []), query]}
+
+
+def _rendered(render: Callable[[], ChatFrame]) -> ChatFrame:
+    """The frame that `render` returns, in a copy of this process with limits of time and memory."""
+    reader, writer = os.pipe()
+    child = os.fork()  # multiprocessing lets no worker of a data loader have children
+    if not child:
+        try:
+            os.close(reader)
+            with os.fdopen(writer, "wb") as file:
+                file.write(json.dumps(_limited(render)).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    try:
+        with os.fdopen(reader, "rb") as file:
+            error, parts = json.loads(_read_all(file.fileno()) or '["cannot be rendered within a gigabyte", []]')
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    if error:
+        raise InputError(f"chat template: {error}")
+    return ChatFrame(*parts)
+
+
+def _read_all(descriptor: int) -> bytes:
+    """What the other end of a pipe writes until it closes. Raises InputError where that takes too long."""
+    content, end = b"", time.monotonic() + RENDER_SECONDS
+    while select.select([descriptor], [], [], max(end - time.monotonic(), 0))[0]:
+        more = os.read(descriptor, 1 << 16)
+        if not more:
+            return content
+        content += more
+    raise InputError(f"chat template: takes more than {RENDER_SECONDS:g} s to render")
+
+
+def _limited(render: Callable[[], ChatFrame]) -> tuple[str, Sequence[str]]:
+    """(what is wrong with the template or "", the parts of its frame)."""
+    size = Path("/proc/self/statm")
+    if size.exists():  # on Linux
+        mapped_bytes = int(size.read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (mapped_bytes + _MAX_BYTES, resource.RLIM_INFINITY))
+    try:
+        parts = astuple(render())
+    except InputError as refused:
+        return str(refused), ()
+    except MemoryError:
+        return "cannot be rendered within a gigabyte", ()
+    except Exception as failed:  # of the template, which may raise anything
+        return f"cannot be rendered ({type(failed).__name__}: {' '.join(str(failed).split())[:300]})", ()
+    if sum(map(len, parts)) > _MAX_CHARACTERS:
+        return f"makes a text of more than {_MAX_CHARACTERS:,} characters", ()
+    return "", parts
