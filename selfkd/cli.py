@@ -15,7 +15,7 @@ from importlib import import_module
 from inspect import cleandoc
 from itertools import pairwise, takewhile
 from pathlib import Path
-from typing import Any, NamedTuple, get_args, get_origin
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
@@ -23,6 +23,7 @@ from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 from selfkd.credentials import masked_message
 from selfkd.errors import InputError
 from selfkd.files import is_disk_full
+from selfkd.recipe_file import read_recipe
 from selfkd.terminal import plain_output
 from selfkd.version import __version__
 
@@ -244,7 +245,12 @@ def parse_command(name: str, arguments: list[str]) -> tuple[Any, Callable[[Any],
         recipe = next((after for a, after in pairwise(arguments) if a == RECIPE), None)
         where = f" (in {recipe} or on the command line)" if recipe else ""
         raise InputError(" ".join(str(error).split()) + where) from error
-    return config_class(**{k: v for k, v in parser.instantiate(values).items() if k != "recipe"}), command.load_stage()
+    given = {k: v for k, v in parser.instantiate(values).items() if k != "recipe"}
+    hints = get_type_hints(config_class)
+    for name, value in given.items():
+        if value is None and type(None) not in get_args(hints[name]):  # the parser takes null for any field
+            raise InputError(f"{name}: null: expected a value")
+    return config_class(**given), command.load_stage()
 
 
 class _HelpFormatter(DefaultHelpFormatter):
@@ -304,15 +310,11 @@ def _as_json_list(flag: str, text: str, item: Any) -> str:
 
 def _recipe_with_lists(path: str, lists: Mapping[str, Any]) -> str:
     """The path of a recipe, or its YAML text with comma-separated lists as YAML lists."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        values, as_strings = yaml.safe_load(text), yaml.load(text, yaml.BaseLoader)  # noqa: S506  # nosec B506 it makes strings only
-    except (OSError, ValueError, yaml.YAMLError):
-        return path  # the parser reports the error
+    values, as_strings = read_recipe(Path(path))
     changed = {}
     for flag, item in lists.items():
         name = flag.removeprefix("--")
-        if isinstance(values, dict) and values.get(name) is not None:
+        if values.get(name) is not None:
             value = as_strings[name]
             if isinstance(value, str):
                 changed[name] = yaml.safe_load(_as_json_list(flag, value, item))
