@@ -24,8 +24,8 @@ _OPEN_FIELDS = {"endpoint", "extra"}  # keys and values of a request are the end
 _MAX_OPEN_CHARACTERS = 7  # of a text in them that is no plain words and yet is shown
 _PLAIN_WORDS = re.compile(r"[a-z]+(?:[ _-][a-z]+)*")
 _MIN_CHARACTERS = 4  # of a secret that is searched for in texts: shorter ones occur in too many words
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>`\\]*")
-_NO_SCHEME = re.compile(r"[^\s/:@]*:\S*@\S+")  # user:password@host without a scheme
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,29}://[^\s\"'<>`\\]*")
+_NO_SCHEME = re.compile(r"[^\s/:@]*:[^\s@]*@\S+")  # user:password@host without a scheme
 _WORDS = {
     "harmless": "api-version api_version version v model deployment region location beta lang language",
     "secret": "key apikey token secret password passwd passphrase pwd authorization auth credential credentials cookie"
@@ -150,7 +150,7 @@ def _secrets_of_command(arguments: Sequence[str]) -> Iterator[str]:
         path, _, name = flag.lstrip("-").rpartition(".")
         is_open = not _OPEN_FIELDS.isdisjoint(path.split("."))
         if equals and value[:1] in ("{", "["):  # a mapping or a list, as the parser accepts it
-            with suppress(yaml.YAMLError):
+            with suppress(yaml.YAMLError, ValueError, RecursionError):
                 yield from secrets_in(yaml.safe_load(value), name, is_open)
         if equals:
             yield from secrets_in(value, name, is_open)

@@ -3,14 +3,18 @@ of any exception as a reason in files, which is the same in every run."""
 
 import re
 
-_ADDRESS = re.compile(r"\s*<[^<>]* at 0x[0-9A-Fa-f]+[^<>]*>|\s+at 0x[0-9A-Fa-f]{6,}")
+# (?<!\s): blanks are tried from their first one only, else a long run of them takes quadratic time
+_ADDRESS = re.compile(r"(?:(?<!\s)\s+)?<[^<>]* at 0x[0-9A-Fa-f]+[^<>]*>|(?<!\s)\s+at 0x[0-9A-Fa-f]{6,}")
 # names of Python's `tempfile`, ids of processes, threads and server requests
 _RUN_DETAILS = (
     (re.compile(r"(?<![A-Za-z0-9_])tmp[a-z0-9_]{8}(?![a-z0-9_])"), "tmp"),
     (re.compile(r"(?i)\b(pid|process id|thread(?: id)?|tid)([ =:#]+)\d+"), r"\1"),
     (re.compile(r"\b(ForkPoolWorker|SpawnPoolWorker|Process|Thread)-\d+(?::\d+)?"), r"\1"),
     (
-        re.compile(r"(?i)\s*\(?(?:request[ _-]?id|x-request-id|trace[ _-]?id)['\"]?\s*[:=]\s*['\"]?[\w=;.-]+['\"]?\)?"),
+        re.compile(
+            r"(?i)(?:(?<!\s)\s+)?\(?(?:request[ _-]?id|x-request-id|trace[ _-]?id)"
+            r"['\"]?\s*[:=]\s*['\"]?[\w=;.-]+['\"]?\)?"
+        ),
         "",
     ),
     (re.compile(r"\b(req|chatcmpl|resp|cmpl)[_-][A-Za-z0-9]{8,}"), r"\1"),

@@ -10,7 +10,7 @@ IMAGE_PLACEHOLDER = re.compile(
     r"<\|vision_start\|>\s*(?:<\|image_pad\|>\s*)*<\|vision_end\|>"  # Qwen-VL
     r"|<img>[^<>\s]*</img>|\(?<image>[^<>\s]*</image>\)?"  # Qwen-VL, MiniCPM-V: with the file between
     r"|<\|?(?:image|img)(?:[-_]?(?:placeholder|pad|token|soft_token|here))?[-_]?\d*\|?>"
-    r"|<start_of_image>|\[IMG\]|<img\s[^<>]*>|!\[[^\]\n]*\]\([^()\s]+\)",
+    r"|<start_of_image>|\[IMG\]|<img\s[^<>]*>|!\[[^\]\n]{0,300}\]\([^()\s]+\)",
     re.IGNORECASE,
 )
 _AUDIO_PLACEHOLDER = re.compile(

@@ -87,8 +87,8 @@ _NAMED = {
     "finish_harmony": r"<\|(?:end|return)\|>",
     "think_decoded": r"\Aanalysis(?=[A-Z\"'])",
     "answer_decoded": r"assistantfinal",
-    "think_granite": r"(?im:^\W*here(?:'s| is) my thought process:)",
-    "answer_granite": r"(?im:^\W*here(?:'s| is) my response:)",
+    "think_granite": r"(?im:^[^\w\n]*here(?:'s| is) my thought process:)",
+    "answer_granite": r"(?im:^[^\w\n]*here(?:'s| is) my response:)",
     "think_channel": r"<\|channel>thought",
     "rethink_channel": r"<channel\|>",
     "think_unused": r"<unused94>(?:thought)?",
@@ -165,9 +165,11 @@ def split_reasoning(text: str) -> tuple[str, str, bool]:
             if mark.family in opened:
                 del opened[opened.index(mark.family) :]
             elif not opened:
-                thoughts, answer = [*thoughts, *answer], []
+                thoughts += answer
+                answer = []
         elif mark.kind == "answer" and set(opened) <= {mark.family}:
-            thoughts, answer, opened, is_over, begun = [*thoughts, *answer], [], [], False, True
+            thoughts += answer
+            answer, opened, is_over, begun = [], [], False, True
         elif mark.kind == "finish" and not opened:
             is_over = begun
     (thoughts if opened or is_over else answer).append(text[start:])

@@ -6,7 +6,6 @@ are short: a word, a phrase, or for "describe" a list from left to right.
 
 import itertools
 import random
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -192,8 +191,10 @@ def caption_question(first: str, second: str) -> str:
 
 def captions_in(question: str) -> dict[str, str]:
     """{option letter: caption} of a `caption_question`; empty captions for any other question."""
-    match = re.search(r"Option A is (.+)\. Option B is (.+)\.$", question)
-    return dict(zip("AB", match.groups() if match else ("", ""), strict=True))
+    both = question.partition("Option A is ")[2]
+    first, _, second = both.removesuffix(".").rpartition(". Option B is ")
+    is_choice = first and second and both.endswith(".") and "\n" not in both
+    return {"A": first, "B": second} if is_choice else {"A": "", "B": ""}
 
 
 def caption_pair(scene: Scene, rng: random.Random) -> tuple[str, str, str] | None:

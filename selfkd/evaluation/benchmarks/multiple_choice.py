@@ -26,7 +26,7 @@ from selfkd.synthesis.sources.rows import Row
 
 LETTER = "\nAnswer with the option's letter from the given choices directly."
 ROTATION = 1_000_000  # MMBench: index + k * ROTATION is the same question, its options rotated k times
-_INSTRUCTION = re.compile(r"\s*Please answer directly with [^\n]*\Z")
+_INSTRUCTION = re.compile(r"(?:(?<!\s)\s+)?Please answer directly with [^\n]*\Z")
 Records = Iterable[Mapping[str, Any]]
 
 

@@ -209,7 +209,7 @@ def _declared_answer(words: Sequence[str]) -> bool | None:
         after = at + _match_length(words, at, _DECLARATIONS)
         if after > at:
             after += after < len(words) and words[after] in (":", "is")
-            rest = words[after:]
+            rest = words[after : after + 2 * _MAX_LENGTH + 2]  # as many as are compared
             if (
                 rest
                 and not _is_yes_and_no(rest)

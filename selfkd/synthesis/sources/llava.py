@@ -20,11 +20,11 @@ from selfkd.synthesis.sources.rows import Row, RowSource, drop_unanswered, json_
 _BOX = re.compile(r"\[\s*\d*\.\d+\s*(,\s*\d*\.\d+\s*){3}\]|bounding box coordinate")
 # the mixture's own sentences on the form of the answer, each at the end of a question or on a line of its own
 _FORMAT = re.compile(
-    r"\s*(Answer the question using a single word or phrase\."
+    r"(?:(?<!\s)\s+)?(Answer the question using a single word or phrase\."
     r"|Answer with the option's letter from the given choices directly\."
     r"|Provide a one-sentence caption for the provided image\.)\s*"
 )
-_OCR = re.compile(r"\s*Reference OCR token:[^\n]*\n?")
+_OCR = re.compile(r"(?:(?<!\s)\s+)?Reference OCR token:[^\n]*\n?")
 
 
 def llava(path: Path, images: Path, count: int, seed: int, audio_instruction: bool) -> RowSource:
