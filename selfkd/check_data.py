@@ -87,11 +87,11 @@ def _unusable_rows(config: CheckConfig, info: Any, folder: ExampleFolder) -> lis
 
 def _gradable_text(folder: ExampleFolder) -> str:
     """Whether `selfkd evaluate` has a grading rule for the folder's questions; training needs none."""
-    from selfkd.evaluation.grading import check_gradable, check_source_name
+    from selfkd.evaluation.grading import GRADED_COLUMNS, check_gradable, check_source_name
 
     try:
         check_source_name(folder)
-        check_gradable(folder.source, folder.columns("id", "question_type", "question", "target"))
+        check_gradable(folder.source, folder.columns(*GRADED_COLUMNS))
     except InputError as error:
         return f"for training only, selfkd evaluate refuses it ({error})"
     return "can be used for training and evaluation"

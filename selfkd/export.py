@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi, ModelCard, ModelCardData
+from typing_extensions import TypedDict
 
 from selfkd.data.dataset import shard_errors, split_weight
-from selfkd.data.example import MANIFEST, REJECTED, language_code, read_manifest, shard_metadata
+from selfkd.data.example import MANIFEST, REJECTED, PublishedManifest, language_code, read_manifest, shard_metadata
 from selfkd.errors import InputError
+from selfkd.evaluation.schemas import Comparison
 from selfkd.evaluation.tables import (
     accuracy_cells,
     benchmark_title,
@@ -26,12 +28,12 @@ from selfkd.files import (
     PATH_SETTINGS,
     check_new,
     path_within,
-    read_json,
     strip_folders,
     write_folder_atomically,
     write_text,
 )
-from selfkd.run_dir import CONFIG, MODEL, PROVENANCE, RESULT
+from selfkd.json_files import read_json
+from selfkd.run_dir import CONFIG, MODEL, PROVENANCE, RESULT, TrainingResult
 
 if TYPE_CHECKING:
     from torch import nn
@@ -73,10 +75,24 @@ class PublishDataConfig:
     dry_run: bool = False
 
 
+class _Provenance(TypedDict):
+    selfkd: str
+    commit: str
+    torch: str
+    transformers: str
+
+
+class _Config(TypedDict):
+    data: list[str]
+
+
+_SCHEMAS = {CONFIG: _Config, RESULT: TrainingResult, PROVENANCE: _Provenance}  # of the files of a training run
+
+
 def publish_data(config: PublishDataConfig) -> Path:
     """Writes the card into the folder, uploads shards, card and manifest, and returns the card's path."""
     name = repo_name(config.repo)
-    manifest = _without_paths(read_manifest(config.data), config.data)
+    manifest = _without_paths(read_manifest(config.data, PublishedManifest), config.data)
     path = config.data / "README.md"
     write_text(path, _dataset_card(config, name, manifest))
     DatasetCard.load(path)  # the hub reads it the same way
@@ -119,7 +135,7 @@ def _without_paths(manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _split(manifest: dict[str, Any]) -> str:
-    return manifest["shards"][0]["file"].partition("-")[0]
+    return next((shard["file"].partition("-")[0] for shard in manifest["shards"]), "train")
 
 
 def repo_name(repo: str) -> str:
@@ -220,7 +236,7 @@ def publish(config: PublishConfig) -> Path:
 
 def model_card(config: PublishConfig) -> str:
     """The model card's text, from the files of the run and of the comparison."""
-    run_config, result, provenance = (read_json(config.run / name) for name in (CONFIG, RESULT, PROVENANCE))
+    run_config, result, provenance = (read_json(config.run / name, schema) for name, schema in _SCHEMAS.items())
     metadata = ModelCardData(
         license=config.license,
         base_model=config.base_model or None,
@@ -255,7 +271,7 @@ def _data_table(entry: str) -> str:
     voices = manifest.get("voice_names", [])
     rows = {
         **({} if weight is None else {"weight in the mixture": weight}),
-        "source": manifest["source"],
+        "source": manifest.get("source", "not stated"),
         "licence of the source": manifest.get("source_license", "not stated"),
         "audio questions": manifest.get("rows", "not stated"),
         "TTS engine": manifest.get("engine_name", "not stated"),
@@ -269,13 +285,13 @@ def _scores(comparison: Path) -> str:
     path = comparison / "scores.json"
     if not path.is_file():
         raise InputError(f"comparison: {comparison}: no scores.json there (selfkd compare writes it)")
-    rows, systems, comparison_scores = [], [], read_json(path)
+    rows, systems, comparison_scores = [], [], read_json(path, Comparison)
     for benchmark, scores in comparison_scores.items():
         systems = list(scores["systems"])
         title, cells = benchmark_title(benchmark, scores), accuracy_cells(scores).values()
         chance, closed = chance_cell(scores["systems"].values()), scores["gap_closed"].items()
         shares = "; ".join(f"{s} {gap_closed_cell(c)}" for s, c in closed) or "–"
-        rows.append((title, scores["systems"]["text"]["n"], chance, *cells, shares))
+        rows.append((title, scores["systems"].get("text", {"n": "–"})["n"], chance, *cells, shares))
     head = ("benchmark", "n", "chance", *systems, "share of the gap closed")
     forms = question_form_note({b: scores["systems"].get("cascade") for b, scores in comparison_scores.items()})
     note = "; ".join(filter(None, ("Accuracy in % (standard error); text: text queries", forms)))

@@ -135,16 +135,6 @@ def is_disk_full(error: BaseException) -> bool:
     return False
 
 
-def read_json(path: Path) -> Any:
-    """The value in a JSON file. Raises InputError where it is missing or damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: not found; it was removed from the run") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not readable ({error})") from error
-
-
 def cache_folder() -> Path:
     """The folder of files that can be made again: XDG_CACHE_HOME, or ~/.cache. Raises InputError without either, as for
     a user id without an entry in /etc/passwd (docker run --user)."""

@@ -19,9 +19,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from selfkd.credentials import MASK, masked, masked_command
 from selfkd.errors import InputError
-from selfkd.files import in_sole_use, read_json, sync, write_json
+from selfkd.files import in_sole_use, sync, write_json
+from selfkd.json_files import parse_json, read_json
 from selfkd.version import __version__
 
 CONFIG, PROVENANCE, RESULT, LOG = "config.json", "provenance.json", "result.json", "log.jsonl"
@@ -29,7 +32,18 @@ INPUTS = "inputs.json"
 LOCK = ".lock"
 UNUSABLE = "unusable.json"  # skipped rows of the data, with reasons
 MODEL = "model"  # subfolder with the trained model
+Settings = dict[str, Any]  # `config.json`, `inputs.json`, `provenance.json`
 _LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "numpy")
+
+
+class TrainingResult(TypedDict):
+    """The fields of a training's `result.json` that other commands read."""
+
+    examples: int
+    steps: int
+    trained_parameters: int
+    final_loss: float
+    seconds: float
 
 
 class RunCompleteError(InputError):
@@ -88,7 +102,7 @@ class Run:
             if any(p.name not in (PROVENANCE, INPUTS) and not p.name.startswith(".") for p in self.folder.iterdir()):
                 raise InputError(f"{self.folder}: not empty and not a run directory; give another output")
             return
-        there = masked(read_json(path))
+        there = masked(read_json(path, Settings))
         names = sorted((set(there) | set(here)) - {"output", *free})
         check_same(there, here, names, f"{self.folder}: run directory holds another run")
 
@@ -103,7 +117,7 @@ class Run:
 
     def _check_inputs(self) -> None:
         path = self.folder / INPUTS
-        there = read_json(path) if path.is_file() else {}
+        there = read_json(path, Settings) if path.is_file() else {}
         names = sorted(set(there) | set(self.inputs))
         check_same(there, self.inputs, names, f"{self.folder}: inputs have changed since the run began")
 
@@ -162,7 +176,7 @@ def once(stage: Callable[[Any], Any], config: Any) -> dict[str, Any]:
     another run."""
     with suppress(RunCompleteError):
         stage(config)
-    return read_json(config.output / RESULT)
+    return read_json(config.output / RESULT, Settings)
 
 
 def write_settings(path: Path, settings: Mapping[str, Any]) -> None:
@@ -186,10 +200,12 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     most `steps` counts. Truncated lines are left out."""
     path = folder / LOG
     found: dict[int, dict[str, Any]] = {}
-    for i, line in enumerate(path.read_text().splitlines() if path.is_file() else []):
+    for i, line in enumerate(path.read_bytes().splitlines() if path.is_file() else []):
         try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
+            entry = parse_json(line)
+        except ValueError:
+            continue
+        if not isinstance(entry, dict) or not all(isinstance(v, float | int | None) for v in entry.values()):
             continue
         before = found.get(entry.get("step", i))
         if before is None or entry.get("steps", 1) >= before.get("steps", 1):

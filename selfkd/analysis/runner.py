@@ -30,6 +30,7 @@ from selfkd.evaluation.own_data import open_own_data
 from selfkd.evaluation.uncertainty import Bounds, Groups, mean_intervals
 from selfkd.files import path_within, write_text
 from selfkd.input_hashes import hashes_of_checkpoint, hashes_of_data
+from selfkd.json_files import read_json_lines
 from selfkd.model.checkpoint import CheckpointInfo, inspect_checkpoint, ready
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.run_dir import name_and_path
@@ -220,8 +221,7 @@ def read_items(folder: Path, benchmark: str, models: Iterable[str]) -> dict[str,
     """{model: its records}; raises InputError where models have different items: records are paired by position."""
     records: dict[str, list[Record]] = {}
     for model in models:
-        with items_path(folder, benchmark, model).open("rb") as file:
-            records[model] = [json.loads(line) for line in file]
+        records[model] = list(read_json_lines(items_path(folder, benchmark, model)))
     ids = {model: [record["id"] for record in items] for model, items in records.items()}
     first = next(iter(ids))
     for model in ids:

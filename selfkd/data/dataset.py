@@ -35,6 +35,12 @@ from selfkd.errors import InputError
 from selfkd.files import check_name, path_within
 
 ROW_GROUPS_KEPT = 4  # of a process
+IMAGE_SIZES = ("image_width", "image_height")
+_RANGES = {
+    "duration_seconds": (0.0, 1e6),
+    "word_error_rate": (-1.0, 1e6),  # -1 without an ASR filter
+    **dict.fromkeys(IMAGE_SIZES, (0, 1_000_000)),
+}
 EXAMPLES_KEPT = 64  # of a process: those of a batch are read again when their responses are graded
 
 
@@ -70,8 +76,12 @@ def shard_errors(path: Path) -> Iterator[None]:
     """Turns an error of reading a shard into an InputError that names the shard."""
     try:
         yield
-    except (OSError, KeyError, TypeError, pa.ArrowException) as error:
-        raise InputError(f"{path}: not a readable shard of schema {SCHEMA_VERSION} ({error})") from error
+    except InputError:
+        raise
+    # text that is not UTF-8 is a ValueError; a footer may claim gigabytes
+    except (OSError, KeyError, TypeError, ValueError, MemoryError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"{path}: not a readable shard of schema {SCHEMA_VERSION} ({reason})") from error
 
 
 class Examples(Sequence[Example]):
@@ -161,8 +171,8 @@ class ExampleFolder(Examples):
         for path in self.paths:
             with shard_errors(path):
                 table = pq.read_table(path, columns=list(names)).select(names)
-            check_columns(path, table)
-            rows += table.to_pylist()
+                check_columns(path, table)
+                rows += table.to_pylist()
         return rows if len(rows) == len(self.positions) else [rows[p] for p in self.positions]
 
 
@@ -179,11 +189,23 @@ def check_columns(path: Path, table: pa.Table) -> None:
         if column.null_count and not pa.types.is_struct(field.type):
             row = column.is_null().to_pylist().index(True)
             raise InputError(f"{path}: row {row}: field {field.name}: holds no value (null)")
+        if pa.types.is_floating(field.type) or field.name in IMAGE_SIZES:
+            _check_numbers(path, field.name, column)
+
+
+def _check_numbers(path: Path, name: str, column: pa.ChunkedArray) -> None:
+    """Raises InputError for a number that is not finite, or out of the range of its field."""
+    low, high = _RANGES[name]
+    for row, number in enumerate(column.to_pylist()):
+        if not low <= number <= high:  # nor is NaN
+            raise InputError(f"{path}: row {row}: field {name}: {number}, expected {low:g} to {high:g}")
 
 
 def _type_class(type_: pa.DataType) -> str:
-    """A type without its width: other tools write strings and numbers of any width."""
-    if pa.types.is_string(type_) or pa.types.is_large_string(type_):
+    """A type without its width: other tools write strings and numbers of any width, and texts as a dictionary."""
+    if pa.types.is_dictionary(type_):
+        return _type_class(type_.value_type)
+    if pa.types.is_string(type_) or pa.types.is_large_string(type_) or type_ == pa.string_view():
         return "string"
     if pa.types.is_struct(type_) and any(f.name == "bytes" and "binary" in str(f.type) for f in type_):
         return "bytes"
@@ -200,7 +222,8 @@ def _example(path: Path, group: int, row: int) -> Example:
 @lru_cache(maxsize=ROW_GROUPS_KEPT)
 def _row_group(path: Path, number: int) -> pa.Table:
     with pq.ParquetFile(path, metadata=_footer(path)) as file:
-        table = file.read_row_group(number, use_threads=False)  # 0.8 MB: threads cost more than they save
+        names = [name for name in file.schema_arrow.names if name in SCHEMA.names]  # other tools may have added more
+        table = file.read_row_group(number, names, use_threads=False)  # 0.8 MB: threads cost more than they save
     check_columns(path, table)
     return table
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NotRequired, Required, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,10 +20,12 @@ import pyarrow.parquet as pq
 import soundfile
 from numpy.typing import NDArray
 from PIL import Image
+from typing_extensions import TypedDict
 
 from selfkd.data.media import decode_audio, decode_image, image_size
 from selfkd.errors import InputError
 from selfkd.files import write_atomically
+from selfkd.json_files import check_schema, parse_json, read_json
 
 Item = TypeVar("Item")
 SCHEMA_VERSION = 4
@@ -161,15 +163,70 @@ def example_from_row(row: dict[str, Any]) -> Example:
 
 
 def shard_metadata(path: Path) -> dict[str, Any]:
-    return json.loads(pq.read_metadata(path).metadata[b"selfkd"])
+    """The metadata in the footer of a shard; raises InputError where it has none that `selfkd synthesize` wrote."""
+    try:
+        found = parse_json((pq.read_metadata(path).metadata or {})[b"selfkd"])
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path}: no shard of selfkd synthesize (its footer: {error})") from error
+    check_schema(found, Footer, str(path))
+    return found
 
 
-# types of the fields that the commands read; a folder need not have all of them
-_MANIFEST: dict[str, type] = {
-    "shards": list, "rejected_shards": list, "rejected": list, "voice_names": list, "word_error_rates": dict,
-    "rows": int, "seed": int, "source": str, "language": str, "engine_name": str, "engine_license": str,
-    "source_license": str, "asr_filter": str, "split": str,
-}  # fmt: skip
+class Shard(TypedDict):
+    file: str
+    rows: NotRequired[int]
+    sha256: NotRequired[str]
+
+
+class Rejected(TypedDict):
+    id: str
+    reason: str
+
+
+class Footer(TypedDict):
+    """What `selfkd synthesize` writes into the footer of a shard."""
+
+    rows: int
+    rejected: list[Rejected]
+
+
+class Manifest(TypedDict, total=False):
+    """The fields of a manifest that the commands read; a folder need not have all of them."""
+
+    shards: Required[list[Shard]]
+    rejected_shards: list[Shard]
+    rejected: list[Rejected]
+    rows: int
+    seed: int
+    voice_names: list[str]
+    word_error_rates: dict[str, Any]
+    source: str
+    language: str
+    engine_name: str
+    engine_license: str
+    source_license: str
+    asr_filter: str
+    split: str
+
+
+class ReportedManifest(Manifest):
+    """With the fields of an audio quality report."""
+
+    engine_name: Required[str]
+    asr_filter: Required[str]
+    rejected: Required[list[Rejected]]
+
+
+class PublishedManifest(ReportedManifest):
+    """With the fields of a dataset card."""
+
+    shards: Required[list[Shard]]
+    rows: Required[int]
+    seed: Required[int]
+    voice_names: Required[list[str]]
+    source: Required[str]
+    source_license: Required[str]
+    engine_license: Required[str]
 
 
 def language_code(language: str) -> str:
@@ -187,29 +244,20 @@ def check_schema_version(path: Path, version: Any) -> None:
         )
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a complete folder; raises InputError where it is missing, damaged, or of another version."""
+def read_manifest(folder: Path, schema: Any = Manifest) -> dict[str, Any]:
+    """The manifest of a complete folder; raises InputError where it is missing, damaged, of another version, or lacks a
+    field of `schema`."""
     path = folder / MANIFEST
     if not path.is_file():
         unfinished = folder.is_dir() and "unfinished: run the same synthesize command again"
         raise InputError(
             f"{path}: not found ({unfinished or ('a file, no folder' if folder.exists() else 'no such folder')})"
         )
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not a manifest ({error})") from error
-    if not isinstance(manifest, dict):
-        raise InputError(f"{path}: not a manifest (no JSON object)")
+    manifest = read_json(path, dict[str, Any])
     check_schema_version(path, manifest.get("schema_version", SCHEMA_VERSION))
-    for name, type_ in _MANIFEST.items():
-        if name in manifest and (not isinstance(manifest[name], type_) or isinstance(manifest[name], bool)):
-            raise InputError(f"{path}: field {name}: {manifest[name]!r:.60} is no {type_.__name__}")
+    check_schema(manifest, schema, str(path))
     for name in ("shards", "rejected_shards"):
         for entry in manifest.get(name, []):
-            file = entry.get("file") if isinstance(entry, dict) else None
-            if not isinstance(file, str) or Path(file).is_absolute() or ".." in Path(file).parts:
+            if Path(entry["file"]).is_absolute() or ".." in Path(entry["file"]).parts:
                 raise InputError(f"{path}: field {name}: {entry!r:.60} does not name a file of the folder")
-    if "shards" not in manifest:
-        raise InputError(f"{path}: field shards: not in the manifest")
     return manifest

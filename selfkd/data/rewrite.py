@@ -5,7 +5,8 @@ from pathlib import Path
 
 from selfkd.data.dataset import ExampleFolder
 from selfkd.data.example import MANIFEST, Example, write_shard
-from selfkd.files import read_json, sha256, write_json
+from selfkd.files import sha256, write_json
+from selfkd.json_files import read_json
 
 
 def rewrite(folder: Path, output: Path, change: Callable[[Example], Example]) -> None:

@@ -8,10 +8,10 @@ included. `selfkd compare` refuses other runs; the report keeps them apart and g
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Required
 
-from selfkd.errors import InputError
+from typing_extensions import TypedDict
+
 from selfkd.run_dir import first_difference
 
 # fields of EvaluateConfig in which comparable runs may differ: model, paths, choice of items and modalities, speed
@@ -32,6 +32,17 @@ _ITEM_FIELDS = (
     *("source", "question", "target", "question_type", "category", "details", "group", "image", "instruction"),
     "answer_format",
 )
+
+
+class ReadSettings(TypedDict, total=False):
+    """The fields of a run's `config.json` that a comparison or a report reads."""
+
+    stage: Required[str]
+    data: list[str]
+    seed: int
+    voices: list[str] | None
+    endpoint: dict[str, Any] | None
+    synthesis: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -56,14 +67,6 @@ def difference(first: ModalityRun, second: ModalityRun) -> str:
         difference = "other prompts" if first.modality == "text" else "other audio"
         return f"has {difference} than {first.run} ({found})"
     return ""
-
-
-def check_fields(path: Path, samples: Sequence[Mapping[str, Any]], more: Sequence[str] = ()) -> None:
-    """Raises InputError where samples lack a field that a comparison needs: an older selfkd wrote them."""
-    needed = (*more, "id", "prompt_hash", *_ITEM_FIELDS, "prediction", "error", "score")
-    missing = [name for name in needed if samples and name not in samples[0]]
-    if missing:
-        raise InputError(f"{path}: field {missing[0]}: missing; an older selfkd wrote this run, evaluate again")
 
 
 def _setting_difference(first: ModalityRun, second: ModalityRun) -> str:

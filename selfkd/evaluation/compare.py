@@ -14,7 +14,7 @@ from typing import Any
 from selfkd.errors import InputError
 from selfkd.evaluation.average import average_gap, average_scores, benchmarks_to_average
 from selfkd.evaluation.chance import chance_accuracy
-from selfkd.evaluation.comparable import ModalityRun, check_fields, difference
+from selfkd.evaluation.comparable import ModalityRun, ReadSettings, difference
 from selfkd.evaluation.config import CompareConfig
 from selfkd.evaluation.grading import headline_metrics
 from selfkd.evaluation.metrics import (
@@ -27,9 +27,11 @@ from selfkd.evaluation.metrics import (
 )
 from selfkd.evaluation.response import outcome_warnings
 from selfkd.evaluation.samples import read_samples, samples_path
+from selfkd.evaluation.schemas import EvaluationResult
 from selfkd.evaluation.tables import comparison_notes, comparison_table, scoring_in, voices_tables
-from selfkd.files import read_json, write_json
-from selfkd.run_dir import CONFIG, RESULT, name_and_path
+from selfkd.files import write_json
+from selfkd.json_files import read_json
+from selfkd.run_dir import CONFIG, RESULT, Settings, name_and_path
 from selfkd.stage_function import stage_function
 from selfkd.terminal import table_console
 
@@ -138,7 +140,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     text_result = _result(systems[TEXT][0])
     benchmarks = [b for b, modalities in text_result.items() if TEXT in modalities]
     samples = {
-        b: {system: _samples(samples_path(run, b, modality)) for system, (run, modality) in systems.items()}
+        b: {system: read_samples(samples_path(run, b, modality)) for system, (run, modality) in systems.items()}
         for b in benchmarks
     }
     for benchmark, by_system in samples.items():
@@ -163,16 +165,10 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     return scores
 
 
-def _samples(path: Path) -> list[dict[str, Any]]:
-    samples = read_samples(path)
-    check_fields(path, samples)
-    return samples
-
-
 def _check_comparable(benchmark: str, samples: Mapping[str, Sequence[Mapping[str, Any]]], systems: Systems) -> None:
     """Each system against text, and each with audio against the first with audio."""
     modality_runs = {
-        system: ModalityRun(str(run), modality, read_json(run / CONFIG), samples[system])
+        system: ModalityRun(str(run), modality, read_json(run / CONFIG, ReadSettings), samples[system])
         for system, (run, modality) in systems.items()
     }
     with_audio = [one for system, one in modality_runs.items() if system != TEXT]
@@ -209,7 +205,7 @@ def run_name(run: Path) -> str:
 
 def _result(run: Path) -> dict[str, Any]:
     path = run / RESULT
-    is_evaluation = (run / CONFIG).is_file() and read_json(run / CONFIG).get("stage") == "evaluate"
+    is_evaluation = (run / CONFIG).is_file() and read_json(run / CONFIG, Settings).get("stage") == "evaluate"
     if not is_evaluation or not path.is_file():
         raise InputError(f"runs: {run}: not a complete evaluation (selfkd evaluate writes {RESULT})")
-    return read_json(path)
+    return read_json(path, EvaluationResult)

@@ -27,7 +27,7 @@ from selfkd.evaluation.benchmarks.base import whole_groups
 from selfkd.evaluation.benchmarks.registry import BENCHMARKS
 from selfkd.evaluation.cascade import error_of
 from selfkd.evaluation.config import EvaluateConfig
-from selfkd.evaluation.grading import check_gradable, details_of, group_of, scoring_of
+from selfkd.evaluation.grading import GRADED_COLUMNS, check_gradable, details_of, group_of, scoring_of
 from selfkd.evaluation.metrics import score, spread_over_voices
 from selfkd.evaluation.own_data import open_own_data
 from selfkd.evaluation.samples import QUESTIONS, SampleFile, prompt_hash, read_samples, sample, samples_path
@@ -137,7 +137,7 @@ def _open_data(config: EvaluateConfig, own_data: Mapping[str, ExampleFolder]) ->
 def _check_data(config: EvaluateConfig, folders: Mapping[str, ExampleFolder]) -> None:
     """Raises InputError for questions without a grader, or with words that the bundled ASR model does not know."""
     for name, folder in folders.items():
-        check_gradable(name.partition(VOICE_MARK)[0], folder.columns("id", "question_type", "question", "target"))
+        check_gradable(name.partition(VOICE_MARK)[0], folder.columns(*GRADED_COLUMNS))
     if "cascade" in config.modalities and not config.asr_model:
         bundled, processor = tiny_model_config()
         remedy = "asr_model: name one, say openai/whisper-base.en"

@@ -3,7 +3,6 @@
 A response may be a word or a sentence; both are parsed by the same rules, so no style of answering is favoured.
 """
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -19,6 +18,7 @@ from selfkd.evaluation.benchmarks.registry import BENCHMARKS
 from selfkd.evaluation.config import Scoring
 from selfkd.evaluation.overlap import NUMBER_WORDS
 from selfkd.evaluation.response import Prediction
+from selfkd.json_files import parse_json
 from selfkd.toy_world.questions import COLORS, NUMBERS, SHAPES, SIZES, captions_in
 
 YES_NO_TYPES = ("exists", "relation")
@@ -106,6 +106,9 @@ def _american(text: str) -> str:
 OFFICIAL = (*official_scoring.RULES, "ocrbench")
 
 
+GRADED_COLUMNS = ("id", "question_type", "category", "question", "target", "details")
+
+
 def check_source_name(folder: ExampleFolder) -> None:
     """Raises InputError where the source of a user's own questions has a name that would grade them as a public
     benchmark's."""
@@ -119,9 +122,13 @@ def check_source_name(folder: ExampleFolder) -> None:
 
 
 def check_gradable(name: str, items: Iterable[Mapping[str, Any]]) -> None:
-    """Raises InputError where questions of a source (id, question_type, question, target) cannot be graded: a question
-    type without a rule, or a target that would count as wrong if the model repeated it."""
-    for item in items if name not in BENCHMARKS else ():
+    """Raises InputError where questions of a source (`GRADED_COLUMNS`) cannot be graded: a question type without a
+    rule, a target that would count as wrong if the model repeated it, or, of a public benchmark, details that its rule
+    cannot read."""
+    for item in items:
+        if name in BENCHMARKS:
+            _check_details(name, item)
+            continue
         question_type, target = item["question_type"], item["target"]
         if question_type not in SCORED_TYPES:
             known = ", ".join(sorted(SCORED_TYPES))
@@ -134,6 +141,19 @@ def check_gradable(name: str, items: Iterable[Mapping[str, Any]]) -> None:
                 f"data: {name}: {item['id']}: no response to {item['question']!r} could be parsed as {target!r} by the "
                 f"rule for questions of type {question_type!r}; the type 'words' matches the words themselves"
             )
+
+
+def _check_details(name: str, item: Mapping[str, Any]) -> None:
+    sample = {**item, "source": name, "details": details_of(item)}
+    try:
+        BENCHMARKS[name].grade(sample, item["target"] or "none")
+        group = group_of(sample, item["id"])
+    except Exception as error:  # each rule reads other parts of them
+        group, reason = None, f" ({type(error).__name__}: {str(error)[:100]})"
+    else:
+        reason = f" (group {group!r:.100})"
+    if not isinstance(group, str):
+        raise InputError(f"data: example {item['id']}: field details: {name} cannot be graded by it{reason}")
 
 
 def scoring_of(benchmark: str, scoring: Scoring) -> Scoring:
@@ -165,7 +185,7 @@ def group_of(sample: Mapping[str, Any], image: str) -> str:
 def details_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """The field details of a row (with its id); raises InputError where it is not a JSON object."""
     try:
-        details = json.loads(row["details"] or "{}")
+        details = parse_json(row["details"] or "{}")
     except ValueError as error:
         raise InputError(f"data: example {row['id']}: field details: not JSON ({error})") from error
     if not isinstance(details, dict):

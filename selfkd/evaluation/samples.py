@@ -19,7 +19,9 @@ from selfkd.evaluation.cascade import FORM_FIELDS, error_of, in_better_form
 from selfkd.evaluation.config import Scoring
 from selfkd.evaluation.grading import details_of, grade, group_of_example
 from selfkd.evaluation.response import Prediction
+from selfkd.evaluation.schemas import CascadeSample, Sample
 from selfkd.files import path_within, write_text
+from selfkd.json_files import read_json_lines
 from selfkd.synthesis.quality_filter import word_error_rate
 
 QUESTIONS = "questions.json"  # of an evaluation run: {benchmark: folder of its questions, relative to the run}
@@ -50,24 +52,12 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
     """Raises InputError where there is no file, a line is damaged, or an older selfkd wrote it."""
     if not path.is_file():
         raise InputError(f"{path}: not found (selfkd evaluate writes it)")
-    samples = []
-    with path.open("rb") as file:  # bytes: a text file has other line ends too, which a response may contain
-        for number, line in enumerate(file, 1):
-            try:
-                samples.append(dict(json.loads(line)))
-            except (ValueError, TypeError) as error:
-                raise InputError(f"{path}: line {number} is cut short or damaged ({error})") from error
-    return [check_sample(sample, path) for sample in samples]
+    return list(read_json_lines(path, _schema_of(path)))
 
 
-def check_sample(sample: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The sample. Raises InputError for one without a field of today's."""
+def _schema_of(path: Path) -> Any:
     modality = path.name.rpartition(".jsonl")[0].rpartition(".")[2]
-    needed = (*FIELDS, *CASCADE_FIELDS) if modality == "cascade" else FIELDS
-    missing = [name for name in needed if name not in sample]
-    if missing:
-        raise InputError(f"{path}: field {missing[0]}: missing; an older selfkd wrote this run, evaluate again")
-    return sample
+    return CascadeSample if modality == "cascade" else Sample
 
 
 def sample(
@@ -150,7 +140,7 @@ class SampleFile:
             return {s["id"]: s for s in read_samples(self.path)}
         found: dict[str, dict[str, Any]] = {}
         for partial in self._partials():
-            for one in (check_sample(json.loads(line), partial) for line in whole_lines(partial)):
+            for one in read_json_lines(partial, _schema_of(partial), partial=True):
                 if one["id"] not in found or error_of(found[one["id"]]):
                     found[one["id"]] = one
         return found

@@ -90,7 +90,10 @@ def gap_table(result: Mapping[str, Any]) -> Table:
 
 def scoring_in(result: Mapping[str, Any], benchmark: str) -> str:
     """The rule that graded a benchmark in a run's result."""
-    return next((scores["scoring"] for scores in result[benchmark].values() if "scoring" in scores), "lenient")
+    return next(
+        (scores["scoring"] for name, scores in result[benchmark].items() if name in MODALITIES and "scoring" in scores),
+        "lenient",
+    )
 
 
 def official_note(benchmarks: Sequence[str]) -> str:

@@ -26,19 +26,24 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.utils import CONFIG_NAME
+from typing_extensions import TypedDict
 
 from selfkd.data.example import SAMPLE_RATE_HZ, language_code
 from selfkd.errors import InputError
 from selfkd.hub import from_hub, is_hub_id
+from selfkd.json_files import check_schema
 from selfkd.model.checkpoint_files import (
     Source,
     check_checkpoint,
     check_small_files,
     check_source,
     count_weights,
+    read_header,
     read_json_object,
     reading,
+    weight_files,
 )
+from selfkd.model.configuration_omni import OmniConfig, OmniFields
 from selfkd.model.image_processor import image_processor_class
 from selfkd.model.native_omni import THINKERS
 from selfkd.model.speech_encoder import ASRModel, ASRModelConfig, pad_to_window
@@ -47,6 +52,12 @@ _MAX_TOKENS = 200  # of the transcript of a 30-second clip
 # fields of config.json that only versions of selfkd before the first release wrote
 _FIELDS_BEFORE = ("speech_config", "speech_tokens", "speech_stack", "speech_token_id", "speech_padded")
 _ASR_MODEL_BEFORE = "selfkd_recognizer"
+
+
+class _Config(TypedDict, total=False):
+    model_type: str | None
+    architectures: list[str] | None
+    auto_map: dict[str, Any] | None
 
 
 def load_vlm(source: Source) -> PreTrainedModel:
@@ -227,12 +238,21 @@ def _check_size(model_class: Any, source: Source, field: str) -> None:
         if getattr(config, "quantization_config", None) is not None:  # one number packs several weights
             return
         model = model_class(config) if issubclass(model_class, PreTrainedModel) else model_class.from_config(config)
+    _check_dtypes(Path(source), field)
     expected, found = sum(p.numel() for p in model.parameters()), count_weights(Path(source), field)
     if expected > 2 * found:
         raise InputError(
             f"{field}: {source}: weights that do not fit the configuration: {found:,} numbers there, config.json is of "
             f"a model of {expected:,}"
         )
+
+
+def _check_dtypes(folder: Path, field: str) -> None:
+    """Raises InputError for a weight of whole numbers, which transformers would convert to floats without a word."""
+    for path in weight_files(folder, field):
+        for name, (dtype, _) in read_header(path, field).items():
+            if name.endswith((".weight", ".bias")) and not dtype.startswith(("F", "BF")):
+                raise InputError(f"{field}: {path}: weight {name}: of type {dtype}, expected floats")
 
 
 def read_config(source: Source, field: str) -> dict[str, Any]:
@@ -250,10 +270,10 @@ def read_config(source: Source, field: str) -> dict[str, Any]:
         except Exception as error:  # the hub's: out of reach, gated, no such name
             reason = str(error).strip().partition("\n")[0] if is_hub_id(source) else "no such folder"
             raise InputError(f"{field}: {source}: no checkpoint there ({reason})") from error
-    for key, value_type in (("model_type", str), ("architectures", list), ("auto_map", dict)):
-        if not isinstance(config.get(key), value_type | None):
-            raise InputError(f"{field}: {path}: field {key}: {config[key]!r:.60} is no {value_type.__name__}")
+    check_schema(config, _Config, f"{field}: {path}")
     _refuse_older(config, path, field)
+    if config.get("model_type") == OmniConfig.model_type:
+        check_schema(config, OmniFields, f"{field}: {path}")
     return config
 
 

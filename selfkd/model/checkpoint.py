@@ -100,6 +100,8 @@ def inspect_checkpoint(
     if kind in ("omni", "native"):
         with reading(source, field, "config.json"):
             omni_config = OmniConfig.from_pretrained(**from_hub(source)) if kind == "omni" else _native_config(values)
+            if not isinstance(omni_config.context, int) or omni_config.context < 1:
+                raise InputError(f"{field}: {source}: field max_position_embeddings: {omni_config.context!r:.60}")
     if expected == "omni":
         _check_omni(source, field, kind, model_type)
     else:

@@ -5,7 +5,6 @@ Only the headers of weight files are read, so an 8B checkpoint takes millisecond
 download, a git-lfs pointer, a pickle and another file format; it does not reveal a changed byte within the weights.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterator
@@ -16,6 +15,8 @@ from typing import Any
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from selfkd.errors import InputError
+from selfkd.files import path_within
+from selfkd.json_files import parse_json
 
 Source = str | Path
 _POINTER = b"version https://git-lfs"
@@ -30,6 +31,14 @@ _TEXT = ("merges.txt", "vocab.txt", "chat_template.jinja")
 _BINARY = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 _SUBFOLDERS = ("", "audio")
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
+_LIMITS = {  # by the names of fields in configurations
+    r"\w*_layers|depth|n_layer": 1_000,
+    r"\w*experts": 10_000,
+    r"feature_size|num_mel_bins": 1_000,
+    r"n_fft|hop_length|num_channels": 100_000,
+    r"chunk_length|max_patches": 10_000,
+    r"image_seq_length|stack_factor": 100_000,
+}
 _BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
     "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
@@ -78,12 +87,25 @@ def read_json_object(path: Path, field: str, content: bytes | None = None) -> di
     """The JSON object in a file of a checkpoint."""
     text = _decoded(path, field, _checked_start(path, field) if content is None else content)
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        value = parse_json(text)
+    except ValueError as error:
         raise InputError(f"{field}: {path}: not JSON ({error})") from error
     if not isinstance(value, dict):
         raise InputError(f"{field}: {path}: holds no JSON object")
+    if path.name.endswith("config.json"):
+        _check_sizes(value, f"{field}: {path}: field ")
     return value
+
+
+def _check_sizes(value: Any, where: str) -> None:
+    """Raises InputError for a size that no model has: it would be allocated, or built layer by layer, before it is
+    compared with the weights."""
+    for name, part in value.items() if isinstance(value, dict) else ():
+        if isinstance(part, dict):
+            _check_sizes(part, f"{where}{name}.")
+        limit = next((limit for pattern, limit in _LIMITS.items() if re.fullmatch(pattern, name)), None)
+        if limit and isinstance(part, int | float) and not -1 <= part <= limit:
+            raise InputError(f"{where}{name}: {part}, expected at most {limit:,}")
 
 
 def weight_files(folder: Path, field: str) -> list[Path]:
@@ -100,7 +122,10 @@ def weight_files(folder: Path, field: str) -> list[Path]:
     weight_map = read_json_object(index, field).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(f, str) for f in weight_map.values()):
         raise InputError(f"{field}: {index}: field weight_map: does not say which file each weight is in")
-    paths = [folder / file for file in sorted(set(weight_map.values()))]
+    try:
+        paths = [path_within(folder, file) for file in sorted(set(weight_map.values()))]
+    except InputError as error:
+        raise InputError(f"{field}: {index}: field weight_map: {error}") from error
     if missing := [path for path in paths if not path.is_file()]:
         raise InputError(f"{field}: {missing[0]}: not there, though {index.name} names it ({len(missing)} are missing)")
     return paths
@@ -117,7 +142,7 @@ def read_header(path: Path, field: str) -> dict[str, tuple[str, tuple[int, ...]]
             raise InputError(f"{field}: {path}: not a complete safetensors file ({size:,} bytes)")
         text = file.read(length)
     try:
-        entries = {key: value for key, value in json.loads(text).items() if key != "__metadata__"}
+        entries = {key: value for key, value in parse_json(text).items() if key != "__metadata__"}
         found = {key: (str(e["dtype"]), tuple(map(int, e["shape"]))) for key, e in entries.items()}
         spans = sorted((*map(int, e["data_offsets"]), key) for key, e in entries.items())
         end = 0

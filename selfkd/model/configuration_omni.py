@@ -1,8 +1,24 @@
 """The configuration of an `OmniModel`."""
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NotRequired
 
+from pydantic import Field
 from transformers import AutoConfig, PretrainedConfig, WhisperConfig
+from typing_extensions import TypedDict
+
+Id = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class OmniFields(TypedDict):
+    """The types of the fields of `config.json`; transformers checks those of the parts."""
+
+    vlm_config: dict[str, Any]
+    audio_config: NotRequired[dict[str, Any] | None]
+    stack_factor: NotRequired[Annotated[int, Field(ge=1)]]
+    audio_token_id: NotRequired[Id]
+    pad_to_window: NotRequired[bool]
+    ctc_token_ids: NotRequired[Annotated[list[Id], Field(min_length=1)] | None]
+    llm_lora: NotRequired[dict[str, Any] | None]
 
 
 class OmniConfig(PretrainedConfig):

@@ -181,7 +181,8 @@ def read_original_config(source: Path) -> dict[str, Any]:
         original["vision_config"]["image_size"]
     if architecture not in _LLM_CONFIGS:
         raise InputError(f"{path}: field llm_config.architectures: {architecture}; known: {', '.join(_LLM_CONFIGS)}")
-    check_original(original, path)
+    with reading(source, "source", "config.json"):
+        check_original(original, path)
     return original
 
 
@@ -236,7 +237,9 @@ def _write_weights(config: ConvertConfig, original: dict[str, Any], model: torch
     shard: dict[str, Tensor] = {}
     where: dict[str, int] = {}
     for old_name, tensor in _original_tensors(config.source):
-        for name, part in converted(old_name, tensor, original["llm_config"]).items():
+        with reading(config.source, "source"):
+            parts = converted(old_name, tensor, original["llm_config"])
+        for name, part in parts.items():
             if name not in wanted:
                 reason = (
                     "field llm_config.tie_word_embeddings: true: the embeddings are the head" if name == _HEAD else name

@@ -8,23 +8,31 @@ such runs would be that of the voices. A group has one cascade: where a second A
 cascade stands in a group of its own, next to the same text modality.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from selfkd.analysis.schemas import AgreementResult, AttentionResult
 from selfkd.data.example import MANIFEST, read_manifest
 from selfkd.errors import InputError
-from selfkd.evaluation.comparable import ModalityRun, check_fields, difference
+from selfkd.evaluation.comparable import ModalityRun, ReadSettings, difference
 from selfkd.evaluation.compare import CASCADE, TEXT, compare_averages, compare_samples, items_in, run_name
-from selfkd.evaluation.samples import CASCADE_FIELDS, samples_path
+from selfkd.evaluation.samples import read_samples, samples_path
+from selfkd.evaluation.schemas import EvaluationResult
 from selfkd.evaluation.tables import MODALITIES, benchmark_title, scoring_in
-from selfkd.files import read_json
-from selfkd.run_dir import CONFIG, PROVENANCE, RESULT, name_and_path
+from selfkd.json_files import check_schema, read_json
+from selfkd.run_dir import CONFIG, PROVENANCE, RESULT, Settings, TrainingResult, name_and_path
 
 DATA = "data"  # the kind of a dataset folder; other kinds are stages
-STAGES = ("evaluate", "align", "distill", "attention", "agreement")
+RESULTS = {  # by stage
+    "evaluate": EvaluationResult,
+    "align": TrainingResult,
+    "distill": TrainingResult,
+    "attention": AttentionResult,
+    "agreement": AgreementResult,
+}
+STAGES = tuple(RESULTS)
 
 
 @dataclass(frozen=True)
@@ -58,33 +66,20 @@ def read_runs(entries: Sequence[str]) -> list[RunFolder]:
 def _read(name: str, folder: Path) -> RunFolder:
     if not folder.is_dir():
         raise InputError(f"runs: {folder}: no such folder")
-    config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    config = read_json(folder / CONFIG, Settings) if (folder / CONFIG).is_file() else {}
     if not config:
         if not any((folder / file).is_file() for file in (MANIFEST, "plan.json")):
             raise InputError(f"runs: {folder}: neither a run directory ({CONFIG}) nor a dataset folder ({MANIFEST})")
         return RunFolder(name, folder, DATA, read_manifest(folder), {}, {})
     stage = config.get("stage")
-    if stage not in STAGES:
+    if not isinstance(stage, str) or stage not in STAGES:
         hint = "" if stage else " (a model folder? give the run directory around it)"
         raise InputError(f"runs: {folder / CONFIG}: stage: {stage!r} is not one of {', '.join(STAGES)}{hint}")
     if not (folder / RESULT).is_file():
         raise InputError(f"runs: {folder}: not complete, no {RESULT} (run the same command again to resume it)")
-    provenance = read_json(folder / PROVENANCE) if (folder / PROVENANCE).is_file() else {}
-    return RunFolder(name, folder, stage, config, read_json(folder / RESULT), provenance)
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file; raises InputError where it was cut short."""
-    if not path.is_file():
-        raise InputError(f"{path}: not found; a file of the run is missing")
-    records = []
-    with path.open("rb") as file:  # bytes: text mode would also split at other line ends, which a response may hold
-        for number, line in enumerate(file, 1):
-            try:
-                records.append(json.loads(line))
-            except ValueError as error:
-                raise InputError(f"{path}: line {number} is cut short or damaged ({error})") from error
-    return records
+    check_schema(config, ReadSettings, str(folder / CONFIG))
+    provenance = read_json(folder / PROVENANCE, Settings) if (folder / PROVENANCE).is_file() else {}
+    return RunFolder(name, folder, stage, config, read_json(folder / RESULT, RESULTS[stage]), provenance)
 
 
 def group_count(metrics: Mapping[str, Any], run: RunFolder) -> int:
@@ -102,7 +97,6 @@ def data_folder(run: RunFolder, path: str) -> Path | None:
 
 
 Samples = list[dict[str, Any]]
-_REQUIRED_FIELDS = ("question_type", "outcome", "transcript", "parsed", "correct")  # plus those that are compared
 
 
 @dataclass
@@ -262,8 +256,7 @@ def _modalities(run: RunFolder, benchmark: str) -> dict[str, Samples]:
 
 def _samples(run: RunFolder, benchmark: str, modality: str) -> Samples:
     path, counts = samples_path(run.folder, benchmark, modality), run.result[benchmark][modality]
-    samples = read_lines(path)
-    check_fields(path, samples, _REQUIRED_FIELDS + (CASCADE_FIELDS if modality == CASCADE else ()))
+    samples = read_samples(path)
     if len(samples) != counts["n"] + counts["failed"]:
         raise InputError(f"{path}: cut short: {len(samples)} samples of {counts['n'] + counts['failed']}")
     return samples

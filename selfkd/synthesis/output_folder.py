@@ -7,7 +7,7 @@ from typing import Any
 
 from selfkd.data.example import check_schema_version
 from selfkd.errors import InputError
-from selfkd.files import read_json
+from selfkd.json_files import read_json
 from selfkd.run_dir import check_same, write_settings
 
 PLAN = "plan.json"
@@ -25,9 +25,9 @@ def claim(folder: Path, plan: dict[str, Any]) -> None:
         if others:
             raise InputError(f"{folder}: not empty and not made by this command; give another output")
         write_settings(path, plan)
-    existing = read_json(path)
+    existing = read_json(path, dict[str, Any])
     wanted = json.loads(json.dumps(plan))
-    check_schema_version(path, existing.get("schema_version") if isinstance(existing, dict) else None)
+    check_schema_version(path, existing.get("schema_version"))
     free = {"output", *CONTENT_FIELDS, *(_ENDPOINT_FIELDS if plan["engine"] == "openai" else ())}
     check_same(existing, wanted, (name for name in wanted if name not in free), f"{folder}: holds other data")
     if not any(folder.glob("*.parquet")):  # no shard yet, so the questions may have been corrected

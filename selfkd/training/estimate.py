@@ -5,7 +5,6 @@ The model is built on torch's meta device, so an estimate for 8B parameters take
 time a count of FLOPs at an assumed speed; `experiments/step_cost.py` measures both.
 """
 
-import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ from selfkd.data.dataset import open_mixture, split_weight
 from selfkd.data.example import MANIFEST
 from selfkd.errors import InputError
 from selfkd.losses import CHUNK_ROWS, LossConfig, needs_responses, needs_teacher
-from selfkd.model.checkpoint_files import reading
+from selfkd.model.checkpoint_files import read_json_object, reading
 from selfkd.model.configuration_omni import OmniConfig
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
@@ -53,10 +52,7 @@ def read_model_config(path: str) -> OmniConfig:
         raise InputError(
             f"model_config: {path or '(empty)'}: no such file; an estimate needs it where there is no model"
         )
-    try:
-        values = json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"model_config: {path}: no JSON ({error})") from error
+    values = read_json_object(Path(path), "model_config")
     with reading(path, "model_config"):
         return OmniConfig(**values)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+from typing_extensions import TypedDict
 
 from selfkd.data.dataset import ExampleFolder
 from selfkd.data.example import (
@@ -25,7 +26,8 @@ from selfkd.data.example import (
     image_columns,
 )
 from selfkd.errors import InputError
-from selfkd.files import read_json, write_json
+from selfkd.files import write_json
+from selfkd.json_files import read_json
 from selfkd.model.processing_omni import OmniProcessor
 from selfkd.model.speech_encoder import encoder_frames
 from selfkd.run_dir import UNUSABLE, is_main_process
@@ -44,6 +46,13 @@ class Unusable:
     """A row that cannot be used, and why."""
 
     folder: Path
+    position: int
+    id: str
+    reason: str
+
+
+class _Skipped(TypedDict):
+    folder: str
     position: int
     id: str
     reason: str
@@ -229,7 +238,8 @@ def read_skipped(path: Path) -> list[Unusable] | None:
     """The rows that a resumed run has skipped; None for a new run."""
     if not path.is_file():
         return None
-    return [Unusable(**entry | {"folder": Path(entry["folder"])}) for entry in read_json(path)]
+    found = read_json(path, list[_Skipped])
+    return [Unusable(Path(row["folder"]), row["position"], row["id"], row["reason"]) for row in found]
 
 
 def by_reason(found: Sequence[Unusable]) -> dict[str, int]:

@@ -17,8 +17,8 @@ from selfkd.evaluation.backends.transcriber import Transcriber
 from selfkd.evaluation.cascade import FORM_FIELDS, error_of, in_better_form, in_form, predict_both_forms, question_form
 from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
 from selfkd.evaluation.response import Prediction
-from selfkd.evaluation.samples import SampleFile, check_sample, read_samples, sample, samples_path
-from selfkd.files import write_json
+from selfkd.evaluation.samples import SampleFile, read_samples, sample, samples_path
+from selfkd.files import write_json, write_text
 from selfkd.report.build import ReportConfig, report
 
 NAME = "world-noisy"  # the examples' source
@@ -133,10 +133,12 @@ def test_item_that_fails_in_one_form_runs_again(tmp_path):
 def test_cascade_of_an_older_selfkd_is_refused(tmp_path):
     (row,) = toy_examples(1)
     old = {k: v for k, v in sample_in_both(row, "no", None).items() if k not in ("form", "other_form")}
-    with pytest.raises(InputError, match=r"field form: missing; an older selfkd wrote this run, evaluate again"):
-        check_sample(old, tmp_path / "pope.jsonl.cascade.jsonl.partial-0")
+    write_text(tmp_path / "pope.jsonl.cascade.jsonl.partial-0", json.dumps(old) + "\n")
+    with pytest.raises(InputError, match=r"partial-0: line 1: field form: missing; an older selfkd wrote this file"):
+        SampleFile(tmp_path / "pope.jsonl.cascade.jsonl", [row.id]).missing()
     text = sample(row, "text", Prediction("yes"))
-    assert check_sample(text, tmp_path / "a.cascade.text.jsonl") == text and "form" not in text
+    write_text(tmp_path / "a.cascade.text.jsonl", json.dumps(text) + "\n")
+    assert read_samples(tmp_path / "a.cascade.text.jsonl") == [text] and "form" not in text
 
 
 @pytest.fixture

@@ -165,7 +165,7 @@ def test_samples_of_an_older_version_are_refused(two):
     runs, tmp_path = two
     path = samples_path(tmp_path / "selfkd", "pope", "audio")
     write_lines(path, [{k: v for k, v in s.items() if k != "image"} for s in read_samples(path)])
-    with pytest.raises(InputError, match=r"pope.audio.jsonl: field image: missing; an older selfkd wrote this run"):
+    with pytest.raises(InputError, match=r"pope.audio.jsonl: line 1: field image: missing; an older selfkd"):
         compare(CompareConfig(runs, tmp_path / "c"))
 
 

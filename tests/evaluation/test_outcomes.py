@@ -107,5 +107,5 @@ def test_samples_of_an_older_selfkd_are_refused(tmp_path, examples):
     whole = sample(examples[0], "text", Prediction("yes"))
     for new, old in (("outcome", "x"), ("question_type", "kind"), ("target", "truth"), ("prediction", "reply")):
         write_text(path, json.dumps({old if name == new else name: value for name, value in whole.items()}) + "\n")
-        with pytest.raises(InputError, match=rf"text\.jsonl: field {new}: missing; an older selfkd wrote this run"):
+        with pytest.raises(InputError, match=rf"line 1: field {new}: missing; an older selfkd wrote this file"):
             read_samples(path)

@@ -3,11 +3,14 @@ never a traceback (data_22_damaged_checkpoints, sec_18_cut_weights_traceback).""
 
 import json
 import os
+import random
 import re
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from damage import damage_json
 from examples import training_data
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -17,7 +20,7 @@ from selfkd.cli import main
 from selfkd.errors import InputError
 from selfkd.evaluation.backends.transcriber import Transcriber
 from selfkd.model.backbones import load_speech_encoder, load_vlm, read_config
-from selfkd.model.checkpoint import load_model
+from selfkd.model.checkpoint import inspect_checkpoint, load_model
 from selfkd.model.checkpoint_files import check_checkpoint, read_header
 from selfkd.training.align import AlignConfig, assemble
 
@@ -92,6 +95,27 @@ def test_damaged_model_gives_one_line_or_loads(tiny, work, file, how):
         one_line(error, folder, path)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "processor_config.json"])
+def test_value_of_another_type_in_a_configuration_is_one_line(tiny, work, name):
+    """What each command does before it reads weights."""
+    folder = work / "configuration"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(tiny, folder)
+    whole = (folder / name).read_bytes()
+    for seed in range(12):
+        done = damage_json(folder / name, random.Random(f"{name} {seed}"))
+        try:
+            info = inspect_checkpoint(folder)
+            assert info.config.context > 0 and info.config.placeholder_ids and info.config.projector_type
+            info.processor.text_prompt("What?", info.processor.encode_image(None))
+        except InputError as error:
+            assert str(folder) in str(error) or "chat template" in str(error), (done, error)
+        except Exception as error:
+            raise AssertionError(done) from error
+        (folder / name).write_bytes(whole)
+
+
 @settings(deadline=None, max_examples=12, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(file=st.integers(0, 20), how=DAMAGES)
 def test_damaged_whisper_gives_one_line_or_loads(tiny_whisper, work, file, how):
@@ -143,6 +167,20 @@ def _of_other_bins(folder):
     path.write_text(path.read_text().replace('"feature_size": 80', '"feature_size": 128'))
 
 
+def _edit(folder, name, change):
+    path = folder / name
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+
+
+def _with(name, **fields):
+    return lambda folder: _edit(folder, name, lambda values: values | fields)
+
+
+def _whole_numbers(folder):
+    weights = load_file(folder / WEIGHTS)
+    save_file({n: w.to(torch.int64) for n, w in weights.items()}, folder / WEIGHTS, {"format": "pt"})
+
+
 def _too_large(folder):
     path = folder / "config.json"
     path.write_text(path.read_text().replace('"d_model": 32', '"d_model": 9632'))
@@ -159,11 +197,23 @@ def _too_large(folder):
         (_sharded, r"model-00002-of-00002.safetensors: not there, though model.safetensors.index.json names it"),
         (_replaced("config.json", b"{"), r"config.json: not JSON"),
         (_replaced("config.json", b"[1]"), r"config.json: holds no JSON object"),
-        (_replaced("config.json", b'{"model_type": ["whisper"]}'), r"config.json: field model_type: .* is no str"),
+        (_replaced("config.json", b'{"model_type": ["whisper"]}'), r"config.json: field model_type: .*valid string"),
         (_replaced("config.json", b"\xff\xfe"), r"config.json: not UTF-8"),
         (lambda folder: (folder / "preprocessor_config.json").unlink(), r"preprocessor_config.json: not there"),
         (_replaced("preprocessor_config.json", b"half"), r"preprocessor_config.json: not JSON"),
         (_of_other_bins, r"128 mel bins .* the encoder takes 80"),
+        (_whole_numbers, r"model.safetensors: weight .* of type I64, expected floats"),
+        (
+            _with("config.json", encoder_layers=10**9),
+            r"config.json: field encoder_layers: 1000000000, expected at most",
+        ),
+        (_with("config.json", encoder_layers=1e300), r"config.json: field encoder_layers: 1e\+300, expected at most"),
+        (_with("config.json", num_mel_bins=10**8), r"config.json: field num_mel_bins: 100000000, expected at most"),
+        (_with("preprocessor_config.json", n_fft=10**9), r"field n_fft: 1000000000, expected at most"),
+        (_with("config.json", d_model=-32), r"cannot be loaded|do not fit"),
+        (_with("config.json", architectures=[1]), r"config.json: field architectures.0: 1"),
+        (_replaced("config.json", b"[" * 9_000), r"config.json: not JSON .*nested"),
+        (_replaced("config.json", b'{"a": ' + b"1" * 9_000 + b"}"), r"config.json: not JSON .*9000 digits"),
         (_too_large, r"config.json is of a model of|do not fit|cannot be loaded"),
     ],
 )

@@ -90,7 +90,7 @@ SAMPLES = "eval-sft/samples/world.audio.jsonl"
         (lambda f: cut(f / SAMPLES, length_of_two_lines(f / SAMPLES) + 9), "audio.jsonl: line 3 is cut short or"),
         (lambda f: cut(f / SAMPLES, (f / SAMPLES).read_text().index("\n")), "cut short: 1 samples of 12"),
         (lambda f: (f / SAMPLES).unlink(), "world.audio.jsonl: not found"),
-        (lambda f: (f / SAMPLES).write_text('{"id": "a"}\n' * 12), "world.audio.jsonl: field question_type: missing"),
+        (lambda f: (f / SAMPLES).write_text('{"id": "a"}\n' * 12), "audio.jsonl: line 1: field transcript: missing"),
     ],
 )  # fmt: skip
 def test_damaged_run_is_refused_in_one_line(runs, tmp_path, change, message, capsys):

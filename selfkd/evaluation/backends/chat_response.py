@@ -4,12 +4,12 @@ Servers that call themselves compatible send bodies that are not. A field that a
 exception and never an empty answer.
 """
 
-import json
 import re
 from dataclasses import dataclass
 from typing import Any
 
 from selfkd.evaluation.response import REFUSAL
+from selfkd.json_files import parse_json
 
 MAX_REASON_CHARACTERS = 300
 
@@ -34,8 +34,8 @@ def parse_chat_response(content: bytes) -> ChatResponse:
     """Reads the body of a response with status 200. Bytes that are not UTF-8 become U+FFFD; a text that ended at the
     token limit is kept."""
     try:
-        body = json.loads(content.decode("utf-8", errors="replace"))
-    except (ValueError, RecursionError):
+        body = parse_json(content.decode("utf-8", errors="replace"))
+    except ValueError:
         start = content[:80].decode("utf-8", errors="replace")
         return ChatResponse(error=short(f"the response is not JSON: {start!r}"))
     if not isinstance(body, dict):

@@ -19,12 +19,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import openai
+from pydantic import ConfigDict
+from typing_extensions import TypedDict
 
 from selfkd.credentials import EndpointURL, masked_text, read_endpoint, secrets_in, without
 from selfkd.errors import InputError, reason_of
 from selfkd.evaluation.backends.chat_response import ChatResponse, parse_chat_response, short
 from selfkd.evaluation.response import Prediction
-from selfkd.files import read_json, write_json
+from selfkd.evaluation.schemas import Count, Finite
+from selfkd.files import write_json
+from selfkd.json_files import read_json
 from selfkd.response_limit import ENCODINGS, aread_up_to
 
 USAGE = "usage.json"
@@ -48,11 +52,21 @@ class Usage:
         self.dollars += dollars
 
 
+class _UsageFields(TypedDict):
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    requests: Count
+    retries: Count
+    prompt_tokens: Count
+    completion_tokens: Count
+    dollars: Finite
+
+
 class _SavedUsage(Usage):
     """Usage that is saved to a file as it grows: a process that is killed writes nothing at its end."""
 
     def __init__(self, path: Path):
-        super().__init__(**(read_json(path) if path.is_file() else {}))
+        super().__init__(**(read_json(path, _UsageFields) if path.is_file() else {}))
         self._path, self._written = path, time.monotonic()
 
     def spend(self, prompt_tokens: int, completion_tokens: int, dollars: float) -> None:

@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
+from selfkd.analysis.schemas import AgreementItem
 from selfkd.evaluation.uncertainty import enough
 from selfkd.evaluation.verdicts import too_few
 from selfkd.files import path_within
+from selfkd.json_files import read_json_lines
 from selfkd.report.charts import Figure, Line, Table, band, decimal, line_chart, mean_with_interval, percent
 from selfkd.report.html import Styles, run_title
-from selfkd.report.inputs import RunFolder, group_count, read_lines
+from selfkd.report.inputs import RunFolder, group_count
 
 _METRICS = {"kl": "KL, nats per token", "same_top": "Same top token", "rank": "Rank of the top token of text"}
 _LAYER_METRICS = {"cosine": "Cosine of hidden states", "distance": "Relative distance of hidden states"}
@@ -108,7 +110,7 @@ def _outcome_table(name: str, models: Mapping[str, Any]) -> Table:
 def _least_similar_table(run: RunFolder, name: str, models: list[str]) -> Table:
     rows = []
     for model in models:
-        items = read_lines(path_within(run.folder / "items", f"{name}.{model}.jsonl"))
+        items = read_json_lines(path_within(run.folder / "items", f"{name}.{model}.jsonl"), AgreementItem)
         means = [(sum(i["kl"]) / len(i["kl"]), sum(i["same_top"]) / len(i["same_top"]), i) for i in items]
         for kl, same_top, item in sorted(means, key=lambda m: (-m[0], m[2]["id"]))[:_LEAST_SIMILAR]:
             fields = [item["id"], item["question_type"], item["voice"]]

@@ -7,15 +7,17 @@ from typing import Any
 
 from markupsafe import Markup
 
+from selfkd.analysis.schemas import AttentionMap, Heads
 from selfkd.data.dataset import ExampleFolder
 from selfkd.errors import InputError
 from selfkd.evaluation.compare import TEXT
 from selfkd.evaluation.uncertainty import MIN_GROUPS, enough
 from selfkd.evaluation.verdicts import too_few
 from selfkd.files import path_within
+from selfkd.json_files import read_json, read_json_lines
 from selfkd.report.charts import Figure, Line, Table, band, line_chart, mean_with_interval, percent, signed
 from selfkd.report.html import Styles, heat_map_uri, image_uri, join_titles, run_title
-from selfkd.report.inputs import RunFolder, data_folder, group_count, read_json, read_lines
+from selfkd.report.inputs import RunFolder, data_folder, group_count
 
 MAIN = "query_to_image", "response_to_image", "response_to_query"
 THIRDS = "middle", "late"  # where attention falls according to the paper
@@ -206,7 +208,7 @@ def _head_maps(run: RunFolder, benchmark: str, models: list[str]) -> list[dict[s
     """For each model and modality a heat map of query to image by layer and head, all on one scale."""
     grids: dict[tuple[str, str], list[list[float]]] = {}
     for model in models:
-        by_modality = read_json(path_within(run.folder / "heads", f"{benchmark}.{model}.json"))
+        by_modality = read_json(path_within(run.folder / "heads", f"{benchmark}.{model}.json"), Heads)
         grids |= {(model, modality): by_modality[modality][MAIN[0]]["mean"] for modality in _MODALITIES}
     maximum = max(max(map(max, grid)) for grid in grids.values())
     cells = []
@@ -224,7 +226,7 @@ def _image_maps(run: RunFolder, benchmark: str, models: list[str]) -> list[dict[
     """For each item its image and a heat map for each model, modality and layer; one scale per item and layer."""
     grids_by_item: dict[str, dict[tuple[str, str, int], list[list[float]]]] = {}
     for model in models:
-        for m in read_lines(path_within(run.folder / "maps", f"{benchmark}.{model}.jsonl")):
+        for m in read_json_lines(path_within(run.folder / "maps", f"{benchmark}.{model}.jsonl"), AttentionMap):
             grids_by_item.setdefault(m["id"], {})[model, m["modality"], m["layer"]] = m["grid"]
     shown = dict(list(grids_by_item.items())[:_MAX_MAPS])
     images = _questions_and_images(run, benchmark, set(shown))

@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from selfkd.data.dataset import ExampleFolder
-from selfkd.data.example import Example, read_manifest
+from selfkd.data.example import Example, ReportedManifest, read_manifest
 from selfkd.errors import InputError
 from selfkd.evaluation.uncertainty import clustered_stderr
 from selfkd.report.charts import Table
@@ -50,7 +50,7 @@ def audio_quality_section(runs: list[RunFolder]) -> dict[str, Any] | None:
 
 
 def rows_of(folder: Path) -> Iterable[Row]:
-    engine = read_manifest(folder)["engine_name"]
+    engine = read_manifest(folder, ReportedManifest)["engine_name"]
     for rejected in (False, True):
         for i, fields in enumerate(ExampleFolder(folder, rejected).columns(*_FIELDS)):
             yield Row(folder, engine, (rejected, i), fields)
@@ -58,7 +58,7 @@ def rows_of(folder: Path) -> Iterable[Row]:
 
 def quality_tables(folders: Sequence[Path], rows: Sequence[Row]) -> list[Table]:
     """By folder, by voice, by augmentation where there is one, and the reasons for which rows were rejected."""
-    manifests = {folder: read_manifest(folder) for folder in folders}
+    manifests = {folder: read_manifest(folder, ReportedManifest) for folder in folders}
     by_folder = []
     for folder, manifest in manifests.items():
         in_folder = [row for row in rows if row.folder == folder]
@@ -99,7 +99,7 @@ def _metrics(rows: Sequence[Row]) -> list[str]:
 
 def _general_reason(reason: str) -> str:
     """A reason without the numbers and paths of its row."""
-    return re.sub(r"\s*\(.*", "", re.sub(r"[-\d.]*\d", "…", reason))
+    return re.sub(r"(?<![-\d.])[-\d.]*\d", "…", reason).partition("(")[0].rstrip()
 
 
 @dataclass

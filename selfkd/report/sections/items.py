@@ -14,8 +14,9 @@ from selfkd.data.dataset import ExampleFolder
 from selfkd.errors import InputError
 from selfkd.evaluation.compare import CASCADE, TEXT
 from selfkd.evaluation.samples import QUESTIONS, prompt_hash
+from selfkd.json_files import read_json
 from selfkd.report.html import audio_uri, image_uri, run_title
-from selfkd.report.inputs import Group, read_json
+from selfkd.report.inputs import Group
 from selfkd.report.sections.scores import Names
 
 OUTCOMES = {
@@ -150,7 +151,7 @@ def _named_folders(group: Group) -> Iterator[Path | None]:
     for system in sorted(group.runs, key=lambda system: system == TEXT):
         run = group.runs[system]
         path = run.folder / QUESTIONS
-        named = read_json(path) if path.is_file() else {}
+        named = read_json(path, dict[str, str]) if path.is_file() else {}
         yield run.folder / named[group.benchmark] if group.benchmark in named else None
 
 

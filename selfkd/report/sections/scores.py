@@ -13,12 +13,14 @@ from selfkd.evaluation.compare import CASCADE, TEXT
 from selfkd.evaluation.grading import YES_NO_TYPES
 from selfkd.evaluation.judge import agreement_sentence
 from selfkd.evaluation.metrics import OVERLAP_COUNTS, groups_in
+from selfkd.evaluation.schemas import Judged
 from selfkd.evaluation.tables import official_note, question_form_note
 from selfkd.evaluation.uncertainty import DIFFERENCE, MIN_GROUPS, enough, mean_interval
 from selfkd.evaluation.verdicts import AT_CHANCE, format_interval, too_few
+from selfkd.json_files import read_json
 from selfkd.report.charts import Bar, Dot, Figure, Table, bar_chart, minus, percent, percent_interval, scatter
 from selfkd.report.html import Styles, join_titles, run_title, system_title
-from selfkd.report.inputs import Group, RunFolder, read_json
+from selfkd.report.inputs import Group, RunFolder
 
 _MIN_TEXT_SCORES = 3  # different ones, for a rank correlation
 
@@ -320,7 +322,7 @@ def _judge_table(runs: list[RunFolder]) -> Table:
     rows, judges = [], []
     for run in runs:
         path = run.folder / "judged.json"
-        judged = read_json(path) if path.is_file() else {"metrics": {}, "about": {}}
+        judged = read_json(path, Judged) if path.is_file() else {"metrics": {}, "about": {}}
         for name, f in judged["metrics"].items():
             counts = [str(f["wrong"]), str(f["judged"]), percent(f["on_topic"]), percent(f["overlap"])]
             rows.append([name, run_title(run.name), *counts])

@@ -5,7 +5,6 @@ Each reader takes the unpacked corpus and gives rows whose question and answer a
 
 import csv
 import gzip
-import json
 import re
 import zlib
 from collections import Counter
@@ -17,6 +16,7 @@ from typing import Any
 from selfkd.data.as_text import as_text, refuse_utf16, tidy
 from selfkd.data.example import MAX_AUDIO_SECONDS, SAMPLE_RATE_HZ
 from selfkd.errors import InputError, reason_of
+from selfkd.json_files import lines_of, parse_json
 from selfkd.synthesis.sources.rows import Clip, Row, RowSource, drop_unanswered, json_records, sample_rows
 from selfkd.toy_world.tasks import REPEAT_INSTRUCTION
 
@@ -121,15 +121,18 @@ def _cuts(path: Path, skipped: Counter[str]) -> Iterator[Row]:
         raise InputError(f"path: {path}: no such file")
     try:
         refuse_utf16(path)
-        opened = gzip.open if path.suffix == ".gz" else open
-        with opened(path, "rt", encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            for number, line in enumerate(lines_of(file, f"path: {path}"), 1):
                 if not line.strip():
                     continue
-                cut = json.loads(line)
+                try:
+                    cut = parse_json(line.removeprefix(b"\xef\xbb\xbf"))
+                except ValueError as error:
+                    reason = f"not lhotse's JSON lines ({error})"
+                    raise InputError(f"path: {path}: line {number}: {reason}") from error
                 with _as_published(f"path: {path}: line {number}"):
                     yield from _cut(cut, path, number, skipped)
-    except (UnicodeDecodeError, json.JSONDecodeError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise InputError(f"path: {path}: not lhotse's JSON lines ({error})") from error
 
 

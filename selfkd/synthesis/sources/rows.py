@@ -29,6 +29,7 @@ from selfkd.data.media import decode_audio, stored_image
 from selfkd.data.resample import resampled
 from selfkd.errors import InputError
 from selfkd.files import open_regular, path_within
+from selfkd.json_files import MAX_LINE_BYTES, check_depth
 
 _READ_CHARACTERS = 2**20
 _BETWEEN = re.compile(r"[\s,]*")
@@ -56,11 +57,12 @@ def json_records(path: Path, opening: str = r"\s*\[", decoder: json.JSONDecoder 
                     if end == len(text):
                         raise json.JSONDecodeError("Unfinished list", text, end)
                 except json.JSONDecodeError:
-                    more = file.read(wanted)
+                    more = file.read(wanted) if len(text) - at < MAX_LINE_BYTES else ""
                     if not more:
                         raise
                     text, at, wanted = text[at:] + more, 0, 2 * wanted  # doubled each time: an item may be long
                     continue
+                check_depth(item)
                 yield item
                 at, wanted, number = end, _READ_CHARACTERS, number + 1
     except (FileNotFoundError, IsADirectoryError) as error:
@@ -69,6 +71,10 @@ def json_records(path: Path, opening: str = r"\s*\[", decoder: json.JSONDecoder 
         raise InputError(f"path: {path}: after record {number}: not UTF-8 ({error.reason})") from error
     except json.JSONDecodeError as error:
         raise InputError(f"path: {path}: record {number}: not JSON ({error.msg})") from error
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:  # too many digits, nested too deep
+        raise InputError(f"path: {path}: record {number}: not JSON within limits ({error})") from error
 
 
 PAUSE_SECONDS = 0.3  # between the clips of a question

@@ -5,7 +5,6 @@ words that other readers take for a missing value.
 """
 
 import csv
-import json
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,6 +25,7 @@ from selfkd.data.as_text import (
 from selfkd.data.lazy_images import ImageInFolder, LazyImage, dataset_rows
 from selfkd.errors import InputError
 from selfkd.hub import is_hub_id, split_revision
+from selfkd.json_files import lines_of, parse_json
 from selfkd.synthesis.sources.rows import UNANSWERED, Row, RowSource, json_records, sample_rows
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -44,12 +44,12 @@ def json_lines_records(path: Path) -> Iterator[dict[str, Any]]:
         raise InputError(f"path: {path}: no such file")
     refuse_utf16(path)
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(lines_of(file, f"path: {path}"), 1):
             if not line.strip():  # often the last one
                 continue
             try:
-                row = VERBATIM_DECODER.decode(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+                row = parse_json(line.decode("utf-8-sig" if number == 1 else "utf-8"), VERBATIM_DECODER.decode)
+            except ValueError as error:
                 raise InputError(f"path: {path}: line {number}: not JSON in UTF-8 ({error})") from error
             if not isinstance(row, dict):
                 raise InputError(f"path: {path}: line {number}: not a JSON object")

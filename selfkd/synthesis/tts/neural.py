@@ -1,20 +1,21 @@
 """Neural TTS by onnxruntime, on one thread, since processes run in parallel: Kokoro (`selfkd[kokoro]`)
 and Piper (`selfkd[piper]`, whose engine is GPL-3 and loaded at run time)."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import TypedDict
 
 from selfkd.data.resample import resampled
 from selfkd.errors import EngineError, InputError
+from selfkd.json_files import read_json
 from selfkd.synthesis.tts.base import Utterance
 
 DEFAULT_RATE_WPM = 175  # at which a voice has its natural speed
@@ -69,6 +70,18 @@ class KokoroEngine:
         return resampled(samples, rate_hz)
 
 
+class _PiperLanguage(TypedDict):
+    voice: str
+
+
+class _PiperVoice(TypedDict):
+    """What is read here of a voice's NAME.onnx.json."""
+
+    espeak: _PiperLanguage
+    num_speakers: int
+    speaker_id_map: NotRequired[dict[str, int] | None]
+
+
 @dataclass
 class PiperEngine:
     """Piper: `folder` holds voices as they are published, NAME.onnx and NAME.onnx.json. A voice is called NAME, or
@@ -90,7 +103,10 @@ class PiperEngine:
     @cached_property
     def _configs(self) -> dict[str, dict[str, Any]]:
         files = [f for f in sorted(self.folder.glob("*.onnx")) if f.with_suffix(".onnx.json").is_file()]
-        return {f.stem: json.loads(f.with_suffix(".onnx.json").read_text(encoding="utf-8")) for f in files}
+        try:
+            return {f.stem: read_json(f.with_suffix(".onnx.json"), _PiperVoice) for f in files}
+        except InputError as error:
+            raise InputError(f"engine_path: {error}") from error
 
     def voices(self) -> list[str]:
         found: list[str] = []
@@ -132,7 +148,7 @@ def _piper(path: Path) -> Any:
     from piper import PiperVoice
     from piper.config import PiperConfig
 
-    config = PiperConfig.from_dict(json.loads(path.with_suffix(".onnx.json").read_text(encoding="utf-8")))
+    config = PiperConfig.from_dict(read_json(path.with_suffix(".onnx.json"), _PiperVoice))
     return PiperVoice(config=config, session=_session(path))
 
 
