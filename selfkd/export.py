@@ -122,7 +122,7 @@ def _without_paths(manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
 
     for shard in manifest["shards"]:
         with shard_errors(path_within(folder, shard["file"])):
-            rejected = shard_metadata(folder / shard["file"])["rejected"]
+            rejected = shard_metadata(folder / shard["file"]).get("rejected", [])
         for reject in rejected:
             if cleaned(reject) != reject:
                 raise InputError(

@@ -86,7 +86,7 @@ for name in COMMANDS:
         (["report", "{}/none", "--output", "{}/r.html"], "runs: .*no such folder"),
         (["synthesize", "--count", "1", "--output", "{}/file"], "file: File exists"),
         (["demo", "--output", "{}/file"], "file/data/train: Not a directory"),
-        (["align", "--recipe", "{}/file"], "file or on the command line"),
+        (["align", "--recipe", "{}/file"], "file: not a recipe in YAML"),
     ],
 )
 def test_invalid_input_is_one_line_and_exit_code_2(tmp_path, arguments, message, capsys):

@@ -32,7 +32,8 @@ def test_model_card_has_settings_data_and_scores(run, tmp_path):
     system = {"n": 40, "accuracy": 0.5, "stderr": 0.079, "chance": 0.2}
     scores = {"systems": {s: system for s in ("text", "sft", "selfkd", "cascade")}}
     scores["systems"]["cascade"] = system | {"form": "question"}
-    clear, unclear = {"share": 0.4, "interval": [0.3, 0.5]}, {"share": None, "verdict": "no clear gap"}
+    clear = {"share": 0.4, "interval": [0.3, 0.5], "verdict": "closed"}
+    unclear = {"share": None, "interval": None, "verdict": "no clear gap"}
     closed = {"world": clear, "pope": unclear}
     write_json(tmp_path / "scores.json", {b: scores | {"gap_closed": {"selfkd": c}} for b, c in closed.items()})
     config = PublishConfig(run, "me/my-model", "apache-2.0", "base/model", str(tmp_path), dry_run=True)

@@ -187,7 +187,7 @@ class Footer(TypedDict):
     """What `selfkd synthesize` writes into the footer of a shard."""
 
     rows: int
-    rejected: list[Rejected]
+    rejected: NotRequired[list[Rejected]]  # of the shards with audio for training and evaluation
 
 
 class Manifest(TypedDict, total=False):

@@ -132,7 +132,7 @@ def test_a_missing_or_damaged_model_config_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"model_config: .*no such file"):
         distill(DistillConfig([str(tmp_path)], tmp_path / "run", model_config="none.json", dry_run=True))
     (tmp_path / "recipe.yaml").write_text("alpha: 1\n")
-    with pytest.raises(InputError, match=r"recipe.yaml: no JSON"):
+    with pytest.raises(InputError, match=r"recipe.yaml: not JSON"):
         distill(
             DistillConfig([str(tmp_path)], tmp_path / "run", model_config=str(tmp_path / "recipe.yaml"), dry_run=True)
         )
