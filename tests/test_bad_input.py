@@ -269,11 +269,11 @@ def test_data_that_passes_the_check_is_usable(tmp_path_factory, column, other):
 
 @pytest.mark.parametrize("column", [name for name in SCHEMA.names if pa.types.is_string(SCHEMA.field(name).type)])
 def test_texts_of_other_tools_are_read(tmp_path, column):
-    """Written as large strings, as views or as a dictionary, with a column more; two columns of a name are refused."""
+    """Written as large strings or as a dictionary, with a column more; two columns of a name are refused."""
     write_damaged_data(tmp_path / "data", "id", pa.array(list("abc")))
     table = pq.read_table(tmp_path / "data" / "a.parquet")
     at, texts = table.schema.get_field_index(column), table.column(column)
-    for arrow_type in (pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())):
+    for arrow_type in (pa.large_string(), pa.dictionary(pa.int32(), pa.string())):
         changed = table.set_column(at, column, texts.cast(arrow_type)).append_column("more", pa.array([1, 2, 3]))
         write_damaged_table(tmp_path / "data", changed)
         assert is_whole(tmp_path / "data"), arrow_type

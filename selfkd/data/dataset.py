@@ -205,7 +205,7 @@ def _type_class(type_: pa.DataType) -> str:
     """A type without its width: other tools write strings and numbers of any width, and texts as a dictionary."""
     if pa.types.is_dictionary(type_):
         return _type_class(type_.value_type)
-    if pa.types.is_string(type_) or pa.types.is_large_string(type_) or type_ == pa.string_view():
+    if pa.types.is_string(type_) or pa.types.is_large_string(type_):
         return "string"
     if pa.types.is_struct(type_) and any(f.name == "bytes" and "binary" in str(f.type) for f in type_):
         return "bytes"

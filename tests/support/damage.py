@@ -14,12 +14,12 @@ TEXTS = (
 )  # fmt: skip
 
 
-def places(value: Any, path: tuple = ()) -> Iterator[tuple]:
+def positions(value: Any, path: tuple = ()) -> Iterator[tuple]:
     """The paths to all values within a value of JSON, itself included."""
     yield path
     parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, part in parts:
-        yield from places(part, (*path, key))
+        yield from positions(part, (*path, key))
 
 
 def replaced(value: Any, path: tuple, new: Any) -> Any:
@@ -46,7 +46,7 @@ def damage_json(file: Path, rng: random.Random) -> str:
     value = json.loads(lines[at])
     # first a depth, then a place: most values are deep, and most code reads the ones above them
     by_depth: dict[int, list[tuple]] = {}
-    for path in places(value):
+    for path in positions(value):
         by_depth.setdefault(len(path), []).append(path)
     path = rng.choice(by_depth[rng.choice(list(by_depth))])
     new = rng.choice((..., *VALUES)) if path else rng.choice(VALUES)
