@@ -25,8 +25,8 @@ def parse_json(text: str | bytes, decode: Callable[[str], Any] | None = None) ->
         value = decode(str(text)) if decode else json.loads(text, parse_int=_integer)
     except RecursionError:
         raise ValueError(f"lists and objects are nested more than {MAX_DEPTH} deep") from None
-    brackets = (b"[", b"{") if isinstance(text, bytes) else ("[", "{")
-    if sum(text.count(bracket) for bracket in brackets) > MAX_DEPTH:  # type: ignore[arg-type]
+    opened = text.count(b"[") + text.count(b"{") if isinstance(text, bytes) else text.count("[") + text.count("{")
+    if opened > MAX_DEPTH:
         check_depth(value)
     return value
 

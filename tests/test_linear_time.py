@@ -63,7 +63,7 @@ UNITS = (
     ),
     *(". Option B is ", "hundred ", "one ", "<|channel|>final", "- A", "A/", "A? ", "wait "),
 )
-AROUND = (("", ""), ("a", "!\n"), ("<a (", "b"))
+AROUND = (("", ""), ("<a (", "!\nb"))
 FEW_AROUND = (("a", "!\nb"),)  # for slow functions
 
 
@@ -172,9 +172,9 @@ def test_texts_with_a_limit():
         ("is_refusal", refusals.is_refusal, refusals.MAX_CHARACTERS),
     ):
         for unit in UNITS:
-            for start, end in AROUND:
+            for start, end in FEW_AROUND:
                 text = start + unit * ((limit - len(start + end)) // len(unit)) + end
-                assert min(seconds(work, text) for _ in range(2)) < 1.5, (name, start, unit, end)
+                assert seconds(work, text) < 1.5 or seconds(work, text) < 1.5, (name, start, unit, end)
 
 
 def test_the_measure_finds_a_quadratic_pattern():

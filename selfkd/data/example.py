@@ -209,24 +209,23 @@ class Manifest(TypedDict, total=False):
     split: str
 
 
-class ReportedManifest(Manifest):
-    """With the fields of an audio quality report."""
+class ReportedManifest(TypedDict):
+    """The fields of an audio quality report."""
 
-    engine_name: Required[str]
-    asr_filter: Required[str]
-    rejected: Required[list[Rejected]]
+    engine_name: str
+    asr_filter: str
+    rejected: list[Rejected]
 
 
 class PublishedManifest(ReportedManifest):
-    """With the fields of a dataset card."""
+    """The fields of a dataset card."""
 
-    shards: Required[list[Shard]]
-    rows: Required[int]
-    seed: Required[int]
-    voice_names: Required[list[str]]
-    source: Required[str]
-    source_license: Required[str]
-    engine_license: Required[str]
+    rows: int
+    seed: int
+    voice_names: list[str]
+    source: str
+    source_license: str
+    engine_license: str
 
 
 def language_code(language: str) -> str:
@@ -244,7 +243,7 @@ def check_schema_version(path: Path, version: Any) -> None:
         )
 
 
-def read_manifest(folder: Path, schema: Any = Manifest) -> dict[str, Any]:
+def read_manifest(folder: Path, schema: Any = Any) -> dict[str, Any]:
     """The manifest of a complete folder; raises InputError where it is missing, damaged, of another version, or lacks a
     field of `schema`."""
     path = folder / MANIFEST
@@ -255,6 +254,7 @@ def read_manifest(folder: Path, schema: Any = Manifest) -> dict[str, Any]:
         )
     manifest = read_json(path, dict[str, Any])
     check_schema_version(path, manifest.get("schema_version", SCHEMA_VERSION))
+    check_schema(manifest, Manifest, str(path))
     check_schema(manifest, schema, str(path))
     for name in ("shards", "rejected_shards"):
         for entry in manifest.get(name, []):
