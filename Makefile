@@ -1,6 +1,7 @@
 # make demo    measure the vision-audio gap of the tiny model and close it; ends in runs/demo/report.html
 # make test    linters, type checker, import contracts, generated docs, all tests
 # make quick   the tests that are not slow, want no browser and start no training processes: under 2 minutes on 2 cores
+# make fuzz    an hour of malformed inputs (FUZZ_SECONDS) and kills of each command; ends in a table of what they found
 # make docs    the documentation site, into site/: strict, with links and anchors checked
 # make study-projector   projectors x losses x data over five seeds, into runs/projector: hours; a second call resumes
 # make study-real        the same with pretrained LLM, speech encoder and voices: MODELS=DIR holds them; into runs/real
@@ -13,9 +14,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 MODELS ?= models
+FUZZ_SECONDS ?= 2400
 PYTEST = $(VENV)/bin/python -m pytest --numprocesses 2 --dist worksteal --durations 20
 
-.PHONY: demo test quick check docs study-projector study-real study-voices study-when study-attention study-alignment study-stamps
+.PHONY: demo test quick fuzz check docs study-projector study-real study-voices study-when study-attention study-alignment study-stamps
 
 demo: $(VENV)/installed
 	$(VENV)/bin/selfkd demo --output runs/demo
@@ -25,6 +27,9 @@ test: check
 
 quick: $(VENV)/installed
 	$(PYTEST) -m "not slow and not browser and not distributed"
+
+fuzz: $(VENV)/installed
+	$(VENV)/bin/python -m pytest tests/fuzz --fuzz-seconds $(FUZZ_SECONDS) --show-capture no --tb short
 
 study-projector: $(VENV)/installed
 	$(VENV)/bin/python experiments/projector_study.py --output runs/projector
