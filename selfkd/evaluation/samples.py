@@ -178,11 +178,10 @@ class SampleFile:
 
     def finish(self) -> None:
         """Writes the finished file once every item has a sample, with or without an error, those of a cascade in its
-        better form; call it on one process."""
-        if self.path.is_file():
-            return
-        known = self.known()
-        samples = in_better_form([known[name] for name in self.ids])
-        write_text(self.path, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in samples))
+        better form, and removes partial ones; call it on one process."""
+        if not self.path.is_file():
+            known = self.known()
+            samples = in_better_form([known[name] for name in self.ids])
+            write_text(self.path, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in samples))
         for partial in self._partials():
             partial.unlink()
