@@ -24,7 +24,13 @@ PRELOAD = ["selfkd.cli", "torch", "transformers", "peft", "accelerate", "dataset
 PRELOAD += ["selfkd.training.align", "selfkd.evaluation.evaluate", "selfkd.synthesis.synthesize"]
 
 
-def _call(arguments: list[str], folder: str, environment: dict[str, str], streams: Sequence[str]) -> None:
+def _call(
+    arguments: list[str],
+    folder: str,
+    environment: dict[str, str],
+    streams: Sequence[str],
+    begin: Callable[[], None] | None,
+) -> None:
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(folder)
@@ -43,6 +49,8 @@ def _call(arguments: list[str], folder: str, environment: dict[str, str], stream
     from selfkd.cli import main
 
     try:
+        if begin is not None:
+            begin()
         code = main()
     finally:
         atexit._run_exitfuncs()
@@ -64,13 +72,20 @@ def forked_process(target: Callable[..., None], *arguments: Any) -> Any:
 
 
 class Command:
-    """`selfkd ARGUMENTS` in the background, as `subprocess.Popen` has it: `pid`, `poll`, `wait`, `kill`, streams."""
+    """`selfkd ARGUMENTS` in the background, as `subprocess.Popen` has it: `pid`, `poll`, `wait`, `kill`, streams.
+    `begin` is called in the process before the command."""
 
-    def __init__(self, arguments: Sequence[Any], cwd: Path | None = None, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[Any],
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        begin: Callable[[], None] | None = None,
+    ) -> None:
         self._streams = [tempfile.NamedTemporaryFile(suffix=".txt") for _ in range(2)]  # noqa: SIM115
         given = list(map(str, arguments)), str(cwd or Path.cwd()), dict(os.environ if env is None else env)
         names = [stream.name for stream in self._streams]
-        self._process = _context().Process(target=_call, args=(*given, names))
+        self._process = _context().Process(target=_call, args=(*given, names, begin))
         self._process.start()
         self.pid: int = self._process.pid
 
