@@ -11,7 +11,7 @@ from selfkd.files import sha256, write_json
 from selfkd.synthesis.config import SynthesizeConfig
 from selfkd.synthesis.synthesize import synthesize
 
-GENERATORS = 8  # that share the time of `--fuzz-seconds`
+GENERATORS = 9  # that share the time of `--fuzz-seconds`
 _fuzzer = pytest.StashKey[Fuzzer]()
 _kills = pytest.StashKey[dict[str, KillTally]]()
 
