@@ -1,9 +1,7 @@
 """What a stage leaves is whole or absent: after a power cut, without space, with two of the same command at once. Kills
 are in `tests/fuzz/test_kill_points.py`."""
 
-import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +17,7 @@ from processes import Command
 from selfkd.cli import main
 from selfkd.errors import InputError
 from selfkd.evaluation.samples import keep_whole_lines, whole_lines
-from selfkd.files import sha256, write_folder_atomically, write_text
+from selfkd.files import write_folder_atomically, write_text
 
 VOUCHERS = ("result.json", "manifest.json", "judged.json", "complete")  # files that say that others are complete
 

@@ -139,7 +139,7 @@ class ChatCompletionHandler(Response):
                     counts = usage(prepared.prompt_tokens, event.completion_tokens)
                     await send_event(_event(usage_chunk(shared, counts)))
         await send_event(b"data: [DONE]\n\n", more=False)
-        assert isinstance(event, Done)
+        assert isinstance(event, Done)  # noqa: S101 an invariant of this code, no check of input
         self._count_answer(prepared, event)
 
     def _count_answer(self, prepared: PreparedPrompt, done: Done) -> None:

@@ -1,9 +1,10 @@
 """Functions that read untrusted bytes, called in a child process: bounded in time and memory, and ended at once.
 
 A thread that decodes an image cannot be stopped, and what a parser allocates is charged to the whole server. A child
-process can be killed, and has a limit of its own.
+process can be killed, and has a limit of its own. Should hostile bytes take it over, its answers are data and no code.
 """
 
+import io
 import os
 import pickle
 import resource
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from selfkd.errors import InputError
+from selfkd.serving.schema import RefusedError
 from selfkd.synthesis.workers import ProcessState, end_with_parent, server_context
 
 Result = TypeVar("Result")
@@ -47,16 +49,16 @@ class IsolatedProcess:
             self._start()
 
     def call(self, function: Callable[..., Result], *arguments: Any, seconds: float) -> Result:
-        """`function(*arguments)`, both importable or picklable. Raises what it raises where that is an InputError or
-        another error that can be pickled, and TooCostlyError after `seconds`."""
+        """`function(*arguments)`, importable and picklable; its result has plain values, arrays and `Query` only.
+        Raises an InputError or RefusedError as it does, RuntimeError for any other, and TooCostlyError after `seconds`."""
         with self._lock:
             try:
                 self._start()
                 _send(self._pipe, (function, arguments))
                 if not self._pipe.poll(seconds):
                     raise TooCostlyError(f"not decoded within {seconds:g} s")
-                result, error = _receive(self._pipe)
-            except (EOFError, OSError) as ended:
+                result, error = _receive(self._pipe, _AnswerUnpickler)
+            except (EOFError, OSError, pickle.UnpicklingError) as ended:
                 self._stop()
                 raise TooCostlyError("its decoder ended, which takes no more than it may allocate") from ended
             except BaseException:
@@ -89,7 +91,7 @@ class IsolatedProcess:
         child_pipe.close()
         if not self._pipe.poll(START_SECONDS):
             raise TooCostlyError(f"the decoder did not start within {START_SECONDS:g} s")
-        _receive(self._pipe)
+        _receive(self._pipe, _AnswerUnpickler)
 
     def _stop(self) -> None:
         if self._process is not None:
@@ -109,7 +111,7 @@ def _serve_calls(pipe: Connection, max_bytes: int, state: ProcessState) -> None:
     _send(pipe, "started")
     while True:
         try:
-            function, arguments = _receive(pipe)
+            function, arguments = _receive(pipe, pickle.Unpickler)
         except EOFError:
             return
         _limit_memory(max_bytes)
@@ -119,8 +121,10 @@ def _serve_calls(pipe: Connection, max_bytes: int, state: ProcessState) -> None:
             result = function(*arguments)
         except MemoryError:
             error = TooCostlyError(f"takes over {max_bytes // 1_000_000} MB to decode")
-        except Exception as raised:
-            error = raised if _can_be_pickled(raised) else RuntimeError(traceback.format_exc())
+        except (InputError, RefusedError) as raised:
+            error = raised if type(raised) in _ERRORS else InputError(raised)
+        except Exception:
+            error = RuntimeError(traceback.format_exc())
         del arguments  # an idle process keeps no request
         _send(pipe, (result, error))
         del result, error
@@ -135,25 +139,36 @@ def _limit_memory(max_bytes: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (held + max_bytes, hard))
 
 
-def _can_be_pickled(error: Exception) -> bool:
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return False
-    return True
-
-
 def _send(pipe: Connection, value: Any) -> None:
     """Arrays and `pickle.PickleBuffer`s are not copied, because they are large."""
     buffers: list[pickle.PickleBuffer] = []
     content = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
-    pipe.send(len(buffers))
-    pipe.send_bytes(content)
-    for buffer in buffers:
-        pipe.send_bytes(buffer.raw())
+    for part in (len(buffers).to_bytes(4), content, *(buffer.raw() for buffer in buffers)):
+        pipe.send_bytes(part)
 
 
-def _receive(pipe: Connection) -> Any:
-    count = pipe.recv()
-    content = pipe.recv_bytes()
-    return pickle.loads(content, buffers=[pipe.recv_bytes() for _ in range(count)])
+def _receive(pipe: Connection, unpickler: type[pickle.Unpickler]) -> Any:
+    count = int.from_bytes(pipe.recv_bytes())
+    content = io.BytesIO(pipe.recv_bytes())
+    return unpickler(content, buffers=[pipe.recv_bytes() for _ in range(count)]).load()
+
+
+_ERRORS = (InputError, RefusedError, TooCostlyError)
+_ANSWERED = {
+    *((one.__module__, one.__name__) for one in _ERRORS),
+    ("builtins", "RuntimeError"),
+    ("selfkd.serving.decoding", "Query"),
+    ("numpy", "dtype"),
+    ("numpy", "ndarray"),
+    *(("numpy._core.multiarray", name) for name in ("_reconstruct", "scalar")),
+    ("numpy._core.numeric", "_frombuffer"),
+}
+
+
+class _AnswerUnpickler(pickle.Unpickler):
+    """Makes objects of a few classes, and calls nothing else that the bytes may name."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ANSWERED:
+            raise pickle.UnpicklingError(f"{module}.{name} is no part of an answer")
+        return super().find_class(module, name)

@@ -60,6 +60,15 @@ def test_errors_come_back(process):
         process.call(hanging.raise_unpicklable, seconds=60)
 
 
+@pytest.mark.parametrize("function", [hanging.answer_with_a_call, hanging.answer_with_a_class])
+def test_an_answer_runs_no_code_here(process, function, tmp_path):
+    process.call(np.abs, 1, seconds=60)
+    with pytest.raises(TooCostlyError):
+        process.call(function, str(tmp_path / "made"), seconds=60)
+    assert not (tmp_path / "made").exists()
+    assert process.call(np.abs, -3, seconds=60) == 3
+
+
 def test_libraries_write_no_log(process, capfd):
     assert process.call(hanging.write_to_stderr, "noise\n" * 1000, seconds=60) == 6000
     assert "noise" not in capfd.readouterr().err
@@ -86,12 +95,13 @@ def test_kill_ends_a_call_of_another_thread(process):
 def test_work_of_a_request_ends_with_it(parts, monkeypatch):
     """A timed-out request, one whose client has gone, and a server that stops leave no process at work."""
     monkeypatch.setattr("selfkd.serving.state.read_query", hanging.hang)
-    with served(parts, timeout_seconds=1.0, decoding_processes=1) as running:
+    with served(parts, timeout_seconds=5.0, decoding_processes=1) as running:
         (decoder,) = running.state._decoders
         busy = child(decoder)
-        assert_refused(running.post(BODY), 504, "no complete response within 1 s")
+        assert_refused(running.post(BODY), 504, "no complete response within 5 s")
         wait_until(lambda: not busy.is_running())
         monkeypatch.undo()
+        decoder.start()
         assert running.post(BODY)[0] == 200
         monkeypatch.setattr("selfkd.serving.state.read_query", hanging.hang)
         busy = child(decoder)

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from pathlib import Path
 
 
 def hang(*_):
@@ -34,3 +35,19 @@ def raise_refused(*_):
     from selfkd.serving.schema import RefusedError
 
     raise RefusedError(418, "a teapot", "pot", "short_and_stout")
+
+
+class _Call:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def answer_with_a_call(path):
+    return [_Call(path)]
+
+
+def answer_with_a_class(path):
+    return [Path(path)]
