@@ -50,7 +50,7 @@ class IsolatedProcess:
 
     def call(self, function: Callable[..., Result], *arguments: Any, seconds: float) -> Result:
         """`function(*arguments)`, importable and picklable; its result has plain values, arrays and `Query` only.
-        Raises an InputError or RefusedError as it does, RuntimeError for any other, and TooCostlyError after `seconds`."""
+        Raises an InputError or RefusedError as it does, RuntimeError for any other, TooCostlyError after `seconds`."""
         with self._lock:
             try:
                 self._start()
@@ -143,8 +143,10 @@ def _send(pipe: Connection, value: Any) -> None:
     """Arrays and `pickle.PickleBuffer`s are not copied, because they are large."""
     buffers: list[pickle.PickleBuffer] = []
     content = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
-    for part in (len(buffers).to_bytes(4), content, *(buffer.raw() for buffer in buffers)):
-        pipe.send_bytes(part)
+    pipe.send_bytes(len(buffers).to_bytes(4))
+    pipe.send_bytes(content)
+    for buffer in buffers:
+        pipe.send_bytes(buffer.raw())
 
 
 def _receive(pipe: Connection, unpickler: type[pickle.Unpickler]) -> Any:
