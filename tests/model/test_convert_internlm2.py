@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from internlm2 import IMAGES, LINES, NAMES, SlowTokenizer, write_tokenizer
+from internvl2 import LLM, VISION, original_layout
 from safetensors.torch import save_file
 from transformers import InternVLForConditionalGeneration
 
@@ -21,7 +22,6 @@ from selfkd.model import convert_internvl2_processor
 from selfkd.model.backbones import load_vlm_processor
 from selfkd.model.convert_internvl2 import ConvertConfig, convert, internvl_config, read_original_config
 from selfkd.model.convert_internvl2_processor import convert_processor
-from tests.model.test_convert_internvl2 import LLM, VISION, original_layout
 
 ATOMS = [
     *NAMES, *IMAGES, "<s>", "</s>", "<unk>", " ", "  ", "   ", "\n", "\t", "é", "日本", "👩‍🔬", "a", "aa", "aaa",
