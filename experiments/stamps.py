@@ -81,7 +81,7 @@ def stage_1(options: argparse.Namespace, projector: Any, vlm: Path, data: list[s
 def run(options: argparse.Namespace) -> dict[str, dict[str, Path]]:
     """{system: {seed: its evaluation}}."""
     output, vlm = options.output, options.output / "vlm"
-    make_vlm(options.sources, vlm, options.vlm_steps)
+    make_vlm(options.sources, options.models / "smollm2-135m-instruct", vlm, options.vlm_steps)
     captions = [str(recorded(options, "stamps", "train", language)) for language in LANGUAGES]
     captions += [str(read_by_pico(options, language)) for language in LANGUAGES]
     questions = [str(recorded(options, BENCHMARK, "train", language)) for language in LANGUAGES]
@@ -178,7 +178,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
-    parser.add_argument("--vlm_steps", type=int, default=900)
+    parser.add_argument("--vlm_steps", type=int, default=300)
     parser.add_argument("--align_steps", type=int, default=400, help="of the frame-stacking projector's stage 1")
     parser.add_argument("--ctc_steps", type=int, default=600, help="of the CTC projector's stage 1; 0 leaves it out")
     parser.add_argument("--steps", type=int, default=300, help="of SFT and of Self-KD")

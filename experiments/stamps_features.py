@@ -63,6 +63,12 @@ def lite0(sources: Path) -> EfficientNetModel:
     return model.eval()
 
 
+def classifier_weights(sources: Path) -> tuple[Tensor, Tensor]:
+    """(weight (1000, 1280), bias (1000,)) of ImageNet's classes in the order of their WordNet numbers."""
+    weights = torch.load(sources / _PATH, map_location="cpu", weights_only=True)
+    return weights["_fc.weight"], weights["_fc.bias"]
+
+
 def image_processor() -> CLIPImageProcessorPil:
     """The whole image, squeezed into a square, as Lite0 was trained: (value - 127) / 128."""
     side = {"height": SIDE, "width": SIDE}
