@@ -9,6 +9,7 @@
 # make study-when        SFT, the mix, Self-KD, on-policy Self-KD on training responses of five kinds, three seeds, into runs/when: hours
 # make study-attention   is attention the root? after study-voices, on its models, into runs/causes
 # make study-alignment   soft-DTW, contrastive, hidden-state and attention losses, alone and added to Self-KD, into runs/alignment: hours
+# make study-scale       accuracy against questions, voices, steps and hours of audio, with fitted laws, into runs/scale: hours
 # make study-stamps      people's recordings in three languages about natural images; MODELS holds whisper-base; into runs/stamps: hours
 # All make .venv with pinned versions first. PYTHON=python3.12 chooses another interpreter (3.11 or later).
 PYTHON ?= python3
@@ -17,7 +18,7 @@ MODELS ?= models
 FUZZ_SECONDS ?= 2400
 PYTEST = $(VENV)/bin/python -m pytest --numprocesses 2 --dist worksteal --durations 20
 
-.PHONY: demo test quick fuzz check docs study-projector study-real study-voices study-when study-attention study-alignment study-stamps
+.PHONY: demo test quick fuzz check docs study-projector study-real study-voices study-when study-attention study-alignment study-scale study-stamps
 
 demo: $(VENV)/installed
 	$(VENV)/bin/selfkd demo --output runs/demo
@@ -64,6 +65,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 study-alignment: $(VENV)/installed
 	$(VENV)/bin/python experiments/alignment.py --output runs/alignment
+
+study-scale: $(VENV)/installed
+	$(VENV)/bin/python experiments/scale.py --output runs/scale
 
 study-stamps: $(VENV)/installed
 	$(VENV)/bin/python experiments/stamps_sources.py runs/stamps/sources

@@ -11,8 +11,9 @@ For each axis and test the power law `error = a * amount ** -b` is fitted by lea
 interval over items (a bootstrap that resamples the questions, the same in all points). How far the fit may be trusted
 is told by its forecast: the law of the first three points against the accuracy that the fourth has.
 
-Writes OUTPUT/scores.json, OUTPUT/table.md and OUTPUT/scale.svg. Finished runs are kept: the same command resumes, and
-processes with different axes may share the folder; a last call with all of them writes the table.
+Writes OUTPUT/scores.json and OUTPUT/table.md, and OUTPUT/scale.svg where matplotlib is installed. Finished runs are
+kept: the same command resumes, and processes with different axes may share the folder; a last call with all of them
+writes the table.
 """
 
 import argparse
@@ -154,6 +155,24 @@ def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def draw(found: Mapping[str, Mapping[str, Any]], output: Path) -> None:
+    """Errors and fitted laws, both axes logarithmic."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        print("no figure: pip install matplotlib")
+        return
+    panels: Any = Figure(figsize=(3.2 * len(found), 3), layout="constrained").subplots(1, len(found), squeeze=False)[0]
+    for panel, (axis, fits) in zip(panels, found.items(), strict=True):
+        for benchmark, fit in fits.items():
+            amounts = np.array(fit["amounts"])
+            (line,) = panel.loglog(amounts, 1 - np.array(fit["accuracy"]), "o", label=benchmark)
+            panel.loglog(amounts, fit["error_at_1"] * amounts ** -fit["exponent"], color=line.get_color(), lw=1)
+        panel.set(xlabel=axis, ylabel="error on audio questions")
+        panel.legend(fontsize="x-small")
+    panels[0].figure.savefig(output)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
@@ -170,6 +189,7 @@ def main() -> None:
     write_json(options.output / "scores.json", found)
     (options.output / "table.md").write_text(markdown(found))
     print(markdown(found))
+    draw(found, options.output / "scale.svg")
 
 
 if __name__ == "__main__":
