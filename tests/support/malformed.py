@@ -21,7 +21,9 @@ def json_values(odd_texts: list[str] = ODD_TEXTS) -> st.SearchStrategy[Any]:
         st.none() | st.booleans() | st.sampled_from(ODD_NUMBERS) | st.sampled_from(odd_texts) | st.text(max_size=5)
     )
     nested = st.lists(scalars, max_size=3) | st.dictionaries(st.text(max_size=4), scalars, max_size=3)
-    return scalars | nested | st.lists(nested, max_size=2) | st.just(deep(200))
+    return (
+        scalars | nested | st.lists(nested, max_size=2) | st.builds(deep, st.just(200))
+    )  # a list of its own, which may be edited
 
 
 def deep(levels: int) -> list[Any]:
