@@ -100,8 +100,9 @@ def decode(given: tuple[bytes, float, float]) -> None:
     assert samples.ndim == 1 and np.isfinite(samples).all() and np.abs(samples).max() <= 1 and rate_hz > 0
 
 
-def test_audio(fuzzer):
+def test_audio(fuzzer, capfd):
     fuzzer.run("audio", damaged_files() | half_files() | odd_samples() | ODD_PARTS, decode, examples=200)
+    assert not capfd.readouterr().err, "a library of decoders writes to the log"
 
 
 def test_whole_files_are_accepted():

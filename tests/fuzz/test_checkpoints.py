@@ -51,10 +51,8 @@ def checkpoints(parts, tmp_path_factory):
 
 @st.composite
 def edited_configs(draw: st.DrawFn, base: Path) -> Malformed:
-    checkpoint = "model"
-    small = [
-        p for p in sorted((base / checkpoint).rglob("*.json")) if p.name in ("config.json", "tokenizer_config.json")
-    ]
+    checkpoint = draw(st.sampled_from(["model", "model", "Hermes-2", "internlm2-chat"]))
+    small = [p for p in sorted((base / checkpoint).rglob("*")) if p.suffix in (".json", ".jinja") and p.is_file()]
     path = draw(st.sampled_from(small))
     name = str(path.relative_to(base / checkpoint))
     content = path.read_bytes()

@@ -36,7 +36,7 @@ HEADERS = {
 }  # fmt: skip
 METHODS = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE"]
 PATHS = [
-    CHAT, "/v1/models", "/v1/models/selfkd", "/v1/models/../../etc/passwd", "/health", "/", "/docs",
+    CHAT, f"{CHAT}/", "/v1/models", "/v1/models/selfkd", "/v1/models/../../etc/passwd", "/health", "/", "/docs",
     "//evil.example/x", "/v1/models/%00", "/v1/models/" + "x" * 5_000, "/v1/audio/transcriptions", "/metrics",
 ]  # fmt: skip
 

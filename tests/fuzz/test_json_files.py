@@ -80,7 +80,7 @@ def readers(name: str, folder: Path) -> list[Callable[[], Any]]:
 def json_files(folder: Path) -> list[str]:
     """Those of the runs, but not the configuration of the model, which is a checkpoint's."""
     names = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.json*")))
-    return [name for name in names if name.partition("/")[0] in ("data", "comparison")]
+    return [name for name in names if "/model/" not in name]
 
 
 @st.composite

@@ -116,7 +116,9 @@ def shards(draw: st.DrawFn) -> Malformed:
 @st.composite
 def footers(draw: st.DrawFn) -> Malformed:
     """The footer's own metadata, and row groups of other sizes."""
-    value = draw(st.sampled_from([None, b'{"rows": "x"}']))
+    value = draw(
+        st.sampled_from([None, b"", b"{", b"[]", b'{"rows": "x"}', b'{"rejected": 1}', b'{"rejected": [1]}', b"\xff"])
+    )
     group = draw(st.sampled_from([1, 3, 100]))
     return Malformed(("footer", value, group), f"metadata {value!r}, row groups of {group}")
 

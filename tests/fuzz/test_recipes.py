@@ -62,8 +62,11 @@ STRUCTURES = [
     "learning_rate: -.inf\n", "training: {'': 1}\n", "training: {~: 1}\n", "output: \n", "data:\n", "lora: {r: }\n",
     "training: {max_grad_norm: }\n", "training.bf16: true\n", "help: true\n", "debug: 1\n",
 ]  # fmt: skip
+BOMB = "".join(["a0: &a0 [x, x]\n", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))])
 DEEP = {
-    "text": "output: " + "x" * 100_000, "colons": "a: " * 3_000,
+    "lists": "data: " + "[" * 20_000, "maps": "training: " + "{a: " * 5_000,
+    "blocks": "".join(f"{' ' * i}a:\n" for i in range(3_000)), "digits": "steps: " + "9" * 20_000,
+    "text": "output: " + "x" * 100_000, "aliases": BOMB, "colons": "a: " * 3_000,
 }  # fmt: skip
 INSERTED = [
     b"\xff", b"\0", b"\xef\xbb\xbf", b"[" * 1_000, b"\t", b"&a ", b"*a", b"!!x ", b": ", b"\r", b"\xe2\x80\xa8",

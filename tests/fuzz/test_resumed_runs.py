@@ -53,7 +53,7 @@ def evaluation(folder: Path) -> EvaluateConfig:
 @st.composite
 def damaged_files(draw: st.DrawFn, folder: Path) -> Malformed:
     run = draw(st.sampled_from(["distill", "evaluate"]))
-    files = [p for p in sorted((folder / run).glob("*.json")) if not p.name.startswith(".")]
+    files = [p for p in sorted((folder / run).rglob("*")) if p.is_file() and not p.name.startswith(".")]
     path = draw(st.sampled_from(files))
     name, content = path.relative_to(folder).as_posix(), path.read_bytes()
     if path.suffix == ".json" and draw(st.booleans()):
