@@ -162,15 +162,15 @@ def draw(found: Mapping[str, Mapping[str, Any]], output: Path) -> None:
     except ImportError:
         print("no figure: pip install matplotlib")
         return
-    panels: Any = Figure(figsize=(3.2 * len(found), 3), layout="constrained").subplots(1, len(found), squeeze=False)[0]
-    for panel, (axis, fits) in zip(panels, found.items(), strict=True):
+    plots: Any = Figure(figsize=(3.2 * len(found), 3), layout="constrained").subplots(1, len(found), squeeze=False)[0]
+    for plot, (axis, fits) in zip(plots, found.items(), strict=True):
         for benchmark, fit in fits.items():
             amounts = np.array(fit["amounts"])
-            (line,) = panel.loglog(amounts, 1 - np.array(fit["accuracy"]), "o", label=benchmark)
-            panel.loglog(amounts, fit["error_at_1"] * amounts ** -fit["exponent"], color=line.get_color(), lw=1)
-        panel.set(xlabel=axis, ylabel="error on audio questions")
-        panel.legend(fontsize="x-small")
-    panels[0].figure.savefig(output)
+            (line,) = plot.loglog(amounts, 1 - np.array(fit["accuracy"]), "o", label=benchmark)
+            plot.loglog(amounts, fit["error_at_1"] * amounts ** -fit["exponent"], color=line.get_color(), lw=1)
+        plot.set(xlabel=axis, ylabel="error on audio questions")
+        plot.legend(fontsize="x-small")
+    plots[0].figure.savefig(output)
 
 
 def main() -> None:

@@ -218,8 +218,8 @@ def _recipes(arguments: list[str]) -> Iterator[Any]:
     """The values of the recipes on a command line that can be read; messages may repeat them."""
     for before, path in pairwise(argument for given in arguments for argument in given.split("=", 1)):
         if before == RECIPE:
-            with suppress(OSError, ValueError, RecursionError, yaml.YAMLError):
-                yield yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            with suppress(InputError):
+                yield read_recipe(Path(path))[0]
 
 
 def parse_command(name: str, arguments: list[str]) -> tuple[Any, Callable[[Any], Any]]:

@@ -205,12 +205,18 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
             entry = parse_json(line)
         except ValueError:
             continue
-        if not isinstance(entry, dict) or not all(isinstance(v, float | int | None) for v in entry.values()):
+        if not isinstance(entry, dict) or not all(map(_is_log_value, entry.items())):
             continue
         before = found.get(entry.get("step", i))
         if before is None or entry.get("steps", 1) >= before.get("steps", 1):
             found[entry.get("step", i)] = entry
     return list(found.values())
+
+
+def _is_log_value(item: tuple[str, Any]) -> bool:
+    """Numbers; reasons of skipped rows with their counts."""
+    name, value = item
+    return isinstance(value, dict) if name == "skipped_because" else isinstance(value, float | int | None)
 
 
 def _git(*arguments: str) -> str:

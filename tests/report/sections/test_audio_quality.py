@@ -33,7 +33,10 @@ def folder(tmp_path):
     manifest = {
         "shards": [{"file": "train.parquet"}],
         "rejected_shards": [{"file": f"{REJECTED}/0.parquet"}],
-        "rejected": [{"reason": rejected.rejected}, {"reason": "field image: /x/a.jpg: no such file"}],
+        "rejected": [
+            {"id": "bad", "reason": rejected.rejected},
+            {"id": "none", "reason": "field image: /x/a.jpg: no such file"},
+        ],
         "engine_name": "some engine",
         "asr_filter": "openai/whisper-base.en",
     }
