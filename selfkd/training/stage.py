@@ -18,8 +18,8 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from selfkd.data.dataset import Examples, open_folders, open_mixture, split_weight
 from selfkd.data.example import MANIFEST, Example
-from selfkd.errors import InputError
-from selfkd.files import write_folder_atomically
+from selfkd.errors import InputError, reason_of
+from selfkd.files import is_disk_full, write_folder_atomically
 from selfkd.input_hashes import hashes_of_checkpoint, hashes_of_data
 from selfkd.losses import LossConfig, needs_responses
 from selfkd.model.backbones import Source
@@ -185,20 +185,26 @@ def train(
     dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
     trained_parameters = set_trainable(model, config.trainable, config.lora)
     checkpoint = last_checkpoint(config.output / CHECKPOINTS)
-    average = None
-    if config.weight_averaging:
-        average = WeightAverage(config.steps - max(1, round(config.weight_averaging * config.steps)), checkpoint)
-    settings = loss_config, config.spec_augment or 0.0, on_policy_fraction, average, projector_learning_rate
+    average, log = None, RunLog(run.folder)
     if skipped and checkpoint is None and is_main_process():
         append_log(run.folder, {"step": 0, "steps": 0, **skipped})
-    trainer = SelfKDTrainer(model, arguments, examples, processor, *settings, callbacks=[RunLog(run.folder)])
     try:
+        if config.weight_averaging:
+            average = WeightAverage(config.steps - max(1, round(config.weight_averaging * config.steps)), checkpoint)
+        settings = loss_config, config.spec_augment or 0.0, on_policy_fraction, average, projector_learning_rate
+        trainer = SelfKDTrainer(model, arguments, examples, processor, *settings, callbacks=[log])
         with nullcontext() if config.spec_augment else keep_frames():  # augmented frames do not come a second time
             outcome = trainer.train(resume_from_checkpoint=checkpoint)
     except torch.OutOfMemoryError as error:
         raise InputError(
             f"{error} (batch_size is {config.batch_size}; a smaller one with training.gradient_accumulation_steps "
             "gives the same loss, training.activation_checkpointing takes less memory and more time)"
+        ) from error
+    except Exception as error:
+        if checkpoint is None or log.has_begun or isinstance(error, InputError) or is_disk_full(error):
+            raise
+        raise InputError(
+            f"{checkpoint}: cannot be resumed from ({reason_of(error)}); remove it, and the same command starts again"
         ) from error
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # gathered where ranks hold shards
     result: dict[str, Any] = {

@@ -268,6 +268,10 @@ class RunLog(TrainerCallback):
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self.has_begun = False  # a step; what a resumed training reads is read before
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.has_begun = True
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.since, self.step = time.monotonic(), state.global_step

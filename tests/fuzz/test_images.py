@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 MODES = {
     "PNG": ["RGB", "RGBA", "P", "L", "LA", "1", "I;16"], "JPEG": ["RGB", "L", "CMYK"], "WEBP": ["RGB", "RGBA"],
-    "GIF": ["P"], "TIFF": ["RGB", "LAB", "F", "I;16", "1"], "BMP": ["RGB", "1"], "PPM": ["RGB", "L"], "AVIF": ["RGB"],
+    "GIF": ["P"], "TIFF": ["RGB", "LAB", "F", "I;16", "1"], "BMP": ["RGB", "1"], "AVIF": ["RGB"],
 }  # fmt: skip
 FORMS = [(name, mode) for name, modes in MODES.items() for mode in modes]
 OTHERS = {
@@ -30,6 +30,7 @@ OTHERS = {
     "SVG": b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/hostname"/></svg>',
     "PDF": b"%PDF-1.4\n1 0 obj\n<</Type/Catalog>>\nendobj\n",
     "ICO": b"\0\0\1\0\1\0\x10\x10\0\0\1\0\x20\0\x68\x04\0\0\x16\0\0\0" + bytes(1128),
+    "PPM": b"P6 8 8 255 " + bytes(192),
     "text": b"no image",
     "nothing": b"",
 }  # fmt: skip
