@@ -7,19 +7,17 @@ process can be killed, and has a limit of its own. Should hostile bytes take it 
 import io
 import os
 import pickle
-import resource
 import signal
 import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any, TypeVar
 
 from selfkd.errors import InputError
 from selfkd.serving.schema import RefusedError
-from selfkd.synthesis.workers import ProcessState, end_with_parent, server_context
+from selfkd.synthesis.workers import ProcessState, end_with_parent, limit_memory, server_context
 
 Result = TypeVar("Result")
 PRELOAD = ["selfkd.serving.decoding", "scipy.signal"]  # modules that the fork server imports
@@ -114,7 +112,7 @@ def _serve_calls(pipe: Connection, max_bytes: int, state: ProcessState) -> None:
             function, arguments = _receive(pipe, pickle.Unpickler)
         except EOFError:
             return
-        _limit_memory(max_bytes)
+        limit_memory(max_bytes)
         result: Any = None
         error: Exception | None = None
         try:
@@ -128,15 +126,6 @@ def _serve_calls(pipe: Connection, max_bytes: int, state: ProcessState) -> None:
         del arguments  # an idle process keeps no request
         _send(pipe, (result, error))
         del result, error
-
-
-def _limit_memory(max_bytes: int) -> None:
-    """Allows `max_bytes` beyond what this process holds now. Without Linux's /proc there is no such limit."""
-    status = Path("/proc/self/statm")
-    if status.exists():
-        held = int(status.read_text().split()[5]) * resource.getpagesize()
-        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-        resource.setrlimit(resource.RLIMIT_DATA, (held + max_bytes, hard))
 
 
 def _send(pipe: Connection, value: Any) -> None:

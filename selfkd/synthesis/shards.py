@@ -3,11 +3,14 @@
 import hashlib
 import random
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from selfkd.data.example import REJECTED, Example, groups_of, write_shard
 from selfkd.errors import EngineError, InputError, without_run_details
@@ -21,9 +24,10 @@ from selfkd.synthesis.sources.rows import read_clips
 from selfkd.synthesis.text_normalization import spoken_form
 from selfkd.synthesis.tts.base import Utterance
 from selfkd.synthesis.tts.registry import ANY_LANGUAGE_ENGINES, load_engine
-from selfkd.synthesis.workers import IsolatedEngine
+from selfkd.synthesis.workers import IsolatedEngine, IsolatedWorker
 
 ASR_GROUP_SIZE = 64  # examples that are transcribed together
+MAX_READER_BYTES = 2**31  # of memory that the images and recordings of a row may take
 NAME_DIGITS = 12  # of the hash in a shard's name
 
 
@@ -47,13 +51,16 @@ def _make(
     config: SynthesizeConfig, source: Source, voices: dict[str, float], bounds: tuple[int, int], stem: str
 ) -> Path:
     shard = _Shard(config, source, voices)
-    partial = config.output / f".{stem}.{secrets.token_hex(4)}.parquet"
-    write_shard(partial, shard.examples(*bounds), shard.report)
+    unfinished = config.output / f".{stem}.{secrets.token_hex(4)}.parquet"
+    try:
+        write_shard(unfinished, shard.examples(*bounds), shard.report)
+    finally:
+        shard.close()
     rejected = config.output / REJECTED / f"{stem.partition('-')[2]}.parquet"
     rejected.unlink(missing_ok=True)  # of an earlier run in which every question was rejected
     if shard.rejected:
         write_shard(rejected, shard.rejected, {"rows": len(shard.rejected)})
-    return replace_durably(partial, config.output / f"{stem}-{sha256(partial)[:NAME_DIGITS]}.parquet")
+    return replace_durably(unfinished, config.output / f"{stem}-{sha256(unfinished)[:NAME_DIGITS]}.parquet")
 
 
 def finished_shard(folder: Path, stem: str) -> Path | None:
@@ -68,6 +75,15 @@ class _Shard:
         self.config, self.source, self.voices = config, source, voices
         self.report: dict[str, Any] = {"rows": 0, "rejected": [], "word_error_rates": {}}
         self.rejected: list[Example] = []
+        # bytes from outside are decoded in a process that can be killed
+        self._reader: IsolatedWorker | None = None
+        if config.source not in TOY_SOURCES:
+            limits = config.time_limit_seconds, InputError, MAX_READER_BYTES
+            self._reader = IsolatedWorker("reader", "content", _open_reader, (source,), *limits)
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
 
     def examples(self, start: int, stop: int) -> Iterator[Example]:
         synthesized = (e for index in range(start, stop) if (e := self._synthesized(index)))
@@ -79,9 +95,9 @@ class _Shard:
     def _synthesized(self, index: int) -> Example | None:
         name, question = self.source.id_and_question(index)
         try:
-            text_example = self.source.example(index)
+            text_example, recording = self._reader.call(index) if self._reader else read_row(self.source, index)
             name, question = text_example.id, text_example.question
-            recorded = self._with_recordings(index, text_example)
+            recorded = self._with_recording(recording, text_example)
             example = recorded or self._with_synthesis(text_example)
             # one text for the teacher's query, the voice and the CTC labels
             assert example.question == question and (example.spoken_text == question or not recorded)  # noqa: S101 an invariant of this code, no check of input
@@ -99,11 +115,10 @@ class _Shard:
             self._reject(example, error)
             return None
 
-    def _with_recordings(self, index: int, example: Example) -> Example | None:
-        clips = self.source.recordings(index)
-        if not clips:
+    def _with_recording(self, recording: NDArray[np.float32] | None, example: Example) -> Example | None:
+        if recording is None:
             return None
-        return self._augmented(example, read_clips(clips), example.voice or "recorded", example.question)
+        return self._augmented(example, recording, example.voice or "recorded", example.question)
 
     def _with_synthesis(self, example: Example) -> Example:
         config = self.config
@@ -149,6 +164,16 @@ class _Shard:
         scored = {"word_error_rate": example.word_error_rate} if example.word_error_rate >= 0 else {}
         self.report["rejected"].append(entry | scored)
         self.rejected.append(replace(example, image=None, rejected=reason))
+
+
+def read_row(source: Source, index: int) -> tuple[Example, NDArray[np.float32] | None]:
+    """(example, its recording at 16 kHz or None) of a row. Raises InputError where either cannot be used."""
+    example, clips = source.example(index), source.recordings(index)
+    return example, read_clips(clips) if clips else None
+
+
+def _open_reader(source: Source) -> Callable[[int], Any]:
+    return partial(read_row, source)
 
 
 def sample_utterance(config: SynthesizeConfig, voices: dict[str, float], name: str, text: str) -> Utterance:

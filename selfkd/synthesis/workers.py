@@ -1,11 +1,12 @@
 """Shards in parallel: a map over jobs, by a process pool of this machine or by a Ray cluster (`selfkd[ray]`).
 
 All processes of a command are forked from one server that has imported this package once (`PRELOAD`): a worker starts
-in milliseconds, also for the second folder. A TTS engine runs in a child process of its job's process, so that an
-engine that hangs or dies costs a row and not the job.
+in milliseconds, also for the second folder. A TTS engine, and what decodes images and recordings, run in child
+processes of the job's process, so that one that hangs or dies costs a row and not the job.
 """
 
 import os
+import resource
 import shutil
 import signal
 import tempfile
@@ -15,6 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from importlib.util import find_spec
 from multiprocessing import active_children, current_process, forkserver, get_context, parent_process, util
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from threading import Thread, current_thread, main_thread
 from typing import Any, NamedTuple
 
@@ -158,45 +160,52 @@ def _on_ray(stage: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], address:
             ray.shutdown()
 
 
-class IsolatedEngine:
-    """The engine `open_engine(*arguments)`, a `TTSEngine`, in a child process. Raises InputError for a row that it
-    cannot synthesize, `timeout_error` over the time limit, EngineError where the engine is of no use for any row."""
+class IsolatedWorker:
+    """The function `open_worker(*arguments)`, of one argument, in a child process that is ended over a time limit, and
+    that may allocate `max_bytes`. Raises InputError for a row that it cannot work on, `timeout_error` over the time
+    limit, EngineError where it is of no use for any row. Messages begin with `part` and name the `result`."""
 
     def __init__(
         self,
-        open_engine: Callable[..., TTSEngine],
+        part: str,
+        result: str,
+        open_worker: Callable[..., Callable[[Any], Any]],
         arguments: tuple[Any, ...],
         time_limit_seconds: float,
         timeout_error: type[InputError] = InputError,
+        max_bytes: int | None = None,
     ):
-        self._open_engine, self._arguments = open_engine, arguments
+        self._part, self._result_name = part, result
+        self._open = open_worker, arguments, part, max_bytes
         self._time_limit, self._timeout_error = time_limit_seconds, timeout_error
         self._process: Any = None
         self._pipe: Any = None
 
-    def synthesize_audio(self, utterance: Utterance) -> NDArray[np.float32]:
+    def call(self, argument: Any) -> Any:
         try:
-            return self._result(utterance)
+            return self._result(argument)
         except InputError:
             raise
         except BaseException:  # as ctrl-C: the pending result would be taken for that of the next row
             self.close()
             raise
 
-    def _result(self, utterance: Utterance) -> NDArray[np.float32]:
+    def _result(self, argument: Any) -> Any:
         if self._process is None:
             self._start()
         try:
-            self._pipe.send(utterance)
+            self._pipe.send(argument)
             if not self._pipe.poll(self._time_limit):
                 self.close()
-                raise self._timeout_error(f"engine: no audio in {self._time_limit:.0f} s, the time limit of a row")
+                raise self._timeout_error(
+                    f"{self._part}: no {self._result_name} in {self._time_limit:.0f} s, the time limit of a row"
+                )
             result = self._pipe.recv()
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
             self._process.join(10)
             code = self._process.exitcode
             self.close()
-            raise InputError(f"engine: died on this row (exit code {code})") from error
+            raise InputError(f"{self._part}: died on this row (exit code {code})") from error
         if isinstance(result, InputError):
             raise result
         return result
@@ -213,42 +222,81 @@ class IsolatedEngine:
         # a pool's worker is itself a fork of the server, so its fork is safe; of any other process that is not known
         context = get_context("fork") if _is_pool_worker else server_context()
         self._pipe, child_pipe = context.Pipe()
-        arguments = child_pipe, self._open_engine, self._arguments, ProcessState.current()
-        self._process = context.Process(target=_serve_engine, args=arguments, daemon=True)
+        arguments = child_pipe, *self._open, ProcessState.current()
+        self._process = context.Process(target=_serve_worker, args=arguments, name=self._part, daemon=True)
         self._process.start()
         child_pipe.close()
         if not self._pipe.poll(START_SECONDS):
             self.close()
-            raise EngineError(f"engine: did not start within {START_SECONDS} s")
+            raise EngineError(f"{self._part}: did not start within {START_SECONDS} s")
         try:
             message = self._pipe.recv()
         except EOFError as error:
             self.close()
-            raise EngineError("engine: died at its start") from error
+            raise EngineError(f"{self._part}: died at its start") from error
         if message:
             self.close()
             raise EngineError(message)
 
 
-def _serve_engine(
-    pipe: Connection, open_engine: Callable[..., TTSEngine], arguments: tuple[Any, ...], state: ProcessState
+def _serve_worker(
+    pipe: Connection,
+    open_worker: Callable[..., Callable[[Any], Any]],
+    arguments: tuple[Any, ...],
+    part: str,
+    max_bytes: int | None,
+    state: ProcessState,
 ) -> None:
     state.apply()
     end_with_parent(state.sockets)
     try:
-        engine = open_engine(*arguments)
+        work = open_worker(*arguments)
         pipe.send("")
     except InputError as error:
         pipe.send(str(error))
         return
     while True:
         try:
-            utterance = pipe.recv()
+            argument = pipe.recv()
         except EOFError:
             return
+        if max_bytes is not None:
+            limit_memory(max_bytes)
         try:
-            pipe.send(engine.synthesize_audio(utterance))
+            pipe.send(work(argument))
         except InputError as error:
             pipe.send(error)
+        except MemoryError:
+            pipe.send(InputError(f"{part}: takes over {(max_bytes or 0) // 1_000_000} MB"))
         except Exception as error:  # of the engine itself: the row is lost, its reason is kept
-            pipe.send(InputError(f"engine: {reason_of(error)}"))
+            pipe.send(InputError(f"{part}: {reason_of(error)}"))
+
+
+def limit_memory(max_bytes: int) -> None:
+    """Allows `max_bytes` beyond what this process holds now. Without Linux's /proc there is no such limit."""
+    status = Path("/proc/self/statm")
+    if status.exists():
+        held = int(status.read_text().split()[5]) * resource.getpagesize()
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        resource.setrlimit(resource.RLIMIT_DATA, (held + max_bytes, hard))
+
+
+class IsolatedEngine(IsolatedWorker):
+    """The engine `open_engine(*arguments)`, a `TTSEngine`, in a child process."""
+
+    def __init__(
+        self,
+        open_engine: Callable[..., TTSEngine],
+        arguments: tuple[Any, ...],
+        time_limit_seconds: float,
+        timeout_error: type[InputError] = InputError,
+    ):
+        opened = (open_engine, *arguments)
+        super().__init__("engine", "audio", _open_engine, opened, time_limit_seconds, timeout_error)
+
+    def synthesize_audio(self, utterance: Utterance) -> NDArray[np.float32]:
+        return self.call(utterance)
+
+
+def _open_engine(open_engine: Callable[..., TTSEngine], *arguments: Any) -> Callable[[Utterance], Any]:
+    return open_engine(*arguments).synthesize_audio

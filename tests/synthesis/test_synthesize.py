@@ -8,10 +8,12 @@ import signal
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import active_children
 
 import pyarrow.parquet as pq
 import pytest
 from datasets import Audio, load_dataset
+from faulty_source import FaultySource
 from huggingface_hub import HfApi
 from processes import Command
 
@@ -151,6 +153,23 @@ def test_a_question_without_words_is_rejected_with_a_reason(tmp_path):
     kept = shard_metadata(path)
     assert pq.read_table(path).num_rows == kept["rows"] == 2
     assert kept["rejected"][0]["id"] == "world-train-0-000002" and "gives no audio" in kept["rejected"][0]["reason"]
+
+
+def test_a_file_that_hangs_or_ends_its_decoder_costs_one_row(tmp_path):
+    """jsonl: a source of files; the rows 1 to 4 are faulty."""
+    settings, voices = config(tmp_path, source="jsonl", time_limit_seconds=2.0), {"en-US+m1": 1.0}
+    path = synthesize_shard(settings, FaultySource("train", 0), voices, (0, 6), "shard")
+    kept = shard_metadata(path)
+    assert pq.read_table(path).num_rows == kept["rows"] == 2
+    reasons = [one["reason"] for one in kept["rejected"]]
+    assert reasons == [
+        "reader: no content in 2 s, the time limit of a row",
+        "reader: died on this row (exit code 7)",
+        "reader: takes over 2147 MB",
+        "reader: KeyError: 'of a library'",
+    ]
+    readers = [child for child in active_children() if child.name == "reader"]
+    assert not readers, "a reader outlives its shard"
 
 
 @pytest.mark.parametrize(
