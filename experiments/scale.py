@@ -44,6 +44,7 @@ from selfkd.training.distill import distill
 Axis = Literal["questions", "voices", "steps", "hours"]
 BATCH_SIZE, ALIGN_STEPS = 16, 300
 RESAMPLES = 2000
+ERRORS = (0.05, 0.1, 0.2, 0.4, 0.8)  # ticks of the figure
 
 
 @dataclass(frozen=True)
@@ -162,15 +163,20 @@ def draw(found: Mapping[str, Mapping[str, Any]], output: Path) -> None:
     except ImportError:
         print("no figure: pip install matplotlib")
         return
-    plots: Any = Figure(figsize=(3.2 * len(found), 3), layout="constrained").subplots(1, len(found), squeeze=False)[0]
+    figure = Figure(figsize=(3 * len(found), 3.2), layout="constrained")
+    plots: Any = figure.subplots(1, len(found), squeeze=False, sharey=True)[0]
     for plot, (axis, fits) in zip(plots, found.items(), strict=True):
         for benchmark, fit in fits.items():
             amounts = np.array(fit["amounts"])
             (line,) = plot.loglog(amounts, 1 - np.array(fit["accuracy"]), "o", label=benchmark)
             plot.loglog(amounts, fit["error_at_1"] * amounts ** -fit["exponent"], color=line.get_color(), lw=1)
-        plot.set(xlabel=axis, ylabel="error on audio questions")
-        plot.legend(fontsize="x-small")
-    plots[0].figure.savefig(output)
+        plot.set(xlabel=axis)
+        plot.minorticks_off()
+        plot.set_xticks(amounts, [f"{amount:.2g}" if amount < 100 else f"{amount:.0f}" for amount in amounts])
+        plot.set_yticks(ERRORS, [f"{error:.0%}" for error in ERRORS])
+    plots[0].set_ylabel("errors on audio queries")
+    plots[0].legend(fontsize="small")
+    figure.savefig(output)
 
 
 def main() -> None:
