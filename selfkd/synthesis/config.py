@@ -52,7 +52,8 @@ class SynthesizeConfig:
         noise_folder: Folder of recorded noise; pink noise without one.
         asr_filter: Whisper checkpoint (hub id or path) that transcribes the audio; empty for none.
         max_wer: Maximum word error rate of an example that is kept.
-        time_limit_seconds: Time limit of an engine for one row; an endpoint that exceeds it stops the job.
+        time_limit_seconds: Time limit of an engine, and of reading a file, for one row; an endpoint that exceeds it
+            stops the job.
         seed: Seed of the questions and of the voices.
         shard_rows: Rows of a shard; 3,000 with photographs are about 500 MB.
         processes: Processes that synthesize in parallel.
