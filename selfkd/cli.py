@@ -317,7 +317,10 @@ def _recipe_with_lists(path: str, lists: Mapping[str, Any]) -> str:
         if values.get(name) is not None:
             value = as_strings[name]
             if isinstance(value, str):
-                changed[name] = yaml.safe_load(_as_json_list(flag, value, item))
+                try:
+                    changed[name] = yaml.safe_load(_as_json_list(flag, value, item))
+                except yaml.YAMLError as error:
+                    raise InputError(f"{path}: field {name}: {' '.join(str(error).split()):.200}") from error
             elif item not in (int, float) and isinstance(value, list) and all(isinstance(part, str) for part in value):
                 changed[name] = value  # such as a run named 1
     return yaml.safe_dump(values | changed, allow_unicode=True) if changed else path

@@ -5,6 +5,7 @@ Fields that a schema does not name are kept as they are.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -16,6 +17,8 @@ from selfkd.errors import InputError
 MAX_DEPTH = 100  # of lists and objects within each other; code that reads them is recursive
 MAX_DIGITS = 40  # of an integer: many take quadratic time, and no float holds them; 10^30 is in tokenizers' files
 MAX_LINE_BYTES = 64_000_000  # of a JSON-lines file
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # half of an escaped character, which may lack the other half
+_SURROGATE_IN_BYTES = re.compile(_SURROGATE.pattern.encode())
 
 
 def parse_json(text: str | bytes, decode: Callable[[str], Any] | None = None) -> Any:
@@ -28,6 +31,8 @@ def parse_json(text: str | bytes, decode: Callable[[str], Any] | None = None) ->
     opened = text.count(b"[") + text.count(b"{") if isinstance(text, bytes) else text.count("[") + text.count("{")
     if opened > MAX_DEPTH:
         check_depth(value)
+    if _SURROGATE.search(text) if isinstance(text, str) else _SURROGATE_IN_BYTES.search(text):
+        json.dumps(value, ensure_ascii=False).encode()  # a lone one raises ValueError: it could not be written again
     return value
 
 

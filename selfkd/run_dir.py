@@ -200,16 +200,16 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     most `steps` counts. Truncated lines are left out."""
     path = folder / LOG
     found: dict[int, dict[str, Any]] = {}
-    for i, line in enumerate(path.read_bytes().splitlines() if path.is_file() else []):
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
         try:
             entry = parse_json(line)
         except ValueError:
             continue
-        if not isinstance(entry, dict) or not all(map(_is_log_value, entry.items())):
+        if not isinstance(entry, dict) or "step" not in entry or not all(map(_is_log_value, entry.items())):
             continue
-        before = found.get(entry.get("step", i))
+        before = found.get(entry["step"])
         if before is None or entry.get("steps", 1) >= before.get("steps", 1):
-            found[entry.get("step", i)] = entry
+            found[entry["step"]] = entry
     return list(found.values())
 
 

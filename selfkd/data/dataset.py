@@ -116,7 +116,7 @@ class ExampleFolder(Examples):
         """With `rejected` the rejected examples: no images, a reason in the field of that name."""
         folder = Path(folder)
         manifest = read_manifest(folder)
-        shards = manifest["rejected_shards" if rejected else "shards"]
+        shards = manifest.get("rejected_shards", []) if rejected else manifest["shards"]
         self.language: str = manifest.get("language", "en")
         self.folder = folder
         try:

@@ -78,7 +78,7 @@ def _read(name: str, folder: Path) -> RunFolder:
     if not (folder / RESULT).is_file():
         raise InputError(f"runs: {folder}: not complete, no {RESULT} (run the same command again to resume it)")
     check_schema(config, ReadSettings, str(folder / CONFIG))
-    provenance = read_json(folder / PROVENANCE, Settings) if (folder / PROVENANCE).is_file() else {}
+    provenance = read_json(folder / PROVENANCE, dict[str, str]) if (folder / PROVENANCE).is_file() else {}
     return RunFolder(name, folder, stage, config, read_json(folder / RESULT, RESULTS[stage]), provenance)
 
 

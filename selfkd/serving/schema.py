@@ -107,6 +107,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "stream_options.continuous_usage_stats": (False,),
 }
 NEUTRAL_IN_MESSAGES: dict[str, tuple[Any, ...]] = {"detail": ("auto", "high")}  # of an image
+_MAX_SHOWN = 100  # characters of a field's name in an error
 _REFUSAL_REASONS = {
     "temperature": "decoding is greedy; leave temperature out or send 0",
     "n": "there is one response per request",
@@ -123,7 +124,8 @@ def check_supported(fields: Iterable[tuple[str, Any]]) -> None:
         if value is None or name in harmless or any(_is_same(value, allowed) for allowed in neutral.get(name, ())):
             continue
         default = "this value is not supported" if name in neutral else "unknown field"
-        raise RefusedError(400, f"{path}: {_REFUSAL_REASONS.get(name, default)}", path, "unsupported_parameter")
+        shown = path[:_MAX_SHOWN]  # the client chose the name
+        raise RefusedError(400, f"{shown}: {_REFUSAL_REASONS.get(name, default)}", shown, "unsupported_parameter")
 
 
 def _is_same(value: Any, neutral: Any) -> bool:

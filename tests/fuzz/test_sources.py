@@ -147,6 +147,7 @@ def edited_rows(draw: st.DrawFn) -> Malformed:
         TypeError,
         ValueError,
         AttributeError,
+        LookupError,
     ):  # Parquet does not hold everything
         content, label = as_json(document), f"JSON of {label}"
     return Malformed((kind, content, None), f"{kind}: {label}")
