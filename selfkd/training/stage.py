@@ -14,13 +14,16 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 from transformers import TrainingArguments, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
+from typing_extensions import TypedDict
 
 from selfkd.data.dataset import Examples, open_folders, open_mixture, split_weight
 from selfkd.data.example import MANIFEST, Example
 from selfkd.errors import InputError, reason_of
 from selfkd.files import is_disk_full, write_folder_atomically
 from selfkd.input_hashes import hashes_of_checkpoint, hashes_of_data
+from selfkd.json_files import read_json
 from selfkd.losses import LossConfig, needs_responses
 from selfkd.model.backbones import Source
 from selfkd.model.configuration_omni import OmniConfig
@@ -165,6 +168,24 @@ def training_arguments(config: TrainConfig, dtype: torch.dtype = torch.float32) 
     return TrainingArguments(**{**settings, **config.training})
 
 
+class _TrainerControlFile(TypedDict):
+    TrainerControl: dict[str, Any]
+
+
+class _TrainerStateFile(TypedDict):
+    """What the Trainer reads of its state, and uses in later steps only."""
+
+    global_step: int
+    epoch: float
+    max_steps: int
+    num_train_epochs: int
+    logging_steps: float
+    save_steps: float
+    total_flos: float
+    log_history: list[dict[str, Any]]
+    stateful_callbacks: _TrainerControlFile
+
+
 def train(
     run: Run,
     model: OmniModel,
@@ -185,6 +206,8 @@ def train(
     dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
     trained_parameters = set_trainable(model, config.trainable, config.lora)
     checkpoint = last_checkpoint(config.output / CHECKPOINTS)
+    if checkpoint:
+        read_json(Path(checkpoint) / TRAINER_STATE_NAME, _TrainerStateFile)
     average, log = None, RunLog(run.folder)
     if skipped and checkpoint is None and is_main_process():
         append_log(run.folder, {"step": 0, "steps": 0, **skipped})
