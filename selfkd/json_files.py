@@ -17,8 +17,7 @@ from selfkd.errors import InputError
 MAX_DEPTH = 100  # of lists and objects within each other; code that reads them is recursive
 MAX_DIGITS = 40  # of an integer: many take quadratic time, and no float holds them; 10^30 is in tokenizers' files
 MAX_LINE_BYTES = 64_000_000  # of a JSON-lines file
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # half of an escaped character, which may lack the other half
-_SURROGATE_IN_BYTES = re.compile(_SURROGATE.pattern.encode())
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # half of an escaped character, which may lack the other half
 
 
 def parse_json(text: str | bytes, decode: Callable[[str], Any] | None = None) -> Any:
@@ -31,15 +30,21 @@ def parse_json(text: str | bytes, decode: Callable[[str], Any] | None = None) ->
     opened = text.count(b"[") + text.count(b"{") if isinstance(text, bytes) else text.count("[") + text.count("{")
     if opened > MAX_DEPTH:
         check_depth(value)
-    if _SURROGATE.search(text) if isinstance(text, str) else _SURROGATE_IN_BYTES.search(text):
-        json.dumps(value, ensure_ascii=False).encode()  # a lone one raises ValueError: it could not be written again
+    return value
+
+
+def _parse_ours(text: bytes) -> Any:
+    """As `parse_json`, of a file of this package: half a character is damage there, for none can be written."""
+    value = parse_json(text)
+    if _SURROGATE.search(text):
+        json.dumps(value, ensure_ascii=False).encode()  # raises UnicodeEncodeError, a ValueError
     return value
 
 
 def read_json(path: Path, schema: Any = Any) -> Any:
     """The value in a JSON file; raises InputError where it is missing, damaged, or not of the schema."""
     try:
-        value = parse_json(path.read_bytes())
+        value = _parse_ours(path.read_bytes())
     except FileNotFoundError:
         raise InputError(f"{path}: not found; it was removed from the run") from None
     except (OSError, ValueError) as error:
@@ -58,7 +63,7 @@ def read_json_lines(path: Path, schema: Any = dict[str, Any], partial: bool = Fa
             if partial and not line.endswith(b"\n"):
                 return
             try:
-                value = parse_json(line)
+                value = _parse_ours(line)
             except ValueError as error:
                 raise InputError(f"{path}: line {number} is cut short or damaged ({error})") from error
             check_schema(value, schema, f"{path}: line {number}")
