@@ -162,10 +162,9 @@ def expanded(path: Path) -> Path:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Waits until no other process holds the lock of the same path. Raises InputError where a link or a pipe has its
-    name: in a folder that others can write, it may be planted."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _opened_lock(path: Path) -> Iterator[int]:
+    """The descriptor of a lock file. Raises InputError where a link or a pipe has its name: in a folder that others can
+    write, it may be planted."""
     try:  # neither followed nor emptied
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
@@ -175,19 +174,28 @@ def locked(path: Path) -> Iterator[None]:
     try:
         if not stat.S_ISREG(os.fstat(lock).st_mode):
             raise InputError(f"{path}: cannot be a lock (no regular file); remove it")
-        fcntl.lockf(lock, fcntl.LOCK_EX)
-        yield
+        yield lock
     finally:
         os.close(lock)
 
 
 @contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Waits until no other process holds the lock of the same path. Raises InputError as `_opened_lock` does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _opened_lock(path) as descriptor:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
 def in_sole_use(path: Path, lock: Path) -> Iterator[None]:
-    """Holds the lock file `lock`; raises InputError, which names `path`, where another process holds it. A record lock
-    belongs to this process only: a data loader worker that survives a kill does not hold it."""
-    with os.fdopen(os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "w") as file:
+    """Holds the lock file `lock`; raises InputError, which names `path`, where another process holds it, and as
+    `_opened_lock` does. A record lock belongs to this process only: a data loader worker that survives a kill does not
+    hold it."""
+    with _opened_lock(lock) as descriptor:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             raise InputError(f"{path}: in use by another process") from None
         yield

@@ -20,7 +20,7 @@ from selfkd.evaluation.grading import check_source_name
 from selfkd.evaluation.own_data import open_own_data
 from selfkd.evaluation.response import Prediction
 from selfkd.evaluation.samples import SampleFile, sample, samples_path
-from selfkd.files import case_key, check_name, locked, path_within, sha256, write_json
+from selfkd.files import case_key, check_name, in_sole_use, locked, path_within, sha256, write_json
 from selfkd.synthesis.sources.registry import open_source
 from selfkd.synthesis.sources.rows import Clip, read_clip
 from selfkd.synthesis.synthesize import synthesize
@@ -280,6 +280,8 @@ def test_a_lock_follows_no_link(tmp_path):
     os.mkfifo(tmp_path / "pipe.lock")
     (tmp_path / "folder.lock").mkdir()
     for name in ("link.lock", "pipe.lock", "folder.lock"):
+        with pytest.raises(InputError, match=f"{name}: cannot be a lock"), in_sole_use(tmp_path, tmp_path / name):
+            pass
         with pytest.raises(InputError, match=f"{name}: cannot be a lock"), locked(tmp_path / name):
             pass
     assert (tmp_path / "private").read_text() == "mine"

@@ -221,12 +221,13 @@ class Session:
         """
         models = list(self.models.values())
         is_synthesized = audio is None or (synthesized is not None and synthesized.wav == audio)
+        recording = None if is_synthesized else audio
+        example = parse_query(image, text, recording, self.config, models, self.decoder)  # refused before TTS
         if is_synthesized:
-            parse_query(image, text, None, self.config, models, self.decoder)  # refused before TTS
             if synthesized is None or (synthesized.text, synthesized.voice) != (text.strip(), voice):
                 synthesized = synthesize_query(self.tts_engine, text, voice)
-            audio = synthesized.wav
-        example = parse_query(image, text, audio, self.config, models, self.decoder)
+            samples = _samples(synthesized.wav, self.config.max_audio_seconds, self.decoder)
+            example = example.with_audio(samples, "")
         modalities: Sequence[Modality] = MODALITIES if example.question else ("audio",)
         responses, seconds = {}, {}
         for name, (model, processor) in self.models.items():

@@ -60,10 +60,8 @@ class ServeConfig:
     remote_images: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("max_batch", "max_requests", "max_body_bytes", "max_pixels", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}: {getattr(self, name)}: must be at least 1")
-        for name in ("decoding_processes", "max_connections"):
+        limits = ("max_batch", "max_requests", "max_body_bytes", "max_pixels", "max_new_tokens", "max_connections")
+        for name in (*limits, "decoding_processes"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: {getattr(self, name)}: must be at least 1")
         if not 0 <= self.port <= 65_535:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from selfkd.errors import InputError
 from selfkd.serving.schema import RefusedError
+from selfkd.synthesis.answers import AnswerUnpickler
 from selfkd.synthesis.workers import ProcessState, end_with_parent, limit_memory, server_context
 
 Result = TypeVar("Result")
@@ -55,7 +56,7 @@ class IsolatedProcess:
                 _send(self._pipe, (function, arguments))
                 if not self._pipe.poll(seconds):
                     raise TooCostlyError(f"not decoded within {seconds:g} s")
-                result, error = _receive(self._pipe, _AnswerUnpickler)
+                result, error = _receive(self._pipe, AnswerUnpickler)
             except (EOFError, OSError, pickle.UnpicklingError) as ended:
                 self._stop()
                 raise TooCostlyError("its decoder ended, which takes no more than it may allocate") from ended
@@ -89,7 +90,7 @@ class IsolatedProcess:
         child_pipe.close()
         if not self._pipe.poll(START_SECONDS):
             raise TooCostlyError(f"the decoder did not start within {START_SECONDS:g} s")
-        _receive(self._pipe, _AnswerUnpickler)
+        _receive(self._pipe, AnswerUnpickler)
 
     def _stop(self) -> None:
         if self._process is not None:
@@ -145,21 +146,3 @@ def _receive(pipe: Connection, unpickler: type[pickle.Unpickler]) -> Any:
 
 
 _ERRORS = (InputError, RefusedError, TooCostlyError)
-_ANSWERED = {
-    *((one.__module__, one.__name__) for one in _ERRORS),
-    ("builtins", "RuntimeError"),
-    ("selfkd.serving.decoding", "Query"),
-    ("numpy", "dtype"),
-    ("numpy", "ndarray"),
-    *(("numpy._core.multiarray", name) for name in ("_reconstruct", "scalar")),
-    ("numpy._core.numeric", "_frombuffer"),
-}
-
-
-class _AnswerUnpickler(pickle.Unpickler):
-    """Makes objects of a few classes, and calls nothing else that the bytes may name."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ANSWERED:
-            raise pickle.UnpicklingError(f"{module}.{name} is no part of an answer")
-        return super().find_class(module, name)

@@ -5,7 +5,9 @@ in milliseconds, also for the second folder. A TTS engine, and what decodes imag
 processes of the job's process, so that one that hangs or dies costs a row and not the job.
 """
 
+import io
 import os
+import pickle
 import resource
 import shutil
 import signal
@@ -24,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfkd.errors import EngineError, InputError, reason_of
+from selfkd.synthesis.answers import AnswerUnpickler
 from selfkd.synthesis.config import PoolName
 from selfkd.synthesis.tts.base import TTSEngine, Utterance
 
@@ -200,7 +203,10 @@ class IsolatedWorker:
                 raise self._timeout_error(
                     f"{self._part}: no {self._result_name} in {self._time_limit:.0f} s, the time limit of a row"
                 )
-            result = self._pipe.recv()
+            result = AnswerUnpickler(io.BytesIO(self._pipe.recv_bytes())).load()
+        except pickle.UnpicklingError as error:
+            self.close()
+            raise InputError(f"{self._part}: its answer is no {self._result_name}") from error
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
             self._process.join(10)
             code = self._process.exitcode
@@ -230,7 +236,7 @@ class IsolatedWorker:
             self.close()
             raise EngineError(f"{self._part}: did not start within {START_SECONDS} s")
         try:
-            message = self._pipe.recv()
+            message = AnswerUnpickler(io.BytesIO(self._pipe.recv_bytes())).load()
         except EOFError as error:
             self.close()
             raise EngineError(f"{self._part}: died at its start") from error

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from damaged import damaged
+from damaged import assert_nothing_printed, damaged
 from examples import tone
 from hypothesis import HealthCheck, example, given, settings
 
@@ -54,8 +54,7 @@ def check(data):
 @example(data=b"")
 def test_a_damaged_recording_is_decoded_or_refused(data, capfd):
     check(data)
-    printed = capfd.readouterr()
-    assert not printed.err and not printed.out, "decoders print nothing"
+    assert_nothing_printed(capfd)
 
 
 @pytest.mark.skipif(not PHONES, reason="PyAV is not installed")
@@ -63,8 +62,7 @@ def test_a_damaged_recording_is_decoded_or_refused(data, capfd):
 @given(data=damaged(PHONES))
 def test_a_damaged_recording_of_a_phone_is_decoded_or_refused(data, capfd):
     check(data)
-    printed = capfd.readouterr()
-    assert not printed.err and not printed.out, "decoders print nothing"
+    assert_nothing_printed(capfd)
 
 
 def with_id3(size, content):

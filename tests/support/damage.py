@@ -3,23 +3,16 @@ that are cut off or changed. Every outcome of a command on a damaged file must b
 
 import json
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from malformed import paths
 
 VALUES = (None, True, -1, 10**20, 1.5, float("nan"), "", "text", "../x", [], [None], ["a", 1], {}, {"a": {"b": []}})
 TEXTS = (
     b"", b"\xff\xfe{", b"null", b"[]", b"1" * 5_000, b"[" * 50_000, b'{"a":' * 20_000, b'{"a": NaN}', b"{}", b"\0" * 64,
     b'"text"', b"{} {}",
 )  # fmt: skip
-
-
-def positions(value: Any, path: tuple = ()) -> Iterator[tuple]:
-    """The paths to all values within a value of JSON, itself included."""
-    yield path
-    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, part in parts:
-        yield from positions(part, (*path, key))
 
 
 def replaced(value: Any, path: tuple, new: Any) -> Any:
@@ -46,7 +39,7 @@ def damage_json(file: Path, rng: random.Random) -> str:
     value = json.loads(lines[at])
     # first a depth, then a place: most values are deep, and most code reads the ones above them
     by_depth: dict[int, list[tuple]] = {}
-    for path in positions(value):
+    for path in ((), *paths(value)):
         by_depth.setdefault(len(path), []).append(path)
     path = rng.choice(by_depth[rng.choice(list(by_depth))])
     new = rng.choice((..., *VALUES)) if path else rng.choice(VALUES)

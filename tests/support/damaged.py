@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import strategies as st
 
 INTERESTING = [b"\0", b"\xff", b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\x80"]
@@ -33,3 +34,8 @@ def damaged(draw: st.DrawFn, files: Sequence[bytes]) -> bytes:
         else:
             data[at:at] = bytes(data[at : at + length]) * draw(st.integers(1, 50))
     return bytes(data)
+
+
+def assert_nothing_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    printed = capfd.readouterr()
+    assert not printed.err and not printed.out, "decoders print nothing"

@@ -51,3 +51,8 @@ def answer_with_a_call(path):
 
 def answer_with_a_class(path):
     return [Path(path)]
+
+
+def opened(function):
+    """As an `open_worker` of `IsolatedWorker`."""
+    return function

@@ -8,13 +8,14 @@ import tempfile
 import time
 from pathlib import Path
 
+import hanging
 import pytest
 
 from selfkd.check_data import CheckConfig, check
 from selfkd.errors import InputError
 from selfkd.synthesis import workers
 from selfkd.synthesis.synthesize import SynthesizeConfig, synthesize
-from selfkd.synthesis.workers import run_jobs
+from selfkd.synthesis.workers import IsolatedWorker, run_jobs
 
 # a cluster of two workers with a core each, and the command that joins it by its address
 _ON_RAY = """
@@ -57,6 +58,14 @@ def test_a_ray_cluster_makes_the_same_shards_as_processes(tmp_path):
     assert "a process was killed, usually for want of memory" in output
     assert names(tmp_path / "ray") == names(tmp_path / "local")  # which end in a hash of their content
     assert check(CheckConfig([tmp_path / "ray"]))[str(tmp_path / "ray")]["examples"] == 8
+
+
+def test_an_answer_of_a_child_process_runs_no_code(tmp_path):
+    worker = IsolatedWorker("reader", "content", hanging.opened, (hanging.answer_with_a_call,), 60)
+    with pytest.raises(InputError, match="reader: its answer is no content"):
+        worker.call(str(tmp_path / "made"))
+    worker.close()
+    assert not (tmp_path / "made").exists()
 
 
 _SLOW = """
