@@ -165,8 +165,8 @@ def merge(config: MergeConfig) -> None:
         model, processor = checkpoint.load()
         merged = merge_adapters(model.vlm)
         model.config.llm_lora = None
-        (model.vlm if model.is_native else model).save_pretrained(folder)
-        processor.save_pretrained(folder)
+        for part in (model.vlm, processor.vlm_processor) if model.is_native else (model, processor):
+            part.save_pretrained(folder)
     if merged:
         print(f"{merged} adapted layers merged: responses to text queries now differ from the VLM backbone")
     print(config.output)

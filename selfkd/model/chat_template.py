@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The chat template of a VLM, split around the query, so that a text query and an audio query share all before it.
 
 A template is a program of whoever made the checkpoint. transformers' sandbox keeps it from files and processes, but not
@@ -15,7 +16,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from selfkd.errors import InputError
+from .input_error import InputError
 
 # stand for the query and for the response while the chat template is rendered
 _QUERY, _RESPONSE = "\N{BULLSEYE}", "\N{FISHEYE}"

@@ -13,7 +13,7 @@ from torch import nn
 from selfkd.data.example import SAMPLE_RATE_HZ
 from selfkd.errors import InputError
 from selfkd.hub import from_hub
-from selfkd.model.backbones import load_native, load_strict, read_config
+from selfkd.model.backbones import load_native, load_processor, load_strict, read_config
 from selfkd.model.checkpoint_files import Source, check_checkpoint, reading
 from selfkd.model.configuration_omni import OmniConfig
 from selfkd.model.modeling_omni import OmniModel
@@ -66,7 +66,7 @@ class CheckpointInfo:
         """Loaded on first use, without weights; raises InputError where it cannot prepare a prompt for the model."""
         if self.tiny_processor is not None:
             return self.tiny_processor
-        processor = OmniProcessor.from_pretrained(self.source)
+        processor = load_processor(self.source)
         check_prompts(processor, self.config, self.source, self.field)
         return processor
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The shared prefix: the tokens before the query are encoded once, and all continuations use their keys and values.
 
 Attention is causal and the image comes before the query, so the prefix has the same keys and values for the text

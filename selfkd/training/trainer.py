@@ -178,8 +178,8 @@ class SelfKDTrainer(Trainer):
         """The batch with augmented log-mel frames, random by seed, step and example id."""
         seeds = [self._random(f"voices/{name}").getrandbits(63) for name in inputs["ids"]]
         generators, audio = [torch.Generator().manual_seed(seed) for seed in seeds], inputs["audio_inputs"]
-        mel_BFM = augment_mel(audio["mel_BFM"], audio["mel_mask_BM"], generators, self.spec_augment)
-        return inputs | {"audio_inputs": audio | {"mel_BFM": mel_BFM}}
+        mel_BFM = augment_mel(audio["input_features"], audio["feature_attention_mask"], generators, self.spec_augment)
+        return inputs | {"audio_inputs": audio | {"input_features": mel_BFM}}
 
     def _on_policy(self, inputs: dict[str, Any], keep_prefix: bool) -> dict[str, Any]:
         """The batch with the student's own responses. `keep_prefix` keeps the encoded images, for a step of one
