@@ -23,7 +23,7 @@ if is_peft_available():
     from peft.tuners.lora import Linear as LinearAdapter
     from peft.tuners.tuners_utils import BaseTunerLayer
 else:  # a checkpoint without adapters runs without it: no module is an instance of these
-    BaseTunerLayer = LinearAdapter = ()
+    BaseTunerLayer = LinearAdapter = ()  # type: ignore[assignment,misc]
 
 ADAPTER_MARK = "lora_"  # in the names that peft gives to adapter parameters
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForMultimodalLM, PreTrainedModel, WhisperConfig
+from transformers import AutoModelForMultimodalLM, GenerationConfig, PreTrainedModel, WhisperConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
@@ -175,6 +175,17 @@ class OmniModel(PreTrainedModel, OmniGenerationMixin):
     ) -> None:
         settings = {"use_reentrant": False, "context_fn": partial(adapter_contexts, self.vlm)}
         super().activation_checkpointing_enable({**settings, **(activation_checkpointing_kwargs or {})}, **kwargs)
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """As any model of transformers, which writes the code of this class too. Values of the generation config that
+        have no effect, such as a temperature without sampling, are left out: transformers writes nothing with them."""
+        try:
+            self.generation_config.validate(strict=True)
+        except ValueError:
+            names = ("bos_token_id", "eos_token_id", "pad_token_id")
+            ids = {name: getattr(self.generation_config, name) for name in names}
+            self.generation_config = GenerationConfig(**ids)
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     def get_input_embeddings(self):
         return self.vlm.get_input_embeddings()

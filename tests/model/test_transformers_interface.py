@@ -328,6 +328,15 @@ def test_saved_model_has_the_same_bytes_and_logits(tiny, tmp_path):
     assert again.generation_config.to_diff_dict() == model.generation_config.to_diff_dict()
 
 
+def test_generation_config_that_transformers_refuses_does_not_cost_the_weights(ctc, tmp_path):
+    model = deepcopy(ctc[0])
+    model.generation_config = GenerationConfig(eos_token_id=[2, 3], pad_token_id=0, temperature=0.1)
+    with pytest.raises(ValueError, match="temperature"):
+        model.generation_config.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path)
+    assert OmniModel.from_pretrained(tmp_path).generation_config.eos_token_id == [2, 3]
+
+
 def test_resized_embedding_keeps_the_logits(ctc, tmp_path):
     model, processor = deepcopy(ctc[0]), ctc[1]
     inputs, before = encoded(processor, chats(1)), model.get_input_embeddings().weight.shape[0]
