@@ -45,7 +45,7 @@ from selfkd.model.checkpoint_files import (
 )
 from selfkd.model.configuration_omni import OmniConfig, OmniFields
 from selfkd.model.image_processor import image_processor_class
-from selfkd.model.native_omni import THINKERS
+from selfkd.model.native_omni import SPEECH_OUTPUT, THINKERS
 from selfkd.model.speech_encoder import ASRModel, ASRModelConfig, pad_to_window
 
 _MAX_TOKENS = 200  # of the transcript of a 30-second clip
@@ -79,7 +79,7 @@ def load_native(source: Source) -> PreTrainedModel:
     """A native omni model; of a model that also generates speech, its thinker alone."""
     model_type = read_config(source, "model")["model_type"]
     name = MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES[THINKERS.get(model_type, model_type)]
-    return load_strict(getattr(transformers, name), source, "model")
+    return load_strict(getattr(transformers, name), source, "model", SPEECH_OUTPUT if model_type in THINKERS else ())
 
 
 def load_vlm_processor(source: Source, field: str = "vlm") -> Any:
@@ -210,9 +210,9 @@ class WhisperASRModel:
         return [t.strip() for t in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
 
-def load_strict(model_class: Any, source: Source, field: str, **settings: Any) -> Any:
+def load_strict(model_class: Any, source: Source, field: str, left_out: tuple[str, ...] = (), **settings: Any) -> Any:
     """`model_class.from_pretrained(source, **settings)`; raises InputError where a file is missing or damaged, and
-    where weights and configuration differ in any key.
+    where weights and configuration differ in any key, other than those that begin with one of `left_out`.
 
     transformers initializes missing weights at random, warns and continues.
     """
@@ -224,6 +224,7 @@ def load_strict(model_class: Any, source: Source, field: str, **settings: Any) -
             **from_hub(source), output_loading_info=True, ignore_mismatched_sizes=True, use_safetensors=True, **settings
         )
     wrong = {problem: sorted(map(str, info[f"{problem}_keys"])) for problem in ("missing", "unexpected", "mismatched")}
+    wrong["unexpected"] = [key for key in wrong["unexpected"] if not key.startswith(left_out)]
     found = [f"{len(keys)} {problem} (such as {keys[0]})" for problem, keys in wrong.items() if keys]
     if found:
         raise InputError(f"{field}: {source}: weights that do not fit the configuration: {', '.join(found)}")
