@@ -47,7 +47,7 @@ from selfkd.model.checkpoint_files import (
 )
 from selfkd.model.configuration_omni import OmniConfig
 from selfkd.model.image_processor import open_processor
-from selfkd.model.native_omni import THINKERS
+from selfkd.model.native_omni import SPEECH_OUTPUT, THINKERS
 from selfkd.model.processing_omni import EXTRACTOR_FOLDER
 from selfkd.model.speech_encoder import ASRModel, ASRModelConfig, pad_to_window
 
@@ -97,7 +97,7 @@ def load_native(source: Source) -> PreTrainedModel:
     """A native omni model; of a model that also generates speech, its thinker alone."""
     model_type = read_config(source, "model")["model_type"]
     name = MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES[THINKERS.get(model_type, model_type)]
-    return load_strict(getattr(transformers, name), source, "model")
+    return load_strict(getattr(transformers, name), source, "model", SPEECH_OUTPUT if model_type in THINKERS else ())
 
 
 def load_vlm_processor(source: Source, field: str = "vlm") -> Any:
@@ -236,9 +236,9 @@ class WhisperASRModel:
         return [t.strip() for t in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
 
-def load_strict(model_class: Any, source: Source, field: str, **settings: Any) -> Any:
+def load_strict(model_class: Any, source: Source, field: str, left_out: tuple[str, ...] = (), **settings: Any) -> Any:
     """`model_class.from_pretrained(source, **settings)`; raises InputError where a file is missing or damaged, and
-    where weights and configuration differ in any key.
+    where weights and configuration differ in any key, other than those that begin with one of `left_out`.
 
     transformers initializes missing weights at random, warns and continues.
     """
@@ -250,6 +250,7 @@ def load_strict(model_class: Any, source: Source, field: str, **settings: Any) -
             **from_hub(source), output_loading_info=True, ignore_mismatched_sizes=True, use_safetensors=True, **settings
         )
     wrong = {problem: sorted(map(str, info[f"{problem}_keys"])) for problem in ("missing", "unexpected", "mismatched")}
+    wrong["unexpected"] = [key for key in wrong["unexpected"] if not key.startswith(left_out)]
     found = [f"{len(keys)} {problem} (such as {keys[0]})" for problem, keys in wrong.items() if keys]
     if found:
         raise InputError(f"{field}: {source}: weights that do not fit the configuration: {', '.join(found)}")

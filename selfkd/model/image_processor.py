@@ -27,6 +27,11 @@ class WithoutVideo(ProcessorMixin):
         named.pop(_VIDEO, None)
         super().__init__(**named)
 
+    @property
+    def video_processor(self) -> Any:
+        """Stands in where Qwen-Omni's processor asks for the size of a patch of videos, without any video."""
+        return self.image_processor
+
     @classmethod
     def get_attributes(cls) -> list[str]:
         return [name for name in super().get_attributes() if name != _VIDEO]

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForMultimodalLM, GenerationConfig, PreTrainedModel, WhisperConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -163,18 +164,21 @@ class OmniModel(PreTrainedModel, OmniGenerationMixin):
                 train = [p.requires_grad for p in own if name == "projector" or id(p) not in projector_ids]
                 module.train(mode and any(train))
         train_adapters(self.vlm, mode)
-        if self.is_activation_checkpointing:
+        if any(getattr(module, "gradient_checkpointing", False) for module in self.modules()):
             for layer in (layer for module in self.part("llm") for layer in module.modules()):
                 if isinstance(layer, GradientCheckpointingLayer):
                     layer.training = mode  # of this module only: it enables checkpointing of the layer
                     layer._can_checkpoint_with_cache = True  # `_PrefixCache` may be updated twice by a layer
         return self
 
-    def activation_checkpointing_enable(  # type: ignore[override]  # other arguments are passed on
-        self, activation_checkpointing_kwargs: Any = None, **kwargs: Any
+    def _set_gradient_checkpointing(
+        self, enable: bool = True, gradient_checkpointing_func: Callable = checkpoint, every_n_layers: int = 1
     ) -> None:
-        settings = {"use_reentrant": False, "context_fn": partial(adapter_contexts, self.vlm)}
-        super().activation_checkpointing_enable({**settings, **(activation_checkpointing_kwargs or {})}, **kwargs)
+        """Called by `activation_checkpointing_enable`, which transformers 5.19 calls
+        `gradient_checkpointing_enable`; its settings are the keywords of the function."""
+        given = gradient_checkpointing_func.keywords if isinstance(gradient_checkpointing_func, partial) else {}
+        settings = {"use_reentrant": False, "context_fn": partial(adapter_contexts, self.vlm), **given}
+        super()._set_gradient_checkpointing(enable, partial(gradient_checkpointing_func, **settings), every_n_layers)
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """As any model of transformers, which writes the code of this class too. Values of the generation config that

@@ -21,8 +21,10 @@ class NativeAudio:
 
     def modules(self, vlm: nn.Module, part: str) -> Iterator[nn.Module]:
         """The modules of `part`: "speech_encoder" or "projector"."""
+        # transformers 5.19 has the encoders of Qwen-Omni next to `model`, not within it
+        outer = hasattr(vlm, _TOWER.removeprefix("model."))
         for path in (self.speech_encoder,) if part == "speech_encoder" else self.projector:
-            yield vlm.get_submodule(path)
+            yield vlm.get_submodule(path.removeprefix("model.") if outer else path)
 
 
 _TOWER, _PHI = "model.audio_tower", "model.embed_tokens_extend.audio_embed"
@@ -40,6 +42,7 @@ NATIVE_AUDIO = {
 # children of a decoder that encode images and audio: Phi-4 has them next to its layers
 MODALITY_ENCODERS = ("embed_tokens_extend",)
 # a whole Qwen-Omni model also generates speech; its "thinker" takes images and audio and generates text
+SPEECH_OUTPUT = ("talker.", "token2wav.", "code2wav.")  # prefixes of its other weights
 THINKERS = {"qwen2_5_omni": "qwen2_5_omni_thinker", "qwen3_omni_moe": "qwen3_omni_moe_thinker"}
 
 

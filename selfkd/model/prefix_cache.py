@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import DynamicCache
 
-from selfkd.errors import InputError
+from .input_error import InputError
 
 
 @dataclass(frozen=True)
@@ -137,15 +137,18 @@ def generate_after(vlm: Any, prefix: Prefix, last_ids_B: Tensor, **generate_inpu
 
 def _continue(vlm: Any, prefix: Prefix, inputs: Mapping[str, Tensor], mask_BS: Tensor, cache: DynamicCache) -> Tensor:
     """Last hidden states (B, S, D); `cache` holds the prefix and takes the new keys and values."""
-    outputs = vlm.base_model(
+    inner = vlm.base_model
+    outputs = inner(
         attention_mask=torch.cat([prefix.mask_GP, mask_BS], dim=1),
         position_ids=prefix.next_G[:, None] + positions(mask_BS),
         past_key_values=cache,
         use_cache=True,
+        output_hidden_states=inner is vlm,
         **inputs,
         **prefix.repeated,
     )
-    return outputs.last_hidden_state
+    # in transformers 5.19 Qwen-Omni has no model without a head
+    return outputs.hidden_states[-1] if inner is vlm else outputs.last_hidden_state
 
 
 def _layers(cache: Any) -> tuple[tuple[Tensor, Tensor], ...]:

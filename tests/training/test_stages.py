@@ -309,7 +309,7 @@ def test_a_loss_of_nan_stops_the_run_names_the_examples_and_keeps_checkpoints(st
         ({"training": {"learning_rate": 1.0}}, "training.learning_rate: set the field learning_rate instead"),
         ({"training": {"lr_scheduler_type": "foo"}}, "training: foo is not a valid"),
         ({"training": {"eval_strategy": "steps"}}, "training.eval_strategy: training runs no evaluation"),
-        ({"training": {"activation_checkpointing_kwargs": {"use_reentrant": True}}}, "use_reentrant: true: a layer's"),
+        ({"training": {"gradient_checkpointing_kwargs": {"use_reentrant": True}}}, "use_reentrant: true: a layer's"),
         ({"trainable": ["llm_adapters"], "lora": {"target_modules": ["nope"]}}, "lora: .*nope"),
     ],
 )
