@@ -125,7 +125,7 @@ def model_card(run: Path, name: str, license: str, base_model: str = "", compari
     """
     run_config, result, provenance = (read_json(run / name, schema) for name, schema in _SCHEMAS.items())
     parts = parts_of_run(run)
-    on_hub = [split_revision(part.source)[0] for part in parts if is_hub_id(part.source)]
+    on_hub = [split_revision(part.name)[0] for part in parts if is_hub_id(part.name)]
     metadata = ModelCardData(
         license=license,
         base_model=base_model or on_hub or None,
@@ -149,7 +149,7 @@ def model_card(run: Path, name: str, license: str, base_model: str = "", compari
 
 
 def _part_row(part: Part) -> tuple[str, str, str]:
-    where = f"{part.source}, commit {part.commit}" if part.commit else part.source
+    where = f"{part.name}, commit {part.commit}" if part.commit else part.name
     return part.role, where, part.license or "not stated"
 
 

@@ -77,7 +77,7 @@ COMMANDS = {
     "data publish": Command(
         "dataset -> the hub, with a card",
         "selfkd data publish runs/data/test --repo me/toy-vqa-audio --license apache-2.0",
-        "selfkd.export:PublishDataConfig", "selfkd.export:publish_data", "data",
+        "selfkd.publish:PublishDataConfig", "selfkd.publish:publish_data", "data",
     ),
     "convert": Command(
         "InternVL2 checkpoint -> transformers classes",
@@ -139,6 +139,11 @@ COMMANDS = {
         "selfkd app runs/sft/model runs/selfkd/model",
         "selfkd.app.config:AppConfig", "selfkd.app.app:app", "models",
     ),
+    "export": Command(
+        "trained model -> a folder for others, whole or as an adapter of the size of what was trained",
+        "selfkd export --model runs/selfkd/model --adapter true --output runs/selfkd/adapter",
+        "selfkd.export:ExportConfig", "selfkd.export:export",
+    ),
     "merge": Command(
         "merge LoRA: trained model -> one plain checkpoint",
         "selfkd merge --model runs/selfkd/model --output merged",
@@ -147,7 +152,7 @@ COMMANDS = {
     "publish": Command(
         "trained model -> the hub, with a card",
         "selfkd publish --run runs/selfkd --repo me/my-model --license apache-2.0 --comparison runs/comparison",
-        "selfkd.export:PublishConfig", "selfkd.export:publish",
+        "selfkd.publish:PublishConfig", "selfkd.publish:publish",
     ),
 }  # fmt: skip
 

@@ -1,145 +1,118 @@
-"""Merges LoRA into one plain checkpoint, and publishes models and datasets to the hub with a card (`selfkd.cards`).
+"""Writes a trained model for others: whole, as an adapter of the size of what was trained, or with LoRA merged.
 
-A native omni model keeps its own layout, which transformers and other servers read. Once merged, LoRA is active for
-text queries and in the image prefix too, where training had it off. `datasets.load_dataset(REPO)` and the hub's viewer
-read a published dataset without conversion.
+A native omni model keeps its own layout when merged, which transformers and other servers read. Once merged, LoRA is
+active for text queries and in the image prefix too, where training had it off.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from huggingface_hub import DatasetCard, HfApi, ModelCard
-
-from selfkd.cards import dataset_card, model_card, split_of
-from selfkd.data.dataset import shard_errors
-from selfkd.data.example import MANIFEST, REJECTED, PublishedManifest, read_manifest, shard_metadata
 from selfkd.errors import InputError
-from selfkd.files import (
-    PATH_SETTINGS,
-    check_new,
-    path_within,
-    strip_folders,
-    write_folder_atomically,
-    write_text,
-)
-from selfkd.run_dir import MODEL, RESULT
+from selfkd.files import check_new, write_folder_atomically
+from selfkd.hub import from_hub
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
+
+    from selfkd.model.modeling_omni import OmniModel
 
 
 @dataclass
-class PublishDataConfig:
-    """Publishes a dataset with audio questions to the hub, with a card.
+class ExportConfig:
+    """Writes a trained model for others: whole, or as an adapter of the size of what was trained.
 
     Args:
-        data: Output of selfkd synthesize, or a benchmark with audio in the cache of selfkd evaluate.
-        repo: Repository, owner/name.
-        license: Its licence, by the hub's short names.
-        private: Whether the repository is private.
-        dry_run: Write the card into the folder and upload nothing.
+        model: Folder of the model (output of selfkd distill or align, with /model) or hub id; an adapter too.
+        output: Folder to write to; must be new or empty.
+        adapter: Whether to write only the weights that differ from the VLM's and from an untrained speech encoder's;
+            loading it takes those from where they are.
+        vlm: VLM that the adapter builds on, by hub id or folder; by default the one that training started from. Of a
+            native omni model, that model.
+        speech_encoder: Whisper checkpoint that the adapter builds on, where the encoder was not trained; by default the
+            one that training started from.
     """
 
-    data: Path
-    repo: str
-    license: str
-    private: bool = True
-    dry_run: bool = False
+    model: str
+    output: Path
+    adapter: bool = False
+    vlm: str = ""
+    speech_encoder: str = ""
 
 
-def publish_data(config: PublishDataConfig) -> Path:
-    """Writes the card into the folder, uploads shards, card and manifest, and returns the card's path."""
-    name = repo_name(config.repo)
-    manifest = _without_paths(read_manifest(config.data, PublishedManifest), config.data)
-    path = config.data / "README.md"
-    write_text(path, dataset_card(name, config.license, manifest))
-    DatasetCard.load(path)  # the hub reads it the same way
-    if not config.dry_run:
-        hub, repo = HfApi(), config.repo
-        hub.create_repo(repo, repo_type="dataset", private=config.private, exist_ok=True)
-        shards = [f"{split_of(manifest)}-*.parquet", f"{REJECTED}/*.parquet"]
-        hub.upload_folder(
-            repo_id=repo,
-            repo_type="dataset",
-            folder_path=config.data,
-            allow_patterns=["README.md", *shards],
-            delete_patterns=shards,  # removes earlier shards with other names
+def export(config: ExportConfig) -> None:
+    """Writes the folder; raises InputError where the VLM that an adapter builds on is not known."""
+    from safetensors.torch import save_file  # with torch, which other commands do not need
+    from transformers.utils import SAFE_WEIGHTS_NAME
+
+    from selfkd.model.checkpoint import inspect_checkpoint
+
+    check_new(config.output)
+    if not config.adapter and (config.vlm or config.speech_encoder):
+        raise InputError(f"{'vlm' if config.vlm else 'speech_encoder'}: only an adapter builds on it (--adapter true)")
+    model, processor = inspect_checkpoint(config.model).load()
+    weights = _differing_weights(config, model) if config.adapter else None
+    with write_folder_atomically(config.output) as folder:
+        model.save_pretrained(folder, state_dict=weights)
+        if weights is not None:  # by the names in the model, which transformers renames as in the VLM's checkpoint
+            save_file(weights, folder / SAFE_WEIGHTS_NAME, {"format": "pt"})
+        processor.save_pretrained(folder)
+    _print_size(config.output, model)
+
+
+def _differing_weights(config: ExportConfig, model: "OmniModel") -> "dict[str, Tensor]":
+    """Weights of an adapter; its base models are now in the model's configuration."""
+    from selfkd.model.checkpoint_files import reading
+    from selfkd.model.configuration_omni import BaseModel
+    from selfkd.model.release import load_base_model, trained_weights, weights_hash
+
+    sources = _base_sources(config, model)
+    bases, named = {}, {}
+    for part, source in sources.items():
+        with reading(source, part):
+            where = from_hub(source)
+            name, revision = str(where["pretrained_model_name_or_path"]), where.get("revision")
+            bases[part] = load_base_model(part, model.config, name, revision=revision)
+        name = str(Path(name).resolve()) if Path(name).is_dir() else name
+        named[part] = BaseModel(base_model_name_or_path=name, revision=revision, sha256=weights_hash(bases[part]))
+        if Path(name).is_dir():
+            print(f"{part}: {name}: a folder, where the adapter will look for it; --{part} OWNER/NAME is for others")
+    weights = trained_weights(model, bases)
+    if any(name.startswith("speech_encoder.") for name in weights) and "speech_encoder" in named:
+        weights = trained_weights(model, {"vlm": bases["vlm"]})  # trained: the adapter has all of it
+        del named["speech_encoder"]
+    model.config.base_models = named
+    return weights
+
+
+def _base_sources(config: ExportConfig, model: "OmniModel") -> dict[str, str]:
+    """{part of the model: hub id or folder}, the speech encoder's only where it is a Whisper checkpoint."""
+    from selfkd.model.backbones import check_speech_encoder
+    from selfkd.model.parts import parts_of_run
+
+    roles = {"vlm": ("VLM", "model"), "speech_encoder": ("speech encoder",)}
+    parts = parts_of_run(Path(config.model).parent)
+    found = {}
+    for part, names in roles.items():
+        given = getattr(config, part)
+        commits = (
+            f"{p.source.partition('@')[0]}@{p.commit}" if p.commit else p.source for p in parts if p.role in names
         )
-        content = json.dumps(manifest, indent=2, ensure_ascii=False).encode()
-        hub.upload_file(repo_id=repo, repo_type="dataset", path_or_fileobj=content, path_in_repo=MANIFEST)
-    print(f"{path}{'' if config.dry_run else f' and the data are at {config.repo}'}")
-    return path
+        found[part] = given or next(commits, "")
+    if not found["vlm"]:
+        raise InputError(f"vlm: {config.model}: nothing says what it was trained from; give a hub id or a folder")
+    encoder = found["speech_encoder"]
+    if model.is_native or not encoder or (not config.speech_encoder and check_speech_encoder(encoder) != "whisper"):
+        del found["speech_encoder"]
+    elif check_speech_encoder(encoder) != "whisper":
+        raise InputError(f"speech_encoder: {encoder}: an ASR model of selfkd; an adapter builds on Whisper checkpoints")
+    return found
 
 
-def _without_paths(manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The manifest without paths of this machine; raises InputError for a shard with such a path, because shards are
-    uploaded unchanged."""
-
-    def cleaned(reject: dict[str, Any]) -> dict[str, Any]:
-        return reject | {"reason": strip_folders(reject["reason"], manifest)}
-
-    for shard in manifest["shards"]:
-        with shard_errors(path_within(folder, shard["file"])):
-            rejected = shard_metadata(folder / shard["file"]).get("rejected", [])
-        for reject in rejected:
-            if cleaned(reject) != reject:
-                raise InputError(
-                    f"{folder / shard['file']}: row {reject['id']}: its reason has a path of this machine "
-                    f"({reject['reason']}), written by an earlier selfkd; synthesize the folder again"
-                )
-    # fields that selfkd data report needs
-    kept = {"rejected": [*map(cleaned, manifest["rejected"])], "asr_filter": Path(manifest.get("asr_filter", "")).name}
-    return {name: value for name, value in manifest.items() if name not in PATH_SETTINGS} | kept
-
-
-def repo_name(repo: str) -> str:
-    """The name part of owner/name; raises InputError for any other form."""
-    owner, slash, name = repo.partition("/")
-    if not (owner and slash and name) or "/" in name:
-        raise InputError(f"repo: {repo!r} is not owner/name")
-    return name
-
-
-@dataclass
-class PublishConfig:
-    """Publishes a trained model to the hub, with a card: its parts with their licences, data, voices, scores.
-
-    Args:
-        run: Run directory of selfkd distill or selfkd align.
-        repo: Repository, owner/name.
-        license: Licence of the model, by the hub's short names; the licence of the VLM backbone must allow it.
-        base_model: Hub id of the VLM backbone; by default the one that the run started from.
-        comparison: Output of selfkd compare; its scores go into the card.
-        private: Whether the repository is private.
-        dry_run: Write the card into the model's folder and upload nothing.
-    """
-
-    run: Path
-    repo: str
-    license: str
-    base_model: str = ""
-    comparison: str = ""
-    private: bool = False
-    dry_run: bool = False
-
-
-def publish(config: PublishConfig) -> Path:
-    """Writes the card into the run's model folder, uploads the folder, and returns the card's path."""
-    folder = config.run / MODEL
-    if not (config.run / RESULT).is_file() or not (folder / "config.json").is_file():
-        raise InputError(f"run: {config.run}: not a complete training run")
-    name = repo_name(config.repo)
-    path = folder / "README.md"
-    write_text(path, model_card(config.run, name, config.license, config.base_model, config.comparison))
-    ModelCard.load(path)  # the hub reads it the same way
-    if not config.dry_run:
-        hub = HfApi()
-        hub.create_repo(config.repo, private=config.private, exist_ok=True)
-        hub.upload_folder(repo_id=config.repo, folder_path=folder, commit_message="Upload a model trained with selfkd")
-    print(f"{path}{'' if config.dry_run else f' and its folder are at {config.repo}'}")
-    return path
+def _print_size(folder: Path, model: "OmniModel") -> None:
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    whole = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    print(f"{folder}: {size / 1e6:,.1f} MB of weights{'' if size >= whole else f', of {whole / 1e6:,.1f} MB in all'}")
 
 
 @dataclass
@@ -157,7 +130,7 @@ class MergeConfig:
 
 def merge(config: MergeConfig) -> None:
     """Writes a native omni model in its own layout, any other as an `OmniModel` without adapters."""
-    from selfkd.model.checkpoint import inspect_checkpoint  # with torch, which cards do not need
+    from selfkd.model.checkpoint import inspect_checkpoint
 
     check_new(config.output)
     checkpoint = inspect_checkpoint(config.model)

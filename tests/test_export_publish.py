@@ -11,9 +11,10 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from selfkd.data.dataset import ExampleFolder
 from selfkd.data.example import MANIFEST
 from selfkd.errors import InputError
-from selfkd.export import PublishConfig, publish
+from selfkd.export import ExportConfig, export
 from selfkd.files import write_json
 from selfkd.model.parts import license_of, parts_of_run
+from selfkd.publish import PublishConfig, publish
 from selfkd.run_dir import CONFIG, MODEL
 from selfkd.training.distill import DistillConfig, distill
 
@@ -51,11 +52,18 @@ def test_model_card_has_settings_data_and_scores(run, tmp_path):
     [
         ({"repo": "just-a-name"}, "repo: 'just-a-name' is not owner/name"),
         ({"comparison": "nowhere"}, r"comparison: nowhere: no scores\.json there"),
+        ({"model": "nowhere"}, r"model: nowhere: no model there \(selfkd export writes one\)"),
     ],
 )
 def test_invalid_field_is_named(run, changes, message):
     with pytest.raises(InputError, match=message):
         publish(PublishConfig(**({"run": run, "repo": "me/model", "license": "mit", "dry_run": True} | changes)))
+
+
+def test_an_exported_model_gets_the_card_of_its_run(run, tmp_path):
+    export(ExportConfig(str(run / MODEL), tmp_path / "whole"))
+    path = publish(PublishConfig(run, "me/m", "mit", model=str(tmp_path / "whole"), dry_run=True))
+    assert path == tmp_path / "whole" / "README.md" and "| alpha | 0.25 |" in path.read_text()
 
 
 def test_incomplete_run_is_refused(tmp_path):
@@ -87,7 +95,10 @@ def test_parts_are_followed_back_to_the_checkpoints_of_stage_1(tmp_path, monkeyp
     )
     second = write_run(tmp_path / "sft", model=str(first / MODEL))
     last = write_run(tmp_path / "selfkd", model=str(second / MODEL))
-    expected = [("VLM", "big/vlm", "c0ffee", "mit"), ("speech encoder", "big/whisper@main", "main", "own-1.0")]
+    expected = [
+        ("VLM", "big/vlm", "big/vlm", "c0ffee", "mit"),
+        ("speech encoder", "big/whisper@main", "big/whisper@main", "main", "own-1.0"),
+    ]
     assert [astuple(part) for part in parts_of_run(last)] == expected == [astuple(p) for p in parts_of_run(first)]
 
 
@@ -105,9 +116,9 @@ def test_parts_that_nothing_is_known_of(tmp_path, monkeypatch):
     bundled = [("selfkd's bundled VLM", "apache-2.0"), ("the encoder of openai/whisper-tiny.en", "mit")]
     for config in ({"vlm": "", "speech_encoder": ""}, {"model": "selfkd-tiny"}):
         found = parts_of_run(write_run(tmp_path / str(len(config)), **config))
-        assert [(part.source.partition(",")[0], part.license) for part in found] == bundled
+        assert [(part.name.partition(",")[0], part.license) for part in found] == bundled
     folder = parts_of_run(write_run(tmp_path / "b", vlm=str(mine), speech_encoder="big/whisper"))
-    assert [(part.source, part.license) for part in folder] == [("mine", ""), ("big/whisper", "")]
+    assert [(part.name, part.license) for part in folder] == [("mine", ""), ("big/whisper", "")]
     assert [p.role for p in parts_of_run(write_run(tmp_path / "c", model="Qwen/Qwen2.5-Omni-3B"))] == ["model"]
     circle = write_run(tmp_path / "circle", model=str(tmp_path / "circle" / MODEL))
     gone = write_run(tmp_path / "gone", model=str(tmp_path / "nowhere" / MODEL))

@@ -9,7 +9,8 @@ from examples import interrupted_at
 from selfkd.analysis.analyze_agreement import AgreementConfig, analyze_agreement
 from selfkd.evaluation.compare import CompareConfig, compare
 from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
-from selfkd.export import MergeConfig, PublishConfig, merge, publish
+from selfkd.export import MergeConfig, merge
+from selfkd.publish import PublishConfig, publish
 from selfkd.report.build import ReportConfig, report
 from selfkd.run_dir import MODEL
 from selfkd.synthesis.synthesize import SynthesizeConfig, synthesize

@@ -6,7 +6,7 @@ A checkpoint that cannot be loaded exactly is refused with one line that names t
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
 import torch
 import transformers
@@ -45,7 +45,7 @@ from selfkd.model.checkpoint_files import (
     reading,
     weight_files,
 )
-from selfkd.model.configuration_omni import OmniConfig
+from selfkd.model.configuration_omni import BaseModel, OmniConfig
 from selfkd.model.image_processor import open_processor
 from selfkd.model.native_omni import SPEECH_OUTPUT, THINKERS
 from selfkd.model.processing_omni import EXTRACTOR_FOLDER
@@ -70,6 +70,7 @@ class OmniFields(TypedDict):
     pad_to_window: NotRequired[bool]
     ctc_token_ids: NotRequired[Annotated[list[Id], Field(min_length=1)] | None]
     llm_lora: NotRequired[dict[str, Any] | None]
+    base_models: NotRequired[dict[Literal["vlm", "speech_encoder"], BaseModel] | None]
 
 
 class _Config(TypedDict, total=False):
@@ -263,6 +264,8 @@ def _check_size(model_class: Any, source: Source, field: str) -> None:
     with reading(source, field, "config.json"), torch.device("meta"):
         config = getattr(model_class, "config_class", AutoConfig).from_pretrained(**from_hub(source))
         if getattr(config, "quantization_config", None) is not None:  # one number packs several weights
+            return
+        if getattr(config, "base_models", None):  # most weights are those of the base models
             return
         model = model_class(config) if issubclass(model_class, PreTrainedModel) else model_class.from_config(config)
     _check_dtypes(Path(source), field)

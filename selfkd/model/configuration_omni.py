@@ -1,9 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The configuration of an `OmniModel`."""
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NotRequired
 
 from transformers import AutoConfig, PretrainedConfig, WhisperConfig
+from typing_extensions import TypedDict
+
+
+class BaseModel(TypedDict):
+    """A checkpoint that a release builds on: hub id or folder, commit of a hub id, SHA-256 of its weights."""
+
+    base_model_name_or_path: str
+    revision: NotRequired[str | None]
+    sha256: str
 
 # the classes that the auto classes of transformers load with `trust_remote_code`, from the code that a checkpoint
 # carries
@@ -27,6 +36,8 @@ class OmniConfig(PretrainedConfig):
         pad_to_window: Whether the encoder gets clips padded to 30 seconds.
         ctc_token_ids: Ids of the LLM's tokens in the vocabulary of the CTC projector; None for the frame-stacking one.
         llm_lora: Fields of `peft.LoraConfig` where the LLM has adapters.
+        base_models: Of a release (`selfkd export --adapter`), the checkpoints that its weights build on, by the part of
+            the model: `vlm` and, where it was not trained, `speech_encoder`. None for a whole checkpoint.
     """
 
     model_type = "selfkd_omni"
@@ -41,6 +52,7 @@ class OmniConfig(PretrainedConfig):
         pad_to_window: bool = False,
         ctc_token_ids: list[int] | None = None,
         llm_lora: dict[str, Any] | None = None,
+        base_models: dict[str, BaseModel] | None = None,
         **kwargs,
     ):
         if isinstance(vlm_config, dict):
@@ -49,7 +61,7 @@ class OmniConfig(PretrainedConfig):
             audio_config = WhisperConfig(**{k: v for k, v in audio_config.items() if k != "model_type"})
         self.vlm_config, self.audio_config = vlm_config, audio_config
         self.stack_factor, self.audio_token_id, self.pad_to_window = stack_factor, audio_token_id, pad_to_window
-        self.ctc_token_ids, self.llm_lora = ctc_token_ids, llm_lora
+        self.ctc_token_ids, self.llm_lora, self.base_models = ctc_token_ids, llm_lora, base_models
         kwargs.pop("auto_map", None)  # that of a checkpoint on the hub names the hub's copy of the code
         super().__init__(**kwargs)
         self.auto_map = dict(AUTO_MAP)

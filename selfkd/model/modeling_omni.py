@@ -26,6 +26,7 @@ from .lora import ADAPTER_MARK, adapter_contexts, add_adapters, is_adapter, trai
 from .native_omni import MODALITY_ENCODERS, NATIVE_AUDIO, native_audio_token
 from .prefix_cache import generate_after
 from .projectors import CHARACTER_HEAD, AudioEmbeddings, CTCOutputs, CTCProjector, StackProjector
+from .release import load_release
 from .speech_encoder import encode_mel
 
 MAX_NEW_TOKENS = 128  # of a response, where `generate_responses` gets no length
@@ -59,6 +60,17 @@ class OmniModel(PreTrainedModel, OmniGenerationMixin):
         if config.llm_lora is not None:
             add_adapters(self.vlm, config.llm_lora)
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As `PreTrainedModel.from_pretrained`; a release is put together from its base models (`load_release`)."""
+        source, config = pretrained_model_name_or_path, kwargs.pop("config", None)
+        if not isinstance(config, OmniConfig):
+            where = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+            config = OmniConfig.from_pretrained(config or source, **{k: kwargs[k] for k in where if k in kwargs})
+        if config.base_models:
+            return load_release(cls, source, config, **kwargs)
+        return super().from_pretrained(source, *args, config=config, **kwargs)
 
     def _new_projector(self) -> StackProjector | CTCProjector:
         speech_width, llm_width = self.config.audio_config.d_model, self.config.get_text_config().hidden_size

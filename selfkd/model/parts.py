@@ -27,13 +27,15 @@ class Part:
 
     Attributes:
         role: "VLM", "speech encoder" or, of a native omni model, "model".
-        source: Hub id, folder, or a name of what the package holds.
+        source: Hub id or folder.
+        name: What a card calls it; a folder's path says nothing to others.
         commit: Of a hub id, as the run recorded it; "" otherwise.
         license: As its own card states it; "" where no card could be read.
     """
 
     role: str
     source: str
+    name: str
     commit: str = ""
     license: str = ""
 
@@ -46,10 +48,10 @@ class _Start(TypedDict, total=False):
     model: str
 
 
-# what the package holds, by the folder of `selfkd/assets`
+# (role, name, licence) of what the package holds, by the folder of `selfkd/assets`
 _BUNDLED = {
-    "vlm": Part("VLM", "selfkd's bundled VLM", license="apache-2.0"),
-    "asr_model": Part("speech encoder", "the encoder of openai/whisper-tiny.en, trained on by selfkd", license="mit"),
+    "vlm": ("VLM", "selfkd's bundled VLM", "apache-2.0"),
+    "asr_model": ("speech encoder", "the encoder of openai/whisper-tiny.en, trained on by selfkd", "mit"),
 }
 
 
@@ -76,20 +78,26 @@ def _parts_of_model(run: Path, source: str) -> Iterator[Part]:
     from selfkd.model.tiny import TINY_MODELS  # with torch
 
     if source in TINY_MODELS:
-        yield from _BUNDLED.values()
+        for folder in _BUNDLED:
+            yield _bundled(folder)
     elif Path(source).is_dir() or is_hub_id(source):
         yield _part(run, "model", "model", source)
 
 
 def _part(run: Path, role: str, field: str, source: str) -> Part:
-    for folder, bundled in _BUNDLED.items():
+    for folder in _BUNDLED:
         if Path(source) == asset_path(folder):
-            return bundled
+            return _bundled(folder)
     inputs: dict[str, Any] = read_json(run / INPUTS, Settings) if (run / INPUTS).is_file() else {}
     recorded = str(inputs.get(f"{field}: {source}", ""))
     commit = recorded.removeprefix(_COMMIT) if recorded.startswith(_COMMIT) else ""
-    name = Path(source).name if Path(source).is_dir() else source  # a path of this machine says nothing to others
-    return Part(role, name, commit, license_of(source, commit))
+    name = Path(source).name if Path(source).is_dir() else source
+    return Part(role, source, name, commit, license_of(source, commit))
+
+
+def _bundled(folder: str) -> Part:
+    role, name, license = _BUNDLED[folder]
+    return Part(role, str(asset_path(folder)), name, license=license)
 
 
 def license_of(source: str, commit: str = "") -> str:

@@ -23,8 +23,8 @@ from selfkd.evaluation.compare import compare
 from selfkd.evaluation.config import CompareConfig, EvaluateConfig, JudgeConfig
 from selfkd.evaluation.evaluate import evaluate
 from selfkd.evaluation.judge import judge_run
-from selfkd.export import PublishConfig, publish
 from selfkd.files import write_json
+from selfkd.publish import PublishConfig, publish
 from selfkd.report.build import ReportConfig, report
 from selfkd.synthesis.config import SynthesizeConfig
 from selfkd.synthesis.synthesize import synthesize

@@ -24,8 +24,8 @@ from selfkd.errors import InputError
 from selfkd.evaluation.grading import check_gradable, check_source_name
 from selfkd.evaluation.response import Prediction
 from selfkd.evaluation.samples import sample
-from selfkd.export import PublishDataConfig, publish_data
 from selfkd.files import sha256, write_json
+from selfkd.publish import PublishDataConfig, publish_data
 from selfkd.report.sections.audio_quality import AudioQualityConfig, audio_quality_report
 
 pytestmark = pytest.mark.slow

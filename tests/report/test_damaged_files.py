@@ -12,8 +12,8 @@ from selfkd.errors import InputError
 from selfkd.evaluation.compare import CompareConfig, compare
 from selfkd.evaluation.config import JudgeConfig
 from selfkd.evaluation.judge import judge_run
-from selfkd.export import PublishDataConfig, publish_data
 from selfkd.files import write_json
+from selfkd.publish import PublishDataConfig, publish_data
 from selfkd.report.build import ReportConfig, report
 from selfkd.report.sections.audio_quality import AudioQualityConfig, audio_quality_report
 

@@ -22,8 +22,8 @@ from selfkd.cli import main
 from selfkd.data.dataset import ExampleFolder
 from selfkd.data.example import MANIFEST, SCHEMA_VERSION, read_manifest, shard_metadata, write_shard
 from selfkd.errors import InputError
-from selfkd.export import PublishDataConfig, publish_data
 from selfkd.files import locked, sha256, write_json
+from selfkd.publish import PublishDataConfig, publish_data
 from selfkd.report.sections.audio_quality import quality_tables
 from selfkd.synthesis.shards import synthesize_shard
 from selfkd.synthesis.sources.toy import ToyWorld
