@@ -67,19 +67,19 @@ def _differing_weights(config: ExportConfig, model: "OmniModel") -> "dict[str, T
     from selfkd.model.release import load_base_model, trained_weights, weights_hash
 
     sources = _base_sources(config, model)
-    bases, named = {}, {}
+    base_models, named = {}, {}
     for part, source in sources.items():
         with reading(source, part):
             where = from_hub(source)
             name, revision = str(where["pretrained_model_name_or_path"]), where.get("revision")
-            bases[part] = load_base_model(part, model.config, name, revision=revision)
+            base_models[part] = load_base_model(part, model.config, name, revision=revision)
         name = str(Path(name).resolve()) if Path(name).is_dir() else name
-        named[part] = BaseModel(base_model_name_or_path=name, revision=revision, sha256=weights_hash(bases[part]))
+        named[part] = BaseModel(base_model_name_or_path=name, revision=revision, sha256=weights_hash(base_models[part]))
         if Path(name).is_dir():
             print(f"{part}: {name}: a folder, where the adapter will look for it; --{part} OWNER/NAME is for others")
-    weights = trained_weights(model, bases)
+    weights = trained_weights(model, base_models)
     if any(name.startswith("speech_encoder.") for name in weights) and "speech_encoder" in named:
-        weights = trained_weights(model, {"vlm": bases["vlm"]})  # trained: the adapter has all of it
+        weights = trained_weights(model, {"vlm": base_models["vlm"]})  # trained: the adapter has all of it
         del named["speech_encoder"]
     model.config.base_models = named
     return weights

@@ -67,7 +67,7 @@ def equal(one, other):
     )
 
 
-def test_an_adapter_holds_what_was_trained_and_gives_the_same_model(run, tmp_path, capsys):
+def test_an_adapter_with_its_base_models_is_the_trained_model(run, tmp_path, capsys):
     folder = exported(run, tmp_path / "adapter", "--adapter", "true")
     assert "MB of weights, of " in (printed := capsys.readouterr().out)
     assert f"vlm: {run.parent / 'vlm'}: a folder, where the adapter will look for it" in printed
@@ -180,7 +180,7 @@ def test_fields_that_do_not_fit_are_named(run, tmp_path):
         export(ExportConfig(str(model), output))
 
 
-def test_hash_tells_any_change_of_a_weight_from_its_place_in_files(tiny_whisper):
+def test_any_change_of_a_weight_changes_the_hash(tiny_whisper):
     encoder = WhisperForConditionalGeneration.from_pretrained(tiny_whisper).get_encoder()
     before = weights_hash(encoder)
     assert before == weights_hash(WhisperForConditionalGeneration.from_pretrained(tiny_whisper).get_encoder())

@@ -2,7 +2,7 @@
 """Checkpoints of the size of what was trained: the weights that differ from the base models, which are named.
 
 Training leaves the VLM as it is, so a release needs the projector, the adapters and, where it was trained, the speech
-encoder: megabytes beside an 8B model. `config.json` names each base model as PEFT's configurations do
+encoder: megabytes for an 8B model. `config.json` names each base model as PEFT's configurations do
 (`base_model_name_or_path`, `revision`), with the SHA-256 of its weights, because a release fits no others.
 """
 
@@ -45,10 +45,10 @@ def _weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from ((name, buffer) for name, buffer in module.named_buffers() if name in kept)
 
 
-def trained_weights(model: PreTrainedModel, bases: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+def trained_weights(model: PreTrainedModel, base_models: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     """{name in the model: weight} of all that differ from the base models in any bit, by the model's part
     (`vlm`, `speech_encoder`)."""
-    theirs = {f"{part}.{name}": weight for part, base in bases.items() for name, weight in _weights(base)}
+    theirs = {f"{part}.{name}": weight for part, base in base_models.items() for name, weight in _weights(base)}
 
     def same(weight: Tensor, other: Tensor | None) -> bool:
         return other is not None and weight.dtype == other.dtype and torch.equal(weight.cpu(), other.cpu())
@@ -71,12 +71,12 @@ def load_release(model_class: Any, source: str | Path, config: OmniConfig, **set
     of_release = where | {name: settings[name] for name in _OF_THE_RELEASE if name in settings}
     placed = {name: settings[name] for name in ("attn_implementation", "device_map") if name in settings}
     assert config.base_models is not None, "a release names its base models"  # noqa: S101 an invariant of this code, no check of input
-    bases = {part: _load_base(part, base, config, where | placed) for part, base in config.base_models.items()}
-    model = _around(model_class, config, bases)
+    base_models = {part: _load_base(part, base, config, where | placed) for part, base in config.base_models.items()}
+    model = _around(model_class, config, base_models)
     own = load_file(str(cached_file(str(source), SAFE_WEIGHTS_NAME, **of_release)))
     expected = {name for name, _ in _weights(model)} - set(model._keys_to_ignore_on_save or ())
-    from_bases = {name for name in expected if name.partition(".")[0] in bases and "lora_" not in name}
-    for problem, names in (("lacks", expected - from_bases - own.keys()), ("has besides", own.keys() - expected)):
+    of_base_models = {name for name in expected if name.partition(".")[0] in base_models and "lora_" not in name}
+    for problem, names in (("lacks", expected - of_base_models - own.keys()), ("has besides", own.keys() - expected)):
         if names:
             raise InputError(f"{source}: {SAFE_WEIGHTS_NAME}: the release {problem} the weight {min(names)}")
     try:
@@ -93,12 +93,12 @@ def load_release(model_class: Any, source: str | Path, config: OmniConfig, **set
     return (model, info | {"error_msgs": set()}) if settings.get("output_loading_info") else model
 
 
-def _around(model_class: Any, config: OmniConfig, bases: Mapping[str, Any]) -> Any:
+def _around(model_class: Any, config: OmniConfig, base_models: Mapping[str, Any]) -> Any:
     with torch.device("meta"):  # allocates no second model
         model = model_class(config)
-    model.vlm = bases["vlm"]
+    model.vlm = base_models["vlm"]
     if config.audio_config is not None:
-        encoder = bases.get("speech_encoder") or type(model.speech_encoder)(config.audio_config)
+        encoder = base_models.get("speech_encoder") or type(model.speech_encoder)(config.audio_config)
         model.speech_encoder = encoder.float()
         model.projector = model._new_projector()
     if config.llm_lora is not None:
