@@ -14,6 +14,7 @@ class BaseModel(TypedDict):
     revision: NotRequired[str | None]
     sha256: str
 
+
 # the classes that the auto classes of transformers load with `trust_remote_code`, from the code that a checkpoint
 # carries
 AUTO_MAP = {

@@ -14,7 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForMultimodalLM, GenerationConfig, PreTrainedModel, WhisperConfig
+from transformers import (
+    AutoModelForMultimodalLM,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    WhisperConfig,
+)
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
@@ -65,7 +71,7 @@ class OmniModel(PreTrainedModel, OmniGenerationMixin):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """As `PreTrainedModel.from_pretrained`; a release is put together from its base models (`load_release`)."""
         source, config = pretrained_model_name_or_path, kwargs.pop("config", None)
-        if not isinstance(config, OmniConfig):
+        if not isinstance(config, PretrainedConfig):  # a checkpoint's own code has an OmniConfig of its own
             where = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
             config = OmniConfig.from_pretrained(config or source, **{k: kwargs[k] for k in where if k in kwargs})
         if config.base_models:

@@ -16,18 +16,23 @@ from safetensors.torch import load_file
 from transformers.dynamic_module_utils import get_relative_import_files
 from vlm_backbones import save_qwen_vlm
 
+from selfkd.export import ExportConfig, export
 from selfkd.model import auto_classes, modeling_omni, processing_omni
 from selfkd.model.checkpoint import inspect_checkpoint, load_model
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
+from selfkd.model.tiny import vlm_path
 from selfkd.training.align import AlignConfig, assemble
 
 CARRIED = {
     "chat_template", "configuration_omni", "control_tokens", "features", "generation", "generation_mixin",
     "image_processor", "input_error", "kept_frames", "lora", "media_files", "modeling_omni", "native_omni",
-    "prefix_cache", "processing_omni", "projectors", "queries", "speech_encoder", "wide_rows",
+    "prefix_cache", "processing_omni", "projectors", "queries", "release", "speech_encoder", "wide_rows",
 }  # fmt: skip
-LIBRARIES = {"torch", "transformers", "numpy", "PIL", "tokenizers", "peft", "soundfile", "scipy"}
+LIBRARIES = {
+    "torch", "transformers", "numpy", "PIL", "tokenizers", "peft", "safetensors", "soundfile", "scipy",
+    "typing_extensions",
+}  # fmt: skip
 
 # what a stranger without selfkd runs: [blocked packages, folder of checkpoints, threads]
 STRANGER = """
@@ -71,7 +76,8 @@ assert not {"selfkd"} & {name.partition(".")[0] for name in sys.modules} or "sel
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
-    """Checkpoints with each projector, of a VLM whose processor takes videos, with adapters, and of a native model."""
+    """Checkpoints with each projector, of a VLM whose processor takes videos, with adapters, whole and as a release of
+    what was trained, and of a native model."""
     root = tmp_path_factory.mktemp("checkpoints")
     made = {name: load_model(name) for name in ("selfkd-tiny", "selfkd-tiny-stack")}
     save_qwen_vlm("qwen2_5_vl", root / "parts" / "vlm")
@@ -86,6 +92,7 @@ def checkpoints(tmp_path_factory):
     for name, parts in made.items():
         for part in parts:
             part.save_pretrained(root / name)
+    export(ExportConfig(str(root / "adapters"), root / "release", adapter=True, vlm=str(vlm_path())))
     np.save(root / "clip.npy", tone(0.7))
     toy_examples(1)[0].load_image().save(root / "image.png")
     return root
@@ -104,7 +111,7 @@ def test_logits_and_responses_are_those_of_selfkd_to_the_bit(checkpoints):
     """The same script runs with this package's own classes and with those that the checkpoints carry."""
     run_stranger(checkpoints, "selfkd", "remote")
     names = sorted(path.name.partition(".")[0] for path in checkpoints.glob("*.remote.safetensors"))
-    assert names == ["adapters", "native", "qwen", "selfkd-tiny", "selfkd-tiny-stack"]
+    assert names == ["adapters", "native", "qwen", "release", "selfkd-tiny", "selfkd-tiny-stack"]
     for name in names:
         model, processor = load_model(checkpoints / name)
         found = load_file(checkpoints / f"{name}.remote.safetensors")
@@ -131,7 +138,7 @@ def inputs_of(processor, root):
 
 
 def test_the_files_of_a_checkpoint_are_those_of_the_package(checkpoints):
-    for name in ("selfkd-tiny", "native"):
+    for name in ("selfkd-tiny", "native", "release"):
         carried = {path.stem: path for path in (checkpoints / name).glob("*.py")}
         own = Path(modeling_omni.__file__).parent
         assert carried.keys() == CARRIED
