@@ -260,6 +260,17 @@ def ends_of(model):
     return {"eos_token_id": model.generation_config.eos_token_id, "pad_token_id": 0}
 
 
+def test_responses_end_with_the_turn_in_a_saved_checkpoint_too(tiny, parts, tmp_path):
+    """Also where the VLM's own generation config names another token."""
+    for model, processor in (tiny, parts):
+        assert processor.end_id in model.generation_config.eos_token_id
+    model = deepcopy(tiny[0])
+    model.generation_config.eos_token_id = 7
+    model.stop_at(tiny[1].end_id)
+    model.save_pretrained(tmp_path)
+    assert OmniModel.from_pretrained(tmp_path).generation_config.eos_token_id == sorted({7, tiny[1].end_id})
+
+
 def test_forward_with_a_cache_continues_a_row(tiny):
     """A second turn with a clip of its own after the cache of the first."""
     model, processor = tiny
@@ -470,7 +481,7 @@ def test_adapters_of_a_native_model_are_active_from_the_first_clip_on(native):
         processor.encode_audio(example.samples()), processor.encode_image(example.load_image())
     )
     settings = GREEDY | {"eos_token_id": None, "pad_token_id": processor.pad_id}
-    if "moe" in model.config.vlm_config.model_type:
+    if any(type(module).__name__ == "ParamWrapper" for module in model.vlm.modules()):  # of a mixture's experts
         with pytest.raises(InputError, match="llm_lora: adapters of experts"):
             model(**inputs)
         return
