@@ -18,7 +18,8 @@ from selfkd.model.checkpoint_files import Source, check_checkpoint, reading
 from selfkd.model.configuration_omni import OmniConfig
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.native_omni import NATIVE_AUDIO, THINKERS, native_audio_token
-from selfkd.model.processing_omni import AUDIO_TOKEN, OmniProcessor
+from selfkd.model.processing_omni import OmniProcessor
+from selfkd.model.queries import AUDIO_TOKEN
 from selfkd.model.speech_encoder import ASRModelConfig
 from selfkd.model.tiny import (
     TINY_MODEL,

@@ -318,8 +318,8 @@ class OmniModel(PreTrainedModel, OmniGenerationMixin):
         """Ids of the responses (B, new tokens), without the prompts. Each image is encoded once for all its prompts.
 
         Args:
-            prefix_ids, prefix_mask, group, suffix_ids, suffix_mask, image_inputs, audio_inputs: As `OmniProcessor`
-                returns them, on any device; `model.generate(**processor(images=..., text=...))`.
+            prefix_ids, prefix_mask, group, suffix_ids, suffix_mask, image_inputs, audio_inputs: As `encode_queries` of
+                `OmniProcessor` returns them, on any device.
             has_audio: Which prompts are audio queries (B,); by default all where there are `audio_inputs`, else none.
             end_id: The token that ends a turn of the chat template; it ends a response, as the checkpoint's own
                 do.

@@ -127,7 +127,8 @@ def test_settings_of_a_processor_that_make_no_prompt_are_one_line(saved, tmp_pat
     (folder / file).write_text(json.dumps(values))
     with pytest.raises(InputError, match=message):
         model, processor = load_model(folder)
-        model.generate(**processor(images=Image.new("RGB", (64, 64)), text="What?"), max_new_tokens=1)
+        inputs = processor.encode_queries(images=Image.new("RGB", (64, 64)), text="What?")
+        model.generate_responses(**inputs, max_new_tokens=1)
 
 
 def test_a_tokenizer_with_other_ids_than_the_model_s_is_one_line(saved, tmp_path):
