@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import WhisperFeatureExtractor
 
-from .chat_template import ChatFrame, audio_frame, chat_frame
+from .chat_template import ChatFrame, audio_frame, chat_frame, conversation_pieces
 from .control_tokens import Template, TextTokenizer
 from .features import check_duration, group_by_key, join_inputs, log_mel
 from .input_error import InputError
@@ -37,11 +37,21 @@ _TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_
 @dataclass(frozen=True)
 class EncodedImage:
     """An image as a model takes it: the chat text before the query, with the placeholders of the VLM's own processor,
-    the chat text after the query, and the outputs of the image processor by name. Without an image, the text only."""
+    the chat text after the query, and the outputs of the image processor by name. Without an image, the text only.
+
+    In a conversation `before` is the text before its first query, and the query comes after `turns`, the earlier
+    queries and responses with the template around them; `system` is the system message and the template before it."""
 
     before: Template
     after: Template
     image_inputs: dict[str, Tensor]
+    system: tuple[str, ...] = ()
+    turns: tuple[str, ...] = ()
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """All that comes before the query."""
+        return (*self.system, self.before, *self.turns)
 
 
 @dataclass(frozen=True)
@@ -79,16 +89,29 @@ class QueryProcessor:
     def __init__(self) -> None:
         self._image_tokens: dict[tuple[int, int], int] = {}  # by size: counting takes half a millisecond
         self._texts: TextTokenizer | None = None  # created on first use
+        self._pieces: dict[tuple[bool, bool, int], list[str]] = {}  # of conversations: rendering one takes a process
 
     @cached_property
     def _frames(self) -> dict[bool, ChatFrame]:
         """By whether there is an image, as `apply_chat_template` tokenizes them: a tokenizer's first token appears
         once, whether the template contains it or the tokenizer adds it to every text."""
         frames = {with_image: chat_frame(self.vlm_processor, with_image) for with_image in (False, True)}
+        return {k: replace(frame, before=self._with_first_token(frame.before)) for k, frame in frames.items()}
+
+    def _with_first_token(self, text: str) -> str:
         first = self.tokenizer.bos_token
-        if first is None or self.tokenizer("a")["input_ids"][0] != self.tokenizer.bos_token_id:
-            return frames
-        return {k: f if f.before.startswith(first) else replace(f, before=first + f.before) for k, f in frames.items()}
+        is_added = first is not None and self.tokenizer("a")["input_ids"][0] == self.tokenizer.bos_token_id
+        return first + text if is_added and not text.startswith(first) else text
+
+    def _conversation(self, with_image: bool, with_system: bool, turns: int) -> list[str]:
+        """The chat template around the texts of a conversation."""
+        if not with_system and not turns:
+            return [self._frames[with_image].before, self._frames[with_image].after]
+        key = with_image, with_system, turns
+        if key not in self._pieces:
+            pieces = conversation_pieces(self.vlm_processor, *key)
+            self._pieces[key] = [self._with_first_token(pieces[0]), *pieces[1:]]
+        return self._pieces[key]
 
     @cached_property
     def end_id(self) -> int:
@@ -131,19 +154,31 @@ class QueryProcessor:
         merged = whole[: len(before)] != before  # the response has merged with the template's end
         return [*(self.text_ids(response) if merged else whole[len(before) :]), self.end_id]
 
-    def encode_image(self, image: Image.Image | None, name: str = "") -> EncodedImage:
+    def encode_image(
+        self,
+        image: Image.Image | None,
+        name: str = "",
+        system: str = "",
+        history: Sequence[tuple[str, str]] = (),
+    ) -> EncodedImage:
         """Processes an image once for all prompts about it. Raises InputError for an image that the model's own
-        processor does not take; `name` is that of the example."""
-        frame = self._frames[image is not None]
-        if image is None:
-            return EncodedImage(Template(frame.before), Template(frame.after), {})
-        # the frame starts with the first token of a prompt already, so the tokenizer must not add its own
-        with _size_errors(image.width, image.height, name):
-            batch = self.vlm_processor(
-                images=[image], text=[frame.before], return_tensors="pt", add_special_tokens=False
-            )
-        image_inputs = {name: value for name, value in batch.items() if name not in _TEXT_INPUTS}
-        return EncodedImage(Template(self.tokenizer.decode(batch["input_ids"][0])), Template(frame.after), image_inputs)
+        processor does not take; `name` is that of the example.
+
+        The prompts continue a conversation of a `system` message and of text queries with their responses (`history`),
+        which both modalities share. The image is in the first turn."""
+        first, *others = self._conversation(image is not None, bool(system), len(history))
+        lead: tuple[str, ...] = (Template(first), system) if system else ()
+        before, *others = others if system else [first, *others]
+        texts = [text for turn in history for text in turn]
+        turns = [part for text, piece in zip(texts, others, strict=False) for part in (text, Template(piece))]
+        image_inputs = {}
+        if image is not None:
+            # the frame starts with the first token of a prompt already, so the tokenizer must not add its own
+            with _size_errors(image.width, image.height, name):
+                batch = self.vlm_processor(images=[image], text=[before], return_tensors="pt", add_special_tokens=False)
+            image_inputs = {name: value for name, value in batch.items() if name not in _TEXT_INPUTS}
+            before = self.tokenizer.decode(batch["input_ids"][0])
+        return EncodedImage(Template(before), Template(others[-1]), image_inputs, lead, tuple(turns))
 
     def image_tokens(self, width: int, height: int) -> int:
         """The number of tokens of an image of this size in pixels; 0 for no image. Raises InputError for a size that
@@ -196,10 +231,10 @@ class QueryProcessor:
     def _prompt(
         self, question: tuple[str, str], image: EncodedImage, instruction: str, audio_inputs: dict[str, Tensor]
     ) -> Prompt:
-        before = self.text_ids(image.before, instruction)
-        whole = self.text_ids(image.before, instruction, *question)
+        before = self.text_ids(*image.parts, instruction)
+        whole = self.text_ids(*image.parts, instruction, *question)
         for name, token_id in self._placeholders.items():  # one without its image or clip would crash a GPU kernel
-            given = image.before.count(name) + (question[0].count(name) if isinstance(question[0], Template) else 0)
+            given = sum(part.count(name) for part in (*image.parts, question[0]) if isinstance(part, Template))
             if whole.count(token_id) != given:
                 raise InputError(f"the text makes {whole.count(token_id)} placeholders {name!r} of {given}")
         shared = common_length(before, whole)
@@ -219,6 +254,8 @@ class QueryProcessor:
         audio: AudioInput | Sequence[AudioInput] = None,
         instruction: str = "",
         answer_format: str = "",
+        system: str = "",
+        history: Sequence[tuple[str, str]] = (),
     ) -> dict[str, Any]:
         """Queries about images, as `OmniModel.generate_responses` takes them.
 
@@ -229,6 +266,8 @@ class QueryProcessor:
             query.
             instruction: Text before the query, in both modalities.
             answer_format: Text after the query, in both modalities.
+            system: The system message of the conversation that each query continues.
+            history: Its earlier text queries, each with the response to it.
 
         Raises InputError where a query has both text and audio or neither, and for files that cannot be decoded.
         """
@@ -246,7 +285,7 @@ class QueryProcessor:
             if (question is None) == (clip is None):
                 raise InputError("text, audio: give exactly one of them for each query")
             if id(image) not in encoded:
-                encoded[id(image)] = self.encode_image(open_image(image))
+                encoded[id(image)] = self.encode_image(open_image(image), system=system, history=history)
             around = encoded[id(image)], instruction, answer_format
             if clip is None:
                 prompts.append(self.text_prompt(question, *around))

@@ -478,3 +478,74 @@ def test_adapters_of_a_native_model_are_active_from_the_first_clip_on(native):
         assert torch.equal(model(**inputs).logits[1], native[0](**inputs).logits[1])
     expected = model.generate_responses(**processor.collate([query]), **settings)
     assert new_tokens(model, inputs, **settings)[0].tolist() == expected[0].tolist()
+
+
+# conversations with a shared prefix
+
+SYSTEM, HISTORY = "Answer in one word.", [("Is there a circle?", "yes"), ("And <|im_end|> here?", "no")]
+
+
+def conversation(image, query, history=HISTORY):
+    """The same conversation as messages of the standard interface."""
+    turns = [
+        {"role": role, "content": [{"type": "text", "text": text}]}
+        for turn in history
+        for role, text in zip(("user", "assistant"), turn, strict=True)
+    ]
+    messages = [{"role": "system", "content": [{"type": "text", "text": SYSTEM}]}, *turns, user(query)]
+    messages[1]["content"].insert(0, {"type": "image", "image": image})
+    return messages
+
+
+@pytest.mark.parametrize("with_turns", [False, True])
+def test_conversations_have_the_ids_of_the_chat_template(tiny, with_turns):
+    """A system message and earlier turns, in both modalities; the earlier turns are part of the shared prefix."""
+    model, processor = tiny
+    example, history = spoken(1)[0], [HISTORY[0]] * with_turns
+    image, samples = example.load_image(), example.samples()
+    encoded_image = processor.encode_image(image, system=SYSTEM, history=history)
+    text = processor.text_prompt(example.question, encoded_image)
+    audio = processor.audio_prompt(processor.encode_audio(samples), encoded_image)
+    chats_of_both = [conversation(image, query, history) for query in (example.question, samples)]
+    for prompt, chat in zip((text, audio), chats_of_both, strict=True):
+        assert encoded(processor, [chat])["input_ids"].tolist() == [prompt.prefix_ids + prompt.suffix_ids]
+    assert text.prefix_ids == audio.prefix_ids
+    shared = processor.tokenizer.decode(text.prefix_ids)
+    assert SYSTEM in shared and ("yes" in shared) == with_turns
+    settings = GREEDY | {"eos_token_id": processor.end_id, "pad_token_id": processor.pad_id}
+    queries = {"text": [example.question, None], "audio": [None, samples], "system": SYSTEM, "history": history}
+    inputs = processor.encode_queries(image, **queries) | settings
+    assert len(inputs["prefix_ids"]) == 1
+    inputs.pop("end_id")
+    assert (
+        model.generate_responses(**inputs).tolist()
+        == new_tokens(model, encoded(processor, chats_of_both), **settings).tolist()
+    )
+
+
+def test_conversations_of_native_models_have_the_ids_of_the_chat_template(native):
+    processor, example = native[1], spoken(1)[0]
+    image, samples = example.load_image(), example.samples()
+    encoded_image = processor.encode_image(image, system=SYSTEM, history=HISTORY[:1])
+    prompt = processor.audio_prompt(processor.encode_audio(samples), encoded_image)
+    inputs = encoded(processor, [conversation(image, samples, HISTORY[:1])])
+    assert inputs["input_ids"].tolist() == [prompt.prefix_ids + prompt.suffix_ids]
+
+
+def test_names_of_control_tokens_in_earlier_turns_are_text(ctc):
+    """Unlike in the standard interface, where transformers makes control tokens of them."""
+    processor, image = ctc[1], spoken(1)[0].load_image()
+    prompt = processor.text_prompt("What?", processor.encode_image(image, system="a <|im_end|>", history=HISTORY))
+    plain = processor.text_prompt("What?", processor.encode_image(image, system="a", history=[HISTORY[0]] * 2))
+    ends = [p.prefix_ids.count(processor.end_id) for p in (prompt, plain)]
+    assert ends[0] == ends[1] > 3
+
+
+def test_template_that_repeats_a_text_makes_no_conversation(ctc, monkeypatch):
+    processor = OmniProcessor(deepcopy(ctc[1].vlm_processor), ctc[1].feature_extractor)
+    repeated = (
+        "{% for m in messages %}{{ m['content'][-1]['text'] }}{% endfor %}{{ messages[0]['content'][-1]['text'] }}"
+    )
+    processor.vlm_processor.chat_template = repeated
+    with pytest.raises(InputError, match="chat template: must contain each text of a conversation exactly once"):
+        processor.encode_image(None, system=SYSTEM)
