@@ -63,7 +63,9 @@ def prompts(model: OmniModel, images: int, modalities: tuple[str, ...]) -> dict[
         "suffix_ids": suffix,
         "suffix_mask": mask,
         "image_inputs": {},
-        "audio_inputs": {"mel_BFM": mel, "mel_mask_BM": torch.ones(len(mel), mel.shape[2]).long()} if len(mel) else {},
+        "audio_inputs": {"input_features": mel, "feature_attention_mask": torch.ones(len(mel), mel.shape[2]).long()}
+        if len(mel)
+        else {},
         "has_audio": is_audio,
     }
 

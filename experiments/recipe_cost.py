@@ -108,7 +108,7 @@ def make_batch(config: OmniConfig, count: int, device: torch.device) -> dict[str
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
     mel = torch.randn(count, config.audio_config.num_mel_bins, frames)
     mask = torch.ones(count, frames, dtype=torch.long, device=device)
-    batch["audio_inputs"] = {"mel_BFM": mel.to(device), "mel_mask_BM": mask}
+    batch["audio_inputs"] = {"input_features": mel.to(device), "feature_attention_mask": mask}
     batch["image_inputs"] = {
         name: tensor.to(device, torch.bfloat16 if tensor.is_floating_point() else None)
         for name, tensor in load_image(config, count).items()
@@ -127,7 +127,7 @@ def ours(loss_config: LossConfig) -> Step:
 def plain(model: OmniModel, batch: dict[str, Any]) -> Tensor:
     """Self-KD by two full passes with the logits of all tokens, then a mask."""
     student_ids = torch.cat([batch["prefix_ids"], batch["audio_ids"]], 1)
-    student = model(student_ids, audio_inputs=batch["audio_inputs"], **batch["image_inputs"]).logits
+    student = model(student_ids, **batch["audio_inputs"], **batch["image_inputs"]).logits
     with torch.no_grad():
         teacher = model(torch.cat([batch["prefix_ids"], batch["text_ids"]], 1), **batch["image_inputs"]).logits
     length = batch["labels"].shape[1]

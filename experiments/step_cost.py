@@ -60,8 +60,8 @@ def make_batch(tiles: int, questions: int, model: OmniModel) -> dict[str, Any]:
         "audio_ids": torch.cat([response.new_full((questions, 1), SPEECH_TOKEN), response[:, :-1]], 1),
         "audio_mask": torch.ones(questions, RESPONSE, dtype=torch.long, device=device),
         "audio_inputs": {
-            "mel_BFM": torch.randn(questions, 80, frames, generator=generator).to(device, model.dtype),
-            "mel_mask_BM": torch.ones(questions, frames, dtype=torch.long, device=device),
+            "input_features": torch.randn(questions, 80, frames, generator=generator).to(device, model.dtype),
+            "feature_attention_mask": torch.ones(questions, frames, dtype=torch.long, device=device),
         },
         "labels": response,
     }

@@ -7,7 +7,8 @@ gap by Self-KD (arXiv 2503.00059).
     for split, source in {"train": "world-noisy", "test": "world"}.items():
         synthesize(output=f"data/{split}", source=source, split=split, count=400)
     (model, processor), row = load_model("selfkd-tiny"), ExampleFolder("data/test")[0]
-    print(processor.decode(model.generate(**processor(row.load_image(), [row.question, None], [None, row.samples()]))))
+    inputs = processor.encode_queries(row.load_image(), [row.question, None], [None, row.samples()])
+    print(processor.response_texts(model.generate_responses(**inputs)))
     distill(model="selfkd-tiny", data=["data/train"], output="runs/selfkd", alpha=1.0, steps=100)
     runs = {"runs/eval-base": "selfkd-tiny", "runs/eval-selfkd": "runs/selfkd/model"}
     scores = [evaluate(model=model, data=["data/test"], output=run) for run, model in runs.items()]
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "load_model": "selfkd.model.checkpoint",
-    "OmniModel": "selfkd.model.modeling_omni",
-    "OmniProcessor": "selfkd.model.processing_omni",
+    "OmniModel": "selfkd.model.auto_classes",
+    "OmniProcessor": "selfkd.model.auto_classes",
     "SelfKDTrainer": "selfkd.training.trainer",
     "LossConfig": "selfkd.losses",
     "synthesize": "selfkd.synthesis.synthesize",

@@ -3,8 +3,9 @@ of any exception as a reason in files, which is the same in every run."""
 
 import re
 
-# (?<!\s): blanks are tried from their first one only, else a long run of them takes quadratic time
-_ADDRESS = re.compile(r"(?:(?<!\s)\s+)?<[^<>]* at 0x[0-9A-Fa-f]+[^<>]*>|(?<!\s)\s+at 0x[0-9A-Fa-f]{6,}")
+from selfkd.model.input_error import ADDRESS
+from selfkd.model.input_error import InputError as InputError
+
 # names of Python's `tempfile`, ids of processes, threads and server requests
 _RUN_DETAILS = (
     (re.compile(r"(?<![A-Za-z0-9_])tmp[a-z0-9_]{8}(?![a-z0-9_])"), "tmp"),
@@ -22,13 +23,6 @@ _RUN_DETAILS = (
 )
 
 
-class InputError(ValueError):
-    """Bad input; the message names the file and the field, without addresses in memory. The command exits with 2."""
-
-    def __init__(self, message: object = ""):
-        super().__init__(_ADDRESS.sub("", str(message)))
-
-
 class EngineError(InputError):
     """A TTS engine that is of no use for any row: it does not start, or its server is out of reach. The job stops, and
     no row is rejected for it."""
@@ -37,7 +31,7 @@ class EngineError(InputError):
 def without_run_details(text: str) -> str:
     """The message of another program or library without parts that differ between runs: addresses in memory, names of
     temporary files, ids of processes and requests."""
-    text = _ADDRESS.sub("", text)
+    text = ADDRESS.sub("", text)
     for pattern, replacement in _RUN_DETAILS:
         text = pattern.sub(replacement, text)
     return text

@@ -136,14 +136,14 @@ def endless(parts, monkeypatch):
 @pytest.fixture
 def gate(parts, monkeypatch):
     """Batches block until the gate is set; `gate.sizes` are their sizes."""
-    opened, plain = threading.Event(), parts[0].generate
+    opened, plain = threading.Event(), parts[0].generate_responses
     opened.sizes = []
 
-    def generate(*arguments, **inputs):
+    def generate_responses(*arguments, **inputs):
         opened.sizes.append(len(inputs["suffix_ids"]))
         assert opened.wait(300)
         return plain(*arguments, **inputs)
 
-    monkeypatch.setattr(parts[0], "generate", generate)
+    monkeypatch.setattr(parts[0], "generate_responses", generate_responses)
     yield opened
     opened.set()

@@ -78,7 +78,8 @@ def test_wrong_fields_are_named(call, message):
 
 
 def test_one_call_answers_text_and_audio_queries(parts, example, tmp_path):
-    """`processor(...)` gives `generate` what the prompts of an example give; files are decoded like arrays."""
+    """`encode_queries` gives `generate_responses` what the prompts of an example give; files are decoded like
+    arrays."""
     model, processor = parts
     image, samples = example.load_image(), example.samples()
     image.save(tmp_path / "image.png")
@@ -88,17 +89,19 @@ def test_one_call_answers_text_and_audio_queries(parts, example, tmp_path):
         processor.text_prompt(example.question, encoded, answer_format="\nOne word."),
         processor.audio_prompt(processor.encode_audio(samples), encoded, answer_format="\nOne word."),
     ]
-    expected = model.generate(**processor.collate(prompts), max_new_tokens=6, eos_token_id=[processor.end_id])
+    expected = model.generate_responses(**processor.collate(prompts), max_new_tokens=6, eos_token_id=[processor.end_id])
     both = {"text": [example.question, None], "audio": [None, samples], "answer_format": "\nOne word."}
-    inputs = processor(images=image, **both)
+    inputs = processor.encode_queries(images=image, **both)
     assert len(inputs["prefix_ids"]) == 1, "one image is encoded once"
-    together = model.generate(**inputs, max_new_tokens=6)
+    together = model.generate_responses(**inputs, max_new_tokens=6)
     assert torch.equal(together, expected)
     both["audio"] = [None, tmp_path / "query.wav"]
-    assert torch.equal(model.generate(**processor(str(tmp_path / "image.png"), **both), max_new_tokens=6), expected)
-    text_only = model.generate(**processor(image, text=example.question, answer_format="\nOne word."), max_new_tokens=6)
-    assert processor.decode(text_only)[0] == processor.decode(expected)[0]
-    assert processor(text="No image.")["image_inputs"] == {}
+    inputs = processor.encode_queries(str(tmp_path / "image.png"), **both)
+    assert torch.equal(model.generate_responses(**inputs, max_new_tokens=6), expected)
+    inputs = processor.encode_queries(image, text=example.question, answer_format="\nOne word.")
+    text_only = model.generate_responses(**inputs, max_new_tokens=6)
+    assert processor.response_texts(text_only)[0] == processor.response_texts(expected)[0]
+    assert processor.encode_queries(text="No image.")["image_inputs"] == {}
 
 
 @pytest.mark.parametrize(
@@ -113,15 +116,15 @@ def test_one_call_answers_text_and_audio_queries(parts, example, tmp_path):
 )
 def test_wrong_queries_are_refused(parts, queries, message):
     with pytest.raises(InputError, match=message):
-        parts[1](**queries)
+        parts[1].encode_queries(**queries)
 
 
 @pytest.mark.slow
 def test_the_packages_example_runs(tmp_path, monkeypatch, capsys):
-    """The code in the docstring of `selfkd`, in at most eight lines of code plus imports, with smaller numbers."""
+    """The code in the docstring of `selfkd`, in at most nine lines of code plus imports, with smaller numbers."""
     code = "\n".join(line[4:] for line in selfkd.__doc__.splitlines() if line.startswith("    "))
     lines = [line for line in code.splitlines() if line and not re.match("from|import", line)]
-    assert len(lines) <= 8, lines
+    assert len(lines) <= 9, lines
     small = code.replace("count=400", "count=4, processes=1").replace("steps=100", "steps=1, batch_size=2")
     assert small.count("processes=1") == small.count("batch_size=2") == 1
     monkeypatch.chdir(tmp_path)

@@ -101,6 +101,7 @@ def test_a_result_is_written_once_all_its_files_are_on_the_disk(data, tmp_path, 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["evaluate", "merge", "judge", "compare", "report"])
 def test_without_space_it_ends_in_one_line_and_the_same_command_resumes(name, data, tmp_path, capsys):
+    """sec_14_merge_does_not_go_on."""
     pytest.importorskip("openai")
     with chat_server() as server:
         server.prediction = lambda request: '{"on_topic": true, "reason": "r"}'
@@ -146,6 +147,7 @@ def test_synthesis_without_space_ends_in_one_line_and_the_same_command_resumes(t
 
 
 def test_a_second_judge_and_a_second_merge_are_refused_in_one_line(data, tmp_path, capsys):
+    """sec_15_judge_has_no_lock."""
     pytest.importorskip("openai")
     assert (
         main(["evaluate", "selfkd-tiny", "--data", str(data), "--limit", "4", "--output", str(tmp_path / "run")]) == 0

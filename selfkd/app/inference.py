@@ -32,7 +32,8 @@ from selfkd.errors import InputError
 from selfkd.losses import head_logits
 from selfkd.model.generation import stop_token_ids
 from selfkd.model.modeling_omni import OmniModel
-from selfkd.model.processing_omni import OmniProcessor, Prompt
+from selfkd.model.processing_omni import OmniProcessor
+from selfkd.model.queries import Prompt
 from selfkd.training.data import Modality, PairedCollator, PairedItem, modality_prompts
 
 THUMBNAIL_SIDE = 384  # pixels, of the longer side
@@ -168,7 +169,7 @@ def generate_responses(
         processor.check_context("question", ids, prompt.audio_inputs, model.context - max_new_tokens)
     end_ids = stop_token_ids(model, processor.end_id)
     # as in evaluation, a checkpoint's own sampling and penalties are off
-    responses = model.generate(
+    responses = model.generate_responses(
         **processor.collate(prompts),
         max_new_tokens=max_new_tokens,
         eos_token_id=end_ids,
@@ -210,7 +211,7 @@ def _model_response(
     hidden_ND, attention = forward_response(model, processor, item, modality, question)
     probabilities_NV = _probabilities(model, hidden_ND)
     tokens = (_token(processor, id_, row_V) for id_, row_V in zip(ids, probabilities_NV, strict=True))
-    return ModelResponse(processor.decode(torch.tensor([ids]))[0], tuple(tokens), end is not None, attention)
+    return ModelResponse(processor.response_texts(torch.tensor([ids]))[0], tuple(tokens), end is not None, attention)
 
 
 def _probabilities(model: OmniModel, hidden_ND: Tensor) -> Tensor:

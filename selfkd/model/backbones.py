@@ -6,10 +6,11 @@ A checkpoint that cannot be loaded exactly is refused with one line that names t
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import torch
 import transformers
+from pydantic import Field
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -32,6 +33,7 @@ from selfkd.data.example import SAMPLE_RATE_HZ, language_code
 from selfkd.errors import InputError
 from selfkd.hub import from_hub, is_hub_id
 from selfkd.json_files import check_schema
+from selfkd.model.auto_classes import OmniProcessor
 from selfkd.model.checkpoint_files import (
     Source,
     check_checkpoint,
@@ -43,15 +45,31 @@ from selfkd.model.checkpoint_files import (
     reading,
     weight_files,
 )
-from selfkd.model.configuration_omni import OmniConfig, OmniFields
-from selfkd.model.image_processor import image_processor_class
+from selfkd.model.configuration_omni import OmniConfig
+from selfkd.model.image_processor import open_processor
 from selfkd.model.native_omni import SPEECH_OUTPUT, THINKERS
+from selfkd.model.processing_omni import EXTRACTOR_FOLDER
 from selfkd.model.speech_encoder import ASRModel, ASRModelConfig, pad_to_window
 
 _MAX_TOKENS = 200  # of the transcript of a 30-second clip
 # fields of config.json that only versions of selfkd before the first release wrote
 _FIELDS_BEFORE = ("speech_config", "speech_tokens", "speech_stack", "speech_token_id", "speech_padded")
 _ASR_MODEL_BEFORE = "selfkd_recognizer"
+
+
+Id = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class OmniFields(TypedDict):
+    """The types of the fields in the `config.json` of an `OmniModel`; transformers checks those of the parts."""
+
+    vlm_config: dict[str, Any]
+    audio_config: NotRequired[dict[str, Any] | None]
+    stack_factor: NotRequired[Annotated[int, Field(ge=1)]]
+    audio_token_id: NotRequired[Id]
+    pad_to_window: NotRequired[bool]
+    ctc_token_ids: NotRequired[Annotated[list[Id], Field(min_length=1)] | None]
+    llm_lora: NotRequired[dict[str, Any] | None]
 
 
 class _Config(TypedDict, total=False):
@@ -89,12 +107,20 @@ def load_vlm_processor(source: Source, field: str = "vlm") -> Any:
     if Path(source).is_dir():
         check_small_files(Path(source), field)
     with reading(source, field, _first_present(source, "processor_config.json", "preprocessor_config.json")):
-        model_type = config.get("vlm_config", config)["model_type"]
-        whole_model = {thinker: omni for omni, thinker in THINKERS.items()}.get(model_type, model_type)
-        processor = image_processor_class(whole_model).from_pretrained(**from_hub(source))
-        if processor.chat_template is None:  # transformers gives Phi-4's to the tokenizer only
-            processor.chat_template = processor.tokenizer.chat_template
-    return processor
+        return open_processor(config, **from_hub(source))
+
+
+def load_processor(source: Source) -> OmniProcessor:
+    """The processor that `OmniProcessor.save_pretrained` wrote, or that of a native omni model, by hub id or path.
+    Raises InputError where one of its files is missing or damaged."""
+    config = read_config(source, "model")
+    processor = load_vlm_processor(source, "model")
+    if config.get("model_type") != OmniConfig.model_type or config.get("audio_config") is None:
+        return OmniProcessor(processor)
+    with reading(source, "model", "config.json"):
+        mel_bins, stack_factor = config["audio_config"]["num_mel_bins"], int(config["stack_factor"])
+    extractor = load_feature_extractor(source, "model", EXTRACTOR_FOLDER, mel_bins)
+    return OmniProcessor(processor, extractor, stack_factor)
 
 
 def load_feature_extractor(

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The chat template of a VLM, split around the query, so that a text query and an audio query share all before it.
 
 A template is a program of whoever made the checkpoint. transformers' sandbox keeps it from files and processes, but not
@@ -15,7 +16,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from selfkd.errors import InputError
+from .input_error import InputError
 
 # stand for the query and for the response while the chat template is rendered
 _QUERY, _RESPONSE = "\N{BULLSEYE}", "\N{FISHEYE}"
@@ -34,12 +35,19 @@ class ChatFrame:
 def chat_frame(processor: Any, with_image: bool) -> ChatFrame:
     """Renders the processor's chat template for one user turn and splits it at the query. Raises InputError for a
     template that fails, that takes too long, or whose text does not contain the query once."""
-    return _rendered(lambda: _chat_frame(processor, with_image))
+    return ChatFrame(*_rendered(lambda: astuple(_chat_frame(processor, with_image))))
 
 
 def audio_frame(processor: Any) -> ChatFrame:
     """The text that a native omni model's template has around a clip, within the frame of a text query."""
-    return _rendered(lambda: _audio_frame(processor))
+    return ChatFrame(*_rendered(lambda: astuple(_audio_frame(processor))))
+
+
+def conversation_pieces(processor: Any, with_image: bool, with_system: bool, turns: int) -> list[str]:
+    """The processor's chat template around the texts of a conversation: a system message, `turns` queries with their
+    responses, and one more query. There is one piece more than there are texts; an image is in the first query's turn.
+    Raises InputError as `chat_frame` does."""
+    return _rendered(lambda: _conversation_pieces(processor, with_image, with_system, turns))
 
 
 def _chat_frame(processor: Any, with_image: bool) -> ChatFrame:
@@ -63,12 +71,30 @@ def _audio_frame(processor: Any) -> ChatFrame:
     return ChatFrame(before, after, text_frame.end)
 
 
+def _conversation_pieces(processor: Any, with_image: bool, with_system: bool, turns: int) -> list[str]:
+    roles = ["system"] * with_system + ["user", "assistant"] * turns + ["user"]
+    marks = [f"{_QUERY}{number}{_QUERY}" for number in range(len(roles))]
+    messages = [
+        _turn({"type": "text", "text": mark}, with_image and number == int(with_system)) | {"role": role}
+        for number, (role, mark) in enumerate(zip(roles, marks, strict=True))
+    ]
+    text, pieces = processor.apply_chat_template(messages, add_generation_prompt=True), []
+    for mark in marks:
+        before, found, text = text.partition(mark)
+        pieces.append(before)
+        if not found or _QUERY in before:
+            raise InputError("must contain each text of a conversation exactly once, in their order")
+    if _QUERY in text:
+        raise InputError("must contain each text of a conversation exactly once, in their order")
+    return [*pieces, text]
+
+
 def _turn(query: dict[str, str], with_image: bool) -> dict[str, Any]:
     return {"role": "user", "content": [*([{"type": "image"}] if with_image else []), query]}
 
 
-def _rendered(render: Callable[[], ChatFrame]) -> ChatFrame:
-    """The frame that `render` returns, in a copy of this process with limits of time and memory."""
+def _rendered(render: Callable[[], Sequence[str]]) -> list[str]:
+    """The texts that `render` returns, in a copy of this process with limits of time and memory."""
     reader, writer = os.pipe()
     child = os.fork()  # multiprocessing lets no worker of a data loader have children
     if not child:
@@ -87,7 +113,7 @@ def _rendered(render: Callable[[], ChatFrame]) -> ChatFrame:
         os.waitpid(child, 0)
     if error:
         raise InputError(f"chat template: {error}")
-    return ChatFrame(*parts)
+    return parts
 
 
 def _read_all(descriptor: int) -> bytes:
@@ -101,14 +127,14 @@ def _read_all(descriptor: int) -> bytes:
     raise InputError(f"chat template: takes more than {RENDER_SECONDS:g} s to render")
 
 
-def _limited(render: Callable[[], ChatFrame]) -> tuple[str, Sequence[str]]:
-    """(what is wrong with the template or "", the parts of its frame)."""
+def _limited(render: Callable[[], Sequence[str]]) -> tuple[str, Sequence[str]]:
+    """(what is wrong with the template or "", the texts)."""
     size = Path("/proc/self/statm")
     if size.exists():  # on Linux
         mapped_bytes = int(size.read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (mapped_bytes + _MAX_BYTES, resource.RLIM_INFINITY))
     try:
-        parts = astuple(render())
+        parts = render()
     except InputError as refused:
         return str(refused), ()
     except MemoryError:

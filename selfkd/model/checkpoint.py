@@ -5,17 +5,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeVar
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
+from selfkd.data.example import SAMPLE_RATE_HZ
 from selfkd.errors import InputError
 from selfkd.hub import from_hub
-from selfkd.model.backbones import load_native, load_strict, read_config
+from selfkd.model.backbones import load_native, load_processor, load_strict, read_config
 from selfkd.model.checkpoint_files import Source, check_checkpoint, reading
 from selfkd.model.configuration_omni import OmniConfig
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.native_omni import NATIVE_AUDIO, THINKERS, native_audio_token
 from selfkd.model.processing_omni import OmniProcessor
+from selfkd.model.queries import AUDIO_TOKEN
 from selfkd.model.speech_encoder import ASRModelConfig
 from selfkd.model.tiny import (
     TINY_MODEL,
@@ -60,8 +64,12 @@ class CheckpointInfo:
 
     @cached_property
     def processor(self) -> OmniProcessor:
-        """Loaded on first use, without weights."""
-        return self.tiny_processor or OmniProcessor.from_pretrained(self.source)
+        """Loaded on first use, without weights; raises InputError where it cannot prepare a prompt for the model."""
+        if self.tiny_processor is not None:
+            return self.tiny_processor
+        processor = load_processor(self.source)
+        check_prompts(processor, self.config, self.source, self.field)
+        return processor
 
     def load(self) -> tuple[OmniModel, OmniProcessor]:
         """The model, on the CPU, and its processor; raises InputError where weights and configuration differ."""
@@ -128,6 +136,29 @@ def ready(model: ModelT) -> ModelT:
     if torch.cuda.is_available():
         nn.Module.cuda(model)
     return model
+
+
+def check_prompts(processor: OmniProcessor, config: OmniConfig, source: Source, field: str) -> None:
+    """Prepares a query about an image in both modalities: settings of a processor that do not fit each other or the
+    model fail here, before the weights are loaded, and not at the first example."""
+    try:
+        with reading(source, field):
+            image = processor.encode_image(Image.new("RGB", (640, 480)))
+            audio = processor.encode_audio(np.zeros(SAMPLE_RATE_HZ, np.float32))
+            prompts = [processor.text_prompt("Is it?", image), processor.audio_prompt(audio, image)]
+            processor.collate(prompts)
+    except InputError as error:
+        raise error if str(source) in str(error) else InputError(f"{field}: {source}: {error}") from error
+    own = None if processor.feature_extractor is None else processor.audio_token_id
+    if own is not None and own != config.audio_token_id:
+        raise InputError(
+            f"{field}: {source}: the tokenizer gives {AUDIO_TOKEN} the id {own}, the model {config.audio_token_id}"
+        )
+    rows = config.get_text_config().vocab_size
+    for token_id in (i for prompt in prompts for i in (*prompt.prefix_ids, *prompt.suffix_ids)):
+        if token_id >= rows and token_id != own:
+            token = processor.tokenizer.convert_ids_to_tokens(token_id)
+            raise InputError(f"{field}: {source}: the prompt has the token {token!r}, which the model lacks")
 
 
 def _kind_of(model_type: str | None) -> CheckpointKind | None:

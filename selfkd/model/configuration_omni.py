@@ -1,24 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
 """The configuration of an `OmniModel`."""
 
-from typing import Annotated, Any, ClassVar, Literal, NotRequired
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
 from transformers import AutoConfig, PretrainedConfig, WhisperConfig
-from typing_extensions import TypedDict
 
-Id = Annotated[int, Field(ge=0, lt=2**31)]
-
-
-class OmniFields(TypedDict):
-    """The types of the fields of `config.json`; transformers checks those of the parts."""
-
-    vlm_config: dict[str, Any]
-    audio_config: NotRequired[dict[str, Any] | None]
-    stack_factor: NotRequired[Annotated[int, Field(ge=1)]]
-    audio_token_id: NotRequired[Id]
-    pad_to_window: NotRequired[bool]
-    ctc_token_ids: NotRequired[Annotated[list[Id], Field(min_length=1)] | None]
-    llm_lora: NotRequired[dict[str, Any] | None]
+# the classes that the auto classes of transformers load with `trust_remote_code`, from the code that a checkpoint
+# carries
+AUTO_MAP = {
+    "AutoConfig": "configuration_omni.OmniConfig",
+    "AutoModel": "modeling_omni.OmniModel",
+    "AutoModelForImageTextToText": "modeling_omni.OmniModel",
+    "AutoModelForMultimodalLM": "modeling_omni.OmniModel",
+}
 
 
 class OmniConfig(PretrainedConfig):
@@ -56,7 +50,9 @@ class OmniConfig(PretrainedConfig):
         self.vlm_config, self.audio_config = vlm_config, audio_config
         self.stack_factor, self.audio_token_id, self.pad_to_window = stack_factor, audio_token_id, pad_to_window
         self.ctc_token_ids, self.llm_lora = ctc_token_ids, llm_lora
+        kwargs.pop("auto_map", None)  # that of a checkpoint on the hub names the hub's copy of the code
         super().__init__(**kwargs)
+        self.auto_map = dict(AUTO_MAP)
 
     @property
     def projector_type(self) -> Literal["ctc", "stack", "native"]:
@@ -81,6 +77,3 @@ class OmniConfig(PretrainedConfig):
 
     def get_text_config(self, *args, **kwargs):
         return self.vlm_config.get_text_config(*args, **kwargs) if self.vlm_config is not None else self
-
-
-AutoConfig.register(OmniConfig.model_type, OmniConfig)

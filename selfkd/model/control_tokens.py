@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tokenizes queries, answers and transcripts as ordinary text, even where they contain names of control tokens.
 
 A tokenizer converts the name of a special token (end of a turn, image or audio placeholder) wherever it occurs in a
@@ -18,7 +19,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
-from selfkd.errors import InputError
+from .input_error import InputError
 
 # an added token that is neither `special` nor in the template may be a piece of text: spaces, HTML tags, words
 _MARK = re.compile(r"<(?!/?(?:h[1-6]|[a-z]+)>).*>|\[.+\]|\{.+\}|</?(?:think|image|audio|video|speech|mask)>", re.DOTALL)

@@ -92,7 +92,9 @@ class CTCTranscriber:
         """The greedy CTC transcript of each clip. Tokens are decoded together: a single token may be half a character,
         or lose its space."""
         transcripts = greedy_transcripts(self.ctc_output(mel_BFM, mel_mask_BM))
-        return self.processor.decode([[self.projector.token_ids[i] for i in indices] for indices in transcripts])
+        return self.processor.response_texts(
+            [[self.projector.token_ids[i] for i in indices] for indices in transcripts]
+        )
 
 
 def ctc_transcriber(model: OmniModel, processor: OmniProcessor) -> tuple[CTCTranscriber, Any]:

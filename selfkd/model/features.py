@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Inputs of encoders as tensors: audio samples -> log-mel frames, without padding to 30 seconds; items -> a batch.
 
 Legend: B clips, F mel bins, M mel frames (100 a second).
@@ -12,8 +13,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import WhisperFeatureExtractor
 
-from selfkd.data.example import MAX_AUDIO_SECONDS, SAMPLE_RATE_HZ, SHORTEST_SECONDS
-from selfkd.errors import InputError
+from .input_error import InputError
+
+# the numbers of selfkd.data.example, which a checkpoint does not carry
+SAMPLE_RATE_HZ = 16_000
+MAX_AUDIO_SECONDS = 30.0
+SHORTEST_SECONDS = 0.025
 
 
 def check_duration(

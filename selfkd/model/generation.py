@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Encodes prompts up to their last token; generation and the likelihood of given responses continue from there.
 
 Prompts about one image share its prefix in both modalities. Text and audio prompts are encoded separately from there,
@@ -14,14 +15,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from accelerate.utils import send_to_device
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from selfkd.model.configuration_omni import OmniConfig
-from selfkd.model.lora import adapters_on
-from selfkd.model.prefix_cache import Prefix, encode_prefix, extend_prefix, generate_after, join_prefixes
-from selfkd.model.projectors import AudioEmbeddings
+from .configuration_omni import OmniConfig
+from .lora import adapters_on
+from .prefix_cache import Prefix, encode_prefix, extend_prefix, generate_after, join_prefixes
+from .projectors import AudioEmbeddings
 
 FIRST_STEP_TOKENS = 4  # each step of early-exit decoding has twice as many tokens as the one before
 
@@ -66,6 +66,15 @@ def generate_with_early_exit(
         unfinished = (~torch.isin(ids, stop_ids).any(1)).nonzero().flatten()
         rows, prefix, last_ids_B = rows[unfinished], prefix.rows(unfinished), ids[unfinished, -1]
     return predictions[:, :done]
+
+
+def on_device(values: Any, device: torch.device) -> Any:
+    """Tensors, and those in mappings and tuples, on a device."""
+    if isinstance(values, Tensor):
+        return values.to(device)
+    if isinstance(values, Mapping):
+        return {name: on_device(value, device) for name, value in values.items()}
+    return tuple(on_device(value, device) for value in values)
 
 
 Generate = Callable[..., Tensor]  # (VLM, prefix, last ids of its rows, **settings) -> ids of the responses
@@ -113,7 +122,7 @@ def encode_prompts(
         has_audio: Which prompts are audio queries (B,); `audio_inputs` holds one clip for each.
         prefix: The encoded prefixes, where they are known already.
     """
-    prefix_ids, prefix_mask, group, suffix_ids, suffix_mask, image_inputs, audio_inputs, has_audio = send_to_device(
+    prefix_ids, prefix_mask, group, suffix_ids, suffix_mask, image_inputs, audio_inputs, has_audio = on_device(
         (prefix_ids, prefix_mask, group, suffix_ids, suffix_mask, image_inputs, audio_inputs, has_audio), model.device
     )
     prefix = prefix or encode_prefix(model.vlm, prefix_ids, prefix_mask, **image_inputs)
@@ -138,11 +147,11 @@ def encode_prompts(
     return encoded
 
 
-def stop_token_ids(model: AudioVLM, end_id: int) -> list[int]:
-    """Ids that end a response: `end_id`, the end of a turn in the chat template, and those of the checkpoint's
+def stop_token_ids(model: AudioVLM, *end_ids: int) -> list[int]:
+    """Ids that end a response: `end_ids`, such as the end of a turn in the chat template, and those of the checkpoint's
     generation config."""
     own = model.vlm.generation_config.eos_token_id
-    return sorted({end_id, *(own if isinstance(own, list) else [own])} - {None})
+    return sorted({*end_ids, *(own if isinstance(own, list) else [own])} - {None})
 
 
 def generate_responses(

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Processors of transformers without their video processor.
 
 transformers includes a video processor in the processor of every model that takes videos, and that needs torchvision,
@@ -11,6 +12,8 @@ import transformers
 from transformers import InternVLProcessor, LlavaProcessor
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.processing_utils import ProcessorMixin
+
+from .native_omni import THINKERS
 
 _VIDEO = "video_processor"
 
@@ -68,3 +71,14 @@ def image_processor_class(model_type: str) -> type[ProcessorMixin]:
         return processor_class
     # the same name: `save_pretrained` writes it
     return type(processor_class.__name__, (processor_class, WithoutVideo), {})
+
+
+def open_processor(config: dict[str, Any], **source: Any) -> Any:
+    """The processor of a VLM, of a native omni model or of the VLM in an `OmniModel`, of which `config` is the content
+    of config.json; `source` are arguments of `from_pretrained`."""
+    model_type = config.get("vlm_config", config)["model_type"]
+    whole_model = {thinker: omni for omni, thinker in THINKERS.items()}.get(model_type, model_type)
+    processor = image_processor_class(whole_model).from_pretrained(**source)
+    if processor.chat_template is None:  # transformers gives Phi-4's to the tokenizer only
+        processor.chat_template = processor.tokenizer.chat_template
+    return processor

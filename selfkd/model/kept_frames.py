@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frames of a speech encoder that does not train, kept in memory within `keep_frames`: on a CPU the encoder costs most
 of a step, and a clip has the same frames in every epoch, and in every run of a process that has the same encoder.
 

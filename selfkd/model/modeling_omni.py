@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`OmniModel`: a vision-language model of transformers + Whisper encoder + projector, or a native omni model as it is.
 
 The VLM does not change: text queries run through its own code only, so its text responses stay the same.
@@ -13,31 +14,36 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForMultimodalLM, PreTrainedModel, WhisperConfig
+from transformers import AutoModelForMultimodalLM, GenerationConfig, PreTrainedModel, WhisperConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from selfkd.model.configuration_omni import OmniConfig
-from selfkd.model.generation import encode_prompts, generate_responses, stop_token_ids
-from selfkd.model.lora import ADAPTER_MARK, adapter_contexts, add_adapters, is_adapter, train_adapters
-from selfkd.model.native_omni import MODALITY_ENCODERS, NATIVE_AUDIO, native_audio_token
-from selfkd.model.prefix_cache import generate_after
-from selfkd.model.projectors import CHARACTER_HEAD, AudioEmbeddings, CTCOutputs, CTCProjector, StackProjector
-from selfkd.model.speech_encoder import encode_mel
+from .configuration_omni import OmniConfig
+from .generation import encode_prompts, generate_responses, stop_token_ids
+from .generation_mixin import OmniGenerationMixin
+from .lora import ADAPTER_MARK, adapter_contexts, add_adapters, is_adapter, train_adapters
+from .native_omni import MODALITY_ENCODERS, NATIVE_AUDIO, native_audio_token
+from .prefix_cache import generate_after
+from .projectors import CHARACTER_HEAD, AudioEmbeddings, CTCOutputs, CTCProjector, StackProjector
+from .speech_encoder import encode_mel
 
-MAX_NEW_TOKENS = 128  # of a response, where `generate` gets no length
+MAX_NEW_TOKENS = 128  # of a response, where `generate_responses` gets no length
 
 
-class OmniModel(PreTrainedModel):
+class OmniModel(PreTrainedModel, OmniGenerationMixin):
     """VLM + Whisper encoder + projector (`OmniModel.from_parts`), or a native omni model (`OmniModel.from_native`).
 
-    `generate` takes what `OmniProcessor` returns, with LoRA active for audio queries only where the LLM has adapters.
+    `forward` and `generate` take what `OmniProcessor` returns, as any model of transformers does; `generate_responses`
+    takes queries of both modalities, and encodes each image once for all of them.
     """
 
     config: OmniConfig
     config_class = OmniConfig
     base_model_prefix = "vlm"
+    _auto_class = "AutoModelForMultimodalLM"  # `save_pretrained` copies the code of this class next to the weights
     main_input_name = "input_ids"
+    input_modalities: Any = ("image", "text", "audio")
     _supports_sdpa = True
     supports_gradient_checkpointing = True
     _keys_to_ignore_on_save: Any = frozenset({f"{CHARACTER_HEAD}weight", f"{CHARACTER_HEAD}bias"})
@@ -98,6 +104,16 @@ class OmniModel(PreTrainedModel):
             model = cls(config)
         model.vlm = vlm
         return model
+
+    @property
+    def generation_config(self) -> Any:
+        """The VLM's own: its `generate` is the one that runs."""
+        return self.vlm.generation_config if "vlm" in self._modules else None
+
+    @generation_config.setter
+    def generation_config(self, value: Any) -> None:
+        if "vlm" in self._modules:  # transformers sets one before there is a VLM
+            self.vlm.generation_config = value
 
     @property
     def is_native(self) -> bool:
@@ -164,21 +180,38 @@ class OmniModel(PreTrainedModel):
         settings = {"use_reentrant": False, "context_fn": partial(adapter_contexts, self.vlm), **given}
         super()._set_gradient_checkpointing(enable, partial(gradient_checkpointing_func, **settings), every_n_layers)
 
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """As any model of transformers, which writes the code of this class too. Values of the generation config that
+        have no effect, such as a temperature without sampling, are left out: transformers writes nothing with them."""
+        try:
+            self.generation_config.validate(strict=True)
+        except ValueError:
+            names = ("bos_token_id", "eos_token_id", "pad_token_id")
+            ids = {name: getattr(self.generation_config, name) for name in names}
+            self.generation_config = GenerationConfig(**ids)
+        super().save_pretrained(save_directory, *args, **kwargs)
+
     def get_input_embeddings(self):
         return self.vlm.get_input_embeddings()
 
     def get_output_embeddings(self):
         return self.vlm.get_output_embeddings()
 
-    def encode_audio(self, mel_BFM: Tensor, mel_mask_BM: Tensor) -> AudioEmbeddings:
-        """Audio embeddings (B, U, D) in the LLM's embedding space; the projector determines U."""
-        frames = encode_mel(self.speech_encoder, mel_BFM, mel_mask_BM, self.config.pad_to_window)
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        embed = self.vlm.resize_token_embeddings(*args, **kwargs)
+        self.config.vlm_config = self.vlm.config
+        return embed
+
+    def encode_audio(self, input_features: Tensor, feature_attention_mask: Tensor) -> AudioEmbeddings:
+        """Audio embeddings (B, U, D) in the LLM's embedding space for log-mel frames (B, F, M) and their mask (B, M);
+        the projector determines U."""
+        frames = encode_mel(self.speech_encoder, input_features, feature_attention_mask, self.config.pad_to_window)
         return self.projector(*frames, self.get_input_embeddings())
 
-    def ctc_outputs(self, mel_BFM: Tensor, mel_mask_BM: Tensor) -> CTCOutputs:
+    def ctc_outputs(self, input_features: Tensor, feature_attention_mask: Tensor) -> CTCOutputs:
         """The outputs of a CTC projector's heads, without audio embeddings."""
         assert isinstance(self.projector, CTCProjector), "only a CTC projector has CTC outputs"  # noqa: S101 an invariant of this code, no check of input
-        frames = encode_mel(self.speech_encoder, mel_BFM, mel_mask_BM, self.config.pad_to_window)
+        frames = encode_mel(self.speech_encoder, input_features, feature_attention_mask, self.config.pad_to_window)
         return self.projector.ctc_outputs(*frames)
 
     def merge_audio_embeddings(
@@ -205,35 +238,71 @@ class OmniModel(PreTrainedModel):
         masks = [torch.ones(len(row), dtype=torch.long, device=ids_BT.device) for row in rows]
         return {"inputs_embeds": pad_sequence(rows, True)}, pad_sequence(masks, True), audio
 
+    def get_audio_features(
+        self, input_features: Tensor, feature_attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> Any:
+        """`pooler_output` has the audio embeddings (U, D) of each clip, `last_hidden_state` the same ones padded
+        (clips, U, D). That of a native omni model is its own."""
+        if self.is_native:
+            return self.vlm.get_audio_features(input_features, feature_attention_mask, **kwargs)
+        mask_BM = input_features.new_ones(len(input_features), input_features.shape[2]).long()
+        audio = self.encode_audio(input_features, mask_BM if feature_attention_mask is None else feature_attention_mask)
+        clips = tuple(vectors[mask] for vectors, mask in zip(audio.vectors, audio.mask, strict=True))
+        found: Any = clips  # as for images, transformers has a tuple there
+        return BaseModelOutputWithPooling(last_hidden_state=audio.vectors, pooler_output=found)
+
+    def get_image_features(self, *args: Any, **kwargs: Any) -> Any:
+        """The VLM's own."""
+        return self.vlm.get_image_features(*args, **kwargs)
+
     def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        audio_inputs: Mapping[str, Tensor] | None = None,
+        labels: Tensor | None = None,
+        input_features: Tensor | None = None,
+        feature_attention_mask: Tensor | None = None,
         paired: Mapping[str, Any] | None = None,
         loss_function: "Callable[[OmniModel, Mapping[str, Any]], Any] | None" = None,
         **vlm_inputs: Any,
     ):
-        """The VLM's outputs for prompts of images, text and audio; without audio this is the VLM's own forward.
+        """The VLM's outputs for rows of images, clips and text; without clips this is the VLM's own forward.
+
+        Args:
+            input_ids: Token ids (B, T), with one audio token for each clip.
+            attention_mask: 0 on padding, on either side; without it no token is padding.
+            labels: Targets (B, T), -100 where there is none; the loss is computed in fp32.
+            input_features: Log-mel frames (clips, F, M) of all clips, in the order of their tokens over the rows.
+            feature_attention_mask: 0 on the frames that pad a clip (clips, M).
+            vlm_inputs: Any other inputs of the VLM: pixel values, token types, a cache.
+
+        The logits of rows with clips have a position for each audio embedding in place of one for each clip, and are
+        padded on the side on which the rows are. Adapters are active from the first clip of a row on.
 
         With `paired`, a batch of `PairedCollator`, returns `loss_function(self, paired)` instead (a `LossOutput`; see
         `training/self_kd.py`). The loss is computed here and not in the trainer because DDP and FSDP hook into a
         model's `forward`.
+
+        Raises InputError for a placeholder without its clip, a clip without its placeholder, and rows longer than the
+        model's context.
         """
         if paired is not None:
             assert loss_function is not None, "paired needs a loss_function"  # noqa: S101 an invariant of this code, no check of input
             return loss_function(self, paired)
-        assert input_ids is not None, "input_ids or paired"  # noqa: S101 an invariant of this code, no check of input
-        if not audio_inputs:
-            return self.vlm(input_ids=input_ids, attention_mask=attention_mask, **vlm_inputs)
-        if self.config.llm_lora is not None:
-            raise ValueError("adapters are active after the prefix only: use paired_rows or generate")
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        inputs, mask, _ = self.merge_audio_embeddings(input_ids, mask, audio_inputs)
-        return self.vlm(attention_mask=mask, **inputs, **vlm_inputs)
+        given = {"attention_mask": attention_mask, "labels": labels}
+        own_audio = {"input_features": input_features, "feature_attention_mask": feature_attention_mask}
+        given |= own_audio if self.is_native else {}
+        vlm_inputs |= {name: value for name, value in given.items() if value is not None}
+        if input_ids is None:  # embeddings, which have no clips
+            return self.vlm(**vlm_inputs)
+        cache = vlm_inputs.get("past_key_values")
+        held = 0 if cache is None else int(cache.get_seq_length())
+        rows = self._rows_with_audio(input_ids, vlm_inputs, None if self.is_native else own_audio, held=held)
+        with rows.active(self.vlm):
+            return self.vlm(**rows.inputs)
 
     @torch.no_grad()
-    def generate(
+    def generate_responses(
         self,
         prefix_ids: Tensor,
         prefix_mask: Tensor,
@@ -249,8 +318,8 @@ class OmniModel(PreTrainedModel):
         """Ids of the responses (B, new tokens), without the prompts. Each image is encoded once for all its prompts.
 
         Args:
-            prefix_ids, prefix_mask, group, suffix_ids, suffix_mask, image_inputs, audio_inputs: As `OmniProcessor`
-                returns them, on any device; `model.generate(**processor(images=..., text=...))`.
+            prefix_ids, prefix_mask, group, suffix_ids, suffix_mask, image_inputs, audio_inputs: As `encode_queries` of
+                `OmniProcessor` returns them, on any device.
             has_audio: Which prompts are audio queries (B,); by default all where there are `audio_inputs`, else none.
             end_id: The token that ends a turn of the chat template; it ends a response, as the checkpoint's own
                 do.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Native omni models: models that encode audio with modules of their own, and the paths of those modules.
 
 Such a model merges audio embeddings into its token embeddings itself, so nothing of selfkd stands between its processor
@@ -49,3 +50,9 @@ def native_audio_token(config: PretrainedConfig) -> int:
     """The id of the token that stands for an audio embedding in the input of a native omni model."""
     holder = config.audio_config if config.model_type == "phi4_multimodal" else config
     return holder.audio_token_id
+
+
+def audio_start_token(config: PretrainedConfig) -> int:
+    """The id of the token that opens a clip in the input of a native omni model, -1 for a model without one."""
+    found = (getattr(config, name, None) for name in ("audio_start_token_id", "boa_token_id"))
+    return next((id_ for id_ in found if id_ is not None), -1)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The shared prefix: the tokens before the query are encoded once, and all continuations use their keys and values.
 
 Attention is causal and the image comes before the query, so the prefix has the same keys and values for the text
@@ -16,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import DynamicCache
+
+from .input_error import InputError
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,10 @@ def encode_prefix(vlm: Any, input_ids_GP: Tensor, mask_GP: Tensor, **image_input
     if not has_mrope:
         inputs["position_ids"] = positions(mask_GP)
     cache = _PrefixCache()  # keeps whole layers: a cache of the model's own would truncate sliding-window layers
-    vlm.base_model(input_ids=input_ids_GP, attention_mask=mask_GP, past_key_values=cache, use_cache=True, **inputs)
+    try:
+        vlm.base_model(input_ids=input_ids_GP, attention_mask=mask_GP, past_key_values=cache, use_cache=True, **inputs)
+    except ValueError as error:  # the model's own checks: other placeholders than it has embeddings for
+        raise InputError(f"image: the model does not take what its processor gives ({error})") from error
     layers = tuple(cache.new[i] for i in sorted(cache.new))
     next_G = mask_GP.sum(-1)
     if has_mrope:  # an image of h x w tokens takes only max(h, w) positions; the model computed the difference

@@ -1,389 +1,223 @@
-"""The processor of an `OmniModel`: images and text by the VLM's own processor, audio as log-mel frames.
+# SPDX-License-Identifier: Apache-2.0
+"""The processor of an `OmniModel`, with the interface of any processor of transformers: images and text by the VLM's
+own processor, audio as log-mel frames. A native omni model's own processor takes the audio too.
 
-A native omni model's own processor takes the audio too. The processor gives both modalities of a query (text, audio) as
-token ids, with the prefix that they share: the chat template is split around the query (`ChatFrame`). Tensors that a
-VLM's processor returns differ between backbones; they are passed on by name and joined to a batch here.
-
-Legend: B prompts, G groups of prompts with one prefix, T tokens, F mel bins, M mel frames.
+`QueryProcessor` adds what selfkd trains and evaluates with.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+import json
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from PIL import Image
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
-from transformers import WhisperFeatureExtractor
+from transformers import BatchFeature, PretrainedConfig, WhisperFeatureExtractor
+from transformers.dynamic_module_utils import custom_object_save
+from transformers.processing_utils import ProcessorMixin
+from transformers.utils import PROCESSOR_NAME
 
-from selfkd.data.media import decode_audio, decode_image
-from selfkd.data.resample import resampled
-from selfkd.errors import InputError
-from selfkd.files import open_regular
-from selfkd.model.backbones import load_feature_extractor, load_vlm_processor, read_config
-from selfkd.model.chat_template import ChatFrame, audio_frame, chat_frame
-from selfkd.model.checkpoint_files import Source, reading
-from selfkd.model.configuration_omni import OmniConfig
-from selfkd.model.control_tokens import Template, TextTokenizer
-from selfkd.model.features import check_duration, group_by_key, join_inputs, log_mel
-from selfkd.model.projectors import stacked_length
-from selfkd.model.speech_encoder import encoder_frames
+from .features import SAMPLE_RATE_HZ, log_mel, pad_mels
+from .image_processor import open_processor
+from .input_error import InputError
+from .media_files import open_audio
+from .queries import AUDIO_TOKEN, QueryProcessor
 
-AUDIO_TOKEN = "<speech>"  # noqa: S105 a token of text
-_EXTRACTOR_FOLDER = "audio"  # subfolder of the feature extractor's configuration
-_TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
+EXTRACTOR_FOLDER = "audio"  # subfolder of the feature extractor's configuration
+_FILES_OF_CLIPS = ("audio", "path", "url")  # keys of an audio part that may hold the clip, as in transformers
 
 
-@dataclass(frozen=True)
-class EncodedImage:
-    """An image as a model takes it: the chat text before the query, with the placeholders of the VLM's own processor,
-    the chat text after the query, and the outputs of the image processor by name. Without an image, the text only."""
+class OmniProcessor(QueryProcessor, ProcessorMixin):
+    """A VLM's processor and a Whisper feature extractor as one processor of transformers; `<speech>` in a text is the
+    placeholder of one clip, however many audio embeddings it has. Without a `feature_extractor` the VLM's own processor
+    takes the audio too: that of a native omni model.
 
-    before: Template
-    after: Template
-    image_inputs: dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class EncodedAudio:
-    """A clip as a model takes it: its placeholder in the chat text, and its features by name."""
-
-    text: Template
-    audio_inputs: dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """One query in one modality. Both modalities share `prefix_ids`; `suffix_ids` is the query and what follows it up
-    to the beginning of the response. Only the audio modality has `audio_inputs`."""
-
-    prefix_ids: list[int]
-    suffix_ids: list[int]
-    image_inputs: dict[str, Tensor]
-    audio_inputs: dict[str, Tensor] = field(default_factory=dict)
-
-
-ImageInput = Image.Image | str | Path | None
-AudioInput = NDArray[np.float32] | str | Path | None
-
-
-class OmniProcessor:
-    """Without a `feature_extractor` the VLM's own processor takes the audio too: that of a native omni model.
-
-    inputs = processor(images=image, text="What color is the circle?")
-    print(processor.decode(model.generate(**inputs)))
+    messages = [{"role": "user", "content": [{"type": "image", "path": "a.png"}, {"type": "audio", "path": "a.wav"}]}]
+    inputs = processor.apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    ids = model.generate(**inputs, max_new_tokens=40)[:, inputs["input_ids"].shape[1] :]
     """
 
     def __init__(
         self, vlm_processor: Any, feature_extractor: WhisperFeatureExtractor | None = None, stack_factor: int = 4
     ):
+        # not ProcessorMixin's, which wants each part of its processors as a part of its own
+        QueryProcessor.__init__(self)
         self.vlm_processor, self.feature_extractor = vlm_processor, feature_extractor
         self.stack_factor = stack_factor
-        self._image_tokens: dict[tuple[int, int], int] = {}  # by size: counting takes half a millisecond
         self.tokenizer = vlm_processor.tokenizer
-        self._texts: TextTokenizer | None = None  # created on first use
         if feature_extractor is not None:
             # beyond the VLM's vocabulary or in its spare rows: the model never looks this id up
             self.tokenizer.add_tokens([AUDIO_TOKEN], special_tokens=True)
-            self.audio_token_id: int = self.tokenizer.convert_tokens_to_ids(AUDIO_TOKEN)
-
-    @classmethod
-    def from_pretrained(cls, source: Source) -> "OmniProcessor":
-        """Reads what `save_pretrained` wrote, or the processor of a native omni model, by hub id or path."""
-        config = read_config(source, "model")
-        processor = load_vlm_processor(source, "model")
-        if config.get("model_type") != OmniConfig.model_type or config.get("audio_config") is None:
-            return cls(processor)
-        with reading(source, "model", "config.json"):
-            mel_bins, stack_factor = config["audio_config"]["num_mel_bins"], int(config["stack_factor"])
-        return cls(processor, load_feature_extractor(source, "model", _EXTRACTOR_FOLDER, mel_bins), stack_factor)
-
-    def save_pretrained(self, path: str | Path) -> None:
-        self.vlm_processor.save_pretrained(path)
-        if self.feature_extractor is not None:
-            self.feature_extractor.save_pretrained(Path(path) / _EXTRACTOR_FOLDER)
-
-    @cached_property
-    def _frames(self) -> dict[bool, ChatFrame]:
-        """By whether there is an image, as `apply_chat_template` tokenizes them: a tokenizer's first token appears
-        once, whether the template contains it or the tokenizer adds it to every text."""
-        frames = {with_image: chat_frame(self.vlm_processor, with_image) for with_image in (False, True)}
-        first = self.tokenizer.bos_token
-        if first is None or self.tokenizer("a")["input_ids"][0] != self.tokenizer.bos_token_id:
-            return frames
-        return {k: f if f.before.startswith(first) else replace(f, before=first + f.before) for k, f in frames.items()}
-
-    @cached_property
-    def end_id(self) -> int:
-        """The token that ends a response in the model's own chat template."""
-        end = self._frames[False].end
-        return self.ids(end)[0] if end else self.tokenizer.eos_token_id
+            self.audio_token_id = self.tokenizer.convert_tokens_to_ids(AUDIO_TOKEN)
 
     @property
-    def pad_id(self) -> int:
-        """The id that pads rows, always masked: the tokenizer's pad token, or else its end token."""
-        for found in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
-            if found is not None:
-                return found
-        return self.end_id
-
-    def ids(self, text: str) -> list[int]:
-        """Token ids of a text of the model's own chat template, control tokens included."""
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
-
-    def text_ids(self, *parts: str) -> list[int]:
-        """Token ids of `parts` as one text. Names of control tokens become control tokens in a `Template` only; in any
-        other part (query, instruction, answer, transcript) they are ordinary text."""
-        return self._text_tokenizer.ids(*parts)
+    def audio_token(self) -> str:
+        """The placeholder of a clip in a text."""
+        return self.vlm_processor.audio_token if self.feature_extractor is None else AUDIO_TOKEN
 
     @property
-    def _text_tokenizer(self) -> TextTokenizer:
-        if self._texts is None or self._texts.tokenizer is not self.tokenizer:
-            own = vars(self.vlm_processor)
-            named = {value for name, value in own.items() if name.endswith("_token") and isinstance(value, str)}
-            found = [own.get("chat_template"), self.tokenizer.chat_template]
-            templates = [t for given in found for t in (given.values() if isinstance(given, dict) else [given]) if t]
-            self._texts = TextTokenizer(self.tokenizer, {*named, AUDIO_TOKEN}, templates)
-        return self._texts
-
-    def response_ids(self, response: str, with_image: bool) -> list[int]:
-        """Ids of a response within a conversation, and the end of the turn. A SentencePiece tokenizer marks the
-        beginning of a text as it marks a space, and the text after "assistant" in a template has no such mark."""
-        after = Template(self._frames[with_image].after)
-        before, whole = self.ids(after), self.text_ids(after, response)
-        merged = whole[: len(before)] != before  # the response has merged with the template's end
-        return [*(self.text_ids(response) if merged else whole[len(before) :]), self.end_id]
-
-    def encode_image(self, image: Image.Image | None, name: str = "") -> EncodedImage:
-        """Processes an image once for all prompts about it. Raises InputError for an image that the model's own
-        processor does not take; `name` is that of the example."""
-        frame = self._frames[image is not None]
-        if image is None:
-            return EncodedImage(Template(frame.before), Template(frame.after), {})
-        # the frame starts with the first token of a prompt already, so the tokenizer must not add its own
-        with _size_errors(image.width, image.height, name):
-            batch = self.vlm_processor(
-                images=[image], text=[frame.before], return_tensors="pt", add_special_tokens=False
-            )
-        image_inputs = {name: value for name, value in batch.items() if name not in _TEXT_INPUTS}
-        return EncodedImage(Template(self.tokenizer.decode(batch["input_ids"][0])), Template(frame.after), image_inputs)
-
-    def image_tokens(self, width: int, height: int) -> int:
-        """The number of tokens of an image of this size in pixels; 0 for no image. Raises InputError for a size that
-        the model's own processor does not take."""
-        if not width or not height:
-            return 0
-        if (width, height) not in self._image_tokens:
-            self._image_tokens[width, height] = self._count_image_tokens(width, height)
-        return self._image_tokens[width, height]
-
-    def _count_image_tokens(self, width: int, height: int) -> int:
-        count = getattr(self.vlm_processor, "_get_num_multimodal_tokens", None)
-        if count is None:  # Phi-4's has none: about 256 tokens for each 448 x 448 pixels
-            return width * height // 28**2
-        with _size_errors(width, height):
-            return count(image_sizes=[[height, width]])["num_image_tokens"][0]
-
-    def encode_audio(self, samples: NDArray[np.float32], name: str = "audio") -> EncodedAudio:
-        """Computes the features of a clip (mono, 16 kHz, -1 to 1); `name` is that of the example, for errors."""
-        if self.feature_extractor is not None:
-            mel_BFM = log_mel(self.feature_extractor, samples, name)[None]
-            mask_BM = torch.ones(1, mel_BFM.shape[2], dtype=torch.long)
-            return EncodedAudio(Template(AUDIO_TOKEN), {"mel_BFM": mel_BFM, "mel_mask_BM": mask_BM})
-        check_duration(samples, name)
-        token = self.vlm_processor.audio_token
-        batch = self.vlm_processor(text=[token], audio=[samples], return_tensors="pt", add_special_tokens=False)
-        audio_inputs = {n: value for n, value in batch.items() if n not in _TEXT_INPUTS}
-        frames = audio_inputs.get("audio_input_features")
-        if frames is not None:  # Phi-4's processor gives no mask for a single clip
-            audio_inputs.setdefault("audio_attention_mask", torch.ones(frames.shape[:2], dtype=torch.bool))
-        text = self.tokenizer.decode(batch["input_ids"][0])
-        frame = self._audio_frame
-        return EncodedAudio(Template(frame.before + text + frame.after), audio_inputs)
-
-    @cached_property
-    def _audio_frame(self) -> ChatFrame:
-        return audio_frame(self.vlm_processor)
-
-    def text_prompt(self, question: str, image: EncodedImage, instruction: str = "", answer_format: str = "") -> Prompt:
-        """A text query. The whole prompt is tokenized and split where the prompt of the audio query begins to
-        differ."""
-        return self._prompt((question, answer_format), image, instruction, {})
-
-    def audio_prompt(
-        self, audio: EncodedAudio, image: EncodedImage, instruction: str = "", answer_format: str = ""
-    ) -> Prompt:
-        """An audio query: the question is in the audio only, not in the ids."""
-        return self._prompt((audio.text, answer_format), image, instruction, audio.audio_inputs)
-
-    def _prompt(
-        self, question: tuple[str, str], image: EncodedImage, instruction: str, audio_inputs: dict[str, Tensor]
-    ) -> Prompt:
-        before = self.text_ids(image.before, instruction)
-        whole = self.text_ids(image.before, instruction, *question)
-        for name, token_id in self._placeholders.items():  # one without its image or clip would crash a GPU kernel
-            given = image.before.count(name) + (question[0].count(name) if isinstance(question[0], Template) else 0)
-            if whole.count(token_id) != given:
-                raise InputError(f"the text makes {whole.count(token_id)} placeholders {name!r} of {given}")
-        shared = common_length(before, whole)
-        return Prompt(whole[:shared], whole[shared:] + self.ids(image.after), image.image_inputs, audio_inputs)
+    def image_processor(self) -> Any:
+        return self.vlm_processor.image_processor
 
     @property
-    def _placeholders(self) -> dict[str, int]:
-        """Tokens that stand for images and audio, by name."""
-        own = (getattr(self.vlm_processor, f"{modality}_token", None) for modality in ("image", "audio"))
-        names = {name for name in (*own, AUDIO_TOKEN if self.feature_extractor else None) if isinstance(name, str)}
-        return {name: i for name, i in self._text_tokenizer.control.items() if name in names}
+    def chat_template(self) -> Any:  # type: ignore[override]  # an attribute there
+        return self.vlm_processor.chat_template
+
+    @property
+    def model_input_names(self) -> list[str]:
+        own = [] if self.feature_extractor is None else ["input_features", "feature_attention_mask"]
+        return [*self.vlm_processor.model_input_names, *own]
 
     def __call__(
-        self,
-        images: ImageInput | Sequence[ImageInput] = None,
-        text: str | Sequence[str | None] | None = None,
-        audio: AudioInput | Sequence[AudioInput] = None,
-        instruction: str = "",
-        answer_format: str = "",
-    ) -> dict[str, Any]:
-        """Queries about images, as `OmniModel.generate` takes them: `model.generate(**processor(images=...,
-        text=...))`.
+        self, images: Any = None, text: Any = None, audio: Any = None, sampling_rate: int | None = None, **kwargs: Any
+    ) -> BatchFeature:
+        """Token ids, the VLM's own image inputs, and `input_features` (clips, F, M) and
+        `feature_attention_mask` (clips, M) of all clips, in the order of their placeholders over the rows.
 
         Args:
-            images: An image (PIL or the path of a file) or None for each query; one image serves all queries.
-            text: The text of each query; None for an audio query.
-            audio: The clip of each query (samples, mono, 16 kHz, -1 to 1, or the path of a file); None for a text
-            query.
-            instruction: Text before the query, in both modalities.
-            answer_format: Text after the query, in both modalities.
+            images: As the VLM's own processor takes them.
+            text: A text or a list of them, each with the placeholders of its images and clips.
+            audio: A clip, a list of all clips, or a list of lists, one for each text: samples (mono, 16 kHz, -1 to 1)
+                or the path of a file.
+            sampling_rate: The rate of the samples; any other than 16 kHz is refused.
+            kwargs: As the VLM's own processor takes them: `return_tensors`, `padding`, `padding_side` and others.
 
-        Raises InputError where a query has both text and audio or neither, and for files that cannot be decoded.
+        Raises InputError for a placeholder without its clip and a clip without its placeholder.
         """
-        texts, clips, given = _as_list(text), _as_list(audio), _as_list(images)
-        count = max(len(texts), len(clips))
-        texts, clips = (values if len(values) == count else values * count for values in (texts, clips))
-        given = given * count if len(given) == 1 else given
-        if not len(texts) == len(clips) == len(given):
+        clips, by_row = _rows_of_clips(audio)
+        if sampling_rate not in (None, SAMPLE_RATE_HZ):
+            raise InputError(f"sampling_rate: {sampling_rate}: clips have {SAMPLE_RATE_HZ} samples a second")
+        if self.feature_extractor is None:
+            given = {"audio": [open_audio(clip) for row in clips for clip in row]} if clips else {}
+            return self.vlm_processor(images=images, text=text, **given, **kwargs)
+        batch = self.vlm_processor(images=images, text=text, **kwargs)
+        batch.update(self._clip_inputs(batch["input_ids"], clips, by_row))
+        return batch
+
+    def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any:
+        """As any processor of transformers: the text of one conversation or several, or with `tokenize` and
+        `return_dict` the inputs of the model. A part of a message is an image, an audio clip ("audio": samples at
+        16 kHz, or "path": a file) or a text; the names of control tokens in a text become control tokens.
+
+        In a template that knows no audio a clip is where a text would be."""
+        is_batched = bool(conversation) and isinstance(conversation[0], list | tuple)
+        conversations = conversation if is_batched else [conversation]
+        tokenize, with_inputs = kwargs.get("tokenize", False), kwargs.get("return_dict", False)
+        prepared, clips = [], []
+        for one in conversations:
+            messages, own = self._without_clips(one, decode=tokenize)
+            prepared.append(messages)
+            clips.append(own)
+        found = self.vlm_processor.apply_chat_template(prepared if is_batched else prepared[0], *args, **kwargs)
+        if tokenize and self.feature_extractor is not None:
+            inputs = self._clip_inputs(found["input_ids"] if with_inputs else found, clips, by_row=True)
+            if with_inputs:
+                found.update(inputs)
+        return found
+
+    def _without_clips(self, messages: Sequence[Mapping[str, Any]], decode: bool) -> tuple[list[Any], list[Any]]:
+        """(a conversation in which each clip is a text, its placeholder; the clips). In that of a native omni model
+        each clip stays, decoded."""
+        changed, clips = [], []
+        for message in messages:
+            content = message.get("content")
+            if isinstance(content, list | tuple):
+                parts: list[Any] = []
+                for part in content:
+                    if part.get("type") == "audio":
+                        given = [part[key] for key in _FILES_OF_CLIPS if part.get(key) is not None]
+                        if decode and len(given) != 1:
+                            raise InputError(f"audio: a part of a message with {len(given)} clips, expected one")
+                        clips += given
+                        part = self._clip_part(given)
+                    parts.append(part)
+                message = {**message, "content": parts}
+            changed.append(message)
+        return changed, clips
+
+    def _clip_part(self, given: Sequence[Any]) -> dict[str, Any]:
+        if self.feature_extractor is not None:
+            return {"type": "text", "text": AUDIO_TOKEN}
+        # an address is left to transformers, which fetches it
+        found = [{"url": clip} if _is_address(clip) else {"audio": open_audio(clip)} for clip in given]
+        return {"type": "audio", **(found[0] if found else {})}
+
+    def _clip_inputs(self, input_ids: Any, clips: Sequence[Sequence[Any]], by_row: bool) -> dict[str, Any]:
+        """The features of the clips, all of which have their placeholder in `input_ids`."""
+        rows = input_ids.tolist() if hasattr(input_ids, "tolist") else input_ids
+        placeholders, counts = [row.count(self.audio_token_id) for row in rows], [len(row) for row in clips]
+        if not by_row:
+            placeholders, counts = [sum(placeholders)], [sum(counts)]
+        if placeholders != counts:
+            pairs = zip_longest(placeholders, counts, fillvalue=0)
+            row, (found, given) = next((row, pair) for row, pair in enumerate(pairs) if pair[0] != pair[1])
+            where = f"row {row} of the texts has" if by_row else "the texts have"
             raise InputError(
-                f"images, text, audio: {len(given)}, {len(texts)} and {len(clips)} given; one each per query"
+                f"audio: {where} {found} placeholders {AUDIO_TOKEN} for {given} clips; each stands for one clip"
             )
-        encoded: dict[int, EncodedImage] = {}
-        prompts = []
-        for image, question, clip in zip(given, texts, clips, strict=True):
-            if (question is None) == (clip is None):
-                raise InputError("text, audio: give exactly one of them for each query")
-            if id(image) not in encoded:
-                encoded[id(image)] = self.encode_image(_opened_image(image))
-            around = encoded[id(image)], instruction, answer_format
-            if clip is None:
-                prompts.append(self.text_prompt(question, *around))
-            else:
-                prompts.append(self.audio_prompt(self.encode_audio(_opened_audio(clip)), *around))
-        return self.collate(align_prefixes(prompts) if len(encoded) == 1 else prompts) | {
-            "end_id": self.end_id,
-            "pad_token_id": self.pad_id,
-        }
+        if not sum(counts):
+            return {}
+        assert self.feature_extractor is not None  # noqa: S101 an invariant of this code, no check of input
+        flat = [open_audio(clip) for row in clips for clip in row]
+        mels = [log_mel(self.feature_extractor, samples, f"clip {i}") for i, samples in enumerate(flat)]
+        return dict(zip(("input_features", "feature_attention_mask"), pad_mels(mels), strict=True))
 
-    def collate(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
-        """Prompts of both modalities as `OmniModel.generate` takes them: prefixes (G, T), one for all prompts about an
-        image, padded on the left; what follows them (B, T), padded on the right; `group` (B,), the prefix of each."""
-        group, firsts = group_by_key([(id(p.image_inputs), tuple(p.prefix_ids)) for p in prompts])
-        sharing = [prompts[i] for i in firsts]
-        prefix_ids, prefix_mask = self.pad_left([p.prefix_ids for p in sharing])
-        suffix_ids, suffix_mask = self.pad_right([p.suffix_ids for p in prompts])
+    @classmethod
+    def from_pretrained(  # type: ignore[override]  # a superset of its arguments
+        cls, pretrained_model_name_or_path: str | Path, *, revision: str = "main", **kwargs: Any
+    ) -> "OmniProcessor":
+        """The processor that `save_pretrained` wrote, or that of a native omni model, by folder or hub id. `kwargs` are
+        those of any `from_pretrained` of transformers."""
+        source, kwargs = str(pretrained_model_name_or_path), {k: v for k, v in kwargs.items() if k not in _OF_AUTO}
+        config, _ = PretrainedConfig.get_config_dict(source, revision=revision, **kwargs)
+        vlm_processor = open_processor(config, pretrained_model_name_or_path=source, revision=revision, **kwargs)
+        if config.get("audio_config") is None or "vlm_config" not in config:
+            return cls(vlm_processor)
+        extractor = WhisperFeatureExtractor.from_pretrained(
+            source, revision=revision, **kwargs, subfolder=EXTRACTOR_FOLDER
+        )
+        return cls(vlm_processor, extractor, int(config["stack_factor"]))
+
+    def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
+        """Writes the files of the VLM's own processor, those of the feature extractor in a folder of its own, and the
+        code of this class, for `AutoProcessor.from_pretrained(..., trust_remote_code=True)`."""
+        if push_to_hub:
+            raise InputError("push_to_hub: save the processor, or call its method push_to_hub")
+        folder = Path(save_directory)
+        self.vlm_processor.save_pretrained(folder)
+        if self.feature_extractor is not None:
+            self.feature_extractor.save_pretrained(folder / EXTRACTOR_FOLDER)
+        custom_object_save(self, folder)
+        path = folder / PROCESSOR_NAME
+        own = {"processor_class": type(self).__name__, "auto_map": {"AutoProcessor": "processing_omni.OmniProcessor"}}
+        text = json.dumps(json.loads(path.read_text(encoding="utf-8")) | own, indent=2, sort_keys=True)
+        path.write_text(text + "\n", encoding="utf-8")
+        return [str(folder / PROCESSOR_NAME)]
+
+    def to_dict(self) -> dict[str, Any]:
+        extractor = {} if self.feature_extractor is None else {"feature_extractor": self.feature_extractor.to_dict()}
         return {
-            "prefix_ids": prefix_ids,
-            "prefix_mask": prefix_mask,
-            "group": group,
-            "suffix_ids": suffix_ids,
-            "suffix_mask": suffix_mask,
-            "image_inputs": join_inputs([p.image_inputs for p in sharing]),
-            "audio_inputs": join_inputs([p.audio_inputs for p in prompts]),
-            "has_audio": torch.tensor([bool(p.audio_inputs) for p in prompts]),
+            "processor_class": type(self).__name__,
+            "stack_factor": self.stack_factor,
+            "vlm_processor": self.vlm_processor.to_dict(),
+            **extractor,
         }
 
-    def check_context(self, name: str, ids: Sequence[int], audio_inputs: dict[str, Tensor], context: int) -> None:
-        """Raises InputError where the LLM's input for `ids` is longer than its context; `name` is the example's."""
-        length = self.length(ids, audio_inputs)
-        if length > context:
-            raise InputError(f"{name}: {length} tokens do not fit the model's context of {context}")
 
-    def length(self, ids: Sequence[int], audio_inputs: dict[str, Tensor]) -> int:
-        """Length of the LLM's input for `ids`, in tokens; an audio embedding counts as one."""
-        if self.feature_extractor is None or not audio_inputs:
-            return len(ids)
-        # audio embeddings replace the audio token
-        return len(ids) + stacked_length(encoder_frames(audio_inputs["mel_BFM"].shape[2]), self.stack_factor) - 1
-
-    def pad_left(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
-        """(ids, mask) of rows of different lengths, padded on the left."""
-        width, pad = max(map(len, rows)), self.pad_id
-        ids = torch.tensor([[pad] * (width - len(r)) + r for r in rows])
-        mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows])
-        return ids, mask
-
-    def pad_right(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
-        """(ids, mask) of rows of different lengths, padded on the right."""
-        ids = pad_sequence([torch.tensor(r) for r in rows], True, self.pad_id)
-        lengths = torch.tensor([len(r) for r in rows])
-        return ids, (torch.arange(ids.shape[1]) < lengths[:, None]).long()
-
-    def decode(self, ids_BT: Tensor | Sequence[list[int]]) -> list[str]:
-        """The text of each row of ids, without special tokens."""
-        return [t.strip() for t in self.tokenizer.batch_decode(ids_BT, skip_special_tokens=True)]
+_OF_AUTO = ("trust_remote_code", "code_revision", "_from_auto", "_from_pipeline")  # arguments for the choice of a class
 
 
-def _as_list(values: Any) -> list[Any]:
-    """One value for each query; a single value as a list of one."""
-    return list(values) if isinstance(values, list | tuple) else [values]
+def _rows_of_clips(audio: Any) -> tuple[list[list[Any]], bool]:
+    """(clips by row, whether they were given by row); otherwise all clips are one row."""
+    if audio is None:
+        return [], False
+    if not isinstance(audio, list | tuple) or (audio and isinstance(audio[0], int | float)):
+        return [[audio]], False
+    if audio and all(isinstance(row, list | tuple) and not (row and isinstance(row[0], int | float)) for row in audio):
+        return [list(row) for row in audio], True
+    return [list(audio)], False
 
 
-def _opened_image(image: ImageInput) -> Image.Image | None:
-    return decode_image(_read_file(image, "images")) if isinstance(image, str | Path) else image
-
-
-def _opened_audio(audio: AudioInput) -> NDArray[np.float32]:
-    if isinstance(audio, str | Path):
-        clip = decode_audio(_read_file(audio, "audio"))
-        return resampled(clip.samples, clip.rate_hz)
-    return np.asarray(audio, dtype=np.float32)
-
-
-def _read_file(path: str | Path, field: str) -> bytes:
-    try:
-        with open_regular(Path(path)) as file:
-            return file.read()
-    except OSError as error:
-        raise InputError(f"{field}: {path}: {error.strerror}") from error
-
-
-@contextmanager
-def _size_errors(width: int, height: int, name: str = "") -> Iterator[None]:
-    """Raises InputError for image sizes that a processor does not take: Qwen2-VL's refuses strips (200 to 1), others
-    fail in their resizing, each with an exception of its own."""
-    try:
-        yield
-    except (ValueError, ArithmeticError, RuntimeError, IndexError) as error:
-        where = f"{name}: field image" if name else "field image"
-        raise InputError(f"{where}: the model does not take {width} x {height} pixels ({error})") from error
-
-
-def align_prefixes(prompts: Sequence[Prompt]) -> list[Prompt]:
-    """Prompts about one image with their longest common prefix as the prefix of each. The first token of a query may
-    include the end of the instruction before it; without this the image would be encoded once per modality."""
-    shared = prompts[0].prefix_ids
-    for prompt in prompts[1:]:
-        shared = shared[: common_length(shared, prompt.prefix_ids)]
-    cut = len(shared)
-    return [replace(p, prefix_ids=shared, suffix_ids=p.prefix_ids[cut:] + p.suffix_ids) for p in prompts]
-
-
-def common_length(a: list[int], b: list[int]) -> int:
-    """The length of the longest common prefix."""
-    length = 0
-    while length < min(len(a), len(b)) and a[length] == b[length]:
-        length += 1
-    return length
+def _is_address(clip: Any) -> bool:
+    return isinstance(clip, str) and clip.startswith(("http://", "https://", "data:"))

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Projectors: encoder frames -> audio embeddings in the LLM's embedding space.
 
 `StackProjector` stacks k frames: LayerNorm, linear, GELU, linear (the paper's baseline form). `CTCProjector` gives one

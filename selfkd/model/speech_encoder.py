@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A Whisper encoder that takes only the frames of a clip, and an ASR model (Whisper encoder + CTC head).
 
 transformers' `WhisperEncoder.forward` takes clips padded to 30 seconds. Here its layers run over the clip's own frames
@@ -16,8 +17,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from selfkd.model.kept_frames import frames_kept_for, hash_of_tensors
-from selfkd.model.projectors import CTCOutput, ctc_output, greedy_transcripts
+from .kept_frames import frames_kept_for, hash_of_tensors
+from .projectors import CTCOutput, ctc_output, greedy_transcripts
 
 
 def encoder_frames(mel_frames: int | Tensor):

@@ -57,8 +57,8 @@ class Job:
 
     @property
     def batch_key(self) -> tuple[bool, bool]:
-        """(has audio, has image). Jobs with the same key can share a batch: `OmniModel.generate` takes text queries or
-        audio queries, and some VLM backbones take images for all rows or for none."""
+        """(has audio, has image). Jobs with the same key can share a batch: `OmniModel.generate_responses` takes text
+        queries or audio queries, and some VLM backbones take images for all rows or for none."""
         return bool(self.prepared.prompt.audio_inputs), bool(self.prepared.prompt.image_inputs)
 
     def emit_delta(self, text: str) -> None:
@@ -108,7 +108,7 @@ class RowStoppingCriteria(StoppingCriteria):
             job.emit_delta(self._decode(ids).rstrip("\N{REPLACEMENT CHARACTER}").rstrip())
 
     def _decode(self, ids: list[int]) -> str:
-        return self._processor.decode(torch.tensor([ids]))[0] if ids else ""
+        return self._processor.response_texts(torch.tensor([ids]))[0] if ids else ""
 
 
 log = logging.getLogger("selfkd.serving")
@@ -201,7 +201,7 @@ class Worker:
         rows = RowStoppingCriteria(batch, self._processor, end_ids)
         self.num_batches += 1
         try:
-            self._model.generate(
+            self._model.generate_responses(
                 **self._processor.collate([job.prepared.prompt for job in batch]),
                 max_new_tokens=max(job.prepared.max_new_tokens for job in batch),
                 # as in evaluation, a checkpoint's own sampling and penalties are off

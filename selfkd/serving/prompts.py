@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from PIL import Image
 
 from selfkd.errors import InputError
-from selfkd.model.processing_omni import OmniProcessor, Prompt
+from selfkd.model.processing_omni import OmniProcessor
+from selfkd.model.queries import Prompt
 from selfkd.serving.config import ServeConfig
 from selfkd.serving.decoding import Query, context_exceeded
 from selfkd.serving.schema import bad_field

@@ -20,6 +20,7 @@ from selfkd.model.backbones import (
     load_vlm_processor,
     read_config,
 )
+from selfkd.model.checkpoint import check_prompts
 from selfkd.model.checkpoint_files import check_checkpoint, reading
 from selfkd.model.configuration_omni import OmniConfig
 from selfkd.model.ctc_asr import joined_config, load_joined
@@ -112,6 +113,7 @@ def assemble(config: AlignConfig) -> tuple[OmniModel, OmniProcessor]:
     tokens = sorted({i for text in questions for i in processor.text_ids(text)}) if config.projector == "ctc" else None
     stack, padded = config.stack_factor, config.pad_to_window
     model = OmniModel.from_parts(vlm, encoder, processor.audio_token_id, stack, padded, tokens)
+    check_prompts(processor, model.config, vlm_source, "vlm")
     if isinstance(model.projector, CTCProjector):
         model.projector.set_characters(sorted({character for text in questions for character in text}))
     return model, processor

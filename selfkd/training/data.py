@@ -21,7 +21,8 @@ from selfkd.data.dataset import ExampleFolder, ExampleMetadata
 from selfkd.data.example import Example, groups_of, image_hash
 from selfkd.errors import InputError
 from selfkd.model.features import group_by_key, join_inputs
-from selfkd.model.processing_omni import EncodedImage, OmniProcessor, Prompt, align_prefixes
+from selfkd.model.processing_omni import OmniProcessor
+from selfkd.model.queries import EncodedImage, Prompt, align_prefixes
 
 Modality = Literal["text", "audio"]
 MODALITIES: tuple[Modality, ...] = ("text", "audio")

@@ -178,8 +178,8 @@ class SelfKDTrainer(Trainer):
         """The batch with augmented log-mel frames, random by seed, step and example id."""
         seeds = [self._random(f"voices/{name}").getrandbits(63) for name in inputs["ids"]]
         generators, audio = [torch.Generator().manual_seed(seed) for seed in seeds], inputs["audio_inputs"]
-        mel_BFM = augment_mel(audio["mel_BFM"], audio["mel_mask_BM"], generators, self.spec_augment)
-        return inputs | {"audio_inputs": audio | {"mel_BFM": mel_BFM}}
+        mel_BFM = augment_mel(audio["input_features"], audio["feature_attention_mask"], generators, self.spec_augment)
+        return inputs | {"audio_inputs": audio | {"input_features": mel_BFM}}
 
     def _on_policy(self, inputs: dict[str, Any], keep_prefix: bool) -> dict[str, Any]:
         """The batch with the student's own responses. `keep_prefix` keeps the encoded images, for a step of one
@@ -275,6 +275,7 @@ class RunLog(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.since, self.step = time.monotonic(), state.global_step
+        self.logged = {entry["step"]: entry.get("steps", 1) for entry in read_log(self.folder) if "loss" in entry}
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if logs and "loss" in logs and state.is_world_process_zero:
@@ -282,7 +283,9 @@ class RunLog(TrainerCallback):
             values = {k: float(v) for k, v in logs.items()} | {"seconds": now - self.since}
             values = {"step": state.global_step, "steps": state.global_step - self.step, **values}
             self.since, self.step = now, state.global_step
-            append_log(self.folder, values)
+            # a step that was logged before the run was killed, and is repeated because its checkpoint was not written
+            if self.logged.get(values["step"], 0) < values["steps"]:
+                append_log(self.folder, values)
 
 
 def mean_loss_and_seconds(folder: Path) -> dict[str, float]:

@@ -68,7 +68,7 @@ def test_batch_agrees_with_the_loss_and_with_whole_sequences(parts, monkeypatch)
             audio_ids = item.prefix_ids + item.audio_ids + item.response_ids[:-1]
             settings = item.image_inputs | {"output_hidden_states": True}
             text = model.vlm(input_ids=torch.tensor([ids]), **settings)
-            audio = model(torch.tensor([audio_ids]), audio_inputs=item.audio_inputs, **settings)
+            audio = model(torch.tensor([audio_ids]), **item.audio_inputs, **settings)
             rows = slice(-len(item.response_ids), None)
             expected = row_agreement(text.logits[0, rows], audio.logits[0, rows])
             assert ours.kl == pytest.approx(expected.kl_N.tolist(), abs=1e-4)

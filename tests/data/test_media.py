@@ -248,6 +248,7 @@ def test_an_image_starts_no_interpreter(tmp_path, monkeypatch):
 
 
 def test_limits_and_formats():
+    """sec_08_small_png_takes_3_gb: the one decoder of images has a limit of pixels."""
     with pytest.raises(InputError, match="8 x 8 pixels are too many, at most 63 are accepted"):
         decode_image(saved(Image.new("1", (8, 8))), 63)
     with pytest.raises(RefusedError, match="not a readable image"):

@@ -1,13 +1,16 @@
 """A checkpoint is inspected once: its kind, projector and folders, without weights; what is no model is refused."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from native_models import qwen2_5_omni
+from PIL import Image
 
 from selfkd.errors import InputError
 from selfkd.model.checkpoint import inspect_checkpoint, load_model
+from selfkd.model.processing_omni import AUDIO_TOKEN
 from selfkd.model.tiny import (
     TINY_MODEL,
     TINY_MODELS,
@@ -99,3 +102,55 @@ def test_checkpoints_of_an_older_selfkd_are_refused(tmp_path, values, expected):
     (tmp_path / "config.json").write_text(json.dumps(values))
     with pytest.raises(InputError, match=r"model: .*config.json: field .*an older selfkd wrote .* train it again"):
         inspect_checkpoint(tmp_path, "model", expected)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("tokenizer_config.json", {"start_image_token": "/etc/hostname"}, "has the token '/etc/hostname'"),
+        ("tokenizer_config.json", {"model_max_length": "long"}, "cannot be loaded"),
+        ("audio/preprocessor_config.json", {"dither": "0.0"}, "cannot be loaded"),
+        ("processor_config.json", {"max_patches": "12"}, "cannot be loaded"),
+        (
+            "processor_config.json",
+            {"image_seq_length": None},
+            "image: the model does not take what its processor gives",
+        ),
+    ],
+)
+def test_settings_of_a_processor_that_make_no_prompt_are_one_line(saved, tmp_path, file, change, message):
+    """Found when the checkpoint is loaded or, where only the model can tell, at its first image."""
+    folder = shutil.copytree(saved, tmp_path / "model")
+    values = json.loads((folder / file).read_text())
+    changed = [_changed(values, name, value) for name, value in change.items()]
+    assert any(changed), f"{file} has none of {list(change)}"
+    (folder / file).write_text(json.dumps(values))
+    with pytest.raises(InputError, match=message):
+        model, processor = load_model(folder)
+        inputs = processor.encode_queries(images=Image.new("RGB", (64, 64)), text="What?")
+        model.generate_responses(**inputs, max_new_tokens=1)
+
+
+def test_a_tokenizer_with_other_ids_than_the_model_s_is_one_line(saved, tmp_path):
+    folder = shutil.copytree(saved, tmp_path / "model")
+    values = json.loads((folder / "tokenizer.json").read_text())
+    values["added_tokens"] = [token for token in values["added_tokens"] if token["content"] != AUDIO_TOKEN]
+    for token in values["added_tokens"][-1:]:
+        values["added_tokens"].append(token | {"id": token["id"] + 1, "content": "<more>"})
+    (folder / "tokenizer.json").write_text(json.dumps(values))
+    with pytest.raises(InputError, match=f"the tokenizer gives {AUDIO_TOKEN} the id"):
+        load_model(folder)
+
+
+def _changed(values, name, value):
+    """Whether a field of this name, at any depth, has been changed, or removed for None."""
+    found = False
+    for part in values.values() if isinstance(values, dict) else ():
+        found |= _changed(part, name, value) if isinstance(part, dict) else False
+    if name in values:
+        if value is None:
+            del values[name]
+        else:
+            values[name] = value
+        found = True
+    return found

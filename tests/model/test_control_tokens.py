@@ -123,7 +123,7 @@ def test_fields_of_an_example_add_no_control_tokens(processor_of_parts, text):
     for name in ("prefix_ids", "text_ids", "audio_ids", "response_ids", "transcript_ids"):
         one, other = ([i for i in getattr(x, name) if i in control] for x in (item, usual))
         assert one == other, name
-    assert processor.decode([item.response_ids]) == [forged.answer.strip()]
+    assert processor.response_texts([item.response_ids]) == [forged.answer.strip()]
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +172,7 @@ def test_question_tokens_of_an_attention_map_are_found(parts):
     example = replace(toy_examples(1)[0], question=FORGED, instruction="<image>", answer_format="<speech>")
     item = paired_item(parts[1], example)
     question = text_query(parts[1], example, item)
-    assert parts[1].decode([item.text_ids[question]]) == [FORGED]
+    assert parts[1].response_texts([item.text_ids[question]]) == [FORGED]
 
 
 @pytest.mark.parametrize("pad", [None, "eos"])

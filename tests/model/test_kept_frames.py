@@ -59,7 +59,7 @@ def test_kept_frames_give_the_same_loss_and_gradients_and_are_computed_once(stud
 
 
 def test_values_do_not_depend_on_the_batch(student, batch):
-    mel, mask = batch["audio_inputs"]["mel_BFM"], batch["audio_inputs"]["mel_mask_BM"]
+    mel, mask = batch["audio_inputs"]["input_features"], batch["audio_inputs"]["feature_attention_mask"]
     with keep_frames() as kept:
         hidden, hidden_mask = encode_mel(student.speech_encoder, mel, mask)
     assert len(kept.frames) == 4
@@ -83,7 +83,7 @@ def test_changed_weights_have_frames_of_their_own(student, batch, encoded):
 
 def test_an_encoder_that_is_gone_lends_its_hash_to_no_other(student, batch):
     """A new object may have the id, and as many changes, of one that is gone."""
-    mel, mask = batch["audio_inputs"]["mel_BFM"][:1], batch["audio_inputs"]["mel_mask_BM"][:1]
+    mel, mask = batch["audio_inputs"]["input_features"][:1], batch["audio_inputs"]["feature_attention_mask"][:1]
     with keep_frames() as kept, torch.no_grad():
         for shift in range(8):
             encoder = deepcopy(student.speech_encoder)

@@ -82,7 +82,9 @@ def test_text_and_audio_responses_are_padded_with_the_same_token(adapted):
     image, end, padding = processor.encode_image(example.load_image()), processor.end_id, 40
     audio = processor.encode_audio(example.samples())
     prompts = [processor.text_prompt(example.question, image), processor.audio_prompt(audio, image)]
-    predictions = model.generate(**processor.collate(prompts), max_new_tokens=30, do_sample=False, pad_token_id=padding)
+    predictions = model.generate_responses(
+        **processor.collate(prompts), max_new_tokens=30, do_sample=False, pad_token_id=padding
+    )
     lengths = [
         (prediction == end).int().argmax().item() + 1 if end in prediction else len(prediction)
         for prediction in predictions

@@ -17,7 +17,7 @@ from selfkd.training.data import MODALITIES
 def whole(prompt):
     """One prompt as the plain inputs of `OmniModel.forward`."""
     inputs = {"input_ids": torch.tensor([prompt.prefix_ids + prompt.suffix_ids])}
-    return inputs | prompt.image_inputs | ({"audio_inputs": prompt.audio_inputs} if prompt.audio_inputs else {})
+    return inputs | prompt.image_inputs | prompt.audio_inputs
 
 
 def test_text_queries_have_the_logits_of_the_vlm(model, processor, example):
@@ -42,14 +42,14 @@ def test_prompts_that_share_an_image_get_the_responses_of_single_prompts(model, 
     batch = processor.collate(prompts)
     assert len(batch["prefix_ids"]) == 1 and batch["group"].tolist() == [0, 0]
     settings = {"max_new_tokens": 12, "do_sample": False}
-    together = processor.decode(model.generate(**batch, **settings))
+    together = processor.response_texts(model.generate_responses(**batch, **settings))
     for prompt, prediction in zip(prompts, together, strict=True):
         inputs = whole(prompt)
         ids = model.vlm.generate(**inputs, **settings)[:, inputs["input_ids"].shape[1] :]
-        assert processor.decode(ids) == [prediction]
+        assert processor.response_texts(ids) == [prediction]
     prompt = processor.audio_prompt(audio, image)
-    single = model.generate(**processor.collate([prompt]), **settings)
-    both = model.generate(**processor.collate([prompt, prompt]), **settings)
+    single = model.generate_responses(**processor.collate([prompt]), **settings)
+    both = model.generate_responses(**processor.collate([prompt, prompt]), **settings)
     assert torch.equal(both, single.expand(2, -1))
 
 
@@ -63,7 +63,10 @@ def test_first_generated_token_is_the_argmax_of_forward(model, processor, exampl
         logits = model(**inputs).logits[0, -1]
         without_image = model(**{k: v for k, v in inputs.items() if k != "pixel_values"}).logits[0, -1]
     assert not torch.allclose(logits, without_image)
-    assert model.generate(**processor.collate([prompt]), max_new_tokens=1, do_sample=False)[0, 0] == logits.argmax()
+    assert (
+        model.generate_responses(**processor.collate([prompt]), max_new_tokens=1, do_sample=False)[0, 0]
+        == logits.argmax()
+    )
 
 
 def test_saved_and_loaded_model_has_the_same_weights_and_inputs(model, processor, example, tmp_path):
@@ -80,7 +83,7 @@ def test_saved_and_loaded_model_has_the_same_weights_and_inputs(model, processor
     nested = ("image_inputs", "audio_inputs")
     assert all(torch.equal(batches[0][k], batches[1][k]) for k in batches[0] if k not in nested)
     assert torch.equal(*(b["image_inputs"]["pixel_values"] for b in batches))
-    assert torch.equal(*(b["audio_inputs"]["mel_BFM"] for b in batches))
+    assert torch.equal(*(b["audio_inputs"]["input_features"] for b in batches))
     assert not list(tmp_path.rglob("*.bin")) + list(tmp_path.rglob("*.pt"))
 
 
@@ -97,7 +100,7 @@ def test_encoder_equals_whisper_at_full_length(model):
 def test_audio_prompt_without_an_audio_token_is_an_error(model, processor, example):
     inputs = whole(processor.audio_prompt(processor.encode_audio(example.samples()), processor.encode_image(None)))
     inputs["input_ids"] = inputs["input_ids"].masked_fill(inputs["input_ids"] == processor.audio_token_id, 0)
-    with pytest.raises(ValueError, match="has the audio token once, this one has it 0 times"):
+    with pytest.raises(ValueError, match="input_features: 1 clips for 0 placeholders"):
         model(**inputs)
 
 

@@ -103,7 +103,7 @@ def test_generation_equals_transformers_generate(native, modality):
         image, audio = processor.encode_image(example.load_image()), processor.encode_audio(example.samples())
         text_prompt, audio_prompt = processor.text_prompt(example.question, image), processor.audio_prompt(audio, image)
         prompts.append(text_prompt if modality == "text" else audio_prompt)
-    ours = model.generate(**processor.collate(prompts), **settings)
+    ours = model.generate_responses(**processor.collate(prompts), **settings)
     for prompt, prediction in zip(prompts, ours, strict=True):
         inputs = plain_inputs(model, prompt.prefix_ids + prompt.suffix_ids, prompt.image_inputs, prompt.audio_inputs)
         expected = model.vlm.generate(**inputs, **settings)[0, inputs["input_ids"].shape[1] :]

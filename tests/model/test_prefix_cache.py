@@ -26,7 +26,7 @@ def two_plain_passes(model, items, alpha, teacher_vlm=None):
         image = item.image_inputs
         with torch.no_grad():
             teacher = (teacher_vlm or model.vlm)(input_ids=torch.tensor([ids]), **image).logits[0]
-        student = model(torch.tensor([audio_ids]), audio_inputs=item.audio_inputs, **image).logits[0]
+        student = model(torch.tensor([audio_ids]), **item.audio_inputs, **image).logits[0]
         rows = slice(-len(item.response_ids), None)
         labels = torch.tensor(item.response_ids)
         total = total + alpha * divergence(teacher[rows], student[rows])
@@ -80,7 +80,7 @@ def test_hidden_states_of_several_layers_are_those_of_plain_passes(model, proces
         settings = {"output_hidden_states": True, **item.image_inputs}
         with torch.no_grad():
             teacher = model.vlm(input_ids=torch.tensor([ids]), **settings).hidden_states
-        student = model(audio_ids, audio_inputs=item.audio_inputs, **settings).hidden_states
+        student = model(audio_ids, **item.audio_inputs, **settings).hidden_states
         rows = slice(-len(item.response_ids), None)
         pairs = [(student[-1][0, rows], teacher[-1][0, rows])]
         for layer in chosen:

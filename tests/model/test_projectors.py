@@ -96,7 +96,9 @@ def test_silence_gives_no_audio_embedding_and_the_model_still_responds(bundled):
     audio = model.encode_audio(**prompt.audio_inputs)
     assert audio.vectors.shape[1] == 0 and not audio.mask.any()
     assert (
-        processor.decode(model.generate(**processor.collate([prompt]), max_new_tokens=4, do_sample=False))[0]
+        processor.response_texts(
+            model.generate_responses(**processor.collate([prompt]), max_new_tokens=4, do_sample=False)
+        )[0]
         is not None
     )
 

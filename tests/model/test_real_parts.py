@@ -78,8 +78,8 @@ def test_text_responses_equal_those_of_the_llm(real):
     prompt = processor.text_prompt("What is the capital of France?", processor.encode_image(None))
     ids = torch.tensor([prompt.prefix_ids + prompt.suffix_ids])
     own = llm.generate(ids, attention_mask=torch.ones_like(ids), **SETTINGS)[0, ids.shape[1] :]
-    ours = model.generate(**processor.collate([prompt]), **SETTINGS)[0]
-    assert ours.tolist() == own.tolist() and "Paris" in processor.decode([ours])[0]
+    ours = model.generate_responses(**processor.collate([prompt]), **SETTINGS)[0]
+    assert ours.tolist() == own.tolist() and "Paris" in processor.response_texts([ours])[0]
 
 
 @pytest.mark.slow
@@ -92,7 +92,7 @@ def test_self_kd_teaches_one_audio_query_the_text_response(real):
     example = example.with_audio(EspeakEngine().synthesize_audio(Utterance(question, "en-US")), "en-US")
     batch = PairedCollator(processor)([paired_item(processor, example)])
     prompt = processor.audio_prompt(processor.encode_audio(example.samples()), processor.encode_image(None))
-    before = processor.decode(model.generate(**processor.collate([prompt]), **SETTINGS))[0]
+    before = processor.response_texts(model.generate_responses(**processor.collate([prompt]), **SETTINGS))[0]
     optimizer, kl = torch.optim.AdamW(model.projector.parameters(), 3e-4), []
     for _ in range(40):
         loss = paired_loss(model.train(), batch, LossConfig(1.0))
@@ -102,6 +102,6 @@ def test_self_kd_teaches_one_audio_query_the_text_response(real):
         kl.append(loss.kd.item() / loss.tokens)
         if kl[-1] < 0.03 * kl[0]:
             break
-    after = processor.decode(model.eval().generate(**processor.collate([prompt]), **SETTINGS))[0]
+    after = processor.response_texts(model.eval().generate_responses(**processor.collate([prompt]), **SETTINGS))[0]
     assert "Paris" not in before and "Paris" in after, (before, after)
     assert kl[-1] < 0.1 * kl[0], kl

@@ -7,11 +7,12 @@ import shutil
 import pytest
 from damage import damage_json
 
+from selfkd.cards import model_card
 from selfkd.errors import InputError
 from selfkd.evaluation.compare import CompareConfig, compare
 from selfkd.evaluation.config import JudgeConfig
 from selfkd.evaluation.judge import judge_run
-from selfkd.export import PublishConfig, PublishDataConfig, model_card, publish_data
+from selfkd.export import PublishDataConfig, publish_data
 from selfkd.files import write_json
 from selfkd.report.build import ReportConfig, report
 from selfkd.report.sections.audio_quality import AudioQualityConfig, audio_quality_report
@@ -45,15 +46,14 @@ def folders(runs, tmp_path_factory):
 def commands(root, folder, output):
     """The commands that read a folder."""
     if folder == "comparison":
-        card = PublishConfig(root / "selfkd", "me/m", "mit", comparison=str(root / "comparison"))
-        return [lambda: model_card(card)]
+        return [lambda: model_card(root / "selfkd", "m", "mit", comparison=str(root / "comparison"))]
     others = [str(root / "eval-base")] if folder == "eval-sft" else []
     uses = [lambda: report(ReportConfig([*others, str(root / folder)], output / "r.html"))]
     if folder.startswith("eval"):
         uses.append(lambda: compare(CompareConfig([str(root / "eval-base"), str(root / "eval-sft")], output / "c")))
         uses.append(lambda: judge_run(JudgeConfig(root / folder)))
     if folder == "selfkd":
-        uses.append(lambda: model_card(PublishConfig(root / folder, "me/m", "mit")))
+        uses.append(lambda: model_card(root / folder, "m", "mit"))
     if folder == "world":
         uses.append(lambda: publish_data(PublishDataConfig(root / folder, "me/d", "mit", dry_run=True)))
         uses.append(lambda: audio_quality_report(AudioQualityConfig([str(root / folder)], output / "q.html")))

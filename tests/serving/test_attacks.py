@@ -168,6 +168,7 @@ def id3_frames(count=333_333) -> bytes:
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_one_body_takes_no_more_memory_than_the_idle_server_and_never_blocks_health(server, name):
+    """sec_02_serve_one_body_takes_all_memory, sec_03_serve_progressive_jpeg, sec_10_mp3_fills_the_log."""
     body = ATTACKS[name]()
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     assert len(content) <= 20_000_000, "within the limits"
@@ -250,6 +251,7 @@ def cpu_seconds(server) -> float:
 
 @pytest.mark.parametrize("kind", ["image", "body"])
 def test_sigterm_ends_the_server_whatever_is_being_read(tmp_path, kind):
+    """sec_03_serve_progressive_jpeg."""
     with attacked(tmp_path) as server:
         content = image_request(scans_jpeg()) if kind == "image" else ATTACKS["tiny parts"]()
         threads = [threading.Thread(target=_try_post, args=(server, content), daemon=True) for _ in range(3)]

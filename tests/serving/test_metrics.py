@@ -59,6 +59,7 @@ def _stream_request(running) -> urllib.request.Request:
 @pytest.mark.parametrize("path", ["/v1/chat/completions/", "/v1/models/", "/health/", "//evil.example/v1/models", "/"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_no_redirect_to_the_host_that_a_client_names(server, path, method):
+    """sec_21_redirect_by_host."""
     head = f"{method} {path} HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
     connection = raw_connection(server.url, head.encode())
     answer = b"".join(iter(lambda: connection.recv(4096), b""))

@@ -31,7 +31,7 @@ from selfkd.serving.batching import RowStoppingCriteria
 
 
 def generate_directly(parts, example, modality) -> tuple[str, int, int]:
-    """(response, prompt tokens, response tokens) of `model.generate`."""
+    """(response, prompt tokens, response tokens) of `model.generate_responses`."""
     model, processor = parts
     image = processor.encode_image(example.load_image())
     if modality == "text":
@@ -39,9 +39,9 @@ def generate_directly(parts, example, modality) -> tuple[str, int, int]:
     else:
         audio = processor.encode_audio(example.samples())
         prompt = processor.audio_prompt(audio, image, example.instruction, example.answer_format)
-    ids = model.generate(**processor.collate([prompt]), max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
+    ids = model.generate_responses(**processor.collate([prompt]), max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
     length = processor.length(prompt.prefix_ids + prompt.suffix_ids, prompt.audio_inputs)
-    return processor.decode(ids)[0], length, ids.shape[1]
+    return processor.response_texts(ids)[0], length, ids.shape[1]
 
 
 # responses
@@ -167,14 +167,14 @@ def test_batches_hold_one_modality_and_at_most_max_batch(parts, gate):
 def test_request_that_breaks_its_batch_does_not_fail_the_others(parts, monkeypatch, caplog, gate):
     """Even if the model raises an exception; the response holds no traceback."""
     model, processor = parts
-    plain, poison = model.generate, processor.ids("Zzzz")[0]
+    plain, poison = model.generate_responses, processor.ids("Zzzz")[0]
 
-    def generate(suffix_ids, **inputs):
+    def generate_responses(suffix_ids, **inputs):
         if (suffix_ids == poison).any():
             raise RuntimeError("internal secret")
         return plain(suffix_ids=suffix_ids, **inputs)
 
-    monkeypatch.setattr(model, "generate", generate)
+    monkeypatch.setattr(model, "generate_responses", generate_responses)
     with served(parts, batch_wait_seconds=0.0) as running:
         threads, responses = post_behind_gate(running, gate, [BODY, request("Zzzz?", max_tokens=4), BODY, BODY])
         gate.set()

@@ -144,6 +144,7 @@ def gemma4():
         audio_config=audio,
         image_token_id=made.image_token_id,
         audio_token_id=made.audio_token_id,
+        boa_token_id=made.boa_token_id,
         video_token_id=processor.video_token_id,
     )
     return AutoModelForMultimodalLM.from_config(config), processor

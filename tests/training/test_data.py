@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from selfkd.errors import InputError
 from selfkd.evaluation.backends.local import predict_modality
-from selfkd.model.processing_omni import AUDIO_TOKEN
+from selfkd.model.queries import AUDIO_TOKEN
 from selfkd.training.data import CostSampler, PairedCollator, PairedDataset, paired_item
 from selfkd.training.self_kd import paired_rows
 
@@ -32,7 +32,7 @@ def test_ids_and_lengths_of_both_modalities(model, processor, example, seconds, 
     assert processor.tokenizer.decode(item.text_ids) == example.question + AFTER
     assert processor.tokenizer.decode(item.audio_ids) == AUDIO_TOKEN + AFTER
     assert processor.tokenizer.decode(item.response_ids) == example.answer + "<|im_end|>"
-    assert item.audio_inputs["mel_BFM"].shape == (1, 80, mel_frames)
+    assert item.audio_inputs["input_features"].shape == (1, 80, mel_frames)
 
     batch = PairedCollator(processor)([item])
     whole_text = processor.ids(BEFORE + example.question + AFTER + example.answer + "<|im_end|>")
@@ -59,7 +59,7 @@ def test_an_item_of_ctc_only_training_has_no_image_and_the_question_as_response(
     ctc_only = paired_item(processor, replace(example, image=b"torn"), with_image=False)
     assert ctc_only.image_inputs == {} and "<IMG_CONTEXT>" not in processor.tokenizer.decode(ctc_only.prefix_ids)
     assert ctc_only.transcript_ids == whole.transcript_ids
-    assert torch.equal(ctc_only.audio_inputs["mel_BFM"], whole.audio_inputs["mel_BFM"])
+    assert torch.equal(ctc_only.audio_inputs["input_features"], whole.audio_inputs["input_features"])
     without_answer = paired_item(processor, replace(example, answer=" "), with_image=False)
     assert without_answer.response_ids == ctc_only.response_ids == [*ctc_only.transcript_ids, whole.response_ids[-1]]
     assert PairedDataset([example], processor, context=1, with_image=False)[0].response_ids == ctc_only.response_ids

@@ -38,7 +38,8 @@ from selfkd.model.generation import (
 )
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.prefix_cache import continue_prefix
-from selfkd.model.processing_omni import EncodedImage, OmniProcessor, Prompt
+from selfkd.model.processing_omni import OmniProcessor
+from selfkd.model.queries import EncodedImage, Prompt
 from selfkd.training.data import MODALITIES, Modality, modality_prompts, token_cost
 
 MAX_NEW_TOKENS = 48
@@ -199,7 +200,10 @@ def predict_modalities(
     ended = torch.isin(ids, ids.new_tensor(ends)).any(1).tolist()
     finish = ("stop" if is_ended else "length" for is_ended in ended)
     predictions = iter(
-        [Prediction(text, finish_reason=reason) for text, reason in zip(processor.decode(ids), finish, strict=True)]
+        [
+            Prediction(text, finish_reason=reason)
+            for text, reason in zip(processor.response_texts(ids), finish, strict=True)
+        ]
     )
     by_example = [[next(predictions) for _ in modalities] for _ in examples]
     return {modality: [of_modalities[at] for of_modalities in by_example] for at, modality in enumerate(modalities)}

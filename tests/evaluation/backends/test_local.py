@@ -17,7 +17,8 @@ from selfkd.evaluation.backends.local import choice_log_likelihoods, predict_mod
 from selfkd.model.image_processor import image_processor_class
 from selfkd.model.lora import adapter_parameters, adapters_on
 from selfkd.model.modeling_omni import OmniModel
-from selfkd.model.processing_omni import AUDIO_TOKEN, OmniProcessor
+from selfkd.model.processing_omni import OmniProcessor
+from selfkd.model.queries import AUDIO_TOKEN
 from selfkd.synthesis.tts.base import EspeakEngine, Utterance
 from selfkd.training.data import MODALITIES
 from tests.model.test_backbones import qwen2_vl
