@@ -75,7 +75,7 @@ def smolvlm(model_type: str):
     )
     images = SmolVLMImageProcessorPil(size={"longest_edge": 32}, max_image_size={"longest_edge": 16})
     return config, image_processor_class(model_type)(
-        image_processor=images, tokenizer=made, image_seq_len=4, chat_template=template
+        image_processor=images, tokenizer=made, video_processor=None, image_seq_len=4, chat_template=template
     )
 
 
@@ -110,7 +110,7 @@ def own_responses(model, processor, examples, modality, new_tokens):
         else:
             prompt = processor.audio_prompt(processor.encode_audio(example.samples()), image, *context)
         settings = {"max_new_tokens": new_tokens, "do_sample": False, "eos_token_id": [10**6]}
-        found += model.generate(**processor.collate([prompt]), **settings).tolist()
+        found += model.generate_responses(**processor.collate([prompt]), **settings).tolist()
     return found
 
 

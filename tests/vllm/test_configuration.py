@@ -64,8 +64,8 @@ def test_template_renders_clips_and_nothing_else_otherwise():
         == rendered(PLAIN, messages)
         == "[system]Be brief.[user]<image>What?[assistant]A star."
     )
-    asked = [*messages, {"role": "user", "content": [image, {"type": "audio"}, text]}]
-    assert rendered(template, asked) == rendered(PLAIN, messages) + "[user]<image><speech>What?"
+    with_clip = [*messages, {"role": "user", "content": [image, {"type": "audio"}, text]}]
+    assert rendered(template, with_clip) == rendered(PLAIN, messages) + "[user]<image><speech>What?"
     assert "audio" not in str(SimpleNamespace(**messages[1]))  # the given messages are as they were
 
 

@@ -43,7 +43,7 @@ def engine(folder):
         cleanup_dist_env_and_memory()
 
 
-def spoken_examples(count):
+def examples_with_speech(count):
     """Toy questions in a voice: to a CTC projector a tone is no speech."""
     source, tts = ToyWorld("test", 5, False), EspeakEngine()
     examples = [source.example(i) for i in range(count)]
@@ -52,7 +52,7 @@ def spoken_examples(count):
 
 @pytest.mark.parametrize("name", TINY_MODELS)
 def test_tiny_models_give_their_own_responses(name, tmp_path):
-    examples = spoken_examples(12)
+    examples = examples_with_speech(12)
     model, processor = load_model(name)
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
@@ -64,7 +64,9 @@ def test_tiny_models_give_their_own_responses(name, tmp_path):
 
 @pytest.mark.parametrize("model_type", list(BACKBONES))
 def test_backbones_give_their_own_responses(model_type, tmp_path):
-    """An image before a clip: M-RoPE goes on after it, and a clip adds nothing to Qwen3-VL's first layers."""
+    """An image before a clip: M-RoPE counts on after it, and a clip adds nothing to Qwen3-VL's first layers."""
+    if model_type == "smolvlm":
+        pytest.importorskip("num2words")  # its processor's
     save_backbone(model_type, tmp_path)
     examples = toy_examples(4)
     model, processor = load_model(tmp_path)

@@ -81,46 +81,46 @@ def is_up(base):
 
 
 @pytest.fixture(scope="module")
-def ask(url):
+def chat(url):
     client = OpenAI(base_url=url, api_key="none", max_retries=0)
 
-    def ask(*messages, **settings):
+    def chat(*messages, **settings):
         return client.chat.completions.create(
             model="selfkd", messages=list(messages), **({"temperature": 0, "max_tokens": 16} | settings)
         )
 
-    return ask
+    return chat
 
 
 def text_of(completion):
     return completion.choices[0].message.content.strip()
 
 
-def test_responses_are_those_of_the_evaluation(ask, parts, examples):
+def test_responses_are_those_of_the_evaluation(chat, parts, examples):
     expected = predict_modalities(*parts, examples)
     for modality in MODALITIES:
-        found = [text_of(ask(user_message(example, modality))) for example in examples]
+        found = [text_of(chat(user_message(example, modality))) for example in examples]
         assert found == [prediction.text for prediction in expected[modality]]
 
 
-def test_stream_and_sampling(ask, examples):
-    whole = text_of(ask(user_message(examples[0], "audio")))
-    chunks = ask(user_message(examples[0], "audio"), stream=True)
+def test_stream_and_sampling(chat, examples):
+    whole = text_of(chat(user_message(examples[0], "audio")))
+    chunks = chat(user_message(examples[0], "audio"), stream=True)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks).strip() == whole
     sampled = {
-        text_of(ask(user_message(examples[0], "audio"), temperature=2.0, top_p=1.0, seed=seed)) for seed in range(8)
+        text_of(chat(user_message(examples[0], "audio"), temperature=2.0, top_p=1.0, seed=seed)) for seed in range(8)
     }
     assert len(sampled) > 1
 
 
-def test_turns_have_images_and_clips_of_their_own(ask, examples):
+def test_turns_have_images_and_clips_of_their_own(chat, examples):
     first, second = examples[:2]
-    answer = {"role": "assistant", "content": text_of(ask(user_message(first, "audio")))}
+    answer = {"role": "assistant", "content": text_of(chat(user_message(first, "audio")))}
     again = {"role": "user", "content": [image_part(second), audio_part(second)]}
-    found = ask(user_message(first, "audio"), answer, again)
+    found = chat(user_message(first, "audio"), answer, again)
     assert (
         found.usage.prompt_tokens
-        > ask(again).usage.prompt_tokens + ask(user_message(first, "audio")).usage.prompt_tokens
+        > chat(again).usage.prompt_tokens + chat(user_message(first, "audio")).usage.prompt_tokens
     )
     assert text_of(found)
 
@@ -141,19 +141,19 @@ def clip_part(samples):
         (lambda e: [image_part(e), text_part("<speech>"), audio_part(e)], "text: contains <speech>, which stands for"),
     ],
 )
-def test_bad_requests_are_named(ask, examples, parts_of, message):
+def test_bad_requests_are_named(chat, examples, parts_of, message):
     with pytest.raises(BadRequestError, match=re.escape(message)):
-        ask({"role": "user", "content": parts_of(examples[0])})
-    assert text_of(ask(user_message(examples[0], "text")))  # and the server goes on
+        chat({"role": "user", "content": parts_of(examples[0])})
+    assert text_of(chat(user_message(examples[0], "text")))  # and the server still answers
 
 
-def test_prefix_of_an_image_is_read_once(ask, url, examples):
+def test_prefix_of_an_image_is_read_once(chat, url, examples):
     """An instruction makes the prefix longer than a block."""
     instruction = text_part(" ".join(["What is in the image?"] * 16))
     example = examples[-1]
     before = cached(url)
     for query in (text_part(example.question), audio_part(example)):
-        ask({"role": "user", "content": [image_part(example), instruction, query]})
+        chat({"role": "user", "content": [image_part(example), instruction, query]})
     assert cached(url) - before >= BLOCK
 
 
