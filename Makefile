@@ -11,6 +11,7 @@
 # make study-alignment   soft-DTW, contrastive, hidden-state and attention losses, alone and added to Self-KD, into runs/alignment: hours
 # make study-scale       accuracy against questions, voices, steps and hours of audio, with fitted laws, into runs/scale: hours
 # make study-stamps      people's recordings in three languages about natural images; MODELS holds whisper-base; into runs/stamps: hours
+# make test-vllm VLLM=DIR  the tests of selfkd.vllm in a virtual environment that has vLLM 0.32 and pytest, tests/vllm
 # All make .venv with pinned versions first. PYTHON=python3.12 chooses another interpreter (3.11 or later).
 PYTHON ?= python3
 VENV ?= .venv
@@ -18,7 +19,7 @@ MODELS ?= models
 FUZZ_SECONDS ?= 2400
 PYTEST = $(VENV)/bin/python -m pytest --numprocesses 2 --dist worksteal --durations 20
 
-.PHONY: demo test quick fuzz check docs study-projector study-real study-voices study-when study-attention study-alignment study-scale study-stamps
+.PHONY: demo test quick fuzz check docs study-projector study-real study-voices study-when study-attention study-alignment study-scale study-stamps test-vllm
 
 demo: $(VENV)/installed
 	$(VENV)/bin/selfkd demo --output runs/demo
@@ -46,6 +47,10 @@ study-when: $(VENV)/installed
 
 study-attention: study-voices
 	$(VENV)/bin/python experiments/attention_causes.py --voices runs/voices --output runs/causes
+
+test-vllm:
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable . # for its entry point
+	$(VLLM)/bin/python -m pytest tests/vllm
 
 docs: $(VENV)/installed
 	$(VENV)/bin/python docs/build.py --check

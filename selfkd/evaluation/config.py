@@ -7,6 +7,7 @@ from typing import Any, Literal
 EvalModality = Literal["text", "audio", "cascade"]  # cascade: an ASR model's transcript as a text query
 InstructionForm = Literal["text", "audio"]
 Scoring = Literal["lenient", "official"]
+Engine = Literal["transformers", "vllm"]
 
 
 @dataclass
@@ -36,6 +37,9 @@ class EvaluateConfig:
             URL are used and written nowhere.
         endpoint: Settings of its requests: {concurrency: 8, requests_per_minute: 60, budget: 5, price_in: 2.5,
             price_out: 10}.
+        engine: What runs a model of selfkd: transformers, or vllm, with the same samples (selfkd[vllm]; not a native
+            omni model, not LoRA, no likelihood).
+        vllm: Arguments of vLLM's LLM: {tensor_parallel_size: 2, gpu_memory_utilization: 0.8}.
         limit: At most so many items of each benchmark, in whole groups (pairs, rotations, an image's questions); 0
             takes all.
         batch_size: Items in a batch.
@@ -65,6 +69,8 @@ class EvaluateConfig:
     trust_remote_code: bool = False
     url: str = ""
     endpoint: dict[str, Any] = field(default_factory=dict)
+    engine: Engine = "transformers"
+    vllm: dict[str, Any] = field(default_factory=dict)
     limit: int = 0
     batch_size: int = 50
     max_new_tokens: int = 128

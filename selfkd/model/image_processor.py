@@ -6,6 +6,7 @@ which nothing here uses. Placeholders, tiles and audio features are transformers
 """
 
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import transformers
@@ -29,8 +30,10 @@ class WithoutVideo(ProcessorMixin):
 
     @property
     def video_processor(self) -> Any:
-        """Stands in where Qwen-Omni's processor asks for the size of a patch of videos, without any video."""
-        return self.image_processor
+        """Stands in where a processor asks for settings of videos without having one: Qwen-Omni's for the size of a
+        patch, SmolVLM's for the number of frames."""
+        merge_size = getattr(self.image_processor, "merge_size", 1)
+        return SimpleNamespace(merge_size=merge_size, num_frames=None, fps=None, model_input_names=[])
 
     @classmethod
     def get_attributes(cls) -> list[str]:

@@ -217,6 +217,15 @@ class QueryProcessor:
     def _audio_frame(self) -> ChatFrame:
         return audio_frame(self.vlm_processor)
 
+    def unexpanded_ids(
+        self, question: str | None, with_image: bool, instruction: str = "", answer_format: str = ""
+    ) -> list[int]:
+        """Token ids of a query in which the image and the clip (of an audio query, whose question is None) are one
+        placeholder each, as a template has them: vLLM puts in as many as they have embeddings."""
+        frame = self._frames[with_image]
+        query = Template(AUDIO_TOKEN) if question is None else question
+        return self.text_ids(Template(frame.before), instruction, query, answer_format) + self.ids(frame.after)
+
     def text_prompt(self, question: str, image: EncodedImage, instruction: str = "", answer_format: str = "") -> Prompt:
         """A text query. The whole prompt is tokenized and split where the prompt of the audio query begins to
         differ."""

@@ -27,14 +27,19 @@ class ServedOmniConfig(OmniConfig):
         super().__init__(vlm_config, **kwargs)
         if self.vlm_config is None:  # transformers makes an empty one, to tell defaults from values
             return
-        model_type = self.vlm_config.model_type
-        if self.audio_config is None:
-            raise InputError(f"vlm_config: {model_type}: a native omni model; vLLM runs its original checkpoint itself")
-        if model_type not in ARCHITECTURES:
-            raise InputError(f"vlm_config: {model_type}: vLLM runs selfkd's models on {', '.join(ARCHITECTURES)} only")
-        if self.llm_lora is not None:
-            raise InputError(
-                "llm_lora: this model has LoRA for audio queries only, which vLLM would apply to the image too; "
-                "selfkd serve runs it"
-            )
-        self.architectures = [ARCHITECTURES[model_type]]
+        check_served(self)
+        self.architectures = [ARCHITECTURES[self.vlm_config.model_type]]
+
+
+def check_served(config: OmniConfig) -> None:
+    """Raises InputError for a model that vLLM cannot run with the same responses."""
+    model_type = config.vlm_config.model_type
+    if config.audio_config is None:
+        raise InputError(f"vlm_config: {model_type}: a native omni model; vLLM runs its original checkpoint itself")
+    if model_type not in ARCHITECTURES:
+        raise InputError(f"vlm_config: {model_type}: vLLM runs selfkd's models on {', '.join(ARCHITECTURES)} only")
+    if config.llm_lora is not None:
+        raise InputError(
+            "llm_lora: this model has LoRA for audio queries only, which vLLM would apply to the image too; "
+            "selfkd serve runs it"
+        )

@@ -35,8 +35,9 @@ from vllm.model_executor.models.qwen3_vl import (
 )
 from vllm.model_executor.models.smolvlm import SmolVLMForConditionalGeneration, SmolVLMProcessingInfo
 from vllm.multimodal import MULTIMODAL_REGISTRY
+from vllm.multimodal.processing import BaseProcessingInfo
 
-from selfkd.model.processing_omni import AUDIO_TOKEN
+from selfkd.model.queries import AUDIO_TOKEN
 from selfkd.vllm.configuration import ServedOmniConfig
 from selfkd.vllm.processing import MEL, VECTORS, ClipsDummies, ClipsInfo, ClipsProcessor
 from selfkd.vllm.speech import CLIP, SpeechEncoderAndProjector
@@ -158,7 +159,8 @@ class OmniQwen25VL(WithSpeech, Qwen2_5_VLForConditionalGeneration):
 
 
 class _Qwen3VLInfo(ClipsInfo, Qwen3VLProcessingInfo):
-    pass
+    def get_supported_mm_processor_kwargs(self) -> dict[str, set[str]]:
+        return BaseProcessingInfo.get_supported_mm_processor_kwargs(self)  # Qwen3-VL's own are of videos too
 
 
 class _Qwen3VLDummies(ClipsDummies, Qwen3VLDummyInputsBuilder):

@@ -25,17 +25,17 @@ from selfkd.data.resample import resampled
 from selfkd.errors import InputError
 from selfkd.hub import split_revision
 from selfkd.model.backbones import load_feature_extractor, load_vlm_processor
-from selfkd.model.processing_omni import AUDIO_TOKEN
+from selfkd.model.processing_omni import EXTRACTOR_FOLDER
+from selfkd.model.queries import AUDIO_TOKEN
 from selfkd.vllm.chat_template import serve_template, with_audio
 from selfkd.vllm.configuration import ServedOmniConfig
 from selfkd.vllm.speech import CLIP, ClipEncoder
 
 # of the tensors that the engine gets: audio embeddings (U, D), or log-mel frames (F, M)
 VECTORS, MEL = "audio_embeds", "audio_mel"
-_EXTRACTOR_FOLDER = "audio"
-# takes the places of a clip in the prompt; the id of its own token may lie beyond the vocabulary, where penalties
+# fills the positions of a clip in the prompt; the id of its own token may lie beyond the vocabulary, where penalties
 # on prompt tokens would look it up
-PLACE_ID = 0
+POSITION_ID = 0
 
 
 class Resampler:
@@ -77,7 +77,7 @@ class ClipsInfo:
     @cached_property
     def clips(self) -> ClipEncoder:
         mel_bins = self.omni_config.audio_config.num_mel_bins
-        extractor = load_feature_extractor(self.source, "model", _EXTRACTOR_FOLDER, mel_bins)
+        extractor = load_feature_extractor(self.source, "model", EXTRACTOR_FOLDER, mel_bins)
         return ClipEncoder(self.source, self.omni_config, extractor)
 
     def get_hf_processor(self, **kwargs: object) -> Any:
@@ -155,12 +155,12 @@ class ClipsProcessor:
         of_images = type(out_mm_kwargs)({k: items for k, items in out_mm_kwargs.items() if k != CLIP})
         updates = super()._get_prompt_updates(images, hf_processor_mm_kwargs, of_images)  # type: ignore[misc]
 
-        def places(item: int) -> list[int]:
+        def positions_of(item: int) -> list[int]:
             found = out_mm_kwargs[CLIP][item]
             count = self.info.clips.vectors_of(found[MEL].data) if MEL in found else len(found[VECTORS].data)
-            return [PLACE_ID] * count
+            return [POSITION_ID] * count
 
-        return [*updates, PromptReplacement(CLIP, [self.info.omni_config.audio_token_id], places)]
+        return [*updates, PromptReplacement(CLIP, [self.info.omni_config.audio_token_id], positions_of)]
 
     def _maybe_apply_prompt_updates(self, mm_items: Any, mm_res: Any) -> Any:
         found = list(mm_res.prompt_ids).count(self.info.omni_config.audio_token_id)

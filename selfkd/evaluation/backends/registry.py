@@ -4,9 +4,11 @@ from selfkd.evaluation.backends.base import Backend
 from selfkd.evaluation.backends.endpoint import EndpointBackend
 from selfkd.evaluation.backends.local import LocalBackend
 from selfkd.evaluation.backends.remote_code import RemoteCodeBackend
+from selfkd.evaluation.backends.vllm_engine import VLLMBackend
 from selfkd.evaluation.config import EvaluateConfig
 
 BACKENDS: dict[str, type[Backend]] = {
+    "vllm": VLLMBackend,
     "endpoint": EndpointBackend,
     "remote_code": RemoteCodeBackend,
     "local": LocalBackend,  # any other
