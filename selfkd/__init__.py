@@ -4,8 +4,7 @@ gap by Self-KD (arXiv 2503.00059).
     from selfkd import compare, distill, evaluate, load_model, synthesize
     from selfkd.data.dataset import ExampleFolder
 
-    for split, source in {"train": "world-noisy", "test": "world"}.items():
-        synthesize(output=f"data/{split}", source=source, split=split, count=400)
+    made = [synthesize(output=f"data/{s}", source="world", split=s, count=400) for s in ("train", "test")]
     (model, processor), row = load_model("selfkd-tiny"), ExampleFolder("data/test")[0]
     inputs = processor.encode_queries(row.load_image(), [row.question, None], [None, row.samples()])
     print(processor.response_texts(model.generate_responses(**inputs)))
