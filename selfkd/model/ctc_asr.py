@@ -66,6 +66,7 @@ def join_asr_model(
 ) -> tuple[OmniModel, OmniProcessor]:
     token_ids = token_ids_of_pieces(asr_model.config.pieces, processor)
     model = OmniModel.from_parts(vlm, asr_model.encoder, processor.audio_token_id, ctc_token_ids=token_ids)
+    model.stop_at(processor.end_id)
     model.get_submodule("projector.ctc_head").load_state_dict(asr_model.ctc_head.state_dict())
     return model, processor
 

@@ -57,6 +57,12 @@ class _PromptAsGiven:
         self._streamer.end()
 
 
+def _row_inputs(inputs: Mapping[str, Any], input_ids: Tensor) -> dict[str, Tensor]:
+    """All tensors that have a value for each token of a row, on one device."""
+    given = {name: inputs[name].to(input_ids.device) for name in _ROW_INPUTS if inputs.get(name) is not None}
+    return {**given, "input_ids": input_ids}
+
+
 class OmniGenerationMixin(GenerationMixin):
     """The part of `OmniModel` that makes the inputs of its VLM for rows with clips, and generates from them."""
 
@@ -89,10 +95,9 @@ class OmniGenerationMixin(GenerationMixin):
             raise InputError("position_ids: the number of audio embeddings decides them; give none for rows with clips")
         embeddings = self.get_audio_features(features.to(self.device), audio["feature_attention_mask"]).pooler_output
         lengths_C = torch.tensor([len(clip) for clip in embeddings], device=input_ids.device)
-        tokens = {name: vlm_inputs[name] for name in _ROW_INPUTS if vlm_inputs.get(name) is not None}
+        tokens = _row_inputs(vlm_inputs, input_ids)
         mask = tokens.get("attention_mask", input_ids.new_ones(len(input_ids), held + input_ids.shape[1]))
-        tokens |= {"input_ids": input_ids, "attention_mask": mask[:, held:]}
-        tokens |= {} if adapted_BT is None else {"adapted": adapted_BT.long()}
+        tokens |= {"attention_mask": mask[:, held:]} | ({} if adapted_BT is None else {"adapted": adapted_BT.long()})
         rows = widen(tokens, clips_BT, lengths_C, self._stand_in_id, pad_left)
         check_context(held + rows.width, self.config.context)
         adapted = rows.tokens.pop("adapted", None)
@@ -140,8 +145,7 @@ class OmniGenerationMixin(GenerationMixin):
         kwargs |= {name: value for name, value in own_audio.items() if value is not None} if self.is_native else {}
         given = ids.to(self.device)
         if attention_mask is not None and is_padded_right(attention_mask):
-            tokens = {name: kwargs[name] for name in _ROW_INPUTS if kwargs.get(name) is not None} | {"input_ids": given}
-            kwargs |= moved_left(tokens)
+            kwargs |= moved_left(_row_inputs(kwargs, given))
             given = kwargs.pop("input_ids")
         rows = self._rows_with_audio(given, kwargs, None if self.is_native else own_audio, pad_left=True)
         if streamer is not None and rows.audio_BT is not None:

@@ -115,6 +115,11 @@ class OmniModel(PreTrainedModel, OmniGenerationMixin):
         if "vlm" in self._modules:  # transformers sets one before there is a VLM
             self.vlm.generation_config = value
 
+    def stop_at(self, end_id: int) -> None:
+        """Ends the responses of `generate` at `end_id`, the end of a turn in the chat template, too: a VLM's own
+        generation config may not name it, and who serves a checkpoint reads nothing else."""
+        self.generation_config.eos_token_id = stop_token_ids(self, end_id)
+
     @property
     def is_native(self) -> bool:
         return self.config.audio_config is None

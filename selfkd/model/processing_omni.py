@@ -6,6 +6,7 @@ own processor, audio as log-mel frames. A native omni model's own processor take
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -19,7 +20,7 @@ from transformers.utils import PROCESSOR_NAME
 from .features import SAMPLE_RATE_HZ, log_mel, pad_mels
 from .image_processor import open_processor
 from .input_error import InputError
-from .media_files import open_audio
+from .media_files import open_audio, open_image
 from .queries import AUDIO_TOKEN, QueryProcessor
 
 EXTRACTOR_FOLDER = "audio"  # subfolder of the feature extractor's configuration
@@ -76,7 +77,7 @@ class OmniProcessor(QueryProcessor, ProcessorMixin):
         `feature_attention_mask` (clips, M) of all clips, in the order of their placeholders over the rows.
 
         Args:
-            images: As the VLM's own processor takes them.
+            images: As the VLM's own processor takes them; local files are opened as RGB, upright, on white.
             text: A text or a list of them, each with the placeholders of its images and clips.
             audio: A clip, a list of all clips, or a list of lists, one for each text: samples (mono, 16 kHz, -1 to 1)
                 or the path of a file.
@@ -86,6 +87,7 @@ class OmniProcessor(QueryProcessor, ProcessorMixin):
         Raises InputError for a placeholder without its clip and a clip without its placeholder.
         """
         clips, by_row = _rows_of_clips(audio)
+        images = _opened(images)
         if sampling_rate not in (None, SAMPLE_RATE_HZ):
             raise InputError(f"sampling_rate: {sampling_rate}: clips have {SAMPLE_RATE_HZ} samples a second")
         if self.feature_extractor is None:
@@ -125,6 +127,8 @@ class OmniProcessor(QueryProcessor, ProcessorMixin):
             if isinstance(content, list | tuple):
                 parts: list[Any] = []
                 for part in content:
+                    if decode and part.get("type") == "image":
+                        part = _opened_part(part)
                     if part.get("type") == "audio":
                         given = [part[key] for key in _FILES_OF_CLIPS if part.get(key) is not None]
                         if decode and len(given) != 1:
@@ -217,6 +221,25 @@ def _rows_of_clips(audio: Any) -> tuple[list[list[Any]], bool]:
     if audio and all(isinstance(row, list | tuple) and not (row and isinstance(row[0], int | float)) for row in audio):
         return [list(row) for row in audio], True
     return [list(audio)], False
+
+
+def _opened(images: Any) -> Any:
+    """Images in the same lists, those of local files opened: as everywhere in selfkd, and not by what is installed."""
+    if isinstance(images, list | tuple):
+        return [_opened(image) for image in images]
+    return open_image(images) if _is_file(images) else images
+
+
+def _opened_part(part: Mapping[str, Any]) -> Mapping[str, Any]:
+    for key in ("image", "path", "url"):
+        if _is_file(part.get(key)):
+            return {"type": "image", "image": open_image(part[key])}
+    return part
+
+
+def _is_file(image: Any) -> bool:
+    """Whether an image is a local file; transformers takes addresses and the bytes in base64, too."""
+    return isinstance(image, str | Path) and os.path.isfile(image)  # noqa: PTH113 a Path raises for a text that long
 
 
 def _is_address(clip: Any) -> bool:

@@ -49,6 +49,7 @@ def load_tiny_model(name: str = TINY_MODEL, processor: OmniProcessor | None = No
         return load_joined(vlm, asr_model, processor)
     processor = processor or tiny_model_config(name)[1]
     model = OmniModel.from_parts(load_vlm(vlm), load_speech_encoder(asr_model), processor.audio_token_id)
+    model.stop_at(processor.end_id)
     model.projector.load_state_dict(load_file(projector[0] / SAFE_WEIGHTS_NAME))
     return model, processor
 

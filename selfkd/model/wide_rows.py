@@ -3,7 +3,7 @@
 
 The VLM runs on token ids as it always does, so its image tokens, its position ids (M-RoPE) and its masks are its own
 code. An ordinary token stands in for each audio embedding; where the VLM embeds its ids, the audio embeddings take the
-place of the embedded stand-ins.
+place of the stand-ins.
 
 Legend: B rows, T tokens, C clips, N audio embeddings of all clips, S tokens of one pass, D width.
 """
@@ -88,7 +88,7 @@ def audio_in(
     def before(_module: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
         at.move_to(kwargs["input_ids"], kwargs.get("past_key_values"))
 
-    def embedded(_module: nn.Module, args: tuple[Tensor, ...], output_BSD: Tensor) -> Tensor | None:
+    def replaced(_module: nn.Module, args: tuple[Tensor, ...], output_BSD: Tensor) -> Tensor | None:
         if at.audio_BS is None or vectors_ND is None or args[0].shape != at.audio_BS.shape:
             return None
         is_audio_BS = at.audio_BS >= 0
@@ -99,7 +99,7 @@ def audio_in(
         stack.enter_context(_removed(vlm.register_forward_pre_hook(before, with_kwargs=True)))
         if audio_BT is not None:
             embed = vlm.get_input_embeddings()  # type: ignore[operator]  # of a model of transformers
-            stack.enter_context(_removed(embed.register_forward_hook(embedded)))
+            stack.enter_context(_removed(embed.register_forward_hook(replaced)))
         if adapted_BT is not None:
             stack.enter_context(masked_adapters(vlm, at.adapters))
         yield

@@ -114,6 +114,7 @@ def assemble(config: AlignConfig) -> tuple[OmniModel, OmniProcessor]:
     stack, padded = config.stack_factor, config.pad_to_window
     model = OmniModel.from_parts(vlm, encoder, processor.audio_token_id, stack, padded, tokens)
     check_prompts(processor, model.config, vlm_source, "vlm")
+    model.stop_at(processor.end_id)
     if isinstance(model.projector, CTCProjector):
         model.projector.set_characters(sorted({character for text in questions for character in text}))
     return model, processor

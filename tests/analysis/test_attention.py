@@ -14,6 +14,7 @@ from native_models import NATIVE, QWEN_TEMPLATE, QWEN_TOKENS, ids_of, tokenizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForImageTextToText, Qwen2VLImageProcessorPil
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from vlm_backbones import qwen2_vl
 
 from selfkd.analysis import analyze_attention as stage
 from selfkd.analysis.analyze_attention import AttentionConfig, analyze_attention
@@ -33,7 +34,6 @@ from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
 from selfkd.training.align import AlignConfig, assemble
 from selfkd.training.data import PairedCollator, paired_item
-from tests.model.test_backbones import qwen2_vl
 from tests.model.test_native_omni import plain_inputs
 
 

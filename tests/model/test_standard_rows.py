@@ -46,7 +46,7 @@ def inputs_of(model, rows, side, image_inputs, clips):
     return {"input_ids": ids, "attention_mask": mask, **types, **image_inputs, **clips}
 
 
-def embedded_clips(model, clips):
+def clips_as_tokens(model, clips):
     """(a copy of the VLM whose embedding holds the audio embeddings, the ids of those of each clip)."""
     with torch.no_grad():
         embeddings = model.get_audio_features(**clips).pooler_output
@@ -76,7 +76,7 @@ def text_labels(inputs):
 def test_logits_are_those_of_transformers_with_the_audio_embeddings_as_tokens(joined_model, side):
     model, image_inputs, tokens, clips = joined_model
     rows = conversation_rows(tokens)
-    vlm, clip_ids = embedded_clips(model, clips)
+    vlm, clip_ids = clips_as_tokens(model, clips)
     assert all(len(ids) > 1 for ids in clip_ids)
     plain = inputs_of(model, with_ids(rows, clip_ids), side, image_inputs, {})
     labels = text_labels(plain)
@@ -98,7 +98,7 @@ def test_generated_tokens_are_those_of_transformers_with_the_audio_embeddings_as
     """Greedy, with beams, and without a cache; `input_ids` as they were given come first."""
     model, image_inputs, tokens, clips = joined_model
     rows = conversation_rows(tokens)
-    vlm, clip_ids = embedded_clips(model, clips)
+    vlm, clip_ids = clips_as_tokens(model, clips)
     plain = inputs_of(model, with_ids(rows, clip_ids), "left", image_inputs, {})
     expected = vlm.generate(**plain, **SETTINGS, **search)[:, plain["input_ids"].shape[1] :]
     inputs = inputs_of(model, rows, side, image_inputs, clips)
@@ -110,7 +110,7 @@ def test_generated_tokens_are_those_of_transformers_with_the_audio_embeddings_as
 
 
 @pytest.mark.parametrize("side", PADDED)
-def test_standard_rows_give_what_the_shared_prefix_gives(joined_model, side):
+def test_standard_rows_equal_the_shared_prefix(joined_model, side):
     """The same logits, and the same greedy tokens: in training and evaluation one image is encoded once."""
     model, image_inputs, tokens, clips = joined_model
     clips = {name: values[:2] for name, values in clips.items()}

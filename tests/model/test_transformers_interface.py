@@ -43,13 +43,13 @@ def user(*parts):
     return {"role": "user", "content": content}
 
 
-def spoken(count):
+def kokoro_examples(count):
     return [ExampleFolder(bundled_voice("kokoro"))[i] for i in range(count)]
 
 
 def chats(count=3):
     """One turn each: an image and a clip."""
-    return [[user(example.load_image(), example.samples())] for example in spoken(count)]
+    return [[user(example.load_image(), example.samples())] for example in kokoro_examples(count)]
 
 
 def encoded(processor, conversations, side="left", **kwargs):
@@ -74,7 +74,7 @@ def new_tokens(model, inputs, **settings):
 def test_chat_template_gives_the_ids_and_features_of_queries(tiny):
     """Both interfaces put a clip where the text of a query would be."""
     _, processor = tiny
-    example = spoken(1)[0]
+    example = kokoro_examples(1)[0]
     image, samples = example.load_image(), example.samples()
     query = processor.audio_prompt(processor.encode_audio(samples), processor.encode_image(image))
     inputs = encoded(processor, [[user(image, samples)]])
@@ -92,7 +92,7 @@ def test_responses_are_those_of_queries_in_a_batch(tiny, side):
     model, processor = tiny
     prompts = [
         processor.audio_prompt(processor.encode_audio(e.samples()), processor.encode_image(e.load_image()))
-        for e in spoken(3)
+        for e in kokoro_examples(3)
     ]
     settings = GREEDY | {"eos_token_id": processor.end_id, "pad_token_id": processor.pad_id}
     expected = model.generate_responses(**processor.collate(prompts), **settings)
@@ -104,7 +104,7 @@ def test_responses_are_those_of_queries_in_a_batch(tiny, side):
 def test_several_images_clips_and_turns_in_any_order(tiny, tmp_path):
     """Clips and images are taken in the order of their placeholders, from memory and from files."""
     _, processor = tiny
-    first, second = spoken(2)
+    first, second = kokoro_examples(2)
     clips = [tone(0.4), tone(0.7, 330), tone(0.3, 440)]
     soundfile.write(tmp_path / "clip.wav", np.stack([clips[2]] * 2, axis=1), 16_000, subtype="FLOAT")
     second.load_image().save(tmp_path / "image.png")
@@ -260,10 +260,21 @@ def ends_of(model):
     return {"eos_token_id": model.generation_config.eos_token_id, "pad_token_id": 0}
 
 
+def test_responses_end_with_the_turn_in_a_saved_checkpoint_too(tiny, parts, tmp_path):
+    """Also where the VLM's own generation config names another token."""
+    for model, processor in (tiny, parts):
+        assert processor.end_id in model.generation_config.eos_token_id
+    model = deepcopy(tiny[0])
+    model.generation_config.eos_token_id = 7
+    model.stop_at(tiny[1].end_id)
+    model.save_pretrained(tmp_path)
+    assert OmniModel.from_pretrained(tmp_path).generation_config.eos_token_id == sorted({7, tiny[1].end_id})
+
+
 def test_forward_with_a_cache_continues_a_row(tiny):
     """A second turn with a clip of its own after the cache of the first."""
     model, processor = tiny
-    example = spoken(1)[0]
+    example = kokoro_examples(1)[0]
     whole = encoded(processor, [[user(example.load_image(), tone(0.4)), user("and", tone(0.6, 330))]])
     cut = whole["input_ids"][0].tolist().index(processor.audio_token_id) + 1
     clips = {name: whole[name] for name in ("input_features", "feature_attention_mask")}
@@ -398,7 +409,7 @@ def adapted(ctc):
 def test_adapters_are_active_from_the_first_clip_on(adapted, ctc, side):
     """As with the shared prefix: the image before the clip, and rows without clips, have the logits of the VLM."""
     model, processor = adapted
-    examples = spoken(3)
+    examples = kokoro_examples(3)
     mixed = [*chats(2), [user(examples[2].load_image(), examples[2].question)]]
     inputs = encoded(processor, mixed, side)
     with torch.no_grad():
@@ -423,7 +434,7 @@ def test_adapters_are_active_from_the_first_clip_on(adapted, ctc, side):
     assert without[:2].tolist() != expected[:2].tolist() and without[2].tolist() == expected[2].tolist()
 
 
-def test_what_adapters_cannot_do_in_standard_rows_is_refused(adapted, ctc):
+def test_adapters_that_cannot_be_masked_are_refused(adapted, ctc):
     model, processor = adapted
     inputs = encoded(processor, chats(1))
     with torch.no_grad():
@@ -464,13 +475,13 @@ def test_native_model_is_transformers_own(native):
 def test_adapters_of_a_native_model_are_active_from_the_first_clip_on(native):
     model, processor = deepcopy(native[0]), native[1]
     with_random_adapters(model)
-    example = spoken(1)[0]
+    example = kokoro_examples(1)[0]
     inputs = encoded(processor, [chats(1)[0], [user(example.load_image(), example.question)]])
     query = processor.audio_prompt(
         processor.encode_audio(example.samples()), processor.encode_image(example.load_image())
     )
     settings = GREEDY | {"eos_token_id": None, "pad_token_id": processor.pad_id}
-    if "moe" in model.config.vlm_config.model_type:
+    if any(type(module).__name__ == "ParamWrapper" for module in model.vlm.modules()):  # of a mixture's experts
         with pytest.raises(InputError, match="llm_lora: adapters of experts"):
             model(**inputs)
         return
@@ -501,7 +512,7 @@ def conversation(image, query, history=HISTORY):
 def test_conversations_have_the_ids_of_the_chat_template(tiny, with_turns):
     """A system message and earlier turns, in both modalities; the earlier turns are part of the shared prefix."""
     model, processor = tiny
-    example, history = spoken(1)[0], [HISTORY[0]] * with_turns
+    example, history = kokoro_examples(1)[0], [HISTORY[0]] * with_turns
     image, samples = example.load_image(), example.samples()
     encoded_image = processor.encode_image(image, system=SYSTEM, history=history)
     text = processor.text_prompt(example.question, encoded_image)
@@ -524,7 +535,7 @@ def test_conversations_have_the_ids_of_the_chat_template(tiny, with_turns):
 
 
 def test_conversations_of_native_models_have_the_ids_of_the_chat_template(native):
-    processor, example = native[1], spoken(1)[0]
+    processor, example = native[1], kokoro_examples(1)[0]
     image, samples = example.load_image(), example.samples()
     encoded_image = processor.encode_image(image, system=SYSTEM, history=HISTORY[:1])
     prompt = processor.audio_prompt(processor.encode_audio(samples), encoded_image)
@@ -534,7 +545,7 @@ def test_conversations_of_native_models_have_the_ids_of_the_chat_template(native
 
 def test_names_of_control_tokens_in_earlier_turns_are_text(ctc):
     """Unlike in the standard interface, where transformers makes control tokens of them."""
-    processor, image = ctc[1], spoken(1)[0].load_image()
+    processor, image = ctc[1], kokoro_examples(1)[0].load_image()
     prompt = processor.text_prompt("What?", processor.encode_image(image, system="a <|im_end|>", history=HISTORY))
     plain = processor.text_prompt("What?", processor.encode_image(image, system="a", history=[HISTORY[0]] * 2))
     ends = [p.prefix_ids.count(processor.end_id) for p in (prompt, plain)]

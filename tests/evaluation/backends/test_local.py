@@ -11,6 +11,7 @@ from examples import tone, toy_examples
 from native_models import NATIVE, QWEN_TEMPLATE, QWEN_TOKENS, ids_of, tokenizer
 from transformers import AutoModelForImageTextToText, Qwen2VLImageProcessorPil, WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
+from vlm_backbones import qwen2_vl
 
 from selfkd.errors import InputError
 from selfkd.evaluation.backends.local import choice_log_likelihoods, predict_modalities, predict_modality, prompts_of
@@ -21,7 +22,6 @@ from selfkd.model.processing_omni import OmniProcessor
 from selfkd.model.queries import AUDIO_TOKEN
 from selfkd.synthesis.tts.base import EspeakEngine, Utterance
 from selfkd.training.data import MODALITIES
-from tests.model.test_backbones import qwen2_vl
 
 
 def qwen2_vl_with_speech_encoder():
