@@ -3,7 +3,7 @@
 A class here is a subclass of the VLM's: images, M-RoPE, attention, sampling and weights of the LLM are vLLM's code.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -162,8 +162,20 @@ class _Qwen3VLInfo(ClipsInfo, Qwen3VLProcessingInfo):
     def get_supported_mm_processor_kwargs(self) -> dict[str, set[str]]:
         return BaseProcessingInfo.get_supported_mm_processor_kwargs(self)  # Qwen3-VL's own are of videos too
 
+    def get_mm_max_tokens_per_item(self, seq_len: int, mm_counts: Mapping[str, int]) -> Mapping[str, int]:
+        return {"image": self.get_max_image_tokens(), CLIP: self.clips.max_vectors}  # Qwen3-VL's own counts videos
 
-class _Qwen3VLDummies(ClipsDummies, Qwen3VLDummyInputsBuilder):
+
+class _Qwen3VLImages(Qwen3VLDummyInputsBuilder):
+    """The largest images; Qwen3-VL's own wants a video processor, whatever the number of videos."""
+
+    def get_dummy_mm_data(self, seq_len: int, mm_counts: Mapping[str, int], mm_options: Any) -> dict[str, Any]:
+        width, height = self.info.get_image_size_with_most_features()
+        count, overrides = mm_counts.get("image", 0), mm_options.get("image")
+        return {"image": self._get_dummy_images(width=width, height=height, num_images=count, overrides=overrides)}
+
+
+class _Qwen3VLDummies(ClipsDummies, _Qwen3VLImages):
     pass
 
 

@@ -1,6 +1,6 @@
 """Clips as vLLM takes them: log-mel frames for a frame-stacking projector, audio embeddings for a CTC projector.
 
-vLLM reserves the positions of a clip in the prompt before any encoder runs. A frame-stacking projector has one vector for
+vLLM fixes the positions of a clip in the prompt before any encoder runs. A frame-stacking projector has one vector for
 k frames, so the clip's duration tells how many; the mel goes to the engine, whose device encodes it. A CTC projector
 has one vector for each CTC token, and only the encoder knows how many there are. So the clip is encoded ahead, where
 vLLM processes its requests, and the engine gets the vectors. The price: encoder and projector run on the CPU of that

@@ -120,8 +120,8 @@ class VLLMBackend:
                 continue
             length = len(output.prompt_token_ids)
             if length > self.context - self.max_new_tokens:
-                error = f"{length} tokens do not fit the model's context of {self.context - self.max_new_tokens}"
-                yield row, Prediction("", error=error)
+                reason = f"{length} tokens do not fit the model's context of {self.context - self.max_new_tokens}"
+                yield row, Prediction("", error=reason)
                 continue
             seconds = (time.perf_counter() - start) / len(rows)
             [text] = self.processor.response_texts([list(output.outputs[0].token_ids)])
