@@ -68,7 +68,7 @@ def read_query(body: bytes, config: ServeConfig, context: int) -> Query:
         raise unknown_model(request.model, config)
     turns = read_turns(request.messages)
     texts = [turns.system, *(text for turn in turns.history for text in turn), turns.text_before, turns.text_after]
-    check_text(sum(map(len, texts)), context)
+    check_text("".join(texts), context)
     url = turns.image.image_url.url if turns.image else ""
     is_remote = url.lower().startswith(REMOTE_SCHEMES)
     if is_remote and not config.remote_images:
@@ -156,10 +156,10 @@ def _last_turn(message: Message, index: int) -> Turns:
     return Turns("", (), before, after, None, audio)
 
 
-def check_text(characters: int, context: int) -> None:
-    """Raises RefusedError for so many that they cannot fit the context, before they are tokenized."""
-    if characters > context * _MAX_CHARACTERS_PER_TOKEN:
-        raise context_exceeded(f"{characters} characters do not fit the model's context of {context} tokens")
+def check_text(text: str, context: int) -> None:
+    """Raises RefusedError for a text that cannot fit the context, before it is tokenized."""
+    if len(text) > context * _MAX_CHARACTERS_PER_TOKEN:
+        raise context_exceeded(f"{len(text)} characters do not fit the model's context of {context} tokens")
 
 
 def context_exceeded(message: str) -> RefusedError:

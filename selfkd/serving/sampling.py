@@ -5,6 +5,7 @@ Legend: B rows, T tokens, V vocabulary.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ class RowSampler(LogitsProcessor):
                 raise ValueError("a sampled row needs a seed")
             self._rows.append((row, _warpers(sampling), torch.Generator().manual_seed(sampling.seed)))
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+    def __call__(self, input_ids: Any, scores: Tensor) -> Tensor:
         """`input_ids` (B, T), `scores` (B, V): logits."""
         if not self._rows:
             return scores
