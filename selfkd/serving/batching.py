@@ -12,12 +12,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from selfkd.model.generation import stop_token_ids
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
 from selfkd.serving.prompts import PreparedPrompt
+from selfkd.serving.sampling import RowSampler, cut_at_stop, without_partial_stop
 from selfkd.serving.schema import RefusedError, overloaded
 
 FinishReason = Literal["stop", "length"]
@@ -96,19 +97,26 @@ class RowStoppingCriteria(StoppingCriteria):
         """Finishes the rows that `generate` ended for its own reasons."""
         for job, ids in zip(self.jobs, self._ids, strict=True):
             if not job.is_cancelled:
-                job.finish(Done(self._decode(ids), "length", len(ids)))
+                job.finish(Done(self._decode(ids).strip(), "length", len(ids)))
 
     def _update(self, job: Job, ids: list[int]) -> None:
-        if ids[-1] in self._end_ids:
-            job.finish(Done(self._decode(ids), "stop", len(ids)))
-        elif len(ids) >= job.prepared.max_new_tokens:
-            job.finish(Done(self._decode(ids), "length", len(ids)))
+        stop = job.prepared.stop
+        end: FinishReason | None = "length" if len(ids) >= job.prepared.max_new_tokens else None
+        end = "stop" if ids[-1] in self._end_ids else end
+        if not (end or stop or job.streams):
+            return
+        text, is_stopped = cut_at_stop(self._decode(ids), stop)
+        end = "stop" if is_stopped else end
+        if end:
+            job.finish(Done(text.strip(), end, len(ids)))
         elif job.streams:
-            # hold back incomplete UTF-8 sequences, and trailing spaces, which the whole response does not have
-            job.emit_delta(self._decode(ids).rstrip("\N{REPLACEMENT CHARACTER}").rstrip())
+            # hold back incomplete UTF-8 sequences, the beginning of a text that would end the response, and trailing
+            # spaces, which the whole response does not have
+            job.emit_delta(without_partial_stop(text.rstrip("\N{REPLACEMENT CHARACTER}"), stop).strip())
 
     def _decode(self, ids: list[int]) -> str:
-        return self._processor.response_texts(torch.tensor([ids]))[0] if ids else ""
+        """As `OmniProcessor.response_texts`, with the spaces around it: a text that ends the response may be one."""
+        return self._processor.tokenizer.decode(ids, skip_special_tokens=True)
 
 
 log = logging.getLogger("selfkd.serving")
@@ -199,17 +207,20 @@ class Worker:
     def _generate(self, batch: Sequence[Job]) -> Exception | None:
         end_ids = stop_token_ids(self._model, self._processor.end_id)
         rows = RowStoppingCriteria(batch, self._processor, end_ids)
+        sampler = RowSampler([job.prepared.sampling for job in batch])
         self.num_batches += 1
         try:
             self._model.generate_responses(
                 **self._processor.collate([job.prepared.prompt for job in batch]),
                 max_new_tokens=max(job.prepared.max_new_tokens for job in batch),
-                # as in evaluation, a checkpoint's own sampling and penalties are off
+                # as in evaluation, a checkpoint's own sampling and penalties are off; the sampler of a request leaves
+                # one token to choose from
                 eos_token_id=end_ids,
                 pad_token_id=self._processor.pad_id,
                 do_sample=False,
                 num_beams=1,
                 repetition_penalty=1.0,
+                logits_processor=LogitsProcessorList([sampler]),
                 stopping_criteria=StoppingCriteriaList([rows]),
             )
         except Exception as error:

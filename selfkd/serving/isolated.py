@@ -48,7 +48,7 @@ class IsolatedProcess:
             self._start()
 
     def call(self, function: Callable[..., Result], *arguments: Any, seconds: float) -> Result:
-        """`function(*arguments)`, importable and picklable; its result has plain values, arrays and `Query` only.
+        """`function(*arguments)`, importable and picklable; its result has plain values, arrays and a `Query` only.
         Raises an InputError or RefusedError as it does, RuntimeError for any other, TooCostlyError after `seconds`."""
         with self._lock:
             try:

@@ -3,7 +3,8 @@
 What a model refuses is refused here, so that an invalid request never enters a batch with others.
 """
 
-from dataclasses import dataclass
+import secrets
+from dataclasses import dataclass, replace
 
 from PIL import Image
 
@@ -12,16 +13,18 @@ from selfkd.model.processing_omni import OmniProcessor
 from selfkd.model.queries import Prompt
 from selfkd.serving.config import ServeConfig
 from selfkd.serving.decoding import Query, context_exceeded
-from selfkd.serving.schema import bad_field
+from selfkd.serving.schema import Sampling, bad_field
 
 
 @dataclass(frozen=True)
 class PreparedPrompt:
-    """A prompt, its length in LLM input tokens, and the maximum length of the response."""
+    """A prompt, its length in LLM input tokens, the maximum length of the response, and how its tokens are chosen."""
 
     prompt: Prompt
     prompt_tokens: int
     max_new_tokens: int
+    sampling: Sampling  # with a seed, unless it is greedy
+    stop: tuple[str, ...]  # texts that end the response
 
 
 def prepare(query: Query, config: ServeConfig, processor: OmniProcessor, context: int) -> PreparedPrompt:
@@ -32,14 +35,21 @@ def prepare(query: Query, config: ServeConfig, processor: OmniProcessor, context
     if length >= context:
         raise context_exceeded(f"{length} tokens do not fit the model's context of {context} with room for a response")
     max_new_tokens = min(query.token_limit or config.max_new_tokens, config.max_new_tokens, context - length)
-    return PreparedPrompt(prompt, length, max_new_tokens)
+    sampling = query.sampling
+    if sampling.seed is None and not sampling.is_greedy:  # here: a batch that fails is run again with the same one
+        sampling = replace(sampling, seed=secrets.randbits(63))
+    return PreparedPrompt(prompt, length, max_new_tokens, sampling, query.stop)
 
 
 def _prompt(query: Query, processor: OmniProcessor) -> Prompt:
+    image = None if query.image is None else Image.fromarray(query.image)
     try:
-        encoded_image = processor.encode_image(None if query.image is None else Image.fromarray(query.image))
-    except InputError as error:  # some image processors refuse extreme aspect ratios
-        raise bad_field("image_url", str(error).removeprefix("field image: ")) from error
+        encoded_image = processor.encode_image(image, system=query.system, history=query.history)
+    except InputError as error:
+        message = str(error)
+        if message.startswith("field image: "):  # some image processors refuse extreme aspect ratios
+            raise bad_field("image_url", message.removeprefix("field image: ")) from error
+        raise bad_field("messages", message) from error  # some chat templates refuse system messages
     if query.samples is None:
         return processor.text_prompt(query.text_before, encoded_image)
     try:

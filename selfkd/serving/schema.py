@@ -1,8 +1,13 @@
-"""The part of OpenAI's chat-completions protocol that the server supports: requests, responses and errors."""
+"""The part of OpenAI's chat-completions protocol that the server supports: requests, responses and errors.
+
+A request is a conversation: a system message or none, then turns of user and assistant. Its response is greedy, or
+sampled with `temperature`, `top_p`, `top_k` and `seed`. What is not honoured is refused by the name of its field.
+"""
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, field_validator
@@ -45,20 +50,17 @@ def bad_field(param: str, message: str) -> RefusedError:
 
 
 MAX_QUOTED = 200  # characters
-# fields that cannot change the response: user, storage, billing, transport; decoding is greedy: `seed` has no effect
+# fields that cannot change the response: user, storage, billing, transport
 HARMLESS = frozenset(
     {
         *("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"),
-        *("prompt_cache_retention", "seed", "priority", "request_id", "rid", "cache_salt", "parallel_tool_calls"),
+        *("prompt_cache_retention", "priority", "request_id", "rid", "cache_salt", "parallel_tool_calls"),
         *("include_reasoning", "separate_reasoning", "stream_reasoning", "stream_options.include_obfuscation"),
     }
 )
 HARMLESS_IN_MESSAGES = frozenset({"cache_control", "uuid"})
 # fields of OpenAI, vLLM, SGLang and transformers -> values that leave the response as it is; null always does
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "temperature": (0,),
-    "top_p": (1,),
-    "top_k": (-1, 0, 1),
     "min_p": (0,),
     "do_sample": (False,),
     "n": (1,),
@@ -75,7 +77,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "bad_words": ([],),
     "min_tokens": (0,),
     "ignore_eos": (False,),
-    "stop": ("", []),
     "stop_token_ids": ([],),
     "include_stop_str_in_output": (False,),
     "no_stop_trim": (False,),
@@ -106,12 +107,14 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "logits_processors": ([],),
     "stream_options.continuous_usage_stats": (False,),
 }
-NEUTRAL_IN_MESSAGES: dict[str, tuple[Any, ...]] = {"detail": ("auto", "high")}  # of an image
-_MAX_SHOWN = 100  # characters of a field's name in an error
-_REFUSAL_REASONS = {
-    "temperature": "decoding is greedy; leave temperature out or send 0",
-    "n": "there is one response per request",
+# the detail of an image; what an assistant's message has where it called no tool
+NEUTRAL_IN_MESSAGES: dict[str, tuple[Any, ...]] = {
+    "detail": ("auto", "high"),
+    "tool_calls": ([],),
+    "annotations": ([],),
 }
+_MAX_SHOWN = 100  # characters of a field's name in an error
+_REFUSAL_REASONS = {"n": "there is one response per request"}
 
 
 def check_supported(fields: Iterable[tuple[str, Any]]) -> None:
@@ -169,7 +172,7 @@ Part = Annotated[TextPart | ImagePart | AudioPart, Field(discriminator="type")]
 
 
 class Message(_Strict):
-    role: Literal["user"]
+    role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[list[Part], FailFast()]  # an error for each of a million parts would take gigabytes
 
     @field_validator("content", mode="before")
@@ -182,27 +185,52 @@ class StreamOptions(_Strict):
     include_usage: bool | None = None
 
 
+MAX_MESSAGES = 128  # the chat template is rendered once for each length of a conversation, and kept
+MAX_STOPS, MAX_STOP_CHARACTERS = 4, 1000
+_SEED_LIMIT = 2**63  # as torch takes them
+_MIN_TEMPERATURE = 1e-5  # below it a sample is the most probable token, and quotients leave the range of float32
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the tokens of one response are chosen. Greedy at temperature 0, which all else has no effect on.
+
+    `top_k` 0 and `top_p` 1 keep all tokens. Without a `seed` each response has random numbers of its own."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature < _MIN_TEMPERATURE or self.top_k == 1
+
+
 class ChatRequest(_Strict):
     model: str
-    messages: list[Message]
+    messages: Annotated[list[Message], FailFast()] = Field(min_length=1, max_length=MAX_MESSAGES)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
 
-    @field_validator("messages", mode="before")
+    temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
+    top_p: float | None = Field(None, gt=0, le=1, allow_inf_nan=False)
+    top_k: int | None = Field(None, ge=-1)
+    seed: int | None = Field(None, ge=-_SEED_LIMIT, lt=_SEED_LIMIT)
+    stop: list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]] | None = Field(
+        None, max_length=MAX_STOPS
+    )
+
+    @field_validator("stop", mode="before")
     @classmethod
-    def _single_turn(cls, messages: Any) -> Any:
-        if not isinstance(messages, list) or not messages:
-            raise ValueError("must be a list with one message")
-        roles = [m.get("role") if isinstance(m, dict) else None for m in messages]
-        if roles != ["user"]:
-            found = ", ".join(str(role)[:20] for role in roles[:5])
-            raise ValueError(
-                "multi-turn chats and system messages are not supported: "
-                f"send one message with role user (found: {found})"
-            )
-        return messages
+    def _stop_as_list(cls, stop: Any) -> Any:
+        return ([stop] if stop else []) if isinstance(stop, str) else stop
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(self.temperature or 0.0, self.top_p or 1.0, max(self.top_k or 0, 0), self.seed)
 
     @property
     def includes_usage(self) -> bool:
@@ -241,7 +269,31 @@ def read_request(body: bytes) -> ChatRequest:
         message = _short(first["msg"].removeprefix("Value error, "))
         raise RefusedError(400, f"{param}: {message}" if param else message, param or None) from None
     check_supported(_undeclared_fields(request))
+    check_roles(request.messages)
+    check_sampling(request)
     return request
+
+
+def check_roles(messages: Sequence[Message]) -> None:
+    """Raises RefusedError unless a system message or none is followed by turns of user and assistant, user last."""
+    first = int(messages[0].role in ("system", "developer"))
+    for index, message in enumerate(messages[first:], first):
+        expected = "assistant" if (index - first) % 2 else "user"
+        if message.role != expected:
+            order = "one system or developer message may come first, then user and assistant take turns"
+            raise bad_field(f"messages.{index}.role", f"{message.role} instead of {expected}: {order}")
+    if messages[-1].role != "user":
+        raise bad_field(f"messages.{len(messages) - 1}.role", "the last message must be a user's")
+
+
+def check_sampling(request: ChatRequest) -> None:
+    """Raises RefusedError for `top_p` or `top_k` without a temperature, which other servers take as 1 and this as 0."""
+    if request.temperature is not None:
+        return
+    for name, neutral in (("top_p", (None, 1)), ("top_k", (None, -1, 0, 1))):
+        if getattr(request, name) not in neutral:
+            message = f"{name}: has no effect without a temperature, which is 0 (greedy) unless it is sent"
+            raise RefusedError(400, message, name, "unsupported_parameter")
 
 
 def _short(text: str) -> str:

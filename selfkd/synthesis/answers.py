@@ -9,7 +9,7 @@ _ANSWERED = {  # module and name: none of them does anything but hold values
     ("selfkd.data.example", "Example"),
     ("selfkd.serving.decoding", "Query"),
     ("selfkd.serving.isolated", "TooCostlyError"),
-    ("selfkd.serving.schema", "RefusedError"),
+    *(("selfkd.serving.schema", name) for name in ("RefusedError", "Sampling")),
     *(("numpy", name) for name in ("dtype", "ndarray")),
     *(("numpy._core.multiarray", name) for name in ("_reconstruct", "scalar")),
     ("numpy._core.numeric", "_frombuffer"),

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 
 from selfkd.errors import InputError
 from selfkd.serving.config import ServeConfig
-from selfkd.serving.schema import NEUTRAL
+from selfkd.serving.schema import NEUTRAL, ChatRequest
 from selfkd.serving.server import create_app
 
 pytestmark = pytest.mark.slow
@@ -25,6 +25,15 @@ BODIES = [
     request(PNG, "What?", max_tokens=2, stream=True, stream_options={"include_usage": True}),
     request(PNG, WAV, max_tokens=2, temperature=0, n=1, stop=None),
     request("Answer.", WAV, max_completion_tokens=2, modalities=["text"]),
+    request(PNG, "What?", max_tokens=2, temperature=0.7, top_p=0.9, top_k=5, seed=7, stop=["a", "\n"]),
+    {
+        "model": "selfkd", "max_tokens": 2, "messages": [
+            {"role": "system", "content": "Be brief."},
+            *request(PNG, "What is there?")["messages"],
+            {"role": "assistant", "content": "A circle."},
+            *request(WAV)["messages"],
+        ],
+    },
 ]  # fmt: skip
 JSON = {"content-type": "application/json"}
 HEADERS = {
@@ -58,7 +67,7 @@ def edited_requests(draw: st.DrawFn) -> Malformed:
 @st.composite
 def further_fields(draw: st.DrawFn) -> Malformed:
     """A field of OpenAI, vLLM or SGLang, or an unknown one, with any value."""
-    name = draw(st.sampled_from([*NEUTRAL, "seed", "user", "no_such", "__proto__"]))
+    name = draw(st.sampled_from([*NEUTRAL, *ChatRequest.model_fields, "user", "no_such", "__proto__"]))
     value = draw(json_values())
     return Malformed(("POST", CHAT, JSON, as_json(BODIES[0] | {name: value})), f"{name} = {short(value)}")
 
@@ -96,6 +105,10 @@ def large_requests(draw: st.DrawFn) -> Malformed:
     bodies: dict[str, Any] = {
         "parts": request(*[part] * count),
         "wrong parts": request(*[{"type": "no"}] * count),
+        "turns": {
+            "model": "selfkd",
+            "messages": [{"role": ["user", "assistant"][i % 2], "content": "x"} for i in range(count + 1)],
+        },
         "messages": {"model": "selfkd", "messages": [{"role": "user", "content": "x"}] * count},
         "fields": request("x") | {f"f{i}": i for i in range(count)},
         "images": request(*[PNG] * (count // 100), "What?"),

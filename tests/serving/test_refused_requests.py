@@ -33,6 +33,17 @@ from selfkd.serving.remote_images import fetch, is_public
 from selfkd.serving.schema import RefusedError
 
 USER = {"role": "user", "content": "What?"}
+SYSTEM, ASSISTANT = {"role": "system", "content": "Be brief."}, {"role": "assistant", "content": "A circle."}
+
+
+def chat(*messages):
+    return {"model": "selfkd", "messages": list(messages), "max_tokens": 4}
+
+
+def user(*parts):
+    return request(*parts)["messages"][0]
+
+
 REFUSED = {
     "no JSON": (b"{", 400, "JSON"),
     "empty": (b"", 400, "JSON"),
@@ -42,9 +53,26 @@ REFUSED = {
     "half a surrogate": (json.dumps(request("\ud83d")).encode(), 400, "JSON|surr"),
     "no model": ({"messages": [USER]}, 400, "model: Field required"),
     "other model": (BODY | {"model": "gpt-4o"}, 404, "'gpt-4o' does not exist; this server has 'selfkd'"),
-    "no messages": (BODY | {"messages": []}, 400, "one message"),
-    "system": (BODY | {"messages": [{"role": "system", "content": "Be brief."}, USER]}, 400, "system messages"),
-    "earlier turns": (BODY | {"messages": [USER, {"role": "assistant"}, USER]}, 400, "multi-turn chats"),
+    "no messages": (BODY | {"messages": []}, 400, "messages: .*at least 1 item"),
+    "messages as text": (BODY | {"messages": "What?"}, 400, "messages: .*valid array"),
+    "too many messages": (chat(*[USER, ASSISTANT] * 64, USER), 400, "messages: .*at most 128 items"),
+    "a tool": (chat(USER, {"role": "tool", "content": "7"}, USER), 400, "messages.1.role: Input should be 'system'"),
+    "two system messages": (chat(SYSTEM, SYSTEM, USER), 400, "messages.1.role: system instead of user: one system"),
+    "system in between": (chat(USER, SYSTEM, USER), 400, "messages.1.role: system instead of assistant"),
+    "two user messages": (chat(USER, USER), 400, "messages.1.role: user instead of assistant"),
+    "assistant first": (chat(ASSISTANT, USER), 400, "messages.0.role: assistant instead of user"),
+    "assistant last": (chat(USER, ASSISTANT), 400, "messages.1.role: the last message must be a user's"),
+    "system only": (chat(SYSTEM), 400, "messages.0.role: the last message must be a user's"),
+    "empty system": (chat({"role": "system", "content": ""}, USER), 400, "messages.0.content: empty"),
+    "image in system": (chat({"role": "system", "content": [PNG]}, USER), 400, "messages.0.content: .*system has"),
+    "assistant's audio": (chat(USER, {"role": "assistant", "content": [WAV]}, USER), 400, "messages.1.content: .*text"),
+    "assistant without content": (chat(USER, {"role": "assistant"}, USER), 400, "messages.1.content: Field required"),
+    "earlier turn without query": (chat(user(PNG), ASSISTANT, USER), 400, "messages.0.content: no query"),
+    "last turn without query": (chat(USER, ASSISTANT, user(" ")), 400, "messages.2.content: no query"),
+    "earlier audio": (chat(SYSTEM, user(WAV), ASSISTANT, USER), 400, "messages.1.content: input_audio in .*vLLM"),
+    "later image": (chat(USER, ASSISTANT, user(PNG, "?")), 400, "messages.2.content: an image_url in .*vLLM"),
+    "image in two turns": (chat(user(PNG, "?"), ASSISTANT, user(PNG, "?")), 400, "messages.2.content: an .*vLLM"),
+    "tool calls": (chat(USER, ASSISTANT | {"tool_calls": [{}]}, USER), 400, "messages.1.tool_calls: this value"),
     "no content": (BODY | {"messages": [{"role": "user"}]}, 400, "content: Field required"),
     "no query": (request(PNG, " "), 400, "no query"),
     "no parts": (request(), 400, "no query"),
@@ -59,9 +87,24 @@ REFUSED = {
     "wma": (request(audio_part(b"OggS", "wma")), 400, "format: Input should be 'wav', 'flac', 'mp3', 'ogg'"),
     "invalid opus": (request(audio_part(b"OggS", "opus")), 400, "not readable"),
     "audio without bytes": (request(audio_part(b"")), 400, "no bytes"),
-    "temperature": (BODY | {"temperature": 0.7}, 400, "greedy"),
+    "negative temperature": (BODY | {"temperature": -0.1}, 400, "temperature: .*greater than or equal to 0"),
+    "high temperature": (BODY | {"temperature": 2.1}, 400, "temperature: .*less than or equal to 2"),
+    "temperature NaN": (BODY | {"temperature": float("nan")}, 400, "temperature: .*finite"),
+    "temperature as text": (BODY | {"temperature": "1"}, 400, "temperature: .*number"),
+    "temperature as boolean": (BODY | {"temperature": True}, 400, "temperature: .*number"),
+    "top_p 0": (BODY | {"temperature": 1, "top_p": 0}, 400, "top_p: .*greater than 0"),
+    "top_p over 1": (BODY | {"temperature": 1, "top_p": 1.5}, 400, "top_p: .*less than or equal to 1"),
+    "top_p without temperature": (BODY | {"top_p": 0.5}, 400, "top_p: has no effect without a temperature"),
+    "top_k -2": (BODY | {"temperature": 1, "top_k": -2}, 400, "top_k: .*greater than or equal to -1"),
+    "top_k without temperature": (BODY | {"top_k": 5}, 400, "top_k: has no effect without a temperature"),
+    "top_k of half a token": (BODY | {"temperature": 1, "top_k": 1.5}, 400, "top_k: .*integer"),
+    "seed as text": (BODY | {"seed": "7"}, 400, "seed: .*integer"),
+    "seed of 64 bits": (BODY | {"seed": 2**63}, 400, "seed: .*less than"),
     "n": (BODY | {"n": 2}, 400, "one response"),
-    "stop": (BODY | {"stop": ["\n"]}, 400, "stop: this value is not supported"),
+    "five stops": (BODY | {"stop": list("abcde")}, 400, "stop: .*at most 4 items"),
+    "empty stop": (BODY | {"stop": ["a", ""]}, 400, "stop.1: .*at least 1 character"),
+    "long stop": (BODY | {"stop": "a" * 1001}, 400, "stop.0: .*at most 1000 characters"),
+    "stop as number": (BODY | {"stop": 7}, 400, "stop: .*valid array"),
     "tools": (BODY | {"tools": [{"type": "function"}]}, 400, "tools: this value is not supported"),
     "JSON response format": (BODY | {"response_format": {"type": "json_object"}}, 400, "response_format"),
     "audio response": (BODY | {"modalities": ["text", "audio"]}, 400, "modalities"),

@@ -9,7 +9,7 @@ from openai import OpenAI
 from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming
 from serving import BODY, PNG, request
 
-from selfkd.serving.schema import HARMLESS, NEUTRAL, ChatRequest, RefusedError, read_request
+from selfkd.serving.schema import HARMLESS, NEUTRAL, ChatRequest, RefusedError, Sampling, read_request
 
 few_examples = settings(deadline=None, max_examples=40, derandomize=True)
 KNOWN = {*HARMLESS, *NEUTRAL, *ChatRequest.model_fields}
@@ -94,6 +94,18 @@ CLIENT_DEFAULTS = (
         "ignore_eos": False,
     },
 )
+
+
+def test_sampling_settings():
+    """Greedy unless a temperature is sent; with temperature 0 or one token, `top_p`, `top_k` and `seed` have no
+    effect."""
+    assert read_with().sampling == Sampling() and read_with().sampling.is_greedy
+    assert read_with(temperature=0, top_p=0.5, top_k=5, seed=7).sampling.is_greedy
+    assert read_with(temperature=1e-300).sampling.is_greedy and read_with(temperature=2, top_k=1).sampling.is_greedy
+    sampling = read_with(temperature=1, top_p=0.5, top_k=5, seed=-7).sampling
+    assert sampling == Sampling(1.0, 0.5, 5, -7) and not sampling.is_greedy
+    assert read_with(temperature=1, top_k=-1).sampling == Sampling(1.0)
+    assert [read_with(stop=stop).stop for stop in ("", "a", ["a", "b"], [])] == [[], ["a"], ["a", "b"], []]
 
 
 @pytest.mark.parametrize("fields", CLIENT_DEFAULTS)
