@@ -20,7 +20,8 @@ EngineName = Literal["espeak", "flite", "pico", "festival", "kokoro", "piper", "
 PoolName = Literal["local", "ray"]
 # fields that a caller sets itself when it synthesizes the questions of a benchmark
 _SET_BY_BENCHMARK = (
-    *("output", "source", "path", "images", "columns", "split", "count", "voices", "instruction", "shard"),
+    *("output", "source", "path", "images", "recordings", "columns", "source_license", "split", "count"),
+    *("voices", "instruction", "shard"),
 )
 
 
@@ -34,7 +35,11 @@ class SynthesizeConfig:
         path: File, folder or dataset (NAME, NAME:CONFIG or NAME:CONFIG:SPLIT; NAME@COMMIT fixes its content) of a
             source that is not in the package.
         images: Folder of the images that the source names (llava, jsonl, datasets of paths).
-        columns: Columns of a jsonl or datasets source with other names than the fields (question, answer, image, ...).
+        recordings: Folder of the recordings that the source names (jsonl, datasets of paths); by default that of its
+            file.
+        columns: Columns of a jsonl or datasets source with other names than the fields (question, answer, image,
+            speech, ...). With a column of recorded speech no engine runs.
+        source_license: License of the source, for the manifest, where the source does not state it.
         split: Split of the source, and name of the shards; easy-vqa has no validation split.
         count: Number of questions, sampled by the seed; 0 takes all of a finite source.
         engine: TTS engine.
@@ -66,7 +71,9 @@ class SynthesizeConfig:
     source: SourceName = "world"
     path: str = ""
     images: str = ""
+    recordings: str = ""
     columns: dict[str, str] = field(default_factory=dict)
+    source_license: str = ""
     split: Split = "train"
     count: int = 1000
     engine: EngineName = "espeak"

@@ -211,7 +211,7 @@ def _as_published(where: str) -> Iterator[None]:
 
 def _row(name: str, text: str, clip: Clip, speaker: str) -> Row:
     text = tidy(text)  # one text for transcript, response and CTC labels
-    return Row(name, text, text, f"{REPEAT_INSTRUCTION}\n", clips=(clip,), speaker=speaker)
+    return Row(name, text, text, f"{REPEAT_INSTRUCTION}\n", clips=(clip,), speaker=speaker, question_type="repeat")
 
 
 def _cased(text: str) -> str:

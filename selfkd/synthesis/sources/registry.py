@@ -11,7 +11,7 @@ from selfkd.synthesis.sources import asr_corpora
 from selfkd.synthesis.sources.llava import llava
 from selfkd.synthesis.sources.rows import Clip
 from selfkd.synthesis.sources.stamps import stamps, stamps_mmalign
-from selfkd.synthesis.sources.tables import dataset, json_lines
+from selfkd.synthesis.sources.tables import Folders, dataset, json_lines
 from selfkd.synthesis.sources.toy import EasyVQA, ToyMMAlign, ToyTranscription, ToyWorld
 from selfkd.toy_world.scenes import Split
 
@@ -55,6 +55,7 @@ RECORDED = (
     "stamps",
     "stamps-mmalign",
 )  # every row has a recording
+MAY_BE_RECORDED: tuple[SourceName, ...] = ("jsonl", "datasets")  # with a column `speech`
 TOY_SOURCES: dict[str, Callable[[Split, int], Source]] = {
     "words": ToyTranscription,
     "world": ToyWorld,
@@ -66,6 +67,7 @@ TOY_SOURCES: dict[str, Callable[[Split, int], Source]] = {
 
 _FIELDS_OF_SOURCES: dict[str, tuple[SourceName, ...]] = {
     "images": ("llava", "jsonl", "datasets"),
+    "recordings": ("jsonl", "datasets"),
     "columns": ("jsonl", "datasets"),
     "instruction": ("llava", "benchmark"),
 }
@@ -89,13 +91,14 @@ def open_source(config: SynthesizeConfig) -> Source:
     if not config.path:
         raise InputError(f"path: {config.source} needs one")
     path, images, count, seed = Path(config.path), Path(config.images), config.count, config.seed
+    folders = Folders(images, Path(config.recordings) if config.recordings else None)
     match config.source:
         case "llava":
             return llava(path, images, count, seed, config.instruction == "audio")
         case "jsonl":
-            return json_lines(path, images, config.columns, count, seed)
+            return json_lines(path, folders, config.columns, count, seed)
         case "datasets":
-            return dataset(config.path, images, config.split, config.columns, count, seed)
+            return dataset(config.path, folders, config.split, config.columns, count, seed)
         case "librispeech":
             return asr_corpora.librispeech(path, count, seed)
         case "common-voice":
