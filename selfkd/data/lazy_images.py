@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -117,9 +118,9 @@ def dataset_rows(data: Any, columns: Mapping[str, tuple[str, tuple[Path, ...]]])
     have to be in one of the column's folders."""
     others = data.remove_columns(list(columns))
     files_of = {name: _files_in(data, name, *given) for name, given in columns.items()}
-    for row in range(len(data)):
-        files = {name: next(values) for name, values in files_of.items()}
-        yield {**(others[row] if others.column_names else {}), **files}
+    texts = iter(others) if others.column_names else repeat({}, len(data))
+    for text in texts:
+        yield {**text, **{name: next(values) for name, values in files_of.items()}}
 
 
 def _files_in(data: Any, column: str, field: str, folders: tuple[Path, ...]) -> Iterator[Any]:
