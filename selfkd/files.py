@@ -262,6 +262,7 @@ PATH_SETTINGS = (
     "path",
     "images",
     "recordings",
+    "annotations",
     "engine_path",
     "noise_folder",
     "asr_filter",

@@ -15,12 +15,16 @@ SourceName = Literal[
     "words", "world", "world-noisy", "easy-vqa", "mmalign-world",
     "benchmark", "llava", "jsonl", "datasets", "librispeech", "common-voice", "gigaspeech", "lhotse",
     "stamps", "stamps-mmalign",
+    "babillage-coco", "babillage-ocrvqa", "babillage-vqav2", "voiceassistant-eval",
+    "lyra-textvqa", "lyra-docvqa", "lyra-chartvqa", "lyra-mmvet", "omnibench", "spokenvisit",
+    "voicebench-commoneval", "voicebench-wildvoice", "voicebench-sdqa",
+    "spoken-coco", "localized-narratives", "flickr8k-audio",
 ]  # fmt: skip
 EngineName = Literal["espeak", "flite", "pico", "festival", "kokoro", "piper", "openai", "recorded"]
 PoolName = Literal["local", "ray"]
 # fields that a caller sets itself when it synthesizes the questions of a benchmark
 _SET_BY_BENCHMARK = (
-    *("output", "source", "path", "images", "recordings", "columns", "source_license", "split", "count"),
+    *("output", "source", "path", "images", "recordings", "annotations", "columns", "source_license", "split", "count"),
     *("voices", "instruction", "shard"),
 )
 
@@ -34,11 +38,13 @@ class SynthesizeConfig:
         source: Where the questions come from.
         path: File, folder or dataset (NAME, NAME:CONFIG or NAME:CONFIG:SPLIT; NAME@COMMIT fixes its content) of a
             source that is not in the package.
-        images: Folder of the images that the source names (llava, jsonl, datasets of paths).
-        recordings: Folder of the recordings that the source names (jsonl, datasets of paths); by default that of its
-            file.
+        images: Folder of the images that the source names (llava, jsonl, datasets of paths, published sets).
+        recordings: Folder of the recordings that the source names (jsonl, datasets of paths, published sets); by
+            default that of its file.
+        annotations: File that a published set comes without: the answers of babillage-vqav2, lyra-textvqa and
+            lyra-mmvet, the captions of flickr8k-audio.
         columns: Columns of a jsonl or datasets source with other names than the fields (question, answer, image,
-            speech, ...). With a column of recorded speech no engine runs.
+            speech, ...), or of a published set that has changed. With a column of recorded speech no engine runs.
         source_license: License of the source, for the manifest, where the source does not state it.
         split: Split of the source, and name of the shards; easy-vqa has no validation split.
         count: Number of questions, sampled by the seed; 0 takes all of a finite source.
@@ -72,6 +78,7 @@ class SynthesizeConfig:
     path: str = ""
     images: str = ""
     recordings: str = ""
+    annotations: str = ""
     columns: dict[str, str] = field(default_factory=dict)
     source_license: str = ""
     split: Split = "train"

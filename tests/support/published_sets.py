@@ -40,18 +40,17 @@ def write_dataset(path: Path, rows: list[dict], features: dict) -> Path:
     return path
 
 
-def synthesized(tmp_path: Path, source: str, path: Path | str, **changes) -> tuple[dict, list[Example]]:
+def synthesized(output: Path, source: str, path: Path | str, **changes) -> tuple[dict, list[Example]]:
     """(manifest, examples) of a source; the engine that it must not need cannot be opened."""
     fields = {"count": 0, "processes": 1, "engine": "kokoro"} | changes
-    config = SynthesizeConfig(tmp_path / "out", source, str(path), **fields)
-    return synthesize(config), list(ExampleFolder(config.output))
+    manifest = synthesize(SynthesizeConfig(output, source, str(path), **fields))
+    return manifest, list(ExampleFolder(output))
 
 
-def gap_of(tmp_path: Path) -> dict:
-    """`selfkd compare`'s scores of the tiny model on the folder that `synthesized` has made: {benchmark: scores}."""
-    run = tmp_path / "eval"
-    evaluate(EvaluateConfig("selfkd-tiny", [str(tmp_path / "out")], run, max_new_tokens=4))
-    return compare(CompareConfig([str(run)], tmp_path / "compared"))
+def gap_of(folders: list[Path], runs: Path) -> dict:
+    """`selfkd compare`'s scores of the tiny model on synthesized folders: {benchmark: scores}."""
+    evaluate(EvaluateConfig("selfkd-tiny", list(map(str, folders)), runs / "eval", max_new_tokens=4))
+    return compare(CompareConfig([str(runs / "eval")], runs / "compared"))
 
 
 def modality_counts(compared: dict, name: str) -> tuple[int, int, int]:

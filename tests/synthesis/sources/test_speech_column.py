@@ -13,6 +13,7 @@ from selfkd.errors import InputError
 from selfkd.synthesis.config import SynthesizeConfig
 from selfkd.synthesis.sources.registry import open_source
 from selfkd.synthesis.sources.rows import PAUSE_SECONDS
+from selfkd.synthesis.synthesize import synthesize
 
 CLIPS = [recorded(1.5 + number / 4, 200 + 30 * number) for number in range(4)]
 COLORS = ("red", "blue", "green", "gray")
@@ -34,13 +35,17 @@ def test_a_table_with_recordings_from_its_layout_to_its_gap(tmp_path):
         write_file(tmp_path / "images" / f"{number}.png", IMAGES[number])
     rows = [row | {"speech": f"audio/{n}.wav", "image": f"{n}.png"} for n, row in enumerate(ROWS)]
     manifest, examples = synthesized(
-        tmp_path, "jsonl", write_lines(tmp_path, rows), images=str(tmp_path / "images"), source_license="CC-BY-4.0"
+        tmp_path / "out",
+        "jsonl",
+        write_lines(tmp_path, rows),
+        images=str(tmp_path / "images"),
+        source_license="CC-BY-4.0",
     )
     assert [e.question for e in examples] == [e.spoken_text for e in examples] == [row["question"] for row in ROWS]
     assert [e.duration_seconds for e in examples] == [1.5, 1.75, 2.0, 2.25] and [e.image for e in examples] == IMAGES
     assert (manifest["engine"], manifest["engine_name"], manifest["voice_names"]) == ("recorded",) * 2 + (["recorded"],)
     assert manifest["engine_license"] == manifest["source_license"] == "CC-BY-4.0"
-    assert modality_counts(gap_of(tmp_path), "mine") == (4, 4, 4)
+    assert modality_counts(gap_of([tmp_path / "out"], tmp_path), "mine") == (4, 4, 4)
 
 
 AUDIO, TEXTS = Audio(), dict.fromkeys(ROWS[0], Value("string"))
@@ -63,7 +68,7 @@ def test_recordings_in_every_form(tmp_path, feature, values):
     features = TEXTS | {"speech": feature, "speaker": Value("int64")}
     rows = [row | {"speech": value, "speaker": 7} for row, value in zip(ROWS, values, strict=True)]
     write_dataset(tmp_path / "set" / "train.parquet", rows, features)
-    manifest, examples = synthesized(tmp_path, "datasets", tmp_path / "set", shard_rows=3)
+    manifest, examples = synthesized(tmp_path / "out", "datasets", tmp_path / "set", shard_rows=3)
     assert [e.duration_seconds for e in examples] == [1.5, 1.75, 2.0, 2.25] and manifest["rejected"] == []
     assert {e.voice for e in examples} == {"7"} and manifest["voice_names"] == ["7"]
 
@@ -71,7 +76,7 @@ def test_recordings_in_every_form(tmp_path, feature, values):
 def test_audio_in_parquet_without_metadata(tmp_path):
     rows = [row | {"clip": {"bytes": clip, "path": None}} for row, clip in zip(ROWS, CLIPS, strict=True)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "mine.parquet")
-    _, examples = synthesized(tmp_path, "datasets", tmp_path / "mine.parquet", columns={"speech": "clip"})
+    _, examples = synthesized(tmp_path / "out", "datasets", tmp_path / "mine.parquet", columns={"speech": "clip"})
     assert [e.duration_seconds for e in examples] == [1.5, 1.75, 2.0, 2.25]
 
 
@@ -86,7 +91,7 @@ def test_a_list_of_clips_is_joined_in_its_order(tmp_path, form):
         source, path = "datasets", tmp_path / "mine.parquet"
     else:
         source, path = "jsonl", write_lines(tmp_path, [ROWS[0] | {"speech": ["3.wav", "0.wav"]}])
-    _, (example,) = synthesized(tmp_path, source, path)
+    _, (example,) = synthesized(tmp_path / "out", source, path)
     assert example.duration_seconds == 2.25 + PAUSE_SECONDS + 1.5
     samples = example.samples()
     pause = samples[round(2.25 * 16_000) : round((2.25 + PAUSE_SECONDS) * 16_000)]
@@ -99,7 +104,7 @@ def test_a_bad_recording_costs_its_row(tmp_path):
     write_file(tmp_path / "short.wav", CLIPS[1][:-20_000])
     names = ["good.wav", "../secret.wav", "short.wav", "gone.wav"]
     rows = [row | {"speech": name} for row, name in zip(ROWS, names, strict=True)]
-    manifest, examples = synthesized(tmp_path, "jsonl", write_lines(tmp_path, rows))
+    manifest, examples = synthesized(tmp_path / "out", "jsonl", write_lines(tmp_path, rows))
     assert [e.id for e in examples] == ["q0"]
     reasons = [r["reason"] for r in manifest["rejected"]]
     assert [r["id"] for r in manifest["rejected"]] == ["q1", "q2", "q3"]
@@ -110,7 +115,7 @@ def test_recordings_stay_in_the_folder_given(tmp_path):
     write_file(tmp_path / "mine" / "a.wav", CLIPS[0])
     write_file(tmp_path / "other" / "b.wav", CLIPS[1])
     path = write_lines(tmp_path, [ROWS[0] | {"speech": "a.wav"}, ROWS[1] | {"speech": "../other/b.wav"}])
-    manifest, examples = synthesized(tmp_path, "jsonl", path, recordings=str(tmp_path / "mine"))
+    manifest, examples = synthesized(tmp_path / "out", "jsonl", path, recordings=str(tmp_path / "mine"))
     assert [e.id for e in examples] == ["q0"] and "leads out of" in manifest["rejected"][0]["reason"]
     assert str(tmp_path) not in json.dumps(manifest["rejected"])
 
@@ -119,7 +124,7 @@ def test_rows_without_a_recording_are_counted_and_never_synthesized(tmp_path):
     write_file(tmp_path / "a.wav", CLIPS[0])
     speech = ["a.wav", "", None]
     rows = [row | {"speech": name} for row, name in zip(ROWS, speech, strict=False)] + [ROWS[3]]
-    manifest, examples = synthesized(tmp_path, "jsonl", write_lines(tmp_path, rows))
+    manifest, examples = synthesized(tmp_path / "out", "jsonl", write_lines(tmp_path, rows))
     assert [e.id for e in examples] == ["q0"] and manifest["skipped_by_the_source"] == {"no recording": 3}
     with pytest.raises(InputError, match=r"row 1: 'speech': a recording, where row 0 has none"):
         open_source(SynthesizeConfig(tmp_path / "o", "jsonl", str(write_lines(tmp_path, [ROWS[1], rows[0]])), count=0))
@@ -127,7 +132,7 @@ def test_rows_without_a_recording_are_counted_and_never_synthesized(tmp_path):
 
 def test_a_table_without_recordings_needs_its_engine(tmp_path):
     with pytest.raises(InputError, match=r"engine_path: .*kokoro needs one"):
-        synthesized(tmp_path, "jsonl", write_lines(tmp_path, ROWS))
+        synthesized(tmp_path / "out", "jsonl", write_lines(tmp_path, ROWS))
 
 
 def test_stored_recordings_stay_on_disk(tmp_path):
@@ -143,3 +148,18 @@ def test_stored_recordings_stay_on_disk(tmp_path):
         source.sha256()
         == open_source(SynthesizeConfig(tmp_path / "o", "datasets", str(tmp_path / "mine.parquet"), count=0)).sha256()
     )
+
+
+def test_a_folder_of_recordings_resumes_to_the_same_bytes(tmp_path):
+    rows = [row | {"speech": f"{n}.wav"} for n, row in enumerate(ROWS)]
+    for number, clip in enumerate(CLIPS):
+        write_file(tmp_path / f"{number}.wav", clip)
+    path = write_lines(tmp_path, rows)
+    whole, _ = synthesized(tmp_path / "whole", "jsonl", path, shard_rows=2)
+    config = SynthesizeConfig(tmp_path / "parts", "jsonl", str(path), count=0, shard_rows=2, processes=1, shard=1)
+    assert synthesize(config)["missing"] == 1
+    parts, _ = synthesized(tmp_path / "parts", "jsonl", path, shard_rows=2, engine="espeak")
+    assert parts["shards"] == whole["shards"] and len(parts["shards"]) == 2
+    write_lines(tmp_path, [rows[0] | {"speech": "1.wav"}, *rows[1:]])
+    with pytest.raises(InputError, match="its questions are not those of the source now"):
+        synthesized(tmp_path / "parts", "jsonl", path, shard_rows=2, engine="espeak")
