@@ -258,7 +258,15 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-PATH_SETTINGS = ("path", "images", "engine_path", "noise_folder", "asr_filter")  # settings that may be paths
+PATH_SETTINGS = (
+    "path",
+    "images",
+    "recordings",
+    "annotations",
+    "engine_path",
+    "noise_folder",
+    "asr_filter",
+)  # settings that may be paths
 _ABSOLUTE = re.compile(r"(?<![\w.:/])(?:/|[A-Za-z]:\\)\S*[/\\]")  # the folders of an absolute path; not those of a URL
 
 

@@ -1,14 +1,15 @@
-"""Images that stay on disk until they are read: those of a benchmark can be gigabytes.
+"""Images and recordings that stay on disk until they are read: those of a benchmark can be gigabytes.
 
 Rows of Parquet files are read in place: `datasets.load_dataset` would hold a file at a time in memory to write a second
-copy of it. `key` identifies an image and does not change when the whole dataset is moved.
+copy of it. `key` identifies an image or a recording and does not change when the whole dataset is moved.
 """
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -56,35 +57,38 @@ class ImageInParquet:
 
 
 @dataclass(frozen=True)
-class ImageInDataset:
-    """The image of a row. Pickled, it is the name of the dataset's file, not its content."""
+class FileInDataset:
+    """The image or the recording of a row. Pickled, it is the name of the dataset's file, not its content."""
 
-    images: Any  # a dataset of one column, memory-mapped
+    files: Any  # a dataset of one column, memory-mapped
     row: int
-    folders: tuple[Path, ...]  # where an image that is stored as a path may be
+    folders: tuple[Path, ...]  # where a file that is stored as a path may be
+    item: int = 0  # of a row that holds a list
+    field: str = "image"
 
     @property
     def key(self) -> str:
-        return str(self.row)
+        return f"{self.row} {self.item}" if self.item else str(self.row)
 
     def read(self) -> Path | bytes:
         """Raises InputError for a path that leads out of all of the folders."""
-        (value,) = self.images[self.row].values()
-        if isinstance(value, list):  # of one
-            (value,) = value
-        if value["bytes"]:
+        (value,) = self.files[self.row].values()
+        if isinstance(value, list):
+            value = value[self.item]
+        if value is not None and value["bytes"]:
             return value["bytes"]
-        for folder in self.folders:
+        name = "" if value is None else value["path"] or ""
+        for folder in self.folders if name else ():
             try:
-                path = path_within(folder, value["path"])
+                path = path_within(folder, name)
             except InputError:
                 continue
             if path.is_file():
                 return path
-        raise InputError(f"field image: {value['path']}: no file in {', '.join(map(str, self.folders))}")
+        raise InputError(f"field {self.field}: {name or 'empty'}: no file in {', '.join(map(str, self.folders))}")
 
 
-LazyImage = ImageInFolder | ImageInParquet | ImageInDataset
+LazyImage = ImageInFolder | ImageInParquet | FileInDataset
 
 
 def footer_hash(path: str) -> str:
@@ -108,26 +112,34 @@ def parquet_rows(files: Sequence[str], columns: Sequence[str], images: str) -> I
                     yield {**row, images: ImageInParquet(path, number, at, images) if is_present else None}
 
 
-def dataset_rows(data: Any, images: str, folders: tuple[Path, ...]) -> Iterator[dict[str, Any]]:
-    """The rows of a dataset of `datasets` with `ImageInDataset` in the image column, None where a row has none; of a
-    column of lists, a list where it does not hold exactly one image. Images that are stored as paths have to be in one
-    of `folders`."""
-    from datasets import Image, List
+def dataset_rows(data: Any, columns: Mapping[str, tuple[str, tuple[Path, ...]]]) -> Iterator[dict[str, Any]]:
+    """The rows of a dataset of `datasets` with `FileInDataset` in `columns` of images or recordings, {column: (field in
+    errors, folders)}; None where a row has none, a list of them in a column of lists. Files that are stored as paths
+    have to be in one of the column's folders."""
+    others = data.remove_columns(list(columns))
+    files_of = {name: _files_in(data, name, *given) for name, given in columns.items()}
+    texts = iter(others) if others.column_names else repeat({}, len(data))
+    for text in texts:
+        yield {**text, **{name: next(values) for name, values in files_of.items()}}
 
-    held, others = data.select_columns([images]), data.remove_columns([images])
-    in_lists = isinstance(data.features[images], List)
-    held, row = held.cast_column(images, List(Image(decode=False)) if in_lists else Image(decode=False)), 0
-    for chunk in held.data.column(images).chunks:
+
+def _files_in(data: Any, column: str, field: str, folders: tuple[Path, ...]) -> Iterator[Any]:
+    """The values of a column: `FileInDataset`, None, or a list of them."""
+    from datasets import List
+
+    in_lists = isinstance(data.features[column], List)
+    feature = type(data.features[column].feature if in_lists else data.features[column])(decode=False)
+    held, row = data.select_columns([column]).cast_column(column, List(feature) if in_lists else feature), 0
+    for chunk in held.data.column(column).chunks:
         if in_lists:
-            for number in pc.fill_null(pc.list_value_length(chunk), 0).to_pylist():
-                # a list of several is left for the reader of the row to refuse
-                yield {**others[row], images: ImageInDataset(held, row, folders) if number == 1 else [None] * number}
+            for count in pc.fill_null(pc.list_value_length(chunk), 0).to_pylist():
+                yield [FileInDataset(held, row, folders, item, field) for item in range(count)]
                 row += 1
             continue
-        # by the stored lengths, without reading the images
-        lengths = (pc.fill_null(pc.binary_length(pc.struct_field(chunk, field)), 0) for field in ("bytes", "path"))
+        # by the stored lengths, without reading the files
+        lengths = (pc.fill_null(pc.binary_length(pc.struct_field(chunk, part)), 0) for part in ("bytes", "path"))
         for is_present in pc.greater(pc.add(*lengths), 0).to_pylist():
-            yield {**others[row], images: ImageInDataset(held, row, folders) if is_present else None}
+            yield FileInDataset(held, row, folders, field=field) if is_present else None
             row += 1
 
 

@@ -4,17 +4,18 @@ A response may be a word or a sentence; both are parsed by the same rules, so no
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from selfkd.data.dataset import ExampleFolder
 from selfkd.data.example import Example, image_hash, read_manifest
 from selfkd.errors import InputError
 from selfkd.evaluation.average import VOICE_MARK
-from selfkd.evaluation.benchmarks import official_scoring
+from selfkd.evaluation.benchmarks import multiple_choice, official_scoring
 from selfkd.evaluation.benchmarks.answer_parsing import chosen_letter, only, yes_or_no
 from selfkd.evaluation.benchmarks.base import Grade
 from selfkd.evaluation.benchmarks.registry import BENCHMARKS
+from selfkd.evaluation.benchmarks.short_answer import anls_grade, chartqa_grade, textvqa_grade
 from selfkd.evaluation.config import Scoring
 from selfkd.evaluation.overlap import NUMBER_WORDS
 from selfkd.evaluation.response import Prediction
@@ -24,6 +25,13 @@ from selfkd.toy_world.questions import COLORS, NUMBERS, SHAPES, SIZES, captions_
 YES_NO_TYPES = ("exists", "relation")
 SCORED_TYPES = {*YES_NO_TYPES, "color", "shape", "size", "count", "place", "side", "neighbor", "describe"}
 SCORED_TYPES |= {"choice", "repeat", "words"}
+# rules of public benchmarks for other sources of the same questions: they need `details` (answers, options)
+DETAILED_RULES: dict[str, Callable[[Mapping[str, Any], str], Grade]] = {
+    "vqa": textvqa_grade,
+    "document": anls_grade,
+    "chart": chartqa_grade,
+    "multiple_choice": multiple_choice.grade,
+}
 _ZERO = re.compile(rf"\bnone\b|^\W*no\W*$|\b(?:are|is|see) no\b|\bno (?:\w+ )?(?:{'|'.join(SHAPES)})")
 _NAME = re.compile(rf"\b({'|'.join(COLORS)}) ({'|'.join(SHAPES)})\b")
 
@@ -126,10 +134,10 @@ def check_gradable(name: str, items: Iterable[Mapping[str, Any]]) -> None:
     rule, a target that would count as wrong if the model repeated it, or, of a public benchmark, details that its rule
     cannot read."""
     for item in items:
-        if name in BENCHMARKS:
-            _check_details(name, item)
-            continue
         question_type, target = item["question_type"], item["target"]
+        if name in BENCHMARKS or question_type in DETAILED_RULES:
+            _check_details(name, item, BENCHMARKS[name].grade if name in BENCHMARKS else DETAILED_RULES[question_type])
+            continue
         if question_type not in SCORED_TYPES:
             known = ", ".join(sorted(SCORED_TYPES))
             raise InputError(
@@ -143,10 +151,10 @@ def check_gradable(name: str, items: Iterable[Mapping[str, Any]]) -> None:
             )
 
 
-def _check_details(name: str, item: Mapping[str, Any]) -> None:
+def _check_details(name: str, item: Mapping[str, Any], rule: Callable[[Mapping[str, Any], str], Grade]) -> None:
     sample = {**item, "source": name, "details": details_of(item)}
     try:
-        BENCHMARKS[name].grade(sample, item["target"] or "none")
+        rule(sample, item["target"] or "none")
         group = group_of(sample, item["id"])
     except Exception as error:  # each rule reads other parts of them
         group, reason = None, f" ({type(error).__name__}: {str(error)[:100]})"
@@ -171,6 +179,8 @@ def grade(sample: Mapping[str, Any], prediction: Prediction, scoring: Scoring = 
         return Grade(None, 0.0)
     if sample["source"] in BENCHMARKS:
         return BENCHMARKS[sample["source"]].grade(sample, prediction.text)
+    if rule := DETAILED_RULES.get(sample["question_type"]):
+        return rule(sample, prediction.text)
     parsed = parse(sample["question_type"], sample["question"], prediction.text)
     return Grade(parsed, float(is_correct(sample["question_type"], sample["target"], parsed)))
 

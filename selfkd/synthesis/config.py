@@ -15,12 +15,17 @@ SourceName = Literal[
     "words", "world", "world-noisy", "easy-vqa", "mmalign-world",
     "benchmark", "llava", "jsonl", "datasets", "librispeech", "common-voice", "gigaspeech", "lhotse",
     "stamps", "stamps-mmalign",
+    "babillage-coco", "babillage-ocrvqa", "babillage-vqav2", "voiceassistant-eval",
+    "lyra-textvqa", "lyra-docvqa", "lyra-chartvqa", "lyra-mmvet", "omnibench", "spokenvisit",
+    "voicebench-commoneval", "voicebench-wildvoice", "voicebench-sdqa",
+    "spoken-coco", "localized-narratives", "flickr8k-audio",
 ]  # fmt: skip
 EngineName = Literal["espeak", "flite", "pico", "festival", "kokoro", "piper", "openai", "recorded"]
 PoolName = Literal["local", "ray"]
 # fields that a caller sets itself when it synthesizes the questions of a benchmark
 _SET_BY_BENCHMARK = (
-    *("output", "source", "path", "images", "columns", "split", "count", "voices", "instruction", "shard"),
+    *("output", "source", "path", "images", "recordings", "annotations", "columns", "source_license", "split", "count"),
+    *("voices", "instruction", "shard"),
 )
 
 
@@ -33,8 +38,14 @@ class SynthesizeConfig:
         source: Where the questions come from.
         path: File, folder or dataset (NAME, NAME:CONFIG or NAME:CONFIG:SPLIT; NAME@COMMIT fixes its content) of a
             source that is not in the package.
-        images: Folder of the images that the source names (llava, jsonl, datasets of paths).
-        columns: Columns of a jsonl or datasets source with other names than the fields (question, answer, image, ...).
+        images: Folder of the images that the source names (llava, jsonl, datasets of paths, published sets).
+        recordings: Folder of the recordings that the source names (jsonl, datasets of paths, published sets); by
+            default that of its file.
+        annotations: File that a published set comes without: the answers of babillage-vqav2, lyra-textvqa and
+            lyra-mmvet, the captions of flickr8k-audio.
+        columns: Columns of a jsonl or datasets source with other names than the fields (question, answer, image,
+            speech, ...), or of a published set that has changed. With a column of recorded speech no engine runs.
+        source_license: License of the source, for the manifest, where the source does not state it.
         split: Split of the source, and name of the shards; easy-vqa has no validation split.
         count: Number of questions, sampled by the seed; 0 takes all of a finite source.
         engine: TTS engine.
@@ -66,7 +77,10 @@ class SynthesizeConfig:
     source: SourceName = "world"
     path: str = ""
     images: str = ""
+    recordings: str = ""
+    annotations: str = ""
     columns: dict[str, str] = field(default_factory=dict)
+    source_license: str = ""
     split: Split = "train"
     count: int = 1000
     engine: EngineName = "espeak"

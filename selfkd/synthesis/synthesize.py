@@ -21,7 +21,7 @@ from selfkd.synthesis.augment import check_effects
 from selfkd.synthesis.config import SynthesizeConfig
 from selfkd.synthesis.output_folder import CONTENT_FIELDS, EXECUTION_FIELDS, claim, release, restore_plan
 from selfkd.synthesis.shards import finished_shard, synthesize_shard
-from selfkd.synthesis.sources.registry import RECORDED, Source, open_source
+from selfkd.synthesis.sources.registry import MAY_BE_RECORDED, RECORDED, Source, open_source
 from selfkd.synthesis.sources.rows import RowSource
 from selfkd.synthesis.tts.registry import open_engine, weighted_voices
 from selfkd.synthesis.workers import check_pool, run_jobs
@@ -37,9 +37,11 @@ def synthesize(config: SynthesizeConfig, source: Source | None = None) -> dict[s
     `source` is the opened source of the configuration, if the caller has opened it.
     """
     check_settings(config)
+    if config.source in MAY_BE_RECORDED:
+        source = source or open_source(config)
     voices: dict[str, float] = {}
     engine_fields: dict[str, Any] = {}
-    if config.source not in RECORDED:  # which need no engine
+    if config.source not in RECORDED and not _is_recorded(source):  # which need no engine
         tts_engine = open_engine(config.engine, config.engine_path, config.engine_model)
         voices = weighted_voices(config.voices, tts_engine, config.language)
         engine_fields = _engine_fields(tts_engine.name, tts_engine.license, voices)
@@ -49,10 +51,10 @@ def synthesize(config: SynthesizeConfig, source: Source | None = None) -> dict[s
         raise InputError(f"source: {config.path or config.source}: holds no question ({_skipped_text(source)})")
     plan = masked({k: str(v) if k == "output" else v for k, v in asdict(config).items() if k not in EXECUTION_FIELDS})
     plan["schema_version"] = SCHEMA_VERSION
-    if config.source in RECORDED and isinstance(source, RowSource):
-        engine_fields = _engine_fields(
-            "recorded", source.license, sorted({row.speaker or "recorded" for row in source.rows})
-        )
+    if isinstance(source, RowSource) and _is_recorded(source):
+        plan["engine"] = "recorded"
+        license = config.source_license or source.license
+        engine_fields = _engine_fields("recorded", license, sorted({row.speaker or "recorded" for row in source.rows}))
     if isinstance(source, RowSource):  # the path does not fix the content of the file
         plan |= dict(zip(CONTENT_FIELDS, (len(source), source.sha256()), strict=True))
     claim(config.output, plan)
@@ -78,7 +80,7 @@ def check_settings(config: SynthesizeConfig) -> None:
             raise InputError(f"{name}: {low} to {high} is no range within 0 to {ceiling}")
     check_effects(config.augment, config.noise_snr_db, config.noise_folder)
     check_pool(config.pool)
-    if config.source not in RECORDED:
+    if config.source not in (*RECORDED, *MAY_BE_RECORDED):
         open_engine(config.engine, config.engine_path, config.engine_model)
     if config.asr_filter:
         from selfkd.model.backbones import check_whisper  # imports torch, which synthesis does not need
@@ -115,6 +117,10 @@ def _make_shards(
     return [path for stem in stems if (path := finished_shard(config.output, stem))], shard_count
 
 
+def _is_recorded(source: Source | None) -> bool:
+    return isinstance(source, RowSource) and source.is_recorded
+
+
 def _engine_fields(engine: str, license: str, voices: Iterable[str]) -> dict[str, Any]:
     return {"engine_name": engine, "engine_license": license, "voice_names": list(voices)}
 
@@ -140,7 +146,8 @@ def _write_manifest(
         "rows": sum(f["rows"] for f in footers),
         "rejected": rejected,
         "skipped_by_the_source": source.skipped,
-        "source_license": source.license,
+        "source_license": config.source_license or source.license,
+        "source_notes": list(source.notes) if isinstance(source, RowSource) else [],
         **engine_fields,
         "word_error_rates": _mean_by_voice(footers),
         "shards": [_entry(config.output, p) for p in paths],

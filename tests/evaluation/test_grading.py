@@ -1,5 +1,6 @@
 """Responses in many styles, parsed and graded."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,8 @@ from examples import toy_examples, training_start
 from selfkd.data.example import write_shard
 from selfkd.errors import InputError
 from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
-from selfkd.evaluation.grading import check_gradable, is_correct, parse
+from selfkd.evaluation.grading import check_gradable, grade, is_correct, parse
+from selfkd.evaluation.response import Prediction
 from selfkd.toy_world.questions import caption_question
 
 CAPTIONS = caption_question("the man is on the horse", "the horse is on the man")
@@ -103,6 +105,29 @@ def test_target_that_no_response_can_match_is_refused(question_type, target):
     ):
         item = {"id": "q7", "question_type": question_type, "question": "What is it?", "target": target}
         check_gradable("mine", [item])
+
+
+@pytest.mark.parametrize(
+    ("question_type", "target", "details", "scores"),
+    [
+        ("vqa", "red", {"answers": ["red"] * 2 + ["dark red"] * 8}, {"Red.": 0.6, "dark red": 1.0, "blue": 0.0}),
+        ("document", "$5", {"answers": ["$5", "5 dollars"]}, {"5 dollars": 1.0, "5 dollar": 8 / 9, "none": 0.0}),
+        ("chart", "14", {}, {"14.5": 1.0, "15": 0.0}),
+        ("multiple_choice", "B", {"options": {"A": "cat", "B": "dog"}}, {"B": 1.0, "The dog.": 1.0, "A": 0.0}),
+    ],
+)
+def test_rules_of_public_benchmarks_grade_other_sources_of_their_questions(question_type, target, details, scores):
+    item = {"id": "a", "source": "lyra", "category": "", "question_type": question_type, "question": "?"}
+    check_gradable("lyra", [item | {"target": target, "details": json.dumps(details)}])
+    sample = item | {"target": target, "details": details}
+    for response, score in scores.items():
+        assert grade(sample, Prediction(response)).score == pytest.approx(score), response
+
+
+def test_questions_without_answers_for_their_rule_are_refused():
+    item = {"id": "a", "source": "mine", "category": "", "question_type": "vqa", "question": "?", "target": "red"}
+    with pytest.raises(InputError, match=r"example a: field details: mine cannot be graded by it .*answers"):
+        check_gradable("mine", [item | {"details": ""}])
 
 
 def test_folder_without_grading_rules_is_refused(parts, tmp_path):

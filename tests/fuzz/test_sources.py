@@ -23,7 +23,9 @@ from malformed import as_json, damaged_bytes, edited_documents, json_values, sho
 
 from selfkd.errors import InputError
 from selfkd.synthesis.config import SourceName, SynthesizeConfig
-from selfkd.synthesis.sources.registry import open_source
+from selfkd.synthesis.sources.caption_corpora import split_of_image
+from selfkd.synthesis.sources.published import LAYOUTS
+from selfkd.synthesis.sources.registry import CAPTIONS, open_source
 from selfkd.synthesis.sources.rows import read_clips
 
 pytestmark = pytest.mark.slow
@@ -58,6 +60,21 @@ CUT = {
                       "custom": {"texts": ["Hello."]}}],
     "recording": {"id": "r", "sources": [{"type": "file", "channels": [0], "source": "a.wav"}], "sampling_rate": 16_000,
                   "transforms": [{"name": "Resample", "kwargs": {"target_sampling_rate": 16_000}}]},
+}  # fmt: skip
+SPEECH = [row | {"speech": "a.wav", "speaker": 3} for row in TABLE]
+LYRA = [{"question_id": "a", "image": "a.png", "speech": "a.wav", "prompt": "What is it?", "text": "What is it?",
+         "answer": ["It."]}]  # fmt: skip
+TEXTVQA = {"data": [{"image_id": "a", "question": "What is it?", "answers": ["a star", "star"]}]}
+VISIT = [{"id": 1, "image": "a.png", "speech": "a.wav", "instruction": "What is it?", "reference_output": "It."}]
+OMNI = [{"index": n, "task type": "a", "audio type": "speech", "question": "What?", "options": ["it", "that"],
+         "answer": "it", "audio content": "Hello there.", "audio": "a.wav", "image": "a.png"}
+        for n in range(2)]  # fmt: skip
+COCO_CAPTIONS = {"data": [{"image": "a.png", "captions": [
+    {"text": "A dog.", "speaker": "m", "uttid": "u", "wav": "a.wav"},
+    {"text": "A cat.", "speaker": "m", "uttid": "v", "wav": "a.wav"}]}]}  # fmt: skip
+NARRATIVE = {
+    "dataset_id": "mscoco_val2017", "image_id": "a", "annotator_id": 9, "caption": "A dog.", "voice_recording": "a.wav",
+    "timed_caption": [{"utterance": "A dog.", "start_time": 0.0, "end_time": 0.5}],
 }  # fmt: skip
 VOICE = [{"client_id": "x", "path": "a.wav", "sentence": "Hello there.", "up_votes": "2"}] * 2
 # source -> (name of its file, rows of it, bytes of these rows)
@@ -96,6 +113,15 @@ KINDS: dict[str, tuple[SourceName, str, Any, Written]] = {
     "lhotse, zipped": ("lhotse", "cuts.jsonl.gz", [CUT], lambda rows: gzip.compress(lines(rows), mtime=0)),
     "common-voice": ("common-voice", "validated.tsv", VOICE, delimited("\t")),
     "librispeech": ("librispeech", "1/2/1-2.trans.txt", "1-2-0 MISSUS RACHEL\n1-2-1 AND I\n", str.encode),
+    "jsonl with recordings": ("jsonl", "table.jsonl", SPEECH, lines),
+    "Parquet with recordings": ("datasets", "table.parquet", SPEECH, parquet),
+    "lyra-docvqa": ("lyra-docvqa", "lyra_docvqa_audio.jsonl", LYRA, lines),
+    "answers of lyra-textvqa": ("lyra-textvqa", "TextVQA_0.5.1_val.json", TEXTVQA, as_json),
+    "spokenvisit": ("spokenvisit", "VisIT_speech.jsonl", VISIT, lines),
+    "omnibench": ("omnibench", "omni.parquet", OMNI, parquet),
+    "spoken-coco": ("spoken-coco", "SpokenCOCO_val.json", COCO_CAPTIONS, as_json),
+    "localized-narratives": ("localized-narratives", "narratives.jsonl", [NARRATIVE], lines),
+    "flickr8k-audio": ("flickr8k-audio", "wav2capt.txt", "a.wav a.png #0\nlink.wav a.png #1\n", str.encode),
     "stamps": ("stamps", "animals/koala.txt", "A koala.\nes.utf8=Un koala.\n", str.encode),
     "stamps-mmalign": ("stamps-mmalign", "animals/koala.txt", "A koala.\nes.utf8=Un koala.\n", str.encode),
 }  # fmt: skip
@@ -123,6 +149,9 @@ def write_files(folder: Path) -> None:
         (here / "link.wav").symlink_to(outside / "secret.wav")
         (here / "link").symlink_to(outside)
         (here / "loop.png").symlink_to(here / "loop.png")
+    (source / "lyra_textvqa_val_v051_ocr_withspeechid.jsonl").write_bytes(lines(LYRA))
+    (source / "Flickr8k.token.txt").write_text("a.png#0\tA dog .\na.png#1\tA cat .\n")
+    (source / "wav2spk.txt").write_text("a.wav 3\n")
     soundfile.write(source / "1/2/1-2-0.flac", tone(0.6), 16_000)
     (source / "1/2/1-2-1.flac").symlink_to(outside / "secret.wav")
     for name in ("koala", "wombat"):
@@ -193,15 +222,18 @@ def read(base: Path, output: Path, given: tuple[str, bytes, tuple[str, bytes] | 
             for path in source.rglob(media[0]):
                 path.write_bytes(media[1])
         (source / file).write_bytes(content.replace(b"{outside}", str(folder / "outside").encode()))
-        whole = source_name in ("librispeech", "stamps", "stamps-mmalign")
+        whole = source_name in ("librispeech", "stamps", "stamps-mmalign", "lyra-textvqa", "flickr8k-audio")
+        named = source_name in ("llava", "jsonl", "datasets", *LAYOUTS, *CAPTIONS)
         config = SynthesizeConfig(
             folder / "out",
             source_name,
             str(source if whole else source / file),
-            images=str(source) if source_name in ("llava", "jsonl", "datasets") else "",
+            images=str(source) if named else "",
+            recordings=str(source) if named and source_name != "llava" else "",
+            annotations=str(source / "Flickr8k.token.txt") if source_name == "flickr8k-audio" else "",
             count=0,
             language="es" if source_name.startswith("stamps") else "en",
-            split="train",
+            split=split_of_image("a.png") if source_name in CAPTIONS else "train",
         )
         opened = open_source(config)
         for index in range(len(opened)):

@@ -87,7 +87,7 @@ def gigaspeech(path: Path, count: int, seed: int) -> RowSource:
 
 def _gigaspeech(path: Path, skipped: Counter[str]) -> Iterator[Row]:
     for number, audio in enumerate(json_records(path, r'\s*\{.*?"audios"\s*:\s*\[')):
-        with _as_published(f"path: {path}: audio {number}"):
+        with in_published_layout(f"path: {path}: audio {number}"):
             yield from _segments(path.parent, audio["path"], audio["aid"], audio["segments"], skipped)
 
 
@@ -130,7 +130,7 @@ def _cuts(path: Path, skipped: Counter[str]) -> Iterator[Row]:
                 except ValueError as error:
                     reason = f"not lhotse's JSON lines ({error})"
                     raise InputError(f"path: {path}: line {number}: {reason}") from error
-                with _as_published(f"path: {path}: line {number}"):
+                with in_published_layout(f"path: {path}: line {number}"):
                     yield from _cut(cut, path, number, skipped)
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise InputError(f"path: {path}: not lhotse's JSON lines ({error})") from error
@@ -199,7 +199,7 @@ def _listed(
 
 
 @contextmanager
-def _as_published(where: str) -> Iterator[None]:
+def in_published_layout(where: str) -> Iterator[None]:
     """Turns an error that a record of another layout causes into an InputError that names the record."""
     try:
         yield
@@ -211,7 +211,7 @@ def _as_published(where: str) -> Iterator[None]:
 
 def _row(name: str, text: str, clip: Clip, speaker: str) -> Row:
     text = tidy(text)  # one text for transcript, response and CTC labels
-    return Row(name, text, text, f"{REPEAT_INSTRUCTION}\n", clips=(clip,), speaker=speaker)
+    return Row(name, text, text, f"{REPEAT_INSTRUCTION}\n", clips=(clip,), speaker=speaker, question_type="repeat")
 
 
 def _cased(text: str) -> str:

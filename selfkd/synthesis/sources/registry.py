@@ -8,10 +8,12 @@ from selfkd.data.example import Example
 from selfkd.errors import InputError
 from selfkd.synthesis.config import SourceName, SynthesizeConfig
 from selfkd.synthesis.sources import asr_corpora
+from selfkd.synthesis.sources.caption_corpora import coco_captions, flickr8k_audio, localized_narratives
 from selfkd.synthesis.sources.llava import llava
+from selfkd.synthesis.sources.published import LAYOUTS, published_set
 from selfkd.synthesis.sources.rows import Clip
 from selfkd.synthesis.sources.stamps import stamps, stamps_mmalign
-from selfkd.synthesis.sources.tables import dataset, json_lines
+from selfkd.synthesis.sources.tables import Folders, dataset, json_lines
 from selfkd.synthesis.sources.toy import EasyVQA, ToyMMAlign, ToyTranscription, ToyWorld
 from selfkd.toy_world.scenes import Split
 
@@ -47,14 +49,17 @@ class Source(Protocol):
     def example(self, index: int) -> Example: ...
 
 
+CAPTIONS: dict[str, Callable[[SynthesizeConfig], Source]] = {
+    "spoken-coco": coco_captions,
+    "localized-narratives": localized_narratives,
+    "flickr8k-audio": flickr8k_audio,
+}
 RECORDED = (
-    "librispeech",
-    "common-voice",
-    "gigaspeech",
-    "lhotse",
-    "stamps",
-    "stamps-mmalign",
+    *("librispeech", "common-voice", "gigaspeech", "lhotse", "stamps", "stamps-mmalign"),
+    *LAYOUTS,
+    *CAPTIONS,
 )  # every row has a recording
+MAY_BE_RECORDED: tuple[SourceName, ...] = ("jsonl", "datasets")  # with a column `speech`
 TOY_SOURCES: dict[str, Callable[[Split, int], Source]] = {
     "words": ToyTranscription,
     "world": ToyWorld,
@@ -64,9 +69,12 @@ TOY_SOURCES: dict[str, Callable[[Split, int], Source]] = {
 }
 
 
-_FIELDS_OF_SOURCES: dict[str, tuple[SourceName, ...]] = {
-    "images": ("llava", "jsonl", "datasets"),
-    "columns": ("jsonl", "datasets"),
+_PUBLISHED = (*LAYOUTS, *CAPTIONS)
+_FIELDS_OF_SOURCES: dict[str, tuple[str, ...]] = {
+    "images": ("llava", "jsonl", "datasets", *_PUBLISHED),
+    "recordings": ("jsonl", "datasets", *_PUBLISHED),
+    "annotations": (*(name for name, layout in LAYOUTS.items() if layout.annotations), "flickr8k-audio"),
+    "columns": ("jsonl", "datasets", *LAYOUTS),
     "instruction": ("llava", "benchmark"),
 }
 
@@ -89,13 +97,18 @@ def open_source(config: SynthesizeConfig) -> Source:
     if not config.path:
         raise InputError(f"path: {config.source} needs one")
     path, images, count, seed = Path(config.path), Path(config.images), config.count, config.seed
+    if config.source in LAYOUTS:
+        return published_set(config)
+    if config.source in CAPTIONS:
+        return CAPTIONS[config.source](config)
+    folders = Folders(images, Path(config.recordings) if config.recordings else None)
     match config.source:
         case "llava":
             return llava(path, images, count, seed, config.instruction == "audio")
         case "jsonl":
-            return json_lines(path, images, config.columns, count, seed)
+            return json_lines(path, folders, config.columns, count, seed)
         case "datasets":
-            return dataset(config.path, images, config.split, config.columns, count, seed)
+            return dataset(config.path, folders, config.split, config.columns, count, seed)
         case "librispeech":
             return asr_corpora.librispeech(path, count, seed)
         case "common-voice":

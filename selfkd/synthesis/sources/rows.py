@@ -24,7 +24,7 @@ from selfkd.data.audio_files import SUFFIXES
 from selfkd.data.example import SAMPLE_RATE_HZ, Example, image_hash
 from selfkd.data.image_limits import MAX_BYTES
 from selfkd.data.image_placeholders import IMAGE_PLACEHOLDER, leftover_image_placeholder, strip_image_placeholder
-from selfkd.data.lazy_images import LazyImage
+from selfkd.data.lazy_images import FileInDataset, LazyImage
 from selfkd.data.media import decode_audio, stored_image
 from selfkd.data.resample import resampled
 from selfkd.errors import InputError
@@ -82,10 +82,11 @@ UNANSWERED = "no question or answer"  # why a row is skipped
 
 
 class Clip(NamedTuple):
-    """Recorded speech: an audio file, or a part of it in seconds (to its end where `stop` is 0); of its channels, from
-    0, only `channels` where some are given. A file outside of `folder` is refused."""
+    """Recorded speech: an audio file, its bytes or where it is stored, or a part of it in seconds (to its end where
+    `stop` is 0); of its channels, from 0, only `channels` where some are given. A path outside of `folder` is refused;
+    one without an extension is that of any audio file of this name."""
 
-    path: Path
+    file: Path | bytes | FileInDataset
     start: float = 0.0
     stop: float = 0.0
     channels: tuple[int, ...] = ()
@@ -118,6 +119,7 @@ class RowSource:
     license: str = "not stated"
     first: int = 0
     skipped: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()  # what the source leaves out or changes in every row; in the manifest
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -126,12 +128,17 @@ class RowSource:
         """Only the rows of a shard, with unchanged indices: all that a process needs of a large list."""
         return replace(self, rows=self.rows[start - self.first : stop - self.first], first=start)
 
+    @property
+    def is_recorded(self) -> bool:
+        """Whether every question is recorded speech, so that no engine is needed."""
+        return bool(self.rows) and all(row.clips for row in self.rows)
+
     def sha256(self) -> str:
         """Over the rows' text and the keys of their images and recordings, which are not read."""
         digest = hashlib.sha256()
         for row in self.rows:
-            clips = tuple((clip.path.name, clip.start, clip.stop, *clip.channels) for clip in row.clips)
-            digest.update(repr((*row._replace(image=None, clips=()), _image_key(row.image), clips)).encode())
+            clips = tuple((_file_key(clip.file), clip.start, clip.stop, *clip.channels) for clip in row.clips)
+            digest.update(repr((*row._replace(image=None, clips=()), _file_key(row.image), clips)).encode())
         return digest.hexdigest()
 
     def example(self, index: int) -> Example:
@@ -147,7 +154,7 @@ class RowSource:
             question=row.question,
             answer=row.answer,
             source=self.name,
-            question_type="repeat" if row.clips and row.image is None else row.question_type,
+            question_type=row.question_type,
             target=row.answer,
             category=row.category,
             instruction=row.instruction,
@@ -212,16 +219,25 @@ def checked_image(image: Path | bytes) -> bytes:
 
 def read_clip(clip: Clip) -> tuple[NDArray[np.float32], int]:
     """(samples (frames,), rate in Hz) of recorded speech. Raises InputError, naming field and file."""
+    file = clip.file.read() if isinstance(clip.file, FileInDataset) else clip.file
     try:
-        if clip.folder is not None:
-            path_within(clip.folder, clip.path)
-        path = clip.path if clip.path.is_file() else with_suffix_of_any_case(clip.path) or clip.path
-        if clip.folder is not None and path != clip.path:  # another file, which may be a link
-            path_within(clip.folder, path)
-        audio_clip = decode_audio(path, clip.start, clip.stop, clip.channels)
+        source = _found(file, clip.folder) if isinstance(file, Path) else file
+        audio_clip = decode_audio(source, clip.start, clip.stop, clip.channels)
     except InputError as error:
-        raise InputError(f"field audio: {clip.path}: {error}") from error
+        raise InputError(f"field audio: {_name(file)}: {error}") from error
     return audio_clip.samples, audio_clip.rate_hz
+
+
+def _found(path: Path, folder: Path | None) -> Path:
+    """The audio file of a path, whatever the case of its extension, or with one where the path has none. Raises
+    InputError for a path out of `folder`."""
+    if folder is not None:
+        path_within(folder, path)
+    if path.is_file():
+        return path
+    named = [path] if path.suffix.lower() in SUFFIXES else [path.with_name(f"{path.name}{end}") for end in SUFFIXES]
+    found = next(filter(None, map(with_suffix_of_any_case, named)), path)
+    return found if folder is None else path_within(folder, found)  # another file, which may be a link
 
 
 def read_clips(clips: Sequence[Clip]) -> NDArray[np.float32]:
@@ -279,11 +295,11 @@ def _read(path: Path) -> bytes:
         return file.read()
 
 
-def _image_key(image: Path | bytes | LazyImage | None) -> str:
-    if isinstance(image, Path | None):
-        return image.name if image else ""
-    return image_hash(image) if isinstance(image, bytes) else image.key
+def _file_key(file: Path | bytes | LazyImage | None) -> str:
+    if isinstance(file, Path | None):
+        return file.name if file else ""
+    return image_hash(file) if isinstance(file, bytes) else file.key
 
 
-def _name(image: Path | bytes) -> str:
-    return "bytes" if isinstance(image, bytes) else str(image)
+def _name(file: Path | bytes) -> str:
+    return "bytes" if isinstance(file, bytes) else str(file)

@@ -79,6 +79,7 @@ def stamps(folder: Path, language: str, split: Split, count: int, seed: int) -> 
             clips=(one.clip,),
             category=language,
             speaker=_speaker(language),
+            question_type="repeat",
         )
         for one in recorded
     )

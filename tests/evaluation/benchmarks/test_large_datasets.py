@@ -112,7 +112,7 @@ def test_dataset_keeps_its_images_on_disk(tmp_path):
         tmp_path / "t.parquet"
     )
     data = load_dataset("parquet", data_files=str(tmp_path / "t.parquet"), split="train", cache_dir=str(tmp_path))
-    sent = pickle.dumps(list(dataset_rows(data, "image", ())))
+    sent = pickle.dumps(list(dataset_rows(data, {"image": ("image", ())})))
     assert len(sent) < 20_000
     for i, row in enumerate(pickle.loads(sent)):
         assert row["q"] == str(i)

@@ -58,7 +58,7 @@ def test_captions_to_repeat_are_those_that_someone_reads_aloud(folder):
     assert len(rows) == 2 * len(ANIMALS) + 3  # the letters, and the stamp without an image
     assert all(row.question == row.answer and row.image is None for row in rows)
     assert "Un ñu." in {row.question for row in rows} and "Una hormiga." not in {row.question for row in rows}
-    assert {row.clips[0].path.name for row in of_all_splits(stamps, folder, "en")} == {f"{a}_desc.ogg" for a in ANIMALS}
+    assert {row.clips[0].file.name for row in of_all_splits(stamps, folder, "en")} == {f"{a}_desc.ogg" for a in ANIMALS}
     skipped = [stamps(folder, "es", split, 0, 0).skipped for split in SPLITS]
     assert sum(one.get("no recording with its text in es", 0) for one in skipped) == 1
 
@@ -93,7 +93,7 @@ def test_questions_about_an_image_are_balanced_and_the_false_caption_is_false(fo
         first, second = row.question.removeprefix("La letra A. ").split(" La letra B. ")
         true = next(r.question for r in whether if r.image == row.image and r.answer == "yes")
         assert {"A": first, "B": second}[row.answer] == true != {"A": second, "B": first}[row.answer]
-        assert [clip.path.name for clip in row.clips[::2]] == ["A_filled_desc_es.ogg", "B_filled_desc_es.ogg"]
+        assert [clip.file.name for clip in row.clips[::2]] == ["A_filled_desc_es.ogg", "B_filled_desc_es.ogg"]
     assert stamps_mmalign(folder, "es", "train", 0, 0).skipped.get("no image in PNG", 0) <= 1
 
 
@@ -139,7 +139,7 @@ def test_a_recording_that_leads_out_of_the_folder_costs_its_row(folder, tmp_path
         add_stamp(inside, animal, f"A {animal}.", f"Un {animal}o.")
     soundfile.write(tmp_path / "private.ogg", tone(0.5), 16_000)
     rows = of_all_splits(stamps, inside)
-    linked = rows[0].clips[0].path
+    linked = rows[0].clips[0].file
     linked.unlink()
     linked.symlink_to(tmp_path / "private.ogg")
     with pytest.raises(InputError, match="field audio"):

@@ -1,0 +1,176 @@
+"""Captions of images that people have read aloud or made up aloud, in the layouts in which they are published: human
+speech about images, for stage 1.
+
+A row is to be repeated, as those of `asr_corpora.py` are; it has its image where `--images` gives the folder. The split
+is by image, by a hash of its name: COCO's images have the same split in SpokenCOCO and in Localized Narratives.
+"""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from selfkd.data.as_text import as_text, refuse_utf16, tidy
+from selfkd.data.example import MAX_AUDIO_SECONDS
+from selfkd.data.lazy_images import ImageInFolder
+from selfkd.errors import InputError
+from selfkd.synthesis.config import SynthesizeConfig
+from selfkd.synthesis.sources.asr_corpora import in_published_layout
+from selfkd.synthesis.sources.rows import Clip, Row, RowSource, drop_unanswered, json_records, sample_rows
+from selfkd.synthesis.sources.tables import json_lines_records
+from selfkd.toy_world.scenes import Split
+from selfkd.toy_world.tasks import REPEAT_INSTRUCTION
+
+COCO_LICENSE = "as its publishers state (SpokenCOCO); captions and images are COCO's"
+NARRATIVES_LICENSE = "CC-BY-4.0 (Localized Narratives); the images have their own"
+FLICKR8K_LICENSE = "CC-BY-SA (Flickr 8k Audio Caption Corpus); captions and images are Flickr8k's"
+OTHER_SPLIT = "another split"
+_TEST_SHARE, _VALIDATION_SHARE = 0.2, 0.1
+_COCO_NAME = re.compile(r"(?:COCO_(?:train|val|test)\d{4}_)?0*(\d+)")  # of a file without its extension, or a number
+_SENTENCE_END = (".", "?", "!")
+
+
+def split_of_image(name: str) -> Split:
+    """The split of an image by its file's name or its id; of COCO's by the number in it."""
+    stem = PurePosixPath(name).stem if "." in name else name
+    match = _COCO_NAME.fullmatch(stem)
+    key = hashlib.blake2b((match[1] if match else stem).encode(), digest_size=4).digest()
+    share = int.from_bytes(key) / 2**32
+    if share < _TEST_SHARE:
+        return "test"
+    return "validation" if share < _TEST_SHARE + _VALIDATION_SHARE else "train"
+
+
+def coco_captions(config: SynthesizeConfig) -> RowSource:
+    """SpokenCOCO_train.json or SpokenCOCO_val.json: `data[]{image, captions[]{text, speaker, uttid, wav}}`, next to the
+    folder `wavs`. Raises InputError."""
+    path = Path(config.path)
+    recordings = Path(config.recordings) if config.recordings else path.parent
+
+    def rows(skipped: Counter[str]) -> Iterator[Row]:
+        for number, record in enumerate(json_records(path, r'\s*\{.*?"data"\s*:\s*\[')):
+            with in_published_layout(f"path: {path}: record {number}"):
+                image, captions = str(record["image"]), record["captions"]
+                if split_of_image(image) != config.split:
+                    skipped[OTHER_SPLIT] += len(captions)
+                    continue
+                for caption in captions:
+                    text = as_text(caption["text"], f"path: {path}: record {number}: field text")
+                    clip = Clip(recordings / str(caption["wav"]), folder=recordings)
+                    yield _row(config, str(caption["uttid"]), text, clip, image, str(caption["speaker"]))
+
+    return _source(config, rows, COCO_LICENSE)
+
+
+def localized_narratives(config: SynthesizeConfig) -> RowSource:
+    """A .jsonl of Localized Narratives: `{dataset_id, image_id, annotator_id, caption, timed_caption[]{utterance,
+    start_time, end_time}, voice_recording}`. Narratives are often longer than the 30 s that a Whisper encoder takes, so
+    each is cut into pieces of whole sentences by the times of its words; a longer sentence is left out and counted.
+    Raises InputError."""
+    path = Path(config.path)
+    recordings = Path(config.recordings) if config.recordings else path.parent
+
+    def rows(skipped: Counter[str]) -> Iterator[Row]:
+        for number, record in enumerate(json_lines_records(path)):
+            with in_published_layout(f"path: {path}: record {number}"):
+                name, speaker = str(record["image_id"]), str(record["annotator_id"])
+                if split_of_image(name) != config.split:
+                    skipped[OTHER_SPLIT] += 1
+                    continue
+                # COCO's files are named by the number, with zeros before it
+                image = f"{name.zfill(12) if 'coco' in str(record['dataset_id']) else name}.jpg"
+                file = recordings / str(record["voice_recording"])
+                for piece, (text, start, stop) in enumerate(_pieces(record["timed_caption"], skipped)):
+                    row_id = f"{record['dataset_id']}-{name}-{speaker}-{piece}"
+                    yield _row(config, row_id, text, Clip(file, start, stop, folder=recordings), image, speaker)
+
+    return _source(config, rows, NARRATIVES_LICENSE)
+
+
+def _pieces(words: Sequence[Mapping[str, Any]], skipped: Counter[str]) -> Iterator[tuple[str, float, float]]:
+    """(text, start, stop in seconds) of the longest runs of whole sentences that an encoder's window holds."""
+    sentences: list[tuple[str, float, float]] = []
+    begun: list[str] = []
+    start = 0.0
+    for number, word in enumerate(words):
+        text = tidy(str(word["utterance"]))
+        start = start if begun else float(word["start_time"])
+        begun.append(text)
+        if text.endswith(_SENTENCE_END) or number == len(words) - 1:
+            sentences.append((" ".join(begun), start, float(word["end_time"])))
+            begun = []
+    piece: tuple[str, float, float] | None = None
+    for text, start, stop in sentences:
+        if stop - start > MAX_AUDIO_SECONDS:
+            skipped["a sentence over 30 s"] += 1
+            continue
+        if piece and stop - piece[1] <= MAX_AUDIO_SECONDS:
+            piece = f"{piece[0]} {text}", piece[1], stop
+            continue
+        if piece:
+            yield piece
+        piece = text, start, stop
+    if piece:
+        yield piece
+
+
+def flickr8k_audio(config: SynthesizeConfig) -> RowSource:
+    """The folder of the Flickr 8k Audio Caption Corpus: wav2capt.txt (recording, image, #number of its caption),
+    wav2spk.txt (recording, speaker) and `wavs`. It comes without the captions: `annotations` is Flickr8k.token.txt
+    (image#number, caption). Raises InputError."""
+    folder = Path(config.path)
+    if not config.annotations:
+        raise InputError("annotations: flickr8k-audio comes without its captions; give Flickr8k.token.txt of Flickr8k")
+    captions = dict(_fields(Path(config.annotations), "\t", 2, "annotations"))
+    speakers = dict(_fields(folder / "wav2spk.txt", None, 2, "path"))
+    recordings = Path(config.recordings) if config.recordings else folder / "wavs"
+
+    def rows(skipped: Counter[str]) -> Iterator[Row]:
+        for recording, image, number in _fields(folder / "wav2capt.txt", None, 3, "path"):
+            if split_of_image(image) != config.split:
+                skipped[OTHER_SPLIT] += 1
+            elif f"{image}{number}" not in captions:
+                skipped["no caption"] += 1
+            else:
+                text, clip = tidy(captions[f"{image}{number}"]), Clip(recordings / recording, folder=recordings)
+                yield _row(config, Path(recording).stem, text, clip, image, speakers.get(recording, ""))
+
+    return _source(config, rows, FLICKR8K_LICENSE)
+
+
+def _fields(path: Path, separator: str | None, count: int, field: str) -> Iterator[list[str]]:
+    """The `count` fields of each line of a text file that is not blank. Raises InputError, naming file and line."""
+    if not path.is_file():
+        raise InputError(f"{field}: {path}: no such file")
+    refuse_utf16(path)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{field}: {path}: not text in UTF-8 ({error.reason})") from error
+    for number, line in enumerate(lines, 1):
+        parts = line.strip().split(separator, count - 1)
+        if line.strip() and len(parts) < count:
+            raise InputError(f"{field}: {path}: line {number}: {len(parts)} fields, expected {count}")
+        if line.strip():
+            yield parts
+
+
+def _row(config: SynthesizeConfig, row_id: str, text: str, clip: Clip, image: str, speaker: str) -> Row:
+    return Row(
+        f"{config.source}-{row_id}",
+        text,
+        text,
+        f"{REPEAT_INSTRUCTION}\n",
+        image=ImageInFolder(Path(config.images), image) if config.images else None,
+        clips=(clip,),
+        speaker=speaker,
+        question_type="repeat",
+    )
+
+
+def _source(config: SynthesizeConfig, rows: Callable[[Counter[str]], Iterator[Row]], license: str) -> RowSource:
+    skipped: Counter[str] = Counter()
+    sample = sample_rows(drop_unanswered(rows(skipped), skipped), config.count, config.seed)
+    return RowSource(config.source, sample, license, skipped=dict(skipped))
