@@ -19,7 +19,7 @@ class ServedOmniConfig(OmniConfig):
     """An `OmniConfig` whose `architectures` name the class that runs its VLM.
 
     Raises InputError for a model that vLLM cannot run with the same responses: a VLM without a class here, a native
-    omni model in selfkd's format, and LoRA. Its adapters are off in the image and all else that precedes the query,
+    omni model in selfkd's format, a release without its base models' weights, and LoRA. Its adapters are off in the image and all else that precedes the query,
     which text and audio queries share; a LoRA request of vLLM changes the whole prompt.
     """
 
@@ -38,6 +38,10 @@ def check_served(config: OmniConfig) -> None:
         raise InputError(f"vlm_config: {model_type}: a native omni model; vLLM runs its original checkpoint itself")
     if model_type not in ARCHITECTURES:
         raise InputError(f"vlm_config: {model_type}: vLLM runs selfkd's models on {', '.join(ARCHITECTURES)} only")
+    if config.base_models:
+        raise InputError(
+            "base_models: an adapter; vLLM loads whole checkpoints (selfkd export --model ADAPTER --output WHOLE)"
+        )
     if config.llm_lora is not None:
         raise InputError(
             "llm_lora: this model has LoRA for audio queries only, which vLLM would apply to the image too; "

@@ -43,6 +43,10 @@ def test_architecture_is_that_of_the_vlm():
             {"vlm_config": InternVLConfig(), "audio_config": WhisperConfig(), "llm_lora": {"r": 4}},
             "llm_lora: this model has LoRA for audio queries only",
         ),
+        (
+            {"vlm_config": InternVLConfig(), "audio_config": WhisperConfig(), "base_models": {"vlm": {}}},
+            "base_models: an adapter; vLLM loads whole checkpoints",
+        ),
     ],
 )
 def test_models_with_other_responses_are_refused(fields, message):
