@@ -87,8 +87,8 @@ def test_probabilities_equal_those_of_a_plain_forward_pass(parts, query):
         ids = response_ids(processor, responses[modality])
         whole = torch.tensor([[*prompt.prefix_ids, *prompt.suffix_ids, *ids[:-1]]])
         with torch.no_grad():
-            audio_inputs = {"audio_inputs": prompt.audio_inputs} if modality == "audio" else {}
-            logits = model(whole, torch.ones_like(whole), **audio_inputs, **prompt.image_inputs).logits[0, -len(ids) :]
+            audio = prompt.audio_inputs if modality == "audio" else {}
+            logits = model(whole, torch.ones_like(whole), **audio, **prompt.image_inputs).logits[0, -len(ids) :]
         probabilities = logits.softmax(-1)
         assert probabilities.argmax(-1).tolist() == ids, "greedy decoding takes the most likely token"
         for token, id_, row in zip(tokens, ids, probabilities, strict=True):
