@@ -5,8 +5,8 @@
 MODEL is a folder that both serve, VENV an environment with vLLM and `selfkd[vllm]`. Each of the two servers starts once
 and stays idle while the other one works. In each repeat both get the same requests, all at the same time, through the
 official client: 32 other examples of DATA, each as a text query and as an audio query about the same image. The servers
-take turns in going first. Prints medians over the repeats, the ratio within each repeat, and vLLM's own counts of prompt
-tokens that its prefix cache had.
+take turns in going first. Prints medians over the repeats, the ratio within each repeat, and vLLM's own counts of
+prompt tokens that its prefix cache had.
 """
 
 import argparse
