@@ -3,10 +3,10 @@
     python experiments/serving.py DATA MODEL --vllm VENV [--requests 64] [--repeats 5] [--output serving.json]
 
 MODEL is a folder that both serve, VENV an environment with vLLM and `selfkd[vllm]`. Each of the two servers starts once
-and stays idle while the other one works; in each repeat both get the same requests, all at the same time, through the
-official client: every example of DATA as a text query and as an audio query about the same image. The servers take
-turns in going first. Prints medians over the repeats, the ratio within each repeat, and vLLM's own counts of prompt
-tokens that its prefix cache had.
+and stays idle while the other one works. In each repeat both get the same requests, all at the same time, through the
+official client: 32 other examples of DATA, each as a text query and as an audio query about the same image. The servers
+take turns in going first. Prints medians over the repeats, the ratio within each repeat, and vLLM's own counts of
+prompt tokens that its prefix cache had.
 """
 
 import argparse
@@ -47,9 +47,6 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     examples = ExampleFolder(options.data)
-    turns = [
-        [user_message(examples[i], modality)] for i in range(options.requests // 2) for modality in ("text", "audio")
-    ]
     ports = {"selfkd": free_port(), "vllm": free_port()}
     commands = {
         "selfkd": [sys.executable, "-m", "selfkd.cli", "serve", "--model", str(options.model), "--served_name", NAME],
@@ -63,16 +60,31 @@ def main() -> None:
             stack.enter_context(running([*command, "--port", str(ports[name])], ports[name], options.threads))
         repeats: list[dict[str, Any]] = []
         for repeat in range(-1, options.repeats):  # the first one warms up
+            turns = requests(examples, repeat % (options.repeats + 1), options.requests)
             order = sorted(ports, reverse=repeat % 2 == 1)
             found = {name: asyncio.run(answered(ports[name], turns)) for name in order}
             if repeat >= 0:
                 repeats.append(found)
         cache = prefix_cache(ports["vllm"])
-    result = {"requests": len(turns), "repeats": options.repeats, "threads": options.threads, "prefix_cache": cache}
+    result = {
+        "requests": options.requests,
+        "repeats": options.repeats,
+        "threads": options.threads,
+        "prefix_cache": cache,
+    }
     result |= summary(repeats)
     print(json.dumps(result, indent=2))
     if options.output:
         write_json(options.output, result | {"each": repeats})
+
+
+def requests(examples: ExampleFolder, repeat: int, count: int) -> list[list[dict[str, Any]]]:
+    """The requests of a repeat: each repeat has examples of its own, so that nothing of them is in a cache before."""
+    half = count // 2
+    if len(examples) < half * (repeat + 1):
+        raise SystemExit(f"{examples.folder}: {len(examples)} examples; each repeat takes {half} others")
+    own = [examples[half * repeat + i] for i in range(half)]
+    return [[user_message(example, modality)] for example in own for modality in ("text", "audio")]
 
 
 def free_port() -> int:

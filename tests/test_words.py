@@ -124,6 +124,7 @@ EXCEPTIONS = [
     Allowed(r".*", r"\.view\(|\.view_as\(|\bmemoryview\b", "methods of torch.Tensor"),
     Allowed(r".*", r"\.kind\b(?= (in|==|not in) \")|Parameter\.kind|kind=\"stable\"", "of numpy and of inspect"),
     Allowed(r".*", r"\bAnnotated\[|import .*\bAnnotated\b", "of typing"),
+    Allowed(r"selfkd/vllm/models.py", r"get_image_size_with_most_features", "of vLLM"),
     Allowed(r".*", r"addEventListener|most_common|at_most|look(ed|s|ing)?_up|own_words/", "of the DOM and of Python"),
     Allowed(r".*", r"(?<=\.Random\()f?\"[^\"]*\"|(?<=_drawn\()f?\"[^\"]*\"", "seeds: other strings, other numbers"),
     Allowed(r".*", r"\bspoken_(text|form|instruction)\w*", "the spoken form of a text, as in text normalisation"),
