@@ -155,7 +155,6 @@ EXCEPTIONS = [
             "keys of samples of before, which are refused"),
     Allowed(r"(selfkd/synthesis/sources/caption_corpora|tests/fuzz/test_sources|tests/support/published_layouts)\.py",
             r"\bannotator_id\b", "a field of Localized Narratives"),
-    Allowed(r"selfkd/vllm/models\.py", r"\bget_image_size_with_most_features\b", "a method of vLLM"),
     Allowed(r"selfkd/training/trainer\.py", r"f\"replies/", "a seed: other strings, other numbers"),
 ]  # fmt: skip
 """Text that may stand, by file; every one with its reason."""

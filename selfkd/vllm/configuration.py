@@ -19,8 +19,9 @@ class ServedOmniConfig(OmniConfig):
     """An `OmniConfig` whose `architectures` name the class that runs its VLM.
 
     Raises InputError for a model that vLLM cannot run with the same responses: a VLM without a class here, a native
-    omni model in selfkd's format, a release without its base models' weights, and LoRA. Its adapters are off in the image and all else that precedes the query,
-    which text and audio queries share; a LoRA request of vLLM changes the whole prompt.
+    omni model in selfkd's format, a release without its base models' weights, and LoRA. Its adapters are off in the
+    image and all else that precedes the query, which text and audio queries share; a LoRA request of vLLM changes the
+    whole prompt.
     """
 
     def __init__(self, vlm_config: Any = None, **kwargs: Any):
