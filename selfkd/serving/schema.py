@@ -193,7 +193,7 @@ _MIN_TEMPERATURE = 1e-5  # below it a sample is the most probable token, and quo
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the tokens of one response are chosen. Greedy at temperature 0, which all else has no effect on.
+    """How the tokens of one response are chosen: greedily at temperature 0, where the other settings have no effect.
 
     `top_k` 0 and `top_p` 1 keep all tokens. Without a `seed` each response has random numbers of its own."""
 

@@ -32,7 +32,7 @@ def test_counters_and_gauges(parts):
         with urllib.request.urlopen(_stream_request(running)) as response:
             assert b"[DONE]" in response.read()
         running.post(b"{")
-        running.post(BODY | {"temperature": 1})
+        running.post(BODY | {"n": 2})
         running.post(BODY | {"model": "another"})
         running.post(b"x" * 30_000_000)
         get(running.url, "/nowhere")
