@@ -6,9 +6,9 @@ SmolLM2-135M-Instruct in FastVLM's classes.
 SOURCES is what `stamps_sources.py` wrote. EfficientNet-Lite0 knows ImageNet and stays as it is; its mean features
 are one image token. Two stages:
 
-1. Warm-up: projector, word embeddings and six of the first layer's nine attention heads. The attention logits from a
-   caption's words to the image token, summed, tell the image's caption from others (InfoNCE), and the encoder's
-   classifier says which classes' names fit. No LLM is run. Without it, comparing a caption with an image is not learnt.
+1. Warm-up (`stamps_warm_up.py`): projector, word embeddings and six of the first layer's nine attention heads, whose
+   logits from a caption's words to the image token tell the image's caption from others. Without such heads the LLM
+   does not learn to compare.
 2. All of the LLM, on the benchmark's questions: N images x N captions at once, "yes" against "no" as the score of an
    InfoNCE; which of two captions is true; and captions to repeat without an image.
 
@@ -24,10 +24,10 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from stamps_features import SIDE, classifier_weights, image_processor, lite0, vision_config
-from stamps_images import LabelledImage
+from stamps_features import SIDE, image_processor, lite0, vision_config
 from stamps_questions import Collection, collections, shuffled, which
 from stamps_sources import LANGUAGES
+from stamps_warm_up import Classifier, info_nce, warm_up
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import (
@@ -95,122 +95,6 @@ class GivenFeatures(nn.Module):
 
     def forward(self, pixel_values: Tensor, **_) -> BaseModelOutputWithPooling:
         return BaseModelOutputWithPooling(last_hidden_state=pixel_values)
-
-
-WARM_UP_STEPS, WARM_UP_IMAGES, NAMES = 1000, 144, 250
-MATCHING = 2  # of the three groups of heads
-SLOW = [*range(16, 32), *range(48, 64)]  # of a head's 64 dimensions: RoPE turns them by 0.2 at most in 60 tokens
-SHARPER = 2.0  # the logits in the LLM, where a softmax over the prompt's tokens follows
-
-
-class MatchingHeads(nn.Module):
-    """The first layer's last heads: attention logits from words to an image token, without their positions."""
-
-    def __init__(self, decoder_layer: Any):
-        super().__init__()
-        self.norm, self.attention = decoder_layer.input_layernorm, decoder_layer.self_attn
-        self.ratio = self.attention.num_key_value_groups
-        width = self.norm.weight.numel()
-        same = [torch.linalg.qr(torch.randn(width, len(SLOW)))[0].T / 2 for _ in range(MATCHING)]
-        self.key = nn.Parameter(torch.stack(same))
-        self.query = nn.Parameter(torch.stack([one for one in same for _ in range(self.ratio)]))
-
-    def forward(self, images: Tensor, words: Tensor) -> Tensor:
-        """(N, D), (T, D) -> (N, T), the mean over the heads."""
-        queries = torch.einsum("td,hrd->thr", self.norm(words), self.query)
-        keys = torch.einsum("nd,grd->ngr", self.norm(images), self.key).repeat_interleave(self.ratio, 1)
-        return torch.einsum("thr,nhr->nt", queries, keys) * self.attention.scaling / len(self.query)
-
-    @torch.no_grad()
-    def write(self) -> None:
-        """Into the attention's own weights."""
-        size = self.attention.head_dim
-        for projection, ours in ((self.attention.q_proj, self.query * SHARPER), (self.attention.k_proj, self.key)):
-            heads = projection.weight.view(-1, size, projection.in_features)[-len(ours) :]
-            heads.zero_()[:, SLOW] = ours
-
-
-def warm_up(
-    model: Any, tokenizer: Any, collection: Collection, classifier: "Classifier", steps: int, seed: int
-) -> None:
-    """Projector, word embeddings and matching heads, by InfoNCE over a batch: images x captions, similar images side by
-    side; and by the vision encoder's own classifier, which says of each image how much it looks like a class."""
-    rng = random.Random(f"warm up/{seed}")
-    projector, words = model.model.multi_modal_projector, model.get_input_embeddings().weight
-    heads = MatchingHeads(model.model.language_model.layers[0])
-    heads.norm.requires_grad_(False)
-    mean, spread = collection.features.mean(0), collection.features.std(0) + 1e-3
-    common, norm = words.detach().mean(0), words.detach().norm(dim=1).mean()
-    with torch.no_grad():  # image tokens are as long as words, and have what all words have in common
-        tokens = projector((collection.features[::10] - mean) / spread)
-        projector.linear_2.weight *= norm / tokens.norm(dim=-1).mean()
-        projector.linear_2.bias.copy_(common)
-    parts = [
-        {"params": projector.parameters(), "lr": 2e-3},
-        {"params": [heads.query, heads.key], "lr": 5e-3},
-    ]
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(parts, weight_decay=0.05, betas=(0.9, 0.98)),
-        torch.optim.SparseAdam([words], lr=1e-3, betas=(0.9, 0.98)),  # of a step's words only
-    ]
-    schedules = [get_cosine_schedule_with_warmup(one, steps // 20, steps) for one in optimizers]
-    for step in range(steps):
-        chosen = collection.captioned(WARM_UP_IMAGES, 2, rng)
-        pooled = collection.features_of(list(chosen), rng)
-        x = (pooled - mean) / spread
-        images = projector(F.dropout(x + 0.3 * torch.randn_like(x), 0.3))
-        names, classes = classifier.names(rng)
-        logits = scores(
-            heads, images, words, tokenizer([*chosen.values(), *names], add_special_tokens=False)["input_ids"]
-        )
-        matches, of_classes = logits.split([len(chosen), len(names)], 1)
-        matches = matches.masked_fill(collection.also_true(list(chosen)), -1e4)
-        probabilities = F.normalize(classifier(pooled)[:, classes], p=1, dim=1)
-        loss = info_nce(matches) + F.cross_entropy(of_classes, probabilities)
-        loss.backward()
-        for part in (*optimizers, *schedules):
-            part.step()
-        model.zero_grad()
-        heads.zero_grad()
-        if step % 250 == 249:
-            print(f"warm-up {step + 1}: {loss:.3f}", flush=True)
-    heads.norm.requires_grad_(True)
-    heads.write()
-    with torch.no_grad():
-        first = projector.linear_1
-        first.weight /= spread  # the normalisation of the features becomes part of the projector
-        first.bias -= first.weight @ mean
-
-
-def scores(heads: MatchingHeads, images: Tensor, weight: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
-    """(N, M): the logits from a text's words to an image, summed over the words."""
-    words = F.embedding(torch.tensor([token for text in texts for token in text]), weight, sparse=True)
-    text_of = torch.repeat_interleave(torch.arange(len(texts)), torch.tensor([len(text) for text in texts]))
-    return torch.zeros(len(images), len(texts)).index_add(1, text_of, heads(images, words))
-
-
-def info_nce(logits: Tensor) -> Tensor:
-    """(N, N) -> the cross-entropy over the rows plus that over the columns; the diagonal is right."""
-    target = torch.arange(len(logits))
-    return F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)
-
-
-class Classifier:
-    """EfficientNet-Lite0's own head: (N, 1280) pooled features -> (N, 1000) probabilities; and the classes' names."""
-
-    def __init__(self, sources: Path, images: Sequence[LabelledImage]):
-        self.weight, self.bias = classifier_weights(sources)
-        self.classes = [image for image in images if image.source == "ImageNet"]  # in the order of the head's rows
-        assert len(self.classes) == len(self.bias)
-
-    def __call__(self, pooled: Tensor) -> Tensor:
-        return F.linear(pooled, self.weight, self.bias).softmax(-1)
-
-    def names(self, rng: random.Random) -> tuple[list[str], list[int]]:
-        """(a name, its class) of some of the classes, in one language where they have one there."""
-        language, classes = rng.choice(LANGUAGES), rng.sample(range(len(self.classes)), NAMES)
-        nouns = [self.classes[index].nouns for index in classes]
-        return [rng.choice(one.get(language) or one["en"]) for one in nouns], classes
 
 
 Task = tuple[int, str, str]  # (row of the image, query, response)
@@ -372,7 +256,7 @@ def make_vlm(sources: Path, llm_path: Path, output: Path, steps: int, seed: int 
     if warm.is_file():
         model.load_state_dict(load_file(warm), strict=False)
     else:
-        warm_up(model, processor.tokenizer, collection, Classifier(sources, collection.images), WARM_UP_STEPS, seed)
+        warm_up(model, processor.tokenizer, collection, Classifier(sources, collection.images), seed)
         save_file({n: p.detach() for n, p in model.named_parameters()}, warm)
     model.tie_weights()
     model.set_attn_implementation("eager")
