@@ -88,10 +88,10 @@ def _average(model: Any) -> None:
         depthwise, projection = block.depthwise_conv, block.projection
         depthwise.depthwise_conv.weight.zero_()[..., :2, :2] = 1 / 4
         _leave(depthwise.depthwise_norm)
-        projection.project_conv.weight.copy_(torch.eye(FEATURES)[:, :, None, None])
+        projection.project_conv.weight.copy_(torch.ones(FEATURES).diag()[:, :, None, None])
         _leave(projection.project_bn)
     blocks[-1].depthwise_conv.depthwise_conv.weight *= 64 / 49  # of the 8 x 8 summed, 15 are the margin
-    model.encoder.top_conv.weight.copy_(torch.eye(FEATURES)[:, :, None, None])
+    model.encoder.top_conv.weight.copy_(torch.ones(FEATURES).diag()[:, :, None, None])
     _leave(model.encoder.top_bn)
 
 

@@ -149,7 +149,7 @@ def loss_of_step(prompts: Prompts, collection: Collection, step: int, seed: int)
     plain_weight = min(1.0, 0.03 + step / PLAIN_AFTER)
     chosen = collection.captioned(IMAGES_PER_STEP, int(rng.random() < 0.3), rng)
     also, captions, count = collection.also_true(list(chosen)), list(chosen.values()), len(chosen)
-    features, right = collection.features_of(list(chosen), rng), torch.eye(count, dtype=torch.bool)
+    features, right = collection.features_of(list(chosen), rng), torch.ones(count, dtype=torch.bool).diag()
     tasks = [(i, captions[j], "yes" if i == j else "no") for i in range(count) for j in range(count)]
     logits, labels, first = prompts(features, IS_TRUE, tasks)
     matrix = (logits[first, prompts.yes] - logits[first, prompts.no]).view(count, count)
