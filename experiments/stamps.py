@@ -143,7 +143,8 @@ def table(runs: dict[str, dict[str, Path]], output: Path) -> dict[str, Any]:
 
 
 def cell(by_seed: Seeds, cascade: Seeds) -> dict[str, Any]:
-    found, items, first = accuracy(by_seed), over_seeds(by_seed), next(iter(by_seed.values()))
+    found, items = accuracy(by_seed), over_seeds(by_seed)
+    first = sorted(next(iter(by_seed.values())), key=lambda sample: sample["id"])  # as the items are
     by_kind = {kind: [x for x, s in zip(items, first, strict=True) if s["question_type"] == kind] for kind in KINDS}
     found["by_kind"] = {kind: fmean(scores) for kind, scores in by_kind.items() if scores}
     rates = [s["word_error_rate"] for s in first if s["word_error_rate"] is not None]
