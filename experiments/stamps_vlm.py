@@ -3,11 +3,16 @@ SmolLM2-135M-Instruct in FastVLM's classes.
 
     python experiments/stamps_vlm.py SOURCES MODELS/smollm2-135m-instruct OUTPUT [--steps N] [--seed N]
 
-SOURCES is what `stamps_sources.py` wrote. EfficientNet-Lite0 knows ImageNet and stays as it is. A linear projector and
-the LLM's word embeddings are warmed up together: an image is told from others by its caption's words (InfoNCE, as CLIP
-is trained, on the mean of the image tokens), and the encoder's classifier says which classes' names fit. Then projector
-and LLM learn the benchmark's questions, to name what is shown, and to repeat captions. The stamps of the test split, by
-subject, are in none of it. An interrupted call resumes from its last checkpoint.
+SOURCES is what `stamps_sources.py` wrote. EfficientNet-Lite0 knows ImageNet and stays as it is; its mean features
+are one image token. Two stages:
+
+1. Warm-up (`stamps_warm_up.py`): projector, word embeddings and six of the first layer's nine attention heads, whose
+   logits from a caption's words to the image token tell the image's caption from others. Without such heads the LLM
+   does not learn to compare.
+2. All of the LLM, on the benchmark's questions: N images x N captions at once, "yes" against "no" as the score of an
+   InfoNCE; which of two captions is true; and captions to repeat without an image.
+
+The stamps of the test split, by subject, are in none of it. An interrupted call resumes from its last checkpoint.
 """
 
 import argparse
@@ -19,10 +24,10 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from stamps_features import PATCHES, classifier_weights, image_processor, lite0, vision_config
-from stamps_images import LabelledImage
-from stamps_questions import Collection, FeatureCollator, FeatureGroup, StampsGroups, collections, which
+from stamps_features import SIDE, image_processor, lite0, vision_config
+from stamps_questions import Collection, collections, shuffled, which
 from stamps_sources import LANGUAGES
+from stamps_warm_up import Classifier, info_nce, warm_up
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import (
@@ -30,23 +35,27 @@ from transformers import (
     AutoTokenizer,
     FastVlmConfig,
     FastVlmForConditionalGeneration,
-    TrainerCallback,
     get_cosine_schedule_with_warmup,
     set_seed,
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from selfkd.files import write_atomically
+from selfkd.model.chat_template import chat_frame
 from selfkd.model.image_processor import image_processor_class
+from selfkd.model.prefix_cache import continue_prefix, encode_prefix
 from selfkd.synthesis.sources.stamps import IS_TRUE, WHICH_IS_TRUE
-from selfkd.training.stage import last_checkpoint
+from selfkd.toy_world.tasks import REPEAT_INSTRUCTION
 from tools.tiny_model.architecture import CHAT_TEMPLATE
-from tools.tiny_model.pretrain_vlm import GroupTrainer, token_logits
-from tools.tiny_model.pretraining import check_settings, pretraining_arguments
+from tools.tiny_model.pretrain_vision import fast_bf16
+from tools.tiny_model.pretraining import check_settings
 
 IMAGE = "<image>"
 TEMPLATE = CHAT_TEMPLATE.replace("<IMG_CONTEXT>", IMAGE)
-LAYERS = 12  # of SmolLM2's 30: enough for answers of a word, at less than half of a step's cost
+LAYERS = 6  # of SmolLM2's 30: enough for answers of a word
+FINAL_NORM = 0.1  # a sixth layer's hidden states are not a thirtieth's: without it the first loss is 34
+REPEAT = f"{REPEAT_INSTRUCTION}\n"
 
 
 def assemble(llm_path: Path) -> tuple[FastVlmForConditionalGeneration, Any]:
@@ -56,7 +65,7 @@ def assemble(llm_path: Path) -> tuple[FastVlmForConditionalGeneration, Any]:
     processor = image_processor_class("fast_vlm")(
         image_processor=image_processor(),
         tokenizer=tokenizer,
-        patch_size=32,
+        patch_size=SIDE,
         vision_feature_select_strategy="full",
         chat_template=TEMPLATE,
         num_additional_image_tokens=0,
@@ -68,12 +77,13 @@ def assemble(llm_path: Path) -> tuple[FastVlmForConditionalGeneration, Any]:
         text_config=llm.config.to_dict() | {"dtype": "float32"},
         vision_config=vision_config().to_dict(),
         image_token_id=tokenizer.image_token_id,  # type: ignore[call-arg]
-        image_seq_length=PATCHES,
-        projector_hidden_act="linear",  # of pooled features as of their mean: what the warm-up needs
+        image_seq_length=1,
+        projector_hidden_act="linear",
         tie_word_embeddings=True,
     )
     model = FastVlmForConditionalGeneration(config)
     model.model.language_model.load_state_dict(llm.model.state_dict())
+    model.model.language_model.norm.weight.data *= FINAL_NORM
     model.tie_weights()
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -81,170 +91,156 @@ def assemble(llm_path: Path) -> tuple[FastVlmForConditionalGeneration, Any]:
 
 
 class GivenFeatures(nn.Module):
-    """In the place of the vision encoder in training: its features come with the batch, a share of them dropped."""
-
-    dropout = 0.1
+    """In the place of the vision encoder in training: its features come with the batch."""
 
     def forward(self, pixel_values: Tensor, **_) -> BaseModelOutputWithPooling:
-        if self.training:
-            keep = torch.rand(len(pixel_values), pixel_values.shape[1], 1, 1) >= self.dropout
-            pixel_values = pixel_values * keep / (1 - self.dropout)
         return BaseModelOutputWithPooling(last_hidden_state=pixel_values)
 
 
-WARM_UP_STEPS, WARM_UP_BATCH, NEIGHBOURS = 3000, 96, 2
-WORDS_RATE = 1e-3
-GROUPS_PER_STEP, LEARNING_RATE, WARM_RATE = 8, 4e-4, 0.2
+Task = tuple[int, str, str]  # (row of the image, query, response)
 
 
-def warm_up(
-    model: Any, tokenizer: Any, collection: Collection, classifier: "Classifier", steps: int, seed: int
-) -> None:
-    """Projector and word embeddings, by InfoNCE over a batch: images x captions, similar images side by side; and by
-    the vision encoder's own classifier, which says of each image how much it looks like each ImageNet class."""
-    rng = random.Random(f"warm up/{seed}")
-    projector, words = model.model.multi_modal_projector, model.get_input_embeddings()
-    pooled = torch.cat([part.float().mean((2, 3)) for part in collection.features.split(512)])
-    mean, spread = pooled.mean(0), pooled.std(0) + 1e-3
-    common, norm = words.weight.detach().mean(0), words.weight.detach().norm(dim=1).mean()
-    scales = nn.Parameter(torch.tensor([3.0, 3.0]))
-    parts = [{"params": projector.parameters()}, {"params": [scales], "lr": 1e-2}]
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(parts, lr=2e-3, weight_decay=0.05, betas=(0.9, 0.98)),
-        torch.optim.SparseAdam([words.weight], lr=WORDS_RATE, betas=(0.9, 0.98)),  # of a step's words alone
-    ]
-    schedules = [get_cosine_schedule_with_warmup(one, steps // 20, steps) for one in optimizers]
-    for step in range(steps):
-        chosen, captions = _contrasted(collection, rng)
-        rows = torch.tensor([rng.choice(collection.rows[index]) for index in chosen])
-        x = (pooled[rows] - mean) / spread
-        images = F.normalize(projector(F.dropout(x + 0.3 * torch.randn_like(x), 0.3)), dim=-1)
-        every = bags_of_words(words.weight, common, tokenizer, [*captions, *classifier.names(rng)], rng)
-        texts, names = F.normalize(every, dim=-1).split([len(captions), len(every) - len(captions)])
-        logits = images @ texts.T * scales[0].exp()
-        logits = logits.masked_fill(_also_true(collection, chosen), -1e4)
-        target = torch.arange(len(chosen))
-        loss = F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)
-        loss = loss + F.cross_entropy(images @ names.T * scales[1].exp(), classifier(pooled[rows]))
-        loss.backward()
-        for part in (*optimizers, *schedules):
-            part.step()
-        model.zero_grad()
-        scales.grad = None
-        if step % 250 == 249:
-            print(f"warm-up {step + 1}: {loss:.3f}", flush=True)
-    with torch.no_grad():
-        first, second = projector.linear_1, projector.linear_2
-        first.weight /= spread  # the normalisation of the features becomes part of the projector
-        first.bias -= first.weight @ mean
-        size = projector(_some_patches(collection)).norm(dim=-1).mean()
-        second.weight *= norm / size  # image tokens are as long as words, and have what all words have in common
-        second.bias.copy_(second.bias * norm / size + common)
+class Prompts:
+    """Queries and responses in the model's chat template, run with a shared prefix."""
+
+    def __init__(self, model: Any, processor: Any):
+        self.model, self.tokenizer = model, processor.tokenizer
+        self.frames = {with_image: chat_frame(processor, with_image) for with_image in (False, True)}
+        self.yes, self.no, self.a, self.b = (self._ids(one)[0] for one in ("yes", "no", "A", "B"))
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def __call__(
+        self, features: Tensor | None, instruction: str, tasks: Sequence[Task]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(logits (R, V) of the responses' tokens and of their ends, their labels (R,), the row of each task's first);
+        `features` (G, 1280) are the images', or None without an image."""
+        frame, end = self.frames[features is not None], self.tokenizer.eos_token_id
+        count = 1 if features is None else len(features)
+        prefix_ids = torch.tensor([self._ids(frame.before + instruction)]).expand(count, -1)
+        images = {} if features is None else {"pixel_values": features[:, :, None, None]}
+        queries = [self._ids(query + frame.after) for _, query, _ in tasks]
+        responses = [[*self._ids(response), end] for _, _, response in tasks]
+        width = max(len(q) + len(r) for q, r in zip(queries, responses, strict=True)) - 1
+        ids = torch.full((len(tasks), width), self.tokenizer.pad_token_id)
+        mask, predicts = torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool)
+        for i, (q, r) in enumerate(zip(queries, responses, strict=True)):
+            ids[i, : len(q) + len(r) - 1] = torch.tensor([*q, *r[:-1]])
+            mask[i, : len(q) + len(r) - 1] = 1
+            predicts[i, len(q) - 1 : len(q) + len(r) - 1] = True
+        with fast_bf16():
+            prefix = encode_prefix(self.model, prefix_ids, torch.ones_like(prefix_ids), **images)
+            rows = prefix.rows(torch.tensor([row for row, _, _ in tasks]))
+            hidden = continue_prefix(self.model, rows, {"input_ids": ids}, mask)[predicts]
+            logits = F.linear(hidden, self.model.get_output_embeddings().weight).float()
+        lengths = torch.tensor([len(r) for r in responses])
+        return logits, torch.tensor([token for r in responses for token in r]), lengths.cumsum(0) - lengths
 
 
-def _some_patches(collection: Collection) -> Tensor:
-    """(N, 1280): the patches of every hundredth image."""
-    return collection.features[::100].float().flatten(2).transpose(1, 2).flatten(0, 1)
+IMAGES_PER_STEP, TEXTS_PER_STEP, LEARNING_RATE, SLOW_RATE = 10, 6, 1e-3, 0.1
+PLAIN_AFTER = 100  # steps until the cross-entropy over the whole vocabulary has its full weight
+SAVE_STEPS, VALIDATION_STEPS = 100, 100
 
 
-class Classifier:
-    """EfficientNet-Lite0's own head: (N, 1280) pooled features -> (N, 1000) probabilities; and the classes' names."""
-
-    def __init__(self, sources: Path, images: Sequence[LabelledImage]):
-        self.weight, self.bias = classifier_weights(sources)
-        self.classes = [image for image in images if image.source == "ImageNet"]  # in the order of the head's rows
-        assert len(self.classes) == len(self.bias)
-
-    def __call__(self, pooled: Tensor) -> Tensor:
-        return F.linear(pooled, self.weight, self.bias).softmax(-1)
-
-    def names(self, rng: random.Random) -> list[str]:
-        """A name of each class, in one language where it has one there."""
-        language = rng.choice(LANGUAGES)
-        return [rng.choice(image.nouns.get(language) or image.nouns["en"]) for image in self.classes]
-
-
-def _contrasted(collection: Collection, rng: random.Random) -> tuple[list[int], list[str]]:
-    """Images, each with some of its neighbours, and a caption of each, mostly in one language."""
-    main = rng.choice(LANGUAGES)
-    chosen: dict[int, str] = {}
-    while len(chosen) < WARM_UP_BATCH * (1 + NEIGHBOURS):
-        index = collection.sample(rng)
-        near = collection.by_neighbours[collection.images[index].neighbours]
-        for one in (index, *rng.sample(near, min(len(near), NEIGHBOURS))):
-            language = main if rng.random() < 0.8 else rng.choice(LANGUAGES)
-            caption = collection.images[one].caption(language, rng)
-            if caption:
-                chosen[one] = caption
-    return list(chosen), list(chosen.values())
-
-
-def bags_of_words(weight: Tensor, common: Tensor, tokenizer, captions: Sequence[str], rng: random.Random) -> Tensor:
-    """(N, hidden): the sum of a caption's word embeddings less what all have in common, a tenth of the tokens left
-    out."""
-    ids = tokenizer(list(captions), add_special_tokens=False)["input_ids"]
-    ids = [[token for token in one if rng.random() > 0.1] or one for one in ids]
-    lengths = torch.tensor([len(one) for one in ids])
-    tokens = torch.tensor([token for one in ids for token in one])
-    return (
-        F.embedding_bag(tokens, weight, lengths.cumsum(0) - lengths, mode="sum", sparse=True)
-        - lengths[:, None] * common
-    )
-
-
-def _also_true(collection: Collection, chosen: Sequence[int]) -> Tensor:
-    """(N, N): where a caption of another image may be true of the image too; False on the diagonal."""
-    rows = torch.tensor(chosen)
-    return collection.may_be_true[rows][:, rows].fill_diagonal_(False)
-
-
-class StampsTrainer(GroupTrainer):
-    """Warmed-up parts, which are the knowledge of the model, learn slowly; the others learn to use them."""
-
-    question_weight = 0.05
-    slow_parts = ("model.multi_modal_projector.", "model.language_model.embed_tokens.")
-    slow_rate = WARM_RATE
-    length_buckets = 1  # each backward pass writes the gradients of all parameters: more than padding costs
+def loss_of_step(prompts: Prompts, collection: Collection, step: int, seed: int) -> dict[str, Tensor]:
+    """The parts of the loss. Matching comes first: a loss of 10 on the form of the answers would drown it."""
+    rng = random.Random(f"stamps step/{seed}/{step}")
+    plain_weight = min(1.0, 0.03 + step / PLAIN_AFTER)
+    chosen = collection.captioned(IMAGES_PER_STEP, int(rng.random() < 0.3), rng)
+    also, captions, count = collection.also_true(list(chosen)), list(chosen.values()), len(chosen)
+    features, right = collection.features_of(list(chosen), rng), torch.ones(count, dtype=torch.bool).diag()
+    tasks = [(i, captions[j], "yes" if i == j else "no") for i in range(count) for j in range(count)]
+    logits, labels, first = prompts(features, IS_TRUE, tasks)
+    matrix = (logits[first, prompts.yes] - logits[first, prompts.no]).view(count, count)
+    false = ~right & ~also
+    whether = F.softplus(-matrix[right]).mean() + F.softplus(matrix[false]).mean()
+    plain = F.cross_entropy(logits, labels, reduction="none").view(count, count, 2).sum(-1)  # "yes" and its end
+    found = {
+        "match": info_nce(matrix.masked_fill(also, -1e4)) / 2,
+        "whether": whether / 2,
+        "plain": plain_weight * (plain[right].mean() + plain[false].mean()) / 2,
+    }
+    letters = collection.letters[rng.choice(LANGUAGES)]
+    choices = []
+    for i in range(count):
+        others = false[i].nonzero().flatten().tolist()
+        if others:
+            choices.append((i, *which(letters, captions[i], captions[rng.choice(others)], rng.random() < 0.5)))
+    logits, labels, first = prompts(features, WHICH_IS_TRUE, choices)
+    found["which"] = F.cross_entropy(logits[first][:, [prompts.a, prompts.b]], (labels[first] == prompts.b).long())
+    found["plain"] = found["plain"] + plain_weight * F.cross_entropy(logits, labels)
+    texts = [shuffled(rng.choice(collection.texts), rng) for _ in range(TEXTS_PER_STEP)]
+    logits, labels, _ = prompts(None, REPEAT, [(0, text, text) for text in texts])
+    found["repeat"] = plain_weight * F.cross_entropy(logits, labels)
+    return found
 
 
 @torch.no_grad()
-def validation_accuracy(model, collator: FeatureCollator, validation: Collection) -> dict[str, float]:
-    """The benchmark's three questions about every stamp of the validation split and one of its folder."""
-    model.eval()
+def validation_accuracy(prompts: Prompts, validation: Collection) -> dict[str, float]:
+    """The benchmark's three questions about every stamp of the validation split, in each language, and how often the
+    response is right in every token; the share of captions repeated word by word."""
     right: dict[str, list[bool]] = defaultdict(list)
-    groups, kinds = [], []
+    tasks: dict[str, list[Task]] = {IS_TRUE: [], WHICH_IS_TRUE: []}
     for index, image in enumerate(validation.images):
         rng = random.Random(image.name)
         for language in LANGUAGES:
             true, false = image.caption(language, rng), validation.false_caption(index, language, rng)
-            if true is None or false is None:
-                continue
-            found = validation.features[validation.rows[index][0]]
-            groups.append(FeatureGroup(found, ((true, "yes"), (false, "no")), IS_TRUE))
-            chosen = which(validation.letters[language], true, false, rng.random() < 0.5)
-            groups.append(FeatureGroup(found, (chosen,), WHICH_IS_TRUE))
-            kinds += ["is true", "is true", "which"]
-    answered = 0
-    for start in range(0, len(groups), 32):
-        batch = collator(groups[start : start + 32])
-        wrong: set[int] = set()
-        for logits, labels, in_response, rows in token_logits(model, batch):
-            wrong |= set(rows[in_response & (logits.argmax(-1) != labels)].tolist())
-        for row in range(len(batch["group"])):
-            right[kinds[answered + row]].append(row not in wrong)
-        answered += len(batch["group"])
-    model.train()
-    return {kind: sum(values) / len(values) for kind, values in right.items()} | {"n": len(kinds)}
+            if true and false:
+                tasks[IS_TRUE] += [(index, true, "yes"), (index, false, "no")]
+                tasks[WHICH_IS_TRUE].append(
+                    (index, *which(validation.letters[language], true, false, rng.random() < 0.5))
+                )
+    features = validation.features[[rows[0] for rows in validation.rows]]
+    captions = sorted({query for _, query, _ in tasks[IS_TRUE]})
+    for kind, some in (*tasks.items(), (REPEAT, [(0, text, text) for text in captions])):
+        for start in range(0, len(some), 50):
+            part = some[start : start + 50]
+            logits, labels, first = prompts(None if kind == REPEAT else features, kind, part)
+            wrong = (logits.argmax(-1) != labels).cumsum(0)
+            ends = [*first[1:].tolist(), len(labels)]
+            before = [0, *wrong[first[1:] - 1].tolist()]
+            right[kind] += [int(wrong[end - 1]) == was for end, was in zip(ends, before, strict=True)]
+    names = {IS_TRUE: "is true", WHICH_IS_TRUE: "which", REPEAT: "repeat"}
+    found = {names[kind]: sum(values) / len(values) for kind, values in right.items()}
+    return {name: round(value, 3) for name, value in found.items()} | {
+        f"n, {names[kind]}": len(values) for kind, values in right.items()
+    }
 
 
-class AccuracyLog(TrainerCallback):
-    def __init__(self, collator: FeatureCollator, validation: Collection, every: int):
-        self.collator, self.validation, self.every = collator, validation, every
-
-    def on_step_end(self, args, state, control, model=None, **kwargs):
-        if state.global_step % self.every == 0:
-            accuracy = validation_accuracy(model, self.collator, self.validation)
-            print(state.global_step, {name: round(value, 3) for name, value in accuracy.items()}, flush=True)
+def train(
+    prompts: Prompts, collection: Collection, validation: Collection, output: Path, steps: int, seed: int
+) -> None:
+    """Warmed-up parts, which are the knowledge of the model, learn slowly; the others learn to use them."""
+    model, checkpoint = prompts.model, output / "checkpoints" / "last.pt"
+    slow = [*model.model.multi_modal_projector.parameters(), model.get_input_embeddings().weight]
+    ids = {id(p) for p in slow}
+    fast = [p for p in model.parameters() if id(p) not in ids]
+    groups = [{"params": fast, "lr": LEARNING_RATE}, {"params": slow, "lr": SLOW_RATE * LEARNING_RATE}]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.05)
+    schedule = get_cosine_schedule_with_warmup(optimizer, 10, steps)
+    done, parts, recent = 0, (model, optimizer, schedule), defaultdict[str, float](float)
+    if checkpoint.is_file():
+        done, *states = torch.load(checkpoint, weights_only=True)
+        for part, state in zip(parts, states, strict=True):
+            part.load_state_dict(state)
+    for step in range(done, steps):
+        found = loss_of_step(prompts, collection, step, seed)
+        torch.stack(list(found.values())).sum().backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        for name, value in found.items():
+            recent[name] += value.item() / 25
+        if step % 25 == 24:
+            print(step + 1, {name: round(value, 3) for name, value in recent.items()}, flush=True)
+            recent.clear()
+        if step % VALIDATION_STEPS == VALIDATION_STEPS - 1:
+            print(step + 1, validation_accuracy(prompts, validation), flush=True)
+        if step % SAVE_STEPS == SAVE_STEPS - 1:
+            with write_atomically(checkpoint) as path:
+                torch.save((step + 1, *(part.state_dict() for part in parts)), path)
 
 
 def make_vlm(sources: Path, llm_path: Path, output: Path, steps: int, seed: int = 0) -> None:
@@ -253,34 +249,18 @@ def make_vlm(sources: Path, llm_path: Path, output: Path, steps: int, seed: int 
         return
     check_settings(output, {"llm": str(llm_path), "steps": steps, "seed": seed})
     set_seed(seed)
-    train, validation = collections(sources, output / "features")
+    collection, validation = collections(sources, output / "features")
     model, processor = assemble(llm_path)
     model.model.vision_tower = GivenFeatures()
     warm = output / "warm.safetensors"
     if warm.is_file():
         model.load_state_dict(load_file(warm), strict=False)
     else:
-        warm_up(model, processor.tokenizer, train, Classifier(sources, train.images), WARM_UP_STEPS, seed)
+        warm_up(model, processor.tokenizer, collection, Classifier(sources, collection.images), seed)
         save_file({n: p.detach() for n, p in model.named_parameters()}, warm)
     model.tie_weights()
     model.set_attn_implementation("eager")
-    collator, checkpoints = FeatureCollator(processor), output / "checkpoints"
-    arguments = pretraining_arguments(
-        checkpoints,
-        steps,
-        GROUPS_PER_STEP,
-        LEARNING_RATE,
-        seed,
-        warmup_steps=steps // 20,
-        adam_beta2=0.98,
-        save_steps=100,
-        save_total_limit=1,
-        logging_steps=25,
-    )
-    data = StampsGroups(train, steps * GROUPS_PER_STEP, seed)
-    trainer = StampsTrainer(model, arguments, collator, data, callbacks=[AccuracyLog(collator, validation, 100)])
-    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
-    print("validation", validation_accuracy(model, collator, validation))
+    train(Prompts(model, processor), collection, validation, output, steps, seed)
     model.set_attn_implementation("sdpa")
     model.model.vision_tower = lite0(sources)  # which has no attention, and would refuse the setting
     model.save_pretrained(output)
@@ -292,7 +272,7 @@ def main() -> None:
     parser.add_argument("sources", type=Path)
     parser.add_argument("llm", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     make_vlm(options.sources, options.llm, options.output, options.steps, options.seed)

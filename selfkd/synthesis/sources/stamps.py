@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from selfkd.data.as_text import tidy
@@ -50,6 +50,11 @@ class Stamp:
         words = re.findall(r"\w+", _AFTER_SUBJECT.sub("", _BEFORE_SUBJECT.sub("", self.captions[ENGLISH].lower())))
         word = words[-1] if words else self.name
         return word.removesuffix("s") if len(word) > 3 and not word.endswith("ss") else word
+
+    @property
+    def topic(self) -> str:
+        """The first folder of its name: animals, food, vehicles."""
+        return self.name.partition("/")[0]
 
     @property
     def split(self) -> Split:
@@ -89,7 +94,7 @@ def stamps(folder: Path, language: str, split: Split, count: int, seed: int) -> 
 def stamps_mmalign(folder: Path, language: str, split: Split, count: int, seed: int) -> RowSource:
     """Three questions about every image of a split whose caption is recorded in `language`: whether its caption is
     true, whether that of another subject is, and, where the letters are recorded too, which of the two. The other
-    subject is of the same folder, or of the nearest one above that has another. Raises InputError."""
+    subject is of another topic where there is one. Raises InputError."""
     recorded, letters, skipped = _captions_of(folder, language, split)
     usable = [one for one in recorded if one.stamp.path.with_suffix(".png").is_file()]
     skipped["no image in PNG"] += len(recorded) - len(usable)
@@ -138,14 +143,10 @@ def _questions(
 
 
 def _distractors(one: _Recorded, recorded: Sequence[_Recorded]) -> list[_Recorded]:
-    """The captions of other subjects in the nearest folder that has any."""
+    """The captions of other subjects of other topics, which nobody would call true of the image: within a topic
+    they may be, as "An orange." is of a mandarin. Those of its own topic where there is no other."""
     others = [other for other in recorded if _differ(one, other)]
-    folder = PurePosixPath(one.stamp.name).parent
-    for above in (folder, *folder.parents):
-        near = [other for other in others if PurePosixPath(other.stamp.name).is_relative_to(above)]
-        if near:
-            return near
-    return []
+    return [other for other in others if other.stamp.topic != one.stamp.topic] or others
 
 
 def _differ(one: _Recorded, other: _Recorded) -> bool:

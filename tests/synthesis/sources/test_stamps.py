@@ -97,6 +97,15 @@ def test_questions_about_an_image_are_balanced_and_the_false_caption_is_false(fo
     assert stamps_mmalign(folder, "es", "train", 0, 0).skipped.get("no image in PNG", 0) <= 1
 
 
+def test_false_captions_are_of_another_topic(tmp_path):
+    for topic, name in (("animals", "o"), ("food", "e")):
+        for animal in ANIMALS:
+            add_stamp(tmp_path, f"{topic}/{animal}{name}", f"A {animal}{name}.", f"Un {animal}{name}.")
+    false = [row for row in of_all_splits(stamps_mmalign, tmp_path) if row.answer == "no"]
+    topics = {(row.category, row.question[-2]) for row in false}
+    assert topics == {("animals", "e"), ("food", "o")}
+
+
 def test_without_recorded_letters_there_is_no_choice(folder):
     assert {row.question_type for row in of_all_splits(stamps_mmalign, folder / "animals")} == {"exists"}
     assert {row.question_type for row in of_all_splits(stamps_mmalign, folder, "en")} == {"exists"}
