@@ -140,7 +140,7 @@ COMMANDS = {
         "selfkd.app.config:AppConfig", "selfkd.app.app:app", "models",
     ),
     "export": Command(
-        "trained model -> a folder for others, whole or as an adapter of the size of what was trained",
+        "trained model -> a checkpoint for others, or an adapter",
         "selfkd export --model runs/selfkd/model --adapter true --output runs/selfkd/adapter",
         "selfkd.export:ExportConfig", "selfkd.export:export",
     ),

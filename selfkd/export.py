@@ -72,7 +72,7 @@ def _differing_weights(config: ExportConfig, model: "OmniModel") -> "dict[str, T
         with reading(source, part):
             where = from_hub(source)
             name, revision = str(where["pretrained_model_name_or_path"]), where.get("revision")
-            base_models[part] = load_base_model(part, model.config, name, revision=revision)
+            base_models[part] = load_base_model(part, model.config, name, revision)
         name = str(Path(name).resolve()) if Path(name).is_dir() else name
         named[part] = BaseModel(base_model_name_or_path=name, revision=revision, sha256=weights_hash(base_models[part]))
         if Path(name).is_dir():

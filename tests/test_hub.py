@@ -75,8 +75,9 @@ LOADERS = {
 # of a folder, or of a name that is passed on to a loader that is listed here
 PASSED_ON = {
     ("model/convert_internvl2_processor.py", "AutoTokenizer.from_pretrained"),
-    ("model/checkpoint.py", "OmniProcessor.from_pretrained"),
-    ("model/tiny.py", "OmniProcessor.from_pretrained"),
+    ("model/image_processor.py", "image_processor_class(whole_model).from_pretrained"),
+    ("model/modeling_omni.py", "OmniConfig.from_pretrained"),
+    ("model/modeling_omni.py", "super().from_pretrained"),
 }
 
 

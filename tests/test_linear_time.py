@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -43,6 +44,16 @@ MAX_RATIO = 9.0
 NEGLIGIBLE_SECONDS = 0.03  # quadratic time of a pattern at LONG is 0.1 s and more
 
 # of texts that are cut before they are matched: see `test_texts_with_a_limit`
+# modules of plugins whose host is not there
+NOT_INSTALLED = tuple(
+    name
+    for library, names in {
+        "lmms_eval": ["selfkd.evaluation.backends.lmms_eval"],
+        "vllm": ["selfkd.vllm.models", "selfkd.vllm.processing"],
+    }.items()
+    if find_spec(library) is None
+    for name in names
+)
 BOUNDED = ("selfkd.synthesis.text_normalization", "selfkd.synthesis.english_words", "selfkd.evaluation.refusals")
 UNITS = (
     *" \n\t()[]{}<>|a1A.,:-'\"\\$&/_*@!é中",
@@ -79,7 +90,7 @@ def patterns() -> dict[str, re.Pattern[str]]:
                 collect(f"{name}[{i}]", part)
 
     for module in pkgutil.walk_packages(selfkd.__path__, "selfkd."):
-        if not module.name.startswith((*BOUNDED, "selfkd.evaluation.backends.lmms_eval")):
+        if not module.name.startswith((*BOUNDED, *NOT_INSTALLED)):
             for name, value in list(vars(importlib.import_module(module.name)).items()):
                 if not name.startswith("__"):
                     collect(f"{module.name}.{name}", value)

@@ -12,6 +12,8 @@ from PIL import Image, ImageOps
 from .features import SAMPLE_RATE_HZ
 from .input_error import InputError
 
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # none of which starts an interpreter
+MAX_PIXELS = 50_000_000
 ImageInput = Image.Image | str | Path | None
 AudioInput = NDArray[np.float32] | str | Path | None
 
@@ -22,7 +24,9 @@ def open_image(image: ImageInput) -> Image.Image | None:
     if not isinstance(image, str | Path):
         return image
     try:
-        with Image.open(_regular(image, "images")) as file:
+        with Image.open(_regular(image, "images"), formats=FORMATS) as file:
+            if file.width * file.height > MAX_PIXELS:
+                raise InputError(f"images: {image}: {file.width} x {file.height} pixels are too many")
             upright = ImageOps.exif_transpose(file)
             if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
                 upright = upright.convert("RGBA")

@@ -25,7 +25,7 @@ from .lora import add_adapters
 _BASE_LAYER = ".base_layer."  # in the names of weights that have adapters
 # arguments of `from_pretrained` that say where files are, and hold for the base models' files too
 _WHERE = ("cache_dir", "force_download", "local_files_only", "proxies", "token")
-_OF_THE_RELEASE = ("revision", "subfolder", "code_revision", "_commit_hash")
+_OF_THE_RELEASE = ("subfolder", "_commit_hash")
 
 
 def weights_hash(module: nn.Module) -> str:
@@ -73,7 +73,8 @@ def load_release(model_class: Any, source: str | Path, config: OmniConfig, **set
     assert config.base_models is not None, "a release names its base models"  # noqa: S101 an invariant of this code, no check of input
     base_models = {part: _load_base(part, base, config, where | placed) for part, base in config.base_models.items()}
     model = _around(model_class, config, base_models)
-    own = load_file(str(cached_file(str(source), SAFE_WEIGHTS_NAME, **of_release)))
+    revision = settings.get("revision") or "main"
+    own = load_file(str(cached_file(str(source), SAFE_WEIGHTS_NAME, revision=revision, **of_release)))
     expected = {name for name, _ in _weights(model)} - set(model._keys_to_ignore_on_save or ())
     of_base_models = {name for name in expected if name.partition(".")[0] in base_models and "lora_" not in name}
     for problem, names in (("lacks", expected - of_base_models - own.keys()), ("has besides", own.keys() - expected)):
@@ -110,7 +111,7 @@ def _load_base(part: str, base: BaseModel, config: OmniConfig, settings: Mapping
     name, revision = base["base_model_name_or_path"], base.get("revision")
     shown = f"{part}: {name}{f' at {revision}' if revision else ''}"
     try:
-        found = load_base_model(part, config, name, revision=revision, **settings)
+        found = load_base_model(part, config, name, revision, **settings)
     except Exception as error:  # a library's: no such folder, the hub out of reach, no such revision
         raise InputError(f"{shown}: the base model cannot be loaded ({' '.join(str(error).split())[:300]})") from error
     if (there := weights_hash(found)) != base["sha256"]:
@@ -121,11 +122,13 @@ def _load_base(part: str, base: BaseModel, config: OmniConfig, settings: Mapping
     return found
 
 
-def load_base_model(part: str, config: OmniConfig, name: str, **settings: Any) -> PreTrainedModel:
+def load_base_model(part: str, config: OmniConfig, name: str, revision: str | None, **settings: Any) -> PreTrainedModel:
     """A base model as the release's part takes it: in the VLM's own dtype, or a Whisper encoder in fp32."""
+    revision = revision or "main"
     if part == "speech_encoder":
         # with its decoder: otherwise the decoder's keys would count as unexpected
-        whisper = WhisperForConditionalGeneration.from_pretrained(name, dtype=torch.float32, **settings)
+        whisper_class, dtype = WhisperForConditionalGeneration, torch.float32
+        whisper = whisper_class.from_pretrained(name, revision=revision, dtype=dtype, **settings)
         return whisper.get_encoder()
     vlm_class = _get_model_class(config.vlm_config, AutoModelForMultimodalLM._model_mapping)
-    return vlm_class.from_pretrained(name, dtype=config.vlm_config.dtype, **settings)
+    return vlm_class.from_pretrained(name, revision=revision, dtype=config.vlm_config.dtype, **settings)

@@ -6,7 +6,7 @@ process can be killed, and has a limit of its own. Should hostile bytes take it 
 
 import io
 import os
-import pickle
+import pickle  # nosec B403 of processes of our own
 import signal
 import threading
 import traceback

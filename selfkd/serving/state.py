@@ -2,7 +2,7 @@
 the requests that are active."""
 
 import asyncio
-import pickle
+import pickle  # nosec B403 of processes of our own
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor

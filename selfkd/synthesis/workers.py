@@ -7,7 +7,7 @@ processes of the job's process, so that one that hangs or dies costs a row and n
 
 import io
 import os
-import pickle
+import pickle  # nosec B403 for processes of our own
 import resource
 import shutil
 import signal

@@ -24,7 +24,7 @@ from selfkd.data.image_placeholders import IMAGE_PLACEHOLDER, strip_audio_placeh
 from selfkd.errors import InputError
 from selfkd.synthesis.sources.registry import open_source
 from selfkd.synthesis.sources.rows import Row, RowSource, json_records, sample_rows
-from selfkd.synthesis.sources.tables import dataset, json_lines
+from selfkd.synthesis.sources.tables import Folders, dataset, json_lines
 from selfkd.synthesis.synthesize import SynthesizeConfig
 from selfkd.synthesis.text_normalization import spoken_form
 from selfkd.training.data import paired_item
@@ -139,9 +139,9 @@ def rows_by(tmp_path, records):
         writer.writerows(records)
         (tmp_path / name).write_text(table.getvalue(), newline="")
     pq.write_table(pa.Table.from_pylist(records), tmp_path / "q.parquet")
-    found = {"jsonl": json_lines(tmp_path / "q.jsonl", tmp_path, {}, 0, 0)}
+    found = {"jsonl": json_lines(tmp_path / "q.jsonl", Folders(tmp_path), {}, 0, 0)}
     for name in ("q.jsonl", "q.json", "q.csv", "q.tsv", "q.parquet"):
-        found[name] = dataset(str(tmp_path / name), tmp_path, "train", {}, 0, 0)
+        found[name] = dataset(str(tmp_path / name), Folders(tmp_path), "train", {}, 0, 0)
     return {name: [(row.question, row.answer) for row in listed.rows] for name, listed in found.items()}
 
 
@@ -160,7 +160,7 @@ def test_a_folder_of_csv_keeps_its_text(tmp_path):
     lines = "".join(f"How is it?,{word}\n" for word in MISSING_WORDS)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "train.csv").write_text(f"\ufeffquestion,answer\n{lines}How is it?,\n", encoding="utf-8")
-    source = dataset(str(tmp_path / "mine"), tmp_path, "train", {}, 0, 0)
+    source = dataset(str(tmp_path / "mine"), Folders(tmp_path), "train", {}, 0, 0)
     assert [row.answer for row in source.rows] == list(MISSING_WORDS)
     assert source.skipped == {"no question or answer": 1}
 
@@ -172,11 +172,13 @@ def test_numbers_of_a_folder_of_json_are_verbatim_or_refused(tmp_path, answers, 
     (tmp_path / "mine" / "train.jsonl").write_text("\n".join(lines))
     if kept is None:
         with pytest.raises(InputError, match="'answer': holds numbers with and without a point"):
-            dataset(str(tmp_path / "mine"), tmp_path, "train", {}, 0, 0)
-        rows = dataset(str(tmp_path / "mine" / "train.jsonl"), tmp_path, "train", {}, 0, 0).rows
+            dataset(str(tmp_path / "mine"), Folders(tmp_path), "train", {}, 0, 0)
+        rows = dataset(str(tmp_path / "mine" / "train.jsonl"), Folders(tmp_path), "train", {}, 0, 0).rows
         assert [row.answer for row in rows] == ["3", "2.5"]
     else:
-        assert [row.answer for row in dataset(str(tmp_path / "mine"), tmp_path, "train", {}, 0, 0).rows] == kept
+        assert [
+            row.answer for row in dataset(str(tmp_path / "mine"), Folders(tmp_path), "train", {}, 0, 0).rows
+        ] == kept
 
 
 def test_typed_answers_of_a_dataset(tmp_path):
@@ -187,7 +189,7 @@ def test_typed_answers_of_a_dataset(tmp_path):
         features = Features({"question": Value("string"), "answer": feature}) if feature else None
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         Dataset.from_dict({"question": questions, "answer": values}, features).to_parquet(folder / "train.parquet")
-        return [row.answer for row in dataset(str(folder), tmp_path, "train", {}, 0, 0).rows]
+        return [row.answer for row in dataset(str(folder), Folders(tmp_path), "train", {}, 0, 0).rows]
 
     assert answers([0, 1, -1], ClassLabel(names=["red", "blue"])) == ["red", "blue"]
     assert answers([[0], [1], []], List(ClassLabel(names=["red", "blue"]))) == ["red", "blue"]
@@ -227,35 +229,35 @@ def test_a_pandas_row_written_as_json(tmp_path):
         {"id": "d", "question": "Is it 1e5?", "answer": 4.0, "category": nan},
     ]
     (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    found = json_lines(tmp_path / "q.jsonl", tmp_path, {}, 0, 0)
+    found = json_lines(tmp_path / "q.jsonl", Folders(tmp_path), {}, 0, 0)
     assert [(r.id, r.answer, r.question_type, r.instruction, r.image) for r in found.rows] == [
         ("c", "3", "open", "", None), ("d", "4", "open", "", None),
     ]  # fmt: skip
     assert found.skipped == {"no question or answer": 2}
     (tmp_path / "n.jsonl").write_text('{"question": "a", "answer": 1e5}\n{"question": "b", "answer": 0.50}\n')
-    assert [r.answer for r in json_lines(tmp_path / "n.jsonl", tmp_path, {}, 0, 0).rows] == ["1e5", "0.50"]
+    assert [r.answer for r in json_lines(tmp_path / "n.jsonl", Folders(tmp_path), {}, 0, 0).rows] == ["1e5", "0.50"]
 
 
 @pytest.mark.parametrize("image", [["a.png"], {"path": "a.png"}, {"bytes": None, "path": "a.png"}, [{"path": "a.png"}]])
 def test_an_image_given_as_a_list_of_one_is_that_image(tmp_path, image):
     (tmp_path / "a.png").write_bytes(IMAGE)
     (tmp_path / "q.jsonl").write_text(json.dumps({"question": "a", "answer": "b", "image": image}))
-    assert json_lines(tmp_path / "q.jsonl", tmp_path, {}, 0, 0).example(0).image == IMAGE
+    assert json_lines(tmp_path / "q.jsonl", Folders(tmp_path), {}, 0, 0).example(0).image == IMAGE
     (tmp_path / "q.jsonl").write_text(json.dumps({"question": "a", "answer": "b", "image": [image, image]}))
     with pytest.raises(InputError, match=r"q.jsonl: row 0: 'image' is a list, not an image or its path"):
-        json_lines(tmp_path / "q.jsonl", tmp_path, {}, 0, 0)
+        json_lines(tmp_path / "q.jsonl", Folders(tmp_path), {}, 0, 0)
 
 
 def test_lists_of_images_in_a_dataset(tmp_path):
     features = Features({"question": Value("string"), "answer": Value("string"), "images": List(Image())})
     rows = {"question": ["a", "b"], "answer": ["c", "d"], "images": [[{"bytes": IMAGE}], []]}
     Dataset.from_dict(rows, features).to_parquet(tmp_path / "one" / "train.parquet")
-    source = dataset(str(tmp_path / "one"), tmp_path, "train", {"image": "images"}, 0, 0)
+    source = dataset(str(tmp_path / "one"), Folders(tmp_path), "train", {"image": "images"}, 0, 0)
     assert [source.example(i).image for i in range(2)] == [IMAGE, None]
     rows["images"][1] = [{"bytes": IMAGE}] * 2
     Dataset.from_dict(rows, features).to_parquet(tmp_path / "two" / "train.parquet")
     with pytest.raises(InputError, match=r"row 1: 'images' is a list, not an image or its path"):
-        dataset(str(tmp_path / "two"), tmp_path, "train", {"image": "images"}, 0, 0)
+        dataset(str(tmp_path / "two"), Folders(tmp_path), "train", {"image": "images"}, 0, 0)
 
 
 TEXT_FILES = {
@@ -361,7 +363,7 @@ def test_two_placeholders_and_one_without_an_image_are_refused(tmp_path):
         {"question": "<image>\nWhat?", "answer": "red"},
     ]
     (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    source = json_lines(tmp_path / "q.jsonl", tmp_path, {}, 0, 0)
+    source = json_lines(tmp_path / "q.jsonl", Folders(tmp_path), {}, 0, 0)
     assert source.example(0).question == "What color is it?"
     assert source.example(2).instruction == "Answer briefly.\n"
     with pytest.raises(InputError, match="field question: 2 placeholders for one image"):
@@ -388,7 +390,7 @@ def test_a_file_of_a_table_is_read_or_refused_in_one_line(tmp_path, capsys, monk
     monkeypatch.chdir(tmp_path)
     (tmp_path / "csv").mkdir()  # which `datasets` would read in place of its own reader of that name
     (tmp_path / "q.CSV").write_text("question,answer\nWhat is it?,red\n")
-    assert [r.answer for r in dataset("q.CSV", tmp_path, "train", {}, 0, 0).rows] == ["red"]
+    assert [r.answer for r in dataset("q.CSV", Folders(tmp_path), "train", {}, 0, 0).rows] == ["red"]
     (tmp_path / "q.xlsx").write_bytes(b"PK")
     for path, reason in (
         ("q.xlsx", "no file format of a table; .csv, .tsv, .json, .jsonl, .parquet are read"),
@@ -401,10 +403,10 @@ def test_a_file_of_a_table_is_read_or_refused_in_one_line(tmp_path, capsys, monk
         assert f"path: {path}: {reason}" in capsys.readouterr().err
     (tmp_path / "bad.csv").write_text("question,answer\nWhat is it?,red,or blue\n")
     with pytest.raises(InputError, match=r"bad.csv: line 2: other columns than the 2 that the first line names"):
-        dataset("bad.csv", tmp_path, "train", {}, 0, 0)
+        dataset("bad.csv", Folders(tmp_path), "train", {}, 0, 0)
     (tmp_path / "bad.csv").rename(tmp_path / "csv" / "train.csv")
     with pytest.raises(InputError, match=r"path: csv: .*does not match length of data"):
-        dataset("csv", tmp_path, "train", {}, 0, 0)
+        dataset("csv", Folders(tmp_path), "train", {}, 0, 0)
 
 
 def test_a_public_benchmark_is_read_to_the_letter(tmp_path):

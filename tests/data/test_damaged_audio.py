@@ -147,7 +147,8 @@ OPENERS = re.compile(
 
 def test_no_module_opens_an_image_or_an_audio_file_itself():
     root = Path(__file__).parents[2]
-    openers = {"selfkd/data/media.py", "selfkd/data/audio_files.py"}
+    # the last one is the code that checkpoints carry, for files that a caller in Python names
+    openers = {"selfkd/data/media.py", "selfkd/data/audio_files.py", "selfkd/model/media_files.py"}
     paths = [path for folder in ("selfkd", "tools", "experiments") for path in sorted((root / folder).rglob("*.py"))]
     found = [
         f"{path.relative_to(root)}:{number}: {line.strip()}"
