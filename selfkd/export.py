@@ -72,15 +72,16 @@ def _differing_weights(config: ExportConfig, model: "OmniModel") -> "dict[str, T
         with reading(source, part):
             where = from_hub(source)
             name, revision = str(where["pretrained_model_name_or_path"]), where.get("revision")
-            base_models[part] = load_base_model(part, model.config, name, revision)
+            base = load_base_model(part, model.config, name, revision)
+        sha256 = weights_hash(base)
+        if part == "speech_encoder" and weights_hash(model.speech_encoder) != sha256:
+            continue  # trained: the adapter has all of it
         name = str(Path(name).resolve()) if Path(name).is_dir() else name
-        named[part] = BaseModel(base_model_name_or_path=name, revision=revision, sha256=weights_hash(base_models[part]))
+        base_models[part] = base
+        named[part] = BaseModel(base_model_name_or_path=name, revision=revision, sha256=sha256)
         if Path(name).is_dir():
             print(f"{part}: {name}: a folder, where the adapter will look for it; --{part} OWNER/NAME is for others")
     weights = trained_weights(model, base_models)
-    if any(name.startswith("speech_encoder.") for name in weights) and "speech_encoder" in named:
-        weights = trained_weights(model, {"vlm": base_models["vlm"]})  # trained: the adapter has all of it
-        del named["speech_encoder"]
     model.config.base_models = named
     return weights
 
@@ -101,10 +102,12 @@ def _base_sources(config: ExportConfig, model: "OmniModel") -> dict[str, str]:
         found[part] = given or next(commits, "")
     if not found["vlm"]:
         raise InputError(f"vlm: {config.model}: nothing says what it was trained from; give a hub id or a folder")
-    encoder = found["speech_encoder"]
-    if model.is_native or not encoder or (not config.speech_encoder and check_speech_encoder(encoder) != "whisper"):
-        del found["speech_encoder"]
-    elif check_speech_encoder(encoder) != "whisper":
+    encoder = found.pop("speech_encoder")
+    if model.is_native or not encoder:
+        return found
+    if check_speech_encoder(encoder) == "whisper":
+        return found | {"speech_encoder": encoder}
+    if config.speech_encoder:
         raise InputError(f"speech_encoder: {encoder}: an ASR model of selfkd; an adapter builds on Whisper checkpoints")
     return found
 

@@ -31,7 +31,7 @@ from .generation_mixin import OmniGenerationMixin
 from .lora import ADAPTER_MARK, adapter_contexts, add_adapters, is_adapter, train_adapters
 from .native_omni import MODALITY_ENCODERS, NATIVE_AUDIO, native_audio_token
 from .prefix_cache import generate_after
-from .projectors import CHARACTER_HEAD, AudioEmbeddings, CTCOutputs, CTCProjector, StackProjector
+from .projectors import CHARACTER_HEAD, AudioEmbeddings, CTCOutputs, CTCProjector, new_projector
 from .release import load_release
 from .speech_encoder import encode_mel
 
@@ -62,7 +62,7 @@ class OmniModel(PreTrainedModel, OmniGenerationMixin):
         self.vlm = AutoModelForMultimodalLM.from_config(config.vlm_config)
         if config.audio_config is not None:
             self.speech_encoder = WhisperEncoder(config.audio_config)
-            self.projector = self._new_projector()
+            self.projector = new_projector(self.config)
         if config.llm_lora is not None:
             add_adapters(self.vlm, config.llm_lora)
         self.post_init()
@@ -77,12 +77,6 @@ class OmniModel(PreTrainedModel, OmniGenerationMixin):
         if config.base_models:
             return load_release(cls, source, config, **kwargs)
         return super().from_pretrained(source, *args, config=config, **kwargs)
-
-    def _new_projector(self) -> StackProjector | CTCProjector:
-        speech_width, llm_width = self.config.audio_config.d_model, self.config.get_text_config().hidden_size
-        if self.config.ctc_token_ids is not None:
-            return CTCProjector(speech_width, self.config.ctc_token_ids)
-        return StackProjector(speech_width, llm_width, self.config.stack_factor)
 
     def add_llm_adapters(self, **settings: Any) -> None:
         """Adds LoRA for audio queries and their responses; `settings` are fields of `peft.LoraConfig`."""
@@ -107,7 +101,7 @@ class OmniModel(PreTrainedModel, OmniGenerationMixin):
         joined = OmniConfig(vlm.config, audio_config, stack_factor, audio_token_id, pad_to_window, ctc_token_ids)
         model = cls._around(vlm, joined)
         model.speech_encoder = speech_encoder.float()
-        model.projector = model._new_projector().apply(model._init_weights)
+        model.projector = new_projector(model.config).apply(model._init_weights)
         return model
 
     @classmethod

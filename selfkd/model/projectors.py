@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from .configuration_omni import OmniConfig
+
 
 class CTCOutput(NamedTuple):
     """The output of a CTC head: log-probabilities (B, S, V) in fp32, and the mask of the frames (B, S)."""
@@ -169,6 +171,14 @@ class CTCProjector(nn.Module):
         sums = sums.scatter_add(1, row_BS[..., None].expand_as(weighted), weighted)[:, :-1]
         vectors_BUD = sums[..., :-1] / sums[..., -1:].clamp(min=1e-6)
         return AudioEmbeddings(vectors_BUD, mask_BU, ctc)
+
+
+def new_projector(config: OmniConfig) -> StackProjector | CTCProjector:
+    """The projector of a configuration, with new weights."""
+    speech_width, llm_width = config.audio_config.d_model, config.get_text_config().hidden_size
+    if config.ctc_token_ids is not None:
+        return CTCProjector(speech_width, config.ctc_token_ids)
+    return StackProjector(speech_width, llm_width, config.stack_factor)
 
 
 def _class_indices(rows: Sequence[Sequence[Any]], index: Mapping[Any, int]) -> Tensor:

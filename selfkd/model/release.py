@@ -21,6 +21,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
 from .configuration_omni import BaseModel, OmniConfig
 from .input_error import InputError
 from .lora import add_adapters
+from .projectors import new_projector
 
 _BASE_LAYER = ".base_layer."  # in the names of weights that have adapters
 # arguments of `from_pretrained` that say where files are, and hold for the base models' files too
@@ -101,7 +102,7 @@ def _around(model_class: Any, config: OmniConfig, base_models: Mapping[str, Any]
     if config.audio_config is not None:
         encoder = base_models.get("speech_encoder") or type(model.speech_encoder)(config.audio_config)
         model.speech_encoder = encoder.float()
-        model.projector = model._new_projector()
+        model.projector = new_projector(config)
     if config.llm_lora is not None:
         add_adapters(model.vlm, config.llm_lora)
     return model

@@ -27,18 +27,10 @@ from selfkd.hub import hub_commit, split_revision
 from selfkd.model.checkpoint_files import Source, weight_files
 from selfkd.model.configuration_omni import OmniConfig
 from selfkd.model.features import log_mel, pad_mels
-from selfkd.model.projectors import CTCProjector, StackProjector, stacked_length
+from selfkd.model.projectors import new_projector, stacked_length
 from selfkd.model.speech_encoder import encode_mel, encoder_frames
 
 CLIP = "audio"  # what messages call a clip
-
-
-def new_projector(config: OmniConfig) -> CTCProjector | StackProjector:
-    """The projector of a configuration, without its weights, in fp32."""
-    speech_width, llm_width = config.audio_config.d_model, config.get_text_config().hidden_size
-    if config.ctc_token_ids is not None:
-        return CTCProjector(speech_width, config.ctc_token_ids)
-    return StackProjector(speech_width, llm_width, config.stack_factor)
 
 
 class SpeechEncoderAndProjector(nn.Module):

@@ -2,7 +2,7 @@
 
 import pytest
 from examples import toy_examples
-from serving import PNG, WAV, client, post_behind_gate, request, served
+from serving import PNG, WAV, client, post_as_one_batch, request, served
 
 from selfkd.evaluation.backends.endpoint import user_message
 
@@ -75,10 +75,7 @@ def test_conversations_of_different_lengths_share_a_batch(parts, gate):
     whole = conversation(toy_examples(1)[0], "text")
     bodies = [{"model": "selfkd", "max_tokens": 8, "messages": messages} for messages in (whole, whole[1:], whole[:2])]
     with served(parts, batch_wait_seconds=0.0) as running:
-        threads, responses = post_behind_gate(running, gate, bodies)
-        gate.set()
-        for thread in threads:
-            thread.join()
+        responses = post_as_one_batch(running, gate, bodies)
         assert gate.sizes == [1, 3]
         for body, (status, _, together) in zip(bodies, responses, strict=True):
             assert status == 200 and together["choices"] == running.post(body)[2]["choices"]

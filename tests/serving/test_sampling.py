@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from serving import BODY, client, post_behind_gate, request, served
+from serving import BODY, client, post_as_one_batch, request, served
 
 from selfkd.serving.sampling import RowSampler, cut_at_stop, without_partial_stop
 from selfkd.serving.schema import Sampling
@@ -148,10 +148,7 @@ def test_rows_of_one_batch_have_settings_of_their_own(parts, endless, gate):
     fields = [{}, {"temperature": 1.5, "seed": 1}, {"temperature": 0.8, "seed": 1, "top_p": 0.9}, {"temperature": 0}]
     bodies = [request(f"What colour is it{'?' * n}", max_tokens=12) | f for n, f in enumerate(fields)]
     with served(parts, batch_wait_seconds=0.0) as running:
-        threads, responses = post_behind_gate(running, gate, bodies)
-        gate.set()
-        for thread in threads:
-            thread.join()
+        responses = post_as_one_batch(running, gate, bodies)
         assert gate.sizes == [1, 4]
         for body, (status, _, together) in zip(bodies, responses, strict=True):
             assert status == 200
@@ -172,9 +169,6 @@ def test_batch_that_fails_is_sampled_again_with_the_same_numbers(parts, endless,
     monkeypatch.setattr(RowSampler, "__call__", failing)
     body = BODY | {"max_tokens": 12, "temperature": 1.5, "seed": 3}
     with served(parts, batch_wait_seconds=0.0) as running:
-        threads, responses = post_behind_gate(running, gate, [body, BODY | {"max_tokens": 12}])
-        gate.set()
-        for thread in threads:
-            thread.join()
+        responses = post_as_one_batch(running, gate, [body, BODY | {"max_tokens": 12}])
         assert [r[0] for r in responses] == [200, 200] and gate.sizes == [1, 2, 1, 1]
         assert responses[0][2]["choices"] == running.post(body)[2]["choices"]

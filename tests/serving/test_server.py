@@ -15,6 +15,7 @@ from serving import (
     client,
     complete,
     get,
+    post_as_one_batch,
     post_behind_gate,
     post_concurrently,
     raw_connection,
@@ -143,10 +144,7 @@ def test_neutral_fields_are_accepted_and_unknown_ones_refused(server):
 def test_rows_of_a_batch_end_at_their_own_limits(parts, endless, gate):
     limits = [1, 5, 30, 9, 9]
     with served(parts, max_batch=8, batch_wait_seconds=0.0, max_new_tokens=20) as running:
-        threads, responses = post_behind_gate(running, gate, [BODY | {"max_tokens": n} for n in limits])
-        gate.set()
-        for thread in threads:
-            thread.join()
+        responses = post_as_one_batch(running, gate, [BODY | {"max_tokens": n} for n in limits])
     assert gate.sizes == [1, 5]
     for limit, (status, _, body) in zip(limits, responses, strict=True):
         assert status == 200 and body["usage"]["completion_tokens"] == min(limit, 20)
@@ -156,10 +154,7 @@ def test_rows_of_a_batch_end_at_their_own_limits(parts, endless, gate):
 def test_batches_hold_one_modality_and_at_most_max_batch(parts, gate):
     audio = audio_part(audio_file(tone(0.5), 16_000))
     with served(parts, max_batch=2, batch_wait_seconds=0.0) as running:
-        threads, responses = post_behind_gate(running, gate, [BODY] * 3 + [request(audio, max_tokens=4)] * 2)
-        gate.set()
-        for thread in threads:
-            thread.join()
+        responses = post_as_one_batch(running, gate, [BODY] * 3 + [request(audio, max_tokens=4)] * 2)
     assert [response[0] for response in responses] == [200] * 5
     assert gate.sizes[0] == 1 and sorted(gate.sizes[1:]) == [1, 2, 2]
 
@@ -176,10 +171,7 @@ def test_request_that_breaks_its_batch_does_not_fail_the_others(parts, monkeypat
 
     monkeypatch.setattr(model, "generate_responses", generate_responses)
     with served(parts, batch_wait_seconds=0.0) as running:
-        threads, responses = post_behind_gate(running, gate, [BODY, request("Zzzz?", max_tokens=4), BODY, BODY])
-        gate.set()
-        for thread in threads:
-            thread.join()
+        responses = post_as_one_batch(running, gate, [BODY, request("Zzzz?", max_tokens=4), BODY, BODY])
         good = running.post(BODY)[2]["choices"]
         assert [status for status, _, _ in responses] == [200, 500, 200, 200]
         assert all(body["choices"] == good for status, _, body in responses if status == 200)

@@ -181,6 +181,15 @@ def post_behind_gate(running, gate, bodies):
     return first + threads, responses
 
 
+def post_as_one_batch(running, gate, bodies):
+    """The responses to requests that form one batch, see `post_behind_gate`."""
+    threads, responses = post_behind_gate(running, gate, bodies)
+    gate.set()
+    for thread in threads:
+        thread.join()
+    return responses
+
+
 def wait_until(condition):
     end = time.monotonic() + TIMEOUT_SECONDS
     while not condition():
