@@ -22,7 +22,7 @@ from selfkd.data.example import Example, groups_of, image_hash
 from selfkd.errors import InputError
 from selfkd.model.features import group_by_key, join_inputs
 from selfkd.model.processing_omni import OmniProcessor
-from selfkd.model.queries import EncodedImage, Prompt, align_prefixes
+from selfkd.model.prompts import EncodedImage, Prompt, align_prefixes
 
 Modality = Literal["text", "audio"]
 MODALITIES: tuple[Modality, ...] = ("text", "audio")
@@ -104,7 +104,7 @@ def modality_prompts(
         ]
     except InputError as error:  # the text contains a special token's name that the tokenizer cannot encode as text
         raise InputError(f"example {example.id}: field question or instruction: {error}") from error
-    return align_prefixes(prompts)
+    return align_prefixes(prompts, processor.clip_token_id)
 
 
 def _response_ids(processor: Any, example: Example) -> list[int]:

@@ -39,7 +39,7 @@ from selfkd.model.generation import (
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.prefix_cache import continue_prefix
 from selfkd.model.processing_omni import OmniProcessor
-from selfkd.model.queries import EncodedImage, Prompt
+from selfkd.model.prompts import EncodedImage, Prompt
 from selfkd.training.data import MODALITIES, Modality, modality_prompts, token_cost
 
 MAX_NEW_TOKENS = 48
