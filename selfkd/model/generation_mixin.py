@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`generate` of an `OmniModel`, with the interface of transformers: rows of images, clips and text in any order.
 
-Legend: B rows, T tokens, G prefixes, P their tokens, C clips, N audio embeddings of all clips, D width, F mel bins, M mel frames.
+Legend: B rows, T tokens, G prefixes, P their tokens, C clips, N audio embeddings of all clips, D width, F mel bins,
+M mel frames.
 """
 
 from collections.abc import Mapping

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -122,7 +121,7 @@ class QueryProcessor:
 
     def encode_image(
         self,
-        image: Image.Image | None | Sequence[Image.Image | None],
+        image: Image.Image | Sequence[Image.Image | None] | None,
         name: str = "",
         system: str = "",
         history: Sequence[Turn | tuple[str, str]] = (),
@@ -211,14 +210,16 @@ class QueryProcessor:
     def _audio_frame(self) -> ChatFrame:
         return audio_frame(self.vlm_processor)
 
-    def unexpanded_ids(
-        self, question: str | None, with_image: bool, instruction: str = "", answer_format: str = ""
-    ) -> list[int]:
-        """Token ids of a query in which the image and the clip (of an audio query, whose question is None) are one
-        placeholder each, as a template has them: vLLM puts in as many as they have embeddings."""
-        frame = self._frames[with_image]
-        query = Template(AUDIO_TOKEN) if question is None else question
-        return self.text_ids(Template(frame.before), instruction, query, answer_format) + self.ids(frame.after)
+    def unexpanded_ids(self, turns: Sequence[Turn], with_image: bool) -> list[int]:
+        """Token ids of a conversation up to the response of its last turn. The image and each clip (of a turn whose
+        query is None) are one placeholder, as a template has them: vLLM puts in as many as they have embeddings."""
+        pieces = self._conversation((with_image, *[False] * (len(turns) - 1)), False)
+        clip = EncodedAudio(Template(AUDIO_TOKEN), {})
+        given = [turn if turn.query is not None else turn._replace(query=clip) for turn in turns]
+        image = self.with_history(EncodedImage(tuple(map(Template, pieces)), {}), given[:-1])
+        query, _, *texts = given[-1]
+        prompt = (self.text_prompt if isinstance(query, str) else self.audio_prompt)(query, image, *texts)
+        return prompt.prefix_ids + prompt.suffix_ids
 
     def text_prompt(self, question: str, image: EncodedImage, instruction: str = "", answer_format: str = "") -> Prompt:
         """A text query. The whole prompt is tokenized and split where the prompt of the audio query begins to

@@ -106,9 +106,7 @@ def test_earlier_turns_equal_the_chat_template(parts, adapted, with_adapters):
     turns = [(examples[0].samples(), "a red circle"), ("And there?", "no")]
     images = [scenes[0], scenes[1], None]
     query, clip = "How many are there?", tone(0.7)
-    inputs = processor.encode_queries(
-        [images], [query, None], [None, clip], system="Answer in a word.", history=turns
-    )
+    inputs = processor.encode_queries([images], [query, None], [None, clip], system="Answer in a word.", history=turns)
     assert inputs["group"].tolist() == [0, 0] and len(inputs["prefix_ids"]) == 1
     assert len(inputs["prefix_audio_inputs"]["input_features"]) == len(inputs["audio_inputs"]["input_features"]) == 1
     responses = processor.response_texts(model.generate_responses(**inputs, **GREEDY))
