@@ -76,7 +76,7 @@ def check_folder(folder: Path, check_example: Callable[[Example], None] | None =
         raise InputError(f"{folder}: field rows: {manifest['rows']} in the manifest, {rows} in the shards")
     return {
         "examples": rows,
-        "turns": turns,
+        **({"turns": turns} if turns > rows else {}),  # of conversations
         "rejected": len(manifest["rejected"]),
         "images": len(images - {""}),
         "hours of audio": round(seconds / 3600, 2),
@@ -120,10 +120,9 @@ def _check_row(where: str, row: dict[str, Any], ids: set[str]) -> Example:
     for name, value in image_columns(example).items():
         if row[name] != value:
             raise InputError(f"{where}: field {name}: {row[name]!r}, the image has {value!r}")
-    for turn in example.history if not example.rejected else ():
-        number = example.history.index(turn) + 1
+    for number, earlier in enumerate(example.history if not example.rejected else (), 1):
         for name in ("question", "answer"):
-            if not getattr(turn, name).strip():
+            if not getattr(earlier, name).strip():
                 raise InputError(f"{where}: field {HISTORY}: turn {number}: field {name}: is empty")
     image = example.load_image()  # raises InputError naming the example
     if image is not None:

@@ -130,7 +130,7 @@ def prompt_hash(example: Example, modality: str) -> str:
     are equal."""
     *earlier, last = [
         (turn.instruction, turn.question if modality == "text" else turn.audio or b"", turn.answer_format, turn.answer)
-        for turn in (*example.history, example)
+        for turn in example.turns()
     ]
     texts = [part for turn in earlier for part in turn] + list(last[:-1])
     parts = [example.image or b"", *(part.encode() if isinstance(part, str) else part for part in texts)]

@@ -131,7 +131,7 @@ class QueryProcessor:
 
         The prompts continue a conversation of a `system` message and earlier turns (`history`). One image is in its
         first turn; a list has one, or None, for each turn and for the query."""
-        images = list(image) if isinstance(image, list | tuple) else [image, *[None] * len(history)]
+        images = list(image) if isinstance(image, Sequence) else [image, *[None] * len(history)]
         if len(images) != len(history) + 1:
             raise InputError(f"images: {len(images)} for {len(history)} turns and a query; one, or None, for each")
         first, *others = self._conversation(tuple(one is not None for one in images), bool(system))

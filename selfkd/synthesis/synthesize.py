@@ -161,7 +161,8 @@ def _write_manifest(
     write_json(config.output / MANIFEST, manifest)
     first = f", the first because: {rejected[0]['reason']}" if rejected else ""
     skipped = f"; skipped by the source: {_skipped_text(source)}" if source.skipped else ""
-    print(f"{config.output}: {manifest['rows']} questions, {len(rejected)} rejected{first}{skipped}")
+    made = "questions" if config.turns == "split" else "conversations"
+    print(f"{config.output}: {manifest['rows']} {made}, {len(rejected)} rejected{first}{skipped}")
     return manifest
 
 

@@ -124,14 +124,14 @@ def _conversation_item(processor: Any, example: Example, with_image: bool, audio
             if not getattr(turn, field).strip():
                 raise InputError(f"example {turn.id}: field {field}: is empty")
     encoded = encode_example_image(processor, example, "text")
-    heard = encoded
+    audio_history = encoded
     if audio_turns == "all":
-        heard = with_history(processor, encoded, example, "audio")
-    text, audio = aligned_prompts(processor, example, {"text": encoded, "audio": heard})
+        audio_history = with_history(processor, encoded, example, "audio")
+    text, audio = aligned_prompts(processor, example, {"text": encoded, "audio": audio_history})
     cut = len(text.prefix_ids)
     rows = [prompt.prefix_ids + prompt.suffix_ids for prompt in (text, audio)]
     found = []
-    for turn, in_text, in_audio in zip(earlier, encoded.responses, heard.responses, strict=True):
+    for turn, in_text, in_audio in zip(earlier, encoded.responses, audio_history.responses, strict=True):
         if in_text[0] < cut:
             continue  # before the first difference: nothing that trains comes before this response
         responses = [row[start : stop + 1] for row, (start, stop) in zip(rows, (in_text, in_audio), strict=True)]
@@ -284,7 +284,10 @@ class PairedCollator:
         lengths = [[len(turn.response_ids) for turn in i.earlier] + [len(i.response_ids)] for i in items]
         if is_stand_in:
             labels, lengths = labels.fill_(-100), [[0] * len(of_item) for of_item in lengths]
-        transcripts = [(turn.transcript, turn.transcript_ids) for i in items for turn in (*i.earlier, i)]
+        transcripts: list[tuple[str, list[int]]] = []
+        for item in items:
+            transcripts += [(turn.transcript, turn.transcript_ids) for turn in item.earlier]
+            transcripts.append((item.transcript, item.transcript_ids))
         return {
             "ids": [i.id for i in items],
             "prefix_ids": prefix_ids,

@@ -215,9 +215,15 @@ def train(
     try:
         if config.weight_averaging:
             average = WeightAverage(config.steps - max(1, round(config.weight_averaging * config.steps)), checkpoint)
-        settings = loss_config, config.spec_augment or 0.0, on_policy_fraction, average, projector_learning_rate
-        turns = {"audio_turns": config.audio_turns}
-        trainer = SelfKDTrainer(model, arguments, examples, processor, *settings, **turns, callbacks=[log])
+        settings = (
+            loss_config,
+            config.spec_augment or 0.0,
+            on_policy_fraction,
+            average,
+            projector_learning_rate,
+            config.audio_turns,
+        )
+        trainer = SelfKDTrainer(model, arguments, examples, processor, *settings, callbacks=[log])
         with nullcontext() if config.spec_augment else keep_frames():  # augmented frames do not come a second time
             outcome = trainer.train(resume_from_checkpoint=checkpoint)
     except torch.OutOfMemoryError as error:

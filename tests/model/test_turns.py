@@ -83,10 +83,12 @@ def adapted(tmp_path_factory):
 def messages_of(system, images, turns, query):
     """The conversation as `apply_chat_template` takes it."""
     messages = [{"role": "system", "content": [{"type": "text", "text": system}]}] if system else []
-    for one, (asked, response) in zip(images, [*turns, (query, None)], strict=True):
+    for one, (query_of_turn, response) in zip(images, [*turns, (query, None)], strict=True):
         content = [{"type": "image", "image": one}] if one is not None else []
-        is_text = isinstance(asked, str)
-        content.append({"type": "text", "text": asked} if is_text else {"type": "audio", "audio": asked})
+        is_text = isinstance(query_of_turn, str)
+        content.append(
+            {"type": "text", "text": query_of_turn} if is_text else {"type": "audio", "audio": query_of_turn}
+        )
         messages.append({"role": "user", "content": content})
         if response is not None:
             messages.append({"role": "assistant", "content": [{"type": "text", "text": response}]})
@@ -110,8 +112,8 @@ def test_earlier_turns_equal_the_chat_template(parts, adapted, with_adapters):
     assert inputs["group"].tolist() == [0, 0] and len(inputs["prefix_ids"]) == 1
     assert len(inputs["prefix_audio_inputs"]["input_features"]) == len(inputs["audio_inputs"]["input_features"]) == 1
     responses = processor.response_texts(model.generate_responses(**inputs, **GREEDY))
-    for row, asked in enumerate((query, clip)):
-        rendered = messages_of("Answer in a word.", images, turns, asked)
+    for row, query_of_turn in enumerate((query, clip)):
+        rendered = messages_of("Answer in a word.", images, turns, query_of_turn)
         settings = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
         standard = processor.apply_chat_template(rendered, **settings)
         ids = standard["input_ids"]
@@ -172,7 +174,7 @@ TOKENS = st.lists(st.sampled_from([3, 5, CLIP]), max_size=8)
 
 @given(st.lists(TOKENS, min_size=1, max_size=4), st.data())
 def test_longest_common_prefix_is_common_and_cannot_be_longer(rows, data):
-    """Of rows with clips: equal ids with equal clips, and where a row goes on, the next of some row differs."""
+    """Of rows with clips: equal ids with equal clips, and beyond it, the next of some row differs."""
     known = [EncodedAudio(Template("<speech>"), {}) for _ in range(2)]
     prompts = []
     for ids in rows:

@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Audio, load_dataset
-from examples import tone, toy_examples
+from examples import conversation_folder, tone, toy_examples
 
 from selfkd.check_data import CheckConfig, check
 from selfkd.data.dataset import ExampleFolder, example_metadata
-from selfkd.data.example import CONVERSATIONS, MANIFEST, REJECTED, read_manifest
+from selfkd.data.example import MANIFEST, REJECTED, read_manifest
 from selfkd.errors import InputError
 from selfkd.files import sha256
 from selfkd.synthesis.shards import sample_utterance
@@ -53,11 +53,11 @@ def test_conversations_are_stored_with_every_turn(data, capsys):
 
 
 def test_every_turn_has_the_voice_of_its_conversation(data, monkeypatch):
-    heard = []
+    utterances = []
 
     class Engine:
         def synthesize_audio(self, utterance):
-            heard.append(utterance)
+            utterances.append(utterance)
             return tone(0.05 * len(utterance.text))
 
     monkeypatch.setattr("selfkd.synthesis.shards._engine", lambda *_: Engine())
@@ -66,13 +66,13 @@ def test_every_turn_has_the_voice_of_its_conversation(data, monkeypatch):
     source = open_source(config(data))
     shard = _Shard(config(data), source, {"en-US": 1.0, "en": 1.0, "en-GB-x-rp": 1.0})
     made = list(shard.examples(0, 4))
-    voices = [u[:: len(u)] for u in [heard[i : i + 3] for i in range(0, 12, 3)]]
-    assert len(made) == 4 and len(heard) == 12 and len({v[0].voice for v in voices}) > 1
-    for a, b in pairwise(heard):
+    voices = [u[:: len(u)] for u in [utterances[i : i + 3] for i in range(0, 12, 3)]]
+    assert len(made) == 4 and len(utterances) == 12 and len({v[0].voice for v in voices}) > 1
+    for a, b in pairwise(utterances):
         if a.id.rpartition("-")[0] == b.id.rpartition("-")[0]:
             assert replace(a, text="", id="") == replace(b, text="", id="")
     expected = sample_utterance(config(data), shard.voices, made[0].id, made[0].history[0].question)
-    assert heard[0] == replace(expected, id=f"{made[0].id}-00")
+    assert utterances[0] == replace(expected, id=f"{made[0].id}-00")
 
 
 def test_an_interrupted_folder_ends_in_the_same_bytes(data, tmp_path):
@@ -218,21 +218,9 @@ def test_turns_are_for_sources_of_conversations(tmp_path):
 def test_data_check_names_a_turn(data, tmp_path, change, problem):
     source = ExampleFolder(data)[0]
     broken = replace(source, history=(replace(source.history[0], **change), *source.history[1:]))
-    folder_of(tmp_path / "broken", [broken])
+    conversation_folder(tmp_path / "broken", [broken])
     with pytest.raises(InputError, match=problem):
         check(CheckConfig([tmp_path / "broken"]))
-
-
-def folder_of(folder, examples):
-    from selfkd.data.example import SCHEMA_VERSION, write_shard
-    from selfkd.files import write_json
-
-    folder.mkdir()
-    path = folder / "train-00000.parquet"
-    write_shard(path, examples, {"rows": len(examples), "rejected": []}, CONVERSATIONS)
-    shards = [{"file": path.name, "rows": len(examples), "sha256": sha256(path)}]
-    manifest = {"schema_version": SCHEMA_VERSION, "rows": len(examples), "shards": shards, "source": "world"}
-    write_json(folder / MANIFEST, manifest | {"rejected": [], "rejected_shards": []})
 
 
 TURN = {"question": "a", "answer": "b", "question_type": "open", "target": "b", "instruction": "", "answer_format": "",
@@ -251,8 +239,8 @@ TURN_TYPE = pa.array([TURN]).type
     (pa.array([[TURN | {"duration_seconds": -1.0}]]), "field duration_seconds: -1.0"),
 ])  # fmt: skip
 def test_damaged_turns_are_named(data, tmp_path, column, problem):
-    folder_of(tmp_path / "bad", [ExampleFolder(data)[0]])
-    path = tmp_path / "bad/train-00000.parquet"
+    conversation_folder(tmp_path / "bad", [ExampleFolder(data)[0]])
+    path = tmp_path / "bad/train.parquet"
     table = pq.read_table(path).drop_columns(["history"]).append_column("history", column)
     pq.write_table(table, path)
     for read in (lambda f: f[0], ExampleFolder.metadata):

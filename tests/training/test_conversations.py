@@ -5,34 +5,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from examples import interrupted_at, tone, toy_examples
+from examples import conversation_folder, interrupted_at, tone, toy_conversations, toy_examples
 from safetensors.torch import load_file
 
-from selfkd.data.example import CONVERSATIONS, MANIFEST, write_shard
 from selfkd.errors import InputError
-from selfkd.files import write_json
 from selfkd.losses import LossConfig, cross_entropy, divergence
-from selfkd.synthesis.sources.toy import ToyWorld
 from selfkd.training.align import AlignConfig, assemble
 from selfkd.training.data import PairedCollator, paired_item
 from selfkd.training.distill import DistillConfig, distill
 from selfkd.training.estimate import load_of
 from selfkd.training.self_kd import FrozenTeacher, paired_loss, widened_positions
 from selfkd.training.trainable import set_trainable
-
-
-def conversations(count, turns=3):
-    """Conversations about scenes of the toy world, with tones of different lengths as their clips."""
-    source = ToyWorld("train", 5, noisy=True, turns=turns)
-    found = []
-    for i in range(count):
-        example = source.example(i).with_audio(tone(0.5 + 0.17 * i), "tone")
-        history = []
-        for k, turn in enumerate(example.history):
-            own = example.with_audio(tone(0.4 + 0.13 * k + 0.05 * i), "tone")
-            history.append(replace(turn, audio=own.audio, duration_seconds=own.duration_seconds))
-        found.append(replace(example, history=tuple(history)))
-    return found
 
 
 def plain_ids(processor, example, modality, audio_turns):
@@ -70,8 +53,11 @@ def two_full_passes(model, processor, examples, alpha, audio_turns, teacher_vlm=
         mask = torch.stack([(torch.arange(longest) < f.shape[2]).long() for f in features])
         padded = torch.cat([torch.nn.functional.pad(f, (0, longest - f.shape[2])) for f in features])
         student = model(torch.tensor([ids]), input_features=padded, feature_attention_mask=mask, **image).logits[0]
-        places = [at for at, id_ in enumerate(ids) if id_ == processor.audio_token_id]
-        moved = [at + sum(w - 1 for place, w in zip(places, widths, strict=True) if place < at) for at, _ in predicts]
+        clip_positions = [at for at, id_ in enumerate(ids) if id_ == processor.audio_token_id]
+        moved = [
+            at + sum(w - 1 for position, w in zip(clip_positions, widths, strict=True) if position < at)
+            for at, _ in predicts
+        ]
         labels = torch.tensor([id_ for _, id_ in predicts])
         total = total + alpha * divergence(teacher, student[moved])
         total = total + (1 - alpha) * cross_entropy(student[moved], labels)
@@ -94,7 +80,7 @@ def assert_same_gradients(got, expected):
 def test_loss_and_gradients_are_those_of_two_full_passes(model, processor, alpha, audio_turns):
     """In one batch with a single question, whose row has one response only."""
     model.vlm.requires_grad_(False)
-    examples = [*conversations(2), toy_examples(1)[0], *conversations(1, turns=2)]
+    examples = [*toy_conversations(2), toy_examples(1)[0], *toy_conversations(1, turns=2)]
     plain = two_full_passes(model, processor, examples, alpha, audio_turns)
     plain.backward()
     expected = gradients(model)
@@ -108,24 +94,24 @@ def test_loss_and_gradients_are_those_of_two_full_passes(model, processor, alpha
     assert_same_gradients(gradients(model), expected)
 
 
-@pytest.mark.parametrize("parts", [["projector", "llm"], ["projector", "llm_adapters"]])
-def test_llm_and_adapters_train_on_every_turn(processor, tmp_path, parts):
+@pytest.mark.parametrize("trained", [["projector", "llm"], ["projector", "llm_adapters"]])
+def test_llm_and_adapters_train_on_every_turn(tmp_path, trained):
     """A frozen copy is the teacher of an LLM that trains; adapters are active from the first clip on, as in
     `forward`."""
-    model, _ = assemble(AlignConfig([], tmp_path, projector="stack"))
+    model, processor = assemble(AlignConfig([], tmp_path, projector="stack"))
     model.eval()
-    set_trainable(model, parts, {"r": 4})
+    set_trainable(model, trained, {"r": 4})
     torch.manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.1)
-    teacher = FrozenTeacher(model) if "llm" in parts else None
+    teacher = FrozenTeacher(model) if "llm" in trained else None
     if teacher:
         with torch.no_grad():
             for parameter in model.vlm.get_decoder().parameters():
                 parameter.mul_(1.01)
-    examples = conversations(2)
+    examples = toy_conversations(2)
     two_full_passes(model, processor, examples, 0.5, "all", teacher and teacher.vlm).backward()
     expected = gradients(model)
     model.zero_grad()
@@ -136,7 +122,7 @@ def test_llm_and_adapters_train_on_every_turn(processor, tmp_path, parts):
 
 def test_the_prefix_ends_where_the_first_audio_turn_begins(processor):
     """Shared are the image and, in `last`, all earlier turns as text."""
-    (example,) = conversations(1)
+    (example,) = toy_conversations(1)
     whole, last = (paired_item(processor, example, audio_turns=turns) for turns in ("all", "last"))
     image = processor.encode_image(example.load_image(), history=[("", "")] * 2)
     assert whole.prefix_ids == processor.text_ids(image.pieces[0])
@@ -149,7 +135,7 @@ def test_the_prefix_ends_where_the_first_audio_turn_begins(processor):
 
 def test_a_conversation_of_one_turn_is_a_single_question(processor):
     single = toy_examples(1)[0]
-    (one,) = conversations(1, turns=1)
+    (one,) = toy_conversations(1, turns=1)
     assert one.history == () and not paired_item(processor, single).earlier
     a, b = (paired_item(processor, single, audio_turns=turns) for turns in ("all", "last"))
     assert a.labels == b.labels == a.response_ids and (a.prefix_ids, a.audio_ids) == (b.prefix_ids, b.audio_ids)
@@ -157,7 +143,7 @@ def test_a_conversation_of_one_turn_is_a_single_question(processor):
 
 def test_ctc_only_training_has_every_clip(model, processor):
     """The clips of a conversation are as many questions, their tokens the labels."""
-    (example,) = conversations(1)
+    (example,) = toy_conversations(1)
     item = paired_item(processor, example, with_image=False)
     batch = PairedCollator(processor)([item])
     assert batch["transcripts"] == [turn.question for turn in example.turns()] and batch["clips"] == [3]
@@ -176,23 +162,16 @@ def test_positions_move_behind_the_embeddings_of_the_clips_before_them():
 
 
 def test_rows_that_do_not_line_up_are_an_error(model, processor):
-    batch = PairedCollator(processor)([paired_item(processor, conversations(1)[0])])
+    batch = PairedCollator(processor)([paired_item(processor, toy_conversations(1)[0])])
     where = batch["audio_predicts"].nonzero()[0, 1] + 1
     batch["audio_ids"][0, where] += 1
     with pytest.raises(AssertionError, match="the audio modality has other responses"):
         paired_loss(model, batch, LossConfig(0.5))
 
 
-def folder_of(folder, examples):
-    folder.mkdir()
-    write_shard(folder / "train.parquet", examples, {"rows": len(examples), "rejected": []}, CONVERSATIONS)
-    write_json(folder / MANIFEST, {"source": "world-noisy", "shards": [{"file": "train.parquet"}]})
-    return str(folder)
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return folder_of(tmp_path_factory.mktemp("turns") / "data", [*conversations(4), *toy_examples(2)])
+    return conversation_folder(tmp_path_factory.mktemp("turns") / "data", [*toy_conversations(4), *toy_examples(2)])
 
 
 @pytest.mark.slow
@@ -212,7 +191,7 @@ def test_a_killed_run_ends_in_the_same_bytes(start, data, tmp_path, spec_augment
 
 def test_an_estimate_counts_all_turns(data, processor):
     load = load_of([data], processor)
-    examples = [*conversations(4), *toy_examples(2)]
+    examples = [*toy_conversations(4), *toy_examples(2)]
     assert load.speech_seconds == pytest.approx(sum(e.speech_seconds for e in examples) / 6)
     characters = sum(len(turn.answer) for e in examples for turn in e.turns())
     assert load.response_tokens == round(characters / 6 / 4) + round(14 / 6) and load.turns == pytest.approx(14 / 6)
@@ -231,9 +210,9 @@ def test_on_policy_training_refuses_conversations(start, data, tmp_path):
     ({"audio": None}, "field history: turn 2: field audio: no audio"),
 ])  # fmt: skip
 def test_a_turn_that_cannot_train_is_named(start, tmp_path, change, problem):
-    (example,) = conversations(1)
+    (example,) = toy_conversations(1)
     broken = replace(example, history=(example.history[0], replace(example.history[1], **change)))
-    data = folder_of(tmp_path / "data", [broken, *conversations(2)[1:]])
+    data = conversation_folder(tmp_path / "data", [broken, *toy_conversations(2)[1:]])
     config = DistillConfig([data], tmp_path / "run", model=str(start / "model"), steps=1)
     with pytest.raises(InputError, match=problem) as error:
         distill(config)
@@ -241,18 +220,18 @@ def test_a_turn_that_cannot_train_is_named(start, tmp_path, change, problem):
 
 
 def test_a_conversation_that_ends_with_the_user_is_named(start, tmp_path):
-    (example,) = conversations(1)
-    data = folder_of(tmp_path / "data", [replace(example, answer="")])
+    (example,) = toy_conversations(1)
+    data = conversation_folder(tmp_path / "data", [replace(example, answer="")])
     config = DistillConfig([data], tmp_path / "run", model=str(start / "model"), steps=1)
     with pytest.raises(InputError, match=f"{data}: example {example.id}: field answer: is empty"):
         distill(config)
 
 
 def test_more_clips_than_the_context_takes_are_named(start, tmp_path, processor):
-    (example,) = conversations(1)
+    (example,) = toy_conversations(1)
     turn = replace(example.history[0], audio=example.with_audio(tone(9.0), "tone").audio, duration_seconds=9.0)
-    long = replace(example, history=(turn,) * 12)
-    data = folder_of(tmp_path / "data", [long, *conversations(2)[1:]])
+    long = replace(example, history=(turn,) * 40)
+    data = conversation_folder(tmp_path / "data", [long, *toy_conversations(2)[1:]])
     config = DistillConfig([data], tmp_path / "run", model=str(start / "model"), steps=1)
-    with pytest.raises(InputError, match=r"example \S+: 13 turns, 13 clips: [\d,]+ tokens do not fit"):
+    with pytest.raises(InputError, match=r"example \S+: 41 turns, 41 clips: [\d,]+ tokens do not fit"):
         distill(config)

@@ -142,7 +142,7 @@ class VLLMBackend:
         is_text = modality == "text"
         turns = [
             Turn(turn.question if is_text else None, turn.answer, turn.instruction, turn.answer_format)
-            for turn in (*example.history, example)
+            for turn in example.turns()
         ]
         try:
             ids = self.processor.unexpanded_ids(turns, image is not None)

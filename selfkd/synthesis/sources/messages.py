@@ -43,14 +43,14 @@ def rows_of_messages(
     for number in range(0, len(given), 2):
         at, message = f"{where}: message {number}", given[number]
         names = ("instruction", "answer_format", "question_type")
-        text = {name: as_text(message.get(name), f"{at}: field {name}") for name in names}
+        fields = {name: as_text(message.get(name), f"{at}: field {name}") for name in names}
         row = base._replace(
             id=f"{base.id}-{number // 2:02d}",
             question=texts[number],
             answer=texts[number + 1],
-            instruction=text["instruction"] and f"{text['instruction']}\n",
-            answer_format=text["answer_format"] and f"\n{text['answer_format']}",
-            question_type=text["question_type"] or "open",
+            instruction=fields["instruction"] and f"{fields['instruction']}\n",
+            answer_format=fields["answer_format"] and f"\n{fields['answer_format']}",
+            question_type=fields["question_type"] or "open",
             clips=clips_of(message.get("speech"), f"{at}: field speech"),
         )
         turns.append(row)
