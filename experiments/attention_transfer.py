@@ -43,7 +43,7 @@ def transfer(weight: float) -> None:
     from torch import Tensor
 
     from selfkd.analysis.attention import AttentionSums, attention_rows, recording
-    from selfkd.analysis.forward import TokenPositions
+    from selfkd.analysis.forward import TokenPositions, response_positions
     from selfkd.losses import LossConfig, LossOutput
     from selfkd.training import self_kd, trainer
 
@@ -65,7 +65,7 @@ def transfer(weight: float) -> None:
         read: list[dict[int, Tensor]] = []  # the teacher's, then the student's
 
         def continue_and_record(vlm: Any, prefix: Any, inputs: Mapping[str, Tensor], mask_BS: Tensor) -> Tensor:
-            rows_BS = self_kd.response_positions(mask_BS, batch["labels"])
+            rows_BS = response_positions(mask_BS, batch["labels"])
             shares = ResponseShares(TokenPositions(rows_BS, rows_BS, rows_BS))
             read.append(shares.sums)
             with recording(vlm, shares):

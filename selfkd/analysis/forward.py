@@ -24,7 +24,6 @@ from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.prefix_cache import Prefix, continue_prefix, encode_prefix
 from selfkd.model.prompts import common_length
 from selfkd.training.data import Modality, PairedItem
-from selfkd.training.self_kd import response_positions
 
 # first: the first token of the sequence, an attention sink (arXiv 2309.17453)
 # other: chat template, instruction, answer format
@@ -107,6 +106,14 @@ def forward_modality(model: OmniModel, prefix: Prefix, modality: Modality, conti
         return continue_prefix(model.vlm, prefix, continuation.inputs, continuation.mask_BS)
     with adapters_on(model.vlm):
         return continue_prefix(model.vlm, prefix, continuation.inputs, continuation.mask_BS)
+
+
+def response_positions(mask_BT: Tensor, labels_BR: Tensor) -> Tensor:
+    """Mask (B, T) of the tokens that predict the response: the last of each row, as many as its labels."""
+    ends_B1 = mask_BT.sum(-1, keepdim=True)
+    starts_B1 = ends_B1 - (labels_BR != -100).sum(-1, keepdim=True)
+    columns = torch.arange(mask_BT.shape[1], device=mask_BT.device)
+    return (columns >= starts_B1) & (columns < ends_B1)
 
 
 def response_outcomes(model: OmniModel, rows_ND: Tensor, labels_BR: Tensor) -> list[Outcome]:

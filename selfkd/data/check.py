@@ -96,6 +96,9 @@ def _check_schema(path: Path, file: pq.ParquetFile) -> None:
     check_columns(path, file.read(columns=texts))
     if HISTORY in schema.names:
         check_columns(path, schema.empty_table().select([HISTORY]))
+        paths = [file.metadata.schema.column(i).path for i in range(file.metadata.num_columns)]
+        small = [p for p in paths if p.startswith(f"{HISTORY}.") and ".audio." not in p]
+        check_columns(path, file.read(columns=small))
 
 
 def _within(folder: Path, name: str) -> Path:

@@ -26,7 +26,7 @@ PoolName = Literal["local", "ray"]
 # fields that a caller sets itself when it synthesizes the questions of a benchmark
 _SET_BY_BENCHMARK = (
     *("output", "source", "path", "images", "recordings", "annotations", "columns", "source_license", "split", "count"),
-    *("voices", "instruction", "shard"),
+    *("voices", "instruction", "shard", "turns"),
 )
 
 

@@ -72,14 +72,6 @@ class FrozenTeacher:
         return Teacher(rows, self.vlm.get_output_embeddings().weight)
 
 
-def response_positions(mask_BT: Tensor, labels_BR: Tensor) -> Tensor:
-    """Mask (B, T) of the tokens that predict the response: the last of each row, as many as its labels."""
-    ends_B1 = mask_BT.sum(-1, keepdim=True)
-    starts_B1 = ends_B1 - (labels_BR != -100).sum(-1, keepdim=True)
-    columns = torch.arange(mask_BT.shape[1], device=mask_BT.device)
-    return (columns >= starts_B1) & (columns < ends_B1)
-
-
 def widened_positions(predicts_BT: Tensor, clips_BT: Tensor, lengths_C: Tensor, width: int) -> Tensor:
     """Mask (B, S) of the same tokens as `predicts_BT` in rows of `width` S in which the c-th placeholder of `clips_BT`,
     row after row, has become `lengths_C[c]` audio embeddings; the placeholder itself becomes the last of them."""

@@ -19,7 +19,8 @@ from malformed import ODD_TEXTS, short
 
 from selfkd.check_data import CheckConfig, check
 from selfkd.data.dataset import ExampleFolder
-from selfkd.data.example import MANIFEST, SCHEMA
+from selfkd.data.example import CONVERSATIONS, HISTORY, MANIFEST, SCHEMA
+from selfkd.data.turns import TurnFolder
 from selfkd.errors import InputError
 from selfkd.evaluation.grading import check_gradable, check_source_name
 from selfkd.evaluation.response import Prediction
@@ -94,6 +95,14 @@ def extreme_values(type_: pa.DataType) -> st.SearchStrategy[Any]:
     return st.sampled_from(WHOLE if pa.types.is_integer(type_) else NUMBERS)
 
 
+@st.composite
+def turns(draw: st.DrawFn) -> Malformed:
+    """(the column of earlier turns, a field of the first one, its value)."""
+    field = draw(st.sampled_from(list(CONVERSATIONS.field(HISTORY).type.value_type)))
+    value = draw(st.none() | extreme_values(field.type))
+    return Malformed((HISTORY, (field.name, value)), f"{field.name} of a turn = {short(value)}")
+
+
 CHANGES: dict[str, Callable[[bytes, int], bytes]] = {
     "cut": lambda content, at: content[:at],
     "zeros": lambda content, at: content[:at] + bytes(8) + content[at + 8 :],
@@ -136,6 +145,7 @@ def readers(folder: Path) -> dict[str, Callable[[], Any]]:
     published = PublishDataConfig(folder, "me/data", "mit", dry_run=True)
     return {
         "rows": lambda: [(e.load_image(), e.samples()) for e in ExampleFolder(folder)],
+        "turns": lambda: [[turn.samples() for turn in e.turns()] for e in TurnFolder(folder)],
         "metadata": lambda: ExampleFolder(folder).metadata(),
         "rejected rows": lambda: list(ExampleFolder(folder, rejected=True)),
         "grades": graded,
@@ -187,6 +197,12 @@ def damage(folder: Path, given: tuple[Any, ...]) -> None:
         assert len(table) == ROWS
         if name == "footer":
             table = table.replace_schema_metadata({"selfkd": values} if values is not None else {})
+        elif name == HISTORY:
+            rows = table.to_pylist()
+            names = [field.name for field in CONVERSATIONS.field(HISTORY).type.value_type]
+            column = [[{field: row[field] for field in names}] for row in rows]
+            column[0][0] |= dict([values])
+            table = table.append_column(HISTORY, pa.array(column, CONVERSATIONS.field(HISTORY).type))
         elif values is None:
             table = table.drop_columns([name])
         else:
@@ -203,9 +219,13 @@ def damage(folder: Path, given: tuple[Any, ...]) -> None:
 
 def test_parquet(fuzzer, data_folder, tmp_path):
     fuzzer.run(
-        "Parquet", columns() | columns() | footers() | shards(), partial(read, data_folder, tmp_path), examples=60
+        "Parquet",
+        columns() | columns() | turns() | footers() | shards(),
+        partial(read, data_folder, tmp_path),
+        examples=60,
     )
 
 
 def test_the_whole_folder_is_accepted(data_folder, tmp_path):
     read(data_folder, tmp_path, ("id", pa.array(list("abcd"))))
+    read(data_folder, tmp_path, (HISTORY, ("transcript", "words")))

@@ -62,6 +62,10 @@ CUT = {
                   "transforms": [{"name": "Resample", "kwargs": {"target_sampling_rate": 16_000}}]},
 }  # fmt: skip
 SPEECH = [row | {"speech": "a.wav", "speaker": 3} for row in TABLE]
+MESSAGES = [{"role": "user", "content": "<image>\nIs it day?", "speech": "a.wav"},
+            {"role": "assistant", "content": "Yes"}]  # fmt: skip
+LATER = [MESSAGES[0] | {"content": "And night?"}, MESSAGES[1]]
+CONVERSATIONS = [{"id": str(i), "image": "a.png", "messages": [*MESSAGES, *LATER]} for i in range(2)]
 LYRA = [{"question_id": "a", "image": "a.png", "speech": "a.wav", "prompt": "What is it?", "text": "What is it?",
          "answer": ["It."]}]  # fmt: skip
 TEXTVQA = {"data": [{"image_id": "a", "question": "What is it?", "answers": ["a star", "star"]}]}
@@ -115,6 +119,9 @@ KINDS: dict[str, tuple[SourceName, str, Any, Written]] = {
     "librispeech": ("librispeech", "1/2/1-2.trans.txt", "1-2-0 MISSUS RACHEL\n1-2-1 AND I\n", str.encode),
     "jsonl with recordings": ("jsonl", "table.jsonl", SPEECH, lines),
     "Parquet with recordings": ("datasets", "table.parquet", SPEECH, parquet),
+    "jsonl of conversations": ("jsonl", "table.jsonl", CONVERSATIONS, lines),
+    "Parquet of conversations": ("datasets", "table.parquet", CONVERSATIONS, parquet),
+    "llava of conversations": ("llava", "llava.json", LLAVA, as_json),
     "lyra-docvqa": ("lyra-docvqa", "lyra_docvqa_audio.jsonl", LYRA, lines),
     "answers of lyra-textvqa": ("lyra-textvqa", "TextVQA_0.5.1_val.json", TEXTVQA, as_json),
     "spokenvisit": ("spokenvisit", "VisIT_speech.jsonl", VISIT, lines),
@@ -234,6 +241,7 @@ def read(base: Path, output: Path, given: tuple[str, bytes, tuple[str, bytes] | 
             count=0,
             language="es" if source_name.startswith("stamps") else "en",
             split=split_of_image("a.png") if source_name in CAPTIONS else "train",
+            turns="whole" if kind.endswith("conversations") else "split",
         )
         opened = open_source(config)
         for index in range(len(opened)):
@@ -242,8 +250,8 @@ def read(base: Path, output: Path, given: tuple[str, bytes, tuple[str, bytes] | 
             try:
                 example = opened.example(index)
                 assert example.image != SECRET, "an image from outside of the source"
-                clips = opened.recordings(index)
-                if clips:
+                earlier = opened.earlier_recordings(index) if kind.endswith("conversations") else []
+                for clips in filter(None, [*earlier, opened.recordings(index)]):
                     assert len(read_clips(clips)) < 1.1 * 16_000, "a recording from outside of the source"
             except InputError:
                 continue
