@@ -215,5 +215,5 @@ def _assert_same_response(batch: Mapping[str, Any]) -> None:
             following = [*ids[predicts[:-1] + 1].tolist(), responses[-1]]
             end = int(batch[f"{modality}_mask"][i].sum()) - 1
             assert following == responses and int(predicts[-1]) == end, (  # noqa: S101 an invariant of this code, no check of input
-                f"the {modality} modality has other responses: {following}, {responses}"
+                f"the two modalities have different responses: {modality} {following}, labels {responses}"
             )

@@ -128,7 +128,7 @@ def evaluation(folder, modality, correct):
     examples = zip(toy_examples(len(correct)), correct, strict=True)
     samples = (
         dict.fromkeys(FIELDS, "")
-        | {"id": e.id, "question": e.question, "details": {}, "log_likelihoods": [], "seconds": 0.0}
+        | {"id": e.id, "turn": 1, "question": e.question, "details": {}, "log_likelihoods": [], "seconds": 0.0}
         | {"word_error_rate": None, "score": None if c is None else float(c), "correct": c}
         | {"outcome": "failed" if c is None else "answer", "error": "none came" if c is None else ""}
         for e, c in examples
