@@ -24,7 +24,7 @@ from selfkd.model.control_tokens import Template
 from selfkd.model.lora import adapter_parameters
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
-from selfkd.model.prompts import EncodedAudio, Prompt, align_prefixes, common_length
+from selfkd.model.prompts import EncodedAudio, Prompt, Turn, align_prefixes, common_length
 from selfkd.training.align import AlignConfig, assemble
 
 CLIP = VOCABULARY  # the audio token, beyond the VLM's vocabulary
@@ -197,3 +197,21 @@ def test_longest_common_prefix_is_common_and_cannot_be_longer(rows, data):
 def test_common_length_is_that_of_a_plain_loop(a, b):
     plain = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
     assert common_length(a, b) == common_length(b, a) == plain
+
+
+def test_unexpanded_ids_are_those_of_the_prompt_with_one_placeholder_each(processor):
+    """What vLLM expands itself: the image here is 16 tokens, a clip one."""
+    example, clip = toy_examples(1)[0], processor.encode_audio(tone(0.5))
+    turns = [Turn("Is there a circle?", "yes", "Look.\n", "\nOne word."), Turn(None, "two"), Turn("Why?", "")]
+    history = [turns[0], turns[1]._replace(query=clip)]
+    prompt = processor.text_prompt("Why?", processor.encode_image(example.load_image(), history=history))
+    image_id = processor.tokenizer.convert_tokens_to_ids(processor.vlm_processor.image_token)
+    whole = prompt.prefix_ids + prompt.suffix_ids
+    first = whole.index(image_id)
+    found = processor.unexpanded_ids(turns, with_image=True)
+    assert whole.count(image_id) == 16 and found.count(image_id) == found.count(processor.audio_token_id) == 1
+    at = found.index(image_id)
+    assert found[at + 1 :][-20:] == whole[-20:]
+    assert [i for i in found if i != image_id][:at] == whole[:first][:at]
+    text = processor.text_prompt("Why?", processor.encode_image(None, history=history))
+    assert processor.unexpanded_ids(turns, with_image=False) == text.prefix_ids + text.suffix_ids
