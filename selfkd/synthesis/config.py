@@ -18,14 +18,15 @@ SourceName = Literal[
     "babillage-coco", "babillage-ocrvqa", "babillage-vqav2", "voiceassistant-eval",
     "lyra-textvqa", "lyra-docvqa", "lyra-chartvqa", "lyra-mmvet", "omnibench", "spokenvisit",
     "voicebench-commoneval", "voicebench-wildvoice", "voicebench-sdqa",
-    "spoken-coco", "localized-narratives", "flickr8k-audio",
+    "xmodbench-recognition", "xmodbench-translation",
+    "spoken-coco", "speech-coco", "localized-narratives", "flickr8k-audio",
 ]  # fmt: skip
 EngineName = Literal["espeak", "flite", "pico", "festival", "kokoro", "piper", "openai", "recorded"]
 PoolName = Literal["local", "ray"]
 # fields that a caller sets itself when it synthesizes the questions of a benchmark
 _SET_BY_BENCHMARK = (
-    *("output", "source", "path", "images", "recordings", "annotations", "columns", "source_license", "split", "count"),
-    *("voices", "instruction", "shard"),
+    *("output", "source", "path", "images", "recordings", "annotations", "columns", "source_license", "split"),
+    *("split_by", "count", "voices", "instruction", "shard"),
 )
 
 
@@ -47,6 +48,7 @@ class SynthesizeConfig:
             speech, ...), or of a published set that has changed. With a column of recorded speech no engine runs.
         source_license: License of the source, for the manifest, where the source does not state it.
         split: Split of the source, and name of the shards; easy-vqa has no validation split.
+        split_by: What is in one split only, of corpora of captions: images, or speakers.
         count: Number of questions, sampled by the seed; 0 takes all of a finite source.
         engine: TTS engine.
         engine_path: Folder of Kokoro's files, of Piper's voices or of recordings; base URL of an endpoint.
@@ -82,6 +84,7 @@ class SynthesizeConfig:
     columns: dict[str, str] = field(default_factory=dict)
     source_license: str = ""
     split: Split = "train"
+    split_by: Literal["image", "speaker"] = "image"
     count: int = 1000
     engine: EngineName = "espeak"
     engine_path: str = ""

@@ -3,7 +3,16 @@
 import json
 
 import pytest
-from published_layouts import CLIPS, COPIES, json_lines, lyra_mmvet, lyra_textvqa, omnibench, spokenvisit
+from published_layouts import (
+    CLIPS,
+    COPIES,
+    captions_database,
+    json_lines,
+    lyra_mmvet,
+    lyra_textvqa,
+    omnibench,
+    spokenvisit,
+)
 from published_sets import IMAGES, gap_of, modality_counts, recorded, synthesized, write_file
 
 from selfkd.errors import InputError
@@ -59,6 +68,18 @@ def test_the_sound_is_content_and_the_question_stays_text(tmp_path):
     assert examples[0].question == "Let us begin number 0" and examples[0].category == "Action"
     expected = "\nWhat will they do?\nA. run\nB. sit\nC. sing\nD. sleep\n"
     assert examples[0].answer_format == f"{expected}Answer with the option's letter from the given choices directly."
+
+
+def test_options_read_aloud_are_the_query_and_the_question_stays_text(tmp_path):
+    copy = COPIES["xmodbench-recognition"](tmp_path / "repository" / "benchmark")
+    manifest, (example,) = synthesized(tmp_path / "out", "xmodbench-recognition", copy.path.parent)
+    assert example.instruction == (
+        "Which option most likely matches the text shown in the image?\n"
+        "The four options A, B, C and D follow in this order.\n"
+    )
+    assert example.answer_format == "\nAnswer the question with A, B, C, or D"
+    assert json.loads(example.details)["options"]["B"] == "I like to spray guitar."
+    assert "without their letters" in manifest["source_notes"][0] and "MIT" in manifest["source_license"]
 
 
 def open_set(tmp_path, name, path, **changes):
@@ -134,6 +155,42 @@ def test_captions_of_an_image_stay_in_one_split(tmp_path):
     assert sum(map(len, parts.values())) == 11
     images = {s: {row.id.rpartition("-")[0] for row in rows} for s, rows in parts.items()}
     assert not any(images[a] & images[b] for a in parts for b in parts if a < b)
+
+
+@pytest.mark.parametrize("name", ["spoken-coco", "speech-coco", "localized-narratives", "flickr8k-audio"])
+def test_a_speaker_is_in_one_split_only(tmp_path, name):
+    copy = COPIES[name](tmp_path / name)
+    parts = {}
+    for split in ("train", "validation", "test"):
+        settings = copy.settings | {"split": split, "split_by": "speaker"}
+        parts[split] = {row.speaker for row in open_set(tmp_path, name, copy.path, **settings).rows}
+    every = [speaker for speakers in parts.values() for speaker in speakers]
+    assert every and len(every) == len(set(every)) and "" not in every
+    with pytest.raises(InputError, match=r"split_by: is for spoken-coco, speech-coco, .*, not for words"):
+        open_source(SynthesizeConfig(tmp_path / "o", "words", split_by="speaker"))
+
+
+def test_captions_without_a_speaker_are_counted(tmp_path):
+    copy = COPIES["flickr8k-audio"](tmp_path / "f")
+    (copy.path / "wav2spk.txt").write_text("")
+    source = open_set(tmp_path, "flickr8k-audio", copy.path, **copy.settings | {"split_by": "speaker"})
+    assert len(source) == 0 and source.skipped == {"no speaker": 2}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "not a folder with one database of SPEECH-COCO"),
+        (b"", "not a database of SPEECH-COCO .no such table: captions"),
+        (b"SQLite format 3\0" + b"\1" * 90, "not a database of SPEECH-COCO"),
+        (captions_database([(1, None, "a.wav", "A dog.", "Phil")]), "caption 1: not in the published layout"),
+    ],
+)
+def test_other_databases_are_named(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "train_2014.sqlite3").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        open_set(tmp_path, "speech-coco", tmp_path)
 
 
 @pytest.mark.parametrize(
