@@ -311,9 +311,11 @@ def localized_narratives(folder: Path) -> Copy:
              ("I see", 30.0, 31.0), ("a ball.", 31.0, 33.0), ("This is", 34.0, 50.0), ("slow.", 50.0, 65.0)]
     # fmt: on
     timed = [{"utterance": text, "start_time": start, "end_time": stop} for text, start, stop in words]
+    # strokes in any order, with a point outside of the image
     record = {
         "dataset_id": "mscoco_val2017", "image_id": str(TRAIN_IMAGES[0]), "annotator_id": 93, "timed_caption": timed,
-        "caption": " ".join(text for text, _, _ in words), "traces": [[{"x": 0.1, "y": 0.2, "t": 0.0}]],
+        "caption": " ".join(text for text, _, _ in words), "traces": [
+            [{"x": 0.1, "y": 0.2, "t": 31.5}], [{"x": 1.2, "y": 0.2, "t": 1.0}, {"x": 0.3333, "y": 0.0, "t": 0.5}]],
         "voice_recording": "coco_val/coco_val_1_93.ogg",
     }  # fmt: skip
     write_file(folder / "images" / f"{TRAIN_IMAGES[0]:012d}.jpg", IMAGES[0])

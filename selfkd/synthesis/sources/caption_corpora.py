@@ -7,6 +7,7 @@ Narratives. With `--split_by speaker` it is by who speaks: no voice of a split i
 """
 
 import hashlib
+import json
 import re
 import sqlite3
 from collections import Counter
@@ -18,6 +19,7 @@ from typing import Any
 from selfkd.data.as_text import as_text, refuse_utf16, tidy
 from selfkd.data.example import MAX_AUDIO_SECONDS
 from selfkd.data.lazy_images import ImageInFolder
+from selfkd.data.trace import points_in_order, traced_words
 from selfkd.errors import InputError
 from selfkd.synthesis.config import SynthesizeConfig
 from selfkd.synthesis.sources.asr_corpora import in_published_layout
@@ -117,9 +119,9 @@ def speech_coco(config: SynthesizeConfig) -> RowSource:
 
 def localized_narratives(config: SynthesizeConfig) -> RowSource:
     """A .jsonl of Localized Narratives: `{dataset_id, image_id, annotator_id, caption, timed_caption[]{utterance,
-    start_time, end_time}, voice_recording}`. Narratives are often longer than the 30 s that a Whisper encoder takes, so
-    each is cut into pieces of whole sentences by the times of its words; a longer sentence is left out and counted.
-    Raises InputError."""
+    start_time, end_time}, traces[][]{x, y, t}, voice_recording}`. Narratives are often longer than the 30 s that a
+    Whisper encoder takes, so each is cut into pieces of whole sentences by the times of its words; a longer sentence is
+    left out and counted. The mouse trace of each word goes into `details` (see `data/trace.py`). Raises InputError."""
     path = Path(config.path)
     recordings = Path(config.recordings) if config.recordings else path.parent
 
@@ -133,36 +135,39 @@ def localized_narratives(config: SynthesizeConfig) -> RowSource:
                 # COCO's files are named by the number, with zeros before it
                 image = f"{name.zfill(12) if 'coco' in str(record['dataset_id']) else name}.jpg"
                 file = recordings / str(record["voice_recording"])
-                for piece, (text, start, stop) in enumerate(_pieces(record["timed_caption"], skipped)):
+                points = points_in_order(record.get("traces", ()))
+                for piece, words in enumerate(_pieces(record["timed_caption"], skipped)):
                     row_id = f"{record['dataset_id']}-{name}-{speaker}-{piece}"
-                    yield _row(config, row_id, text, Clip(file, start, stop, folder=recordings), image, speaker)
+                    text, start, stop = " ".join(text for text, *_ in words), words[0][1], words[-1][2]
+                    row = _row(config, row_id, text, Clip(file, start, stop, folder=recordings), image, speaker)
+                    traced = traced_words(words, points, start)
+                    has_points = any(word["points"] for word in traced)
+                    yield row._replace(details=json.dumps({"trace": traced})) if has_points else row
 
     return _source(config, rows, NARRATIVES_LICENSE)
 
 
-def _pieces(words: Sequence[Mapping[str, Any]], skipped: Counter[str]) -> Iterator[tuple[str, float, float]]:
-    """(text, start, stop in seconds) of the longest runs of whole sentences that an encoder's window holds."""
-    sentences: list[tuple[str, float, float]] = []
-    begun: list[str] = []
-    start = 0.0
-    for number, word in enumerate(words):
-        text = tidy(str(word["utterance"]))
-        start = start if begun else float(word["start_time"])
-        begun.append(text)
-        if text.endswith(_SENTENCE_END) or number == len(words) - 1:
-            sentences.append((" ".join(begun), start, float(word["end_time"])))
-            begun = []
-    piece: tuple[str, float, float] | None = None
-    for text, start, stop in sentences:
-        if stop - start > MAX_AUDIO_SECONDS:
+_Word = tuple[str, float, float]  # utterance, start, stop in seconds
+
+
+def _pieces(timed: Sequence[Mapping[str, Any]], skipped: Counter[str]) -> Iterator[list[_Word]]:
+    """The words of the longest runs of whole sentences that an encoder's window holds."""
+    sentences: list[list[_Word]] = [[]]
+    for entry in timed:
+        text = tidy(str(entry["utterance"]))
+        sentences[-1].append((text, float(entry["start_time"]), float(entry["end_time"])))
+        if text.endswith(_SENTENCE_END):
+            sentences.append([])
+    piece: list[_Word] = []
+    for sentence in filter(None, sentences):
+        if sentence[-1][2] - sentence[0][1] > MAX_AUDIO_SECONDS:
             skipped["a sentence over 30 s"] += 1
-            continue
-        if piece and stop - piece[1] <= MAX_AUDIO_SECONDS:
-            piece = f"{piece[0]} {text}", piece[1], stop
-            continue
-        if piece:
-            yield piece
-        piece = text, start, stop
+        elif piece and sentence[-1][2] - piece[0][1] <= MAX_AUDIO_SECONDS:
+            piece += sentence
+        else:
+            if piece:
+                yield piece
+            piece = sentence
     if piece:
         yield piece
 

@@ -15,6 +15,7 @@ from published_layouts import (
 )
 from published_sets import IMAGES, gap_of, modality_counts, recorded, synthesized, write_file
 
+from selfkd.data.trace import trace_of
 from selfkd.errors import InputError
 from selfkd.evaluation.samples import read_samples, samples_path
 from selfkd.synthesis.config import SynthesizeConfig
@@ -147,6 +148,22 @@ def test_an_image_has_one_split_in_all_corpora():
     assert len({split_of_image(name) for name in names}) == 1
     splits = [split_of_image(str(number)) for number in range(3000)]
     assert [round(splits.count(part) / 3000, 1) for part in ("train", "validation", "test")] == [0.7, 0.1, 0.2]
+
+
+def test_each_word_of_a_narrative_has_its_trace(tmp_path):
+    copy = COPIES["localized-narratives"](tmp_path / "narratives")
+    _, (first, second) = synthesized(tmp_path / "out", "localized-narratives", copy.path, **copy.settings)
+    words = trace_of(first)
+    assert words[0] == {
+        "utterance": "A large brown dog with a red collar", "start": 0.0, "stop": 8.5, "points": [[0.333, 0.0]],
+    }  # fmt: skip
+    assert [word["points"] for word in words[1:]] == [[], [], []]
+    # times are those of the audio, which is a part of the recording
+    assert trace_of(second) == [
+        {"utterance": "I see", "start": 0.0, "stop": 1.0, "points": []},
+        {"utterance": "a ball.", "start": 1.0, "stop": 3.0, "points": [[0.1, 0.2]]},
+    ]
+    assert " ".join(word["utterance"] for word in words) == first.question
 
 
 def test_captions_of_an_image_stay_in_one_split(tmp_path):
