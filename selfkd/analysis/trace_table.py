@@ -13,7 +13,7 @@ def trace_table(result: Mapping[str, Any]) -> Group:
     baselines, and how far it is above that of the narrative's other words, with its interval over images. NSS is in
     result.json."""
     table = Table(title="Attention to the image by word: AUC against mouse traces of")
-    for column in ("model, query", "layers", "the word", "others", "other images", "above others (95%)"):
+    for column in ("model, query", "layers", "the word", "others", "images", "above others (95%)"):
         is_name = column in ("model, query", "layers")
         table.add_column(column, justify="left" if is_name else "right", overflow="fold" if is_name else "ellipsis")
     lines = []

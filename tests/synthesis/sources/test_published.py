@@ -123,6 +123,16 @@ def test_missing_and_other_annotations_are_named(tmp_path, content, message):
         open_set(tmp_path, "lyra-textvqa", copy.path)
 
 
+def test_open_answers_keep_their_alternatives_for_a_judge(tmp_path):
+    copy = lyra_mmvet(tmp_path / "MM_vet_speech")
+    first, second = open_set(tmp_path, "lyra-mmvet", copy.path).rows
+    assert json.loads(first.details) == {"reference": "-1 <AND> -5 <OR> x=-1 or -5"} and first.answer == "-1 -5"
+    assert second.details == "" and second.answer == "a dog"
+    copy = COPIES["voiceassistant-eval"](tmp_path / "assistant")
+    open_one = open_set(tmp_path, "voiceassistant-eval", copy.path, **copy.settings).rows[1]
+    assert json.loads(open_one.details) == {"reference": "red <OR> dark red"}
+
+
 def test_a_part_of_a_set_without_its_questions_is_named(tmp_path):
     copy = lyra_mmvet(tmp_path / "MM_vet_speech")
     with pytest.raises(InputError, match=r"lyra_docvqa_audio.jsonl: no such file; lyra-docvqa is read from the folder"):
