@@ -24,6 +24,7 @@ from rich.text import Text
 from selfkd.errors import InputError
 from selfkd.evaluation.backends.chat_response import short
 from selfkd.evaluation.backends.openai_client import USAGE, EndpointSettings, OpenAIClient, saved_usage
+from selfkd.evaluation.benchmarks.open_ended import capabilities, reference_of
 from selfkd.evaluation.config import JudgeConfig
 from selfkd.evaluation.metrics import groups_in, vision_audio_gap
 from selfkd.evaluation.samples import read_samples
@@ -82,12 +83,6 @@ def correctness_messages(sample: Mapping[str, Any], reverse: bool = False) -> li
         {"role": "system", "content": PROMPT.format(examples="\n".join(examples))},
         {"role": "user", "content": json.dumps(fields, ensure_ascii=False)},
     ]
-
-
-def reference_of(sample: Mapping[str, Any]) -> str:
-    """The reference with its alternatives, where a benchmark has them; else the target."""
-    reference = sample["details"].get("reference", "")
-    return reference if isinstance(reference, str) and reference else sample["target"]
 
 
 def parse_score(text: str) -> Score:
@@ -184,7 +179,7 @@ def _by_category(judged: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Mean scores by category; an item of several (MM-Vet's "ocr,math") counts in each."""
     by_name: dict[str, list[float]] = {}
     for sample in judged:
-        for name in filter(None, (part.strip() for part in sample["category"].split(","))):
+        for name in capabilities(sample):
             by_name.setdefault(name, []).append(sample["score"])
     return {name: fmean(scores) for name, scores in sorted(by_name.items())}
 

@@ -28,7 +28,7 @@ from selfkd.evaluation.benchmarks.registry import BENCHMARKS
 from selfkd.evaluation.cascade import error_of
 from selfkd.evaluation.config import EvaluateConfig
 from selfkd.evaluation.grading import GRADED_COLUMNS, check_gradable, details_of, group_of, scoring_of
-from selfkd.evaluation.metrics import score, spread_over_voices
+from selfkd.evaluation.metrics import add_subset_errors, score, spread_over_voices
 from selfkd.evaluation.own_data import open_own_data
 from selfkd.evaluation.samples import QUESTIONS, SampleFile, prompt_hash, read_samples, sample, samples_path
 from selfkd.evaluation.tables import scores_table
@@ -180,7 +180,10 @@ def _run_benchmark(
         return {}
     for file in files.values():
         file.finish()
-    scores = score({modality: read_samples(file.path) for modality, file in files.items()}, config.seed)
+    samples = {modality: read_samples(file.path) for modality, file in files.items()}
+    scores = score(samples, config.seed)
+    if config.limit and (whole := _whole(examples))["items"] > len(chosen):
+        add_subset_errors(scores, samples, whole)
     for modality in files:
         scores[modality]["scoring"] = scoring_of(name, config.scoring)
     if "audio" in scores:  # rejected by synthesis, so in no modality
@@ -222,6 +225,12 @@ def _without(folder: ExampleFolder, found: Sequence[Unusable]) -> ExampleFolder:
     if len(lost) == len(folder):
         raise InputError(f"data: {folder.folder}: no row is left: {unusable_text(found, len(folder))}")
     return folder.without(lost)
+
+
+def _whole(examples: ExampleFolder) -> Mapping[str, int]:
+    """The items and groups of which a limited run has a part: those of the benchmark, or of the folder itself."""
+    groups = _groups(examples)
+    return read_manifest(examples.folder).get("whole") or {"items": len(groups), "groups": len(set(groups))}
 
 
 def _limited(examples: ExampleFolder, limit: int) -> list[int]:

@@ -28,6 +28,7 @@ from selfkd.evaluation.uncertainty import (
     score_interval,
     share_of_gap,
     sign_flip_p,
+    subset_stderr,
 )
 from selfkd.evaluation.verdicts import gap_verdict, no_verdict_reason, share_verdict
 
@@ -127,6 +128,25 @@ def score(samples: Mapping[str, Sequence[Sample]], seed: int) -> dict[str, Any]:
             warnings = outcome_warnings(samples["text"], samples[modality], modality)
             scores[key] = vision_audio_gap(samples["text"], samples[modality], seed, chance) | {"warnings": warnings}
     return scores
+
+
+def add_subset_errors(
+    scores: dict[str, Any], samples: Mapping[str, Sequence[Sample]], whole: Mapping[str, int]
+) -> None:
+    """Adds `subset` to the scores of each modality, and to the gap, of a benchmark of which only random whole groups
+    were run: {"of_items", "of_groups", "stderr"}, the standard error against the whole of `whole` items and groups."""
+    sizes = {"of_items": whole["items"], "of_groups": whole["groups"]}
+
+    def add(to: dict[str, Any], values: Sequence[float], of: Sequence[Sample]) -> None:
+        if values:
+            to["subset"] = sizes | {"stderr": subset_stderr(values, groups_in(of), whole["groups"])}
+
+    for modality, some in samples.items():
+        answered = [s for s in some if not s["error"]]
+        add(scores[modality], _scores(answered), answered)
+    if scores.get("gap", {}).get("n"):
+        text, audio = pair_samples(samples["text"], samples["audio"])
+        add(scores["gap"], [a["score"] - b["score"] for a, b in zip(text, audio, strict=True)], text)
 
 
 def groups_in(samples: Sequence[Sample]) -> list[str]:

@@ -81,6 +81,25 @@ def clustered_stderr(values: ArrayLike, groups: Groups = None) -> float | None:
     return float(np.sqrt(variance)) if variance > 1e-18 * float((items_n1**2).max()) else None
 
 
+def subset_stderr(values: ArrayLike, groups: Groups, of_groups: int) -> float | None:
+    """The standard error of the mean of items (n,) of random whole groups as an estimate of the mean over all
+    `of_groups` groups of a finite population: what a fast subset may differ from the whole by. None for a single group,
+    and where no group differs from another; 0 for all groups.
+
+    se^2 = (1 - g/G) * g/(g - 1) * sum over groups of (sum of x_i - m)^2 / n^2: the ratio estimator of a mean over
+    clusters, sampled without replacement (Cochran 1977, Sampling Techniques, sections 2.6 and 9A.1).
+    """
+    items_n1 = flat(values)
+    sums_G1, _ = group_sums(items_n1 - items_n1.mean(), groups)
+    count, n = len(sums_G1), len(items_n1)
+    if count >= of_groups:
+        return 0.0
+    squares = float((sums_G1**2).sum())
+    if count < 2 or squares <= 1e-18 * float((items_n1**2).max()):
+        return None
+    return float(np.sqrt((1 - count / of_groups) * count / (count - 1) * squares)) / n
+
+
 def flat(values: ArrayLike) -> NDArray[np.float64]:
     """(n, M) for items (n, M) or (n,); raises ValueError without items."""
     items = np.asarray(values, dtype=np.float64)

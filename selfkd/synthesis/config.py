@@ -14,7 +14,7 @@ from selfkd.toy_world.scenes import Split
 SourceName = Literal[
     "words", "world", "world-noisy", "easy-vqa", "mmalign-world",
     "benchmark", "llava", "jsonl", "datasets", "librispeech", "common-voice", "gigaspeech", "lhotse",
-    "stamps", "stamps-mmalign",
+    "stamps", "stamps-mmalign", "mmmb",
     "babillage-coco", "babillage-ocrvqa", "babillage-vqav2", "voiceassistant-eval",
     "lyra-textvqa", "lyra-docvqa", "lyra-chartvqa", "lyra-mmvet", "omnibench", "spokenvisit",
     "voicebench-commoneval", "voicebench-wildvoice", "voicebench-sdqa",
@@ -53,8 +53,9 @@ class SynthesizeConfig:
         engine: TTS engine.
         engine_path: Folder of Kokoro's files, of Piper's voices or of recordings; base URL of an endpoint.
         engine_model: Model of an endpoint.
-        voices: "training", "random" or "heldout" (subsets of the espeak voices; "training" with another engine: all of
-            the language), or names separated by commas, name:weight. An endpoint has its own: name them.
+        voices: "training", "random" or "heldout" (subsets of the espeak voices, "random" in English only; "training"
+            with another engine: all of the language), or names separated by commas, name:weight. An endpoint has its
+            own: name them.
         language: Language of the questions; voices of another are refused.
         instruction: Whether the sentence on the answer's form stays text or becomes audio too (llava).
         rate_wpm: Lowest and highest rate, in words a minute.

@@ -15,6 +15,7 @@ from selfkd.synthesis.sources.caption_corpora import (
     speech_coco,
 )
 from selfkd.synthesis.sources.llava import llava
+from selfkd.synthesis.sources.mmmb import mmmb
 from selfkd.synthesis.sources.published import LAYOUTS, published_set
 from selfkd.synthesis.sources.rows import Clip
 from selfkd.synthesis.sources.stamps import stamps, stamps_mmalign
@@ -110,6 +111,8 @@ def open_source(config: SynthesizeConfig) -> Source:
         return published_set(config)
     if config.source in CAPTIONS:
         return CAPTIONS[config.source](config)
+    if config.source == "mmmb":
+        return mmmb(config)
     if config.source in TASKS:
         return xmodbench(config)
     folders = Folders(images, Path(config.recordings) if config.recordings else None)
