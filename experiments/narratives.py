@@ -70,7 +70,7 @@ def write_narrative(folder: Path, number: int, seed: int, engine: TTSEngine) -> 
     name = image_name(number)
     soundfile.write(folder / "recordings" / f"{name}.wav", np.concatenate(audio), SAMPLE_RATE_HZ)
     (folder / "images" / f"{name}.jpg").write_bytes(image_to_png(render(scene)))
-    caption = " ".join(entry["utterance"] for entry in timed)
+    caption = " ".join(text for text, _ in narrative(scene))
     record = {"dataset_id": "toy", "image_id": name, "annotator_id": VOICES.index(voice), "caption": caption}
     return record | {"timed_caption": timed, "traces": traces, "voice_recording": f"{name}.wav"}
 
@@ -90,8 +90,8 @@ def main() -> None:
     records = [write_narrative(published, n, options.seed, engine) for n in islice(of_split, options.count)]
     file = published / "toy_localized_narratives.jsonl"
     write_text(file, "".join(json.dumps(record) + "\n" for record in records))
-    folders = {"images": str(published / "images"), "recordings": str(published / "recordings")}
-    synthesize(SynthesizeConfig(data, "localized-narratives", str(file), split=SPLIT, count=0, **folders))
+    images, recordings = str(published / "images"), str(published / "recordings")
+    synthesize(SynthesizeConfig(data, "localized-narratives", str(file), images, recordings, split=SPLIT, count=0))
     analyze_attention(AttentionConfig(options.models, [str(data)], options.output / "attention"))
 
 

@@ -97,10 +97,9 @@ def average_gap(each: Sequence[Mapping[str, Any]], text: Mapping[str, Any]) -> d
 
 def _subset(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """`subset` of the mean of scores, some of which are of a part of their benchmark; {} where none is."""
-    subsets = [s["subset"] for s in each if "subset" in s]
-    return (
-        {"subset": {"stderr": _stderr([s.get("subset", {"stderr": 0.0})["stderr"] for s in each])}} if subsets else {}
-    )
+    if not any("subset" in s for s in each):
+        return {}
+    return {"subset": {"stderr": _stderr([s.get("subset", {"stderr": 0.0})["stderr"] for s in each])}}
 
 
 def _stderr(each: Sequence[float | None]) -> float | None:

@@ -180,7 +180,7 @@ def _run_benchmark(
         return {}
     for file in files.values():
         file.finish()
-    samples = {modality: read_samples(file.path) for modality, file in files.items()}
+    samples: dict[str, Any] = {modality: read_samples(file.path) for modality, file in files.items()}
     scores = score(samples, config.seed)
     if config.limit and (whole := _whole(examples))["items"] > len(chosen):
         add_subset_errors(scores, samples, whole)
