@@ -120,7 +120,7 @@ def test_open_answers_are_scored_with_agreements_and_the_gap(tmp_path, capsys):
             return json.dumps({"score": score, "reason": "r"})
 
         server.prediction = scored
-        config = JudgeConfig(run, "correctness", "a-judge", server.url, repeats=10)
+        config = JudgeConfig(run, "a-judge", server.url, criterion="correctness", repeats=10)
         result = judge_run(config)
         requests = len(server.requests)
         assert requests == 2 * (23 + 10), "an empty response needs no judge"
@@ -150,7 +150,7 @@ def test_open_answers_are_scored_with_agreements_and_the_gap(tmp_path, capsys):
 def test_bad_settings_are_refused(tmp_path, change, message):
     run = open_run(tmp_path / "run", 2)
     with pytest.raises(InputError, match=message):
-        judge_run(replace(JudgeConfig(run, "correctness", "j", "http://127.0.0.1:9"), **change))
+        judge_run(replace(JudgeConfig(run, "j", "http://127.0.0.1:9", criterion="correctness"), **change))
 
 
 def test_a_run_without_open_answers_is_named(tmp_path, capsys):
