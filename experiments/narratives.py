@@ -39,10 +39,10 @@ def image_name(number: int) -> str:
 
 def narrative(scene: Scene) -> list[tuple[str, Thing | None]]:
     """(utterance, what the mouse is over): a sentence about each thing and the next one to its right."""
-    said: list[tuple[str, Thing | None]] = []
+    utterances: list[tuple[str, Thing | None]] = []
     for left, right in pairwise(sorted(scene.things, key=lambda thing: thing.x)):
-        said += [(f"The {left.name}", left), ("is left of", None), (f"the {right.name}.", right)]
-    return said
+        utterances += [(f"The {left.name}", left), ("is left of", None), (f"the {right.name}.", right)]
+    return utterances
 
 
 def hover(thing: Thing, start: float, stop: float, rng: random.Random) -> list[dict[str, float]]:

@@ -36,14 +36,14 @@ from selfkd.training.data import MODALITIES, Modality, PairedItem
 FRAMES_PER_SECOND = 50  # of the speech encoder
 BASELINES = ("other_words", "other_images")
 SCORES = {"nss": nss, "auc": auc}
-DRAWN = 10  # words about other images, for each word
+SAMPLED = 10  # words about other images, for each word
 TRACE_MEASURES = {
     "nss": "attention of a word's rows at the cells of its trace, in standard deviations over the image; 0 is chance",
     "auc": "probability that a cell of the trace has more attention than another cell; 0.5 is chance",
     "nss_other_words": "the same attention against the traces of the other words of the narrative",
     "auc_other_words": "the same attention against the traces of the other words of the narrative",
-    "nss_other_images": f"the same attention against the traces of {DRAWN} words about other images",
-    "auc_other_images": f"the same attention against the traces of {DRAWN} words about other images",
+    "nss_other_images": f"the same attention against the traces of {SAMPLED} words about other images",
+    "auc_other_images": f"the same attention against the traces of {SAMPLED} words about other images",
     "nss_above_other_words": "nss minus nss_other_words",
     "auc_above_other_words": "auc minus auc_other_words",
     "nss_above_other_images": "nss minus nss_other_images",
@@ -73,10 +73,10 @@ class Traces:
                 self._pool += [(self._image[example.id], word) for word in words if word["points"]]
 
     def others(self, name: str, number: int) -> list[TracedWord]:
-        """`DRAWN` words about other images than that of example `name`, or all where there are fewer."""
+        """`SAMPLED` words about other images than that of example `name`, or all where there are fewer."""
         pool = [word for image, word in self._pool if image != self._image[name]]
         rng = np.random.default_rng([self.seed, number, *name.encode()])
-        return [pool[at] for at in rng.permutation(len(pool))[:DRAWN]]
+        return [pool[at] for at in rng.permutation(len(pool))[:SAMPLED]]
 
 
 def word_rows(

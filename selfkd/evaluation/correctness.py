@@ -122,9 +122,9 @@ def judge_correctness(config: JudgeConfig, settings: EndpointSettings, paths: Se
         client = OpenAIClient(config.url, config.model, settings, usage)
         first, second = {}, {}
         for path, some in samples.items():
-            asked = [s for s in some if s["prediction"].strip()]  # an empty response is wrong, whoever judges
-            first[path] = judge_file(folder / path.name, asked, client, path.stem, _criterion(reverse=False))
-            again = sorted(asked, key=_order)[: config.repeats]
+            to_judge = [s for s in some if s["prediction"].strip()]  # an empty response is wrong, whoever judges
+            first[path] = judge_file(folder / path.name, to_judge, client, path.stem, _criterion(reverse=False))
+            again = sorted(to_judge, key=_order)[: config.repeats]
             file = folder / f"{path.stem}.again.jsonl"
             second[path] = judge_file(file, again, client, f"{path.stem}, again", _criterion(reverse=True))
     judged = {path: _with_scores(some, first[path]) for path, some in samples.items()}

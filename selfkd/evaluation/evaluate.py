@@ -182,7 +182,7 @@ def _run_benchmark(
         file.finish()
     samples: dict[str, Any] = {modality: read_samples(file.path) for modality, file in files.items()}
     scores = score(samples, config.seed)
-    if config.limit and (whole := _whole(examples))["items"] > len(chosen):
+    if whole := read_manifest(examples.folder).get("whole"):  # of a public benchmark that was limited
         add_subset_errors(scores, samples, whole)
     for modality in files:
         scores[modality]["scoring"] = scoring_of(name, config.scoring)
@@ -225,12 +225,6 @@ def _without(folder: ExampleFolder, found: Sequence[Unusable]) -> ExampleFolder:
     if len(lost) == len(folder):
         raise InputError(f"data: {folder.folder}: no row is left: {unusable_text(found, len(folder))}")
     return folder.without(lost)
-
-
-def _whole(examples: ExampleFolder) -> Mapping[str, int]:
-    """The items and groups of which a limited run has a part: those of the benchmark, or of the folder itself."""
-    groups = _groups(examples)
-    return read_manifest(examples.folder).get("whole") or {"items": len(groups), "groups": len(set(groups))}
 
 
 def _limited(examples: ExampleFolder, limit: int) -> list[int]:

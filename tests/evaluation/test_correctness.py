@@ -59,8 +59,8 @@ def test_the_judge_gets_the_whole_reference_and_examples_in_both_orders():
         "question": "What is x?", "reference": "-1 <AND> 5 <OR> 7", "prediction": "1",
     }  # fmt: skip
     reverse = correctness_messages(item, reverse=True)[0]["content"]
-    places = [[text.index(json.dumps(p)) for _, _, p, _ in EXAMPLES] for text in (system["content"], reverse)]
-    assert places[0] == sorted(places[0]) and places[1] == sorted(places[1], reverse=True)
+    positions = [[text.index(json.dumps(p)) for _, _, p, _ in EXAMPLES] for text in (system["content"], reverse)]
+    assert positions[0] == sorted(positions[0]) and positions[1] == sorted(positions[1], reverse=True)
     assert '"prediction": "1"' in user["content"] and json.loads('{"score": 0.0}')
 
 

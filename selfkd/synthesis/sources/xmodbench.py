@@ -84,8 +84,8 @@ def _rows(source: str, file: Path, images: Path, recordings: Path, skipped: Coun
 def _texts(question: str) -> tuple[str, str]:
     """(text before the options, text after them)."""
     found = _ANSWER_FORMAT.search(question)
-    asked = _AUDIO.sub("option", question[: found.start()] if found else question)
-    return f"{asked}\n{IN_ORDER}\n", f"\n{found[1]}" if found else ""
+    before = _AUDIO.sub("option", question[: found.start()] if found else question)
+    return f"{before}\n{IN_ORDER}\n", f"\n{found[1]}" if found else ""
 
 
 def _below_media(medium: Mapping[str, Any]) -> str:
