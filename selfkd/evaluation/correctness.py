@@ -203,22 +203,23 @@ def correctness_table(result: Mapping[str, Any]) -> Group:
     for name, f in result["metrics"].items():
         error = "" if f["stderr"] is None else f" ({100 * f['stderr']:.1f})"
         score = "–" if f["score"] is None else f"{100 * f['score']:.1f}{error}"
-        table.add_row(name, str(f["judged"]), score, kappa_cell(f["with_rule"]), kappa_cell(f["with_itself"]))
+        kappas = (kappa_cell(f[of], "\n") for of in ("with_rule", "with_itself"))
+        table.add_row(name, str(f["judged"]), score, *kappas)
     lines = [f"{name}: text minus audio {gap_text(gap)}" for name, gap in result["gaps"].items() if gap["n"]]
     lines.append(
-        f"{result['about']['judge']}: kappa (95%) of n, with the rule where the reference has at most {MAX_RULE_WORDS} "
-        "words, and with its own second scores"
+        f"{result['about']['judge']}: kappa of n responses (95%), with the rule where the reference has at most "
+        f"{MAX_RULE_WORDS} words, and with its own second scores"
     )
     return Group(table, *map(Text, lines))
 
 
-def kappa_cell(found: Mapping[str, Any]) -> str:
-    """ "0.86 (0.71 to 0.95) of 60"."""
+def kappa_cell(found: Mapping[str, Any], separator: str = " ") -> str:
+    """ "0.86 of 60 (0.71 to 0.95)"."""
     if not found:
         return "–"
     kappa = "–" if found["kappa"] is None else f"{found['kappa']:.2f}"
-    ends = "" if found["low"] is None else f" ({found['low']:.2f} to {found['high']:.2f})"
-    return f"{kappa}{ends} of {found['n']}"
+    ends = "" if found["low"] is None else f"{separator}({found['low']:.2f} to {found['high']:.2f})"
+    return f"{kappa} of {found['n']}{ends}"
 
 
 def gap_text(gap: Mapping[str, Any]) -> str:

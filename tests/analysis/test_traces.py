@@ -10,7 +10,7 @@ import pytest
 import torch
 from examples import toy_examples
 
-from selfkd.analysis.analyze_attention import analyze_attention
+from selfkd.analysis.analyze_attention import _trace, analyze_attention
 from selfkd.analysis.config import AttentionConfig
 from selfkd.analysis.forward import modality_of, text_query
 from selfkd.analysis.schemas import AttentionResult
@@ -152,6 +152,16 @@ def test_items_without_a_score_have_a_reason():
     assert score_trace(Traces(examples, 0), name, (2, 2), maps, some) == {"left_out": FEW_WORDS}
     # in a grid of one cell every trace is the whole image
     assert score_trace(Traces(examples, 0), name, (1, 1), maps, has_rows) == {"left_out": FEW_WORDS}
+
+
+def test_an_image_of_several_tiles_is_left_out_by_name(parts):
+    model, processor = parts
+    (example,) = narratives(1)
+    item = paired_item(processor, example)
+    tiles = replace(item, image_inputs={"pixel_values": item.image_inputs["pixel_values"].repeat(4, 1, 1, 1)})
+    modalities = {"audio": SimpleNamespace(image_tokens=64)}
+    assert _trace(model, tiles, Traces([example], 0), modalities, {}, 0, "") == {"left_out": NOT_ONE_GRID}
+    assert _trace(model, item, Traces([example], 0), modalities, {}, 0, STRETCHED) == {"left_out": STRETCHED}
 
 
 def test_words_about_other_images_are_the_same_in_each_run():

@@ -136,8 +136,10 @@ def test_open_answers_are_scored_with_agreements_and_the_gap(tmp_path, capsys):
     (table,) = [t for t in [_correctness_table([SimpleNamespace(folder=run, name="run")])] if t.rows]
     assert [row[0] for row in table.rows] == ["mine.audio", "mine.text"] and table.rows[0][3].startswith("30.0%")
     assert "judged by a-judge" in table.note and "mine 56.2" in table.note
-    printed = " ".join(capsys.readouterr().out.split())
-    assert "text minus audio 56.2" in printed and "1.00" in printed and "of 12" in printed
+    output = capsys.readouterr().out
+    printed = " ".join(output.split())
+    assert "text minus audio 56.2" in printed and "1.00 of 12" in printed
+    assert max(len(line) for line in output.splitlines() if line[:1] in "┏│└") <= 80
 
 
 @pytest.mark.parametrize(
