@@ -53,7 +53,7 @@ def test_the_scale_of_the_map_does_not_matter(pair, scale):
     assert nss(scale * values, mask) == pytest.approx(nss(values, mask), abs=1e-6)
     # all masks of one size together have the mean 0
     cells = len(values)
-    assert nss(values, np.eye(cells)).mean() == pytest.approx(0, abs=1e-6)
+    assert nss(values, np.identity(cells)).mean() == pytest.approx(0, abs=1e-6)
 
 
 def test_each_layer_is_scored_against_each_mask():

@@ -123,7 +123,7 @@ def maps_of(*words):
 LEFT_MAP, RIGHT_MAP = [0.3, 0.0, 0.3, 0.0], [0.0, 0.2, 0.0, 0.2]
 
 
-def test_attention_to_the_own_trace_is_told_from_that_of_other_words():
+def test_attention_to_the_own_trace_scores_above_that_of_other_words():
     examples = narratives(3)
     traces, has_rows = Traces(examples, 0), np.array([True, True, True])
     found = score_trace(traces, examples[0].id, (2, 2), maps_of(LEFT_MAP, RIGHT_MAP, LEFT_MAP), has_rows)
@@ -193,7 +193,7 @@ def test_summary_of_known_items():
 
 
 @pytest.mark.slow
-def test_stage_scores_traces_and_counts_what_it_leaves_out(parts, tmp_path, capsys):
+def test_stage_scores_traces_and_counts_items_left_out(parts, tmp_path, capsys):
     for part in parts:
         part.save_pretrained(tmp_path / "model")
     examples = narratives(6)
