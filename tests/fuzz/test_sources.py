@@ -2,6 +2,7 @@
 
 A row may be rejected, or the file refused; nothing outside of the source's own folders is read."""
 
+import base64
 import gzip
 import io
 import json
@@ -80,6 +81,7 @@ COCO_CAPTIONS = {"data": [{"image": "a.png", "captions": [
 NARRATIVE = {
     "dataset_id": "mscoco_val2017", "image_id": "a", "annotator_id": 9, "caption": "A dog.", "voice_recording": "a.wav",
     "timed_caption": [{"utterance": "A dog.", "start_time": 0.0, "end_time": 0.5}],
+    "traces": [[{"x": 0.1, "y": 0.2, "t": 0.1}, {"x": 0.2, "y": 0.2, "t": 0.2}]],
 }  # fmt: skip
 SPEECH_COCO = [
     {"captionID": n, "imageID": COCO_IMAGE, "wavFilename": "a.wav", "text": "A dog.", "speaker": "Phil"}
@@ -90,6 +92,8 @@ XMODBENCH = [{"question": "Which audio? Answer the question with A, B, C, or D",
               "conditions": {"modality": "Image", "input": "/x/Data/a.png"},
               "options": dict.fromkeys("ABCD", XMOD_OPTION)}]  # fmt: skip
 XMODBENCH_FILE = "tasks/03_speech/recognition/acr_audio_bench_questions_vision_audio.json"
+MMMB = [{"index": str(n), "question": "What is it?", "A": "a star", "B": "a dog", "answer": "A", "category": "c",
+         "image": base64.b64encode(IMAGE).decode() if n == 0 else "0"} for n in range(2)]  # fmt: skip
 VOICE = [{"client_id": "x", "path": "a.wav", "sentence": "Hello there.", "up_votes": "2"}] * 2
 # source -> (name of its file, rows of it, bytes of these rows)
 Written = Callable[[Any], bytes]
@@ -147,6 +151,7 @@ KINDS: dict[str, tuple[SourceName, str, Any, Written]] = {
     "spoken-coco": ("spoken-coco", "SpokenCOCO_val.json", COCO_CAPTIONS, as_json),
     "speech-coco": ("speech-coco", "train_2014.sqlite3", SPEECH_COCO, database),
     "xmodbench": ("xmodbench-recognition", XMODBENCH_FILE, XMODBENCH, as_json),
+    "mmmb": ("mmmb", "mmmb_en.tsv", MMMB, delimited("\t")),
     "localized-narratives": ("localized-narratives", "narratives.jsonl", [NARRATIVE], lines),
     "flickr8k-audio": ("flickr8k-audio", "wav2capt.txt", "a.wav a.png #0\nlink.wav a.png #1\n", str.encode),
     "stamps": ("stamps", "animals/koala.txt", "A koala.\nes.utf8=Un koala.\n", str.encode),
