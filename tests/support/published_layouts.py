@@ -275,7 +275,7 @@ def speech_coco(folder: Path) -> Copy:
 
 def _xmodbench(task: str) -> Callable[[Path], Copy]:
     """Files name media by a folder of their authors' machine; the second record has a video in place of the image."""
-    media = "/home/xwang378/scratch/2025/AudioBench/benchmark/Data/audiobench_rendertext"
+    media = "/home/author/AudioBench/benchmark/Data/audiobench_rendertext"
     texts = ["I like to play guitar.", "I like to spray guitar.", "I enjoy music.", "I pursue guitar."]
 
     def made(folder: Path) -> Copy:
