@@ -27,6 +27,7 @@ from selfkd.evaluation.benchmarks import official_scoring
 from selfkd.evaluation.benchmarks.answer_parsing import chosen_letter, options_of, yes_or_no
 from selfkd.evaluation.benchmarks.registry import BENCHMARKS
 from selfkd.evaluation.cascade import question_form
+from selfkd.evaluation.correctness import parse_score
 from selfkd.evaluation.grading import SCORED_TYPES, parse
 from selfkd.evaluation.judge import parse_verdict
 from selfkd.evaluation.overlap import overlap
@@ -119,6 +120,7 @@ READERS: dict[str, Callable[[str], Any]] = {
     },
     "Prediction": Prediction,
     "parse_verdict": parse_verdict,
+    "parse_score": parse_score,
     "parse_chat_response": lambda text: parse_chat_response(
         json.dumps({"choices": [{"message": {"content": text, "reasoning": text}}]}).encode()
     ),

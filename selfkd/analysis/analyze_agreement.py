@@ -73,7 +73,7 @@ def analyze_agreement(config: AgreementConfig) -> dict[str, Any]:
     outcomes = {b: _outcomes(config, b, examples, list(models)) for b, examples in benchmarks.items()}
 
     def measure(
-        model: OmniModel, _: list[PairedItem], examples: list[Example], batch: Any, questions: list[slice]
+        model: OmniModel, _: Any, __: list[PairedItem], examples: list[Example], batch: Any, questions: list[slice]
     ) -> list[Record]:
         agreements = agreement_of_batch(model, batch, questions)
         return [

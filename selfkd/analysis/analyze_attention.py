@@ -3,7 +3,8 @@
 Writes into a run directory for each benchmark and model `items/BENCHMARK.MODEL.jsonl` (one item per line: each of
 `MEASURES` by layer, for both modalities), `heads/BENCHMARK.MODEL.json` (means over items with their intervals, by layer
 and head), `maps/BENCHMARK.MODEL.jsonl` (grids of attention over the image), and last `result.json` (means over items,
-differences of modalities and of models on the same items, with their intervals).
+differences of modalities and of models on the same items, with their intervals). Items with a mouse trace are scored
+against it, too (`traces.py`), and the scores are printed.
 """
 
 import json
@@ -12,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from selfkd.analysis.attention import BY_HEAD, MEASURES, ModalityAttention, attention_of_batch, image_map
+from selfkd.analysis.attention import BY_HEAD, MEASURES, ModalityAttention, attention_of_batch, image_grid, image_map
 from selfkd.analysis.config import AttentionConfig
+from selfkd.analysis.forward import Continuation
 from selfkd.analysis.interventions import interventions_of, outcomes_of_batch
 from selfkd.analysis.runner import (
     Record,
@@ -32,6 +34,16 @@ from selfkd.analysis.runner import (
     thirds_of,
     with_images,
 )
+from selfkd.analysis.trace_table import trace_table
+from selfkd.analysis.traces import (
+    NOT_ONE_GRID,
+    TRACE_MEASURES,
+    Traces,
+    score_trace,
+    summarize_traces,
+    why_not_scored,
+    word_rows,
+)
 from selfkd.data.example import Example
 from selfkd.errors import InputError
 from selfkd.evaluation.metrics import groups_in
@@ -39,6 +51,7 @@ from selfkd.evaluation.uncertainty import DIFFERENCE, LEVEL, RESAMPLES, SCORE, G
 from selfkd.files import write_json, write_text
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.run_dir import Run
+from selfkd.terminal import table_console
 from selfkd.training.data import MODALITIES, Modality, PairedItem
 
 # compared with whether the response is right, item by item
@@ -54,13 +67,29 @@ def analyze_attention(config: AttentionConfig) -> dict[str, Any]:
     benchmarks = with_images(folders, config.limit)
     ids_with_maps = {e.id for examples in benchmarks.values() for e in examples[: config.maps]}
 
+    traces = {benchmark: Traces(examples, config.seed) for benchmark, examples in benchmarks.items()}
+    traces_of = {name: of for of in traces.values() for name in of.words}
+
     def measure(
-        model: OmniModel, items: list[PairedItem], examples: list[Example], batch: Any, questions: list[slice]
+        model: OmniModel,
+        processor: Any,
+        items: list[PairedItem],
+        examples: list[Example],
+        batch: Any,
+        questions: list[slice],
     ) -> list[Record]:
         count = len(model.vlm.get_decoder().layers)
         layers = sorted(set(config.map_layers or (count // 2, count - 1)))
         needs_maps = any(e.id in ids_with_maps for e in examples)
-        attention = attention_of_batch(model, batch, questions, layers if needs_maps else ())
+        words = [[] if why_not_scored(e) or e.id not in traces_of else traces_of[e.id].words[e.id] for e in examples]
+        rows: dict[Modality, Any] = {}
+
+        def rows_of_words(modality: Modality, continuation: Continuation) -> Any:
+            rows[modality] = word_rows(model, processor, modality, continuation, examples, items, questions, words)
+            return rows[modality]
+
+        needed = rows_of_words if any(words) else None
+        attention = attention_of_batch(model, batch, questions, layers if needs_maps else (), needed)
         interventions = interventions_of(config.interventions, thirds_of(count))
         outcomes = outcomes_of_batch(model, batch, questions, interventions) if config.interventions else None
         records = []
@@ -70,6 +99,10 @@ def analyze_attention(config: AttentionConfig) -> dict[str, Any]:
             record["outcomes"] = {modality: v.outcome for modality, v in modalities.items()}
             if outcomes is not None:
                 record["interventions"] = outcomes[i]
+            if example.id in traces_of:
+                record["trace"] = _trace(
+                    model, item, traces_of[example.id], modalities, rows, i, why_not_scored(example)
+                )
             record["heads"] = {modality: v.by_head() for modality, v in modalities.items()}
             record["maps"] = [
                 {"id": item.id, "modality": modality, "layer": layer, "grid": grid}
@@ -107,6 +140,8 @@ def analyze_attention(config: AttentionConfig) -> dict[str, Any]:
             for benchmark in benchmarks
         }
         run.finish(benchmarks=result, inputs=run.inputs, about=_about(config))
+        if any(any("trace" in found for found in of["models"].values()) for of in result.values()):
+            table_console().print(trace_table(result))
         return result
 
 
@@ -133,6 +168,8 @@ def summarize_attention(records: dict[str, list[Record]], seed: int) -> dict[str
             "outcomes": _outcomes([r["outcomes"] for r in records[model]], seed, groups),
             "attention_and_exact": _attention_and_exact(records[model], modalities, seed, groups),
         }
+        if trace := summarize_traces(records[model], seed):
+            result["models"][model]["trace"] = trace
         if all("interventions" in record for record in records[model]):
             result["models"][model]["interventions"] = _interventions(records[model], seed, groups)
     for a, b in pairs(list(values)):
@@ -224,5 +261,33 @@ def _map(model: OmniModel, item: PairedItem, attention: ModalityAttention, layer
     return [rounded(row) for row in grid]
 
 
+def _trace(
+    model: OmniModel,
+    item: PairedItem,
+    traces: Traces,
+    modalities: Mapping[Modality, ModalityAttention],
+    rows: Mapping[Modality, Any],
+    at: int,
+    reason: str,
+) -> dict[str, Any]:
+    """The scores of the trace of item `at` of a batch, or why there are none."""
+    if reason:
+        return {"left_out": reason}
+    try:
+        grid = image_grid(model, item, modalities["audio"].image_tokens)
+    except InputError:
+        return {"left_out": NOT_ONE_GRID}
+    count = len(traces.words[item.id])
+    has_rows = np.logical_and(*((rows[m][at, :, :count].sum(0) > 0).numpy() for m in MODALITIES))
+    maps = {m: v.word_maps_LWI[:, :count].numpy() for m, v in modalities.items() if v.word_maps_LWI is not None}
+    return score_trace(traces, item.id, grid, maps, has_rows)
+
+
 def _about(config: AttentionConfig) -> dict[str, Any]:
-    return {"measures": MEASURES, "level": LEVEL, "resamples": RESAMPLES, "seed": config.seed}
+    return {
+        "measures": MEASURES,
+        "trace_measures": TRACE_MEASURES,
+        "level": LEVEL,
+        "resamples": RESAMPLES,
+        "seed": config.seed,
+    }

@@ -11,7 +11,7 @@ computed again from the same queries, keys, mask, scaling and cap, a chunk of ro
 (B, H, CHUNK_ROWS, T) is in memory, never (B, H, T, T).
 
 Legend: B items, H heads, S rows after the prefix, C rows of a chunk, T keys, E head width, G groups of rows, K
-groups of keys, L layers.
+groups of keys, L layers, W words, I image tokens.
 """
 
 import math
@@ -28,6 +28,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from selfkd.analysis.forward import (
     KEYS,
+    Continuation,
     Outcome,
     TokenPositions,
     encode_shared_prefix,
@@ -48,13 +49,16 @@ class AttentionSums:
     """Attention of the rows of one modality, by groups of keys.
 
     `sums[layer]` (B, H, G, K) is summed over the rows of each of `ROWS`, fp32. `maps[layer]` (B, T), for `map_layers`
-    only, is the attention of query rows to each key, summed over rows, mean over heads.
+    only, is the attention of query rows to each key, summed over rows, mean over heads. `word_maps[layer]` (B, W, T) is
+    the same of the rows of each word, with the weights `words_BSW` where there are any, in every layer.
     """
 
     positions: TokenPositions
     map_layers: tuple[int, ...] = ()
+    words_BSW: Tensor | None = None  # noqa: N815
     sums: dict[int, Tensor] = field(default_factory=dict)
     maps: dict[int, Tensor] = field(default_factory=dict)
+    word_maps: dict[int, Tensor] = field(default_factory=dict)
 
     @torch.no_grad()
     def add(self, layer: int, query_BHSE: Tensor, key_BHTE: Tensor, mask: Tensor | None, **options: Any) -> None:
@@ -76,21 +80,34 @@ class AttentionSums:
 
         sums_BHGK: Tensor | float = 0.0
         map_BT: Tensor | float = 0.0
+        words_BWT: Tensor | float = 0.0
+        words_BQW = None if self.words_BSW is None else self.words_BSW[item_B1, at_BQ] * is_there_BQ[..., None]
         for start in range(0, at_BQ.shape[1], CHUNK_ROWS):
             at_BC, weight_BCG = at_BQ[:, start : start + CHUNK_ROWS], weight_BQG[:, start : start + CHUNK_ROWS]
             share_BHCT = attention_rows(query_BHSE, key_BHTE, mask, at_BC, **options)
             sums_BHGK = sums_BHGK + torch.einsum("bhck,bcg->bhgk", share_BHCT @ keys_BTK[:, None], weight_BCG)
+            by_row_BCT = share_BHCT.mean(1) if layer in self.map_layers or words_BQW is not None else share_BHCT
             if layer in self.map_layers:
-                by_row_BCT = share_BHCT.mean(1)
                 map_BT = map_BT + torch.einsum("bct,bc->bt", by_row_BCT, weight_BCG[..., ROWS.index("query")])
+            if words_BQW is not None:
+                words_BCW = words_BQW[:, start : start + CHUNK_ROWS]
+                words_BWT = words_BWT + torch.einsum("bct,bcw->bwt", by_row_BCT, words_BCW)
         assert isinstance(sums_BHGK, Tensor), "there are no rows"  # noqa: S101 an invariant of this code, no check of input
         self.sums[layer] = sums_BHGK
         if isinstance(map_BT, Tensor):
             self.maps[layer] = map_BT
+        if isinstance(words_BWT, Tensor):
+            self.word_maps[layer] = words_BWT
 
     def stacked(self) -> Tensor:
         """(B, L, H, G, K) of all layers."""
         return torch.stack([self.sums[layer] for layer in sorted(self.sums)], dim=1)
+
+    def words_of(self, item: int, is_image_T: Tensor) -> Tensor | None:
+        """(L, W, I) of an item, on the CPU; None where no words were given."""
+        if not self.word_maps:
+            return None
+        return torch.stack([self.word_maps[layer][item][:, is_image_T] for layer in sorted(self.word_maps)]).cpu()
 
 
 def attention_rows(
@@ -204,7 +221,7 @@ class ModalityAttention:
     """One item in one modality. `share_LHGK` is the attention to each of `KEYS`, mean over the rows of each of `ROWS`;
     the shares of a row sum to 1. `uniform` is query_to_image for uniform attention over all keys before each row;
     sliding windows are not taken into account. `maps` holds for each of the map layers the attention to each image
-    token, mean over query rows and heads."""
+    token, mean over query rows and heads; `word_maps_LWI` that of the rows of each word, where words were given."""
 
     share_LHGK: Tensor  # noqa: N815
     query_tokens: int
@@ -213,6 +230,7 @@ class ModalityAttention:
     uniform: float
     maps: dict[int, list[float]]
     outcome: Outcome
+    word_maps_LWI: Tensor | None = None  # noqa: N815
 
     def by_layer(self) -> dict[str, list[float]]:
         """Each of `MEASURES` by layer, mean over heads."""
@@ -235,14 +253,20 @@ class ModalityAttention:
 
 @torch.no_grad()
 def attention_of_batch(
-    model: OmniModel, batch: Mapping[str, Any], questions: list[slice], map_layers: Sequence[int] = ()
+    model: OmniModel,
+    batch: Mapping[str, Any],
+    questions: list[slice],
+    map_layers: Sequence[int] = (),
+    word_rows: Callable[[Modality, Continuation], Tensor] | None = None,
 ) -> dict[Modality, list[ModalityAttention]]:
-    """Both modalities of a batch of `PairedCollator`; `questions` are the slices of the questions in `text_ids`."""
+    """Both modalities of a batch of `PairedCollator`; `questions` are the slices of the questions in `text_ids`,
+    `word_rows` gives the rows of each word (B, S, W) of a modality."""
     prefix = encode_shared_prefix(model, batch)
     attention: dict[Modality, list[ModalityAttention]] = {}
     for modality in MODALITIES:
         continuation = modality_of(model, batch, modality, questions)
-        sums = AttentionSums(continuation.positions, tuple(map_layers))
+        words_BSW = None if word_rows is None else word_rows(modality, continuation).to(model.device)
+        sums = AttentionSums(continuation.positions, tuple(map_layers), words_BSW)
         with recording(model.vlm, sums):
             hidden_BSD = forward_modality(model, prefix, modality, continuation)
         rows_ND = hidden_BSD[continuation.positions.response_BS]
@@ -268,6 +292,7 @@ def _attention_by_item(sums: AttentionSums, outcomes: Sequence[Outcome]) -> list
             uniform=float(uniform_B[i]),
             maps={layer: (m[i, is_image_BT[i]] / rows[0].to(m)).tolist() for layer, m in sums.maps.items()},
             outcome=outcomes[i],
+            word_maps_LWI=sums.words_of(i, is_image_BT[i]),
         )
         for i, (share, rows) in enumerate(zip(share_BLHGK, rows_BG, strict=True))
     ]

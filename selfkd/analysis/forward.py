@@ -22,6 +22,7 @@ from selfkd.losses import head_logits
 from selfkd.model.lora import adapters_on
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.prefix_cache import Prefix, continue_prefix, encode_prefix
+from selfkd.model.projectors import AudioEmbeddings
 from selfkd.model.prompts import common_length
 from selfkd.training.data import Modality, PairedItem
 
@@ -50,11 +51,13 @@ class Outcome(NamedTuple):
 
 
 class Continuation(NamedTuple):
-    """A modality after the prefix: inputs of the VLM, their mask (B, S), and the roles of tokens."""
+    """A modality after the prefix: inputs of the VLM, their mask (B, S), the roles of tokens, and of an audio query,
+    except a native model's, its audio embeddings."""
 
     inputs: dict[str, Tensor]
     mask_BS: Tensor  # noqa: N815
     positions: TokenPositions
+    audio: AudioEmbeddings | None = None
 
 
 def text_query(processor: Any, example: Example, item: PairedItem) -> slice:
@@ -86,14 +89,14 @@ def text_modality(model: OmniModel, batch: Mapping[str, Any], questions: list[sl
 def audio_modality(model: OmniModel, batch: Mapping[str, Any]) -> Continuation:
     """The audio modality. Its query is the audio embeddings, without the marker tokens that some models put around."""
     ids_BS, given_BS = batch["audio_ids"], batch["audio_mask"]
-    inputs, mask_BS, _ = model.merge_audio_embeddings(ids_BS, given_BS, batch["audio_inputs"])
+    inputs, mask_BS, audio = model.merge_audio_embeddings(ids_BS, given_BS, batch["audio_inputs"])
     is_audio = (ids_BS == model.config.audio_token_id) & given_BS.bool()
     first_B1 = is_audio.int().argmax(-1, keepdim=True)
     # our audio token is replaced by several embeddings; a native model has one token per embedding already
     count_B1 = is_audio.sum(-1, keepdim=True) + (mask_BS.sum(-1) - given_BS.sum(-1))[:, None]
     position_S = torch.arange(mask_BS.shape[1], device=mask_BS.device)
     query_BS = (position_S >= first_B1) & (position_S < first_B1 + count_B1)
-    return Continuation(inputs, mask_BS, _token_positions(model, batch, mask_BS, query_BS))
+    return Continuation(inputs, mask_BS, _token_positions(model, batch, mask_BS, query_BS), audio)
 
 
 def modality_of(model: OmniModel, batch: Mapping[str, Any], modality: Modality, questions: list[slice]) -> Continuation:

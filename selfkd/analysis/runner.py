@@ -94,7 +94,8 @@ def pairs(names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 Record = dict[str, Any]
-Measure = Callable[[OmniModel, list[PairedItem], list[Example], dict[str, Any], list[slice]], list[Record]]
+# (model, its processor, items, their examples, their batch, the questions in `text_ids`)
+Measure = Callable[[OmniModel, Any, list[PairedItem], list[Example], dict[str, Any], list[slice]], list[Record]]
 
 
 def named_paths(field: str, entries: Sequence[str]) -> dict[str, str]:
@@ -188,7 +189,7 @@ def measure_missing(
         for benchmark in missing:
             records: list[Record] = []
             for batch in _batches(model, processor, benchmarks[benchmark], batch_size, f"{benchmark}, {name}"):
-                records += measure(model, *batch)
+                records += measure(model, processor, *batch)
             before_write(benchmark, name, records)
             lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
             write_text(items_path(folder, benchmark, name), "".join(lines))

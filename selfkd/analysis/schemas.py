@@ -88,11 +88,35 @@ class Intervention(TypedDict):
 _InterventionName = Annotated[str, Field(pattern=r"^[^.]+\.[^.]+\.[^.]+$")]  # KIND.ROWS.LAYERS
 
 
+_SCORES = ("nss", "auc")
+MEASURES_OF_TRACES = (
+    *_SCORES,
+    *(
+        f"{score}_{kind}{name}"
+        for score in _SCORES
+        for kind in ("", "above_")
+        for name in ("other_words", "other_images")
+    ),
+)
+TraceMeasures = Annotated[dict[str, ByLayer], _with_keys(*MEASURES_OF_TRACES)]
+
+
+class AttentionTrace(TypedDict):
+    """Scores against mouse traces; without `modalities` where no item could be scored."""
+
+    items: Count
+    words: Count
+    left_out: dict[str, Count]
+    modalities: NotRequired[Annotated[dict[str, TraceMeasures], _with_keys(*MODALITIES)]]
+    audio_minus_text: NotRequired[TraceMeasures]
+
+
 class AttentionModel(TypedDict):
     tokens: Tokens
     thirds: Annotated[dict[str, Annotated[list[int], Field(min_length=1)]], Field(min_length=1)]
     modalities: Annotated[dict[str, AttentionMeasures], _with_keys(*MODALITIES)]
     audio_minus_text: AttentionMeasures
+    trace: NotRequired[AttentionTrace]
     interventions: NotRequired[dict[str, dict[_InterventionName, Intervention]]]
 
 

@@ -263,12 +263,20 @@ class Footer(TypedDict):
     rejected: NotRequired[list[Rejected]]  # of the shards with audio for training and evaluation
 
 
+class WholeSize(TypedDict):
+    """Of a benchmark of which a folder has random whole groups."""
+
+    items: int
+    groups: int
+
+
 class Manifest(TypedDict, total=False):
     """The fields of a manifest that the commands read; a folder need not have all of them."""
 
     shards: Required[list[Shard]]
     rejected_shards: list[Shard]
     rejected: list[Rejected]
+    whole: WholeSize
     rows: int
     seed: int
     voice_names: list[str]
@@ -302,8 +310,9 @@ class PublishedManifest(ReportedManifest):
 
 
 def language_code(language: str) -> str:
-    """ "de" of "de-AT"."""
-    return language.lower().partition("-")[0]
+    """ "de" of "de-AT"; "zh" of "cmn", as espeak-ng calls Mandarin."""
+    code = language.lower().partition("-")[0]
+    return "zh" if code == "cmn" else code
 
 
 def check_schema_version(path: Path, version: Any) -> None:

@@ -71,6 +71,7 @@ def average_scores(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "interval": averaged_interval([s["accuracy"] for s in each], [s["interval"] for s in each]),
         "chance": fmean(s["chance"] for s in each),
         "headline": fmean(next(iter(s["metrics"].values())) for s in each),
+        **_subset(each),
     }
 
 
@@ -90,7 +91,15 @@ def average_gap(each: Sequence[Mapping[str, Any]], text: Mapping[str, Any]) -> d
         "verdict": gap_verdict(no_verdict_reason(groups, text["accuracy"], text["interval"], text["chance"]), interval),
         "headline": None if None in headlines else fmean(headlines),
         "level": LEVEL,
+        **_subset(each),
     }
+
+
+def _subset(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """`subset` of the mean of scores, some of which are of a part of their benchmark; {} where none is."""
+    if not any("subset" in s for s in each):
+        return {}
+    return {"subset": {"stderr": _stderr([s.get("subset", {"stderr": 0.0})["stderr"] for s in each])}}
 
 
 def _stderr(each: Sequence[float | None]) -> float | None:

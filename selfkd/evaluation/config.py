@@ -7,6 +7,7 @@ from typing import Any, Literal
 EvalModality = Literal["text", "audio", "cascade"]  # cascade: an ASR model's transcript as a text query
 InstructionForm = Literal["text", "audio"]
 Scoring = Literal["lenient", "official"]
+JudgeCriterion = Literal["on_topic", "correctness"]
 Engine = Literal["transformers", "vllm"]
 
 
@@ -83,19 +84,27 @@ class EvaluateConfig:
 
 @dataclass
 class JudgeConfig:
-    """Are wrong responses on topic? An LLM judge over any OpenAI-compatible endpoint, next to a free lexical measure.
+    """Are wrong responses on topic, or are open answers correct? An LLM judge over any OpenAI-compatible endpoint.
 
     Args:
         run: Evaluation run.
         model: The endpoint's name of the judge; without it only the lexical measure is computed.
         url: Base URL of the endpoint; OpenAI's by default. Its key comes from OPENAI_API_KEY.
         endpoint: Settings of its requests: {concurrency: 8, budget: 5, price_in: 2.5, price_out: 10}.
+        criterion: on_topic, of wrong responses, next to a free lexical measure; or correctness, 0 to 1 against the
+            reference, of the responses to questions with open answers.
+        repeats: Responses of each benchmark and modality whose correctness is judged twice, with the examples of the
+            prompt in another order.
+        seed: Seed of the bootstrap of an agreement.
     """
 
     run: Path
     model: str = ""
     url: str = ""
     endpoint: dict[str, Any] = field(default_factory=dict)
+    criterion: JudgeCriterion = "on_topic"
+    repeats: int = 50
+    seed: int = 0
 
 
 @dataclass

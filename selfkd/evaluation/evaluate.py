@@ -29,7 +29,7 @@ from selfkd.evaluation.benchmarks.registry import BENCHMARKS
 from selfkd.evaluation.cascade import error_of
 from selfkd.evaluation.config import EvaluateConfig
 from selfkd.evaluation.grading import GRADED_COLUMNS, check_gradable, details_of, group_of, scoring_of
-from selfkd.evaluation.metrics import score, spread_over_voices
+from selfkd.evaluation.metrics import add_subset_errors, score, spread_over_voices
 from selfkd.evaluation.own_data import open_own_data
 from selfkd.evaluation.samples import QUESTIONS, SampleFile, prompt_hash, read_samples, sample, samples_path
 from selfkd.evaluation.tables import scores_table
@@ -181,7 +181,10 @@ def _run_benchmark(
         return {}
     for file in files.values():
         file.finish()
-    scores = score({modality: read_samples(file.path) for modality, file in files.items()}, config.seed)
+    samples: dict[str, Any] = {modality: read_samples(file.path) for modality, file in files.items()}
+    scores = score(samples, config.seed)
+    if whole := read_manifest(examples.folder).get("whole"):  # of a public benchmark that was limited
+        add_subset_errors(scores, samples, whole)
     for modality in files:
         scores[modality]["scoring"] = scoring_of(name, config.scoring)
     if "audio" in scores:  # rejected by synthesis, so in no modality

@@ -28,6 +28,7 @@ from selfkd.evaluation.uncertainty import (
     score_interval,
     share_of_gap,
     sign_flip_p,
+    subset_stderr,
 )
 from selfkd.evaluation.verdicts import gap_verdict, no_verdict_reason, share_verdict
 
@@ -147,6 +148,25 @@ def _add_turns(
         for name, found in of_turn.items():
             kept = {metric: found[metric] for metric in TURN_METRICS if metric in found}
             scores[name].setdefault("turns", {})[str(number)] = kept
+
+
+def add_subset_errors(
+    scores: dict[str, Any], samples: Mapping[str, Sequence[Sample]], whole: Mapping[str, int]
+) -> None:
+    """Adds `subset` to the scores of each modality, and to the gap, of a benchmark of which only random whole groups
+    were run: {"of_items", "of_groups", "stderr"}, the standard error against the whole of `whole` items and groups."""
+    sizes = {"of_items": whole["items"], "of_groups": whole["groups"]}
+
+    def add(to: dict[str, Any], values: Sequence[float], of: Sequence[Sample]) -> None:
+        if values:
+            to["subset"] = sizes | {"stderr": subset_stderr(values, groups_in(of), whole["groups"])}
+
+    for modality, some in samples.items():
+        answered = [s for s in some if not s["error"]]
+        add(scores[modality], _scores(answered), answered)
+    if scores.get("gap", {}).get("n"):
+        text, audio = pair_samples(samples["text"], samples["audio"])
+        add(scores["gap"], [a["score"] - b["score"] for a, b in zip(text, audio, strict=True)], text)
 
 
 def groups_in(samples: Sequence[Sample]) -> list[str]:

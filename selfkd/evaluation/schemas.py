@@ -100,6 +100,63 @@ class Judged(TypedDict):
     metrics: dict[str, JudgeMetrics]
 
 
+class CorrectnessLine(TypedDict):
+    """A line of `correctness/*.jsonl`."""
+
+    id: str
+    score: Annotated[float, Field(ge=0, le=1)] | None
+    error: str
+    answered: NotRequired[bool]
+    request_hash: NotRequired[str]
+
+
+class RatingAgreement(TypedDict):
+    """Of two ratings of the same items; {} of none."""
+
+    n: Count
+    agreement: Finite
+    difference: Finite
+    kappa: Finite | None
+    low: Finite | None
+    high: Finite | None
+
+
+_Agreement = RatingAgreement | Annotated[dict[str, Any], Field(max_length=0)]
+
+
+class CorrectnessMetrics(TypedDict):
+    items: Count
+    judged: Count
+    score: Finite | None
+    stderr: Finite | None
+    interval: Pair | None
+    by_category: dict[str, Finite]
+    with_rule: _Agreement
+    with_itself: _Agreement
+
+
+class CorrectnessGap(TypedDict):
+    n: Count
+    gap: Finite
+    gap_interval: Pair | None
+
+
+class _NoGap(TypedDict):
+    n: Literal[0]
+
+
+class JudgeOfCorrectness(TypedDict):
+    judge: str
+
+
+class Correctness(TypedDict):
+    """`correctness.json`."""
+
+    about: JudgeOfCorrectness
+    metrics: dict[str, CorrectnessMetrics]
+    gaps: dict[str, CorrectnessGap | _NoGap]
+
+
 def _scored(value: Any) -> Any:
     if value["n"] and not all(name in value for name in ("accuracy", "stderr", "chance")):
         raise ValueError("no accuracy, stderr or chance of n responses")

@@ -20,7 +20,7 @@ def scores_table(result: Mapping[str, Any]) -> Group:
     about the others."""
     outcomes = _outcome_table(result)
     warnings = [f"{name}: {line}" for name, scores in result.items() for line in gap_warnings(scores)]
-    lines = [*map(Text, gap_notes(result)), *(Text(line, "yellow") for line in warnings)]
+    lines = [*map(Text, [*subset_notes(result), *gap_notes(result)]), *(Text(line, "yellow") for line in warnings)]
     tables = [table for table in (turns_table(result), outcomes) if table.rows]
     return Group(gap_table(result), *tables, *lines)
 
@@ -141,6 +141,19 @@ def gap_notes(result: Mapping[str, Any]) -> list[str]:
     """Lines beneath the table: why some gaps have no verdict."""
     gaps = {name: scores.get("over_benchmarks", scores).get("gap") for name, scores in result.items()}
     return verdict_notes({name: gap["verdict"] for name, gap in gaps.items() if gap and gap["n"]})
+
+
+def subset_notes(result: Mapping[str, Any]) -> list[str]:
+    """Lines beneath the table: what the scores of a part of a benchmark may differ from those of the whole by."""
+    lines = []
+    for name, found in result.items():
+        scores = found.get("over_benchmarks", found)
+        parts = {kind: scores[kind]["subset"] for kind in (*MODALITIES, "gap") if "subset" in scores.get(kind, {})}
+        known = [f"{kind} {100 * part['stderr']:.1f}" for kind, part in parts.items() if part["stderr"] is not None]
+        size = next((f", of {part['of_items']:,} items" for part in parts.values() if "of_items" in part), "")
+        if parts:
+            lines.append(f"{name}{size}: standard error against the whole: {', '.join(known) or 'not known'}")
+    return lines
 
 
 def verdict_notes(verdicts: Mapping[str, str]) -> list[str]:

@@ -17,6 +17,7 @@ Legend: B benchmarks, R resamples, G groups, n items, M metrics of an item.
 """
 
 from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -78,6 +79,25 @@ def clustered_stderr(values: ArrayLike, groups: Groups = None) -> float | None:
     together = float((sums_G1**2).sum()) - squares
     variance = squares / (n - 1) / n + together / n**2
     return float(np.sqrt(variance)) if variance > 1e-18 * float((items_n1**2).max()) else None
+
+
+def subset_stderr(values: ArrayLike, groups: Groups, of_groups: int) -> float | None:
+    """The standard error of the mean of items (n,) of random whole groups as an estimate of the mean over all
+    `of_groups` groups of a finite population: what a fast subset may differ from the whole by. None for a single group,
+    and where no group differs from another; 0 for all groups.
+
+    se^2 = (1 - g/G) * g/(g - 1) * sum over groups of (sum of x_i - m)^2 / n^2: the ratio estimator of a mean over
+    clusters, sampled without replacement (Cochran 1977, Sampling Techniques, sections 2.6 and 9A.1).
+    """
+    items_n1 = flat(values)
+    sums_G1, _ = group_sums(items_n1 - items_n1.mean(), groups)
+    count, n = len(sums_G1), len(items_n1)
+    if count >= of_groups:
+        return 0.0
+    squares = float((sums_G1**2).sum())
+    if count < 2 or squares <= 1e-18 * float((items_n1**2).max()):
+        return None
+    return float(np.sqrt((1 - count / of_groups) * count / (count - 1) * squares)) / n
 
 
 def flat(values: ArrayLike) -> NDArray[np.float64]:
@@ -178,6 +198,32 @@ def correlations(
         ends_2M[:, varies_M] = percentile_interval(resampled_RM[:, varies_M])
     plain = [None if np.isnan(value) else float(value) for value in np.stack([r_M, *ends_2M], 1).ravel()]
     return [dict(zip(("r", "low", "high"), plain[i : i + 3], strict=True)) for i in range(0, len(plain), 3)]
+
+
+def weighted_kappa(first: ArrayLike, second: ArrayLike, seed: int, groups: Groups = None) -> dict[str, Any]:
+    """{"n", "agreement", "difference", "kappa", "low", "high"} of two ratings of the same items (n,): share of equal
+    ones, the mean absolute difference, and Cohen's kappa with quadratic weights (Cohen 1968), 1 - E(a - b)^2 over what
+    it would be were the ratings independent; of ratings that are 0 or 1 this is Cohen's kappa of 1960. The interval is
+    that of the percentiles of its resamples. kappa is None where neither varies around one value; the ends where groups
+    are few, and where a resample has no kappa."""
+    a_n1, b_n1 = flat(first), flat(second)
+
+    def kappa(means_RK: NDArray) -> NDArray:
+        a, b, aa, bb, squares = means_RK.T
+        by_chance = aa + bb - 2 * a * b
+        return 1 - np.divide(squares, by_chance, out=np.full_like(squares, np.nan), where=by_chance > 1e-12)
+
+    columns = np.concatenate([a_n1, b_n1, a_n1**2, b_n1**2, (a_n1 - b_n1) ** 2], 1)
+    (found,) = kappa(columns.mean(0, keepdims=True))
+    ends = [np.nan, np.nan]
+    if enough(len(group_sums(a_n1, groups)[1])):
+        resampled_R = kappa(resampled_means(columns, seed, groups))
+        if not np.isnan(resampled_R).any():
+            ends = percentile_interval(resampled_R).tolist()
+    plain = [None if np.isnan(value) else float(value) for value in (found, *ends)]
+    distance = np.abs(a_n1 - b_n1)
+    shares = {"n": len(a_n1), "agreement": float((distance < 1e-9).mean()), "difference": float(distance.mean())}
+    return shares | dict(zip(("kappa", "low", "high"), plain, strict=True))
 
 
 def score_interval(scores: ArrayLike, groups: Groups) -> list[float] | None:

@@ -14,19 +14,20 @@ from selfkd.toy_world.scenes import Split
 SourceName = Literal[
     "words", "world", "world-noisy", "easy-vqa", "mmalign-world",
     "benchmark", "llava", "jsonl", "datasets", "librispeech", "common-voice", "gigaspeech", "lhotse",
-    "stamps", "stamps-mmalign",
+    "stamps", "stamps-mmalign", "mmmb",
     "babillage-coco", "babillage-ocrvqa", "babillage-vqav2", "voiceassistant-eval",
     "lyra-textvqa", "lyra-docvqa", "lyra-chartvqa", "lyra-mmvet", "omnibench", "spokenvisit",
     "voicebench-commoneval", "voicebench-wildvoice", "voicebench-sdqa",
-    "spoken-coco", "localized-narratives", "flickr8k-audio",
+    "xmodbench-recognition", "xmodbench-translation",
+    "spoken-coco", "speech-coco", "localized-narratives", "flickr8k-audio",
 ]  # fmt: skip
 TurnsForm = Literal["split", "whole"]
 EngineName = Literal["espeak", "flite", "pico", "festival", "kokoro", "piper", "openai", "recorded"]
 PoolName = Literal["local", "ray"]
 # fields that a caller sets itself when it synthesizes the questions of a benchmark
 _SET_BY_BENCHMARK = (
-    *("output", "source", "path", "images", "recordings", "annotations", "columns", "source_license", "split", "count"),
-    *("voices", "instruction", "shard", "turns"),
+    *("output", "source", "path", "images", "recordings", "annotations", "columns", "source_license", "split"),
+    *("split_by", "count", "voices", "instruction", "shard", "turns"),
 )
 
 
@@ -50,12 +51,14 @@ class SynthesizeConfig:
             speech, ...), or of a published set that has changed. With a column of recorded speech no engine runs.
         source_license: License of the source, for the manifest, where the source does not state it.
         split: Split of the source, and name of the shards; easy-vqa has no validation split.
+        split_by: What is in one split only, of corpora of captions: images, or speakers.
         count: Number of questions, sampled by the seed; 0 takes all of a finite source.
         engine: TTS engine.
         engine_path: Folder of Kokoro's files, of Piper's voices or of recordings; base URL of an endpoint.
         engine_model: Model of an endpoint.
-        voices: "training", "random" or "heldout" (subsets of the espeak voices; "training" with another engine: all of
-            the language), or names separated by commas, name:weight. An endpoint has its own: name them.
+        voices: "training", "random" or "heldout" (subsets of the espeak voices, "random" in English only; "training"
+            with another engine: all of the language), or names separated by commas, name:weight. An endpoint has its
+            own: name them.
         language: Language of the questions; voices of another are refused.
         instruction: Whether the sentence on the answer's form stays text or becomes audio too (llava).
         rate_wpm: Lowest and highest rate, in words a minute.
@@ -86,6 +89,7 @@ class SynthesizeConfig:
     columns: dict[str, str] = field(default_factory=dict)
     source_license: str = ""
     split: Split = "train"
+    split_by: Literal["image", "speaker"] = "image"
     count: int = 1000
     engine: EngineName = "espeak"
     engine_path: str = ""

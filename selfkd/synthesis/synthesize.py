@@ -150,6 +150,7 @@ def _write_manifest(
         "skipped_by_the_source": source.skipped,
         "source_license": config.source_license or source.license,
         "source_notes": list(source.notes) if isinstance(source, RowSource) else [],
+        **({"whole": source.whole._asdict()} if isinstance(source, RowSource) and source.whole else {}),
         **engine_fields,
         "word_error_rates": _mean_by_voice(footers),
         "shards": [_entry(config.output, p) for p in paths],

@@ -154,8 +154,14 @@ def test_shares_equal_those_of_whole_sequences(backbone, implementation):
     items, batch, questions = batch_of(processor, examples_of_all_types())
     assert batch["group"].tolist() == [0, 0, 1]
     last = len(model.vlm.get_decoder().layers) - 1
+
+    def first_row_and_all(modality, continuation):
+        query_BS = continuation.positions.query_BS.float()
+        first_BS = query_BS * (query_BS.cumsum(-1) == 1)
+        return torch.stack([first_BS, query_BS / query_BS.sum(-1, keepdim=True)], dim=-1)
+
     with attention_implementation(model, implementation):
-        found = attention_of_batch(model, batch, questions, map_layers=(0, last))
+        found = attention_of_batch(model, batch, questions, (0, last), first_row_and_all)
     for modality, by_item in found.items():
         for item, question, ours in zip(items, questions, by_item, strict=True):
             with torch.no_grad():
@@ -173,6 +179,9 @@ def test_shares_equal_those_of_whole_sequences(backbone, implementation):
             for layer in (0, last):
                 expected = whole_LHTT[layer][:, at["query"]][..., at["image"]].mean((0, 1))
                 torch.testing.assert_close(torch.tensor(ours.maps[layer]), expected, rtol=0, atol=1e-5)
+            of_words = whole_LHTT[:, :, at["query"]][..., at["image"]].mean(1)
+            expected_LWI = torch.stack([of_words[:, 0], of_words.mean(1)], dim=1)
+            torch.testing.assert_close(ours.word_maps_LWI, expected_LWI, rtol=0, atol=1e-5)
 
 
 def test_text_query_is_the_question(parts):

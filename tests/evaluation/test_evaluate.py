@@ -334,7 +334,7 @@ def test_corrected_local_dataset_is_synthesized_again(start, pope_copy, tmp_path
 
 @pytest.mark.slow
 def test_every_benchmark_from_its_layout_to_its_gap(tmp_path, inline_synthesis, capsys):
-    """All twelve in the layout of their copies, synthesized, in text and audio; a model that answers text correctly and
+    """Each in the layout of its copy, synthesized, in text and audio; a model that answers text correctly and
     audio never. Its responses contain U+2028, which ends a line for Python and not for JSON."""
     rows = dict(ROWS) | {"mme": [ROWS["mme"][0], ROWS["mme"][1] | {"question": "Is a poem shown in the picture?"}]}
     local_datasets = {name: local_dataset(tmp_path, name, rows[name]) for name in BENCHMARKS}

@@ -24,6 +24,7 @@ from selfkd.evaluation.uncertainty import (
     score_interval,
     share_of_gap,
     sign_flip_p,
+    subset_stderr,
 )
 from selfkd.evaluation.verdicts import format_interval, gap_verdict, no_verdict_reason, share_verdict
 
@@ -223,3 +224,42 @@ def test_verdicts():
     ]  # fmt: skip
     pairs = ((None, 1), ([0.1, 0.9], 3), ([0.1, 0.9], 10))
     assert [format_interval(*pair, "{:.1f}".format) for pair in pairs] == ["–", "too few (0.1 to 0.9)", "0.1 to 0.9"]
+
+
+def population(seed):
+    """500 scores in groups of one to four, alike within a group: (scores, groups)."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(1, 5, 200)
+    groups = np.repeat(np.arange(200), sizes)
+    level = rng.beta(2, 2, 200)
+    return (rng.random(len(groups)) < level[groups]).astype(float), groups
+
+
+@pytest.mark.parametrize("count", [20, 60, 150])
+def test_standard_error_of_a_subset_is_the_spread_of_subsets_around_the_whole(count):
+    """4,000 random subsets of whole groups of a finite population: the root mean square of their errors against the
+    whole is that of their standard errors, within 5% (10% for 20 of 200 groups, where the ratio estimator is rough)."""
+    scores, groups = population(1)
+    starts = np.flatnonzero(np.diff(groups, prepend=-1))
+    sizes, sums = np.diff([*starts, len(groups)]), np.add.reduceat(scores, starts)
+    rng, errors, squares = np.random.default_rng(2), [], []
+    for number in range(4000):
+        chosen = rng.permutation(200)[:count]
+        errors.append(sums[chosen].sum() / sizes[chosen].sum() - scores.mean())
+        if number < 400:
+            inside = np.isin(groups, chosen)
+            squares.append(subset_stderr(scores[inside], groups[inside], 200) ** 2)
+    observed, stated = np.sqrt(np.mean(np.square(errors))), np.sqrt(np.mean(squares))
+    assert stated == pytest.approx(observed, rel=0.1 if count == 20 else 0.05)
+    # a standard error for an infinite population would be far too large for most of the whole
+    assert (stated < 0.6 * clustered_stderr(scores[inside], groups[inside])) == (count == 150)
+
+
+def test_standard_error_of_a_subset_in_closed_form():
+    """Ten of 40 items, half of them right: sqrt((1 - 1/4) * 0.25 / 9)."""
+    half = [1.0] * 5 + [0.0] * 5
+    assert subset_stderr(half, None, 40) == pytest.approx((0.75 * 0.25 / 9) ** 0.5)
+    assert subset_stderr(half, None, 10) == 0.0, "nothing is left out"
+    assert subset_stderr([1.0] * 5, None, 40) is None and subset_stderr(half, ["a"] * 10, 40) is None
+    pairs = [score for score in half for _ in range(2)]
+    assert subset_stderr(pairs, np.repeat(range(10), 2), 40) == pytest.approx(subset_stderr(half, None, 40))

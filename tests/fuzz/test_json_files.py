@@ -32,6 +32,17 @@ from selfkd.training.config import DistillConfig
 from selfkd.training.distill import distill
 
 pytestmark = pytest.mark.slow
+_KAPPA = {"n": 12, "agreement": 0.9, "difference": 0.02, "kappa": 0.8, "low": 0.6, "high": 0.9}
+CORRECTNESS = {
+    "about": {"judge": "j", "prompt": "p", "prompt_version": "1"},
+    "metrics": {
+        "world.text": {
+            "items": 12, "judged": 12, "score": 0.5, "stderr": 0.1, "interval": [0.3, 0.7],
+            "by_category": {"ocr": 0.5}, "with_rule": _KAPPA, "with_itself": {},
+        }
+    },
+    "gaps": {"world": {"n": 12, "gap": 0.1, "gap_interval": [0.0, 0.2], "verdict": "no clear gap"}, "b": {"n": 0}},
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +53,7 @@ def runs(data_folder, tmp_path_factory):
     world = audio_data(folder / "world", count=6)
     evaluation(folder / "eval", world, text="111110", audio="110000", cascade="11110-")
     judge_run(JudgeConfig(folder / "eval"))
+    write_json(folder / "eval" / "correctness.json", CORRECTNESS)
     attention(folder / "attention", world, {"sft": (0.4, 0.3), "selfkd": (0.4, 0.4)})
     agreement(folder / "agreement", world, {"sft": 6.5, "selfkd": 0.4})
     training(folder / "sft", 0.0)

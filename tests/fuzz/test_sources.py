@@ -2,10 +2,12 @@
 
 A row may be rejected, or the file refused; nothing outside of the source's own folders is read."""
 
+import base64
 import gzip
 import io
 import json
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Callable
 from functools import cache, partial
@@ -20,6 +22,7 @@ from examples import tone, toy_examples
 from fuzzing import Malformed
 from hypothesis import strategies as st
 from malformed import as_json, damaged_bytes, edited_documents, json_values, short
+from published_layouts import captions_database
 
 from selfkd.errors import InputError
 from selfkd.synthesis.config import SourceName, SynthesizeConfig
@@ -27,6 +30,7 @@ from selfkd.synthesis.sources.caption_corpora import split_of_image
 from selfkd.synthesis.sources.published import LAYOUTS
 from selfkd.synthesis.sources.registry import CAPTIONS, open_source
 from selfkd.synthesis.sources.rows import read_clips
+from selfkd.synthesis.sources.xmodbench import TASKS
 
 pytestmark = pytest.mark.slow
 
@@ -43,6 +47,8 @@ NAMES = [
 ]  # fmt: skip
 VALUES = json_values(NAMES) | st.sampled_from(NAMES)
 
+# an image of COCO in the same split as "a.png"
+COCO_IMAGE = next(n for n in range(100) if split_of_image(str(n)) == split_of_image("a.png"))
 TABLE = [
     {"id": str(i), "question": f"What is {i}?", "answer": "A star.", "image": "a.png", "category": "c",
      "question_type": "open"} for i in range(3)
@@ -79,7 +85,19 @@ COCO_CAPTIONS = {"data": [{"image": "a.png", "captions": [
 NARRATIVE = {
     "dataset_id": "mscoco_val2017", "image_id": "a", "annotator_id": 9, "caption": "A dog.", "voice_recording": "a.wav",
     "timed_caption": [{"utterance": "A dog.", "start_time": 0.0, "end_time": 0.5}],
+    "traces": [[{"x": 0.1, "y": 0.2, "t": 0.1}, {"x": 0.2, "y": 0.2, "t": 0.2}]],
 }  # fmt: skip
+SPEECH_COCO = [
+    {"captionID": n, "imageID": COCO_IMAGE, "wavFilename": "a.wav", "text": "A dog.", "speaker": "Phil"}
+    for n in range(2)
+]
+XMOD_OPTION = {"modality": "Audio", "input": "a.wav", "text": "A dog."}
+XMODBENCH = [{"question": "Which audio? Answer the question with A, B, C, or D", "correct_answer": "B",
+              "conditions": {"modality": "Image", "input": "/x/Data/a.png"},
+              "options": dict.fromkeys("ABCD", XMOD_OPTION)}]  # fmt: skip
+XMODBENCH_FILE = "tasks/03_speech/recognition/acr_audio_bench_questions_vision_audio.json"
+MMMB = [{"index": str(n), "question": "What is it?", "A": "a star", "B": "a dog", "answer": "A", "category": "c",
+         "image": base64.b64encode(IMAGE).decode() if n == 0 else "0"} for n in range(2)]  # fmt: skip
 VOICE = [{"client_id": "x", "path": "a.wav", "sentence": "Hello there.", "up_votes": "2"}] * 2
 # source -> (name of its file, rows of it, bytes of these rows)
 Written = Callable[[Any], bytes]
@@ -97,6 +115,17 @@ def delimited(mark: str) -> Written:
         return "\n".join(mark.join(row) for row in cells).encode("utf-8", "surrogatepass")
 
     return written
+
+
+def database(rows: Any) -> bytes:
+    names = ("captionID", "imageID", "wavFilename", "text", "speaker")
+    rows = [row for row in (rows if isinstance(rows, list) else [rows]) if isinstance(row, dict)]
+    cells = [[row.get(name) for name in names] for row in rows]
+    plain = (int, float, str, bytes, type(None))
+    try:
+        return captions_database([tuple(c if isinstance(c, plain) else str(c) for c in cell) for cell in cells])
+    except sqlite3.Error as error:  # a number of another type, two rows of one id
+        raise ValueError(str(error)) from error
 
 
 def parquet(rows: Any) -> bytes:
@@ -127,6 +156,9 @@ KINDS: dict[str, tuple[SourceName, str, Any, Written]] = {
     "spokenvisit": ("spokenvisit", "VisIT_speech.jsonl", VISIT, lines),
     "omnibench": ("omnibench", "omni.parquet", OMNI, parquet),
     "spoken-coco": ("spoken-coco", "SpokenCOCO_val.json", COCO_CAPTIONS, as_json),
+    "speech-coco": ("speech-coco", "train_2014.sqlite3", SPEECH_COCO, database),
+    "xmodbench": ("xmodbench-recognition", XMODBENCH_FILE, XMODBENCH, as_json),
+    "mmmb": ("mmmb", "mmmb_en.tsv", MMMB, delimited("\t")),
     "localized-narratives": ("localized-narratives", "narratives.jsonl", [NARRATIVE], lines),
     "flickr8k-audio": ("flickr8k-audio", "wav2capt.txt", "a.wav a.png #0\nlink.wav a.png #1\n", str.encode),
     "stamps": ("stamps", "animals/koala.txt", "A koala.\nes.utf8=Un koala.\n", str.encode),
@@ -228,9 +260,10 @@ def read(base: Path, output: Path, given: tuple[str, bytes, tuple[str, bytes] | 
         if media:
             for path in source.rglob(media[0]):
                 path.write_bytes(media[1])
+        (source / file).parent.mkdir(parents=True, exist_ok=True)
         (source / file).write_bytes(content.replace(b"{outside}", str(folder / "outside").encode()))
-        whole = source_name in ("librispeech", "stamps", "stamps-mmalign", "lyra-textvqa", "flickr8k-audio")
-        named = source_name in ("llava", "jsonl", "datasets", *LAYOUTS, *CAPTIONS)
+        whole = source_name in ("librispeech", "stamps", "stamps-mmalign", "lyra-textvqa", "flickr8k-audio", *TASKS)
+        named = source_name in ("llava", "jsonl", "datasets", *LAYOUTS, *CAPTIONS, *TASKS)
         config = SynthesizeConfig(
             folder / "out",
             source_name,
@@ -252,7 +285,8 @@ def read(base: Path, output: Path, given: tuple[str, bytes, tuple[str, bytes] | 
                 assert example.image != SECRET, "an image from outside of the source"
                 earlier = opened.earlier_recordings(index) if kind.endswith("conversations") else []
                 for clips in filter(None, [*earlier, opened.recordings(index)]):
-                    assert len(read_clips(clips)) < 1.1 * 16_000, "a recording from outside of the source"
+                    for clip in clips:
+                        assert len(read_clips([clip])) < 1.1 * 16_000, "a recording from outside of the source"
             except InputError:
                 continue
 

@@ -310,6 +310,9 @@ def test_attention_section(page):
     assert page.count('class="map heads"') == 3 * 2
     assert "Self-KD, audio: 8% to 42% by head, highest in layer 0, head 4" in page
     assert "Base, text: 49.5% of attention to the image, highest in row 2 of 2, column 2 of 2" in page
+    assert "world: attention by word" in page and "36 words" in page
+    # the difference of each item is the same, so that there is no interval
+    assert page.count('<td class="text">AUC</td>') == 3 * 2 * 3 and "<td>+0.200</td><td>+0.250</td>" in page
     assert "world: interventions" in page and page.count('<td class="text">image cut</td>') == 3 * 2
 
 

@@ -40,11 +40,13 @@ LAYOUTS = {
     "mmbench": {"index": TEXT, "question": TEXT, "hint": TEXT, "answer": TEXT, "A": TEXT, "B": TEXT, "C": TEXT,
                 "D": TEXT, "category": TEXT, "image": Image(), "source": TEXT, "L2-category": TEXT, "comment": TEXT,
                 "split": TEXT},
+    "mmvet": {"question_id": TEXT, "image": Image(), "question": TEXT, "answer": TEXT, "image_source": TEXT,
+              "capability": TEXT},
 }  # fmt: skip
 # the first metric of each benchmark
 HEADLINES = dict.fromkeys(("pope", "realworldqa", "ai2d", "mmstar", "ocrbench", "mmbench"), "accuracy") | {
     "mme": "score", "hallusionbench": "aAcc", "textvqa": "vqa accuracy", "chartqa": "relaxed accuracy",
-    "docvqa": "anls", "infovqa": "anls",
+    "docvqa": "anls", "infovqa": "anls", "mmvet": "words",
 }  # fmt: skip
 ROWS = {
     "mme": [
@@ -82,6 +84,10 @@ ROWS = {
         {"index": "1000241", "question": "Which of these is a dog?", "hint": "Look.", "answer": "A", "A": "two",
          "B": "one", "C": "nan", "D": None, "category": "ocr",
          "L2-category": "finegrained_perception (instance-level)"}],
+    "mmvet": [
+        {"question_id": "v1_0", "question": "What is x in the equation?", "answer": "-1<AND>-5", "capability":
+         "ocr,math", "image_source": "https://a.b/c"},
+        {"question_id": "v1_1", "question": "Which game is it?", "answer": "soccer<OR>football", "capability": "rec"}],
 }  # fmt: skip
 PROMPTS = {
     "mme": [f"Is a c++ code shown in the picture?{ONE_WORD}"] * 2,
@@ -95,6 +101,7 @@ PROMPTS = {
     "docvqa": [f"What is the ‘actual’ value per 1000?{ONE_WORD}"],
     "infovqa": [f"Which platform has heavy FEMALE audience?{ONE_WORD}"],
     "ocrbench": ["what is written in the image?"],
+    "mmvet": ["What is x in the equation?", "Which game is it?"],
     "mmbench": [
         f"Which of these is a dog? There are several options:\nA. one\nB. two\n{LETTER}",
         f"Look. Which of these is a dog? There are several options:\nA. two\nB. one\n{LETTER}",
@@ -104,6 +111,7 @@ ANSWERS = {
     "mme": ["yes", "no"], "pope": ["yes"] * 2, "hallusionbench": ["no"], "textvqa": ["dakota"],
     "realworldqa": ["B", "3"], "ai2d": ["C"], "chartqa": ["14"] * 2, "mmstar": ["A"], "docvqa": ["0.28"],
     "infovqa": ["pinterest"], "ocrbench": ["CENTRE"], "mmbench": ["B", "A"],
+    "mmvet": ["-1 -5", "soccer"],
 }  # fmt: skip
 IDS = {
     "mme": ["mme-code_reasoning-code_reasoning-0020.png-1", "mme-code_reasoning-code_reasoning-0020.png-2"],
@@ -111,6 +119,7 @@ IDS = {
     "textvqa": ["textvqa-34602"], "realworldqa": ["realworldqa-000", "realworldqa-001"], "ai2d": ["ai2d-0000"],
     "chartqa": ["chartqa-0000", "chartqa-0001"], "mmstar": ["mmstar-0000"], "docvqa": ["docvqa-49153"],
     "infovqa": ["infovqa-98313"], "ocrbench": ["ocrbench-0000"], "mmbench": ["mmbench-0000241", "mmbench-1000241"],
+    "mmvet": ["mmvet-v1_0", "mmvet-v1_1"],
 }  # fmt: skip
 
 

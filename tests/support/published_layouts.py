@@ -1,7 +1,9 @@
 """A small copy of each published set with recorded questions, in the layout in which it is published."""
 
 import json
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -242,6 +244,65 @@ def coco_captions(folder: Path) -> Copy:
     return Copy(path, settings, texts, texts, seconds, "repeat", skipped)
 
 
+def captions_database(rows: list[tuple[Any, ...]]) -> bytes:
+    """SPEECH-COCO's database, as its `speechcoco.py` makes it."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute("CREATE TABLE speakers (name TEXT PRIMARY KEY, gender TEXT, nationality TEXT)")
+        connection.execute(
+            "CREATE TABLE captions (captionID INTEGER PRIMARY KEY, imageID INTEGER, wavFilename TEXT, duration FLOAT, "
+            "timecode TEXT, disfluencyPos TEXT, disfluencyVal TEXT, speed FLOAT, text TEXT, speaker TEXT)"
+        )
+        connection.execute("INSERT INTO speakers VALUES ('Phil', 'Male', 'US')")
+        query = "INSERT INTO captions VALUES (?, ?, ?, 1.6, '[]', 'Middle', 'um', 0.9, ?, ?)"
+        connection.executemany(query, rows)
+        connection.commit()
+        return connection.serialize()
+
+
+def speech_coco(folder: Path) -> Copy:
+    """Images 0 to 9, of which those of the split train are read."""
+    rows = [(100 + n, n, f"{n}_{100 + n}_Phil_Middle_0-9.wav", f"A dog, um, number {n}.", "Phil") for n in range(10)]
+    for number, _, wav, *_ in rows:
+        write_file(folder / "train2014" / "wav" / wav, CLIPS[number % 2])
+        write_file(folder / "images" / f"COCO_train2014_{number - 100:012d}.jpg", IMAGES[number % 4])
+    write_file(folder / "train2014" / "train_2014.sqlite3", captions_database(rows))
+    write_file(folder / "train2014" / "translations" / "train_translate.sqlite3", captions_database([]))
+    texts = [f"A dog, um, number {n}." for n in TRAIN_IMAGES]
+    seconds = [1.6 + n % 2 / 5 for n in TRAIN_IMAGES]
+    settings = {"images": str(folder / "images")}
+    return Copy(folder / "train2014", settings, texts, texts, seconds, "repeat", {"another split": 4})
+
+
+def _xmodbench(task: str) -> Callable[[Path], Copy]:
+    """Files name media by a folder of their authors' machine; the second record has a video in place of the image."""
+    media = "/home/author/AudioBench/benchmark/Data/audiobench_rendertext"
+    texts = ["I like to play guitar.", "I like to spray guitar.", "I enjoy music.", "I pursue guitar."]
+
+    def made(folder: Path) -> Copy:
+        records = [
+            {
+                "question": "Which audio most likely matches the text shown in the image? Answer the question with A, "
+                "B, C, or D",
+                "conditions": {"modality": kind, "input": f"{media}/audio/973.png", "text": texts[1]},
+                "options": {
+                    letter: {"modality": "Audio", "input": f"{media}/hard/973/{n}.wav", "text": texts[n]}
+                    for n, letter in enumerate("ABCD")
+                },
+                "correct_answer": "B",
+            }
+            for kind in ("Image", "Video")
+        ]
+        write_file(folder / "Data/audiobench_rendertext/audio/973.png", IMAGES[0])
+        for number in range(4):
+            write_file(folder / f"Data/audiobench_rendertext/hard/973/{number}.wav", CLIPS[number])
+        json_file(folder / "tasks/03_speech" / task / "acr_audio_bench_questions_vision_audio.json", records)
+        skipped = {"not an image with four recordings": 1}
+        seconds = sum(1.6 + number / 5 for number in range(4)) + 3 * 0.3
+        return Copy(folder, {"split": "test"}, ["\n".join(texts)], ["B"], [seconds], "multiple_choice", skipped)
+
+    return made
+
+
 def localized_narratives(folder: Path) -> Copy:
     """A narrative of 65 s: its sentences are cut where the next would not fit into 30 s."""
     # fmt: off
@@ -250,9 +311,11 @@ def localized_narratives(folder: Path) -> Copy:
              ("I see", 30.0, 31.0), ("a ball.", 31.0, 33.0), ("This is", 34.0, 50.0), ("slow.", 50.0, 65.0)]
     # fmt: on
     timed = [{"utterance": text, "start_time": start, "end_time": stop} for text, start, stop in words]
+    # strokes in any order, with a point outside of the image
     record = {
         "dataset_id": "mscoco_val2017", "image_id": str(TRAIN_IMAGES[0]), "annotator_id": 93, "timed_caption": timed,
-        "caption": " ".join(text for text, _, _ in words), "traces": [[{"x": 0.1, "y": 0.2, "t": 0.0}]],
+        "caption": " ".join(text for text, _, _ in words), "traces": [
+            [{"x": 0.1, "y": 0.2, "t": 31.5}], [{"x": 1.2, "y": 0.2, "t": 1.0}, {"x": 0.3333, "y": 0.0, "t": 0.5}]],
         "voice_recording": "coco_val/coco_val_1_93.ogg",
     }  # fmt: skip
     write_file(folder / "images" / f"{TRAIN_IMAGES[0]:012d}.jpg", IMAGES[0])
@@ -294,7 +357,10 @@ COPIES: dict[str, Callable[[Path], Copy]] = {
     "voicebench-commoneval": _voicebench_repeat("commoneval"),
     "voicebench-wildvoice": _voicebench_repeat("wildvoice"),
     "voicebench-sdqa": voicebench_sdqa,
+    "xmodbench-recognition": _xmodbench("recognition"),
+    "xmodbench-translation": _xmodbench("translation"),
     "spoken-coco": coco_captions,
+    "speech-coco": speech_coco,
     "localized-narratives": localized_narratives,
     "flickr8k-audio": flickr8k_audio,
 }

@@ -111,6 +111,10 @@ def attention(folder: Path, data: Path, levels: dict[str, tuple[float, float]]) 
                                for v, q in (("text", 7), ("audio", 22))},
                     "modalities": {v: {m: (np.r_[0.4, 0.4, [level] * 4] + rng.normal(0, 0.01, LAYERS)).tolist()
                                   for m in MEASURES} for v, level in zip(("text", "audio"), by_modality, strict=True)},
+                    "trace": {"words": 3, "modalities": {
+                        v: {f"{score}{of}": [0.5 + shift - 0.001 * i] * LAYERS for score in ("nss", "auc")
+                            for of, shift in (("", 0.25), ("_other_words", 0.05), ("_other_images", 0.0))}
+                        for v in ("text", "audio")}},
                     "outcomes": {"text": (-0.1, True), "audio": (-1.0 - 0.1 * i, i % 2 == 0)},
                     "interventions": {v: {"image_cut.query.middle": (-3.0 - 0.2 * i, i % 4 == 0)}
                                       for v in ("text", "audio")},

@@ -11,15 +11,16 @@ from selfkd.data.lazy_images import parquet_rows
 from selfkd.errors import InputError
 from selfkd.evaluation.benchmarks.base import Benchmark, whole_groups
 from selfkd.evaluation.benchmarks.multiple_choice import AI2D, MMBENCH, MMSTAR, REALWORLDQA
+from selfkd.evaluation.benchmarks.open_ended import MMVET
 from selfkd.evaluation.benchmarks.short_answer import CHARTQA, DOCVQA, INFOVQA, OCRBENCH, TEXTVQA
 from selfkd.evaluation.benchmarks.yes_no import HALLUSIONBENCH, MME, POPE
-from selfkd.synthesis.sources.rows import Row, RowSource, sample_rows
+from selfkd.synthesis.sources.rows import Row, RowSource, Whole, sample_rows
 
 BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark
     for benchmark in (
         *(MME, HALLUSIONBENCH, TEXTVQA, POPE, REALWORLDQA, AI2D, CHARTQA, MMSTAR),
-        *(DOCVQA, INFOVQA, OCRBENCH, MMBENCH),
+        *(DOCVQA, INFOVQA, OCRBENCH, MMBENCH, MMVET),
     )
 }
 # the paper averages over eight benchmarks and names the first three; the other five are our choice (docs/benchmarks.md)
@@ -35,9 +36,9 @@ def open_benchmark(
 ) -> RowSource:
     """The questions of a benchmark, from the hub or from `path`, a Parquet file or a folder that `datasets` reads.
 
-    `limit` takes at most so many, random whole groups by the seed. With `audio_instruction` the instruction on the
-    answer format becomes part of the question and is synthesized with it. Images are read when an example is. Raises
-    InputError.
+    `limit` takes at most so many, random whole groups by the seed; `whole` of the source says of how many. With
+    `audio_instruction` the instruction on the answer format becomes part of the question and is synthesized with it.
+    Images are read when an example is. Raises InputError.
     """
     if name not in BENCHMARKS:
         raise InputError(f"benchmark: {name!r} is not known; there are {', '.join(BENCHMARKS)}")
@@ -51,10 +52,12 @@ def open_benchmark(
         all_rows = sample_rows(benchmark.rows(parquet_rows(files, benchmark.columns, "image")), 0, seed)
     except (OSError, ValueError, DatasetNotFoundError) as error:
         raise InputError(f"{name}: path: {where}: {(str(error).splitlines() or ['?'])[0]}") from error
-    rows = tuple(all_rows[i] for i in whole_groups(list(_group_names(benchmark, all_rows)), limit, seed))
+    groups = list(_group_names(benchmark, all_rows))
+    rows = tuple(all_rows[i] for i in whole_groups(groups, limit, seed))
     if audio_instruction:
         rows = tuple(row._replace(question=row.question + row.answer_format, answer_format="") for row in rows)
-    return RowSource(name, rows, benchmark.license)
+    whole = Whole(len(groups), len(set(groups))) if len(rows) < len(groups) else None
+    return RowSource(name, rows, benchmark.license, whole=whole)
 
 
 def _check_columns(benchmark: Benchmark, schema: pa.Schema) -> None:

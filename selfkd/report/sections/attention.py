@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from selfkd.analysis.schemas import AttentionMap, Heads
+from selfkd.analysis.trace_table import left_out_lines
 from selfkd.data.dataset import ExampleFolder
 from selfkd.errors import InputError
 from selfkd.evaluation.compare import TEXT
@@ -22,6 +23,10 @@ from selfkd.report.inputs import RunFolder, data_folder, group_count
 MAIN = "query_to_image", "response_to_image", "response_to_query"
 THIRDS = "middle", "late"  # where attention falls according to the paper
 _MODALITIES = ("text", "audio")
+_TRACE_ROWS = {
+    score: (measure, f"{measure}_above_other_words", f"{measure}_above_other_images")
+    for score, measure in (("AUC", "auc"), ("NSS", "nss"))
+}
 _CHANGES = "log_prob_change", "exact_change"
 _MAX_MAPS = 4  # items per benchmark
 Interval = Mapping[str, Any]
@@ -52,6 +57,7 @@ def _benchmark(run: RunFolder, name: str, result: Mapping[str, Any], styles: Sty
         "others": [{"figure": charts[m], "note": measures[m]} for m in measures if m not in MAIN],
         "tables": _difference_tables(name, result, measures),
         "interventions": _intervention_table(name, models),
+        "trace": _trace_table(name, models),
         "tokens": _token_table(name, models),
         "models": [run_title(m) for m in models],
         "heads": _head_maps(run, name, list(models)),
@@ -189,6 +195,31 @@ def _intervention_table(name: str, models: Mapping[str, Any]) -> Table | None:
         "Changes against the plain pass, with the 95% interval over images. Exact: greedy decoding gives the response."
     )
     return Table(f"{name}: interventions", columns, rows, note=note, text_columns=5) if rows else None
+
+
+def _trace_table(name: str, models: Mapping[str, Any]) -> Table | None:
+    """Attention of a word's rows against its mouse trace, by model, modality and score; none without traces."""
+    traced = {model: metrics["trace"] for model, metrics in models.items() if "trace" in metrics}
+    rows, notes = [], []
+    for model, trace in traced.items():
+        notes += [f"{run_title(model)}: {trace['items']} items, {trace['words']} words", *left_out_lines(trace)]
+        for modality, measures in trace.get("modalities", {}).items():
+            for score, (measure, *differences) in _TRACE_ROWS.items():
+                for third, found in measures[measure]["thirds"].items():
+                    intervals = (measures[difference]["thirds"][third] for difference in differences)
+                    above = [mean_with_interval(i, i["groups"], signed) for i in intervals]
+                    rows.append([run_title(model), modality, score, third, f"{found['mean']:.2f}", *above])
+    columns = ["Model", "Query", "Score", "Layers", "Own trace", "Above other words", "Above other images"]
+    note = (
+        "AUC: probability that a cell that the speaker points at during a word has more of that word's attention than "
+        "another cell (chance 0.5). NSS: that attention in standard deviations over the image (chance 0). Above: minus "
+        "the score of the same attention against the traces of other words, with the 95% interval over images. "
+    )
+    return (
+        Table(f"{name}: attention by word", columns, rows, note=f"{note}{'. '.join(notes)}.", text_columns=4)
+        if notes
+        else None
+    )
 
 
 def _row(title: str, measure: str, metrics: Mapping[str, Any], thirds: Iterable[str]) -> list[str]:

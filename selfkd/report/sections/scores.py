@@ -10,10 +10,11 @@ from scipy.stats import spearmanr
 from selfkd.evaluation.average import by_voice
 from selfkd.evaluation.chance import chance_accuracy
 from selfkd.evaluation.compare import CASCADE, TEXT
+from selfkd.evaluation.correctness import MAX_RULE_WORDS, gap_text, kappa_cell
 from selfkd.evaluation.grading import YES_NO_TYPES
 from selfkd.evaluation.judge import agreement_sentence
 from selfkd.evaluation.metrics import OVERLAP_COUNTS, groups_in
-from selfkd.evaluation.schemas import Judged
+from selfkd.evaluation.schemas import Correctness, Judged
 from selfkd.evaluation.tables import official_note, question_form_note
 from selfkd.evaluation.uncertainty import DIFFERENCE, MIN_GROUPS, enough, mean_interval
 from selfkd.evaluation.verdicts import AT_CHANCE, format_interval, too_few
@@ -74,7 +75,7 @@ def scores_section(
         "comparisons": _comparisons(groups),
         "warnings": _warnings(groups, names),
         "bars": [_bar_chart(group, names, styles) for group in shown],
-        "tables": [t for t in (*tables, _voices_table(runs), _judge_table(runs)) if t.rows],
+        "tables": [t for t in (*tables, _voices_table(runs), _correctness_table(runs), _judge_table(runs)) if t.rows],
         "question_types": [t for t in (_question_type_table(group, names) for group in groups) if t.rows],
         "bias": [f for f in (_yes_bias_chart(group, names, styles) for group in groups) if f],
         "scatter": text_audio_scatter(groups, styles),
@@ -337,6 +338,30 @@ def _judge_table(runs: list[RunFolder]) -> Table:
     )
     columns = "Benchmark and modality", "Run", "Wrong", "Judged", "On topic", "Word overlap"
     return Table("Wrong responses: on topic or not", columns, rows, note=" ".join([note, *judges]))
+
+
+def _correctness_table(runs: list[RunFolder]) -> Table:
+    """What a judge makes of open answers, with its agreement; no rows where no run was judged so."""
+    rows, notes = [], []
+    for run in runs:
+        path = run.folder / "correctness.json"
+        if not path.is_file():
+            continue
+        judged = read_json(path, Correctness)
+        for name, f in judged["metrics"].items():
+            spread = "" if f["stderr"] is None else f" ({100 * f['stderr']:.1f})"
+            kappas = kappa_cell(f["with_rule"]), kappa_cell(f["with_itself"])
+            rows.append([name, run_title(run.name), str(f["judged"]), f"{percent(f['score'])}{spread}", *kappas])
+        notes.append(f"{run_title(run.name)}: judged by {judged['about']['judge']}.")
+        gaps = (f"{name} {gap_text(gap)}" for name, gap in judged["gaps"].items() if gap["n"])
+        notes += [f"Text minus audio, in points: {gap}." for gap in gaps]
+    note = (
+        "Score of 0 to 1 against the reference, mean (standard error). Kappa with its 95% interval, and the number of "
+        f"responses: with the rule, where the reference has at most {MAX_RULE_WORDS} words; with the judge's own "
+        "second scores, the prompt's examples in another order."
+    )
+    columns = "Benchmark and modality", "Run", "n", "Correct", "Kappa with rule", "Kappa with itself"
+    return Table("Open answers: correctness by a judge", columns, rows, note=" ".join([note, *notes]))
 
 
 def _question_type_table(group: Group, names: Names) -> Table:

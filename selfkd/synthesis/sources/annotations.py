@@ -4,7 +4,7 @@ Each reader gives a function from (the row's ids, its question) to the answers, 
 """
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ from selfkd.json_files import read_json
 from selfkd.synthesis.sources.rows import json_records
 
 Parsed = TypeVar("Parsed")
+AND, OR = " <AND> ", " <OR> "
 Answers = Callable[[Mapping[str, str], str], list[str]]
 
 
@@ -40,16 +41,26 @@ def textvqa_answers(path: Path) -> Answers:
 
 
 def mm_vet_answers(path: Path) -> Answers:
-    """MM-Vet's `{question_id: {answer}}`: of alternatives ("<OR>") the first, its parts ("<AND>") one after another.
+    """MM-Vet's `{question_id: {answer}}`: the alternatives ("<OR>") of an answer, each with its parts ("<AND>").
     Raises InputError, naming file and question."""
     known = read_json(path, dict[str, dict[str, Any]])
+    return lambda ids, question: alternatives(str(known.get(ids["question_id"], {}).get("answer", "")))
 
-    def answers(ids: Mapping[str, str], question: str) -> list[str]:
-        answer = known.get(ids["question_id"], {}).get("answer", "")
-        first = " ".join(str(answer).partition("<OR>")[0].split("<AND>")).strip()
-        return [first] if first else []
 
-    return answers
+def alternatives(reference: str) -> list[str]:
+    """The alternatives of a reference in MM-Vet's form, with a space around each AND."""
+    parts = (AND.join(part.strip() for part in one.split("<AND>")) for one in reference.split("<OR>"))
+    return [part for part in parts if part.strip()]
+
+
+def plain_target(answers: Sequence[str]) -> str:
+    """The first of these alternatives in words: what a rule for short answers looks for."""
+    return answers[0].replace(AND, " ")
+
+
+def whole_reference(answers: Sequence[str]) -> str:
+    """All alternatives: what a judge of open answers compares with (`evaluation/correctness.py`)."""
+    return OR.join(answers)
 
 
 def _records(path: Path, name: str, parsed: Callable[[Any], Parsed]) -> Iterator[Parsed]:

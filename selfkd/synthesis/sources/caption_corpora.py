@@ -2,19 +2,24 @@
 speech about images, for stage 1.
 
 A row is to be repeated, as those of `asr_corpora.py` are; it has its image where `--images` gives the folder. The split
-is by image, by a hash of its name: COCO's images have the same split in SpokenCOCO and in Localized Narratives.
+is by image, by a hash of its name: COCO's images have the same split in SpokenCOCO, SPEECH-COCO and Localized
+Narratives. With `--split_by speaker` it is by who speaks: no voice of a split is in another one.
 """
 
 import hashlib
+import json
 import re
+import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from selfkd.data.as_text import as_text, refuse_utf16, tidy
 from selfkd.data.example import MAX_AUDIO_SECONDS
 from selfkd.data.lazy_images import ImageInFolder
+from selfkd.data.trace import points_in_order, traced_words
 from selfkd.errors import InputError
 from selfkd.synthesis.config import SynthesizeConfig
 from selfkd.synthesis.sources.asr_corpora import in_published_layout
@@ -25,8 +30,10 @@ from selfkd.toy_world.tasks import REPEAT_INSTRUCTION
 
 COCO_LICENSE = "as its publishers state (SpokenCOCO); captions and images are COCO's"
 NARRATIVES_LICENSE = "CC-BY-4.0 (Localized Narratives); the images have their own"
+SPEECH_COCO_LICENSE = "CC-BY-4.0 (SPEECH-COCO); captions and images are COCO's"
 FLICKR8K_LICENSE = "CC-BY-SA (Flickr 8k Audio Caption Corpus); captions and images are Flickr8k's"
 OTHER_SPLIT = "another split"
+NO_SPEAKER = "no speaker"
 _TEST_SHARE, _VALIDATION_SHARE = 0.2, 0.1
 _COCO_NAME = re.compile(r"(?:COCO_(?:train|val|test)\d{4}_)?0*(\d+)")  # of a file without its extension, or a number
 _SENTENCE_END = (".", "?", "!")
@@ -36,11 +43,24 @@ def split_of_image(name: str) -> Split:
     """The split of an image by its file's name or its id; of COCO's by the number in it."""
     stem = PurePosixPath(name).stem if "." in name else name
     match = _COCO_NAME.fullmatch(stem)
-    key = hashlib.blake2b((match[1] if match else stem).encode(), digest_size=4).digest()
-    share = int.from_bytes(key) / 2**32
+    return split_of_key(match[1] if match else stem)
+
+
+def split_of_key(key: str) -> Split:
+    """The split of what must not be in two of them: 70% of all keys are in train, 10% in validation, 20% in test."""
+    share = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=4).digest()) / 2**32
     if share < _TEST_SHARE:
         return "test"
     return "validation" if share < _TEST_SHARE + _VALIDATION_SHARE else "train"
+
+
+def _why_left_out(config: SynthesizeConfig, image: str, speaker: str) -> str:
+    """Why a caption is not of the split; "" for one that is."""
+    if config.split_by == "speaker":
+        if not speaker:
+            return NO_SPEAKER
+        return "" if split_of_key(f"speaker/{speaker}") == config.split else OTHER_SPLIT
+    return "" if split_of_image(image) == config.split else OTHER_SPLIT
 
 
 def coco_captions(config: SynthesizeConfig) -> RowSource:
@@ -53,22 +73,55 @@ def coco_captions(config: SynthesizeConfig) -> RowSource:
         for number, record in enumerate(json_records(path, r'\s*\{.*?"data"\s*:\s*\[')):
             with in_published_layout(f"path: {path}: record {number}"):
                 image, captions = str(record["image"]), record["captions"]
-                if split_of_image(image) != config.split:
-                    skipped[OTHER_SPLIT] += len(captions)
-                    continue
                 for caption in captions:
+                    speaker = str(caption["speaker"])
+                    if reason := _why_left_out(config, image, speaker):
+                        skipped[reason] += 1
+                        continue
                     text = as_text(caption["text"], f"path: {path}: record {number}: field text")
                     clip = Clip(recordings / str(caption["wav"]), folder=recordings)
-                    yield _row(config, str(caption["uttid"]), text, clip, image, str(caption["speaker"]))
+                    yield _row(config, str(caption["uttid"]), text, clip, image, speaker)
 
     return _source(config, rows, COCO_LICENSE)
 
 
+def speech_coco(config: SynthesizeConfig) -> RowSource:
+    """SPEECH-COCO (Havard et al. 2017), COCO's captions in eight voices of one TTS engine: the folder `train2014` or
+    `val2014` with its database (`train_2014.sqlite3`, table `captions`) and `wav`, or the database. What the voice says
+    is the question, with the "um" that a third of the captions have. Raises InputError."""
+    path = Path(config.path)
+    found = sorted(path.glob("*_2014.sqlite3")) if path.is_dir() else [path]
+    if len(found) != 1 or not found[0].is_file():
+        raise InputError(f"path: {path}: not a folder with one database of SPEECH-COCO (train_2014.sqlite3)")
+    (database,) = found
+    recordings = Path(config.recordings) if config.recordings else database.parent / "wav"
+    part = database.stem.replace("_", "")  # train2014, as in the names of COCO's images
+
+    def rows(skipped: Counter[str]) -> Iterator[Row]:
+        query = "SELECT captionID, imageID, wavFilename, text, speaker FROM captions ORDER BY captionID"
+        try:
+            with closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+                for caption_id, image_id, wav, *texts in connection.execute(query):
+                    where = f"path: {database}: caption {caption_id}"
+                    text, speaker = (as_text(value, where) for value in texts)
+                    with in_published_layout(where):
+                        image = f"COCO_{part}_{int(image_id):012d}.jpg"
+                        clip = Clip(recordings / str(wav), folder=recordings)
+                    if reason := _why_left_out(config, image, speaker):
+                        skipped[reason] += 1
+                        continue
+                    yield _row(config, str(caption_id), text, clip, image, speaker)
+        except (sqlite3.Error, UnicodeError) as error:
+            raise InputError(f"path: {database}: not a database of SPEECH-COCO ({error})") from error
+
+    return _source(config, rows, SPEECH_COCO_LICENSE)
+
+
 def localized_narratives(config: SynthesizeConfig) -> RowSource:
     """A .jsonl of Localized Narratives: `{dataset_id, image_id, annotator_id, caption, timed_caption[]{utterance,
-    start_time, end_time}, voice_recording}`. Narratives are often longer than the 30 s that a Whisper encoder takes, so
-    each is cut into pieces of whole sentences by the times of its words; a longer sentence is left out and counted.
-    Raises InputError."""
+    start_time, end_time}, traces[][]{x, y, t}, voice_recording}`. Narratives are often longer than the 30 s that a
+    Whisper encoder takes, so each is cut into pieces of whole sentences by the times of its words; a longer sentence is
+    left out and counted. The mouse trace of each word goes into `details` (see `data/trace.py`). Raises InputError."""
     path = Path(config.path)
     recordings = Path(config.recordings) if config.recordings else path.parent
 
@@ -76,42 +129,45 @@ def localized_narratives(config: SynthesizeConfig) -> RowSource:
         for number, record in enumerate(json_lines_records(path)):
             with in_published_layout(f"path: {path}: record {number}"):
                 name, speaker = str(record["image_id"]), str(record["annotator_id"])
-                if split_of_image(name) != config.split:
-                    skipped[OTHER_SPLIT] += 1
+                if reason := _why_left_out(config, name, speaker):
+                    skipped[reason] += 1
                     continue
                 # COCO's files are named by the number, with zeros before it
                 image = f"{name.zfill(12) if 'coco' in str(record['dataset_id']) else name}.jpg"
                 file = recordings / str(record["voice_recording"])
-                for piece, (text, start, stop) in enumerate(_pieces(record["timed_caption"], skipped)):
+                points = points_in_order(record.get("traces", ()))
+                for piece, words in enumerate(_pieces(record["timed_caption"], skipped)):
                     row_id = f"{record['dataset_id']}-{name}-{speaker}-{piece}"
-                    yield _row(config, row_id, text, Clip(file, start, stop, folder=recordings), image, speaker)
+                    text, start, stop = " ".join(text for text, *_ in words), words[0][1], words[-1][2]
+                    row = _row(config, row_id, text, Clip(file, start, stop, folder=recordings), image, speaker)
+                    traced = traced_words(words, points, start)
+                    has_points = any(word["points"] for word in traced)
+                    yield row._replace(details=json.dumps({"trace": traced})) if has_points else row
 
     return _source(config, rows, NARRATIVES_LICENSE)
 
 
-def _pieces(words: Sequence[Mapping[str, Any]], skipped: Counter[str]) -> Iterator[tuple[str, float, float]]:
-    """(text, start, stop in seconds) of the longest runs of whole sentences that an encoder's window holds."""
-    sentences: list[tuple[str, float, float]] = []
-    begun: list[str] = []
-    start = 0.0
-    for number, word in enumerate(words):
-        text = tidy(str(word["utterance"]))
-        start = start if begun else float(word["start_time"])
-        begun.append(text)
-        if text.endswith(_SENTENCE_END) or number == len(words) - 1:
-            sentences.append((" ".join(begun), start, float(word["end_time"])))
-            begun = []
-    piece: tuple[str, float, float] | None = None
-    for text, start, stop in sentences:
-        if stop - start > MAX_AUDIO_SECONDS:
+_Word = tuple[str, float, float]  # utterance, start, stop in seconds
+
+
+def _pieces(timed: Sequence[Mapping[str, Any]], skipped: Counter[str]) -> Iterator[list[_Word]]:
+    """The words of the longest runs of whole sentences that an encoder's window holds."""
+    sentences: list[list[_Word]] = [[]]
+    for entry in timed:
+        text = tidy(str(entry["utterance"]))
+        sentences[-1].append((text, float(entry["start_time"]), float(entry["end_time"])))
+        if text.endswith(_SENTENCE_END):
+            sentences.append([])
+    piece: list[_Word] = []
+    for sentence in filter(None, sentences):
+        if sentence[-1][2] - sentence[0][1] > MAX_AUDIO_SECONDS:
             skipped["a sentence over 30 s"] += 1
-            continue
-        if piece and stop - piece[1] <= MAX_AUDIO_SECONDS:
-            piece = f"{piece[0]} {text}", piece[1], stop
-            continue
-        if piece:
-            yield piece
-        piece = text, start, stop
+        elif piece and sentence[-1][2] - piece[0][1] <= MAX_AUDIO_SECONDS:
+            piece += sentence
+        else:
+            if piece:
+                yield piece
+            piece = sentence
     if piece:
         yield piece
 
@@ -129,13 +185,14 @@ def flickr8k_audio(config: SynthesizeConfig) -> RowSource:
 
     def rows(skipped: Counter[str]) -> Iterator[Row]:
         for recording, image, number in _fields(folder / "wav2capt.txt", None, 3, "path"):
-            if split_of_image(image) != config.split:
-                skipped[OTHER_SPLIT] += 1
+            speaker = speakers.get(recording, "")
+            if reason := _why_left_out(config, image, speaker):
+                skipped[reason] += 1
             elif f"{image}{number}" not in captions:
                 skipped["no caption"] += 1
             else:
                 text, clip = tidy(captions[f"{image}{number}"]), Clip(recordings / recording, folder=recordings)
-                yield _row(config, Path(recording).stem, text, clip, image, speakers.get(recording, ""))
+                yield _row(config, Path(recording).stem, text, clip, image, speaker)
 
     return _source(config, rows, FLICKR8K_LICENSE)
 

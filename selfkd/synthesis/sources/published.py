@@ -19,7 +19,14 @@ from typing import Any, NamedTuple
 from selfkd.data.as_text import as_text, is_blank
 from selfkd.errors import InputError
 from selfkd.synthesis.config import SynthesizeConfig
-from selfkd.synthesis.sources.annotations import Answers, mm_vet_answers, textvqa_answers, vqa_answers
+from selfkd.synthesis.sources.annotations import (
+    Answers,
+    mm_vet_answers,
+    plain_target,
+    textvqa_answers,
+    vqa_answers,
+    whole_reference,
+)
 from selfkd.synthesis.sources.llava import split_question
 from selfkd.synthesis.sources.rows import UNANSWERED, Clip, Row, RowSource, sample_rows
 from selfkd.synthesis.sources.tables import NO_RECORDING, TEXT_TABLES, Folders, Table, clips_of, image_of, open_table
@@ -27,7 +34,7 @@ from selfkd.toy_world.tasks import REPEAT_INSTRUCTION
 
 ONE_WORD = "\nAnswer the question using a single word or phrase."  # as in the benchmarks of the same questions
 LETTER = "\nAnswer with the option's letter from the given choices directly."
-OPEN = "answers are open: the rule for short answers grades them, selfkd judge reads them"
+OPEN = "answers are open: the rule for short answers hardly fits them, selfkd judge --criterion correctness grades them"
 OCR_LEFT_OUT = "reference OCR tokens are left out, in both modalities"
 OPTIONS_IN_TEXT = "options stay text, in both modalities"
 FIELDS = ("id", "question", "answer", "image", "speech", "category", "options")
@@ -379,9 +386,10 @@ def _graded(layout: Layout, record: Mapping[str, Any], answers: Sequence[str], w
         return _Graded(Counter(answers).most_common(1)[0][0], "vqa", {"answers": list(answers)})
     if layout.question_type == "document":
         return _Graded(answers[0], "document", {"answers": list(answers)})
-    if layout.question_type == "words" and not re.search(r"\w", answers[0]):
+    target, reference = plain_target(answers), whole_reference(answers)
+    if layout.question_type == "words" and not re.search(r"\w", target):
         return None
-    return _Graded(answers[0], layout.question_type, {})
+    return _Graded(target, layout.question_type, {} if target == reference else {"reference": reference})
 
 
 def _after(layout: Layout, record: Mapping[str, Any], options: Mapping[str, str], where: str) -> str:

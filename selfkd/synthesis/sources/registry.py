@@ -8,13 +8,20 @@ from selfkd.data.example import Example
 from selfkd.errors import InputError
 from selfkd.synthesis.config import SourceName, SynthesizeConfig
 from selfkd.synthesis.sources import asr_corpora
-from selfkd.synthesis.sources.caption_corpora import coco_captions, flickr8k_audio, localized_narratives
+from selfkd.synthesis.sources.caption_corpora import (
+    coco_captions,
+    flickr8k_audio,
+    localized_narratives,
+    speech_coco,
+)
 from selfkd.synthesis.sources.llava import llava
+from selfkd.synthesis.sources.mmmb import mmmb
 from selfkd.synthesis.sources.published import LAYOUTS, published_set
 from selfkd.synthesis.sources.rows import Clip
 from selfkd.synthesis.sources.stamps import stamps, stamps_mmalign
 from selfkd.synthesis.sources.tables import Folders, dataset, json_lines
 from selfkd.synthesis.sources.toy import TURNS, EasyVQA, ToyMMAlign, ToyTranscription, ToyWorld
+from selfkd.synthesis.sources.xmodbench import TASKS, xmodbench
 from selfkd.toy_world.scenes import Split
 
 
@@ -51,6 +58,7 @@ class Source(Protocol):
 
 CAPTIONS: dict[str, Callable[[SynthesizeConfig], Source]] = {
     "spoken-coco": coco_captions,
+    "speech-coco": speech_coco,
     "localized-narratives": localized_narratives,
     "flickr8k-audio": flickr8k_audio,
 }
@@ -58,6 +66,7 @@ RECORDED = (
     *("librispeech", "common-voice", "gigaspeech", "lhotse", "stamps", "stamps-mmalign"),
     *LAYOUTS,
     *CAPTIONS,
+    *TASKS,
 )  # every row has a recording
 MAY_BE_RECORDED: tuple[SourceName, ...] = ("jsonl", "datasets")  # with a column `speech`
 TOY_SOURCES: dict[str, Callable[[Split, int], Source]] = {
@@ -69,7 +78,7 @@ TOY_SOURCES: dict[str, Callable[[Split, int], Source]] = {
 }
 
 
-_PUBLISHED = (*LAYOUTS, *CAPTIONS)
+_PUBLISHED = (*LAYOUTS, *CAPTIONS, *TASKS)
 _FIELDS_OF_SOURCES: dict[str, tuple[str, ...]] = {
     "images": ("llava", "jsonl", "datasets", *_PUBLISHED),
     "recordings": ("jsonl", "datasets", *_PUBLISHED),
@@ -77,6 +86,7 @@ _FIELDS_OF_SOURCES: dict[str, tuple[str, ...]] = {
     "columns": ("jsonl", "datasets", *LAYOUTS),
     "instruction": ("llava", "benchmark"),
     "turns": ("llava", "jsonl", "datasets", "world", "world-noisy"),
+    "split_by": tuple(CAPTIONS),
 }
 
 
@@ -84,7 +94,7 @@ def open_source(config: SynthesizeConfig) -> Source:
     """The source of a configuration. Raises InputError, naming file and field, where it cannot be read, and for fields
     without effect."""
     for field, sources in _FIELDS_OF_SOURCES.items():
-        if getattr(config, field) not in ("", {}, "text", "split") and config.source not in sources:
+        if getattr(config, field) not in ("", {}, "text", "split", "image") and config.source not in sources:
             raise InputError(f"{field}: is for {', '.join(sources)}, not for {config.source}")
     if config.source in TOY_SOURCES:
         if config.path:
@@ -104,6 +114,10 @@ def open_source(config: SynthesizeConfig) -> Source:
         return published_set(config)
     if config.source in CAPTIONS:
         return CAPTIONS[config.source](config)
+    if config.source == "mmmb":
+        return mmmb(config)
+    if config.source in TASKS:
+        return xmodbench(config)
     folders = Folders(images, Path(config.recordings) if config.recordings else None)
     match config.source:
         case "llava":

@@ -118,6 +118,13 @@ def whole_conversation(turns: Sequence[Row], name: str) -> Row:
     return last._replace(id=name, image=turns[0].image, history=tuple(earlier))
 
 
+class Whole(NamedTuple):
+    """The size of what random rows are a part of: its items, and their groups, which are never split."""
+
+    items: int
+    groups: int
+
+
 @dataclass(frozen=True)
 class RowSource:
     """A source (see registry.py) over rows; `skipped` counts rows of the files that it cannot use, by reason."""
@@ -128,6 +135,7 @@ class RowSource:
     first: int = 0
     skipped: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # what the source leaves out or changes in every row; in the manifest
+    whole: Whole | None = None  # of a benchmark of which the rows are a part; in the manifest
 
     def __len__(self) -> int:
         return len(self.rows)

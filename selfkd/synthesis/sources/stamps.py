@@ -8,7 +8,6 @@ The split is by subject: all stamps whose English captions name the same thing (
 are in one, whatever the language.
 """
 
-import hashlib
 import random
 import re
 from collections import Counter
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 from selfkd.data.as_text import tidy
 from selfkd.data.audio_files import SUFFIXES
 from selfkd.errors import InputError
+from selfkd.synthesis.sources.caption_corpora import split_of_key
 from selfkd.synthesis.sources.rows import Clip, Row, RowSource, sample_rows, with_suffix_of_any_case
 from selfkd.toy_world.scenes import Split
 from selfkd.toy_world.tasks import REPEAT_INSTRUCTION
@@ -31,7 +31,6 @@ WHICH_IS_TRUE = "Which caption is true of the image? Answer A or B.\n"
 ENGLISH = "en"
 # letters that Tux Paint has as stamps: their captions, read aloud, announce the two captions of a choice
 _LETTERS = [f"symbols/alphabets/english/filled/uppercase/{letter}_filled" for letter in "AB"]
-_TEST_SHARE, _VALIDATION_SHARE = 0.2, 0.1
 _CAPTION = re.compile(r"([\w@]+)\.utf8=(.*)")
 _RECORDING = re.compile(r".+_desc(?:_([A-Za-z@_]+))?")
 _BEFORE_SUBJECT = re.compile(r"\b(?:pair|piece|bunch|bowl|cup|glass|slice|kind|type|couple|set|group)s? of\b")
@@ -58,10 +57,7 @@ class Stamp:
 
     @property
     def split(self) -> Split:
-        share = int.from_bytes(hashlib.blake2b(self.subject.encode(), digest_size=4).digest()) / 2**32
-        if share < _TEST_SHARE:
-            return "test"
-        return "validation" if share < _TEST_SHARE + _VALIDATION_SHARE else "train"
+        return split_of_key(self.subject)
 
 
 class _Recorded(NamedTuple):

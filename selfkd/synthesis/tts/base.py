@@ -9,6 +9,7 @@ import ctypes
 import hashlib
 import secrets
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -70,6 +71,13 @@ _VARIANTS = {
 # training and heldout share neither an accent nor a variant; random voices have the accents of training
 ESPEAK_VOICES = {part: [f"{a}+{v}" for a in _ACCENTS[part] for v in _VARIANTS[part]] for part in _ACCENTS}
 ESPEAK_VOICES["random"] = [f"{a}+{v}" for a in _ACCENTS["training"] for v in random_voices.NAMES]
+
+
+def espeak_voices(names: str, accents: Iterable[str]) -> list[str]:
+    """The "training" or "heldout" voices with other accents than the English ones, those of another language; without
+    accents for romanized text (pinyin)."""
+    return [f"{accent}+{variant}" for accent in accents if "Latn" not in accent for variant in _VARIANTS[names]]
+
 
 _SYNCHRONOUS, _NO_EXIT, _UTF8, _RATE, _PITCH = 2, 0x8000, 1, 1, 3
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)

@@ -23,7 +23,7 @@ from selfkd.errors import EngineError, InputError, without_run_details
 from selfkd.response_limit import ENCODINGS, read_up_to
 from selfkd.synthesis.config import EngineName
 from selfkd.synthesis.sources.rows import Clip, find_recording, read_clip
-from selfkd.synthesis.tts.base import ESPEAK_VOICES, EspeakEngine, TTSEngine, Utterance
+from selfkd.synthesis.tts.base import ESPEAK_VOICES, EspeakEngine, TTSEngine, Utterance, espeak_voices
 from selfkd.synthesis.tts.commands import FestivalEngine, FliteEngine, PicoEngine
 from selfkd.synthesis.tts.neural import DEFAULT_RATE_WPM, KokoroEngine, PiperEngine, check_installed
 
@@ -166,6 +166,9 @@ def weighted_voices(names: str, tts_engine: TTSEngine, language: str) -> dict[st
         if names != "training":
             raise InputError(f"voices: {names!r} are voices of espeak-ng; name some of {tts_engine.name}'s")
         wanted = [v for v in tts_engine.voices() if _has_language(tts_engine, v, language)]
+    elif names in ("training", "heldout") and language_code(language) != "en":
+        accents = (v.partition("+")[0] for v in tts_engine.voices() if _has_language(tts_engine, v, language))
+        wanted = espeak_voices(names, dict.fromkeys(accents))
     voices, known = {}, set(tts_engine.voices())
     for entry in wanted:
         name, colon, weight = entry.partition(":")
@@ -191,4 +194,4 @@ def _hint(tts_engine: TTSEngine, language: str) -> str:
 
 def _has_language(tts_engine: TTSEngine, voice: str, language: str) -> bool:
     known = tts_engine.language(voice)
-    return known == "any" or known.partition("-")[0] == language_code(language)
+    return known == "any" or language_code(known) == language_code(language)

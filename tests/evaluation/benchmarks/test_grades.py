@@ -242,3 +242,17 @@ def test_mmbench_circular():
     rotated = [case(1_000_001, "B", "z w"), case(1_000_002, "A", "B"), case(1_000_003, "B", "B", "ocr")]
     expected = {"accuracy": 100 / 3, "vanilla": 200 / 3, "circular": 100 / 3, "logic": 50, "ocr": 0}
     assert metrics("mmbench", *plain, *rotated) == pytest.approx(expected)
+
+
+def test_mmvet_by_the_rule():
+    """A part that stands in the response counts its share; of alternatives the best; signs are part of a number."""
+    both, either = {"reference": "-1 <AND> -5"}, {"reference": "a red car <OR> sports car"}
+    cases = [
+        ("-1 -5", "x = -1 or x=-5.", "ocr,math", both),  # 1
+        ("-1 -5", "x = 1 or -5", "ocr,math", both),  # 1/2
+        ("a red car", "It is a Sports-Car!", "rec", either),  # 1
+        ("a red car", "It is red", "rec", either),  # 0
+        ("cat", "A cat.", "rec,know", {}),  # 1
+    ]
+    found = metrics("mmvet", *cases)
+    assert found == {"words": 70.0, "know": 100.0, "math": 75.0, "ocr": 75.0, "rec": pytest.approx(200 / 3)}

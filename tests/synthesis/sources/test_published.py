@@ -3,9 +3,19 @@
 import json
 
 import pytest
-from published_layouts import CLIPS, COPIES, json_lines, lyra_mmvet, lyra_textvqa, omnibench, spokenvisit
+from published_layouts import (
+    CLIPS,
+    COPIES,
+    captions_database,
+    json_lines,
+    lyra_mmvet,
+    lyra_textvqa,
+    omnibench,
+    spokenvisit,
+)
 from published_sets import IMAGES, gap_of, modality_counts, recorded, synthesized, write_file
 
+from selfkd.data.trace import trace_of
 from selfkd.errors import InputError
 from selfkd.evaluation.samples import read_samples, samples_path
 from selfkd.synthesis.config import SynthesizeConfig
@@ -61,6 +71,18 @@ def test_the_sound_is_content_and_the_question_stays_text(tmp_path):
     assert examples[0].answer_format == f"{expected}Answer with the option's letter from the given choices directly."
 
 
+def test_options_read_aloud_are_the_query_and_the_question_stays_text(tmp_path):
+    copy = COPIES["xmodbench-recognition"](tmp_path / "repository" / "benchmark")
+    manifest, (example,) = synthesized(tmp_path / "out", "xmodbench-recognition", copy.path.parent)
+    assert example.instruction == (
+        "Which option most likely matches the text shown in the image?\n"
+        "The four options A, B, C and D follow in this order.\n"
+    )
+    assert example.answer_format == "\nAnswer the question with A, B, C, or D"
+    assert json.loads(example.details)["options"]["B"] == "I like to spray guitar."
+    assert "without their letters" in manifest["source_notes"][0] and "MIT" in manifest["source_license"]
+
+
 def open_set(tmp_path, name, path, **changes):
     return open_source(SynthesizeConfig(tmp_path / "o", name, str(path), **({"count": 0} | changes)))
 
@@ -101,6 +123,16 @@ def test_missing_and_other_annotations_are_named(tmp_path, content, message):
         open_set(tmp_path, "lyra-textvqa", copy.path)
 
 
+def test_open_answers_keep_their_alternatives_for_a_judge(tmp_path):
+    copy = lyra_mmvet(tmp_path / "MM_vet_speech")
+    first, second = open_set(tmp_path, "lyra-mmvet", copy.path).rows
+    assert json.loads(first.details) == {"reference": "-1 <AND> -5 <OR> x=-1 or -5"} and first.answer == "-1 -5"
+    assert second.details == "" and second.answer == "a dog"
+    copy = COPIES["voiceassistant-eval"](tmp_path / "assistant")
+    open_one = open_set(tmp_path, "voiceassistant-eval", copy.path, **copy.settings).rows[1]
+    assert json.loads(open_one.details) == {"reference": "red <OR> dark red"}
+
+
 def test_a_part_of_a_set_without_its_questions_is_named(tmp_path):
     copy = lyra_mmvet(tmp_path / "MM_vet_speech")
     with pytest.raises(InputError, match=r"lyra_docvqa_audio.jsonl: no such file; lyra-docvqa is read from the folder"):
@@ -128,12 +160,64 @@ def test_an_image_has_one_split_in_all_corpora():
     assert [round(splits.count(part) / 3000, 1) for part in ("train", "validation", "test")] == [0.7, 0.1, 0.2]
 
 
+def test_each_word_of_a_narrative_has_its_trace(tmp_path):
+    copy = COPIES["localized-narratives"](tmp_path / "narratives")
+    _, (first, second) = synthesized(tmp_path / "out", "localized-narratives", copy.path, **copy.settings)
+    words = trace_of(first)
+    assert words[0] == {
+        "utterance": "A large brown dog with a red collar", "start": 0.0, "stop": 8.5, "points": [[0.333, 0.0]],
+    }  # fmt: skip
+    assert [word["points"] for word in words[1:]] == [[], [], []]
+    # times are those of the audio, which is a part of the recording
+    assert trace_of(second) == [
+        {"utterance": "I see", "start": 0.0, "stop": 1.0, "points": []},
+        {"utterance": "a ball.", "start": 1.0, "stop": 3.0, "points": [[0.1, 0.2]]},
+    ]
+    assert " ".join(word["utterance"] for word in words) == first.question
+
+
 def test_captions_of_an_image_stay_in_one_split(tmp_path):
     copy = COPIES["spoken-coco"](tmp_path / "coco")
     parts = {s: open_set(tmp_path, "spoken-coco", copy.path, split=s).rows for s in ("train", "validation", "test")}
     assert sum(map(len, parts.values())) == 11
     images = {s: {row.id.rpartition("-")[0] for row in rows} for s, rows in parts.items()}
     assert not any(images[a] & images[b] for a in parts for b in parts if a < b)
+
+
+@pytest.mark.parametrize("name", ["spoken-coco", "speech-coco", "localized-narratives", "flickr8k-audio"])
+def test_a_speaker_is_in_one_split_only(tmp_path, name):
+    copy = COPIES[name](tmp_path / name)
+    parts = {}
+    for split in ("train", "validation", "test"):
+        settings = copy.settings | {"split": split, "split_by": "speaker"}
+        parts[split] = {row.speaker for row in open_set(tmp_path, name, copy.path, **settings).rows}
+    every = [speaker for speakers in parts.values() for speaker in speakers]
+    assert every and len(every) == len(set(every)) and "" not in every
+    with pytest.raises(InputError, match=r"split_by: is for spoken-coco, speech-coco, .*, not for words"):
+        open_source(SynthesizeConfig(tmp_path / "o", "words", split_by="speaker"))
+
+
+def test_captions_without_a_speaker_are_counted(tmp_path):
+    copy = COPIES["flickr8k-audio"](tmp_path / "f")
+    (copy.path / "wav2spk.txt").write_text("")
+    source = open_set(tmp_path, "flickr8k-audio", copy.path, **copy.settings | {"split_by": "speaker"})
+    assert len(source) == 0 and source.skipped == {"no speaker": 2}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "not a folder with one database of SPEECH-COCO"),
+        (b"", "not a database of SPEECH-COCO .no such table: captions"),
+        (b"SQLite format 3\0" + b"\1" * 90, "not a database of SPEECH-COCO"),
+        (captions_database([(1, None, "a.wav", "A dog.", "Phil")]), "caption 1: not in the published layout"),
+    ],
+)
+def test_other_databases_are_named(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "train_2014.sqlite3").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        open_set(tmp_path, "speech-coco", tmp_path)
 
 
 @pytest.mark.parametrize(
