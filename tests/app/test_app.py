@@ -18,6 +18,7 @@ from selfkd.analysis.forward import KEYS, text_query
 from selfkd.app.app import app
 from selfkd.app.config import AppConfig
 from selfkd.app.inference import MAX_OPACITY, AttentionMaps, attention_overlay, generate_responses
+from selfkd.app.results_html import attention_html, responses_html
 from selfkd.app.session import (
     MAX_CHARACTERS,
     VOICES,
@@ -26,7 +27,6 @@ from selfkd.app.session import (
     parse_query,
     synthesize_query,
 )
-from selfkd.app.ui import attention_html, responses_html
 from selfkd.data.example import SAMPLE_RATE_HZ
 from selfkd.errors import InputError
 from selfkd.evaluation.backends.local import predict_modalities
