@@ -22,7 +22,7 @@ from selfkd.losses import head_logits
 from selfkd.model.lora import adapters_on
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.prefix_cache import Prefix, continue_prefix, encode_prefix
-from selfkd.model.queries import common_length
+from selfkd.model.prompts import common_length
 from selfkd.training.data import Modality, PairedItem
 from selfkd.training.self_kd import response_positions
 

@@ -135,6 +135,9 @@ def read_folders(data: Sequence[str]) -> dict[str, ExampleFolder]:
     folders = open_own_data(data)
     if not folders:
         raise InputError("data: give at least one dataset folder")
+    for folder in folders.values():
+        if any(row.turns > 1 for row in folder.metadata()):
+            raise InputError(f"data: {folder.folder}: holds conversations; single questions are analyzed")
     return folders
 
 

@@ -33,7 +33,7 @@ from selfkd.losses import head_logits
 from selfkd.model.generation import stop_token_ids
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
-from selfkd.model.queries import Prompt
+from selfkd.model.prompts import Prompt
 from selfkd.training.data import Modality, PairedCollator, PairedItem, modality_prompts
 
 THUMBNAIL_SIDE = 384  # pixels, of the longer side

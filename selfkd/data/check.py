@@ -10,6 +10,8 @@ from tqdm import tqdm
 
 from selfkd.data.dataset import check_columns, shard_errors
 from selfkd.data.example import (
+    CONVERSATIONS,
+    HISTORY,
     MANIFEST,
     SAMPLE_RATE_HZ,
     SCHEMA,
@@ -43,7 +45,7 @@ def check_folder(folder: Path, check_example: Callable[[Example], None] | None =
         if str(path.relative_to(folder)) not in files:
             raise InputError(f"{path}: not in the manifest")
     ids: set[str] = set()
-    seconds, images, voices = 0.0, set(), set()
+    seconds, turns, images, voices = 0.0, 0, set(), set()
     for shard in tqdm(all_shards, "checking", unit="shard"):
         path = _within(folder, shard["file"])
         if not path.is_file():
@@ -63,7 +65,8 @@ def check_folder(folder: Path, check_example: Callable[[Example], None] | None =
                         check_example(example)
                     number += 1
                     if not example.rejected:
-                        seconds += example.duration_seconds
+                        seconds += example.speech_seconds
+                        turns += len(example.history) + 1
                         images.add(row["image_hash"])
                         voices.add(example.voice)
         if number != shard["rows"]:
@@ -73,6 +76,7 @@ def check_folder(folder: Path, check_example: Callable[[Example], None] | None =
         raise InputError(f"{folder}: field rows: {manifest['rows']} in the manifest, {rows} in the shards")
     return {
         "examples": rows,
+        **({"turns": turns} if turns > rows else {}),  # of conversations
         "rejected": len(manifest["rejected"]),
         "images": len(images - {""}),
         "hours of audio": round(seconds / 3600, 2),
@@ -90,6 +94,8 @@ def _check_schema(path: Path, file: pq.ParquetFile) -> None:
     texts = [field.name for field in SCHEMA if not str(field.type).startswith("struct")]
     check_columns(path, file.schema_arrow.empty_table())
     check_columns(path, file.read(columns=texts))
+    if HISTORY in schema.names:
+        check_columns(path, schema.empty_table().select([HISTORY]))
 
 
 def _within(folder: Path, name: str) -> Path:
@@ -100,7 +106,7 @@ def _within(folder: Path, name: str) -> Path:
 
 
 def _check_row(where: str, row: dict[str, Any], ids: set[str]) -> Example:
-    example = example_from_row({name: value for name, value in row.items() if name in SCHEMA.names})
+    example = example_from_row({name: value for name, value in row.items() if name in CONVERSATIONS.names})
     if example.id in ids:
         raise InputError(f"{where}: field id: {example.id!r} is not unique")
     ids.add(example.id)
@@ -114,9 +120,15 @@ def _check_row(where: str, row: dict[str, Any], ids: set[str]) -> Example:
     for name, value in image_columns(example).items():
         if row[name] != value:
             raise InputError(f"{where}: field {name}: {row[name]!r}, the image has {value!r}")
-    image, samples = example.load_image(), example.samples()  # raise InputError naming the example
+    for number, earlier in enumerate(example.history if not example.rejected else (), 1):
+        for name in ("question", "answer"):
+            if not getattr(earlier, name).strip():
+                raise InputError(f"{where}: field {HISTORY}: turn {number}: field {name}: is empty")
+    image = example.load_image()  # raises InputError naming the example
     if image is not None:
         image.load()
-    if not abs(len(samples) / SAMPLE_RATE_HZ - example.duration_seconds) <= 1e-6:  # false for NaN too
-        raise InputError(f"{where}: field duration_seconds: not the length of the audio")
+    for turn in example.turns():
+        if not abs(len(turn.samples()) / SAMPLE_RATE_HZ - turn.duration_seconds) <= 1e-6:  # false for NaN too
+            at = f"field {HISTORY}: turn {len(turn.history) + 1}: " if turn is not example else ""
+            raise InputError(f"{where}: {at}field duration_seconds: not the length of the audio")
     return example

@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Any, overload
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from selfkd.data.example import (
+    CONVERSATIONS,
+    HISTORY,
     IMAGE_COLUMNS,
     MANIFEST,
-    SCHEMA,
     SCHEMA_VERSION,
     Example,
     example_from_row,
@@ -51,23 +53,26 @@ class ExampleMetadata:
     image: str  # hash of the image; the example's id without one
     width: int  # of the image, pixels; 0 without one
     height: int
-    speech_seconds: float
+    speech_seconds: float  # of all turns, as the characters
     question_characters: int
     answer_characters: int
+    turns: int = 1
 
 
 def example_metadata(example: Example) -> ExampleMetadata:
-    return _metadata(vars(example) | image_columns(example))
+    return _metadata(vars(example) | image_columns(example) | {HISTORY: list(map(vars, example.history))})
 
 
 def _metadata(row: dict[str, Any]) -> ExampleMetadata:
+    turns = [*row[HISTORY], row]
     return ExampleMetadata(
         row["image_hash"] or row["id"],
         row["image_width"],
         row["image_height"],
-        row["duration_seconds"],
-        len(row["question"]),
-        len(row["answer"]),
+        sum(turn["duration_seconds"] for turn in turns),
+        sum(len(turn["question"]) for turn in turns),
+        sum(len(turn["answer"]) for turn in turns),
+        len(turns),
     )
 
 
@@ -144,7 +149,9 @@ class ExampleFolder(Examples):
         return len(self.positions)
 
     def read(self, position: int) -> Example:
-        position = self.positions[position]
+        return self._stored(self.positions[position])
+
+    def _stored(self, position: int) -> Example:
         group = bisect_right(self._ends, position)
         start = self._ends[group - 1] if group else 0
         path, number = self._groups[group]
@@ -163,34 +170,88 @@ class ExampleFolder(Examples):
         return source
 
     def metadata(self) -> list[ExampleMetadata]:
-        return [_metadata(row) for row in self.columns("id", "question", "answer", "duration_seconds", *IMAGE_COLUMNS)]
+        names = "id", "question", "answer", "duration_seconds", *IMAGE_COLUMNS, HISTORY
+        return [_metadata(row) for row in self.columns(*names)]
 
     def columns(self, *names: str) -> list[dict[str, Any]]:
-        """Some fields of all examples; other fields are not read from disk."""
+        """Some fields of all examples; other fields are not read from disk. `HISTORY` has a list of {name: value} of
+        the texts and durations of each earlier turn."""
+        rows = self._all_columns(*names)
+        return rows if len(rows) == len(self.positions) else [rows[p] for p in self.positions]
+
+    def _all_columns(self, *names: str) -> list[dict[str, Any]]:
+        flat = [name for name in names if name != HISTORY]
         rows = []
         for path in self.paths:
             with shard_errors(path):
-                table = pq.read_table(path, columns=list(names)).select(names)
+                table = pq.read_table(path, columns=flat).select(flat)
                 check_columns(path, table)
-                rows += table.to_pylist()
-        return rows if len(rows) == len(self.positions) else [rows[p] for p in self.positions]
+                some = table.to_pylist()
+                if HISTORY in names:
+                    some = [row | {HISTORY: turns} for row, turns in zip(some, _texts_of_turns(path), strict=True)]
+                rows += some
+        return rows
+
+
+TURN_TEXTS = ("question", "answer", "question_type", "target", "instruction", "answer_format", "duration_seconds")
+
+
+def _texts_of_turns(path: Path) -> list[list[dict[str, Any]]]:
+    """`TURN_TEXTS` of the earlier turns of each row; no audio is read."""
+    metadata = _footer(path)
+    paths = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
+    wanted = [p for p in paths if p.startswith(f"{HISTORY}.") and p.rpartition(".")[2] in TURN_TEXTS]
+    with pq.ParquetFile(path, metadata=metadata) as file:
+        if HISTORY not in file.schema_arrow.names:
+            return [[] for _ in range(metadata.num_rows)]
+        check_columns(path, file.schema_arrow.empty_table().select([HISTORY]))
+        table = file.read(columns=wanted)
+    check_columns(path, table)
+    return table.column(HISTORY).to_pylist()
 
 
 def check_columns(path: Path, table: pa.Table) -> None:
     """Raises InputError where a column has another type than in the schema, or null where each example has a value:
     other tools may have written the shard, and a later error would name no row."""
     for field in table.schema:
-        if field.name not in SCHEMA.names:
+        if field.name not in CONVERSATIONS.names:
             continue
-        if _type_class(field.type) != _type_class(SCHEMA.field(field.name).type):
-            wanted = SCHEMA.field(field.name).type
+        column, wanted = table.column(field.name), CONVERSATIONS.field(field.name).type
+        if field.name == HISTORY:
+            _check_turns(path, column)
+            continue
+        if _type_class(field.type) != _type_class(wanted):
             raise InputError(f"{path}: field {field.name}: is of type {field.type}, expected {wanted}")
-        column = table.column(field.name)
         if column.null_count and not pa.types.is_struct(field.type):
             row = column.is_null().to_pylist().index(True)
             raise InputError(f"{path}: row {row}: field {field.name}: holds no value (null)")
         if pa.types.is_floating(field.type) or field.name in IMAGE_SIZES:
             _check_numbers(path, field.name, column)
+
+
+def _check_turns(path: Path, column: pa.ChunkedArray) -> None:
+    """`check_columns` for the earlier turns."""
+    is_list = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
+    if not is_list or not pa.types.is_struct(column.type.value_type):
+        raise InputError(f"{path}: field {HISTORY}: is of type {column.type}, expected a list of turns")
+    known = {field.name for field in CONVERSATIONS.field(HISTORY).type.value_type}
+    own = [field.name for field in column.type.value_type]
+    missing = [name for name in TURN_TEXTS if name not in own]
+    unknown = [name for name in own if name not in known]
+    if unknown:
+        raise InputError(f"{path}: field {HISTORY}: has a field {unknown[0]!r}; there are {', '.join(sorted(known))}")
+    if missing:
+        raise InputError(f"{path}: field {HISTORY}: has no field {missing[0]!r}")
+    turns = pc.list_flatten(column)
+    if column.null_count or turns.null_count:
+        empty = column if column.null_count else turns
+        row = empty.is_null().to_pylist().index(True)
+        where = f"row {row}" if column.null_count else f"turn {row} of all"
+        raise InputError(f"{path}: {where}: field {HISTORY}: holds no value (null)")
+    try:
+        check_columns(path, pa.table([pc.struct_field(turns, name) for name in own], own))
+    except InputError as error:
+        raise InputError(f"{path}: field {HISTORY}: of all turns,{str(error).removeprefix(f'{path}:')}") from error
 
 
 def _check_numbers(path: Path, name: str, column: pa.ChunkedArray) -> None:
@@ -222,7 +283,9 @@ def _example(path: Path, group: int, row: int) -> Example:
 @lru_cache(maxsize=ROW_GROUPS_KEPT)
 def _row_group(path: Path, number: int) -> pa.Table:
     with pq.ParquetFile(path, metadata=_footer(path)) as file:
-        names = [name for name in file.schema_arrow.names if name in SCHEMA.names]  # other tools may have added more
+        names = [
+            name for name in file.schema_arrow.names if name in CONVERSATIONS.names
+        ]  # other tools may have added more
         table = file.read_row_group(number, names, use_threads=False)  # 0.8 MB: threads cost more than they save
     check_columns(path, table)
     return table

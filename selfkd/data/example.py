@@ -8,7 +8,7 @@ shards as they are: image (PNG) and audio (FLAC or Opus, mono, 16 kHz) are encod
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
@@ -37,8 +37,31 @@ SHORTEST_SECONDS = 0.025  # one window of the spectrogram
 MAX_AUDIO_SECONDS = 30.0  # the window of Whisper's encoder
 
 
+HISTORY = "history"  # field and column of the earlier turns
+
+
+@dataclass(frozen=True)
+class ExampleTurn:
+    """An earlier turn of a conversation; its fields are those of an `Example`, which holds the last turn."""
+
+    question: str
+    answer: str
+    question_type: str = "open"
+    target: str = ""
+    instruction: str = ""
+    answer_format: str = ""
+    audio: bytes | None = None
+    duration_seconds: float = 0.0
+    spoken_text: str = ""
+    transcript: str = ""
+    word_error_rate: float = -1.0
+    augmentation: str = ""
+
+
 @dataclass(frozen=True)
 class Example:
+    """A question with its response, or a conversation: its last turn, and the earlier ones in `history`."""
+
     id: str
     question: str  # audio in an audio query, text in a text query
     answer: str  # the response to train on, as the source words it
@@ -58,6 +81,24 @@ class Example:
     word_error_rate: float = -1.0  # of `transcript` against `spoken_text`; -1 without an ASR filter
     augmentation: str = ""  # effects on the audio: "room, noise 12 dB"
     rejected: str = ""  # the reason, in rows of the folder `REJECTED` only
+    history: tuple[ExampleTurn, ...] = ()  # the earlier turns of a conversation, whose image is in the first
+
+    def at_turn(self, number: int) -> "Example":
+        """The conversation up to the turn `number`, counted from 0; a single question is its own turn 0."""
+        if number == len(self.history):
+            return self
+        return replace(self, details="", **vars(self.history[number]), history=self.history[:number])
+
+    def with_turns(self, turns: Sequence["Example"]) -> "Example":
+        """The conversation with the fields of `ExampleTurn` of `turns`, one for each turn."""
+        names = [field.name for field in fields(ExampleTurn)]
+        *earlier, last = [{name: getattr(turn, name) for name in names} for turn in turns]
+        return replace(self, **last, history=tuple(ExampleTurn(**values) for values in earlier))
+
+    @property
+    def speech_seconds(self) -> float:
+        """Seconds of audio in all turns."""
+        return sum((turn.duration_seconds for turn in self.history), self.duration_seconds)
 
     def load_image(self) -> Image.Image | None:
         """The decoded image, RGB, upright. Raises InputError, naming the example, where it cannot be decoded."""
@@ -81,6 +122,13 @@ class Example:
             found = f"{channels} channels at {rate_hz} Hz"
             raise InputError(f"example {self.id}: field audio: {found}, expected mono at {SAMPLE_RATE_HZ} Hz")
         return samples
+
+    def turns(self) -> Iterator["Example"]:
+        """The conversation up to each of its turns, in their order. An InputError within a turn before the last, such
+        as that of its `samples`, names the turn."""
+        for number, _ in enumerate(self.history):
+            yield replace(self.at_turn(number), id=f"{self.id}: field {HISTORY}: turn {number + 1}")
+        yield self
 
     def with_audio(self, samples: NDArray[np.float32], voice: str, spoken_text: str = "") -> "Example":
         """The example with `samples` (frames,) at 16 kHz as its audio. Raises InputError for NaN and infinity."""
@@ -116,29 +164,43 @@ _BINARY = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _FEATURES = {"image": {"_type": "Image"}, "audio": {"sampling_rate": SAMPLE_RATE_HZ, "_type": "Audio"}}
 
 
-def _schema() -> pa.Schema:
+def _columns(of: type) -> tuple[list[tuple[str, pa.DataType]], dict[str, Any]]:
+    """(names and types of the columns, their features in `datasets`) of a dataclass."""
     columns, features = [], {}
-    for field in fields(Example):
+    for field in fields(of):
+        if field.name == HISTORY:
+            continue
         arrow, name = (pa.float64(), "float64") if field.type is float else (pa.string(), "string")
         columns.append((field.name, _BINARY if field.name in _FEATURES else arrow))
         features[field.name] = _FEATURES.get(field.name, {"dtype": name, "_type": "Value"})
+    return columns, features
+
+
+def _schema(with_history: bool) -> pa.Schema:
+    columns, features = _columns(Example)
     for column, name in zip(IMAGE_COLUMNS, ("string", "int32", "int32"), strict=True):
         columns.append((column, pa.type_for_alias(name)))
         features[column] = {"dtype": name, "_type": "Value"}
+    if with_history:
+        turn, of_turn = _columns(ExampleTurn)
+        columns.append((HISTORY, pa.list_(pa.struct(turn))))
+        features[HISTORY] = {"feature": of_turn, "_type": "List"}
     # `datasets` and the hub's viewer show images and audio players by this metadata
     return pa.schema(columns, metadata={"huggingface": json.dumps({"info": {"features": features}})})
 
 
-SCHEMA = _schema()
+SCHEMA = _schema(with_history=False)
+CONVERSATIONS = _schema(with_history=True)  # the schema of a folder of conversations
 
 
-def write_shard(path: Path, examples: Iterable[Example], metadata: dict[str, Any]) -> None:
+def write_shard(path: Path, examples: Iterable[Example], metadata: dict[str, Any], schema: pa.Schema = SCHEMA) -> None:
     """Writes one Parquet file under a temporary name, a row group at a time, then renames it. `metadata` goes into the
-    file's footer, with its value after the last example."""
+    file's footer, with its value after the last example. Conversations need the schema `CONVERSATIONS`."""
     # PNG and FLAC do not compress; Snappy decodes the 24 small columns of a row group faster than Zstandard (1 ms)
-    with write_atomically(path) as temporary, pq.ParquetWriter(temporary, SCHEMA, compression="snappy") as writer:
+    with write_atomically(path) as temporary, pq.ParquetWriter(temporary, schema, compression="snappy") as writer:
         for some in groups_of(examples, ROWS_PER_GROUP):
-            writer.write_table(pa.Table.from_pylist([_row(e) for e in some], schema=SCHEMA))
+            assert schema is CONVERSATIONS or not any(e.history for e in some), "turns would be lost"  # noqa: S101 an invariant of this code, no check of input
+            writer.write_table(pa.Table.from_pylist([_row(e) for e in some], schema=schema))
         writer.add_key_value_metadata({"selfkd": json.dumps(metadata)})
 
 
@@ -150,16 +212,27 @@ def groups_of(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 def _row(example: Example) -> dict[str, Any]:
     row = asdict(example) | image_columns(example)
-    audio_suffix = "opus" if (example.audio or b"").startswith(b"OggS") else "flac"
-    for name, suffix in (("image", "png"), ("audio", audio_suffix)):
-        row[name] = row[name] and {"bytes": row[name], "path": f"{example.id}.{suffix}"}
+    row["image"] = row["image"] and {"bytes": row["image"], "path": f"{example.id}.png"}
+    row["audio"] = _stored_audio(row["audio"], example.id)
+    for number, turn in enumerate(row[HISTORY]):
+        turn["audio"] = _stored_audio(turn["audio"], f"{example.id}-{number:02d}")
     return row
+
+
+def _stored_audio(audio: bytes | None, name: str) -> dict[str, Any] | bytes | None:
+    suffix = "opus" if (audio or b"").startswith(b"OggS") else "flac"
+    return audio and {"bytes": audio, "path": f"{name}.{suffix}"}
 
 
 def example_from_row(row: dict[str, Any]) -> Example:
     """An example from a row of a shard."""
-    values = {k: v for k, v in row.items() if k not in IMAGE_COLUMNS}
-    return Example(**{k: v["bytes"] if isinstance(v, dict) else v for k, v in values.items()})
+    values = {k: v for k, v in row.items() if k not in (*IMAGE_COLUMNS, HISTORY)}
+    history = tuple(ExampleTurn(**_with_bytes(turn)) for turn in row.get(HISTORY, ()))
+    return Example(**_with_bytes(values), history=history)
+
+
+def _with_bytes(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: v["bytes"] if isinstance(v, dict) else v for k, v in values.items()}
 
 
 def shard_metadata(path: Path) -> dict[str, Any]:

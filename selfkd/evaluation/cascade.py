@@ -64,20 +64,33 @@ def predict_both_forms(
     predict: Callable[[Iterable[Example]], Iterable[tuple[int, Prediction]]],
 ) -> Iterator[tuple[int, Prediction]]:
     """Yields (position in `examples`, prediction of the verbatim transcript, with that of its question form) for the
-    transcripts of the examples, as both responses are there.
+    transcripts of the examples, as both responses are there. The questions of earlier turns are transcripts already
+    (`with_transcripts_of_history`), and are given in the same form.
 
     `predict` runs text queries and yields (position, prediction) in any order. An item whose forms are equal is one
     query; the two of another follow each other, so that an interrupted run loses few."""
-    texts = [list(dict.fromkeys((t, question_form(t, language)))) for t in transcripts]
-    queries = [(at, text) for at, forms in enumerate(texts) for text in forms]
-    found: dict[int, dict[str, Prediction]] = {}
-    for position, prediction in predict(replace(examples[at], question=text) for at, text in queries):
-        at, text = queries[position]
+    texts = [_forms(example, transcript, language) for example, transcript in zip(examples, transcripts, strict=True)]
+    queries = [(at, form) for at, forms in enumerate(texts) for form in forms]
+    found: dict[int, dict[tuple[str, ...], Prediction]] = {}
+    for position, prediction in predict(_with_questions(examples[at], form) for at, form in queries):
+        at, form = queries[position]
         of_item = found.setdefault(at, {})
-        of_item[text] = replace(prediction, transcript=text)
+        of_item[form] = replace(prediction, transcript=form[-1])
         if len(of_item) == len(texts[at]):
-            verbatim, *other = (of_item[text] for text in texts[at])
+            verbatim, *other = (of_item[form] for form in texts[at])
             yield at, replace(verbatim, question_form=other[0] if other else None)
+
+
+def _forms(example: Example, transcript: str, language: str) -> list[tuple[str, ...]]:
+    """The different forms of an item: of the transcripts of the earlier turns, and of its own."""
+    verbatim = (*(turn.question for turn in example.history), transcript)
+    return list(dict.fromkeys((verbatim, tuple(question_form(text, language) for text in verbatim))))
+
+
+def _with_questions(example: Example, questions: tuple[str, ...]) -> Example:
+    *earlier, last = questions
+    history = (replace(turn, question=text) for turn, text in zip(example.history, earlier, strict=True))
+    return replace(example, question=last, history=tuple(history))
 
 
 def in_form(sample: Mapping[str, Any], form: TranscriptForm) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from selfkd.data.dataset import ExampleFolder
 from selfkd.data.example import read_manifest
+from selfkd.data.turns import conversation_of
 from selfkd.errors import InputError
 from selfkd.evaluation.average import VOICE_MARK, average_over_benchmarks
 from selfkd.evaluation.backends.base import Backend
@@ -244,4 +245,4 @@ def _groups(examples: ExampleFolder) -> list[str]:
     """The group of each item: items of one group are right or wrong together."""
     rows = examples.columns("id", "source", "category", "details", "image_hash")
     known = [row | {"details": details_of(row)} for row in rows]
-    return [group_of(row, row["image_hash"] or row["id"]) for row in known]
+    return [group_of(row, row["image_hash"] or conversation_of(row["id"])) for row in known]

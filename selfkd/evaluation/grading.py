@@ -9,6 +9,7 @@ from typing import Any
 
 from selfkd.data.dataset import ExampleFolder
 from selfkd.data.example import Example, image_hash, read_manifest
+from selfkd.data.turns import conversation_of
 from selfkd.errors import InputError
 from selfkd.evaluation.average import VOICE_MARK
 from selfkd.evaluation.benchmarks import multiple_choice, official_scoring
@@ -206,7 +207,7 @@ def details_of(row: Mapping[str, Any]) -> dict[str, Any]:
 def group_of_example(example: Example) -> str:
     details = details_of(vars(example))
     sample = {"source": example.source, "category": example.category, "details": details}
-    return group_of(sample, image_hash(example.image) if example.image else example.id)
+    return group_of(sample, image_hash(example.image) if example.image else conversation_of(example.id))
 
 
 def benchmark_metrics(*modalities: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:

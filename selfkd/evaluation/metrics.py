@@ -32,6 +32,7 @@ from selfkd.evaluation.verdicts import gap_verdict, no_verdict_reason, share_ver
 
 Sample = Mapping[str, Any]
 Metric = Callable[[Sequence[Sample]], Any]
+TURN_METRICS = ("n", "failed", "accuracy", "gap", "stderr", "interval", "gap_interval")  # of each turn
 OVERLAP_COUNTS = ("both_correct", "only_text_correct", "only_audio_correct", "neither_correct")  # of a gap, in items
 
 
@@ -125,7 +126,26 @@ def score(samples: Mapping[str, Sequence[Sample]], seed: int) -> dict[str, Any]:
         if "text" in samples and modality in samples:
             warnings = outcome_warnings(samples["text"], samples[modality], modality)
             scores[key] = vision_audio_gap(samples["text"], samples[modality], seed, chance) | {"warnings": warnings}
+    _add_turns(scores, samples, seed, chance)
     return scores
+
+
+def _add_turns(
+    scores: dict[str, Any], samples: Mapping[str, Sequence[Sample]], seed: int, chance: float | None
+) -> None:
+    """Adds, where the items are turns of conversations, `turns`, {number: scores}, to each modality and gap."""
+    numbers = sorted({s.get("turn", 1) for some in samples.values() for s in some})
+    if len(numbers) < 2:
+        return
+    for number in numbers:
+        own = {modality: [s for s in some if s.get("turn", 1) == number] for modality, some in samples.items()}
+        of_turn: dict[str, Any] = {modality: summarize(some, chance) for modality, some in own.items()}
+        for modality, key in (("audio", "gap"), ("cascade", "cascade_gap")):
+            if "text" in own and modality in own:
+                of_turn[key] = vision_audio_gap(own["text"], own[modality], seed, chance)
+        for name, found in of_turn.items():
+            kept = {metric: found[metric] for metric in TURN_METRICS if metric in found}
+            scores[name].setdefault("turns", {})[str(number)] = kept
 
 
 def groups_in(samples: Sequence[Sample]) -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from selfkd.data.dataset import ExampleFolder
+from selfkd.data.turns import TurnFolder
 from selfkd.errors import InputError
 from selfkd.evaluation.average import VOICE_MARK
 from selfkd.evaluation.grading import check_source_name
@@ -11,12 +12,13 @@ from selfkd.run_dir import name_and_path
 
 
 def open_own_data(entries: Sequence[str]) -> dict[str, ExampleFolder]:
-    """{name of the source: folder} of FOLDER, {"world@pico": folder} of pico=FOLDER. Raises InputError for a folder
+    """{name of the source: folder} of FOLDER, {"world@pico": folder} of pico=FOLDER; the items of a folder of
+    conversations are their turns. Raises InputError for a folder
     that cannot be evaluated, and for two of one name."""
     folders: dict[str, ExampleFolder] = {}
     for entry in entries:
         voice, path = name_and_path(entry)
-        folder = ExampleFolder(path)
+        folder = TurnFolder(path)
         check_source_name(folder)
         if voice:
             check_name(voice)

@@ -26,7 +26,18 @@ from selfkd.synthesis.quality_filter import word_error_rate
 
 QUESTIONS = "questions.json"  # of an evaluation run: {benchmark: folder of its questions, relative to the run}
 FIELDS = (
-    *("id", "source", "question_type", "category", "instruction", "question", "answer_format", "image", "target"),
+    *(
+        "id",
+        "turn",
+        "source",
+        "question_type",
+        "category",
+        "instruction",
+        "question",
+        "answer_format",
+        "image",
+        "target",
+    ),
     *("details", "voice", "word_error_rate", "prompt_hash", "prediction", "outcome", "finish_reason", "reasoning"),
     *("transcript", "log_likelihoods", "seconds", "error", "group", "parsed", "score", "correct"),
 )  # of a sample
@@ -77,6 +88,7 @@ def _sample_in_one_form(
 ) -> dict[str, Any]:
     fields = {
         "id": example.id,
+        "turn": len(example.history) + 1,
         "source": example.source,
         "question_type": example.question_type,
         "category": example.category,
@@ -114,9 +126,14 @@ def _word_error_rate(example: Example, modality: str, prediction: Prediction, la
 
 
 def prompt_hash(example: Example, modality: str) -> str:
-    """A hash of image, instruction, query and form of the answer: prompts with equal hashes are equal."""
-    query = example.question.encode() if modality == "text" else example.audio or b""
-    parts = (example.image or b"", example.instruction.encode(), query, example.answer_format.encode())
+    """A hash of image, instruction, query and form of the answer, and of the turns before: prompts with equal hashes
+    are equal."""
+    *earlier, last = [
+        (turn.instruction, turn.question if modality == "text" else turn.audio or b"", turn.answer_format, turn.answer)
+        for turn in example.turns()
+    ]
+    texts = [part for turn in earlier for part in turn] + list(last[:-1])
+    parts = [example.image or b"", *(part.encode() if isinstance(part, str) else part for part in texts)]
     return hashlib.blake2b(b"".join(hashlib.blake2b(p).digest() for p in parts), digest_size=8).hexdigest()
 
 

@@ -35,6 +35,7 @@ def _graded(value: Any) -> Any:
 
 class _Sample(Outcome):
     id: str
+    turn: NotRequired[Count]
     source: str
     question_type: str
     category: str

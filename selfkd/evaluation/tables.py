@@ -23,7 +23,31 @@ def scores_table(result: Mapping[str, Any]) -> Group:
     outcomes = _outcome_table(result)
     warnings = [f"{name}: {line}" for name, scores in result.items() for line in gap_warnings(scores)]
     lines = [*map(Text, gap_notes(result)), *(Text(line, "yellow") for line in warnings)]
-    return Group(gap_table(result), *([outcomes] if outcomes.rows else []), *lines)
+    tables = [table for table in (turns_table(result), outcomes) if table.rows]
+    return Group(gap_table(result), *tables, *lines)
+
+
+def turns_table(result: Mapping[str, Any]) -> Table:
+    """A row for each turn of the conversations of a benchmark; empty where all items are single questions."""
+    modalities = [m for m in MODALITIES if any("turns" in scores.get(m, {}) for scores in result.values())]
+    table = Table(title="Score in % by turn (standard error)")
+    for column in ("benchmark", "turn", "n", *modalities):
+        is_name = column == "benchmark"
+        table.add_column(column, justify="left" if is_name else "right", overflow="fold" if is_name else "ellipsis")
+    for name, scores in result.items():
+        by_turn = {m: scores[m]["turns"] for m in modalities if "turns" in scores.get(m, {})}
+        for turn in next(iter(by_turn.values()), {}):
+            own = {m: of_turn.get(turn, {"n": 0}) for m, of_turn in by_turn.items()}
+            n = max(found["n"] for found in own.values())
+            table.add_row(name, turn, str(n), *(_turn_cell(own.get(m, {})) for m in modalities))
+    return table
+
+
+def _turn_cell(scores: Mapping[str, Any]) -> str:
+    if not scores.get("n"):
+        return "–"
+    error = f" ({100 * scores['stderr']:.1f})" if scores["stderr"] is not None else ""
+    return f"{100 * scores['accuracy']:.1f}{error}"
 
 
 def gap_warnings(scores: Mapping[str, Any]) -> list[str]:

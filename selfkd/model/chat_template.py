@@ -43,11 +43,11 @@ def audio_frame(processor: Any) -> ChatFrame:
     return ChatFrame(*_rendered(lambda: astuple(_audio_frame(processor))))
 
 
-def conversation_pieces(processor: Any, with_image: bool, with_system: bool, turns: int) -> list[str]:
-    """The processor's chat template around the texts of a conversation: a system message, `turns` queries with their
-    responses, and one more query. There is one piece more than there are texts; an image is in the first query's turn.
-    Raises InputError as `chat_frame` does."""
-    return _rendered(lambda: _conversation_pieces(processor, with_image, with_system, turns))
+def conversation_pieces(processor: Any, with_images: Sequence[bool], with_system: bool) -> list[str]:
+    """The processor's chat template around the texts of a conversation: a system message, and a query for each of
+    `with_images`, which says whether its turn has an image; all but the last have a response. There is one piece more
+    than there are texts. Raises InputError as `chat_frame` does."""
+    return _rendered(lambda: _conversation_pieces(processor, with_images, with_system))
 
 
 def _chat_frame(processor: Any, with_image: bool) -> ChatFrame:
@@ -71,12 +71,13 @@ def _audio_frame(processor: Any) -> ChatFrame:
     return ChatFrame(before, after, text_frame.end)
 
 
-def _conversation_pieces(processor: Any, with_image: bool, with_system: bool, turns: int) -> list[str]:
-    roles = ["system"] * with_system + ["user", "assistant"] * turns + ["user"]
+def _conversation_pieces(processor: Any, with_images: Sequence[bool], with_system: bool) -> list[str]:
+    roles = [("system", False)] * with_system
+    roles += [role for with_image in with_images for role in (("user", with_image), ("assistant", False))][:-1]
     marks = [f"{_QUERY}{number}{_QUERY}" for number in range(len(roles))]
     messages = [
-        _turn({"type": "text", "text": mark}, with_image and number == int(with_system)) | {"role": role}
-        for number, (role, mark) in enumerate(zip(roles, marks, strict=True))
+        _turn({"type": "text", "text": mark}, with_image) | {"role": role}
+        for (role, with_image), mark in zip(roles, marks, strict=True)
     ]
     text, pieces = processor.apply_chat_template(messages, add_generation_prompt=True), []
     for mark in marks:

@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from .configuration_omni import OmniConfig
 from .lora import adapters_on
-from .prefix_cache import Prefix, encode_prefix, extend_prefix, generate_after, join_prefixes
+from .prefix_cache import Prefix, extend_prefix, generate_after, join_prefixes
 from .projectors import AudioEmbeddings
 
 FIRST_STEP_TOKENS = 4  # each step of early-exit decoding has twice as many tokens as the one before
@@ -38,6 +38,10 @@ class AudioVLM(Protocol):
     def merge_audio_embeddings(
         self, ids_BT: Tensor, mask_BT: Tensor, audio_inputs: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], Tensor, AudioEmbeddings | None]: ...
+
+    def encode_prefix(
+        self, ids_GP: Tensor, mask_GP: Tensor, image_inputs: Mapping[str, Tensor], audio_inputs: Mapping[str, Tensor]
+    ) -> Prefix: ...
 
 
 def generate_with_early_exit(
@@ -112,6 +116,7 @@ def encode_prompts(
     audio_inputs: dict[str, Tensor],
     has_audio: Tensor,
     prefix: Prefix | None = None,
+    prefix_audio_inputs: dict[str, Tensor] | None = None,
 ) -> list[EncodedPrompts]:
     """Encodes what `OmniProcessor.collate` returns, on any device.
 
@@ -119,13 +124,15 @@ def encode_prompts(
         prefix_ids, prefix_mask: Prefixes (G, P), padded on the left.
         group: The prefix of each prompt (B,).
         suffix_ids, suffix_mask: The tokens after the prefix (B, S), padded on the right.
-        has_audio: Which prompts are audio queries (B,); `audio_inputs` holds one clip for each.
+        has_audio: Which prompts have clips (B,), in the prefix or after it; `audio_inputs` holds those after it.
         prefix: The encoded prefixes, where they are known already.
+        prefix_audio_inputs: The clips in the prefixes.
     """
     prefix_ids, prefix_mask, group, suffix_ids, suffix_mask, image_inputs, audio_inputs, has_audio = on_device(
         (prefix_ids, prefix_mask, group, suffix_ids, suffix_mask, image_inputs, audio_inputs, has_audio), model.device
     )
-    prefix = prefix or encode_prefix(model.vlm, prefix_ids, prefix_mask, **image_inputs)
+    prefix_audio = on_device(prefix_audio_inputs or {}, model.device)
+    prefix = prefix or model.encode_prefix(prefix_ids, prefix_mask, image_inputs, prefix_audio)
     encoded = []
     lengths_B = suffix_mask.sum(-1)
     last_B = suffix_ids.gather(1, lengths_B[:, None] - 1).squeeze(1)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`generate` of an `OmniModel`, with the interface of transformers: rows of images, clips and text in any order.
 
-Legend: B rows, T tokens, C clips, N audio embeddings of all clips, D width, F mel bins, M mel frames.
+Legend: B rows, T tokens, G prefixes, P their tokens, C clips, N audio embeddings of all clips, D width, F mel bins,
+M mel frames.
 """
 
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from .generation import stop_token_ids
 from .input_error import InputError
 from .native_omni import audio_start_token
+from .prefix_cache import Prefix, encode_prefix
 from .wide_rows import adapted_positions, audio_in, check_clips, check_context, is_padded_right, moved_left, widen
 
 # inputs with a value for each token of a row
@@ -106,6 +108,24 @@ class OmniGenerationMixin(GenerationMixin):
         return RowsWithAudio(
             inputs, rows.audio_BT, torch.cat(embeddings), None if adapted is None else adapted.bool(), held
         )
+
+    def encode_prefix(
+        self: Any,  # an `OmniModel`
+        ids_GP: Tensor,
+        mask_GP: Tensor,
+        image_inputs: Mapping[str, Tensor],
+        audio_inputs: Mapping[str, Tensor],
+    ) -> Prefix:
+        """Runs the VLM over left-padded prefixes of images, clips and text, and returns their keys and values. As in
+        `forward`, adapters are active from the first clip of a prefix on."""
+        if not audio_inputs:
+            return encode_prefix(self.vlm, ids_GP, mask_GP, **image_inputs)
+        own_audio = None if self.is_native else audio_inputs
+        rows = self._rows_with_audio(ids_GP, {"attention_mask": mask_GP}, own_audio, pad_left=True)
+        native_audio = audio_inputs if self.is_native else {}
+        with rows.active(self.vlm.base_model):
+            ids, mask = rows.inputs["input_ids"], rows.inputs["attention_mask"]
+            return encode_prefix(self.vlm, ids, mask, **image_inputs, **native_audio)
 
     @property
     def _stand_in_id(self: Any) -> int:

@@ -34,6 +34,7 @@ from .prefix_cache import generate_after
 from .projectors import CHARACTER_HEAD, AudioEmbeddings, CTCOutputs, CTCProjector, new_projector
 from .release import load_release
 from .speech_encoder import encode_mel
+from .wide_rows import check_clips
 
 MAX_NEW_TOKENS = 128  # of a response, where `generate_responses` gets no length
 
@@ -234,24 +235,26 @@ class OmniModel(PreTrainedModel, OmniGenerationMixin):
     def merge_audio_embeddings(
         self, ids_BT: Tensor, mask_BT: Tensor, audio_inputs: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], Tensor, AudioEmbeddings | None]:
-        """(inputs of the VLM, their mask, audio embeddings) for rows that are padded on the right and have one clip
-        each.
+        """(inputs of the VLM, their mask, audio embeddings) for rows that are padded on the right and have any number
+        of clips.
 
-        A native model takes `ids_BT` and its own features. Otherwise the clip's audio embeddings replace the audio
-        token
-        of its row: the inputs are `inputs_embeds` (B, longer T, D).
-        """
-        if self.is_native:
+        A native model takes `ids_BT` and its own features. Otherwise the audio embeddings of each clip replace its
+        token: the inputs are `inputs_embeds` (B, longer T, D). Rows without clips stay ids."""
+        if self.is_native or not audio_inputs:
             return {"input_ids": ids_BT, **audio_inputs}, mask_BT, None
         audio = self.encode_audio(**audio_inputs)
-        embed, rows = self.get_input_embeddings(), []
-        for ids, mask, vectors, vectors_mask in zip(ids_BT, mask_BT.bool(), audio.vectors, audio.mask, strict=True):
-            ids = ids[mask]
-            positions = (ids == self.config.audio_token_id).nonzero().flatten().tolist()
-            if len(positions) != 1:
-                raise ValueError(f"an audio prompt has the audio token once, this one has it {len(positions)} times")
-            before, after = ids[: positions[0]], ids[positions[0] + 1 :]
-            rows.append(torch.cat([embed(before), vectors[vectors_mask].to(embed.weight.dtype), embed(after)]))
+        embed, rows, mask_BT = self.get_input_embeddings(), [], mask_BT.bool()
+        is_clip_BT = (ids_BT == self.config.audio_token_id) & mask_BT
+        check_clips(int(is_clip_BT.sum()), len(audio.vectors), self.config.audio_token_id)
+        clips = iter(zip(audio.vectors, audio.mask, strict=True))
+        for ids, mask, is_clip in zip(ids_BT, mask_BT, is_clip_BT, strict=True):
+            ids, pieces = ids[mask], []
+            start = 0
+            for at in is_clip[mask].nonzero().flatten().tolist():
+                vectors, vectors_mask = next(clips)
+                pieces += [embed(ids[start:at]), vectors[vectors_mask].to(embed.weight.dtype)]
+                start = at + 1
+            rows.append(torch.cat([*pieces, embed(ids[start:])]))
         masks = [torch.ones(len(row), dtype=torch.long, device=ids_BT.device) for row in rows]
         return {"inputs_embeds": pad_sequence(rows, True)}, pad_sequence(masks, True), audio
 
@@ -329,15 +332,16 @@ class OmniModel(PreTrainedModel, OmniGenerationMixin):
         image_inputs: dict[str, Tensor],
         audio_inputs: dict[str, Tensor] | None = None,
         has_audio: Tensor | None = None,
+        prefix_audio_inputs: dict[str, Tensor] | None = None,
         end_id: int | None = None,
         **generate_inputs: Any,
     ) -> Tensor:
         """Ids of the responses (B, new tokens), without the prompts. Each image is encoded once for all its prompts.
 
         Args:
-            prefix_ids, prefix_mask, group, suffix_ids, suffix_mask, image_inputs, audio_inputs: As `encode_queries` of
-                `OmniProcessor` returns them, on any device.
-            has_audio: Which prompts are audio queries (B,); by default all where there are `audio_inputs`, else none.
+            prefix_ids, prefix_mask, group, suffix_ids, suffix_mask, image_inputs, audio_inputs, prefix_audio_inputs: As
+                `encode_queries` of `OmniProcessor` returns them, on any device.
+            has_audio: Which prompts have clips (B,); by default all where there are `audio_inputs`, else none.
             end_id: The token that ends a turn of the chat template; it ends a response, as the checkpoint's own
                 do.
             generate_inputs: Arguments of `transformers.GenerationMixin.generate`; `max_new_tokens` is 128 by default.
@@ -348,9 +352,8 @@ class OmniModel(PreTrainedModel, OmniGenerationMixin):
             generate_inputs.setdefault("eos_token_id", stop_token_ids(self, end_id))
         if not generate_inputs.keys() & {"max_new_tokens", "max_length", "generation_config"}:
             generate_inputs["max_new_tokens"] = MAX_NEW_TOKENS
-        encoded = encode_prompts(
-            self, prefix_ids, prefix_mask, group, suffix_ids, suffix_mask, image_inputs, audio_inputs or {}, has_audio
-        )
+        prompts = prefix_ids, prefix_mask, group, suffix_ids, suffix_mask, image_inputs, audio_inputs or {}, has_audio
+        encoded = encode_prompts(self, *prompts, prefix_audio_inputs=prefix_audio_inputs)
         return generate_responses(
             self, encoded, lambda *prompts, **settings: generate_after(*prompts, **settings)[0], **generate_inputs
         )

@@ -10,7 +10,7 @@ Legend: B prompts, G groups of prompts with one prefix, T tokens, F mel bins, M 
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -28,49 +28,11 @@ from .features import check_duration, group_by_key, join_inputs, log_mel
 from .input_error import InputError
 from .media_files import AudioInput, ImageInput, open_audio, open_image
 from .projectors import stacked_length
+from .prompts import EncodedAudio, EncodedImage, Prompt, Turn, align_prefixes, clips_in, common_length, join_clips
 from .speech_encoder import encoder_frames
 
 AUDIO_TOKEN = "<speech>"  # noqa: S105 a token of text
 _TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
-
-
-@dataclass(frozen=True)
-class EncodedImage:
-    """An image as a model takes it: the chat text before the query, with the placeholders of the VLM's own processor,
-    the chat text after the query, and the outputs of the image processor by name. Without an image, the text only.
-
-    In a conversation `before` is the text before its first query, and the query comes after `turns`, the earlier
-    queries and responses with the template around them; `system` is the system message and the template before it."""
-
-    before: Template
-    after: Template
-    image_inputs: dict[str, Tensor]
-    system: tuple[str, ...] = ()
-    turns: tuple[str, ...] = ()
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """All that comes before the query."""
-        return (*self.system, self.before, *self.turns)
-
-
-@dataclass(frozen=True)
-class EncodedAudio:
-    """A clip as a model takes it: its placeholder in the chat text, and its features by name."""
-
-    text: Template
-    audio_inputs: dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """One query in one modality. Both modalities share `prefix_ids`; `suffix_ids` is the query and what follows it up
-    to the beginning of the response. Only the audio modality has `audio_inputs`."""
-
-    prefix_ids: list[int]
-    suffix_ids: list[int]
-    image_inputs: dict[str, Tensor]
-    audio_inputs: dict[str, Tensor] = field(default_factory=dict)
 
 
 class QueryProcessor:
@@ -89,7 +51,8 @@ class QueryProcessor:
     def __init__(self) -> None:
         self._image_tokens: dict[tuple[int, int], int] = {}  # by size: counting takes half a millisecond
         self._texts: TextTokenizer | None = None  # created on first use
-        self._pieces: dict[tuple[bool, bool, int], list[str]] = {}  # of conversations: rendering one takes a process
+        # of conversations: rendering one takes a process
+        self._pieces: dict[tuple[tuple[bool, ...], bool], list[str]] = {}
 
     @cached_property
     def _frames(self) -> dict[bool, ChatFrame]:
@@ -103,11 +66,11 @@ class QueryProcessor:
         is_added = first is not None and self.tokenizer("a")["input_ids"][0] == self.tokenizer.bos_token_id
         return first + text if is_added and not text.startswith(first) else text
 
-    def _conversation(self, with_image: bool, with_system: bool, turns: int) -> list[str]:
-        """The chat template around the texts of a conversation."""
-        if not with_system and not turns:
-            return [self._frames[with_image].before, self._frames[with_image].after]
-        key = with_image, with_system, turns
+    def _conversation(self, with_images: tuple[bool, ...], with_system: bool) -> list[str]:
+        """The chat template around the texts of a conversation; each user's turn has an image or none."""
+        if not with_system and len(with_images) == 1:
+            return [self._frames[with_images[0]].before, self._frames[with_images[0]].after]
+        key = with_images, with_system
         if key not in self._pieces:
             pieces = conversation_pieces(self.vlm_processor, *key)
             self._pieces[key] = [self._with_first_token(pieces[0]), *pieces[1:]]
@@ -149,36 +112,59 @@ class QueryProcessor:
     def response_ids(self, response: str, with_image: bool) -> list[int]:
         """Ids of a response within a conversation, and the end of the turn. A SentencePiece tokenizer marks the
         beginning of a text as it marks a space, and the text after "assistant" in a template has no such mark."""
-        after = Template(self._frames[with_image].after)
+        return [*self._response_ids(response, Template(self._frames[with_image].after)), self.end_id]
+
+    def _response_ids(self, response: str, after: Template) -> list[int]:
         before, whole = self.ids(after), self.text_ids(after, response)
         merged = whole[: len(before)] != before  # the response has merged with the template's end
-        return [*(self.text_ids(response) if merged else whole[len(before) :]), self.end_id]
+        return self.text_ids(response) if merged else whole[len(before) :]
 
     def encode_image(
         self,
-        image: Image.Image | None,
+        image: Image.Image | Sequence[Image.Image | None] | None,
         name: str = "",
         system: str = "",
-        history: Sequence[tuple[str, str]] = (),
+        history: Sequence[Turn | tuple[str, str]] = (),
     ) -> EncodedImage:
         """Processes an image once for all prompts about it. Raises InputError for an image that the model's own
         processor does not take; `name` is that of the example.
 
-        The prompts continue a conversation of a `system` message and of text queries with their responses (`history`),
-        which both modalities share. The image is in the first turn."""
-        first, *others = self._conversation(image is not None, bool(system), len(history))
+        The prompts continue a conversation of a `system` message and earlier turns (`history`). One image is in its
+        first turn; a list has one, or None, for each turn and for the query."""
+        images = list(image) if isinstance(image, Sequence) else [image, *[None] * len(history)]
+        if len(images) != len(history) + 1:
+            raise InputError(f"images: {len(images)} for {len(history)} turns and a query; one, or None, for each")
+        first, *others = self._conversation(tuple(one is not None for one in images), bool(system))
         lead: tuple[str, ...] = (Template(first), system) if system else ()
-        before, *others = others if system else [first, *others]
-        texts = [text for turn in history for text in turn]
-        turns = [part for text, piece in zip(texts, others, strict=False) for part in (text, Template(piece))]
-        image_inputs = {}
-        if image is not None:
-            # the frame starts with the first token of a prompt already, so the tokenizer must not add its own
-            with _size_errors(image.width, image.height, name):
-                batch = self.vlm_processor(images=[image], text=[before], return_tensors="pt", add_special_tokens=False)
-            image_inputs = {name: value for name, value in batch.items() if name not in _TEXT_INPUTS}
-            before = self.tokenizer.decode(batch["input_ids"][0])
-        return EncodedImage(Template(before), Template(others[-1]), image_inputs, lead, tuple(turns))
+        pieces = others if system else [first, *others]
+        found = []
+        for at, one in enumerate(images):
+            if one is not None:
+                # the frame starts with the first token of a prompt already, so the tokenizer must not add its own
+                settings = {"return_tensors": "pt", "add_special_tokens": False}
+                with _size_errors(one.width, one.height, name):
+                    batch = self.vlm_processor(images=[one], text=[pieces[2 * at]], **settings)
+                pieces = [*pieces[: 2 * at], self.tokenizer.decode(batch["input_ids"][0]), *pieces[2 * at + 1 :]]
+                found.append({name: value for name, value in batch.items() if name not in _TEXT_INPUTS})
+        image_inputs = found[0] if len(found) == 1 else join_inputs(found)
+        return self.with_history(EncodedImage(tuple(map(Template, pieces)), image_inputs, lead), history)
+
+    def with_history(self, image: EncodedImage, history: Sequence[Turn | tuple[str, str]]) -> EncodedImage:
+        """The same images after other earlier turns, as many as before."""
+        ids: list[int] = []
+        clips: list[EncodedAudio] = []
+        responses = []
+        for at, (query, response, instruction, answer_format) in enumerate(Turn(*turn) for turn in history):
+            before, after = image.pieces[2 * at : 2 * at + 2]
+            lead = image.system if at == 0 else ()
+            is_clip = isinstance(query, EncodedAudio)
+            text = (query.text if is_clip else query, answer_format)
+            ids += self._query_ids((*lead, before, instruction), text)[1] + self.ids(after)
+            start = len(ids)
+            ids += self._response_ids(response, after)
+            responses.append((start, len(ids)))
+            clips += [query] if is_clip else []
+        return replace(image, history_ids=tuple(ids), responses=tuple(responses), clips=tuple(clips))
 
     def image_tokens(self, width: int, height: int) -> int:
         """The number of tokens of an image of this size in pixels; 0 for no image. Raises InputError for a size that
@@ -209,45 +195,61 @@ class QueryProcessor:
         frames = audio_inputs.get("audio_input_features")
         if frames is not None:  # Phi-4's processor gives no mask for a single clip
             audio_inputs.setdefault("audio_attention_mask", torch.ones(frames.shape[:2], dtype=torch.bool))
-        text = self.tokenizer.decode(batch["input_ids"][0])
-        frame = self._audio_frame
-        return EncodedAudio(Template(frame.before + text + frame.after), audio_inputs)
+        ids, frame = batch["input_ids"][0].tolist(), self._audio_frame
+        text = Template(frame.before + self.tokenizer.decode(ids) + frame.after)
+        return EncodedAudio(text, audio_inputs, ids.count(self.clip_token_id))
+
+    @property
+    def clip_token_id(self) -> int:
+        """The id of a placeholder of audio: one stands for a clip, in a native omni model for an audio embedding."""
+        if self.feature_extractor is not None:
+            return self.audio_token_id
+        return self.tokenizer.convert_tokens_to_ids(self.vlm_processor.audio_token)
 
     @cached_property
     def _audio_frame(self) -> ChatFrame:
         return audio_frame(self.vlm_processor)
 
-    def unexpanded_ids(
-        self, question: str | None, with_image: bool, instruction: str = "", answer_format: str = ""
-    ) -> list[int]:
-        """Token ids of a query in which the image and the clip (of an audio query, whose question is None) are one
-        placeholder each, as a template has them: vLLM puts in as many as they have embeddings."""
-        frame = self._frames[with_image]
-        query = Template(AUDIO_TOKEN) if question is None else question
-        return self.text_ids(Template(frame.before), instruction, query, answer_format) + self.ids(frame.after)
+    def unexpanded_ids(self, turns: Sequence[Turn], with_image: bool) -> list[int]:
+        """Token ids of a conversation up to the response of its last turn. The image and each clip (of a turn whose
+        query is None) are one placeholder, as a template has them: vLLM puts in as many as they have embeddings."""
+        pieces = self._conversation((with_image, *[False] * (len(turns) - 1)), False)
+        clip = EncodedAudio(Template(AUDIO_TOKEN), {})
+        given = [turn if turn.query is not None else turn._replace(query=clip) for turn in turns]
+        image = self.with_history(EncodedImage(tuple(map(Template, pieces)), {}), given[:-1])
+        query, _, *texts = given[-1]
+        prompt = (self.text_prompt if isinstance(query, str) else self.audio_prompt)(query, image, *texts)
+        return prompt.prefix_ids + prompt.suffix_ids
 
     def text_prompt(self, question: str, image: EncodedImage, instruction: str = "", answer_format: str = "") -> Prompt:
         """A text query. The whole prompt is tokenized and split where the prompt of the audio query begins to
         differ."""
-        return self._prompt((question, answer_format), image, instruction, {})
+        return self._prompt((question, answer_format), image, instruction, ())
 
     def audio_prompt(
         self, audio: EncodedAudio, image: EncodedImage, instruction: str = "", answer_format: str = ""
     ) -> Prompt:
         """An audio query: the question is in the audio only, not in the ids."""
-        return self._prompt((audio.text, answer_format), image, instruction, audio.audio_inputs)
+        return self._prompt((audio.text, answer_format), image, instruction, (audio,))
 
     def _prompt(
-        self, question: tuple[str, str], image: EncodedImage, instruction: str, audio_inputs: dict[str, Tensor]
+        self, question: tuple[str, str], image: EncodedImage, instruction: str, clips: tuple[EncodedAudio, ...]
     ) -> Prompt:
-        before = self.text_ids(*image.parts, instruction)
-        whole = self.text_ids(*image.parts, instruction, *question)
-        for name, token_id in self._placeholders.items():  # one without its image or clip would crash a GPU kernel
-            given = sum(part.count(name) for part in (*image.parts, question[0]) if isinstance(part, Template))
+        history, lead = list(image.history_ids), () if image.history_ids else image.system
+        before, whole = self._query_ids((*lead, image.before, instruction), question)
+        shared = common_length(before, whole)
+        suffix = whole[shared:] + self.ids(image.after)
+        return Prompt(history + whole[:shared], suffix, image.image_inputs, (*image.clips, *clips))
+
+    def _query_ids(self, before: tuple[str, ...], question: tuple[str, str]) -> tuple[list[int], list[int]]:
+        """Ids of the texts before a query, and of these and the query as one text. Raises InputError where that holds
+        other placeholders than those of images and clips: one without its image or clip would crash a GPU kernel."""
+        whole = self.text_ids(*before, *question)
+        for name, token_id in self._placeholders.items():
+            given = sum(part.count(name) for part in (*before, question[0]) if isinstance(part, Template))
             if whole.count(token_id) != given:
                 raise InputError(f"the text makes {whole.count(token_id)} placeholders {name!r} of {given}")
-        shared = common_length(before, whole)
-        return Prompt(whole[:shared], whole[shared:] + self.ids(image.after), image.image_inputs, audio_inputs)
+        return self.text_ids(*before), whole
 
     @property
     def _placeholders(self) -> dict[str, int]:
@@ -264,22 +266,25 @@ class QueryProcessor:
         instruction: str = "",
         answer_format: str = "",
         system: str = "",
-        history: Sequence[tuple[str, str]] = (),
+        history: Sequence[Turn | tuple[Any, str]] = (),
     ) -> dict[str, Any]:
         """Queries about images, as `OmniModel.generate_responses` takes them.
 
         Args:
-            images: An image (PIL or the path of a file) or None for each query; one image serves all queries.
+            images: An image (PIL or the path of a file) or None for each query; one image serves all queries. In a
+                conversation it is in the first turn, and a list has one, or None, for each turn and for the query.
             text: The text of each query; None for an audio query.
             audio: The clip of each query (samples, mono, 16 kHz, -1 to 1, or the path of a file); None for a text
             query.
             instruction: Text before the query, in both modalities.
             answer_format: Text after the query, in both modalities.
             system: The system message of the conversation that each query continues.
-            history: Its earlier text queries, each with the response to it.
+            history: Its earlier turns, each a query and the response to it. A query is a text, or a clip: samples or,
+                as a `Path`, its file.
 
         Raises InputError where a query has both text and audio or neither, and for files that cannot be decoded.
         """
+        history = [self._opened_turn(Turn(*turn)) for turn in history]
         texts, clips, given = _as_list(text), _as_list(audio), _as_list(images)
         count = max(len(texts), len(clips))
         texts, clips = (values if len(values) == count else values * count for values in (texts, clips))
@@ -294,22 +299,31 @@ class QueryProcessor:
             if (question is None) == (clip is None):
                 raise InputError("text, audio: give exactly one of them for each query")
             if id(image) not in encoded:
-                encoded[id(image)] = self.encode_image(open_image(image), system=system, history=history)
+                opened = [open_image(one) for one in image] if isinstance(image, list | tuple) else open_image(image)
+                encoded[id(image)] = self.encode_image(opened, system=system, history=history)
             around = encoded[id(image)], instruction, answer_format
             if clip is None:
                 prompts.append(self.text_prompt(question, *around))
             else:
                 prompts.append(self.audio_prompt(self.encode_audio(open_audio(clip)), *around))
-        return self.collate(align_prefixes(prompts) if len(encoded) == 1 else prompts) | {
+        shared = align_prefixes(prompts, self.clip_token_id) if len(encoded) == 1 else prompts
+        return self.collate(shared) | {
             "end_id": self.end_id,
             "pad_token_id": self.pad_id,
         }
 
+    def _opened_turn(self, turn: Turn) -> Turn:
+        is_clip = not isinstance(turn.query, str | EncodedAudio)
+        return turn._replace(query=self.encode_audio(open_audio(turn.query))) if is_clip else turn
+
     def collate(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
         """Prompts of both modalities as `OmniModel.generate_responses` takes them: prefixes (G, T), one for all prompts
         about an image, padded on the left; what follows them (B, T), padded on the right; `group` (B,), the prefix of
-        each."""
-        group, firsts = group_by_key([(id(p.image_inputs), tuple(p.prefix_ids)) for p in prompts])
+        each. `prefix_audio_inputs` are the clips in the prefixes, `audio_inputs` those after them."""
+        counts = [clips_in(p.prefix_ids, p.clips, self.clip_token_id) if p.clips else 0 for p in prompts]
+        shared = [tuple(map(id, p.clips[:count])) for p, count in zip(prompts, counts, strict=True)]
+        keys = [(id(p.image_inputs), tuple(p.prefix_ids), of) for p, of in zip(prompts, shared, strict=True)]
+        group, firsts = group_by_key(keys)
         sharing = [prompts[i] for i in firsts]
         prefix_ids, prefix_mask = self.pad_left([p.prefix_ids for p in sharing])
         suffix_ids, suffix_mask = self.pad_right([p.suffix_ids for p in prompts])
@@ -320,8 +334,9 @@ class QueryProcessor:
             "suffix_ids": suffix_ids,
             "suffix_mask": suffix_mask,
             "image_inputs": join_inputs([p.image_inputs for p in sharing]),
-            "audio_inputs": join_inputs([p.audio_inputs for p in prompts]),
-            "has_audio": torch.tensor([bool(p.audio_inputs) for p in prompts]),
+            "prefix_audio_inputs": join_clips([clip for i in firsts for clip in prompts[i].clips[: counts[i]]]),
+            "audio_inputs": join_clips([clip for p, n in zip(prompts, counts, strict=True) for clip in p.clips[n:]]),
+            "has_audio": torch.tensor([bool(p.clips) for p in prompts]),
         }
 
     def check_context(self, name: str, ids: Sequence[int], audio_inputs: dict[str, Tensor], context: int) -> None:
@@ -334,8 +349,9 @@ class QueryProcessor:
         """Length of the LLM's input for `ids`, in tokens; an audio embedding counts as one."""
         if self.feature_extractor is None or not audio_inputs:
             return len(ids)
+        frames_B = encoder_frames(audio_inputs["feature_attention_mask"].sum(-1))
         # audio embeddings replace the audio token
-        return len(ids) + stacked_length(encoder_frames(audio_inputs["input_features"].shape[2]), self.stack_factor) - 1
+        return len(ids) + int((stacked_length(frames_B, self.stack_factor) - 1).sum())
 
     def pad_left(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
         """(ids, mask) of rows of different lengths, padded on the left."""
@@ -369,21 +385,3 @@ def _size_errors(width: int, height: int, name: str = "") -> Iterator[None]:
     except (ValueError, ArithmeticError, RuntimeError, IndexError) as error:
         where = f"{name}: field image" if name else "field image"
         raise InputError(f"{where}: the model does not take {width} x {height} pixels ({error})") from error
-
-
-def align_prefixes(prompts: Sequence[Prompt]) -> list[Prompt]:
-    """Prompts about one image with their longest common prefix as the prefix of each. The first token of a query may
-    include the end of the instruction before it; without this the image would be encoded once per modality."""
-    shared = prompts[0].prefix_ids
-    for prompt in prompts[1:]:
-        shared = shared[: common_length(shared, prompt.prefix_ids)]
-    cut = len(shared)
-    return [replace(p, prefix_ids=shared, suffix_ids=p.prefix_ids[cut:] + p.suffix_ids) for p in prompts]
-
-
-def common_length(a: list[int], b: list[int]) -> int:
-    """The length of the longest common prefix."""
-    length = 0
-    while length < min(len(a), len(b)) and a[length] == b[length]:
-        length += 1
-    return length

@@ -60,7 +60,7 @@ class Job:
     def batch_key(self) -> tuple[bool, bool]:
         """(has audio, has image). Jobs with the same key can share a batch: `OmniModel.generate_responses` takes text
         queries or audio queries, and some VLM backbones take images for all rows or for none."""
-        return bool(self.prepared.prompt.audio_inputs), bool(self.prepared.prompt.image_inputs)
+        return bool(self.prepared.prompt.clips), bool(self.prepared.prompt.image_inputs)
 
     def emit_delta(self, text: str) -> None:
         """`text` is the whole response so far. Text that a failed batch has already sent is not sent again."""

@@ -10,7 +10,7 @@ from PIL import Image
 
 from selfkd.errors import InputError
 from selfkd.model.processing_omni import OmniProcessor
-from selfkd.model.queries import Prompt
+from selfkd.model.prompts import Prompt
 from selfkd.serving.config import ServeConfig
 from selfkd.serving.decoding import Query, context_exceeded
 from selfkd.serving.schema import Sampling, bad_field

@@ -7,7 +7,7 @@ _ANSWERED = {  # module and name: none of them does anything but hold values
     ("builtins", "RuntimeError"),
     ("selfkd.errors", "EngineError"),
     ("selfkd.model.input_error", "InputError"),
-    ("selfkd.data.example", "Example"),
+    *(("selfkd.data.example", name) for name in ("Example", "ExampleTurn")),
     ("selfkd.serving.decoding", "Query"),
     ("selfkd.serving.isolated", "TooCostlyError"),
     *(("selfkd.serving.schema", name) for name in ("RefusedError", "Sampling")),

@@ -20,6 +20,7 @@ SourceName = Literal[
     "voicebench-commoneval", "voicebench-wildvoice", "voicebench-sdqa",
     "spoken-coco", "localized-narratives", "flickr8k-audio",
 ]  # fmt: skip
+TurnsForm = Literal["split", "whole"]
 EngineName = Literal["espeak", "flite", "pico", "festival", "kokoro", "piper", "openai", "recorded"]
 PoolName = Literal["local", "ray"]
 # fields that a caller sets itself when it synthesizes the questions of a benchmark
@@ -43,6 +44,8 @@ class SynthesizeConfig:
             default that of its file.
         annotations: File that a published set comes without: the answers of babillage-vqav2, lyra-textvqa and
             lyra-mmvet, the captions of flickr8k-audio.
+        turns: Conversations of llava, jsonl and datasets (a column messages), and of the toy world: split into single
+            questions, or whole, every turn in one voice.
         columns: Columns of a jsonl or datasets source with other names than the fields (question, answer, image,
             speech, ...), or of a published set that has changed. With a column of recorded speech no engine runs.
         source_license: License of the source, for the manifest, where the source does not state it.
@@ -79,6 +82,7 @@ class SynthesizeConfig:
     images: str = ""
     recordings: str = ""
     annotations: str = ""
+    turns: TurnsForm = "split"
     columns: dict[str, str] = field(default_factory=dict)
     source_license: str = ""
     split: Split = "train"

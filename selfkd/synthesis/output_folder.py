@@ -29,7 +29,8 @@ def claim(folder: Path, plan: dict[str, Any]) -> None:
     wanted = json.loads(json.dumps(plan))
     check_schema_version(path, existing.get("schema_version"))
     free = {"output", *CONTENT_FIELDS, *(_ENDPOINT_FIELDS if plan["engine"] == "openai" else ())}
-    check_same(existing, wanted, (name for name in wanted if name not in free), f"{folder}: holds other data")
+    names = [name for name in {**wanted, "turns": ""} if name not in free]  # which a plan has for conversations only
+    check_same(existing, wanted, names, f"{folder}: holds other data")
     if not any(folder.glob("*.parquet")):  # no shard yet, so the questions may have been corrected
         write_settings(path, plan)
     else:

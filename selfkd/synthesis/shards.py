@@ -3,16 +3,18 @@
 import hashlib
 import random
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from selfkd.data.example import REJECTED, Example, groups_of, write_shard
+from selfkd.data.example import CONVERSATIONS, REJECTED, SCHEMA, Example, groups_of, write_shard
 from selfkd.errors import EngineError, InputError, without_run_details
 from selfkd.files import locked, replace_durably, sha256, strip_folders
 from selfkd.synthesis.augment import augment
@@ -20,7 +22,7 @@ from selfkd.synthesis.config import EngineName, SynthesizeConfig
 from selfkd.synthesis.pronounceable import ANY
 from selfkd.synthesis.quality_filter import MAX_CLIPPED, MAX_CLIPPED_RECORDED, ASRFilter, check_audio
 from selfkd.synthesis.sources.registry import TOY_SOURCES, Source
-from selfkd.synthesis.sources.rows import read_clips
+from selfkd.synthesis.sources.rows import RowSource, read_clips
 from selfkd.synthesis.text_normalization import spoken_form
 from selfkd.synthesis.tts.base import Utterance
 from selfkd.synthesis.tts.registry import ANY_LANGUAGE_ENGINES, load_engine
@@ -50,16 +52,16 @@ def synthesize_shard(
 def _make(
     config: SynthesizeConfig, source: Source, voices: dict[str, float], bounds: tuple[int, int], stem: str
 ) -> Path:
-    shard = _Shard(config, source, voices)
+    shard, schema = _Shard(config, source, voices), CONVERSATIONS if config.turns == "whole" else SCHEMA
     unfinished = config.output / f".{stem}.{secrets.token_hex(4)}.parquet"
     try:
-        write_shard(unfinished, shard.examples(*bounds), shard.report)
+        write_shard(unfinished, shard.examples(*bounds), shard.report, schema)
     finally:
         shard.close()
     rejected = config.output / REJECTED / f"{stem.partition('-')[2]}.parquet"
     rejected.unlink(missing_ok=True)  # of an earlier run in which every question was rejected
     if shard.rejected:
-        write_shard(rejected, shard.rejected, {"rows": len(shard.rejected)})
+        write_shard(rejected, shard.rejected, {"rows": len(shard.rejected)}, schema)
     return replace_durably(unfinished, config.output / f"{stem}-{sha256(unfinished)[:NAME_DIGITS]}.parquet")
 
 
@@ -95,37 +97,38 @@ class _Shard:
     def _synthesized(self, index: int) -> Example | None:
         name, question = self.source.id_and_question(index)
         try:
-            text_example, recording = self._reader.call(index) if self._reader else read_row(self.source, index)
+            text_example, recordings = self._reader.call(index) if self._reader else read_row(self.source, index)
             name, question = text_example.id, text_example.question
-            recorded = self._with_recording(recording, text_example)
-            example = recorded or self._with_synthesis(text_example)
+            turns = list(map(self._voiced, single_turns(text_example), recordings, repeat(name)))
+            example = joined(text_example, turns)
             # one text for the teacher's query, the voice and the CTC labels
-            assert example.question == question and (example.spoken_text == question or not recorded)  # noqa: S101 an invariant of this code, no check of input
+            assert example.question == question  # noqa: S101 an invariant of this code, no check of input
         except EngineError:
             raise
         except InputError as error:  # no image, no text to synthesize or no audio: nothing to keep
             self.report["rejected"].append({"id": name, "question": question[:200], "reason": self._reason(error)})
             return None
         try:
-            is_recorded = recorded is not None or self.config.engine == "recorded"
+            is_recorded = recordings[0] is not None or self.config.engine == "recorded"
             max_clipped = MAX_CLIPPED_RECORDED if is_recorded else MAX_CLIPPED
-            check_audio(example.samples(), example.spoken_text, max_clipped)
+            for number, turn in enumerate(turns):
+                with _naming_turn(number, example):
+                    check_audio(turn.samples(), turn.spoken_text, max_clipped)
             return example
         except InputError as error:
             self._reject(example, error)
             return None
 
-    def _with_recording(self, recording: NDArray[np.float32] | None, example: Example) -> Example | None:
-        if recording is None:
-            return None
-        return self._augmented(example, recording, example.voice or "recorded", example.question)
-
-    def _with_synthesis(self, example: Example) -> Example:
+    def _voiced(self, turn: Example, recording: NDArray[np.float32] | None, name: str) -> Example:
+        """A question with its recording, or synthesized; `name` is that of its conversation, whose turns have one
+        voice, one room and one noise."""
+        if recording is not None:
+            return self._augmented(turn, recording, turn.voice or "recorded", turn.question, name)
         config = self.config
-        text = self._spoken_text(example)
-        utterance = sample_utterance(config, self.voices, example.id, text)
+        text = self._spoken_text(turn)
+        utterance = replace(sample_utterance(config, self.voices, name, text), id=turn.id)
         engine = _engine(config.engine, config.engine_path, config.engine_model, config.time_limit_seconds)
-        return self._augmented(example, engine.synthesize_audio(utterance), utterance.voice, text)
+        return self._augmented(turn, engine.synthesize_audio(utterance), utterance.voice, text, name)
 
     def _spoken_text(self, example: Example) -> str:
         """The question as the input of the TTS engine."""
@@ -135,8 +138,8 @@ class _Shard:
         voice_language = ANY if config.engine in ANY_LANGUAGE_ENGINES else config.language
         return spoken_form(example.question, config.language, voice_language)
 
-    def _augmented(self, example: Example, samples: Any, voice: str, spoken_text: str) -> Example:
-        config, key = self.config, f"{self.config.seed}/{example.id}"
+    def _augmented(self, example: Example, samples: Any, voice: str, spoken_text: str, name: str) -> Example:
+        config, key = self.config, f"{self.config.seed}/{name}"
         samples, effects = augment(samples, config.augment, config.noise_snr_db, config.noise_folder, key)
         return replace(example, augmentation=effects).with_audio(samples, voice, spoken_text)
 
@@ -145,11 +148,18 @@ class _Shard:
             yield from examples
             return
         asr_filter = _asr_filter(self.config.asr_filter, self.config.max_wer, self.config.language)
-        for example in asr_filter.transcribe(examples):
-            total, rows = self.report["word_error_rates"].get(example.voice, (0.0, 0))
-            self.report["word_error_rates"][example.voice] = (total + example.word_error_rate, rows + 1)
+        every = [(example, single_turns(example)) for example in examples]
+        transcribed = iter(asr_filter.transcribe([turn for _, turns in every for turn in turns]))
+        for before, own in every:
+            turns = [next(transcribed) for _ in own]
+            example = joined(before, turns)
+            for turn in turns:
+                total, rows = self.report["word_error_rates"].get(turn.voice, (0.0, 0))
+                self.report["word_error_rates"][turn.voice] = (total + turn.word_error_rate, rows + 1)
             try:
-                asr_filter.check(example)
+                for number, turn in enumerate(turns):
+                    with _naming_turn(number, example):
+                        asr_filter.check(turn)
                 yield example
             except InputError as error:
                 self._reject(example, error)
@@ -166,10 +176,35 @@ class _Shard:
         self.rejected.append(replace(example, image=None, rejected=reason))
 
 
-def read_row(source: Source, index: int) -> tuple[Example, NDArray[np.float32] | None]:
-    """(example, its recording at 16 kHz or None) of a row. Raises InputError where either cannot be used."""
-    example, clips = source.example(index), source.recordings(index)
-    return example, read_clips(clips) if clips else None
+def single_turns(example: Example) -> list[Example]:
+    """The questions of a conversation without its image, each as an example; a single question as it is."""
+    if not example.history:
+        return [example]
+    turns = (example.at_turn(number) for number in range(len(example.history) + 1))
+    return [replace(t, id=f"{t.id}-{n:02d}", image=None, history=()) for n, t in enumerate(turns)]
+
+
+def joined(conversation: Example, turns: Sequence[Example]) -> Example:
+    """The reverse of `single_turns`, of turns with audio."""
+    return replace(conversation.with_turns(turns), voice=turns[-1].voice) if conversation.history else turns[0]
+
+
+@contextmanager
+def _naming_turn(number: int, example: Example) -> Iterator[None]:
+    """Within it an InputError names the turn, where there are several."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"turn {number + 1}: {error}" if example.history else str(error)) from error
+
+
+def read_row(source: Source, index: int) -> tuple[Example, list[NDArray[np.float32] | None]]:
+    """(example, the recording at 16 kHz or None of each of its turns) of a row. Raises InputError where one of them
+    cannot be used."""
+    clips = [*(source.earlier_recordings(index) if isinstance(source, RowSource) else ()), source.recordings(index)]
+    example = source.example(index)
+    clips = [()] * (len(example.history) + 1 - len(clips)) + clips
+    return example, [read_clips(of_turn) if of_turn else None for of_turn in clips]
 
 
 def _open_reader(source: Source) -> Callable[[int], Any]:

@@ -51,6 +51,8 @@ def synthesize(config: SynthesizeConfig, source: Source | None = None) -> dict[s
         raise InputError(f"source: {config.path or config.source}: holds no question ({_skipped_text(source)})")
     plan = masked({k: str(v) if k == "output" else v for k, v in asdict(config).items() if k not in EXECUTION_FIELDS})
     plan["schema_version"] = SCHEMA_VERSION
+    if config.turns == "split":  # a folder of single questions is the same to the byte as before there were others
+        del plan["turns"]
     if isinstance(source, RowSource) and _is_recorded(source):
         plan["engine"] = "recorded"
         license = config.source_license or source.license
@@ -159,7 +161,8 @@ def _write_manifest(
     write_json(config.output / MANIFEST, manifest)
     first = f", the first because: {rejected[0]['reason']}" if rejected else ""
     skipped = f"; skipped by the source: {_skipped_text(source)}" if source.skipped else ""
-    print(f"{config.output}: {manifest['rows']} questions, {len(rejected)} rejected{first}{skipped}")
+    made = "questions" if config.turns == "split" else "conversations"
+    print(f"{config.output}: {manifest['rows']} {made}, {len(rejected)} rejected{first}{skipped}")
     return manifest
 
 

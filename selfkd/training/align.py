@@ -9,6 +9,7 @@ from typing import Any
 from transformers import set_seed
 
 from selfkd.data.dataset import open_folders
+from selfkd.data.example import HISTORY
 from selfkd.errors import InputError
 from selfkd.losses import LossConfig
 from selfkd.model.backbones import (
@@ -134,7 +135,8 @@ def _from_asr_model(config: AlignConfig) -> bool:
 
 
 def _questions(config: AlignConfig) -> set[str]:
-    return {row["question"] for folder in open_folders(config.data) for row in folder.columns("question")}
+    rows = (row for folder in open_folders(config.data) for row in folder.columns("question", HISTORY))
+    return {turn["question"] for row in rows for turn in (*row[HISTORY], row)}
 
 
 def _sources(config: AlignConfig) -> tuple[str, str]:

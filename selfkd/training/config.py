@@ -13,6 +13,7 @@ LORA = {"r": 16, "lora_alpha": 32}  # default fields of peft.LoraConfig
 AUDIO_PARTS = ("projector", "speech_encoder")
 TRAINABLE = (*AUDIO_PARTS, ADAPTERS, "llm")
 
+AudioTurns = Literal["all", "last"]
 Recipe = dict[str, Any]  # {field: its value where the configuration leaves it open}
 
 _STACK: Recipe = {"trainable": ["projector"], "learning_rate": 2e-3, "spec_augment": 0.0, "weight_averaging": 0.0}
@@ -85,6 +86,7 @@ class TrainConfig:
     weight_averaging: float | None = None
     lora: dict[str, Any] = field(default_factory=lambda: dict(LORA))
     training: dict[str, Any] = field(default_factory=dict)
+    audio_turns: AudioTurns = "all"
     skip_unusable: bool = False
     dry_run: bool = False
     model_config: str = ""
@@ -126,6 +128,8 @@ class AlignConfig(TrainConfig):
         seed: Seed of the projector's initial weights and of the order of the data.
         lora: Fields of peft.LoraConfig for llm_adapters: LoRA on the LLM, active for the audio query and the response.
         training: Further fields of transformers.TrainingArguments; a field without effect here is refused.
+        audio_turns: User turns of a conversation that are audio in the student: all of them, or the last only. The loss
+            is on every response that follows an audio turn.
         skip_unusable: Leave out rows that the model cannot take (image or text too large, audio too short, either
             unreadable), and count them; by default such rows are listed and nothing trains.
         dry_run: Print an estimate (parameters, data, memory, FLOPs, hours) and end; reads no weights.
@@ -182,6 +186,8 @@ class DistillConfig(TrainConfig):
         seed: Seed of the order of the data.
         lora: Fields of peft.LoraConfig for llm_adapters: LoRA on the LLM, active for the audio query and the response.
         training: Further fields of transformers.TrainingArguments; a field without effect here is refused.
+        audio_turns: User turns of a conversation that are audio in the student: all of them, or the last only. The loss
+            is on every response that follows an audio turn.
         skip_unusable: Leave out rows that the model cannot take (image or text too large, audio too short, either
             unreadable), and count them; by default such rows are listed and nothing trains.
         dry_run: Print an estimate (parameters, data, memory, FLOPs, hours) and end; reads no weights.

@@ -54,6 +54,8 @@ def distill(config: DistillConfig) -> dict[str, Any]:
                 open_folders(config.data), model_config.ctc_token_ids or (), processor, COVERAGE_REMEDY
             )
         examples, skipped = usable_examples(config, run, processor, model_config, loss_config)
+        if config.on_policy_fraction and any(row.turns > 1 for row in examples.metadata()):
+            raise InputError("on_policy_fraction: not with conversations, whose later turns follow given responses")
         return train(run, *checkpoint.load(), examples, config, loss_config, config.on_policy_fraction, skipped=skipped)
 
 

@@ -23,7 +23,7 @@ from selfkd.model.configuration_omni import OmniConfig
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
 from selfkd.terminal import table_console
-from selfkd.training.data import CHARACTERS_PER_TOKEN
+from selfkd.training.sampler import CHARACTERS_PER_TOKEN
 from selfkd.training.trainable import set_trainable
 
 FRAMES_PER_SECOND = 50  # of a Whisper encoder
@@ -44,6 +44,7 @@ class Load:
     question_tokens: int = 20
     speech_seconds: float = 4.0
     response_tokens: int = 60
+    turns: float = 1.0  # of an example; the other numbers but those of the prefix are over all its turns
 
 
 def read_model_config(path: str) -> OmniConfig:
@@ -66,6 +67,7 @@ def load_of(
         return None
     sketches = open_mixture(data, 0, left_out).metadata()
     count, prefix_tokens = len(sketches), Load.prefix_tokens
+    turns = sum(s.turns for s in sketches) / count
     if processor is not None or not any(s.width for s in sketches):
         sizes = Counter((s.width, s.height) for s in sketches)
         image_tokens = sum(n * processor.image_tokens(*size) for size, n in sizes.items()) if processor else 0
@@ -74,9 +76,11 @@ def load_of(
         prefix_tokens=prefix_tokens,
         examples=count,
         questions_per_image=count / len({s.image for s in sketches}),
-        question_tokens=round(sum(s.question_characters for s in sketches) / count / CHARACTERS_PER_TOKEN),
+        question_tokens=round(sum(s.question_characters for s in sketches) / count / CHARACTERS_PER_TOKEN)
+        + round(TEMPLATE_TOKENS * (turns - 1)),
         speech_seconds=sum(s.speech_seconds for s in sketches) / count,
-        response_tokens=round(sum(s.answer_characters for s in sketches) / count / CHARACTERS_PER_TOKEN) + 1,
+        response_tokens=round(sum(s.answer_characters for s in sketches) / count / CHARACTERS_PER_TOKEN) + round(turns),
+        turns=turns,
     )
 
 
@@ -134,7 +138,7 @@ def _sizes(model: OmniModel) -> dict[str, float]:
 
 def _encoder_frames(model: OmniModel, load: Load) -> float:
     """Frames that the speech encoder makes of an average clip."""
-    return FRAMES_PER_SECOND * (WINDOW_SECONDS if model.config.pad_to_window else load.speech_seconds)
+    return FRAMES_PER_SECOND * (WINDOW_SECONDS * load.turns if model.config.pad_to_window else load.speech_seconds)
 
 
 def _stack(model: OmniModel) -> int:
@@ -152,6 +156,7 @@ def step_flops(model: OmniModel, load: Load, batch: int, trainable: list[str], l
     size, images = _sizes(model), batch / load.questions_per_image
     frames = batch * _encoder_frames(model, load)
     vectors = batch * load.speech_seconds * FRAMES_PER_SECOND / _stack(model)
+    template = batch * TEMPLATE_TOKENS * (load.turns - 1)  # between the turns
     responses = batch * load.response_tokens
     encoder = (6 if "speech_encoder" in trainable else 2) * frames * size["encoder"] + 6 * vectors * size["projector"]
     if not needs_responses(loss_config):
@@ -161,7 +166,7 @@ def step_flops(model: OmniModel, load: Load, batch: int, trainable: list[str], l
     teacher = images * (vision + llm) if llm_trains else 0
     teacher += 2 * (batch * load.question_tokens + responses) * size["llm"] + 2 * responses * size["head"]
     passes = 6 if llm_trains else 4
-    student = passes * (vectors + responses) * size["llm"] + passes * responses * size["head"]
+    student = passes * (vectors + template + responses) * size["llm"] + passes * responses * size["head"]
     return prefix + student + encoder + (teacher if needs_teacher(loss_config) else 0)
 
 
@@ -206,6 +211,7 @@ def memory(
     # one row for each image, and a copy for each question where questions share images
     cache_rows = batch / load.questions_per_image + (batch if load.questions_per_image > 1 else 0)
     tokens = load.speech_seconds * FRAMES_PER_SECOND / _stack(model) + load.response_tokens
+    tokens += TEMPLATE_TOKENS * (load.turns - 1)
     if model.llm_trains:  # a frozen copy is the teacher, and the prefix is in the graph
         frozen_bytes += 2 * sum(p.numel() for p in model.vlm.parameters())
         tokens += load.prefix_tokens
@@ -241,6 +247,8 @@ def _table(config: Any, result: dict[str, Any], data: str) -> Table:
     table.add_row("trainable parts", ", ".join(config.trainable))
     table.add_row("data", data)
     table.add_row("examples", f"{load['examples']:,}; {load['questions_per_image']:.1f} questions per image")
+    if load["turns"] > 1:
+        table.add_row("turns", f"{load['turns']:.1f} of an example, all of them below")
     query = f"query of {load['question_tokens']} text tokens or {load['speech_seconds']:.1f} s of audio"
     tokens = f"prefix of {load['prefix_tokens']:,} tokens, {query}, response of {load['response_tokens']} tokens"
     table.add_row("mean example", tokens)

@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from selfkd.model.generation import encode_prompts, generate_responses
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.prefix_cache import encode_prefix, generate_after
+from selfkd.training.data import predicting_positions
 
 
 @torch.no_grad()
@@ -41,12 +42,17 @@ def rollout(model: OmniModel, batch: Mapping[str, Any], end_id: int, max_new_tok
 
 
 def with_responses(batch: Mapping[str, Any], responses: Sequence[Tensor]) -> dict[str, Any]:
-    """A batch of `PairedCollator` with other responses (ids, the end of the turn included) in both modalities."""
+    """A batch of `PairedCollator` of single questions with other responses (ids, the end of the turn included) in both
+    modalities."""
     changed: dict[str, Any] = {"labels": pad_sequence(list(responses), True, -100)}
+    lengths = [[len(response)] for response in responses]
     for modality in ("text", "audio"):
-        rows = [torch.cat([ids, r[:-1]]) for ids, r in zip(_queries(batch, modality), responses, strict=True)]
-        changed[f"{modality}_ids"] = pad_sequence(rows, True)
+        queries = _queries(batch, modality)
+        rows = [torch.cat([ids, r[:-1]]) for ids, r in zip(queries, responses, strict=True)]
+        changed[f"{modality}_ids"] = ids_BT = pad_sequence(rows, True)
         changed[f"{modality}_mask"] = pad_sequence([torch.ones_like(row) for row in rows], True)
+        predicts_BT = predicting_positions([[len(query)] for query in queries], lengths, ids_BT.shape[1])
+        changed[f"{modality}_predicts"] = predicts_BT.to(ids_BT.device)
     return {**batch, **changed}
 
 

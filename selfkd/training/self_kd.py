@@ -5,6 +5,9 @@ gradient, for both: nothing that trains stands before the query. Where the LLM i
 teacher is then a frozen copy, and gradient flows through the student's prefix too. Audio embeddings may also be aligned
 to the query's text embeddings (`training/alignment.py`).
 
+A conversation is one example: its rows are those of all responses that train, which teacher and student each read
+after their own modality of the queries before.
+
 Legend: B examples, S tokens of a continuation, T tokens, R response tokens, N response rows (all examples' R, one after
 another), D width.
 """
@@ -77,9 +80,15 @@ def response_positions(mask_BT: Tensor, labels_BR: Tensor) -> Tensor:
     return (columns >= starts_B1) & (columns < ends_B1)
 
 
-def response_rows(hidden_BTD: Tensor, mask_BT: Tensor, labels_BR: Tensor) -> Tensor:
-    """Hidden states (N, D) that predict the response, in the order of `labels_BR`."""
-    return hidden_BTD[response_positions(mask_BT, labels_BR)]
+def widened_positions(predicts_BT: Tensor, clips_BT: Tensor, lengths_C: Tensor, width: int) -> Tensor:
+    """Mask (B, S) of the same tokens as `predicts_BT` in rows of `width` S in which the c-th placeholder of `clips_BT`,
+    row after row, has become `lengths_C[c]` audio embeddings; the placeholder itself becomes the last of them."""
+    further_BT = torch.zeros_like(clips_BT, dtype=torch.long)
+    further_BT[clips_BT] = lengths_C.to(further_BT) - 1
+    rows, columns = predicts_BT.nonzero(as_tuple=True)
+    mask_BS = predicts_BT.new_zeros(len(predicts_BT), width)
+    mask_BS[rows, columns + further_BT.cumsum(-1)[rows, columns]] = True
+    return mask_BS
 
 
 def compared_layers(vlm: Any, count: int) -> list[int]:
@@ -111,9 +120,13 @@ def paired_rows(model: OmniModel, batch: Mapping[str, Any], with_teacher: bool, 
     if with_teacher:
         with torch.no_grad():
             teacher = _text_rows(model.vlm, prefix, batch, hidden_layers)
-    inputs, mask, audio = model.merge_audio_embeddings(batch["audio_ids"], batch["audio_mask"], batch["audio_inputs"])
+    ids_BT, given_BT, predicts = batch["audio_ids"], batch["audio_mask"], batch["audio_predicts"]
+    inputs, mask, audio = model.merge_audio_embeddings(ids_BT, given_BT, batch["audio_inputs"])
+    if audio is not None:
+        is_clip_BT = (ids_BT == model.config.audio_token_id) & given_BT.bool()
+        predicts = widened_positions(predicts, is_clip_BT, audio.mask.sum(-1), mask.shape[1])
     with adapters_on(model.vlm):
-        student = _continued_rows(model.vlm, prefix, inputs, mask, labels_BR, hidden_layers)
+        student = _continued_rows(model.vlm, prefix, inputs, mask, predicts, hidden_layers)
     last, earlier = (None, ()) if teacher is None else teacher
     return PairedRows(student.last, last, labels_BR[labels_BR != -100], audio, student.earlier, earlier)
 
@@ -186,25 +199,29 @@ def _prefix(vlm: Any, batch: Mapping[str, Any]) -> Prefix:
 
 def _text_rows(vlm: Any, prefix: Prefix, batch: Mapping[str, Any], hidden_layers: int = 1) -> Rows:
     inputs, mask = {"input_ids": batch["text_ids"]}, batch["text_mask"]
-    return _continued_rows(vlm, prefix, inputs, mask, batch["labels"], hidden_layers)
+    return _continued_rows(vlm, prefix, inputs, mask, batch["text_predicts"], hidden_layers)
 
 
 def _continued_rows(
-    vlm: Any, prefix: Prefix, inputs: Mapping[str, Tensor], mask_BS: Tensor, labels_BR: Tensor, hidden_layers: int
+    vlm: Any, prefix: Prefix, inputs: Mapping[str, Tensor], mask_BS: Tensor, predicts_BS: Tensor, hidden_layers: int
 ) -> Rows:
     layers = compared_layers(vlm, hidden_layers)
     with recorded_layers(vlm, layers) as found:
         last = continue_prefix(vlm, prefix, inputs, mask_BS)
-    earlier = tuple(response_rows(found[layer], mask_BS, labels_BR) for layer in layers)
-    return Rows(response_rows(last, mask_BS, labels_BR), earlier)
+    return Rows(last[predicts_BS], tuple(found[layer][predicts_BS] for layer in layers))
 
 
 def _assert_same_response(batch: Mapping[str, Any]) -> None:
-    """Both modalities must hold the response of the labels, otherwise teacher and student rows differ."""
+    """Both modalities must hold the responses of the labels, otherwise teacher and student rows differ: the token after
+    each one that predicts is its label; that of the last is no input."""
     for i, labels in enumerate(batch["labels"]):
-        response = labels[labels != -100][:-1].tolist()
-        modalities = (
-            batch[f"{modality}_ids"][i][batch[f"{modality}_mask"][i].bool()].tolist() for modality in ("text", "audio")
-        )
-        tails = tuple(ids[len(ids) - len(response) :] for ids in modalities)
-        assert tails == (response, response), f"the two modalities have different responses: {tails}"  # noqa: S101 an invariant of this code, no check of input
+        responses = labels[labels != -100].tolist()
+        if not responses:  # of a stand-in
+            continue
+        for modality in ("text", "audio"):
+            ids, predicts = batch[f"{modality}_ids"][i], batch[f"{modality}_predicts"][i].nonzero().flatten()
+            following = [*ids[predicts[:-1] + 1].tolist(), responses[-1]]
+            end = int(batch[f"{modality}_mask"][i].sum()) - 1
+            assert following == responses and int(predicts[-1]) == end, (  # noqa: S101 an invariant of this code, no check of input
+                f"the {modality} modality has other responses: {following}, {responses}"
+            )

@@ -97,7 +97,7 @@ def usable_examples(
 ) -> tuple[Examples, dict[str, Any]]:
     """(examples to train on, counts of the skipped rows for the result). Raises InputError that lists the rows which
     the model cannot take, unless `skip_unusable`; reads no weights."""
-    use = use_of(processor, model_config, loss_config)
+    use = use_of(config, processor, model_config, loss_config)
     positions, counts = skip_unusable_rows(run.folder, open_folders(config.data), use, config.skip_unusable)
     return open_mixture(config.data, config.seed, positions), counts
 
@@ -110,15 +110,16 @@ def rows_to_skip(
     paths = [split_weight(entry)[0] for entry in config.data]
     if processor is None or not all((path / MANIFEST).is_file() for path in paths):
         return {}
-    use = use_of(processor, model_config, loss_config)
+    use = use_of(config, processor, model_config, loss_config)
     return by_folder(checked_rows(open_folders(config.data), use, config.skip_unusable))
 
 
-def use_of(processor: OmniProcessor, model_config: OmniConfig, loss_config: LossConfig) -> Use:
+def use_of(config: TrainConfig, processor: OmniProcessor, model_config: OmniConfig, loss_config: LossConfig) -> Use:
     """What training needs of a row."""
     ctc_tokens = frozenset(model_config.ctc_token_ids or ()) if loss_config.ctc_weight else None
     with_image = needs_responses(loss_config)
-    return Use(processor, model_config.context, trains=True, with_image=with_image, ctc_tokens=ctc_tokens)
+    use = Use(processor, model_config.context, trains=True, with_image=with_image, ctc_tokens=ctc_tokens)
+    return replace(use, audio_turns=config.audio_turns)
 
 
 def inputs_of(config: TrainConfig, *checkpoints: tuple[str, Source]) -> dict[str, Any]:
@@ -214,7 +215,14 @@ def train(
     try:
         if config.weight_averaging:
             average = WeightAverage(config.steps - max(1, round(config.weight_averaging * config.steps)), checkpoint)
-        settings = loss_config, config.spec_augment or 0.0, on_policy_fraction, average, projector_learning_rate
+        settings = (
+            loss_config,
+            config.spec_augment or 0.0,
+            on_policy_fraction,
+            average,
+            projector_learning_rate,
+            config.audio_turns,
+        )
         trainer = SelfKDTrainer(model, arguments, examples, processor, *settings, callbacks=[log])
         with nullcontext() if config.spec_augment else keep_frames():  # augmented frames do not come a second time
             outcome = trainer.train(resume_from_checkpoint=checkpoint)

@@ -23,8 +23,10 @@ from selfkd.losses import LossConfig, needs_responses, needs_teacher
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
 from selfkd.run_dir import append_log, read_log
-from selfkd.training.data import CostSampler, PairedCollator, PairedDataset, StepBatches, token_cost
+from selfkd.training.config import AudioTurns
+from selfkd.training.data import PairedCollator, PairedDataset
 from selfkd.training.rollout import rollout
+from selfkd.training.sampler import CostSampler, StepBatches, token_cost
 from selfkd.training.self_kd import FrozenTeacher, paired_loss
 from selfkd.training.spec_augment import augment_mel
 from selfkd.training.weight_averaging import WeightAverage
@@ -54,6 +56,7 @@ class SelfKDTrainer(Trainer):
         on_policy_fraction: Share of the steps that train on the student's own responses in place of the data's.
         average: Callback that leaves the model with the mean of its weights over the last steps.
         projector_learning_rate: Learning rate of the projector where it differs from that of the other parts.
+        audio_turns: The user turns of a conversation that are audio in the student.
         trainer_arguments: Further arguments of `transformers.Trainer`.
     """
 
@@ -68,6 +71,7 @@ class SelfKDTrainer(Trainer):
         on_policy_fraction: float = 0.0,
         average: WeightAverage | None = None,
         projector_learning_rate: float | None = None,
+        audio_turns: AudioTurns = "all",
         **trainer_arguments: Any,
     ):
         # a copy of the weights before training; a resumed run loads its trained weights after this
@@ -82,7 +86,7 @@ class SelfKDTrainer(Trainer):
             model,
             args,
             data_collator=PairedCollator(processor),
-            train_dataset=PairedDataset(examples, processor, model.context, needs_responses(loss_config)),
+            train_dataset=PairedDataset(examples, processor, model.context, needs_responses(loss_config), audio_turns),
             **trainer_arguments,
         )
         self.examples, self.processor = examples, processor
@@ -175,8 +179,10 @@ class SelfKDTrainer(Trainer):
         return (mean, {}) if return_outputs else mean
 
     def _augmented(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """The batch with augmented log-mel frames, random by seed, step and example id."""
-        seeds = [self._random(f"voices/{name}").getrandbits(63) for name in inputs["ids"]]
+        """The batch with augmented log-mel frames, random by seed, step and example id: the clips of a conversation are
+        of one speaker."""
+        names = [name for name, clips in zip(inputs["ids"], inputs["clips"], strict=True) for _ in range(clips)]
+        seeds = [self._random(f"voices/{name}").getrandbits(63) for name in names]
         generators, audio = [torch.Generator().manual_seed(seed) for seed in seeds], inputs["audio_inputs"]
         mel_BFM = augment_mel(audio["input_features"], audio["feature_attention_mask"], generators, self.spec_augment)
         return inputs | {"audio_inputs": audio | {"input_features": mel_BFM}}

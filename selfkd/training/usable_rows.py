@@ -18,6 +18,7 @@ from typing_extensions import TypedDict
 
 from selfkd.data.dataset import ExampleFolder
 from selfkd.data.example import (
+    HISTORY,
     IMAGE_COLUMNS,
     MAX_AUDIO_SECONDS,
     SAMPLE_RATE_HZ,
@@ -31,11 +32,12 @@ from selfkd.json_files import read_json
 from selfkd.model.processing_omni import OmniProcessor
 from selfkd.model.speech_encoder import encoder_frames
 from selfkd.run_dir import UNUSABLE, is_main_process
-from selfkd.training.data import MODALITIES, Modality, checked_item, modality_prompts
+from selfkd.training.config import AudioTurns
+from selfkd.training.data import MODALITIES, Modality, checked_item, encode_example_image, modality_prompts
 
 DECODED_PIXELS, DECODED_SECONDS = 4e8, 3600.0  # about ten seconds of a core, each
 MAX_NAMED = 10  # rows in a message
-_COLUMNS = ("id", "question", "answer", "instruction", "answer_format", "duration_seconds", *IMAGE_COLUMNS)
+_COLUMNS = ("id", "question", "answer", "instruction", "answer_format", "duration_seconds", *IMAGE_COLUMNS, HISTORY)
 _MAX_VECTORS_A_SECOND, _MAX_TEMPLATE_TOKENS = 50, 600  # upper bounds over all models: audio embeddings; special tokens
 _MELS_A_SECOND = 100
 _PROGRESS_DELAY_SECONDS = 3
@@ -69,13 +71,15 @@ class Use:
     with_image: bool = True  # false for CTC-only training, which runs no LLM
     new_tokens: int = 0  # tokens reserved for a response
     ctc_tokens: Collection[int] | None = None  # the CTC vocabulary; empty for all tokens of the question
+    audio_turns: AudioTurns = "all"  # of a conversation, in training
 
     def reason_from_columns(self, row: Mapping[str, Any]) -> str | None:
         """Why a row cannot be used, as far as `_COLUMNS` show it; None where they show nothing."""
-        texts = ("question", "answer") if self.trains and self.with_image else ("question",)
-        for name in texts if self.trains or "text" in self.modalities else ():
-            if not row[name].strip():
-                return f"field {name}: is empty"
+        for number, turn in enumerate(row[HISTORY], 1):
+            if reason := self._reason_of_turn(turn):
+                return f"field {HISTORY}: turn {number}: {reason}"
+            if not turn["answer"].strip():  # in evaluation too, where it is given as the earlier response
+                return f"field {HISTORY}: turn {number}: field answer: is empty"
         if self.with_image and row["image_hash"]:
             if not row["image_width"] or not row["image_height"]:
                 return "field image: not a readable image"
@@ -83,6 +87,14 @@ class Use:
                 self.processor.image_tokens(row["image_width"], row["image_height"])
             except InputError as error:
                 return str(error)
+        return self._reason_of_turn(row)
+
+    def _reason_of_turn(self, row: Mapping[str, Any]) -> str | None:
+        """Why a turn, the last or an earlier one, cannot be used; None where its texts and duration show nothing."""
+        texts = ("question", "answer") if self.trains and self.with_image else ("question",)
+        for name in texts if self.trains or "text" in self.modalities else ():
+            if not row[name].strip():
+                return f"field {name}: is empty"
         seconds = row["duration_seconds"]
         if self.with_audio and not SHORTEST_SECONDS <= seconds <= MAX_AUDIO_SECONDS:
             too = "too short, or missing" if seconds < SHORTEST_SECONDS else f"over {MAX_AUDIO_SECONDS:.0f} s"
@@ -103,11 +115,13 @@ class Use:
         lengthen texts that are not ASCII, so their bytes count fourfold."""
         if not self.with_image:
             return True
-        texts = "".join(row[name] for name in ("question", "answer", "instruction", "answer_format"))
+        turns, fields = [*row[HISTORY], row], ("question", "answer", "instruction", "answer_format")
+        texts = "".join(turn[name] for turn in turns for name in fields)
         size = len(texts.encode()) * (1 if texts.isascii() else 4)
         image = 2 * self.processor.image_tokens(row["image_width"], row["image_height"])
-        audio = _MAX_VECTORS_A_SECOND * row["duration_seconds"] if self.with_audio else 0
-        return size + image + audio + _MAX_TEMPLATE_TOKENS <= self.context - self.new_tokens
+        audio = _MAX_VECTORS_A_SECOND * sum(turn["duration_seconds"] for turn in turns) if self.with_audio else 0
+        template = _MAX_TEMPLATE_TOKENS * len(turns)
+        return size + image + audio + template <= self.context - self.new_tokens
 
     @property
     def with_audio(self) -> bool:
@@ -115,27 +129,30 @@ class Use:
 
     def prepare(self, example: Example) -> None:
         """Prepares an example as for the model; raises InputError where that fails or does not fit the context."""
-        if reason := self.reason_from_columns(vars(example) | image_columns(example)):
+        history = {HISTORY: list(map(vars, example.history))}
+        if reason := self.reason_from_columns(vars(example) | image_columns(example) | history):
             raise InputError(f"example {example.id}: {reason}")
         if self.trains:
-            checked_item(self.processor, example, self.with_image, self.context)
+            checked_item(self.processor, example, self.with_image, self.context, self.audio_turns)
             return
-        image = self.processor.encode_image(example.load_image(), f"example {example.id}")
+        image = encode_example_image(self.processor, example)
         modalities: list[Modality] = [modality for modality in MODALITIES if modality in self.modalities]
         for prompt in modality_prompts(self.processor, example, modalities, image):
             ids = prompt.prefix_ids + prompt.suffix_ids
             max_tokens = self.context - self.new_tokens
             self.processor.check_context(f"example {example.id}", ids, prompt.audio_inputs, max_tokens)
         if "cascade" in self.modalities:
-            example.samples()
+            for turn in example.turns():
+                turn.samples()
 
     def decode(self, example: Example, row: Mapping[str, Any]) -> None:
         """Decodes image and audio only; prepares the example where their size differs from the columns."""
         image = example.load_image() if self.with_image else None
         size = (0, 0) if image is None else image.size
-        seconds = len(example.samples()) / SAMPLE_RATE_HZ if self.with_audio else row["duration_seconds"]
         known = (row["image_width"], row["image_height"]) if self.with_image else (0, 0)
-        if size != known or abs(seconds - row["duration_seconds"]) > 0.01:
+        turns = zip(example.turns(), [*row[HISTORY], row], strict=True) if self.with_audio else ()
+        is_other = [abs(len(turn.samples()) / SAMPLE_RATE_HZ - of["duration_seconds"]) > 0.01 for turn, of in turns]
+        if size != known or any(is_other):
             self.prepare(example)
 
     @staticmethod
@@ -167,7 +184,7 @@ def _is_quick(rows: Iterable[Mapping[str, Any]]) -> bool:
     seconds = 0.0
     for row in rows:
         pixels[row["image_hash"]] = row["image_width"] * row["image_height"]
-        seconds += row["duration_seconds"]
+        seconds += sum(turn["duration_seconds"] for turn in (*row[HISTORY], row))
     return sum(pixels.values()) <= DECODED_PIXELS and seconds <= DECODED_SECONDS
 
 

@@ -15,7 +15,8 @@ from selfkd.data.dataset import ROW_GROUPS_KEPT, ExampleFolder, example_metadata
 from selfkd.data.example import MANIFEST, ROWS_PER_GROUP, image_hash, image_to_png, write_shard
 from selfkd.errors import InputError
 from selfkd.files import write_json
-from selfkd.training.data import CostSampler, PairedDataset, token_cost
+from selfkd.training.data import PairedDataset
+from selfkd.training.sampler import CostSampler, token_cost
 
 
 def write_folder(folder, examples, shards=2):

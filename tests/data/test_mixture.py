@@ -18,8 +18,8 @@ from selfkd.errors import InputError
 from selfkd.files import write_json
 from selfkd.model.checkpoint import load_model
 from selfkd.synthesis.sources.registry import ToyWorld
-from selfkd.training.data import CostSampler, StepBatches
 from selfkd.training.distill import DistillConfig, distill
+from selfkd.training.sampler import CostSampler, StepBatches
 
 
 def folder_of(path, count, seed):

@@ -80,7 +80,7 @@ def test_saved_and_loaded_model_has_the_same_weights_and_inputs(model, processor
         for p in (processor, loaded_processor)
     ]
     batches = [p.collate([prompt]) for p, prompt in zip((processor, loaded_processor), prompts, strict=True)]
-    nested = ("image_inputs", "audio_inputs")
+    nested = ("image_inputs", "audio_inputs", "prefix_audio_inputs")
     assert all(torch.equal(batches[0][k], batches[1][k]) for k in batches[0] if k not in nested)
     assert torch.equal(*(b["image_inputs"]["pixel_values"] for b in batches))
     assert torch.equal(*(b["audio_inputs"]["input_features"] for b in batches))

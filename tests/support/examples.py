@@ -3,14 +3,15 @@
 import struct
 import zlib
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import count
 from unittest.mock import patch
 
 import numpy as np
 from transformers import Trainer
 
-from selfkd.data.example import MANIFEST, SAMPLE_RATE_HZ, Example, write_shard
-from selfkd.files import write_json
+from selfkd.data.example import CONVERSATIONS, MANIFEST, SAMPLE_RATE_HZ, SCHEMA_VERSION, Example, write_shard
+from selfkd.files import sha256, write_json
 from selfkd.synthesis.sources.registry import ToyWorld
 
 
@@ -29,6 +30,30 @@ def toy_examples(count: int, noisy: bool = True) -> list[Example]:
     """Examples of the toy world with tones of different lengths as audio: quick to make, valid in every field."""
     source = ToyWorld("train", 5, noisy)
     return [source.example(i).with_audio(tone(0.5 + 0.17 * i), "tone") for i in range(count)]
+
+
+def toy_conversations(count: int, turns: int = 3) -> list[Example]:
+    """Conversations about scenes of the toy world, with tones of different lengths as their clips."""
+    source, found = ToyWorld("train", 5, noisy=True, turns=turns), []
+    for i in range(count):
+        example = source.example(i).with_audio(tone(0.5 + 0.17 * i), "tone")
+        history = []
+        for k, turn in enumerate(example.history):
+            own = example.with_audio(tone(0.4 + 0.13 * k + 0.05 * i), "tone")
+            seconds, audio = own.duration_seconds, own.audio
+            history.append(replace(turn, audio=audio, duration_seconds=seconds, spoken_text=turn.question))
+        found.append(replace(example, history=tuple(history)))
+    return found
+
+
+def conversation_folder(folder, examples):
+    """Writes a complete folder that may hold conversations; returns its path as text."""
+    folder.mkdir()
+    write_shard(folder / "train.parquet", examples, {"rows": len(examples), "rejected": []}, CONVERSATIONS)
+    shards = [{"file": "train.parquet", "rows": len(examples), "sha256": sha256(folder / "train.parquet")}]
+    manifest = {"schema_version": SCHEMA_VERSION, "rows": len(examples), "source": examples[0].source, "shards": shards}
+    write_json(folder / MANIFEST, manifest | {"rejected": [], "rejected_shards": []})
+    return str(folder)
 
 
 def training_start(parts, folder):

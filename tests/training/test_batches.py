@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from selfkd.data.example import groups_of
-from selfkd.training.data import CostSampler, StepBatches
+from selfkd.training.sampler import CostSampler, StepBatches
 
 
 def steps_of(count, batch_size, accumulation, processes, epoch, skipped=0):

@@ -16,7 +16,8 @@ from transformers import PreTrainedTokenizerFast
 from selfkd.errors import InputError
 from selfkd.evaluation.backends.local import predict_modality
 from selfkd.model.queries import AUDIO_TOKEN
-from selfkd.training.data import CostSampler, PairedCollator, PairedDataset, paired_item
+from selfkd.training.data import PairedCollator, PairedDataset, paired_item
+from selfkd.training.sampler import CostSampler
 from selfkd.training.self_kd import paired_rows
 
 BEFORE = "<|im_start|>user\n<img>" + "<IMG_CONTEXT>" * 16 + "</img>\n"

@@ -8,7 +8,7 @@ import base64
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,7 +29,7 @@ from selfkd.evaluation.backends.openai_client import (
     endpoint_settings,
     saved_usage,
 )
-from selfkd.evaluation.backends.transcriber import Transcriber, transcribe
+from selfkd.evaluation.backends.transcriber import Transcriber, transcribe, with_transcripts_of_history
 from selfkd.evaluation.cascade import predict_both_forms
 from selfkd.evaluation.config import EvalModality, EvaluateConfig
 from selfkd.evaluation.response import Prediction
@@ -64,7 +64,7 @@ class EndpointClient:
     def predict_each(self, examples: Iterable[Example]) -> Iterator[tuple[int, Prediction]]:
         """Yields (position in `examples`, prediction) as responses come. Raises InputError where the endpoint is not as
         configured or answers no more; what was yielded before is valid."""
-        return self._client.query_each(examples, lambda example: [user_message(example, self.modality)])
+        return self._client.query_each(examples, lambda example: messages_of(example, self.modality))
 
 
 @dataclass
@@ -113,17 +113,19 @@ class EndpointBackend:
         """A batch is transcribed before its requests begin: transcription between them would hold up responses."""
         client = self._client("text")
         for batch in groups_of(positions, TRANSCRIBED_AT_ONCE):
-            transcribed: list[int] = []
+            transcribed: list[tuple[int, Example]] = []
             transcripts: list[str] = []
             for i in batch:
                 try:
-                    transcripts += transcribe(self.transcriber, [examples[i]], examples.language)
-                    transcribed.append(i)
+                    example, language = examples[i], examples.language
+                    (example,) = with_transcripts_of_history(self.transcriber, [example], language)
+                    transcripts += transcribe(self.transcriber, [example], language)
+                    transcribed.append((i, example))
                 except InputError as error:  # longer than the ASR model's window, or not decodable
                     yield i, "cascade", Prediction("", error=str(error))
-            some = [examples[i] for i in transcribed]
+            some = [example for _, example in transcribed]
             for at, prediction in predict_both_forms(some, transcripts, examples.language, client.predict_each):
-                yield transcribed[at], "cascade", prediction
+                yield transcribed[at][0], "cascade", prediction
 
     def _client(self, modality: Modality) -> EndpointClient:
         return EndpointClient(self.url, self.model, modality, self.settings, self.usage)
@@ -134,6 +136,16 @@ def request_settings(config: EvaluateConfig) -> EndpointSettings:
     if "max_new_tokens" in config.endpoint:  # a run may resume with another endpoint, not with longer responses
         raise InputError("endpoint: max_new_tokens: is a field of the run itself, max_new_tokens")
     return endpoint_settings({"max_new_tokens": config.max_new_tokens, **config.endpoint})
+
+
+def messages_of(example: Example, modality: Modality) -> list[dict[str, Any]]:
+    """The earlier turns of an example with their responses, and its query; all queries have the modality, and the image
+    is in the first turn."""
+    messages: list[dict[str, Any]] = []
+    for number, turn in enumerate(example.turns()):
+        messages.append(user_message(replace(turn, image=None if number else example.image), modality))
+        messages.append({"role": "assistant", "content": turn.answer})
+    return messages[:-1]
 
 
 def user_message(example: Example, modality: Modality) -> dict[str, Any]:

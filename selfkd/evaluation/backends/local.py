@@ -22,7 +22,7 @@ from selfkd.data.dataset import ExampleFolder
 from selfkd.data.example import Example, groups_of
 from selfkd.errors import InputError
 from selfkd.evaluation.backends.base import Predictions
-from selfkd.evaluation.backends.transcriber import Transcriber, transcribe
+from selfkd.evaluation.backends.transcriber import Transcriber, transcribe, with_transcripts_of_history
 from selfkd.evaluation.cascade import predict_both_forms
 from selfkd.evaluation.config import EvalModality, EvaluateConfig
 from selfkd.evaluation.response import Prediction
@@ -39,8 +39,9 @@ from selfkd.model.generation import (
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.prefix_cache import continue_prefix
 from selfkd.model.processing_omni import OmniProcessor
-from selfkd.model.queries import EncodedImage, Prompt
-from selfkd.training.data import MODALITIES, Modality, modality_prompts, token_cost
+from selfkd.model.prompts import EncodedImage, Prompt
+from selfkd.training.data import MODALITIES, Modality, encode_example_image, modality_prompts
+from selfkd.training.sampler import token_cost
 
 MAX_NEW_TOKENS = 48
 
@@ -137,6 +138,7 @@ class LocalBackend:
         """The seconds of each form are those of the transcription and of its own response."""
         start = time.perf_counter()
         transcripts = transcribe(self.transcriber, examples, language)
+        examples = with_transcripts_of_history(self.transcriber, examples, language)
         seconds = (time.perf_counter() - start) / len(examples)
 
         def predict(queries: Iterable[Example]) -> Iterator[tuple[int, Prediction]]:
@@ -223,12 +225,14 @@ def predict_modality(
 def prompts_of(
     processor: OmniProcessor, examples: Sequence[Example], modalities: Sequence[Modality]
 ) -> list[list[Prompt]]:
-    """The prompts of each example, one a modality; examples with the same image share one object of image inputs."""
-    encoded: dict[bytes | None, EncodedImage] = {}
-    for example in examples:
-        if example.image not in encoded:
-            encoded[example.image] = processor.encode_image(example.load_image(), f"example {example.id}")
-    return [modality_prompts(processor, e, modalities, encoded[e.image]) for e in examples]
+    """The prompts of each example, one a modality; examples with the same image, and as many turns before, share one
+    object of image inputs."""
+    encoded: dict[tuple[bytes | None, int], EncodedImage] = {}
+    keys = [(example.image, len(example.history)) for example in examples]
+    for key, example in zip(keys, examples, strict=True):
+        if key not in encoded:
+            encoded[key] = encode_example_image(processor, example)
+    return [modality_prompts(processor, e, modalities, encoded[key]) for key, e in zip(keys, examples, strict=True)]
 
 
 def check_room(

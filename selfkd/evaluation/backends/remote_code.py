@@ -149,6 +149,8 @@ class RemoteCodeBackend:
         return prediction
 
     def _chat(self, example: Example, modality: Modality, seconds_before: float = 0.0) -> Prediction:
+        if example.history:
+            return Prediction("", error="a model with code of its own is given single questions only")
         start = time.perf_counter()
         try:
             response, finish_reason = self.model.chat(example, modality, self.max_new_tokens)

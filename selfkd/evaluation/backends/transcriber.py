@@ -2,7 +2,7 @@
 encoder and CTC projector of an omni model."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 from transformers import WhisperFeatureExtractor
@@ -64,6 +64,19 @@ class Transcriber:
         if isinstance(self.asr_model, WhisperASRModel):
             return self.asr_model.transcribe(mel_BFM, mel_mask_BM, language, self.prompt_ids)
         return self.asr_model.transcribe(mel_BFM, mel_mask_BM)
+
+
+def with_transcripts_of_history(
+    transcriber: Transcriber | None, examples: Sequence[Example], language: str
+) -> list[Example]:
+    """The examples with the transcripts of their earlier turns in place of these turns' questions."""
+    found = []
+    for example in examples:
+        earlier = list(example.turns())[:-1]
+        texts = transcribe(transcriber, earlier, language) if earlier else []
+        history = [replace(turn, question=text) for turn, text in zip(example.history, texts, strict=True)]
+        found.append(replace(example, history=tuple(history)))
+    return found
 
 
 def transcribe(transcriber: Transcriber | None, examples: Sequence[Example], language: str) -> list[str]:

@@ -19,12 +19,13 @@ from selfkd.data.example import Example, groups_of
 from selfkd.errors import InputError
 from selfkd.evaluation.backends.base import Predictions
 from selfkd.evaluation.backends.local import LocalBackend
-from selfkd.evaluation.backends.transcriber import Transcriber, transcribe
+from selfkd.evaluation.backends.transcriber import Transcriber, transcribe, with_transcripts_of_history
 from selfkd.evaluation.cascade import predict_both_forms
 from selfkd.evaluation.config import EvalModality, EvaluateConfig
 from selfkd.evaluation.response import Prediction
 from selfkd.model.checkpoint import CheckpointInfo, inspect_checkpoint
 from selfkd.model.features import check_duration
+from selfkd.model.prompts import Turn
 from selfkd.training.data import Modality
 from selfkd.vllm.configuration import check_served
 
@@ -138,21 +139,27 @@ class VLLMBackend:
 
     def _prompt(self, example: Example, modality: Modality) -> dict[str, Any]:
         image = example.load_image()
-        question = example.question if modality == "text" else None
-        context = example.instruction, example.answer_format
+        is_text = modality == "text"
+        turns = [
+            Turn(turn.question if is_text else None, turn.answer, turn.instruction, turn.answer_format)
+            for turn in example.turns()
+        ]
         try:
-            ids = self.processor.unexpanded_ids(question, image is not None, *context)
+            ids = self.processor.unexpanded_ids(turns, image is not None)
         except InputError as error:
             raise InputError(f"example {example.id}: field question or instruction: {error}") from error
         media: dict[str, Any] = {} if image is None else {"image": image}
         if modality == "audio":
-            media["audio"] = example.samples()
-            check_duration(media["audio"], f"example {example.id}")
+            clips = [turn.samples() for turn in example.turns()]
+            for turn, clip in zip(example.turns(), clips, strict=True):
+                check_duration(clip, f"example {turn.id}")
+            media["audio"] = clips if example.history else clips[0]
         return {"prompt_token_ids": ids, "multi_modal_data": media}
 
     def _cascade(self, examples: Sequence[Example], language: str) -> Iterator[tuple[int, Prediction]]:
         start = time.perf_counter()
         transcripts = transcribe(self.transcriber, examples, language)
+        examples = with_transcripts_of_history(self.transcriber, examples, language)
         each = (time.perf_counter() - start) / len(examples)
         for at, prediction in predict_both_forms(
             examples, transcripts, language, lambda some: self._responses(some, "text")

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from selfkd.data.dataset import ExampleFolder
+from selfkd.data.turns import TurnFolder
 from selfkd.errors import InputError
 from selfkd.evaluation.compare import CASCADE, TEXT
 from selfkd.evaluation.samples import QUESTIONS, prompt_hash
@@ -26,7 +26,7 @@ OUTCOMES = {
     (False, False): "neither correct",
 }
 
-IndexedFolder = tuple[ExampleFolder, dict[str, int]]  # a dataset folder, and the position of each id
+IndexedFolder = tuple[TurnFolder, dict[str, int]]  # a dataset folder, and the position of each id
 
 
 @dataclass
@@ -140,7 +140,7 @@ def _open_folder(folder: Path | None) -> IndexedFolder | str:
     if folder is None:
         return "the run does not name its dataset folder."
     try:
-        examples = ExampleFolder(folder)
+        examples = TurnFolder(folder)
     except InputError as error:
         return f"its dataset folder cannot be read ({error})."
     return examples, {row["id"]: i for i, row in enumerate(examples.columns("id"))}

@@ -14,7 +14,7 @@ from selfkd.synthesis.sources.published import LAYOUTS, published_set
 from selfkd.synthesis.sources.rows import Clip
 from selfkd.synthesis.sources.stamps import stamps, stamps_mmalign
 from selfkd.synthesis.sources.tables import Folders, dataset, json_lines
-from selfkd.synthesis.sources.toy import EasyVQA, ToyMMAlign, ToyTranscription, ToyWorld
+from selfkd.synthesis.sources.toy import TURNS, EasyVQA, ToyMMAlign, ToyTranscription, ToyWorld
 from selfkd.toy_world.scenes import Split
 
 
@@ -76,6 +76,7 @@ _FIELDS_OF_SOURCES: dict[str, tuple[str, ...]] = {
     "annotations": (*(name for name, layout in LAYOUTS.items() if layout.annotations), "flickr8k-audio"),
     "columns": ("jsonl", "datasets", *LAYOUTS),
     "instruction": ("llava", "benchmark"),
+    "turns": ("llava", "jsonl", "datasets", "world", "world-noisy"),
 }
 
 
@@ -83,12 +84,14 @@ def open_source(config: SynthesizeConfig) -> Source:
     """The source of a configuration. Raises InputError, naming file and field, where it cannot be read, and for fields
     without effect."""
     for field, sources in _FIELDS_OF_SOURCES.items():
-        if getattr(config, field) not in ("", {}, "text") and config.source not in sources:
+        if getattr(config, field) not in ("", {}, "text", "split") and config.source not in sources:
             raise InputError(f"{field}: is for {', '.join(sources)}, not for {config.source}")
     if config.source in TOY_SOURCES:
         if config.path:
             raise InputError(f"path: {config.source} is in the package and takes none")
         source = TOY_SOURCES[config.source](config.split, config.seed)
+        if config.turns == "whole":
+            return ToyWorld(config.split, config.seed, config.source == "world-noisy", TURNS)
         if config.source == "easy-vqa" and config.count > len(source):
             raise InputError(f"count: {config.count} wanted, easy-vqa has {len(source)} {config.split} questions")
         return source
@@ -104,11 +107,11 @@ def open_source(config: SynthesizeConfig) -> Source:
     folders = Folders(images, Path(config.recordings) if config.recordings else None)
     match config.source:
         case "llava":
-            return llava(path, images, count, seed, config.instruction == "audio")
+            return llava(path, images, count, seed, config.instruction == "audio", config.turns)
         case "jsonl":
-            return json_lines(path, folders, config.columns, count, seed)
+            return json_lines(path, folders, config.columns, count, seed, config.turns)
         case "datasets":
-            return dataset(config.path, folders, config.split, config.columns, count, seed)
+            return dataset(config.path, folders, config.split, config.columns, count, seed, config.turns)
         case "librispeech":
             return asr_corpora.librispeech(path, count, seed)
         case "common-voice":

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from selfkd.data.as_text import check_text, refuse_utf16, valid_unicode
 from selfkd.data.audio_files import SUFFIXES
-from selfkd.data.example import SAMPLE_RATE_HZ, Example, image_hash
+from selfkd.data.example import SAMPLE_RATE_HZ, Example, ExampleTurn, image_hash
 from selfkd.data.image_limits import MAX_BYTES
 from selfkd.data.image_placeholders import IMAGE_PLACEHOLDER, leftover_image_placeholder, strip_image_placeholder
 from selfkd.data.lazy_images import FileInDataset, LazyImage
@@ -108,6 +109,13 @@ class Row(NamedTuple):
     speaker: str = ""
     question_type: str = "open"
     details: str = ""
+    history: tuple["Row", ...] = ()  # the earlier turns of a conversation, of which this is the last
+
+
+def whole_conversation(turns: Sequence[Row], name: str) -> Row:
+    """The turns of a conversation, the first of which has its image, as one row."""
+    *earlier, last = turns
+    return last._replace(id=name, image=turns[0].image, history=tuple(earlier))
 
 
 @dataclass(frozen=True)
@@ -136,19 +144,23 @@ class RowSource:
     def sha256(self) -> str:
         """Over the rows' text and the keys of their images and recordings, which are not read."""
         digest = hashlib.sha256()
-        for row in self.rows:
+        for row in chain.from_iterable((*last.history, last) for last in self.rows):
             clips = tuple((_file_key(clip.file), clip.start, clip.stop, *clip.channels) for clip in row.clips)
-            digest.update(repr((*row._replace(image=None, clips=()), _file_key(row.image), clips)).encode())
+            *text, history = row._replace(image=None, clips=())
+            earlier = (len(history),) if history else ()
+            digest.update(repr((*text, _file_key(row.image), clips, *earlier)).encode())
         return digest.hexdigest()
 
     def example(self, index: int) -> Example:
         """Raises InputError, naming the field, for an image or a text that cannot be used."""
         row = self.rows[index - self.first]
-        for name, value in row._asdict().items():
-            if isinstance(value, str):
-                check_text(name, value)
-        if reason := leftover_image_placeholder(_query_text(row), row.image is not None):
-            raise InputError(f"field question: {reason}")
+        for number, turn in enumerate((*row.history, row)):
+            where = f"turn {number + 1}: " if row.history else ""
+            for name, value in turn._asdict().items():
+                if isinstance(value, str):
+                    check_text(f"{where}{name}", value)
+            if reason := leftover_image_placeholder(_query_text(turn), row.image is not None and number == 0):
+                raise InputError(f"{where}field question: {reason}")
         example = Example(
             id=row.id,
             question=row.question,
@@ -160,6 +172,7 @@ class RowSource:
             instruction=row.instruction,
             answer_format=row.answer_format,
             details=row.details,
+            history=tuple(map(_earlier_turn, row.history)),
         )
         if row.image is not None:
             image = row.image.read() if isinstance(row.image, LazyImage) else row.image
@@ -173,11 +186,15 @@ class RowSource:
     def recordings(self, index: int) -> tuple[Clip, ...]:
         return self.rows[index - self.first].clips
 
+    def earlier_recordings(self, index: int) -> list[tuple[Clip, ...]]:
+        """The recorded speech of each earlier turn."""
+        return [turn.clips for turn in self.rows[index - self.first].history]
+
 
 def drop_unanswered(rows: Iterable[Row], skipped: Counter[str]) -> Iterator[Row]:
     """Rows with a question and an answer; the others, useless for training, are counted."""
     for row in rows:
-        if row.question.strip() and row.answer.strip():
+        if all(turn.question.strip() and turn.answer.strip() for turn in (*row.history, row)):
             yield row
         else:
             skipped[UNANSWERED] += 1
@@ -271,12 +288,19 @@ def _names(folder: Path, changed: int) -> dict[tuple[str, str], str]:
     return {(Path(name).stem, Path(name).suffix.lower()): name for name in names}  # a.wav before a.WAV
 
 
+def _earlier_turn(row: Row) -> ExampleTurn:
+    return ExampleTurn(row.question, row.answer, row.question_type, row.answer, row.instruction, row.answer_format)
+
+
 def _query_text(row: Row) -> str:
     return f"{row.instruction}\n{row.question}\n{row.answer_format}"
 
 
 def _without_placeholder(row: Row) -> Row:
     """The row without the image placeholder; unchanged where `example` will refuse it."""
+    if row.history:
+        first = _without_placeholder(row.history[0]._replace(image=row.image))
+        return row._replace(history=(first._replace(image=None), *row.history[1:]))
     if row.image is None or len(IMAGE_PLACEHOLDER.findall(_query_text(row))) != 1:
         return row
     if IMAGE_PLACEHOLDER.search(row.question):

@@ -9,6 +9,7 @@ import csv
 import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,8 @@ from selfkd.data.lazy_images import FileInDataset, ImageInFolder, LazyImage, dat
 from selfkd.errors import InputError
 from selfkd.hub import is_hub_id, split_revision
 from selfkd.json_files import lines_of, parse_json
+from selfkd.synthesis.config import TurnsForm
+from selfkd.synthesis.sources.messages import rows_of_messages
 from selfkd.synthesis.sources.rows import UNANSWERED, Clip, Row, RowSource, json_records, sample_rows
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -82,8 +85,9 @@ def delimited(path: Path) -> Iterator[dict[str, str]]:
 
 FIELDS = (
     *("id", "question", "answer", "image", "speech", "speaker", "instruction", "answer_format", "category"),
-    "question_type",
+    *("question_type", "messages"),
 )
+MESSAGES = "messages"  # field of a whole conversation, in place of question and answer
 NEEDED = ("question", "answer")
 NUMBERED = ("id", "answer", "category", "question_type", "speaker")  # columns that may be of integers
 NO_RECORDING = "no recording"  # why a row is skipped where others have one
@@ -111,13 +115,23 @@ class Table(NamedTuple):
     license: str = "not stated"
 
 
-def json_lines(path: Path, folders: Folders, columns: Mapping[str, str], count: int, seed: int) -> RowSource:
+def json_lines(
+    path: Path, folders: Folders, columns: Mapping[str, str], count: int, seed: int, turns: TurnsForm = "split"
+) -> RowSource:
     """One JSON object a line; `image` and `speech` are paths within the folders. `columns` gives the names of columns,
     by field."""
-    return _listed(_text_table(json_lines_records(path), path, folders), folders, columns, count, seed)
+    return _listed(_text_table(json_lines_records(path), path, folders), folders, columns, count, seed, turns)
 
 
-def dataset(name: str, folders: Folders, split: str, columns: Mapping[str, str], count: int, seed: int) -> RowSource:
+def dataset(
+    name: str,
+    folders: Folders,
+    split: str,
+    columns: Mapping[str, str],
+    count: int,
+    seed: int,
+    turns: TurnsForm = "split",
+) -> RowSource:
     """A dataset by hub id or local folder, as NAME, NAME:CONFIG or NAME:CONFIG:SPLIT for a split of another name (dev,
     train_sft), or one file, all of it; images and recordings as in its `Image` and `Audio` columns, or paths within the
     folders. Raises InputError where it cannot be read."""
@@ -126,7 +140,7 @@ def dataset(name: str, folders: Folders, split: str, columns: Mapping[str, str],
     table = open_table(
         name, split, wanted.values(), files, folders, lambda found: _check_needed(found, wanted, name, 0)
     )
-    return _listed(table, folders, columns, count, seed)
+    return _listed(table, folders, columns, count, seed, turns)
 
 
 def open_table(
@@ -202,11 +216,13 @@ def _file_feature(feature: Any, field: str) -> Any:
     return None
 
 
-def _listed(table: Table, folders: Folders, columns: Mapping[str, str], count: int, seed: int) -> RowSource:
+def _listed(
+    table: Table, folders: Folders, columns: Mapping[str, str], count: int, seed: int, turns: TurnsForm
+) -> RowSource:
     """The questions of a table's records."""
     skipped: Counter[str] = Counter()
     numbers = IntegerColumns(NUMBERED)
-    rows = sample_rows(_rows(table, folders.images, _checked(columns), skipped, numbers), count, seed)
+    rows = sample_rows(_rows(table, folders.images, _checked(columns), turns, skipped, numbers), count, seed)
     # whether a column holds integers is known after the last record
     rows = tuple(Row(**row._asdict() | {n: numbers.restore(n, getattr(row, n)) for n in NUMBERED}) for row in rows)
     return RowSource(table.name, rows, table.license, skipped=dict(skipped))
@@ -233,13 +249,20 @@ def _checked(columns: Mapping[str, str]) -> dict[str, str]:
 
 
 def _check_needed(available: Iterable[str], columns: Mapping[str, str], where: str, number: int) -> None:
+    if columns[MESSAGES] in available:
+        return
     missing = [columns[name] for name in NEEDED if columns[name] not in available]
     if missing:
         raise InputError(f"columns: {where}: row {number} has no {missing[0]!r}; there are {', '.join(available)}")
 
 
 def _rows(
-    table: Table, images: Path, columns: Mapping[str, str], skipped: Counter[str], numbers: IntegerColumns
+    table: Table,
+    images: Path,
+    columns: Mapping[str, str],
+    turns: TurnsForm,
+    skipped: Counter[str],
+    numbers: IntegerColumns,
 ) -> Iterator[Row]:
     where, is_recorded = table.where, False
     for number, record in enumerate(table.records):
@@ -250,9 +273,16 @@ def _rows(
         is_recorded |= number == 0 and columns["speech"] in record
         if clips and not is_recorded:
             raise InputError(f"{positions['speech']}: a recording, where row 0 has none; give both a column for it")
-        values = {n: single_value(record.get(c), positions[n], "text") for n, c in columns.items() if n not in _FILES}
+        fields = [(n, c) for n, c in columns.items() if n not in (*_FILES, MESSAGES)]
+        values = {n: single_value(record.get(c), positions[n], "text") for n, c in fields}
         numbers.observe(values)
         text = {name: as_text(value, positions[name]) for name, value in values.items()}
+        name = text["id"] or f"{Path(where).stem}-{number:06d}"
+        if record.get(columns[MESSAGES]) is not None:
+            base = Row(name, "", "", image=image, category=text["category"], speaker=text["speaker"])
+            clips_within = partial(_clips_within, table.recordings)
+            yield from rows_of_messages(record[columns[MESSAGES]], base, turns, positions[MESSAGES], clips_within)
+            continue
         if not text["question"] or not text["answer"]:
             skipped[UNANSWERED] += 1
             continue
@@ -260,7 +290,7 @@ def _rows(
             skipped[NO_RECORDING] += 1
             continue
         yield Row(
-            id=text["id"] or f"{Path(where).stem}-{number:06d}",
+            id=name,
             question=text["question"],
             answer=text["answer"],
             instruction=text["instruction"] and f"{text['instruction']}\n",
@@ -298,6 +328,10 @@ def clips_of(value: Any, folder: Path, where: str) -> tuple[Clip, ...]:
     if is_blank(value):
         return ()
     return (Clip(value if isinstance(value, bytes) else folder / as_published(value, where).strip(), folder=folder),)
+
+
+def _clips_within(folder: Path, value: Any, where: str) -> tuple[Clip, ...]:
+    return clips_of(value, folder, where)
 
 
 def _stored_file(value: Any) -> Any:

@@ -7,10 +7,11 @@ import random
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import easy_vqa
 
-from selfkd.data.example import Example, image_to_png
+from selfkd.data.example import Example, ExampleTurn, image_to_png
 from selfkd.errors import InputError
 from selfkd.toy_world.noisy_labels import MISTAKE_SHARE, noiseless_response, noisy_response
 from selfkd.toy_world.questions import (
@@ -26,6 +27,7 @@ from selfkd.toy_world.questions import (
 from selfkd.toy_world.scenes import Scene, Split, has_held_out, render, sample_scene
 from selfkd.toy_world.tasks import REPEAT_INSTRUCTION, sample_words
 
+TURNS = 3  # of a conversation
 _TRIES = 1000  # scenes that are tried for one that allows the wanted question type
 
 
@@ -54,6 +56,7 @@ class ToyWorld(_Generated):
     split: Split
     seed: int
     noisy: bool = False
+    turns: int = 1  # questions about a scene, as one conversation
     license: str = "Apache-2.0"
 
     @property
@@ -61,17 +64,32 @@ class ToyWorld(_Generated):
         return "world-noisy" if self.noisy else "world"
 
     def example(self, index: int) -> Example:
-        scene, question = self.scene_and_question(index)
+        scene, *questions = self.scene_and_question(index) if self.turns == 1 else self._conversation(index)
+        noise = self._noise(index)
+        answers = [noisy_response(q, noise) if self.noisy else noiseless_response(q) for q in questions]
+        *earlier, (question, answer) = zip(questions, answers, strict=True)
         return Example(
             id=f"world-{self.split}-{self.seed}-{index:06d}",
             question=question.text,
-            answer=noisy_response(question, self._noise(index)) if self.noisy else noiseless_response(question),
+            answer=answer,
             source=self.name,
             question_type=question.question_type,
             target=question.answer,
             category="held-out combination" if has_held_out(scene) else "training combinations",
             image=image_to_png(render(scene)),
+            history=tuple(ExampleTurn(q.text, text, q.question_type, q.answer) for q, text in earlier),
         )
+
+    def _conversation(self, index: int) -> tuple[Any, ...]:
+        """(a scene, its questions, each of another type)."""
+        rng = random.Random(f"turns/{self.split}/{self.seed}/{index}")  # noqa: S311 seeded, for the same data in every run; nothing secret
+        known = tuple(QUESTION_TYPES) if self.split == "train" else TOY_QUESTION_TYPES
+        for attempt in range(_TRIES):
+            scene = sample_scene(self.split, self.seed, index * _TRIES + attempt)
+            found = [make_question(scene, question_type, rng) for question_type in rng.sample(known, self.turns)]
+            if all(found):
+                return scene, *found
+        raise RuntimeError(f"no scene allows {self.turns} questions")
 
     def scene_and_question(self, index: int) -> tuple[Scene, Question]:
         rng = random.Random(f"{self.name.removesuffix('-noisy')}/{self.split}/{self.seed}/{index}")  # noqa: S311 seeded, for the same data in every run; nothing secret

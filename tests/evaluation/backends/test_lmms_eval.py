@@ -21,6 +21,7 @@ from datasets import Dataset, Features, Value
 from datasets import Image as ImageFeature
 from lmms_eval.models.registry_v2 import ModelRegistryV2
 
+from selfkd.data.example import ExampleTurn
 from selfkd.errors import InputError
 from selfkd.evaluation.backends.lmms_eval import MANIFEST
 from selfkd.evaluation.backends.local import predict_modality
@@ -65,6 +66,51 @@ def test_two_images_are_refused(adapter):
     both = SimpleNamespace(args=(*request.args[:2], lambda e: request.args[2](e) * 2, *request.args[3:]))
     with pytest.raises(InputError, match="one image and one audio clip"):
         adapter.generate_until([both])
+
+
+def doc_to_text_of(examples, calls, count):
+    """`doc_to_text` of a task of so many rounds, each about what was calls before, as the protocol has it; `calls` gets
+    its arguments."""
+
+    def doc_to_text(example, previous_output=None, round_idx=None, previous_round_info=None):
+        calls.append((example.id, list(previous_output), round_idx, previous_round_info))
+        if round_idx == count(example):
+            return None, None, True, [*previous_output, "the end"], None
+        image = Image.open(io.BytesIO(example.image))
+        turns = [{"value": example.question}, {"value": previous_output[-1]}, {"value": "And what color?"}]
+        return [image], json.dumps(turns), False, previous_output, f"info {round_idx}"
+
+    return doc_to_text
+
+
+def test_each_round_has_the_prompt_that_the_task_makes_of_the_responses(adapter, examples):
+    """Requests end after different numbers of rounds; the task may rewrite the outputs in the end."""
+    some, calls = examples[:3], []
+    count = {e.id: 1 + i for i, e in enumerate(some)}
+    doc_to_text = doc_to_text_of(some, calls, lambda e: count[e.id])
+    requests = [
+        SimpleNamespace(args=(*request.args[:3], doc_to_text, *request.args[3:]))
+        for request in requests_of(adapter, some, False, max_new_tokens=12)
+    ]
+    found = adapter.generate_until_multi_round(requests)
+    first = [p.text for p in predict_modality(adapter.model, adapter.processor, some, "text", 12)]
+    expected = []
+    for example, response in zip(some, first, strict=True):
+        outputs = [response]
+        while len(outputs) < count[example.id]:
+            turn = ExampleTurn(example.question, outputs[-1])
+            query = replace(example, question="And what color?", history=(turn,))
+            outputs += [p.text for p in predict_modality(adapter.model, adapter.processor, [query], "text", 12)]
+        expected.append([*outputs, "the end"])
+    assert found == expected and {len(outputs) for outputs in found} == {2, 3, 4}
+    assert (some[2].id, expected[2][:2], 2, "info 1") in calls
+
+
+@pytest.mark.parametrize("turns", [[], [{"value": "a"}, {"value": "b"}], [{"text": "a"}]])
+def test_a_context_that_is_no_conversation_is_refused(adapter, turns):
+    (request,) = requests_of(adapter, toy_examples(1), False)
+    with pytest.raises(InputError, match="request 0: a conversation is turns with a value each"):
+        adapter.generate_until([SimpleNamespace(args=(json.dumps(turns), *request.args[1:]))])
 
 
 POPE_HERE = """
