@@ -6,6 +6,7 @@ from html import escape
 
 from torch import Tensor
 
+from selfkd.app.conversation import PastTurn
 from selfkd.app.inference import AttentionMaps, ModelResponse, Token, attention_overlay, png_data_uri
 from selfkd.app.session import QueryResult
 from selfkd.training.data import MODALITIES, Modality
@@ -17,7 +18,8 @@ _CONFIDENT = 0.5  # tokens with a lower probability are highlighted
 
 def responses_html(result: QueryResult) -> str:
     cards = "".join(_model_card(name, result) for name in result.responses)
-    return f'<div class="kd-results" aria-live="polite">{_query_html(result)}<div class="kd-models">{cards}</div></div>'
+    earlier, query = _earlier_html(result), _query_html(result)
+    return f'<div class="kd-results" aria-live="polite">{earlier}{query}<div class="kd-models">{cards}</div></div>'
 
 
 def attention_html(result: QueryResult, rows: str, layer: int) -> str:
@@ -58,6 +60,29 @@ def _map_html(attention: AttentionMaps | str, rows: str, layer: int, max_share: 
         f"<figcaption><b>{float(share_YX.sum()):.0%} of the attention is on the image</b><br>"
         f"layer {min(layer, attention.layers)} of {attention.layers}</figcaption>"
     )
+
+
+def _earlier_html(result: QueryResult) -> str:
+    """The turns before the query, each with the responses; "" where it is the first."""
+    earlier = result.conversation[:-1]
+    if not earlier:
+        return ""
+    items = "".join(f"<li>{_turn_html(turn)}</li>" for turn in earlier)
+    return f'<ol class="kd-turns" aria-label="Earlier turns, which the query continues">{items}</ol>'
+
+
+def _turn_html(turn: PastTurn) -> str:
+    text = turn.example.question or turn.transcript
+    question = f"<q>{escape(text)}</q>" if text else "(audio only)"
+    parts = [question]
+    for name, responses in turn.responses.items():
+        model = f" {escape(name)}" if len(turn.responses) > 1 else ""
+        parts += [
+            f"<span><b>{MODALITY_NAMES[modality]}{model}</b> {escape(responses[modality]) or '(empty)'}</span>"
+            for modality in MODALITIES
+            if modality in responses
+        ]
+    return " ".join(parts)
 
 
 def _query_html(result: QueryResult) -> str:

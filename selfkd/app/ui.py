@@ -29,8 +29,8 @@ _RECORD_TAB = f'<iframe class="kd-record" src="{RECORD_PATH}/" title="Record sen
 log = logging.getLogger("selfkd.app")
 _HEAD = """\
 <div class="kd-head"><h1>Text query or audio query?</h1>
-<p>One question about an image, sent to a model twice: as text and as audio. Compare the responses, the probability of
-each token, and the attention to the image.</p></div>"""
+<p>Questions about an image, each sent to a model twice: as text and as audio. Compare the responses, the probability of
+each token, and the attention to the image. A further question continues the conversation.</p></div>"""
 _SCROLL_TO_RESPONSES = (
     "() => document.getElementById('responses').scrollIntoView({block: 'nearest', behavior: 'smooth'})"
 )
@@ -92,9 +92,16 @@ def _query_tab(session: Session, folder: Path) -> None:
         return clip.wav, clip
 
     def run_query(
-        image: str | None, question: str, audio: str | None, clip: SynthesizedQuery | None, voice: str, rows: str
+        image: str | None,
+        question: str,
+        audio: str | None,
+        clip: SynthesizedQuery | None,
+        voice: str,
+        rows: str,
+        last: QueryResult | None,
     ) -> tuple[Any, ...]:
-        result, clip = session.run(_read_upload(image), question, _read_upload(audio), clip, voice)
+        earlier = last.conversation if last else ()
+        result, clip = session.run(_read_upload(image), question, _read_upload(audio), clip, voice, earlier)
         layer = max(1, result.layers // 2)
         return (
             responses_html(result),
@@ -104,8 +111,14 @@ def _query_tab(session: Session, folder: Path) -> None:
             attention_html(result, rows, layer),
             result,
             clip,
-            clip.wav if clip else gr.skip(),
+            # a recording is sent once: with the next text it would be another question
+            clip.wav if clip else None,
+            gr.skip() if clip else "",
+            gr.Button(visible=True),
         )
+
+    def start_again() -> tuple[Any, ...]:
+        return _NO_RESULT, gr.Column(visible=False), None, None, None, "", gr.Button(visible=False)
 
     def show_attention(result: QueryResult | None, rows: str, layer: int) -> Any:
         return gr.skip() if result is None else attention_html(result, rows, int(layer))
@@ -140,6 +153,7 @@ def _query_tab(session: Session, folder: Path) -> None:
             min_width=200, elem_id="voice",
         )  # fmt: skip
         synthesize_button = gr.Button("Synthesize audio", min_width=160, elem_id="synthesize")
+        restart_button = gr.Button("Start again", min_width=120, visible=False, elem_id="restart")
         run_button = gr.Button("Run in text and audio", variant="primary", scale=2, min_width=240, elem_id="run")
     gr.HTML('<h2 class="kd-title">Responses</h2>')
     responses = gr.HTML(_NO_RESULT, elem_id="responses")
@@ -154,17 +168,18 @@ def _query_tab(session: Session, folder: Path) -> None:
     exclusive: dict[str, Any] = {
         "concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"
     }  # fmt: skip
-    inputs = [image, question, audio, clip_state, voice, rows]
+    inputs = [image, question, audio, clip_state, voice, rows, result_state]
     outputs = [
-        responses, attention_column, attention_controls, layer, attention, result_state, clip_state, audio
+        responses, attention_column, attention_controls, layer, attention, result_state, clip_state, audio, question,
+        restart_button,
     ]  # fmt: skip
     run, synthesize = with_page_errors(run_query), with_page_errors(synthesize_audio)
     for i, (button, example) in enumerate(zip(buttons, examples, strict=True)):
         path = str(folder / f"example-{i}.png")
         button.click(
-            lambda path=path, text=example.question: (path, text, None),
+            lambda path=path, text=example.question: (path, text, None, None),
             None,
-            [image, question, audio],
+            [image, question, audio, result_state],
             api_visibility="private",
         ).then(run, inputs, outputs, show_progress_on=[responses, attention], **exclusive).success(
             None, js=_SCROLL_TO_RESPONSES
@@ -178,6 +193,12 @@ def _query_tab(session: Session, folder: Path) -> None:
         **exclusive,
     ).success(None, js=_SCROLL_TO_RESPONSES)
     synthesize_button.click(synthesize, [question, voice], [audio, clip_state], **exclusive)
+    restart_button.click(
+        start_again,
+        None,
+        [responses, attention_column, result_state, clip_state, audio, question, restart_button],
+        api_visibility="private",
+    )
     for changed in (rows.change, layer.change):
         changed(
             show_attention,

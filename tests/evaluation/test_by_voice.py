@@ -26,7 +26,8 @@ def sample(name, score, voice="", group="", image="x", error=""):
     return {
         "id": name, "score": None if error else score, "correct": None if error else score >= 0.5, "voice": voice,
         "group": group or name, "image": image, "question": "What?", "error": error, "question_type": "words",
-        "target": name.partition("-")[0], "parsed": "red", "word_error_rate": None, "seconds": 0.1, "log_likelihoods": [],
+        "target": name.partition("-")[0], "parsed": "red", "word_error_rate": None, "seconds": 0.1,
+        "log_likelihoods": [],
         "outcome": "answer", "source": "mine", "category": "", "details": {}, "prediction": "red",
     }  # fmt: skip
 
