@@ -140,7 +140,7 @@ COMMANDS = {
         "selfkd.serving.config:ServeConfig", "selfkd.serving.serve:serve", "model",
     ),
     "app": Command(
-        "web page: one question as text and as audio",
+        "web page: questions as text and as audio",
         "selfkd app runs/sft/model runs/selfkd/model",
         "selfkd.app.config:AppConfig", "selfkd.app.app:app", "models",
     ),

@@ -11,7 +11,7 @@ MAX_MODELS = 2
 
 @dataclass
 class AppConfig:
-    """A web page that runs one question about an image as a text query and as an audio query, on one or two models.
+    """A web page that runs questions about an image as text queries and as audio queries, on one or two models.
 
     The page has no login, so it accepts connections from this machine only.
 

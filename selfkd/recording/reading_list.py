@@ -78,6 +78,13 @@ def _row(number: str, sentence: Sentence) -> str:
     return f"<li><b>{number}</b><span>{image}</span>{text}</li>"
 
 
+def _table(path: Path) -> Iterator[dict[str, str]]:
+    try:
+        yield from delimited(path)
+    except InputError as error:
+        raise InputError(str(error).replace("path: ", "mapping: ", 1)) from error
+
+
 def read_mapping(path: Path, files: Path, sentences: dict[str, Sentence]) -> Iterator[Mapped]:
     """The rows of a mapping that have a file. Raises InputError, naming file and row, for a column that is missing, an
     unknown id, a file out of the folder, a speaker or a day of consent that is missing, and one sentence twice."""
@@ -85,7 +92,7 @@ def read_mapping(path: Path, files: Path, sentences: dict[str, Sentence]) -> Ite
     if not path.is_file() or path.suffix.lower() not in (".csv", ".tsv"):
         why = "neither .csv nor .tsv" if path.is_file() else "no such file"
         raise InputError(f"mapping: {path}: {why}")
-    for number, row in enumerate(delimited(path), 2):
+    for number, row in enumerate(_table(path), 2):
         where = f"mapping: {path}: row {number}"
         if missing := [column for column in COLUMNS if column not in row]:
             raise InputError(f"{where}: no column {missing[0]!r}; there are {', '.join(row)}")

@@ -106,7 +106,7 @@ def test_a_turn_that_was_only_recorded_is_text_by_its_transcript(turns):
         assert list(found) == ["audio"] and len(found["audio"].history) == 1, "no text to continue"
 
 
-def test_session_continues_starts_again_and_says_so(parts):
+def test_session_continues_and_starts_again(parts):
     session = Session(AppConfig(max_new_tokens=TOKENS), {"one": parts}, Transcriber.from_pretrained())
     try:
         image = builtin_examples()[1].image
@@ -122,8 +122,8 @@ def test_session_continues_starts_again_and_says_so(parts):
         assert page.count("<li>") == 2 and FIRST in page and "<b>And" not in page
         other, _ = session.run(png_bytes(64, 64), FIRST, None, None, VOICE, third.conversation)
         assert len(other.conversation) == 1, "another image is another conversation"
-        alone, _ = session.run(image, FIRST, None, None, VOICE)
-        assert alone.responses["one"]["text"].text == first.responses["one"]["text"].text
+        single, _ = session.run(image, FIRST, None, None, VOICE)
+        assert single.responses["one"]["text"].text == first.responses["one"]["text"].text
     finally:
         session.close()
 

@@ -21,7 +21,7 @@ def sample(number, score, question_type="exists", target="yes", parsed="yes", er
     return {
         "id": str(number), "group": group or str(number), "source": "world", "question_type": question_type,
         "question": "",
-        "target": target, "parsed": parsed, "error": error,
+        "target": target, "parsed": parsed, "error": error, "voice": "a",
         "score": None if error else score, "correct": None if error else score >= 0.5, "seconds": 0.5,
         "log_likelihoods": [], "word_error_rate": None, "category": "", "details": {},
     }  # fmt: skip

@@ -85,7 +85,7 @@ def test_a_beginning_of_the_sentence_is_too_short(voice, share):
 
 
 @given(st.floats(0.02, 1.5), st.floats(0.0, 3.0), st.sampled_from([16_000, 48_000]))
-def test_what_is_kept_here_is_kept_by_synthesis(voice, gain, silence, rate_hz):
+def test_synthesis_keeps_all_that_is_kept_here(voice, gain, silence, rate_hz):
     samples = np.concatenate([np.clip(gain * voice, -1, 1), np.zeros(int(silence * 16_000))]).astype(np.float32)
     try:
         check_recording(samples, 16_000, SENTENCE)

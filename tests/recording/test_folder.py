@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recordings import SPEAKER, config_of, same_question, speech, wav, write_questions
 
+from selfkd.cli import main
 from selfkd.data.dataset import ExampleFolder
 from selfkd.errors import InputError
 from selfkd.files import is_disk_full
@@ -71,7 +72,7 @@ def test_nothing_is_recorded_before_consent(recordings, voice):
     assert [row["speaker"] for row in rows_of(recordings)] == [SPEAKER]
 
 
-def test_rows_hold_all_that_the_source_says(recordings, questions, voice):
+def test_rows_hold_all_fields_of_the_source(recordings, questions, voice):
     for speaker in ("b", "a"):
         recordings.agree(speaker, recordings.settings["consent"])
         for sentence in recordings.sentences[1:]:
@@ -168,7 +169,7 @@ def files_of_at_most(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_keeps_what_was_recorded(recordings, voice):
+def test_a_full_disk_keeps_earlier_recordings(recordings, voice):
     recordings.agree(SPEAKER, recordings.settings["consent"])
     recordings.add(SPEAKER, recordings.sentences[0], voice, 16_000)
     path = recordings.path(SPEAKER, recordings.sentences[0])
@@ -212,6 +213,16 @@ def test_sentences_without_an_image_and_with_a_broken_one(table, tmp_path, capsy
     with existing(tmp_path / "mine") as recordings:
         assert [(s.id, s.image) for s in recordings.sentences] == [("without", "")]
         assert [one["id"] for one in recordings.settings["left_out"]] == ["broken", "outside"]
+
+
+@pytest.mark.parametrize("name", ["other", "file", "file/below"])
+def test_a_folder_of_others_is_left_as_it_is(table, tmp_path, name):
+    (tmp_path / "other").mkdir()
+    for path in ("other/thing", "file"):
+        (tmp_path / path).write_bytes(b"of others")
+    output, given = str(tmp_path / name), ("--path", str(table), "--images", str(table.parent / "images"))
+    assert main(["record", "--source", "jsonl", *given, "--microphone", "false", "--output", output]) == 2
+    assert (tmp_path / "file").read_bytes() == b"of others" and len(list((tmp_path / "other").iterdir())) == 1
 
 
 def test_recorded_questions_are_not_recorded_again(table, tmp_path):
@@ -339,6 +350,7 @@ def test_mappings_without_rows_or_columns_are_refused(config, files):
     for text, message in (
         ("id,file\n1,x.flac\n", "no column 'speaker'"),
         ("id,file,speaker,consent_date\n", "no row has a file"),
+        ("id,file,speaker,consent_date\n1,2\n", "^mapping: .* line 2: other columns than the 4"),
         (f"id,file,speaker,consent_date\nnone,x.flac,ben,{DAY}\n", "id 'none' is none of the 3 sentences"),
         (f"id,file,speaker,consent_date\n{2 * f'q/0,x.flac,ben,{DAY}{chr(10)}'}", "a second time"),
     ):

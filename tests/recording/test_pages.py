@@ -97,7 +97,7 @@ def test_uploads_are_bounded(client, recordings, clip):
     assert recordings.recorded(SPEAKER) == set()
 
 
-def test_a_full_disk_is_said(client, recordings, clip, monkeypatch):
+def test_a_full_disk_has_a_message(client, recordings, clip, monkeypatch):
     agree(client, recordings)
 
     def full(*_):

@@ -53,7 +53,7 @@ def _speakers_table(group: Group) -> Table:
         rows.append([speaker, "/".join(map(str, counts)), *map(_accuracy_and_interval, of_speaker)])
     spreads = {s: of["over_speakers"] for s, of in by_system.items()}
     rows += [[row[0], "", *row[1:]] for row in spread_rows(spreads, list(by_system), percent)]
-    columns = ["Speaker", "n", *map(system_title, by_system)]
+    columns = ["Person", "n", *map(system_title, by_system)]
     note = f"Accuracy of audio queries with its 95% interval. {_SPREAD_NOTE}"
     return Table(f"{group.benchmark} by speaker", columns, rows, 1, note)
 
