@@ -5,6 +5,7 @@ from statistics import fmean, stdev
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from voice_samples import sample, samples_of, speakers
 
 from selfkd.evaluation.by_voice import (
     MAX_SPEAKERS,
@@ -20,23 +21,6 @@ from selfkd.evaluation.metrics import vision_audio_gap
 from selfkd.evaluation.tables import gap_table, voices_tables
 from selfkd.evaluation.uncertainty import SCORE, mean_interval
 from selfkd.terminal import table_console
-
-
-def sample(name, score, voice="", group="", image="x", error=""):
-    return {
-        "id": name, "score": None if error else score, "correct": None if error else score >= 0.5, "voice": voice,
-        "group": group or name, "image": image, "question": "What?", "error": error, "question_type": "words",
-        "target": name.partition("-")[0], "parsed": "red", "word_error_rate": None, "seconds": 0.1,
-        "log_likelihoods": [],
-        "outcome": "answer", "source": "mine", "category": "", "details": {}, "prediction": "red",
-    }  # fmt: skip
-
-
-def samples_of(scores, voice, groups=None):
-    """Audio samples of a speaker, about images 0, 1, ..."""
-    groups = groups or [f"image-{i}" for i in range(len(scores))]
-    return [sample(f"{i}-{voice}", s, voice, groups[i]) for i, s in enumerate(scores)]
-
 
 VOICES = st.lists(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=12), min_size=1, max_size=5)
 
@@ -77,14 +61,6 @@ def test_a_second_voice_with_the_same_errors_adds_no_certainty():
 def test_sentences_without_images_are_grouped_by_their_text():
     items = [sample(f"q-{v}", 1.0, v, image="") for v in "ab"]
     assert spread({v: [(s, 1.0)] for v, s in zip("ab", items, strict=True)}, SCORE)["interval"] is None
-
-
-def speakers(errors=()):
-    """(text, audio) of two speakers who ask the same ten questions."""
-    right = {"anna": [1.0] * 9 + [0.0], "ben": [1.0] * 4 + [0.0] * 6}
-    audio = [s for speaker, scores in right.items() for s in samples_of(scores, speaker)]
-    text = [sample(s["id"], 1.0, "", s["group"]) for s in audio]
-    return text, [s | {"error": "failed", "score": None, "correct": None} if s["id"] in errors else s for s in audio]
 
 
 def test_scores_by_speaker():
