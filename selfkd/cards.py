@@ -186,6 +186,8 @@ def _scores(comparison: Path) -> str:
         raise InputError(f"comparison: {comparison}: no scores.json there (selfkd compare writes it)")
     rows, systems, comparison_scores = [], [], read_json(path, Comparison)
     for benchmark, scores in comparison_scores.items():
+        if not scores["systems"]:  # the spread over voices
+            continue
         systems = list(scores["systems"])
         title, cells = benchmark_title(benchmark, scores), accuracy_cells(scores).values()
         chance, closed = chance_cell(scores["systems"].values()), scores["gap_closed"].items()

@@ -63,6 +63,11 @@ COMMANDS = {
         "selfkd synthesize --source world-noisy --count 3000 --output runs/data/train",
         "selfkd.synthesis.config:SynthesizeConfig", "selfkd.synthesis.synthesize:synthesize",
     ),
+    "record": Command(
+        "people read questions aloud: a page with a microphone",
+        "selfkd record --source world --count 100 --output recordings",
+        "selfkd.recording.config:RecordConfig", "selfkd.recording.record:record",
+    ),
     "data check": Command(
         "check a dataset: complete, readable, within limits",
         "selfkd data check runs/data/train",
@@ -135,7 +140,7 @@ COMMANDS = {
         "selfkd.serving.config:ServeConfig", "selfkd.serving.serve:serve", "model",
     ),
     "app": Command(
-        "web page: one question as text and as audio",
+        "web page: questions as text and as audio",
         "selfkd app runs/sft/model runs/selfkd/model",
         "selfkd.app.config:AppConfig", "selfkd.app.app:app", "models",
     ),
@@ -295,11 +300,22 @@ def _put_recipes_first(lists: Mapping[str, Any], arguments: list[str]) -> list[s
     """Moves recipes to the front, so that arguments override them, and writes lists as the parser reads them."""
     recipes: list[str] = []
     others: list[str] = []
+    given: dict[str, int] = {}  # where in `others` the value of a list is: a flag that is repeated adds to it
     for previous, argument in pairwise(["", *arguments]):
         if previous == RECIPE:
             recipes += [RECIPE, _recipe_with_lists(argument, lists)]
+        elif previous in lists:
+            value = _as_json_list(previous, argument, lists[previous])
+            if previous in given:
+                others.pop()  # the flag
+                before = others[given[previous]]
+                comma = "" if "[]" in (before, value) else ", "
+                others[given[previous]] = f"{before[:-1]}{comma}{value[1:]}"
+            else:
+                given[previous] = len(others)
+                others.append(value)
         elif argument != RECIPE:
-            others.append(_as_json_list(previous, argument, lists[previous]) if previous in lists else argument)
+            others.append(argument)
     return recipes + others + [a for a in arguments[-1:] if a == RECIPE]  # without a path: the parser reports it
 
 

@@ -208,3 +208,10 @@ def test_debug_shows_the_traceback(tmp_path):
     assert "Traceback" not in run_selfkd(*arguments).stderr
     shown = run_selfkd(*arguments, "--debug")
     assert "Traceback" in shown.stderr and "InputError" in shown.stderr
+
+
+def test_a_list_that_is_repeated_adds_to_it():
+    arguments = ["m", "--data", "a=x", "--limit", "3", "--data=b=y,c=z", "--modalities", "text", "--data", ""]
+    config = parse_command("evaluate", arguments)[0]
+    assert config.data == ["a=x", "b=y", "c=z"] and config.limit == 3 and config.modalities == ["text"]
+    assert parse_command("evaluate", ["m", "--data", "", "--data", "a"])[0].data == ["a"]

@@ -24,7 +24,7 @@ from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.prefix_cache import Prefix, continue_prefix, encode_prefix
 from selfkd.model.projectors import AudioEmbeddings
 from selfkd.model.prompts import common_length
-from selfkd.training.data import Modality, PairedItem
+from selfkd.training.data import Modality, PairedItem, encode_example_image
 
 # first: the first token of the sequence, an attention sink (arXiv 2309.17453)
 # other: chat template, instruction, answer format
@@ -63,9 +63,10 @@ class Continuation(NamedTuple):
 def text_query(processor: Any, example: Example, item: PairedItem) -> slice:
     """The slice of `item.text_ids` that is the question. A token across its end ("?" and a line break are one token for
     some tokenizers) belongs to the question."""
-    encoded_image = processor.encode_image(example.load_image(), f"example {example.id}")
-    before = processor.text_ids(encoded_image.before, example.instruction)
-    whole = processor.text_ids(encoded_image.before, example.instruction, example.question, example.answer_format)
+    encoded_image = encode_example_image(processor, example)
+    history, start_of_turn = list(encoded_image.history_ids), (encoded_image.before, example.instruction)
+    before = history + processor.text_ids(*start_of_turn)
+    whole = history + processor.text_ids(*start_of_turn, example.question, example.answer_format)
     assert whole == [*item.prefix_ids, *item.text_ids][: len(whole)], f"example {example.id}: tokenized in another way"  # noqa: S101 an invariant of this code, no check of input
     after = common_length(whole[::-1], processor.text_ids(example.answer_format)[::-1])
     start = len(item.prefix_ids)
@@ -75,6 +76,16 @@ def text_query(processor: Any, example: Example, item: PairedItem) -> slice:
 def encode_shared_prefix(model: OmniModel, batch: Mapping[str, Any]) -> Prefix:
     prefix = encode_prefix(model.vlm, batch["prefix_ids"], batch["prefix_mask"], **batch["image_inputs"])
     return prefix.rows(batch["group"])
+
+
+def encode_history(
+    model: OmniModel, batch: dict[str, Any], audio_inputs: Mapping[str, Tensor]
+) -> tuple[Prefix, dict[str, Any]]:
+    """`encode_shared_prefix` of earlier turns with the clips `audio_inputs`, and the batch with the prefix as the LLM
+    takes it: a clip's placeholder has become as many tokens as it has audio embeddings."""
+    prefix = model.encode_prefix(batch["prefix_ids"], batch["prefix_mask"], batch["image_inputs"], audio_inputs)
+    batch = {**batch, "prefix_ids": prefix.ids_GP, "prefix_mask": prefix.mask_GP}
+    return prefix.rows(batch["group"]), batch
 
 
 def text_modality(model: OmniModel, batch: Mapping[str, Any], questions: list[slice]) -> Continuation:

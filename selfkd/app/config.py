@@ -11,7 +11,7 @@ MAX_MODELS = 2
 
 @dataclass
 class AppConfig:
-    """A web page that runs one question about an image as a text query and as an audio query, on one or two models.
+    """A web page that runs questions about an image as text queries and as audio queries, on one or two models.
 
     The page has no login, so it accepts connections from this machine only.
 
@@ -20,6 +20,7 @@ class AppConfig:
             native omni model. Default: the bundled model.
         asr_model: Whisper checkpoint, a hub id or a path, that transcribes audio queries. Default: the bundled ASR
             model for models with the bundled speech encoder, none for others.
+        recordings: Folder that selfkd record has begun: a second tab records its sentences.
         host: Address of this machine to bind to.
         port: Port to bind to; 0 takes a free one.
         max_upload_bytes: Maximum size of an uploaded file.
@@ -32,6 +33,7 @@ class AppConfig:
 
     models: list[str] = field(default_factory=list)
     asr_model: str = ""
+    recordings: str = ""
     host: str = "127.0.0.1"
     port: int = 7860
     max_upload_bytes: int = 20_000_000

@@ -9,7 +9,7 @@ grid.
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from selfkd.analysis.attention import ROWS, AttentionSums, image_grid, recording
 from selfkd.analysis.forward import (
     KEYS,
     TokenPositions,
-    encode_shared_prefix,
+    encode_history,
     forward_modality,
     modality_of,
     text_query,
@@ -33,8 +33,8 @@ from selfkd.losses import head_logits
 from selfkd.model.generation import stop_token_ids
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
-from selfkd.model.prompts import Prompt
-from selfkd.training.data import Modality, PairedCollator, PairedItem, modality_prompts
+from selfkd.model.prompts import Prompt, clips_in, join_clips
+from selfkd.training.data import Modality, PairedCollator, PairedItem, aligned_prompts, encode_example_image
 
 THUMBNAIL_SIDE = 384  # pixels, of the longer side
 MAX_OPACITY = 0.86  # of the overlay, where attention is zero
@@ -97,12 +97,19 @@ class _QueryAndResponseSums(AttentionSums):
 
 @torch.no_grad()
 def forward_response(
-    model: OmniModel, processor: OmniProcessor, item: PairedItem, modality: Modality, question: slice
+    model: OmniModel,
+    processor: OmniProcessor,
+    item: PairedItem,
+    modality: Modality,
+    question: slice,
+    history_audio: Mapping[str, Tensor] | None = None,
 ) -> tuple[Tensor, AttentionMaps | str]:
     """(hidden states (N, D) that predict each token of `item.response_ids`, attention to the image or the reason why
-    there is none). `question`: the positions of a text question in the item's ids."""
+    there is none). `question`: the positions of a text question in the item's ids. `history_audio`: the clips of
+    earlier turns, which are in the item's prefix."""
     batch = {name: _to_device(value, model.device) for name, value in PairedCollator(processor)([item]).items()}
-    prefix, after = encode_shared_prefix(model, batch), modality_of(model, batch, modality, [question])
+    prefix, batch = encode_history(model, batch, _to_device(dict(history_audio or {}), model.device))
+    after = modality_of(model, batch, modality, [question])
     sums = _QueryAndResponseSums(after.positions, tuple(range(len(model.vlm.get_decoder().layers))))
     try:
         with recording(model.vlm, sums):
@@ -156,21 +163,20 @@ class ModelResponse:
 
 @torch.no_grad()
 def generate_responses(
-    model: OmniModel, processor: OmniProcessor, example: Example, modalities: Sequence[Modality], max_new_tokens: int
+    model: OmniModel, processor: OmniProcessor, examples: Mapping[Modality, Example], max_new_tokens: int
 ) -> dict[Modality, ModelResponse]:
-    """The greedy response in each of `modalities`, generated in one batch with the image encoded once.
+    """The greedy response in each modality of `examples`, which are one query after the earlier turns of each modality.
+    Generated in one batch, with the image encoded once where there are no earlier turns.
 
     Raises InputError for a prompt that exceeds the model's context less `max_new_tokens`."""
-    prompts = modality_prompts(
-        processor, example, modalities, processor.encode_image(example.load_image(), f"example {example.id}")
-    )
-    for prompt in prompts:
+    prompts = _prompts(processor, examples)
+    for prompt in prompts.values():
         ids = prompt.prefix_ids + prompt.suffix_ids
         processor.check_context("question", ids, prompt.audio_inputs, model.context - max_new_tokens)
     end_ids = stop_token_ids(model, processor.end_id)
     # as in evaluation, a checkpoint's own sampling and penalties are off
     responses = model.generate_responses(
-        **processor.collate(prompts),
+        **processor.collate(list(prompts.values())),
         max_new_tokens=max_new_tokens,
         eos_token_id=end_ids,
         pad_token_id=processor.pad_id,
@@ -179,9 +185,24 @@ def generate_responses(
         repetition_penalty=1.0,
     )
     return {
-        modality: _model_response(model, processor, example, modality, prompt, ids, end_ids)
-        for modality, prompt, ids in zip(modalities, prompts, responses.tolist(), strict=True)
+        modality: _model_response(model, processor, examples[modality], modality, prompt, ids, end_ids)
+        for (modality, prompt), ids in zip(prompts.items(), responses.tolist(), strict=True)
     }
+
+
+def _prompts(processor: OmniProcessor, examples: Mapping[Modality, Example]) -> dict[Modality, Prompt]:
+    """The prompt of each modality. Without earlier turns they share what comes before the query; after such turns the
+    prefix of each has all of its own, clips included."""
+    if not any(example.history for example in examples.values()):
+        example = next(iter(examples.values()))
+        image = encode_example_image(processor, example)
+        aligned = aligned_prompts(processor, example, dict.fromkeys(examples, image))
+        return dict(zip(examples, aligned, strict=True))
+    found = {}
+    for modality, example in examples.items():
+        image = encode_example_image(processor, example, modality)
+        (found[modality],) = aligned_prompts(processor, example, {modality: image})
+    return found
 
 
 def _model_response(
@@ -195,6 +216,7 @@ def _model_response(
 ) -> ModelResponse:
     end = next((at for at, id_ in enumerate(response_ids) if id_ in end_ids), None)
     ids = response_ids if end is None else response_ids[: end + 1]
+    clips = clips_in(prompt.prefix_ids, prompt.clips, processor.clip_token_id)
     item = PairedItem(
         id=example.id,
         prefix_ids=prompt.prefix_ids,
@@ -202,13 +224,14 @@ def _model_response(
         audio_ids=prompt.suffix_ids,
         response_ids=ids,
         image_inputs=prompt.image_inputs,
-        audio_inputs=prompt.audio_inputs,
+        audio_inputs=join_clips(prompt.clips[clips:]),
         transcript="",
         transcript_ids=[],
         image=example.id,
     )
     question = text_query(processor, example, item) if modality == "text" else slice(0)
-    hidden_ND, attention = forward_response(model, processor, item, modality, question)
+    history_audio = join_clips(prompt.clips[:clips])
+    hidden_ND, attention = forward_response(model, processor, item, modality, question, history_audio)
     probabilities_NV = _probabilities(model, hidden_ND)
     tokens = (_token(processor, id_, row_V) for id_, row_V in zip(ids, probabilities_NV, strict=True))
     return ModelResponse(processor.response_texts(torch.tensor([ids]))[0], tuple(tokens), end is not None, attention)

@@ -4,55 +4,44 @@ import os
 import re
 import socket
 from pathlib import Path
-from urllib.parse import urlsplit
 
 # read by Gradio on import: no analytics, no check for new versions
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import gradio as gr
-import uvicorn
 from fastapi import FastAPI
 from gradio.routes import App
 from gradio.utils import get_upload_folder
 from starlette.datastructures import Headers
-from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from selfkd.app.session import Session
-from selfkd.app.ui import build_page, page_css, theme
+from selfkd.app.ui import RECORD_PATH, build_page, page_css, theme
 from selfkd.app.uploads import FORM_BYTES, has_room
-from selfkd.serving.config import LOOPBACK_NAMES
+from selfkd.recording.folder import RecordingFolder
+from selfkd.recording.pages import recording_pages
+from selfkd.serving.local_page import LocalServer, local_only
 
 # routes of Gradio that fetch a URL, or write files for components that this page does not have
 _DISABLED_ROUTES = re.compile(
     r"/gradio_api/(file[=/]/*[a-z][a-z0-9+.-]*:/|proxy=|process_recording|vibe|undo-vibe|run-history)", re.IGNORECASE
 )
 _UPLOAD_ROUTE = re.compile("(/gradio_api)?/upload/?$")
-_SHUTDOWN_SECONDS = 8  # for a query that is running, after the signal to stop
 
 
-class SameOriginMiddleware:
-    """Refuses requests of pages from other origins, and the disabled routes.
-
-    `selfkd serve` needs no such check: it accepts JSON only, for which a browser makes a CORS preflight. Uploads to
-    this page are forms, which a browser sends to any site without one.
-    """
+class DisabledRoutesMiddleware:
+    """Refuses the routes that this page does not have."""
 
     def __init__(self, app: ASGIApp):
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] in ("http", "websocket"):
-            headers = Headers(scope=scope)
-            origin = headers.get("origin")  # absent for plain links and images
-            if origin is not None and urlsplit(origin).netloc != headers.get("host"):
-                await PlainTextResponse("requests from other origins are refused", 403)(scope, receive, send)
-                return
-            if _DISABLED_ROUTES.match(scope["path"]):
-                await PlainTextResponse("this route is disabled", 403)(scope, receive, send)
-                return
+        if scope["type"] in ("http", "websocket") and _DISABLED_ROUTES.match(scope["path"]):
+            await PlainTextResponse("this route is disabled", 403)(scope, receive, send)
+            return
         await self._app(scope, receive, send)
 
 
@@ -85,21 +74,29 @@ class UploadLimitMiddleware:
                 self._arriving -= size
 
 
-class PageServer(uvicorn.Server):
+class PageServer(LocalServer):
     """`folder` holds files of the page, and must exist as long as the server runs."""
 
-    def __init__(self, session: Session, folder: Path):
-        page, config = build_page(session, folder), session.config
+    def __init__(self, session: Session, folder: Path, recordings: RecordingFolder | None = None):
+        config = session.config
+        page = build_page(session, folder, has_recordings=recordings is not None)
         # without FastAPI's docs pages, which load scripts from other sites
-        outer = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-        # DNS rebinding: another site could point its own name here, and would then count as this page's origin
-        outer.add_middleware(TrustedHostMiddleware, allowed_hosts=[config.host, *LOOPBACK_NAMES])
-        outer.add_middleware(SameOriginMiddleware)
-        outer.add_middleware(
-            UploadLimitMiddleware,
-            max_bytes=config.max_upload_bytes,
-            max_total_bytes=config.max_total_upload_bytes,
+        outer = FastAPI(
+            docs_url=None,
+            redoc_url=None,
+            openapi_url=None,
+            middleware=[
+                *local_only(config.host),
+                Middleware(DisabledRoutesMiddleware),
+                Middleware(
+                    UploadLimitMiddleware,
+                    max_bytes=config.max_upload_bytes,
+                    max_total_bytes=config.max_total_upload_bytes,
+                ),
+            ],
         )
+        if recordings is not None:
+            outer.mount(f"/{RECORD_PATH}", recording_pages(recordings, session.decoder, config.max_upload_bytes))
         gr.mount_gradio_app(
             outer,
             page,
@@ -117,29 +114,9 @@ class PageServer(uvicorn.Server):
             theme=theme(),
             css=page_css(),
         )
-        (mounted,) = [route.app for route in outer.routes if isinstance(route, Mount)]
-        assert isinstance(mounted, App)  # noqa: S101 an invariant of this code, no check of input
-        self._mounted = mounted
-        settings = uvicorn.Config(
-            outer,
-            config.host,
-            config.port,
-            server_header=False,
-            log_level="warning",
-            timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
-        )
-        super().__init__(settings)
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            print(f"{self.url}  (Ctrl-C to stop)", flush=True)
+        (self._mounted,) = [r.app for r in outer.routes if isinstance(r, Mount) and isinstance(r.app, App)]
+        super().__init__(outer, config.host, config.port)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._mounted.stop_event.set()  # ends the event streams of open pages, which uvicorn would wait for
         await super().shutdown(sockets)
-
-    @property
-    def url(self) -> str:
-        host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
-        return f"http://{host}:{self.servers[0].sockets[0].getsockname()[1]}"

@@ -18,6 +18,7 @@ from PIL import Image
 
 from selfkd.analysis.runner import named_paths
 from selfkd.app.config import AppConfig
+from selfkd.app.conversation import Conversation, PastTurn, about, continued
 from selfkd.app.inference import ModelResponse, generate_responses, thumbnail
 from selfkd.data.example import SAMPLE_RATE_HZ, Example
 from selfkd.errors import InputError
@@ -38,7 +39,7 @@ from selfkd.synthesis.sources.toy import ToyWorld
 from selfkd.synthesis.text_normalization import spoken_form
 from selfkd.synthesis.tts.base import EspeakEngine, Utterance
 from selfkd.toy_world.questions import TOY_QUESTION_TYPES
-from selfkd.training.data import MODALITIES, Modality
+from selfkd.training.data import Modality
 
 MAX_CHARACTERS = 600  # about 30 seconds of speech
 VOICES = {
@@ -161,6 +162,7 @@ class QueryResult:
     example: Example | None  # the built-in example that was run: its target is known
     responses: dict[str, dict[Modality, ModelResponse]]  # by the model's name
     seconds: dict[str, float]
+    conversation: Conversation  # up to and with this query
 
     @property
     def layers(self) -> int:
@@ -212,12 +214,19 @@ class Session:
         return cls(config, models, transcriber)
 
     def run(
-        self, image: bytes | None, text: str, audio: bytes | None, synthesized: SynthesizedQuery | None, voice: str
+        self,
+        image: bytes | None,
+        text: str,
+        audio: bytes | None,
+        synthesized: SynthesizedQuery | None,
+        voice: str,
+        earlier: Conversation = (),
     ) -> tuple[QueryResult, SynthesizedQuery | None]:
         """Runs a query in every available modality on all models; returns the result and the clip that was used.
 
         `synthesized` is the last clip that this session made. A query without audio is synthesized in `voice`, and
-        synthesized again when its text or voice has changed. A user's own recording is never replaced.
+        synthesized again when its text or voice has changed. A user's own recording is never replaced. The query
+        continues the `earlier` turns, where they are about the same image.
         """
         models = list(self.models.values())
         is_synthesized = audio is None or (synthesized is not None and synthesized.wav == audio)
@@ -228,13 +237,26 @@ class Session:
                 synthesized = synthesize_query(self.tts_engine, text, voice)
             samples = _samples(synthesized.wav, self.config.max_audio_seconds, self.decoder)
             example = example.with_audio(samples, "")
-        modalities: Sequence[Modality] = MODALITIES if example.question else ("audio",)
+        earlier = about(earlier, image)
+        queries = {name: continued(example, earlier, name) for name in self.models}
         responses, seconds = {}, {}
         for name, (model, processor) in self.models.items():
             start = time.perf_counter()
-            responses[name] = generate_responses(model, processor, example, modalities, self.config.max_new_tokens)
+            try:
+                responses[name] = generate_responses(model, processor, queries[name], self.config.max_new_tokens)
+            except InputError as error:
+                if not earlier:
+                    raise
+                raise InputError(f"{error}; {len(earlier)} earlier turns are in it: start again") from error
             seconds[name] = time.perf_counter() - start
         transcript = None if self.transcriber is None else self.transcriber.transcribe([example])[0].strip()
-        small = thumbnail(example.load_image())
-        result = QueryResult(small, example.question, transcript, matching_builtin(example), responses, seconds)
-        return result, synthesized if is_synthesized else None
+        texts = {name: {m: one.text for m, one in of.items()} for name, of in responses.items()}
+        return QueryResult(
+            thumbnail(example.load_image()),
+            example.question,
+            transcript,
+            matching_builtin(example),
+            responses,
+            seconds,
+            (*earlier, PastTurn(example, transcript, texts)),
+        ), synthesized if is_synthesized else None

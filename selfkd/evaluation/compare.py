@@ -12,7 +12,8 @@ from statistics import fmean
 from typing import Any
 
 from selfkd.errors import InputError
-from selfkd.evaluation.average import average_gap, average_scores, benchmarks_to_average
+from selfkd.evaluation.average import average_gap, average_scores, benchmarks_to_average, by_voice
+from selfkd.evaluation.by_voice import by_speaker, spread_of
 from selfkd.evaluation.chance import chance_accuracy
 from selfkd.evaluation.comparable import ModalityRun, ReadSettings, difference
 from selfkd.evaluation.config import CompareConfig
@@ -40,15 +41,31 @@ Samples = list[dict[str, Any]]
 
 
 def compare_samples(samples: Mapping[str, Samples], seed: int) -> dict[str, Any]:
-    """{"systems": {system: scores}, "gap": {system: ...}, "gap_closed": {system: ...}} for {system: its samples} on one
-    benchmark. Gaps are to `TEXT`; without it there are none."""
+    """{"systems": {system: scores}, "gap": {system: ...}, "gap_closed": {system: ...}, "by_speaker": {system: ...}} for
+    {system: its samples} on one benchmark. Gaps are to `TEXT`; without it there are none."""
     chance = chance_accuracy(next(iter(samples.values())))  # the items of all systems are the same
+    text = samples.get(TEXT, ())
+    speakers = {s: by_speaker(text, samples[s], seed, chance) for s in samples if s not in (TEXT, CASCADE)}
     closed = {s: _gap_closed(samples, baseline, s, seed, chance) for baseline, s in _after_the_baseline(samples)}
     return {
         "systems": {s: summarize_modality(items, chance) for s, items in samples.items()},
         "gap": {s: _gap(samples[TEXT], s, samples[s], seed, chance) for s in _other_than_text(samples)},
         "gap_closed": {s: share for s, share in closed.items() if share is not None},
+        "by_speaker": {s: found for s, found in speakers.items() if found},
     }
+
+
+def compare_voices(samples: Mapping[str, Mapping[str, Samples]], seed: int) -> dict[str, Any]:
+    """{benchmark: {"over_voices": {system: `spread_of`}}} for the names "benchmark@voice" in {name: {system: its
+    samples}}, with no scores of its own."""
+    found: dict[str, Any] = {}
+    for benchmark, voices in by_voice(samples.items()).items():
+        systems = dict.fromkeys(s for _, of in voices for s in of if s not in (TEXT, CASCADE))
+        spreads = {s: spread_of(dict(voices), seed, s) for s in systems}
+        over = {s: of for s, of in spreads.items() if of.get("voices", 0) > 1}
+        if over:
+            found[benchmark] = {"systems": {}, "gap": {}, "gap_closed": {}, "over_voices": over}
+    return found
 
 
 def _gap(text: Samples, system: str, samples: Samples, seed: int, chance: float | None) -> dict[str, Any]:
@@ -134,7 +151,8 @@ Systems = dict[str, tuple[Path, str]]  # {system: (run, modality)}
 @stage_function(CompareConfig)
 def compare(config: CompareConfig) -> dict[str, Any]:
     """Returns {benchmark: {"systems": {system: scores}, "gap": {system: ...}, "gap_closed": {system: ...}}}, and the
-    same under "average" for at least two public benchmarks; raises InputError where the items are not the same. Text
+    same under "average" for at least two public benchmarks, and the spread over voices under the name of a benchmark in
+    several; raises InputError where the items are not the same. Text
     comes first among the systems, the cascade last."""
     systems = _systems(config.runs)
     text_result = _result(systems[TEXT][0])
@@ -147,6 +165,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
         _check_comparable(benchmark, by_system, systems)
     scores = {benchmark: compare_samples(by_system, config.seed) for benchmark, by_system in samples.items()}
     scores |= compare_averages(scores, samples, config.seed)
+    scores |= compare_voices(samples, config.seed)
     for benchmark in benchmarks:
         scores[benchmark]["scoring"] = scoring_in(text_result, benchmark)
     relative = {s: {"run": os.path.relpath(run, config.output), "modality": m} for s, (run, m) in systems.items()}

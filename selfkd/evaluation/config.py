@@ -18,8 +18,8 @@ class EvaluateConfig:
     Args:
         model: The output of selfkd align or distill (with /model), a native omni model, a hub id or a path; with url
             the endpoint's name of the model.
-        data: Folders of synthesized questions, one a benchmark (selfkd synthesize); VOICE=FOLDER where the same
-            benchmark is there in several voices, each of which has scores of its own.
+        data: Folders of synthesized questions, one a benchmark (selfkd synthesize); VOICE=FOLDER, several times, where
+            the same benchmark is there in several voices: each has scores of its own, and there is their spread.
         output: Run directory.
         benchmarks: Public benchmarks by name, or paper8 or all; their questions are synthesized first.
         local_datasets: Local copies of benchmarks where the hub is not to be used: {mme: /data/MME}.

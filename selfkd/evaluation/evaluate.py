@@ -26,10 +26,11 @@ from selfkd.evaluation.backends.transcriber import Transcriber, inspect_asr_mode
 from selfkd.evaluation.benchmark_audio import check_benchmarks, synthesize_benchmarks
 from selfkd.evaluation.benchmarks.base import whole_groups
 from selfkd.evaluation.benchmarks.registry import BENCHMARKS
+from selfkd.evaluation.by_voice import by_speaker, spread_over_voices
 from selfkd.evaluation.cascade import error_of
 from selfkd.evaluation.config import EvaluateConfig
 from selfkd.evaluation.grading import GRADED_COLUMNS, check_gradable, details_of, group_of, scoring_of
-from selfkd.evaluation.metrics import add_subset_errors, score, spread_over_voices
+from selfkd.evaluation.metrics import add_subset_errors, score
 from selfkd.evaluation.own_data import open_own_data
 from selfkd.evaluation.samples import QUESTIONS, SampleFile, prompt_hash, read_samples, sample, samples_path
 from selfkd.evaluation.tables import scores_table
@@ -88,8 +89,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         for name, count in left_out.items():
             for modality in result[name].keys() & {*config.modalities}:  # {} but on the main process
                 result[name][modality]["skipped_unusable"] = count
-        result |= spread_over_voices(result) | average_over_benchmarks(result)
         if is_main_process():
+            result |= spread_over_voices(list(result), lambda name: _samples(config, run.folder, name), config.seed)
+            result |= average_over_benchmarks(result)
             relative = {name: os.path.relpath(folder.folder, run.folder) for name, folder in folders.items()}
             write_json(run.folder / QUESTIONS, relative)
             run.finish(**result)
@@ -181,15 +183,23 @@ def _run_benchmark(
         return {}
     for file in files.values():
         file.finish()
-    samples: dict[str, Any] = {modality: read_samples(file.path) for modality, file in files.items()}
+    samples = _samples(config, run, name)
     scores = score(samples, config.seed)
     if whole := read_manifest(examples.folder).get("whole"):  # of a public benchmark that was limited
         add_subset_errors(scores, samples, whole)
+    if "audio" in samples:
+        chance = scores["audio"].get("chance")
+        scores |= by_speaker(samples.get("text", ()), samples["audio"], config.seed, chance)
     for modality in files:
         scores[modality]["scoring"] = scoring_of(name, config.scoring)
     if "audio" in scores:  # rejected by synthesis, so in no modality
         scores["audio"]["not_synthesized"] = len(read_manifest(examples.folder).get("rejected", []))
     return scores
+
+
+def _samples(config: EvaluateConfig, run: Path, name: str) -> dict[str, list[dict[str, Any]]]:
+    """{modality: the samples of a finished benchmark}."""
+    return {modality: read_samples(samples_path(run, name, modality)) for modality in config.modalities}
 
 
 def _usable(

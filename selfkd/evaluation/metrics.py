@@ -5,12 +5,11 @@ right or wrong together: standard errors and intervals are over groups.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
-from selfkd.evaluation.average import by_voice
 from selfkd.evaluation.benchmarks.answer_parsing import LETTERS
 from selfkd.evaluation.cascade import FORMS, in_form
 from selfkd.evaluation.chance import chance_accuracy
@@ -215,23 +214,10 @@ def vision_audio_gap(
     }
 
 
-def spread_over_voices(result: Mapping[str, Any]) -> dict[str, Any]:
-    """{benchmark: {"over_voices": ...}} for the results "benchmark@voice": mean, standard deviation, minimum and
-    maximum of the audio accuracies and of the gaps over the voices."""
-    with_audio = ((name, scores) for name, scores in result.items() if scores.get("audio", {}).get("n"))
-    return {b: {"over_voices": _over_voices([s for _, s in voices])} for b, voices in by_voice(with_audio).items()}
-
-
-def _over_voices(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    values = {
-        "accuracy": [s["audio"]["accuracy"] for s in scores],
-        "gap": [s["gap"]["gap"] for s in scores if s.get("gap", {}).get("n")],
-    }
-    return {"voices": len(scores)} | {
-        name: {"mean": fmean(v), "sd": stdev(v) if len(v) > 1 else None, "min": min(v), "max": max(v)}
-        for name, v in values.items()
-        if v
-    }
+def score_with_interval(samples: Sequence[Sample]) -> dict[str, Any]:
+    """n, groups, accuracy, standard error and interval of samples with a response, of which there is at least one."""
+    names = ("groups", "accuracy", "stderr", "interval")
+    return {"n": len(samples)} | {name: METRICS[name](samples) for name in names}
 
 
 def gap_closed(

@@ -186,6 +186,7 @@ class OverVoices(TypedDict):
     sd: Finite | None
     min: Finite | None
     max: Finite | None
+    interval: NotRequired[Pair | None]
 
 
 def _has_voices(value: Any) -> Any:

@@ -8,11 +8,13 @@ from rich.table import Table
 from rich.text import Text
 
 from selfkd.evaluation.average import by_voice
+from selfkd.evaluation.by_voice import spread_rows
 from selfkd.evaluation.response import OUTCOMES
 from selfkd.evaluation.uncertainty import MIN_GROUPS
 from selfkd.evaluation.verdicts import AT_CHANCE
 
 MODALITIES = ("text", "audio", "cascade")
+MAX_SPEAKER_ROWS = 10  # in a table of the terminal
 
 
 def scores_table(result: Mapping[str, Any]) -> Group:
@@ -75,10 +77,7 @@ def gap_table(result: Mapping[str, Any]) -> Table:
         table.add_column(column, justify="left" if is_name else "right", overflow="fold" if is_name else "ellipsis")
     for name, scores in result.items():
         if "over_voices" in scores:
-            over = scores["over_voices"]["accuracy"]
-            spread = f"{100 * over['mean']:.1f} ± {100 * over['sd']:.1f}" if over["sd"] is not None else "–"
-            cells = [spread if m == "audio" else "" for m in modalities]
-            table.add_row(f"{name}, over voices", str(scores["over_voices"]["voices"]), *cells, "", "")
+            _add_spread(table, f"{name}, over voices", scores["over_voices"], modalities)
             continue
         if "over_benchmarks" in scores:
             over = scores["over_benchmarks"]
@@ -96,6 +95,8 @@ def gap_table(result: Mapping[str, Any]) -> Table:
         table.add_row(
             _name_and_chance(name, scores), "/".join(map(str, counts)), *cells, *_gap_cells(scores.get("gap"))
         )
+        if "over_speakers" in scores:
+            _add_speakers(table, name, scores, modalities)
     notes = [
         official_note([name for name in result if scoring_in(result, name) == "official"]),
         question_form_note({name: scores.get("cascade") for name, scores in result.items()}),
@@ -110,6 +111,27 @@ def gap_table(result: Mapping[str, Any]) -> Table:
         notes.append(f"{left_out} rows were left out: the model cannot take them")
     table.caption = "\n".join(filter(None, notes)) or None
     return table
+
+
+def _add_speakers(table: Table, name: str, scores: Mapping[str, Any], modalities: Sequence[str]) -> None:
+    """A row for each speaker where they are few, and the spread over them."""
+    speakers = scores["speakers"]
+    for speaker, of in speakers.items() if len(speakers) <= MAX_SPEAKER_ROWS else ():
+        cells = [accuracy_cell(of) if m == "audio" else "" for m in modalities]
+        table.add_row(f"  {speaker}", str(of["n"]), *cells, *_gap_cells(of.get("gap")))
+    _add_spread(table, f"{name}, over speakers", scores["over_speakers"], modalities)
+
+
+def _add_spread(table: Table, title: str, over: Mapping[str, Any], modalities: Sequence[str]) -> None:
+    """Mean and standard deviation of the audio accuracy, the mean gap with its interval; minimum and maximum."""
+    accuracy, gap = over["accuracy"], over.get("gap")
+    mean = f"{100 * accuracy['mean']:.1f}" + ("" if accuracy["sd"] is None else f" ± {100 * accuracy['sd']:.1f}")
+    mean_gap = "–" if gap is None else f"{100 * gap['mean']:.1f}"
+    if gap and gap.get("interval"):
+        mean_gap += " ({:.1f} to {:.1f})".format(*(100 * end for end in gap["interval"]))
+    table.add_row(title, str(over["voices"]), *(mean if m == "audio" else "" for m in modalities), mean_gap, "")
+    ends = ["–" if of is None else f"{100 * of['min']:.1f} to {100 * of['max']:.1f}" for of in (accuracy, gap)]
+    table.add_row("  min to max", "", *(ends[0] if m == "audio" else "" for m in modalities), ends[1], "")
 
 
 def scoring_in(result: Mapping[str, Any], benchmark: str) -> str:
@@ -198,6 +220,8 @@ def comparison_table(scores: Mapping[str, Any]) -> Table:
     for column in ("benchmark", "system", "chance", "accuracy", "gap closed"):
         table.add_column(column, justify="left" if column in ("benchmark", "system") else "right")
     for benchmark, score in scores.items():
+        if not score["systems"]:  # the spread over voices has a table of its own
+            continue
         closed, chance = score["gap_closed"], chance_cell(score["systems"].values())
         shares = {system: gap_closed_cell(share) for system, share in closed.items()}
         _add_rows(table, benchmark_title(benchmark, score), chance, accuracy_cells(score), shares)
@@ -209,13 +233,17 @@ def comparison_table(scores: Mapping[str, Any]) -> Table:
 
 
 def voices_tables(scores: Mapping[str, Any]) -> list[Table]:
-    """For each benchmark in several voices: a row for each voice, with the accuracy (standard error) of each system,
-    and the word error rate of the cascade's transcripts in percent."""
+    """For each benchmark in several voices, or with several speakers: a row for each, with the accuracy (standard
+    error) of each system, and the word error rate of the cascade's transcripts in percent; and the spread over them."""
     systems = ((name, score["systems"]) for name, score in scores.items() if "benchmarks" not in score)  # no average
-    return [_voices_table(name, dict(voices)) for name, voices in by_voice(systems).items() if len(voices) > 1]
+    voices = {name: dict(of) for name, of in by_voice(systems).items() if len(of) > 1}
+    tables = [_voices_table(name, of, scores.get(name, {}).get("over_voices", {})) for name, of in voices.items()]
+    return [*tables, *(_speakers_table(n, s) for n, s in scores.items() if s.get("by_speaker"))]
 
 
-def _voices_table(benchmark: str, voices: Mapping[str, Mapping[str, Any]]) -> Table:
+def _voices_table(
+    benchmark: str, voices: Mapping[str, Mapping[str, Any]], spreads: Mapping[str, Mapping[str, Any]]
+) -> Table:
     systems = list(dict.fromkeys(system for of_voice in voices.values() for system in of_voice))
     first = next(iter(voices.values())).values()
     table = Table(title=f"{benchmark} by voice: accuracy in % (standard error); chance {chance_cell(first)}")
@@ -224,7 +252,35 @@ def _voices_table(benchmark: str, voices: Mapping[str, Mapping[str, Any]]) -> Ta
     for voice, of_voice in voices.items():
         cells = [accuracy_cell(of_voice.get(system)) for system in systems]
         table.add_row(voice, *cells, word_error_cell(of_voice))
+    _add_spread_rows(table, spreads, systems, [""])
     return table
+
+
+def _speakers_table(benchmark: str, score: Mapping[str, Any]) -> Table:
+    by_system = score["by_speaker"]
+    speakers = list(dict.fromkeys(speaker for of in by_system.values() for speaker in of["speakers"]))
+    table = Table(title=f"{benchmark} by speaker: accuracy in % (standard error)")
+    for column in ("speaker", "n", *by_system):
+        table.add_column(column, justify="left" if column == "speaker" else "right", overflow="fold")
+    for speaker in speakers if len(speakers) <= MAX_SPEAKER_ROWS else ():
+        of_speaker = [of["speakers"].get(speaker) for of in by_system.values()]
+        counts = sorted({scores["n"] for scores in of_speaker if scores})
+        table.add_row(speaker, "/".join(map(str, counts)), *map(accuracy_cell, of_speaker))
+    _add_spread_rows(table, {s: of["over_speakers"] for s, of in by_system.items()}, list(by_system), [], [""])
+    return table
+
+
+def _add_spread_rows(
+    table: Table,
+    spreads: Mapping[str, Mapping[str, Any]],
+    systems: Sequence[str],
+    after: Sequence[str],
+    before: Sequence[str] = (),
+) -> None:
+    if spreads:
+        table.add_section()
+        for title, *cells in spread_rows(spreads, systems, lambda share: f"{100 * share:.1f}"):
+            table.add_row(title, *before, *cells, *after)
 
 
 def word_error_cell(systems: Mapping[str, Mapping[str, Any]]) -> str:

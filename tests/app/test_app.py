@@ -18,6 +18,7 @@ from selfkd.analysis.forward import KEYS, text_query
 from selfkd.app.app import app
 from selfkd.app.config import AppConfig
 from selfkd.app.inference import MAX_OPACITY, AttentionMaps, attention_overlay, generate_responses
+from selfkd.app.results_html import attention_html, responses_html
 from selfkd.app.session import (
     MAX_CHARACTERS,
     VOICES,
@@ -26,7 +27,6 @@ from selfkd.app.session import (
     parse_query,
     synthesize_query,
 )
-from selfkd.app.ui import attention_html, responses_html
 from selfkd.data.example import SAMPLE_RATE_HZ
 from selfkd.errors import InputError
 from selfkd.evaluation.backends.local import predict_modalities
@@ -71,9 +71,14 @@ def adapted(tmp_path_factory):
     return model.eval(), processor
 
 
+def both(example):
+    """A first query, in both modalities."""
+    return dict.fromkeys(MODALITIES, example)
+
+
 def test_probabilities_equal_those_of_a_plain_forward_pass(parts, query):
     model, processor = parts
-    responses = generate_responses(model, processor, query, MODALITIES, TOKENS)
+    responses = generate_responses(model, processor, both(query), TOKENS)
     for modality, prompt in zip(
         MODALITIES,
         modality_prompts(processor, query, MODALITIES, processor.encode_image(query.load_image())),
@@ -105,7 +110,7 @@ def response_ids(processor, response):
 
 
 def test_adapters_do_not_change_the_text_query(parts, adapted, query):
-    base, with_adapters = (generate_responses(*both, query, MODALITIES, TOKENS) for both in (parts, adapted))
+    base, with_adapters = (generate_responses(*of, both(query), TOKENS) for of in (parts, adapted))
     assert [t.text for t in base["text"].tokens] == [t.text for t in with_adapters["text"].tokens]
     for a, b in zip(base["text"].tokens, with_adapters["text"].tokens, strict=True):
         assert a.probability == pytest.approx(b.probability, abs=1e-5)
@@ -117,7 +122,7 @@ def test_adapters_do_not_change_the_text_query(parts, adapted, query):
 
 def test_attention_maps_equal_those_of_the_analysis(parts, query):
     model, processor = parts
-    for modality, response in generate_responses(model, processor, query, MODALITIES, TOKENS).items():
+    for modality, response in generate_responses(model, processor, both(query), TOKENS).items():
         item = paired_item(processor, replace(query, answer=response.text))
         assert item.response_ids == response_ids(processor, response)
         batch = send_to_device(PairedCollator(processor)([item]), model.device)
@@ -135,7 +140,7 @@ def test_attention_maps_equal_those_of_the_analysis(parts, query):
 def test_native_models(name, query):
     vlm, vlm_processor = NATIVE[name]()
     model, processor = OmniModel.from_native(vlm).eval(), OmniProcessor(vlm_processor)
-    responses = generate_responses(model, processor, query, MODALITIES, 4)
+    responses = generate_responses(model, processor, both(query), 4)
     for response in responses.values():
         assert all(token.probability >= p - 1e-4 for token in response.tokens for _, p in token.alternatives), "greedy"
         if name == "Gemma 4":  # its patches have no grid
@@ -164,7 +169,7 @@ def test_audio_without_speech(session):
 
 
 def test_response_at_the_token_limit_is_incomplete(parts, query):
-    response = generate_responses(*parts, query, ["text"], 1)["text"]
+    response = generate_responses(*parts, {"text": query}, 1)["text"]
     assert len(response.tokens) == 1 and not response.is_complete
 
 

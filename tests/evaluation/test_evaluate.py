@@ -28,6 +28,7 @@ from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
 from selfkd.evaluation.response import Prediction
 from selfkd.evaluation.samples import SampleFile, read_samples, sample, samples_path
 from selfkd.files import write_json
+from selfkd.json_files import read_json
 
 MODALITIES = ["text", "audio", "cascade"]
 NAME = "world-noisy"  # the examples' source
@@ -404,7 +405,10 @@ def test_one_benchmark_in_several_voices(start, tmp_path, capsys):
     capsys.readouterr()
     compare(CompareConfig([str(tmp_path / "eval-one"), str(base.output)], tmp_path))
     printed = capsys.readouterr().out
-    assert "world-noisy by voice" in printed and "WER" in printed
+    assert "world-noisy by voice" in printed and "WER" in printed and "SD over voices" in printed
+    over = read_json(tmp_path / "scores.json")["world-noisy"]["over_voices"]["one"]
+    assert over == result["world-noisy"]["over_voices"], "the same spread in both"
+    assert over["voices"] == 2 and over["accuracy"]["sd"] == 0.0 and len(over["gap"]["interval"]) == 2
     with pytest.raises(InputError, match="a second folder of 'world-noisy@anna'; VOICE=FOLDER names the voice"):
         evaluate(EvaluateConfig(str(start / "model"), [data[0], data[0]], tmp_path / "run"))
 

@@ -11,7 +11,6 @@ from selfkd.evaluation.metrics import (
     gap_closed,
     gap_closed_on_average,
     pair_samples,
-    spread_over_voices,
     summarize,
     vision_audio_gap,
 )
@@ -22,7 +21,7 @@ def sample(number, score, question_type="exists", target="yes", parsed="yes", er
     return {
         "id": str(number), "group": group or str(number), "source": "world", "question_type": question_type,
         "question": "",
-        "target": target, "parsed": parsed, "error": error,
+        "target": target, "parsed": parsed, "error": error, "voice": "a",
         "score": None if error else score, "correct": None if error else score >= 0.5, "seconds": 0.5,
         "log_likelihoods": [], "word_error_rate": None, "category": "", "details": {},
     }  # fmt: skip
@@ -293,14 +292,3 @@ def test_gap_closed_on_average():
     both = gap_closed_on_average([(text, first, second, None), small])
     gaps = np.mean([text.mean() - first.mean(), 1.0]), np.mean([second.mean() - first.mean(), 1.0])
     assert both["share"] == pytest.approx(gaps[1] / gaps[0])
-
-
-def test_spread_over_voices():
-    def scores(accuracy):
-        return {"audio": {"n": 4, "accuracy": accuracy}, "gap": {"n": 4, "gap": 0.9 - accuracy}}
-
-    over = spread_over_voices({"mme@a": scores(0.5), "mme@b": scores(0.7), "pope": scores(0.1)})
-    assert list(over) == ["mme"]
-    accuracy = over["mme"]["over_voices"]["accuracy"]
-    assert accuracy == pytest.approx({"mean": 0.6, "sd": 0.02**0.5, "min": 0.5, "max": 0.7})
-    assert over["mme"]["over_voices"]["gap"]["mean"] == pytest.approx(0.3)

@@ -23,10 +23,12 @@ from fuzzing import KillTally
 from internvl2 import write_original
 from kill_points import KILLED, changes, watch
 from processes import Command
+from recordings import speech, wav
 from report_runs import audio_data, evaluation, training
 
 from selfkd.errors import InputError
 from selfkd.model.checkpoint import inspect_checkpoint
+from selfkd.synthesis.sources.toy import ToyWorld
 
 pytestmark = pytest.mark.slow
 
@@ -77,6 +79,7 @@ def scenarios(parts, tmp_path_factory):
                     "out",
                 ]
             ),
+            "record": Scenario(["record", "--source", "world", "--count", 3, "--output", "out", *phone(start)]),
             "align": Scenario(["align", "--data", start / "data", "--projector", "stack", *few, "--output", "out"]),
             "distill": Scenario(
                 ["distill", "--data", start / "data", "--model", start / "model", *few, "--output", "out"]
@@ -100,6 +103,18 @@ def scenarios(parts, tmp_path_factory):
             "judge": Scenario(judged, "run", lambda folder: shutil.copytree(start / "eval", folder / "run")),
             "report": Scenario(["report", *runs, "--output", "out/report.html"]),
         }
+
+
+def phone(folder: Path) -> list[Any]:
+    """Arguments of `selfkd record` that take two recordings of the first three questions of the toy world."""
+    (folder / "phone").mkdir()
+    rows = ["id,file,speaker,consent_date"]
+    for number in range(2):
+        example = ToyWorld("test", 0).example(number)
+        (folder / "phone" / f"{number}.wav").write_bytes(wav(0.5 * speech(example.question)))
+        rows.append(f"{example.id},{number}.wav,anna,2026-01-31")
+    (folder / "mapping.csv").write_text("\n".join(rows) + "\n")
+    return ["--files", folder / "phone", "--mapping", folder / "mapping.csv"]
 
 
 def run(scenario: Scenario, folder: Path, log: Path | None = None, kill_at: int = 0, seconds: float = 0) -> Command:
@@ -147,7 +162,9 @@ def rows(folder: Path) -> int:
     return logs + sum(pq.read_metadata(path).num_rows for path in folder.rglob("[!.]*.parquet"))
 
 
-@pytest.mark.parametrize("name", ["synthesize", "align", "distill", "evaluate", "convert", "merge", "judge", "report"])
+@pytest.mark.parametrize(
+    "name", ["synthesize", "record", "align", "distill", "evaluate", "convert", "merge", "judge", "report"]
+)
 def test_killed_it_ends_in_the_same_bytes(scenarios, name, tmp_path, pytestconfig, kill_tallies):
     scenario, whole = scenarios[name], tmp_path / "whole"
     whole.mkdir()

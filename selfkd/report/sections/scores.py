@@ -7,7 +7,6 @@ from typing import Any
 
 from scipy.stats import spearmanr
 
-from selfkd.evaluation.average import by_voice
 from selfkd.evaluation.chance import chance_accuracy
 from selfkd.evaluation.compare import CASCADE, TEXT
 from selfkd.evaluation.correctness import MAX_RULE_WORDS, gap_text, kappa_cell
@@ -15,13 +14,14 @@ from selfkd.evaluation.grading import YES_NO_TYPES
 from selfkd.evaluation.judge import agreement_sentence
 from selfkd.evaluation.metrics import OVERLAP_COUNTS, groups_in
 from selfkd.evaluation.schemas import Correctness, Judged
-from selfkd.evaluation.tables import official_note, question_form_note
+from selfkd.evaluation.tables import official_note
 from selfkd.evaluation.uncertainty import DIFFERENCE, MIN_GROUPS, enough, mean_interval
 from selfkd.evaluation.verdicts import AT_CHANCE, format_interval, too_few
 from selfkd.json_files import read_json
 from selfkd.report.charts import Bar, Dot, Figure, Table, bar_chart, minus, percent, percent_interval, scatter
 from selfkd.report.html import Styles, join_titles, run_title, system_title
 from selfkd.report.inputs import Group, RunFolder
+from selfkd.report.sections.voices import by_voice_tables, voices_table
 
 _MIN_TEXT_SCORES = 3  # different ones, for a rank correlation
 
@@ -70,12 +70,12 @@ def scores_section(
     names = Names(shown)
     tables = [_score_table(shown, names), _gap_table(shown, names), _closed_table(shown)]
     return {
-        "by_voice": _by_voice_tables(groups),
+        "by_voice": by_voice_tables(groups),
         "findings": [score_finding(group, names) for group in shown],
         "comparisons": _comparisons(groups),
         "warnings": _warnings(groups, names),
         "bars": [_bar_chart(group, names, styles) for group in shown],
-        "tables": [t for t in (*tables, _voices_table(runs), _correctness_table(runs), _judge_table(runs)) if t.rows],
+        "tables": [t for t in (*tables, voices_table(runs), _correctness_table(runs), _judge_table(runs)) if t.rows],
         "question_types": [t for t in (_question_type_table(group, names) for group in groups) if t.rows],
         "bias": [f for f in (_yes_bias_chart(group, names, styles) for group in groups) if f],
         "scatter": text_audio_scatter(groups, styles),
@@ -273,50 +273,6 @@ def _closed_table(groups: list[Group]) -> Table:
         "gap is not clear, there are too few images, or text is at chance."
     )
     return Table("Gap closed", columns, rows, text_columns=3, note=note)
-
-
-def _by_voice_tables(groups: list[Group]) -> list[Table]:
-    """For each benchmark in several voices: a row for each voice, a column for each system, and the word error rate of
-    the cascade's transcripts."""
-    found = by_voice((group.benchmark, group) for group in groups)
-    return [_by_voice_table(benchmark, voices) for benchmark, voices in found.items() if len(voices) > 1]
-
-
-def _by_voice_table(benchmark: str, voices: list[tuple[str, Group]]) -> Table:
-    titles = {system: system_title(system) for _, group in voices for system in group.samples}
-    scores = [(voice, group.scores["systems"]) for voice, group in voices]
-    rows = [
-        [voice, *(_accuracy_and_interval(systems.get(s)) for s in titles), percent(_cascade_wer(systems))]
-        for voice, systems in scores
-    ]
-    chance = next((f" Chance: {percent(s['chance'])}." for s in scores[0][1].values() if s["n"]), "")
-    forms = question_form_note({voice: systems.get(CASCADE) for voice, systems in scores})
-    note = f"Accuracy with its 95% interval; WER: of the cascade's transcripts, mean over clips.{chance}"
-    note += f" {forms[0].upper()}{forms[1:]}." if forms else ""
-    return Table(f"{benchmark} by voice", ["Voice", *titles.values(), "WER"], rows, 1, note)
-
-
-def _cascade_wer(systems: dict[str, Any]) -> float | None:
-    return systems.get(CASCADE, {}).get("transcript_wer")
-
-
-def _accuracy_and_interval(scores: dict[str, Any] | None) -> str:
-    if not scores or not scores["n"]:
-        return "–"
-    ends = [f"{100 * end:.0f}" for end in scores["interval"] or ()]
-    return percent(scores["accuracy"]) + (f" ({' to '.join(ends)})" if ends else "")
-
-
-def _voices_table(runs: list[RunFolder]) -> Table:
-    rows = []
-    for run in runs:
-        for benchmark, result in run.result.items():
-            for metric, f in result.get("over_voices", {}).items():
-                if metric != "voices":
-                    shown = [percent(f[k]) for k in ("mean", "sd", "min", "max")]
-                    rows.append([benchmark, run_title(run.name), metric, str(result["over_voices"]["voices"]), *shown])
-    columns = "Benchmark", "Run", "Metric", "Voices", "Mean", "SD", "Min", "Max"
-    return Table("Over voices", columns, rows, text_columns=3)
 
 
 def _judge_table(runs: list[RunFolder]) -> Table:
