@@ -67,7 +67,8 @@ class SynthesizeConfig:
             stops the job.
         seed: Seed of the questions and of the voices.
         shard_rows: Rows of a shard; 3,000 with photographs are about 500 MB.
-        processes: Processes that synthesize in parallel.
+        processes: Processes that synthesize in parallel, each on one core; of an endpoint, requests in flight. 0 is one
+            for each core.
         shard: Makes only this shard (an array job); the job of the last missing shard writes the manifest.
         pool: What makes shards in parallel: processes of this machine, or the nodes of a Ray cluster.
         address: Address of the Ray cluster (auto, ray://HOST:PORT); empty for a cluster on this machine.
@@ -99,7 +100,7 @@ class SynthesizeConfig:
     time_limit_seconds: float = 60.0
     seed: int = 0
     shard_rows: int = 500
-    processes: int = 2
+    processes: int = 0
     shard: int = -1
     pool: PoolName = "local"
     address: str = ""

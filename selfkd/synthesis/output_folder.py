@@ -16,6 +16,11 @@ EXECUTION_FIELDS = ("processes", "shard", "pool", "address")  # settings that do
 _ENDPOINT_FIELDS = ("engine_path", "time_limit_seconds")  # nor do these: without the endpoint the job stops
 
 
+def free_fields(engine: str) -> set[str]:
+    """The settings that do not change the data."""
+    return {"output", *EXECUTION_FIELDS, *(_ENDPOINT_FIELDS if engine == "openai" else ())}
+
+
 def claim(folder: Path, plan: dict[str, Any]) -> None:
     """Begins or resumes a folder: it must be new, or hold the same plan. Raises InputError where it does not."""
     path = folder / PLAN
@@ -28,7 +33,7 @@ def claim(folder: Path, plan: dict[str, Any]) -> None:
     existing = read_json(path, dict[str, Any])
     wanted = json.loads(json.dumps(plan))
     check_schema_version(path, existing.get("schema_version"))
-    free = {"output", *CONTENT_FIELDS, *(_ENDPOINT_FIELDS if plan["engine"] == "openai" else ())}
+    free = free_fields(plan["engine"]) | set(CONTENT_FIELDS)
     check_same(existing, wanted, (name for name in wanted if name not in free), f"{folder}: holds other data")
     if not any(folder.glob("*.parquet")):  # no shard yet, so the questions may have been corrected
         write_settings(path, plan)

@@ -1,10 +1,11 @@
 """One shard of synthesized questions: a job for any process on any machine, always with the same bytes."""
 
 import hashlib
+import json
 import random
 import secrets
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -12,19 +13,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selfkd.data.example import REJECTED, Example, groups_of, write_shard
+from selfkd.data.example import REJECTED, SCHEMA_VERSION, Example, groups_of, write_shard
 from selfkd.errors import EngineError, InputError, without_run_details
 from selfkd.files import locked, replace_durably, sha256, strip_folders
 from selfkd.synthesis.augment import augment
 from selfkd.synthesis.config import EngineName, SynthesizeConfig
+from selfkd.synthesis.output_folder import free_fields
 from selfkd.synthesis.pronounceable import ANY
 from selfkd.synthesis.quality_filter import MAX_CLIPPED, MAX_CLIPPED_RECORDED, ASRFilter, check_audio
+from selfkd.synthesis.row_journal import RowJournal
 from selfkd.synthesis.sources.registry import TOY_SOURCES, Source
-from selfkd.synthesis.sources.rows import read_clips
+from selfkd.synthesis.sources.rows import RowSource, read_clips
 from selfkd.synthesis.text_normalization import spoken_form
 from selfkd.synthesis.tts.base import Utterance
 from selfkd.synthesis.tts.registry import ANY_LANGUAGE_ENGINES, load_engine
-from selfkd.synthesis.workers import IsolatedEngine, IsolatedWorker
+from selfkd.synthesis.workers import IsolatedEngine, IsolatedWorker, in_order, report_rows
 
 ASR_GROUP_SIZE = 64  # examples that are transcribed together
 MAX_READER_BYTES = 2**31  # of memory that the images and recordings of a row may take
@@ -32,35 +35,63 @@ NAME_DIGITS = 12  # of the hash in a shard's name
 
 
 def synthesize_shard(
-    config: SynthesizeConfig, source: Source, voices: dict[str, float], bounds: tuple[int, int], stem: str
+    config: SynthesizeConfig,
+    source: Source,
+    voices: dict[str, float],
+    bounds: tuple[int, int],
+    stem: str,
+    engines: int = 1,
 ) -> Path:
     """Writes `stem`-HASH.parquet with the accepted examples of these bounds; returns its path. Where another job makes
-    the same shard, waits for it and returns its shard.
+    the same shard, waits for it and returns its shard. `engines` of them work on rows at the same time; the bytes do
+    not depend on their number, nor on whether an earlier process began the shard (`row_journal`).
 
     Rejected examples with audio are written first, without their images, to rejected/`number`.parquet.
     """
     lock = config.output / f".{stem}.parquet.lock"
     with locked(lock):
         try:
-            return finished_shard(config.output, stem) or _make(config, source, voices, bounds, stem)
+            found = finished_shard(config.output, stem)
+            if found:
+                report_rows(resumed=bounds[1] - bounds[0])
+            return found or _make(config, source, voices, bounds, stem, engines)
         finally:
             lock.unlink(missing_ok=True)  # waiting jobs look for the shard first
 
 
 def _make(
-    config: SynthesizeConfig, source: Source, voices: dict[str, float], bounds: tuple[int, int], stem: str
+    config: SynthesizeConfig,
+    source: Source,
+    voices: dict[str, float],
+    bounds: tuple[int, int],
+    stem: str,
+    engines: int,
 ) -> Path:
-    shard = _Shard(config, source, voices)
+    key = _journal_key(config, source, voices, bounds)
+    journal = RowJournal(config.output / f".{stem}.parquet.rows", key)
+    shard = _Shard(config, source, voices, journal, engines)
     unfinished = config.output / f".{stem}.{secrets.token_hex(4)}.parquet"
     try:
         write_shard(unfinished, shard.examples(*bounds), shard.report)
     finally:
         shard.close()
+        journal.close()
     rejected = config.output / REJECTED / f"{stem.partition('-')[2]}.parquet"
     rejected.unlink(missing_ok=True)  # of an earlier run in which every question was rejected
     if shard.rejected:
         write_shard(rejected, shard.rejected, {"rows": len(shard.rejected)})
-    return replace_durably(unfinished, config.output / f"{stem}-{sha256(unfinished)[:NAME_DIGITS]}.parquet")
+    path = replace_durably(unfinished, config.output / f"{stem}-{sha256(unfinished)[:NAME_DIGITS]}.parquet")
+    journal.remove()
+    return path
+
+
+def _journal_key(config: SynthesizeConfig, source: Source, voices: dict[str, float], bounds: tuple[int, int]) -> str:
+    """Of all that the rows of a shard depend on: `output_folder.claim` lets the questions of a folder without a shard
+    be corrected."""
+    content = source.sha256() if isinstance(source, RowSource) else ""
+    settings = {name: value for name, value in asdict(config).items() if name not in free_fields(config.engine)}
+    text = json.dumps([SCHEMA_VERSION, settings, content, voices, bounds], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def finished_shard(folder: Path, stem: str) -> Path | None:
@@ -68,13 +99,31 @@ def finished_shard(folder: Path, stem: str) -> Path | None:
     return next(iter(sorted(folder.glob(f"{stem}-*.parquet"))), None)
 
 
-class _Shard:
-    """Makes the examples of a shard; `report` and `rejected` are complete after the last example."""
+@dataclass
+class _Row:
+    """A row on its way: its text example with a recording or the input of an engine, or why it has neither."""
 
-    def __init__(self, config: SynthesizeConfig, source: Source, voices: dict[str, float]):
-        self.config, self.source, self.voices = config, source, voices
+    index: int
+    id: str
+    question: str
+    example: Example | None = None
+    recording: NDArray[np.float32] | None = None
+    utterance: Utterance | None = None
+    problem: InputError | None = None
+
+
+class _Shard:
+    """Makes the examples of a shard; `report` and `rejected` are complete after the last example. The journal keeps
+    what an engine or the ASR model made: reading a recording again costs no more than reading it there."""
+
+    def __init__(
+        self, config: SynthesizeConfig, source: Source, voices: dict[str, float], journal: RowJournal, engines: int
+    ):
+        self.config, self.source, self.voices, self.journal = config, source, voices, journal
         self.report: dict[str, Any] = {"rows": 0, "rejected": [], "word_error_rates": {}}
         self.rejected: list[Example] = []
+        settings = config.engine, config.engine_path, config.engine_model, config.time_limit_seconds
+        self._engines = [_engine(*settings, number) for number in range(engines)]
         # bytes from outside are decoded in a process that can be killed
         self._reader: IsolatedWorker | None = None
         if config.source not in TOY_SOURCES:
@@ -86,28 +135,56 @@ class _Shard:
             self._reader.close()
 
     def examples(self, start: int, stop: int) -> Iterator[Example]:
-        synthesized = (e for index in range(start, stop) if (e := self._synthesized(index)))
-        for group in groups_of(synthesized, ASR_GROUP_SIZE):
+        for group in groups_of(self._with_audio(start, stop), ASR_GROUP_SIZE):
             for example in self._accepted(group):
                 self.report["rows"] += 1
                 yield example
 
-    def _synthesized(self, index: int) -> Example | None:
+    def _with_audio(self, start: int, stop: int) -> Iterator[tuple[int, Example]]:
+        """(index, example with audio) of the rows that have plausible audio, in their order."""
+        rows = map(self._read, range(start, stop))
+        for row, result in in_order(self._engines, rows, lambda row: row.utterance):
+            is_resumed = row.index in self.journal
+            example = self._checked(row, result)
+            report_rows(made=not is_resumed, resumed=is_resumed)
+            if example is not None:
+                yield row.index, example
+
+    def _read(self, index: int) -> _Row:
         name, question = self.source.id_and_question(index)
         try:
-            text_example, recording = self._reader.call(index) if self._reader else read_row(self.source, index)
-            name, question = text_example.id, text_example.question
-            recorded = self._with_recording(recording, text_example)
-            example = recorded or self._with_synthesis(text_example)
+            example, recording = self._reader.call(index) if self._reader else read_row(self.source, index)
+            name, question = example.id, example.question
+            if recording is not None or index in self.journal:
+                return _Row(index, name, question, example, recording)
+            utterance = sample_utterance(self.config, self.voices, name, self._spoken_text(example))
+            return _Row(index, name, question, example, utterance=utterance)
+        except EngineError:
+            raise
+        except InputError as error:  # no image, or no text to synthesize
+            return _Row(index, name, question, problem=error)
+
+    def _checked(self, row: _Row, result: Any) -> Example | None:
+        """The example with its audio, which `result`, of the engine, or the journal has; None for a rejected row."""
+        try:
+            if isinstance(result, InputError):
+                raise result
+            example = self._example(row, result)
             # one text for the teacher's query, the voice and the CTC labels
-            assert example.question == question and (example.spoken_text == question or not recorded)  # noqa: S101 an invariant of this code, no check of input
+            assert example.question == row.question  # noqa: S101 an invariant of this code, no check of input
+            assert row.recording is None or example.spoken_text == row.question  # noqa: S101 the same
         except EngineError:
             raise
         except InputError as error:  # no image, no text to synthesize or no audio: nothing to keep
-            self.report["rejected"].append({"id": name, "question": question[:200], "reason": self._reason(error)})
+            reason = self._reason(error)
+            if row.utterance is not None:
+                self.journal.add_reason(row.index, reason)
+            self.report["rejected"].append({"id": row.id, "question": row.question[:200], "reason": reason})
             return None
+        if row.utterance is not None:
+            self.journal.add(row.index, example)
         try:
-            is_recorded = recorded is not None or self.config.engine == "recorded"
+            is_recorded = row.recording is not None or self.config.engine == "recorded"
             max_clipped = MAX_CLIPPED_RECORDED if is_recorded else MAX_CLIPPED
             check_audio(example.samples(), example.spoken_text, max_clipped)
             return example
@@ -115,17 +192,15 @@ class _Shard:
             self._reject(example, error)
             return None
 
-    def _with_recording(self, recording: NDArray[np.float32] | None, example: Example) -> Example | None:
-        if recording is None:
-            return None
-        return self._augmented(example, recording, example.voice or "recorded", example.question)
-
-    def _with_synthesis(self, example: Example) -> Example:
-        config = self.config
-        text = self._spoken_text(example)
-        utterance = sample_utterance(config, self.voices, example.id, text)
-        engine = _engine(config.engine, config.engine_path, config.engine_model, config.time_limit_seconds)
-        return self._augmented(example, engine.synthesize_audio(utterance), utterance.voice, text)
+    def _example(self, row: _Row, result: Any) -> Example:
+        """Raises InputError, with the reason, for a row without audio."""
+        if row.example is None:
+            raise row.problem or InputError("field audio: none")
+        if row.recording is not None:
+            return self._augmented(row.example, row.recording, row.example.voice or "recorded", row.question)
+        if row.utterance is None:
+            return self.journal.restored(row.index, row.example)
+        return self._augmented(row.example, result, row.utterance.voice, row.utterance.text)
 
     def _spoken_text(self, example: Example) -> str:
         """The question as the input of the TTS engine."""
@@ -140,19 +215,33 @@ class _Shard:
         samples, effects = augment(samples, config.augment, config.noise_snr_db, config.noise_folder, key)
         return replace(example, augmentation=effects).with_audio(samples, voice, spoken_text)
 
-    def _accepted(self, examples: list[Example]) -> Iterator[Example]:
+    def _accepted(self, rows: list[tuple[int, Example]]) -> Iterator[Example]:
         if not self.config.asr_filter:
-            yield from examples
+            yield from (example for _, example in rows)
             return
         asr_filter = _asr_filter(self.config.asr_filter, self.config.max_wer, self.config.language)
-        for example in asr_filter.transcribe(examples):
-            total, rows = self.report["word_error_rates"].get(example.voice, (0.0, 0))
-            self.report["word_error_rates"][example.voice] = (total + example.word_error_rate, rows + 1)
+        for example in self._transcribed(rows, asr_filter):
+            total, count = self.report["word_error_rates"].get(example.voice, (0.0, 0))
+            self.report["word_error_rates"][example.voice] = (total + example.word_error_rate, count + 1)
             try:
                 asr_filter.check(example)
                 yield example
             except InputError as error:
                 self._reject(example, error)
+
+    def _transcribed(self, rows: list[tuple[int, Example]], asr_filter: ASRFilter) -> list[Example]:
+        """Of the journal, or by the ASR model, which makes them together: one may depend on the others."""
+        known = [self.journal.transcript(index) for index, _ in rows]
+        found = [
+            replace(example, transcript=one[0], word_error_rate=one[1])
+            for (_, example), one in zip(rows, known, strict=True)
+            if one is not None
+        ]
+        if len(found) < len(rows):
+            found = asr_filter.transcribe([example for _, example in rows])
+            for (index, _), example in zip(rows, found, strict=True):
+                self.journal.add_transcript(index, example)
+        return found
 
     def _reason(self, error: InputError) -> str:
         # the shard may be published, and its name is a hash of its content
@@ -186,7 +275,8 @@ def sample_utterance(config: SynthesizeConfig, voices: dict[str, float], name: s
 
 
 @cache
-def _engine(engine: EngineName, path: str, model: str, time_limit_seconds: float) -> IsolatedEngine:
+def _engine(engine: EngineName, path: str, model: str, time_limit_seconds: float, number: int) -> IsolatedEngine:
+    """Number `number` of the engines of this process, which are used for all its shards."""
     # a server that does not respond would reject every row
     timeout_error = EngineError if engine == "openai" else InputError
     return IsolatedEngine(load_engine, (engine, path, model, time_limit_seconds), time_limit_seconds, timeout_error)
