@@ -20,7 +20,7 @@ SourceName = Literal[
     "voicebench-commoneval", "voicebench-wildvoice", "voicebench-sdqa",
     "spoken-coco", "localized-narratives", "flickr8k-audio",
 ]  # fmt: skip
-EngineName = Literal["espeak", "flite", "pico", "festival", "kokoro", "piper", "openai", "recorded"]
+EngineName = Literal["espeak", "flite", "pico", "festival", "kokoro", "piper", "pocket", "openai", "recorded"]
 PoolName = Literal["local", "ray"]
 # fields that a caller sets itself when it synthesizes the questions of a benchmark
 _SET_BY_BENCHMARK = (
@@ -49,10 +49,14 @@ class SynthesizeConfig:
         split: Split of the source, and name of the shards; easy-vqa has no validation split.
         count: Number of questions, sampled by the seed; 0 takes all of a finite source.
         engine: TTS engine.
-        engine_path: Folder of Kokoro's files, of Piper's voices or of recordings; base URL of an endpoint.
-        engine_model: Model of an endpoint.
+        engine_path: Folder of Kokoro's files, of Piper's voices, of recordings of voices (pocket) or of questions
+            (recorded); base URL of an endpoint. Without it Piper's voices are downloaded by name, and pocket has its
+            own.
+        engine_model: Model of an endpoint; language model of pocket (english, german, ...).
         voices: "training", "random" or "heldout" (subsets of the espeak voices; "training" with another engine: all of
             the language), or names separated by commas, name:weight. An endpoint has its own: name them.
+        budget: What an endpoint may use, {requests: 5000, characters: 400000}, retries and earlier runs included; over
+            it the job stops, and the same command with a higher one resumes.
         language: Language of the questions; voices of another are refused.
         instruction: Whether the sentence on the answer's form stays text or becomes audio too (llava).
         rate_wpm: Lowest and highest rate, in words a minute.
@@ -88,6 +92,7 @@ class SynthesizeConfig:
     engine_path: str = ""
     engine_model: str = ""
     voices: str = "training"
+    budget: dict[str, int] = field(default_factory=dict)
     language: str = "en"
     instruction: Literal["text", "audio"] = "text"
     rate_wpm: tuple[int, int] = (150, 200)

@@ -18,7 +18,7 @@ from selfkd.errors import EngineError, InputError, without_run_details
 from selfkd.files import locked, replace_durably, sha256, strip_folders
 from selfkd.synthesis.augment import augment
 from selfkd.synthesis.config import EngineName, SynthesizeConfig
-from selfkd.synthesis.output_folder import free_fields
+from selfkd.synthesis.output_folder import USAGE, free_fields
 from selfkd.synthesis.pronounceable import ANY
 from selfkd.synthesis.quality_filter import MAX_CLIPPED, MAX_CLIPPED_RECORDED, ASRFilter, check_audio
 from selfkd.synthesis.row_journal import RowJournal
@@ -26,6 +26,7 @@ from selfkd.synthesis.sources.registry import TOY_SOURCES, Source
 from selfkd.synthesis.sources.rows import RowSource, read_clips
 from selfkd.synthesis.text_normalization import spoken_form
 from selfkd.synthesis.tts.base import Utterance
+from selfkd.synthesis.tts.endpoint import Budget
 from selfkd.synthesis.tts.registry import ANY_LANGUAGE_ENGINES, load_engine
 from selfkd.synthesis.workers import IsolatedEngine, IsolatedWorker, in_order, report_rows
 
@@ -123,7 +124,8 @@ class _Shard:
         self.report: dict[str, Any] = {"rows": 0, "rejected": [], "word_error_rates": {}}
         self.rejected: list[Example] = []
         settings = config.engine, config.engine_path, config.engine_model, config.time_limit_seconds
-        self._engines = [_engine(*settings, number) for number in range(engines)]
+        budget = Budget(config.output / USAGE, **config.budget) if config.budget else None
+        self._engines = [_engine(*settings, budget, number) for number in range(engines)]
         # bytes from outside are decoded in a process that can be killed
         self._reader: IsolatedWorker | None = None
         if config.source not in TOY_SOURCES:
@@ -275,11 +277,14 @@ def sample_utterance(config: SynthesizeConfig, voices: dict[str, float], name: s
 
 
 @cache
-def _engine(engine: EngineName, path: str, model: str, time_limit_seconds: float, number: int) -> IsolatedEngine:
+def _engine(
+    engine: EngineName, path: str, model: str, time_limit_seconds: float, budget: Budget | None, number: int
+) -> IsolatedEngine:
     """Number `number` of the engines of this process, which are used for all its shards."""
     # a server that does not respond would reject every row
     timeout_error = EngineError if engine == "openai" else InputError
-    return IsolatedEngine(load_engine, (engine, path, model, time_limit_seconds), time_limit_seconds, timeout_error)
+    arguments = engine, path, model, time_limit_seconds, budget
+    return IsolatedEngine(load_engine, arguments, time_limit_seconds, timeout_error)
 
 
 @cache

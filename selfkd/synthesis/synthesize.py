@@ -77,6 +77,11 @@ def check_settings(config: SynthesizeConfig) -> None:
     for name, (low, high), ceiling in (("rate_wpm", config.rate_wpm, 450), ("pitch", config.pitch, 99)):
         if not 0 <= low <= high <= ceiling:
             raise InputError(f"{name}: {low} to {high} is no range within 0 to {ceiling}")
+    for name, limit in config.budget.items():
+        if name not in ("requests", "characters") or limit < 1:
+            raise InputError(f"budget: {name}: {limit}: give requests and characters, each at least 1")
+    if config.budget and config.engine != "openai":
+        raise InputError(f"budget: is for --engine openai; {config.engine} costs nothing")
     check_effects(config.augment, config.noise_snr_db, config.noise_folder)
     check_pool(config.pool)
     if config.source not in (*RECORDED, *MAY_BE_RECORDED):
