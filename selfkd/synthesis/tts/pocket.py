@@ -57,10 +57,14 @@ class PocketEngine:
         model = self.model or DEFAULT_MODEL
         given = {"config": model} if model.endswith((".yaml", ".yml")) else {"language": model}
         try:
-            return TTSModel.load_model(**given)
+            loaded = TTSModel.load_model(**given)
         except Exception as error:  # of the hub, of files, of configurations
             reason = without_run_details(" ".join(str(error).split()))
             raise EngineError(f"engine_model: {model}: cannot be loaded ({reason})") from error
+        # by default it decodes the frames that are ready together, whose number depends on the time, and the rounding
+        # on their number
+        loaded.max_decoder_frames_per_call = 1
+        return loaded
 
     @cached_property
     def _states(self) -> dict[str, Any]:

