@@ -70,9 +70,8 @@ def lines(found: dict[str, Any]) -> list[str]:
         rate, error = found["word_error_rate"], found["stderr"]
         return [f"word error rate {rate:.1%} (standard error {error:.1%}) on {where}", verdict(rate)]
     same, swapped = found["same_answers"], found["same_answers_of_another_audio"]
-    used = (
-        "the audio is what it answers" if same - swapped > 2 * found["stderr"] else "not clearly more: it ignores audio"
-    )
+    is_clear = same - swapped > 2 * found["stderr"]
+    used = "so the audio decides the answers" if is_clear else "no clear difference: the audio does not decide them"
     return [
         f"{same:.0%} of the answers are word for word those of the data on {where}; {swapped:.0%} with the audio of "
         f"another row ({used})",

@@ -1,4 +1,4 @@
-"""What `selfkd align` says before and after training: known to suffice or not, and what is understood in other voices."""
+"""What `selfkd align` says before training, whether it is known to suffice, and after it, what is understood."""
 
 import json
 from dataclasses import replace
