@@ -122,7 +122,7 @@ def report_rows(made: int = 0, resumed: int = 0) -> None:
         return
     content = _MADE * made + _RESUMED * resumed
     for start in range(0, len(content), select.PIPE_BUF):  # of which no other worker's byte gets in between
-        with suppress(BlockingIOError, BrokenPipeError):  # the count is for the eye: no row waits for a full pipe
+        with suppress(BlockingIOError, BrokenPipeError):  # a count may be too low: no row waits for a full pipe
             os.write(_row_counter.fileno(), content[start : start + select.PIPE_BUF])
 
 

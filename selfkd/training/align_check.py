@@ -83,18 +83,18 @@ def lines(found: dict[str, Any]) -> list[str]:
 def _in_held_out_voices(folders: Sequence[ExampleFolder], seed: int) -> list[_Sentence]:
     """Rows of distinct sentences, spoken again; those that cannot be are left out."""
     rng = random.Random(seed)  # noqa: S311 seeded, for the same sentences in every run; nothing secret
-    places: dict[str, tuple[ExampleFolder, int]] = {}
+    positions: dict[str, tuple[ExampleFolder, int]] = {}
     for folder in folders:
         for position, row in enumerate(folder.columns("question")):
-            places.setdefault(row["question"], (folder, position))
-    chosen = rng.sample(sorted(places), min(SENTENCES, len(places)))
+            positions.setdefault(row["question"], (folder, position))
+    chosen = rng.sample(sorted(positions), min(SENTENCES, len(positions)))
     manifests = {folder.folder: read_manifest(folder.folder) for folder in folders}
     known = {voice for manifest in manifests.values() for voice in manifest.get("voice_names", [])}
     engine = IsolatedEngine(EspeakEngine, (), _TIME_LIMIT_SECONDS)
     found = []
     try:
         for number, text in enumerate(chosen):
-            folder, position = places[text]
+            folder, position = positions[text]
             language = language_code(manifests[folder.folder].get("language", "en"))
             voices = [voice for voice in _held_out_voices(language) if voice not in known]
             try:

@@ -122,7 +122,7 @@ def test_killed_at_every_row_in_turn_and_with_other_numbers_of_engines_it_ends_i
 
 
 @pytest.mark.slow
-def test_a_killed_command_resumes_by_row_and_counts_what_was_there(tmp_path):
+def test_a_killed_command_resumes_by_row_and_counts_earlier_rows(tmp_path):
     """The whole command, killed while its only shard has some rows; the resumed one prints plain lines to a pipe."""
     arguments = ["synthesize", "--source", "world", "--count", "60", "--shard_rows", "60", "--processes", "2"]
     with Command([*arguments, "--output", tmp_path / "out"]) as command:

@@ -32,7 +32,7 @@ def few_sentences(monkeypatch):
 
 
 @pytest.mark.slow
-def test_align_ends_with_what_the_bundled_encoder_understands(words, tmp_path, capsys):
+def test_align_ends_with_the_word_error_rate_of_the_bundled_encoder(words, tmp_path, capsys):
     """One step at a rate of almost nothing: the bundled ASR model's own transcripts, in voices of no training."""
     config = AlignConfig([str(words)], tmp_path / "run", steps=1, batch_size=2, learning_rate=1e-12, warmup_steps=0)
     result = align(config)
@@ -66,8 +66,8 @@ def test_a_frame_stacking_projector_is_compared_with_another_rows_audio(words, t
     config = AlignConfig([str(words)], tmp_path, projector="stack")
     found = held_out_check(model, processor, config)
     assert found["same_answers"] > 0.4 and found["same_answers_of_another_audio"] < 0.2
-    said = lines(found)
-    assert "so the audio decides the answers" in said[0] and "no word error rate" in said[1]
+    printed = lines(found)
+    assert "so the audio decides the answers" in printed[0] and "no word error rate" in printed[1]
     deaf = found | {"same_answers": 0.1, "same_answers_of_another_audio": 0.1}
     assert "no clear difference: the audio does not decide them" in lines(deaf)[0]
 
@@ -107,9 +107,9 @@ def test_warnings_count_examples_of_all_steps_and_hours_of_the_data(words, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("rate", "says"),
+    ("rate", "expected"),
     [(0.0, "understand speech: up to 5%"), (0.05, "understand speech: up"), (0.051, "in part"), (0.4, "in part"),
      (0.41, "do not understand"), (2.0, "do not understand")],
 )  # fmt: skip
-def test_the_verdict_follows_the_word_error_rate(rate, says):
-    assert says in verdict(rate)
+def test_the_verdict_follows_the_word_error_rate(rate, expected):
+    assert expected in verdict(rate)

@@ -70,7 +70,7 @@ def voices(tmp_path_factory):
     return folder
 
 
-def test_it_speaks_in_the_voices_of_recordings_and_the_seed_decides(model, voices):
+def test_the_same_seed_gives_the_same_audio_in_the_voice_of_a_recording(model, voices):
     tts_engine = load_engine("pocket", str(voices), model, 60.0)
     assert weighted_voices("training", tts_engine, "en") == {"high": 1.0, "low": 1.0}
     first = Utterance("Is there a red bus?", "low", seed=3)
