@@ -18,6 +18,7 @@ from selfkd.evaluation.benchmarks.registry import BENCHMARKS, PAPER8, open_bench
 from selfkd.evaluation.config import EvaluateConfig
 from selfkd.files import expanded, locked
 from selfkd.synthesis.config import synthesis_settings
+from selfkd.synthesis.output_folder import EXECUTION_FIELDS
 from selfkd.synthesis.sources.rows import RowSource
 from selfkd.synthesis.synthesize import SynthesizeConfig, check_settings, synthesize
 
@@ -70,7 +71,7 @@ def _synthesize_cached(
     synthesis = SynthesizeConfig(Path(), **chosen)
     # all inputs of the folder, rows and images included: a copy corrected under the same path is synthesized again
     values = asdict(synthesis)
-    inputs = masked({k: v for k, v in values.items() if k not in ("output", "processes", "pool", "address")})
+    inputs = masked({k: v for k, v in values.items() if k not in ("output", *EXECUTION_FIELDS)})
     key = hashlib.sha256(json.dumps(inputs, default=str, sort_keys=True).encode())
     key.update(repr([r._replace(image=None, clips=()) for r in source.rows]).encode())
     files = sorted({r.image.file for r in source.rows if isinstance(r.image, ImageInParquet)})

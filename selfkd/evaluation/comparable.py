@@ -13,6 +13,7 @@ from typing import Any, Required
 from typing_extensions import TypedDict
 
 from selfkd.run_dir import first_difference
+from selfkd.synthesis.output_folder import EXECUTION_FIELDS
 
 # fields of EvaluateConfig in which comparable runs may differ: model, paths, choice of items and modalities, speed
 _FREE_FIELDS = {
@@ -25,7 +26,7 @@ _FREE_KEYS = {
         *("concurrency", "requests_per_minute", "timeout_seconds", "max_retries"),
         *("max_failures", "budget", "price_in", "price_out"),
     },
-    "synthesis": {"processes", "pool", "address", "engine_path"},
+    "synthesis": {*EXECUTION_FIELDS, "engine_path"},
 }
 _AUDIO_FIELDS = ("voices", "synthesis")  # do not matter to text queries
 _ITEM_FIELDS = (

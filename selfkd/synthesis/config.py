@@ -22,7 +22,7 @@ SourceName = Literal[
     "spoken-coco", "speech-coco", "localized-narratives", "flickr8k-audio",
 ]  # fmt: skip
 TurnsForm = Literal["split", "whole"]
-EngineName = Literal["espeak", "flite", "pico", "festival", "kokoro", "piper", "openai", "recorded"]
+EngineName = Literal["espeak", "flite", "pico", "festival", "kokoro", "piper", "pocket", "openai", "recorded"]
 PoolName = Literal["local", "ray"]
 # fields that a caller sets itself when it synthesizes the questions of a benchmark
 _SET_BY_BENCHMARK = (
@@ -54,11 +54,15 @@ class SynthesizeConfig:
         split_by: What is in one split only, of corpora of captions: images, or speakers.
         count: Number of questions, sampled by the seed; 0 takes all of a finite source.
         engine: TTS engine.
-        engine_path: Folder of Kokoro's files, of Piper's voices or of recordings; base URL of an endpoint.
-        engine_model: Model of an endpoint.
+        engine_path: Folder of Kokoro's files, of Piper's voices, of recordings of voices (pocket) or of questions
+            (recorded); base URL of an endpoint. Without it Piper's voices are downloaded by name, and pocket has its
+            own.
+        engine_model: Model of an endpoint; language model of pocket (english, german, ...).
         voices: "training", "random" or "heldout" (subsets of the espeak voices, "random" in English only; "training"
             with another engine: all of the language), or names separated by commas, name:weight. An endpoint has its
             own: name them.
+        budget: What an endpoint may use, {requests: 5000, characters: 400000}, retries and earlier runs included; over
+            it the job stops, and the same command with a higher one resumes.
         language: Language of the questions; voices of another are refused.
         instruction: Whether the sentence on the answer's form stays text or becomes audio too (llava).
         rate_wpm: Lowest and highest rate, in words a minute.
@@ -73,7 +77,8 @@ class SynthesizeConfig:
             stops the job.
         seed: Seed of the questions and of the voices.
         shard_rows: Rows of a shard; 3,000 with photographs are about 500 MB.
-        processes: Processes that synthesize in parallel.
+        processes: Processes that synthesize in parallel, each on one core; of an endpoint, requests in flight. 0 is one
+            for each core.
         shard: Makes only this shard (an array job); the job of the last missing shard writes the manifest.
         pool: What makes shards in parallel: processes of this machine, or the nodes of a Ray cluster.
         address: Address of the Ray cluster (auto, ray://HOST:PORT); empty for a cluster on this machine.
@@ -95,6 +100,7 @@ class SynthesizeConfig:
     engine_path: str = ""
     engine_model: str = ""
     voices: str = "training"
+    budget: dict[str, int] = field(default_factory=dict)
     language: str = "en"
     instruction: Literal["text", "audio"] = "text"
     rate_wpm: tuple[int, int] = (150, 200)
@@ -107,7 +113,7 @@ class SynthesizeConfig:
     time_limit_seconds: float = 60.0
     seed: int = 0
     shard_rows: int = 500
-    processes: int = 2
+    processes: int = 0
     shard: int = -1
     pool: PoolName = "local"
     address: str = ""

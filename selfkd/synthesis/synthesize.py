@@ -1,7 +1,7 @@
 """Text questions -> synthesized questions: reads a source, writes a folder of Parquet shards (see `example.py`).
 
 Voice, rate and pitch of an example are sampled from a hash of the seed and its id, so any shard can be made again on
-its own. The same command resumes an interrupted folder and ends in the same bytes.
+its own. The same command resumes an interrupted folder with the next row and ends in the same bytes.
 """
 
 from collections import Counter
@@ -9,8 +9,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from selfkd.credentials import masked
 from selfkd.data.example import MANIFEST, REJECTED, SCHEMA_VERSION, shard_metadata
@@ -20,11 +18,12 @@ from selfkd.stage_function import stage_function
 from selfkd.synthesis.augment import check_effects
 from selfkd.synthesis.config import SynthesizeConfig
 from selfkd.synthesis.output_folder import CONTENT_FIELDS, EXECUTION_FIELDS, claim, release, restore_plan
+from selfkd.synthesis.progress import RowProgress
 from selfkd.synthesis.shards import finished_shard, synthesize_shard
 from selfkd.synthesis.sources.registry import MAY_BE_RECORDED, RECORDED, Source, open_source
 from selfkd.synthesis.sources.rows import RowSource
 from selfkd.synthesis.tts.registry import open_engine, weighted_voices
-from selfkd.synthesis.workers import check_pool, run_jobs
+from selfkd.synthesis.workers import available_cores, check_pool, run_jobs
 
 FIRST_REASONS = 3  # in the message where every question was rejected
 
@@ -75,11 +74,16 @@ def check_settings(config: SynthesizeConfig) -> None:
     """Raises InputError for invalid settings, and for an engine or a Whisper checkpoint that is missing."""
     if config.count < 0 or config.shard_rows < 1:
         raise InputError("count, shard_rows: must be at least 1, or count 0 for all")
-    if config.processes < 1:
-        raise InputError(f"processes: {config.processes}: must be at least 1")
+    if config.processes < 0:
+        raise InputError(f"processes: {config.processes}: must be at least 1, or 0 for one on each core")
     for name, (low, high), ceiling in (("rate_wpm", config.rate_wpm, 450), ("pitch", config.pitch, 99)):
         if not 0 <= low <= high <= ceiling:
             raise InputError(f"{name}: {low} to {high} is no range within 0 to {ceiling}")
+    for name, limit in config.budget.items():
+        if name not in ("requests", "characters") or limit < 1:
+            raise InputError(f"budget: {name}: {limit}: give requests and characters, each at least 1")
+    if config.budget and config.engine != "openai":
+        raise InputError(f"budget: is for --engine openai; {config.engine} costs nothing")
     check_effects(config.augment, config.noise_snr_db, config.noise_folder)
     check_pool(config.pool)
     if config.source not in (*RECORDED, *MAY_BE_RECORDED):
@@ -104,10 +108,23 @@ def _make_shards(
     for i in missing:
         bounds = i * config.shard_rows, min((i + 1) * config.shard_rows, count)
         jobs.append((config, source.part(*bounds), voices, bounds, stems[i]))
-    made = run_jobs(synthesize_shard, jobs, config.pool, config.processes, config.address)
+    processes = config.processes or available_cores()
+    # a core for each engine also where there are fewer shards than cores; on Ray a job has one core
+    engines = max(1, processes // max(1, len(jobs))) if config.pool == "local" else 1
+    progress = RowProgress(f"synthesizing {config.source}", sum(stop - start for *_, (start, stop), _ in jobs))
+    made = run_jobs(
+        synthesize_shard,
+        [(*job, engines) for job in jobs],
+        config.pool,
+        processes,
+        config.address,
+        progress.add,
+    )
     try:
-        for _ in tqdm(made, f"synthesizing {config.source}", len(jobs), unit="shard", disable=not jobs):
-            pass
+        for path in made:
+            if config.pool == "ray":  # whose jobs report no rows
+                footer = shard_metadata(path)
+                progress.add(footer["rows"] + len(footer["rejected"]))
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
@@ -116,6 +133,8 @@ def _make_shards(
             f"{config.output}: no space left ({error.strerror}); {left} of {shard_count} shards are missing, "
             "the same command makes them"
         ) from error
+    finally:
+        progress.close()
     return [path for stem in stems if (path := finished_shard(config.output, stem))], shard_count
 
 

@@ -9,18 +9,22 @@ import io
 import os
 import pickle  # nosec B403 for processes of our own
 import resource
+import select
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor
+from concurrent.futures import wait as wait_for_jobs
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from importlib.util import find_spec
 from multiprocessing import active_children, current_process, forkserver, get_context, parent_process, util
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from threading import Thread, current_thread, main_thread
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +36,9 @@ from selfkd.synthesis.tts.base import TTSEngine, Utterance
 
 PRELOAD = ["selfkd.synthesis.shards", "scipy.signal"]  # modules that the fork server imports
 MAX_TEMP_FOLDER = 70  # characters of TMPDIR: the path of a socket in a folder of it has at most 107
+COUNT_SECONDS = 0.2  # between two looks at the rows that are finished
+ROWS_AHEAD = 4  # rows for each worker that may be in memory
+_MADE, _RESUMED = b"m", b"r"
 START_SECONDS = 120  # limit for importing an engine and reading its weights
 _KILLED = "a process was killed, usually for want of memory: fewer --processes; the same command resumes"
 
@@ -42,12 +49,22 @@ def check_pool(pool: PoolName) -> None:
 
 
 def run_jobs(
-    stage: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], pool: PoolName, processes: int, address: str
+    stage: Callable[..., Any],
+    jobs: Sequence[tuple[Any, ...]],
+    pool: PoolName,
+    processes: int,
+    address: str,
+    on_rows: Callable[[int, int], None] = lambda made, resumed: None,
 ) -> Iterator[Any]:
     """`stage(*job)` of each job in order of completion. An exception of a job is raised here; jobs that have not begun
-    are dropped then."""
-    run = _on_ray(stage, jobs, address) if pool == "ray" else _on_processes(stage, jobs, processes)
+    are dropped then. `on_rows` gets what the jobs of this machine report (`report_rows`), several times a second."""
+    run = _on_ray(stage, jobs, address) if pool == "ray" else _on_processes(stage, jobs, processes, on_rows)
     yield from run
+
+
+def available_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def server_context(preload: Sequence[str] = PRELOAD) -> Any:
@@ -88,22 +105,55 @@ class ProcessState(NamedTuple):
 
 
 _is_pool_worker = False
+_row_counter: Connection | None = None  # of a pool's worker: a pipe to the command's process
 
 
-def _begin_worker(state: ProcessState) -> None:
-    global _is_pool_worker
-    _is_pool_worker = True
+def _begin_worker(state: ProcessState, row_counter: Connection) -> None:
+    global _is_pool_worker, _row_counter
+    _is_pool_worker, _row_counter = True, row_counter
     state.apply()
     end_with_parent(state.sockets)
 
 
-def _on_processes(stage: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], processes: int) -> Iterator[Any]:
+def report_rows(made: int = 0, resumed: int = 0) -> None:
+    """Tells the command's process that rows are finished, or that an earlier run had finished them; elsewhere, as on a
+    node of Ray, it does nothing."""
+    if _row_counter is None:
+        return
+    content = _MADE * made + _RESUMED * resumed
+    for start in range(0, len(content), select.PIPE_BUF):  # of which no other worker's byte gets in between
+        with suppress(BlockingIOError, BrokenPipeError):  # a count may be too low: no row waits for a full pipe
+            os.write(_row_counter.fileno(), content[start : start + select.PIPE_BUF])
+
+
+def _on_processes(
+    stage: Callable[..., Any],
+    jobs: Sequence[tuple[Any, ...]],
+    processes: int,
+    on_rows: Callable[[int, int], None],
+) -> Iterator[Any]:
     others = active_children()
     size = max(1, min(processes, len(jobs)))
-    with ProcessPoolExecutor(size, server_context(), _begin_worker, (ProcessState.current(),)) as pool:
+    context = server_context()
+    # bytes in a pipe, one a row: unlike a lock or a queue, a worker that is killed cannot leave it unusable
+    reader, writer = context.Pipe(duplex=False)
+    for end in (reader, writer):
+        os.set_blocking(end.fileno(), False)
+
+    def count() -> None:
+        content = b""
+        with suppress(BlockingIOError):
+            content = os.read(reader.fileno(), 1 << 16)
+        on_rows(content.count(_MADE), content.count(_RESUMED))
+
+    with reader, writer, ProcessPoolExecutor(size, context, _begin_worker, (ProcessState.current(), writer)) as pool:
         try:
-            for done in as_completed([pool.submit(stage, *job) for job in jobs]):
-                yield done.result()
+            waiting = {pool.submit(stage, *job) for job in jobs}
+            while waiting:
+                ended, waiting = wait_for_jobs(waiting, COUNT_SECONDS, FIRST_COMPLETED)
+                count()
+                for done in ended:
+                    yield done.result()
         except BrokenProcessPool as error:
             raise InputError(_KILLED) from error
         except Exception:
@@ -183,22 +233,30 @@ class IsolatedWorker:
         self._time_limit, self._timeout_error = time_limit_seconds, timeout_error
         self._process: Any = None
         self._pipe: Any = None
+        self._until = 0.0  # monotonic seconds
 
     def call(self, argument: Any) -> Any:
         try:
-            return self._result(argument)
+            self.submit(argument)
+            return self.result()
         except InputError:
             raise
         except BaseException:  # as ctrl-C: the pending result would be taken for that of the next row
             self.close()
             raise
 
-    def _result(self, argument: Any) -> Any:
+    def submit(self, argument: Any) -> None:
+        """Begins to work on a row; `result` must follow, or `close`."""
         if self._process is None:
             self._start()
-        try:
+        self._until = time.monotonic() + self._time_limit
+        with suppress(BrokenPipeError, ConnectionResetError):  # `result` says so, next to the exit code
             self._pipe.send(argument)
-            if not self._pipe.poll(self._time_limit):
+
+    def result(self) -> Any:
+        """The result of the row of `submit`, which this waits for. The time limit counts from there."""
+        try:
+            if not self._pipe.poll(self.seconds_left()):
                 self.close()
                 raise self._timeout_error(
                     f"{self._part}: no {self._result_name} in {self._time_limit:.0f} s, the time limit of a row"
@@ -215,6 +273,15 @@ class IsolatedWorker:
         if isinstance(result, InputError):
             raise result
         return result
+
+    def seconds_left(self) -> float:
+        """Until the time limit of the row of `submit`."""
+        return max(0.0, self._until - time.monotonic())
+
+    @property
+    def pipe(self) -> Connection:
+        """Readable as soon as the result of the row of `submit` is there, or the process has died."""
+        return self._pipe
 
     def close(self) -> None:
         """Ends the child process; the next row starts another."""
@@ -302,6 +369,64 @@ class IsolatedEngine(IsolatedWorker):
 
     def synthesize_audio(self, utterance: Utterance) -> NDArray[np.float32]:
         return self.call(utterance)
+
+
+RowT = TypeVar("RowT")
+
+
+def in_order(
+    workers: Sequence[IsolatedWorker], rows: Iterable[RowT], argument_of: Callable[[RowT], Any]
+) -> Iterator[tuple[RowT, Any]]:
+    """(row, result, or the InputError in its place) of each row in the order of `rows`, while the workers work on as
+    many of the following ones. A row whose argument is None needs no worker; its result is None.
+
+    A row is read when a worker is free for it; a slow one is waited for by at most `ROWS_AHEAD` a worker. An
+    EngineError ends the reading: rows before it still come."""
+    source, waiting = enumerate(rows), list(workers)[::-1]
+    read: dict[int, RowT] = {}
+    results: dict[int, Any] = {}
+    busy: dict[IsolatedWorker, int] = {}
+    following, is_at_end = 0, False
+    try:
+        while True:
+            while waiting and not is_at_end and len(read) < ROWS_AHEAD * len(workers):
+                number, row = next(source, (-1, None))
+                if row is None:
+                    is_at_end = True
+                    break
+                read[number] = row
+                argument = argument_of(row)
+                if argument is None:
+                    results[number] = None
+                    if number == following:
+                        break  # with nothing to wait for
+                    continue
+                worker = waiting.pop()
+                try:
+                    worker.submit(argument)
+                    busy[worker] = number
+                except EngineError as error:
+                    results[number], is_at_end = error, True
+                    waiting.append(worker)
+            while following in results:
+                yield read.pop(following), results.pop(following)
+                following += 1
+            if not busy:
+                if is_at_end:
+                    return
+                continue
+            ready = wait([worker.pipe for worker in busy], min(worker.seconds_left() for worker in busy))
+            for worker in [w for w in busy if w.pipe in ready or not w.seconds_left()]:
+                number = busy.pop(worker)
+                try:
+                    results[number] = worker.result()
+                except InputError as error:
+                    results[number] = error
+                    is_at_end = is_at_end or isinstance(error, EngineError)
+                waiting.append(worker)
+    finally:  # a pending result would be taken for that of another row
+        for worker in busy:
+            worker.close()
 
 
 def _open_engine(open_engine: Callable[..., TTSEngine], *arguments: Any) -> Callable[[Utterance], Any]:

@@ -1,9 +1,11 @@
 """Stage 1, audio-text alignment: speech encoder and projector train on synthesized sentences or questions.
 
 A CTC projector trains on the CTC loss only, and no LLM is run. A frame-stacking projector, the paper baseline, trains
-through the frozen LLM, which repeats the utterance.
+through the frozen LLM, which repeats the utterance. The stage begins with a warning where less training is planned than
+any that worked, and ends with what the model understands in held-out voices (`align_check`).
 """
 
+import sys
 from typing import Any
 
 from transformers import set_seed
@@ -30,8 +32,10 @@ from selfkd.model.processing_omni import OmniProcessor
 from selfkd.model.projectors import CTCProjector
 from selfkd.model.speech_encoder import ASRModelConfig
 from selfkd.model.tiny import asr_model_path, vlm_path
-from selfkd.run_dir import Run
+from selfkd.run_dir import MODEL, Run, is_main_process
 from selfkd.stage_function import stage_function
+from selfkd.training.align_check import held_out_check, lines
+from selfkd.training.align_evidence import warnings
 from selfkd.training.config import ALIGN_RECIPES, CTC, NEW_CTC, STACK, AlignConfig
 from selfkd.training.data import check_vocabulary_coverage
 from selfkd.training.estimate import estimate, read_model_config
@@ -66,12 +70,26 @@ def align(config: AlignConfig) -> dict[str, Any]:
     check_data(config)
     model_config, processor = _without_weights(config)
     parts = list(zip(("vlm", "speech_encoder"), _sources(config), strict=True))
+    if is_main_process():
+        for line in warnings(recipe, config, open_folders(config.data)):
+            print(f"selfkd align: warning: {line}", file=sys.stderr)
     with Run.open(config.output, "align", config, inputs=lambda: inputs_of(config, *parts)) as run:
         examples, skipped = usable_examples(config, run, processor, model_config, loss_config)
         rate = config.projector_learning_rate
-        return train(
-            run, *assemble(config), examples, config, loss_config, projector_learning_rate=rate, skipped=skipped
+        result = train(
+            run,
+            *assemble(config),
+            examples,
+            config,
+            loss_config,
+            projector_learning_rate=rate,
+            skipped=skipped,
+            check=lambda model, processor: held_out_check(model, processor, config),
         )
+    if is_main_process():
+        for line in (*lines(result["held_out"]), f"the model is in {config.output / MODEL}"):
+            print(f"{config.output}: {line}")
+    return result
 
 
 def _recipe_name(config: AlignConfig, is_estimate: bool) -> str:

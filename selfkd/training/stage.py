@@ -4,7 +4,7 @@ resumes and ends in the same bytes."""
 import atexit
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -197,9 +197,11 @@ def train(
     on_policy_fraction: float = 0.0,
     projector_learning_rate: float | None = None,
     skipped: Mapping[str, Any] | None = None,
+    check: Callable[[OmniModel, OmniProcessor], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Trains `config.trainable`, saves the model under the run, and returns the run's result, with `skipped` (counts of
-    skipped rows) in it."""
+    skipped rows) and, as `held_out`, what `check` finds in it. Where ranks hold shards of the weights, nothing is
+    checked."""
     set_seed(config.seed)
     arguments = training_arguments(config, model.dtype)
     if arguments.bf16 and arguments.device.type == "cpu":  # the backward pass of fused attention takes 3x as long there
@@ -251,6 +253,9 @@ def train(
         with write_folder_atomically(run.folder / MODEL) as folder:
             model.save_pretrained(folder, state_dict=in_dtypes(weights, dtypes))
             processor.save_pretrained(folder)
+        if check is not None:
+            sharded = {"reason": "ranks hold shards of the weights; selfkd evaluate measures the saved model"}
+            result["held_out"] = sharded if under_fsdp() else check(model, processor)
         run.finish(**result, inputs=run.inputs)
         shutil.rmtree(config.output / CHECKPOINTS, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()

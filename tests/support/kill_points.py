@@ -36,8 +36,8 @@ def watch(folder: Path, log: Path, kill_at: int = 0) -> None:
     workers._begin_worker = partial(_begin_worker, folder, log, kill_at)
 
 
-def _begin_worker(folder: Path, log: Path, kill_at: int, state: workers.ProcessState) -> None:
-    workers._begin_worker(state)
+def _begin_worker(folder: Path, log: Path, kill_at: int, *arguments: Any) -> None:
+    workers._begin_worker(*arguments)
     _count_here(folder, log, kill_at)
 
 

@@ -11,6 +11,7 @@ import secrets
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +24,8 @@ from selfkd.errors import InputError
 from selfkd.files import cache_folder, private_folder
 from selfkd.synthesis.tts import random_voices
 
+DEFAULT_RATE_WPM = 175  # at which a voice has its natural speed
+
 
 @dataclass(frozen=True)
 class Utterance:
@@ -30,7 +33,7 @@ class Utterance:
 
     text: str
     voice: str
-    rate_wpm: int = 175
+    rate_wpm: int = DEFAULT_RATE_WPM
     pitch: int = 50  # 0 to 99
     seed: int = 1
     id: str = ""  # of the example, for engines that look up a recording
@@ -55,6 +58,14 @@ class TTSEngine(Protocol):
         """Mono samples (frames,) in [-1, 1] at 16 kHz. Raises InputError for an unknown voice or a text without
         words."""
         ...
+
+
+def check_installed(extra: str, *packages: str) -> None:
+    """Raises InputError, naming the extra, where packages of an engine are not installed, and names only these."""
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        are = "are" if len(missing) > 1 else "is"
+        raise InputError(f"engine: {extra}: {', '.join(missing)} {are} not installed; pip install 'selfkd[{extra}]'")
 
 
 _ACCENTS = {

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from selfkd.data.media import decode_audio
 from selfkd.data.resample import resampled
 from selfkd.errors import EngineError, InputError, without_run_details
-from selfkd.synthesis.tts.base import Utterance
-from selfkd.synthesis.tts.neural import DEFAULT_RATE_WPM
+from selfkd.synthesis.tts.base import DEFAULT_RATE_WPM, Utterance
 
 _HISS = 0.01  # peak of an engine's audio for a text without words; with words it is 0.3 and more
 

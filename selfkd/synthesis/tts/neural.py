@@ -4,8 +4,8 @@ and Piper (`selfkd[piper]`, whose engine is GPL-3 and loaded at run time)."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NotRequired
 from zipfile import BadZipFile
 
@@ -15,10 +15,10 @@ from typing_extensions import TypedDict
 
 from selfkd.data.resample import resampled
 from selfkd.errors import EngineError, InputError
+from selfkd.files import cache_folder, replace_durably
 from selfkd.json_files import read_json
-from selfkd.synthesis.tts.base import Utterance
+from selfkd.synthesis.tts.base import DEFAULT_RATE_WPM, Utterance, check_installed
 
-DEFAULT_RATE_WPM = 175  # at which a voice has its natural speed
 _POINTER = "a file of a few lines of text is a git-lfs pointer: git lfs pull"
 LOUDNESS = 0.9  # for voices that scale each sentence to its peak
 # the first letter of a voice of Kokoro-82M, by its model card
@@ -34,7 +34,7 @@ class KokoroEngine:
     license: str = "Apache-2.0"
 
     def __post_init__(self) -> None:
-        check_installed("kokoro", "kokoro_onnx")
+        check_installed("kokoro", "kokoro_onnx", "onnxruntime")
         for file in ("model.onnx", "voices.bin"):
             if not (self.folder / file).is_file():
                 raise InputError(f"engine_path: {self.folder / file}: no such file")
@@ -85,24 +85,52 @@ class _PiperVoice(TypedDict):
 @dataclass
 class PiperEngine:
     """Piper: `folder` holds voices as they are published, NAME.onnx and NAME.onnx.json. A voice is called NAME, or
-    NAME#SPEAKER where the model has several speakers.
+    NAME#SPEAKER where the model has several speakers. Without a folder the voices are those in a cache, where Piper's
+    own downloader puts others by their names (`fetch`).
 
     A model's noise comes from a generator that cannot be seeded for each utterance, so it is off: the same text has the
     same samples, with slightly less variation.
     """
 
-    folder: Path
+    folder: Path | None = None
     name: str = "Piper"
     license: str = "GPL-3.0 (engine, loaded at run time); each voice has its own"
 
     def __post_init__(self) -> None:
-        check_installed("piper", "piper")
-        if not self._configs:
+        check_installed("piper", "piper", "onnxruntime")
+        if self.folder is not None and not self._configs:
             raise InputError(f"engine_path: {self.folder}: holds no voice (NAME.onnx and NAME.onnx.json)")
+
+    @property
+    def _voice_folder(self) -> Path:
+        return self.folder or cache_folder() / "piper"
+
+    def fetch(self, voice: str) -> bool:
+        """Downloads a voice that is not there, by its published name (en_US-lessac-medium); whether this can be the
+        name of one. Raises InputError where it cannot be downloaded."""
+        from piper.download_voices import VOICE_PATTERN, download_voice
+
+        name, folder = voice.partition("#")[0], self._voice_folder
+        if self.folder is not None or name in self._configs or not VOICE_PATTERN.match(name):
+            return name in self._configs
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder) as temporary:
+            try:
+                download_voice(name, Path(temporary))
+            except OSError as error:
+                command = f"python -m piper.download_voices --download-dir FOLDER {name}"
+                raise InputError(
+                    f"voices: {name}: cannot be downloaded ({error}); where there is a network: {command}, and "
+                    "--engine_path FOLDER"
+                ) from error
+            for suffix in (".onnx", ".onnx.json"):  # with its second file a voice is there
+                replace_durably(Path(temporary) / f"{name}{suffix}", folder / f"{name}{suffix}")
+        del self._configs
+        return name in self._configs
 
     @cached_property
     def _configs(self) -> dict[str, dict[str, Any]]:
-        files = [f for f in sorted(self.folder.glob("*.onnx")) if f.with_suffix(".onnx.json").is_file()]
+        files = [f for f in sorted(self._voice_folder.glob("*.onnx")) if f.with_suffix(".onnx.json").is_file()]
         try:
             return {f.stem: read_json(f.with_suffix(".onnx.json"), _PiperVoice) for f in files}
         except InputError as error:
@@ -131,16 +159,10 @@ class PiperEngine:
             noise_w_scale=0.0,
             volume=LOUDNESS,
         )
-        sentences = list(_piper(self.folder / f"{name}.onnx").synthesize(utterance.text, settings))
+        sentences = list(_piper(self._voice_folder / f"{name}.onnx").synthesize(utterance.text, settings))
         if not sentences:
             raise InputError(f"text: Piper gives no audio for {utterance.text!r}")
         return resampled(np.concatenate([s.audio_float_array for s in sentences]), sentences[0].sample_rate)
-
-
-def check_installed(extra: str, package: str) -> None:
-    """Raises InputError, naming the extra, where an engine's package is not installed."""
-    if find_spec(package) is None:
-        raise InputError(f"engine: {extra}: {package} is not installed; pip install 'selfkd[{extra}]'")
 
 
 @cache

@@ -1,6 +1,7 @@
 """TTS engines behind one interface: their audio, and what happens when one hangs, dies or is not installed."""
 
 import gzip
+import importlib.util
 import io
 import json
 import os
@@ -13,6 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
+from urllib.error import HTTPError
 
 import numpy as np
 import pytest
@@ -81,10 +83,12 @@ def test_voices_have_weights_and_a_language():
     with pytest.raises(InputError, match=r"'de\+m1' speaks de, the questions are in en"):
         weighted_voices("de+m1", tts_engine, "en")
     with pytest.raises(
-        InputError, match="unknown voice 'x'; choose from 'training', 'random', 'heldout' or names such as en"
-    ) as caught:
+        InputError, match=r"unknown voice 'en-us\+andi'; did you mean 'en-US\+Andy'\? there are 'training'"
+    ):
+        weighted_voices("en-us+andi", tts_engine, "en")
+    with pytest.raises(InputError, match=r"accents en, en-029, .*; variants Alex, .* and \d+ more$") as caught:
         weighted_voices("x", tts_engine, "en")
-    assert weighted_voices(str(caught.value).split()[-1], tts_engine, "en")
+    assert "did you mean" not in str(caught.value)
     with pytest.raises(InputError, match="voices: all weigh 0"):
         weighted_voices("en-US+m1:0", tts_engine, "en")
     german = tts_engine.synthesize_audio(Utterance("Wie viele Kreise sind rot?", "de+m1"))
@@ -224,14 +228,59 @@ def test_piper():
         tts_engine.synthesize_audio(replace(question, text="..."))
 
 
+def test_piper_voices_are_downloaded_by_name_once(tmp_path, monkeypatch):
+    """Piper's own downloader, from a copy of its repository's layout."""
+    pytest.importorskip("piper")
+    published = Path(__file__).parents[2] / "fixtures" / "piper"
+    requested = []
+
+    def urlopen(url):
+        requested.append(url)
+        folder, _, name = url.partition("?")[0].rpartition("/")
+        if not folder.endswith("rhasspy/piper-voices/resolve/main/en/en_US/hum/low"):
+            raise HTTPError(url, 404, "Not Found", None, None)
+        return (published / name).open("rb")
+
+    monkeypatch.setattr("piper.download_voices.urlopen", urlopen)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tts_engine = open_engine("piper", "")
+    with pytest.raises(InputError, match="Piper has none that speaks en; name one, as en_US-lessac-medium"):
+        weighted_voices("training", tts_engine, "en")
+    with pytest.raises(InputError, match=r"voices: en_US-hun-low: cannot be downloaded \(.*404.*--engine_path FOLDER"):
+        weighted_voices("en_US-hun-low", tts_engine, "en")
+    assert not list((tmp_path / "selfkd" / "piper").iterdir())
+    requested.clear()
+    for _ in range(2):
+        assert weighted_voices("en_US-hum-low", open_engine("piper", ""), "en") == {"en_US-hum-low": 1.0}
+    assert len(requested) == 2 and sorted(p.name for p in (tmp_path / "selfkd" / "piper").iterdir()) == [
+        "en_US-hum-low.onnx",
+        "en_US-hum-low.onnx.json",
+    ]
+    assert len(open_engine("piper", "").synthesize_audio(Utterance("Is there a red bus?", "en_US-hum-low"))) > 8_000
+    with pytest.raises(InputError, match="unknown voice 'hum'; Piper has en_US-hum-low"):
+        weighted_voices("hum", open_engine("piper", str(published)), "en")
+    assert len(requested) == 2, "a folder of the user's is not written to"
+
+
 def test_an_engine_that_is_not_installed_is_an_error_at_once(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="holds no voice"):
         open_engine("piper", str(tmp_path))
     with pytest.raises(InputError, match=r"engine_path: .*model\.onnx: no such file"):
         open_engine("kokoro", str(tmp_path))
-    monkeypatch.setattr("selfkd.synthesis.tts.neural.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"kokoro_onnx is not installed; pip install 'selfkd\[kokoro\]'"):
+    (tmp_path / "en_US-x-low.onnx").touch()
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        "selfkd.synthesis.tts.base.find_spec", lambda name: None if name == "onnxruntime" else find_spec(name)
+    )
+    with pytest.raises(InputError, match=r"^engine: kokoro: onnxruntime is not installed; pip install 'selfkd\[ko"):
         open_engine("kokoro", str(tmp_path))
+    monkeypatch.setattr("selfkd.synthesis.tts.base.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"piper: piper, onnxruntime are not installed; pip install 'selfkd\[piper"):
+        open_engine("piper", str(tmp_path))
+    for engine, package in (("pocket", "pocket_tts"), ("openai", "openai")):
+        with pytest.raises(InputError, match=rf"{package} is not installed; pip install 'selfkd\[{engine}\]'"):
+            open_engine(engine, "")
+    assert open_engine("espeak", "")  # an engine that is there needs no other
 
 
 def test_files_that_are_no_model_stop_the_job_and_cost_no_row(tmp_path):
