@@ -82,7 +82,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
                 for name, folder in folders.items()
             }
         if failures:
-            hint = "the same command runs them again; --keep_failures true ends without them"
+            hint = "the same command runs them again; --keep_failures ends without them"
             raise InputError(f"{'; '.join(failures)} ({hint})")
         for name, count in left_out.items():
             for modality in result[name].keys() & {*config.modalities}:  # {} but on the main process
@@ -200,7 +200,7 @@ def _usable(
         found, rows = [], sum(len(_limited(folder, config.limit)) for folder in folders.values())
         while more := find_unusable([(f, _limited(f, config.limit)) for f in left.values()], use, config.skip_unusable):
             if not config.skip_unusable:
-                raise InputError(f"data: {unusable_text(more, rows)} (--skip_unusable true leaves them out)")
+                raise InputError(f"data: {unusable_text(more, rows)} (--skip_unusable leaves them out)")
             found += more
             left = {name: _without(folder, found) for name, folder in folders.items()}
             if not config.limit:  # with a limit other rows have moved up, and are checked next

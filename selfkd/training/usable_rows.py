@@ -210,7 +210,7 @@ def checked_rows(folders: Sequence[ExampleFolder], use: Use, skip: bool) -> list
     found = find_unusable([(folder, None) for folder in folders], use, decode=skip)
     rows = sum(map(len, folders))
     if found and not skip:
-        raise InputError(f"data: {unusable_text(found, rows)} (--skip_unusable true leaves them out)")
+        raise InputError(f"data: {unusable_text(found, rows)} (--skip_unusable leaves them out)")
     for folder in folders:
         if len(by_folder(found).get(folder.folder, ())) == len(folder):
             raise InputError(f"data: {folder.folder}: no usable row: {unusable_text(found, rows)}")

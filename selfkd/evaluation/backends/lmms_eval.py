@@ -59,7 +59,7 @@ class SelfKD(lmms):
         return predictions
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        raise NotImplementedError("selfkd evaluate --likelihood true scores options by their likelihood")
+        raise NotImplementedError("selfkd evaluate --likelihood scores options by their likelihood")
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
         raise NotImplementedError("these models answer one question at a time")
