@@ -22,6 +22,10 @@ from selfkd.recipe_file import read_recipe
 from selfkd.terminal import plain_output
 from selfkd.version import __version__
 
+# libraries tell their own developers what a user can do nothing about; read when they are imported
+for _library in ("TRANSFORMERS", "DATASETS"):
+    os.environ.setdefault(f"{_library}_VERBOSITY", "error")
+os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # downloads of the hub keep theirs
 # OpenMP threads that spin while they wait slow down other processes; torch reads this when it is imported
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -242,8 +246,8 @@ def _explain_unknown(arguments: list[str]) -> int:
         return 0
     word = " ".join(arguments[:2]) if group else arguments[0]
     hint = did_you_mean(word, group or [*COMMANDS, *{name.split()[0] for name in COMMANDS}])
-    place = f"selfkd {arguments[0]}" if group else "selfkd --help"
-    print(f"selfkd: unknown command {word!r}{hint or ';'} {place} lists the commands", file=sys.stderr)
+    position = f"selfkd {arguments[0]}" if group else "selfkd --help"
+    print(f"selfkd: unknown command {word!r}{hint or ';'} {position} lists the commands", file=sys.stderr)
     return 2
 
 

@@ -273,7 +273,8 @@ def _row(flag: str, description: str) -> str:
 
 def _example_lines(example: str) -> list[str]:
     """A command in lines that a shell joins again; a flag and its value stay together where they can."""
-    lines, rest = [], example
+    lines: list[str] = []
+    rest = example
     while len(rest) > (room := _WIDTH - 2 - (6 if lines else 2)):
         at = max(rest.rfind(" --", 1, room), 0) or max(rest.rfind(" ", 1, room), 0) or rest.find(" ")
         if at < 0:

@@ -41,8 +41,8 @@ def _parser() -> ArgumentParser:
         if group and group[0] not in groups:
             summary = f"{group[0]} {', '.join(n.split()[1] for n in COMMANDS if n.split()[0] == group[0])}"
             groups[group[0]] = commands.add_parser(group[0], help=summary).add_subparsers()
-        place = groups[group[0]] if group else commands
-        _add_fields(place.add_parser(last, help=command.summary), command)
+        position = groups[group[0]] if group else commands
+        _add_fields(position.add_parser(last, help=command.summary), command)
     return parser
 
 

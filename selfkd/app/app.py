@@ -4,8 +4,6 @@ import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from transformers.utils import logging as transformers_logging
-
 from selfkd.app.config import AppConfig
 from selfkd.errors import InputError
 from selfkd.serving.config import check_address_free
@@ -19,7 +17,6 @@ def app(config: AppConfig) -> None:
     except ImportError as error:
         raise InputError(f"{error}; pip install 'selfkd[app]'") from error
     check_address_free(config.host, config.port)
-    transformers_logging.disable_progress_bar()
     session = Session.load(config)
     with TemporaryDirectory(prefix="selfkd-app-") as folder:
         # Gradio's default folder is shared by all Gradio apps of this machine, and keeps uploads

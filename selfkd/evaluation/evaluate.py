@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from tqdm import tqdm
 
 from selfkd.data.dataset import ExampleFolder
 from selfkd.data.example import read_manifest
@@ -36,6 +35,7 @@ from selfkd.files import write_json
 from selfkd.input_hashes import hashes_of_checkpoint, hashes_of_data
 from selfkd.model.checkpoint import CheckpointInfo
 from selfkd.model.tiny import tiny_model_config
+from selfkd.progress import progress
 from selfkd.run_dir import UNUSABLE, Run, is_main_process, name_and_path
 from selfkd.stage_function import stage_function
 from selfkd.terminal import table_console
@@ -169,8 +169,9 @@ def _run_benchmark(
     missing = {m: [chosen[i] for i in f.missing() if i % state.num_processes == rank] for m, f in files.items()}
     predictions = backend.predict(examples, {m: positions for m, positions in missing.items() if positions})
     total = sum(map(len, missing.values()))
-    for i, modality, prediction in tqdm(predictions, name, total, unit="prediction", disable=not total):
-        files[modality].add(sample(examples[i], modality, prediction, examples.language, config.scoring))
+    with progress(name, total, "predictions", shown=bool(total) and rank == 0) as shown:
+        for i, modality, prediction in shown.over(predictions):
+            files[modality].add(sample(examples[i], modality, prediction, examples.language, config.scoring))
     state.wait_for_everyone()
     if not state.is_main_process:
         return {}

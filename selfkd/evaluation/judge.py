@@ -18,7 +18,6 @@ from statistics import fmean
 from typing import Any
 
 from rich.table import Table
-from tqdm import tqdm
 
 from selfkd.errors import InputError
 from selfkd.evaluation.backends.chat_response import short
@@ -38,6 +37,7 @@ from selfkd.evaluation.uncertainty import clustered_stderr, score_interval
 from selfkd.evaluation.verdicts import format_interval
 from selfkd.files import in_sole_use, sync, write_json
 from selfkd.json_files import read_json, read_json_lines
+from selfkd.progress import progress
 from selfkd.run_dir import LOCK
 from selfkd.terminal import table_console
 
@@ -235,8 +235,9 @@ def _judge_file(
     found = [v for v in read_json_lines(path, JudgedLine) if not v["error"] and v["id"] in hashes]
     known = {v["id"]: v for v in found if v.get("request_hash") == hashes[v["id"]]}
     left = [s for s in wrong if s["id"] not in known]
-    with path.open("a", encoding="utf-8") as file:
-        for at, verdict in tqdm(judge_each(left, client), title, len(left), unit="verdict", disable=not left):
+    shows = progress(title, len(left), "verdicts", shown=bool(left))
+    with path.open("a", encoding="utf-8") as file, shows as shown:
+        for at, verdict in shown.over(judge_each(left, client)):
             name = left[at]["id"]
             known[name] = {"id": name, "judge": client.model, "request_hash": hashes[name], **asdict(verdict)}
             file.write(json.dumps(known[name], ensure_ascii=False) + "\n")

@@ -1,7 +1,5 @@
 """`selfkd serve`: loads a model and serves it until stopped."""
 
-from transformers.utils import logging as transformers_logging
-
 from selfkd.errors import InputError
 from selfkd.model.checkpoint import inspect_checkpoint, ready
 from selfkd.model.tiny import TINY_MODEL
@@ -22,7 +20,6 @@ def serve(config: ServeConfig) -> None:
     checkpoint = inspect_checkpoint(config.model or TINY_MODEL)
     check_address_free(config.host, config.port)
     reserve_descriptors(config.max_connections)
-    transformers_logging.disable_progress_bar()
     model, processor = checkpoint.load()
     app = create_app(config, ready(model), processor)
     settings = uvicorn.Config(

@@ -10,12 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from selfkd.credentials import masked
 from selfkd.data.example import MANIFEST, REJECTED, SCHEMA_VERSION, shard_metadata
 from selfkd.errors import InputError
 from selfkd.files import DISK_FULL, sha256, sync, write_json
+from selfkd.progress import progress
 from selfkd.stage_function import stage_function
 from selfkd.synthesis.augment import check_effects
 from selfkd.synthesis.config import SynthesizeConfig
@@ -104,8 +103,9 @@ def _make_shards(
         jobs.append((config, source.part(*bounds), voices, bounds, stems[i]))
     made = run_jobs(synthesize_shard, jobs, config.pool, config.processes, config.address)
     try:
-        for _ in tqdm(made, f"synthesizing {config.source}", len(jobs), unit="shard", disable=not jobs):
-            pass
+        with progress(f"synthesizing {config.source}", len(jobs), "shards", shown=bool(jobs)) as shown:
+            for _ in shown.over(made):
+                pass
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise

@@ -37,7 +37,7 @@ SUPPORTED = {
     "ddp_backend", "ddp_broadcast_buffers", "ddp_bucket_cap_mb", "ddp_find_unused_parameters", "ddp_timeout",
     "gradient_checkpointing", "gradient_checkpointing_kwargs", "torch_empty_cache_steps", "use_cpu",
     # logs and checkpoints
-    "disable_tqdm", "log_level", "log_level_replica", "log_on_each_node", "logging_first_step", "logging_steps",
+    "log_level", "log_level_replica", "log_on_each_node", "logging_first_step", "logging_steps",
     "logging_strategy", "project", "report_to", "run_name", "save_on_each_node", "save_strategy", "save_total_limit",
     "trackio_bucket_id", "trackio_space_id", "trackio_static_space_id",
 }  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from accelerate import PartialState
 from torch import Tensor
-from transformers import TrainingArguments, set_seed
+from transformers import PrinterCallback, ProgressCallback, TrainingArguments, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 from typing_extensions import TypedDict
@@ -30,11 +30,12 @@ from selfkd.model.configuration_omni import OmniConfig
 from selfkd.model.kept_frames import keep_frames
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
-from selfkd.run_dir import MODEL, Run, append_log, is_main_process
+from selfkd.progress import progress
+from selfkd.run_dir import MODEL, Run, append_log, is_main_process, read_log
 from selfkd.training.arguments import check_lora, check_training
 from selfkd.training.config import ADAPTERS, AUDIO_PARTS, LORA, TRAINABLE, TrainConfig
 from selfkd.training.trainable import set_trainable
-from selfkd.training.trainer import COMPLETE, RunLog, SelfKDTrainer, mean_loss_and_seconds
+from selfkd.training.trainer import COMPLETE, RunLog, SelfKDTrainer, ShowProgress, mean_loss_and_seconds
 from selfkd.training.usable_rows import Use, by_folder, checked_rows, skip_unusable_rows
 from selfkd.training.weight_averaging import WeightAverage
 
@@ -215,8 +216,13 @@ def train(
         if config.weight_averaging:
             average = WeightAverage(config.steps - max(1, round(config.weight_averaging * config.steps)), checkpoint)
         settings = loss_config, config.spec_augment or 0.0, on_policy_fraction, average, projector_learning_rate
-        trainer = SelfKDTrainer(model, arguments, examples, processor, *settings, callbacks=[log])
-        with nullcontext() if config.spec_augment else keep_frames():  # augmented frames do not come a second time
+        title = f"{run.folder.name}: training"
+        frames = nullcontext() if config.spec_augment else keep_frames()  # augmented frames do not come a second time
+        with frames, progress(title, config.steps, "steps", shown=is_main_process()) as shown:
+            callbacks = [log, ShowProgress(shown)]
+            trainer = SelfKDTrainer(model, arguments, examples, processor, *settings, callbacks=callbacks)
+            for others in (PrinterCallback, ProgressCallback):
+                trainer.remove_callback(others)
             outcome = trainer.train(resume_from_checkpoint=checkpoint)
     except torch.OutOfMemoryError as error:
         raise InputError(
@@ -244,11 +250,22 @@ def train(
             model.save_pretrained(folder, state_dict=in_dtypes(weights, dtypes))
             processor.save_pretrained(folder)
         run.finish(**result, inputs=run.inputs)
+        print(f"{run.folder / MODEL}: {outcome.global_step:,} steps{_last_losses(run.folder)}")
         shutil.rmtree(config.output / CHECKPOINTS, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     # at exit, because the process may train again; never later: threads of a live group can abort an ending interpreter
     atexit.register(PartialState().destroy_process_group)
     return result
+
+
+def _last_losses(folder: Path) -> str:
+    """`, loss 0.5 (sft 0.7, kd 0.2 per token)`: the last ones in a run's log."""
+    entries = [entry for entry in read_log(folder) if "loss" in entry]
+    if not entries:
+        return ""
+    ending = "_per_token"
+    terms = [f"{k.removesuffix(ending)} {v:.4g}" for k, v in entries[-1].items() if k.endswith(ending)]
+    return f", loss {entries[-1]['loss']:.4g} ({', '.join(terms)} per token)"
 
 
 def in_dtypes(weights: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype]) -> dict[str, Tensor]:

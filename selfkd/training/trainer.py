@@ -22,6 +22,7 @@ from selfkd.files import follow_umask, sync, write_text
 from selfkd.losses import LossConfig, needs_responses, needs_teacher
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
+from selfkd.progress import Progress
 from selfkd.run_dir import append_log, read_log
 from selfkd.training.data import CostSampler, PairedCollator, PairedDataset, StepBatches, token_cost
 from selfkd.training.rollout import rollout
@@ -261,6 +262,23 @@ def _check_head(model: OmniModel) -> None:
             )
     if getattr(model.get_output_embeddings(), "bias", None) is not None:
         raise InputError("model: its head has a bias, which would be left out of the loss; it cannot train yet")
+
+
+class ShowProgress(TrainerCallback):
+    """Shows the steps and the loss, in place of the dictionaries that the Trainer prints."""
+
+    def __init__(self, shown: Progress):
+        self.shown = shown
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.shown.resume_at(state.global_step)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.shown.advance()
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if logs and "loss" in logs:
+            self.shown.advance(0, f"loss {logs['loss']:.4g}")
 
 
 class RunLog(TrainerCallback):
