@@ -86,12 +86,12 @@ COMMANDS = {
     "align": Command(
         "stage 1: train the projector (CTC or frame-stacking)",
         "selfkd align --data runs/data/words --output runs/align",
-        "selfkd.training.config:AlignConfig", "selfkd.training.align:align",
+        "selfkd.training.config:AlignConfig", "selfkd.train:align",
     ),
     "distill": Command(
         "stage 2: SFT (--alpha 0) or Self-KD (--alpha 1)",
         "selfkd distill --data runs/data/train --model runs/align/model --alpha 1 --output runs/selfkd",
-        "selfkd.training.config:DistillConfig", "selfkd.training.distill:distill",
+        "selfkd.training.config:DistillConfig", "selfkd.train:distill",
     ),
     "evaluate": Command(
         "score a model on text and audio queries",

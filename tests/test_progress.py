@@ -70,7 +70,7 @@ def test_a_bar_is_never_wider_than_the_terminal(columns, monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(module, "DRAW_SECONDS", 0)
     monkeypatch.setattr(module._Bar, "interval", 0)
-    stream = Terminal()
+    stream, title = Terminal(), "a long title \x1b[31m" + "中" * 11
     with (
         plain_output(io.StringIO(), stream),
         progress(title, 10**7, "steps") as shown,

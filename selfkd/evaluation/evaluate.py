@@ -34,7 +34,7 @@ from selfkd.evaluation.tables import scores_table
 from selfkd.files import write_json
 from selfkd.input_hashes import hashes_of_checkpoint, hashes_of_data
 from selfkd.model.checkpoint import CheckpointInfo
-from selfkd.model.tiny import tiny_model_config
+from selfkd.model.tiny import note_tiny_llm, tiny_model_config
 from selfkd.progress import progress
 from selfkd.run_dir import UNUSABLE, Run, is_main_process, name_and_path
 from selfkd.stage_function import stage_function
@@ -73,6 +73,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     with Run.open(config.output, "evaluate", config, _FREE, inputs) as run:
         left_out: dict[str, int] = {}
         if checkpoint is not None:
+            if is_main_process():
+                note_tiny_llm(checkpoint.config, (folder.source for folder in folders.values()))
             folders, left_out = _usable(config, checkpoint, run.folder, folders)
         transcriber = None if asr_model is None else Transcriber.load(asr_model, config.asr_prompt)
         with backend_class.open(config, checkpoint, transcriber, run.folder) as backend:

@@ -34,7 +34,8 @@ from selfkd.stage_function import stage_function
 from selfkd.training.config import ALIGN_RECIPES, CTC, NEW_CTC, STACK, AlignConfig
 from selfkd.training.data import check_vocabulary_coverage
 from selfkd.training.estimate import estimate, read_model_config
-from selfkd.training.stage import check_ctc_only, check_data, inputs_of, resolve_config, train, usable_examples
+from selfkd.training.stage import FREE, check_ctc_only, check_data, inputs_of, resolve_config, train, usable_examples
+from selfkd.training.validation import Scorer
 
 ASSUMED_TOKENS = 4000  # CTC vocabulary in an estimate, which does not read the data for it
 LOSSES = {
@@ -47,8 +48,9 @@ COVERAGE_REMEDY = "speech_encoder: name a Whisper, which gets a new CTC head ove
 
 
 @stage_function(AlignConfig)
-def align(config: AlignConfig) -> dict[str, Any]:
-    """Writes `output/model`, an `OmniModel`, and returns the result; with `dry_run` returns the estimate."""
+def align(config: AlignConfig, score: Scorer | None = None) -> dict[str, Any]:
+    """Writes `output/model`, an `OmniModel`, and returns the result; with `dry_run` returns the estimate.
+    `score` grades what `eval_every` asks for."""
     if config.projector == "ctc" and config.stack_factor != AlignConfig.stack_factor:
         raise InputError(
             f"stack_factor: {config.stack_factor}: is for the frame-stacking projector (--projector stack)"
@@ -65,11 +67,18 @@ def align(config: AlignConfig) -> dict[str, Any]:
     check_data(config)
     model_config, processor = _without_weights(config)
     parts = list(zip(("vlm", "speech_encoder"), _sources(config), strict=True))
-    with Run.open(config.output, "align", config, inputs=lambda: inputs_of(config, *parts)) as run:
+    with Run.open(config.output, "align", config, FREE, inputs=lambda: inputs_of(config, *parts)) as run:
         examples, skipped = usable_examples(config, run, processor, model_config, loss_config)
         rate = config.projector_learning_rate
         return train(
-            run, *assemble(config), examples, config, loss_config, projector_learning_rate=rate, skipped=skipped
+            run,
+            *assemble(config),
+            examples,
+            config,
+            loss_config,
+            projector_learning_rate=rate,
+            skipped=skipped,
+            score=score,
         )
 
 

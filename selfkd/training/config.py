@@ -13,6 +13,7 @@ LORA = {"r": 16, "lora_alpha": 32}  # default fields of peft.LoraConfig
 AUDIO_PARTS = ("projector", "speech_encoder")
 TRAINABLE = (*AUDIO_PARTS, ADAPTERS, "llm")
 
+Tracker = Literal["tensorboard", "wandb", "mlflow"]
 Recipe = dict[str, Any]  # {field: its value where the configuration leaves it open}
 
 _STACK: Recipe = {"trainable": ["projector"], "learning_rate": 2e-3, "spec_augment": 0.0, "weight_averaging": 0.0}
@@ -84,6 +85,9 @@ class TrainConfig:
     spec_augment: float | None = None
     weight_averaging: float | None = None
     lora: dict[str, Any] = field(default_factory=lambda: dict(LORA))
+    report_to: list[Tracker] = field(default_factory=list)
+    eval_data: list[str] = field(default_factory=list)
+    eval_every: int = 0
     training: dict[str, Any] = field(default_factory=dict)
     skip_unusable: bool = False
     dry_run: bool = False
@@ -125,6 +129,10 @@ class AlignConfig(TrainConfig):
             is then constant after the warm-up. By default {recipe.weight_averaging}.
         seed: Seed of the projector's initial weights and of the order of the data.
         lora: Fields of peft.LoraConfig for llm_adapters: LoRA on the LLM, active for the audio query and the response.
+        report_to: Where else the metrics go, step by step: tensorboard (files in OUTPUT/tensorboard), wandb, mlflow.
+        eval_data: Folders of held-out questions that are scored during training.
+        eval_every: Steps between two scores: the accuracy of text and of audio queries on eval_data, graded as selfkd
+            evaluate does. The trained model is that of the best audio accuracy. 0 scores nothing.
         training: Further fields of transformers.TrainingArguments; a field without effect here is refused.
         skip_unusable: Leave out rows that the model cannot take (image or text too large, audio too short, either
             unreadable), and count them; by default such rows are listed and nothing trains.
@@ -181,6 +189,10 @@ class DistillConfig(TrainConfig):
         save_steps: Steps between checkpoints.
         seed: Seed of the order of the data.
         lora: Fields of peft.LoraConfig for llm_adapters: LoRA on the LLM, active for the audio query and the response.
+        report_to: Where else the metrics go, step by step: tensorboard (files in OUTPUT/tensorboard), wandb, mlflow.
+        eval_data: Folders of held-out questions that are scored during training.
+        eval_every: Steps between two scores: the accuracy of text and of audio queries on eval_data, graded as selfkd
+            evaluate does. The trained model is that of the best audio accuracy. 0 scores nothing.
         training: Further fields of transformers.TrainingArguments; a field without effect here is refused.
         skip_unusable: Leave out rows that the model cannot take (image or text too large, audio too short, either
             unreadable), and count them; by default such rows are listed and nothing trains.

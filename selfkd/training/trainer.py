@@ -244,11 +244,11 @@ class SelfKDTrainer(Trainer):
         whole.load_state_dict(saved, strict=False)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if self._terms and "loss" in logs:
+        if "loss" in logs and self._terms:
             own = torch.tensor(list(self._terms.values()), device=self.args.device)
             *sums, tokens = self.accelerator.reduce(own, "sum").tolist()
             logs |= {f"{name}_per_token": value / tokens for name, value in zip(self._terms, sums, strict=False)}
-        self._terms.clear()
+            self._terms.clear()
         super().log(logs, start_time)
 
 
