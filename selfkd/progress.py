@@ -7,7 +7,7 @@ A bar is never wider than the terminal, and is drawn only when the loop advances
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -86,13 +86,19 @@ class _Bar(Progress):
 
     interval = DRAW_SECONDS
 
-    def __init__(self, title: str, total: int, unit: str, delay_seconds: float, live: Live):
+    def __init__(self, title: str, total: int, unit: str, delay_seconds: float, ending: ExitStack):
+        """`ending` takes the bar from the terminal at its end, if it was ever drawn."""
         super().__init__(title, total, unit, delay_seconds)
-        self._live = live
+        console = Console(file=raw_stream(sys.stderr), markup=False, highlight=False, emoji=False)
+        self._live = Live(console=console, auto_refresh=False, redirect_stdout=is_terminal(sys.stdout))
+        self._ending = ending
         if self._closes:
             self.show()
 
     def show(self) -> None:
+        if not self._live.is_started:
+            self._ending.enter_context(self._live)
+            self._ending.enter_context(plain_output(sys.stdout, sys.stderr))
         row = Table.grid(padding=(0, 1))
         row.add_column(no_wrap=True, overflow="ellipsis", max_width=_TITLE_WIDTH)
         cells: list[Any] = [self.title, ProgressBar(max(self.total, 1), min(self.done, self.total), _BAR_WIDTH)]
@@ -117,10 +123,8 @@ def progress(title: str, total: int, unit: str, delay_seconds: float = 0.0, show
         yield lines
         lines.close()
         return
-    console = Console(file=raw_stream(sys.stderr), markup=False, highlight=False, emoji=False)
-    live = Live(console=console, auto_refresh=False, redirect_stdout=is_terminal(sys.stdout))
-    with live, plain_output(sys.stdout, sys.stderr):
-        bar = _Bar(title, total, unit, delay_seconds, live)
+    with ExitStack() as ending:
+        bar = _Bar(title, total, unit, delay_seconds, ending)
         yield bar
         bar.close()
 

@@ -83,6 +83,13 @@ def test_a_bar_is_never_wider_than_the_terminal(columns, monkeypatch):
         assert "[red]loss[/red]" in stream.getvalue() and "9,000,000/10,000,000" in stream.getvalue()
 
 
+def test_a_bar_that_never_shows_writes_nothing():
+    stream = Terminal()
+    with plain_output(io.StringIO(), stream), progress("x", 2, "rows", 3) as counted:
+        assert list(counted.over("ab")) == ["a", "b"]
+    assert stream.getvalue() == ""
+
+
 def test_what_is_printed_meanwhile_is_whole_and_plain(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERM", "xterm")
@@ -119,7 +126,7 @@ def test_commands_show_bars_in_a_terminal_and_lines_in_a_file(start, tmp_path):
     scored = run_in_terminal(*score, "--output", "scored", cwd=tmp_path)
     assert max(map(cell_len, lines_of(shown + scored))) <= 80
     assert "trained: training" in shown and "3/3" in shown and "loss " in shown and "took 0:" in shown
-    assert "trained/model: 3 steps, loss " in shown and "4/4" in scored
+    assert "trained/model: 3 steps" in shown and "4/4" in scored
     for noise in ("{'loss'", "Warning", "Loading weights", "[transformers]"):
         assert noise not in shown + scored
     for arguments in ([*train, "--output", "trained-2"], [*score, "--output", "scored-2"]):

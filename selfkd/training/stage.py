@@ -308,13 +308,13 @@ def tensorboard_callback(folder: Path) -> TensorBoardCallback:
 
 
 def _last_losses(folder: Path) -> str:
-    """`, loss 0.5 (sft 0.7, kd 0.2 per token)`: the last ones in a run's log."""
+    """The last ones in a run's log, as a second line: `loss 0.5 (sft 0.7, kd 0.2 per token)`."""
     entries = [entry for entry in read_log(folder) if "loss" in entry]
     if not entries:
         return ""
     ending = "_per_token"
     terms = [f"{k.removesuffix(ending)} {v:.4g}" for k, v in entries[-1].items() if k.endswith(ending)]
-    return f", loss {entries[-1]['loss']:.4g} ({', '.join(terms)} per token)"
+    return f"\n  loss {entries[-1]['loss']:.4g} ({', '.join(terms)} per token)"
 
 
 def in_dtypes(weights: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype]) -> dict[str, Tensor]:
