@@ -44,7 +44,6 @@ def test_a_file_gets_a_line_every_ten_seconds_and_the_last(clock, capsys):
         "run: training: 20 of 40 steps, loss 19, 1/s, 0:20 left",
         "run: training: 30 of 40 steps, loss 29, 1/s, 0:10 left",
         "run: training: 40 of 40 steps, loss 39, 1/s, took 0:40",
-        "run: training: 40 of 40 steps, loss 39, 1/s, took 0:40",
     ]
 
 

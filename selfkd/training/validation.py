@@ -86,7 +86,9 @@ class Validation(TrainerCallback):
         items = sum(map(len, self.folders))
         accuracies = {modality: n / items for modality, n in zip(correct, counts, strict=True)}
         self.scores.append({"step": step, "items": items, "text": accuracies["text"], "audio": accuracies["audio"]})
+        should_log = self.trainer.control.should_log  # `log` would reset it, and the loss of this step be left out
         self.trainer.log({f"eval_{modality}_accuracy": accuracy for modality, accuracy in accuracies.items()})
+        self.trainer.control.should_log = should_log
         if not self.trainer.is_world_process_zero():
             return
         if self.best["step"] == step:
