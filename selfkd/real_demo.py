@@ -10,10 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import model_info, try_to_load_from_cache
+
 from selfkd.data.example import read_manifest
 from selfkd.errors import InputError
 from selfkd.evaluation.config import EvaluateConfig
-from selfkd.hub import hub_commit
 from selfkd.report.build import ReportConfig, report
 from selfkd.run_dir import MODEL
 from selfkd.synthesis.config import SynthesizeConfig
@@ -33,14 +34,24 @@ RunStage = Callable[[str, Callable[[Any], Any], Any], dict[str, Any]]  # (title,
 def check_parts() -> None:
     """Raises InputError, before anything is written, where the models are neither here nor within reach."""
     for name in (VLM, WHISPER):
-        try:
-            if not Path(name).is_dir():
-                hub_commit(name)
-        except OSError as error:
+        if not (Path(name).is_dir() or _is_cached(name) or _is_on_hub(name)):
             raise InputError(
                 f"real: {name} is not on this machine, and the hub is out of reach; online it is fetched once "
                 f"({DOWNLOADED} for both models). Without a network: selfkd demo"
-            ) from error
+            )
+
+
+def _is_cached(name: str) -> bool:
+    return isinstance(try_to_load_from_cache(name, "config.json"), str)
+
+
+def _is_on_hub(name: str) -> bool:
+    """By one request: a download would be tried six times, half a minute with a line each."""
+    try:
+        model_info(name, timeout=10)
+    except Exception:  # each version of the hub's client has errors of its own
+        return False
+    return True
 
 
 def real_demo(
@@ -66,8 +77,8 @@ def real_demo(
         test = replace(test, count=max(1, round(test_share * TEST_QUESTIONS)))
     run_stage("synthesize: test questions, in held-out voices", synthesize, test)
 
-    aligned = AlignConfig(list(map(str, folders)), output / "align", VLM, WHISPER, steps=steps, seed=seed)
-    run_stage("align: a CTC projector on whisper-base", align, replace(aligned, batch_size=BATCH_SIZE))
+    aligned = AlignConfig(list(map(str, folders)), output / "align", vlm=VLM, speech_encoder=WHISPER, steps=steps)
+    run_stage("align: a CTC projector on whisper-base", align, replace(aligned, batch_size=BATCH_SIZE, seed=seed))
     scored = EvaluateConfig(str(output / "align" / MODEL), [str(test.output)], output / "eval-align", seed=seed)
     scored = replace(scored, modalities=["text", "audio", "cascade"], asr_model=WHISPER, batch_size=4)
     scores = run_stage("evaluate: text, audio and cascade", evaluate, scored)

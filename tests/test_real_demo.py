@@ -98,10 +98,11 @@ def test_the_first_hour_ends_in_a_gap(stand_ins, own, monkeypatch):
 
 
 def test_offline_it_is_refused_in_one_line(tmp_path, monkeypatch, capsys):
-    def unreachable(name):
-        raise OSError(f"We couldn't connect to 'https://huggingface.co' to load {name}\nCheck your connection")
+    def unreachable(name, timeout):
+        raise ConnectionError(f"We couldn't connect to 'https://huggingface.co' to load {name}\nCheck it")
 
-    monkeypatch.setattr(real_demo, "hub_commit", unreachable)
+    monkeypatch.setattr(real_demo, "model_info", unreachable)
+    monkeypatch.setattr(real_demo, "_is_cached", lambda name: False)
     assert main(["demo", "--real", "--output", str(tmp_path / "demo")]) == 2
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1 and not (tmp_path / "demo").exists()
