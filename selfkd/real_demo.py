@@ -63,16 +63,16 @@ def real_demo(
     from selfkd.training.align import align
 
     data = output / "data"
-    spoken = SynthesizeConfig(data / "train-0", "world", count=questions, voices="random", seed=seed)
+    trained = SynthesizeConfig(data / "train-0", "world", count=questions, voices="random", seed=seed)
     if path:
-        spoken = replace(spoken, source="jsonl", path=path, images=images, count=0)
-    run_stage("synthesize: training questions, in random voices", synthesize, spoken)
-    folders = [spoken.output]
-    rows = read_manifest(spoken.output)["rows"]
+        trained = replace(trained, source="jsonl", path=path, images=images, count=0)
+    run_stage("synthesize: training questions, in random voices", synthesize, trained)
+    folders = [trained.output]
+    rows = read_manifest(trained.output)["rows"]
     for again in range(1, -(-questions // rows)):  # few questions are synthesized in many voices
         folders.append(data / f"train-{again}")
-        run_stage("", synthesize, replace(spoken, output=folders[-1], seed=seed + again))
-    test = replace(spoken, output=data / "test", split="test", voices="heldout", seed=seed + 100)
+        run_stage("", synthesize, replace(trained, output=folders[-1], seed=seed + again))
+    test = replace(trained, output=data / "test", split="test", voices="heldout", seed=seed + 100)
     if not path:
         test = replace(test, count=max(1, round(test_share * TEST_QUESTIONS)))
     run_stage("synthesize: test questions, in held-out voices", synthesize, test)

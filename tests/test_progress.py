@@ -47,7 +47,7 @@ def test_a_file_gets_a_line_every_ten_seconds_and_the_last(clock, capsys):
     ]
 
 
-def test_what_an_earlier_process_did_counts_for_no_rate(clock, capsys):
+def test_steps_of_an_earlier_process_count_for_no_rate(clock, capsys):
     with progress("x", 1000, "steps") as shown:
         clock[0] += 50  # the model is loaded
         shown.resume_at(990)
@@ -89,7 +89,7 @@ def test_a_bar_that_never_shows_writes_nothing():
     assert stream.getvalue() == ""
 
 
-def test_what_is_printed_meanwhile_is_whole_and_plain(monkeypatch):
+def test_text_printed_meanwhile_is_whole_and_plain(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()

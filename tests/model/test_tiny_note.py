@@ -3,7 +3,7 @@
 from selfkd.model.tiny import TINY_NOTE, note_tiny_llm, tiny_model_config
 
 
-def test_tiny_model_says_what_it_sees_where_images_may_be_of_anything(capsys):
+def test_tiny_model_names_its_images_unless_all_are_of_the_toy_world(capsys):
     config, _ = tiny_model_config()
     note_tiny_llm(config, ["world", "easy-vqa"])
     assert capsys.readouterr().out == ""
