@@ -85,22 +85,10 @@ def real_demo(
     runs = [str(folder) for folder in (scored.output, aligned.output, test.output)]
     page = report(ReportConfig(runs, output / "report.html", "SmolVLM-256M with whisper-base", [_intro(path)]))
     console = table_console()
-    for name, of_benchmark in scores.items():
-        if "gap" in of_benchmark:
-            console.print(f"{name}: {_gap_sentence(of_benchmark)}", soft_wrap=True)
     console.print(f"Report: {page}", soft_wrap=True)
     console.print("Ask by voice, in the browser:")
     console.print(f"  selfkd app {output / 'align' / MODEL} --asr_model {WHISPER}", soft_wrap=True)
     return scores
-
-
-def _gap_sentence(scores: dict[str, Any]) -> str:
-    """What the demo found, in one sentence."""
-    text, audio, cascade = (100 * scores[m]["accuracy"] for m in ("text", "audio", "cascade"))
-    return (
-        f"text {text:.1f}%, audio {audio:.1f}%, cascade {cascade:.1f}% of {scores['text']['n']}; "
-        f"the audio query loses {text - audio:.1f} points"
-    )
 
 
 def _intro(path: str) -> str:
