@@ -9,16 +9,14 @@ import re
 import sys
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
 
 from docstring_parser import parse
 
 from selfkd.cli import COMMANDS
+from selfkd.command_line import accepted_values
 
 DOCS = Path(__file__).parent
 COMMANDS_PAGE = DOCS / "commands" / "README.md"
-_WORDS = {str: "text", int: "whole number", float: "number", bool: "true, false", Path: "path"}
 
 
 def page_of(command: str) -> Path:
@@ -39,21 +37,6 @@ def fields_table(command: str) -> str:
     return "\n".join(lines)
 
 
-def accepted_values(annotation: Any) -> str:
-    origin, inner = get_origin(annotation), get_args(annotation)
-    if origin is Literal:
-        return ", ".join(map(str, inner))
-    if origin is list:
-        return f"list of {accepted_values(inner[0])}"
-    if origin is dict:
-        return "fields: `--NAME.KEY VALUE`"
-    if origin is tuple:
-        return f"`[{', '.join(accepted_values(i) for i in inner)}]`"
-    if origin in (Union, UnionType):
-        return " or ".join(accepted_values(i) for i in inner if i is not NoneType)
-    return _WORDS.get(annotation, str(annotation))
-
-
 def default_value(field: Field) -> str:
     value = field.default if field.default_factory is MISSING else field.default_factory()
     if value is MISSING:
@@ -61,7 +44,7 @@ def default_value(field: Field) -> str:
     if value is None:
         return "depends"
     if isinstance(value, bool):
-        return f"`{str(value).lower()}`"
+        return "on" if value else "off"
     if isinstance(value, float):
         return f"`{value:g}`"
     if isinstance(value, tuple):

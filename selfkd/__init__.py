@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from selfkd.model.processing_omni import OmniProcessor as OmniProcessor
     from selfkd.report.build import report as report
     from selfkd.synthesis.synthesize import synthesize as synthesize
-    from selfkd.training.align import align as align
-    from selfkd.training.distill import distill as distill
+    from selfkd.train import align as align
+    from selfkd.train import distill as distill
     from selfkd.training.trainer import SelfKDTrainer as SelfKDTrainer
 
 _MODULES = {
@@ -41,8 +41,8 @@ _MODULES = {
     "SelfKDTrainer": "selfkd.training.trainer",
     "LossConfig": "selfkd.losses",
     "synthesize": "selfkd.synthesis.synthesize",
-    "align": "selfkd.training.align",
-    "distill": "selfkd.training.distill",
+    "align": "selfkd.train",
+    "distill": "selfkd.train",
     "evaluate": "selfkd.evaluation.evaluate",
     "compare": "selfkd.evaluation.compare",
 }

@@ -62,7 +62,7 @@ def check(config: CheckConfig) -> dict[str, dict[str, Any]]:
         from selfkd.training.usable_rows import unusable_text
 
         total = sum(known["examples"] for known in counts.values())
-        raise InputError(f"data: {unusable_text(unusable, total)} (--skip_unusable true of a command leaves them out)")
+        raise InputError(f"data: {unusable_text(unusable, total)} (--skip_unusable of a command leaves them out)")
     return counts
 
 

@@ -4,29 +4,28 @@
 dataclass) and its stage (a function). Both are imported when they are needed: `--help` of any command imports no torch.
 """
 
-import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import fields
 from importlib import import_module
-from inspect import cleandoc
-from itertools import pairwise, takewhile
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple
 
-import yaml
-from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
-
+from selfkd.command_line import RECIPE, help_text, parse_config
 from selfkd.credentials import masked_message
-from selfkd.errors import InputError
+from selfkd.errors import InputError, did_you_mean
 from selfkd.files import is_disk_full
 from selfkd.recipe_file import read_recipe
 from selfkd.terminal import plain_output
 from selfkd.version import __version__
 
+# libraries tell their own developers what a user can do nothing about; read when they are imported
+for _library in ("TRANSFORMERS", "DATASETS"):
+    os.environ.setdefault(f"{_library}_VERBOSITY", "error")
+os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # downloads of the hub keep theirs
 # OpenMP threads that spin while they wait slow down other processes; torch reads this when it is imported
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -92,12 +91,12 @@ COMMANDS = {
     "align": Command(
         "stage 1: train the projector (CTC or frame-stacking)",
         "selfkd align --data runs/data/words --output runs/align",
-        "selfkd.training.config:AlignConfig", "selfkd.training.align:align",
+        "selfkd.training.config:AlignConfig", "selfkd.train:align",
     ),
     "distill": Command(
         "stage 2: SFT (--alpha 0) or Self-KD (--alpha 1)",
         "selfkd distill --data runs/data/train --model runs/align/model --alpha 1 --output runs/selfkd",
-        "selfkd.training.config:DistillConfig", "selfkd.training.distill:distill",
+        "selfkd.training.config:DistillConfig", "selfkd.train:distill",
     ),
     "evaluate": Command(
         "score a model on text and audio queries",
@@ -146,7 +145,7 @@ COMMANDS = {
     ),
     "export": Command(
         "trained model -> a checkpoint for others, or an adapter",
-        "selfkd export --model runs/selfkd/model --adapter true --output runs/selfkd/adapter",
+        "selfkd export --model runs/selfkd/model --adapter --output runs/selfkd/adapter",
         "selfkd.export:ExportConfig", "selfkd.export:export",
     ),
     "merge": Command(
@@ -159,11 +158,12 @@ COMMANDS = {
         "selfkd publish --run runs/selfkd --repo me/my-model --license apache-2.0 --comparison runs/comparison",
         "selfkd.publish:PublishConfig", "selfkd.publish:publish",
     ),
+    "completion": Command(
+        "a script that completes commands and flags in bash or zsh",
+        "selfkd completion bash",
+        "selfkd.completion:CompletionConfig", "selfkd.completion:completion", "shell",
+    ),
 }  # fmt: skip
-
-
-RECIPE = "--recipe"
-_SENTENCE_FLAGS = ("--intro",)  # lists whose items hold commas
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -191,8 +191,11 @@ def _run(arguments: list[str] | None) -> int:
     words = 2 if " ".join(arguments[:2]) in COMMANDS else 1
     name, rest = " ".join(arguments[:words]), arguments[words:]
     if name not in COMMANDS:
-        print(f"selfkd: unknown command {name!r}; commands: {', '.join(COMMANDS)}", file=sys.stderr)
-        return 2
+        return _explain_unknown(arguments)
+    if "-h" in rest or "--help" in rest:
+        command = COMMANDS[name]
+        print(help_text(name, command.load_config(), command.leading, command.example))
+        return 0
     debug = "--debug" in rest
     try:
         config, stage = parse_command(name, [a for a in rest if a != "--debug"])
@@ -227,7 +230,7 @@ def _run(arguments: list[str] | None) -> int:
 def _recipes(arguments: list[str]) -> Iterator[Any]:
     """The values of the recipes on a command line that can be read; messages may repeat them."""
     for before, path in pairwise(argument for given in arguments for argument in given.split("=", 1)):
-        if before == RECIPE:
+        if before == f"--{RECIPE}":
             with suppress(InputError):
                 yield read_recipe(Path(path))[0]
 
@@ -235,116 +238,22 @@ def _recipes(arguments: list[str]) -> Iterator[Any]:
 def parse_command(name: str, arguments: list[str]) -> tuple[Any, Callable[[Any], Any]]:
     """(configuration, stage) of a command's arguments; raises InputError for invalid ones."""
     command = COMMANDS[name]
-    arguments = ["--dry_run=true" if a == "--dry-run" else a for a in arguments]
-    config_class = command.load_config()
-    list_fields = [f for f in fields(config_class) if get_origin(f.type) in (list, tuple)]
-    lists = {f"--{f.name}": get_args(f.type)[0] for f in list_fields}
-    arguments = _name_positionals(command, _split_equals({*lists, RECIPE}, arguments), lists)
-    parser = ArgumentParser(
-        prog=f"selfkd {name}",
-        description=_description(command, config_class),
-        formatter_class=_HelpFormatter,
-        exit_on_error=False,
-        epilog="Lists: a,b. --debug shows the traceback of an error.",
-    )
-    parser.add_argument(RECIPE, action="config", help="YAML file with any of the fields below")
-    parser.add_class_arguments(config_class, as_group=False)
-    try:
-        values = parser.parse_args(_put_recipes_first(lists, arguments))
-    except (ArgumentError, UnicodeDecodeError) as error:
-        recipe = next((after for a, after in pairwise(arguments) if a == RECIPE), None)
-        where = f" (in {recipe} or on the command line)" if recipe else ""
-        raise InputError(" ".join(str(error).split()) + where) from error
-    given = {k: v for k, v in parser.instantiate(values).items() if k != "recipe"}
-    hints = get_type_hints(config_class)
-    for name, value in given.items():
-        if value is None and type(None) not in get_args(hints[name]):  # the parser takes null for any field
-            raise InputError(f"{name}: null: expected a value")
-    return config_class(**given), command.load_stage()
+    config = parse_config(command.load_config(), command.leading, arguments)
+    return config, command.load_stage()
 
 
-class _HelpFormatter(DefaultHelpFormatter):
-    """Keeps the line breaks of the description, so that an example can be copied."""
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        paragraphs = text.split("\n\n")
-        return "\n\n".join(
-            p if "\n  " in p else super(_HelpFormatter, self)._fill_text(p, width, "") for p in paragraphs
-        )
-
-
-def _description(command: Command, config_class: type) -> str:
-    """The docstring of the configuration up to its fields, and the example."""
-    text = cleandoc(config_class.__doc__ or "").partition("\nArgs:")[0].strip()
-    return f"{text}\n\nExample:\n  {command.example}"
-
-
-def _split_equals(flags: set[str], arguments: list[str]) -> list[str]:
-    """`--modalities=text` as `--modalities text`, for these flags."""
-    split = ((a.partition("="), a) for a in arguments)
-    return [part for (flag, _, value), a in split for part in ([flag, value] if flag in flags and flag != a else [a])]
-
-
-def _name_positionals(command: Command, arguments: list[str], lists: Collection[str]) -> list[str]:
-    """`evaluate MODEL --output x` as `evaluate --model MODEL --output x`."""
-    positionals = list(takewhile(lambda a: not a.startswith("-"), arguments))
-    flag = f"--{command.leading}"
-    if not positionals or not command.leading:
-        return arguments
-    if len(positionals) > 1 and flag not in lists:
-        raise InputError(f"{positionals[1]!r}: only one positional argument is allowed, {command.leading}")
-    return [flag, ",".join(positionals), *arguments[len(positionals) :]]
-
-
-def _put_recipes_first(lists: Mapping[str, Any], arguments: list[str]) -> list[str]:
-    """Moves recipes to the front, so that arguments override them, and writes lists as the parser reads them."""
-    recipes: list[str] = []
-    others: list[str] = []
-    given: dict[str, int] = {}  # where in `others` the value of a list is: a flag that is repeated adds to it
-    for previous, argument in pairwise(["", *arguments]):
-        if previous == RECIPE:
-            recipes += [RECIPE, _recipe_with_lists(argument, lists)]
-        elif previous in lists:
-            value = _as_json_list(previous, argument, lists[previous])
-            if previous in given:
-                others.pop()  # the flag
-                before = others[given[previous]]
-                comma = "" if "[]" in (before, value) else ", "
-                others[given[previous]] = f"{before[:-1]}{comma}{value[1:]}"
-            else:
-                given[previous] = len(others)
-                others.append(value)
-        elif argument != RECIPE:
-            others.append(argument)
-    return recipes + others + [a for a in arguments[-1:] if a == RECIPE]  # without a path: the parser reports it
-
-
-def _as_json_list(flag: str, text: str, item: Any) -> str:
-    """`text,audio` as `["text", "audio"]`, which the parser reads: without quotes it would turn 1 into a number."""
-    if text.startswith("[") and text.endswith("]"):
-        return text
-    if item in (int, float):
-        return f"[{text}]"
-    parts = [text] if flag in _SENTENCE_FLAGS else text.split(",")
-    return json.dumps([part.strip() for part in parts if part.strip()], ensure_ascii=False)
-
-
-def _recipe_with_lists(path: str, lists: Mapping[str, Any]) -> str:
-    """The path of a recipe, or its YAML text with comma-separated lists as YAML lists."""
-    values, as_strings = read_recipe(Path(path))
-    changed = {}
-    for flag, item in lists.items():
-        name = flag.removeprefix("--")
-        if values.get(name) is not None:
-            value = as_strings[name]
-            if isinstance(value, str):
-                try:
-                    changed[name] = yaml.safe_load(_as_json_list(flag, value, item))
-                except yaml.YAMLError as error:
-                    raise InputError(f"{path}: field {name}: {' '.join(str(error).split()):.200}") from error
-            elif item not in (int, float) and isinstance(value, list) and all(isinstance(part, str) for part in value):
-                changed[name] = value  # such as a run named 1
-    return yaml.safe_dump(values | changed, allow_unicode=True) if changed else path
+def _explain_unknown(arguments: list[str]) -> int:
+    """For words that are no command: the commands of a group (`selfkd data`), or an error that names a near one."""
+    group = {name: command for name, command in COMMANDS.items() if name.startswith(f"{arguments[0]} ")}
+    if group and (len(arguments) == 1 or arguments[1] in ("-h", "--help")):
+        print(f"usage: selfkd {arguments[0]} COMMAND [--field value ...]\n\n{_listed(group)}\n")
+        print(f"selfkd {arguments[0]} COMMAND --help lists the fields of a command.")
+        return 0
+    word = " ".join(arguments[:2]) if group else arguments[0]
+    hint = did_you_mean(word, group or [*COMMANDS, *{name.split()[0] for name in COMMANDS}])
+    position = f"selfkd {arguments[0]}" if group else "selfkd --help"
+    print(f"selfkd: unknown command {word!r}{hint or ';'} {position} lists the commands", file=sys.stderr)
+    return 2
 
 
 _OVERVIEW = """\
@@ -355,13 +264,17 @@ than when it is text, and closes that gap (Self-KD).
 
 {commands}
 
-selfkd COMMAND --help lists the fields of a command.
+selfkd COMMAND --help lists the fields of a command, --version the version.
 Start with:  selfkd demo"""
 
 
 def _overview() -> str:
-    width = max(map(len, COMMANDS)) + 2
-    return _OVERVIEW.format(commands="\n".join(f"  {n:<{width}}{c.summary}" for n, c in COMMANDS.items()))
+    return _OVERVIEW.format(commands=_listed(COMMANDS))
+
+
+def _listed(commands: Mapping[str, Command]) -> str:
+    width = max(map(len, commands)) + 2
+    return "\n".join(f"  {name:<{width}}{command.summary}" for name, command in commands.items())
 
 
 if __name__ == "__main__":

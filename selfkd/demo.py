@@ -35,6 +35,7 @@ PROBE_SENTENCES = 100
 DISTILL_BATCH_SIZE = 16
 _TRAINED = ("sft", "selfkd")  # run directories
 _EVALUATED = {"sft": "SFT", "selfkd": "Self-KD", "ctc": "CTC projector"}  # on audio queries
+NUM_STAGES = 11
 NUM_ANALYZED = 40  # items of the attention and agreement analyses
 
 RunStage = Callable[[str, Callable[[Any], Any], Any], dict[str, Any]]  # (title, stage, its configuration) -> result
@@ -54,6 +55,10 @@ class DemoConfig:
         distill_steps: Steps of stage 2, the same for SFT and Self-KD.
         alpha: Weight of the KL term in the Self-KD run; SFT has 0.
         test_share: Share of the test questions to evaluate; below 1 for a quick look.
+        real: Take SmolVLM-256M-Instruct and whisper-base from the hub (0.8 GB, once) in place of the bundled model:
+            they see photographs. Stage 1 only, by CTC, then text, audio and cascade; distill_steps are its steps.
+        path: With real, questions of your own: JSON lines with image, question, answer and question_type.
+        images: With real, the folder of their images.
     """
 
     output: Path = Path("runs/demo")
@@ -63,6 +68,9 @@ class DemoConfig:
     distill_steps: int = 250
     alpha: float = 1.0
     test_share: float = 1.0
+    real: bool = False
+    path: str = ""
+    images: str = ""
 
 
 def demo(config: DemoConfig) -> dict[str, Any]:
@@ -73,15 +81,25 @@ def demo(config: DemoConfig) -> dict[str, Any]:
 
     if not 0 <= config.alpha <= 1:
         raise InputError(f"alpha: {config.alpha} is not between 0 and 1")
+    if (config.path or config.images) and not config.real:
+        raise InputError("path: the bundled model knows coloured shapes only; --real answers about your own images")
+    if config.real:
+        return _real(config)
     console, started = table_console(), time.monotonic()
     out = config.output
-    console.print(f"Self-KD demo on the bundled tiny model, output {out}: about a quarter of an hour on two cores.")
+    console.print("Self-KD on the bundled tiny model: about a quarter of an hour on two cores.")
+    console.print(f"Output: {out}", soft_wrap=True)
 
-    console.print("synthesize: audio questions with espeak-ng")
+    stages = iter(range(1, NUM_STAGES + 1))
+
+    def begin(title: str) -> None:
+        console.print(f"stage {next(stages)} of {NUM_STAGES}: {title}")
 
     def run_stage(title: str, stage: Callable[[Any], Any], stage_config: Any) -> dict[str, Any]:
-        console.print(f"{title}{': already complete' if is_complete(stage_config.output) else ''}")
+        begin(f"{title}{': complete' if is_complete(stage_config.output) else ''}")
         return once(stage, stage_config)
+
+    begin("synthesize: audio questions with espeak-ng")
 
     with keep_frames():  # all models have the same speech encoder: each clip is encoded once
         train_models(config, run_stage)
@@ -91,20 +109,39 @@ def demo(config: DemoConfig) -> dict[str, Any]:
     models = [f"{name}={checkpoint}" for name, checkpoint in checkpoints(out).items()]
     limit = _shared(NUM_ANALYZED, config)
     attention = AttentionConfig(models, world, out / "attention", limit, seed=config.seed, maps=4)
-    run_stage("analyze attention: attention of text and audio queries to the image", analyze_attention, attention)
+    run_stage("analyze attention of text and audio queries", analyze_attention, attention)
     audio_runs = [f"{name}={out / f'eval-{name}'}" for name in _EVALUATED]
     agreement = AgreementConfig(models, world, out / "agreement", limit, seed=config.seed)
     agreement = replace(agreement, text_run=str(out / "eval-base"), audio_runs=audio_runs)
-    run_stage("analyze agreement: agreement of audio responses with text responses", analyze_agreement, agreement)
+    run_stage("analyze agreement of audio with text responses", analyze_agreement, agreement)
 
+    begin("compare and report")
     scores = compare(CompareConfig([str(out / name) for name in evaluated], out, config.seed))
     others = ("eval-probe", "attention", "agreement", *_TRAINED, "data/world")
     runs = [str(out / n) for n in (*evaluated, *others)]
     page = report(ReportConfig(runs, out / "report.html", "Self-KD on the bundled tiny model", _intro(config)))
     console.print(f"{time.monotonic() - started:.0f} s. Scores: {out / 'scores.json'}")
     console.print(f"Report: {page}", soft_wrap=True)
-    console.print(f"Try the models: selfkd app {checkpoints(out)['ctc']} {checkpoints(out)['selfkd']}", soft_wrap=True)
+    console.print("Try the models:")
+    console.print(f"  selfkd app {checkpoints(out)['ctc']} {checkpoints(out)['selfkd']}", soft_wrap=True)
     return scores
+
+
+def _real(config: DemoConfig) -> dict[str, Any]:
+    from selfkd import real_demo
+
+    real_demo.check_parts()
+    console = table_console()
+    console.print("SmolVLM-256M with whisper-base: under an hour on a CPU.")
+    stages = iter(range(1, real_demo.NUM_STAGES + 1))
+
+    def run_stage(title: str, stage: Callable[[Any], Any], stage_config: Any) -> dict[str, Any]:
+        if title:
+            console.print(f"stage {next(stages)} of {real_demo.NUM_STAGES}: {title}")
+        return stage(stage_config) if isinstance(stage_config, SynthesizeConfig) else once(stage, stage_config)
+
+    sizes = config.questions, config.distill_steps, config.test_share, config.seed
+    return real_demo.real_demo(config.output, config.path, config.images, *sizes, run_stage)
 
 
 def checkpoints(output: Path) -> dict[str, str]:
@@ -125,9 +162,9 @@ def train_models(config: DemoConfig, run_stage: RunStage) -> None:
     data = training_data(config)
     sft = DistillConfig(data, out / "sft", model=checkpoints(out)["base"], alpha=0.0, seed=config.seed)
     sft = replace(sft, steps=config.distill_steps, batch_size=DISTILL_BATCH_SIZE)
-    run_stage("stage 2, distill: SFT (alpha = 0)", distill, sft)
+    run_stage("distill: SFT (alpha = 0)", distill, sft)
     selfkd = replace(sft, output=out / "selfkd", alpha=config.alpha)
-    run_stage(f"stage 2, distill: Self-KD (alpha = {config.alpha:g})", distill, selfkd)
+    run_stage(f"distill: Self-KD (alpha = {config.alpha:g})", distill, selfkd)
 
 
 def training_data(config: DemoConfig) -> list[str]:
@@ -172,7 +209,7 @@ def evaluate_models(config: DemoConfig, run_stage: RunStage) -> list[str]:
         audio = replace(base, model=checkpoints(out)[name], output=out / f"eval-{name}", modalities=["audio"])
         run_stage(f"evaluate: audio queries, {title}", evaluate, audio)
     probed = replace(base, data=[str(probe)], output=out / "eval-probe", modalities=["audio"])
-    run_stage("evaluate: what the frame-stacking projector hands over after stage 1, words to repeat", evaluate, probed)
+    run_stage("evaluate: the projector after stage 1, words to repeat", evaluate, probed)
     return [f"eval-{name}" for name in ("base", *_EVALUATED)]
 
 

@@ -2,6 +2,8 @@
 of any exception as a reason in files, which is the same in every run."""
 
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 from selfkd.model.input_error import ADDRESS
 from selfkd.model.input_error import InputError as InputError
@@ -40,3 +42,9 @@ def without_run_details(text: str) -> str:
 def reason_of(error: BaseException) -> str:
     """An exception as a reason for files: the message of an InputError, with the class name of any other."""
     return str(error) if isinstance(error, InputError) else without_run_details(f"{type(error).__name__}: {error}")
+
+
+def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
+    """`; did you mean --steps?` for a word near to a known one, or ""."""
+    found = get_close_matches(word, list(known), 1, 0.6)
+    return f"; did you mean {prefix}{found[0]}?" if found else ""

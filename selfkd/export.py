@@ -49,7 +49,7 @@ def export(config: ExportConfig) -> None:
 
     check_new(config.output)
     if not config.adapter and (config.vlm or config.speech_encoder):
-        raise InputError(f"{'vlm' if config.vlm else 'speech_encoder'}: only an adapter builds on it (--adapter true)")
+        raise InputError(f"{'vlm' if config.vlm else 'speech_encoder'}: only an adapter builds on it (--adapter)")
     model, processor = inspect_checkpoint(config.model).load()
     weights = _differing_weights(config, model) if config.adapter else None
     with write_folder_atomically(config.output) as folder:

@@ -9,13 +9,12 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tqdm import tqdm
-
 from selfkd.data.dataset import ExampleFolder
 from selfkd.data.example import MANIFEST
 from selfkd.data.lazy_images import footer_hash
 from selfkd.files import sha256
 from selfkd.hub import hub_commit
+from selfkd.progress import progress
 
 Inputs = dict[str, str]
 # what `from_pretrained` may read of a checkpoint's folder: weights, configurations, tokenizers, code
@@ -40,6 +39,7 @@ def hashes_of_checkpoint(field: str, source: str | Path) -> Inputs:
         return {f"{field}: {source}": f"commit {hub_commit(source)}"}
     files = sorted(p for p in folder.iterdir() if p.suffix in _READ and p.is_file())
     is_quick = sum(p.stat().st_size for p in files) < _LARGE
-    with ThreadPoolExecutor(4) as pool:
-        hashes = list(tqdm(pool.map(sha256, files), f"hash of {source}", len(files), unit="file", disable=is_quick))
+    shown = progress(f"hash of {source}", len(files), "files", shown=not is_quick)
+    with ThreadPoolExecutor(4) as pool, shown as counted:
+        hashes = list(counted.over(pool.map(sha256, files)))
     return {f"{field}: {source}: {p.name}": f"sha256 {h}" for p, h in zip(files, hashes, strict=True)}

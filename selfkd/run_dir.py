@@ -31,6 +31,7 @@ CONFIG, PROVENANCE, RESULT, LOG = "config.json", "provenance.json", "result.json
 INPUTS = "inputs.json"
 LOCK = ".lock"
 UNUSABLE = "unusable.json"  # skipped rows of the data, with reasons
+VALIDATION = "validation.json"  # scores of held-out questions during training
 MODEL = "model"  # subfolder with the trained model
 Settings = dict[str, Any]  # `config.json`, `inputs.json`, `provenance.json`
 _LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "numpy")
@@ -44,6 +45,15 @@ class TrainingResult(TypedDict):
     trained_parameters: int
     final_loss: float
     seconds: float
+
+
+class StepScores(TypedDict):
+    """An entry of `VALIDATION`: accuracies from 0 to 1 over `items` after `step`."""
+
+    step: int
+    items: int
+    text: float
+    audio: float
 
 
 class RunCompleteError(InputError):

@@ -9,7 +9,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar, cast, get_args, get_origin, overload
 
-from selfkd.errors import InputError
+from selfkd.errors import InputError, did_you_mean
 
 P = ParamSpec("P")
 ConfigT = TypeVar("ConfigT")
@@ -58,7 +58,9 @@ def _config_of_fields(config_class: type, stage: str, args: tuple[Any, ...], giv
         raise InputError(f"{twice[0]}: given twice to {stage}")
     values |= given
     if unknown := sorted(values.keys() - known.keys()):
-        raise InputError(f"{unknown[0]}: not a field of {stage}; it has {', '.join(known)}")
+        raise InputError(
+            f"{unknown[0]}: not a field of {stage}{did_you_mean(unknown[0], known) or ';'} it has {', '.join(known)}"
+        )
     required = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
     if missing := [name for name in required if name not in values]:
         raise InputError(f"{missing[0]}: missing; {stage} needs {', '.join(required)}")

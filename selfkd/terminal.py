@@ -49,6 +49,17 @@ class PlainStream:
         return getattr(self._stream, name)
 
 
+def raw_stream(stream: Any) -> Any:
+    """The stream that a `PlainStream` writes to, for what draws with control sequences of its own."""
+    while isinstance(stream, PlainStream):
+        stream = stream._stream
+    return stream
+
+
+def is_terminal(stream: Any) -> bool:
+    return bool(raw_stream(stream).isatty())
+
+
 @contextmanager
 def plain_output(stdout: Any, stderr: Any) -> Iterator[None]:
     """All that is printed meanwhile, by libraries too, passes a `PlainStream`."""

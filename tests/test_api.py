@@ -62,7 +62,7 @@ def test_a_stage_takes_fields_or_a_configuration():
     [
         (
             lambda: selfkd.distill(data=["d"], output="r", alhpa=1.0),
-            "alhpa: not a field of distill; it has data, output",
+            "alhpa: not a field of distill; did you mean alpha\\? it has data, output",
         ),
         (lambda: selfkd.distill(data=["d"]), "output: missing; distill needs data, output"),
         (lambda: selfkd.compare(["a"], "out", runs=["b"]), "runs: given twice to compare"),

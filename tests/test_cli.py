@@ -3,8 +3,10 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from importlib import metadata
 
 import pytest
@@ -33,10 +35,22 @@ def test_version_is_the_same_everywhere(capsys):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_shows_fields_and_example(name, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main([*name.split(), "--help"])
+    assert main([*name.split(), "--help"]) == 0
     text = capsys.readouterr().out
-    assert stop.value.code == 0 and "Example:" in text and f"selfkd {name}" in text and "--recipe" in text
+    assert "Example:" in text and f"usage: selfkd {name}" in text and "--recipe" in text
+    assert max(map(len, text.splitlines())) < 80
+    for field in fields(COMMANDS[name].load_config()):
+        assert re.search(rf"^  (?:--{field.name}|--no_{field.name})\b", text, re.MULTILINE), field.name
+    example = text.partition("Example:\n")[2].partition("\n\n")[0].replace("\\\n", " ")
+    assert " ".join(example.split()) == COMMANDS[name].example  # in lines that a shell joins
+
+
+@pytest.mark.parametrize("group", ["data", "analyze", "mmalign"])
+def test_group_lists_its_own_commands(group, capsys):
+    for arguments in ([group], [group, "--help"]):
+        assert main(arguments) == 0
+        listed = re.findall(r"^  (\w+ \w+)  ", capsys.readouterr().out, re.MULTILINE)
+        assert listed == [name for name in COMMANDS if name.startswith(f"{group} ")]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -56,10 +70,7 @@ import sys
 from selfkd.cli import COMMANDS, main
 main([])
 for name in COMMANDS:
-    try:
-        main([*name.split(), "--help"])
-    except SystemExit:
-        pass
+    main([*name.split(), "--help"])
     assert "torch" not in sys.modules, name
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -69,7 +80,25 @@ for name in COMMANDS:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["distil"], "unknown command 'distil'"),
+        (["distil"], "unknown command 'distil'; did you mean distill\\? selfkd --help lists"),
+        (["xyz"], "unknown command 'xyz'; selfkd --help lists the commands"),
+        (["data", "chek", "x"], "unknown command 'data chek'; did you mean data check\\? selfkd data lists"),
+        (["align", "--stpes", "3"], "--stpes: no such flag; did you mean --steps\\?"),
+        (["align", "--step", "3"], "--step: no such flag; did you mean --steps\\?"),  # no abbreviations
+        (["align", "--steps.x", "3"], "--steps.x: no such flag"),
+        (["align", "--data", "a", "b"], "'b': a second value after --data; a list has commas: --data a,..."),
+        (["align", "--output", "a", "b"], "'b': one value too many after --output"),
+        (["align", "x"], "'x': this command takes no positional arguments"),
+        (["align", "--data", "--output", "y"], "--data: expected a value, a list of text"),
+        (["align", "--steps"], "--steps: expected a value, a whole number"),
+        (["align", "--lora.r"], "--lora.r: expected a value"),
+        (["align", "--lora", "3"], "lora: '3': expected fields, --NAME.KEY VALUE"),
+        (["align", "--steps", "1.5"], "steps: '1.5': expected a whole number"),
+        (["align", "--learning_rate", "fast"], "learning_rate: 'fast': expected a number"),
+        (["align", "--skip_unusable=maybe"], "skip_unusable: 'maybe': expected true or false"),
+        (["align", "--projector", "ctx"], "projector: 'ctx': expected one of ctc, stack; did you mean ctc\\?"),
+        (["evaluate", "m", "--modalities", "text,adio"], "'adio': expected some of text, audio, .*mean audio\\?"),
+        (["synthesize", "--output", "o", "--rate_wpm", "1"], "rate_wpm: '\\[1\\]': expected 2 values with a comma"),
         (["align", "--output", "{}/run"], "required: data"),
         (["align", "--data", "{}/none", "--output", "{}/run"], "none/manifest.json: not found"),
         (["align", "--data", "x", "--output", "{}/run", "--steps", "many"], "steps"),
@@ -111,7 +140,7 @@ def test_unknown_field_of_a_recipe_is_named(tmp_path, capsys):
     recipe.write_text("alhpa: 0.5\n")
     assert main(["distill", "--recipe", str(recipe), "--data", "x", "--output", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
-    assert "alhpa" in error and "recipe.yaml" in error and len(error.splitlines()) == 1
+    assert "recipe.yaml: 'alhpa': no such field; did you mean alpha?" in error and len(error.splitlines()) == 1
     assert not (tmp_path / "run").exists()
 
 
@@ -150,6 +179,57 @@ def test_missing_recipe_is_named(tmp_path, capsys):
 def test_comma_separated_lists(arguments, field, value):
     words = 2 if arguments[0] == "analyze" else 1
     assert getattr(parse_command(" ".join(arguments[:words]), arguments[words:])[0], field) == value
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], (False, True)),
+        (["--dry_run"], (True, True)),
+        (["--dry-run", "--no-private"], (True, False)),
+        (["--no_private"], (False, False)),
+        (["--dry_run", "--no_dry_run", "--private=false"], (False, False)),
+        (["--dry_run", "true", "--private", "false"], (True, False)),
+    ],
+)
+def test_booleans_are_flags(arguments, expected):
+    config, _ = parse_command("data publish", ["d", *arguments, "--repo", "me/d", "--license", "mit"])
+    assert (config.dry_run, config.private) == expected
+
+
+def test_a_value_may_begin_with_a_minus():
+    config, _ = parse_command("align", ["--data", "d", "--output", "o", "--learning_rate", "-1e-3", "--vlm", "-x"])
+    assert (config.learning_rate, config.vlm) == (-1e-3, "-x")
+
+
+def test_keys_of_mappings():
+    config, _ = parse_command("align", ["--data=d", "--output=o", "--training.optim", "sgd", "--lora.r=4"])
+    assert (config.training, config.lora) == ({"optim": "sgd"}, {"r": 4, "lora_alpha": 32})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_completes_commands_flags_and_values(shell, tmp_path, capsys):
+    pytest.importorskip("shtab")
+    if shutil.which(shell) is None:
+        pytest.skip(f"there is no {shell}")
+    assert main(["completion", shell]) == 0
+    (tmp_path / "completion").write_text(capsys.readouterr().out)
+    assert subprocess.run([shell, "-n", tmp_path / "completion"]).returncode == 0
+    if shell == "zsh":  # completes in an interactive shell only
+        return
+    code = f'source {tmp_path}/completion; COMP_CWORD=$(($# - 1)); COMP_WORDS=("$@"); _shtab_selfkd; '
+    code += 'printf "%s\\n" "${COMPREPLY[@]}"'
+
+    def completed(*words: str) -> set[str]:
+        ended = subprocess.run(["bash", "-c", code, "bash", *words], capture_output=True, text=True, cwd=tmp_path)
+        return set(ended.stdout.split())
+
+    assert completed("selfkd", "") >= {name.split()[0] for name in COMMANDS}
+    assert completed("selfkd", "data", "") == {"check", "report", "publish"}
+    assert completed("selfkd", "align", "--proj") == {"--projector", "--projector_learning_rate"}
+    assert completed("selfkd", "align", "--projector", "") == {"ctc", "stack"}
+    assert completed("selfkd", "data", "check", "comp") == {"completion"}  # a file
 
 
 def test_recipe_lists_and_overrides(tmp_path):

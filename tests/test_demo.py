@@ -19,7 +19,10 @@ def test_terminal_shows_the_scores(demo):
     assert "Accuracy in % (standard error)" in demo.stdout and "easy-vqa" in demo.stdout and "Report:" in demo.stdout
     assert f"selfkd app selfkd-tiny {demo.folder}/selfkd/model" in demo.stdout
     assert "world by voice: accuracy in %" in demo.stdout and "WER" in demo.stdout
-    assert max(map(len, lines)) <= 200
+    assert max(len(line) for line in lines if str(demo.folder) not in line) <= 80
+    stages = [re.match(r"stage (\d+) of (\d+): ", line) for line in lines]
+    numbers = [tuple(map(int, stage.groups())) for stage in stages if stage]
+    assert numbers == [(n + 1, len(numbers)) for n in range(len(numbers))] and len(numbers) == 11
 
 
 def test_other_settings_are_refused(demo):
@@ -83,5 +86,5 @@ def test_rerun_repeats_no_stage(demo):
     before = (demo.folder / "scores.json").read_bytes()
     with locked(demo.lock):
         again = run_selfkd(*demo.arguments)
-    assert again.returncode == 0 and " ".join(again.stdout.split()).count("already complete") == 9
+    assert again.returncode == 0 and " ".join(again.stdout.split()).count(": complete") == 9
     assert (demo.folder / "scores.json").read_bytes() == before

@@ -61,7 +61,7 @@ def test_it_takes_linear_time():
         assert time.perf_counter() - started < 5
 
 
-def test_progress_bars_still_draw_over_themselves():
+def test_progress_bars_of_libraries_still_draw_over_themselves():
     stream = io.StringIO()
     for _ in tqdm(range(3), "x", file=PlainStream(stream), position=1, mininterval=0):
         pass

@@ -18,8 +18,6 @@ import numpy as np
 import torch
 from accelerate.utils import send_to_device
 from numpy.typing import NDArray
-from tqdm import tqdm
-from transformers.utils import logging as transformers_logging
 
 from selfkd.analysis.forward import text_query
 from selfkd.data.dataset import ExampleFolder
@@ -33,6 +31,7 @@ from selfkd.input_hashes import hashes_of_checkpoint, hashes_of_data
 from selfkd.json_files import read_json_lines
 from selfkd.model.checkpoint import CheckpointInfo, inspect_checkpoint, ready
 from selfkd.model.modeling_omni import OmniModel
+from selfkd.progress import progress
 from selfkd.run_dir import name_and_path
 from selfkd.training.data import PairedCollator, PairedDataset, PairedItem
 from selfkd.training.usable_rows import Use, find_unusable, unusable_text
@@ -179,7 +178,6 @@ def measure_missing(
 ) -> None:
     """Writes the missing item files. `measure` returns a record for each item of a batch; `before_write(benchmark,
     model, records)` may take parts out of the records and write them elsewhere."""
-    transformers_logging.disable_progress_bar()
     for name, info in models.items():
         missing = [b for b in benchmarks if not items_path(folder, b, name).is_file()]
         if not missing:
@@ -201,13 +199,13 @@ def _batches(
     model: OmniModel, processor: Any, examples: list[Example], batch_size: int, title: str
 ) -> Iterator[tuple[list[PairedItem], list[Example], dict[str, Any], list[slice]]]:
     dataset, collate = PairedDataset(examples, processor, model.context), PairedCollator(processor)
-    with tqdm(total=len(examples), desc=title, unit="item") as progress, torch.no_grad():
+    with progress(title, len(examples), "items") as shown, torch.no_grad():
         for start in range(0, len(examples), batch_size):
             chunk = examples[start : start + batch_size]
             items = [dataset[start + i] for i in range(len(chunk))]
             questions = [text_query(processor, e, i) for e, i in zip(chunk, items, strict=True)]
             yield items, chunk, send_to_device(collate(items), model.device), questions
-            progress.update(len(chunk))
+            shown.advance(len(chunk))
 
 
 def item_fields(example: Example) -> Record:

@@ -5,8 +5,6 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from transformers.utils import logging as transformers_logging
-
 from selfkd.app.config import AppConfig
 from selfkd.errors import InputError
 from selfkd.recording.folder import RecordingFolder, existing
@@ -21,9 +19,8 @@ def app(config: AppConfig) -> None:
     except ImportError as error:
         raise InputError(f"{error}; pip install 'selfkd[app]'") from error
     check_address_free(config.host, config.port)
-    transformers_logging.disable_progress_bar()
+    session = Session.load(config)
     with _recordings(config) as recordings, TemporaryDirectory(prefix="selfkd-app-") as folder:
-        session = Session.load(config)
         # Gradio's default folder is shared by all Gradio apps of this machine, and keeps uploads
         os.environ.setdefault("GRADIO_TEMP_DIR", str(Path(folder) / "uploads"))
         try:

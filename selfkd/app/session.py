@@ -29,7 +29,7 @@ from selfkd.evaluation.verdicts import AT_CHANCE, no_verdict_reason, too_few
 from selfkd.model.checkpoint import inspect_checkpoint, ready
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
-from selfkd.model.tiny import TINY_MODEL, has_tiny_llm
+from selfkd.model.tiny import TINY_MODEL, has_tiny_llm, note_tiny_llm
 from selfkd.serving.config import decoder_bytes
 from selfkd.serving.decoding import check_text, read_pixels
 from selfkd.serving.isolated import DECODE_SECONDS, IsolatedProcess, TooCostlyError
@@ -205,6 +205,8 @@ class Session:
         inspected = {name: inspect_checkpoint(path, "models") for name, path in paths.items()}
         asr_model = inspect_checkpoint(config.asr_model or TINY_MODEL, "asr_model", "asr")
         inspected = inspected or {"bundled": inspect_checkpoint(TINY_MODEL)}
+        for info in inspected.values():
+            note_tiny_llm(info.config)
         models = {name: info.load() for name, info in inspected.items()}
         transcriber = None
         if config.asr_model or any(has_tiny_llm(model.config) for model, _ in models.values()):

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from selfkd.data.dataset import check_columns, shard_errors
 from selfkd.data.example import (
@@ -23,6 +22,7 @@ from selfkd.data.example import (
 )
 from selfkd.errors import InputError
 from selfkd.files import check_name, path_within, sha256
+from selfkd.progress import SLOW_SECONDS, progress
 
 
 def check_folder(folder: Path, check_example: Callable[[Example], None] | None = None) -> dict[str, Any]:
@@ -46,31 +46,34 @@ def check_folder(folder: Path, check_example: Callable[[Example], None] | None =
             raise InputError(f"{path}: not in the manifest")
     ids: set[str] = set()
     seconds, turns, images, voices = 0.0, 0, set(), set()
-    for shard in tqdm(all_shards, "checking", unit="shard"):
-        path = _within(folder, shard["file"])
-        if not path.is_file():
-            raise InputError(f"{path}: in the manifest, but there is no such file")
-        if sha256(path) != shard["sha256"]:
-            raise InputError(f"{path}: field sha256: the file is not the one in the manifest")
-        number = 0  # of the row in this shard
-        with shard_errors(path):
-            file = pq.ParquetFile(path)
-            _check_schema(path, file)
-            for batch in file.iter_batches(batch_size=32):
-                for row in batch.to_pylist():
-                    example = _check_row(f"{path}: row {number}", row, ids)
-                    if bool(example.rejected) != (shard not in shards):
-                        raise InputError(f"{path}: row {number}: field rejected: {example.rejected!r} in this shard")
-                    if check_example is not None and not example.rejected:
-                        check_example(example)
-                    number += 1
-                    if not example.rejected:
-                        seconds += example.speech_seconds
-                        turns += len(example.history) + 1
-                        images.add(row["image_hash"])
-                        voices.add(example.voice)
-        if number != shard["rows"]:
-            raise InputError(f"{path}: field rows: {number} in the file, {shard['rows']} in the manifest")
+    with progress("checking", len(all_shards), "shards", SLOW_SECONDS) as shown:
+        for shard in shown.over(all_shards):
+            path = _within(folder, shard["file"])
+            if not path.is_file():
+                raise InputError(f"{path}: in the manifest, but there is no such file")
+            if sha256(path) != shard["sha256"]:
+                raise InputError(f"{path}: field sha256: the file is not the one in the manifest")
+            number = 0  # of the row in this shard
+            with shard_errors(path):
+                file = pq.ParquetFile(path)
+                _check_schema(path, file)
+                for batch in file.iter_batches(batch_size=32):
+                    for row in batch.to_pylist():
+                        example = _check_row(f"{path}: row {number}", row, ids)
+                        if bool(example.rejected) != (shard not in shards):
+                            raise InputError(
+                                f"{path}: row {number}: field rejected: {example.rejected!r} in this shard"
+                            )
+                        if check_example is not None and not example.rejected:
+                            check_example(example)
+                        number += 1
+                        if not example.rejected:
+                            seconds += example.speech_seconds
+                            turns += len(example.history) + 1
+                            images.add(row["image_hash"])
+                            voices.add(example.voice)
+            if number != shard["rows"]:
+                raise InputError(f"{path}: field rows: {number} in the file, {shard['rows']} in the manifest")
     rows = sum(shard["rows"] for shard in shards)
     if manifest["rows"] != rows:
         raise InputError(f"{folder}: field rows: {manifest['rows']} in the manifest, {rows} in the shards")

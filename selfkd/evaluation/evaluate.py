@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from tqdm import tqdm
 
 from selfkd.data.dataset import ExampleFolder
 from selfkd.data.example import read_manifest
@@ -37,7 +36,8 @@ from selfkd.evaluation.tables import scores_table
 from selfkd.files import write_json
 from selfkd.input_hashes import hashes_of_checkpoint, hashes_of_data
 from selfkd.model.checkpoint import CheckpointInfo
-from selfkd.model.tiny import tiny_model_config
+from selfkd.model.tiny import note_tiny_llm, tiny_model_config
+from selfkd.progress import progress
 from selfkd.run_dir import UNUSABLE, Run, is_main_process, name_and_path
 from selfkd.stage_function import stage_function
 from selfkd.terminal import table_console
@@ -75,6 +75,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     with Run.open(config.output, "evaluate", config, _FREE, inputs) as run:
         left_out: dict[str, int] = {}
         if checkpoint is not None:
+            if is_main_process():
+                note_tiny_llm(checkpoint.config, (folder.source for folder in folders.values()))
             folders, left_out = _usable(config, checkpoint, run.folder, folders)
         transcriber = None if asr_model is None else Transcriber.load(asr_model, config.asr_prompt)
         with backend_class.open(config, checkpoint, transcriber, run.folder) as backend:
@@ -84,7 +86,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
                 for name, folder in folders.items()
             }
         if failures:
-            hint = "the same command runs them again; --keep_failures true ends without them"
+            hint = "the same command runs them again; --keep_failures ends without them"
             raise InputError(f"{'; '.join(failures)} ({hint})")
         for name, count in left_out.items():
             for modality in result[name].keys() & {*config.modalities}:  # {} but on the main process
@@ -172,8 +174,9 @@ def _run_benchmark(
     missing = {m: [chosen[i] for i in f.missing() if i % state.num_processes == rank] for m, f in files.items()}
     predictions = backend.predict(examples, {m: positions for m, positions in missing.items() if positions})
     total = sum(map(len, missing.values()))
-    for i, modality, prediction in tqdm(predictions, name, total, unit="prediction", disable=not total):
-        files[modality].add(sample(examples[i], modality, prediction, examples.language, config.scoring))
+    with progress(name, total, "predictions", shown=bool(total) and rank == 0) as shown:
+        for i, modality, prediction in shown.over(predictions):
+            files[modality].add(sample(examples[i], modality, prediction, examples.language, config.scoring))
     state.wait_for_everyone()
     if not state.is_main_process:
         return {}
@@ -214,7 +217,7 @@ def _usable(
         found, rows = [], sum(len(_limited(folder, config.limit)) for folder in folders.values())
         while more := find_unusable([(f, _limited(f, config.limit)) for f in left.values()], use, config.skip_unusable):
             if not config.skip_unusable:
-                raise InputError(f"data: {unusable_text(more, rows)} (--skip_unusable true leaves them out)")
+                raise InputError(f"data: {unusable_text(more, rows)} (--skip_unusable leaves them out)")
             found += more
             left = {name: _without(folder, found) for name, folder in folders.items()}
             if not config.limit:  # with a limit other rows have moved up, and are checked next

@@ -11,13 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from tqdm import tqdm
-
 from selfkd.errors import InputError
 from selfkd.evaluation.backends.chat_response import short
 from selfkd.evaluation.backends.openai_client import OpenAIClient
 from selfkd.evaluation.samples import keep_whole_lines
 from selfkd.json_files import read_json_lines
+from selfkd.progress import progress
 
 FIELDS = ("question", "target", "prediction")
 _MAX_OBJECTS = 100  # in a judge's response
@@ -63,10 +62,9 @@ def judge_file(
     found = [v for v in read_json_lines(path, criterion.line) if not v["error"] and v["id"] in hashes]
     known = {v["id"]: v for v in found if v.get("request_hash") == hashes[v["id"]]}
     left = [s for s in samples if s["id"] not in known]
-    with path.open("a", encoding="utf-8") as file:
-        for at, verdict in tqdm(
-            judge_each(left, client, criterion), title, len(left), unit="verdict", disable=not left
-        ):
+    shows = progress(title, len(left), "verdicts", shown=bool(left))
+    with path.open("a", encoding="utf-8") as file, shows as shown:
+        for at, verdict in shown.over(judge_each(left, client, criterion)):
             name = left[at]["id"]
             known[name] = {"id": name, "judge": client.model, "request_hash": hashes[name], **asdict(verdict)}
             file.write(json.dumps(known[name], ensure_ascii=False) + "\n")

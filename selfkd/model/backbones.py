@@ -27,6 +27,7 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.utils import CONFIG_NAME
+from transformers.utils import logging as transformers_logging
 from typing_extensions import TypedDict
 
 from selfkd.data.example import SAMPLE_RATE_HZ, language_code
@@ -246,6 +247,7 @@ def load_strict(model_class: Any, source: Source, field: str, left_out: tuple[st
     check_checkpoint(source, field)
     if Path(source).is_dir():
         _check_size(model_class, source, field)
+    transformers_logging.disable_progress_bar()  # over the tensors of a file
     with reading(source, field):  # ImportError included: Gemma 3n's vision encoder needs timm
         model, info = model_class.from_pretrained(
             **from_hub(source), output_loading_info=True, ignore_mismatched_sizes=True, use_safetensors=True, **settings

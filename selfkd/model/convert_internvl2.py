@@ -19,7 +19,6 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from tqdm import tqdm
 from transformers import InternVLConfig, InternVLForConditionalGeneration, LlamaConfig, Phi3Config, Qwen2Config
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
@@ -30,6 +29,7 @@ from selfkd.model.checkpoint_files import check_small_files, check_source, read_
 from selfkd.model.convert_config import ConvertConfig
 from selfkd.model.convert_internvl2_config import check_original
 from selfkd.model.convert_internvl2_processor import convert_processor, image_tokens_a_tile, stop_tokens
+from selfkd.progress import progress
 
 _VISION, _LLM = "model.vision_tower", "model.language_model"
 _PARTS_OF_BOTH = (
@@ -272,10 +272,11 @@ def _original_tensors(source: Path) -> Iterator[tuple[str, Tensor]]:
     paths = sorted(source.glob("*.safetensors"))
     if not paths:
         raise InputError(f"source: {source}: no safetensors file there (pickled weights are refused)")
-    for path in tqdm(paths, "converting", unit="file"):
-        try:
-            with safe_open(path, "pt") as file:
-                for name in file.keys():  # noqa: SIM118 (not a dict)
-                    yield name, file.get_tensor(name)
-        except (OSError, SafetensorError) as error:
-            raise InputError(f"{path}: not a whole safetensors file ({error})") from error
+    with progress("converting", len(paths), "files") as shown:
+        for path in shown.over(paths):
+            try:
+                with safe_open(path, "pt") as file:
+                    for name in file.keys():  # noqa: SIM118 (not a dict)
+                        yield name, file.get_tensor(name)
+            except (OSError, SafetensorError) as error:
+                raise InputError(f"{path}: not a whole safetensors file ({error})") from error

@@ -5,6 +5,7 @@ CTC projector, and `selfkd-tiny-stack` with a frame-stacking projector, the pape
 projector between the two; `tools/tiny_model` trained them.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -26,6 +27,8 @@ from selfkd.model.processing_omni import OmniProcessor
 # their names, for `load_model` and for fields that name a model
 TINY_MODEL, TINY_STACK_MODEL = "selfkd-tiny", "selfkd-tiny-stack"
 TINY_MODELS = (TINY_MODEL, TINY_STACK_MODEL)
+TOY_SOURCES = {"words", "world", "world-noisy", "easy-vqa", "mmalign-world"}  # images of coloured shapes, or none
+TINY_NOTE = "The bundled model knows coloured shapes only. Photographs: selfkd demo --real"
 
 
 def vlm_path() -> Path:
@@ -62,6 +65,14 @@ def tiny_model_config(name: str = TINY_MODEL) -> tuple[OmniConfig, OmniProcessor
     processor = OmniProcessor(load_vlm_processor(vlm), load_feature_extractor(asr_model, "speech_encoder"))
     parts = read_config(vlm, "vlm"), read_config(asr_model, "speech_encoder")
     return OmniConfig(*parts, audio_token_id=processor.audio_token_id), processor
+
+
+def note_tiny_llm(config: OmniConfig, sources: Iterable[str] = ()) -> None:
+    """Prints what a model with the tiny LLM can see, unless all images are the toy world's: `sources` are those of the
+    questions, none where a user will give images."""
+    known = set(sources)
+    if has_tiny_llm(config) and not (known and known <= TOY_SOURCES):
+        print(TINY_NOTE)
 
 
 def has_tiny_llm(config: OmniConfig) -> bool:

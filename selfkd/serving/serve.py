@@ -1,10 +1,8 @@
 """`selfkd serve`: loads a model and serves it until stopped."""
 
-from transformers.utils import logging as transformers_logging
-
 from selfkd.errors import InputError
 from selfkd.model.checkpoint import inspect_checkpoint, ready
-from selfkd.model.tiny import TINY_MODEL
+from selfkd.model.tiny import TINY_MODEL, note_tiny_llm
 from selfkd.serving.config import ServeConfig, check_address_free
 
 _SHUTDOWN_SECONDS = 8  # for active requests, after the signal to stop; then they are ended, which takes a moment
@@ -22,7 +20,7 @@ def serve(config: ServeConfig) -> None:
     checkpoint = inspect_checkpoint(config.model or TINY_MODEL)
     check_address_free(config.host, config.port)
     reserve_descriptors(config.max_connections)
-    transformers_logging.disable_progress_bar()
+    note_tiny_llm(checkpoint.config)
     model, processor = checkpoint.load()
     app = create_app(config, ready(model), processor)
     settings = uvicorn.Config(

@@ -14,11 +14,11 @@ from selfkd.credentials import masked
 from selfkd.data.example import MANIFEST, REJECTED, SCHEMA_VERSION, shard_metadata
 from selfkd.errors import InputError
 from selfkd.files import DISK_FULL, sha256, sync, write_json
+from selfkd.progress import progress
 from selfkd.stage_function import stage_function
 from selfkd.synthesis.augment import check_effects
 from selfkd.synthesis.config import SynthesizeConfig
 from selfkd.synthesis.output_folder import CONTENT_FIELDS, EXECUTION_FIELDS, claim, release, restore_plan
-from selfkd.synthesis.progress import RowProgress
 from selfkd.synthesis.shards import finished_shard, synthesize_shard
 from selfkd.synthesis.sources.registry import MAY_BE_RECORDED, RECORDED, Source, open_source
 from selfkd.synthesis.sources.rows import RowSource
@@ -111,20 +111,19 @@ def _make_shards(
     processes = config.processes or available_cores()
     # a core for each engine also where there are fewer shards than cores; on Ray a job has one core
     engines = max(1, processes // max(1, len(jobs))) if config.pool == "local" else 1
-    progress = RowProgress(f"synthesizing {config.source}", sum(stop - start for *_, (start, stop), _ in jobs))
-    made = run_jobs(
-        synthesize_shard,
-        [(*job, engines) for job in jobs],
-        config.pool,
-        processes,
-        config.address,
-        progress.add,
-    )
+    rows = sum(stop - start for *_, (start, stop), _ in jobs)
     try:
-        for path in made:
-            if config.pool == "ray":  # whose jobs report no rows
-                footer = shard_metadata(path)
-                progress.add(footer["rows"] + len(footer["rejected"]))
+        with progress(f"synthesizing {config.source}", rows, "rows", shown=bool(jobs)) as shown:
+
+            def on_rows(made: int, resumed: int) -> None:
+                shown.skip(resumed)
+                shown.advance(made)
+
+            given = [(*job, engines) for job in jobs]
+            for path in run_jobs(synthesize_shard, given, config.pool, processes, config.address, on_rows):
+                if config.pool == "ray":  # whose jobs report no rows
+                    footer = shard_metadata(path)
+                    shown.advance(footer["rows"] + len(footer["rejected"]))
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise

@@ -39,7 +39,8 @@ from selfkd.training.align_evidence import warnings
 from selfkd.training.config import ALIGN_RECIPES, CTC, NEW_CTC, STACK, AlignConfig
 from selfkd.training.data import check_vocabulary_coverage
 from selfkd.training.estimate import estimate, read_model_config
-from selfkd.training.stage import check_ctc_only, check_data, inputs_of, resolve_config, train, usable_examples
+from selfkd.training.stage import FREE, check_ctc_only, check_data, inputs_of, resolve_config, train, usable_examples
+from selfkd.training.validation import Scorer
 
 ASSUMED_TOKENS = 4000  # CTC vocabulary in an estimate, which does not read the data for it
 LOSSES = {
@@ -52,8 +53,9 @@ COVERAGE_REMEDY = "speech_encoder: name a Whisper, which gets a new CTC head ove
 
 
 @stage_function(AlignConfig)
-def align(config: AlignConfig) -> dict[str, Any]:
-    """Writes `output/model`, an `OmniModel`, and returns the result; with `dry_run` returns the estimate."""
+def align(config: AlignConfig, score: Scorer | None = None) -> dict[str, Any]:
+    """Writes `output/model`, an `OmniModel`, and returns the result; with `dry_run` returns the estimate.
+    `score` grades what `eval_every` asks for."""
     if config.projector == "ctc" and config.stack_factor != AlignConfig.stack_factor:
         raise InputError(
             f"stack_factor: {config.stack_factor}: is for the frame-stacking projector (--projector stack)"
@@ -73,7 +75,7 @@ def align(config: AlignConfig) -> dict[str, Any]:
     if is_main_process():
         for line in warnings(recipe, config, open_folders(config.data)):
             print(f"selfkd align: warning: {line}", file=sys.stderr)
-    with Run.open(config.output, "align", config, inputs=lambda: inputs_of(config, *parts)) as run:
+    with Run.open(config.output, "align", config, FREE, inputs=lambda: inputs_of(config, *parts)) as run:
         examples, skipped = usable_examples(config, run, processor, model_config, loss_config)
         rate = config.projector_learning_rate
         result = train(
@@ -85,6 +87,7 @@ def align(config: AlignConfig) -> dict[str, Any]:
             projector_learning_rate=rate,
             skipped=skipped,
             check=lambda model, processor: held_out_check(model, processor, config),
+            score=score,
         )
     if is_main_process():
         for line in (*lines(result["held_out"]), f"the model is in {config.output / MODEL}"):

@@ -24,7 +24,7 @@ OWN_FIELDS = {
     "data_seed": "seed",
 }
 OWN_FIELDS |= {"per_device_train_batch_size": "batch_size"}
-OWN_FIELDS |= {name: name for name in ("learning_rate", "warmup_steps", "save_steps")}
+OWN_FIELDS |= {name: name for name in ("learning_rate", "warmup_steps", "save_steps", "report_to")}
 _OPTIMIZER_FIELDS = ("adam_beta1", "adam_beta2", "adam_epsilon", "optim_args")  # each has an effect on some optimizers
 _WORKER_FIELDS = ("dataloader_multiprocessing_context", "dataloader_persistent_workers", "dataloader_prefetch_factor")
 SUPPORTED = {
@@ -37,12 +37,12 @@ SUPPORTED = {
     "ddp_backend", "ddp_broadcast_buffers", "ddp_bucket_cap_mb", "ddp_find_unused_parameters", "ddp_timeout",
     "gradient_checkpointing", "gradient_checkpointing_kwargs", "torch_empty_cache_steps", "use_cpu",
     # logs and checkpoints
-    "disable_tqdm", "log_level", "log_level_replica", "log_on_each_node", "logging_first_step", "logging_steps",
-    "logging_strategy", "project", "report_to", "run_name", "save_on_each_node", "save_strategy", "save_total_limit",
+    "log_level", "log_level_replica", "log_on_each_node", "logging_first_step", "logging_steps",
+    "logging_strategy", "project", "run_name", "save_on_each_node", "save_strategy", "save_total_limit",
     "trackio_bucket_id", "trackio_space_id", "trackio_static_space_id",
 }  # fmt: skip
 _REASONS = dict.fromkeys(
-    ("eval_strategy", "do_eval"), "training runs no evaluation; selfkd evaluate runs it afterwards"
+    ("eval_strategy", "do_eval", "eval_steps"), "eval_every scores held-out questions during training"
 )
 _REASONS |= dict.fromkeys(
     ("fsdp", "fsdp_config", "deepspeed"), "accelerate launch --config_file, as in recipes/accelerate"
@@ -87,7 +87,7 @@ def check_training(given: Mapping[str, Any], arguments: Callable[[Mapping[str, A
     if made.fp16 and not torch.cuda.is_available():
         raise InputError("training.fp16: there is no GPU here, and a CPU trains in bf16 or fp32")
     if given.get("save_strategy") == "best":
-        raise InputError("training.save_strategy: best: training runs no evaluation; checkpoints are of the last steps")
+        raise InputError("training.save_strategy: best: checkpoints are of the last steps; see eval_every")
     if made.dataloader_num_workers == 0 and (found := [name for name in _WORKER_FIELDS if given.get(name)]):
         raise InputError(f"training.{found[0]}: needs training.dataloader_num_workers")
 

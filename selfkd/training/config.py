@@ -14,6 +14,7 @@ AUDIO_PARTS = ("projector", "speech_encoder")
 TRAINABLE = (*AUDIO_PARTS, ADAPTERS, "llm")
 
 AudioTurns = Literal["all", "last"]
+Tracker = Literal["tensorboard", "wandb", "mlflow"]
 Recipe = dict[str, Any]  # {field: its value where the configuration leaves it open}
 
 _STACK: Recipe = {"trainable": ["projector"], "learning_rate": 2e-3, "spec_augment": 0.0, "weight_averaging": 0.0}
@@ -85,6 +86,9 @@ class TrainConfig:
     spec_augment: float | None = None
     weight_averaging: float | None = None
     lora: dict[str, Any] = field(default_factory=lambda: dict(LORA))
+    report_to: list[Tracker] = field(default_factory=list)
+    eval_data: list[str] = field(default_factory=list)
+    eval_every: int = 0
     training: dict[str, Any] = field(default_factory=dict)
     audio_turns: AudioTurns = "all"
     skip_unusable: bool = False
@@ -127,6 +131,10 @@ class AlignConfig(TrainConfig):
             is then constant after the warm-up. By default {recipe.weight_averaging}.
         seed: Seed of the projector's initial weights and of the order of the data.
         lora: Fields of peft.LoraConfig for llm_adapters: LoRA on the LLM, active for the audio query and the response.
+        report_to: Where else the metrics go, step by step: tensorboard (files in OUTPUT/tensorboard), wandb, mlflow.
+        eval_data: Folders of held-out questions that are scored during training.
+        eval_every: Steps between two scores: the accuracy of text and of audio queries on eval_data, graded as selfkd
+            evaluate does. The trained model is that of the best audio accuracy. 0 scores nothing.
         training: Further fields of transformers.TrainingArguments; a field without effect here is refused.
         audio_turns: User turns of a conversation that are audio in the student: all of them, or the last only. The loss
             is on every response that follows an audio turn.
@@ -185,6 +193,10 @@ class DistillConfig(TrainConfig):
         save_steps: Steps between checkpoints.
         seed: Seed of the order of the data.
         lora: Fields of peft.LoraConfig for llm_adapters: LoRA on the LLM, active for the audio query and the response.
+        report_to: Where else the metrics go, step by step: tensorboard (files in OUTPUT/tensorboard), wandb, mlflow.
+        eval_data: Folders of held-out questions that are scored during training.
+        eval_every: Steps between two scores: the accuracy of text and of audio queries on eval_data, graded as selfkd
+            evaluate does. The trained model is that of the best audio accuracy. 0 scores nothing.
         training: Further fields of transformers.TrainingArguments; a field without effect here is refused.
         audio_turns: User turns of a conversation that are audio in the student: all of them, or the last only. The loss
             is on every response that follows an audio turn.

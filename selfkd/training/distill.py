@@ -15,6 +15,7 @@ from selfkd.training.config import CTC, DISTILL_RECIPES, NATIVE, STACK, DistillC
 from selfkd.training.data import check_vocabulary_coverage
 from selfkd.training.estimate import estimate, read_model_config
 from selfkd.training.stage import (
+    FREE,
     check_ctc_only,
     check_data,
     inputs_of,
@@ -24,13 +25,15 @@ from selfkd.training.stage import (
     under_fsdp,
     usable_examples,
 )
+from selfkd.training.validation import Scorer
 
 COVERAGE_REMEDY = "selfkd align with a Whisper as speech_encoder trains a CTC head over the tokens of its data"
 
 
 @stage_function(DistillConfig)
-def distill(config: DistillConfig) -> dict[str, Any]:
-    """Writes `output/model` and returns the result; with `dry_run` writes nothing and returns the estimate."""
+def distill(config: DistillConfig, score: Scorer | None = None) -> dict[str, Any]:
+    """Writes `output/model` and returns the result; with `dry_run` writes nothing and returns the estimate. `score`
+    grades what `eval_every` asks for."""
     _check_loss_weights(config)
     checkpoint = _checkpoint(config)
     model_config = read_model_config(config.model_config) if checkpoint is None else checkpoint.config
@@ -48,7 +51,7 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     check_data(config)
     processor = checkpoint.processor
     start = [("model", path) for path in checkpoint.paths]
-    with Run.open(config.output, "distill", config, inputs=lambda: inputs_of(config, *start)) as run:
+    with Run.open(config.output, "distill", config, FREE, inputs=lambda: inputs_of(config, *start)) as run:
         if loss_config.ctc_weight:
             check_vocabulary_coverage(
                 open_folders(config.data), model_config.ctc_token_ids or (), processor, COVERAGE_REMEDY
@@ -56,7 +59,8 @@ def distill(config: DistillConfig) -> dict[str, Any]:
         examples, skipped = usable_examples(config, run, processor, model_config, loss_config)
         if config.on_policy_fraction and any(row.turns > 1 for row in examples.metadata()):
             raise InputError("on_policy_fraction: not with conversations, whose later turns follow given responses")
-        return train(run, *checkpoint.load(), examples, config, loss_config, config.on_policy_fraction, skipped=skipped)
+        start_from, on_policy = checkpoint.load(), config.on_policy_fraction
+        return train(run, *start_from, examples, config, loss_config, on_policy, skipped=skipped, score=score)
 
 
 ALIGNMENT_WEIGHTS = ("soft_dtw_weight", "contrastive_weight")  # of losses on audio embeddings

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 import torch
 from accelerate import PartialState
 from torch import Tensor
-from transformers import TrainingArguments, set_seed
+from transformers import PrinterCallback, ProgressCallback, TrainingArguments, set_seed
+from transformers.integrations import TensorBoardCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 from typing_extensions import TypedDict
@@ -30,15 +31,20 @@ from selfkd.model.configuration_omni import OmniConfig
 from selfkd.model.kept_frames import keep_frames
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
-from selfkd.run_dir import MODEL, Run, append_log, is_main_process
+from selfkd.progress import progress
+from selfkd.run_dir import MODEL, Run, append_log, is_main_process, read_log
 from selfkd.training.arguments import check_lora, check_training
 from selfkd.training.config import ADAPTERS, AUDIO_PARTS, LORA, TRAINABLE, TrainConfig
 from selfkd.training.trainable import set_trainable
-from selfkd.training.trainer import COMPLETE, RunLog, SelfKDTrainer, mean_loss_and_seconds
-from selfkd.training.usable_rows import Use, by_folder, checked_rows, skip_unusable_rows
+from selfkd.training.trainer import COMPLETE, RunLog, SelfKDTrainer, ShowProgress, mean_loss_and_seconds
+from selfkd.training.usable_rows import Use, by_folder, checked_rows, find_unusable, skip_unusable_rows, unusable_text
+from selfkd.training.validation import Scorer, Validation
 from selfkd.training.weight_averaging import WeightAverage
 
 CHECKPOINTS = "checkpoints"  # subfolder of the run
+TENSORBOARD = "tensorboard"  # a value of `report_to`, and a subfolder of the run
+VALIDATION_TOKENS = 48  # of a response
+FREE = ("report_to",)  # a run resumes with other values of these
 
 
 C = TypeVar("C", bound=TrainConfig)
@@ -69,11 +75,25 @@ def resolve_config(config: C, recipe: Mapping[str, Any]) -> C:
     for name in ("steps", "batch_size", "save_steps"):
         if getattr(config, name) < 1:
             raise InputError(f"{name}: {getattr(config, name)}: must be at least 1")
+    _check_validation(config)
     check_lora(config.lora)
     if config.lora != LORA and ADAPTERS not in config.trainable:
         raise InputError(f"lora: is for trainable {ADAPTERS}")
     check_training(config.training, lambda given: training_arguments(replace(config, training=dict(given))))
     return config
+
+
+def _check_validation(config: TrainConfig) -> None:
+    if config.eval_every < 0:
+        raise InputError(f"eval_every: {config.eval_every}: must not be negative")
+    if bool(config.eval_every) != bool(config.eval_data):
+        given, other = ("eval_every", "eval_data") if config.eval_every else ("eval_data", "eval_every")
+        raise InputError(f"{given}: has no effect without {other}")
+    trained = {split_weight(entry)[0].resolve() for entry in config.data}
+    if both := [entry for entry in config.eval_data if split_weight(entry)[0].resolve() in trained]:
+        raise InputError(f"eval_data: {both[0]}: is in data too; hold out other questions")
+    if config.eval_every and (under_fsdp() or os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"):
+        raise InputError("eval_every: wants the whole weights on each process; not with FSDP or DeepSpeed")
 
 
 def check_ctc_only(trainable: Sequence[str]) -> None:
@@ -126,7 +146,7 @@ def inputs_of(config: TrainConfig, *checkpoints: tuple[str, Source]) -> dict[str
     """The inputs of a run besides `config`: hashes of its data and of the checkpoints (field, source) that it starts
     from, and the number of processes, because each adds a batch to a step."""
     found: dict[str, Any] = {"processes": int(os.environ.get("WORLD_SIZE", 1))}
-    found |= hashes_of_data({str(folder.folder): folder for folder in open_folders(config.data)})
+    found |= hashes_of_data({str(folder.folder): folder for folder in open_folders(config.data + config.eval_data)})
     for field_and_source in checkpoints:
         found |= hashes_of_checkpoint(*field_and_source)
     return found
@@ -160,7 +180,8 @@ def training_arguments(config: TrainConfig, dtype: torch.dtype = torch.float32) 
         "use_cpu": not torch.cuda.is_available(),
         # a bf16 model with trainable parts in fp32 needs autocast
         "bf16": dtype == torch.bfloat16 or (torch.cuda.is_available() and torch.cuda.is_bf16_supported()),
-        "report_to": "none",
+        "report_to": [name for name in config.report_to if name != TENSORBOARD] or "none",
+        "run_name": config.output.name,
         "seed": config.seed,
         "data_seed": config.seed,
         "average_tokens_across_devices": True,
@@ -198,10 +219,11 @@ def train(
     projector_learning_rate: float | None = None,
     skipped: Mapping[str, Any] | None = None,
     check: Callable[[OmniModel, OmniProcessor], dict[str, Any]] | None = None,
+    score: Scorer | None = None,
 ) -> dict[str, Any]:
     """Trains `config.trainable`, saves the model under the run, and returns the run's result, with `skipped` (counts of
     skipped rows) and, as `held_out`, what `check` finds in it. Where ranks hold shards of the weights, nothing is
-    checked."""
+    checked. `score` is for `eval_every`."""
     set_seed(config.seed)
     arguments = training_arguments(config, model.dtype)
     if arguments.bf16 and arguments.device.type == "cpu":  # the backward pass of fused attention takes 3x as long there
@@ -225,8 +247,19 @@ def train(
             projector_learning_rate,
             config.audio_turns,
         )
-        trainer = SelfKDTrainer(model, arguments, examples, processor, *settings, callbacks=[log])
-        with nullcontext() if config.spec_augment else keep_frames():  # augmented frames do not come a second time
+        title = f"{run.folder.name}: training"
+        frames = nullcontext() if config.spec_augment else keep_frames()  # augmented frames do not come a second time
+        with frames, progress(title, config.steps, "steps", shown=is_main_process()) as shown:
+            callbacks = [log, ShowProgress(shown)]
+            trainer = SelfKDTrainer(model, arguments, examples, processor, *settings, callbacks=callbacks)
+            for others in (PrinterCallback, ProgressCallback):
+                trainer.remove_callback(others)
+            validation = None
+            if config.eval_every:
+                validation = _validation(trainer, run, config, score)
+                trainer.add_callback(validation)  # after the average of the weights, which it scores
+            if TENSORBOARD in config.report_to:
+                trainer.add_callback(tensorboard_callback(run.folder / TENSORBOARD))
             outcome = trainer.train(resume_from_checkpoint=checkpoint)
     except torch.OutOfMemoryError as error:
         raise InputError(
@@ -245,7 +278,7 @@ def train(
         "steps": outcome.global_step,
         "trained_parameters": trained_parameters,
         **(skipped or {}),
-    }
+    } | ({} if validation is None else {"validation": validation.result()})
     if is_main_process():
         seconds = outcome.metrics["train_runtime"]  # for a run too short to have log entries
         result |= {"final_loss": outcome.training_loss, "seconds": seconds} | mean_loss_and_seconds(run.folder)
@@ -257,11 +290,44 @@ def train(
             sharded = {"reason": "ranks hold shards of the weights; selfkd evaluate measures the saved model"}
             result["held_out"] = sharded if under_fsdp() else check(model, processor)
         run.finish(**result, inputs=run.inputs)
+        print(f"{run.folder / MODEL}: {outcome.global_step:,} steps{_last_losses(run.folder)}")
         shutil.rmtree(config.output / CHECKPOINTS, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     # at exit, because the process may train again; never later: threads of a live group can abort an ending interpreter
     atexit.register(PartialState().destroy_process_group)
     return result
+
+
+def _validation(trainer: SelfKDTrainer, run: Run, config: TrainConfig, score: Scorer | None) -> Validation:
+    """Raises InputError for held-out questions that the model cannot take."""
+    if score is None:
+        raise InputError("eval_every: needs a grader; selfkd.align and selfkd.distill have one")
+    folders = open_folders(config.eval_data)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    use = Use(trainer.processor, model.context, new_tokens=VALIDATION_TOKENS)
+    if found := find_unusable([(folder, None) for folder in folders], use):
+        raise InputError(f"eval_data: {unusable_text(found, sum(map(len, folders)))}")
+    return Validation(trainer, run.folder, config.output / CHECKPOINTS, folders, config.eval_every, score)
+
+
+def tensorboard_callback(folder: Path) -> TensorBoardCallback:
+    """Writes into `folder`; raises InputError where there is no tensorboard."""
+    try:
+        callback = TensorBoardCallback()
+    except RuntimeError as error:
+        raise InputError("report_to: tensorboard: is not installed; pip install tensorboard") from error
+    callback.logging_dir = str(folder)
+    return callback
+
+
+def _last_losses(folder: Path) -> str:
+    """The last ones in a run's log, as a second line: `loss 0.5 (sft 0.7, kd 0.2 per token)`."""
+    entries = [entry for entry in read_log(folder) if "loss" in entry]
+    if not entries:
+        return ""
+    ending = "_per_token"
+    terms = [f"{k.removesuffix(ending)} {v:.4g}" for k, v in entries[-1].items() if k.endswith(ending)]
+    return f"\n  loss {entries[-1]['loss']:.4g} ({', '.join(terms)} per token)"
 
 
 def in_dtypes(weights: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype]) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ from selfkd.files import follow_umask, sync, write_text
 from selfkd.losses import LossConfig, needs_responses, needs_teacher
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
+from selfkd.progress import Progress
 from selfkd.run_dir import append_log, read_log
 from selfkd.training.config import AudioTurns
 from selfkd.training.data import PairedCollator, PairedDataset
@@ -249,11 +250,11 @@ class SelfKDTrainer(Trainer):
         whole.load_state_dict(saved, strict=False)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if self._terms and "loss" in logs:
+        if "loss" in logs and self._terms:
             own = torch.tensor(list(self._terms.values()), device=self.args.device)
             *sums, tokens = self.accelerator.reduce(own, "sum").tolist()
             logs |= {f"{name}_per_token": value / tokens for name, value in zip(self._terms, sums, strict=False)}
-        self._terms.clear()
+            self._terms.clear()
         super().log(logs, start_time)
 
 
@@ -267,6 +268,23 @@ def _check_head(model: OmniModel) -> None:
             )
     if getattr(model.get_output_embeddings(), "bias", None) is not None:
         raise InputError("model: its head has a bias, which would be left out of the loss; it cannot train yet")
+
+
+class ShowProgress(TrainerCallback):
+    """Shows the steps and the loss, in place of the dictionaries that the Trainer prints."""
+
+    def __init__(self, shown: Progress):
+        self.shown = shown
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.shown.resume_at(state.global_step)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.shown.advance()
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if logs and "loss" in logs:
+            self.shown.advance(0, f"loss {logs['loss']:.4g}")
 
 
 class RunLog(TrainerCallback):

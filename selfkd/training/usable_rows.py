@@ -13,7 +13,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
 from typing_extensions import TypedDict
 
 from selfkd.data.dataset import ExampleFolder
@@ -31,6 +30,7 @@ from selfkd.files import write_json
 from selfkd.json_files import read_json
 from selfkd.model.processing_omni import OmniProcessor
 from selfkd.model.speech_encoder import encoder_frames
+from selfkd.progress import SLOW_SECONDS, progress
 from selfkd.run_dir import UNUSABLE, is_main_process
 from selfkd.training.config import AudioTurns
 from selfkd.training.data import MODALITIES, Modality, checked_item, encode_example_image, modality_prompts
@@ -40,7 +40,6 @@ MAX_NAMED = 10  # rows in a message
 _COLUMNS = ("id", "question", "answer", "instruction", "answer_format", "duration_seconds", *IMAGE_COLUMNS, HISTORY)
 _MAX_VECTORS_A_SECOND, _MAX_TEMPLATE_TOKENS = 50, 600  # upper bounds over all models: audio embeddings; special tokens
 _MELS_A_SECOND = 100
-_PROGRESS_DELAY_SECONDS = 3
 
 
 @dataclass(frozen=True)
@@ -170,12 +169,12 @@ def find_unusable(
     decode = decode or _is_quick(rows[i] for _, some, rows in columns for i in some)
     found = []
     count = sum(len(some) for _, some in listed)
-    with tqdm(total=count, desc="checking rows", delay=_PROGRESS_DELAY_SECONDS) as progress:
+    with progress("checking rows", count, "rows", SLOW_SECONDS, is_main_process()) as shown:
         for folder, some, rows in columns:
             for i in some:
                 if reason := _reason(folder, i, rows[i], use, decode, whole):
                     found.append(Unusable(folder.folder, folder.positions[i], rows[i]["id"], reason))
-                progress.update()
+                shown.advance()
     return found
 
 
@@ -227,7 +226,7 @@ def checked_rows(folders: Sequence[ExampleFolder], use: Use, skip: bool) -> list
     found = find_unusable([(folder, None) for folder in folders], use, decode=skip)
     rows = sum(map(len, folders))
     if found and not skip:
-        raise InputError(f"data: {unusable_text(found, rows)} (--skip_unusable true leaves them out)")
+        raise InputError(f"data: {unusable_text(found, rows)} (--skip_unusable leaves them out)")
     for folder in folders:
         if len(by_folder(found).get(folder.folder, ())) == len(folder):
             raise InputError(f"data: {folder.folder}: no usable row: {unusable_text(found, rows)}")

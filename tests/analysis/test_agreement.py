@@ -164,7 +164,7 @@ def test_stage(start):
 
 
 def test_items_without_a_response_have_no_outcome(start):
-    """As with `selfkd evaluate --keep_failures true`."""
+    """As with `selfkd evaluate --keep_failures`."""
     text_run = evaluation(start / "eval", "text", [True, None, True, False, False, True])
     audio_run = evaluation(start / "eval", "audio", [None, False, False, False, True, True])
     config = config_of(start, text_run=text_run, audio_runs=[f"two={audio_run}"])

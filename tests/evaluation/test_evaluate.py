@@ -228,7 +228,7 @@ def test_failed_item_of_a_benchmark_does_not_stop_the_others(start, tmp_path):
         keeping = SampleFile(
             samples_path(tmp_path / "run", NAME, "text"), [e.id for e in ExampleFolder(start / "data")]
         )
-        keeping.finish()  # as an interrupted run with --keep_failures true leaves it
+        keeping.finish()  # as an interrupted run with --keep_failures leaves it
         assert {name: s["text"]["n"] for name, s in evaluate(config).items()} == {NAME: 16, "world": 3}
         assert len(server.requests) == 16 + 3 + 1
 

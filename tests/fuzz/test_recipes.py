@@ -44,7 +44,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "judge": {"run": "none", "model": "", "endpoint": {"concurrency": 2, "budget": 1.0}},
     "analyze attention": {"models": ["selfkd-tiny"], "data": ["none"], "output": "run", "map_layers": [1], "maps": 2},
 }  # fmt: skip
-DRY_RUN = dict.fromkeys(("align", "distill"), ("--dry_run", "true"))  # whatever the recipe has
+DRY_RUN = dict.fromkeys(("align", "distill"), ("--dry_run",))  # whatever the recipe has
 # no path of the machine, no other host, and no count that asks for real work
 TEXTS = [
     "", " ", "none", "../none", "a,b", "[", "{}", "1e3", "true", "null", "a=b=c", "data:0", "data:-1", "data:x",

@@ -67,9 +67,14 @@ def training_start(parts, folder):
 
 def training_data(folder):
     """Writes sixteen examples (`folder/data`)."""
-    (folder / "data").mkdir()
-    write_shard(folder / "data" / "train.parquet", toy_examples(16), {"rows": 16, "rejected": []})
-    write_json(folder / "data" / MANIFEST, {"source": "world", "shards": [{"file": "train.parquet"}]})
+    write_examples(folder / "data", toy_examples(16))
+
+
+def write_examples(folder, examples):
+    """Writes a dataset of these examples."""
+    folder.mkdir()
+    write_shard(folder / "train.parquet", examples, {"rows": len(examples), "rejected": []})
+    write_json(folder / MANIFEST, {"source": "world", "shards": [{"file": "train.parquet"}]})
 
 
 @contextmanager

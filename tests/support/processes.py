@@ -6,13 +6,19 @@ interpreter itself (hash seeds, a launcher, what is imported when) start one wit
 """
 
 import atexit
+import fcntl
 import gc
 import multiprocessing
 import os
+import pty
+import select
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from multiprocessing.connection import wait
@@ -69,6 +75,25 @@ def forked_process(target: Callable[..., None], *arguments: Any) -> Any:
     process = _context().Process(target=target, args=arguments)
     process.start()
     return process
+
+
+def run_in_terminal(*arguments: Any, cwd: Path, columns: int = 80, rows: int = 24, timeout: float = 300) -> str:
+    """All that `selfkd ARGUMENTS` writes to a terminal of this size, control sequences included; it must succeed."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")}
+    given = list(map(str, arguments)), str(cwd), environment | {"TERM": "xterm-256color"}
+    process = forked_process(_call, *given, [os.ttyname(theirs)] * 2, None)
+    written, ends = bytearray(), time.monotonic() + timeout
+    while process.is_alive() or select.select([ours], [], [], 0)[0]:
+        assert time.monotonic() < ends, bytes(written[-2000:])
+        if select.select([ours], [], [], 0.1)[0]:
+            written += os.read(ours, 65536)
+    os.close(theirs)
+    os.close(ours)
+    process.join()
+    assert process.exitcode == 0, bytes(written[-2000:])
+    return written.decode()
 
 
 class Command:

@@ -52,7 +52,7 @@ def test_conversations_are_stored_with_every_turn(data, capsys):
     assert counts["hours of audio"] == round(sum(e.speech_seconds for e in examples) / 3600, 2)
 
 
-def test_every_turn_has_the_voice_of_its_conversation(data, monkeypatch):
+def test_every_turn_has_the_voice_of_its_conversation(data, tmp_path, monkeypatch):
     utterances = []
 
     class Engine:
@@ -61,10 +61,12 @@ def test_every_turn_has_the_voice_of_its_conversation(data, monkeypatch):
             return tone(0.05 * len(utterance.text))
 
     monkeypatch.setattr("selfkd.synthesis.shards._engine", lambda *_: Engine())
+    from selfkd.synthesis.row_journal import RowJournal
     from selfkd.synthesis.shards import _Shard
 
     source = open_source(config(data))
-    shard = _Shard(config(data), source, {"en-US": 1.0, "en": 1.0, "en-GB-x-rp": 1.0})
+    journal = RowJournal(tmp_path / "rows", "key")
+    shard = _Shard(config(data), source, {"en-US": 1.0, "en": 1.0, "en-GB-x-rp": 1.0}, journal, 1)
     made = list(shard.examples(0, 4))
     voices = [u[:: len(u)] for u in [utterances[i : i + 3] for i in range(0, 12, 3)]]
     assert len(made) == 4 and len(utterances) == 12 and len({v[0].voice for v in voices}) > 1

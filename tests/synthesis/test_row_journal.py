@@ -12,9 +12,9 @@ from faulty_engine import FaultyEngine
 from processes import Command, forked_process
 
 from selfkd.errors import EngineError, InputError
+from selfkd.progress import Progress
 from selfkd.synthesis import shards, workers
 from selfkd.synthesis.config import SynthesizeConfig
-from selfkd.synthesis.progress import RowProgress
 from selfkd.synthesis.row_journal import RowJournal
 from selfkd.synthesis.shards import synthesize_shard
 from selfkd.synthesis.sources.registry import open_source
@@ -134,8 +134,8 @@ def test_a_killed_command_resumes_by_row_and_counts_earlier_rows(tmp_path):
     with Command([*arguments, "--output", tmp_path / "out"]) as command:
         assert command.wait() == 0, command.stderr
         last = command.stderr.splitlines()[-1]
-    assert last.startswith(f"synthesizing world: 60 of 60 rows ({whole_lines} from before), ")
-    assert " rows/s, in " in last and "\r" not in command.stderr
+    assert last.startswith(f"synthesizing world: 60 of 60 rows, {whole_lines} from before, ")
+    assert ", took 0:" in last and "\r" not in command.stderr
     synthesize(SynthesizeConfig(tmp_path / "whole", "world", count=60, shard_rows=60))
     assert {p.name for p in (tmp_path / "out").iterdir()} == {p.name for p in (tmp_path / "whole").iterdir()}
 
@@ -215,16 +215,15 @@ def test_an_engine_of_no_use_ends_the_rows_after_those_that_it_made():
         engine.close()
 
 
-def test_the_rate_leaves_out_rows_of_an_earlier_run(monkeypatch):
+def test_the_rate_leaves_out_rows_of_an_earlier_run(monkeypatch, capsys):
     now = [100.0]
-    monkeypatch.setattr("selfkd.synthesis.progress.time.monotonic", lambda: now[0])
-    monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
-    progress = RowProgress("synthesizing world", 400)
-    assert progress.line() == "synthesizing world: 0 of 400 rows"
-    progress.add(resumed=200)
+    monkeypatch.setattr("selfkd.progress.time.monotonic", lambda: now[0])
+    shown = Progress("synthesizing world", 400, "rows", 0.0)
+    shown.skip(200)
     now[0] += 10
-    progress.add(made=50)
-    assert progress.line() == "synthesizing world: 250 of 400 rows (200 from before), 5 rows/s, 00:30 left"
+    shown.advance(50)
     now[0] += 30
-    progress.add(made=150)
-    assert progress.line() == "synthesizing world: 400 of 400 rows (200 from before), 5 rows/s, in 00:40"
+    shown.advance(150)
+    first, last = capsys.readouterr().err.splitlines()
+    assert first == "synthesizing world: 250 of 400 rows, 200 from before, 5/s, 0:30 left"
+    assert last == "synthesizing world: 400 of 400 rows, 200 from before, 5/s, took 0:40"

@@ -308,7 +308,7 @@ def test_a_loss_of_nan_stops_the_run_names_the_examples_and_keeps_checkpoints(st
         ({"training": {"gradient_accumulation_steps": 0}}, "training.gradient_accumulation_steps: must be at least 1"),
         ({"training": {"learning_rate": 1.0}}, "training.learning_rate: set the field learning_rate instead"),
         ({"training": {"lr_scheduler_type": "foo"}}, "training: foo is not a valid"),
-        ({"training": {"eval_strategy": "steps"}}, "training.eval_strategy: training runs no evaluation"),
+        ({"training": {"eval_strategy": "steps"}}, "training.eval_strategy: eval_every scores held-out questions"),
         ({"training": {"gradient_checkpointing_kwargs": {"use_reentrant": True}}}, "use_reentrant: true: a layer's"),
         ({"trainable": ["llm_adapters"], "lora": {"target_modules": ["nope"]}}, "lora: .*nope"),
     ],

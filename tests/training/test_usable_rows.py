@@ -206,7 +206,7 @@ def test_training_lists_unusable_rows_before_the_model_is_loaded(start, tmp_path
         with pytest.raises(InputError, match="data: 3 of 12 rows cannot be used") as raised:
             distill(config(start, tmp_path / "data", tmp_path / "run"))
     assert all(f"example {i}: field" in str(raised.value) or f"example {i}: " in str(raised.value) for i in ids)
-    assert "--skip_unusable true" in str(raised.value)
+    assert "--skip_unusable" in str(raised.value)
     # the corrected command can use the run directory
     result = distill(config(start, tmp_path / "data", tmp_path / "run", skip_unusable=True))
     assert result["examples"] == 9 and result["skipped_unusable"] == 3 and sum(result["skipped_because"].values()) == 3

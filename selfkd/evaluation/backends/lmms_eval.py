@@ -14,7 +14,6 @@ from lmms_eval.api.model import lmms
 from lmms_eval.models.registry_v2 import ModelManifest
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm
 
 from selfkd.data.example import Example, ExampleTurn, groups_of, image_to_png
 from selfkd.data.image_placeholders import leftover_image_placeholder, strip_audio_placeholder, strip_image_placeholder
@@ -24,6 +23,7 @@ from selfkd.errors import InputError
 from selfkd.evaluation.backends.local import MAX_NEW_TOKENS, predict_modalities
 from selfkd.json_files import parse_json
 from selfkd.model.checkpoint import load_model
+from selfkd.progress import progress
 from selfkd.training.data import Modality
 
 MANIFEST = ModelManifest("selfkd", simple_class_path="selfkd.evaluation.backends.lmms_eval.SelfKD")
@@ -56,18 +56,18 @@ class SelfKD(lmms):
             modality: Modality = "text" if example.audio is None else "audio"
             batches.setdefault((modality, settings.get("max_new_tokens", MAX_NEW_TOKENS)), []).append((at, example))
         predictions = {}
-        with tqdm(total=len(queries), desc="selfkd") as progress:
+        with progress("selfkd", len(queries), "requests") as shown:
             for (modality, new_tokens), items in batches.items():
                 for some in groups_of(sorted(items, key=lambda item: len(item[1].question)), self.batch_size):
                     batch = [example for _, example in some]
                     found = predict_modalities(self.model, self.processor, batch, [modality], new_tokens)[modality]
                     for (at, _), prediction in zip(some, found, strict=True):
                         predictions[at] = _stopped(prediction.text, queries[at][1].get("until"))
-                    progress.update(len(some))
+                    shown.advance(len(some))
         return predictions
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        raise NotImplementedError("selfkd evaluate --likelihood true scores options by their likelihood")
+        raise NotImplementedError("selfkd evaluate --likelihood scores options by their likelihood")
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[list[str]]:
         """Greedy responses to the rounds of each request, in the order of the requests. As in lmms-eval's own models a

@@ -16,7 +16,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from transformers.utils import logging as transformers_logging
 
 from selfkd.data.dataset import ExampleFolder
 from selfkd.data.example import Example, groups_of
@@ -60,7 +59,6 @@ class LocalBackend:
         max_new_tokens: int,
         likelihood: bool,
     ):
-        transformers_logging.disable_progress_bar()
         self.model, self.processor = checkpoint.load()
         ready(self.model)
         self.transcriber, self.batch_size, self.max_new_tokens = transcriber, batch_size, max_new_tokens

@@ -174,7 +174,7 @@ def needs_remote_code(source: str, trusted: bool) -> bool:
     if not trusted:
         raise InputError(
             f"trust_remote_code: {source} would run Python code that comes with the checkpoint; read it and pass "
-            "--trust_remote_code true, or give the --url of a server that runs it"
+            "--trust_remote_code, or give the --url of a server that runs it"
         )
     return True
 

@@ -3,10 +3,11 @@
 from math import isfinite
 from typing import Any
 
+from selfkd.json_files import read_json
 from selfkd.report.charts import Figure, Line, Table, line_chart
 from selfkd.report.html import Styles, run_title
 from selfkd.report.inputs import RunFolder
-from selfkd.run_dir import read_log
+from selfkd.run_dir import VALIDATION, StepScores, read_log
 
 _STAGES = {"align": "Stage 1", "distill": "Stage 2"}
 _CURVES = {
@@ -25,6 +26,13 @@ def _points(log: list[dict[str, Any]], key: str) -> list[tuple[float, float]]:
     return [(e["step"], e[key]) for e in log if e.get(key) and isfinite(e[key])]
 
 
+def _accuracies(run: RunFolder, modality: str) -> list[tuple[float, float]]:
+    """(step, accuracy in %) on the held-out questions that a run was scored on."""
+    path = run.folder / VALIDATION
+    scores: list[Any] = read_json(path, list[StepScores]) if path.is_file() else []
+    return [(entry["step"], 100 * entry[modality]) for entry in scores]
+
+
 def training_section(runs: list[RunFolder], styles: Styles) -> dict[str, Any] | None:
     trained = [run for run in runs if run.kind in _STAGES]
     if not trained:
@@ -35,6 +43,12 @@ def training_section(runs: list[RunFolder], styles: Styles) -> dict[str, Any] | 
         for key, name in _CURVES.items():
             lines = [Line(run_title(run), _points(log, key), styles.of(run)) for run, log in logs.items()]
             if any(line.points for line in lines):
+                curves.append(line_chart(f"{title}: {name}", lines, "optimizer step"))
+        for modality in ("audio", "text"):
+            of_stage = [run for run in trained if run.kind == stage]
+            lines = [Line(run_title(run.name), _accuracies(run, modality), styles.of(run.name)) for run in of_stage]
+            if any(line.points for line in lines):
+                name = f"accuracy of {modality} queries on held-out questions, %"
                 curves.append(line_chart(f"{title}: {name}", lines, "optimizer step"))
     rows = [
         [

@@ -122,7 +122,7 @@ def test_evaluation_in_every_modality(tmp_path, processor, family):
     data(tmp_path / "d", toy_examples(4))
     modalities = ["text", "audio", "cascade"]
     config = EvaluateConfig(source, [str(tmp_path / "d")], tmp_path / "run", modalities=modalities)
-    with pytest.raises(InputError, match=r"^trust_remote_code: .*/m would run Python code .*--trust_remote_code true"):
+    with pytest.raises(InputError, match=r"^trust_remote_code: .*/m would run Python code .*--trust_remote_code"):
         evaluate(config)
     assert not (tmp_path / "run").exists()
     config.trust_remote_code = True
