@@ -193,12 +193,12 @@ def train(
     examples: Sequence[Example],
     config: TrainConfig,
     loss_config: LossConfig,
-    on_policy_fraction: float = 0.0,
     projector_learning_rate: float | None = None,
     skipped: Mapping[str, Any] | None = None,
+    **on_policy: Any,
 ) -> dict[str, Any]:
     """Trains `config.trainable`, saves the model under the run, and returns the run's result, with `skipped` (counts of
-    skipped rows) in it."""
+    skipped rows) in it; `on_policy` are the arguments of `SelfKDTrainer` for the student's own responses."""
     set_seed(config.seed)
     arguments = training_arguments(config, model.dtype)
     if arguments.bf16 and arguments.device.type == "cpu":  # the backward pass of fused attention takes 3x as long there
@@ -214,8 +214,10 @@ def train(
     try:
         if config.weight_averaging:
             average = WeightAverage(config.steps - max(1, round(config.weight_averaging * config.steps)), checkpoint)
-        settings = loss_config, config.spec_augment or 0.0, on_policy_fraction, average, projector_learning_rate
-        trainer = SelfKDTrainer(model, arguments, examples, processor, *settings, callbacks=[log])
+        trainer = SelfKDTrainer(
+            model, arguments, examples, processor, loss_config, config.spec_augment or 0.0, average=average,
+            projector_learning_rate=projector_learning_rate, callbacks=[log], **on_policy,
+        )  # fmt: skip
         with nullcontext() if config.spec_augment else keep_frames():  # augmented frames do not come a second time
             outcome = trainer.train(resume_from_checkpoint=checkpoint)
     except torch.OutOfMemoryError as error:

@@ -39,4 +39,7 @@ def open_engine(checkpoint: CheckpointInfo, seed: int, settings: Mapping[str, An
             llm = LLM(source, seed=seed, **{"dtype": dtype, "max_model_len": checkpoint.config.context, **settings})
         except (TypeError, ValueError) as error:
             raise InputError(f"vllm: {str(error).strip().splitlines()[0]}") from error
-        yield llm
+        try:
+            yield llm
+        finally:
+            llm.llm_engine.engine_core.shutdown()

@@ -54,7 +54,9 @@ def test_a_question_beyond_the_context_is_named(processor, monkeypatch):
     """One line that begins with the example, whether vLLM refuses it or answers with too little room."""
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(SamplingParams=dict))
     lengths = {"short": 1, "long": 20, "longer": 80}
-    examples = [replace(e, id=i, question="no " * n) for e, (i, n) in zip(toy_examples(3), lengths.items(), strict=True)]
+    examples = [
+        replace(e, id=i, question="no " * n) for e, (i, n) in zip(toy_examples(3), lengths.items(), strict=True)
+    ]
     short, long = (len(processor.unexpanded_ids(e.question, e.image is not None)) for e in examples[:2])
     backend = VLLMBackend(Engine(), processor, short + 5 + 3, None, 5)
     assert [(at, p.error) for at, p in sorted(backend._responses(examples, "text"), key=lambda found: found[0])] == [

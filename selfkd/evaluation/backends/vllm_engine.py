@@ -108,7 +108,8 @@ class VLLMBackend:
             yield row, Prediction(text, finish_reason=output.outputs[0].finish_reason, seconds=seconds)
 
     def _generate(self, prompts: Sequence[dict[str, Any]], settings: Any) -> list[Any]:
-        """vLLM's outputs, or for a prompt that it refuses the reason in one line; a group with one runs again one by one."""
+        """vLLM's outputs, or for a prompt that it refuses the reason in one line. A group with one runs again one by
+        one."""
         try:
             return self.llm.generate(list(prompts), settings, use_tqdm=False) if prompts else []
         except ValueError as error:
