@@ -25,7 +25,7 @@ from serving import CPU
 from transformers import AutoTokenizer, set_seed
 
 from selfkd.data.dataset import ExampleFolder
-from selfkd.evaluation.config import EvaluateConfig
+from selfkd.evaluation.config import EvalModality, EvaluateConfig
 from selfkd.evaluation.evaluate import evaluate
 from selfkd.evaluation.samples import read_samples, samples_path
 from selfkd.files import write_json
@@ -34,7 +34,7 @@ from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
 from selfkd.run_dir import RESULT, once
 
-PROJECTORS = {"ctc": ["text", "audio"], "stack": ["audio"]}  # modalities that are run
+PROJECTORS: dict[str, list[EvalModality]] = {"ctc": ["text", "audio"], "stack": ["audio"]}  # modalities that are run
 HEAD_STD = 1.0  # of a random CTC head; with transformers' 0.02 all its tokens would be about equally probable
 
 
@@ -50,13 +50,13 @@ def make_model(models: Path, questions: list[str], projector: str, output: Path)
     encoder = load_speech_encoder(whisper)
     model = OmniModel.from_parts(vlm, encoder, processor.audio_token_id, ctc_token_ids=tokens)
     if projector == "ctc":
-        torch.nn.init.normal_(model.projector.ctc_head.weight, std=HEAD_STD)
+        torch.nn.init.normal_(model.get_parameter("projector.ctc_head.weight"), std=HEAD_STD)
     model.stop_at(processor.end_id)
     processor.save_pretrained(output)
     model.save_pretrained(output)
 
 
-def run_engines(options: argparse.Namespace, model: Path, modalities: list[str]) -> tuple[Path, Path]:
+def run_engines(options: argparse.Namespace, model: Path, modalities: list[EvalModality]) -> tuple[Path, Path]:
     """The runs of both engines; each is run once."""
     own, other = (options.output / f"{model.name}-{engine}" for engine in ("transformers", "vllm"))
     settings = {"max_new_tokens": options.new_tokens, "limit": options.count, "keep_failures": True}
@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--new_tokens", type=int, default=24, help="at most, of a response")
     options = parser.parse_args()
     questions = [row["question"] for row in ExampleFolder(options.data).columns("question")]
-    found = {}
+    found: dict[str, Any] = {}
     for projector, modalities in PROJECTORS.items():
         model = options.output / projector
         make_model(options.models, questions, projector, model)
