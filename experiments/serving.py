@@ -6,7 +6,8 @@ MODEL is a folder that both serve, VENV an environment with vLLM and `selfkd[vll
 and stays idle while the other one works. In each repeat both get the same requests, all at the same time, through the
 official client: 32 other examples of DATA, each as a text query and as an audio query about the same image. The servers
 take turns in going first. Prints medians over the repeats, the ratio within each repeat, and vLLM's own counts of
-prompt tokens that its prefix cache had.
+prompt tokens that its prefix cache had. CPU seconds of each process (Linux) say what a shared machine hides: a server
+that has c of them for 64 requests cannot answer those in less than c / 2 seconds on two cores.
 """
 
 import argparse
@@ -44,6 +45,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2, help="of each server")
     parser.add_argument("--block_size", type=int, default=32, help="of vLLM's prefix cache, in tokens")
+    parser.add_argument("--warm_up", type=int, default=64, help="requests before the first repeat")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     examples = ExampleFolder(options.data)
@@ -56,21 +58,29 @@ def main() -> None:
                  "--max-num-seqs", "64", "--block-size", str(options.block_size)],
     }  # fmt: skip
     with ExitStack() as stack:
-        for name, command in commands.items():
-            stack.enter_context(running([*command, "--port", str(ports[name])], ports[name], options.threads))
+        roots = {
+            name: stack.enter_context(running([*command, "--port", str(ports[name])], ports[name], options.threads)).pid
+            for name, command in commands.items()
+        }
+        warm = requests(examples, options.repeats, options.requests)[: options.warm_up]
+        for port in ports.values():
+            asyncio.run(answered(port, warm))
+        before = {name: cpu_seconds(root) for name, root in roots.items()}
+        own = time.process_time()
         repeats: list[dict[str, Any]] = []
-        for repeat in range(-1, options.repeats):  # the first one warms up
-            turns = requests(examples, repeat % (options.repeats + 1), options.requests)
+        for repeat in range(options.repeats):
+            turns = requests(examples, repeat, options.requests)
             order = sorted(ports, reverse=repeat % 2 == 1)
-            found = {name: asyncio.run(answered(ports[name], turns)) for name in order}
-            if repeat >= 0:
-                repeats.append(found)
+            repeats.append({name: asyncio.run(answered(ports[name], turns)) for name in order})
+        own = (time.process_time() - own) / (2 * options.repeats)
+        cpu = {name: spent(before[name], cpu_seconds(root), options.repeats) for name, root in roots.items()}
         cache = prefix_cache(ports["vllm"])
     result = {
         "requests": options.requests,
         "repeats": options.repeats,
         "threads": options.threads,
         "prefix_cache": cache,
+        "cpu_seconds_per_repeat": {**cpu, "client": own},
     }
     result |= summary(repeats)
     print(json.dumps(result, indent=2))
@@ -104,9 +114,29 @@ def running(command: list[str], port: int, threads: int):
                 if process.poll() is not None or time.monotonic() > end:
                     raise SystemExit(f"{' '.join(command)}: did not start (exit status {process.poll()})")
                 time.sleep(1)
-            yield
+            yield process
         finally:
             process.terminate()
+
+
+def cpu_seconds(root: int) -> dict[int, tuple[str, float]]:
+    """{id of a process: (its name, CPU seconds so far)} of a process and its descendants."""
+    found: dict[int, tuple[str, float]] = {}
+    waiting = [root]
+    while waiting:
+        process = Path("/proc") / str(waiting.pop())
+        fields = (process / "stat").read_text().rpartition(")")[2].split()
+        seconds = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        found[int(process.name)] = (process / "comm").read_text().strip(), seconds
+        for task in (process / "task").iterdir():
+            waiting += map(int, (task / "children").read_text().split())
+    return found
+
+
+def spent(before: dict[int, tuple[str, float]], after: dict[int, tuple[str, float]], repeats: int) -> dict[str, float]:
+    """CPU seconds of a repeat by process, those with next to none left out, and their sum."""
+    each = {f"{name} {i}": (now - before.get(i, ("", 0.0))[1]) / repeats for i, (name, now) in after.items()}
+    return {name: seconds for name, seconds in each.items() if seconds >= 0.01} | {"sum": sum(each.values())}
 
 
 def answers(port: int) -> bool:

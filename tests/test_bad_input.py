@@ -74,7 +74,7 @@ INVALID = {
     },
     "distill": {
         "data": _FOLDERS, "model": _MODELS, "output": _OUTPUTS, "steps": _COUNTS, "alpha": ("2", "-1"),
-        "temperature": ("0",), "on_policy_fraction": ("2",), "divergence": ("sideways",),
+        "temperature": ("0",), "on_policy_fraction": ("2",), "rollout_engine": ("sglang",), "divergence": ("sideways",),
         "trainable": ("vision_tower",), "response_weight": ("-1",),
         "training": ('{{"no_such": 1}}', '{{"learning_rate": 3}}'),
     },

@@ -181,6 +181,12 @@ class DistillConfig(TrainConfig):
             the bundled ASR model was trained with, 0 is off. By default {recipe.spec_augment}.
         on_policy_fraction: Share of the steps that train on the student's own responses, scored by the teacher, in
             place of the data's.
+        rollout_engine: What generates those responses: transformers, the model itself, or vllm, in this process
+            (selfkd[vllm]; no native omni model, no llm_adapters). vLLM gets the audio embeddings of each step.
+        rollout_sync_steps: Steps between copies of the LLM's weights to vLLM, with trainable llm; a frozen LLM needs
+            none. The log has the mean of the steps between copy and use as rollout_staleness.
+        rollout_temperature: Temperature of those responses; 0 is greedy.
+        vllm: Arguments of vLLM's LLM: {gpu_memory_utilization: 0.3, max_num_seqs: 64}.
         weight_averaging: Share of the steps, at the end, whose mean weights become the trained model; the learning rate
             is then constant after the warm-up. By default {recipe.weight_averaging}; at 0 the last step's weights are
             kept, and the rate falls by a cosine.
@@ -217,3 +223,7 @@ class DistillConfig(TrainConfig):
     soft_dtw_weight: float = LossConfig.soft_dtw_weight
     contrastive_weight: float = LossConfig.contrastive_weight
     on_policy_fraction: float = 0.0
+    rollout_engine: Literal["transformers", "vllm"] = "transformers"
+    rollout_sync_steps: int = 1
+    rollout_temperature: float = 1.0
+    vllm: dict[str, Any] = field(default_factory=dict)

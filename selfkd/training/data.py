@@ -58,6 +58,7 @@ class PairedItem:
     transcript: str  # the question, without instruction and answer format
     transcript_ids: list[int]
     image: Hashable  # equal for examples with the same image
+    index: int = -1  # of the example in its dataset
     is_stand_in: bool = False  # fills the batch of a process without an example; its loss counts as 0
     earlier: tuple[EarlierTurn, ...] = ()
 
@@ -253,6 +254,7 @@ class PairedDataset(Dataset):
         if index in self._cache:
             return self._cache[index]
         item = checked_item(self.processor, self.examples[index], self.with_image, self.context, self.audio_turns)
+        item = replace(item, index=index)
         self._free_bytes -= sum(t.nbytes for t in (*item.image_inputs.values(), *item.audio_inputs.values()))
         if self._free_bytes >= 0:
             self._cache[index] = item
@@ -290,6 +292,7 @@ class PairedCollator:
             transcripts.append((item.transcript, item.transcript_ids))
         return {
             "ids": [i.id for i in items],
+            "indices": [i.index for i in items],
             "prefix_ids": prefix_ids,
             "prefix_mask": prefix_mask,
             "image_inputs": join_inputs([i.image_inputs for i in sharing]),

@@ -1,5 +1,7 @@
 """Stage 2: the student (audio query) trains on responses (SFT) and on its own teacher (text query): Self-KD."""
 
+import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from selfkd.stage_function import stage_function
 from selfkd.training.config import CTC, DISTILL_RECIPES, NATIVE, STACK, DistillConfig
 from selfkd.training.data import check_vocabulary_coverage
 from selfkd.training.estimate import estimate, read_model_config
+from selfkd.training.rollout_engine import RolloutEngine, check_engine, open_rollouts
 from selfkd.training.stage import (
     FREE,
     check_ctc_only,
@@ -43,6 +46,8 @@ def distill(config: DistillConfig, score: Scorer | None = None) -> dict[str, Any
     _check_layers(config.hidden_mse_layers, model_config)
     if not needs_responses(loss_config):
         _check_without_responses(config, loss_config)
+    if config.rollout_engine == "vllm":
+        check_engine(model_config, config.trainable, int(os.environ.get("WORLD_SIZE", 1)))
     if config.dry_run:
         processor = None if checkpoint is None else checkpoint.processor
         rows = rows_to_skip(config, processor, model_config, loss_config)
@@ -59,8 +64,12 @@ def distill(config: DistillConfig, score: Scorer | None = None) -> dict[str, Any
         examples, skipped = usable_examples(config, run, processor, model_config, loss_config)
         if config.on_policy_fraction and any(row.turns > 1 for row in examples.metadata()):
             raise InputError("on_policy_fraction: not with conversations, whose later turns follow given responses")
-        start_from, on_policy = checkpoint.load(), config.on_policy_fraction
-        return train(run, *start_from, examples, config, loss_config, on_policy, skipped=skipped, score=score)
+        with _rollout_engine(config, checkpoint) as engine:
+            return train(
+                run, *checkpoint.load(), examples, config, loss_config, skipped=skipped, score=score,
+                rollout_engine=engine, on_policy_fraction=config.on_policy_fraction,
+                rollout_temperature=config.rollout_temperature,
+            )  # fmt: skip
 
 
 ALIGNMENT_WEIGHTS = ("soft_dtw_weight", "contrastive_weight")  # of losses on audio embeddings
@@ -78,10 +87,24 @@ def _check_loss_weights(config: DistillConfig) -> None:
         raise InputError("hidden_mse_layers: no effect without hidden_mse_weight")
     if not 0 <= config.on_policy_fraction <= 1:
         raise InputError(f"on_policy_fraction: {config.on_policy_fraction} is not between 0 and 1")
+    if not 0 <= config.rollout_temperature <= 2:  # vLLM takes no more
+        raise InputError(f"rollout_temperature: {config.rollout_temperature} is not between 0 and 2")
+    if config.rollout_sync_steps < 1:
+        raise InputError(f"rollout_sync_steps: {config.rollout_sync_steps}: must be at least 1")
+    if config.rollout_engine != "transformers" and not config.on_policy_fraction:
+        raise InputError("rollout_engine: no effect without on_policy_fraction")
+    if config.rollout_engine == "transformers" and config.vllm:
+        raise InputError("vllm: has no effect without rollout_engine vllm")
     if config.on_policy_fraction and config.alpha == 0:
         raise InputError("on_policy_fraction: the teacher scores the student's responses; alpha 0 has no teacher")
     if config.on_policy_fraction and under_fsdp():  # FSDP gathers weights within a forward pass, not in `generate`
         raise InputError("on_policy_fraction: not with FSDP; recipes/accelerate/ddp.yaml or deepspeed_zero2.yaml")
+
+
+def _rollout_engine(config: DistillConfig, checkpoint: CheckpointInfo) -> AbstractContextManager[RolloutEngine | None]:
+    if config.rollout_engine == "transformers":
+        return nullcontext()
+    return open_rollouts(checkpoint, config.seed, config.vllm, config.rollout_sync_steps)
 
 
 def _check_layers(hidden_mse_layers: int, model_config: OmniConfig) -> None:

@@ -19,9 +19,11 @@ from selfkd.training.data import predicting_positions
 
 
 @torch.no_grad()
-def rollout(model: OmniModel, batch: Mapping[str, Any], end_id: int, max_new_tokens: int) -> dict[str, Any]:
-    """The batch with the student's own responses, sampled at temperature 1. Unless the LLM trains, the result holds the
-    encoded images under "prefix", for reuse by the loss."""
+def rollout(
+    model: OmniModel, batch: Mapping[str, Any], end_id: int, max_new_tokens: int, temperature: float = 1.0
+) -> dict[str, Any]:
+    """The batch with the student's own responses, sampled, or greedy at temperature 0. Unless the LLM trains, the
+    result holds the encoded images under "prefix", for reuse by the loss."""
     was_training = model.training
     model.eval()
     prefix = encode_prefix(model.vlm, batch["prefix_ids"], batch["prefix_mask"], **batch["image_inputs"])
@@ -30,14 +32,16 @@ def rollout(model: OmniModel, batch: Mapping[str, Any], end_id: int, max_new_tok
     is_audio_B = torch.ones(len(ids_BS), dtype=torch.bool, device=ids_BS.device)
     prompts = batch["prefix_ids"], batch["prefix_mask"], batch["group"], ids_BS, mask_BS
     encoded = encode_prompts(model, *prompts, batch["image_inputs"], batch["audio_inputs"], is_audio_B, prefix)
-    settings = {"do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": 1.0, "num_beams": 1}
+    settings: dict[str, Any] = {"do_sample": False, "num_beams": 1}
+    if temperature:
+        settings |= {"do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": temperature}
     placeholders = model.config.placeholder_ids  # in a response they would have no image or clip
     responses = generate_responses(
         model, encoded, lambda *inputs, **how: generate_after(*inputs, **how)[0], max_new_tokens=max_new_tokens,
         eos_token_id=[end_id], pad_token_id=end_id, suppress_tokens=placeholders, repetition_penalty=1.0, **settings,
     )  # fmt: skip
     model.train(was_training)
-    rolled = with_responses(batch, [_until_end(row, end_id) for row in responses])
+    rolled = with_responses(batch, [until_end(row, end_id) for row in responses])
     return rolled if model.llm_trains else rolled | {"prefix": prefix}
 
 
@@ -64,7 +68,7 @@ def _queries(batch: Mapping[str, Any], modality: str) -> list[Tensor]:
     return rows
 
 
-def _until_end(response_R: Tensor, end_id: int) -> Tensor:
+def until_end(response_R: Tensor, end_id: int) -> Tensor:
     """A response up to its first `end_id`, or all of it where the length limit cut it off."""
     ends = (response_R == end_id).nonzero().flatten()
     return response_R[: int(ends[0]) + 1] if len(ends) else response_R

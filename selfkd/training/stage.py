@@ -215,15 +215,16 @@ def train(
     examples: Sequence[Example],
     config: TrainConfig,
     loss_config: LossConfig,
-    on_policy_fraction: float = 0.0,
     projector_learning_rate: float | None = None,
     skipped: Mapping[str, Any] | None = None,
     check: Callable[[OmniModel, OmniProcessor], dict[str, Any]] | None = None,
     score: Scorer | None = None,
+    **on_policy: Any,
 ) -> dict[str, Any]:
     """Trains `config.trainable`, saves the model under the run, and returns the run's result, with `skipped` (counts of
     skipped rows) and, as `held_out`, what `check` finds in it. Where ranks hold shards of the weights, nothing is
-    checked. `score` is for `eval_every`."""
+    checked. `score` is for `eval_every`; `on_policy` are the arguments of `SelfKDTrainer` for the student's own
+    responses."""
     set_seed(config.seed)
     arguments = training_arguments(config, model.dtype)
     if arguments.bf16 and arguments.device.type == "cpu":  # the backward pass of fused attention takes 3x as long there
@@ -239,19 +240,14 @@ def train(
     try:
         if config.weight_averaging:
             average = WeightAverage(config.steps - max(1, round(config.weight_averaging * config.steps)), checkpoint)
-        settings = (
-            loss_config,
-            config.spec_augment or 0.0,
-            on_policy_fraction,
-            average,
-            projector_learning_rate,
-            config.audio_turns,
-        )
         title = f"{run.folder.name}: training"
         frames = nullcontext() if config.spec_augment else keep_frames()  # augmented frames do not come a second time
         with frames, progress(title, config.steps, "steps", shown=is_main_process()) as shown:
-            callbacks = [log, ShowProgress(shown)]
-            trainer = SelfKDTrainer(model, arguments, examples, processor, *settings, callbacks=callbacks)
+            trainer = SelfKDTrainer(
+                model, arguments, examples, processor, loss_config, config.spec_augment or 0.0, average=average,
+                projector_learning_rate=projector_learning_rate, audio_turns=config.audio_turns,
+                callbacks=[log, ShowProgress(shown)], **on_policy,
+            )  # fmt: skip
             for others in (PrinterCallback, ProgressCallback):
                 trainer.remove_callback(others)
             validation = None

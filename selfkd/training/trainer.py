@@ -26,7 +26,8 @@ from selfkd.progress import Progress
 from selfkd.run_dir import append_log, read_log
 from selfkd.training.config import AudioTurns
 from selfkd.training.data import PairedCollator, PairedDataset
-from selfkd.training.rollout import rollout
+from selfkd.training.rollout import rollout, until_end, with_responses
+from selfkd.training.rollout_engine import RolloutEngine, engine_prompts
 from selfkd.training.sampler import CostSampler, StepBatches, token_cost
 from selfkd.training.self_kd import FrozenTeacher, paired_loss
 from selfkd.training.spec_augment import augment_mel
@@ -55,6 +56,8 @@ class SelfKDTrainer(Trainer):
         loss_config: The weights of the loss.
         spec_augment: Strength of the augmentation of log-mel frames, sampled for every example and step; 0 is off.
         on_policy_fraction: Share of the steps that train on the student's own responses in place of the data's.
+        rollout_temperature: Of those responses; 0 is greedy.
+        rollout_engine: What generates them in place of the model itself.
         average: Callback that leaves the model with the mean of its weights over the last steps.
         projector_learning_rate: Learning rate of the projector where it differs from that of the other parts.
         audio_turns: The user turns of a conversation that are audio in the student.
@@ -70,6 +73,8 @@ class SelfKDTrainer(Trainer):
         loss_config: LossConfig,
         spec_augment: float = 0.0,
         on_policy_fraction: float = 0.0,
+        rollout_temperature: float = 1.0,
+        rollout_engine: RolloutEngine | None = None,
         average: WeightAverage | None = None,
         projector_learning_rate: float | None = None,
         audio_turns: AudioTurns = "all",
@@ -93,12 +98,14 @@ class SelfKDTrainer(Trainer):
         self.examples, self.processor = examples, processor
         self.loss_config: LossConfig = loss_config
         self.spec_augment, self.on_policy_fraction, self.average = spec_augment, on_policy_fraction, average
+        self.rollout_temperature, self.rollout_engine = rollout_temperature, rollout_engine
         self.projector_learning_rate = projector_learning_rate
         if average:
             self.add_callback(average)
         self.model_accepts_loss_kwargs = True  # compute_loss gets the global count of response tokens
         self._loss_shifts_labels = False  # our labels hold response tokens only, and all of them count
         self._terms: dict[str, float] = {}  # sums since the last log entry
+        self._staleness: list[int] = []  # of the rollouts since then, in steps
 
     def get_train_dataloader(self) -> DataLoader:
         """The Trainer's, with the batches of `StepBatches`; accelerate's batches would repeat examples."""
@@ -194,11 +201,22 @@ class SelfKDTrainer(Trainer):
         if inputs["is_stand_in"]:
             return inputs
         inputs = self._prepare_inputs(inputs)
-        length = max(MAX_NEW_TOKENS, inputs["labels"].shape[1])
+        length, temperature = max(MAX_NEW_TOKENS, inputs["labels"].shape[1]), self.rollout_temperature
+        model, end_id = self.accelerator.unwrap_model(self.model), self.processor.end_id
+        if self.rollout_engine:
+            examples = [self.examples[i] for i in inputs["indices"]]
+            seeds = [self._random(f"replies/{i}/{at}").getrandbits(31) for at, i in enumerate(inputs["ids"])]
+            with self.accelerator.autocast():
+                prompts = engine_prompts(model, self.processor, inputs, examples)
+            stale = self.rollout_engine.synchronize(model, self.processor, self.state.global_step)
+            responses = self.rollout_engine.generate(prompts, end_id, length, temperature, seeds)
+            self._staleness.append(stale)
+            responses_R = [torch.tensor(ids, device=inputs["labels"].device) for ids in responses]
+            return with_responses(inputs, [until_end(row, end_id) for row in responses_R]) | {ON_POLICY: True}
         devices = [self.args.device] if self.args.device.type == "cuda" else []
         with self.accelerator.autocast(), torch.random.fork_rng(devices):
             torch.manual_seed(self._random(f"replies/{inputs['ids'][0]}").getrandbits(63))
-            rolled = rollout(self.accelerator.unwrap_model(self.model), inputs, self.processor.end_id, length)
+            rolled = rollout(model, inputs, end_id, length, temperature)
         return {name: v for name, v in rolled.items() if name != "prefix" or keep_prefix} | {ON_POLICY: True}
 
     def _random(self, key: str) -> random.Random:
@@ -255,6 +273,9 @@ class SelfKDTrainer(Trainer):
             *sums, tokens = self.accelerator.reduce(own, "sum").tolist()
             logs |= {f"{name}_per_token": value / tokens for name, value in zip(self._terms, sums, strict=False)}
             self._terms.clear()
+        if self._staleness and "loss" in logs:
+            logs["rollout_staleness"] = sum(self._staleness) / len(self._staleness)
+            self._staleness.clear()
         super().log(logs, start_time)
 
 

@@ -286,6 +286,14 @@ def test_a_loss_of_nan_stops_the_run_names_the_examples_and_keeps_checkpoints(st
         ({"steps": 0}, "steps: 0: must be at least 1"),
         ({"on_policy_fraction": 1.5}, "on_policy_fraction: 1.5 is not between 0 and 1"),
         ({"on_policy_fraction": 0.5, "alpha": 0.0}, "on_policy_fraction: .*alpha 0 has no teacher"),
+        ({"rollout_temperature": -1.0}, "rollout_temperature: -1.0 is not between 0 and 2"),
+        ({"rollout_sync_steps": 0}, "rollout_sync_steps: 0: must be at least 1"),
+        ({"rollout_engine": "vllm"}, "rollout_engine: no effect without on_policy_fraction"),
+        ({"vllm": {"seed": 1}}, "vllm: has no effect without rollout_engine vllm"),
+        (
+            {"rollout_engine": "vllm", "on_policy_fraction": 0.5, "trainable": ["projector", "llm_adapters"]},
+            "rollout_engine: vllm has no LoRA for audio queries only",
+        ),
         ({"response_weight": 0.0}, "response_weight: 0 leaves no loss"),
         (
             {"response_weight": 0.0, "soft_dtw_weight": 1.0, "on_policy_fraction": 0.5},

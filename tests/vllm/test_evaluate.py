@@ -1,21 +1,28 @@
 """`selfkd evaluate --engine vllm`: the samples of `--engine transformers`, and what it refuses."""
 
 import json
+import sys
+from collections import namedtuple
+from dataclasses import replace
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
+from examples import toy_examples
 
 from selfkd.data.example import MANIFEST, write_shard
 from selfkd.errors import InputError
-from selfkd.evaluation.backends import vllm_engine
 from selfkd.evaluation.backends.registry import backend_for
+from selfkd.evaluation.backends.vllm_engine import VLLMBackend
 from selfkd.evaluation.config import EvaluateConfig
 from selfkd.evaluation.evaluate import evaluate
 from selfkd.files import write_json
 from selfkd.synthesis.sources.registry import ToyWorld
 from selfkd.synthesis.tts.base import EspeakEngine, Utterance
+from selfkd.vllm import engine
 
 VOICE = "en-US-nyc+f3"
+Output = namedtuple("Output", ["token_ids", "finish_reason"])
 
 
 @pytest.mark.parametrize(
@@ -27,10 +34,36 @@ VOICE = "en-US-nyc+f3"
     ],
 )
 def test_settings_without_effect_are_refused(fields, message, monkeypatch):
-    monkeypatch.setattr(vllm_engine, "find_spec", lambda name: None)
+    monkeypatch.setattr(engine, "find_spec", lambda name: None)
     with pytest.raises(InputError) as found:
         backend_for(EvaluateConfig("selfkd-tiny", **fields))
     assert str(found.value).startswith(message)
+
+
+class Engine:
+    """An `LLM` that refuses prompts of over 60 tokens, and adds three to the others."""
+
+    def generate(self, prompts, settings, use_tqdm):
+        ids = [prompt["prompt_token_ids"] for prompt in prompts]
+        if any(len(of_prompt) > 60 for of_prompt in ids):
+            raise ValueError("The prompt is longer than the maximum model length.\nMake it shorter.")
+        return [SimpleNamespace(prompt_token_ids=[*i, 0, 0, 0], outputs=[Output([], "stop")]) for i in ids]
+
+
+def test_a_question_beyond_the_context_is_named(processor, monkeypatch):
+    """One line that begins with the example, whether vLLM refuses it or answers with too little room."""
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(SamplingParams=dict))
+    lengths = {"short": 1, "long": 20, "longer": 80}
+    examples = [
+        replace(e, id=i, question="no " * n) for e, (i, n) in zip(toy_examples(3), lengths.items(), strict=True)
+    ]
+    short, long = (len(processor.unexpanded_ids(e.question, e.image is not None)) for e in examples[:2])
+    backend = VLLMBackend(Engine(), processor, short + 5 + 3, None, 5)
+    assert [(at, p.error) for at, p in sorted(backend._responses(examples, "text"), key=lambda found: found[0])] == [
+        (0, ""),
+        (1, f"example long: {long + 3} tokens do not fit the model's context of {short + 3}"),
+        (2, "example longer: The prompt is longer than the maximum model length."),
+    ]
 
 
 @pytest.mark.slow

@@ -4,14 +4,11 @@ The prompts are the token ids of selfkd's own processor, so the samples are thos
 control tokens in a question are text here too.
 """
 
-import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 from selfkd.data.dataset import ExampleFolder
@@ -28,6 +25,7 @@ from selfkd.model.features import check_duration
 from selfkd.model.prompts import Turn
 from selfkd.training.data import Modality
 from selfkd.vllm.configuration import check_served
+from selfkd.vllm.engine import check_installed, open_engine
 
 AT_ONCE = 256  # items that vLLM gets at a time; it batches them itself
 
@@ -49,8 +47,7 @@ class VLLMBackend:
             return False
         if config.url or config.trust_remote_code:
             raise InputError("engine: vllm runs a model of selfkd; leave out url and trust_remote_code")
-        if find_spec("vllm") is None:
-            raise InputError("engine: vLLM is not installed; pip install 'selfkd[vllm]'")
+        check_installed("engine")
         return True
 
     @classmethod
@@ -69,24 +66,7 @@ class VLLMBackend:
         cls, config: EvaluateConfig, checkpoint: CheckpointInfo | None, transcriber: Transcriber | None, run: Path
     ) -> Iterator["VLLMBackend"]:
         assert checkpoint is not None  # noqa: S101 an invariant of this code, no check of input
-        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # torch has run in this process
-        from vllm import LLM
-
-        from selfkd.vllm.plugin import register
-
-        register()
-        with TemporaryDirectory() as folder:
-            source = str(checkpoint.source)
-            if checkpoint.kind == "tiny":  # it is no folder of its own
-                source = folder
-                for part in checkpoint.load():
-                    part.save_pretrained(folder)
-            dtype = checkpoint.config.vlm_config.dtype or "float32"  # vLLM's own choice for float32 is half of it
-            settings = {"dtype": dtype, "max_model_len": checkpoint.config.context, **config.vllm}
-            try:
-                llm = LLM(source, seed=config.seed, **settings)
-            except (TypeError, ValueError) as error:
-                raise InputError(f"vllm: {str(error).strip().splitlines()[0]}") from error
+        with open_engine(checkpoint, config.seed, config.vllm) as llm:
             yield cls(llm, checkpoint.processor, checkpoint.config.context, transcriber, config.max_new_tokens)
 
     def predict(self, examples: ExampleFolder, wanted: Mapping[EvalModality, Sequence[int]]) -> Predictions:
@@ -104,24 +84,24 @@ class VLLMBackend:
         from vllm import SamplingParams
 
         prompts: list[dict[str, Any]] = []
-        rows: list[int] = []
+        rows: list[tuple[int, str]] = []  # (position, id) of the examples that run
         for at, example in enumerate(examples):
             try:
                 prompts.append(self._prompt(example, modality))
-                rows.append(at)
+                rows.append((at, example.id))
             except InputError as error:
                 yield at, Prediction("", error=str(error))
         settings = SamplingParams(
             temperature=0.0, max_tokens=self.max_new_tokens, stop_token_ids=[self.processor.end_id]
         )
         start = time.perf_counter()
-        for row, output in zip(rows, self._generate(prompts, settings), strict=True):
+        room = self.context - self.max_new_tokens
+        for (row, name), output in zip(rows, self._generate(prompts, settings), strict=True):
             if isinstance(output, str):
-                yield row, Prediction("", error=output)
+                yield row, Prediction("", error=f"example {name}: {output}")
                 continue
-            length = len(output.prompt_token_ids)
-            if length > self.context - self.max_new_tokens:
-                reason = f"{length} tokens do not fit the model's context of {self.context - self.max_new_tokens}"
+            if (length := len(output.prompt_token_ids)) > room:
+                reason = f"example {name}: {length} tokens do not fit the model's context of {room}"
                 yield row, Prediction("", error=reason)
                 continue
             seconds = (time.perf_counter() - start) / len(rows)
@@ -129,12 +109,13 @@ class VLLMBackend:
             yield row, Prediction(text, finish_reason=output.outputs[0].finish_reason, seconds=seconds)
 
     def _generate(self, prompts: Sequence[dict[str, Any]], settings: Any) -> list[Any]:
-        """vLLM's outputs, or for a prompt that it refuses the reason; a group with one runs again one by one."""
+        """vLLM's outputs, or for a prompt that it refuses the reason in one line. A group with one runs again one by
+        one."""
         try:
             return self.llm.generate(list(prompts), settings, use_tqdm=False) if prompts else []
         except ValueError as error:
             if len(prompts) == 1:
-                return [str(error)]
+                return [str(error).strip().partition("\n")[0]]
             return [output for prompt in prompts for output in self._generate([prompt], settings)]
 
     def _prompt(self, example: Example, modality: Modality) -> dict[str, Any]:
