@@ -17,16 +17,16 @@ from selfkd.data.resample import resampled
 from selfkd.errors import InputError
 from selfkd.synthesis.quality_filter import FULL_SCALE, MAX_CLIPPED_RECORDED, SECONDS_PER_CHARACTER, check_audio
 
-MIN_LEVEL_DBFS = -45.0  # of the loud frames; what is quieter drowns in the noise of a sound card
+MIN_LEVEL_DBFS = -45.0  # of loud speech; what is quieter drowns in the noise of a sound card
 MAX_CLIPPED = 0.001  # share of samples at full scale
 _FRAME_SECONDS = 0.02
-_LOUD_PERCENTILE = 95
+_LOUD_FRAMES = 10  # the least loud of them counts: a click has one or two, and pauses change nothing
 _ACTIVE_DB = 30.0  # below the loud frames: frames of speech and not of a pause
 
 
 class Level(NamedTuple):
-    """`level_dbfs`: root mean square of the loud frames; `active_seconds`: of the frames within 30 dB of it;
-    `clipped`: share of samples at full scale."""
+    """`level_dbfs`: root mean square of the tenth loudest frame of 20 ms; `active_seconds`: of the frames within 30 dB
+    of it; `clipped`: share of samples at full scale."""
 
     seconds: float
     active_seconds: float
@@ -41,7 +41,7 @@ def measure(samples: NDArray[np.float32], rate_hz: int) -> Level:
     parts = samples[:whole].reshape(-1, width) if whole else samples[None]
     # without the mean of each frame: a cheap sound card adds a constant, which is no sound
     levels = 20 * np.log10(np.maximum(parts.std(axis=1, dtype=np.float64), 1e-6))
-    loud = float(np.percentile(levels, _LOUD_PERCENTILE))
+    loud = float(np.sort(levels)[-_LOUD_FRAMES:][0])
     active = int((levels >= max(loud - _ACTIVE_DB, MIN_LEVEL_DBFS - _ACTIVE_DB)).sum())
     seconds = len(samples) / rate_hz
     clipped = float(np.mean(np.abs(samples) >= FULL_SCALE))

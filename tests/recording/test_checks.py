@@ -84,6 +84,16 @@ def test_a_beginning_of_the_sentence_is_too_short(voice, share):
         check_recording(part, 16_000, SENTENCE * 3)
 
 
+@given(st.floats(0.0, 6.0), st.floats(0.05, 1.0))
+def test_pauses_and_a_click_do_not_change_the_level(voice, pause, click):
+    level = measure(voice, 16_000)
+    silence = np.zeros(int(pause * 16_000), np.float32)
+    silence[:1] = click
+    longer = measure(np.concatenate([silence, np.zeros(-len(silence) % 320, np.float32), voice]), 16_000)
+    assert longer.level_dbfs == pytest.approx(level.level_dbfs, abs=0.5)
+    assert longer.active_seconds == pytest.approx(level.active_seconds, abs=0.05)
+
+
 @given(st.floats(0.02, 1.5), st.floats(0.0, 3.0), st.sampled_from([16_000, 48_000]))
 def test_synthesis_keeps_all_that_is_kept_here(voice, gain, silence, rate_hz):
     samples = np.concatenate([np.clip(gain * voice, -1, 1), np.zeros(int(silence * 16_000))]).astype(np.float32)

@@ -133,7 +133,7 @@ def test_three_sentences_are_recorded_and_evaluated(table, tmp_path, monkeypatch
     ("name", "change", "reason"),
     [
         ("silent", lambda s: 0 * s, "silent: is this the right microphone"),
-        ("quiet", lambda s: 0.05 * s, "too quiet: "),
+        ("quiet", lambda s: 0.035 * s, "too quiet: "),
         ("clipped", lambda s: np.clip(20 * s, -1, 1), "of the samples are clipped"),
     ],
 )
