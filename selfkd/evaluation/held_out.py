@@ -8,7 +8,8 @@ from selfkd.evaluation.backends.local import predict_modalities
 from selfkd.evaluation.samples import sample
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
-from selfkd.training.data import MODALITIES, token_cost
+from selfkd.training.data import MODALITIES
+from selfkd.training.sampler import token_cost
 
 _BATCH = 32
 

@@ -132,8 +132,6 @@ def _make_shards(
             f"{config.output}: no space left ({error.strerror}); {left} of {shard_count} shards are missing, "
             "the same command makes them"
         ) from error
-    finally:
-        progress.close()
     return [path for stem in stems if (path := finished_shard(config.output, stem))], shard_count
 
 

@@ -25,6 +25,7 @@ from selfkd.errors import InputError
 from selfkd.model.checkpoint import CheckpointInfo
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
+from selfkd.model.prompts import Turn
 from selfkd.vllm.configuration import check_served
 from selfkd.vllm.engine import check_installed, open_engine
 from selfkd.vllm.worker import LoadsStudent
@@ -71,7 +72,8 @@ def engine_prompts(
     prompts = []
     for example, vectors_UD, mask_U in zip(examples, audio.vectors, audio.mask, strict=True):
         image, given = example.load_image(), vectors_UD[mask_U].float().cpu()
-        ids = processor.unexpanded_ids(None, image is not None, example.instruction, example.answer_format)
+        query = Turn(None, "", example.instruction, example.answer_format)
+        ids = processor.unexpanded_ids([query], image is not None)
         if not len(given):
             ids = [token_id for token_id in ids if token_id != processor.audio_token_id]
         prompts.append(EnginePrompt(ids, image, given if len(given) else None))

@@ -17,6 +17,7 @@ from selfkd.evaluation.backends.vllm_engine import VLLMBackend
 from selfkd.evaluation.config import EvaluateConfig
 from selfkd.evaluation.evaluate import evaluate
 from selfkd.files import write_json
+from selfkd.model.prompts import Turn
 from selfkd.synthesis.sources.registry import ToyWorld
 from selfkd.synthesis.tts.base import EspeakEngine, Utterance
 from selfkd.vllm import engine
@@ -57,7 +58,7 @@ def test_a_question_beyond_the_context_is_named(processor, monkeypatch):
     examples = [
         replace(e, id=i, question="no " * n) for e, (i, n) in zip(toy_examples(3), lengths.items(), strict=True)
     ]
-    short, long = (len(processor.unexpanded_ids(e.question, e.image is not None)) for e in examples[:2])
+    short, long = (len(processor.unexpanded_ids([Turn(e.question, "")], e.image is not None)) for e in examples[:2])
     backend = VLLMBackend(Engine(), processor, short + 5 + 3, None, 5)
     assert [(at, p.error) for at, p in sorted(backend._responses(examples, "text"), key=lambda found: found[0])] == [
         (0, ""),
