@@ -31,6 +31,7 @@ from .projectors import stacked_length
 from .prompts import EncodedAudio, EncodedImage, Prompt, Turn, align_prefixes, clips_in, common_length, join_clips
 from .speech_encoder import encoder_frames
 
+_MAX_CONVERSATIONS = 512  # whose rendering is kept, the newest
 AUDIO_TOKEN = "<speech>"  # noqa: S105 a token of text
 _TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 
@@ -72,6 +73,8 @@ class QueryProcessor:
             return [self._frames[with_images[0]].before, self._frames[with_images[0]].after]
         key = with_images, with_system
         if key not in self._pieces:
+            if len(self._pieces) >= _MAX_CONVERSATIONS:  # a server's clients choose which turns have images
+                self._pieces.pop(next(iter(self._pieces)))
             pieces = conversation_pieces(self.vlm_processor, *key)
             self._pieces[key] = [self._with_first_token(pieces[0]), *pieces[1:]]
         return self._pieces[key]

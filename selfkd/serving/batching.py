@@ -62,6 +62,10 @@ class Job:
         queries or audio queries, and some VLM backbones take images for all rows or for none."""
         return bool(self.prepared.prompt.clips), bool(self.prepared.prompt.image_inputs)
 
+    @property
+    def num_clips(self) -> int:
+        return len(self.prepared.prompt.clips)
+
     def emit_delta(self, text: str) -> None:
         """`text` is the whole response so far. Text that a failed batch has already sent is not sent again."""
         if text.startswith(self.sent_text) and len(text) > len(self.sent_text):
@@ -117,6 +121,21 @@ class RowStoppingCriteria(StoppingCriteria):
     def _decode(self, ids: list[int]) -> str:
         """As `OmniProcessor.response_texts`, with the spaces around it: a text that ends the response may be one."""
         return self._processor.tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def _first_batch(waiting: Sequence[Job], max_batch: int) -> list[Job]:
+    """The oldest job and those that share a batch with it: as many as `max_batch`, and of audio as many clips, because
+    a conversation can have dozens and the speech encoder takes all at once."""
+    key, num_clips = waiting[0].batch_key, 0
+    batch: list[Job] = []
+    for job in waiting:
+        if job.batch_key != key:
+            continue
+        num_clips += job.num_clips
+        if batch and (num_clips > max_batch or len(batch) == max_batch):
+            break
+        batch.append(job)
+    return batch
 
 
 log = logging.getLogger("selfkd.serving")
@@ -184,8 +203,7 @@ class Worker:
                 if self._is_closing:
                     return []
                 if self._waiting:
-                    key = self._waiting[0].batch_key
-                    batch = [job for job in self._waiting if job.batch_key == key][: self._max_batch]
+                    batch = _first_batch(self._waiting, self._max_batch)
                     self._waiting = [job for job in self._waiting if job not in batch]
                     return batch
 

@@ -1,58 +1,61 @@
-"""The body of a request -> its query: JSON is parsed and checked, the image and the audio are decoded.
+"""The body of a request -> its query: JSON is parsed and checked, images and audio are decoded.
 
 All that reads untrusted bytes is here and in `media`. It runs in an isolated process, so this module imports no model.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from selfkd.data.example import SAMPLE_RATE_HZ, SHORTEST_SECONDS
 from selfkd.serving.config import ServeConfig
 from selfkd.serving.media import REMOTE_SCHEMES, base64_bytes, data_url_bytes, read_audio, read_image
 from selfkd.serving.schema import (
     AudioPart,
     ImagePart,
+    InputAudio,
     Message,
     RefusedError,
     Sampling,
     TextPart,
     bad_field,
+    located,
     read_request,
 )
 
 _MAX_CHARACTERS_PER_TOKEN = 64  # texts far beyond the context are refused before tokenization
-_ELSEWHERE = "vLLM serves such conversations"
 
 
 @dataclass(frozen=True)
-class Turns:
-    """A conversation, with at most one image, in its first turn, and at most one audio part, in its last.
+class QueryTurn:
+    """A user's turn and the response to it.
 
-    With audio, the text of the last turn before it is the instruction and the text after it the answer format. Without
-    audio, all its text is the question (`text_before`).
+    With audio, the text before it is the instruction and the text after it the answer format. Without audio, all text
+    is the question (`text_before`).
     """
 
-    system: str  # "" for none
-    history: tuple[tuple[str, str], ...]  # the earlier text queries, each with its response
     text_before: str
     text_after: str
-    image: ImagePart | None
-    audio: AudioPart | None
+    response: str  # "" of the last turn
+    image: NDArray[np.uint8] | None  # (height, width, 3), RGB
+    image_url: str  # of a remote image, which is still to be fetched; "" for none
+    image_path: str  # of its part, as errors name it: messages.0.content.1; "" for none
+    samples: NDArray[np.float32] | None  # mono, 16 kHz
+    audio_path: str
+
+    @property
+    def num_pixels(self) -> int:
+        return 0 if self.image is None else self.image.shape[0] * self.image.shape[1]
 
 
 @dataclass(frozen=True)
 class Query:
-    """What a request asks: a conversation as in `Turns`, its media decoded, and how to respond."""
+    """What a request asks: a conversation, its media decoded, and how to respond."""
 
-    system: str
-    history: tuple[tuple[str, str], ...]
-    text_before: str
-    text_after: str
-    image: NDArray[np.uint8] | None  # (height, width, 3), RGB
-    image_url: str  # of a remote image, which is still to be fetched; "" for none
-    samples: NDArray[np.float32] | None  # mono, 16 kHz
+    system: str  # "" for none
+    turns: tuple[QueryTurn, ...]  # the last is the query
     token_limit: int | None
     sampling: Sampling
     stop: tuple[str, ...]  # texts that end the response
@@ -62,31 +65,18 @@ class Query:
 
 def read_query(body: bytes, config: ServeConfig, context: int) -> Query:
     """`context`: the LLM's context length in tokens. Raises RefusedError for an invalid request, for images and audio
-    that cannot be decoded, and for texts far beyond the context."""
+    that cannot be decoded or are over the limits of `config` together, and for texts far beyond the context."""
     request = read_request(body)
     if request.model != config.served_name:
         raise unknown_model(request.model, config)
-    turns = read_turns(request.messages)
-    texts = [turns.system, *(text for turn in turns.history for text in turn), turns.text_before, turns.text_after]
-    check_text("".join(texts), context)
-    url = turns.image.image_url.url if turns.image else ""
-    is_remote = url.lower().startswith(REMOTE_SCHEMES)
-    if is_remote and not config.remote_images:
-        raise bad_field("image_url", "remote images are not fetched here; send a data URL")
-    image = samples = None
-    if turns.image and not is_remote:
-        image = read_pixels(data_url_bytes(url), config.max_pixels)
-    if turns.audio:
-        content = base64_bytes(turns.audio.input_audio.data, "input_audio")
-        samples = read_audio(content, turns.audio.input_audio.format, config.max_audio_seconds)
+    system, messages = read_turns(request.messages)
+    check_text("".join([system, *(text for one in messages for text in one.texts)]), context)
+    turns: list[QueryTurn] = []
+    for message in messages:
+        turns.append(_decoded(message, turns, config))
     return Query(
-        turns.system,
-        turns.history,
-        turns.text_before,
-        turns.text_after,
-        image,
-        url if is_remote else "",
-        samples,
+        system,
+        tuple(turns),
         request.token_limit,
         request.sampling,
         tuple(request.stop or ()),
@@ -95,65 +85,105 @@ def read_query(body: bytes, config: ServeConfig, context: int) -> Query:
     )
 
 
-def read_pixels(content: bytes, max_pixels: int) -> NDArray[np.uint8]:
-    """(height, width, 3), RGB; raises RefusedError as `read_image` does."""
-    return np.asarray(read_image(content, max_pixels))
+@dataclass(frozen=True)
+class UserMessage:
+    """The parts of a user's message, and the response to it."""
+
+    text_before: str
+    text_after: str
+    response: str
+    image: ImagePart | None
+    image_path: str
+    audio: AudioPart | None
+    audio_path: str
+
+    @property
+    def texts(self) -> tuple[str, str, str]:
+        return self.text_before, self.text_after, self.response
 
 
-def read_turns(messages: Sequence[Message]) -> Turns:
-    """Messages in the order that `check_roles` requires. Text parts are joined without a separator. Raises RefusedError
-    for a turn without a query, and for a conversation that a shared prefix of text cannot hold."""
+def read_turns(messages: Sequence[Message]) -> tuple[str, list[UserMessage]]:
+    """The system message, "" for none, and the turns of messages in the order that `check_roles` requires. Text parts
+    are joined without a separator. Raises RefusedError for a turn without a query, or with several images or clips."""
     system, first = "", 0
     if messages[0].role != "user":
-        system, first = _text(messages[0], 0), 1
+        system, first = _text_only(messages[0], 0), 1
         if not system:
             raise bad_field("messages.0.content", "empty: leave this message out")
-    image = None
-    for index, message in enumerate(messages[first:], first):
-        if message.role == "user":
-            image = _check_media(message, index, index == first, index == len(messages) - 1) or image
-    earlier = [_text(message, index) for index, message in enumerate(messages[first:-1], first)]
-    history = tuple(zip(earlier[::2], earlier[1::2], strict=True))
-    return replace(_last_turn(messages[-1], len(messages) - 1), system=system, history=history, image=image)
+    turns = []
+    for index in range(first, len(messages), 2):
+        response = _text_only(messages[index + 1], index + 1) if index + 1 < len(messages) else ""
+        turns.append(_user_message(messages[index], index, response))
+    return system, turns
 
 
-def _check_media(message: Message, index: int, is_first: bool, is_last: bool) -> ImagePart | None:
-    """The image of a user's turn. The prompt before the last query is one image and text, so an image belongs to the
-    first turn and audio to the last."""
-    images = [p for p in message.content if isinstance(p, ImagePart)]
-    audio_parts = [p for p in message.content if isinstance(p, AudioPart)]
-    where = f"messages.{index}.content"
-    for parts, name in ((images, "image_url"), (audio_parts, "input_audio")):
-        if len(parts) > 1:
-            raise bad_field(where, f"at most one part of type {name} is supported; {_ELSEWHERE}")
-    if images and not is_first:
-        raise bad_field(where, f"an image_url in a later turn than the first is not supported; {_ELSEWHERE}")
-    if audio_parts and not is_last:
-        raise bad_field(where, f"input_audio in an earlier turn than the last is not supported; {_ELSEWHERE}")
-    return images[0] if images else None
+def _text_only(message: Message, index: int) -> str:
+    texts = [p.text for p in message.content if isinstance(p, TextPart)]
+    if len(texts) < len(message.content):
+        reason = f"a message of the role {message.role} has parts of type text only"
+        raise bad_field(f"messages.{index}.content", reason)
+    return "".join(texts)
 
 
-def _text(message: Message, index: int) -> str:
-    """The text of a message; only a user's has an image too, and a query."""
-    where = f"messages.{index}.content"
-    if message.role != "user" and not all(isinstance(p, TextPart) for p in message.content):
-        raise bad_field(where, f"a message of the role {message.role} has parts of type text only")
-    text = "".join(p.text for p in message.content if isinstance(p, TextPart))
-    if message.role == "user" and not text.strip():
-        raise bad_field(where, "no query: send text")
-    return text
-
-
-def _last_turn(message: Message, index: int) -> Turns:
-    parts = message.content
-    audio = next((p for p in parts if isinstance(p, AudioPart)), None)
-    split = parts.index(audio) if audio else len(parts)
+def _user_message(message: Message, index: int, response: str) -> UserMessage:
+    parts, where = message.content, f"messages.{index}.content"
+    images = [(at, p) for at, p in enumerate(parts) if isinstance(p, ImagePart)]
+    clips = [(at, p) for at, p in enumerate(parts) if isinstance(p, AudioPart)]
+    for count, name in ((len(images), "image_url"), (len(clips), "input_audio")):
+        if count > 1:
+            raise bad_field(where, f"at most one part of type {name} in a turn is supported")
+    image_at, image = images[0] if images else (0, None)
+    split, clip = clips[0] if clips else (len(parts), None)
     before, after = (
         "".join(p.text for p in some if isinstance(p, TextPart)) for some in (parts[:split], parts[split:])
     )
-    if not audio and not before.strip():
-        raise bad_field(f"messages.{index}.content", "no query: send text or input_audio")
-    return Turns("", (), before, after, None, audio)
+    if clip is None and not before.strip():
+        raise bad_field(where, "no query: send text or input_audio")
+    image_path, audio_path = f"{where}.{image_at}" if image else "", f"{where}.{split}" if clip else ""
+    return UserMessage(before, after, response, image, image_path, clip, audio_path)
+
+
+def _decoded(message: UserMessage, earlier: Sequence[QueryTurn], config: ServeConfig) -> QueryTurn:
+    """A turn with its media. Those of the `earlier` turns count for the limits too."""
+    url = message.image.image_url.url if message.image else ""
+    is_remote = url.lower().startswith(REMOTE_SCHEMES)
+    image = samples = None
+    if message.image:
+        with located(message.image_path):
+            if is_remote and not config.remote_images:
+                raise bad_field("image_url", "remote images are not fetched here; send a data URL")
+            if not is_remote:
+                image = read_pixels(data_url_bytes(url), config.max_pixels, sum(turn.num_pixels for turn in earlier))
+    if message.audio:
+        with located(message.audio_path):
+            samples = _read_clip(message.audio.input_audio, config.max_audio_seconds, earlier)
+    return QueryTurn(*message.texts, image, url if is_remote else "", message.image_path, samples, message.audio_path)
+
+
+def read_pixels(content: bytes, max_pixels: int, used: int = 0) -> NDArray[np.uint8]:
+    """(height, width, 3), RGB; `used` are pixels of other images of the request. Raises RefusedError as `read_image`
+    does."""
+    if used >= max_pixels:
+        raise bad_field("image_url", f"the images before it have {used} pixels, all that a request may have")
+    try:
+        return np.asarray(read_image(content, max_pixels - used))
+    except RefusedError as error:
+        raise RefusedError(400, f"{error.message}{_note(used, 'pixels')}", error.param) from error
+
+
+def _read_clip(audio: InputAudio, max_seconds: float, earlier: Sequence[QueryTurn]) -> NDArray[np.float32]:
+    used = sum(len(turn.samples) for turn in earlier if turn.samples is not None) / SAMPLE_RATE_HZ
+    if max_seconds - used < SHORTEST_SECONDS:
+        raise bad_field("input_audio", f"the clips before it have {used:g} s, all that a request may have")
+    content = base64_bytes(audio.data, "input_audio")
+    try:
+        return read_audio(content, audio.format, max_seconds - used)
+    except RefusedError as error:
+        raise RefusedError(400, f"{error.message}{_note(used, 's of audio')}", error.param) from error
+
+
+def _note(used: float, unit: str) -> str:
+    return f" ({used:g} {unit} of other turns count too)" if used else ""
 
 
 def check_text(text: str, context: int) -> None:

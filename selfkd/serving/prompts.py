@@ -10,10 +10,10 @@ from PIL import Image
 
 from selfkd.errors import InputError
 from selfkd.model.processing_omni import OmniProcessor
-from selfkd.model.prompts import Prompt
+from selfkd.model.prompts import EncodedAudio, Prompt, Turn
 from selfkd.serving.config import ServeConfig
-from selfkd.serving.decoding import Query, context_exceeded
-from selfkd.serving.schema import Sampling, bad_field
+from selfkd.serving.decoding import Query, QueryTurn, context_exceeded
+from selfkd.serving.schema import Sampling, bad_field, located
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,33 @@ def prepare(query: Query, config: ServeConfig, processor: OmniProcessor, context
 
 
 def _prompt(query: Query, processor: OmniProcessor) -> Prompt:
-    image = None if query.image is None else Image.fromarray(query.image)
+    clips = [_encoded_clip(turn, processor) for turn in query.turns]
+    *history, last = (
+        Turn(turn.text_before, turn.response)
+        if clip is None
+        else Turn(clip, turn.response, turn.text_before, turn.text_after)
+        for turn, clip in zip(query.turns, clips, strict=True)
+    )
+    images = [None if turn.image is None else Image.fromarray(turn.image) for turn in query.turns]
     try:
-        encoded_image = processor.encode_image(image, system=query.system, history=query.history)
+        encoded_image = processor.encode_image(images, system=query.system, history=history)
     except InputError as error:
         message = str(error)
         if message.startswith("field image: "):  # some image processors refuse extreme aspect ratios
-            raise bad_field("image_url", message.removeprefix("field image: ")) from error
+            paths = [turn.image_path for turn in query.turns if turn.image is not None]
+            param = f"{paths[0]}.image_url" if len(paths) == 1 else "messages"  # the message has the size
+            raise bad_field(param, message.removeprefix("field image: ")) from error
         raise bad_field("messages", message) from error  # some chat templates refuse system messages
-    if query.samples is None:
-        return processor.text_prompt(query.text_before, encoded_image)
-    try:
-        encoded_audio = processor.encode_audio(query.samples, "input_audio")
-    except InputError as error:
-        raise bad_field("input_audio", str(error)) from error
-    return processor.audio_prompt(encoded_audio, encoded_image, query.text_before, query.text_after)
+    if clips[-1] is None:
+        return processor.text_prompt(last.query, encoded_image)
+    return processor.audio_prompt(clips[-1], encoded_image, last.instruction, last.answer_format)
+
+
+def _encoded_clip(turn: QueryTurn, processor: OmniProcessor) -> EncodedAudio | None:
+    if turn.samples is None:
+        return None
+    with located(turn.audio_path):
+        try:
+            return processor.encode_audio(turn.samples, "input_audio")
+        except InputError as error:
+            raise bad_field("input_audio", str(error)) from error

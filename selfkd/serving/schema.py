@@ -7,6 +7,7 @@ sampled with `temperature`, `top_p`, `top_k` and `seed`. What is not honoured is
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -47,6 +48,17 @@ def overloaded(message: str) -> RefusedError:
 def bad_field(param: str, message: str) -> RefusedError:
     """400 for a field of the request; the message begins with its name."""
     return RefusedError(400, f"{param}: {message}", param)
+
+
+@contextmanager
+def located(path: str) -> Iterator[None]:
+    """Refusals of a field get the `path` of the part that it is in: messages.0.content.1.image_url."""
+    try:
+        yield
+    except RefusedError as error:
+        if error.param is None or error.param.startswith("messages"):  # no field of the part
+            raise
+        raise RefusedError(error.status, f"{path}.{error.message}", f"{path}.{error.param}", error.code) from error
 
 
 MAX_QUOTED = 200  # characters
@@ -185,7 +197,7 @@ class StreamOptions(_Strict):
     include_usage: bool | None = None
 
 
-MAX_MESSAGES = 128  # the chat template is rendered once for each length of a conversation, and kept
+MAX_MESSAGES = 128  # a processor renders the chat template for each length of a conversation, and keeps some
 MAX_STOPS, MAX_STOP_CHARACTERS = 4, 1000
 _SEED_LIMIT = 2**63  # as torch takes them
 _MIN_TEMPERATURE = 1e-5  # below it a sample is the most probable token, and quotients leave the range of float32

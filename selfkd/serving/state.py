@@ -21,7 +21,7 @@ from selfkd.serving.isolated import DECODE_SECONDS, IsolatedProcess, TooCostlyEr
 from selfkd.serving.metrics import Metrics
 from selfkd.serving.prompts import PreparedPrompt, prepare
 from selfkd.serving.remote_images import fetch
-from selfkd.serving.schema import RefusedError, now, overloaded
+from selfkd.serving.schema import RefusedError, located, now, overloaded
 
 Result = TypeVar("Result")
 MAX_BODIES = 8  # of the maximum size, in memory at once
@@ -103,16 +103,27 @@ class ServerState:
             query = await self._decode(read_query, pickle.PickleBuffer(body.content), self.config, self._context)
         finally:
             body.release()
-        if query.image_url:
-            # in a thread of its own: a slow remote server must not delay the prompts of other requests
-            content = await asyncio.to_thread(fetch, query.image_url, self.config.max_body_bytes)
-            image = await self._decode(read_pixels, pickle.PickleBuffer(content), self.config.max_pixels)
-            query = replace(query, image=image)
+        query = await self._fetch_images(query)
         loop = asyncio.get_running_loop()
         prepared = await loop.run_in_executor(
             self._threads, lambda: prepare(query, self.config, self._local.processor, self._context)
         )
-        return replace(query, image=None, samples=None), prepared
+        return replace(query, turns=()), prepared  # without its media
+
+    async def _fetch_images(self, query: Query) -> Query:
+        """The query with its remote images, one after another; together they have the limits of one."""
+        turns, num_bytes = list(query.turns), self.config.max_body_bytes
+        for index, turn in enumerate(turns):
+            if not turn.image_url:
+                continue
+            with located(turn.image_path):
+                # in a thread of its own: a slow remote server must not delay the prompts of other requests
+                content = await asyncio.to_thread(fetch, turn.image_url, num_bytes)
+                num_bytes -= len(content)
+                used = sum(other.num_pixels for other in turns)
+                image = await self._decode(read_pixels, pickle.PickleBuffer(content), self.config.max_pixels, used)
+            turns[index] = replace(turn, image=image)
+        return replace(query, turns=tuple(turns))
 
     def metrics_text(self) -> str:
         return self.metrics.text({"requests_active": self.num_active, "requests_waiting": self.worker.num_waiting})

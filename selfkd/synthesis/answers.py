@@ -8,7 +8,7 @@ _ANSWERED = {  # module and name: none of them does anything but hold values
     ("selfkd.errors", "EngineError"),
     ("selfkd.model.input_error", "InputError"),
     *(("selfkd.data.example", name) for name in ("Example", "ExampleTurn")),
-    ("selfkd.serving.decoding", "Query"),
+    *(("selfkd.serving.decoding", name) for name in ("Query", "QueryTurn")),
     ("selfkd.serving.isolated", "TooCostlyError"),
     *(("selfkd.serving.schema", name) for name in ("RefusedError", "Sampling")),
     *(("numpy", name) for name in ("dtype", "ndarray")),

@@ -34,6 +34,13 @@ BODIES = [
             *request(WAV)["messages"],
         ],
     },
+    {
+        "model": "selfkd", "max_tokens": 2, "messages": [
+            *request(PNG, "Listen.", WAV, "Be brief.")["messages"],
+            {"role": "assistant", "content": "A circle."},
+            *request("And there?", PNG)["messages"],
+        ],
+    },
 ]  # fmt: skip
 JSON = {"content-type": "application/json"}
 HEADERS = {

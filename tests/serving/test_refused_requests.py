@@ -44,6 +44,8 @@ def user(*parts):
     return request(*parts)["messages"][0]
 
 
+BAD, BAD_WAV = image_part(b"GIF89a nonsense"), audio_part(b"nonsense")
+REMOTE = {"type": "image_url", "image_url": {"url": "https://x.org/a.png"}}
 REFUSED = {
     "no JSON": (b"{", 400, "JSON"),
     "empty": (b"", 400, "JSON"),
@@ -69,9 +71,12 @@ REFUSED = {
     "assistant without content": (chat(USER, {"role": "assistant"}, USER), 400, "messages.1.content: Field required"),
     "earlier turn without query": (chat(user(PNG), ASSISTANT, USER), 400, "messages.0.content: no query"),
     "last turn without query": (chat(USER, ASSISTANT, user(" ")), 400, "messages.2.content: no query"),
-    "earlier audio": (chat(SYSTEM, user(WAV), ASSISTANT, USER), 400, "messages.1.content: input_audio in .*vLLM"),
-    "later image": (chat(USER, ASSISTANT, user(PNG, "?")), 400, "messages.2.content: an image_url in .*vLLM"),
-    "image in two turns": (chat(user(PNG, "?"), ASSISTANT, user(PNG, "?")), 400, "messages.2.content: an .*vLLM"),
+    "two clips in an earlier turn": (chat(SYSTEM, user(WAV, WAV), ASSISTANT, USER), 400, "messages.1.content: at most"),
+    "two images in a later turn": (chat(USER, ASSISTANT, user(PNG, PNG, "?")), 400, "messages.2.content: at most one"),
+    "assistant's image": (chat(USER, {"role": "assistant", "content": [PNG]}, USER), 400, "messages.1.content: .*text"),
+    "bad earlier clip": (chat(user("?", BAD_WAV), ASSISTANT, USER), 400, "^messages.0.content.1.input_audio: .*a wav"),
+    "bad later image": (chat(USER, ASSISTANT, user(BAD, "?")), 400, "^messages.2.content.0.image_url: not a readable"),
+    "remote later": (chat(USER, ASSISTANT, user(REMOTE, "?")), 400, "^messages.2.content.0.image_url: .*not fetched"),
     "tool calls": (chat(USER, ASSISTANT | {"tool_calls": [{}]}, USER), 400, "messages.1.tool_calls: this value"),
     "no content": (BODY | {"messages": [{"role": "user"}]}, 400, "content: Field required"),
     "no query": (request(PNG, " "), 400, "no query"),
@@ -243,6 +248,14 @@ def test_remote_images(parts, server, image_server, monkeypatch):
         monkeypatch.setattr(remote_images, "is_public", lambda address: True)
         fetched, sent = (running.post(image_url_request(u)) for u in (f"{url}/a.png", PNG["image_url"]["url"]))
         assert fetched[2]["choices"] == sent[2]["choices"]
+        part = {"type": "image_url", "image_url": {"url": f"{url}/a.png"}}
+        fetched, sent = (running.post(chat(user(one, "?"), ASSISTANT, user(one, "?"))) for one in (part, PNG))
+        assert fetched[0] == 200 and fetched[2]["choices"] == sent[2]["choices"]
+        assert fetched[2]["usage"] == sent[2]["usage"]
+        large = part | {"image_url": {"url": f"{url}/large"}}
+        refused = running.post(chat(user(part, "?"), ASSISTANT, user("Or:", large)))
+        left = 20_000 - len(png_bytes(8, 8))  # of the limit for all images together
+        assert_refused(refused, 400, f"^messages.2.content.1.image_url: not fetched: over {left} bytes")
         assert_refused(running.post(image_url_request(f"{url}/large")), 400, "over 20000 bytes")
         assert_refused(running.post(image_url_request(f"{url}/moved")), 400, "status 302")
         monkeypatch.setattr("selfkd.serving.state.fetch", lambda url, max_bytes: fetch(url, max_bytes, 0.5))
