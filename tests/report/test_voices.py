@@ -21,7 +21,7 @@ def test_a_benchmark_in_two_voices_has_its_spread():
     assert table.caption == "mine by voice"
     assert [row[0] for row in table.rows] == ["anna", "pico", "mean (95%)", "SD over voices", "min, max"]
     column = [row[table.columns.index("Audio, Self-KD")] for row in table.rows]
-    assert column[2].startswith("62.5% (") and column[3:] == ["17.7%", "50.0% to 75.0%"]
+    assert column[2].startswith("62.5% (") and column[3:] == ["17.7%", "50.0%, 75.0%"]
     assert all(len(row) == len(table.columns) for row in table.rows)
 
 
