@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--kokoro", type=Path, help="folder of Kokoro's files; without it only espeak-ng is measured")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rows", type=int, default=600, help="of espeak-ng; of Kokoro a thirtieth")
+    parser.add_argument("--only", default="", help="settings whose names hold this text")
     options = parser.parse_args()
     settings = {
         "espeak-ng, 1 process": (["--processes", "1"], options.rows),
@@ -53,7 +54,7 @@ def main() -> None:
             "Kokoro, 1 process": ([*engine, "--processes", "1"], options.rows // 30),
             "Kokoro, 2 processes, one shard": ([*engine, "--processes", "2"], options.rows // 30),
         }
-    for name, (arguments, rows) in settings.items():
+    for name, (arguments, rows) in ((n, s) for n, s in settings.items() if options.only in n):
         found: dict[str, list[float]] = {"before": [], "after": []}
         for number in range(options.repeats):
             both = [("before", options.before.resolve()), ("after", HERE)]

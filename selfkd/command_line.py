@@ -127,7 +127,7 @@ def accepted_values(annotation: Any) -> str:
     """What a field of this type takes, in words: "whole number", "list of text, audio"."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Literal:
-        return ", ".join(map(str, inner))
+        return ", ".join(options_of(annotation))
     if origin is list:
         return f"list of {accepted_values(inner[0])}"
     if origin is dict:
@@ -157,7 +157,7 @@ def _expected(annotation: Any) -> str:
 def options_of(annotation: Any) -> tuple[str, ...]:
     """The values that a field chooses among; () where it takes any."""
     if get_origin(annotation) is Literal:
-        return tuple(map(str, get_args(annotation)))
+        return tuple(str(option) for option in get_args(annotation) if option != "")  # "" is none of them
     if get_origin(annotation) in (list, Union, UnionType):
         return tuple(option for inner in get_args(annotation) for option in options_of(inner))
     return ()

@@ -34,7 +34,9 @@ def test_other_settings_are_refused(demo):
 def test_scores_hold_every_metric(demo):
     scores = json.loads((demo.folder / "scores.json").read_text())
     voices = {f"world@{voice}" for voice in (SYNTHESIZED_VOICE, *BUNDLED_VOICES)}
-    assert set(scores) == voices | {"easy-vqa", "mmalign-world"}
+    assert set(scores) == voices | {"easy-vqa", "mmalign-world", "world"}
+    over_voices = scores.pop("world")
+    assert not over_voices["systems"] and {"sft", "selfkd", "ctc"} <= set(over_voices["over_voices"])
     for benchmark in scores.values():
         assert list(benchmark["systems"]) == ["text", "sft", "selfkd", "ctc", "cascade"]
         for metrics in benchmark["systems"].values():

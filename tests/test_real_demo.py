@@ -1,5 +1,6 @@
 """`selfkd demo --real` on stand-ins of SmolVLM's and Whisper's own classes, and offline."""
 
+import csv
 import json
 import re
 
@@ -75,23 +76,31 @@ def test_own_images_and_questions_get_scores_and_a_report(stand_ins, own, capsys
 
 @pytest.mark.slow
 def test_the_first_hour_ends_in_a_gap(stand_ins, own, monkeypatch):
-    """The commands of docs/first_hour.md, in order, at a small size; the browser's is only parsed (test_docs.py)."""
+    """The commands of docs/first_hour.md, in order, at a small size; the browser's is only parsed (test_docs.py), and
+    the recordings come from files in place of a microphone."""
     (own / "mine" / "audio").mkdir(parents=True)
     (own / "images").rename(own / "mine" / "images")
-    recorded = [json.loads(line) for line in (own / "questions.jsonl").read_text().splitlines()]
     (own / "questions.jsonl").rename(own / "mine" / "questions.jsonl")
-    for i, line in enumerate(recorded):
-        line["speech"] = f"{i}.wav"
-        soundfile.write(own / "mine" / "audio" / f"{i}.wav", tone(1.5 + 0.2 * i), 16_000)
-    (own / "mine" / "recorded.jsonl").write_text("\n".join(map(json.dumps, recorded)))
     monkeypatch.chdir(own)
-    smaller = {"demo": ["--questions", "3", "--distill_steps", "1"]}
+    smaller = {"demo": ["--questions", "3", "--distill_steps", "1"], "record": ["--no_microphone"]}
     commands = [c for c in documented_commands(DOCS / "first_hour.md") if c[1] != "app"]
-    assert [c[1] for c in commands] == ["demo", "synthesize", "data", "evaluate", "report"]
+    assert [c[1] for c in commands] == ["demo", "record", "synthesize", "data", "evaluate", "report"]
     for command in commands:
         words = [real_demo.WHISPER if word == "openai/whisper-base" else word for word in command[1:]]
         assert main([*words, *smaller.get(words[0], [])]) == 0
-    scores = json.loads((own / "runs" / "eval-my-voice" / "result.json").read_text())["recorded"]
+        if words[0] == "record":
+            with (own / "mine" / "voice" / "reading_list.csv").open(newline="") as file:
+                rows = list(csv.DictReader(file))
+            for number, row in enumerate(rows):
+                row |= {"file": f"take {number}.wav", "speaker": "anna", "consent_date": "2026-11-30"}
+                soundfile.write(own / "mine" / "audio" / row["file"], tone(1.5 + 0.2 * number), 16_000)
+            with (own / "filled.csv").open("w", newline="") as file:
+                writer = csv.DictWriter(file, list(rows[0]))
+                writer.writeheader()
+                writer.writerows(rows)
+            files = ["--output", "mine/voice", "--files", "mine/audio", "--mapping", "filled.csv"]
+            assert main(["record", *files]) == 0
+    scores = json.loads((own / "runs" / "eval-my-voice" / "result.json").read_text())["questions"]
     assert "gap" in scores and scores["text"]["n"] == scores["audio"]["n"] == scores["cascade"]["n"] == 3
     assert "data:audio/" in (own / "my-voice.html").read_text()
 

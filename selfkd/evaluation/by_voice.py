@@ -110,7 +110,7 @@ def spread_rows(
     return [
         ["mean (95%)", *cells(lambda o: write(o["mean"]) + _interval(o["interval"], write))],
         ["SD over voices", *cells(lambda o: "–" if o["sd"] is None else write(o["sd"]))],
-        ["min to max", *cells(lambda o: f"{write(o['min'])} to {write(o['max'])}")],
+        ["min, max", *cells(lambda o: f"{write(o['min'])}, {write(o['max'])}")],
     ]
 
 

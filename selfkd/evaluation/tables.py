@@ -130,8 +130,8 @@ def _add_spread(table: Table, title: str, over: Mapping[str, Any], modalities: S
     if gap and gap.get("interval"):
         mean_gap += " ({:.1f} to {:.1f})".format(*(100 * end for end in gap["interval"]))
     table.add_row(title, str(over["voices"]), *(mean if m == "audio" else "" for m in modalities), mean_gap, "")
-    ends = ["–" if of is None else f"{100 * of['min']:.1f} to {100 * of['max']:.1f}" for of in (accuracy, gap)]
-    table.add_row("  min to max", "", *(ends[0] if m == "audio" else "" for m in modalities), ends[1], "")
+    ends = ["–" if of is None else f"{100 * of['min']:.1f}, {100 * of['max']:.1f}" for of in (accuracy, gap)]
+    table.add_row("  min, max", "", *(ends[0] if m == "audio" else "" for m in modalities), ends[1], "")
 
 
 def scoring_in(result: Mapping[str, Any], benchmark: str) -> str:

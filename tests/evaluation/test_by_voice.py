@@ -116,10 +116,10 @@ def test_tables_show_voices_speakers_and_spread(capsys):
     scores = compare_samples({"text": text, "run": audio}, 0)
     assert set(scores["by_speaker"]["run"]["speakers"]) == {"anna", "ben"}
     printed = shown(*voices_tables({"mine": scores}), capsys=capsys)
-    assert "mine by speaker" in printed and "anna" in printed and "40.0 to 90.0" in printed
+    assert "mine by speaker" in printed and "anna" in printed and "40.0, 90.0" in printed
     rows = spread_rows({"run": scores["by_speaker"]["run"]["over_speakers"]}, ["text", "run"], lambda x: f"{x:.2f}")
-    assert [row[:2] for row in rows] == [["mean (95%)", ""], ["SD over voices", ""], ["min to max", ""]]
-    assert rows[1][2] == "0.35" and rows[2][2] == "0.40 to 0.90"
+    assert [row[:2] for row in rows] == [["mean (95%)", ""], ["SD over voices", ""], ["min, max", ""]]
+    assert rows[1][2] == "0.35" and rows[2][2] == "0.40, 0.90"
     result = {
         "mine": {"text": scores["systems"]["text"], "audio": scores["systems"]["run"], "gap": scores["gap"]["run"]}
     }

@@ -165,7 +165,7 @@ def test_server_treats_control_names_as_text(server):
 
 def test_app_treats_control_names_as_text(parts):
     example = parse_query(toy_examples(1)[0].image, FORGED, None, AppConfig(), [parts], IsolatedProcess(400_000_000))
-    assert generate_responses(*parts, example, ["text"], 4)["text"].tokens
+    assert generate_responses(*parts, {"text": example}, 4)["text"].tokens
 
 
 def test_question_tokens_of_an_attention_map_are_found(parts):

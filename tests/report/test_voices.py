@@ -19,9 +19,9 @@ def test_a_benchmark_in_two_voices_has_its_spread():
         groups.append(group(f"mine@{voice}", [sample(s["id"], 1.0, "", s["group"]) for s in audio], audio))
     (table,) = by_voice_tables(groups)
     assert table.caption == "mine by voice"
-    assert [row[0] for row in table.rows] == ["anna", "pico", "mean (95%)", "SD over voices", "min to max"]
+    assert [row[0] for row in table.rows] == ["anna", "pico", "mean (95%)", "SD over voices", "min, max"]
     column = [row[table.columns.index("Audio, Self-KD")] for row in table.rows]
-    assert column[2].startswith("62.5% (") and column[3:] == ["17.7%", "50.0% to 75.0%"]
+    assert column[2].startswith("62.5% (") and column[3:] == ["17.7%", "50.0%, 75.0%"]
     assert all(len(row) == len(table.columns) for row in table.rows)
 
 
@@ -30,7 +30,7 @@ def test_a_folder_with_two_speakers_is_divided():
     (table,) = by_voice_tables([group("mine", text, audio)])
     assert table.caption == "mine by speaker" and table.columns[:2] == ["Person", "n"]
     assert [row[:2] for row in table.rows][:2] == [["anna", "10"], ["ben", "10"]]
-    assert table.rows[-1] == ["min to max", "", "40.0% to 90.0%"]
+    assert table.rows[-1] == ["min, max", "", "40.0%, 90.0%"]
     assert by_voice_tables([group("mine", text[:10], audio[:10])]) == [], "one speaker has no spread"
 
 

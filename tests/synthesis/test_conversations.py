@@ -55,12 +55,12 @@ def test_conversations_are_stored_with_every_turn(data, capsys):
 def test_every_turn_has_the_voice_of_its_conversation(data, tmp_path, monkeypatch):
     utterances = []
 
-    class Engine:
-        def synthesize_audio(self, utterance):
-            utterances.append(utterance)
-            return tone(0.05 * len(utterance.text))
+    def in_order(engines, queries, utterance_of):
+        for query in queries:
+            utterances.append(utterance_of(query))
+            yield query, tone(0.05 * len(utterances[-1].text))
 
-    monkeypatch.setattr("selfkd.synthesis.shards._engine", lambda *_: Engine())
+    monkeypatch.setattr("selfkd.synthesis.shards.in_order", in_order)
     from selfkd.synthesis.row_journal import RowJournal
     from selfkd.synthesis.shards import _Shard
 

@@ -143,32 +143,32 @@ def test_a_killed_command_resumes_by_row_and_counts_earlier_rows(tmp_path):
 def test_a_journal_of_other_questions_or_with_damage_is_begun_again_there(tmp_path):
     path, example = tmp_path / "rows", toy_examples(1)[0]
     journal = RowJournal(path, "one")
-    for at in range(3):
+    for at in "012":
         journal.add(at, example)
-    journal.add_reason(3, "no words")
-    journal.add_transcript(1, replace(example, transcript="said", word_error_rate=0.5))
+    journal.add_reason("3", "no words")
+    journal.add_transcript("1", replace(example, transcript="said", word_error_rate=0.5))
     journal.close()
     lines = path.read_bytes().splitlines(keepends=True)
 
     def known(content):
         path.write_bytes(content)
         journal = RowJournal(path, "one")
-        found = [at for at in range(5) if at in journal], journal.transcript(1)
+        found = "".join(at for at in "01234" if at in journal), journal.transcript("1")
         journal.close()
         return found
 
-    assert known(b"".join(lines)) == ([0, 1, 2, 3], ("said", 0.5))
-    assert known(b"".join(lines)[:-1]) == ([0, 1, 2, 3], None)
-    assert known(b"".join([*lines[:2], b"\0" * len(lines[2]), *lines[3:]])) == ([0], None)  # after a power cut
-    assert known(b"".join([*lines[:2], b'{"at": "1"}\n', *lines[3:]])) == ([0], None)
-    assert known(b'{"key": "two"}\n' + b"".join(lines[1:])) == ([], None)
+    assert known(b"".join(lines)) == ("0123", ("said", 0.5))
+    assert known(b"".join(lines)[:-1]) == ("0123", None)
+    assert known(b"".join([*lines[:2], b"\0" * len(lines[2]), *lines[3:]])) == ("0", None)  # after a power cut
+    assert known(b"".join([*lines[:2], b'{"at": 1}\n', *lines[3:]])) == ("0", None)
+    assert known(b'{"key": "two"}\n' + b"".join(lines[1:])) == ("", None)
     assert not path.exists(), "a journal without rows is no file"
     path.write_bytes(b"".join(lines))
     journal = RowJournal(path, "one")
     text_only = replace(example, audio=None, voice="", duration_seconds=0.0, spoken_text="")
-    assert journal.restored(2, text_only) == example
+    assert journal.restored("2", text_only) == example
     with pytest.raises(InputError, match=r"^no words$"):
-        journal.restored(3, text_only)
+        journal.restored("3", text_only)
     journal.remove()
     assert not path.exists()
 

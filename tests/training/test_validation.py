@@ -11,6 +11,8 @@ from selfkd.errors import InputError
 from selfkd.files import sha256
 from selfkd.model.checkpoint import load_model
 from selfkd.run_dir import MODEL, VALIDATION, read_log
+from selfkd.synthesis.config import SynthesizeConfig
+from selfkd.synthesis.synthesize import synthesize
 from selfkd.train import align, distill
 from selfkd.training import distill as without_grader
 from selfkd.training.config import AlignConfig, DistillConfig
@@ -101,9 +103,11 @@ def test_a_resumed_run_ends_in_the_same_bytes(changes, start, held_out, tmp_path
 
 
 @pytest.mark.slow
-def test_ctc_training_is_scored_too(held_out, tmp_path, start):
+def test_ctc_training_is_scored_too(tmp_path, start):
+    speech = SynthesizeConfig(tmp_path / "speech", "world", split="test", count=6, voices="heldout")
+    synthesize(speech)
     settings = AlignConfig([str(start / "data")], tmp_path / "run", steps=2, batch_size=2, warmup_steps=0)
-    result = align(replace(settings, eval_data=[str(held_out)], eval_every=1))
+    result = align(replace(settings, eval_data=[str(speech.output)], eval_every=1))
     assert result["validation"]["chosen_audio"] > 0.5, "the bundled projector"
 
 

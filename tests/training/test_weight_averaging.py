@@ -33,8 +33,8 @@ def trained(parts, tmp_path, steps, average):
     how = {"steps": steps, "batch_size": 2, "learning_rate": 2e-3, "warmup_steps": 1, "weight_averaging": 0.5}
     settings = DistillConfig([], tmp_path / "run", **how)
     each_step, arguments = EachStep(), training_arguments(settings)
-    how = (LossConfig(0.5), 0.0, 0.0, average)
-    SelfKDTrainer(model, arguments, toy_examples(8), processor, *how, callbacks=[each_step]).train()
+    how = {"average": average, "callbacks": [each_step]}
+    SelfKDTrainer(model, arguments, toy_examples(8), processor, LossConfig(0.5), **how).train()
     return model, each_step
 
 
