@@ -36,7 +36,7 @@ BODIES = [
     },
     {
         "model": "selfkd", "max_tokens": 2, "messages": [
-            *request(PNG, "Listen.", WAV, "Be brief.")["messages"],
+            *request(PNG, "Answer this.", WAV, "Be brief.")["messages"],
             {"role": "assistant", "content": "A circle."},
             *request("And there?", PNG)["messages"],
         ],

@@ -124,9 +124,9 @@ def mixed_turns(number):
         history.append(Turn("And there?", "no"))
         shown.append(images[1])
     if number == 2:
-        user_parts.append(["Listen: ", clip_parts[2], " One word.", image_parts[2]])
+        user_parts.append(["Answer this: ", clip_parts[2], " One word.", image_parts[2]])
         shown.append(images[2])
-        query = {"audio": clips[2], "instruction": "Listen: ", "answer_format": " One word."}
+        query = {"audio": clips[2], "instruction": "Answer this: ", "answer_format": " One word."}
     else:
         user_parts.append([query["text"]])
         shown.append(None)
@@ -187,7 +187,7 @@ def test_limits_hold_for_all_turns_together(parts):
 
     with served(parts, max_audio_seconds=1.0, max_pixels=10_000) as running:
         assert running.post(chat([clip(0.5)], [clip(0.5)]))[0] == 200
-        refused = running.post(chat(["Hear:", clip(0.5)], ["?"], ["And:", clip(0.6)]))
+        refused = running.post(chat(["First:", clip(0.5)], ["?"], ["And:", clip(0.6)]))
         message = (
             r"^messages.4.content.1.input_audio: over the limit of 0.5 s \(0.5 s of audio of other turns count too"
         )
