@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from examples import training_data
@@ -15,7 +16,7 @@ from selfkd.synthesis.tts.base import ESPEAK_VOICES
 from selfkd.training import align_check
 from selfkd.training.align import AlignConfig, align
 from selfkd.training.align_check import held_out_check, lines
-from selfkd.training.align_evidence import ENOUGH, verdict, warnings
+from selfkd.training.align_evidence import ENOUGH, IN_PART, UNDERSTOOD, verdict, warnings
 from selfkd.training.config import CTC, NEW_CTC, STACK
 
 
@@ -56,7 +57,7 @@ def test_a_new_head_of_few_steps_is_warned_of_and_understands_nothing(words, tmp
     printed = capsys.readouterr()
     warned = [line for line in printed.err.splitlines() if "warning" in line]
     assert "steps: 2 are 8 examples, under the 12,800 that worked for a new CTC head" in warned[0]
-    assert "data: 0.00" in warned[1] and "hours of audio, under the 1.4 that worked" in warned[1]
+    assert "data: 0.00" in warned[1] and "hours of audio, under the 1.6 that worked" in warned[1]
     assert "docs/results.md" in warned[0] and "do not understand speech: over 40%" in printed.out
 
 
@@ -113,3 +114,17 @@ def test_warnings_count_examples_of_all_steps_and_hours_of_the_data(words, tmp_p
 )  # fmt: skip
 def test_the_verdict_follows_the_word_error_rate(rate, expected):
     assert expected in verdict(rate)
+
+
+def test_the_points_of_the_verdict_are_those_of_the_record():
+    record = Path(__file__).parents[2] / "experiments/records/2026-11-29_three_engines"
+    scores = json.loads((record / "scores.json").read_text())
+    cascades = [*json.loads((record / "scores-whisper.json").read_text()).values()]
+    cascades += [found for methods in scores.values() for name, found in methods.items() if name.startswith("cascade")]
+    text = scores["espeak-ng"]["text"]["accuracy"]
+    lost = {one["wer"]: 100 * (text - one["accuracy"]) for one in cascades if one.get("n") == 400}
+    assert len(lost) == 12
+    understood = [points for rate, points in lost.items() if rate <= UNDERSTOOD]
+    in_part = [points for rate, points in lost.items() if UNDERSTOOD < rate <= IN_PART]
+    assert f"at most {max(understood):.0f} points" in verdict(UNDERSTOOD)
+    assert f"lost {min(in_part):.0f} to {max(in_part):.0f} points" in verdict(IN_PART)
