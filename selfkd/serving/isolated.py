@@ -23,6 +23,7 @@ from selfkd.synthesis.workers import ProcessState, end_with_parent, limit_memory
 Result = TypeVar("Result")
 PRELOAD = ["selfkd.serving.decoding", "scipy.signal"]  # modules that the fork server imports
 START_SECONDS = 60.0
+STOP_SECONDS = 10.0
 DECODE_SECONDS = 10.0  # an image of 20 megapixels takes about one
 
 
@@ -95,7 +96,7 @@ class IsolatedProcess:
     def _stop(self) -> None:
         if self._process is not None:
             self._process.kill()
-            self._process.join()
+            self._process.join(STOP_SECONDS)  # not for ever: a process in the kernel may outlive even this signal
             self._pipe.close()
             self._process = None
 

@@ -287,7 +287,7 @@ class IsolatedWorker:
         """Ends the child process; the next row starts another."""
         if self._process is not None:
             self._process.kill()
-            self._process.join()
+            self._process.join(10)  # as in `result`; not for ever: a process in the kernel may outlive even this signal
             self._pipe.close()
             self._process = None
 

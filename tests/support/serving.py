@@ -44,7 +44,8 @@ class Served:
 def served(parts, **settings):
     """The model in a thread of this process, on a free port."""
     app = create_app(ServeConfig(port=0, **settings), *parts)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+    # as `selfkd serve`, it does not wait for ever for a client that neither reads nor leaves
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=8))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started and thread.is_alive():
