@@ -10,16 +10,13 @@ from types import SimpleNamespace
 import pytest
 from examples import toy_examples
 
-from selfkd.data.example import MANIFEST, write_shard
 from selfkd.errors import InputError
 from selfkd.evaluation.backends.registry import backend_for
 from selfkd.evaluation.backends.vllm_engine import VLLMBackend
 from selfkd.evaluation.config import EvaluateConfig
 from selfkd.evaluation.evaluate import evaluate
-from selfkd.files import write_json
 from selfkd.model.prompts import Turn
-from selfkd.synthesis.sources.registry import ToyWorld
-from selfkd.synthesis.tts.base import EspeakEngine, Utterance
+from selfkd.synthesis.synthesize import SynthesizeConfig, synthesize
 from selfkd.vllm import engine
 
 VOICE = "en-US-nyc+f3"
@@ -70,20 +67,20 @@ def test_a_question_beyond_the_context_is_named(processor, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("vllm") is None, reason="wants vLLM")
 def test_samples_are_those_of_transformers(tmp_path, monkeypatch):
-    """In text, in audio and as a cascade."""
+    """In text, in audio and as a cascade; single questions and each turn of conversations."""
     for name, value in {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1"}.items():
         monkeypatch.setenv(name, value)
-    source, tts = ToyWorld("test", 5, False), EspeakEngine()
-    examples = [source.example(i) for i in range(8)]
-    examples = [e.with_audio(tts.synthesize_audio(Utterance(e.question, VOICE)), VOICE) for e in examples]
-    (tmp_path / "data").mkdir()
-    write_shard(tmp_path / "data" / "test.parquet", examples, {"rows": 8, "rejected": []})
-    write_json(tmp_path / "data" / MANIFEST, {"source": "world", "shards": [{"file": "test.parquet"}]})
-    shared = {"data": [str(tmp_path / "data")], "modalities": ["text", "audio", "cascade"]}
+    for name, turns in {"questions": "split", "conversations": "whole"}.items():
+        settings = {"split": "test", "count": 8 if turns == "split" else 3, "voices": VOICE, "processes": 1}
+        synthesize(SynthesizeConfig(tmp_path / name, "world", turns=turns, **settings))
+    data = [str(tmp_path / "questions"), f"turns={tmp_path / 'conversations'}"]
+    shared = {"data": data, "modalities": ["text", "audio", "cascade"]}
     evaluate(EvaluateConfig("selfkd-tiny", output=tmp_path / "transformers", **shared))
     settings = {"engine": "vllm", "vllm": {"enforce_eager": True}}
     evaluate(EvaluateConfig("selfkd-tiny", output=tmp_path / "vllm", **shared, **settings))
-    assert samples(tmp_path / "vllm") == samples(tmp_path / "transformers")
+    found = samples(tmp_path / "vllm")
+    assert found == samples(tmp_path / "transformers")
+    assert any("/turn-2" in row["id"] for rows in found.values() for row in rows)
 
 
 def samples(run):
