@@ -2,6 +2,7 @@
 regions with little attention are darkened. All text of users and models is escaped here.
 """
 
+import base64
 from html import escape
 
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from selfkd.app.conversation import PastTurn
 from selfkd.app.inference import AttentionMaps, ModelResponse, Token, attention_overlay, png_data_uri
 from selfkd.app.session import QueryResult
+from selfkd.app.word_diff import WordDiff, runs, word_diff
 from selfkd.training.data import MODALITIES, Modality
 
 MODALITY_NAMES: dict[Modality, str] = {"text": "Text", "audio": "Audio"}
@@ -91,10 +93,22 @@ def _query_html(result: QueryResult) -> str:
         transcript = '<span class="kd-off">no ASR model (see --asr_model)</span>'
     else:
         transcript = f"<q>{escape(result.transcript)}</q>" if result.transcript else "(empty)"
+    if result.question and result.transcript:
+        question, transcript = _compared_html(word_diff(result.question, result.transcript))
     rows = {"Question": question, "ASR transcript": transcript}
     if result.example is not None:
         rows["Target"] = escape(result.example.target)
     return f'<dl class="kd-query">{"".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in rows.items())}</dl>'
+
+
+def _compared_html(diff: WordDiff) -> tuple[str, str]:
+    """Question and transcript with the words that differ marked, and how many errors these are."""
+    question, transcript = (
+        " ".join(escape(text) if is_same else f"<{tag}>{escape(text)}</{tag}>" for text, is_same in runs(words))
+        for words, tag in ((diff.question, "del"), (diff.transcript, "ins"))
+    )
+    errors = {0: "the same words", 1: "1 word error"}.get(diff.num_errors, f"{diff.num_errors} word errors")
+    return f"<q>{question}</q>", f'<q>{transcript}</q> <span class="kd-note">{errors}</span>'
 
 
 def _model_card(name: str, result: QueryResult) -> str:
@@ -108,7 +122,9 @@ def _model_card(name: str, result: QueryResult) -> str:
         badge = f'<span class="kd-badge{"" if is_same else " kd-different"}">{label}</span>'
     seconds = f'<span class="kd-seconds">{result.seconds[name]:.1f} s</span>'
     articles = "".join(
-        _response_html(modality, modalities[modality], result.is_correct(modalities[modality]))
+        _response_html(
+            modality, modalities[modality], result.is_correct(modalities[modality]), result.clips.get((name, modality))
+        )
         if modality in modalities
         else f'<article class="kd-modality kd-off"><h4>{MODALITY_NAMES[modality]}</h4>{_NO_TEXT_QUERY}</article>'
         for modality in MODALITIES
@@ -119,7 +135,9 @@ def _model_card(name: str, result: QueryResult) -> str:
     )
 
 
-def _response_html(modality: Modality, response: ModelResponse, is_correct: bool | None) -> str:
+def _response_html(
+    modality: Modality, response: ModelResponse, is_correct: bool | None, clip: bytes | str | None
+) -> str:
     verdict = {
         None: "", True: '<span class="kd-correct">correct</span>', False: '<span class="kd-wrong">wrong</span>'
     }  # fmt: skip
@@ -130,11 +148,21 @@ def _response_html(modality: Modality, response: ModelResponse, is_correct: bool
     rows = "".join(_token_row(token, is_end) for token, is_end in tokens)
     return (
         f'<article class="kd-modality"><h4>{MODALITY_NAMES[modality]}{verdict[is_correct]}</h4>'
-        f'<p class="kd-response">{text}</p>'
+        f'<p class="kd-response">{text}</p>{_clip_html(clip)}'
         f'<ol class="kd-tokens" aria-label="Tokens and their probabilities">{chips}</ol>{cut}'
         f"<details><summary>Alternative tokens</summary><table><thead><tr><th>Token</th><th>Prob.</th>"
         f"<th>Most likely alternatives</th></tr></thead><tbody>{rows}</tbody></table></details></article>"
     )
+
+
+def _clip_html(clip: bytes | str | None) -> str:
+    """A player of a WAV clip, or why there is none."""
+    if clip is None:
+        return ""
+    if isinstance(clip, str):
+        return f'<p class="kd-note">Not read aloud: {escape(clip)}.</p>'
+    source = f"data:audio/wav;base64,{base64.b64encode(clip).decode()}"
+    return f'<audio class="kd-clip" controls src="{source}" aria-label="The response, read aloud"></audio>'
 
 
 def _with_end_marks(response: ModelResponse) -> list[tuple[Token, bool]]:

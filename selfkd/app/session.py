@@ -92,10 +92,22 @@ def synthesize_query(tts_engine: EspeakEngine, text: str, voice: str) -> Synthes
         spoken_text = spoken_form(text)
     except InputError as error:
         raise InputError(str(error).replace("field question", "Question")) from error
+    return SynthesizedQuery(_wav(tts_engine, spoken_text, voice), text, voice)
+
+
+def read_aloud(tts_engine: EspeakEngine, text: str, voice: str) -> bytes | str:
+    """A response in a voice as a WAV file, or why it is not pronounceable."""
+    try:
+        return _wav(tts_engine, spoken_form(text), voice)
+    except InputError as error:
+        return str(error).partition(": ")[2] or str(error)
+
+
+def _wav(tts_engine: EspeakEngine, spoken_text: str, voice: str) -> bytes:
     samples = tts_engine.synthesize_audio(Utterance(spoken_text, voice))
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, SAMPLE_RATE_HZ, format="WAV", subtype="PCM_16")
-    return SynthesizedQuery(buffer.getvalue(), text, voice)
+    return buffer.getvalue()
 
 
 def parse_query(
@@ -163,6 +175,9 @@ class QueryResult:
     responses: dict[str, dict[Modality, ModelResponse]]  # by the model's name
     seconds: dict[str, float]
     conversation: Conversation  # up to and with this query
+    clips: dict[
+        tuple[str, Modality], bytes | str
+    ]  # responses read aloud, as WAV, or why one is not; by model, modality
 
     @property
     def layers(self) -> int:
@@ -223,12 +238,14 @@ class Session:
         synthesized: SynthesizedQuery | None,
         voice: str,
         earlier: Conversation = (),
+        reads_aloud: bool = False,
     ) -> tuple[QueryResult, SynthesizedQuery | None]:
         """Runs a query in every available modality on all models; returns the result and the clip that was used.
 
         `synthesized` is the last clip that this session made. A query without audio is synthesized in `voice`, and
         synthesized again when its text or voice has changed. A user's own recording is never replaced. The query
-        continues the `earlier` turns, where they are about the same image.
+        continues the `earlier` turns, where they are about the same image. If it `reads_aloud`, every response is
+        synthesized too, in `voice`.
         """
         models = list(self.models.values())
         is_synthesized = audio is None or (synthesized is not None and synthesized.wav == audio)
@@ -253,6 +270,12 @@ class Session:
             seconds[name] = time.perf_counter() - start
         transcript = None if self.transcriber is None else self.transcriber.transcribe([example])[0].strip()
         texts = {name: {m: one.text for m, one in of.items()} for name, of in responses.items()}
+        clips = {
+            (name, modality): read_aloud(self.tts_engine, text, voice)
+            for name, of in texts.items()
+            for modality, text in of.items()
+            if reads_aloud
+        }
         return QueryResult(
             thumbnail(example.load_image()),
             example.question,
@@ -261,4 +284,5 @@ class Session:
             responses,
             seconds,
             (*earlier, PastTurn(example, transcript, texts)),
+            clips,
         ), synthesized if is_synthesized else None

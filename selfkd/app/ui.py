@@ -97,11 +97,14 @@ def _query_tab(session: Session, folder: Path) -> None:
         audio: str | None,
         clip: SynthesizedQuery | None,
         voice: str,
+        reads_aloud: bool,
         rows: str,
         last: QueryResult | None,
     ) -> tuple[Any, ...]:
         earlier = last.conversation if last else ()
-        result, clip = session.run(_read_upload(image), question, _read_upload(audio), clip, voice, earlier)
+        result, clip = session.run(
+            _read_upload(image), question, _read_upload(audio), clip, voice, earlier, reads_aloud
+        )
         layer = max(1, result.layers // 2)
         return (
             responses_html(result),
@@ -152,6 +155,7 @@ def _query_tab(session: Session, folder: Path) -> None:
             list(VOICES.items()), value=next(iter(VOICES.values())), label="Voice", filterable=False,
             min_width=200, elem_id="voice",
         )  # fmt: skip
+        reads_aloud = gr.Checkbox(label="Read responses aloud", min_width=170, elem_id="aloud")
         synthesize_button = gr.Button("Synthesize audio", min_width=160, elem_id="synthesize")
         restart_button = gr.Button("Start again", min_width=120, visible=False, elem_id="restart")
         run_button = gr.Button("Run in text and audio", variant="primary", scale=2, min_width=240, elem_id="run")
@@ -168,7 +172,7 @@ def _query_tab(session: Session, folder: Path) -> None:
     exclusive: dict[str, Any] = {
         "concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"
     }  # fmt: skip
-    inputs = [image, question, audio, clip_state, voice, rows, result_state]
+    inputs = [image, question, audio, clip_state, voice, reads_aloud, rows, result_state]
     outputs = [
         responses, attention_column, attention_controls, layer, attention, result_state, clip_state, audio, question,
         restart_button,

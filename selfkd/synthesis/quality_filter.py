@@ -109,9 +109,9 @@ def word_error_rate(reference: str, transcript: str, language: str = "en") -> fl
 
     texts = [_in_linear_time(text) for text in (reference, transcript)]
     try:
-        normalized, words = map(_normalizer(language_code(language)), texts)
+        normalized, words = map(normalizer(language_code(language)), texts)
     except Exception:  # Whisper's fails on some numbers, such as "hundred" a thousand times
-        normalized, words = map(_normalizer(""), texts)
+        normalized, words = map(normalizer(""), texts)
     return float(jiwer.wer(normalized, words)) if normalized else 0.0
 
 
@@ -125,7 +125,7 @@ def _in_linear_time(text: str) -> str:
 
 
 @cache
-def _normalizer(language: str) -> Any:
+def normalizer(language: str) -> Any:
     from whisper_normalizer.basic import BasicTextNormalizer
     from whisper_normalizer.english import EnglishTextNormalizer
 

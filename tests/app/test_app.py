@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from accelerate.utils import send_to_device
 from examples import tone
@@ -25,9 +26,10 @@ from selfkd.app.session import (
     Session,
     builtin_examples,
     parse_query,
+    read_aloud,
     synthesize_query,
 )
-from selfkd.data.example import SAMPLE_RATE_HZ
+from selfkd.data.example import SAMPLE_RATE_HZ, Example
 from selfkd.errors import InputError
 from selfkd.evaluation.backends.local import predict_modalities
 from selfkd.evaluation.backends.transcriber import Transcriber
@@ -312,6 +314,34 @@ def test_user_text_is_escaped(session):
     page = responses_html(replace(result, transcript="<i>"))
     assert "<b>What" not in page and "&lt;b&gt;What&lt;/b&gt;" in page and "<i>" not in page.replace("<i>end</i>", "")
     assert "no ASR model" in responses_html(replace(result, transcript=None))
+
+
+def test_words_that_the_transcript_has_otherwise_are_marked(session):
+    result, _ = session.run(png_bytes(8, 8), "Is <b>it</b> teal?", None, None, VOICE)
+    page = responses_html(replace(result, transcript="is <b>it</b> feel"))
+    assert "<del>teal?</del>" in page and "<ins>feel</ins>" in page and "1 word error<" in page
+    assert "<b>it</b>" not in page
+    assert "the same words" in responses_html(replace(result, transcript="is <b>it</b> teal"))
+    for unpaired in (replace(result, transcript=""), replace(result, question="", transcript="feel")):
+        assert "<del>" not in responses_html(unpaired) and "word error" not in responses_html(unpaired)
+
+
+def test_responses_are_read_aloud_if_wanted(session):
+    example = builtin_examples()[1]
+    plain, _ = session.run(example.image, example.question, None, None, VOICE)
+    assert plain.clips == {} and "<audio" not in responses_html(plain)
+    read, _ = session.run(example.image, example.question, None, None, VOICE, reads_aloud=True)
+    assert set(read.clips) == {("one", "text"), ("one", "audio")}
+    samples, rate_hz = soundfile.read(io.BytesIO(read.clips["one", "text"]))
+    spoken = Example("x", "", "", "", "", "").with_audio(samples.astype(np.float32), "")
+    assert rate_hz == SAMPLE_RATE_HZ
+    transcript = session.transcriber.transcribe([spoken])[0].strip().lower()
+    assert transcript == read.responses["one"]["text"].text.strip().lower().rstrip(".")
+    assert responses_html(read).count("<audio") == 2
+    # a response that no voice can say
+    assert read_aloud(session.tts_engine, "", VOICE) and read_aloud(session.tts_engine, "☃☃", VOICE)
+    page = responses_html(replace(read, clips={("one", "text"): read_aloud(session.tts_engine, "<b>☃", VOICE)}))
+    assert "Not read aloud: " in page and "<audio" not in page
 
 
 def test_exif_orientation_is_applied():

@@ -151,6 +151,16 @@ def test_typed_question_is_synthesized_and_escaped(page):
     expect(page.locator("#responses .kd-modality")).to_have_count(4)
 
 
+def test_responses_are_read_aloud(page):
+    page.check("#aloud input")
+    page.click("#example-1")
+    expect_results(page, builtin_examples()[1].question)
+    clips = page.locator("#responses .kd-clip")
+    expect(clips).to_have_count(4)
+    page.wait_for_function("document.querySelector('.kd-clip').duration > 0.2")  # the browser can decode it
+    take_screenshot(page, "aloud")
+
+
 def test_microphone(page):
     page.set_input_files(
         "#image input[type=file]", {"name": "a.png", "mimeType": "image/png", "buffer": png_bytes(64, 64)}

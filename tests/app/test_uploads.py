@@ -84,7 +84,7 @@ def send(page, method, path, body=None, headers=None):
 def run_event(page):
     """Id of the page's event that runs a query."""
     events = json.loads(send(page, "GET", "/config")[1])["dependencies"]
-    return next(event["id"] for event in events if len(event["inputs"]) == 7)
+    return next(event["id"] for event in events if len(event["inputs"]) == 8)
 
 
 def queue_event(page, data, session):
@@ -101,7 +101,7 @@ def queue_event(page, data, session):
 
 
 def inputs(file, at=0):
-    data = [None, "What?", None, None, next(iter(VOICES.values())), "response", None]
+    data = [None, "What?", None, None, next(iter(VOICES.values())), False, "response", None]
     data[at] = file
     return data
 
