@@ -10,8 +10,8 @@ from selfkd.synthesis.quality_filter import normalizer
 
 @dataclass(frozen=True)
 class WordDiff:
-    """The words of both texts, each with whether it is in the other at its place, and the fewest substitutions,
-    deletions and insertions that make one of the other."""
+    """The words of both texts, each with whether it is in the other at its place, and as few substitutions,
+    deletions and insertions as make one of the other."""
 
     question: tuple[tuple[str, bool], ...]
     transcript: tuple[tuple[str, bool], ...]
@@ -24,18 +24,18 @@ def word_diff(question: str, transcript: str, language: str = "en") -> WordDiff:
     normalize = normalizer(language)
     texts = question.split(), transcript.split()
     keys = [[_key(word, normalize) for word in words] for words in texts]
-    places = [[at for at, key in enumerate(some) if key] for some in keys]
-    compared = [[some[at] for at in of] for some, of in zip(keys, places, strict=True)]
+    positions = [[at for at, key in enumerate(some) if key] for some in keys]
+    compared = [[some[at] for at in of] for some, of in zip(keys, positions, strict=True)]
     edits = Levenshtein.editops(*compared)
     differs = [
-        {places[0][edit.src_pos] for edit in edits if edit.tag != "insert"},
-        {places[1][edit.dest_pos] for edit in edits if edit.tag != "delete"},
+        {positions[0][edit.src_pos] for edit in edits if edit.tag != "insert"},
+        {positions[1][edit.dest_pos] for edit in edits if edit.tag != "delete"},
     ]
-    said, recognized = (
+    typed, recognized = (
         tuple((word, at not in wrong) for at, word in enumerate(words))
         for words, wrong in zip(texts, differs, strict=True)
     )
-    return WordDiff(said, recognized, len(edits))
+    return WordDiff(typed, recognized, len(edits))
 
 
 def _key(word: str, normalize: Callable[[str], str]) -> str:

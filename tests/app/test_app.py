@@ -333,9 +333,9 @@ def test_responses_are_read_aloud_if_wanted(session):
     read, _ = session.run(example.image, example.question, None, None, VOICE, reads_aloud=True)
     assert set(read.clips) == {("one", "text"), ("one", "audio")}
     samples, rate_hz = soundfile.read(io.BytesIO(read.clips["one", "text"]))
-    spoken = Example("x", "", "", "", "", "").with_audio(samples.astype(np.float32), "")
+    read_back = Example("x", "", "", "", "", "").with_audio(samples.astype(np.float32), "")
     assert rate_hz == SAMPLE_RATE_HZ
-    transcript = session.transcriber.transcribe([spoken])[0].strip().lower()
+    transcript = session.transcriber.transcribe([read_back])[0].strip().lower()
     assert transcript == read.responses["one"]["text"].text.strip().lower().rstrip(".")
     assert responses_html(read).count("<audio") == 2
     # a response that no voice can say
