@@ -42,9 +42,9 @@ def _shares(scope: Scope, system: str) -> tuple[str, str]:
     scores, groups = found
     image = fmean(float(1 - of[:, 0].mean()) for of in scores)
     speech = fmean(float((of[:, 0] - of[:, 1]).mean()) for of in scores)
-    sentence = f"{name} loses {points(image)} with the question as text, where speech plays no part: that is the image"
-    sentence += ", or a hard question. With the same question as audio "
-    sentence += f"it loses {points(speech)} more: that is the speech." if speech > 0 else "it loses no more."
+    more = f"{points(speech)} more" if speech > 0 else "no more"
+    sentence = f"{name} loses {points(image)} with the question as text, where speech plays no part (the image, or a "
+    sentence += f"hard question), and {more} with the same question as audio (the speech)."
     interval, count = scope.interval([2 * of[:, 0] - of[:, 1] - 1 for of in scores], groups, _SPEECH_MINUS_IMAGE)
     if interval is None or not enough(count):
         return "Not known yet: too few images", f"{sentence} There are {too_few(count)}."
@@ -53,10 +53,10 @@ def _shares(scope: Scope, system: str) -> tuple[str, str]:
     if image == 0 and speech <= 0:
         return "Neither: no error is left", sentence
     if interval[0] > 0:
-        return f"The speech, {'only' if image == 0 else 'more than the image'}", sentence
+        return f"{'Only' if image == 0 else 'Mostly'} the speech", sentence
     if interval[1] < 0:
-        return f"The image, {'only' if speech <= 0 else 'more than the speech'}", sentence
-    return "Both: neither clearly more", sentence
+        return f"{'Only' if speech <= 0 else 'Mostly'} the image", sentence
+    return "Both, neither clearly more", sentence
 
 
 def _word_error_rates(scope: Scope) -> dict[tuple[int, str], float]:
