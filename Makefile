@@ -3,6 +3,7 @@
 # make quick   the tests that are not slow, want no browser and start no training processes: under 2 minutes on 2 cores
 # make fuzz    an hour of malformed inputs (FUZZ_SECONDS) and kills of each command; ends in a table of what they found
 # make docs    the documentation site, into site/: strict, with links and anchors checked
+# make gallery the images and the recording of docs/gallery: runs the demo in a terminal, into runs/gallery, a quarter of an hour
 # make study-projector   projectors x losses x data over five seeds, into runs/projector: hours; a second call resumes
 # make study-real        the same with pretrained LLM, speech encoder and voices: MODELS=DIR holds them; into runs/real
 # make study-voices      the demo's models in the voices of several engines and in noise, three seeds, into runs/voices
@@ -19,7 +20,7 @@ MODELS ?= models
 FUZZ_SECONDS ?= 2400
 PYTEST = $(VENV)/bin/python -m pytest --numprocesses 2 --dist worksteal --durations 20
 
-.PHONY: demo test quick fuzz check docs study-projector study-real study-voices study-when study-attention study-alignment study-scale study-stamps test-vllm
+.PHONY: demo test quick fuzz check docs gallery study-projector study-real study-voices study-when study-attention study-alignment study-scale study-stamps test-vllm
 
 demo: $(VENV)/installed
 	$(VENV)/bin/selfkd demo --output runs/demo
@@ -55,6 +56,11 @@ test-vllm:
 docs: $(VENV)/installed
 	$(VENV)/bin/python docs/build.py --check
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+
+gallery: $(VENV)/installed
+	rm -rf runs/gallery
+	$(VENV)/bin/python docs/record_demo.py runs/gallery
+	$(VENV)/bin/python docs/screenshots.py runs/gallery
 
 check: $(VENV)/installed
 	$(VENV)/bin/ruff check .

@@ -35,6 +35,7 @@ PROBE_SENTENCES = 100
 DISTILL_BATCH_SIZE = 16
 _TRAINED = ("sft", "selfkd")  # run directories
 _EVALUATED = {"sft": "SFT", "selfkd": "Self-KD", "ctc": "CTC projector"}  # on audio queries
+EVALUATIONS = [f"eval-{name}" for name in ("base", *_EVALUATED)]  # the runs that `compare` takes
 NUM_STAGES = 11
 NUM_ANALYZED = 40  # items of the attention and agreement analyses
 
@@ -103,7 +104,7 @@ def demo(config: DemoConfig) -> dict[str, Any]:
 
     with keep_frames():  # all models have the same speech encoder: each clip is encoded once
         train_models(config, run_stage)
-        evaluated = evaluate_models(config, run_stage)
+        evaluate_models(config, run_stage)
 
     world = [synthesized_world(out)]
     models = [f"{name}={checkpoint}" for name, checkpoint in checkpoints(out).items()]
@@ -116,15 +117,21 @@ def demo(config: DemoConfig) -> dict[str, Any]:
     run_stage("analyze agreement of audio with text responses", analyze_agreement, agreement)
 
     begin("compare and report")
-    scores = compare(CompareConfig([str(out / name) for name in evaluated], out, config.seed))
-    others = ("eval-probe", "attention", "agreement", *_TRAINED, "data/world")
-    runs = [str(out / n) for n in (*evaluated, *others)]
-    page = report(ReportConfig(runs, out / "report.html", "Self-KD on the bundled tiny model", _intro(config)))
+    scores = compare(CompareConfig([str(out / name) for name in EVALUATIONS], out, config.seed))
+    page = write_report(config)
     console.print(f"{time.monotonic() - started:.0f} s. Scores: {out / 'scores.json'}")
     console.print(f"Report: {page}", soft_wrap=True)
     console.print("Try the models:")
     console.print(f"  selfkd app {checkpoints(out)['ctc']} {checkpoints(out)['selfkd']}", soft_wrap=True)
     return scores
+
+
+def write_report(config: DemoConfig) -> Path:
+    """The report of the demo's runs, which are complete; returns its path."""
+    others = ("eval-probe", "attention", "agreement", *_TRAINED, "data/world")
+    runs = [str(config.output / name) for name in (*EVALUATIONS, *others)]
+    page = config.output / "report.html"
+    return report(ReportConfig(runs, page, "Self-KD on the bundled tiny model", _intro(config)))
 
 
 def _real(config: DemoConfig) -> dict[str, Any]:
@@ -189,8 +196,7 @@ def _with_clean_response(example: Example) -> Example:
     return replace(example, answer=example.target, source="world")
 
 
-def evaluate_models(config: DemoConfig, run_stage: RunStage) -> list[str]:
-    """Evaluates all models; returns the names of the runs that `compare` takes."""
+def evaluate_models(config: DemoConfig, run_stage: RunStage) -> None:
     from selfkd.evaluation.evaluate import evaluate
 
     out = config.output
@@ -210,7 +216,6 @@ def evaluate_models(config: DemoConfig, run_stage: RunStage) -> list[str]:
         run_stage(f"evaluate: audio queries, {title}", evaluate, audio)
     probed = replace(base, data=[str(probe)], output=out / "eval-probe", modalities=["audio"])
     run_stage("evaluate: the projector after stage 1, words to repeat", evaluate, probed)
-    return [f"eval-{name}" for name in ("base", *_EVALUATED)]
 
 
 def bundled_voice(name: str) -> Path:

@@ -75,7 +75,8 @@ def test_sft_and_selfkd_differ_in_alpha_only(demo):
 def test_report_is_one_self_contained_page(demo):
     page = (demo.folder / "report.html").read_text()
     assert page.count("<article") >= page.count("data:audio/") >= 40 and page.count("<svg") >= 20
-    assert page.index("world by voice") < page.index('class="finding"'), "the first thing to see"
+    assert page.index('id="answers"') < page.index("world by voice") < page.index('class="finding"')
+    assert "world, 4 voices: " in page, "what the first screen speaks of"
     assert page.count('class="map"') == 2 * 4 * 2 * 2, "two items, four models, two modalities, two layers"
     assert not re.search(r"""src=["'](?!data:)|href=["'](?:/|\w+:)(?<!data:)""", page), "links to data are relative"
     for section in ("scores", "attention", "agreement", "items", "training", "audio_quality", "provenance"):

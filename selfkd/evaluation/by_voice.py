@@ -30,7 +30,7 @@ def spread(values: Mapping[str, Sequence[tuple[Sample, float]]], bounds: Bounds,
     total, count = sum(map(len, values.values())), len(values)
     weights = [total / count / len(items) for items in values.values()]
     weighted = [w * value for w, items in zip(weights, values.values(), strict=True) for _, value in items]
-    groups = [_group(item) for items in values.values() for item, _ in items]
+    groups = [group_over_voices(item) for items in values.values() for item, _ in items]
     widest = max(weights)
     return {
         "mean": fmean(means),
@@ -41,7 +41,7 @@ def spread(values: Mapping[str, Sequence[tuple[Sample, float]]], bounds: Bounds,
     }
 
 
-def _group(item: Sample) -> str:
+def group_over_voices(item: Sample) -> str:
     """The group of an item in whatever voice: an id may name the speaker, so without an image the sentence counts."""
     return item["group"] if item["image"] or item["group"] != item["id"] else item["question"]
 

@@ -1,6 +1,7 @@
 """Writes the report: run directories -> one HTML file that opens from disk, with a section for each kind of run.
 
-Sections: scores, attention, agreement, items, training, audio quality, provenance. Reads files only; imports no torch.
+The first screen is four answers. Folded under it are the sections: findings, scores, attention, agreement, items,
+training, audio quality, provenance. Reads files only; imports no torch.
 """
 
 from dataclasses import dataclass, field
@@ -9,12 +10,14 @@ from typing import Any
 
 from selfkd.errors import InputError
 from selfkd.report.html import Styles, run_title, write_page
-from selfkd.report.inputs import DATA, RunFolder, averages_of, groups_of, read_runs
+from selfkd.report.inputs import DATA, RunFolder, averages_of, groups_of, pooled_voices, read_runs
 from selfkd.report.sections.agreement import agreement_section
+from selfkd.report.sections.answers import answers_section
 from selfkd.report.sections.attention import attention_section
 from selfkd.report.sections.audio_quality import audio_quality_section
 from selfkd.report.sections.items import items_section
-from selfkd.report.sections.scores import scores_section
+from selfkd.report.sections.scope import Scope
+from selfkd.report.sections.scores import Names, scores_section
 from selfkd.report.sections.training import training_section
 from selfkd.stage_function import stage_function
 
@@ -54,8 +57,12 @@ def report(config: ReportConfig) -> Path:
     runs, styles = read_runs(config.runs), Styles()
     evaluated = [run for run in runs if run.kind == "evaluate"]
     groups = groups_of(evaluated, config.seed)
+    averages = averages_of(groups, config.seed)
+    shown = [*averages, *pooled_voices(groups, config.seed).values(), *groups]
+    scopes = [Scope(group, Names(shown).group(group), config.seed) for group in shown]
     sections = {
-        "scores": scores_section(evaluated, groups, averages_of(groups, config.seed), styles),
+        "answers": answers_section(scopes, runs),
+        "scores": scores_section(evaluated, groups, averages, styles),
         "attention": attention_section(runs, styles),
         "agreement": agreement_section(runs, styles),
         "items": items_section(groups, config.output, config.items, config.listed),

@@ -35,6 +35,11 @@ def percent_interval(interval: Sequence[float] | None) -> str:
     return "–" if interval is None else f"{percent(interval[0])} to {percent(interval[1])}"
 
 
+def points(share: float) -> str:
+    """ "3.1 points", of 100."""
+    return minus(f"{100 * share:.1f} points")
+
+
 def signed(value: float) -> str:
     return minus(f"{value:+.3f}")
 

@@ -4,7 +4,6 @@ The page has its styles, script, images and audio inside and fetches nothing. Ea
 dashes and marker throughout the page.
 """
 
-import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,16 +20,15 @@ from selfkd.errors import InputError
 from selfkd.evaluation.compare import CASCADE, TEXT
 from selfkd.files import write_text
 from selfkd.report.charts import legend_swatch
+from selfkd.report.data_uris import data_uri
+from selfkd.report.table_csv import csv_name, csv_uri
+from selfkd.report.terms import TERMS, mark_terms, term_id, term_of
 
 MAX_IMAGE_SIDE = 448  # pixels
 _MAX_LOSSLESS_BYTES = 24_000  # a larger image is compressed with loss
 _MP3_COMPRESSION = 0.7  # 0 is the best quality, 1 the smallest file; words stay intelligible
 _JPEG_START = b"\xff\xd8"
 _HEAT_COLOR = (214, 40, 57)
-
-
-def data_uri(content: bytes, media_type: str) -> Markup:
-    return Markup(f"data:{media_type};base64,{base64.b64encode(content).decode()}")  # noqa: S704  # nosec B704 base64
 
 
 def image_uri(example: Example) -> Markup | None:
@@ -121,5 +119,7 @@ def write_page(path: Path, template: str, **values: Any) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"legend_swatch": legend_swatch, "style_count": STYLES}
+    environment.globals |= {"legend_swatch": legend_swatch, "style_count": STYLES, "csv_uri": csv_uri}
+    environment.globals |= {"csv_name": csv_name, "terms": TERMS, "term_id": term_id, "term_of": term_of}
+    environment.filters["mark_terms"] = mark_terms
     write_text(path, environment.get_template(template).render(**values))

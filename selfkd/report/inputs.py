@@ -16,6 +16,8 @@ from typing import Any
 from selfkd.analysis.schemas import AgreementResult, AttentionResult
 from selfkd.data.example import MANIFEST, read_manifest
 from selfkd.errors import InputError
+from selfkd.evaluation.average import VOICE_MARK, by_voice
+from selfkd.evaluation.by_voice import group_over_voices
 from selfkd.evaluation.comparable import ModalityRun, ReadSettings, difference
 from selfkd.evaluation.compare import CASCADE, TEXT, compare_averages, compare_samples, items_in, run_name
 from selfkd.evaluation.samples import read_samples, samples_path
@@ -107,6 +109,7 @@ class Group:
     scores: dict[str, Any] = field(default_factory=dict)
     audio_query: ModalityRun | None = None  # the first with audio, once the group has one
     difference: str = ""  # why it is not compared with the runs before it
+    members: list["Group"] = field(default_factory=list)  # of an average over benchmarks, which has no samples
 
     @property
     def text_run(self) -> str:
@@ -169,8 +172,28 @@ def averages_of(groups: list[Group], seed: int) -> list[Group]:
         samples = {g.benchmark: {s: g.samples[s] for s in systems} for g in shared}
         for name, score in compare_averages(scores, samples, seed).items():
             no_samples: dict[str, Samples] = {s: [] for s in systems}
-            averages.append(Group(benchmark_title(name, score), no_samples, shared[0].runs, score))
+            members = [g for g in shared if g.benchmark in score["benchmarks"]]
+            averages.append(Group(benchmark_title(name, score), no_samples, shared[0].runs, score, members=members))
     return averages
+
+
+def pooled_voices(groups: list[Group], seed: int) -> dict[str, Group]:
+    """{benchmark: its items in all voices, as one group with scores} for the benchmarks that the same systems answered
+    in several. The items about one image stay together, whatever their voice."""
+    pooled = {}
+    for benchmark, voices in by_voice((group.benchmark, group) for group in groups).items():
+        first, names = voices[0][1], {voice for voice, _ in voices}
+        if len(names) != len(voices) or len(voices) < 2 or any(g.run_names != first.run_names for _, g in voices):
+            continue  # a voice with several groups, which are not compared
+        samples = {s: [_in_voice(one, v) for v, group in voices for one in group.samples[s]] for s in first.samples}
+        scores = compare_samples(samples, seed) | {"scoring": first.scores["scoring"]}
+        pooled[benchmark] = Group(f"{benchmark}, {len(voices)} voices", samples, first.runs, scores)
+    return pooled
+
+
+def _in_voice(sample: dict[str, Any], voice: str) -> dict[str, Any]:
+    """With an id that no other voice has."""
+    return sample | {"id": f"{sample['id']}{VOICE_MARK}{voice}", "group": group_over_voices(sample)}
 
 
 def _benchmarks(runs: list[RunFolder]) -> list[str]:

@@ -1,6 +1,9 @@
-"""The report in a real browser, from disk: no errors, no network; filters, sorting, audio, dark, phone, print."""
+"""The report in a real browser, from disk: no errors, no network; four answers first and the rest folded, meanings of
+terms, CSV, filters, sorting, audio, dark, phone, print."""
 
+import csv
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from browser import chromium, expect, open_page, screenshot
@@ -49,20 +52,112 @@ def browser():
 
 @pytest.fixture
 def opened(browser, path):
-    """Opens the report; fails where the page writes to its console or requests anything."""
+    """Opens the report, and its sections unless `folded`; fails where the page writes to its console or requests
+    anything."""
     return lambda **settings: opened_file(browser, path, **settings)
 
 
 @contextmanager
-def opened_file(browser, path, **settings):
+def opened_file(browser, path, folded=False, **settings):
     with open_page(browser, **settings) as page:
         page.goto(path.as_uri())
+        if not folded:
+            page.evaluate("document.querySelectorAll('details.part').forEach(d => { d.open = true; })")
         yield page
         assert page.messages == [] and page.requests == []
 
 
 def widths(page):
     return page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)])
+def test_first_screen_is_four_answers(opened, width, height):
+    with opened(folded=True, width=width, height=height, has_touch=width == 390) as page:
+        answers = page.locator("#answers .answer")
+        expect(answers).to_have_count(4)
+        expect(answers.last).to_be_in_viewport(ratio=1)
+        expect(answers.locator(".short")).to_have_text(
+            ["Audio loses 66.7 points", "Self-KD closes 75.0%", "No clear difference", "Both, neither clearly more"]
+        )
+        expect(page.locator("details[open]")).to_have_count(0)
+        assert widths(page) == [width, width]
+        assert page.evaluate("document.documentElement.scrollHeight") < 2 * height + 100
+        screenshot(page, f"report-first-{width}")
+        screenshot(page, f"report-folded-{width}", full_page=True)
+
+
+def test_links_open_folded_sections(opened):
+    with opened(folded=True) as page:
+        scores = page.locator("#scores table").first
+        expect(scores).to_be_hidden()
+        page.get_by_role("link", name="Scores").click()
+        expect(scores).to_be_visible()
+        expect(page.get_by_role("heading", name="Scores", exact=True)).to_be_in_viewport()
+        page.goto(page.url.partition("#")[0] + "#training")
+        expect(page.locator("#training .chart").first).to_be_visible()
+        page.locator("#items summary").first.focus()
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("status")).to_be_visible()
+
+
+def test_meaning_of_a_term_on_hover_focus_and_tap(opened):
+    with opened(folded=True) as page:
+        tip, gap = page.get_by_role("tooltip"), page.locator("#answers .term", has_text="gap").first
+        expect(tip).to_be_hidden()
+        gap.hover()
+        expect(tip).to_contain_text("The score with text queries minus the score with audio queries")
+        page.locator("h1").hover()
+        expect(tip).to_be_hidden()
+        gap.focus()
+        expect(tip).to_be_visible()
+        expect(gap).to_have_accessible_description(tip.text_content())
+        page.keyboard.press("Escape")
+        expect(tip).to_be_hidden()
+        page.keyboard.press("Tab")
+        expect(page.locator("#answers .term").nth(1)).to_be_focused()
+        expect(tip).to_be_visible()
+    with opened(width=390, height=844, has_touch=True) as page:
+        tip = page.get_by_role("tooltip")
+        page.locator("#answers .term", has_text="95% interval").first.tap()
+        expect(tip).to_contain_text("The range in which the true value")
+        box = tip.bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= 390 and widths(page) == [390, 390]
+        head = page.locator("#scores th button", has_text="Chance").first
+        head.tap()
+        expect(tip).to_contain_text("best constant answer")
+        page.locator("#answers .short").first.tap()
+        expect(tip).to_be_hidden()
+
+
+def test_every_term_has_its_meaning_on_the_page(opened):
+    with opened() as page:
+        found = page.locator("[data-term]").evaluate_all(
+            "all => all.map(e => [e.dataset.term, e.getAttribute('aria-describedby'), e.tabIndex])"
+        )
+        assert len(found) > 40 and all(term == described and index == 0 for term, described, index in found)
+        assert all(page.locator(f"#terms dd#{term}").count() == 1 for term in {term for term, *_ in found})
+
+
+def test_each_table_is_downloaded_as_csv(opened):
+    with opened(accept_downloads=True) as page:
+        page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+        tables = page.locator("table.sortable")
+        links = page.get_by_role("link", name="CSV of ")
+        expect(links).to_have_count(tables.count())
+        with page.expect_download() as downloading:
+            page.get_by_role("link", name="CSV of Scores by modality").click()
+        assert downloading.value.suggested_filename == "scores-by-modality.csv"
+        with Path(downloading.value.path()).open(newline="") as file:
+            head, *rows = csv.reader(file)
+        table = page.locator("table", has=page.get_by_text("Scores by modality", exact=True))
+        assert head == table.locator("th").all_inner_texts() and head[:3] == ["Benchmark", "System", "n"]
+        assert [row[:5] for row in rows] == [
+            ["world", "Text", "12", "11", "91.7%"],
+            ["world", "Audio, SFT", "12", "3", "25.0%"],
+            ["world", "Audio, Self-KD", "12", "9", "75.0%"],
+            ["world", "Cascade", "12", "10", "83.3%"],
+        ]
 
 
 def test_items_are_filtered_and_searched(opened):
@@ -97,7 +192,8 @@ def test_items_outside_the_window_have_inner_text(opened):
 
 
 def test_item_id_in_a_table_finds_the_item(opened):
-    with opened() as page:
+    with opened(folded=True) as page:
+        page.get_by_role("link", name="Agreement").click()
         page.locator("#agreement").get_by_role("button", name="world-test-7-000011").first.click()
         shown = page.locator("#list .item:visible")
         expect(page.get_by_role("status")).to_have_text("1 of 12 items match, 1 shown")
@@ -199,6 +295,18 @@ def test_print_is_light_and_complete(opened):
         page.evaluate("dispatchEvent(new Event('beforeprint'))")
         assert page.evaluate("[...document.querySelectorAll('details')].every(d => d.open)")
         assert page.pdf()[:4] == b"%PDF"
+        page.evaluate("dispatchEvent(new Event('afterprint'))")
+        expect(page.locator("details.part[open]")).to_have_count(9)
+        expect(page.locator("#answers details[open]")).to_have_count(0)
+
+
+def test_print_shows_folded_parts_without_a_script(browser, path):
+    """The style alone: some browsers send no event before printing."""
+    with open_page(browser, java_script_enabled=False) as page:
+        page.goto(path.as_uri())
+        expect(page.locator("#scores table").first).to_be_hidden()
+        page.emulate_media(media="print")
+        expect(page.locator("#scores table").first).to_be_visible()
 
 
 @pytest.mark.slow

@@ -17,7 +17,8 @@ from selfkd.data.example import Example, ReportedManifest, read_manifest
 from selfkd.errors import InputError
 from selfkd.evaluation.uncertainty import clustered_stderr
 from selfkd.report.charts import Table
-from selfkd.report.html import data_uri, write_page
+from selfkd.report.data_uris import data_uri
+from selfkd.report.html import write_page
 from selfkd.report.inputs import DATA, RunFolder
 
 _FIELDS = ("id", "voice", "word_error_rate", "augmentation", "rejected")

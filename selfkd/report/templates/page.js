@@ -90,6 +90,7 @@ if (filters) {
       filters.reset();
       filters.elements.search.value = button.textContent;
       setTimeout(restart);
+      reveal(filters);
       filters.scrollIntoView();
       filters.elements.search.focus({ preventScroll: true });
     });
@@ -97,5 +98,51 @@ if (filters) {
   }
 }
 
-// print folded details too
-addEventListener("beforeprint", () => document.querySelectorAll("details").forEach(d => { d.open = true; }));
+// folded parts: a link to one opens it, printing opens all for as long as it lasts
+function reveal(element) {
+  element.querySelector(":scope > details.part")?.setAttribute("open", "");
+  for (let e = element; e; e = e.parentElement) if (e.tagName === "DETAILS") e.open = true;
+}
+function revealTarget() {
+  const target = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  if (!target) return;
+  reveal(target);
+  target.scrollIntoView();
+}
+addEventListener("hashchange", revealTarget);
+for (const link of document.querySelectorAll("nav a")) link.addEventListener("click", () => reveal(document.querySelector(link.hash)));
+revealTarget();
+let folded = [];
+addEventListener("beforeprint", () => {
+  folded = [...folded, ...document.querySelectorAll("details:not([open])")];
+  folded.forEach(d => { d.open = true; });
+});
+addEventListener("afterprint", () => {
+  folded.forEach(d => { d.open = false; });
+  folded = [];
+});
+
+// terms: what one means, on hover, focus and tap; Escape hides it
+const tip = document.getElementById("tip");
+let described = null;
+function hideTip() { tip.hidden = true; described = null; }
+function showTip(element) {
+  if (described === element) return;
+  described = element;
+  tip.textContent = document.getElementById(element.dataset.term).textContent;
+  tip.hidden = false;
+  const at = element.getBoundingClientRect(), width = tip.offsetWidth, height = tip.offsetHeight;
+  const left = Math.max(12, Math.min(at.left, document.documentElement.clientWidth - width - 12));
+  const top = at.bottom + height + 12 < innerHeight ? at.bottom + 6 : at.top - height - 6;
+  tip.style.left = `${left + scrollX}px`;
+  tip.style.top = `${top + scrollY}px`;
+}
+const termOf = event => event.target.closest?.("[data-term]");
+for (const type of ["pointerover", "focusin", "click"]) {
+  document.addEventListener(type, event => {
+    const element = termOf(event);
+    if (element) showTip(element);
+    else if (event.target !== tip && !(type === "pointerover" && document.activeElement === described)) hideTip();
+  });
+}
+addEventListener("keydown", event => { if (event.key === "Escape") hideTip(); });
