@@ -29,7 +29,9 @@ from selfkd.files import write_json
 from selfkd.losses import LossConfig
 from selfkd.model.configuration_omni import OmniConfig
 from selfkd.model.modeling_omni import OmniModel
-from selfkd.training.estimate import ASSUMED_TERAFLOPS, Load, memory, read_model_config, step_flops
+from selfkd.training.device_kinds import device_kind
+from selfkd.training.estimate import read_model_config
+from selfkd.training.estimate_counts import Load, layer_passes, memory, step_flops
 from selfkd.training.self_kd import paired_loss
 from selfkd.training.trainable import AUDIO_PARTS, LORA, set_trainable
 
@@ -206,20 +208,27 @@ def measured(path: str, options: argparse.Namespace, device: torch.device) -> It
     model_config, count = recipe["model_config"], options.batch_size or recipe["batch_size"]
     config = configuration(model_config, options.layers)
     model, batch = build(config, recipe["trainable"], device), make_batch(config, count, device)
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     for name, loss_config in (("Self-KD", LossConfig(1.0)), ("SFT", LossConfig(0.0))):
         found = in_pieces(ours(loss_config), model, batch, options.repeats)
-        teraflop = step_flops(model, LOAD, count, recipe["trainable"], loss_config) / 1e12
-        gigabytes = sum(memory(model, LOAD, count, trained, loss_config, False).values())
-        estimate = {"teraflop": teraflop, "seconds": teraflop / ASSUMED_TERAFLOPS, "gigabytes": gigabytes}
-        yield name, found | {"batch_size": count, "estimate": estimate}
+        yield name, found | {"batch_size": count, "estimate": estimated(model, count, recipe["trainable"], loss_config)}
     if config.vlm_config.model_type == "internvl":
         yield "plain Self-KD", in_pieces(plain, model, batch, options.repeats)
     if path == options.recipes[0]:
         config.ctc_token_ids = list(range(CTC_TOKENS))
         model, loss_config = build(config, list(AUDIO_PARTS), device), LossConfig(ctc_weight=1.0, response_weight=0.0)
-        estimate = {"teraflop": step_flops(model, LOAD, count, list(AUDIO_PARTS), loss_config) / 1e12}
-        yield "CTC-only", in_pieces(ours(loss_config), model, batch, options.repeats) | {"estimate": estimate}
+        found = in_pieces(ours(loss_config), model, batch, options.repeats)
+        yield "CTC-only", found | {"estimate": estimated(model, count, list(AUDIO_PARTS), loss_config)}
+
+
+def estimated(model: OmniModel, count: int, trainable: list[str], loss_config: LossConfig) -> dict[str, float]:
+    """What `--dry-run` says of the same step, on the device that is there."""
+    flops = step_flops(model, LOAD, count, trainable, loss_config)
+    passes, width = layer_passes(model, trainable, loss_config), model.config.get_text_config().hidden_size
+    return {
+        "teraflop": sum(flops.values()) / 1e12,
+        "seconds": device_kind(None).seconds(flops, passes, width),
+        "gigabytes": sum(memory(model, LOAD, count, trainable, loss_config, False).values()),
+    }
 
 
 def show(path: str, name: str, cost: dict[str, Any]) -> None:

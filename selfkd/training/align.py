@@ -39,6 +39,7 @@ from selfkd.training.align_evidence import warnings
 from selfkd.training.config import ALIGN_RECIPES, CTC, NEW_CTC, STACK, AlignConfig
 from selfkd.training.data import check_vocabulary_coverage
 from selfkd.training.estimate import estimate, read_model_config
+from selfkd.training.estimate_counts import SENTENCES
 from selfkd.training.stage import FREE, check_ctc_only, check_data, inputs_of, resolve_config, train, usable_examples
 from selfkd.training.validation import Scorer
 
@@ -68,7 +69,7 @@ def align(config: AlignConfig, score: Scorer | None = None) -> dict[str, Any]:
     if config.projector == "ctc":
         check_ctc_only(config.trainable)
     if config.dry_run:
-        return estimate(config, _estimate_model_config(config), None, loss_config)
+        return estimate(config, _estimate_model_config(config), None, loss_config, assumed=SENTENCES)
     check_data(config)
     model_config, processor = _without_weights(config)
     parts = list(zip(("vlm", "speech_encoder"), _sources(config), strict=True))

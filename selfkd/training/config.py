@@ -15,6 +15,7 @@ TRAINABLE = (*AUDIO_PARTS, ADAPTERS, "llm")
 
 AudioTurns = Literal["all", "last"]
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
+DeviceKindName = Literal["h200", "h100", "a100", "l40s", "rtx4090", "a10", "cpu"]
 Recipe = dict[str, Any]  # {field: its value where the configuration leaves it open}
 
 _STACK: Recipe = {"trainable": ["projector"], "learning_rate": 2e-3, "spec_augment": 0.0, "weight_averaging": 0.0}
@@ -94,6 +95,7 @@ class TrainConfig:
     skip_unusable: bool = False
     dry_run: bool = False
     model_config: str = ""
+    device_kind: DeviceKindName | None = None
 
 
 @describe_recipes(ALIGN_RECIPES)
@@ -140,8 +142,10 @@ class AlignConfig(TrainConfig):
             is on every response that follows an audio turn.
         skip_unusable: Leave out rows that the model cannot take (image or text too large, audio too short, either
             unreadable), and count them; by default such rows are listed and nothing trains.
-        dry_run: Print an estimate (parameters, data, memory, FLOPs, hours) and end; reads no weights.
+        dry_run: Print an estimate (parameters, data, memory, disk, FLOPs, hours) and end; reads no weights.
         model_config: Model configuration (JSON) for an estimate without the model.
+        device_kind: Device of the estimate; by default the one that is there. Speeds of the other kinds are marked
+            measured or assumed.
     """
 
     vlm: str = ""
@@ -208,8 +212,10 @@ class DistillConfig(TrainConfig):
             is on every response that follows an audio turn.
         skip_unusable: Leave out rows that the model cannot take (image or text too large, audio too short, either
             unreadable), and count them; by default such rows are listed and nothing trains.
-        dry_run: Print an estimate (parameters, data, memory, FLOPs, hours) and end; reads no weights.
+        dry_run: Print an estimate (parameters, data, memory, disk, FLOPs, hours) and end; reads no weights.
         model_config: Model configuration (JSON) for an estimate without the model.
+        device_kind: Device of the estimate; by default the one that is there. Speeds of the other kinds are marked
+            measured or assumed.
     """
 
     model: str = ""

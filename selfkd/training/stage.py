@@ -72,6 +72,8 @@ def resolve_config(config: C, recipe: Mapping[str, Any]) -> C:
         raise InputError(
             "trainable: llm: not with FSDP; recipes/accelerate/deepspeed_zero2.yaml shards trained weights"
         )
+    if config.device_kind is not None and not config.dry_run:
+        raise InputError("device_kind: has no effect without dry_run")
     for name in ("steps", "batch_size", "save_steps"):
         if getattr(config, name) < 1:
             raise InputError(f"{name}: {getattr(config, name)}: must be at least 1")

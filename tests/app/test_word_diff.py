@@ -28,7 +28,7 @@ def test_words_that_differ(question, transcript, left, right, errors):
 
 
 @given(texts, texts)
-def test_what_is_the_same_is_the_same_in_both(question, transcript):
+def test_unmarked_words_are_the_same_in_both(question, transcript):
     found = word_diff(question, transcript)
     assert [word for word, _ in found.question] == question.split()
     assert [word for word, _ in found.transcript] == transcript.split()

@@ -5,15 +5,18 @@ from pathlib import Path
 
 import pytest
 import yaml
-from examples import training_start
+from examples import toy_examples, training_start
 from transformers.utils import is_timm_available
 
 from selfkd.cli import main
+from selfkd.data.example import MANIFEST, Example, write_shard
 from selfkd.errors import InputError
+from selfkd.files import write_json
 from selfkd.model.tiny import load_tiny_model
+from selfkd.training import stage
 from selfkd.training.align import AlignConfig, align
 from selfkd.training.distill import DistillConfig, distill
-from selfkd.training.estimate import TEMPLATE_TOKENS
+from selfkd.training.estimate_counts import SENTENCES, TEMPLATE_TOKENS
 from selfkd.training.trainable import freeze_all_but
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +33,13 @@ def settings(recipe: Path, **changes) -> DistillConfig:
     values = yaml.safe_load(recipe.read_text()) | {"dry_run": True} | changes
     values["model_config"] = str(ROOT / values["model_config"])
     return DistillConfig(**{k: Path(v) if k == "output" else v for k, v in values.items()})
+
+
+def write_examples(folder: Path, examples: list[Example]) -> Path:
+    folder.mkdir()
+    write_shard(folder / "train.parquet", examples, {"rows": len(examples), "rejected": []})
+    write_json(folder / MANIFEST, {"source": "world", "shards": [{"file": "train.parquet"}]})
+    return folder
 
 
 def test_every_backbone_has_a_recipe():
@@ -106,6 +116,71 @@ def test_the_recipe_of_a_ctc_projector_has_an_estimate_without_checkpoints():
     assert padded["step_teraflop"] / estimated["step_teraflop"] == pytest.approx(30 / 4, rel=0.1)
     with pytest.raises(InputError, match=r"projector_learning_rate: -1.0: must be above 0"):
         align(AlignConfig(**recipe | {"projector_learning_rate": -1.0}, dry_run=True))
+
+
+def test_ctc_only_training_has_its_own_speed():
+    """Measured on an H100 with 16 clips (2026-11-27_gpu): 0.147 s, where an LLM's FLOPs would take a fifth of that."""
+    recipe = yaml.safe_load((ROOT / "recipes/ctc_projector/whisper_large_v3.yaml").read_text())
+    recipe |= {"model_config": str(ROOT / recipe["model_config"]), "output": Path("runs/ctc"), "dry_run": True}
+    on_h100 = align(AlignConfig(**recipe | {"batch_size": 16, "device_kind": "h100"}))
+    assert on_h100["step_seconds"] == pytest.approx(0.147, rel=0.15)
+    assert on_h100["efficiency"]["speech encoder and projector"]["measured"] == "2026-11-27_gpu"
+    assert on_h100["hours"] == pytest.approx(4000 * on_h100["step_seconds"] / 3600)
+    on_a100 = align(AlignConfig(**recipe | {"batch_size": 16, "device_kind": "a100"}))
+    assert on_a100["efficiency"]["speech encoder and projector"]["measured"] == ""
+    assert on_a100["step_seconds"] == pytest.approx(on_h100["step_seconds"] * 989 / 312)
+
+
+def test_a_speed_that_nothing_measured_is_marked_assumed(capsys):
+    recipe = ROOT / "recipes/internvl2_8b.yaml"
+    projector = distill(settings(recipe, device_kind="h100"))
+    assert {f["measured"] for f in projector["efficiency"].values()} == {"2026-11-27_gpu"}
+    assert "assumed, data" in capsys.readouterr().out
+    adapters = distill(settings(recipe, device_kind="h100", trainable=["llm_adapters"]))
+    assert {f["measured"] for f in adapters["efficiency"].values()} == {""}
+    assert "of the peak, assumed" in capsys.readouterr().out
+    distill(settings(recipe, device_kind="a10"))
+    assert "of 24 GB: too much" in capsys.readouterr().out
+
+
+def test_text_costs_no_image_tokens(parts, tmp_path):
+    """Sentences of stage 1, which have no images, whether or not they exist yet."""
+    model_config = str(ROOT / "recipes/model_configs/internvl2_1b.json")
+    config = AlignConfig(["none"], tmp_path / "run", projector="stack", model_config=model_config, dry_run=True)
+    assumed = align(config)
+    assert assumed["load"]["image_tokens"] == 0 and "vision encoder" not in assumed["efficiency"]
+    assert assumed["load"]["prefix_tokens"] == SENTENCES.prefix_tokens == TEMPLATE_TOKENS
+    examples = [replace(example, image=None) for example in toy_examples(8)]
+    data = write_examples(tmp_path / "data", examples)
+    counted = align(replace(config, data=[str(data)]))["load"]
+    assert counted["image_tokens"] == 0 and counted["questions_per_image"] == 1.0
+    half = write_examples(tmp_path / "half", [*toy_examples(8)[:4], *examples[4:]])
+    assert align(replace(config, data=[str(half)]))["load"]["image_tokens"] == 7 * 256 / 2
+
+
+@pytest.mark.parametrize("average", [0.0, 1.0])
+def test_disk_of_a_run_is_that_of_its_folder(parts, tmp_path, monkeypatch, average):
+    start = training_start(parts, tmp_path)
+    settings = {
+        "model": str(start / "model"),
+        "steps": 2,
+        "batch_size": 2,
+        "save_steps": 1,
+        "weight_averaging": average,
+    }
+    config = DistillConfig([str(start / "data")], tmp_path / "run", **settings)
+    estimated = distill(replace(config, dry_run=True))["disk_gigabytes"]
+    monkeypatch.setattr(stage.shutil, "rmtree", lambda *_, **__: None)  # keeps the last checkpoint
+    distill(config)
+    sizes = [sum(p.stat().st_size for p in (tmp_path / "run" / name).rglob("*") if p.is_file()) / 1e9
+             for name in ("model", "checkpoints/checkpoint-2")]  # fmt: skip
+    assert sizes[0] == pytest.approx(estimated["kept"], rel=0.05)
+    assert sizes[1] + max(sizes) == pytest.approx(estimated["peak"], rel=0.05)
+
+
+def test_a_device_kind_without_an_estimate_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"device_kind: has no effect without dry_run"):
+        distill(DistillConfig([str(tmp_path)], tmp_path / "run", device_kind="a100"))
 
 
 def test_a_larger_stack_factor_has_more_trainable_parameters():
