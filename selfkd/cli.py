@@ -133,6 +133,11 @@ COMMANDS = {
         "selfkd report runs/eval-base runs/eval-sft runs/eval-selfkd runs/sft runs/selfkd --output report.html",
         "selfkd.report.build:ReportConfig", "selfkd.report.build:report", "runs",
     ),
+    "reproduce": Command(
+        "the paper's table, from the downloads on, by one file",
+        "selfkd reproduce recipes/paper/internvl2_1b.yaml --dry-run",
+        "selfkd.reproduce.config:ReproduceConfig", "selfkd.reproduce.reproduce:reproduce", "file",
+    ),
     "serve": Command(
         "serve a model as an OpenAI-compatible endpoint",
         "selfkd serve runs/selfkd/model --port 8000",
