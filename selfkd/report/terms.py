@@ -69,14 +69,15 @@ def term_of(column: str) -> str:
     return _TERM_OF.get(column.lower(), "")
 
 
-def mark_terms(text: str) -> Markup:
-    """HTML of a plain text in which the first of each term refers to its entry."""
-    parts, at, marked = [], 0, set[str]()
+def mark_terms(text: str, marked: list[str] | None = None) -> Markup:
+    """HTML of a plain text in which the first of each term refers to its entry; not of those in `marked`, to which it
+    adds its own: one list for the sentences of a paragraph."""
+    parts, at, marked = [], 0, [] if marked is None else marked
     for found in _ANY.finditer(text):
         term = _TERM_OF[found[0].lower()]
         if term in marked:
             continue
-        marked.add(term)
+        marked.append(term)
         about = f'class="term" tabindex="0" data-term="{term_id(term)}" aria-describedby="{term_id(term)}"'
         parts += [escape(text[at : found.start()]), f"<dfn {about}>{escape(found[0])}</dfn>"]
         at = found.end()

@@ -125,6 +125,8 @@ def marks(right, count=40):
 @example(({"text": marks(40), "sft": marks(30), "selfkd": marks(0)}, 40))
 @example(({"text": marks(40), "sft": marks(20), "selfkd": marks(19)}, 40))
 @example(({"text": marks(39), "sft": marks(10), "selfkd": marks(24), "ctc": marks(36), "cascade": marks(39)}, 40))
+@example(({"text": marks(40), "sft": marks(38), "cascade": marks(9)}, 40))
+@example(({"text": marks(40), "sft": marks(9), "cascade": marks(38)}, 40))
 def test_sentences_agree_with_the_scores(sampled):
     scores, images = sampled
     scope = scope_of(scores, images)
