@@ -25,8 +25,8 @@ from selfkd.training.stage import (
     resolve_config,
     rows_to_skip,
     train,
-    under_fsdp,
     usable_examples,
+    weights_are_sharded,
 )
 from selfkd.training.validation import Scorer
 
@@ -97,8 +97,10 @@ def _check_loss_weights(config: DistillConfig) -> None:
         raise InputError("vllm: has no effect without rollout_engine vllm")
     if config.on_policy_fraction and config.alpha == 0:
         raise InputError("on_policy_fraction: the teacher scores the student's responses; alpha 0 has no teacher")
-    if config.on_policy_fraction and under_fsdp():  # FSDP gathers weights within a forward pass, not in `generate`
-        raise InputError("on_policy_fraction: not with FSDP; recipes/accelerate/ddp.yaml or deepspeed_zero2.yaml")
+    if config.on_policy_fraction and weights_are_sharded():  # gathered within a forward pass, not in `generate`
+        raise InputError(
+            "on_policy_fraction: not with FSDP or ZeRO-3; recipes/accelerate/ddp.yaml or deepspeed_zero2.yaml"
+        )
 
 
 def _rollout_engine(config: DistillConfig, checkpoint: CheckpointInfo) -> AbstractContextManager[RolloutEngine | None]:

@@ -94,7 +94,7 @@ def _check_validation(config: TrainConfig) -> None:
     trained = {split_weight(entry)[0].resolve() for entry in config.data}
     if both := [entry for entry in config.eval_data if split_weight(entry)[0].resolve() in trained]:
         raise InputError(f"eval_data: {both[0]}: is in data too; hold out other questions")
-    if config.eval_every and (under_fsdp() or os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"):
+    if config.eval_every and (under_fsdp() or under_deepspeed()):
         raise InputError("eval_every: wants the whole weights on each process; not with FSDP or DeepSpeed")
 
 
@@ -107,6 +107,15 @@ def check_ctc_only(trainable: Sequence[str]) -> None:
 
 def under_fsdp() -> bool:
     return os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+
+
+def under_deepspeed() -> bool:
+    return os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
+
+
+def weights_are_sharded() -> bool:
+    """Whether no process has the whole weights: under FSDP and under DeepSpeed's ZeRO-3."""
+    return under_fsdp() or (under_deepspeed() and os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3")
 
 
 def check_data(config: TrainConfig) -> None:
@@ -233,6 +242,9 @@ def train(
         model.set_attn_implementation("eager")
     dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
     trained_parameters = set_trainable(model, config.trainable, config.lora)
+    if under_fsdp():  # accelerate refuses names of layers that are not there: Whisper's encoder names its decoder's
+        present = {type(module).__name__ for module in model.modules()}
+        model._no_split_modules = set(model._no_split_modules or ()) & present
     checkpoint = last_checkpoint(config.output / CHECKPOINTS)
     if checkpoint:
         read_json(Path(checkpoint) / TRAINER_STATE_NAME, _TrainerStateFile)
@@ -243,7 +255,9 @@ def train(
         if config.weight_averaging:
             average = WeightAverage(config.steps - max(1, round(config.weight_averaging * config.steps)), checkpoint)
         title = f"{run.folder.name}: training"
-        frames = nullcontext() if config.spec_augment else keep_frames()  # augmented frames do not come a second time
+        # augmented frames do not come a second time, and an encoder in shards cannot be hashed
+        keeps = not config.spec_augment and not weights_are_sharded()
+        frames = keep_frames() if keeps else nullcontext()
         with frames, progress(title, config.steps, "steps", shown=is_main_process()) as shown:
             trainer = SelfKDTrainer(
                 model, arguments, examples, processor, loss_config, config.spec_augment or 0.0, average=average,
@@ -286,7 +300,7 @@ def train(
             processor.save_pretrained(folder)
         if check is not None:
             sharded = {"reason": "ranks hold shards of the weights; selfkd evaluate measures the saved model"}
-            result["held_out"] = sharded if under_fsdp() else check(model, processor)
+            result["held_out"] = sharded if weights_are_sharded() else check(model, processor)
         run.finish(**result, inputs=run.inputs)
         print(f"{run.folder / MODEL}: {outcome.global_step:,} steps{_last_losses(run.folder)}")
         shutil.rmtree(config.output / CHECKPOINTS, ignore_errors=True)

@@ -4,8 +4,10 @@ At a constant learning rate the weights move around a minimum, and their mean is
 Juditsky 1992; stochastic weight averaging, Izmailov et al. 2018, arXiv 1803.05407). `docs/method.md` has measurements.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -21,7 +23,7 @@ STEPS = "steps"  # key in a checkpoint, next to the means: the number of average
 
 class WeightAverage(TrainerCallback):
     """Averages trainable weights, in fp32, over the steps after `after`, and sets the model to the means when training
-    ends. With sharded weights each rank averages its own shards."""
+    ends. With FSDP2 each rank averages its own shards, with ZeRO-3 each averages all."""
 
     def __init__(self, after: int, checkpoint: str | None = None):
         """`checkpoint`: folder of the checkpoint that the run resumes from."""
@@ -32,10 +34,10 @@ class WeightAverage(TrainerCallback):
     def on_train_begin(self, args, state, control, model=None, **kwargs: Any) -> None:
         if self.checkpoint is None or state.global_step <= self.after:
             return
-        file, trained = self._file(Path(self.checkpoint), model), _trainable_weights(model)
+        file, trained = self._file(Path(self.checkpoint), model), _trainable_parameters(model)
         saved = load_file(file) if file.is_file() else {}
         self.steps = int(saved.pop(STEPS, torch.tensor(0)))
-        if {name: mean.shape for name, mean in saved.items()} != {name: p.shape for name, p in trained.items()}:
+        if {name: mean.shape for name, mean in saved.items()} != {name: _local_shape(p) for name, p in trained.items()}:
             raise InputError(f"{file}: not the means of the trainable weights; is the number of processes the same?")
         self.means = {name: mean.to(trained[name].device) for name, mean in saved.items()}
 
@@ -43,13 +45,15 @@ class WeightAverage(TrainerCallback):
         if state.global_step <= self.after:
             return
         self.steps += 1
-        for name, weight in _trainable_weights(model).items():
-            mean = self.means.setdefault(name, torch.zeros_like(weight, dtype=torch.float32))
-            mean.lerp_(weight.float(), 1 / self.steps)
+        for name, parameter in _trainable_parameters(model).items():
+            with _local_weight(parameter) as weight:
+                mean = self.means.setdefault(name, torch.zeros_like(weight, dtype=torch.float32))
+                mean.lerp_(weight.float(), 1 / self.steps)
 
     def on_train_end(self, args, state, control, model=None, **kwargs: Any) -> None:
-        for name, weight in _trainable_weights(model).items():
-            weight.copy_(self.means[name])
+        for name, parameter in _trainable_parameters(model).items():
+            with _local_weight(parameter, writes=True) as weight:
+                weight.copy_(self.means[name])
 
     def save(self, checkpoint: Path, model: nn.Module, main_process: bool) -> None:
         """Writes the means, so that a run can resume from `checkpoint`; the main process only, unless weights are
@@ -66,10 +70,32 @@ class WeightAverage(TrainerCallback):
         return checkpoint / f"averaged-{rank}.safetensors"
 
 
-def _trainable_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Detached trainable weights, or this rank's shards of them."""
-    weights = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-    return {name: w.to_local() if isinstance(w, DTensor) else w for name, w in weights.items()}
+def _trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+@contextmanager
+def _local_weight(parameter: nn.Parameter, writes: bool = False) -> Iterator[Tensor]:
+    """The detached weight, or this rank's shard of it under FSDP2; under ZeRO-3, whose ranks hold shards without a
+    shape, the whole one within the context. What rank 0 `writes` is then everyone's."""
+    if _is_partitioned(parameter):
+        from deepspeed import zero
+
+        with zero.GatheredParameters([parameter], modifier_rank=0 if writes else None):
+            yield parameter.detach()
+    else:
+        yield parameter.to_local().detach() if isinstance(parameter, DTensor) else parameter.detach()
+
+
+def _local_shape(parameter: nn.Parameter) -> torch.Size:
+    if _is_partitioned(parameter):
+        return cast(Any, parameter).ds_shape
+    return (parameter.to_local() if isinstance(parameter, DTensor) else parameter).shape
+
+
+def _is_partitioned(parameter: nn.Parameter) -> bool:
+    """Whether DeepSpeed's ZeRO-3 has divided it among the ranks."""
+    return hasattr(parameter, "ds_shape")
 
 
 def _is_sharded(model: nn.Module) -> bool:

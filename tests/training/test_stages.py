@@ -399,5 +399,10 @@ def test_incompatible_settings_are_refused(start, tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(InputError, match="llm: not with FSDP"):
         distill(config(start, tmp_path, trainable=["llm"]))
-    with pytest.raises(InputError, match="on_policy_fraction: not with FSDP"):
+    with pytest.raises(InputError, match="on_policy_fraction: not with FSDP or ZeRO-3"):
+        distill(config(start, tmp_path, on_policy_fraction=0.5))
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "false")
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
+    with pytest.raises(InputError, match="on_policy_fraction: not with FSDP or ZeRO-3"):
         distill(config(start, tmp_path, on_policy_fraction=0.5))
