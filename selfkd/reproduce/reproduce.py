@@ -93,7 +93,9 @@ def _hint(finished: Finished) -> str:
 
 
 def _costs_table(title: str, stages: Sequence[Stage], costs: Mapping[str, Cost], is_rehearsal: bool) -> Table:
-    table = Table(title=title, caption="complete stages cost nothing" if len(costs) < len(stages) else None)
+    notes = ["hours with one GPU"] if not is_rehearsal else []
+    notes += ["complete stages cost nothing"] if len(costs) < len(stages) else []
+    table = Table(title=title, caption="; ".join(notes) or None)
     table.add_column("stage")
     table.add_column("what it does", overflow="fold")
     for column in ("GB", "hours"):

@@ -144,7 +144,7 @@ def test_unknown_fields_and_files_are_refused(own_recipes, tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("skip_unusable: true", "skip_unusabel: true", r"stage evaluate-text: 'skip_unusabel': no such field; did you"),
+        ("voices: [af_heart]", "voicez: [af_heart]", r"stage evaluate-text: 'voicez': no such field; did you mean"),
         ("steps: 8000", "steps: many", r"stage align: steps: 'many': expected a whole number"),
         ("files: [llava_v1_5_mix665k.json]", "files: []", r"field downloads.questions.files: expected one file"),
         ("benchmarks: [paper8]", "benchmark: [paper8]", r"field evaluate.benchmarks: missing"),
