@@ -195,6 +195,26 @@ def test_coverage_of_the_share_of_a_gap(n):
     assert len(inside) > 33 and np.mean(inside) >= 0.9
 
 
+@pytest.mark.parametrize("closes_all", [True, False])
+def test_share_of_systems_that_hardly_ever_differ(closes_all):
+    """A second system that differs from the text path, or from the first system, in 2 of 400 items: a bootstrap over
+    these would exclude the true share in a fifth of the runs."""
+    rng = np.random.default_rng(5)
+
+    def draw():
+        text = rng.random(400) < 0.97
+        first = text & (rng.random(400) < 0.64)
+        second = (text if closes_all else first) ^ (rng.random(400) < 0.005)
+        return (np.array([text, first, second], dtype=float).T,)
+
+    text, first = 0.97, 0.97 * 0.64
+    second = (text if closes_all else first) * 0.99 + 0.005
+    target = (second - first) / (text - first)
+    found = [share_of_gap(draw(), [None], seed) for seed in range(60)]
+    inside = [low <= target <= high for _, (low, high) in filter(None, found)]
+    assert len(inside) == 60 and np.mean(inside) >= 0.93
+
+
 def test_sign_flip_p_is_over_images():
     """McNemar's test over groups: eight items of one image that all differ are one that differs."""
     assert sign_flip_p([1] * 8, ["one"] * 8) is None
