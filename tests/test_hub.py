@@ -78,6 +78,10 @@ PASSED_ON = {
     ("model/image_processor.py", "image_processor_class(whole_model).from_pretrained"),
     ("model/modeling_omni.py", "OmniConfig.from_pretrained"),
     ("model/modeling_omni.py", "super().from_pretrained"),
+    *(
+        ("reproduce/original_code.py", f"{name}.from_pretrained")  # the download stage's folder
+        for name in ("AutoConfig", "AutoModel", "AutoModelForImageTextToText", "AutoTokenizer")
+    ),
 }
 
 

@@ -143,6 +143,6 @@ def test_chance_is_next_to_every_accuracy(pope, tmp_path):
     assert all(system["chance"] == 0.5 for system in scores["pope"]["systems"].values())
     assert "chance" in printed(comparison_table(scores)) and "chance" in printed(gap_table({"pope": result}))
     page = report(ReportConfig([str(tmp_path / "sft")], tmp_path / "r.html")).read_text()
-    assert 'type="button">Chance</button>' in page and "chance: 50.0%" in page
+    assert ">Chance</button>" in page and "chance: 50.0%" in page
     examples = ExampleFolder(pope)
     assert len({e.target for e in examples}) == 2
