@@ -12,6 +12,7 @@ import resource
 import select
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,8 +23,10 @@ from contextlib import suppress
 from importlib.util import find_spec
 from multiprocessing import active_children, current_process, forkserver, get_context, parent_process, util
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
-from threading import Thread, current_thread, main_thread
+from threading import Lock, Thread, current_thread, main_thread
+from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -67,10 +70,33 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+_MAIN = "__main__"
+_main_lock = Lock()
+
+
+class _ServerProcess(ForkServerProcess):
+    """A process that does not run the parent's script: one that calls `synthesize` without `if __name__ == "__main__"`
+    would begin the same work in each of its workers, which Python ends."""
+
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:  # noqa: N802 the name that multiprocessing calls
+        with _main_lock:
+            script = sys.modules[_MAIN]
+            sys.modules[_MAIN] = ModuleType(_MAIN)  # has no file that the process could run
+            try:
+                return ForkServerProcess._Popen(process_obj)
+            finally:
+                sys.modules[_MAIN] = script
+
+
+class _ServerContext(ForkServerContext):
+    Process = _ServerProcess
+
+
 def server_context(preload: Sequence[str] = PRELOAD) -> Any:
     """The multiprocessing context of the fork server, which imports `preload`. It is started once and has no threads: a
     fork of this process, which may hold torch's threads, could hang."""
-    context = get_context("forkserver")
+    context = _ServerContext()
     context.set_forkserver_preload(list(preload))
     settings = current_process()._config  # type: ignore[attr-defined]
     if len(tempfile.gettempdir()) > MAX_TEMP_FOLDER and "tempdir" not in settings:
@@ -135,6 +161,8 @@ def _on_processes(
     others = active_children()
     size = max(1, min(processes, len(jobs)))
     context = server_context()
+    if stage.__module__ == _MAIN:  # the workers must run the script to have it
+        context = get_context("forkserver")
     # bytes in a pipe, one a row: unlike a lock or a queue, a worker that is killed cannot leave it unusable
     reader, writer = context.Pipe(duplex=False)
     for end in (reader, writer):

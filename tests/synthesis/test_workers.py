@@ -126,6 +126,16 @@ def test_a_long_temporary_folder_has_room_for_no_socket_and_works(tmp_path):
     assert run.stdout.split() == [b"[1,", b"2]"] and not list(folder.iterdir()), run.stderr
 
 
+def test_a_script_needs_no_guard(tmp_path):
+    """As in the README: the workers do not run the script again."""
+    script = tmp_path / "script.py"
+    call = f"synthesize(output={str(tmp_path / 'data')!r}, source='world', count=4, shard_rows=2, processes=2)"
+    script.write_text(f"from selfkd import synthesize\nprint('begun')\nmade = {call}\nprint('made', made)\n")
+    run = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("begun") == run.stdout.count("made ") == 1
+
+
 def _tenfold(number):
     if number == 3:
         raise InputError("field x: three is wrong")
