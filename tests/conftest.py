@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from examples import toy_examples, training_start
+from hypothesis import settings
 from processes import PRELOAD, run_selfkd
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
@@ -24,6 +25,9 @@ from selfkd.files import locked
 from selfkd.synthesis import workers
 from selfkd.training.align import AlignConfig, assemble
 
+# a test machine may be busy, so that a time says nothing
+settings.register_profile("selfkd", deadline=None)
+settings.load_profile("selfkd")
 PRELOAD.extend(workers.PRELOAD)  # one fork server for commands and for workers of synthesis
 workers.PRELOAD[:] = PRELOAD
 

@@ -12,6 +12,7 @@ from faulty_engine import FaultyEngine
 from processes import Command, forked_process
 
 from selfkd.errors import EngineError, InputError
+from selfkd.files import locked
 from selfkd.progress import Progress
 from selfkd.synthesis import shards, workers
 from selfkd.synthesis.config import SynthesizeConfig
@@ -130,7 +131,8 @@ def test_a_killed_command_resumes_by_row_and_counts_earlier_rows(tmp_path):
         while command.poll() is None and not (journal.is_file() and journal.read_bytes().count(b"\n") > 5):
             pass
         command.kill()
-    whole_lines = journal.read_bytes().count(b"\n") - 1  # without its head
+    with locked(journal.with_suffix(".lock")):  # until its workers are gone too, which is soon
+        whole_lines = journal.read_bytes().count(b"\n") - 1  # without its head
     with Command([*arguments, "--output", tmp_path / "out"]) as command:
         assert command.wait() == 0, command.stderr
         last = command.stderr.splitlines()[-1]
