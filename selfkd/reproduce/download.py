@@ -144,6 +144,9 @@ def fetch(url: str, file: Path) -> None:
                 while piece := response.read(_PIECE):
                     there.write(piece)
                     shown.advance(round(there.tell() / _MEGABYTE) - shown.done)
+                end = there.tell()
+            if end < length:  # a connection that ends early looks like the end of the file
+                raise InputError(f"archives: {url}: ended after {end:,} of {length:,} bytes; the same command resumes")
     except HTTPError as error:
         if error.code != 416:  # nothing is left to fetch
             raise InputError(f"archives: {url}: {error.code} {error.reason}") from error

@@ -17,8 +17,9 @@ from selfkd.reproduce.stand_in_data import write_llava
 
 
 @contextmanager
-def served(files):
-    """(URL of a server of {path: bytes}, the requests that it had: (path, range))."""
+def served(files, cut=()):
+    """(URL of a server of {path: bytes}, the requests that it had: (path, range)). Of a path in `cut` half is sent, to
+    the first request."""
     requests = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -33,7 +34,8 @@ def served(files):
             self.send_response(206 if wanted else 200)
             self.send_header("Content-Length", str(len(content) - start))
             self.end_headers()
-            self.wfile.write(content[start:])
+            is_cut = self.path in cut and not wanted
+            self.wfile.write(content[start : len(content) // 2 if is_cut else None])
 
         def log_message(self, *arguments):
             pass
@@ -63,6 +65,17 @@ def test_an_interrupted_file_is_continued(tmp_path):
         fetch(f"{url}/a.zip", tmp_path / "a.zip")
     assert (tmp_path / "a.zip").read_bytes() == content
     assert requests == [("/a.zip", "bytes=1000-")]
+
+
+def test_a_connection_that_ends_early_loses_nothing(tmp_path):
+    content = bytes(range(256)) * 20
+    with served({"/a.zip": content}, cut={"/a.zip"}) as (url, requests):
+        with pytest.raises(InputError, match=r"a.zip: ended after 2,560 of 5,120 bytes; the same command resumes"):
+            fetch(f"{url}/a.zip", tmp_path / "a.zip")
+        assert not (tmp_path / "a.zip").exists()
+        fetch(f"{url}/a.zip", tmp_path / "a.zip")
+    assert (tmp_path / "a.zip").read_bytes() == content
+    assert requests == [("/a.zip", None), ("/a.zip", "bytes=2560-")]
 
 
 def test_a_url_that_cannot_be_fetched_is_named(tmp_path):
