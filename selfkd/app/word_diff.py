@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 
 from rapidfuzz.distance import Levenshtein
 
@@ -48,10 +50,5 @@ def _key(word: str, normalize: Callable[[str], str]) -> str:
 
 def runs(words: Sequence[tuple[str, bool]]) -> list[tuple[str, bool]]:
     """Neighbouring words that are both the same, or both differ, joined."""
-    found: list[tuple[str, bool]] = []
-    for word, is_same in words:
-        if found and found[-1][1] == is_same:
-            found[-1] = f"{found[-1][0]} {word}", is_same
-        else:
-            found.append((word, is_same))
-    return found
+    grouped = groupby(words, key=itemgetter(1))
+    return [(" ".join(word for word, _ in some), is_same) for is_same, some in grouped]

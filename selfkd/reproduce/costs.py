@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from selfkd import train
 from selfkd.errors import InputError
@@ -17,8 +17,11 @@ from selfkd.reproduce.config import ReproduceConfig
 from selfkd.reproduce.recipe import Recipe
 from selfkd.reproduce.stages import Stage, benchmarks_of, command_config
 from selfkd.synthesis.workers import available_cores
+from selfkd.training.config import DeviceKindName
+from selfkd.training.device_kinds import DEVICE_KINDS, device_kind
 
 GIGABYTE = 1e9
+ASSUMED_GPU: DeviceKindName = "h100"
 DOWNLOAD_GIGABYTES_PER_SECOND = 0.05  # assumed
 # seconds of a core: Kokoro and a small Whisper (experiments/records/2026-11-24_kokoro_2000)
 SYNTHESIS_CORE_SECONDS = 1.3
@@ -31,7 +34,6 @@ ITEMS = {"mme": 2374, "hallusionbench": 951, "textvqa": 5000, "pope": 9000, "rea
          "chartqa": 2500, "mmstar": 1500}  # fmt: skip
 OTHER_ITEMS = 3000  # of a benchmark that is not listed
 ENVIRONMENT_GIGABYTES = 7.0  # torch and transformers for the original's own code; assumed
-ENCODER_PARAMETERS = 637e6  # of Whisper-large-v3, which stays in fp32
 REHEARSAL_GIGABYTES = 0.05  # of a stage at small dimensions, or of a few rows
 
 
@@ -91,15 +93,24 @@ def _cost(config: ReproduceConfig, recipe: Recipe, stage: Stage) -> Cost:
     return _evaluation(stage, cores)
 
 
+def gpu_kind() -> DeviceKindName:
+    """The GPU of this machine; that of the estimate where there is none, or one that the table does not have."""
+    try:
+        kind = device_kind(None)
+    except InputError:
+        return ASSUMED_GPU
+    return next(
+        (name for name in get_args(DeviceKindName) if DEVICE_KINDS[name] is kind and name != "cpu"), ASSUMED_GPU
+    )
+
+
 def _training(config: ReproduceConfig, stage: Stage) -> Cost:
     if config.rehearse and config.scale == "tiny":
         return Cost(REHEARSAL_GIGABYTES, 0.0)
     run: Any = train.align if stage.command == "align" else train.distill
     with redirect_stdout(io.StringIO()):  # the estimate prints a table of its own
-        found = run(replace(command_config(stage), dry_run=True))
-    # the model, and the newest checkpoint of what trains (weights, AdamW's moments, the average)
-    size = 2 * found["parameters"] + 2 * ENCODER_PARAMETERS + 16 * found["trained_parameters"]
-    return Cost(size / GIGABYTE, found["hours"])
+        found = run(replace(command_config(stage), dry_run=True, device_kind=gpu_kind()))
+    return Cost(found["disk_gigabytes"]["peak"], found["hours"])
 
 
 def _evaluation(stage: Stage, cores: int) -> Cost:

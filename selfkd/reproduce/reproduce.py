@@ -12,7 +12,7 @@ from rich.table import Table
 from selfkd.errors import InputError
 from selfkd.files import in_sole_use
 from selfkd.reproduce.config import ReproduceConfig
-from selfkd.reproduce.costs import GIGABYTE, Cost, check_disk, costs_of
+from selfkd.reproduce.costs import GIGABYTE, Cost, check_disk, costs_of, gpu_kind
 from selfkd.reproduce.download import check_reach
 from selfkd.reproduce.process_tree import Finished, run_process
 from selfkd.reproduce.recipe import load_recipe
@@ -93,7 +93,7 @@ def _hint(finished: Finished) -> str:
 
 
 def _costs_table(title: str, stages: Sequence[Stage], costs: Mapping[str, Cost], is_rehearsal: bool) -> Table:
-    notes = ["hours with one GPU"] if not is_rehearsal else []
+    notes = [f"hours with one GPU ({gpu_kind()})"] if not is_rehearsal else []
     notes += ["complete stages cost nothing"] if len(costs) < len(stages) else []
     table = Table(title=title, caption="; ".join(notes) or None)
     table.add_column("stage")

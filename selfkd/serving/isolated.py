@@ -18,12 +18,11 @@ from typing import Any, TypeVar
 from selfkd.errors import InputError
 from selfkd.serving.schema import RefusedError
 from selfkd.synthesis.answers import AnswerUnpickler
-from selfkd.synthesis.workers import ProcessState, end_with_parent, limit_memory, server_context
+from selfkd.synthesis.workers import STOP_SECONDS, ProcessState, end_with_parent, limit_memory, server_context
 
 Result = TypeVar("Result")
 PRELOAD = ["selfkd.serving.decoding", "scipy.signal"]  # modules that the fork server imports
 START_SECONDS = 60.0
-STOP_SECONDS = 10.0
 DECODE_SECONDS = 10.0  # an image of 20 megapixels takes about one
 
 

@@ -42,6 +42,7 @@ MAX_TEMP_FOLDER = 70  # characters of TMPDIR: the path of a socket in a folder o
 COUNT_SECONDS = 0.2  # between two looks at the rows that are finished
 ROWS_AHEAD = 4  # rows for each worker that may be in memory
 _MADE, _RESUMED = b"m", b"r"
+STOP_SECONDS = 10.0  # limit for the end of a process that was killed, or whose pipe is closed
 START_SECONDS = 120  # limit for importing an engine and reading its weights
 _KILLED = "a process was killed, usually for want of memory: fewer --processes; the same command resumes"
 
@@ -294,7 +295,7 @@ class IsolatedWorker:
             self.close()
             raise InputError(f"{self._part}: its answer is no {self._result_name}") from error
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
-            self._process.join(10)
+            self._process.join(STOP_SECONDS)
             code = self._process.exitcode
             self.close()
             raise InputError(f"{self._part}: died on this row (exit code {code})") from error
@@ -315,7 +316,7 @@ class IsolatedWorker:
         """Ends the child process; the next row starts another."""
         if self._process is not None:
             self._process.kill()
-            self._process.join(10)  # as in `result`; not for ever: a process in the kernel may outlive even this signal
+            self._process.join(STOP_SECONDS)  # not for ever: a process in the kernel may outlive even this signal
             self._pipe.close()
             self._process = None
 
