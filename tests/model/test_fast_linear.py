@@ -58,7 +58,7 @@ def test_values_and_gradients_equal_those_of_float64(shape, bias, frozen, calls)
             torch.testing.assert_close(own.grad.double(), other.grad, rtol=1e-5, atol=1e-4)
 
 
-def test_what_is_small_or_not_in_fp32_is_torchs_own(calls):
+def test_small_products_and_other_dtypes_are_torchs_own(calls):
     rows, layer = torch.randn(300, 96), nn.Linear(96, 128)
     with fast_linear():
         assert torch.equal(layer(rows[:2]), plain(rows[:2], layer.weight, layer.bias))
