@@ -55,18 +55,20 @@ def mkl_is_slow() -> bool:
 
 def linear(input_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None = None) -> Tensor:
     """`F.linear`, by oneDNN for large products in fp32 on a CPU."""
-    given = (input_ND, weight_VD) if bias_V is None else (input_ND, weight_VD, bias_V)
     if (
-        any(t.dtype != torch.float32 or t.device.type != "cpu" for t in given)
-        or input_ND.numel() * weight_VD.shape[0] < SMALLEST
+        input_ND.numel() * weight_VD.shape[0] < SMALLEST
         or weight_VD.ndim != 2
+        or not input_ND.dtype == weight_VD.dtype == torch.float32
+        or not input_ND.device.type == weight_VD.device.type == "cpu"
+        or (bias_V is not None and bias_V.dtype != torch.float32)
         or torch.is_autocast_enabled("cpu")
         or torch.compiler.is_compiling()
     ):
         return _plain(input_ND, weight_VD, bias_V)
-    if torch.is_grad_enabled() and any(t.requires_grad for t in given):
+    trains = input_ND.requires_grad or weight_VD.requires_grad or (bias_V is not None and bias_V.requires_grad)
+    if trains and torch.is_grad_enabled():
         return _Linear.apply(input_ND, weight_VD, bias_V)
-    return _product(*given)
+    return _product(input_ND, weight_VD, bias_V)
 
 
 def _product(input_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None = None) -> Tensor:

@@ -203,6 +203,7 @@ class _PrefixCache(DynamicCache):
         _fill(self, layers)  # for their length
         self.past, self.new = layers, dict[int, tuple[Tensor, Tensor]]()
 
+    @torch.compiler.disable  # a compiled layer would be compiled again for each length of `new`
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any):
         self.new[layer_idx] = key_states, value_states
         if layer_idx >= len(self.past):
