@@ -35,6 +35,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "model": "selfkd-tiny-stack", "alpha": 1.0, "batch_size": 16, "on_policy_fraction": 1.0,
     },
     "CTC only (align)": {"batch_size": 32},
+    "Self-KD, the LLM trains (peers)": {
+        "model": "selfkd-tiny-stack", "alpha": 1.0, "batch_size": 4, "trainable": ["llm"],
+    },
 }  # fmt: skip
 # part -> the functions that it is, each as module:name; one that a checkout does not have is left out
 PARTS: dict[str, tuple[str, ...]] = {
@@ -212,8 +215,8 @@ def main() -> None:
         for setting in options.settings:
             for side in list(sides)[:: -1 if repeat % 2 else 1]:
                 found[setting][side].append(measured(setting, data, options.steps, sides[side]))
+                (options.output / "steps.json").write_text(json.dumps(found))
                 print(f"{repeat + 1} of {options.repeats}: {setting}, {side}", file=sys.stderr)
-    (options.output / "steps.json").write_text(json.dumps(found))
     print(table(found))
 
 
