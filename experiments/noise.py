@@ -1,0 +1,255 @@
+"""Can a CTC projector beat the strongest form of a cascade in babble and in rooms, with pretrained parts?
+
+    python experiments/noise.py --models MODELS --output runs/noise [--questions 150] [--steps 400]
+
+MODELS holds smollm2-135m-instruct, whisper-base and kokoro. The VLM is the first layers of SmolLM2 with the tiny
+model's vision tower, trained on easy-VQA only (`real_parts_vlm.py`). Stage 1 trains a CTC projector on whisper-base's
+encoder, on the domain's questions in quiet and on the same clips in babble and rooms (`noise_audio.py`). The cascade is
+whisper-base with its own decoder: greedy, prompted with the domain's words, and the N-best of that into the LLM, where
+the answers' probabilities are averaged by the hypotheses' posteriors. The form of the cascade, and temperatures and
+weights, are those with the likeliest right answers on the validation questions. A response is the likeliest of
+easy-VQA's 13 answers.
+
+Writes OUTPUT/scores.json, OUTPUT/table.md and OUTPUT/correct.json; what every system made of every item is in
+OUTPUT/items. Finished parts are kept: the same command resumes. Nothing is chosen on the test questions.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from noise_audio import test_audio, training_audio, validation_audio
+from numpy.typing import NDArray
+from projector_study import bf16_arguments
+from projector_table import accuracy, correct_bits, paired, percent, write_correct
+
+from selfkd.data.dataset import ExampleFolder
+from selfkd.data.example import Example
+from selfkd.files import write_json
+from selfkd.json_files import read_json
+from selfkd.run_dir import MODEL, once
+from selfkd.synthesis.quality_filter import word_error_rate
+
+if TYPE_CHECKING:  # torch: each synthesis worker imports this file
+    from noise_answers import Answerer
+
+LAYERS, VLM_STEPS = 8, 200
+TEMPERATURES, PRIOR_WEIGHTS = (0.5, 1.0, 2.0, 4.0), (0.25, 0.5, 1.0)
+SHARPNESS = (0.25, 0.5, 1.0, 2.0)  # temperatures of the posteriors in audio embeddings
+Setting = tuple[float, float]  # temperature, weight of the image's prior
+PLAIN: tuple[Setting, ...] = ((1.0, 0.0),)
+AVERAGED = tuple((t, 0.0) for t in TEMPERATURES)
+WITH_PRIOR = tuple(product(TEMPERATURES, PRIOR_WEIGHTS))
+Items = dict[str, Any]  # of one condition: ids, targets, questions, and what each part made of them
+
+
+@dataclass(frozen=True)
+class System:
+    part: str  # "text", "cascade", or the audio that stage 1 trained on
+    kind: str  # how its hypotheses were decoded; "vectors" for audio embeddings
+    settings: Sequence[Setting] = PLAIN
+
+
+CASCADES = {
+    "cascade, greedy": System("cascade", "greedy"),
+    "cascade, prompted": System("cascade", "prompted"),
+    "cascade, prompted, N-best": System("cascade", "N-best", AVERAGED),
+}
+IMAGE_PRIOR = "cascade, prompted, N-best, image as prior"
+
+
+def ctc_systems(name: str) -> dict[str, System]:
+    title = f"CTC projector, {name}"
+    return {
+        title: System(name, "vectors"),
+        f"{title}, temperature": System(name, "vectors", [(t, 0.0) for t in SHARPNESS]),
+        f"{title}, transcript": System(name, "greedy"),
+        f"{title}, N-best": System(name, "N-best", AVERAGED),
+        f"{title}, N-best, image as prior": System(name, "N-best", WITH_PRIOR),
+    }
+
+
+def stage_1(options: argparse.Namespace, name: str, data: list[str]) -> Path:
+    """The model's folder. The CTC loss runs no LLM, so the VLM need not be trained yet."""
+    from selfkd.training.align import AlignConfig, align
+
+    config = AlignConfig(
+        data, options.output / f"align-{name}", vlm=str(options.output / "vlm" / "warm"),
+        speech_encoder=str(options.models / "whisper-base"), steps=options.steps, batch_size=16,
+        training=bf16_arguments(),
+    )  # fmt: skip
+    once(align, config)
+    return config.output / MODEL
+
+
+def items_of(
+    options: argparse.Namespace, name: str, examples: Sequence[Example], answerer: "Answerer", models: dict[str, Path]
+) -> Items:
+    """What each part made of the questions in one condition; kept part by part."""
+    from noise_hypotheses import ctc_readings, whisper_hypotheses
+
+    found: Items = {
+        "ids": [e.id for e in examples],
+        "targets": [e.target for e in examples],
+        "questions": [e.question for e in examples],
+        "text": {"greedy": answerer.readings([[(e.question, 0.0)] for e in examples])},
+    }
+    folder = options.output / "items"
+    file = folder / f"{name}, cascade.json"
+    if not file.is_file():
+        write_json(file, whisper_hypotheses(options.models / "whisper-base", examples))
+    found["cascade"] = {kind: answerer.readings(hypotheses) for kind, hypotheses in read_json(file).items()}
+    for training, model in models.items():
+        file = folder / f"{name}, {training}.json"
+        if not file.is_file():
+            vectors, greedy, n_best = ctc_readings(model, examples, answerer.embed, SHARPNESS)
+            answers = {str(t): answerer.of_vectors(some) for t, some in vectors.items()}
+            write_json(file, {"vectors": answers, "greedy": greedy, "N-best": n_best})
+        kept = read_json(file)
+        found[training] = {kind: answerer.readings(kept[kind]) for kind in ("greedy", "N-best")}
+        found[training]["vectors"] = kept["vectors"]
+    return found
+
+
+def answers(system: System, items: Items, setting: Setting) -> NDArray[np.float64]:
+    """The probability of each answer to each item (n, 13)."""
+    from noise_answers import averaged
+
+    made = items[system.part][system.kind]
+    if system.kind == "vectors":
+        return np.array(made[str(setting[0])])
+    return np.array([averaged(readings, *setting) for readings in made])
+
+
+def right_log_prob(probabilities: NDArray[np.float64], items: Items) -> float:
+    from noise_answers import ANSWERS
+
+    at = [ANSWERS.index(target) for target in items["targets"]]
+    return float(np.log(np.maximum(probabilities[np.arange(len(at)), at], 1e-6)).mean())
+
+
+def chosen(systems: Mapping[str, System], validation: Mapping[str, Items]) -> dict[str, tuple[Setting, float]]:
+    """{system: its setting with the likeliest right answers on the validation questions, their mean log-probability}"""
+    found = {}
+    for name, system in systems.items():
+        values = {
+            setting: fmean(right_log_prob(answers(system, items, setting), items) for items in validation.values())
+            for setting in system.settings
+        }
+        best = max(values, key=lambda setting: values[setting])
+        found[name] = best, values[best]
+    return found
+
+
+def samples(probabilities: NDArray[np.float64], items: Items) -> list[dict[str, Any]]:
+    from noise_answers import ANSWERS
+
+    found = []
+    for row, item, target in zip(probabilities, items["ids"], items["targets"], strict=True):
+        score = int(ANSWERS[int(row.argmax())] == target)
+        found.append({"id": item, "group": item, "score": score, "correct": bool(score)})
+    return found
+
+
+def word_errors(items: Items, system: System) -> float:
+    """The mean word error rate of the likeliest hypothesis."""
+    texts = [max(readings, key=lambda r: r.score).text for readings in items[system.part][system.kind]]
+    return fmean(word_error_rate(q, text) for q, text in zip(items["questions"], texts, strict=True))
+
+
+def table(validation: Mapping[str, Items], test: Mapping[str, Items], trainings: Sequence[str]) -> dict[str, Any]:
+    """{"chosen": ..., "accuracy": {condition: {system: accuracy, interval, minus the cascade}}, "correct": bits}."""
+    systems = {"text": System("text", "greedy"), **CASCADES, IMAGE_PRIOR: System("cascade", "N-best", WITH_PRIOR)}
+    for training in trainings:
+        systems |= ctc_systems(training)
+    settings = chosen(systems, validation)
+    fair = max(CASCADES, key=lambda name: settings[name][1])
+    found: dict[str, Any] = {"fair cascade": fair, "accuracy": {}, "correct": {}}
+    found["chosen"] = {
+        name: {"temperature": t, "prior": w, "validation": value} for name, ((t, w), value) in settings.items()
+    }
+    for condition, items in test.items():
+        given = {name: answers(system, items, settings[name][0]) for name, system in systems.items()}
+        for training in trainings:
+            title = f"CTC projector, {training}"
+            given[f"{title}, and the cascade"] = (given[title] + given[fair]) / 2
+        rows = {name: {"": samples(probabilities, items)} for name, probabilities in given.items()}
+        found["accuracy"][condition] = {}
+        for name, by_seed in rows.items():
+            row = accuracy(by_seed) | ({} if name == fair else {"minus_cascade": paired(by_seed, rows[fair])})
+            if name in systems and systems[name].kind in ("greedy", "prompted", "N-best"):
+                row["wer"] = word_errors(items, systems[name])
+            found["accuracy"][condition][name] = row
+        found["correct"][condition] = {
+            name: {"": correct_bits(by_seed[""], by_seed[""])} for name, by_seed in rows.items()
+        }
+    return found
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    conditions, fair = found["accuracy"], found["fair cascade"]
+    first = next(iter(conditions.values()))
+    lines = [f"| n = {first['text']['n']} | {' | '.join(conditions)} |", f"|---{'|---' * len(conditions)}|"]
+    for name in first:
+        title = f"**{name}**" if name == fair else name
+        lines.append(f"| {title} | {' | '.join(percent(rows[name]) for rows in conditions.values())} |")
+    lines += ["", f"| minus {fair} (95%) | {' | '.join(conditions)} |", f"|---{'|---' * len(conditions)}|"]
+    for name in first:
+        if name == fair or name == "text":
+            continue
+        cells = [rows[name]["minus_cascade"] for rows in conditions.values()]
+        shown = [f"{100 * c['difference']:+.1f} ({_points(c['interval'])})" for c in cells]
+        lines.append(f"| {name} | {' | '.join(shown)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _points(interval: Sequence[float]) -> str:
+    return " to ".join(f"{100 * side:+.1f}" for side in interval)
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    from noise_answers import Answerer
+    from real_parts_vlm import make_vlm
+
+    vlm = options.output / "vlm"
+    make_vlm(options.models / "smollm2-135m-instruct", vlm, options.vlm_steps, layers=LAYERS, world=False)
+    training, folders = training_audio(options), {"test": test_audio(options), "validation": validation_audio(options)}
+    models = {name: stage_1(options, name, training[name]) for name in options.only}
+    images: set[bytes | None] = set()
+    items: dict[str, dict[str, Items]] = {}
+    for split, by_condition in folders.items():  # the test first: none of its images is in validation
+        examples = {name: list(ExampleFolder(folder)) for name, folder in by_condition.items()}
+        some = next(iter(examples.values()))
+        used = [i for i, e in enumerate(some) if e.image not in images]
+        images |= {e.image for e in some}
+        answerer = Answerer(vlm, [some[i] for i in used])
+        items[split] = {
+            name: items_of(options, f"{split}, {name}", [rows[i] for i in used], answerer, models)
+            for name, rows in examples.items()
+        }
+    return table(items["validation"], items["test"], options.only)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--questions", type=int, default=150, help="of the test; half as many for validation")
+    parser.add_argument("--vlm_steps", type=int, default=VLM_STEPS)
+    parser.add_argument("--steps", type=int, default=400, help="of stage 1, of 16 clips")
+    parser.add_argument("--only", choices=["quiet", "noise"], nargs="+", default=["quiet", "noise"], help="of stage 1")
+    options = parser.parse_args()
+    found = run(options)
+    write_correct(found.pop("correct"), options.output / "correct.json")
+    write_json(options.output / "scores.json", found)
+    (options.output / "table.md").write_text(markdown(found))
+    print(markdown(found))
+
+
+if __name__ == "__main__":
+    main()
