@@ -94,7 +94,7 @@ def prefix_search(log_probs_SV: NDArray[np.float32], beams: int = CTC_BEAMS) -> 
     blank = log_probs_SV.shape[1] - 1
     kept: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, NO_CHANCE)}  # ends in a blank, in its last label
     for frame in log_probs_SV:
-        classes = [int(c) for c in np.argpartition(-frame, CTC_CLASSES)[:CTC_CLASSES] if c != blank]
+        classes = [int(c) for c in np.argsort(-frame)[:CTC_CLASSES] if c != blank]
         new: dict[tuple[int, ...], list[float]] = defaultdict(lambda: [NO_CHANCE, NO_CHANCE])
         for prefix, (in_blank, in_label) in kept.items():
             total, same = np.logaddexp(in_blank, in_label), new[prefix]
