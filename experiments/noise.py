@@ -38,7 +38,7 @@ from selfkd.synthesis.quality_filter import word_error_rate
 if TYPE_CHECKING:  # torch: each synthesis worker imports this file
     from noise_answers import Answerer
 
-LAYERS, VLM_STEPS = 8, 200
+LAYERS, VLM_STEPS, RESPONSE_STEPS = 8, 200, 180
 TEMPERATURES, PRIOR_WEIGHTS = (0.5, 1.0, 2.0, 4.0), (0.25, 0.5, 1.0)
 SHARPNESS = (0.25, 0.5, 1.0, 2.0)  # temperatures of the posteriors in audio embeddings
 Setting = tuple[float, float]  # temperature, weight of the image's prior
@@ -156,10 +156,10 @@ def samples(probabilities: NDArray[np.float64], items: Items) -> list[dict[str, 
     return found
 
 
-def word_errors(items: Items, system: System) -> float:
-    """The mean word error rate of the likeliest hypothesis."""
+def word_errors(items: Items, system: System) -> list[float]:
+    """The word error rate of each item's likeliest hypothesis."""
     texts = [max(readings, key=lambda r: r.score).text for readings in items[system.part][system.kind]]
-    return fmean(word_error_rate(q, text) for q, text in zip(items["questions"], texts, strict=True))
+    return [word_error_rate(q, text) for q, text in zip(items["questions"], texts, strict=True)]
 
 
 def table(validation: Mapping[str, Items], test: Mapping[str, Items], trainings: Sequence[str]) -> dict[str, Any]:
@@ -183,7 +183,8 @@ def table(validation: Mapping[str, Items], test: Mapping[str, Items], trainings:
         for name, by_seed in rows.items():
             row = accuracy(by_seed) | ({} if name == fair else {"minus_cascade": paired(by_seed, rows[fair])})
             if name in systems and systems[name].kind in ("greedy", "prompted", "N-best"):
-                row["wer"] = word_errors(items, systems[name])
+                errors = word_errors(items, systems[name])
+                row |= {"wer": fmean(errors), "word for word": fmean(error == 0 for error in errors)}
             found["accuracy"][condition][name] = row
         found["correct"][condition] = {
             name: {"": correct_bits(by_seed[""], by_seed[""])} for name, by_seed in rows.items()
@@ -205,7 +206,15 @@ def markdown(found: Mapping[str, Any]) -> str:
         cells = [rows[name]["minus_cascade"] for rows in conditions.values()]
         shown = [f"{100 * c['difference']:+.1f} ({_points(c['interval'])})" for c in cells]
         lines.append(f"| {name} | {' | '.join(shown)} |")
+    lines += ["", f"| words: WER, share without error | {' | '.join(conditions)} |", f"|---{'|---' * len(conditions)}|"]
+    for name in (*CASCADES, *(name for name in first if name.endswith((", transcript", "N-best")) and "CTC" in name)):
+        cells = [rows[name] for rows in conditions.values()]
+        lines.append(f"| {name} | {' | '.join(_words(c) for c in cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _words(row: Mapping[str, Any]) -> str:
+    return f"{100 * row['wer']:.0f}, {100 * row['word for word']:.0f}"
 
 
 def _points(interval: Sequence[float]) -> str:
@@ -217,13 +226,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from real_parts_vlm import make_vlm
 
     vlm = options.output / "vlm"
-    make_vlm(options.models / "smollm2-135m-instruct", vlm, options.vlm_steps, layers=LAYERS, world=False)
+    llm, more = options.models / "smollm2-135m-instruct", {"layers": LAYERS, "response_steps": RESPONSE_STEPS}
+    make_vlm(llm, vlm, options.vlm_steps, world=False, **more)
     training, folders = training_audio(options), {"test": test_audio(options), "validation": validation_audio(options)}
     models = {name: stage_1(options, name, training[name]) for name in options.only}
     images: set[bytes | None] = set()
     items: dict[str, dict[str, Items]] = {}
     for split, by_condition in folders.items():  # the test first: none of its images is in validation
-        examples = {name: list(ExampleFolder(folder)) for name, folder in by_condition.items()}
+        count = options.limit if split == "test" else None
+        examples = {name: list(ExampleFolder(folder))[:count] for name, folder in by_condition.items()}
         some = next(iter(examples.values()))
         used = [i for i, e in enumerate(some) if e.image not in images]
         images |= {e.image for e in some}
@@ -240,6 +251,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--questions", type=int, default=150, help="of the test; half as many for validation")
+    parser.add_argument("--limit", type=int, help="the test's first questions, where Whisper's decoder takes too long")
     parser.add_argument("--vlm_steps", type=int, default=VLM_STEPS)
     parser.add_argument("--steps", type=int, default=400, help="of stage 1, of 16 clips")
     parser.add_argument("--only", choices=["quiet", "noise"], nargs="+", default=["quiet", "noise"], help="of stage 1")

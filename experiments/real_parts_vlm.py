@@ -12,10 +12,13 @@ resumes from its last checkpoint.
 import argparse
 import random
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import easy_vqa
 import torch
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -75,6 +78,15 @@ class ImageGroups(WorldGroups):
         return Group(decode_image(Path(self.paths[image]).read_bytes()), tuple(chosen))
 
 
+class ResponseCollator(GroupCollator):
+    """Labels on the responses only."""
+
+    def __call__(self, groups: Sequence[Group]) -> dict[str, Tensor]:
+        batch = super().__call__(groups)
+        batch["labels"][~batch["in_response"]] = -100
+        return batch
+
+
 def _task(scene: Scene, rng: random.Random) -> tuple[str, str]:
     question = weighted_question(scene, rng)
     return question.text, noiseless_response(question)
@@ -116,13 +128,30 @@ def assemble(
 
 
 def make_vlm(
-    llm_path: Path, output: Path, steps: int, seed: int = 0, layers: int | None = None, world: bool = True
+    llm_path: Path,
+    output: Path,
+    steps: int,
+    seed: int = 0,
+    layers: int | None = None,
+    world: bool = True,
+    response_steps: int = 0,
 ) -> None:
     """Writes a transformers checkpoint with its processor to `output`, unless it is there already: of the whole LLM or
-    of its first `layers`, for the toy world and easy-VQA or, without `world`, for easy-VQA only."""
+    of its first `layers`, for the toy world and easy-VQA or, without `world`, for easy-VQA only; after `steps` on
+    questions and responses there are `response_steps` on the responses."""
     if (output / SAFE_WEIGHTS_NAME).is_file():
         return
-    check_settings(output, {"llm": str(llm_path), "steps": steps, "seed": seed, "layers": layers, "world": world})
+    check_settings(
+        output,
+        {
+            "llm": str(llm_path),
+            "steps": steps,
+            "seed": seed,
+            "layers": layers,
+            "world": world,
+            "response_steps": response_steps,
+        },
+    )
     set_seed(seed)
     model, processor = assemble(llm_path, layers)
     warm = output / "warm"
@@ -156,12 +185,27 @@ def make_vlm(
     trainer = GroupTrainer(model, arguments, GroupCollator(processor), data, callbacks=accuracy)
     trainer.length_buckets = 1  # each backward pass writes the gradients of 135M parameters: more than padding costs
     trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+    if response_steps:
+        train_on_responses(model, processor, output / "responses", response_steps, seed, world)
     model.set_attn_implementation("sdpa")
     processor.save_pretrained(output)
     model.save_pretrained(output)
     if world:
         right = text_accuracy(model, processor, "validation", 200, seed)
         print({question_type: round(share, 3) for question_type, share in right.items()})
+
+
+def train_on_responses(model: Any, processor: Any, output: Path, steps: int, seed: int, world: bool) -> None:
+    """Further steps, half as dear: the loss is that of the responses, and the word embeddings stay as they are."""
+    model.get_input_embeddings().requires_grad_(False)
+    arguments = pretraining_arguments(
+        output, steps, GROUPS_PER_STEP, LEARNING_RATE, seed, warmup_steps=5, adam_beta2=0.98,
+        save_steps=100, save_total_limit=1, logging_steps=10,
+    )  # fmt: skip
+    data = ImageGroups(steps * GROUPS_PER_STEP, seed + 1, world)
+    trainer = GroupTrainer(model, arguments, ResponseCollator(processor), data)
+    trainer.length_buckets = 1
+    trainer.train(resume_from_checkpoint=last_checkpoint(output))
 
 
 def main() -> None:
