@@ -40,7 +40,7 @@ if TYPE_CHECKING:  # torch: each synthesis worker imports this file
 
 LAYERS, VLM_STEPS, RESPONSE_STEPS = 8, 200, 180
 TEMPERATURES, PRIOR_WEIGHTS = (0.5, 1.0, 2.0, 4.0), (0.25, 0.5, 1.0)
-SHARPNESS = (0.25, 0.5, 1.0, 2.0)  # temperatures of the posteriors in audio embeddings
+SHARPNESS = (0.5, 1.0)  # temperatures of the posteriors in audio embeddings
 Setting = tuple[float, float]  # temperature, weight of the image's prior
 PLAIN: tuple[Setting, ...] = ((1.0, 0.0),)
 AVERAGED = tuple((t, 0.0) for t in TEMPERATURES)
@@ -102,7 +102,8 @@ def items_of(
     folder = options.output / "items"
     file = folder / f"{name}, cascade.json"
     if not file.is_file():
-        write_json(file, whisper_hypotheses(options.models / "whisper-base", examples))
+        some = examples[: options.cascade_questions]
+        write_json(file, whisper_hypotheses(options.models / "whisper-base", some))
     found["cascade"] = {kind: answerer.readings(hypotheses) for kind, hypotheses in read_json(file).items()}
     for training, model in models.items():
         file = folder / f"{name}, {training}.json"
@@ -129,7 +130,7 @@ def answers(system: System, items: Items, setting: Setting) -> NDArray[np.float6
 def right_log_prob(probabilities: NDArray[np.float64], items: Items) -> float:
     from noise_answers import ANSWERS
 
-    at = [ANSWERS.index(target) for target in items["targets"]]
+    at = [ANSWERS.index(target) for target in items["targets"][: len(probabilities)]]
     return float(np.log(np.maximum(probabilities[np.arange(len(at)), at], 1e-6)).mean())
 
 
@@ -150,7 +151,7 @@ def samples(probabilities: NDArray[np.float64], items: Items) -> list[dict[str, 
     from noise_answers import ANSWERS
 
     found = []
-    for row, item, target in zip(probabilities, items["ids"], items["targets"], strict=True):
+    for row, item, target in zip(probabilities, items["ids"], items["targets"], strict=False):  # a cascade's are fewer
         score = int(ANSWERS[int(row.argmax())] == target)
         found.append({"id": item, "group": item, "score": score, "correct": bool(score)})
     return found
@@ -159,7 +160,7 @@ def samples(probabilities: NDArray[np.float64], items: Items) -> list[dict[str, 
 def word_errors(items: Items, system: System) -> list[float]:
     """The word error rate of each item's likeliest hypothesis."""
     texts = [max(readings, key=lambda r: r.score).text for readings in items[system.part][system.kind]]
-    return [word_error_rate(q, text) for q, text in zip(items["questions"], texts, strict=True)]
+    return [word_error_rate(q, text) for q, text in zip(items["questions"], texts, strict=False)]
 
 
 def table(validation: Mapping[str, Items], test: Mapping[str, Items], trainings: Sequence[str]) -> dict[str, Any]:
@@ -177,11 +178,13 @@ def table(validation: Mapping[str, Items], test: Mapping[str, Items], trainings:
         given = {name: answers(system, items, settings[name][0]) for name, system in systems.items()}
         for training in trainings:
             title = f"CTC projector, {training}"
-            given[f"{title}, and the cascade"] = (given[title] + given[fair]) / 2
+            given[f"{title}, and the cascade"] = (given[title][: len(given[fair])] + given[fair]) / 2
         rows = {name: {"": samples(probabilities, items)} for name, probabilities in given.items()}
         found["accuracy"][condition] = {}
         for name, by_seed in rows.items():
-            row = accuracy(by_seed) | ({} if name == fair else {"minus_cascade": paired(by_seed, rows[fair])})
+            row, both = accuracy(by_seed), {"": by_seed[""][: len(given[fair])]}  # the items that the cascade has too
+            if name != fair:
+                row["minus_cascade"] = paired(both, rows[fair])
             if name in systems and systems[name].kind in ("greedy", "prompted", "N-best"):
                 errors = word_errors(items, systems[name])
                 row |= {"wer": fmean(errors), "word for word": fmean(error == 0 for error in errors)}
@@ -195,21 +198,25 @@ def table(validation: Mapping[str, Items], test: Mapping[str, Items], trainings:
 def markdown(found: Mapping[str, Any]) -> str:
     conditions, fair = found["accuracy"], found["fair cascade"]
     first = next(iter(conditions.values()))
-    lines = [f"| n = {first['text']['n']} | {' | '.join(conditions)} |", f"|---{'|---' * len(conditions)}|"]
+    lines = [f"| | n | {' | '.join(conditions)} |", f"|---|---{'|---' * len(conditions)}|"]
     for name in first:
         title = f"**{name}**" if name == fair else name
-        lines.append(f"| {title} | {' | '.join(percent(rows[name]) for rows in conditions.values())} |")
-    lines += ["", f"| minus {fair} (95%) | {' | '.join(conditions)} |", f"|---{'|---' * len(conditions)}|"]
+        cells = [percent(rows[name]) for rows in conditions.values()]
+        lines.append(f"| {title} | {first[name]['n']} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"| minus {fair} (95%), n = {first[fair]['n']} | {' | '.join(conditions)} |",
+        f"|---{'|---' * len(conditions)}|",
+    ]
     for name in first:
         if name == fair or name == "text":
             continue
-        cells = [rows[name]["minus_cascade"] for rows in conditions.values()]
-        shown = [f"{100 * c['difference']:+.1f} ({_points(c['interval'])})" for c in cells]
+        over = [rows[name]["minus_cascade"] for rows in conditions.values()]
+        shown = [f"{100 * c['difference']:+.1f} ({_points(c['interval'])})" for c in over]
         lines.append(f"| {name} | {' | '.join(shown)} |")
     lines += ["", f"| words: WER, share without error | {' | '.join(conditions)} |", f"|---{'|---' * len(conditions)}|"]
     for name in (*CASCADES, *(name for name in first if name.endswith((", transcript", "N-best")) and "CTC" in name)):
-        cells = [rows[name] for rows in conditions.values()]
-        lines.append(f"| {name} | {' | '.join(_words(c) for c in cells)} |")
+        lines.append(f"| {name} | {' | '.join(_words(rows[name]) for rows in conditions.values())} |")
     return "\n".join(lines) + "\n"
 
 
@@ -233,10 +240,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     images: set[bytes | None] = set()
     items: dict[str, dict[str, Items]] = {}
     for split, by_condition in folders.items():  # the test first: none of its images is in validation
-        count = options.limit if split == "test" else None
-        examples = {name: list(ExampleFolder(folder))[:count] for name, folder in by_condition.items()}
+        examples = {name: list(ExampleFolder(folder)) for name, folder in by_condition.items()}
         some = next(iter(examples.values()))
-        used = [i for i, e in enumerate(some) if e.image not in images]
+        used = [i for i, e in enumerate(some) if e.image not in images][: options.limit]
         images |= {e.image for e in some}
         answerer = Answerer(vlm, [some[i] for i in used])
         items[split] = {
@@ -251,7 +257,8 @@ def main() -> None:
     parser.add_argument("--models", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--questions", type=int, default=150, help="of the test; half as many for validation")
-    parser.add_argument("--limit", type=int, help="the test's first questions, where Whisper's decoder takes too long")
+    parser.add_argument("--limit", type=int, help="answer the first questions of each condition only")
+    parser.add_argument("--cascade_questions", type=int, help="fewer, for Whisper's decoder")
     parser.add_argument("--vlm_steps", type=int, default=VLM_STEPS)
     parser.add_argument("--steps", type=int, default=400, help="of stage 1, of 16 clips")
     parser.add_argument("--only", choices=["quiet", "noise"], nargs="+", default=["quiet", "noise"], help="of stage 1")

@@ -31,7 +31,7 @@ BEAMS, MAX_TOKENS = 5, 16  # the longest question has 11 tokens
 MARGIN = (
     50  # encoder frames after the longest clip that the decoder attends to: the rest is padding, and most of the cost
 )
-CTC_BEAMS, CTC_CLASSES = 12, 6  # prefixes that are kept; the likeliest classes of a frame
+CTC_BEAMS, CTC_CLASSES = 8, 6  # prefixes that are kept; the likeliest classes of a frame
 NO_CHANCE = -math.inf
 
 
@@ -142,7 +142,7 @@ def ctc_readings(
         greedy += [[(text(classes), 0.0)] for classes in greedy_transcripts(output)]
         for log_probs, used in zip(output.log_probs, output.mask.bool(), strict=True):
             found = prefix_search(log_probs[used].numpy())
-            n_best.append(merged([(text(labels), score) for labels, score in found]))
+            n_best.append(merged([(text(labels), score) for labels, score in found])[:BEAMS])
     return vectors, greedy, n_best
 
 
