@@ -71,10 +71,12 @@ class Answerer:
             some = rows[start : start + batch]
             vectors = [self.embed(torch.tensor([*ids, *self.after])) for _, _, ids in some]
             hidden = self._hidden([at for at, _, _ in some], vectors)
-            for (at, text, ids), states in zip(some, hidden, strict=True):
-                targets = torch.tensor([*ids, self.after[0]])[1:]
-                log_probs = self._logits(states[: len(targets)]).log_softmax(-1)
-                prior = float(log_probs[torch.arange(len(targets)), targets].sum()) if ids else -math.inf
+            targets = [torch.tensor([*ids, self.after[0]])[1:] for _, _, ids in some]
+            told = [states[: len(one)] for states, one in zip(hidden, targets, strict=True)]
+            log_probs = self._logits(torch.cat(told)).log_softmax(-1).gather(1, torch.cat(targets)[:, None])[:, 0]
+            parts = log_probs.split([len(one) for one in targets])  # one product with the LLM's head for all
+            for (at, text, ids), states, part in zip(some, hidden, parts, strict=True):
+                prior = float(part.sum()) if ids else -math.inf
                 self.known[at, text] = Reading(text, 0.0, prior, self._answers(states[-1]))
         return [[self.known[at, text]._replace(score=s) for text, s in some] for at, some in enumerate(hypotheses)]
 
