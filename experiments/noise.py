@@ -36,7 +36,7 @@ from selfkd.run_dir import MODEL, once
 from selfkd.synthesis.quality_filter import word_error_rate
 
 if TYPE_CHECKING:  # torch: each synthesis worker imports this file
-    from noise_answers import Answerer
+    from noise_answers import ImagePrompts
 
 LAYERS, VLM_STEPS, RESPONSE_STEPS = 8, 200, 180
 TEMPERATURES, PRIOR_WEIGHTS = (0.5, 1.0, 2.0, 4.0), (0.25, 0.5, 1.0)
@@ -88,7 +88,11 @@ def stage_1(options: argparse.Namespace, name: str, data: list[str]) -> Path:
 
 
 def items_of(
-    options: argparse.Namespace, name: str, examples: Sequence[Example], answerer: "Answerer", models: dict[str, Path]
+    options: argparse.Namespace,
+    name: str,
+    examples: Sequence[Example],
+    prompts: "ImagePrompts",
+    models: dict[str, Path],
 ) -> Items:
     """What each part made of the questions in one condition; kept part by part."""
     from noise_hypotheses import ctc_readings, whisper_hypotheses
@@ -97,22 +101,22 @@ def items_of(
         "ids": [e.id for e in examples],
         "targets": [e.target for e in examples],
         "questions": [e.question for e in examples],
-        "text": {"greedy": answerer.readings([[(e.question, 0.0)] for e in examples])},
+        "text": {"greedy": prompts.readings([[(e.question, 0.0)] for e in examples])},
     }
     folder = options.output / "items"
     file = folder / f"{name}, cascade.json"
     if not file.is_file():
         some = examples[: options.cascade_questions]
         write_json(file, whisper_hypotheses(options.models / "whisper-base", some))
-    found["cascade"] = {kind: answerer.readings(hypotheses) for kind, hypotheses in read_json(file).items()}
+    found["cascade"] = {kind: prompts.readings(hypotheses) for kind, hypotheses in read_json(file).items()}
     for training, model in models.items():
         file = folder / f"{name}, {training}.json"
         if not file.is_file():
-            vectors, greedy, n_best = ctc_readings(model, examples, answerer.embed, SHARPNESS)
-            answers = {str(t): answerer.of_vectors(some) for t, some in vectors.items()}
+            vectors, greedy, n_best = ctc_readings(model, examples, prompts.embed, SHARPNESS)
+            answers = {str(t): prompts.of_vectors(some) for t, some in vectors.items()}
             write_json(file, {"vectors": answers, "greedy": greedy, "N-best": n_best})
         kept = read_json(file)
-        found[training] = {kind: answerer.readings(kept[kind]) for kind in ("greedy", "N-best")}
+        found[training] = {kind: prompts.readings(kept[kind]) for kind in ("greedy", "N-best")}
         found[training]["vectors"] = kept["vectors"]
     return found
 
@@ -229,7 +233,7 @@ def _points(interval: Sequence[float]) -> str:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    from noise_answers import Answerer
+    from noise_answers import ImagePrompts
     from real_parts_vlm import make_vlm
 
     vlm = options.output / "vlm"
@@ -244,9 +248,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         some = next(iter(examples.values()))
         used = [i for i, e in enumerate(some) if e.image not in images][: options.limit]
         images |= {e.image for e in some}
-        answerer = Answerer(vlm, [some[i] for i in used])
+        prompts = ImagePrompts(vlm, [some[i] for i in used])
         items[split] = {
-            name: items_of(options, f"{split}, {name}", [rows[i] for i in used], answerer, models)
+            name: items_of(options, f"{split}, {name}", [rows[i] for i in used], prompts, models)
             for name, rows in examples.items()
         }
     return table(items["validation"], items["test"], options.only)

@@ -36,7 +36,7 @@ class Reading(NamedTuple):
     answers: list[float]  # the probability of each of `ANSWERS`
 
 
-class Answerer:
+class ImagePrompts:
     """A VLM and the images of `examples`, encoded once. Queries name an image by its position."""
 
     def __init__(self, path: Path, examples: Sequence[Example]):
@@ -72,8 +72,8 @@ class Answerer:
             vectors = [self.embed(torch.tensor([*ids, *self.after])) for _, _, ids in some]
             hidden = self._hidden([at for at, _, _ in some], vectors)
             targets = [torch.tensor([*ids, self.after[0]])[1:] for _, _, ids in some]
-            told = [states[: len(one)] for states, one in zip(hidden, targets, strict=True)]
-            log_probs = self._logits(torch.cat(told)).log_softmax(-1).gather(1, torch.cat(targets)[:, None])[:, 0]
+            predicting = [states[: len(one)] for states, one in zip(hidden, targets, strict=True)]
+            log_probs = self._logits(torch.cat(predicting)).log_softmax(-1).gather(1, torch.cat(targets)[:, None])[:, 0]
             parts = log_probs.split([len(one) for one in targets])  # one product with the LLM's head for all
             for (at, text, ids), states, part in zip(some, hidden, parts, strict=True):
                 prior = float(part.sum()) if ids else -math.inf
