@@ -28,9 +28,8 @@ from tools.tiny_model.pretrain_vision import fast_bf16
 Hypotheses = list[tuple[str, float]]  # texts of one clip and their log-probabilities, likeliest first
 DECODINGS = ("greedy", "prompted", "N-best")  # of Whisper
 BEAMS, MAX_TOKENS = 5, 16  # the longest question has 11 tokens
-MARGIN = (
-    50  # encoder frames after the longest clip that the decoder attends to: the rest is padding, and most of the cost
-)
+# encoder frames after the longest clip that the decoder attends to: the rest is padding, and most of the cost
+MARGIN = 50
 CTC_BEAMS, CTC_CLASSES = 8, 6  # prefixes that are kept; the likeliest classes of a frame
 NO_CHANCE = -math.inf
 
