@@ -49,13 +49,19 @@ def model_folder(folder: Path, size: str, with_torchvision: Path | None = None) 
     return folder / size
 
 
+def step_folder(folder: Path, size: str, with_torchvision: Path | None = None) -> Path:
+    """`model_folder` with questions to train on."""
+    here = model_folder(folder, size, with_torchvision)
+    if not (here / "questions" / MANIFEST).is_file():
+        make_questions(here, QUESTIONS)
+    return here
+
+
 def measure_steps(peer: str, python: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """{size and setting: for each repeat {side: what `peers_steps.py` wrote}}."""
     found: dict[str, Any] = {}
     for size in options.sizes:
-        here = model_folder(folder, size, python if peer == "ms-swift" else None)
-        if not (here / "questions" / MANIFEST).is_file():
-            make_questions(here, QUESTIONS)
+        here = step_folder(folder, size, python if peer == "ms-swift" else None)
         for setting in options.settings:
             title = f"{size}: {SETTINGS[setting]}"
             runs: list[dict[str, Any]] = []
@@ -113,7 +119,7 @@ def main() -> None:
         if peer == "trl":
             found["probes"] = {}
             for name in PROBES:
-                here = model_folder(folder, "tiny")
+                here = step_folder(folder, "tiny")
                 found["probes"][name] = worker(python, here, folder / "result.json", "--probe", name)
                 print(f"{name}: {found['probes'][name]}", flush=True)
         (folder / f"steps-{peer}.json").write_text(json.dumps(found, indent=1))

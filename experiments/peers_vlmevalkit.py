@@ -27,7 +27,10 @@ from peers_runs import in_turn, ratios, spread
 from selfkd.evaluation.benchmarks.yes_no import ONE_WORD
 
 SIDES = ("VLMEvalKit, LFM2VL", "selfkd evaluate")
-PROBED = ("InternVLChat", "InternS1Chat", "LFM2VL", "Gemma3", "Qwen2VLChat", "Qwen3VLChat")
+PROBED: dict[str, dict[str, str]] = {
+    "InternVLChat": {"version": "V2.0"}, "InternS1Chat": {}, "LFM2VL": {}, "Gemma3": {}, "Qwen2VLChat": {},
+    "Qwen3VLChat": {},
+}  # fmt: skip
 
 
 def write_table(parquet: Path, file: Path, count: int) -> list[dict[str, Any]]:
@@ -114,15 +117,15 @@ def probe(folder: Path) -> dict[str, str]:
     """By wrapper: the response to a question, or the error and the line of VLMEvalKit that it is from."""
     import vlmeval.vlm
 
-    found = {}
+    vlm, found = str(folder / "tiny" / "evaluated" / "vlm"), {}
     with tempfile.TemporaryDirectory() as data:
         write_table(folder / "pope.parquet", Path(data) / "POPE.tsv", 1)
         image = Path(data) / "image.png"
         image.write_bytes(base64.b64decode((Path(data) / "POPE.tsv").read_text().splitlines()[1].split("\t")[1]))
         message = [{"type": "image", "value": str(image)}, {"type": "text", "value": "Is there a circle?"}]
-        for name in PROBED:
+        for name, settings in PROBED.items():
             try:
-                wrapper = getattr(vlmeval.vlm, name)(model_path=str(folder / "tiny" / "evaluated" / "vlm"))
+                wrapper = getattr(vlmeval.vlm, name)(model_path=vlm, **settings)
                 found[name] = f"no error: {wrapper.generate(message=message, dataset='POPE')!r}"
             except Exception as error:  # whatever its code raises is the finding
                 where = [at for at in traceback.extract_tb(error.__traceback__) if "/vlmeval/" in at.filename][-1]
