@@ -12,6 +12,7 @@
 # make study-alignment   soft-DTW, contrastive, hidden-state and attention losses, alone and added to Self-KD, into runs/alignment: hours
 # make study-scale       accuracy against questions, voices, steps and hours of audio, with fitted laws, into runs/scale: hours
 # make study-stamps      people's recordings in three languages about natural images; MODELS holds whisper-base; into runs/stamps: hours
+# make study-noise       a CTC projector against the strongest cascade in babble and rooms; MODELS as study-real's; into runs/noise: hours
 # make test-vllm VLLM=DIR  the tests of selfkd.vllm in a virtual environment that has vLLM 0.32 and pytest, tests/vllm
 # All make .venv with pinned versions first. PYTHON=python3.12 chooses another interpreter (3.11 or later).
 PYTHON ?= python3
@@ -20,7 +21,7 @@ MODELS ?= models
 FUZZ_SECONDS ?= 2400
 PYTEST = $(VENV)/bin/python -m pytest --numprocesses 2 --dist worksteal --durations 20
 
-.PHONY: demo test quick fuzz check docs gallery study-projector study-real study-voices study-when study-attention study-alignment study-scale study-stamps test-vllm
+.PHONY: demo test quick fuzz check docs gallery study-projector study-real study-voices study-when study-attention study-alignment study-scale study-stamps study-noise test-vllm
 
 demo: $(VENV)/installed
 	$(VENV)/bin/selfkd demo --output runs/demo
@@ -83,3 +84,6 @@ study-scale: $(VENV)/installed
 study-stamps: $(VENV)/installed
 	$(VENV)/bin/python experiments/stamps_sources.py runs/stamps/sources
 	$(VENV)/bin/python experiments/stamps.py --sources runs/stamps/sources --models $(MODELS) --output runs/stamps
+
+study-noise: $(VENV)/installed
+	$(VENV)/bin/python experiments/noise.py --models $(MODELS) --output runs/noise

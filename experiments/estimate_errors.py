@@ -22,7 +22,7 @@ from internvl2_1b import FRAME, QUESTION, SPEECH, TILE
 from internvl2_1b import build as build_geometry
 from recipe_cost import CTC_TOKENS, configuration
 from scipy.optimize import minimize
-from step_cost import RESPONSE
+from step_cost import LARGE
 
 from selfkd.losses import LossConfig
 from selfkd.model.modeling_omni import OmniModel
@@ -70,7 +70,7 @@ def model_of(name: str, device: str, ctc: bool) -> OmniModel:
 def load_of(step: dict[str, Any]) -> Load:
     images = 1 if step["model"] == GEOMETRY else step["batch"]  # its questions are about one image
     tokens = step["tiles"] * TILE
-    return Load(1, step["batch"] / images, tokens, tokens + FRAME, QUESTION, SPEECH * 4 / 50, RESPONSE)
+    return Load(1, step["batch"] / images, tokens, tokens + FRAME, QUESTION, SPEECH * 4 / 50, LARGE.response)
 
 
 def estimate_of(step: dict[str, Any]) -> Estimated:

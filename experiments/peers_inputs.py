@@ -96,27 +96,32 @@ def make_pope(file: Path, count: int) -> None:
     Dataset.from_list(rows, layout).to_parquet(file)
 
 
-def make_with_video(folder: Path) -> None:
-    """Writes the VLM with the video processor that transformers' own InternVLProcessor wants: `vlm-video` of `vlm`, and
-    in bf16, which lmms-eval's wrapper loads every model in, `evaluated/vlm` and `evaluated/model`. Needs
-    torchvision."""
+def make_with_video(folder: Path, size: str) -> None:
+    """Writes VLMs with the video processor that transformers' own InternVLProcessor wants: `vlm-video`, the one of
+    `vlm`, and in bf16, which lmms-eval's wrapper loads every model in, `evaluated/vlm` and `evaluated/model`. What is
+    evaluated at the tiny size has the bundled weights, so that its responses are answers. Needs torchvision."""
     import torch
     from transformers import InternVLProcessor, InternVLVideoProcessor
 
     from selfkd.model.backbones import load_vlm, load_vlm_processor
+    from selfkd.model.tiny import vlm_path
     from selfkd.training.align import AlignConfig, assemble
 
-    processor, vlm = load_vlm_processor(folder / "vlm"), load_vlm(folder / "vlm")
-    tokenizer, images = processor.tokenizer, processor.image_processor
-    tokenizer.video_token = "<video>"
-    whole = InternVLProcessor(
-        images,
-        tokenizer,
-        InternVLVideoProcessor(size=dict(images.size)),
-        image_seq_length=processor.image_seq_length,
-        chat_template=processor.chat_template,
-    )
-    for output, dtype in (("vlm-video", torch.float32), ("evaluated/vlm", torch.bfloat16)):
+    evaluated = vlm_path() if size == "tiny" else folder / "vlm"
+    for source, output, dtype in (
+        (folder / "vlm", "vlm-video", torch.float32),
+        (evaluated, "evaluated/vlm", torch.bfloat16),
+    ):
+        processor, vlm = load_vlm_processor(source), load_vlm(source)
+        tokenizer, images = processor.tokenizer, processor.image_processor
+        tokenizer.video_token = "<video>"
+        whole = InternVLProcessor(
+            images,
+            tokenizer,
+            InternVLVideoProcessor(size=dict(images.size)),
+            image_seq_length=processor.image_seq_length,
+            chat_template=processor.chat_template,
+        )
         for parameter in vlm.parameters():
             parameter.data = parameter.data.to(dtype)
         vlm.config.dtype = dtype

@@ -24,6 +24,8 @@ from typing import Any, cast
 import torch
 from transformers import TrainerCallback, trainer
 
+from selfkd.errors import InputError
+
 BATCH = 4
 MAX_RESPONSE = 22  # tokens, as many as the longest response of `peers_inputs.py`
 MIB = 2**20
@@ -254,6 +256,8 @@ def probe(name: str, folder: Path) -> str:
     """The error of what a peer cannot do, or that there was none."""
     try:
         PROBES[name](folder)
+    except InputError:
+        raise  # of selfkd, about the inputs: no finding about a peer
     except Exception as error:  # whatever its code raises is the finding
         where, line = traceback.extract_tb(error.__traceback__)[-1], str(error).strip().partition("\n")[0]
         return f"{type(error).__name__}: {line} ({Path(where.filename).name}:{where.lineno})"

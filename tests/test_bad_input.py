@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 
 from selfkd.check_data import CheckConfig, check
 from selfkd.cli import main
-from selfkd.data.dataset import ExampleFolder, _example, _footer, _row_group
+from selfkd.data.dataset import ExampleFolder, _example, _footer, _row_groups
 from selfkd.data.example import MANIFEST, SCHEMA, SCHEMA_VERSION, write_shard
 from selfkd.errors import InputError
 from selfkd.evaluation.evaluate import EvaluateConfig, evaluate
@@ -289,7 +289,7 @@ def test_damaged_shard_is_one_line(tmp_path):
     for seed in range(60):
         damage_bytes(file, random.Random(seed))
         refused += not is_usable(tmp_path / "data")
-        _footer.cache_clear(), _row_group.cache_clear(), _example.cache_clear()
+        _footer.cache_clear(), _row_groups.clear(), _example.cache_clear()
         file.write_bytes(content)
     assert refused > 20
 

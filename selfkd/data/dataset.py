@@ -16,6 +16,7 @@ from fractions import Fraction
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
+from threading import Lock
 from typing import Any, overload
 
 import pyarrow as pa
@@ -36,7 +37,7 @@ from selfkd.data.example import (
 from selfkd.errors import InputError
 from selfkd.files import check_name, path_within
 
-ROW_GROUPS_KEPT = 4  # of a process
+ROW_GROUP_BYTES = 64 * 2**20  # of those that a process keeps: a shuffled epoch reads one for nearly each row
 IMAGE_SIZES = ("image_width", "image_height")
 _RANGES = {
     "duration_seconds": (0.0, 1e6),
@@ -277,10 +278,42 @@ def _type_class(type_: pa.DataType) -> str:
 
 @lru_cache(maxsize=EXAMPLES_KEPT)
 def _example(path: Path, group: int, row: int) -> Example:
-    return example_from_row(_row_group(path, group).slice(row, 1).to_pylist()[0])
+    return example_from_row(_row_groups.get(path, group).slice(row, 1).to_pylist()[0])
 
 
-@lru_cache(maxsize=ROW_GROUPS_KEPT)
+class _RowGroups:
+    """The row groups read last, up to `ROW_GROUP_BYTES` of them and at least one: small folders are read once."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[Path, int], tuple[pa.Table, int]] = {}
+        self._bytes = 0
+        self._lock = Lock()
+
+    def get(self, path: Path, number: int) -> pa.Table:
+        with self._lock:
+            if (path, number) in self._kept:
+                self._kept[path, number] = self._kept.pop((path, number))  # now the last one to leave
+                return self._kept[path, number][0]
+        table = _row_group(path, number)
+        with self._lock:
+            self._drop((path, number))  # of another thread
+            self._kept[path, number] = table, table.nbytes
+            self._bytes += table.nbytes
+            while self._bytes > ROW_GROUP_BYTES and len(self._kept) > 1:
+                self._drop(next(iter(self._kept)))
+        return table
+
+    def _drop(self, key: tuple[Path, int]) -> None:
+        self._bytes -= self._kept.pop(key, (None, 0))[1]
+
+    def clear(self) -> None:
+        self._kept.clear()
+        self._bytes = 0
+
+
+_row_groups = _RowGroups()
+
+
 def _row_group(path: Path, number: int) -> pa.Table:
     # without a buffer of the whole group, which is there for remote files: a third of the time
     with pq.ParquetFile(path, metadata=_footer(path), pre_buffer=False) as file:

@@ -36,6 +36,7 @@ from selfkd.evaluation.tables import scores_table
 from selfkd.files import write_json
 from selfkd.input_hashes import hashes_of_checkpoint, hashes_of_data
 from selfkd.model.checkpoint import CheckpointInfo
+from selfkd.model.fast_linear import fast_linear
 from selfkd.model.tiny import note_tiny_llm, tiny_model_config
 from selfkd.progress import progress
 from selfkd.run_dir import UNUSABLE, Run, is_main_process, name_and_path
@@ -72,7 +73,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         found |= backend_class.input_hashes(config, checkpoint)
         return found if asr_model is None else found | hashes_of_checkpoint("asr_model", asr_model.paths[0])
 
-    with Run.open(config.output, "evaluate", config, _FREE, inputs) as run:
+    with Run.open(config.output, "evaluate", config, _FREE, inputs) as run, fast_linear():
         left_out: dict[str, int] = {}
         if checkpoint is not None:
             if is_main_process():

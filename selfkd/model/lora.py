@@ -5,7 +5,7 @@ Without its adapters the LLM's output is bit-identical to that of the original w
 the keys and values of the shared prefix do not change. For this reason the adapters are never merged during training.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ def add_adapters(vlm: PreTrainedModel, settings: dict[str, Any]) -> None:
     inject_adapter_in_model(LoraConfig(**{**targets, **settings}), decoder)
     for parameter in adapter_parameters(vlm):
         parameter.data = parameter.data.float()
-    _set_active(vlm, False)
+    _set_active(_layers(vlm), False)
 
 
 def is_adapter(name: str) -> bool:
@@ -64,7 +64,7 @@ def masked_adapters(vlm: nn.Module, where: AdapterMask) -> Iterator[None]:
     """Activates the adapters within the context for the tokens of `where.rows`, which the caller sets for each pass;
     for all other tokens the output is that of the original weights. Raises InputError for adapters whose output is not
     a sum of the two (DoRA), and for those of the experts of a mixture, which have no output of their own."""
-    layers = [m for m in vlm.modules() if isinstance(m, BaseTunerLayer)]
+    layers = _layers(vlm)
     if any(not isinstance(layer, LinearAdapter) or layer.lora_variant for layer in layers):
         raise InputError(
             "llm_lora: adapters of experts, and DoRA, are active for whole rows only; query this model with "
@@ -92,11 +92,12 @@ def masked_adapters(vlm: nn.Module, where: AdapterMask) -> Iterator[None]:
 @contextmanager
 def adapters_on(vlm: nn.Module) -> Iterator[None]:
     """Activates the adapters, if the model has any, within the context."""
-    _set_active(vlm, True)
+    layers = _layers(vlm)
+    _set_active(layers, True)
     try:
         yield
     finally:
-        _set_active(vlm, False)
+        _set_active(layers, False)
 
 
 def train_adapters(vlm: nn.Module, mode: bool) -> None:
@@ -119,8 +120,10 @@ def adapter_contexts(vlm: nn.Module) -> tuple[AbstractContextManager, AbstractCo
     return nullcontext(), masked_adapters(vlm, AdapterMask(active.rows))  # that one changes with the next pass
 
 
-def _set_active(vlm: nn.Module, active: bool) -> None:
-    for module in vlm.modules():
-        if isinstance(module, BaseTunerLayer):
-            # peft's own `enable_adapters` also freezes the adapters that it deactivates
-            module._disable_adapters = not active
+def _layers(vlm: nn.Module) -> list[Any]:
+    return [module for module in vlm.modules() if isinstance(module, BaseTunerLayer)]
+
+
+def _set_active(layers: Iterable[BaseTunerLayer], active: bool) -> None:
+    for layer in layers:
+        layer._disable_adapters = not active  # peft's own `enable_adapters` also freezes those that it deactivates

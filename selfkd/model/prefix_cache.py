@@ -17,8 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from .input_error import InputError
+
+Layers = tuple[tuple[Tensor, Tensor], ...]
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Prefix:
     the position of the token that follows each prefix, `repeated` the inputs that a model takes with every
     continuation."""
 
-    layers: tuple[tuple[Tensor, Tensor], ...]
+    layers: Layers
     ids_GP: Tensor  # noqa: N815
     mask_GP: Tensor  # noqa: N815
     next_G: Tensor  # noqa: N815
@@ -88,7 +91,7 @@ def extend_prefix(vlm: Any, prefix: Prefix, inputs: Mapping[str, Tensor], mask_B
     """The prefixes with right-padded continuations appended: prefixes of whatever follows."""
     if not mask_BS.any():
         return prefix
-    cache = DynamicCache(ddp_cache_data=prefix.layers)
+    cache = _cache_of(prefix.layers)
     _continue(vlm, prefix, inputs, mask_BS, cache)
     new_ids = inputs.get(
         "input_ids", torch.zeros_like(mask_BS)
@@ -122,7 +125,7 @@ def generate_after(vlm: Any, prefix: Prefix, last_ids_B: Tensor, **generate_inpu
     """(ids of the responses (B, new tokens), the prefix extended by all but their last token) for prompts of which
     `prefix` holds all but the last token; takes the arguments of `generate`."""
     # generate expects whole inputs and removes from them what the cache already holds
-    whole, cache = torch.cat([prefix.ids_GP, last_ids_B[:, None]], dim=1), DynamicCache(ddp_cache_data=prefix.layers)
+    whole, cache = torch.cat([prefix.ids_GP, last_ids_B[:, None]], dim=1), _cache_of(prefix.layers)
     ids = vlm.generate(
         input_ids=whole,
         attention_mask=F.pad(prefix.mask_GP, (0, 1), value=1),
@@ -151,7 +154,23 @@ def _continue(vlm: Any, prefix: Prefix, inputs: Mapping[str, Tensor], mask_BS: T
     return outputs.hidden_states[-1] if inner is vlm else outputs.last_hidden_state
 
 
-def _layers(cache: Any) -> tuple[tuple[Tensor, Tensor], ...]:
+def _cache_of(layers: Layers) -> DynamicCache:
+    """A cache of these keys and values themselves: `ddp_cache_data` would copy them. What grows it or chooses among its
+    rows makes tensors of its own."""
+    cache = DynamicCache()
+    _fill(cache, layers)
+    return cache
+
+
+def _fill(cache: DynamicCache, layers: Layers) -> None:
+    for keys, values in layers:
+        layer = DynamicLayer()
+        layer.keys, layer.values, layer.is_initialized = keys, values, True
+        layer.dtype, layer.device = keys.dtype, keys.device
+        cache.layers.append(layer)
+
+
+def _layers(cache: Any) -> Layers:
     return tuple((layer.keys, layer.values) for layer in cache.layers)
 
 
@@ -179,10 +198,12 @@ class _PrefixCache(DynamicCache):
     backward pass) gets the same keys and values both times.
     """
 
-    def __init__(self, layers: tuple[tuple[Tensor, Tensor], ...] = ()):
-        super().__init__(ddp_cache_data=layers)
+    def __init__(self, layers: Layers = ()):
+        super().__init__()
+        _fill(self, layers)  # for their length
         self.past, self.new = layers, dict[int, tuple[Tensor, Tensor]]()
 
+    @torch.compiler.disable  # a compiled layer would be compiled again for each length of `new`
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any):
         self.new[layer_idx] = key_states, value_states
         if layer_idx >= len(self.past):

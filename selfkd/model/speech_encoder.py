@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from .fast_linear import linear_is_fast
 from .kept_frames import frames_kept_for, hash_of_tensors
 from .projectors import CTCOutput, ctc_output, greedy_transcripts
 
@@ -52,7 +53,8 @@ def encode_mel(
     for mel_FM, mask_M in zip(mel_BFM, mel_mask_BM.bool(), strict=True):
         own_1FM, own_mask_1M = mel_FM[None, :, mask_M], mask_M[None, mask_M].long()
         compute = partial(_encode_one, encoder, own_1FM, own_mask_1M, padded)
-        frames.append(kept.get((encoder_hash, str(padded), hash_of_tensors(own_1FM)), compute))
+        key = encoder_hash, str(padded), str(linear_is_fast()), hash_of_tensors(own_1FM)
+        frames.append(kept.get(key, compute))
     lengths = torch.tensor([len(one) for one in frames])
     hidden_BSD = pad_sequence(frames, batch_first=True)
     return hidden_BSD, torch.arange(hidden_BSD.shape[1]) < lengths[:, None]

@@ -47,6 +47,14 @@ _REASONS = dict.fromkeys(
 _REASONS |= dict.fromkeys(
     ("fsdp", "fsdp_config", "deepspeed"), "accelerate launch --config_file, as in recipes/accelerate"
 )
+_REASONS |= dict.fromkeys(
+    ("use_liger_kernel", "liger_kernel_config"),
+    "liger knows no model of this type, so the Trainer would apply no kernel",
+)
+_REASONS |= dict.fromkeys(
+    ("torch_compile", "torch_compile_backend", "torch_compile_mode"),
+    "the Trainer would compile the whole step; compiled layers are measured by experiments/step_cost.py --variants",
+)
 _REASONS |= {
     "average_tokens_across_devices": "the loss is divided by the response tokens of all processes",
     "dataloader_drop_last": "each example is used once an epoch, and the last step is shorter",

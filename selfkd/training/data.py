@@ -68,11 +68,33 @@ class PairedItem:
         return [id_ for turn in self.earlier for id_ in turn.response_ids] + self.response_ids
 
 
+class LastImage:
+    """Processes the image of each example, once for neighbours with the same one: the sampler puts them together."""
+
+    def __init__(self, processor: Any):
+        self.processor = processor
+        self._last: tuple[tuple[bytes | None, int], EncodedImage] | None = None
+
+    def __call__(self, example: Example) -> EncodedImage:
+        """The image in front of as many turns as the example has, which are empty. Raises InputError naming the
+        example."""
+        key = example.image, len(example.history)
+        if self._last is None or self._last[0] != key:
+            no_turns = [("", "")] * len(example.history)
+            image = self.processor.encode_image(example.load_image(), f"example {example.id}", history=no_turns)
+            self._last = key, image
+        return self._last[1]
+
+
 def paired_item(
-    processor: Any, example: Example, with_image: bool = True, audio_turns: AudioTurns = "all"
+    processor: Any,
+    example: Example,
+    with_image: bool = True,
+    audio_turns: AudioTurns = "all",
+    images: LastImage | None = None,
 ) -> PairedItem:
     """Both modalities of an example; raises InputError naming example and field where one cannot be made. `audio_turns`
-    are the queries of a conversation that are audio in the audio modality.
+    are the queries of a conversation that are audio in the audio modality, `images` processes its image.
 
     Without `with_image`, for CTC-only training, no image is processed, which takes most of the time, and the response
     is the question: the loss is divided by the number of response tokens, so that it is one of question tokens
@@ -83,12 +105,12 @@ def paired_item(
         if not getattr(example, field).strip():
             raise InputError(f"example {example.id}: field {field}: is empty")
     if example.history:
-        return _conversation_item(processor, example, with_image, audio_turns)
+        return _conversation_item(processor, example, with_image, audio_turns, images)
     text, audio = modality_prompts(
         processor,
         example,
         MODALITIES,
-        encode_example_image(processor, example if with_image else replace(example, image=None)),
+        encode_example_image(processor, example if with_image else replace(example, image=None), images=images),
     )
     return PairedItem(
         id=example.id,
@@ -104,7 +126,9 @@ def paired_item(
     )
 
 
-def _conversation_item(processor: Any, example: Example, with_image: bool, audio_turns: AudioTurns) -> PairedItem:
+def _conversation_item(
+    processor: Any, example: Example, with_image: bool, audio_turns: AudioTurns, images: LastImage | None
+) -> PairedItem:
     """`paired_item` of several turns."""
     *earlier, last = example.turns()
     if not with_image:  # the last turn, and of the earlier ones the clips and their text
@@ -124,7 +148,7 @@ def _conversation_item(processor: Any, example: Example, with_image: bool, audio
         for field in ("question", "answer"):
             if not getattr(turn, field).strip():
                 raise InputError(f"example {turn.id}: field {field}: is empty")
-    encoded = encode_example_image(processor, example, "text")
+    encoded = encode_example_image(processor, example, "text", images)
     audio_history = encoded
     if audio_turns == "all":
         audio_history = with_history(processor, encoded, example, "audio")
@@ -157,10 +181,15 @@ def _conversation_item(processor: Any, example: Example, with_image: bool, audio
 
 
 def checked_item(
-    processor: Any, example: Example, with_image: bool, context: int, audio_turns: AudioTurns = "all"
+    processor: Any,
+    example: Example,
+    with_image: bool,
+    context: int,
+    audio_turns: AudioTurns = "all",
+    images: LastImage | None = None,
 ) -> PairedItem:
     """`paired_item`; raises InputError for an example of more tokens than `context`, the LLM's context length."""
-    item = paired_item(processor, example, with_image, audio_turns)
+    item = paired_item(processor, example, with_image, audio_turns, images)
     queries = ((item.text_ids, {}), (item.audio_ids, item.audio_inputs)) if with_image else ()  # else no LLM runs
     turns = f": {len(example.history) + 1} turns, {len(item.earlier) + 1} clips" if example.history else ""
     for query, audio in queries:
@@ -178,11 +207,11 @@ def modality_prompts(
     return aligned_prompts(processor, example, {m: with_history(processor, image, example, m) for m in modalities})
 
 
-def encode_example_image(processor: Any, example: Example, modality: Modality = "text") -> EncodedImage:
+def encode_example_image(
+    processor: Any, example: Example, modality: Modality = "text", images: LastImage | None = None
+) -> EncodedImage:
     """The image of an example, in front of its earlier turns in one modality. Raises InputError naming the example."""
-    no_turns = [("", "")] * len(example.history)
-    image = processor.encode_image(example.load_image(), f"example {example.id}", history=no_turns)
-    return with_history(processor, image, example, modality)
+    return with_history(processor, (images or LastImage(processor))(example), example, modality)
 
 
 def with_history(processor: Any, image: EncodedImage, example: Example, modality: Modality) -> EncodedImage:
@@ -239,6 +268,7 @@ class PairedDataset(Dataset):
         read, for CTC-only training."""
         self.examples, self.processor, self.context, self.with_image = examples, processor, context, with_image
         self.audio_turns = audio_turns
+        self._images = LastImage(processor)
         self._cache: dict[int, PairedItem] = {}
         self._free_bytes = CACHE_BYTES
 
@@ -253,7 +283,8 @@ class PairedDataset(Dataset):
     def __getitem__(self, index: int) -> PairedItem:
         if index in self._cache:
             return self._cache[index]
-        item = checked_item(self.processor, self.examples[index], self.with_image, self.context, self.audio_turns)
+        example = self.examples[index]
+        item = checked_item(self.processor, example, self.with_image, self.context, self.audio_turns, self._images)
         item = replace(item, index=index)
         self._free_bytes -= sum(t.nbytes for t in (*item.image_inputs.values(), *item.audio_inputs.values()))
         if self._free_bytes >= 0:

@@ -205,9 +205,10 @@ def _prefix_phase(model: OmniModel, load: Load, batch: int) -> dict[str, float]:
 def _student_phase(
     model: OmniModel, load: Load, batch: int, trainable: list[str], loss_config: LossConfig
 ) -> dict[str, float]:
-    """Bytes from the end of the student's forward pass to the start of its backward pass, by use. The forward pass
-    holds a copy of the prefix, which transformers makes into its cache; the loss then holds logits; the backward pass
-    holds the gradients of a layer's keys and values, before and after they are summed over shared heads."""
+    """Bytes from the end of the student's forward pass to the start of its backward pass, by use. The loss holds
+    logits; the backward pass holds the gradients of a layer's keys and values, before and after they are summed over
+    shared heads. The forward pass of every step that was measured held a copy of the prefix too, which transformers
+    made into its cache; it makes none any more, so the estimate is an upper bound until steps are measured again."""
     text, value = model.config.get_text_config(), vlm_bytes(model)
     layers, width = text.num_hidden_layers, text.hidden_size
     heads_width = text.num_attention_heads * head_width(text)

@@ -28,6 +28,7 @@ from selfkd.json_files import read_json
 from selfkd.losses import LossConfig, needs_responses
 from selfkd.model.backbones import Source
 from selfkd.model.configuration_omni import OmniConfig
+from selfkd.model.fast_linear import fast_linear
 from selfkd.model.kept_frames import keep_frames
 from selfkd.model.modeling_omni import OmniModel
 from selfkd.model.processing_omni import OmniProcessor
@@ -258,7 +259,8 @@ def train(
         # augmented frames do not come a second time, and an encoder in shards cannot be hashed
         keeps = not config.spec_augment and not weights_are_sharded()
         frames = keep_frames() if keeps else nullcontext()
-        with frames, progress(title, config.steps, "steps", shown=is_main_process()) as shown:
+        products = nullcontext() if weights_are_sharded() else fast_linear()  # ZeRO-3 has linear layers of its own
+        with frames, products, progress(title, config.steps, "steps", shown=is_main_process()) as shown:
             trainer = SelfKDTrainer(
                 model, arguments, examples, processor, loss_config, config.spec_augment or 0.0, average=average,
                 projector_learning_rate=projector_learning_rate, audio_turns=config.audio_turns,

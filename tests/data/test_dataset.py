@@ -11,7 +11,8 @@ import pytest
 from examples import toy_examples
 from torch.utils.data import DataLoader
 
-from selfkd.data.dataset import ROW_GROUPS_KEPT, ExampleFolder, example_metadata
+from selfkd.data import dataset as dataset_module
+from selfkd.data.dataset import ExampleFolder, example_metadata
 from selfkd.data.example import MANIFEST, ROWS_PER_GROUP, image_hash, image_to_png, write_shard
 from selfkd.errors import InputError
 from selfkd.files import write_json
@@ -62,15 +63,26 @@ def test_an_image_that_cannot_be_decoded_has_metadata(examples):
 
 
 @pytest.mark.slow
-def test_memory_is_constant(tmp_path, examples):
+def test_memory_is_constant(tmp_path, examples, monkeypatch):
     """Eighty megabytes of images are read; a few row groups stay in memory."""
+    kept = 4 * ROWS_PER_GROUP * 240_000
+    monkeypatch.setattr(dataset_module, "ROW_GROUP_BYTES", kept)
     noise = [i.to_bytes(2, "big") * 120_000 for i in range(360)]
     many = [replace(examples[0], id=f"e{i}", image=image, audio=None) for i, image in enumerate(noise)]
     folder, before, peak = write_folder(tmp_path, many), pa.total_allocated_bytes(), 0
     for i in (k * 7 % 360 for k in range(360)):
         assert folder[i].image == noise[i]
         peak = max(peak, pa.total_allocated_bytes() - before)
-    assert peak < (ROW_GROUPS_KEPT + 2) * ROWS_PER_GROUP * 240_000 < 0.6 * sum(map(len, noise))
+    assert peak < kept + 2 * ROWS_PER_GROUP * 240_000 < 0.6 * sum(map(len, noise))
+
+
+def test_a_small_folder_is_read_once(tmp_path, examples, monkeypatch):
+    folder, read, own = write_folder(tmp_path, examples), [], dataset_module._row_group
+    monkeypatch.setattr(dataset_module, "_row_group", lambda *which: read.append(which) or own(*which))
+    for _ in range(2):
+        dataset_module._example.cache_clear()
+        assert [folder[i] for i in range(len(folder))] == examples
+    assert len(read) == len(set(read)) == len(folder._groups)
 
 
 def test_workers_of_a_data_loader_read_the_shards(tmp_path, parts):

@@ -9,7 +9,8 @@ from examples import toy_examples
 from torch.nn import functional as F
 
 from selfkd.losses import LossConfig, cross_entropy, divergence, self_kd_loss
-from selfkd.model.prefix_cache import continue_prefix, encode_prefix, positions
+from selfkd.model import prefix_cache
+from selfkd.model.prefix_cache import continue_prefix, encode_prefix, extend_prefix, generate_after, positions
 from selfkd.training.data import PairedCollator, paired_item
 from selfkd.training.self_kd import FrozenTeacher, paired_loss, paired_rows
 from selfkd.training.trainable import freeze_all_but, set_trainable
@@ -151,6 +152,25 @@ def test_continuations_do_not_disturb_the_prefix(model, processor):
     torch.testing.assert_close(
         F.normalize(runs[0][0, -1], dim=0), F.normalize(whole[0][0, -1], dim=0), atol=1e-5, rtol=0
     )
+
+
+def test_caches_share_the_keys_of_the_prefix_and_leave_them_as_they_are(model, processor):
+    """A copy would be as large as the prefix: gigabytes, of a large model."""
+    prompt = processor.text_prompt("Is there a red circle?", processor.encode_image(None))
+    ids, mask = processor.pad_left([prompt.prefix_ids])
+    query = torch.tensor([prompt.suffix_ids])
+    with torch.no_grad():
+        prefix = encode_prefix(model.vlm, ids, mask)
+        before = [(keys.clone(), values.clone()) for keys, values in prefix.layers]
+        for cache in (prefix_cache._PrefixCache(prefix.layers), prefix_cache._cache_of(prefix.layers)):
+            assert cache.get_seq_length() == ids.shape[1]
+            for layer, (keys, values) in zip(cache.layers, prefix.layers, strict=True):
+                assert layer.keys is keys and layer.values is values
+        longer = extend_prefix(model.vlm, prefix, {"input_ids": query[:, :-1]}, torch.ones_like(query[:, :-1]))
+        generate_after(model.vlm, longer, query[:, -1], max_new_tokens=4)
+    assert longer.layers[0][0].shape[2] == ids.shape[1] + query.shape[1] - 1
+    for own, was in zip(prefix.layers, before, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(own, was, strict=True))
 
 
 def test_positions_skip_padding():

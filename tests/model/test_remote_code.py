@@ -25,9 +25,10 @@ from selfkd.model.tiny import vlm_path
 from selfkd.training.align import AlignConfig, assemble
 
 CARRIED = {
-    "chat_template", "configuration_omni", "control_tokens", "features", "generation", "generation_mixin",
-    "image_processor", "input_error", "kept_frames", "lora", "media_files", "modeling_omni", "native_omni",
-    "prefix_cache", "processing_omni", "projectors", "prompts", "queries", "release", "speech_encoder", "wide_rows",
+    "chat_template", "configuration_omni", "control_tokens", "fast_linear", "features", "generation",
+    "generation_mixin", "image_processor", "input_error", "kept_frames", "lora", "media_files", "modeling_omni",
+    "native_omni", "prefix_cache", "processing_omni", "projectors", "prompts", "queries", "release",
+    "speech_encoder", "wide_rows",
 }  # fmt: skip
 LIBRARIES = {
     "torch", "transformers", "numpy", "PIL", "tokenizers", "peft", "safetensors", "soundfile", "scipy",

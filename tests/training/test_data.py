@@ -158,6 +158,23 @@ def test_items_are_cached_up_to_a_number_of_bytes(parts, monkeypatch):
     assert dataset[0] is dataset[0] and dataset[1] is not dataset[1]
 
 
+def test_neighbours_with_one_image_process_it_once(parts, monkeypatch):
+    """Their items are those of examples that are processed by themselves."""
+    processor, processed = parts[1], []
+    examples = toy_examples(4)
+    examples[1] = replace(examples[1], image=examples[0].image)
+    encode = processor.encode_image
+    monkeypatch.setattr(
+        processor, "encode_image", lambda *args, **kwargs: processed.append(args) or encode(*args, **kwargs)
+    )
+    items = PairedDataset(examples, processor, context=2048).__getitems__([0, 1, 2, 3, 0])
+    assert len(processed) == 3
+    for item, example in zip(items, examples, strict=False):
+        plain = paired_item(processor, example)
+        assert (item.prefix_ids, item.text_ids, item.audio_ids) == (plain.prefix_ids, plain.text_ids, plain.audio_ids)
+        assert all(torch.equal(value, plain.image_inputs[name]) for name, value in item.image_inputs.items())
+
+
 @pytest.mark.parametrize(("context", "modality"), [(50, "text"), (80, "audio")])
 def test_an_example_longer_than_the_context_is_refused(model, processor, example, monkeypatch, context, modality):
     """The audio query is the longer one here: six seconds are 75 vectors."""
