@@ -96,10 +96,9 @@ def _average(model: Any) -> None:
         depthwise, projection = block.depthwise_conv, block.projection
         depthwise.depthwise_conv.weight.zero_()[..., :2, :2] = 1 / 4
         _leave(depthwise.depthwise_norm)
-        weight = projection.project_conv.weight
-        weight.copy_(torch.eye(*weight.shape[:2])[:, :, None, None])
+        nn.init.dirac_(projection.project_conv.weight)
         _leave(projection.project_bn)
-    model.encoder.top_conv.weight.copy_(torch.ones(FEATURES).diag()[:, :, None, None])
+    nn.init.dirac_(model.encoder.top_conv.weight)
     _leave(model.encoder.top_bn)
 
 

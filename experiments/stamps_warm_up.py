@@ -87,9 +87,9 @@ def warm_up(model: Any, tokenizer: Any, collection: Collection, classifier: "Cla
         tokens = projector((collection.perturbed(pooled, generator) - mean) / spread)
         names = classifier.names(rng)
         ids = tokenizer([*chosen.values(), *names], add_special_tokens=False)["input_ids"]
-        embedded = F.embedding(torch.tensor([token for one in ids for token in one]), words, sparse=True)
+        vectors = F.embedding(torch.tensor([token for one in ids for token in one]), words, sparse=True)
         text_of = torch.repeat_interleave(torch.arange(len(ids)), torch.tensor([len(one) for one in ids]))
-        matches, of_classes = scores(tokens, embedded, text_of, len(chosen)).split([len(chosen), len(names)], 1)
+        matches, of_classes = scores(tokens, vectors, text_of, len(chosen)).split([len(chosen), len(names)], 1)
         matches = matches.masked_fill(collection.also_true(list(chosen)), -1e4)
         loss = info_nce(matches) + F.cross_entropy(of_classes, classifier(pooled))
         loss.backward()
