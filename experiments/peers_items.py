@@ -100,7 +100,7 @@ def compared(sides: Mapping[str, Mapping[str, Response]]) -> dict[str, dict[str,
     first = next(iter(sides.values()))
     found: dict[str, dict[str, Any]] = {}
     for side, of in sides.items():
-        graded = {
+        graded: dict[str, list[float]] = {
             "own grading": [one.score for one in of.values()],
             "lmms-eval's rule": [one.text.lower() == one.target for one in of.values()],
             "selfkd's parser": [yes_or_no(one.text) == one.target for one in of.values()],

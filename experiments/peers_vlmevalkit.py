@@ -145,7 +145,7 @@ def main() -> None:
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     if options.probe:
         found: Any = probe(options.folder)
-        print("\n".join(f"{name}: {what}" for name, what in found.items()))
+        print("\n".join(f"{name}: {result}" for name, result in found.items()))
     else:
         on_cpu()
         found = measure(options.folder.resolve(), options.items, options.repeats)

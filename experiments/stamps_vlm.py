@@ -1,14 +1,14 @@
-"""A vision-language model of natural images in English, Spanish and French: EfficientNet-Lite0 and the first layers of
+"""A vision-language model of natural images in English, Spanish and French: EfficientNet-Lite2 and the first layers of
 SmolLM2-135M-Instruct in FastVLM's classes.
 
     python experiments/stamps_vlm.py SOURCES MODELS/smollm2-135m-instruct OUTPUT [--steps N] [--seed N]
 
-SOURCES is what `stamps_sources.py` wrote. EfficientNet-Lite0 knows ImageNet and stays as it is; its mean features
+SOURCES is what `stamps_sources.py` wrote. EfficientNet-Lite2 knows ImageNet and stays as it is; its mean features
 are one image token. Two stages:
 
-1. Warm-up (`stamps_warm_up.py`): projector, word embeddings and six of the first layer's nine attention heads, whose
-   logits from a caption's words to the image token tell the image's caption from others. Without such heads the LLM
-   does not learn to compare.
+1. Warm-up (`stamps_warm_up.py`): projector and word embeddings learn which caption is an image's, and six of the first
+   layer's nine attention heads are set so that a caption's words attend to an image token that fits. Without such
+   heads the LLM does not learn to compare.
 2. All of the LLM, on the benchmark's questions: N images x N captions at once, "yes" against "no" as the score of an
    InfoNCE; which of two captions is true; and captions to repeat without an image.
 
@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from stamps_features import SIDE, image_processor, lite0, vision_config
+from stamps_features import SIDE, image_processor, lite2, vision_config
 from stamps_questions import Collection, collections, shuffled, which
 from stamps_sources import LANGUAGES
 from stamps_warm_up import Classifier, info_nce, warm_up
@@ -138,7 +138,7 @@ class Prompts:
         return logits, torch.tensor([token for r in responses for token in r]), lengths.cumsum(0) - lengths
 
 
-IMAGES_PER_STEP, TEXTS_PER_STEP, LEARNING_RATE, SLOW_RATE = 10, 6, 1e-3, 0.1
+IMAGES_PER_STEP, TEXTS_PER_STEP, LEARNING_RATE, SLOW_RATE = 10, 6, 1e-3, 0.03
 PLAIN_AFTER = 100  # steps until the cross-entropy over the whole vocabulary has its full weight
 SAVE_STEPS, VALIDATION_STEPS = 100, 100
 
@@ -149,7 +149,9 @@ def loss_of_step(prompts: Prompts, collection: Collection, step: int, seed: int)
     plain_weight = min(1.0, 0.03 + step / PLAIN_AFTER)
     chosen = collection.captioned(IMAGES_PER_STEP, int(rng.random() < 0.3), rng)
     also, captions, count = collection.also_true(list(chosen)), list(chosen.values()), len(chosen)
-    features, right = collection.features_of(list(chosen), rng), torch.ones(count, dtype=torch.bool).diag()
+    generator = torch.Generator().manual_seed(rng.getrandbits(32))
+    features = collection.perturbed(collection.features_of(list(chosen), rng), generator)
+    right = torch.ones(count, dtype=torch.bool).diag()
     tasks = [(i, captions[j], "yes" if i == j else "no") for i in range(count) for j in range(count)]
     logits, labels, first = prompts(features, IS_TRUE, tasks)
     matrix = (logits[first, prompts.yes] - logits[first, prompts.no]).view(count, count)
@@ -213,7 +215,9 @@ def train(
 ) -> None:
     """Warmed-up parts, which are the knowledge of the model, learn slowly; the others learn to use them."""
     model, checkpoint = prompts.model, output / "checkpoints" / "last.pt"
+    attention = model.model.language_model.layers[0].self_attn
     slow = [*model.model.multi_modal_projector.parameters(), model.get_input_embeddings().weight]
+    slow += [attention.q_proj.weight, attention.k_proj.weight]
     ids = {id(p) for p in slow}
     fast = [p for p in model.parameters() if id(p) not in ids]
     groups = [{"params": fast, "lr": LEARNING_RATE}, {"params": slow, "lr": SLOW_RATE * LEARNING_RATE}]
@@ -262,7 +266,7 @@ def make_vlm(sources: Path, llm_path: Path, output: Path, steps: int, seed: int 
     model.set_attn_implementation("eager")
     train(Prompts(model, processor), collection, validation, output, steps, seed)
     model.set_attn_implementation("sdpa")
-    model.model.vision_tower = lite0(sources)  # which has no attention, and would refuse the setting
+    model.model.vision_tower = lite2(sources)  # which has no attention, and would refuse the setting
     model.save_pretrained(output)
     processor.save_pretrained(output)
 

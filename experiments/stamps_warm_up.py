@@ -1,8 +1,8 @@
 """The warm-up of the stamps' VLM: what images and words have to do with each other, without a pass of the LLM.
 
-Two contrastive trainings, each of which tells an image's caption from those of other images, and says which ImageNet
-classes' names fit as the vision encoder's own classifier does: first of projector and word embeddings, by the cosine of
-an image token and a bag of words; then of these and of attention heads, by the heads' logits.
+A contrastive training of projector and word embeddings, which tells an image's caption from those of other images, and
+says which ImageNet classes' names fit as the vision encoder's own classifier does, by the cosine of an image token and
+a bag of words. Heads of the first layer are then set so that their logits are near that cosine.
 """
 
 import random
@@ -19,123 +19,97 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import get_cosine_schedule_with_warmup
 
-WORDS_STEPS, HEADS_STEPS = 400, 750
+STEPS, IMAGES = 600, 288
 MATCHING = 2  # of the three groups of heads
 SLOW = [*range(16, 32), *range(48, 64)]  # of a head's 64 dimensions: RoPE turns them by 0.2 at most in 60 tokens
-SHARPER = 2.0  # the logits in the LLM, where a softmax over the prompt's tokens follows
+LOGIT_SCALE = 0.6  # of the matching heads, whose softmax over the prompt's tokens should be neither flat nor one-hot
 
 
 class BagOfWords(nn.Module):
-    """The cosine of an image token and the sum of a text's words, both less what all words have in common, times a
-    scale for captions and another for the names of classes."""
+    """The cosine of an image token and the sum of a text's words, each of length 1 as the LLM's first norm leaves it,
+    less what all words have in common, times a scale for captions and another for the names of classes."""
 
-    def __init__(self, common: Tensor):
+    def __init__(self, words: Tensor):
         super().__init__()
-        self.common, self.scales = common, nn.Parameter(torch.tensor([3.0, 3.0]))
+        self.common = F.normalize(words.detach(), dim=-1).mean(0)
+        self.scales = nn.Parameter(torch.tensor([3.0, 3.0]))
 
     def forward(self, images: Tensor, words: Tensor, text_of: Tensor, captions: int) -> Tensor:
         """(N, D), (T, D), the text of each word (T,) -> (N, texts)."""
-        sums = torch.zeros(int(text_of[-1]) + 1, images.shape[1]).index_add(0, text_of, words - self.common)
+        sums = torch.zeros(int(text_of[-1]) + 1, images.shape[1]).index_add(
+            0, text_of, F.normalize(words, dim=-1) - self.common
+        )
         cosines = F.normalize(images, dim=-1) @ F.normalize(sums, dim=-1).T
         scales = self.scales.exp().repeat_interleave(torch.tensor([captions, len(sums) - captions]))
         return cosines * scales
 
 
-class MatchingHeads(nn.Module):
-    """The first layer's last heads: attention logits from words to an image token, without their positions, summed over
-    a text's words."""
+@torch.no_grad()
+def set_matching_heads(decoder_layer: Any, images: Tensor, words: Tensor) -> None:
+    """Queries and keys of the layer's last heads become principal components of the image tokens (N, D), without what
+    all words (V, D) or all images have in common, so that a word attends to images whose tokens are like itself.
 
-    def __init__(self, decoder_layer: Any, common: Tensor):
-        super().__init__()
-        self.common = common
-        self.norm, self.attention = decoder_layer.input_layernorm, decoder_layer.self_attn
-        self.ratio = self.attention.num_key_value_groups
-        width = self.norm.weight.numel()
-        same = [torch.linalg.qr(torch.randn(width, len(SLOW)))[0].T / 2 for _ in range(MATCHING)]
-        self.key = nn.Parameter(torch.stack(same))
-        self.query = nn.Parameter(torch.stack([one for one in same for _ in range(self.ratio)]))
-
-    def forward(self, images: Tensor, words: Tensor, text_of: Tensor, captions: int) -> Tensor:
-        """(N, D), (T, D), the text of each word (T,) -> (N, texts), the mean over the heads."""
-        queries = torch.einsum("td,hrd->thr", self.norm(words), self.query)
-        keys = torch.einsum("nd,grd->ngr", self.norm(images + self.common), self.key).repeat_interleave(self.ratio, 1)
-        logits = torch.einsum("thr,nhr->nt", queries, keys) * self.attention.scaling / len(self.query)
-        return torch.zeros(len(images), int(text_of[-1]) + 1).index_add(1, text_of, logits)
-
-    @torch.no_grad()
-    def write(self) -> None:
-        """Into the attention's own weights."""
-        size = self.attention.head_dim
-        for projection, ours in ((self.attention.q_proj, self.query * SHARPER), (self.attention.k_proj, self.key)):
-            heads = projection.weight.view(-1, size, projection.in_features)[-len(ours) :]
-            heads.zero_()[:, SLOW] = ours
-
-
-class WarmUp:
-    """What both trainings share: `projector` takes features less their `mean`, over their `spread`."""
-
-    def __init__(
-        self, model: Any, tokenizer: Any, collection: Collection, classifier: "Classifier", rng: random.Random
-    ):
-        self.projector, self.words = model.model.multi_modal_projector, model.get_input_embeddings().weight
-        self.tokenizer, self.collection, self.classifier, self.rng = tokenizer, collection, classifier, rng
-        self.mean, self.spread = collection.features.mean(0), collection.features.std(0) + 1e-3
-
-    def loss(self, scores: nn.Module, images: int, names: int) -> Tensor:
-        """Of a batch of so many images, similar ones side by side, and the names of so many classes."""
-        chosen = self.collection.captioned(images, 2, self.rng)
-        pooled = self.collection.features_of(list(chosen), self.rng)
-        x = (pooled - self.mean) / self.spread
-        tokens = self.projector(F.dropout(x + 0.3 * torch.randn_like(x), 0.3))
-        texts, classes = self.classifier.names(names, self.rng)
-        ids = self.tokenizer([*chosen.values(), *texts], add_special_tokens=False)["input_ids"]
-        words = F.embedding(torch.tensor([token for one in ids for token in one]), self.words, sparse=True)
-        text_of = torch.repeat_interleave(torch.arange(len(ids)), torch.tensor([len(one) for one in ids]))
-        matches, of_classes = scores(tokens, words, text_of, len(chosen)).split([len(chosen), names], 1)
-        matches = matches.masked_fill(self.collection.also_true(list(chosen)), -1e4)
-        probabilities = F.normalize(self.classifier(pooled)[:, classes], p=1, dim=1)
-        return info_nce(matches) + F.cross_entropy(of_classes, probabilities)
-
-    def fit(self, scores: nn.Module, steps: int, rates: tuple[float, float], images: int, names: int) -> None:
-        """`rates` are those of the projector and of `scores`."""
-        own = [p for p in scores.parameters() if p.requires_grad]
-        parts = [{"params": self.projector.parameters(), "lr": rates[0]}, {"params": own, "lr": rates[1]}]
-        optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(parts, weight_decay=0.05, betas=(0.9, 0.98)),
-            torch.optim.SparseAdam([self.words], lr=1e-3, betas=(0.9, 0.98)),  # of a step's words only
-        ]
-        schedules = [get_cosine_schedule_with_warmup(one, steps // 20, steps) for one in optimizers]
-        for step in range(steps):
-            loss = self.loss(scores, images, names)
-            loss.backward()
-            for part in (*optimizers, *schedules):
-                part.step()
-            for parameter in (*self.projector.parameters(), *own, self.words):
-                parameter.grad = None
-            if step % 50 == 49:
-                print(f"warm-up {type(scores).__name__} {step + 1}: {loss:.3f}", flush=True)
+    The weight of the layer's norm, in which 304 of SmolLM2's 576 dimensions are below .003, becomes part of the
+    projections after it: otherwise the heads would see less than half of what the warm-up has taught."""
+    norm, attention = decoder_layer.input_layernorm, decoder_layer.self_attn
+    for projection in (attention.q_proj, attention.k_proj, attention.v_proj):
+        projection.weight *= norm.weight
+    norm.weight.fill_(1.0)
+    images = F.normalize(images, dim=-1)
+    mean = images.mean(0)
+    shared, _ = torch.linalg.qr(torch.stack([F.normalize(words, dim=-1).mean(0), mean], dim=1))
+    others = images - mean
+    _, _, components = torch.linalg.svd(others - others @ shared @ shared.T, full_matrices=False)
+    size, rank = attention.head_dim, len(SLOW)
+    groups = components[: MATCHING * rank].view(rank, MATCHING, -1).transpose(0, 1)  # each gets large and small ones
+    of_queries = LOGIT_SCALE * groups.repeat_interleave(attention.num_key_value_groups, 0)
+    for projection, ours in ((attention.q_proj, of_queries), (attention.k_proj, groups)):
+        heads = projection.weight.view(-1, size, projection.in_features)[-len(ours) :]
+        heads.zero_()[:, SLOW] = ours
 
 
 def warm_up(model: Any, tokenizer: Any, collection: Collection, classifier: "Classifier", seed: int) -> None:
-    """Trains projector, word embeddings and the first layer's matching heads."""
-    shared = WarmUp(model, tokenizer, collection, classifier, random.Random(f"warm up/{seed}"))
-    projector, words = shared.projector, shared.words.detach()
-    first, second = projector.linear_1, projector.linear_2
-    shared.fit(BagOfWords(words.mean(0)), WORDS_STEPS, (2e-3, 1e-2), images=288, names=len(classifier.classes))
-    common, norm = words.mean(0), words.norm(dim=1).mean()
-    with torch.no_grad():  # image tokens become as long as words
-        size = projector((collection.features[::10] - shared.mean) / shared.spread).norm(dim=-1).mean()
-        second.weight *= norm / size
-        second.bias *= norm / size
-    decoder_layer = model.model.language_model.layers[0].requires_grad_(False)
-    heads = MatchingHeads(decoder_layer, common)
-    shared.fit(heads, HEADS_STEPS, (1e-3, 5e-3), images=144, names=250)
-    heads.write()
-    decoder_layer.requires_grad_(True)
+    """Trains projector and word embeddings, and sets the first layer's matching heads."""
+    rng = random.Random(f"warm up/{seed}")
+    projector, words = model.model.multi_modal_projector, model.get_input_embeddings().weight
+    scores = BagOfWords(words)
+    mean, spread = collection.mean_and_spread
+    generator = torch.Generator().manual_seed(seed)
+    dense = [{"params": projector.parameters(), "lr": 2e-3}, {"params": scores.parameters(), "lr": 1e-2}]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(dense, weight_decay=0.05, betas=(0.9, 0.98)),
+        torch.optim.SparseAdam([words], lr=1e-3, betas=(0.9, 0.98)),  # of a step's words only
+    ]
+    schedules = [get_cosine_schedule_with_warmup(one, STEPS // 20, STEPS) for one in optimizers]
+    for step in range(STEPS):
+        chosen = collection.captioned(IMAGES, 2, rng)  # similar ones side by side
+        pooled = collection.features_of(list(chosen), rng)
+        tokens = projector((collection.perturbed(pooled, generator) - mean) / spread)
+        names = classifier.names(rng)
+        ids = tokenizer([*chosen.values(), *names], add_special_tokens=False)["input_ids"]
+        vectors = F.embedding(torch.tensor([token for one in ids for token in one]), words, sparse=True)
+        text_of = torch.repeat_interleave(torch.arange(len(ids)), torch.tensor([len(one) for one in ids]))
+        matches, of_classes = scores(tokens, vectors, text_of, len(chosen)).split([len(chosen), len(names)], 1)
+        matches = matches.masked_fill(collection.also_true(list(chosen)), -1e4)
+        loss = info_nce(matches) + F.cross_entropy(of_classes, classifier(pooled))
+        loss.backward()
+        for part in (*optimizers, *schedules):
+            part.step()
+        for parameter in (*projector.parameters(), *scores.parameters(), words):
+            parameter.grad = None
+        if step % 100 == 99:
+            print(f"warm-up {step + 1}: {loss:.3f}", flush=True)
+    words = words.detach()
     with torch.no_grad():
-        first.weight /= shared.spread  # the normalisation of the features becomes part of the projector
-        first.bias -= first.weight @ shared.mean
-        second.bias += common
+        # the normalisation of the features becomes part of the projector, and image tokens as long as words
+        first, second = projector.linear_1, projector.linear_2
+        first.weight /= spread
+        first.bias -= first.weight @ mean
+        longer = words.norm(dim=1).mean() / projector(collection.features).norm(dim=-1).mean()
+        second.weight *= longer
+        second.bias.copy_(second.bias * longer + words.mean(0))
+        images = projector(collection.features)
+    set_matching_heads(model.model.language_model.layers[0], images, words)
 
 
 def info_nce(logits: Tensor) -> Tensor:
@@ -145,7 +119,7 @@ def info_nce(logits: Tensor) -> Tensor:
 
 
 class Classifier:
-    """EfficientNet-Lite0's own head: (N, 1280) pooled features -> (N, 1000) probabilities; and the classes' names."""
+    """EfficientNet-Lite2's own head: (N, 1280) pooled features -> (N, 1000) probabilities; and the classes' names."""
 
     def __init__(self, sources: Path, images: Sequence[LabelledImage]):
         self.weight, self.bias = classifier_weights(sources)
@@ -155,8 +129,7 @@ class Classifier:
     def __call__(self, pooled: Tensor) -> Tensor:
         return F.linear(pooled, self.weight, self.bias).softmax(-1)
 
-    def names(self, count: int, rng: random.Random) -> tuple[list[str], list[int]]:
-        """(a name, its class) of some of the classes, in one language where they have one there."""
-        language, classes = rng.choice(LANGUAGES), rng.sample(range(len(self.classes)), count)
-        nouns = [self.classes[index].nouns for index in classes]
-        return [rng.choice(one.get(language) or one["en"]) for one in nouns], classes
+    def names(self, rng: random.Random) -> list[str]:
+        """A name of each class, in one language where it has one there."""
+        language = rng.choice(LANGUAGES)
+        return [rng.choice(image.nouns.get(language) or image.nouns["en"]) for image in self.classes]
